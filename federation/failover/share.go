@@ -1,0 +1,214 @@
+// Package failover decides how a share moves between sites. It is pure: no
+// clock, no network, no store. The loop in federation/control observes, asks
+// Step, and acts; the share record changes only by compare-and-set.
+//
+// Invariants, cited by letter in code and tests:
+//
+//	F1  at most one site serves a share in an epoch, and epochs only rise
+//	F2  an epoch opens at a new site only after every gateway of the old epoch
+//	    confirmed that it holds, or its lease ran out
+//	F3  the same share, view and limits give the same decision
+//	F4  every decision carries the sentence that explains it
+//	F5  an epoch starts above everything that was ever handed out before it
+package failover
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"spillway"
+)
+
+// State of a share. STABLE is the only state in which nothing moves.
+type State string
+
+// The states in the order in which a move passes them.
+const (
+	Stable   State = "STABLE"
+	Draining State = "DRAINING" // consumer groups settle; switchovers only
+	Fencing  State = "FENCING"  // gateways hold and let in-flight produces finish
+	Fenced   State = "FENCED"   // every gateway confirmed or lost its lease
+	Cutover  State = "CUTOVER"  // cutover offsets are recorded
+	CaughtUp State = "CAUGHT_UP"
+	Open     State = "OPEN" // the new site serves
+)
+
+// Kind of a move.
+type Kind string
+
+// Kinds of moves.
+const (
+	Switchover Kind = "switchover" // planned: loses, repeats, reorders nothing
+	Failover   Kind = "failover"   // unplanned: the old site is not asked
+)
+
+// PartitionOffsets maps topic → partition index → virtual offset. −1 means
+// unknown.
+type PartitionOffsets map[string][]spillway.Offset
+
+// Get returns the offset of tp, or −1.
+func (p PartitionOffsets) Get(tp spillway.TopicPartition) spillway.Offset {
+	if offs := p[tp.Topic]; int(tp.Partition) < len(offs) && tp.Partition >= 0 {
+		return offs[tp.Partition]
+	}
+	return -1
+}
+
+// Set stores the offset of tp, filling gaps with −1.
+func (p PartitionOffsets) Set(tp spillway.TopicPartition, o spillway.Offset) {
+	offs := p[tp.Topic]
+	for int(tp.Partition) >= len(offs) {
+		offs = append(offs, -1)
+	}
+	offs[tp.Partition] = o
+	p[tp.Topic] = offs
+}
+
+// Term is one epoch in which a site served the share. The list of terms is
+// kept for as long as producers or consumers may refer to them.
+type Term struct {
+	Epoch spillway.Epoch  `json:"epoch"`
+	Site  spillway.SiteID `json:"site"`
+	Mask  uint64          `json:"mask,string"` // XORed over client producer ids
+	// Start is the first virtual offset of the epoch per partition; empty for
+	// epoch 1, which starts at the group's offset base.
+	Start PartitionOffsets `json:"start,omitempty"`
+	// Verified is where the replicated records of the terms before end. For
+	// a switchover it equals Start; after a failover [Verified, Start) is burnt.
+	Verified PartitionOffsets `json:"verified,omitempty"`
+	Lossy    bool             `json:"lossy,omitempty"` // opened by a failover
+}
+
+// Share is the record that decides, stored as JSON under
+// spillway/<vc>/shares/<group>/<index>.
+type Share struct {
+	Group string `json:"group"`
+	Index int    `json:"index"`
+	State State  `json:"state"`
+	// Epoch is the term in force while STABLE or OPEN, and the term being
+	// opened in every other state.
+	Epoch spillway.Epoch `json:"epoch"`
+	// Active serves (STABLE, DRAINING, OPEN) or served last (all other states).
+	Active spillway.SiteID `json:"active"`
+
+	// Set while a move is under way.
+	Target  spillway.SiteID  `json:"target,omitempty"`
+	Kind    Kind             `json:"kind,omitempty"`
+	Who     string           `json:"who,omitempty"`
+	Why     string           `json:"why,omitempty"`
+	Started time.Time        `json:"started,omitzero"` // when the move was asked for
+	Since   time.Time        `json:"since,omitzero"`   // when the state was entered
+	WaitFor []WaitGateway    `json:"waitFor,omitempty"`
+	Cutover PartitionOffsets `json:"cutover,omitempty"` // virtual log ends at the old site (switchover)
+	// Prefix is the longest verified end at any survivor (failover), to which
+	// the target is brought, and PrefixSite who has it, by partition.
+	Prefix      PartitionOffsets             `json:"prefix,omitempty"`
+	PrefixSite  map[string][]spillway.SiteID `json:"prefixSite,omitempty"`
+	Start       PartitionOffsets             `json:"start,omitempty"`       // first virtual offset of the new epoch
+	MapPosition map[spillway.SiteID]int64    `json:"mapPosition,omitempty"` // offset in the site's map topic that a gateway must have read
+	Mask        uint64                       `json:"mask,string,omitempty"` // mask of the new term
+	Fence       string                       `json:"fence,omitempty"`       // "acl" or "lease-only"
+	LossMax     int64                        `json:"lossMax,omitempty"`     // accepted by the person who asked, in records
+
+	// Terms, oldest first. The last one is in force, or was until the move.
+	Terms []Term `json:"terms"`
+	// Degraded is true while acknowledgements wait for fewer sites than the
+	// policy says; written before the first weaker acknowledgement (C17).
+	Degraded bool `json:"degraded,omitempty"`
+}
+
+// WaitGateway is one gateway that may still serve the old epoch, from the list
+// of leases read after FENCING was written.
+type WaitGateway struct {
+	ID      spillway.GatewayID `json:"id"`
+	Boot    string             `json:"boot"`           // random per process start
+	Done    bool               `json:"done,omitempty"` // confirmed, or its lease ran out
+	LeftOut string             `json:"leftOut,omitempty"`
+}
+
+// ID names the share.
+func (s Share) ID() spillway.ShareID { return spillway.ShareID{Group: s.Group, Index: s.Index} }
+
+// Term returns the term of an epoch.
+func (s Share) Term(e spillway.Epoch) (Term, bool) {
+	for _, t := range s.Terms {
+		if t.Epoch == e {
+			return t, true
+		}
+	}
+	return Term{}, false
+}
+
+// Current returns the newest term that was opened.
+func (s Share) Current() Term { return s.Terms[len(s.Terms)-1] }
+
+// Serves tells whether clients of the share are served now, and where.
+func (s Share) Serves() (spillway.SiteID, bool) {
+	switch s.State {
+	case Stable, Draining, Open:
+		return s.Active, true
+	default:
+		return "", false
+	}
+}
+
+// Decode reads a share record and refuses one that breaks its own rules.
+func Decode(value []byte) (Share, error) {
+	var s Share
+	if err := json.Unmarshal(value, &s); err != nil {
+		return Share{}, fmt.Errorf("share record: %w", err)
+	}
+	if len(s.Terms) == 0 || s.Epoch < 1 || s.Active == "" || s.Group == "" {
+		return Share{}, fmt.Errorf("share record of %q: no terms, epoch or active site", s.Group)
+	}
+	for i := 1; i < len(s.Terms); i++ {
+		if s.Terms[i].Epoch <= s.Terms[i-1].Epoch {
+			return Share{}, fmt.Errorf("share record of %q: terms do not rise at epoch %d", s.Group, s.Terms[i].Epoch)
+		}
+	}
+	return s, nil
+}
+
+// Encode writes a share record.
+func (s Share) Encode() []byte {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(fmt.Sprintf("share record of %q cannot be encoded: %v", s.Group, err)) // plain data, cannot happen
+	}
+	return b
+}
+
+// GatewayReport is a gateway's confirmation for one epoch of one share, stored
+// under moves/<group>/<index>/<epoch>/gateway/<id>. It is rewritten as the
+// gateway gets further.
+type GatewayReport struct {
+	Gateway spillway.GatewayID `json:"gateway"`
+	Boot    string             `json:"boot"`
+	// Drained: produces of the older epoch are answered or their connection is
+	// dead, and nothing more is sent until the next epoch opens.
+	Drained bool `json:"drained"`
+	// Unsure: some produce had no answer when its connection died, so the log
+	// end must be read twice, apart.
+	Unsure bool `json:"unsure,omitempty"`
+	// GroupsDrained: all members known to this gateway wait in JoinGroup.
+	GroupsDrained bool `json:"groupsDrained,omitempty"`
+	Opened        bool `json:"opened,omitempty"` // serves the new epoch
+}
+
+// SiteReport is what a site's mirror says about one epoch of one share, stored
+// under moves/<group>/<index>/<epoch>/site/<site>.
+type SiteReport struct {
+	Site spillway.SiteID `json:"site"`
+	// Stopped: the flow into this site is fenced; Ends are final until OPEN.
+	Stopped bool `json:"stopped"`
+	// Ends are the verified virtual ends at this site.
+	Ends PartitionOffsets `json:"ends,omitempty"`
+	// Opened: the epoch start is in this site's map at MapPosition (target only).
+	Opened      bool  `json:"opened,omitempty"`
+	MapPosition int64 `json:"mapPosition,omitempty"`
+	// GroupsCopied: the last group commits are at this site (target only).
+	GroupsCopied bool   `json:"groupsCopied,omitempty"`
+	Armed        bool   `json:"armed,omitempty"` // ready to follow the new site
+	Problem      string `json:"problem,omitempty"`
+}

@@ -1,0 +1,166 @@
+package spillway
+
+import (
+	"crypto/sha1"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Kinds of failover groups.
+const (
+	// Ordered groups have one active site per partition at a time; order,
+	// idempotence and offsets hold across sites.
+	Ordered = "ordered"
+	// Unordered groups take a batch at any site: at least once, no order.
+	Unordered = "unordered"
+)
+
+// Site is one Kafka cluster as the topology names it. Addresses and
+// credentials are the business of package broker.
+type Site struct {
+	ID SiteID
+	// MirrorPrincipal and GatewayPrincipal are the Kafka principals
+	// ("User:name") under which mirror and gateway write at this site; empty
+	// where the site has no authorizer. The resource fence denies writes to
+	// the gateway's.
+	MirrorPrincipal  string
+	GatewayPrincipal string
+}
+
+// AckPolicy says how many sites must hold a record before its producer is
+// answered.
+type AckPolicy struct {
+	Sites       int    // 1 or more
+	OnShortfall string // "block" or "degrade"
+}
+
+// AutomaticFailover bounds what may happen without a person.
+type AutomaticFailover struct {
+	Enabled        bool
+	After          time.Duration // the site must have been found dead for so long
+	LossRecordsMax int64         // more unreplicated records than this need a person
+	PerHourMax     int
+}
+
+// FailoverGroup is a set of topics, consumer groups and transactional ids that
+// move together.
+type FailoverGroup struct {
+	Name           string
+	Kind           string   // Ordered or Unordered
+	Topics         []string // exact names, or a prefix followed by "*"
+	ConsumerGroups []string // exact names, or a prefix followed by "*"
+	Sites          []SiteID // preferred first; the first is the initial home
+	Ack            AckPolicy
+	OffsetBase     Offset // virtual minus local offset in epoch 1
+	ReservedBlock  int64  // how far the reserved end is raised ahead of use
+	GroupDrain     time.Duration
+	HoldMax        time.Duration
+	Failover       AutomaticFailover
+}
+
+// Topology is the immutable description of one virtual cluster: built once
+// from the configuration, replaced whole, never edited.
+type Topology struct {
+	name      string
+	clusterID string
+	sites     []Site
+	groups    []FailoverGroup
+}
+
+// NewTopology copies its arguments. Names must be unique and refer to each
+// other; package configs checks that and reports the faults by key.
+func NewTopology(name, clusterID string, sites []Site, groups []FailoverGroup) *Topology {
+	return &Topology{name: name, clusterID: clusterID, sites: slices.Clone(sites), groups: slices.Clone(groups)}
+}
+
+// Name of the virtual cluster, the prefix of its keys in the coordinator store.
+func (t *Topology) Name() string { return t.name }
+
+// ClusterID is the Kafka cluster id that clients see.
+func (t *Topology) ClusterID() string { return t.clusterID }
+
+// Sites in configured order.
+func (t *Topology) Sites() []Site { return slices.Clone(t.sites) }
+
+// Groups in configured order.
+func (t *Topology) Groups() []FailoverGroup { return slices.Clone(t.groups) }
+
+// Site finds a site by its id.
+func (t *Topology) Site(id SiteID) (Site, bool) {
+	i := slices.IndexFunc(t.sites, func(s Site) bool { return s.ID == id })
+	if i < 0 {
+		return Site{}, false
+	}
+	return t.sites[i], true
+}
+
+// Group finds a failover group by its name.
+func (t *Topology) Group(name string) (FailoverGroup, bool) {
+	i := slices.IndexFunc(t.groups, func(g FailoverGroup) bool { return g.Name == name })
+	if i < 0 {
+		return FailoverGroup{}, false
+	}
+	return t.groups[i], true
+}
+
+// GroupOfTopic finds the failover group that a topic belongs to: an exact name
+// wins over a prefix, a longer prefix over a shorter one.
+func (t *Topology) GroupOfTopic(topic string) (FailoverGroup, bool) {
+	return t.find(topic, func(g FailoverGroup) []string { return g.Topics })
+}
+
+// GroupOfConsumerGroup finds the failover group that moves a consumer group.
+func (t *Topology) GroupOfConsumerGroup(group string) (FailoverGroup, bool) {
+	return t.find(group, func(g FailoverGroup) []string { return g.ConsumerGroups })
+}
+
+func (t *Topology) find(name string, patterns func(FailoverGroup) []string) (FailoverGroup, bool) {
+	best, found := -1, FailoverGroup{}
+	for _, g := range t.groups {
+		for _, p := range patterns(g) {
+			if n := match(p, name); n > best {
+				best, found = n, g
+			}
+		}
+	}
+	return found, best >= 0
+}
+
+// match returns how specific the pattern's match is, or -1.
+func match(pattern, name string) int {
+	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
+		if strings.HasPrefix(name, prefix) {
+			return len(prefix)
+		}
+		return -1
+	}
+	if pattern == name {
+		return 1 << 20
+	}
+	return -1
+}
+
+// InternalTopicPrefix starts the names of Spillway's own topics. Clients of the
+// virtual cluster never see them.
+const InternalTopicPrefix = "__spillway_"
+
+// MapTopic holds a site's offset map.
+const MapTopic = InternalTopicPrefix + "map"
+
+// VirtualLeaderEpoch is the leader epoch that clients see for a share in epoch
+// e: rising with e, never the broker's own (C21), and low enough to stay
+// positive for 2047 epochs.
+func VirtualLeaderEpoch(e Epoch) int32 { return int32(e)<<20 | 1 }
+
+// TopicID is the virtual topic id: UUID version 5 (RFC 9562) of the virtual
+// cluster's id and the topic's name, so that all gateways agree without asking.
+func (t *Topology) TopicID(topic string) [16]byte {
+	h := sha1.New()
+	h.Write([]byte("spillway/" + t.clusterID + "/" + topic))
+	var id [16]byte
+	copy(id[:], h.Sum(nil))
+	id[6] = id[6]&0x0f | 0x50
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}
