@@ -78,6 +78,10 @@ type Term struct {
 	// a switchover it equals Start; after a failover [Verified, Start) is burnt.
 	Verified PartitionOffsets `json:"verified,omitempty"`
 	Lossy    bool             `json:"lossy,omitempty"` // opened by a failover
+	// Continues: an aborted move gave the share back to the site of the term
+	// before. Mask and numbering go on; there is no Start, nothing is frozen, and
+	// no first contact.
+	Continues bool `json:"continues,omitempty"`
 }
 
 // Share is the record that decides, stored as JSON under
@@ -109,7 +113,8 @@ type Share struct {
 	MapPosition map[spillway.SiteID]int64    `json:"mapPosition,omitempty"` // offset in the site's map topic that a gateway must have read
 	Mask        uint64                       `json:"mask,string,omitempty"` // mask of the new term
 	Fence       string                       `json:"fence,omitempty"`       // "acl" or "lease-only"
-	LossMax     int64                        `json:"lossMax,omitempty"`     // accepted by the person who asked, in records
+	LossMax     int64                        `json:"lossMax,omitempty"`     // accepted by the person who asked, in records; −1: any
+	Passages    []Passage                    `json:"passages,omitempty"`    // states that this move entered, oldest first
 
 	// Terms, oldest first. The last one is in force, or was until the move.
 	Terms []Term `json:"terms"`

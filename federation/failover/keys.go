@@ -1,0 +1,111 @@
+package failover
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"spillway"
+)
+
+// Keys names the entries of one virtual cluster in the coordinator store. Its
+// value is the virtual cluster's name. A prefix ends with "/".
+type Keys string
+
+func (k Keys) root() string { return "spillway/" + string(k) + "/" }
+
+// Shares is the prefix of all share records.
+func (k Keys) Shares() string { return k.root() + "shares/" }
+
+// Share is the record that decides.
+func (k Keys) Share(id spillway.ShareID) string { return k.Shares() + id.String() }
+
+// Gateways is the prefix of all gateway leases.
+func (k Keys) Gateways() string { return k.root() + "gateways/" }
+
+// Gateway is one gateway's lease.
+func (k Keys) Gateway(id spillway.GatewayID) string { return k.Gateways() + string(id) }
+
+// Mirrors is the prefix of all mirror leases.
+func (k Keys) Mirrors() string { return k.root() + "mirrors/" }
+
+// Mirror is the lease of one mirror worker at a site.
+func (k Keys) Mirror(site spillway.SiteID, worker string) string {
+	return k.Mirrors() + string(site) + "/" + worker
+}
+
+// Layout is the layout record.
+func (k Keys) Layout() string { return k.root() + "layout" }
+
+// Reserved holds the reserved ends of a share.
+func (k Keys) Reserved(id spillway.ShareID) string { return k.root() + "reserved/" + id.String() }
+
+// Moves is the prefix of all reports of gateways and sites.
+func (k Keys) Moves() string { return k.root() + "moves/" }
+
+// Move is the prefix of the reports about one epoch of a share.
+func (k Keys) Move(id spillway.ShareID, e spillway.Epoch) string {
+	return fmt.Sprintf("%s%s/%d/", k.Moves(), id, e)
+}
+
+// GatewayReport is one gateway's confirmation for one epoch.
+func (k Keys) GatewayReport(id spillway.ShareID, e spillway.Epoch, g spillway.GatewayID) string {
+	return k.Move(id, e) + "gateway/" + string(g)
+}
+
+// SiteReport is what a site's mirror says about one epoch.
+func (k Keys) SiteReport(id spillway.ShareID, e spillway.Epoch, site spillway.SiteID) string {
+	return k.Move(id, e) + "site/" + string(site)
+}
+
+// HistoryOf is the prefix of a share's finished and aborted moves.
+func (k Keys) HistoryOf(id spillway.ShareID) string { return k.root() + "history/" + id.String() + "/" }
+
+// History is the immutable record of one move. Epochs are padded so that
+// listings come in their order.
+func (k Keys) History(id spillway.ShareID, e spillway.Epoch) string {
+	return fmt.Sprintf("%s%010d", k.HistoryOf(id), e)
+}
+
+// Votes is the prefix of all observers' votes.
+func (k Keys) Votes() string { return k.root() + "votes/" }
+
+// Vote is what the observer at one site says about another.
+func (k Keys) Vote(about, observer spillway.SiteID) string {
+	return k.Votes() + string(about) + "/" + string(observer)
+}
+
+// Automation tells whether failovers may happen without a person.
+func (k Keys) Automation() string { return k.root() + "automation" }
+
+// Audits is the prefix of the audit log.
+func (k Keys) Audits() string { return k.root() + "audit/" }
+
+// Audit is one entry: keys sort by time.
+func (k Keys) Audit(at time.Time, random string) string {
+	return k.Audits() + at.UTC().Format("20060102T150405.000000") + "-" + random
+}
+
+// ParseMove takes a key under Moves apart: share, epoch, "gateway" or "site",
+// and whose report it is.
+func (k Keys) ParseMove(key string) (id spillway.ShareID, e spillway.Epoch, kind, who string, ok bool) {
+	parts := strings.SplitN(strings.TrimPrefix(key, k.Moves()), "/", 5)
+	if len(parts) != 5 || !strings.HasPrefix(key, k.Moves()) {
+		return id, 0, "", "", false
+	}
+	index, errIndex := strconv.Atoi(parts[1])
+	epoch, errEpoch := strconv.ParseInt(parts[2], 10, 32)
+	if errIndex != nil || errEpoch != nil {
+		return id, 0, "", "", false
+	}
+	return spillway.ShareID{Group: parts[0], Index: index}, spillway.Epoch(epoch), parts[3], parts[4], true
+}
+
+// Reserved is the record of a share's reserved ends: per partition the virtual
+// offset below which the active site may acknowledge and hand out (C5). Raised
+// ahead of use, by compare-and-set, only in the epoch in force.
+type Reserved struct {
+	Epoch spillway.Epoch   `json:"epoch"`
+	Ends  PartitionOffsets `json:"ends"`
+}

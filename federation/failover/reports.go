@@ -1,0 +1,77 @@
+package failover
+
+import (
+	"time"
+
+	"spillway"
+)
+
+// MirrorLease is what a site's mirror worker writes about once a second under
+// spillway/<vc>/mirrors/<site>/<worker>. Gateways find the mark stream here.
+type MirrorLease struct {
+	Site   spillway.SiteID `json:"site"`
+	Worker string          `json:"worker"`
+	Boot   string          `json:"boot"` // random per process start
+	// Marks is the address of the mark stream: "http://host:port/marks".
+	Marks     string               `json:"marks,omitempty"`
+	Following map[string]Following `json:"following,omitempty"` // by share, "group/index"
+	Leaving   bool                 `json:"leaving,omitempty"`
+	Beat      uint64               `json:"beat"` // rises with every renewal
+}
+
+// Following tells how far a site is with one share. It is for people and for
+// choosing a target; decisions about offsets read SiteReport.
+type Following struct {
+	Epoch  spillway.Epoch  `json:"epoch"`
+	Source spillway.SiteID `json:"source,omitempty"` // empty: this site is active
+	// EndSum adds up the durable virtual ends over Partitions, so that the
+	// difference between two sites is the lag in offsets.
+	EndSum     int64  `json:"endSum"`
+	Partitions int    `json:"partitions"`
+	Problem    string `json:"problem,omitempty"` // why it does not follow
+}
+
+// Verdict is what an observer says about a site.
+type Verdict string
+
+// Verdicts. A site is degraded while it answers but cannot take all writes.
+const (
+	Up       Verdict = "up"
+	Degraded Verdict = "degraded"
+	Down     Verdict = "down"
+)
+
+// Vote is one observer's verdict about one site, stored under
+// spillway/<vc>/votes/<site>/<observer site> and rewritten like a lease.
+type Vote struct {
+	About    spillway.SiteID `json:"about"`
+	Observer spillway.SiteID `json:"observer"` // the site at which the observer runs
+	Verdict  Verdict         `json:"verdict"`
+	Evidence string          `json:"evidence"` // one sentence
+	// For is how long the verdict has been the same, by the observer's clock.
+	For  time.Duration `json:"for"`
+	Beat uint64        `json:"beat"` // rises with every probe
+}
+
+// Automation tells whether failovers may happen without a person.
+type Automation struct {
+	Paused bool      `json:"paused"`
+	Who    string    `json:"who,omitempty"`
+	Why    string    `json:"why,omitempty"`
+	At     time.Time `json:"at,omitzero"`
+}
+
+// AuditEntry says who changed what, and why.
+type AuditEntry struct {
+	At   time.Time `json:"at"`
+	Who  string    `json:"who"`
+	What string    `json:"what"`
+	Why  string    `json:"why,omitempty"`
+}
+
+// Passage is one state that a move entered.
+type Passage struct {
+	State State     `json:"state"`
+	At    time.Time `json:"at"` // by the clock of the loop that wrote it
+	Why   string    `json:"why"`
+}

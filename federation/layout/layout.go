@@ -1,0 +1,249 @@
+// Package layout says which virtual nodes clients see, which gateway stands
+// behind each, and which node leads a partition or coordinates a group. All
+// gateways compute the same answer from the same record (C21). Pure: no clock,
+// no network, no store. It knows nothing of brokers and moves.
+//
+// Invariants, cited by letter in tests:
+//
+//	L1  a node id belongs to one gateway and slot for ever; it is never given to another
+//	L2  the version rises with every change, and only with a change
+//	L3  a gateway that stays keeps its nodes; the partitions that it leads move
+//	    only when a gateway of their home site comes or goes, or the home moves
+package layout
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"slices"
+
+	"spillway"
+)
+
+// CoordinatorBase separates coordinators' node ids from leaders': the
+// coordinator behind node n is CoordinatorBase + n, so that clients hold group
+// connections apart from data connections (C22).
+const CoordinatorBase int32 = 100000
+
+const firstNodeID int32 = 1000
+
+// pastMax bounds how many nodes of gone gateways are remembered.
+const pastMax = 256
+
+// Node is one virtual broker that Metadata lists.
+type Node struct {
+	ID      int32              `json:"id"`
+	Gateway spillway.GatewayID `json:"gateway"`
+	Site    spillway.SiteID    `json:"site"` // where the gateway runs; shown as rack
+	Slot    int32              `json:"slot"` // 0-based number of the node at its gateway
+	Host    string             `json:"host"` // advertised to clients
+	Port    int32              `json:"port"`
+}
+
+// Layout is the record stored under spillway/<vc>/layout.
+type Layout struct {
+	Version int64  `json:"version"` // 0: nothing laid out yet
+	Nodes   []Node `json:"nodes"`   // of gateways that live, by id
+	// Homes names the site whose gateways lead a share ("group/index"). It
+	// follows the active site once a move is STABLE, not earlier: requests held
+	// during the move are forwarded by the gateways that hold them.
+	Homes map[string]spillway.SiteID `json:"homes,omitempty"`
+	// Past are nodes of gateways that are gone, newest first, so that a
+	// gateway that comes back gets its ids back.
+	Past   []Node `json:"past,omitempty"`
+	NextID int32  `json:"nextId"`
+}
+
+// GatewayLease is what a gateway writes about once a second under
+// spillway/<vc>/gateways/<id>. While it is rewritten the gateway may serve.
+type GatewayLease struct {
+	ID   spillway.GatewayID `json:"id"`
+	Boot string             `json:"boot"` // random per process start
+	Site spillway.SiteID    `json:"site"`
+	Host string             `json:"host"` // advertised to clients
+	Port int32              `json:"port"`
+	// Slots is how many virtual nodes the gateway wants: at least the number of
+	// brokers of its site divided by the gateways there. 0 counts as 1.
+	Slots int32 `json:"slots,omitempty"`
+	// Layout is the newest version that this gateway obeys: it has no produce
+	// in flight for partitions that it does not lead in that version. A gateway
+	// that became leader of a partition starts to serve it when every other
+	// live gateway says Layout ≥ that version (C23).
+	Layout int64 `json:"layout"`
+	// Leaving: the gateway serves nothing any more; nobody needs to wait for it.
+	Leaving bool   `json:"leaving,omitempty"`
+	Release string `json:"release,omitempty"` // of the binary
+	Beat    uint64 `json:"beat"`              // rises with every renewal
+}
+
+// Decode reads a layout record.
+func Decode(value []byte) (Layout, error) {
+	var l Layout
+	if err := json.Unmarshal(value, &l); err != nil {
+		return Layout{}, fmt.Errorf("layout record: %w", err)
+	}
+	return l, nil
+}
+
+// Encode writes a layout record.
+func (l Layout) Encode() []byte {
+	b, err := json.Marshal(l)
+	if err != nil {
+		panic(fmt.Sprintf("layout cannot be encoded: %v", err)) // plain data, cannot happen
+	}
+	return b
+}
+
+// Node finds a node by its id, or by its coordinator id.
+func (l Layout) Node(id int32) (Node, bool) {
+	if id >= CoordinatorBase {
+		id -= CoordinatorBase
+	}
+	i := slices.IndexFunc(l.Nodes, func(n Node) bool { return n.ID == id })
+	if i < 0 {
+		return Node{}, false
+	}
+	return l.Nodes[i], true
+}
+
+// NodesOf lists the nodes behind which a gateway stands.
+func (l Layout) NodesOf(id spillway.GatewayID) []Node {
+	var nodes []Node
+	for _, n := range l.Nodes {
+		if n.Gateway == id {
+			nodes = append(nodes, n)
+		}
+	}
+	return nodes
+}
+
+// Leader picks the node that leads a partition of a share. upstream is the
+// index of the partition's leader among the brokers of the home site, sorted by
+// id, so that one client connection carries traffic for one upstream broker; −1
+// where that is unknown or does not matter. False when there is no node at all.
+func (l Layout) Leader(share spillway.ShareID, tp spillway.TopicPartition, upstream int) (Node, bool) {
+	nodes := l.home(share)
+	if upstream >= 0 {
+		if slots := slotCount(nodes); slots > 1 {
+			want := int32(upstream) % slots
+			if at := slices.DeleteFunc(slices.Clone(nodes), func(n Node) bool { return n.Slot != want }); len(at) > 0 {
+				nodes = at
+			}
+		}
+	}
+	// The partition number alone decides, not the topic: equal partitions of
+	// co-partitioned topics share a node and so a connection.
+	return pick(nodes, fmt.Sprintf("%s/%d", share, tp.Partition))
+}
+
+// Coordinator picks the node that coordinates a consumer group; clients see it
+// under the id CoordinatorBase + node id.
+func (l Layout) Coordinator(share spillway.ShareID, group string) (Node, bool) {
+	return pick(l.home(share), "group "+group)
+}
+
+// home lists the nodes at the share's home site, or all nodes where that site
+// has no gateway that lives.
+func (l Layout) home(share spillway.ShareID) []Node {
+	site := l.Homes[share.String()]
+	nodes := slices.DeleteFunc(slices.Clone(l.Nodes), func(n Node) bool { return n.Site != site })
+	if len(nodes) == 0 {
+		return l.Nodes
+	}
+	return nodes
+}
+
+func slotCount(nodes []Node) int32 {
+	most := int32(0)
+	for _, n := range nodes {
+		most = max(most, n.Slot+1)
+	}
+	return most
+}
+
+// pick is rendezvous hashing: when a node comes or goes, only its own share of
+// the keys moves (L3).
+func pick(nodes []Node, key string) (Node, bool) {
+	var best Node
+	var bestScore uint64
+	for _, n := range nodes {
+		h := fnv.New64a()
+		fmt.Fprintf(h, "%s|%s|%d", key, n.Gateway, n.Slot)
+		if s := mix(h.Sum64()); s >= bestScore {
+			best, bestScore = n, s
+		}
+	}
+	return best, len(nodes) > 0
+}
+
+// mix spreads FNV's weak high bits (finalizer of SplitMix64).
+func mix(x uint64) uint64 {
+	x ^= x >> 30
+	x *= 0xbf58476d1ce4e5b9
+	x ^= x >> 27
+	x *= 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// Next lays out the nodes of the gateways that live. It returns the layout to
+// store and the sentence that says why, or the same version and "" if nothing
+// changes (L2).
+func Next(current Layout, live []GatewayLease, homes map[string]spillway.SiteID) (Layout, string) {
+	next := Layout{Version: current.Version, Homes: homes, NextID: max(current.NextID, firstNodeID)}
+	known := slices.Concat(current.Nodes, current.Past)
+	live = slices.DeleteFunc(slices.Clone(live), func(g GatewayLease) bool { return g.Leaving })
+	slices.SortFunc(live, func(a, b GatewayLease) int { return cmp.Compare(a.ID, b.ID) })
+	for _, g := range live {
+		for slot := range max(g.Slots, 1) {
+			n := Node{Gateway: g.ID, Site: g.Site, Slot: slot, Host: g.Host, Port: g.Port}
+			i := slices.IndexFunc(known, func(o Node) bool { return o.Gateway == g.ID && o.Slot == slot })
+			if i >= 0 {
+				n.ID = known[i].ID
+			} else {
+				n.ID = next.NextID
+				next.NextID++
+			}
+			next.Nodes = append(next.Nodes, n)
+		}
+	}
+	slices.SortFunc(next.Nodes, func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
+	for _, n := range known {
+		if _, ok := next.Node(n.ID); !ok && len(next.Past) < pastMax {
+			next.Past = append(next.Past, n)
+		}
+	}
+	why := difference(current, next)
+	if why == "" {
+		return current, ""
+	}
+	next.Version++
+	return next, why
+}
+
+func difference(a, b Layout) string {
+	for _, n := range b.Nodes {
+		switch o, ok := a.Node(n.ID); {
+		case !ok:
+			return fmt.Sprintf("gateway %s at %s came, node %d", n.Gateway, n.Site, n.ID)
+		case o != n:
+			return fmt.Sprintf("gateway %s changed: node %d is at %s:%d", n.Gateway, n.ID, n.Host, n.Port)
+		}
+	}
+	for _, n := range a.Nodes {
+		if _, ok := b.Node(n.ID); !ok {
+			return fmt.Sprintf("gateway %s at %s is gone, node %d", n.Gateway, n.Site, n.ID)
+		}
+	}
+	for share, site := range b.Homes {
+		if a.Homes[share] != site {
+			return fmt.Sprintf("share %s is led at %s", share, site)
+		}
+	}
+	for share := range a.Homes {
+		if _, ok := b.Homes[share]; !ok {
+			return fmt.Sprintf("share %s is no more", share)
+		}
+	}
+	return ""
+}
