@@ -1,0 +1,208 @@
+// Package configs reads the one configuration file of Spillway. It is strict:
+// an unknown key, a wrong type or a value that cannot work is a fault, and all
+// faults are reported at once with key and line. Viper lives here and nowhere
+// else. The package knows what the keys mean to each other, not what the parts
+// do with them; only app and cmd import it.
+//
+// The folder also holds the shipped examples, one per topology.
+package configs
+
+import (
+	"time"
+)
+
+// Roles of a process.
+const (
+	RoleGateway = "gateway"
+	RoleMirror  = "mirror"
+	RoleControl = "control"
+	RoleConsole = "console"
+	// RoleBroker runs the embedded cluster of the process's site.
+	RoleBroker = "broker"
+)
+
+// Config is the whole file. Keys are given by the tag "key", their meaning by
+// "doc", from which the schema and docs/configuration.md are made. Maps are
+// never keyed by names of sites or topics, since viper lower-cases map keys.
+type Config struct {
+	VirtualCluster VirtualCluster  `key:"virtualCluster" doc:"What clients see."`
+	Process        Process         `key:"process" doc:"This process. The rest of the file is the same for all processes of a virtual cluster, so these keys are often given by the environment."`
+	Sites          []Site          `key:"sites" doc:"The Kafka clusters, one per place."`
+	Witnesses      []Witness       `key:"witnesses" doc:"Places without a Kafka cluster that vote about the sites."`
+	Coordinator    Coordinator     `key:"coordinator" doc:"The store that all processes share. Exactly one of consul and embedded."`
+	FailoverGroups []FailoverGroup `key:"failoverGroups" doc:"Topics and consumer groups that move together."`
+	Gateway        Gateway         `key:"gateway" doc:"The addresses, limits and lease of a gateway."`
+	Mirror         Mirror          `key:"mirror" doc:"How records are copied into this process's site."`
+	Control        Control         `key:"control" doc:"How sites are watched and moves are driven."`
+	Telemetry      Telemetry       `key:"telemetry" doc:"Metrics, traces and health."`
+	Console        Console         `key:"console" doc:"Status page and its API."`
+	Log            Log             `key:"log" doc:"Log lines, written to standard error."`
+}
+
+// VirtualCluster is what clients see.
+type VirtualCluster struct {
+	Name      string `key:"name" doc:"Name of the virtual cluster, and the prefix of its keys in the coordinator store." required:"true"`
+	ClusterID string `key:"clusterID" doc:"Kafka cluster id that clients see. Must never change: topic ids are derived from it." required:"true"`
+}
+
+// Process says who this process is.
+type Process struct {
+	ID      string   `key:"id" doc:"Unique among all processes and the same after a restart, for example east-1."`
+	Site    string   `key:"site" doc:"The site, or witness, that this process stands in."`
+	Roles   []string `key:"roles" doc:"What this process does: gateway, mirror, control, console, and broker for an embedded site. A witness runs control and console." default:"gateway,mirror,control,console"`
+	DataDir string   `key:"dataDir" doc:"Folder for state of this process, made if it does not exist." default:"/var/lib/spillway"`
+}
+
+// Site is one Kafka cluster.
+type Site struct {
+	Name             string        `key:"name" doc:"Name of the site." required:"true"`
+	Bootstrap        []string      `key:"bootstrap" doc:"host:port of some brokers. Not for an embedded site."`
+	Embedded         *EmbeddedSite `key:"embedded" doc:"A small cluster inside Spillway instead of a real one: for trying things out, on one host."`
+	TLS              TLS           `key:"tls" doc:"Encryption towards the brokers."`
+	SASL             SASL          `key:"sasl" doc:"Credentials of Spillway at the brokers."`
+	GatewayPrincipal string        `key:"gatewayPrincipal" doc:"Kafka principal (User:name) under which gateways write; the resource fence denies writes to it. Empty: no authorizer, moves are fenced by leases only."`
+	MirrorPrincipal  string        `key:"mirrorPrincipal" doc:"Kafka principal (User:name) under which mirrors write."`
+	Replication      int           `key:"replication" doc:"Replication factor of the topics that Spillway creates here. 0: that of the data topics, at most the number of brokers." default:"0"`
+}
+
+// EmbeddedSite is a cluster that the role broker runs on the loopback device.
+type EmbeddedSite struct {
+	Listen  string `key:"listen" doc:"Loopback address of the first broker; the others take the ports that follow." required:"true"`
+	Dir     string `key:"dir" doc:"Folder that keeps the records. Empty: they are lost with the process."`
+	Brokers int    `key:"brokers" doc:"Number of brokers." default:"1"`
+}
+
+// TLS towards brokers.
+type TLS struct {
+	Enabled    bool   `key:"enabled" doc:"Encrypt connections." default:"false"`
+	CAFile     string `key:"caFile" doc:"PEM file of the authorities to trust. Empty: those of the host."`
+	CertFile   string `key:"certFile" doc:"PEM file of the client certificate."`
+	KeyFile    string `key:"keyFile" doc:"PEM file of the client certificate's key."`
+	ServerName string `key:"serverName" doc:"Name to expect in the broker's certificate. Empty: the host that was dialled."`
+}
+
+// SASL credentials. The password is never in the file itself.
+type SASL struct {
+	Mechanism    string `key:"mechanism" doc:"How to authenticate. Empty: not at all." enum:"PLAIN,SCRAM-SHA-256,SCRAM-SHA-512"`
+	User         string `key:"user" doc:"User name."`
+	PasswordFile string `key:"passwordFile" doc:"File that holds the password; a last line break is cut off."`
+	PasswordEnv  string `key:"passwordEnv" doc:"Name of the environment variable that holds the password."`
+}
+
+// Witness is a place that only votes.
+type Witness struct {
+	Name string `key:"name" doc:"Name of the place." required:"true"`
+}
+
+// Coordinator is the shared store.
+type Coordinator struct {
+	Consul   *Consul              `key:"consul" doc:"Consul's key-value store: production."`
+	Embedded *EmbeddedCoordinator `key:"embedded" doc:"A file on one host: demo and single hosts."`
+}
+
+// Consul says where the Consul agent is.
+type Consul struct {
+	Address    string `key:"address" doc:"URL or host:port of the agent on this host." default:"127.0.0.1:8500"`
+	TokenFile  string `key:"tokenFile" doc:"File that holds the ACL token."`
+	TokenEnv   string `key:"tokenEnv" doc:"Name of the environment variable that holds the ACL token."`
+	Prefix     string `key:"prefix" doc:"Put before all keys, for stores that are shared with others."`
+	CAFile     string `key:"caFile" doc:"PEM file of the authority of Consul's certificate."`
+	CertFile   string `key:"certFile" doc:"PEM file of the client certificate."`
+	KeyFile    string `key:"keyFile" doc:"PEM file of the client certificate's key."`
+	Datacenter string `key:"datacenter" doc:"Consul datacenter. Empty: the agent's. There must be one for all sites: Consul does not replicate its store between datacenters."`
+}
+
+// EmbeddedCoordinator is a durable file, served to the other processes of this
+// host over a socket by the process that opened it first.
+type EmbeddedCoordinator struct {
+	File   string `key:"file" doc:"Database file. The first process that opens it serves the others." required:"true"`
+	Socket string `key:"socket" doc:"Unix socket over which the other processes of this host reach it. Empty: one process only."`
+}
+
+// FailoverGroup is what moves together.
+type FailoverGroup struct {
+	Name           string            `key:"name" doc:"Name of the group." required:"true"`
+	Topics         []string          `key:"topics" doc:"Topics: exact names, or a prefix followed by *." required:"true"`
+	ConsumerGroups []string          `key:"consumerGroups" doc:"Consumer groups: exact names, or a prefix followed by *."`
+	Sites          []string          `key:"sites" doc:"Sites that hold the group, preferred first; the first is the initial home." required:"true"`
+	Ack            Ack               `key:"ack" doc:"When producers are answered."`
+	OffsetBase     int64             `key:"offsetBase" doc:"Virtual minus local offset in the first epoch. Must never change." default:"0"`
+	ReservedBlock  int64             `key:"reservedBlock" doc:"Records by which the reserved end is raised ahead of use: what a failover may burn of the offset space." default:"65536"`
+	GroupDrain     time.Duration     `key:"groupDrain" doc:"How long a switchover waits for the members of consumer groups to commit." default:"3s"`
+	HoldMax        time.Duration     `key:"holdMax" doc:"How long a request may be held while the group moves; then the client is told to look for the leader." default:"8s"`
+	Failover       AutomaticFailover `key:"failover" doc:"What may happen without a person."`
+}
+
+// Ack says how many sites must hold a record before its producer is answered.
+type Ack struct {
+	Sites       int    `key:"sites" doc:"Sites that must hold a record, the active one included." default:"1"`
+	OnShortfall string `key:"onShortfall" doc:"What to do when fewer sites are there: block the producers, or degrade, which is recorded first." enum:"block,degrade" default:"block"`
+}
+
+// AutomaticFailover bounds what may happen without a person.
+type AutomaticFailover struct {
+	Automatic      bool          `key:"automatic" doc:"Fail over when a quorum of places finds the active site dead. Needs three places that vote." default:"false"`
+	After          time.Duration `key:"after" doc:"The site must have been found dead for so long." default:"5s"`
+	LossRecordsMax int64         `key:"lossRecordsMax" doc:"More records than this that may be lost need a person." default:"10000"`
+	PerHourMax     int           `key:"perHourMax" doc:"More failovers of the group than this within an hour need a person." default:"2"`
+}
+
+// Gateway is the part that clients talk to.
+type Gateway struct {
+	Listen     string        `key:"listen" doc:"Address to listen on." default:":9092"`
+	Advertised string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
+	Nodes      int           `key:"nodes" doc:"Virtual nodes per gateway; at least as many as the largest site has brokers divided by the gateways." default:"1"`
+	Limits     GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
+	Lease      Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
+}
+
+// GatewayLimits bound what a client controls.
+type GatewayLimits struct {
+	ConnectionsMax      int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
+	ConnectionsPerIPMax int           `key:"connectionsPerIPMax" doc:"Client connections from one address." default:"2000"`
+	FrameBytesMax       int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"104857600"`
+	InFlightMax         int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`
+	HeldBytesMax        int64         `key:"heldBytesMax" doc:"Bytes of requests held while groups move, for the whole process." default:"268435456"`
+	IdleMax             time.Duration `key:"idleMax" doc:"Connections that sent nothing for so long are closed." default:"10m"`
+}
+
+// Lease times. The holder counts from when it sent the renewal, a waiter from
+// the last change it saw.
+type Lease struct {
+	Interval time.Duration `key:"interval" doc:"How often the lease is renewed." default:"1s"`
+	TTL      time.Duration `key:"ttl" doc:"How long a renewal is good for." default:"4s"`
+}
+
+// Mirror copies records into the site of its process.
+type Mirror struct {
+	Listen            string        `key:"listen" doc:"Address at which gateways read the durable marks." default:":9094"`
+	Advertised        string        `key:"advertised" doc:"host:port under which gateways reach it. Empty: the listen address, with this host's name where it names none."`
+	FetchBytesMax     int           `key:"fetchBytesMax" doc:"Bytes asked for in one fetch from another site." default:"8388608"`
+	FetchWaitMax      time.Duration `key:"fetchWaitMax" doc:"How long a fetch may wait for records." default:"250ms"`
+	PartitionBytesMax int           `key:"partitionBytesMax" doc:"Bytes asked for of one partition in one fetch." default:"1048576"`
+	MapReplication    int           `key:"mapReplication" doc:"Replication factor of the map topic. 0: that of the site." default:"0"`
+}
+
+// Control drives moves and watches sites.
+type Control struct {
+	ProbeInterval time.Duration `key:"probeInterval" doc:"How often each site is probed." default:"1s"`
+	ProbeTimeout  time.Duration `key:"probeTimeout" doc:"A probe without an answer for so long has failed." default:"2s"`
+}
+
+// Telemetry is off where an address is empty.
+type Telemetry struct {
+	Listen      string  `key:"listen" doc:"Address of /metrics, /livez and /readyz. Empty: they are served by the console only." default:":9095"`
+	OTLP        string  `key:"otlp" doc:"URL of an OTLP/HTTP endpoint that gets a trace of each move, for example http://127.0.0.1:4318. Empty: no traces."`
+	TraceSample float64 `key:"traceSample" doc:"Share of moves that are traced, 0 to 1." default:"1"`
+}
+
+// Console is the status page.
+type Console struct {
+	Listen string `key:"listen" doc:"Address of the status page and its API. Loopback unless something in front of it asks who comes: it only shows, but it shows names." default:"127.0.0.1:9096"`
+}
+
+// Log lines.
+type Log struct {
+	Level  string `key:"level" doc:"Least level that is written." enum:"debug,info,warn,error" default:"info"`
+	Format string `key:"format" doc:"Form of a line." enum:"text,json" default:"text"`
+}

@@ -1,0 +1,164 @@
+package configs
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"spillway"
+)
+
+func (c *checker) groups(cfg *Config, places []string) {
+	if len(cfg.FailoverGroups) == 0 {
+		c.at("failoverGroups", "is missing: topics that belong to no group are not served")
+	}
+	siteNames := places[:len(cfg.Sites)]
+	var names []string
+	owners := map[string]string{}
+	for i, g := range cfg.FailoverGroups {
+		key := fmt.Sprintf("failoverGroups[%d]", i)
+		c.name(key+".name", g.Name)
+		if slices.Contains(names, g.Name) {
+			c.at(key+".name", "%q is named twice", g.Name)
+		}
+		names = append(names, g.Name)
+		c.patterns(key+".topics", g.Topics, "t/", g.Name, owners)
+		c.patterns(key+".consumerGroups", g.ConsumerGroups, "g/", g.Name, owners)
+		c.groupSites(key, g, siteNames)
+		c.groupLimits(key, g, len(places))
+	}
+}
+
+// patterns must belong to one group each; the most specific one wins between
+// different patterns, but equal ones would be a coin toss.
+func (c *checker) patterns(key string, patterns []string, kind, group string, owners map[string]string) {
+	for i, p := range patterns {
+		at := fmt.Sprintf("%s[%d]", key, i)
+		if star := strings.Index(p, "*"); star >= 0 && star != len(p)-1 {
+			c.at(at, "%q: a * stands only at the end", p)
+		}
+		if strings.HasPrefix(p, "__") {
+			c.at(at, "%q: topics and groups that begin with __ are internal", p)
+		}
+		if owner, taken := owners[kind+p]; taken {
+			c.at(at, "%q is in group %s already", p, owner)
+			continue
+		}
+		owners[kind+p] = group
+	}
+}
+
+func (c *checker) groupSites(key string, g FailoverGroup, sites []string) {
+	if len(g.Topics) == 0 {
+		c.at(key+".topics", "is empty: name topics, or a prefix followed by *")
+	}
+	if len(g.Sites) == 0 {
+		c.at(key+".sites", "is empty: name the sites, preferred first")
+	}
+	for i, s := range g.Sites {
+		at := fmt.Sprintf("%s.sites[%d]", key, i)
+		switch {
+		case slices.Contains(g.Sites[:i], s):
+			c.at(at, "%q is named twice: a flow to itself", s)
+		case !slices.Contains(sites, s):
+			text := fmt.Sprintf("%q is not a site", s)
+			if near := nearest(s, sites); near != "" {
+				text += fmt.Sprintf("; did you mean %s?", near)
+			}
+			c.at(at, "%s", text)
+		}
+	}
+}
+
+func (c *checker) groupLimits(key string, g FailoverGroup, places int) {
+	if g.Ack.Sites < 1 {
+		c.at(key+".ack.sites", "must be 1 or more")
+	}
+	if g.Ack.Sites > len(g.Sites) {
+		c.at(key+".ack.sites", "%d sites cannot hold the records of a group that has %d", g.Ack.Sites, len(g.Sites))
+	}
+	if g.ReservedBlock < 1 {
+		c.at(key+".reservedBlock", "must be 1 or more")
+	}
+	if g.HoldMax > HoldLimit || g.HoldMax <= 0 {
+		c.at(key+".holdMax", "%s: must be between 0s and %s, since clients give up a request after 10s", g.HoldMax, HoldLimit)
+	}
+	if g.Failover.Automatic && places < 3 {
+		c.at(key+".failover.automatic", "needs three places that vote, and there are %d: with two, nobody can tell a dead site from a cut line; add a witness, or fail over by hand", places)
+	}
+	if g.Failover.Automatic && g.Failover.PerHourMax < 1 {
+		c.at(key+".failover.perHourMax", "must be 1 or more, or automatic false")
+	}
+}
+
+// Topology is the immutable description that all parts share.
+func (cfg *Config) Topology() *spillway.Topology {
+	sites := make([]spillway.Site, len(cfg.Sites))
+	for i, s := range cfg.Sites {
+		sites[i] = spillway.Site{ID: spillway.SiteID(s.Name), MirrorPrincipal: s.MirrorPrincipal, GatewayPrincipal: s.GatewayPrincipal}
+	}
+	groups := make([]spillway.FailoverGroup, len(cfg.FailoverGroups))
+	for i, g := range cfg.FailoverGroups {
+		groups[i] = g.noun()
+	}
+	return spillway.NewTopology(cfg.VirtualCluster.Name, cfg.VirtualCluster.ClusterID, sites, groups)
+}
+
+func (g FailoverGroup) noun() spillway.FailoverGroup {
+	sites := make([]spillway.SiteID, len(g.Sites))
+	for i, s := range g.Sites {
+		sites[i] = spillway.SiteID(s)
+	}
+	return spillway.FailoverGroup{
+		Name:           g.Name,
+		Kind:           spillway.Ordered,
+		Topics:         g.Topics,
+		ConsumerGroups: g.ConsumerGroups,
+		Sites:          sites,
+		Ack:            spillway.AckPolicy{Sites: g.Ack.Sites, OnShortfall: g.Ack.OnShortfall},
+		OffsetBase:     spillway.Offset(g.OffsetBase),
+		ReservedBlock:  g.ReservedBlock,
+		GroupDrain:     g.GroupDrain,
+		HoldMax:        g.HoldMax,
+		Failover: spillway.AutomaticFailover{
+			Enabled: g.Failover.Automatic, After: g.Failover.After,
+			LossRecordsMax: g.Failover.LossRecordsMax, PerHourMax: g.Failover.PerHourMax,
+		},
+	}
+}
+
+// Site finds a site by name.
+func (cfg *Config) Site(name string) (Site, bool) {
+	i := slices.IndexFunc(cfg.Sites, func(s Site) bool { return s.Name == name })
+	if i < 0 {
+		return Site{}, false
+	}
+	return cfg.Sites[i], true
+}
+
+// Roles are the roles of this process, without those that a witness cannot
+// have. ReadyToServe must have said yes.
+func (cfg *Config) Roles() []string {
+	_, kafka := cfg.Site(cfg.Process.Site)
+	return slices.DeleteFunc(slices.Clone(cfg.Process.Roles), func(r string) bool {
+		return !kafka && (r == RoleGateway || r == RoleMirror || r == RoleBroker)
+	})
+}
+
+// HasRole tells whether this process has a role.
+func (cfg *Config) HasRole(role string) bool { return slices.Contains(cfg.Roles(), role) }
+
+// ReadyToServe says what a serving process needs beyond what a command needs.
+func (cfg *Config) ReadyToServe(file string) error {
+	var fs Faults
+	if cfg.Process.ID == "" {
+		fs = append(fs, Fault{File: file, Key: "process.id", Text: fmt.Sprintf("is missing: serve needs a name for this process, in the file or as %s", EnvName("process.id"))})
+	}
+	if cfg.Process.Site == "" {
+		fs = append(fs, Fault{File: file, Key: "process.site", Text: fmt.Sprintf("is missing: serve needs to know where this process stands, in the file or as %s", EnvName("process.site"))})
+	}
+	if len(fs) > 0 {
+		return fs
+	}
+	return nil
+}

@@ -1,0 +1,230 @@
+package configs
+
+import (
+	"fmt"
+	"net"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// HoldLimit is the longest hold that clients bear: franz-go and kafka-go give
+// up a produce after 10 s (C29).
+const HoldLimit = 8 * time.Second
+
+var nameRule = regexp.MustCompile(`^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$`)
+
+// name checks what becomes part of keys in the store and labels of metrics.
+func (c *checker) name(key, value string) {
+	if value != "" && !nameRule.MatchString(value) {
+		c.fault(c.lineOf(key), key, "%q cannot be a name: use lower-case letters, digits, - and _, at most 63", value)
+	}
+}
+
+func (c *checker) at(key, format string, args ...any) {
+	if !c.faulty(key) {
+		c.fault(c.lineOf(key), key, format, args...)
+	}
+}
+
+// validate checks what keys mean to each other.
+func (c *checker) validate(cfg *Config) {
+	c.name("virtualCluster.name", cfg.VirtualCluster.Name)
+	if id := cfg.VirtualCluster.ClusterID; len(id) > 64 || strings.ContainsAny(id, " \t\n") {
+		c.at("virtualCluster.clusterID", "%q cannot be a cluster id: at most 64 letters, no spaces", id)
+	}
+	places := c.sites(cfg)
+	c.process(cfg, places)
+	c.coordinator(cfg)
+	c.groups(cfg, places)
+	c.gateway(cfg.Gateway)
+	for key, address := range map[string]string{
+		"mirror.listen": cfg.Mirror.Listen, "telemetry.listen": cfg.Telemetry.Listen, "console.listen": cfg.Console.Listen,
+	} {
+		c.address(key, address, true)
+	}
+	c.address("mirror.advertised", cfg.Mirror.Advertised, true)
+	if t := cfg.Telemetry.TraceSample; t > 1 || t < 0 {
+		c.at("telemetry.traceSample", "%v is not between 0 and 1", t)
+	}
+	if cfg.Control.ProbeInterval <= 0 {
+		c.at("control.probeInterval", "must be longer than 0s")
+	}
+}
+
+// sites returns the names of all places, sites first, in order.
+func (c *checker) sites(cfg *Config) []string {
+	if len(cfg.Sites) == 0 {
+		c.at("sites", "is missing: name at least one Kafka cluster")
+	}
+	var places []string
+	for i, s := range cfg.Sites {
+		key := fmt.Sprintf("sites[%d]", i)
+		c.name(key+".name", s.Name)
+		if slices.Contains(places, s.Name) {
+			c.at(key+".name", "%q is named twice", s.Name)
+		}
+		places = append(places, s.Name)
+		switch {
+		case s.Embedded == nil && len(s.Bootstrap) == 0:
+			c.at(key+".bootstrap", "is missing: give host:port of some brokers, or embedded")
+		case s.Embedded != nil && len(s.Bootstrap) > 0:
+			c.at(key+".bootstrap", "does not go with embedded; leave one of them out")
+		}
+		for j, b := range s.Bootstrap {
+			c.address(fmt.Sprintf("%s.bootstrap[%d]", key, j), b, false)
+		}
+		c.embedded(key+".embedded", s.Embedded)
+		c.credentials(key, s)
+	}
+	for i, w := range cfg.Witnesses {
+		key := fmt.Sprintf("witnesses[%d].name", i)
+		c.name(key, w.Name)
+		if slices.Contains(places, w.Name) {
+			c.at(key, "%q is named twice", w.Name)
+		}
+		places = append(places, w.Name)
+	}
+	return places
+}
+
+func (c *checker) embedded(key string, e *EmbeddedSite) {
+	if e == nil {
+		return
+	}
+	c.address(key+".listen", e.Listen, false)
+	if host, _, err := net.SplitHostPort(e.Listen); err == nil && host != "localhost" {
+		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+			c.at(key+".listen", "%q is not a loopback address: an embedded cluster must not be reached from other hosts", e.Listen)
+		}
+	}
+	if e.Brokers < 1 {
+		c.at(key+".brokers", "must be 1 or more")
+	}
+}
+
+func (c *checker) credentials(key string, s Site) {
+	switch files := btoi(s.SASL.PasswordFile != "") + btoi(s.SASL.PasswordEnv != ""); {
+	case s.SASL.Mechanism == "" && (s.SASL.User != "" || files > 0):
+		c.at(key+".sasl.mechanism", "is missing: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+	case s.SASL.Mechanism != "" && files != 1:
+		c.at(key+".sasl", "needs exactly one of passwordFile and passwordEnv")
+	}
+	if s.SASL.Mechanism != "" && s.SASL.User == "" {
+		c.at(key+".sasl.user", "is missing")
+	}
+	if (s.TLS.CertFile == "") != (s.TLS.KeyFile == "") {
+		c.at(key+".tls", "certFile and keyFile go together")
+	}
+	if !s.TLS.Enabled && (s.TLS.CAFile != "" || s.TLS.CertFile != "") {
+		c.at(key+".tls.enabled", "is not true, so caFile and certFile do nothing")
+	}
+	for name, p := range map[string]string{".gatewayPrincipal": s.GatewayPrincipal, ".mirrorPrincipal": s.MirrorPrincipal} {
+		if p != "" && !strings.HasPrefix(p, "User:") {
+			c.at(key+name, "%q is not a principal; try %q", p, "User:"+p)
+		}
+	}
+	if s.GatewayPrincipal != "" && s.GatewayPrincipal == s.MirrorPrincipal {
+		c.at(key+".gatewayPrincipal", "is the mirror's too: the fence would stop the mirror")
+	}
+}
+
+var roles = []string{RoleGateway, RoleMirror, RoleControl, RoleConsole, RoleBroker}
+
+func (c *checker) process(cfg *Config, places []string) {
+	p := cfg.Process
+	c.name("process.id", p.ID)
+	for i, r := range p.Roles {
+		if !slices.Contains(roles, r) {
+			text := fmt.Sprintf("%q is none of %s", r, strings.Join(roles, ", "))
+			if near := nearest(r, roles); near != "" {
+				text += fmt.Sprintf("; did you mean %s?", near)
+			}
+			c.at(fmt.Sprintf("process.roles[%d]", i), "%s", text)
+		}
+	}
+	if p.Site == "" {
+		return // the command line needs no place; serve asks for one
+	}
+	at := slices.Index(places, p.Site)
+	if at < 0 {
+		text := fmt.Sprintf("%q is neither a site nor a witness", p.Site)
+		if near := nearest(p.Site, places); near != "" {
+			text += fmt.Sprintf("; did you mean %s?", near)
+		}
+		c.at("process.site", "%s", text)
+		return
+	}
+	if at >= len(cfg.Sites) {
+		if _, given := c.lines["process.roles"]; !given {
+			return // Roles drops what a witness cannot do
+		}
+		for i, r := range p.Roles {
+			if r == RoleGateway || r == RoleMirror || r == RoleBroker {
+				c.at(fmt.Sprintf("process.roles[%d]", i), "%s needs a Kafka cluster, and %s is a witness", r, p.Site)
+			}
+		}
+		return
+	}
+	if slices.Contains(p.Roles, RoleBroker) && cfg.Sites[at].Embedded == nil {
+		c.at("process.roles", "broker is for an embedded site, and %s has a bootstrap address", p.Site)
+	}
+}
+
+func (c *checker) coordinator(cfg *Config) {
+	switch k := cfg.Coordinator; {
+	case k.Consul == nil && k.Embedded == nil:
+		c.at("coordinator", "is missing: give consul, or embedded for a single host")
+	case k.Consul != nil && k.Embedded != nil:
+		c.at("coordinator", "consul and embedded do not go together")
+	case k.Consul != nil:
+		if k.Consul.TokenFile != "" && k.Consul.TokenEnv != "" {
+			c.at("coordinator.consul", "give one of tokenFile and tokenEnv")
+		}
+		if strings.HasPrefix(k.Consul.Prefix, "/") {
+			c.at("coordinator.consul.prefix", "must not begin with /")
+		}
+	}
+}
+
+func (c *checker) gateway(g Gateway) {
+	c.address("gateway.listen", g.Listen, false)
+	c.address("gateway.advertised", g.Advertised, true)
+	if g.Nodes < 1 {
+		c.at("gateway.nodes", "must be 1 or more")
+	}
+	if g.Lease.Interval <= 0 || g.Lease.TTL < 2*g.Lease.Interval {
+		c.at("gateway.lease.ttl", "%s is too short for renewals every %s; twice that is the least", g.Lease.TTL, g.Lease.Interval)
+	}
+	for key, n := range map[string]int64{
+		"connectionsMax": int64(g.Limits.ConnectionsMax), "connectionsPerIPMax": int64(g.Limits.ConnectionsPerIPMax),
+		"frameBytesMax": int64(g.Limits.FrameBytesMax), "inFlightMax": int64(g.Limits.InFlightMax), "heldBytesMax": g.Limits.HeldBytesMax,
+	} {
+		if n < 1 {
+			c.at("gateway.limits."+key, "must be 1 or more")
+		}
+	}
+}
+
+func (c *checker) address(key, address string, mayBeEmpty bool) {
+	if address == "" && mayBeEmpty {
+		return
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		c.at(key, "%q is not host:port", address)
+		return
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		c.at(key, "%q has no port between 0 and 65535", address)
+	}
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
