@@ -115,8 +115,8 @@ type Consul struct {
 // EmbeddedCoordinator is a durable file, served to the other processes of this
 // host over a socket by the process that opened it first.
 type EmbeddedCoordinator struct {
-	File   string `key:"file" doc:"Database file. The first process that opens it serves the others." required:"true"`
-	Socket string `key:"socket" doc:"Unix socket over which the other processes of this host reach it. Empty: one process only."`
+	File   string `key:"file" doc:"Database file. The process that opens it first serves the others over the socket. Empty: this process only uses the socket."`
+	Socket string `key:"socket" doc:"Unix socket over which the other processes of this host reach it. Empty: there is one process only."`
 }
 
 // FailoverGroup is what moves together.

@@ -179,6 +179,8 @@ func (c *checker) coordinator(cfg *Config) {
 		c.at("coordinator", "is missing: give consul, or embedded for a single host")
 	case k.Consul != nil && k.Embedded != nil:
 		c.at("coordinator", "consul and embedded do not go together")
+	case k.Embedded != nil && k.Embedded.File == "" && k.Embedded.Socket == "":
+		c.at("coordinator.embedded", "needs file, socket, or both")
 	case k.Consul != nil:
 		if k.Consul.TokenFile != "" && k.Consul.TokenEnv != "" {
 			c.at("coordinator.consul", "give one of tokenFile and tokenEnv")
