@@ -1,0 +1,100 @@
+package broker
+
+import (
+	"context"
+
+	"spillway"
+)
+
+// ConfigValue is one setting of a topic.
+type ConfigValue struct {
+	Value   string
+	Default bool // inherited, not set on the topic itself
+}
+
+// GroupListing is one consumer group in a list.
+type GroupListing struct {
+	ID           string
+	State        string // as Kafka names it: Empty, Stable, PreparingRebalance, ...
+	ProtocolType string
+	Type         string // classic or consumer; empty if the cluster does not tell
+	Coordinator  int32
+}
+
+// GroupMember is one member of a group.
+type GroupMember struct {
+	ID         string
+	InstanceID string
+	ClientID   string
+	ClientHost string
+	Assigned   []spillway.TopicPartition
+}
+
+// GroupDescription is one consumer group.
+type GroupDescription struct {
+	ID       string
+	State    string
+	Protocol string // assignor
+	Members  []GroupMember
+}
+
+// GroupOffset is one committed position.
+type GroupOffset struct {
+	Offset      spillway.LocalOffset
+	LeaderEpoch int32 // −1 if none
+	Metadata    string
+}
+
+// ProducerState is what a partition's leader remembers of one producer.
+type ProducerState struct {
+	ID              int64
+	Epoch           int16
+	LastSequence    int32
+	LastTimestamp   int64 // milliseconds since 1970
+	CurrentTxnStart int64 // first offset of the open transaction, −1 if none
+}
+
+// Admin is what mirrors, failover and operators do to a cluster. Every method
+// retries what may be retried for itself within ctx (not leader, coordinator
+// moved) and returns errors that name site and request.
+type Admin interface {
+	// CreateTopic returns when the topic has leaders. partitions and
+	// replication −1: the cluster's defaults. Error: ErrTopicExists.
+	CreateTopic(ctx context.Context, name string, partitions int32, replication int16, configs map[string]string) error
+	// DeleteTopic: ErrUnknownTopic if there is none.
+	DeleteTopic(ctx context.Context, name string) error
+	// CreatePartitions grows a topic to count partitions.
+	CreatePartitions(ctx context.Context, name string, count int32) error
+	TopicConfigs(ctx context.Context, topic string) (map[string]ConfigValue, error)
+	// SetTopicConfigs changes only the named settings; nil resets one to its default.
+	SetTopicConfigs(ctx context.Context, topic string, configs map[string]*string) error
+
+	ListGroups(ctx context.Context) ([]GroupListing, error)
+	// DescribeGroup: state "Dead" for a group that does not exist.
+	DescribeGroup(ctx context.Context, group string) (GroupDescription, error)
+	FetchGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]GroupOffset, error)
+	// CommitGroupOffsets commits without being a member. ErrGroupActive if
+	// the group has members.
+	CommitGroupOffsets(ctx context.Context, group string, offsets map[spillway.TopicPartition]GroupOffset) error
+	// DeleteGroup: ErrGroupActive, ErrUnknownGroup.
+	DeleteGroup(ctx context.Context, group string) error
+
+	// LogEnds are the ends of the leaders' logs, acknowledged or not (C9).
+	// On a cluster without that capability they are the high watermarks.
+	LogEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
+	HighWatermarks(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
+	LogStarts(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
+	// OffsetsForTime is the first offset at or after a time in milliseconds
+	// since 1970, −1 where there is none.
+	OffsetsForTime(ctx context.Context, tps []spillway.TopicPartition, milliseconds int64) (map[spillway.TopicPartition]spillway.LocalOffset, error)
+
+	// DescribeProducers of one partition. An empty answer for a log that has
+	// records means "forgotten", not "none" (experiments C).
+	DescribeProducers(ctx context.Context, tp spillway.TopicPartition) ([]ProducerState, error)
+
+	// DenyWrite is the resource fence: principal ("User:name") may no longer
+	// write these topics, whatever else allows it. AllowWrite takes exactly
+	// that back. Both may be repeated. ErrNotSupported without an authorizer.
+	DenyWrite(ctx context.Context, principal string, topics []string) error
+	AllowWrite(ctx context.Context, principal string, topics []string) error
+}
