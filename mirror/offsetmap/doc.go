@@ -2,6 +2,9 @@
 // the site's own numbers and virtual offsets, exactly, for every offset. It is
 // pure: it knows neither topics nor connections nor clocks.
 //
+// A Map is fed with the records of a site's map topic in their order and hands
+// out immutable Views to concurrent readers.
+//
 // Invariants, cited by letter in code and tests:
 //
 //	A  ranges are disjoint and ascending in local and in virtual offsets
@@ -9,6 +12,9 @@
 //	   on and sees none before it (promise D)
 //	C  ToVirtual(ToLocal(v)) = the first visible virtual offset ≥ v
 //	D  what belongs to no range is hidden: never served, never counted as lag
-//	E  of two chunks that claim the same local offset, the one of the higher
-//	   append session wins, then the later written one (C14)
+//	E  what a newer append session says about an offset wins over what an older
+//	   one said, and within a session the later record wins (C14); a record of
+//	   a session that was already succeeded is void
+//	F  a View ends where the log was compared with the map: ranges that were
+//	   saved but not yet verified are in no View
 package offsetmap

@@ -1,0 +1,293 @@
+package offsetmap
+
+import (
+	"math"
+	"slices"
+	"sync"
+
+	"spillway"
+)
+
+// Map is the offset map of one partition at one site. Apply feeds it, View
+// reads it; both may be called from any goroutine.
+type Map struct {
+	mu sync.Mutex
+
+	session Session // the newest that was claimed
+	fenced  int64   // chunks of this and older sessions are void
+	pending *Chunk  // saved and not yet verified
+	blocks  []block
+	tail    []Range // behind the blocks, ascending, contiguous ones merged
+	open    *EpochStart
+	end     struct { // verified: log and map agree below it
+		local   spillway.LocalOffset
+		virtual spillway.Offset
+	}
+	epochs []EpochStart // ascending
+	ends   []EpochEnd   // ascending
+	trail  *trail
+
+	view *View // nil after a change
+}
+
+// New returns the map of a partition about which nothing is known.
+func New() *Map { return &Map{trail: &trail{}} }
+
+// Apply takes the next record of the map topic and tells whether it changed
+// anything: the record of a session that was succeeded is void (E).
+func (m *Map) Apply(r Record) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var changed bool
+	switch r := r.(type) {
+	case *Chunk:
+		changed = m.applyChunk(r)
+	case Session:
+		changed = m.applySession(r)
+	case Verified:
+		changed = m.applyVerified(r)
+	case EpochStart:
+		changed = m.applyStart(r)
+	case EpochEnd:
+		changed = m.applyEnd(r)
+	}
+	if changed {
+		m.view = nil
+	}
+	return changed
+}
+
+func (m *Map) applyChunk(c *Chunk) bool {
+	if c.Session < m.session.Session || c.Session <= m.fenced || len(c.Ranges) == 0 {
+		return false
+	}
+	if c.Session == m.session.Session && c.Worker != m.session.Worker {
+		return false // lost the race for this session
+	}
+	if c.Session > m.session.Session {
+		m.session = Session{Session: c.Session, Worker: c.Worker}
+	}
+	first, last := c.Ranges[0], c.Ranges[len(c.Ranges)-1]
+	m.cut(first.Virtual, c.First)
+	m.trail.add(c.Trail)
+	if c.Verified {
+		for _, r := range c.Ranges {
+			m.append(r)
+		}
+		m.end.local, m.end.virtual = last.LocalEnd(), last.VirtualEnd()
+		return true
+	}
+	m.pending = c
+	m.end.local, m.end.virtual = c.First, first.Virtual
+	return true
+}
+
+func (m *Map) applySession(s Session) bool {
+	if s.Session < m.session.Session || s.Session <= m.fenced {
+		return false
+	}
+	if s.Session == m.session.Session && s.Worker != m.session.Worker {
+		return false // the first claim of a session wins
+	}
+	m.session = s
+	if !s.Opened {
+		return true
+	}
+	v := s.Virtual
+	if v < 0 {
+		v = math.MaxInt64
+	}
+	m.cut(v, s.Local)
+	m.end.local, m.end.virtual = s.Local, s.Virtual
+	return true
+}
+
+func (m *Map) applyVerified(v Verified) bool {
+	if v.Session != m.session.Session || v.Session <= m.fenced || m.open != nil {
+		return false
+	}
+	if p := m.pending; p != nil {
+		verified, rest := split(p.Ranges, v.Local)
+		for _, r := range verified {
+			m.append(r)
+		}
+		m.pending = nil
+		if len(rest) > 0 {
+			kept := *p
+			kept.Ranges = rest
+			m.pending = &kept
+		}
+	}
+	m.end.local, m.end.virtual = max(m.end.local, v.Local), max(m.end.virtual, v.Virtual)
+	return true
+}
+
+func (m *Map) applyStart(e EpochStart) bool {
+	if n := len(m.epochs); n > 0 && e.Epoch <= m.epochs[n-1].Epoch {
+		return false // an epoch starts once
+	}
+	m.cut(e.Virtual, e.Local)
+	m.open = &e
+	m.fenced = max(m.fenced, e.Session)
+	m.end.local, m.end.virtual = e.Local, e.Virtual
+	m.epochs = append(slices.Clip(m.epochs), e)
+	return true
+}
+
+func (m *Map) applyEnd(e EpochEnd) bool {
+	i, known := slices.BinarySearchFunc(m.ends, e, func(a, b EpochEnd) int { return int(a.Epoch) - int(b.Epoch) })
+	if known {
+		m.ends = slices.Clone(m.ends)
+		m.ends[i] = e
+	} else {
+		m.ends = slices.Insert(slices.Clone(m.ends), i, e)
+	}
+	if m.open != nil && m.open.Epoch == e.Epoch {
+		m.cut(e.Virtual, e.Local)
+		m.end.local, m.end.virtual = max(e.Local, e.LogEnd), e.Virtual
+	}
+	return true
+}
+
+// cut hides everything at or above the virtual offset v or the local offset l,
+// closes the open range there, and makes what remains of a pending chunk
+// visible: whoever cuts has verified what lies below.
+func (m *Map) cut(v spillway.Offset, l spillway.LocalOffset) {
+	if p := m.pending; p != nil {
+		for _, r := range p.Ranges {
+			m.append(r)
+		}
+		m.pending = nil
+	}
+	if o := m.open; o != nil {
+		m.open = nil
+		if n := min(int64(v-o.Virtual), int64(l-o.Local)); n > 0 {
+			m.append(Range{Epoch: o.Epoch, Virtual: o.Virtual, Local: o.Local, Length: n})
+		}
+	}
+	for {
+		if len(m.tail) == 0 {
+			if len(m.blocks) == 0 {
+				break
+			}
+			last := len(m.blocks) - 1
+			if b := m.blocks[last]; b.virtualEnd <= v && b.localEnd <= l {
+				break
+			}
+			m.tail = m.blocks[last].ranges(m.tail)
+			m.blocks = slices.Clip(m.blocks[:last]) // views share what lies before
+		}
+		r := &m.tail[len(m.tail)-1]
+		r.Length = min(r.Length, int64(v-r.Virtual), int64(l-r.Local))
+		if r.Length > 0 {
+			break
+		}
+		m.tail = m.tail[:len(m.tail)-1]
+	}
+	m.trail.cut(v)
+}
+
+// append adds a verified range behind all others.
+func (m *Map) append(r Range) {
+	if n := len(m.tail); n > 0 {
+		last := &m.tail[n-1]
+		if last.Epoch == r.Epoch && last.VirtualEnd() == r.Virtual && last.LocalEnd() == r.Local {
+			last.Length += r.Length
+			return
+		}
+	}
+	if len(m.tail) > blockRanges {
+		m.blocks = append(m.blocks, newBlock(m.tail[:blockRanges]))
+		m.tail = append(m.tail[:0], m.tail[blockRanges:]...)
+	}
+	m.tail = append(m.tail, r)
+}
+
+// View returns what is verified now. It never changes.
+func (m *Map) View() *View {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.view == nil {
+		m.view = &View{
+			blocks: m.blocks, tail: slices.Clone(m.tail), open: m.open,
+			local: m.end.local, virtual: m.end.virtual,
+			epochs: m.epochs, ends: m.ends, trail: m.trail,
+		}
+	}
+	return m.view
+}
+
+// Session returns the newest append session that was claimed.
+func (m *Map) Session() Session {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.session
+	s.Session = max(s.Session, m.fenced)
+	return s
+}
+
+// Pending returns what was saved and not yet verified, or nil. It must not be
+// changed.
+func (m *Map) Pending() *Chunk {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.pending
+}
+
+// split divides ranges at a local offset.
+func split(ranges []Range, at spillway.LocalOffset) (below, above []Range) {
+	for i, r := range ranges {
+		if r.LocalEnd() <= at {
+			continue
+		}
+		if r.Local >= at {
+			return ranges[:i], ranges[i:]
+		}
+		n := int64(at - r.Local)
+		below = append(slices.Clone(ranges[:i]), Range{Epoch: r.Epoch, Virtual: r.Virtual, Local: r.Local, Length: n})
+		above = append([]Range{{Epoch: r.Epoch, Virtual: r.Virtual + spillway.Offset(n), Local: at, Length: r.Length - n}}, ranges[i+1:]...)
+		return below, above
+	}
+	return ranges, nil
+}
+
+// blockRanges is how many ranges share one block: few enough to decode one in
+// well under a microsecond, enough to make the index small.
+const blockRanges = 128
+
+// block holds blockRanges closed ranges in two to three bytes each, so that
+// millions of small transactions fit into memory (C12).
+type block struct {
+	first      Range // its length is 0: the start from which data counts
+	virtualEnd spillway.Offset
+	localEnd   spillway.LocalOffset
+	data       []byte
+}
+
+func newBlock(ranges []Range) block {
+	first, last := ranges[0], ranges[len(ranges)-1]
+	first.Length = 0
+	b := block{first: first, virtualEnd: last.VirtualEnd(), localEnd: last.LocalEnd()}
+	buffer := make([]byte, 0, 4*len(ranges))
+	prev := first
+	for _, r := range ranges {
+		buffer = appendRange(buffer, prev, r)
+		prev = r
+	}
+	b.data = slices.Clip(buffer)
+	return b
+}
+
+// ranges appends the ranges of the block to rs.
+func (b block) ranges(rs []Range) []Range {
+	d := decoder{b: b.data}
+	prev := b.first
+	for len(d.b) > 0 {
+		prev = d.readRange(prev)
+		if d.err != nil {
+			panic("offsetmap: a block that newBlock wrote cannot be read: " + d.err.Error())
+		}
+		rs = append(rs, prev)
+	}
+	return rs
+}

@@ -1,0 +1,216 @@
+package offsetmap
+
+import (
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+
+	"spillway"
+)
+
+// TestMillionRecords builds the map of a million records with the holes that
+// transactions and compaction leave, and checks every offset both ways.
+func TestMillionRecords(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	m := New()
+	m.Apply(Session{Session: 1, Worker: "w", Opened: true})
+	var source []spillway.Offset // virtual offset by local offset
+	v, l, bytes := spillway.Offset(0), spillway.LocalOffset(0), 0
+	for len(source) < 1_000_000 {
+		c := &Chunk{Session: 1, Worker: "w", First: l, Sequence: int32(l)}
+		for range 500 {
+			n := int64(1 + r.IntN(4))
+			if len(source) > 500_000 {
+				n = int64(1 + r.IntN(40)) // compaction
+			}
+			c.Ranges = append(c.Ranges, Range{1, v, l, n})
+			for i := range n {
+				source = append(source, v+spillway.Offset(i))
+			}
+			v, l = v+spillway.Offset(n+int64(1+r.IntN(3))), l+spillway.LocalOffset(n) // markers
+		}
+		b := c.Encode()
+		bytes += len(b)
+		c, err := DecodeChunk(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Apply(c)
+	}
+	m.Apply(Verified{Session: 1, Local: l, Virtual: v})
+	view := m.View()
+	ranges := len(view.Ranges())
+	memory := 0
+	for _, b := range view.blocks {
+		memory += len(b.data)
+	}
+	t.Logf("%d records, %d ranges, %.2f B per range stored, %.2f B in memory", len(source), ranges, float64(bytes)/float64(ranges), float64(memory)/float64(ranges))
+	if perRange := float64(bytes) / float64(ranges); perRange > 3 {
+		t.Errorf("a range takes %.2f B", perRange)
+	}
+	next := 0
+	for o := range v {
+		for next < len(source) && source[next] < o {
+			next++
+		}
+		if next == len(source) {
+			break
+		}
+		if local, at := view.ToLocal(o); int(local) != next || at != source[next] {
+			t.Fatalf("ToLocal(%d) = %d, %d; want %d, %d", o, local, at, next, source[next])
+		}
+	}
+	for local, want := range source {
+		if o, visible := view.ToVirtual(spillway.LocalOffset(local)); o != want || !visible {
+			t.Fatalf("ToVirtual(%d) = %d, %v; want %d", local, o, visible, want)
+		}
+	}
+}
+
+func TestTrailKeepsFivePerProducerEpoch(t *testing.T) {
+	m := New()
+	c := &Chunk{Session: 1, Worker: "w", Ranges: []Range{{1, 0, 0, 1000}}}
+	for i := range int32(40) {
+		c.Trail = append(c.Trail,
+			TrailEntry{ProducerID: 7, Epoch: 1, ProducerEpoch: int16(i / 10), First: i, Last: i, Virtual: spillway.Offset(2 * i)},
+			TrailEntry{ProducerID: 8, Epoch: 1, First: i, Last: i, Virtual: spillway.Offset(2*i + 1)})
+	}
+	m.Apply(Session{Session: 1, Worker: "w", Opened: true})
+	m.Apply(c)
+	if got := m.View().LastOf(7, 1); len(got) != 0 {
+		t.Fatalf("the trail of unverified records is believed: %v", got)
+	}
+	m.Apply(Verified{Session: 1, Local: 1000, Virtual: 1000})
+	got := m.View().LastOf(7, 1)
+	if len(got) != 15 || got[0].First != 15 || got[14].First != 39 {
+		t.Errorf("trail of id 7: %v", got)
+	}
+	if got := m.View().LastOf(8, 1); len(got) != 5 || got[4].Virtual != 79 {
+		t.Errorf("trail of id 8: %v", got)
+	}
+	if got := m.View().LastOf(8, 2); len(got) != 0 {
+		t.Errorf("trail of another epoch: %v", got)
+	}
+	// The target lost its end: what was behind it is not in the log any more.
+	m.Apply(Session{Session: 2, Worker: "w", Opened: true, Local: 75, Virtual: 75})
+	if got := m.View().LastOf(8, 1); len(got) != 2 || got[1].Virtual != 73 {
+		t.Errorf("trail after a truncation: %v", got)
+	}
+	if got := m.View().TrailBetween(70, 73); len(got) != 3 {
+		t.Errorf("trail between 70 and 73: %v", got)
+	}
+}
+
+func TestTrailIsBounded(t *testing.T) {
+	tr := &trail{}
+	for i := range TrailProducersMax + 10 {
+		tr.add([]TrailEntry{{ProducerID: int64(i), Virtual: spillway.Offset(i)}})
+	}
+	if n := len(tr.producers); n > TrailProducersMax {
+		t.Errorf("%d producers kept", n)
+	}
+	if len(tr.lastOf(TrailProducersMax+9, 0, 1<<40)) != 1 {
+		t.Error("the newest producer was dropped")
+	}
+}
+
+func TestConcurrentReaders(t *testing.T) {
+	m := New()
+	m.Apply(Session{Session: 1, Worker: "w", Opened: true})
+	var readers sync.WaitGroup
+	stop := make(chan struct{})
+	for range 2 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				v := m.View()
+				end, _ := v.End()
+				for o := max(0, end-300); o < end; o++ {
+					l, at := v.ToLocal(o)
+					if back, visible := v.ToVirtual(l); at < end && (back != at || !visible) {
+						t.Errorf("ToVirtual(%d) = %d, %v; want %d", l, back, visible, at)
+						return
+					}
+				}
+				v.LastOf(1, 1)
+			}
+		})
+	}
+	for i := range int64(3000) {
+		v, l := spillway.Offset(5*i), spillway.LocalOffset(4*i)
+		m.Apply(&Chunk{Session: 1, Worker: "w", First: l, Ranges: []Range{{1, v, l, 3}, {1, v + 4, l + 3, 1}},
+			Trail: []TrailEntry{{ProducerID: 1, Epoch: 1, First: int32(i), Last: int32(i), Virtual: v}}})
+	}
+	close(stop)
+	readers.Wait()
+}
+
+func TestCommitPrefix(t *testing.T) {
+	for _, metadata := range []string{"", "a", "~s1/1/1/", "/", "\x00\xff"} {
+		s := EncodeCommit(1<<62, 1<<30, metadata)
+		v, e, m, ok := DecodeCommit(s)
+		if v != 1<<62 || e != 1<<30 || m != metadata || !ok {
+			t.Errorf("%q: %d %d %q %v", s, v, e, m, ok)
+		}
+		if len(s) > CommitPrefixMax+len(metadata) {
+			t.Errorf("prefix of %q is too long", s)
+		}
+	}
+	for _, s := range []string{"", "x", "~s1/", "~s1/1", "~s1/1/2", "~s1/-1/2/x", "~s1/_/2/x", "~s1/1/zzzzzzzzz/x"} {
+		if _, _, m, ok := DecodeCommit(s); ok || m != s {
+			t.Errorf("%q was taken for a prefix", s)
+		}
+	}
+}
+
+func FuzzDecodeChunk(f *testing.F) {
+	f.Add((&Chunk{Session: 3, Worker: "w", First: 9, Sequence: 1, Ranges: []Range{{1, 5, 9, 2}, {2, 9, 11, 1}},
+		Trail: []TrailEntry{{ProducerID: 1 << 62, Epoch: 1, ProducerEpoch: 2, First: 1<<31 - 1, Last: 3, Virtual: 5}}}).Encode())
+	f.Add(Verified{Session: 1, Local: 2, Virtual: -1}.Encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if v, err := DecodeVerified(b); err == nil {
+			if again, err := DecodeVerified(v.Encode()); err != nil || again != v {
+				t.Fatalf("%v became %v, %v", v, again, err)
+			}
+		}
+		c, err := DecodeChunk(b)
+		if err != nil {
+			return
+		}
+		again, err := DecodeChunk(c.Encode())
+		if err != nil {
+			t.Fatalf("%+v: %v", c, err)
+		}
+		if again.Session != c.Session || again.First != c.First || !slices.Equal(again.Ranges, c.Ranges) || !slices.Equal(again.Trail, c.Trail) {
+			t.Fatalf("%+v became %+v", c, again)
+		}
+		for i, r := range c.Ranges {
+			if r.Length <= 0 || i > 0 && (r.Virtual < c.Ranges[i-1].VirtualEnd() || r.Local != c.Ranges[i-1].LocalEnd()) {
+				t.Fatalf("ranges break A: %v", c.Ranges)
+			}
+		}
+		m := New()
+		m.Apply(c)
+		m.Apply(Verified{Session: c.Session, Local: c.First + spillway.LocalOffset(c.Count())})
+		m.View().ToLocal(0)
+	})
+}
+
+func BenchmarkToLocal(b *testing.B) {
+	m := New()
+	c := &Chunk{Session: 1, Verified: true}
+	for i := range int64(100_000) {
+		c.Ranges = append(c.Ranges, Range{1, spillway.Offset(2 * i), spillway.LocalOffset(i), 1})
+	}
+	m.Apply(c)
+	v := m.View()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		v.ToLocal(spillway.Offset(i % 200_000))
+	}
+}
