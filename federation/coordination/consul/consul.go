@@ -1,0 +1,255 @@
+// Package consul is the coordinator store on Consul's KV. It uses compare-and-set
+// and consistent reads for everything that decides, blocking queries as hints
+// only, and neither sessions nor locks: their TTL is 10 s at least and the server
+// may double it (C30). KV is not replicated between datacenters joined over WAN,
+// so all processes must speak to one Consul datacenter. The package knows nothing
+// of what the values mean.
+package consul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"spillway/federation/coordination"
+)
+
+const (
+	// callMax bounds one call: a connection that takes everything and answers
+	// nothing must not hold up a lease.
+	callMax = 3 * time.Second
+	// txnValueMax is the largest value that goes through a transaction. Values
+	// travel there in base64 and the whole request may have 512 KB.
+	txnValueMax = 256 << 10
+	connsMax    = 64
+)
+
+// Config says where Consul is.
+type Config struct {
+	Address    string // "host:port", "https://host:port" or "unix:///path"; one agent or server
+	Token      string
+	Datacenter string // empty: the agent's own
+	CAFile     string
+	CertFile   string
+	KeyFile    string
+	// Dial replaces the network, for tests. Nil: net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Store is coordination.Store on Consul.
+type Store struct {
+	kv        *api.KV
+	txn       *api.Txn
+	transport *http.Transport
+}
+
+// New prepares a client; it does not connect.
+func New(cfg Config) (*Store, error) {
+	dial := cfg.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: callMax, KeepAlive: 15 * time.Second}).DialContext
+	}
+	transport := &http.Transport{
+		DialContext:           dial,
+		MaxIdleConnsPerHost:   connsMax,
+		IdleConnTimeout:       time.Minute,
+		TLSHandshakeTimeout:   callMax,
+		ResponseHeaderTimeout: 0, // blocking queries; every call has a deadline of its own
+	}
+	ac := &api.Config{
+		Address:    cfg.Address,
+		Scheme:     "http",
+		Token:      cfg.Token,
+		Datacenter: cfg.Datacenter,
+		Transport:  transport,
+		TLSConfig:  api.TLSConfig{CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile},
+	}
+	if rest, ok := strings.CutPrefix(cfg.Address, "https://"); ok {
+		ac.Scheme, ac.Address = "https", rest
+	}
+	client, err := api.NewClient(ac)
+	if err != nil {
+		return nil, fmt.Errorf("consul at %s: %w", cfg.Address, err)
+	}
+	return &Store{kv: client.KV(), txn: client.Txn(), transport: transport}, nil
+}
+
+// Close drops idle connections.
+func (s *Store) Close() error {
+	s.transport.CloseIdleConnections()
+	return nil
+}
+
+func consistent(ctx context.Context) *api.QueryOptions {
+	return (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
+}
+
+func unavailable(what, key string, err error) error {
+	return fmt.Errorf("consul: %s %s: %w: %w", what, key, coordination.ErrUnavailable, err)
+}
+
+// Get reads one key with a consistent read.
+func (s *Store) Get(ctx context.Context, key string) (coordination.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, callMax)
+	defer cancel()
+	p, _, err := s.kv.Get(key, consistent(ctx))
+	if err != nil {
+		return coordination.Entry{}, unavailable("read", key, err)
+	}
+	if p == nil {
+		return coordination.Entry{}, fmt.Errorf("%s: %w", key, coordination.ErrNotFound)
+	}
+	return coordination.Entry{Key: p.Key, Value: p.Value, Version: p.ModifyIndex}, nil
+}
+
+// List reads all keys under a prefix with a consistent read.
+func (s *Store) List(ctx context.Context, prefix string) ([]coordination.Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, callMax)
+	defer cancel()
+	entries, _, err := s.list(prefix, consistent(ctx))
+	return entries, err
+}
+
+func (s *Store) list(prefix string, q *api.QueryOptions) ([]coordination.Entry, uint64, error) {
+	pairs, meta, err := s.kv.List(prefix, q)
+	if err != nil {
+		return nil, 0, unavailable("list", prefix, err)
+	}
+	entries := make([]coordination.Entry, 0, len(pairs))
+	for _, p := range pairs { // Consul answers sorted by key
+		entries = append(entries, coordination.Entry{Key: p.Key, Value: p.Value, Version: p.ModifyIndex})
+	}
+	if meta.LastIndex == 0 {
+		// Never given by a healthy server; to wait for it would be a busy loop.
+		return nil, 0, unavailable("list", prefix, errors.New("answered with index 0"))
+	}
+	return entries, meta.LastIndex, nil
+}
+
+// Put writes value if version is the current one.
+func (s *Store) Put(ctx context.Context, key string, value []byte, version uint64) (uint64, error) {
+	op := coordination.Op{Key: key, Value: value, Version: version}
+	if err := coordination.CheckOps([]coordination.Op{op}); err != nil {
+		return 0, err
+	}
+	if len(value) > txnValueMax {
+		return s.putLarge(ctx, op)
+	}
+	results, err := s.apply(ctx, []coordination.Op{op})
+	if err != nil {
+		return 0, err
+	}
+	if len(results) != 1 || results[0].KV == nil {
+		return 0, unavailable("write", key, fmt.Errorf("%d results", len(results)))
+	}
+	return results[0].KV.ModifyIndex, nil
+}
+
+// putLarge writes a value that does not fit into a transaction. The plain call
+// does not tell the new version, so it is read back; if somebody was faster the
+// caller hears of a conflict, as it would have a moment later.
+func (s *Store) putLarge(ctx context.Context, op coordination.Op) (uint64, error) {
+	call, cancel := context.WithTimeout(ctx, callMax)
+	defer cancel()
+	ok, _, err := s.kv.CAS(&api.KVPair{Key: op.Key, Value: op.Value, ModifyIndex: op.Version}, (&api.WriteOptions{}).WithContext(call))
+	if err != nil {
+		return 0, unavailable("write", op.Key, err)
+	}
+	if !ok {
+		return 0, fmt.Errorf("%s: not version %d: %w", op.Key, op.Version, coordination.ErrConflict)
+	}
+	e, err := s.Get(ctx, op.Key)
+	switch {
+	case errors.Is(err, coordination.ErrNotFound):
+		return 0, fmt.Errorf("%s: deleted at once: %w", op.Key, coordination.ErrConflict)
+	case err != nil:
+		return 0, err
+	case string(e.Value) != string(op.Value):
+		return 0, fmt.Errorf("%s: overwritten at once: %w", op.Key, coordination.ErrConflict)
+	}
+	return e.Version, nil
+}
+
+// Delete removes the key if version is the current one.
+func (s *Store) Delete(ctx context.Context, key string, version uint64) error {
+	_, err := s.apply(ctx, []coordination.Op{{Key: key, Version: version, Delete: true}})
+	return err
+}
+
+// Txn applies all changes or none.
+func (s *Store) Txn(ctx context.Context, ops []coordination.Op) error {
+	if len(ops) == 0 {
+		return nil
+	}
+	_, err := s.apply(ctx, ops)
+	return err
+}
+
+func (s *Store) apply(ctx context.Context, ops []coordination.Op) (api.TxnResults, error) {
+	if err := coordination.CheckOps(ops); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callMax)
+	defer cancel()
+	txn := make(api.TxnOps, 0, len(ops))
+	for _, op := range ops {
+		k := &api.KVTxnOp{Key: op.Key, Value: op.Value, Index: op.Version}
+		switch {
+		case op.Check && op.Version == 0:
+			k.Verb = api.KVCheckNotExists
+		case op.Check:
+			k.Verb = api.KVCheckIndex
+		case op.Delete && op.Version == 0:
+			k.Verb = api.KVCheckNotExists // nothing to delete
+		case op.Delete:
+			k.Verb = api.KVDeleteCAS
+		default:
+			k.Verb = api.KVCAS
+		}
+		txn = append(txn, &api.TxnOp{KV: k})
+	}
+	ok, resp, _, err := s.txn.Txn(txn, (&api.QueryOptions{}).WithContext(ctx))
+	if err != nil {
+		return nil, unavailable("write", ops[0].Key, err)
+	}
+	if !ok {
+		return nil, refusal(ops, resp.Errors)
+	}
+	return resp.Results, nil
+}
+
+// refusal tells which key refused the transaction. Consul names the operation
+// by its index and the reason only in words.
+func refusal(ops []coordination.Op, errs api.TxnErrors) error {
+	for _, e := range errs {
+		if e.OpIndex < 0 || e.OpIndex >= len(ops) {
+			continue
+		}
+		op := ops[e.OpIndex]
+		if strings.Contains(e.What, "Permission denied") {
+			return fmt.Errorf("consul: write %s: %s; check the token's policy", op.Key, e.What)
+		}
+		return fmt.Errorf("%s: not version %d (%s): %w", op.Key, op.Version, e.What, coordination.ErrConflict)
+	}
+	return fmt.Errorf("consul: transaction refused without a reason: %w", coordination.ErrUnavailable)
+}
+
+// Watch calls fn with the content under prefix now and after each change.
+func (s *Store) Watch(ctx context.Context, prefix string, fn func([]coordination.Entry, error)) error {
+	return coordination.WatchLoop(ctx, s.poll, prefix, fn)
+}
+
+// poll is one blocking query. The server adds up to a sixteenth to the wait, and
+// may never answer: the deadline is the client's.
+func (s *Store) poll(ctx context.Context, prefix string, after uint64, wait time.Duration) ([]coordination.Entry, uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait+wait/16+callMax)
+	defer cancel()
+	q := &api.QueryOptions{WaitIndex: after, WaitTime: wait, RequireConsistent: after == 0}
+	return s.list(prefix, q.WithContext(ctx))
+}

@@ -1,0 +1,91 @@
+package coordination
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// OpsMax is the number of changes that one transaction takes, and KeyBytesMax
+// the longest key (Consul's limits).
+const (
+	OpsMax      = 64
+	KeyBytesMax = 512
+)
+
+// pollWait is how long a provider may wait for a change before it answers.
+const pollWait = 30 * time.Second
+
+const (
+	retryMin = 50 * time.Millisecond
+	retryMax = time.Second
+)
+
+// CheckOps refuses changes that one of the providers could not take.
+func CheckOps(ops []Op) error {
+	if len(ops) > OpsMax {
+		return fmt.Errorf("transaction of %d changes: a store takes %d", len(ops), OpsMax)
+	}
+	for i, op := range ops {
+		switch {
+		case op.Key == "" || len(op.Key) > KeyBytesMax:
+			return fmt.Errorf("key of %d bytes: 1 to %d are allowed", len(op.Key), KeyBytesMax)
+		case len(op.Value) > ValueBytesMax:
+			return fmt.Errorf("value of %s has %d bytes: a store takes %d", op.Key, len(op.Value), ValueBytesMax)
+		case slices.ContainsFunc(ops[:i], func(o Op) bool { return o.Key == op.Key }):
+			return fmt.Errorf("key %s twice in one transaction", op.Key)
+		}
+	}
+	return nil
+}
+
+// Poll reads everything under prefix, after waiting until something there is
+// newer than the given index or the wait is over; index 0 does not wait.
+type Poll func(ctx context.Context, prefix string, after uint64, wait time.Duration) (entries []Entry, index uint64, err error)
+
+// WatchLoop is Store.Watch for providers that can poll. It calls fn only when
+// the content differs from what fn saw last; an interruption is told once.
+func WatchLoop(ctx context.Context, poll Poll, prefix string, fn func([]Entry, error)) error {
+	var (
+		seen  []Entry
+		after uint64
+		first = true
+		down  bool
+		retry = retryMin
+	)
+	for {
+		entries, index, err := poll(ctx, prefix, after, pollWait)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			if !down {
+				fn(nil, err)
+			}
+			down, after = true, 0
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(retry):
+			}
+			retry = min(retry*2, retryMax)
+			continue
+		}
+		retry = retryMin
+		// An index that goes back means that the store was restored from a
+		// snapshot: start over, or the wait would last until it has caught up.
+		if index < after {
+			index = 0
+		}
+		after = index
+		if first || down || !sameVersions(seen, entries) {
+			first, down, seen = false, false, entries
+			fn(slices.Clone(entries), nil)
+		}
+	}
+}
+
+func sameVersions(a, b []Entry) bool {
+	return slices.EqualFunc(a, b, func(x, y Entry) bool { return x.Key == y.Key && x.Version == y.Version })
+}
