@@ -1,0 +1,180 @@
+package maptopic
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"spillway"
+	"spillway/mirror/offsetmap"
+)
+
+// Entry is one record of the map topic. A nil value is a tombstone.
+type Entry struct {
+	Key   string
+	Value []byte
+}
+
+// Kinds of entries, the first part of their keys.
+const (
+	kindChunk    = "r" // r/<topic>/<partition>/<first local offset>/<session>, numbers in hex: an offsetmap.Chunk
+	kindSession  = "s" // s/<topic>/<partition>/<session>/<worker>: an offsetmap.Session
+	kindVerified = "v" // v/<topic>/<partition>/<session>: an offsetmap.Verified
+	kindStart    = "e" // e/<topic>/<partition>/<epoch>: an offsetmap.EpochStart
+	kindEnd      = "c" // c/<topic>/<partition>/<epoch>: an offsetmap.EpochEnd
+	kindGap      = "g" // g/<id>: a Gap
+	kindFloor    = "f" // f/<group>/<index>: the highest epoch that this site saw (C30)
+	kindLease    = "l" // l/<name>: a Lease
+)
+
+// Gap is one entry of the gap log (promise F): a range that is not, or not as
+// it should be, at the site.
+type Gap struct {
+	ID        string               `json:"id"`
+	Kind      string               `json:"kind"`
+	At        time.Time            `json:"at"`
+	Site      spillway.SiteID      `json:"site"`
+	Topic     string               `json:"topic,omitempty"`
+	Partition int32                `json:"partition"`
+	Epoch     spillway.Epoch       `json:"epoch,omitempty"`
+	From      spillway.Offset      `json:"from"` // virtual, first
+	To        spillway.Offset      `json:"to"`   // virtual, after the last
+	LocalFrom spillway.LocalOffset `json:"localFrom"`
+	LocalTo   spillway.LocalOffset `json:"localTo"`
+	Detail    string               `json:"detail,omitempty"`
+}
+
+// Kinds of gaps.
+const (
+	GapForeign      = "foreign-write"    // others wrote [LocalFrom, LocalTo) at a standby; hidden
+	GapStaleWorker  = "stale-worker"     // a mirror that had lost its lease wrote it; hidden
+	GapRetention    = "retention"        // [From, To) was deleted at the source before it was mirrored
+	GapUnreplicated = "unreplicated"     // [LocalFrom, LocalTo) were never mirrored when the epoch was closed; hidden
+	GapTruncated    = "target-truncated" // the site lost verified records; they are mirrored again
+	GapSource       = "source-truncated" // the source lost records that this site has
+	GapRefused      = "refused"          // the target refuses the record at From; the partition waits
+	GapDivergence   = "divergence"       // the site held other records than its source in [From, To); hidden
+	GapExisting     = "existing-data"    // the topic held records before it was mirrored; hidden
+	GapRecreated    = "re-created"       // the topic was deleted and created anew at the source
+	GapDegrade      = "degrade"          // acknowledgements waited for fewer sites
+)
+
+// Floor is the highest epoch of a share that the site saw.
+type Floor struct {
+	Epoch spillway.Epoch `json:"epoch"`
+}
+
+// Lease is a lease kept in the map topic by mirrors without a control plane.
+type Lease struct {
+	Worker string `json:"worker"`
+	Term   int64  `json:"term"` // the first record of a term decides who has it
+	Beat   int64  `json:"beat"` // rises with each renewal
+}
+
+func partitionKey(kind string, tp spillway.TopicPartition, rest string) string {
+	return kind + "/" + tp.Topic + "/" + strconv.Itoa(int(tp.Partition)) + "/" + rest
+}
+
+// ChunkEntry saves ranges.
+func ChunkEntry(tp spillway.TopicPartition, c *offsetmap.Chunk) Entry {
+	return Entry{partitionKey(kindChunk, tp, fmt.Sprintf("%016x/%x", uint64(c.First), c.Session)), c.Encode()}
+}
+
+// SessionEntry claims or opens an append session.
+func SessionEntry(tp spillway.TopicPartition, s offsetmap.Session) Entry {
+	return Entry{partitionKey(kindSession, tp, fmt.Sprintf("%016x/%s", s.Session, s.Worker)), encode(s)}
+}
+
+// VerifiedEntry moves the verified end.
+func VerifiedEntry(tp spillway.TopicPartition, v offsetmap.Verified) Entry {
+	return Entry{partitionKey(kindVerified, tp, strconv.FormatInt(v.Session, 16)), v.Encode()}
+}
+
+// StartEntry opens an epoch at this site.
+func StartEntry(tp spillway.TopicPartition, e offsetmap.EpochStart) Entry {
+	return Entry{partitionKey(kindStart, tp, strconv.Itoa(int(e.Epoch))), encode(e)}
+}
+
+// EndEntry closes an epoch at this site.
+func EndEntry(tp spillway.TopicPartition, e offsetmap.EpochEnd) Entry {
+	return Entry{partitionKey(kindEnd, tp, strconv.Itoa(int(e.Epoch))), encode(e)}
+}
+
+// GapEntry adds to the gap log. The id makes it unique; the same gap written
+// again keeps one entry.
+func GapEntry(g Gap) Entry { return Entry{kindGap + "/" + g.ID, encode(g)} }
+
+// FloorEntry raises the epoch floor of a share.
+func FloorEntry(id spillway.ShareID, e spillway.Epoch) Entry {
+	return Entry{kindFloor + "/" + id.String(), encode(Floor{e})}
+}
+
+// LeaseEntry takes or renews a lease.
+func LeaseEntry(name string, l Lease) Entry { return Entry{kindLease + "/" + name, encode(l)} }
+
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("%T cannot be encoded: %v", v, err)) // plain data, cannot happen
+	}
+	return b
+}
+
+var errKey = errors.New("no key of a map topic")
+
+// decoded is an entry that was understood: one of its fields is set.
+type decoded struct {
+	tp     spillway.TopicPartition
+	record offsetmap.Record
+	gap    *Gap
+	floor  *Floor
+	lease  *Lease
+	name   string // of a gap, floor or lease
+}
+
+func decode(key, value []byte) (decoded, error) {
+	kind, rest, _ := strings.Cut(string(key), "/")
+	d := decoded{name: rest}
+	switch kind {
+	case kindGap:
+		d.gap = new(Gap)
+		return d, json.Unmarshal(value, d.gap)
+	case kindFloor:
+		d.floor = new(Floor)
+		return d, json.Unmarshal(value, d.floor)
+	case kindLease:
+		d.lease = new(Lease)
+		return d, json.Unmarshal(value, d.lease)
+	}
+	topic, rest, ok1 := strings.Cut(rest, "/")
+	partition, _, ok2 := strings.Cut(rest, "/")
+	p, err := strconv.ParseInt(partition, 10, 32)
+	if !ok1 || !ok2 || err != nil || p < 0 || topic == "" {
+		return d, errKey
+	}
+	d.tp = spillway.TopicPartition{Topic: topic, Partition: int32(p)}
+	switch kind {
+	case kindChunk:
+		d.record, err = offsetmap.DecodeChunk(value)
+	case kindVerified:
+		d.record, err = offsetmap.DecodeVerified(value)
+	case kindSession:
+		d.record, err = unmarshal[offsetmap.Session](value)
+	case kindStart:
+		d.record, err = unmarshal[offsetmap.EpochStart](value)
+	case kindEnd:
+		d.record, err = unmarshal[offsetmap.EpochEnd](value)
+	default:
+		return d, errKey
+	}
+	return d, err
+}
+
+func unmarshal[R offsetmap.Record](value []byte) (offsetmap.Record, error) {
+	var r R
+	err := json.Unmarshal(value, &r)
+	return r, err
+}

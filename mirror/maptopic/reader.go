@@ -1,0 +1,339 @@
+package maptopic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/batch"
+	"spillway/broker/conn"
+	"spillway/mirror/offsetmap"
+	"spillway/mirror/sitelog"
+)
+
+// Bounds of a Reader's requests.
+const (
+	readBytesMax  = 4 << 20
+	recordsMax    = 64 << 20 // of one batch, decompressed
+	readWait      = time.Second
+	readPause     = 100 * time.Millisecond
+	readPauseLong = time.Second // while the topic does not exist
+)
+
+var topic = spillway.TopicPartition{Topic: spillway.MapTopic}
+
+// Reader follows the map topic of one site and keeps its maps in memory. All
+// methods may be called by any goroutine.
+type Reader struct {
+	// Set once, read by anyone.
+	cluster  broker.Cluster
+	onChange func(tp spillway.TopicPartition)
+	cancel   context.CancelFunc
+	done     chan struct{}
+
+	// Owned by follow.
+	conn *conn.Conn
+
+	mu struct {
+		sync.RWMutex
+		maps    map[spillway.TopicPartition]*offsetmap.Map
+		gaps    map[string]Gap
+		floors  map[string]spillway.Epoch
+		leases  map[string]Lease
+		next    int64         // the first offset of the topic that was not applied
+		moved   chan struct{} // closed when next changes
+		skipped int           // records that could not be understood
+		problem error         // why nothing can be read, nil while it works
+	}
+}
+
+// Tail starts to follow the map topic of a site. onChange, if not nil, is
+// called by the reading goroutine after the map of a partition changed, and
+// must not block. A topic that does not exist yet is waited for.
+func Tail(ctx context.Context, cluster broker.Cluster, onChange func(spillway.TopicPartition)) *Reader {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &Reader{cluster: cluster, onChange: onChange, cancel: cancel, done: make(chan struct{})}
+	r.mu.moved = make(chan struct{})
+	r.forget()
+	go r.follow(ctx)
+	return r
+}
+
+// Close ends the reading and waits for it.
+func (r *Reader) Close() {
+	r.cancel()
+	<-r.done
+}
+
+var emptyView = offsetmap.New().View()
+
+// View returns the verified map of a partition; an empty one if nothing is known.
+func (r *Reader) View(tp spillway.TopicPartition) *offsetmap.View {
+	r.mu.RLock()
+	m := r.mu.maps[tp]
+	r.mu.RUnlock()
+	if m == nil {
+		return emptyView
+	}
+	return m.View()
+}
+
+// Map returns the map of a partition, nil if nothing is known. Only the mirror
+// needs it, for sessions and what is not verified.
+func (r *Reader) Map(tp spillway.TopicPartition) *offsetmap.Map {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mu.maps[tp]
+}
+
+// Partitions lists the partitions that have a map, sorted.
+func (r *Reader) Partitions() []spillway.TopicPartition {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.SortedFunc(maps.Keys(r.mu.maps), spillway.TopicPartition.Compare)
+}
+
+// Gaps is the gap log of the site, oldest first.
+func (r *Reader) Gaps() []Gap {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(r.mu.gaps), func(a, b Gap) int {
+		if c := a.At.Compare(b.At); c != 0 {
+			return c
+		}
+		return slices.Compare([]byte(a.ID), []byte(b.ID))
+	})
+}
+
+// Floor is the highest epoch of a share that the site saw, 0 if none.
+func (r *Reader) Floor(id spillway.ShareID) spillway.Epoch {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mu.floors[id.String()]
+}
+
+// Lease returns a lease as last seen.
+func (r *Reader) Lease(name string) Lease {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mu.leases[name]
+}
+
+// Skipped is the number of records that could not be understood.
+func (r *Reader) Skipped() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mu.skipped
+}
+
+// Position is the offset of the last record that was applied, −1 before the first.
+func (r *Reader) Position() int64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mu.next - 1
+}
+
+// WaitFor returns once the record at the map position was applied.
+func (r *Reader) WaitFor(ctx context.Context, mapPosition int64) error {
+	for {
+		r.mu.RLock()
+		next, moved, problem := r.mu.next, r.mu.moved, r.mu.problem
+		r.mu.RUnlock()
+		if next > mapPosition {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for position %d of %s/%s, read up to %d: %w", mapPosition, r.cluster.Site(), spillway.MapTopic, next-1, errors.Join(ctx.Err(), problem))
+		case <-r.done:
+			return fmt.Errorf("wait for position %d of %s/%s: the reader was closed", mapPosition, r.cluster.Site(), spillway.MapTopic)
+		}
+	}
+}
+
+// CaughtUp returns once everything was applied that was in the topic when it
+// was called. Error: broker.ErrUnknownTopic if the site has no map topic.
+func (r *Reader) CaughtUp(ctx context.Context) error {
+	md, err := r.cluster.Metadata(ctx, spillway.MapTopic)
+	if err != nil {
+		return fmt.Errorf("read the map of site %s: %w", r.cluster.Site(), err)
+	}
+	if t, ok := md.Topics[spillway.MapTopic]; !ok || kerr.ErrorForCode(t.ErrorCode) == kerr.UnknownTopicOrPartition {
+		return fmt.Errorf("site %s: %s: %w", r.cluster.Site(), spillway.MapTopic, broker.ErrUnknownTopic)
+	}
+	ends, err := r.cluster.Admin().HighWatermarks(ctx, []spillway.TopicPartition{topic})
+	if err != nil {
+		return fmt.Errorf("read the map of site %s: %w", r.cluster.Site(), err)
+	}
+	return r.WaitFor(ctx, int64(ends[topic])-1)
+}
+
+// forget empties the maps: at the start, and when the topic lost records.
+func (r *Reader) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.maps = make(map[spillway.TopicPartition]*offsetmap.Map)
+	r.mu.gaps = make(map[string]Gap)
+	r.mu.floors = make(map[string]spillway.Epoch)
+	r.mu.leases = make(map[string]Lease)
+	r.mu.next = 0
+}
+
+// follow reads until ctx ends. It goes on after every fault.
+func (r *Reader) follow(ctx context.Context) {
+	defer close(r.done)
+	defer func() {
+		if r.conn != nil {
+			r.conn.Close()
+		}
+	}()
+	for ctx.Err() == nil {
+		err := r.read(ctx)
+		r.mu.Lock()
+		r.mu.problem = err
+		r.mu.Unlock()
+		if err == nil {
+			continue
+		}
+		if r.conn != nil {
+			r.conn.Close()
+			r.conn = nil
+		}
+		pause := readPause
+		if errors.Is(err, broker.ErrUnknownTopic) {
+			pause = readPauseLong
+		}
+		if sitelog.Pause(ctx, pause) == nil {
+			_ = r.cluster.Refresh(ctx) // an unreachable site is met again by the next read
+		}
+	}
+}
+
+// read asks for the next records and applies them.
+func (r *Reader) read(ctx context.Context) error {
+	if r.conn == nil {
+		node, err := r.cluster.Leader(ctx, topic)
+		if err != nil {
+			return err
+		}
+		if r.conn, err = r.cluster.Dial(ctx, node); err != nil {
+			return err
+		}
+	}
+	next := r.Position() + 1
+	parts, err := sitelog.Fetch(ctx, r.conn, []sitelog.FetchPart{{TopicPartition: topic, Offset: spillway.LocalOffset(next), BytesMax: readBytesMax}},
+		sitelog.FetchOptions{MaxWait: readWait, BytesMax: readBytesMax, Uncommitted: true})
+	if err != nil {
+		return err
+	}
+	if len(parts) != 1 {
+		return fmt.Errorf("fetch %s: %d partitions in the answer", topic, len(parts))
+	}
+	f := parts[0]
+	switch {
+	case errors.Is(f.Err, kerr.OffsetOutOfRange):
+		// The topic was emptied, re-created or truncated. What was read from
+		// it may be wrong, so start over.
+		if next == 0 {
+			return r.startAt(ctx)
+		}
+		r.forget()
+		return fmt.Errorf("%s/%s has no offset %d any more; reading it again", r.cluster.Site(), topic, next)
+	case f.Err != nil:
+		return f.Err
+	}
+	w := batch.Over(f.Records)
+	for w.Next() {
+		if err := r.apply(w.Header, w.Bytes); err != nil {
+			return err
+		}
+	}
+	return w.Err()
+}
+
+// startAt skips to the log start of a topic whose first records are gone.
+func (r *Reader) startAt(ctx context.Context) error {
+	starts, err := r.cluster.Admin().LogStarts(ctx, []spillway.TopicPartition{topic})
+	if err != nil {
+		return err
+	}
+	r.advance(int64(starts[topic]))
+	return nil
+}
+
+func (r *Reader) apply(h batch.Header, b []byte) error {
+	if !h.Control() {
+		records, err := batch.Records(b, recordsMax)
+		if err != nil {
+			return fmt.Errorf("%s/%s at %d: %w", r.cluster.Site(), topic, h.BaseOffset, err)
+		}
+		next := r.Position() + 1
+		base := h.BaseOffset
+		for i := range records {
+			if base+int64(records[i].OffsetDelta) >= next {
+				r.applyRecord(records[i].Key, records[i].Value)
+			}
+		}
+	}
+	r.advance(h.NextOffset())
+	return nil
+}
+
+func (r *Reader) applyRecord(key, value []byte) {
+	if value == nil {
+		return // a cleaned-up entry; what it said is below both log starts
+	}
+	d, err := decode(key, value)
+	r.mu.Lock()
+	if err != nil {
+		r.mu.skipped++
+		r.mu.Unlock()
+		return
+	}
+	var m *offsetmap.Map
+	switch {
+	case d.gap != nil:
+		r.mu.gaps[d.name] = *d.gap
+	case d.floor != nil:
+		r.mu.floors[d.name] = max(r.mu.floors[d.name], d.floor.Epoch)
+	case d.lease != nil:
+		r.applyLease(d.name, *d.lease)
+	default:
+		m = r.mu.maps[d.tp]
+		if m == nil {
+			m = offsetmap.New()
+			r.mu.maps[d.tp] = m
+		}
+	}
+	r.mu.Unlock()
+	if m != nil && m.Apply(d.record) && r.onChange != nil {
+		r.onChange(d.tp)
+	}
+}
+
+// applyLease keeps the first worker of the highest term.
+func (r *Reader) applyLease(name string, l Lease) {
+	held := r.mu.leases[name]
+	if l.Term > held.Term || l.Term == held.Term && l.Worker == held.Worker {
+		r.mu.leases[name] = l
+	}
+}
+
+func (r *Reader) advance(next int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if next > r.mu.next {
+		r.mu.next = next
+		close(r.mu.moved)
+		r.mu.moved = make(chan struct{})
+	}
+}

@@ -1,0 +1,237 @@
+package maptopic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/batch"
+	"spillway/broker/conn"
+	"spillway/mirror/sitelog"
+)
+
+// Bounds of a Writer's requests.
+const (
+	writeBytesMax = 1 << 20 // of one batch, unless one entry is larger
+	topicBytesMax = 16 << 20
+	writeTimeout  = 10 * time.Second
+	writePause    = 100 * time.Millisecond
+)
+
+// Writer appends to the map topic of one site. Calls of Save at the same time
+// share requests; the topic's order is the order of their arrival. One process
+// has one Writer; stale processes are sorted out by the append sessions that
+// their records carry.
+type Writer struct {
+	// Set once, read by anyone.
+	cluster     broker.Cluster
+	replication int16
+	queue       chan *save
+	cancel      context.CancelFunc
+	done        chan struct{}
+
+	// Owned by run.
+	conn *conn.Conn
+
+	ensure sync.Mutex // one creation at a time
+}
+
+type save struct {
+	entries  []Entry
+	position int64
+	err      error
+	done     chan struct{}
+}
+
+// NewWriter starts a writer. replication is that of the data; −1 takes the
+// cluster's default.
+func NewWriter(ctx context.Context, cluster broker.Cluster, replication int16) *Writer {
+	ctx, cancel := context.WithCancel(ctx)
+	w := &Writer{cluster: cluster, replication: replication, queue: make(chan *save, 1024), cancel: cancel, done: make(chan struct{})}
+	go w.run(ctx)
+	return w
+}
+
+// Close ends the writing and waits for it.
+func (w *Writer) Close() {
+	w.cancel()
+	<-w.done
+}
+
+// EnsureTopic creates the map topic if the site does not have it.
+func (w *Writer) EnsureTopic(ctx context.Context) error {
+	w.ensure.Lock()
+	defer w.ensure.Unlock()
+	md, err := w.cluster.Metadata(ctx, spillway.MapTopic)
+	if err != nil {
+		return fmt.Errorf("create %s/%s: %w", w.cluster.Site(), spillway.MapTopic, err)
+	}
+	if t, ok := md.Topics[spillway.MapTopic]; ok && t.ErrorCode == 0 {
+		return nil
+	}
+	err = w.cluster.Admin().CreateTopic(ctx, spillway.MapTopic, 1, w.replication, map[string]string{
+		"cleanup.policy":         "compact",
+		"max.message.bytes":      fmt.Sprint(topicBytesMax),
+		"min.compaction.lag.ms":  "3600000", // readers that were away for less see every record
+		"message.timestamp.type": "CreateTime",
+	})
+	if err != nil && !errors.Is(err, broker.ErrTopicExists) {
+		return fmt.Errorf("create %s/%s: %w", w.cluster.Site(), spillway.MapTopic, err)
+	}
+	return nil
+}
+
+// Save appends the entries in their order and returns the map position of the
+// last one once all in-sync replicas have them. It tries until ctx ends; then
+// it is open whether they were appended.
+func (w *Writer) Save(ctx context.Context, entries ...Entry) (position int64, err error) {
+	if len(entries) == 0 {
+		return -1, nil
+	}
+	s := &save{entries: entries, done: make(chan struct{})}
+	select {
+	case w.queue <- s:
+	case <-ctx.Done():
+		return -1, fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, ctx.Err())
+	case <-w.done:
+		return -1, fmt.Errorf("save to %s/%s: the writer was closed", w.cluster.Site(), spillway.MapTopic)
+	}
+	select {
+	case <-s.done:
+		return s.position, s.err
+	case <-ctx.Done():
+		return -1, fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, ctx.Err())
+	case <-w.done:
+		return -1, fmt.Errorf("save to %s/%s: the writer was closed", w.cluster.Site(), spillway.MapTopic)
+	}
+}
+
+func (w *Writer) run(ctx context.Context) {
+	defer close(w.done)
+	defer func() {
+		if w.conn != nil {
+			w.conn.Close()
+		}
+	}()
+	for {
+		var saves []*save
+		select {
+		case s := <-w.queue:
+			saves = append(saves, s)
+		case <-ctx.Done():
+			return
+		}
+		for full := false; !full && len(saves) < 256; {
+			select {
+			case s := <-w.queue:
+				saves = append(saves, s)
+			default:
+				full = true
+			}
+		}
+		err := w.write(ctx, saves)
+		for _, s := range saves {
+			s.err = err
+			close(s.done)
+		}
+	}
+}
+
+// write appends what the saves hold, as few batches as fit. An append whose
+// answer is lost is repeated: readers take the same record twice without harm.
+func (w *Writer) write(ctx context.Context, saves []*save) error {
+	type piece struct{ save, entry int }
+	var records []batch.Record
+	var pieces []piece
+	now := time.Now().UnixMilli()
+	size := 0
+	flush := func() error {
+		if len(records) == 0 {
+			return nil
+		}
+		h := batch.Header{BaseTimestamp: now, LeaderEpoch: -1, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}
+		b, err := batch.Rebuild(h, records, batch.None)
+		if err != nil {
+			return fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, err)
+		}
+		base, err := w.append(ctx, b)
+		if err != nil {
+			return err
+		}
+		for i, p := range pieces {
+			saves[p.save].position = base + int64(i)
+		}
+		records, pieces, size = records[:0], pieces[:0], 0
+		return nil
+	}
+	for i, s := range saves {
+		for j, e := range s.entries {
+			n := len(e.Key) + len(e.Value) + 32
+			if size+n > writeBytesMax {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+			records = append(records, batch.Record{OffsetDelta: int32(len(records)), Key: []byte(e.Key), Value: e.Value})
+			pieces = append(pieces, piece{i, j})
+			size += n
+		}
+	}
+	return flush()
+}
+
+// append tries until it is acknowledged or ctx ends, except where the broker
+// says that it never will be.
+func (w *Writer) append(ctx context.Context, b []byte) (base int64, err error) {
+	for {
+		base, err = w.try(ctx, b)
+		if err == nil {
+			return base, nil
+		}
+		switch {
+		case ctx.Err() != nil:
+			return -1, fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, errors.Join(ctx.Err(), err))
+		case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge), errors.Is(err, kerr.InvalidRecord),
+			errors.Is(err, kerr.CorruptMessage), errors.Is(err, kerr.TopicAuthorizationFailed):
+			return -1, fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, err)
+		}
+		if w.conn != nil {
+			w.conn.Close()
+			w.conn = nil
+		}
+		if errors.Is(err, broker.ErrUnknownTopic) || errors.Is(err, kerr.UnknownTopicOrPartition) {
+			_ = w.EnsureTopic(ctx) // met again by the next try
+		}
+		if sitelog.Pause(ctx, writePause) == nil {
+			_ = w.cluster.Refresh(ctx) // met again by the next try
+		}
+	}
+}
+
+func (w *Writer) try(ctx context.Context, b []byte) (int64, error) {
+	if w.conn == nil {
+		node, err := w.cluster.Leader(ctx, topic)
+		if err != nil {
+			return -1, err
+		}
+		if w.conn, err = w.cluster.Dial(ctx, node); err != nil {
+			return -1, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout+5*time.Second)
+	defer cancel()
+	answers, err := sitelog.Produce(ctx, w.conn, []sitelog.ProducePart{{TopicPartition: topic, Batch: b}}, writeTimeout)
+	if err != nil {
+		return -1, err
+	}
+	if len(answers) != 1 {
+		return -1, fmt.Errorf("produce to %s: %d partitions in the answer", topic, len(answers))
+	}
+	return int64(answers[0].Base), answers[0].Err
+}

@@ -1,0 +1,117 @@
+package sitelog
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker/conn"
+)
+
+// The newest versions that name topics instead of giving their ids: a mirror
+// knows names, and ids differ between sites.
+const (
+	fetchVersionMax   = 12
+	produceVersionMax = 12
+)
+
+// FetchOptions bound one Fetch.
+type FetchOptions struct {
+	MaxWait     time.Duration // how long the broker may wait for the first byte
+	BytesMax    int           // of the whole answer
+	Uncommitted bool          // also records of open and aborted transactions
+}
+
+// FetchPart asks for one partition.
+type FetchPart struct {
+	spillway.TopicPartition
+	Offset   spillway.LocalOffset
+	BytesMax int
+}
+
+// Fetched is the answer for one partition.
+type Fetched struct {
+	spillway.TopicPartition
+	Asked         spillway.LocalOffset
+	Err           error // one of kerr's, or nil
+	HighWatermark spillway.LocalOffset
+	LastStable    spillway.LocalOffset
+	LogStart      spillway.LocalOffset
+	Aborted       []AbortedTransaction
+	Records       []byte // batches; the first may start below Asked, the last may be cut off
+}
+
+// AbortedTransaction says that what the producer wrote in a transaction from
+// First on, up to its abort marker, does not count.
+type AbortedTransaction struct {
+	ProducerID int64
+	First      spillway.LocalOffset
+}
+
+// Fetch asks the broker at the other end of c. The answers have the order of
+// the parts and leave out partitions that the broker left out.
+func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions) ([]Fetched, error) {
+	req := kmsg.NewPtrFetchRequest()
+	req.Version = min(fetchVersionMax, c.MaxVersion(int16(kmsg.Fetch)))
+	req.ReplicaID = -1
+	req.MaxWaitMillis = int32(o.MaxWait.Milliseconds())
+	req.MinBytes = 1
+	req.MaxBytes = int32(o.BytesMax)
+	if !o.Uncommitted {
+		req.IsolationLevel = 1
+	}
+	req.SessionEpoch = -1 // no fetch session
+	topics := make(map[string]int)
+	asked := make(map[spillway.TopicPartition]spillway.LocalOffset, len(parts))
+	for _, p := range parts {
+		i, ok := topics[p.Topic]
+		if !ok {
+			i = len(req.Topics)
+			topics[p.Topic] = i
+			t := kmsg.NewFetchRequestTopic()
+			t.Topic = p.Topic
+			req.Topics = append(req.Topics, t)
+		}
+		rp := kmsg.NewFetchRequestTopicPartition()
+		rp.Partition = p.Partition
+		rp.FetchOffset = int64(p.Offset)
+		rp.PartitionMaxBytes = int32(p.BytesMax)
+		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rp)
+		asked[p.TopicPartition] = p.Offset
+	}
+	kresp, err := c.DoVersion(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	resp := kresp.(*kmsg.FetchResponse)
+	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+		return nil, fmt.Errorf("fetch: %w", err)
+	}
+	var fetched []Fetched
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			f := Fetched{
+				TopicPartition: spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition},
+				Err:            kerr.ErrorForCode(p.ErrorCode),
+				HighWatermark:  spillway.LocalOffset(p.HighWatermark),
+				LastStable:     spillway.LocalOffset(p.LastStableOffset),
+				LogStart:       spillway.LocalOffset(p.LogStartOffset),
+				Records:        p.RecordBatches,
+			}
+			offset, ok := asked[f.TopicPartition]
+			if !ok {
+				continue // not asked for; a broker would not do that
+			}
+			f.Asked = offset
+			for _, a := range p.AbortedTransactions {
+				f.Aborted = append(f.Aborted, AbortedTransaction{a.ProducerID, spillway.LocalOffset(a.FirstOffset)})
+			}
+			fetched = append(fetched, f)
+		}
+	}
+	return fetched, nil
+}

@@ -1,0 +1,125 @@
+package sitelog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/batch"
+	"spillway/broker/conn"
+)
+
+// ScanBytesMax bounds one answer of a Scan. A larger single batch still comes
+// whole, as brokers always send at least one.
+const ScanBytesMax = 4 << 20
+
+// retryPause is how long a Scan waits before it asks again after a fault.
+const retryPause = 100 * time.Millisecond
+
+// Batch is one batch of a log as it lies there.
+type Batch struct {
+	batch.Header
+	Bytes []byte
+}
+
+// Scan hands every batch of a partition that holds an offset in [from, to) to
+// visit, committed or not, control batches included. It waits where the log
+// end (−2) lies above the high watermark. Lost connections and moving leaders
+// are its own business; visit's error ends it.
+func Scan(ctx context.Context, cluster broker.Cluster, tp spillway.TopicPartition, from, to spillway.LocalOffset, visit func(Batch) error) error {
+	s := scanner{cluster: cluster, tp: tp}
+	defer s.close()
+	for from < to {
+		fetched, err := s.fetch(ctx, from)
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return fmt.Errorf("scan %s/%s at %d: %w", cluster.Site(), tp, from, ctx.Err())
+		case errors.Is(err, kerr.OffsetOutOfRange):
+			return fmt.Errorf("scan %s/%s: offset %d: %w", cluster.Site(), tp, from, err)
+		default:
+			if err := s.recover(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		w := batch.Over(fetched.Records)
+		for w.Next() {
+			if w.Header.LastOffset() < int64(from) {
+				continue
+			}
+			if w.Header.BaseOffset >= int64(to) {
+				return nil
+			}
+			if err := visit(Batch{w.Header, w.Bytes}); err != nil {
+				return err
+			}
+			from = spillway.LocalOffset(w.Header.NextOffset())
+		}
+		if err := w.Err(); err != nil {
+			return fmt.Errorf("scan %s/%s at %d: %w", cluster.Site(), tp, from, err)
+		}
+	}
+	return nil
+}
+
+type scanner struct {
+	cluster broker.Cluster
+	tp      spillway.TopicPartition
+	conn    *conn.Conn
+}
+
+func (s *scanner) close() {
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
+}
+
+func (s *scanner) fetch(ctx context.Context, from spillway.LocalOffset) (Fetched, error) {
+	if s.conn == nil {
+		node, err := s.cluster.Leader(ctx, s.tp)
+		if err != nil {
+			return Fetched{}, err
+		}
+		if s.conn, err = s.cluster.Dial(ctx, node); err != nil {
+			return Fetched{}, err
+		}
+	}
+	parts, err := Fetch(ctx, s.conn, []FetchPart{{s.tp, from, ScanBytesMax}}, FetchOptions{MaxWait: time.Second, BytesMax: ScanBytesMax, Uncommitted: true})
+	if err != nil {
+		return Fetched{}, err
+	}
+	if len(parts) != 1 {
+		return Fetched{}, fmt.Errorf("%d partitions in the answer for one", len(parts))
+	}
+	return parts[0], parts[0].Err
+}
+
+// recover drops the connection and what is cached about leaders. It fails only
+// when ctx ends.
+func (s *scanner) recover(ctx context.Context) error {
+	s.close()
+	if err := Pause(ctx, retryPause); err != nil {
+		return fmt.Errorf("scan %s/%s: %w", s.cluster.Site(), s.tp, err)
+	}
+	_ = s.cluster.Refresh(ctx) // an unreachable site is met again by the next fetch
+	return nil
+}
+
+// Pause waits, or returns the error of ctx.
+func Pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
