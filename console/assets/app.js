@@ -1,0 +1,101 @@
+// The page follows api/events and draws the whole status each time: it is
+// small, and so nothing on the page can be older than the rest. Text goes in by
+// textContent only, names of topics and sites are never markup.
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+
+function make(tag, attributes, ...children) {
+  const e = document.createElement(tag);
+  for (const [k, v] of Object.entries(attributes || {})) e.setAttribute(k, v);
+  for (const c of children) e.append(c);
+  return e;
+}
+
+const count = (n) => (n < 0 ? "unknown" : n.toLocaleString("en"));
+const words = { good: "good", attention: "needs attention", bad: "bad" };
+const badge = (level, text) => make("span", { class: "badge " + level }, text || words[level] || level);
+const fact = (name, value) => make("div", {}, make("dt", {}, name), make("dd", {}, value));
+
+// redraw replaces the children only where they changed, so that the focus and
+// a screen reader's place stay where they are.
+function redraw(parent, children) {
+  const next = document.createElement(parent.tagName);
+  next.append(...children);
+  if (parent.innerHTML !== next.innerHTML) parent.replaceChildren(...next.childNodes);
+}
+
+function news(s) {
+  if (s.news.length === 0) return [make("li", { class: "none" }, "All is well: every site answers, every group is served and followed.")];
+  return s.news.map((text, i) => make("li", { class: i > 0 ? "" : s.level === "bad" ? "first" : "first mild" }, text));
+}
+
+function site(s) {
+  const card = make("article", { class: "card is-" + s.level },
+    make("div", { class: "head" }, make("h3", {}, s.name), badge(s.witness ? "wait" : s.level, s.state)));
+  if (s.why) card.append(make("p", {}, s.why));
+  if (s.witness) {
+    card.append(make("p", { class: "quiet" }, "Votes about the sites; holds no records."));
+    return card;
+  }
+  const list = make("dl", {});
+  const row = (k, v) => list.append(make("dt", {}, k), make("dd", {}, v));
+  row("serves", s.active.length ? s.active.join(", ") : "nothing");
+  row("gateways", s.gateways.length ? s.gateways.join(", ") : "none");
+  row("mirrors", s.mirrors.length ? s.mirrors.join(", ") : "none");
+  for (const v of s.votes || []) row("vote of " + v.observer, v.verdict);
+  card.append(list);
+  return card;
+}
+
+function group(g) {
+  const card = make("article", { class: "card is-" + g.level },
+    make("div", { class: "head" }, make("h3", {}, g.name), badge(g.level, g.state + (g.epoch ? ", epoch " + g.epoch : ""))));
+  if (g.why) card.append(make("p", {}, g.why));
+  card.append(make("dl", { class: "facts" },
+    fact("active site", g.active || "none"),
+    ...(g.target ? [fact("moving to", g.target)] : []),
+    fact("unreplicated", g.sites.length < 2 ? "all, there is one site" : count(g.unreplicated)),
+    fact("acknowledged by", g.ackSites === 1 ? "1 site" : g.ackSites + " sites" + (g.degraded ? ", degraded" : "")),
+    fact("failover now", g.safe ? "within the limit" : "not within the limit"),
+    fact("topics", g.topics.join(", "))));
+  const most = Math.max(1, ...g.sites.map((p) => p.behind));
+  card.append(make("ul", { class: "places" }, ...g.sites.map((p) => {
+    const li = make("li", { class: p.active ? "active" : "" }, make("strong", {}, p.site),
+      make("span", { class: p.active ? "role" : "quiet" }, p.active ? "active" : p.behind < 0 ? "unknown" : p.behind === 0 ? "has everything" : count(p.behind) + " behind"));
+    if (!p.active && p.behind >= 0) li.append(make("progress", { max: most, value: most - p.behind, "aria-label": p.site + " is " + count(p.behind) + " behind" }));
+    return li;
+  })));
+  return card;
+}
+
+function flow(f) {
+  return make("tr", {},
+    make("th", { scope: "row" }, f.name),
+    make("td", {}, badge(f.level, f.level === "good" ? "follows" : f.level), f.why ? make("div", {}, f.why) : ""),
+    make("td", { class: "num" }, count(f.behind)),
+    make("td", { class: "num" }, String(f.partitions)),
+    make("td", { class: "num" }, f.silentSeconds.toFixed(1) + " s ago"));
+}
+
+function show(s) {
+  document.title = s.virtualCluster + ": " + s.level + " – Spillway";
+  $("name").textContent = s.virtualCluster;
+  $("cluster").textContent = "cluster id " + s.clusterID + ", coordinator " + s.coordinator.kind + (s.coordinator.up ? "" : " away");
+  $("overall").textContent = words[s.level];
+  $("overall").className = "badge " + s.level;
+  $("clock").textContent = "as of " + new Date(s.at).toLocaleTimeString();
+  redraw($("news"), news(s));
+  redraw($("sites"), s.sites.map(site));
+  redraw($("groups"), s.groups.map(group));
+  redraw($("flows"), s.flows.length ? s.flows.map(flow) : [make("tr", {}, make("td", { colspan: "5", class: "quiet" }, "None: no group has a second site."))]);
+}
+
+function lost() {
+  $("overall").textContent = "no connection to the console";
+  $("overall").className = "badge bad";
+}
+
+const events = new EventSource("api/events");
+events.onmessage = (e) => show(JSON.parse(e.data));
+events.onerror = lost; // EventSource connects again by itself

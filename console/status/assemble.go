@@ -1,0 +1,311 @@
+package status
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"spillway"
+	"spillway/federation/failover"
+	"spillway/federation/layout"
+)
+
+// MoveSlow is how long a share may stand in one state of a move before that is
+// bad news: longer than a hold, shorter than a person's patience.
+const MoveSlow = 15 * time.Second
+
+// Seen is a record that its owner rewrites, with the time since it was last
+// seen to change. A lease is judged by that, never by a clock inside it.
+type Seen[T any] struct {
+	Value T
+	Age   time.Duration
+}
+
+// Inputs are everything that was observed.
+type Inputs struct {
+	Now         time.Time
+	Topology    *spillway.Topology
+	Witnesses   []string
+	Coordinator Coordinator
+	LeaseTTL    time.Duration // older gateways, mirrors and votes are gone
+	Automation  failover.Automation
+	Shares      []failover.Share
+	Gateways    []Seen[layout.GatewayLease]
+	Mirrors     []Seen[failover.MirrorLease]
+	Votes       []Seen[failover.Vote]
+	// Probes are what this process found itself; nil where it did not look.
+	Probes map[spillway.SiteID]error
+}
+
+// Assemble makes the answer from what was observed.
+func Assemble(in Inputs) Status {
+	s := Status{
+		VirtualCluster: in.Topology.Name(), ClusterID: in.Topology.ClusterID(), At: in.Now,
+		Coordinator: in.Coordinator, Automation: Automation{Paused: in.Automation.Paused, Who: in.Automation.Who, Why: in.Automation.Why},
+		News: []string{}, Sites: []Site{}, Groups: []Group{}, Flows: []Flow{},
+	}
+	for _, site := range in.Topology.Sites() {
+		s.Sites = append(s.Sites, in.site(site))
+	}
+	for _, w := range in.Witnesses {
+		s.Sites = append(s.Sites, Site{Name: w, Witness: true, State: "witness", Active: []string{}, Gateways: []string{}, Mirrors: []string{}})
+	}
+	for _, g := range in.Topology.Groups() {
+		share, known := in.share(g.Name)
+		s.Groups = append(s.Groups, in.group(g, share, known))
+		if known {
+			s.Flows = append(s.Flows, in.flows(g, share)...)
+		}
+	}
+	s.sort()
+	return s
+}
+
+func (in Inputs) share(group string) (failover.Share, bool) {
+	i := slices.IndexFunc(in.Shares, func(s failover.Share) bool { return s.Group == group })
+	if i < 0 {
+		return failover.Share{}, false
+	}
+	return in.Shares[i], true
+}
+
+// verdict is what the fresh votes, or this process's own probe, say of a site.
+func (in Inputs) verdict(site spillway.SiteID) (failover.Verdict, string) {
+	if err, probed := in.Probes[site]; probed {
+		if err != nil {
+			return failover.Down, err.Error()
+		}
+		return failover.Up, ""
+	}
+	var down, voted int
+	verdict, evidence := failover.Verdict("unknown"), "nobody has voted about it lately"
+	for _, v := range in.Votes {
+		if v.Value.About != site || v.Age > in.LeaseTTL {
+			continue
+		}
+		voted++
+		switch {
+		case v.Value.Verdict == failover.Down:
+			down++
+			evidence = v.Value.Evidence
+		case verdict != failover.Degraded:
+			verdict = v.Value.Verdict
+			if down == 0 {
+				evidence = v.Value.Evidence
+			}
+		}
+	}
+	if down > 0 && 2*down >= voted {
+		return failover.Down, evidence
+	}
+	return verdict, evidence
+}
+
+func (in Inputs) site(site spillway.Site) Site {
+	verdict, evidence := in.verdict(site.ID)
+	s := Site{Name: string(site.ID), State: string(verdict), Active: []string{}, Gateways: []string{}, Mirrors: []string{}}
+	for _, share := range in.Shares {
+		if share.Active == site.ID {
+			s.Active = append(s.Active, share.Group)
+		}
+	}
+	for _, g := range in.Gateways {
+		if g.Value.Site == site.ID && g.Age <= in.LeaseTTL && !g.Value.Leaving {
+			s.Gateways = append(s.Gateways, string(g.Value.ID))
+		}
+	}
+	for _, m := range in.Mirrors {
+		if m.Value.Site == site.ID && in.alive(m) {
+			s.Mirrors = append(s.Mirrors, m.Value.Worker)
+		}
+	}
+	for _, v := range in.Votes {
+		if v.Value.About == site.ID && v.Age <= in.LeaseTTL {
+			s.Votes = append(s.Votes, Vote{
+				Observer: string(v.Value.Observer), Verdict: string(v.Value.Verdict), Evidence: v.Value.Evidence, For: v.Value.For.Seconds(),
+			})
+		}
+	}
+	switch {
+	case verdict == failover.Down:
+		s.Level, s.Why = Bad, "is down: "+evidence
+	case verdict == failover.Degraded:
+		s.Level, s.Why = Attention, "is degraded: "+evidence
+	case verdict != failover.Up:
+		s.Level, s.Why = Attention, evidence
+	case len(s.Gateways) == 0 && in.Coordinator.Up:
+		s.Level, s.Why = Attention, "no gateway holds a lease here"
+	case len(s.Mirrors) == 0 && in.Coordinator.Up:
+		s.Level, s.Why = Attention, "no mirror holds a lease here"
+	}
+	return s
+}
+
+func (in Inputs) alive(m Seen[failover.MirrorLease]) bool {
+	return m.Age <= in.LeaseTTL && !m.Value.Leaving
+}
+
+// following is the word of a site's mirror about a share.
+func (in Inputs) following(site spillway.SiteID, share spillway.ShareID) (f failover.Following, silent time.Duration, ok bool) {
+	for _, m := range in.Mirrors {
+		if m.Value.Site != site {
+			continue
+		}
+		if word, has := m.Value.Following[share.String()]; has && (!ok || m.Age < silent) {
+			f, silent, ok = word, m.Age, true
+		}
+	}
+	return f, silent, ok
+}
+
+// behind is how many offsets a site lacks, −1 if unknown. Sums over different
+// numbers of partitions cannot be compared.
+func (in Inputs) behind(site spillway.SiteID, share failover.Share) int64 {
+	ahead, silent, ok := in.following(share.Active, share.ID())
+	theirs, _, theyTell := in.following(site, share.ID())
+	if !ok || !theyTell || ahead.Partitions != theirs.Partitions || silent > in.LeaseTTL {
+		return -1
+	}
+	return max(0, ahead.EndSum-theirs.EndSum)
+}
+
+func (in Inputs) group(g spillway.FailoverGroup, share failover.Share, known bool) Group {
+	out := Group{
+		Name: g.Name, State: "UNKNOWN", Topics: g.Topics, AckSites: g.Ack.Sites, LossMax: g.Failover.LossRecordsMax,
+		Unreplicated: -1, Sites: []Standby{},
+	}
+	if !known {
+		out.Level, out.Why = Bad, "has no record in the coordinator store; is a control loop running?"
+		if !in.Coordinator.Up {
+			out.Why = "unknown while the coordinator store cannot be read"
+		}
+		return out
+	}
+	out.Index, out.State, out.Epoch, out.Active = share.Index, string(share.State), share.Epoch, string(share.Active)
+	out.Target, out.Kind, out.Since = string(share.Target), string(share.Kind), share.Since
+	out.Fence, out.Degraded = share.Fence, share.Degraded
+	for _, site := range g.Sites {
+		row := Standby{Site: string(site), Active: site == share.Active}
+		if !row.Active {
+			row.Behind = in.behind(site, share)
+			if row.Behind >= 0 && (out.Unreplicated < 0 || row.Behind < out.Unreplicated) {
+				out.Unreplicated = row.Behind
+			}
+		}
+		out.Sites = append(out.Sites, row)
+	}
+	// Acknowledgements that wait for a second site lose nothing acknowledged.
+	covered := g.Ack.Sites > 1 && !share.Degraded
+	out.Safe = in.anyStandby(share, g.Sites) && out.Unreplicated >= 0 && (covered || out.Unreplicated <= out.LossMax)
+	in.judge(&out, g, share)
+	return out
+}
+
+// judge says how the group is. The first reason that holds is the worst.
+func (in Inputs) judge(out *Group, g spillway.FailoverGroup, share failover.Share) {
+	site, serves := share.Serves()
+	verdict, _ := in.verdict(site)
+	inState := in.Now.Sub(share.Since)
+	switch {
+	case !serves && inState > MoveSlow:
+		out.Level, out.Why = Bad, fmt.Sprintf("%s to %s stands in %s for %s; nobody is served", share.Kind, share.Target, share.State, inState.Round(time.Second))
+	case serves && verdict == failover.Down:
+		out.Level, out.Why = Bad, fmt.Sprintf("its active site %s is down", site)
+	case len(g.Sites) > 1 && !in.anyStandby(share, g.Sites):
+		out.Level, out.Why = Bad, "no standby follows it: losing the active site would stop the group"
+	case share.State != failover.Stable:
+		out.Level, out.Why = Attention, fmt.Sprintf("%s to %s: %s", share.Kind, share.Target, share.State)
+		if share.State == failover.Open {
+			out.Why = fmt.Sprintf("%s: %s is open, others follow", share.Kind, share.Active)
+		}
+	case share.Degraded:
+		out.Level, out.Why = Attention, fmt.Sprintf("degraded: producers are answered before %d sites hold their records", g.Ack.Sites)
+	case len(g.Sites) < 2:
+		// One site is a choice, not news.
+	case out.Unreplicated < 0:
+		out.Level, out.Why = Attention, "what the standbys hold is unknown"
+	case out.Unreplicated > out.LossMax && g.Ack.Sites < 2:
+		out.Level, out.Why = Attention, fmt.Sprintf("a failover now could lose %d records, more than the limit of %d", out.Unreplicated, out.LossMax)
+	}
+}
+
+// anyStandby tells whether some standby that is not down has a mirror that
+// follows without a problem.
+func (in Inputs) anyStandby(share failover.Share, sites []spillway.SiteID) bool {
+	return slices.ContainsFunc(sites, func(site spillway.SiteID) bool {
+		verdict, _ := in.verdict(site)
+		f, silent, ok := in.following(site, share.ID())
+		return site != share.Active && verdict != failover.Down && ok && silent <= in.LeaseTTL && f.Problem == ""
+	})
+}
+
+func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
+	var out []Flow
+	for _, site := range g.Sites {
+		if site == share.Active {
+			continue
+		}
+		word, silent, heard := in.following(site, share.ID())
+		f := Flow{
+			Name:  fmt.Sprintf("%s:%s→%s", g.Name, share.Active, site),
+			Group: g.Name, Source: string(share.Active), Target: string(site),
+			Behind: in.behind(site, share), Partitions: word.Partitions, Silent: silent.Seconds(),
+		}
+		source, _ := in.verdict(share.Active)
+		target, _ := in.verdict(site)
+		switch {
+		case source == failover.Down:
+			f.Level, f.Why = Bad, fmt.Sprintf("its source %s is down", f.Source)
+		case target == failover.Down:
+			f.Level, f.Why = Bad, fmt.Sprintf("its target %s is down", f.Target)
+		case !heard:
+			f.Level, f.Why = Bad, fmt.Sprintf("no mirror at %s follows the group", f.Target)
+		case silent > in.LeaseTTL:
+			f.Level, f.Why = Bad, fmt.Sprintf("the mirror at %s is silent for %s", f.Target, silent.Round(time.Second))
+		case word.Problem != "":
+			f.Level, f.Why = Bad, word.Problem
+		case f.Behind < 0:
+			f.Level, f.Why = Attention, "how far it is behind is unknown"
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// sort puts the worst first and writes the news.
+func (s *Status) sort() {
+	slices.SortStableFunc(s.Sites, func(a, b Site) int { return cmp.Compare(b.Level, a.Level) })
+	slices.SortStableFunc(s.Groups, func(a, b Group) int { return cmp.Compare(b.Level, a.Level) })
+	slices.SortStableFunc(s.Flows, func(a, b Flow) int {
+		return cmp.Or(cmp.Compare(b.Level, a.Level), cmp.Compare(b.Behind, a.Behind))
+	})
+	type item struct {
+		level Level
+		text  string
+	}
+	var items []item
+	if !s.Coordinator.Up {
+		items = append(items, item{Bad, "coordinator store: " + s.Coordinator.Problem})
+	}
+	for _, g := range s.Groups {
+		items = append(items, item{g.Level, fmt.Sprintf("group %s: %s", g.Name, g.Why)})
+	}
+	for _, site := range s.Sites {
+		items = append(items, item{site.Level, fmt.Sprintf("site %s: %s", site.Name, site.Why)})
+	}
+	for _, f := range s.Flows {
+		items = append(items, item{f.Level, fmt.Sprintf("flow %s: %s", f.Name, f.Why)})
+	}
+	if s.Automation.Paused {
+		items = append(items, item{Attention, strings.TrimSuffix(fmt.Sprintf("automatic failover is paused by %s: %s", s.Automation.Who, s.Automation.Why), ": ")})
+	}
+	slices.SortStableFunc(items, func(a, b item) int { return cmp.Compare(b.level, a.level) })
+	for _, i := range items {
+		if i.level > Good {
+			s.News = append(s.News, i.text)
+		}
+		s.Level = max(s.Level, i.level)
+	}
+}

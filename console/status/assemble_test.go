@@ -1,0 +1,97 @@
+package status
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"spillway"
+	"spillway/federation/failover"
+	"spillway/federation/layout"
+)
+
+func healthy() Inputs {
+	now := time.Unix(1000, 0)
+	sites := []spillway.SiteID{"east", "west"}
+	in := Inputs{
+		Now:         now,
+		Topology:    spillway.NewTopology("shop", "shop-1", []spillway.Site{{ID: "east"}, {ID: "west"}}, []spillway.FailoverGroup{{Name: "shop", Topics: []string{"orders"}, Sites: sites, Ack: spillway.AckPolicy{Sites: 1}, Failover: spillway.AutomaticFailover{LossRecordsMax: 100}}}),
+		Witnesses:   []string{"north"},
+		Coordinator: Coordinator{Kind: "embedded", Up: true},
+		LeaseTTL:    4 * time.Second,
+		Shares:      []failover.Share{{Group: "shop", State: failover.Stable, Epoch: 3, Active: "east", Since: now.Add(-time.Hour), Terms: []failover.Term{{Epoch: 3, Site: "east"}}}},
+	}
+	for i, site := range sites {
+		in.Gateways = append(in.Gateways, Seen[layout.GatewayLease]{Value: layout.GatewayLease{ID: spillway.GatewayID(site + "-1"), Site: site}})
+		in.Mirrors = append(in.Mirrors, Seen[failover.MirrorLease]{Value: failover.MirrorLease{Site: site, Worker: string(site) + "-1", Following: map[string]failover.Following{
+			"shop/0": {Epoch: 3, Source: sites[0], EndSum: int64(1000 - 40*i), Partitions: 6},
+		}}})
+		in.Votes = append(in.Votes, Seen[failover.Vote]{Value: failover.Vote{About: site, Observer: "north", Verdict: failover.Up, Evidence: "answers"}})
+	}
+	return in
+}
+
+func TestAllIsWell(t *testing.T) {
+	s := Assemble(healthy())
+	if s.Level != Good || len(s.News) != 0 {
+		t.Errorf("level %s, news %q", s.Level, s.News)
+	}
+	if g := s.Groups[0]; g.Unreplicated != 40 || g.Epoch != 3 || g.Active != "east" {
+		t.Errorf("group %+v", g)
+	}
+	if f := s.Flows[0]; f.Name != "shop:east→west" || f.Behind != 40 || f.Partitions != 6 {
+		t.Errorf("flow %+v", f)
+	}
+}
+
+// Each case breaks one thing and names the first line of news.
+func TestWorstNewsFirst(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		spoil func(*Inputs)
+		level Level
+		first string
+	}{
+		{"active site down", func(in *Inputs) {
+			in.Votes[0].Value.Verdict, in.Votes[0].Value.Evidence = failover.Down, "3 probes failed"
+		}, Bad, "group shop: its active site east is down"},
+		{"standby down", func(in *Inputs) {
+			in.Votes[1].Value.Verdict, in.Votes[1].Value.Evidence = failover.Down, "3 probes failed"
+		}, Bad, "group shop: no standby follows it"},
+		{"stale votes", func(in *Inputs) { in.Votes[1].Age = time.Minute }, Attention, "site west: nobody has voted about it lately"},
+		{"own probe wins", func(in *Inputs) { in.Votes[1].Age = time.Minute; in.Probes = map[spillway.SiteID]error{"west": nil} }, Good, ""},
+		{"silent mirror", func(in *Inputs) { in.Mirrors[1].Age = 9 * time.Second }, Bad, "group shop: no standby follows it"},
+		{"silent gateway", func(in *Inputs) { in.Gateways[1].Age = 9 * time.Second }, Attention, "site west: no gateway holds a lease here"},
+		{"too far behind", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.EndSum = 500
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Attention, "group shop: a failover now could lose 500 records, more than the limit of 100"},
+		{"partitions differ", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.Partitions = 5
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Attention, "group shop: what the standbys hold is unknown"},
+		{"stuck move", func(in *Inputs) {
+			in.Shares[0].State, in.Shares[0].Kind, in.Shares[0].Target = failover.Fencing, failover.Switchover, "west"
+		}, Bad, "group shop: switchover to west stands in FENCING for 1h0m0s; nobody is served"},
+		{"degraded", func(in *Inputs) { in.Shares[0].Degraded = true }, Attention, "group shop: degraded"},
+		{"store away", func(in *Inputs) {
+			in.Coordinator.Up, in.Coordinator.Problem = false, "connection refused"
+			in.Shares = nil
+		}, Bad, "coordinator store: connection refused"},
+		{"paused", func(in *Inputs) {
+			in.Automation = failover.Automation{Paused: true, Who: "ada", Why: "roll"}
+		}, Attention, "automatic failover is paused by ada: roll"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := healthy()
+			c.spoil(&in)
+			s := Assemble(in)
+			first := strings.Join(s.News, "; ")
+			if s.Level != c.level || !strings.HasPrefix(first, c.first) || (c.first == "" && first != "") {
+				t.Errorf("level %s, news %q; want %s, %q", s.Level, s.News, c.level, c.first)
+			}
+		})
+	}
+}

@@ -1,0 +1,35 @@
+package telemetry
+
+// Buckets in seconds. Moves take tenths of seconds to a minute, requests from a
+// fraction of a millisecond to a held request's eight seconds.
+var (
+	requestBuckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	moveBuckets    = []float64{.05, .1, .2, .3, .5, .75, 1, 1.5, 2, 3, 5, 8, 15, 30, 60}
+)
+
+// The process.
+var (
+	buildInfo = gauge("spillway_build_info", "", "Always 1; the labels say what runs.", "version", "go_version")
+	ready     = gauge("spillway_ready", "", "1 while a check of /readyz passes.", "check")
+)
+
+// Shares, sites and flows: from the status that the console shows too.
+var (
+	statusAge     = gauge("spillway_status_age_seconds", "seconds", "Age of the observation behind the gauges about shares, sites and flows. High: they are stale.")
+	coordinatorUp = gauge("spillway_coordinator_up", "", "1 while the coordinator store answers.")
+	automation    = gauge("spillway_automation_paused", "", "1 while automatic failover is paused by a person.")
+	siteUp        = gauge("spillway_site_up", "", "1 while the votes of the places find the site up or degraded, 0 while down.", "site")
+	siteGateways  = gauge("spillway_site_gateways", "gateways", "Gateways at the site that hold a lease.", "site")
+	siteMirrors   = gauge("spillway_site_mirrors", "mirrors", "Mirrors at the site that hold a lease.", "site")
+
+	shareEpoch        = gauge("spillway_share_epoch", "epoch", "Failover epoch of the group. Rises with every move and abort.", "failover_group")
+	shareState        = gauge("spillway_share_state", "", "1 for the state that the group is in, 0 for the others.", "failover_group", "state")
+	shareActive       = gauge("spillway_share_active", "", "1 for the site that serves the group, 0 for the others.", "failover_group", "site")
+	shareSafe         = gauge("spillway_share_failover_safe", "", "1 if losing the active site now would keep the group within its loss limit, 0 if not.", "failover_group")
+	shareDegraded     = gauge("spillway_share_degraded", "", "1 while producers are answered before the configured number of sites hold their records.", "failover_group")
+	shareUnreplicated = gauge("spillway_share_unreplicated_records", "records", "Offsets that the active site has and the best standby lacks: what a failover now could lose.", "failover_group")
+	shareLossMax      = gauge("spillway_share_loss_records_max", "records", "Configured limit of records that an automatic failover may lose.", "failover_group")
+	flowLag           = gauge("spillway_flow_lag_records", "records", "Offsets that the source has and the target lacks.", "failover_group", "source", "target")
+	flowUp            = gauge("spillway_flow_up", "", "1 while the flow's mirror tells that it follows, 0 while it is silent or has a problem.", "failover_group", "source", "target")
+	flowSilent        = gauge("spillway_flow_silent_seconds", "seconds", "Time since the flow's mirror was last heard.", "failover_group", "source", "target")
+)

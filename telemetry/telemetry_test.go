@@ -1,0 +1,153 @@
+package telemetry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"spillway/console/status"
+	"spillway/federation/failover"
+)
+
+var update = flag.Bool("update", false, "write docs/metrics.md anew")
+
+func get(t *testing.T, tel *Telemetry, path string) (int, string) {
+	t.Helper()
+	mux := http.NewServeMux()
+	tel.Register(mux)
+	rec := httptest.NewRecorder()
+	mux.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+	body, err := io.ReadAll(rec.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rec.Code, string(body)
+}
+
+func TestReferenceIsCurrent(t *testing.T) {
+	const file = "../docs/metrics.md"
+	if *update {
+		if err := os.WriteFile(file, Reference(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, Reference()) {
+		t.Error("docs/metrics.md is not what the catalogue says; run go test ./telemetry -update")
+	}
+}
+
+// Names follow Prometheus: own prefix, base units, _total on counters alone.
+func TestNames(t *testing.T) {
+	rule := regexp.MustCompile(`^spillway_[a-z]+(_[a-z0-9]+)*$`)
+	seen := map[string]bool{}
+	for _, m := range Catalogue() {
+		if !rule.MatchString(m.Name) || seen[m.Name] {
+			t.Errorf("%s is no good name or stands twice", m.Name)
+		}
+		seen[m.Name] = true
+		if (m.Kind == Counter) != strings.HasSuffix(m.Name, "_total") {
+			t.Errorf("%s is a %s", m.Name, m.Kind)
+		}
+		if m.Unit == "seconds" && !strings.Contains(m.Name, "_seconds") {
+			t.Errorf("%s does not name its unit", m.Name)
+		}
+		if !strings.HasSuffix(m.Help, ".") {
+			t.Errorf("help of %s is no sentence", m.Name)
+		}
+	}
+}
+
+func TestReadyNamesWhatIsWrong(t *testing.T) {
+	tel := New("test")
+	if code, _ := get(t, tel, "/readyz"); code != http.StatusOK {
+		t.Errorf("without checks: %d", code)
+	}
+	if !tel.Health.Set("site east", errors.New("no broker answers")) || tel.Health.Set("site east", errors.New("still none")) {
+		t.Error("Set tells changes wrongly")
+	}
+	tel.Health.Set("coordinator", nil)
+	code, body := get(t, tel, "/readyz")
+	if code != http.StatusServiceUnavailable || body != "[+] coordinator\n[-] site east: still none\n" {
+		t.Errorf("%d %q", code, body)
+	}
+	if code, _ := get(t, tel, "/livez"); code != http.StatusOK {
+		t.Errorf("livez: %d", code)
+	}
+	if _, body := get(t, tel, "/metrics"); !strings.Contains(body, `spillway_ready{check="site east"} 0`) {
+		t.Error("the check is no metric")
+	}
+}
+
+func TestStatusBecomesGauges(t *testing.T) {
+	tel := New("test")
+	s := status.Status{
+		At: time.Now(), Coordinator: status.Coordinator{Up: true},
+		Sites:  []status.Site{{Name: "east", State: "up", Gateways: []string{"a", "b"}}, {Name: "north", Witness: true}, {Name: "west", State: "down"}},
+		Groups: []status.Group{{Name: "shop", State: "STABLE", Epoch: 3, Unreplicated: -1, LossMax: 10, Safe: true, Sites: []status.Standby{{Site: "east", Active: true}, {Site: "west"}}}},
+		Flows:  []status.Flow{{Group: "shop", Source: "east", Target: "west", Behind: 7, Silent: 0.5}},
+	}
+	tel.WatchStatus(func() (status.Status, bool) { return s, true })
+	_, body := get(t, tel, "/metrics")
+	for _, want := range []string{
+		`spillway_site_up{site="east"} 1`, `spillway_site_up{site="west"} 0`, `spillway_site_gateways{site="east"} 2`,
+		`spillway_share_state{failover_group="shop",state="STABLE"} 1`, `spillway_share_state{failover_group="shop",state="OPEN"} 0`,
+		`spillway_share_active{failover_group="shop",site="east"} 1`, `spillway_share_epoch{failover_group="shop"} 3`,
+		`spillway_flow_lag_records{failover_group="shop",source="east",target="west"} 7`, `spillway_share_failover_safe{failover_group="shop"} 1`,
+	} {
+		if !strings.Contains(body, want+"\n") {
+			t.Errorf("lacks %s", want)
+		}
+	}
+	if strings.Contains(body, "spillway_share_unreplicated_records{") {
+		t.Error("unknown is shown as a number")
+	}
+}
+
+// Two processes that saw the same move write into the same trace.
+func TestMoveIsOneTrace(t *testing.T) {
+	start := time.Unix(100, 0)
+	move := MoveTrace{
+		Group: "shop", Kind: "switchover", From: "east", To: "west", Epoch: 4, Started: start, Finished: start.Add(time.Second),
+		Passages: []failover.Passage{{State: failover.Draining, At: start}, {State: failover.Fencing, At: start.Add(300 * time.Millisecond)}},
+	}
+	ids := map[string]bool{}
+	for range 2 {
+		recorder := tracetest.NewSpanRecorder()
+		traces := newTraces(sdktrace.WithSpanProcessor(recorder), "shop", "east-1", 1)
+		traces.Move(move)
+		spans := recorder.Ended()
+		if len(spans) != 3 {
+			t.Fatalf("%d spans", len(spans))
+		}
+		root := spans[2]
+		if root.Name() != "switchover shop" || root.EndTime().Sub(root.StartTime()) != time.Second {
+			t.Errorf("root %s", root.Name())
+		}
+		if spans[0].Name() != "DRAINING" || spans[0].EndTime().Sub(spans[0].StartTime()) != 300*time.Millisecond || spans[0].Parent().SpanID() != root.SpanContext().SpanID() {
+			t.Errorf("child %s is wrong", spans[0].Name())
+		}
+		ids[root.SpanContext().TraceID().String()+root.SpanContext().SpanID().String()] = true
+		if err := traces.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(ids) != 1 {
+		t.Errorf("%d traces for one move", len(ids))
+	}
+}
