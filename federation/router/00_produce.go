@@ -1,0 +1,218 @@
+package router
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker/batch"
+	"spillway/federation/session"
+)
+
+// Produce (0). v3 transactional id, format 2; v5 log start; v8 record errors;
+// v9 flexible; v10 current leader (KIP-951); v12 transactions of a second kind;
+// v13 topic ids.
+//
+// Every batch is walked: its producer id is masked for the term, its CRC
+// patched, its offset in the answer made virtual. Left out: formats 0 and 1
+// (no producer ids), transactions, current leaders in answers (the layout is in
+// Metadata), the log start, and messages of the site other than about single records.
+var produceAPI = api{key: 0, min: 3, max: 13, needs: 7, begin: (*Client).beginProduce}
+
+// produceUpstreamMax: the site is asked by topic name, without what only
+// transactions use.
+const produceUpstreamMax = 11
+
+// produceTimeoutMax bounds the timeout that a request may ask for.
+const produceTimeoutMax = time.Minute
+
+// produce is one Produce request on its way.
+type produce struct {
+	client     *Client
+	begun      time.Time
+	until      time.Time // of any hold
+	timeout    time.Duration
+	acks       int16
+	resp       *kmsg.ProduceResponse
+	throttling sync.Mutex // guards resp.ThrottleMillis
+	parts      []*part    // not yet sent or answered
+	done       chan struct{}
+	open       atomic.Int32 // parts without a result
+}
+
+// part is one batch of a request.
+type part struct {
+	op      *produce
+	tp      spillway.TopicPartition
+	share   *Share
+	out     *kmsg.ProduceResponseTopicPartition // written once, before finish
+	records []byte
+	header  batch.Header // as the client sent it
+	code    int16        // found by the checks
+
+	// Set when it is forwarded.
+	term     Term
+	lane     *Lane
+	constant spillway.Offset
+	sent     time.Time
+}
+
+func (p *part) idempotent() bool { return p.header.ProducerID >= 0 }
+
+func (p *part) contact() contactKey { return contactKey{p.header.ProducerID, p.tp} }
+
+func (c *Client) beginProduce(ctx context.Context, sreq session.Request) (session.Answer, error) {
+	req := kmsg.NewPtrProduceRequest()
+	if err := decode(sreq, req); err != nil {
+		return nil, err
+	}
+	op := c.newProduce(ctx, req)
+	op.admit(ctx)
+	return op.answer, nil
+}
+
+// answer waits for all parts. A request without an answer (acks 0) that could
+// not be served closes the connection, as Kafka does (C29).
+func (op *produce) answer(ctx context.Context) ([]byte, error) {
+	select {
+	case <-op.done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if op.acks != 0 {
+		return op.resp.AppendTo([]byte{}), nil
+	}
+	for _, t := range op.resp.Topics {
+		for _, p := range t.Partitions {
+			if p.ErrorCode != 0 {
+				return nil, session.Close(session.ReasonRefused, kerr.ErrorForCode(p.ErrorCode))
+			}
+		}
+	}
+	return nil, nil
+}
+
+// newProduce checks a request and answers the parts that cannot be served.
+func (c *Client) newProduce(ctx context.Context, req *kmsg.ProduceRequest) *produce {
+	op := &produce{
+		client: c, begun: time.Now(), acks: req.Acks, done: make(chan struct{}),
+		timeout: min(max(time.Duration(req.TimeoutMillis)*time.Millisecond, time.Millisecond), produceTimeoutMax),
+		resp:    req.ResponseKind().(*kmsg.ProduceResponse),
+	}
+	op.until = op.begun.Add(min(c.router.config.HoldMax, op.timeout))
+	seen := make(map[spillway.TopicPartition]bool)
+	var all []*part
+	op.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
+	for i, t := range req.Topics {
+		out := &op.resp.Topics[i]
+		*out = kmsg.NewProduceResponseTopic()
+		out.Topic, out.TopicID = t.Topic, t.TopicID
+		name, code := t.Topic, int16(0)
+		if req.Version >= 13 {
+			var ok bool
+			if name, ok = c.router.topics.name(ctx, t.TopicID); !ok {
+				code = kerr.UnknownTopicID.Code
+			}
+		}
+		out.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
+		for j, in := range t.Partitions {
+			p := &part{op: op, out: &out.Partitions[j], records: in.Records, tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}}
+			*p.out = kmsg.NewProduceResponseTopicPartition()
+			p.out.Partition, p.out.BaseOffset = in.Partition, -1
+			p.code = cmp.Or(op.checkRequest(req), code)
+			all = append(all, p)
+		}
+	}
+	op.open.Store(int32(len(all)))
+	if len(all) == 0 {
+		close(op.done)
+	}
+	for _, p := range all {
+		if p.code == 0 {
+			p.code = p.check(seen)
+		}
+		if p.code != 0 {
+			p.refuse(p.code, "invalid")
+			continue
+		}
+		op.parts = append(op.parts, p)
+	}
+	return op
+}
+
+func (op *produce) checkRequest(req *kmsg.ProduceRequest) int16 {
+	switch {
+	case req.Acks < -1 || req.Acks > 1:
+		return kerr.InvalidRequiredAcks.Code
+	case req.TransactionID != nil:
+		return kerr.TransactionalIDAuthorizationFailed.Code
+	}
+	return 0
+}
+
+// check finds the share and looks at the batch; 0 if all is well.
+func (p *part) check(seen map[spillway.TopicPartition]bool) int16 {
+	r := p.op.client.router
+	var ok bool
+	if p.share, ok = r.ShareOf(p.tp); !ok || p.tp.Partition < 0 {
+		return kerr.UnknownTopicOrPartition.Code
+	}
+	if seen[p.tp] {
+		return kerr.InvalidRecord.Code // twice in one request: its order would be anybody's guess
+	}
+	seen[p.tp] = true
+	if h := p.share.Group.HoldMax; h > 0 {
+		p.op.until = minTime(p.op.until, p.op.begun.Add(h))
+	}
+	if mine, _ := r.layout.Leads(p.share.ID, p.tp); !mine {
+		return kerr.NotLeaderForPartition.Code
+	}
+	h, rest, err := batch.Parse(p.records)
+	switch {
+	case errors.Is(err, batch.ErrMagic):
+		return kerr.UnsupportedForMessageFormat.Code
+	case err != nil:
+		return kerr.CorruptMessage.Code
+	case len(rest) > 0 || h.Control():
+		return kerr.InvalidRecord.Code
+	case h.Transactional():
+		return kerr.TransactionalIDAuthorizationFailed.Code
+	case h.ProducerID < -1 || h.ProducerID >= 0 && (h.BaseSequence < 0 || h.ProducerEpoch < 0):
+		return kerr.InvalidRecord.Code
+	case h.ProducerID >= 0 && !spillway.IsClientProducerID(h.ProducerID):
+		return kerr.InvalidProducerIDMapping.Code // not one of ours: it could collide with anybody's (C25)
+	}
+	p.header = h
+	return 0
+}
+
+func minTime(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// refuse answers a part with an error of the gateway's own.
+func (p *part) refuse(code int16, reason string) {
+	p.op.client.router.events.refused(reason)
+	p.finish(code)
+}
+
+// finish answers a part; its other results are in out already.
+func (p *part) finish(code int16) {
+	p.out.ErrorCode = code
+	if code != 0 {
+		p.out.BaseOffset = -1
+	}
+	if p.op.open.Add(-1) == 0 {
+		close(p.op.done)
+	}
+}

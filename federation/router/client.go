@@ -1,0 +1,71 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway/broker/wire"
+	"spillway/federation/session"
+)
+
+// Client is one client connection: a session.Handler.
+type Client struct {
+	// Set once, read by anyone.
+	router   *Router
+	conn     net.Conn
+	lanes    *lanes
+	produces *produces
+
+	mu struct {
+		sync.Mutex
+		software string // from ApiVersions: "apache-kafka-java", "librdkafka", ...
+	}
+}
+
+// Begin implements session.Handler.
+func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer, error) {
+	a, ok := apis[req.Key]
+	if !ok {
+		c.router.events.refused("unknown-api")
+		return nil, session.Close(session.ReasonUnknownAPI, fmt.Errorf("API key %d is not served", req.Key))
+	}
+	if req.Version < a.min || req.Version > a.max {
+		if req.Key == apiVersionsAPI.key {
+			return c.versionMismatch(), nil
+		}
+		c.router.events.refused("version")
+		return nil, session.Close(session.ReasonVersion, fmt.Errorf("version %d of API key %d is not served", req.Version, req.Key))
+	}
+	if err := wire.Check(req.Key, req.Version, req.Body); err != nil {
+		c.router.events.refused("malformed")
+		return nil, session.Close(session.ReasonMalformed, err)
+	}
+	return a.begin(c, ctx, req)
+}
+
+// Close implements session.Handler. Upstream connections that carry produces
+// are closed when these are answered, which may take longer than the client lives.
+func (c *Client) Close() {
+	c.router.background.Go(c.lanes.close)
+}
+
+// gone tells whether the client has closed its side.
+func (c *Client) gone() bool { return session.Gone(c.conn) }
+
+// decode reads a request's body; its structure was checked in Begin.
+func decode(req session.Request, into kmsg.Request) error {
+	into.SetVersion(req.Version)
+	if err := into.ReadFrom(req.Body); err != nil {
+		return session.Close(session.ReasonMalformed, err)
+	}
+	return nil
+}
+
+// reply answers with a ready response.
+func reply(resp kmsg.Response) session.Answer {
+	return func(context.Context) ([]byte, error) { return resp.AppendTo([]byte{}), nil }
+}

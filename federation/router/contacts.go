@@ -1,0 +1,260 @@
+package router
+
+import (
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/mirror/offsetmap"
+)
+
+// contacts knows, for every idempotent producer and partition, which sequence
+// may be forwarded next. A site of a new term does not know the producer's
+// masked id and would take any first sequence, so a batch that overtakes a
+// missing one would wedge it for good (design idea 5, experiments L3). The same
+// holds where an upstream connection was lost with the first batches on their way.
+//
+//	A  while a contact is not established, batches are forwarded only in the
+//	   unbroken row that starts at next
+//	B  a batch of an older term that is at the site is never forwarded again
+//	C  a contact is established by a success of the site in the term: from then
+//	   on the site itself knows the masked id and checks every sequence
+//
+// A contact waits for a missing sequence for at most OutstandingMax: after that
+// the client cannot have it in flight any more.
+type contacts struct {
+	max         int
+	outstanding time.Duration
+
+	mu struct {
+		sync.Mutex
+		young, old map[contactKey]*contact // two generations bound the number
+	}
+}
+
+type contactKey struct {
+	id int64
+	tp spillway.TopicPartition
+}
+
+type contact struct {
+	epoch       int16 // of the producer
+	term        spillway.Epoch
+	established bool
+	next        int32
+	hasAcked    bool
+	acked       int32     // last sequence that this gateway acknowledged
+	since       time.Time // when the present uncertainty began
+	refused     int32     // first sequence of a batch that was refused for a missing one; −1 if none
+	changed     chan struct{}
+}
+
+type verdict int
+
+const (
+	forward     verdict = iota // send it
+	isDuplicate                // the site has it, at the offset given
+	wasThere                   // the site has it, at an offset that nobody remembers
+	stale                      // a newer epoch of the producer has written
+	torn                       // it overlaps what is there with other boundaries
+	wait                       // an earlier sequence is missing
+)
+
+func newContacts(most int, outstanding time.Duration) *contacts {
+	c := &contacts{max: most, outstanding: outstanding}
+	c.mu.young, c.mu.old = make(map[contactKey]*contact), make(map[contactKey]*contact)
+	return c
+}
+
+// after tells whether sequence a comes after b. Sequences wrap at 2^31.
+func after(a, b int32) bool { d := (a - b) & 0x7fffffff; return d != 0 && d < 1<<30 }
+
+func following(sequence int32) int32 { return int32((int64(sequence) + 1) & 0x7fffffff) }
+
+func (cs *contacts) get(k contactKey) *contact {
+	if c := cs.mu.young[k]; c != nil {
+		return c
+	}
+	c := cs.mu.old[k]
+	if c == nil {
+		c = &contact{epoch: -1, refused: -1}
+	}
+	if len(cs.mu.young) >= cs.max/2 {
+		cs.mu.old, cs.mu.young = cs.mu.young, make(map[contactKey]*contact)
+	}
+	cs.mu.young[k] = c
+	return c
+}
+
+// arrival is a batch that wants to be forwarded.
+type arrival struct {
+	contactKey
+	epoch       int16 // of the producer
+	first, last int32
+	term        Term
+	trail       []offsetmap.TrailEntry // of this producer over all past terms, see trailOf
+	// repeats: this client sends a refused batch again only when nothing older
+	// is in flight, so a batch that comes again proves that nothing is missing.
+	repeats bool
+}
+
+// check decides about a batch. With forward it also notes that the batch is on
+// its way, so the caller must send it or call failed. With wait it returns when
+// waiting is over at the latest, and a channel that is closed when it may be
+// worth asking again.
+func (cs *contacts) check(a arrival) (v verdict, at spillway.Offset, until time.Time, changed <-chan struct{}) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	c := cs.get(a.contactKey)
+	switch {
+	case c.epoch > a.epoch && c.term == a.term.Base:
+		return stale, 0, time.Time{}, nil
+	case c.term != a.term.Base || c.epoch < a.epoch:
+		v, at = c.renew(a)
+		if v != forward {
+			return v, at, time.Time{}, nil
+		}
+	case !c.established:
+		if v, at = inTrail(a); v != forward {
+			return v, at, time.Time{}, nil
+		}
+	}
+	missing := !c.established && after(a.first, c.next)
+	until = c.since.Add(cs.outstanding)
+	if missing && time.Now().Before(until) && !(a.repeats && c.refused == a.first) {
+		if c.changed == nil {
+			c.changed = make(chan struct{})
+		}
+		return wait, 0, until, c.changed
+	}
+	if missing || !after(c.next, following(a.last)) {
+		c.next = following(a.last)
+	}
+	c.refused = -1
+	c.wake()
+	return forward, 0, time.Time{}, nil
+}
+
+// renew starts the contact over, in a new term or for a new producer epoch.
+func (c *contact) renew(a arrival) (verdict, spillway.Offset) {
+	if v, at := inTrail(a); v != forward {
+		return v, at
+	}
+	expected := int32(0)
+	if n := len(a.trail); n > 0 && a.trail[n-1].ProducerEpoch == a.epoch {
+		expected = following(a.trail[n-1].Last)
+	}
+	// What this gateway acknowledged is not outstanding, also where it was lost.
+	if c.hasAcked && c.epoch == a.epoch && after(following(c.acked), expected) {
+		expected = following(c.acked)
+	}
+	if c.epoch != a.epoch {
+		c.hasAcked = false
+	}
+	c.epoch, c.term, c.next, c.since, c.refused = a.epoch, a.term.Base, expected, a.term.Opened, -1
+	c.established = false
+	if len(a.term.Past) == 0 { // nothing was before: the site's own state is all there is
+		c.next = a.first
+	}
+	return forward, 0
+}
+
+// inTrail looks for the batch in what older terms left at the site.
+func inTrail(a arrival) (verdict, spillway.Offset) {
+	n := len(a.trail)
+	if n == 0 {
+		return forward, 0
+	}
+	newest := a.trail[n-1]
+	if newest.ProducerEpoch > a.epoch {
+		return stale, 0
+	}
+	if newest.ProducerEpoch < a.epoch || after(a.first, newest.Last) {
+		return forward, 0
+	}
+	for _, e := range a.trail {
+		if e.ProducerEpoch == a.epoch && e.First == a.first && e.Last == a.last {
+			if e.Virtual < 0 {
+				return wasThere, 0
+			}
+			return isDuplicate, e.Virtual
+		}
+	}
+	if after(a.last, newest.Last) {
+		return torn, 0
+	}
+	return wasThere, 0
+}
+
+func (c *contact) wake() {
+	if c.changed != nil {
+		close(c.changed)
+		c.changed = nil
+	}
+}
+
+// acked notes that the site has a batch and the client was or will be told so.
+func (cs *contacts) acked(k contactKey, epoch int16, last int32, term spillway.Epoch) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	c := cs.get(k)
+	if c.epoch != epoch {
+		return
+	}
+	if !c.hasAcked || after(last, c.acked) {
+		c.hasAcked, c.acked = true, last
+	}
+	if c.term == term && !c.established {
+		c.established = true
+		c.wake()
+	}
+}
+
+// failed notes that a batch was not forwarded after all, or was refused by the
+// site, or that nobody knows whether it arrived: where the site is not known to
+// know the producer, the row starts again with it.
+func (cs *contacts) failed(k contactKey, epoch int16, first int32, term spillway.Epoch) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	c := cs.get(k)
+	if c.epoch != epoch || c.term != term || c.established {
+		return
+	}
+	if after(c.next, first) {
+		c.next = first
+	}
+	c.since = time.Now()
+	c.wake()
+}
+
+// refuse notes that a batch was sent back to wait for a missing one.
+func (cs *contacts) refuse(k contactKey, epoch int16, first int32) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if c := cs.get(k); c.epoch == epoch && (c.refused < 0 || after(c.refused, first)) {
+		c.refused = first
+	}
+}
+
+// known notes that the site itself knows the producer in this term: then its
+// own check of sequences is enough.
+func (cs *contacts) known(k contactKey, epoch int16, term spillway.Epoch) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if c := cs.get(k); c.epoch == epoch && c.term == term {
+		c.established = true
+		c.wake()
+	}
+}
+
+// found notes that the site's own log has the producer's batches up to a
+// sequence, from a term that the site served before.
+func (cs *contacts) found(k contactKey, e offsetmap.TrailEntry, term spillway.Epoch) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	c := cs.get(k)
+	if c.term == term && c.epoch == e.ProducerEpoch && !c.established && after(following(e.Last), c.next) {
+		c.next = following(e.Last)
+		c.wake()
+	}
+}

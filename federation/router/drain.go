@@ -1,0 +1,41 @@
+package router
+
+import (
+	"context"
+	"time"
+)
+
+// unsureMemory is how long a produce without an answer counts: a broker may
+// append it as long as the bytes wait in its queue.
+const unsureMemory = time.Minute
+
+// Drain is the barrier of FENCING. The share must be closed. It returns when
+// no produce of the share is on its way to the site any more. Those without an
+// answer after patience lose their connections. unsure: the site may still
+// append what was sent, so its log end must be read twice, apart (C9).
+func (s *Share) Drain(ctx context.Context, patience time.Duration) (unsure bool, err error) {
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	idle := s.idle()
+	for waiting := true; waiting; {
+		select {
+		case <-idle:
+			waiting = false
+		case <-late.C:
+			for _, l := range s.busyLanes() {
+				l.conn.Close()
+			}
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+	for _, l := range s.takeSilent() {
+		barrier, cancel := context.WithTimeout(ctx, patience)
+		if l.barrier(barrier) != nil {
+			l.conn.Close()
+			s.markUnsure()
+		}
+		cancel()
+	}
+	return s.unsureSince(time.Now().Add(-unsureMemory)), ctx.Err()
+}

@@ -1,0 +1,55 @@
+package router
+
+import (
+	"time"
+
+	"spillway"
+)
+
+// Events tell what happened. A nil func is skipped; a slow one slows the data
+// path, so listeners only count or enqueue.
+type Events struct {
+	// Held: a request begins to wait because its share is not served.
+	Held func(spillway.ShareID)
+	// Released: a held request goes on, after waited.
+	Released func(share spillway.ShareID, waited time.Duration)
+	// Refused: a partition of a request, or a request, was refused by the
+	// gateway itself. The reasons are a fixed set.
+	Refused func(reason string)
+	// Produced: a batch was acknowledged; local tells the site's part of took,
+	// the rest is reserved end and durable mark.
+	Produced func(share spillway.ShareID, records int32, bytes int, local, took time.Duration)
+	// FirstContact: what became of a producer's first batch in a term.
+	// outcome: forwarded, duplicate, waited, refused.
+	FirstContact func(outcome string)
+}
+
+func (e *Events) held(id spillway.ShareID) {
+	if e.Held != nil {
+		e.Held(id)
+	}
+}
+
+func (e *Events) released(id spillway.ShareID, waited time.Duration) {
+	if e.Released != nil {
+		e.Released(id, waited)
+	}
+}
+
+func (e *Events) refused(reason string) {
+	if e.Refused != nil {
+		e.Refused(reason)
+	}
+}
+
+func (e *Events) produced(id spillway.ShareID, records int32, bytes int, local, took time.Duration) {
+	if e.Produced != nil {
+		e.Produced(id, records, bytes, local, took)
+	}
+}
+
+func (e *Events) firstContact(outcome string) {
+	if e.FirstContact != nil {
+		e.FirstContact(outcome)
+	}
+}

@@ -1,0 +1,219 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker/conn"
+)
+
+// finish waits for the site's answer to one request and answers its parts. A
+// connection that does not answer in time is closed.
+func (op *produce) finish(lane *Lane, parts []*part, pending *conn.Pending) {
+	ctx, cancel := context.WithTimeout(context.Background(), op.timeout+op.client.router.config.ProduceMax)
+	defer cancel()
+	body, err := pending.Wait(ctx)
+	if ctx.Err() != nil {
+		lane.conn.Close()
+		<-pending.Done()
+	}
+	for _, p := range parts {
+		op.client.produces.leave(p.tp)
+	}
+	switch {
+	case err != nil:
+		op.lost(lane, parts)
+	case op.acks == 0:
+		for _, p := range parts {
+			p.share.leave(lane, false, true)
+			p.finish(0)
+		}
+	default:
+		op.answered(lane, parts, body)
+	}
+}
+
+// lost is what happens to produces whose connection died before the answer.
+// They are not sent again (invariant C). The client hears of it when it makes
+// sense to send them again: when another site serves, or the partition can be
+// reached again. Refusing at once would use up the few tries that some clients
+// have (experiments L, rule 3).
+func (op *produce) lost(lane *Lane, parts []*part) {
+	for _, p := range parts {
+		p.failed()
+		p.share.leave(lane, true, false)
+	}
+	if op.acks == 0 {
+		for _, p := range parts {
+			p.refuse(kerr.NetworkException.Code, "upstream-lost")
+		}
+		return
+	}
+	until := op.until
+	if now := time.Now(); until.Before(now) {
+		until = now
+	}
+	ctx, cancel := context.WithDeadline(op.client.router.ctx, until)
+	defer cancel()
+	for _, p := range parts {
+		p.awaitReachable(ctx)
+		p.refuse(kerr.NotLeaderForPartition.Code, "upstream-lost")
+	}
+}
+
+// awaitReachable returns when the partition's share is served and its leader
+// can be connected to, or ctx ends.
+func (p *part) awaitReachable(ctx context.Context) {
+	r := p.op.client.router
+	tick := time.NewTicker(retryPause)
+	defer tick.Stop()
+	for {
+		changed := p.share.Changed()
+		if t, ok := p.share.Serving(); ok {
+			if cluster := r.sites[t.Site]; cluster.Refresh(ctx) == nil {
+				if node, err := cluster.Leader(ctx, p.tp); err == nil && p.tryLane(ctx, t.Site, node) {
+					return
+				}
+			}
+		}
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (p *part) tryLane(ctx context.Context, site spillway.SiteID, node int32) bool {
+	p.op.client.produces.sending.Lock()
+	defer p.op.client.produces.sending.Unlock()
+	_, err := p.op.client.lanes.Lane(ctx, ProduceLane, site, node)
+	return err == nil
+}
+
+// answered reads the site's answer.
+func (op *produce) answered(lane *Lane, parts []*part, body []byte) {
+	resp := kmsg.NewPtrProduceResponse()
+	resp.Version = min(lane.conn.MaxVersion(0), produceUpstreamMax)
+	if err := conn.Decode(resp, body); err != nil {
+		lane.conn.Close()
+		op.lost(lane, parts)
+		return
+	}
+	op.throttle(resp.ThrottleMillis)
+	byPartition := make(map[spillway.TopicPartition]*kmsg.ProduceResponseTopicPartition)
+	for _, t := range resp.Topics {
+		for i := range t.Partitions {
+			byPartition[spillway.TopicPartition{Topic: t.Topic, Partition: t.Partitions[i].Partition}] = &t.Partitions[i]
+		}
+	}
+	local := time.Now()
+	for _, p := range parts {
+		in := byPartition[p.tp]
+		switch {
+		case in == nil:
+			p.failed()
+			p.share.leave(lane, true, false)
+			p.refuse(kerr.NotLeaderForPartition.Code, "upstream-lost")
+		case in.ErrorCode != 0:
+			p.failed()
+			p.share.leave(lane, false, false)
+			p.siteRefused(in)
+		default:
+			p.appended(lane, in, local)
+		}
+	}
+}
+
+// throttle passes the largest throttle time on. A hold never sets one: it
+// would mute the whole node at the client.
+func (op *produce) throttle(millis int32) {
+	op.throttling.Lock()
+	defer op.throttling.Unlock()
+	op.resp.ThrottleMillis = max(op.resp.ThrottleMillis, min(millis, throttleMillisMax))
+}
+
+// throttleMillisMax bounds what a site may ask of a client.
+const throttleMillisMax = 60_000
+
+// appended acknowledges a batch that is in the site's log, once it may be: the
+// reserved end covers it, enough sites have it, and the lease still holds. The
+// share is left only then, so that a confirmation that nothing is in flight
+// also means that nothing older will still be acknowledged.
+func (p *part) appended(lane *Lane, in *kmsg.ProduceResponseTopicPartition, local time.Time) {
+	op, r := p.op, p.op.client.router
+	p.out.LogAppendTime = in.LogAppendTime
+	if in.BaseOffset >= 0 {
+		p.out.BaseOffset = int64(p.constant) + in.BaseOffset
+	}
+	end := spillway.Offset(p.out.BaseOffset) + spillway.Offset(p.header.LastOffsetDelta) + 1
+	ctx, cancel := context.WithDeadline(r.ctx, op.begun.Add(max(op.timeout, r.config.HoldMax)))
+	defer cancel()
+	if err := r.reserve.Extend(ctx, p.share, p.term, p.tp, end); err != nil {
+		p.share.leave(lane, true, false)
+		p.refuse(kerr.NotLeaderForPartition.Code, "reserved-end")
+		return
+	}
+	left := false
+	if k := p.share.Group.Ack.Sites; k > 1 {
+		// The mark carries the epoch, so it needs neither lease nor barrier;
+		// a move must not wait for it.
+		p.share.leave(lane, false, false)
+		left = true
+		wait, cancel := context.WithDeadline(r.ctx, op.begun.Add(op.timeout))
+		err := r.marks.Wait(wait, p.term, p.tp, end, k)
+		cancel()
+		if err != nil {
+			p.refuse(kerr.RequestTimedOut.Code, "not-durable")
+			return
+		}
+	}
+	if !r.lease.Held() {
+		if !left {
+			p.share.leave(lane, true, false)
+		}
+		p.refuse(kerr.NotLeaderForPartition.Code, "lease-lost")
+		return
+	}
+	if p.idempotent() {
+		r.contacts.acked(p.contact(), p.header.ProducerEpoch, p.header.LastSequence(), p.term.Base)
+	}
+	p.finish(0)
+	if !left {
+		p.share.leave(lane, false, false)
+	}
+	r.events.produced(p.share.ID, p.header.Count, len(p.records), local.Sub(p.sent), time.Since(op.begun))
+}
+
+// siteRefused passes an error of the site on, without what would tell of the site.
+func (p *part) siteRefused(in *kmsg.ProduceResponseTopicPartition) {
+	code := in.ErrorCode
+	switch code {
+	case kerr.NotLeaderForPartition.Code, kerr.FencedLeaderEpoch.Code, kerr.UnknownLeaderEpoch.Code,
+		kerr.BrokerNotAvailable.Code, kerr.KafkaStorageError.Code, kerr.ReplicaNotAvailable.Code,
+		// The gateway's own principal was denied: by the resource fence, or by
+		// a fault that is not the client's to see.
+		kerr.TopicAuthorizationFailed.Code, kerr.ClusterAuthorizationFailed.Code:
+		r := p.op.client.router
+		r.background.Go(func() {
+			ctx, cancel := context.WithTimeout(r.ctx, dialMax)
+			defer cancel()
+			_ = r.sites[p.term.Site].Refresh(ctx) // the client asks again in any case
+		})
+		code = kerr.NotLeaderForPartition.Code
+	case kerr.InvalidRecord.Code:
+		p.out.ErrorRecords, p.out.ErrorMessage = in.ErrorRecords, in.ErrorMessage
+	}
+	p.refuse(code, "site")
+}
+
+func (p *part) failed() {
+	if p.idempotent() {
+		p.op.client.router.contacts.failed(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence, p.term.Base)
+	}
+}

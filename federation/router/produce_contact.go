@@ -1,0 +1,153 @@
+package router
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"spillway"
+	"spillway/mirror/offsetmap"
+)
+
+// repeatsProve are the clients that never send a batch to a leader while an
+// older one of the partition is in flight elsewhere and then send it again:
+// Java drains a partition that retries from its lowest sequence on
+// (RecordAccumulator.shouldStopDrainBatchesForPartition); franz-go and sarama
+// keep one leader per partition until all is answered. librdkafka is not among
+// them: it may retry on the new leader with requests open at the old one.
+var repeatsProve = []string{"apache-kafka-java", "kgo", "franz-go", "sarama"}
+
+// ask asks the contact whether the batch may go.
+func (p *part) ask() (verdict, spillway.Offset, time.Time, <-chan struct{}) {
+	r := p.op.client.router
+	return r.contacts.check(arrival{
+		contactKey: p.contact(), epoch: p.header.ProducerEpoch,
+		first: p.header.BaseSequence, last: p.header.LastSequence(),
+		term: p.term, trail: r.trailOf(p.term, p.header.ProducerID, p.tp),
+		repeats: slices.Contains(repeatsProve, p.op.client.softwareName()),
+	})
+}
+
+func (c *Client) softwareName() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.software
+}
+
+// settle answers a batch that is not forwarded. The lease is checked as for
+// any acknowledgement.
+func (p *part) settle(v verdict, at spillway.Offset) {
+	r := p.op.client.router
+	code := int16(0)
+	switch v {
+	case isDuplicate:
+		p.out.BaseOffset = int64(at)
+	case wasThere:
+		code = kerr.DuplicateSequenceNumber.Code // all clients count it as success
+	case stale:
+		code = kerr.InvalidProducerEpoch.Code
+	case torn:
+		code = kerr.OutOfOrderSequenceNumber.Code
+	}
+	if code == 0 || code == kerr.DuplicateSequenceNumber.Code {
+		if !r.lease.Held() {
+			p.refuse(kerr.NotLeaderForPartition.Code, "lease-lost")
+			return
+		}
+		r.events.firstContact("duplicate")
+		r.contacts.acked(p.contact(), p.header.ProducerEpoch, p.header.LastSequence(), 0)
+		p.finish(code)
+		return
+	}
+	p.refuse(code, "sequence")
+}
+
+// waitForMissing holds one batch until the sequence before it has been
+// forwarded, or it is known that nothing is missing, or the hold is over.
+func (p *part) waitForMissing(until time.Time, changed <-chan struct{}) {
+	r := p.op.client.router
+	r.events.firstContact("waited")
+	ctx, cancel := context.WithDeadline(r.ctx, p.op.until)
+	defer cancel()
+	p.askSite(ctx)
+	for {
+		timer := time.NewTimer(time.Until(until))
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			r.contacts.refuse(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
+			p.refuse(kerr.NotLeaderForPartition.Code, "sequence-missing")
+			return
+		}
+		timer.Stop()
+		var done bool
+		if done, until, changed = p.askAgain(ctx); done {
+			return
+		}
+	}
+}
+
+// askAgain sends or answers the batch if its turn has come.
+func (p *part) askAgain(ctx context.Context) (done bool, until time.Time, changed <-chan struct{}) {
+	op := p.op
+	op.client.produces.sending.Lock()
+	defer op.client.produces.sending.Unlock()
+	if t, ok := p.share.Serving(); !ok || t.Epoch != p.term.Epoch || op.client.gone() {
+		p.refuse(kerr.NotLeaderForPartition.Code, "moving")
+		return true, until, nil
+	}
+	v, at, until, changed := p.ask()
+	if v == wait {
+		return false, until, changed
+	}
+	if v != forward {
+		p.settle(v, at)
+		return true, until, nil
+	}
+	node, err := op.client.router.sites[p.term.Site].Leader(ctx, p.tp)
+	if err == nil {
+		p.lane, err = op.client.lanes.Lane(ctx, ProduceLane, p.term.Site, node)
+	}
+	if err != nil {
+		p.failed()
+		p.refuse(kerr.NotLeaderForPartition.Code, "unreachable")
+		return true, until, nil
+	}
+	if parts := []*part{p}; op.enter(p.lane, parts) {
+		op.send(p.lane, parts)
+	}
+	return true, until, nil
+}
+
+// askSite asks the site what it knows of the producer: in this term, if the
+// client wrote through another gateway; in older terms that the site itself
+// served, as these batches are in no trail.
+func (p *part) askSite(ctx context.Context) {
+	r := p.op.client.router
+	cluster := r.sites[p.term.Site]
+	if !cluster.Capabilities().DescribeProducers {
+		return
+	}
+	states, err := cluster.Admin().DescribeProducers(ctx, p.tp)
+	if err != nil {
+		return // the wait goes on, and ends by time
+	}
+	masked := spillway.MaskProducerID(p.header.ProducerID, p.term.Mask)
+	for _, s := range states {
+		if s.ID == masked && s.Epoch == p.header.ProducerEpoch {
+			r.contacts.known(p.contact(), p.header.ProducerEpoch, p.term.Base)
+		}
+	}
+	for _, t := range p.term.Past {
+		old := spillway.MaskProducerID(p.header.ProducerID, t.Mask)
+		for _, s := range states {
+			if t.Site == p.term.Site && s.ID == old && s.LastSequence >= 0 {
+				r.contacts.found(p.contact(), offsetmap.TrailEntry{ProducerEpoch: s.Epoch, Last: s.LastSequence}, p.term.Base)
+			}
+		}
+	}
+}

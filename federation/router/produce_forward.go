@@ -1,0 +1,316 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/batch"
+)
+
+// produces is what one client connection has on its way, for its order.
+type produces struct {
+	// sending is held from the choice of an upstream connection until the
+	// request is queued there, so that the order of decisions is the order of
+	// bytes (invariant B).
+	sending sync.Mutex
+
+	mu struct {
+		sync.Mutex
+		inFlight map[spillway.TopicPartition]*flow
+	}
+}
+
+// flow is a partition with produces in flight.
+type flow struct {
+	lane  *Lane
+	count int
+}
+
+func newProduces() *produces {
+	ps := &produces{}
+	ps.mu.inFlight = make(map[spillway.TopicPartition]*flow)
+	return ps
+}
+
+// enter notes a produce on a lane, unless others of the partition are in
+// flight on another one.
+func (ps *produces) enter(tp spillway.TopicPartition, l *Lane) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	f := ps.mu.inFlight[tp]
+	if f == nil {
+		f = &flow{lane: l}
+		ps.mu.inFlight[tp] = f
+	}
+	if f.lane != l {
+		return false
+	}
+	f.count++
+	return true
+}
+
+func (ps *produces) leave(tp spillway.TopicPartition) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	f := ps.mu.inFlight[tp]
+	if f.count--; f.count == 0 {
+		delete(ps.mu.inFlight, tp)
+	}
+}
+
+// retryPause is how long a held request waits before it looks again for a
+// partition that could not be reached.
+const retryPause = 100 * time.Millisecond
+
+// admit forwards the parts of a request, and holds the request while none of
+// them can be. It blocks all that follows on the connection: that is what keeps
+// the order, and what stops the reading. Where some parts can be forwarded, the
+// others are refused at once (experiments L6).
+func (op *produce) admit(ctx context.Context) {
+	r := op.client.router
+	held := false
+	for len(op.parts) > 0 {
+		changed, layoutChanged := op.changed(), r.layout.Changed()
+		ready, moving := op.split()
+		if len(ready) > 0 && len(moving) > 0 {
+			for _, p := range moving {
+				p.refuse(kerr.NotLeaderForPartition.Code, "moving")
+			}
+			op.parts, moving = ready, nil
+		}
+		if len(moving) == 0 && !(held && op.client.gone()) && op.forward(ctx, changed) {
+			break
+		}
+		if len(op.parts) == 0 {
+			break
+		}
+		if !held {
+			held = true
+			r.events.held(op.parts[0].share.ID)
+		}
+		// Nothing else tells that an unreachable partition has come back.
+		if !op.wait(ctx, changed, layoutChanged, len(moving) == 0) {
+			for _, p := range op.parts {
+				p.refuse(kerr.NotLeaderForPartition.Code, "hold-over")
+			}
+			op.parts = nil
+			return
+		}
+	}
+	if held && len(op.parts) > 0 {
+		r.events.released(op.parts[0].share.ID, time.Since(op.begun))
+	}
+	op.parts = nil
+}
+
+// wait returns false when the hold is over.
+func (op *produce) wait(ctx context.Context, changed, layoutChanged <-chan struct{}, poll bool) bool {
+	left := time.Until(op.until)
+	if left <= 0 || op.client.gone() {
+		return false
+	}
+	if poll {
+		left = min(left, retryPause)
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-layoutChanged:
+	case <-timer.C:
+		return poll && time.Now().Before(op.until)
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// changed is the first part's share: a request is held as a whole, so any
+// share that it waits for will do, and the others are looked at again then.
+func (op *produce) changed() <-chan struct{} {
+	for _, p := range op.parts {
+		ch := p.share.Changed()
+		if _, ok := p.share.Serving(); !ok {
+			return ch
+		}
+	}
+	return op.parts[0].share.Changed()
+}
+
+// split tells which parts are served now and which belong to a share that
+// moves, or to a partition whose former leader has not let go.
+func (op *produce) split() (ready, moving []*part) {
+	r := op.client.router
+	for _, p := range op.parts {
+		t, serving := p.share.Serving()
+		_, free := r.layout.Leads(p.share.ID, p.tp)
+		if serving && free && r.lease.Held() {
+			p.term = t
+			ready = append(ready, p)
+			continue
+		}
+		moving = append(moving, p)
+	}
+	return ready, moving
+}
+
+// forward sends the parts to the leaders of their partitions. It returns false
+// if nothing was sent because nothing can be reached now. changed ends the
+// search for a connection, so that a dead site does not outlast the move away
+// from it.
+func (op *produce) forward(ctx context.Context, changed <-chan struct{}) bool {
+	ps := op.client.produces
+	ps.sending.Lock()
+	defer ps.sending.Unlock()
+	reachable, lost := op.reach(ctx, changed)
+	if len(reachable) == 0 && len(lost) > 0 {
+		op.parts = lost
+		return false
+	}
+	for _, p := range lost {
+		p.refuse(kerr.NotLeaderForPartition.Code, "unreachable")
+	}
+	op.parts = reachable
+	groups := op.judge(reachable)
+	for lane, parts := range groups {
+		if !op.enter(lane, parts) {
+			continue
+		}
+		op.send(lane, parts)
+	}
+	return true
+}
+
+// reach finds the upstream connection of each part. Parts that are refused for
+// good are answered.
+func (op *produce) reach(ctx context.Context, changed <-chan struct{}) (reachable, lost []*part) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-changed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	r := op.client.router
+	refresh := make(map[spillway.SiteID]bool)
+	for _, p := range op.parts {
+		var known bool
+		if p.constant, known = r.constant(p.share, p.term, p.tp); !known {
+			lost = append(lost, p)
+			continue
+		}
+		cluster := r.sites[p.term.Site]
+		node, err := cluster.Leader(ctx, p.tp)
+		if errors.Is(err, broker.ErrUnknownTopic) {
+			p.refuse(kerr.UnknownTopicOrPartition.Code, "unknown-topic")
+			continue
+		}
+		if err == nil {
+			p.lane, err = op.client.lanes.Lane(ctx, ProduceLane, p.term.Site, node)
+		}
+		if err != nil {
+			lost = append(lost, p)
+			refresh[p.term.Site] = true
+			continue
+		}
+		reachable = append(reachable, p)
+	}
+	for site := range refresh {
+		_ = r.sites[site].Refresh(ctx) // the next look finds out whether it helped
+	}
+	return reachable, lost
+}
+
+// judge asks for each idempotent batch whether it may go now, and groups those
+// that may by upstream connection.
+func (op *produce) judge(parts []*part) map[*Lane][]*part {
+	groups := make(map[*Lane][]*part)
+	for _, p := range parts {
+		if p.idempotent() {
+			v, at, until, changed := p.ask()
+			if v == wait {
+				op.client.router.background.Go(func() { p.waitForMissing(until, changed) })
+				continue
+			}
+			if v != forward {
+				p.settle(v, at)
+				continue
+			}
+		}
+		groups[p.lane] = append(groups[p.lane], p)
+	}
+	return groups
+}
+
+// enter counts the parts in at their shares and this connection. Parts that
+// may not enter are answered. False: none is left.
+func (op *produce) enter(lane *Lane, parts []*part) bool {
+	for i, p := range parts {
+		code, reason := int16(0), ""
+		switch {
+		case !op.client.produces.enter(p.tp, lane):
+			code, reason = kerr.NotLeaderForPartition.Code, "upstream-changed"
+		case !p.share.enter(p.term, lane):
+			op.client.produces.leave(p.tp)
+			code, reason = kerr.NotLeaderForPartition.Code, "moving"
+		default:
+			continue
+		}
+		p.failed()
+		p.refuse(code, reason)
+		parts[i] = nil
+	}
+	for _, p := range parts {
+		if p != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// send queues one request upstream and has its answer waited for.
+func (op *produce) send(lane *Lane, parts []*part) {
+	version := min(lane.conn.MaxVersion(0), produceUpstreamMax)
+	req := kmsg.NewPtrProduceRequest()
+	req.Version, req.Acks, req.TimeoutMillis = version, op.acks, int32(op.timeout.Milliseconds())
+	byTopic := make(map[string]int)
+	size, sent := 64, make([]*part, 0, len(parts))
+	now := time.Now()
+	for _, p := range parts {
+		if p == nil {
+			continue
+		}
+		p.sent = now
+		if p.idempotent() {
+			batch.SetProducer(p.records, spillway.MaskProducerID(p.header.ProducerID, p.term.Mask), p.header.ProducerEpoch, p.header.BaseSequence)
+		}
+		i, ok := byTopic[p.tp.Topic]
+		if !ok {
+			i = len(req.Topics)
+			byTopic[p.tp.Topic] = i
+			t := kmsg.NewProduceRequestTopic()
+			t.Topic = p.tp.Topic
+			req.Topics = append(req.Topics, t)
+			size += len(p.tp.Topic) + 16
+		}
+		in := kmsg.NewProduceRequestTopicPartition()
+		in.Partition, in.Records = p.tp.Partition, p.records
+		req.Topics[i].Partitions = append(req.Topics[i].Partitions, in)
+		size += len(p.records) + 16
+		sent = append(sent, p)
+	}
+	body := req.AppendTo(make([]byte, 0, size))
+	// The context is not the client's: what is on its way must be counted
+	// until the site has answered, whatever becomes of the client.
+	pending := lane.conn.Send(context.Background(), req.Key(), version, op.acks != 0, body)
+	op.client.router.background.Go(func() { op.finish(lane, sent, pending) })
+}

@@ -1,0 +1,207 @@
+package router
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/layout"
+	"spillway/mirror/offsetmap"
+)
+
+// Lease tells whether this gateway may serve now. It is asked after the
+// site's answer and before the client's (C10, C32).
+type Lease interface {
+	Held() bool
+}
+
+// Layout is the newest layout that this gateway knows.
+type Layout interface {
+	Current() layout.Layout
+	// Leads tells whether this gateway leads the partition in the newest
+	// layout (mine), and whether the gateways that led it before are known to
+	// have let go (ready). Produces wait for ready (C23).
+	Leads(share spillway.ShareID, tp spillway.TopicPartition) (mine, ready bool)
+	// Changed is closed at the next change of an answer of Leads.
+	Changed() <-chan struct{}
+}
+
+// Maps are the offset maps of the sites.
+type Maps interface {
+	// View of one partition at one site; nil if the site's map says nothing.
+	View(site spillway.SiteID, tp spillway.TopicPartition) *offsetmap.View
+}
+
+// Reserve keeps the reserved ends (C5).
+type Reserve interface {
+	// Extend returns when the reserved end of tp in the term is at least end.
+	// It raises ahead of use, so it rarely waits.
+	Extend(ctx context.Context, share *Share, t Term, tp spillway.TopicPartition, end spillway.Offset) error
+	// End is the reserved end of tp in the term, −1 if it is not known.
+	End(share *Share, t Term, tp spillway.TopicPartition) spillway.Offset
+}
+
+// Marks are the durable marks of the sites that follow.
+type Marks interface {
+	// Wait returns when all below end is at sites sites, the active one
+	// included, by marks of the term's epoch.
+	Wait(ctx context.Context, t Term, tp spillway.TopicPartition, end spillway.Offset, sites int) error
+	// Mark is the virtual offset below which everything is at sites sites.
+	Mark(t Term, tp spillway.TopicPartition, sites int) spillway.Offset
+}
+
+// Config is what a Router is built from. All parts are required but Events
+// and the bounds.
+type Config struct {
+	Gateway  spillway.GatewayID
+	Topology *spillway.Topology
+	Sites    map[spillway.SiteID]broker.Cluster
+	Shares   []*Share
+	Lease    Lease
+	Layout   Layout
+	Maps     Maps
+	Reserve  Reserve
+	Marks    Marks
+	Events   Events
+
+	HoldMax    time.Duration // of a request while its share moves; default 8 s, a failover group may lower it
+	ProduceMax time.Duration // for the site's answer beyond the request's own timeout; default 10 s
+	// OutstandingMax is how long a client may have a batch in flight that
+	// nobody here has seen (design idea 5); default 35 s.
+	OutstandingMax time.Duration
+	MetadataMax    time.Duration // age of a site's metadata before it is asked for again; default 5 s
+	ContactsMax    int           // producers and partitions remembered; default 200,000
+}
+
+// Router serves all connections of one gateway.
+type Router struct {
+	// Set once, read by anyone.
+	config   Config
+	topology *spillway.Topology
+	sites    map[spillway.SiteID]broker.Cluster
+	shares   map[spillway.ShareID]*Share
+	lease    Lease
+	layout   Layout
+	maps     Maps
+	reserve  Reserve
+	marks    Marks
+	events   Events
+	topics   *topics
+	offer    *offer
+	contacts *contacts
+
+	background sync.WaitGroup // work that outlives its client connection
+	ctx        context.Context
+	cancel     context.CancelFunc
+}
+
+// New makes a router. Close ends it.
+func New(c Config) *Router {
+	def(&c.HoldMax, 8*time.Second)
+	def(&c.ProduceMax, 10*time.Second)
+	def(&c.OutstandingMax, 35*time.Second)
+	def(&c.MetadataMax, 5*time.Second)
+	def(&c.ContactsMax, 200_000)
+	r := &Router{
+		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
+		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,
+		contacts: newContacts(c.ContactsMax, c.OutstandingMax),
+	}
+	for _, s := range c.Shares {
+		r.shares[s.ID] = s
+	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.topics = newTopics(r)
+	r.offer = newOffer(r)
+	return r
+}
+
+func def[T ~int | ~int64](v *T, to T) {
+	if *v <= 0 {
+		*v = to
+	}
+}
+
+// Close waits for what outlives the client connections. Close these first.
+func (r *Router) Close() {
+	r.cancel()
+	r.background.Wait()
+}
+
+// Connect makes the handler of one client connection.
+func (r *Router) Connect(c net.Conn) *Client {
+	client := &Client{router: r, conn: c, lanes: &lanes{router: r}, produces: newProduces()}
+	client.lanes.mu.byKey = make(map[laneKey]*Lane)
+	return client
+}
+
+// ShareOf finds the share that a partition belongs to. A failover group has
+// one share until groups with several homes exist.
+func (r *Router) ShareOf(tp spillway.TopicPartition) (*Share, bool) {
+	if hidden(tp.Topic) {
+		return nil, false
+	}
+	g, ok := r.topology.GroupOfTopic(tp.Topic)
+	if !ok {
+		return nil, false
+	}
+	s, ok := r.shares[spillway.ShareID{Group: g.Name}]
+	return s, ok
+}
+
+// GroupShare finds the share that a consumer group belongs to.
+func (r *Router) GroupShare(group string) (*Share, bool) {
+	g, ok := r.topology.GroupOfConsumerGroup(group)
+	if !ok {
+		return nil, false
+	}
+	s, ok := r.shares[spillway.ShareID{Group: g.Name}]
+	return s, ok
+}
+
+// VirtualHighWatermark bounds what consumers may see of a partition: the
+// reserved end, and the durable mark where acknowledgements wait for it.
+func (r *Router) VirtualHighWatermark(share *Share, t Term, tp spillway.TopicPartition) spillway.Offset {
+	end := r.reserve.End(share, t, tp)
+	if k := share.Group.Ack.Sites; k > 1 {
+		end = min(end, r.marks.Mark(t, tp, k))
+	}
+	return end
+}
+
+// await holds a request until all shares are served. It returns false at the
+// deadline, when ctx ends, or when the client is gone.
+func (r *Router) await(ctx context.Context, shares []*Share, until time.Time, gone func() bool) bool {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	for {
+		var changed <-chan struct{}
+		for _, s := range shares {
+			ch := s.Changed()
+			if _, ok := s.Serving(); !ok {
+				changed = ch
+				break
+			}
+		}
+		if changed == nil {
+			return !gone()
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// settleSilent tells all shares that a connection is about to be closed.
+func (r *Router) settleSilent(l *Lane, sure bool) {
+	for _, s := range r.shares {
+		s.settleSilent(l, sure)
+	}
+}

@@ -1,0 +1,223 @@
+package router
+
+import (
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/federation/failover"
+)
+
+// Term is an epoch of a share that this gateway serves: where, and how numbers
+// are translated.
+type Term struct {
+	Epoch spillway.Epoch
+	Site  spillway.SiteID
+	Mask  uint64
+	// Base is the epoch in which mask and numbering began: Epoch itself, or an
+	// older one if moves were aborted since.
+	Base spillway.Epoch
+	// Past are the terms before Base, oldest first, without those that only
+	// continued another.
+	Past []failover.Term
+	// Opened is when this gateway began to serve Base, or earlier if it knows.
+	Opened time.Time
+}
+
+// LeaderEpoch is what clients see.
+func (t Term) LeaderEpoch() int32 { return spillway.VirtualLeaderEpoch(t.Epoch) }
+
+// Share is one share as this gateway serves it. The owner (package federation)
+// opens and closes it as the record in the store says; requests enter and
+// leave it.
+//
+//	A  nothing enters while it is closed
+//	B  when Closed and Idle, nothing of the term is on its way to the site
+type Share struct {
+	// Set once, read by anyone.
+	ID    spillway.ShareID
+	Group spillway.FailoverGroup
+
+	mu struct {
+		sync.Mutex
+		record   failover.Share
+		term     Term
+		open     bool
+		inFlight int
+		lanes    map[*Lane]int // upstream connections with produces on their way
+		silent   map[*Lane]bool
+		unsure   time.Time     // when a produce last lost its connection before its answer
+		changed  chan struct{} // closed at the next change of record, term or open
+		idle     chan struct{} // closed when inFlight is 0; nil while nobody waits
+	}
+}
+
+// NewShare is closed and has no record yet.
+func NewShare(id spillway.ShareID, group spillway.FailoverGroup) *Share {
+	s := &Share{ID: id, Group: group}
+	s.mu.changed = make(chan struct{})
+	s.mu.lanes = make(map[*Lane]int)
+	s.mu.silent = make(map[*Lane]bool)
+	return s
+}
+
+// Record is the newest record seen; its Epoch is 0 before the first one.
+func (s *Share) Record() failover.Share {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.record
+}
+
+// Epoch is the term in force, or the last one that was.
+func (s *Share) Epoch() spillway.Epoch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.mu.record.Terms) == 0 {
+		return 1
+	}
+	return servedEpoch(s.mu.record)
+}
+
+// Changed is closed when anything changes that a held request waits for. Ask
+// for it before looking, or a change is missed.
+func (s *Share) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.changed
+}
+
+// Serving is the term that this gateway serves; false while it holds. It does
+// not look at the lease.
+func (s *Share) Serving() (Term, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.term, s.mu.open
+}
+
+// SetRecord takes a newer record. A share that the record does not serve, or
+// serves elsewhere or in another epoch, closes at once; Open opens it.
+func (s *Share) SetRecord(r failover.Share) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.record = r
+	if site, ok := r.Serves(); !ok || site != s.mu.term.Site || servedEpoch(r) != s.mu.term.Epoch {
+		s.mu.open = false
+	}
+	s.signal()
+}
+
+// servedEpoch is the term in force: while DRAINING the record's epoch is
+// already that of the term being opened.
+func servedEpoch(r failover.Share) spillway.Epoch { return r.Current().Epoch }
+
+// Open begins to serve the term, if the newest record still says so.
+func (s *Share) Open(t Term) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if site, ok := s.mu.record.Serves(); !ok || site != t.Site || servedEpoch(s.mu.record) != t.Epoch {
+		return false
+	}
+	s.mu.term, s.mu.open = t, true
+	s.signal()
+	return true
+}
+
+func (s *Share) signal() {
+	close(s.mu.changed)
+	s.mu.changed = make(chan struct{})
+}
+
+// enter lets one produce towards the site in; leave must follow.
+func (s *Share) enter(t Term, lane *Lane) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.mu.open || s.mu.term.Epoch != t.Epoch {
+		return false
+	}
+	s.mu.inFlight++
+	s.mu.lanes[lane]++
+	return true
+}
+
+// leave ends what enter began. unsure: its connection died before the answer,
+// so the site may or may not have it, now or a moment later. silent: it was
+// sent and has no answer (acks 0), so a barrier must follow.
+func (s *Share) leave(lane *Lane, unsure, silent bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if unsure {
+		s.mu.unsure = time.Now()
+	}
+	if silent {
+		s.mu.silent[lane] = true
+	}
+	if s.mu.lanes[lane]--; s.mu.lanes[lane] == 0 {
+		delete(s.mu.lanes, lane)
+	}
+	if s.mu.inFlight--; s.mu.inFlight == 0 && s.mu.idle != nil {
+		close(s.mu.idle)
+		s.mu.idle = nil
+	}
+}
+
+// idle returns a channel that is closed when nothing is in flight.
+func (s *Share) idle() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.inFlight == 0 {
+		done := make(chan struct{})
+		close(done)
+		return done
+	}
+	if s.mu.idle == nil {
+		s.mu.idle = make(chan struct{})
+	}
+	return s.mu.idle
+}
+
+// busyLanes are the upstream connections with produces of the share in flight.
+func (s *Share) busyLanes() []*Lane {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lanes := make([]*Lane, 0, len(s.mu.lanes))
+	for l := range s.mu.lanes {
+		lanes = append(lanes, l)
+	}
+	return lanes
+}
+
+// takeSilent returns the upstream connections that need a barrier, once.
+func (s *Share) takeSilent() []*Lane {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lanes := make([]*Lane, 0, len(s.mu.silent))
+	for l := range s.mu.silent {
+		lanes = append(lanes, l)
+	}
+	clear(s.mu.silent)
+	return lanes
+}
+
+// settleSilent drops a connection that is about to be closed from those that
+// need a barrier; sure: it has passed one.
+func (s *Share) settleSilent(l *Lane, sure bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.silent[l] && !sure {
+		s.mu.unsure = time.Now()
+	}
+	delete(s.mu.silent, l)
+}
+
+func (s *Share) markUnsure() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.unsure = time.Now()
+}
+
+// unsureSince tells whether a produce lost its connection after from.
+func (s *Share) unsureSince(from time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.unsure.After(from)
+}

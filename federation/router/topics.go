@@ -1,0 +1,166 @@
+package router
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+)
+
+// internalTopics of Kafka and of Spillway start so. Topics of clients that do
+// are not served.
+const internalTopics = "__"
+
+// hidden tells topics that clients of the virtual cluster never see.
+func hidden(topic string) bool { return strings.HasPrefix(topic, internalTopics) }
+
+// topics knows what topics the sites have, a few seconds old at most. A name
+// is looked up at the site that serves its share; while nobody does, what was
+// last known of the site that served is good enough: partitions do not vanish.
+type topics struct {
+	router *Router
+
+	mu struct {
+		sync.Mutex
+		bySite map[spillway.SiteID]*siteTopics
+		ids    map[[16]byte]string // virtual topic id → name
+	}
+}
+
+type siteTopics struct {
+	at     time.Time // of the newest answer
+	tried  time.Time // of the newest question
+	topics map[string]broker.TopicMetadata
+	asking chan struct{} // closed when the question under way is answered; nil if there is none
+}
+
+func newTopics(r *Router) *topics {
+	t := &topics{router: r}
+	t.mu.bySite = make(map[spillway.SiteID]*siteTopics)
+	t.mu.ids = make(map[[16]byte]string)
+	return t
+}
+
+// Bounds for asking a site.
+const (
+	topicsAskMax   = 3 * time.Second
+	topicsAskEvery = 100 * time.Millisecond // also when somebody asks for what does not exist
+)
+
+// at returns the topics of a site, not older than age if the site answers.
+// Nil if it never did. The map is not to be changed.
+func (t *topics) at(ctx context.Context, site spillway.SiteID, age time.Duration) map[string]broker.TopicMetadata {
+	t.mu.Lock()
+	s := t.mu.bySite[site]
+	if s == nil {
+		s = &siteTopics{}
+		t.mu.bySite[site] = s
+	}
+	if s.topics != nil && time.Since(s.at) <= age || s.asking == nil && time.Since(s.tried) < topicsAskEvery {
+		defer t.mu.Unlock()
+		return s.topics
+	}
+	if s.asking == nil {
+		s.asking, s.tried = make(chan struct{}), time.Now()
+		t.router.background.Go(func() { t.ask(site, s) })
+	}
+	asking := s.asking
+	t.mu.Unlock()
+	select {
+	case <-asking:
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return s.topics
+}
+
+// ask does not end with the client that wanted to know: others wait for it.
+func (t *topics) ask(site spillway.SiteID, s *siteTopics) {
+	ctx, cancel := context.WithTimeout(t.router.ctx, topicsAskMax)
+	defer cancel()
+	md, err := t.router.sites[site].Metadata(ctx)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err == nil {
+		s.topics, s.at = md.Topics, time.Now()
+		for name := range md.Topics {
+			if !hidden(name) {
+				t.mu.ids[t.router.topology.TopicID(name)] = name
+			}
+		}
+	}
+	close(s.asking)
+	s.asking = nil
+}
+
+// home is the site that serves a share, or served it last.
+func home(s *Share) spillway.SiteID {
+	if t, ok := s.Serving(); ok {
+		return t.Site
+	}
+	return s.Record().Active
+}
+
+// find looks a topic up by name. The second result is false if it does not
+// exist, or if that is not known yet.
+func (t *topics) find(ctx context.Context, name string) (broker.TopicMetadata, bool) {
+	share, ok := t.router.ShareOf(spillway.TopicPartition{Topic: name})
+	if !ok {
+		return broker.TopicMetadata{}, false
+	}
+	site := home(share)
+	if t.router.sites[site] == nil {
+		return broker.TopicMetadata{}, false
+	}
+	if md, ok := t.at(ctx, site, t.router.config.MetadataMax)[name]; ok {
+		return md, true
+	}
+	md, ok := t.at(ctx, site, topicsAskEvery)[name] // it may have been created just now
+	return md, ok
+}
+
+// name of a virtual topic id.
+func (t *topics) name(ctx context.Context, id [16]byte) (string, bool) {
+	if name, ok := t.known(id); ok {
+		return name, true
+	}
+	for site := range t.homes() {
+		t.at(ctx, site, topicsAskEvery)
+	}
+	return t.known(id)
+}
+
+func (t *topics) known(id [16]byte) (string, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	name, ok := t.mu.ids[id]
+	return name, ok
+}
+
+// homes are the sites that serve any share.
+func (t *topics) homes() map[spillway.SiteID]bool {
+	sites := make(map[spillway.SiteID]bool)
+	for _, s := range t.router.shares {
+		if site := home(s); t.router.sites[site] != nil {
+			sites[site] = true
+		}
+	}
+	return sites
+}
+
+// all lists the topics of all failover groups, each from the site that serves it.
+func (t *topics) all(ctx context.Context) []broker.TopicMetadata {
+	var found []broker.TopicMetadata
+	for site := range t.homes() {
+		for name, md := range t.at(ctx, site, t.router.config.MetadataMax) {
+			if s, ok := t.router.ShareOf(spillway.TopicPartition{Topic: name}); ok && home(s) == site {
+				found = append(found, md)
+			}
+		}
+	}
+	return found
+}

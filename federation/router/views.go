@@ -1,0 +1,63 @@
+package router
+
+import (
+	"cmp"
+	"slices"
+
+	"spillway"
+	"spillway/federation/failover"
+	"spillway/mirror/offsetmap"
+)
+
+// constant is what is added to an offset that the site gives in the term to
+// make it virtual. False if the site's map does not say yet.
+func (r *Router) constant(share *Share, t Term, tp spillway.TopicPartition) (spillway.Offset, bool) {
+	if v := r.maps.View(t.Site, tp); v != nil {
+		if open, ok := v.Open(); ok && open.Epoch >= t.Base {
+			return open.Virtual - spillway.Offset(open.Local), true
+		}
+	}
+	// The first term needs no map: its constant is configured (architecture,
+	// "Numbers that clients see").
+	if len(t.Past) == 0 {
+		return share.Group.OffsetBase, true
+	}
+	return 0, false
+}
+
+// NewTerm is the term in force of a share record.
+func NewTerm(s failover.Share) Term {
+	current := s.Current()
+	t := Term{Epoch: current.Epoch, Site: current.Site, Mask: current.Mask, Base: current.Epoch}
+	base := len(s.Terms) - 1
+	for base > 0 && s.Terms[base].Continues {
+		base--
+	}
+	t.Base = s.Terms[base].Epoch
+	for _, p := range s.Terms[:base] {
+		if !p.Continues {
+			t.Past = append(t.Past, p)
+		}
+	}
+	return t
+}
+
+// trailOf collects what is remembered at the term's site of a producer's
+// batches in all past terms, in the order in which they were written.
+func (r *Router) trailOf(t Term, id int64, tp spillway.TopicPartition) []offsetmap.TrailEntry {
+	if len(t.Past) == 0 {
+		return nil
+	}
+	v := r.maps.View(t.Site, tp)
+	if v == nil {
+		return nil
+	}
+	var found []offsetmap.TrailEntry
+	for _, p := range t.Past {
+		found = append(found, v.LastOf(spillway.MaskProducerID(id, p.Mask), p.Epoch)...)
+	}
+	slices.SortStableFunc(found, func(a, b offsetmap.TrailEntry) int {
+		return cmp.Or(cmp.Compare(a.ProducerEpoch, b.ProducerEpoch), cmp.Compare(a.Virtual, b.Virtual))
+	})
+	return found
+}

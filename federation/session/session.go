@@ -1,0 +1,306 @@
+package session
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"spillway/broker/wire"
+)
+
+// Request is one request of a client.
+type Request struct {
+	wire.RequestHeader
+	Body []byte // what follows the header; belongs to the handler
+}
+
+// Answer waits for what a request led to and returns the body of the answer,
+// without the response header. Nil without an error: the request has no answer
+// (Produce with acks 0). Answers of one connection are called one after the
+// other, so an Answer may also do the whole work, as a broker does.
+type Answer func(ctx context.Context) ([]byte, error)
+
+// Handler serves one connection. Begin is called in the order of the requests
+// and may block, which holds everything that the client sends afterwards. An
+// error of Begin or Answer closes the connection; give it a reason with Close.
+type Handler interface {
+	Begin(ctx context.Context, req Request) (Answer, error)
+	// Close is called once, after the last Answer returned.
+	Close()
+}
+
+// Limits bounds one connection.
+type Limits struct {
+	FrameBytesMax    int           // of one request; default 16 MiB
+	InFlightMax      int           // requests without an answer; default 64
+	InFlightBytesMax int64         // of their frames, one frame more at most; default 32 MiB
+	IdleMax          time.Duration // without a request; default 10 min
+	FrameMax         time.Duration // for one frame to arrive once it has begun; default 30 s
+	WriteMax         time.Duration // for one answer to be taken; default 30 s
+	LingerMax        time.Duration // for requests in flight when the session drains; default 10 s
+}
+
+func (l Limits) withDefaults() Limits {
+	setInt(&l.FrameBytesMax, wire.FrameBytesDefault)
+	setInt(&l.InFlightMax, 64)
+	setInt(&l.InFlightBytesMax, 32<<20)
+	setInt(&l.IdleMax, 10*time.Minute)
+	setInt(&l.FrameMax, 30*time.Second)
+	setInt(&l.WriteMax, 30*time.Second)
+	setInt(&l.LingerMax, 10*time.Second)
+	return l
+}
+
+func setInt[T ~int | ~int64](v *T, to T) {
+	if *v <= 0 {
+		*v = to
+	}
+}
+
+// Events tell what happened. A nil func is skipped; a slow one slows the
+// connection, so listeners only count or enqueue.
+type Events struct {
+	ConnectionOpened func()
+	ConnectionClosed func(Reason)
+	// RequestServed: took is from the frame's arrival to its answer's write.
+	RequestServed func(key, version int16, took time.Duration)
+}
+
+// Session is one connection.
+type Session struct {
+	// Set once, read by anyone.
+	conn    net.Conn
+	handler Handler
+	limits  Limits
+	budget  *Budget
+	events  Events
+	drain   chan struct{}
+
+	requests chan *slot    // read, not yet begun
+	order    chan *slot    // begun, not yet answered, oldest first
+	slots    chan struct{} // one token per unanswered request
+	window   window
+
+	once struct {
+		drain sync.Once
+	}
+	mu struct {
+		sync.Mutex
+		cause error // why the connection ends; the first one counts
+	}
+	cancel context.CancelFunc
+}
+
+type slot struct {
+	req    Request
+	size   int64
+	read   time.Time
+	answer Answer
+}
+
+// New makes a session; Run serves it. budget may be nil.
+func New(c net.Conn, h Handler, l Limits, budget *Budget, e Events) *Session {
+	l = l.withDefaults()
+	return &Session{
+		conn: c, handler: h, limits: l, budget: budget, events: e,
+		drain:    make(chan struct{}),
+		requests: make(chan *slot, l.InFlightMax),
+		order:    make(chan *slot, l.InFlightMax),
+		slots:    make(chan struct{}, l.InFlightMax),
+		window:   window{max: l.InFlightBytesMax, room: make(chan struct{}, 1)},
+	}
+}
+
+// Drain makes the session stop reading, answer what is in flight, and end.
+func (s *Session) Drain() {
+	s.once.drain.Do(func() {
+		close(s.drain)
+		s.conn.SetReadDeadline(time.Unix(1, 0))
+	})
+}
+
+// Run serves the connection until it ends, and says why it did.
+func (s *Session) Run(ctx context.Context) Reason {
+	if s.events.ConnectionOpened != nil {
+		s.events.ConnectionOpened()
+	}
+	ctx, s.cancel = context.WithCancel(ctx)
+	stop := context.AfterFunc(ctx, func() { s.fail(Close(ReasonShutdown, ctx.Err())); s.conn.Close() })
+	var wg sync.WaitGroup
+	wg.Go(func() { s.dispatch(ctx) })
+	wg.Go(func() { s.write(ctx) })
+	s.fail(s.read(ctx))
+	close(s.requests)
+	if s.draining() {
+		linger := time.AfterFunc(s.limits.LingerMax, s.cancel)
+		defer linger.Stop()
+	} else {
+		s.cancel()
+	}
+	wg.Wait()
+	stop()
+	s.cancel()
+	s.conn.Close()
+	s.handler.Close()
+	s.mu.Lock()
+	reason := ReasonOf(s.mu.cause)
+	s.mu.Unlock()
+	if s.events.ConnectionClosed != nil {
+		s.events.ConnectionClosed(reason)
+	}
+	return reason
+}
+
+// fail ends the connection. The first cause is the reason.
+func (s *Session) fail(cause error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.cause == nil {
+		s.mu.cause = cause
+	}
+}
+
+func (s *Session) draining() bool {
+	select {
+	case <-s.drain:
+		return true
+	default:
+		return false
+	}
+}
+
+// read takes frames until the stream ends. Its error is never nil.
+func (s *Session) read(ctx context.Context) error {
+	r := bufio.NewReaderSize(s.conn, 16<<10)
+	for {
+		select {
+		case s.slots <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.drain:
+			return Close(ReasonDrained, nil)
+		}
+		if err := s.window.wait(ctx, s.budget); err != nil {
+			return err
+		}
+		frame, err := s.frame(r)
+		if err != nil {
+			return err
+		}
+		h, body, err := wire.ParseRequest(frame)
+		if err != nil {
+			return Close(ReasonHeader, err)
+		}
+		sl := &slot{req: Request{RequestHeader: h, Body: body}, size: int64(len(frame)), read: time.Now()}
+		s.window.add(sl.size, s.budget)
+		s.requests <- sl // never full: slots bound it
+	}
+}
+
+func (s *Session) frame(r *bufio.Reader) ([]byte, error) {
+	s.deadline(s.limits.IdleMax)
+	if _, err := r.Peek(1); err != nil {
+		return nil, s.readFault(err, ReasonIdle, ReasonClient)
+	}
+	s.deadline(s.limits.FrameMax)
+	frame, err := wire.ReadFrame(r, nil, s.limits.FrameBytesMax)
+	if err != nil {
+		return nil, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
+	}
+	return frame, nil
+}
+
+// deadline sets the read deadline unless Drain has set its own.
+func (s *Session) deadline(d time.Duration) {
+	s.conn.SetReadDeadline(time.Now().Add(d))
+	if s.draining() {
+		s.conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+func (s *Session) readFault(err error, late, ended Reason) error {
+	var frame *wire.FrameError
+	switch {
+	case errors.As(err, &frame):
+		return Close(Reason("frame-"+frame.Reason), err)
+	case s.draining():
+		return Close(ReasonDrained, nil)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return Close(late, err)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return Close(ended, err)
+	}
+	return Close(ReasonClient, err)
+}
+
+// dispatch begins requests in their order.
+func (s *Session) dispatch(ctx context.Context) {
+	defer close(s.order)
+	for sl := range s.requests {
+		if ctx.Err() != nil {
+			s.done(sl)
+			continue
+		}
+		answer, err := s.handler.Begin(ctx, sl.req)
+		if err != nil {
+			s.done(sl)
+			s.end(err)
+			continue
+		}
+		sl.answer, sl.req.Body = answer, nil
+		s.order <- sl // never full: slots bound it
+	}
+}
+
+// write answers requests in their order (invariant A).
+func (s *Session) write(ctx context.Context) {
+	for sl := range s.order {
+		body, err := sl.answer(ctx)
+		if err == nil && ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		if err == nil && body != nil {
+			err = s.put(sl, body)
+		}
+		s.done(sl)
+		if err != nil {
+			s.end(err)
+			continue
+		}
+		if s.events.RequestServed != nil {
+			s.events.RequestServed(sl.req.Key, sl.req.Version, time.Since(sl.read))
+		}
+	}
+}
+
+func (s *Session) put(sl *slot, body []byte) error {
+	head := wire.AppendResponseHeader(make([]byte, 4, 16), sl.req.Key, sl.req.Version, sl.req.CorrelationID)
+	size := len(head) - 4 + len(body)
+	head[0], head[1], head[2], head[3] = byte(size>>24), byte(size>>16), byte(size>>8), byte(size)
+	s.conn.SetWriteDeadline(time.Now().Add(s.limits.WriteMax))
+	pieces := net.Buffers{head, body}
+	if _, err := pieces.WriteTo(s.conn); err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return Close(ReasonSlowReader, err)
+		}
+		return Close(ReasonClient, err)
+	}
+	return nil
+}
+
+// end closes the connection from the inside: nothing more is read or written.
+func (s *Session) end(err error) {
+	s.fail(err)
+	s.cancel()
+	s.conn.Close()
+}
+
+func (s *Session) done(sl *slot) {
+	s.window.add(-sl.size, s.budget)
+	<-s.slots
+}

@@ -1,0 +1,66 @@
+package session
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// Budget bounds the bytes of unanswered requests over all connections of a
+// process. Connections over it stop reading.
+type Budget struct {
+	max  int64
+	used atomic.Int64
+}
+
+// NewBudget bounds to bytesMax.
+func NewBudget(bytesMax int64) *Budget { return &Budget{max: bytesMax} }
+
+// Used bytes.
+func (b *Budget) Used() int64 { return b.used.Load() }
+
+// budgetPause is how often a connection looks again while others use up the
+// budget of the process: rare, so a wake-up list is not worth its locks.
+const budgetPause = 10 * time.Millisecond
+
+// window counts the bytes of one connection's unanswered requests.
+type window struct {
+	max  int64
+	used atomic.Int64
+	room chan struct{} // a token after used fell
+}
+
+// wait until there is room for another frame. The frame's size is not known
+// yet, so both bounds may be passed by one frame per connection.
+func (w *window) wait(ctx context.Context, b *Budget) error {
+	for w.used.Load() >= w.max {
+		select {
+		case <-w.room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	// A connection with nothing in flight may always go on, or the budget
+	// could be held by requests that wait for one of it.
+	for b != nil && w.used.Load() > 0 && b.used.Load() >= b.max {
+		select {
+		case <-time.After(budgetPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (w *window) add(n int64, b *Budget) {
+	w.used.Add(n)
+	if b != nil {
+		b.used.Add(n)
+	}
+	if n < 0 {
+		select {
+		case w.room <- struct{}{}:
+		default:
+		}
+	}
+}
