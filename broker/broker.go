@@ -44,6 +44,9 @@ type Capabilities struct {
 	ConsumerGroupV2 bool
 	// Durable: acknowledged records survive the end of the process.
 	Durable bool
+	// ProducersDurable: so does the memory of producers' last batches. Where
+	// it does not, a resend after a crash is appended a second time.
+	ProducersDurable bool
 }
 
 // Node is one broker.

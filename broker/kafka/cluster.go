@@ -1,0 +1,274 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/conn"
+)
+
+// Cluster implements broker.Cluster.
+type Cluster struct {
+	// Set once, read by anyone.
+	config Config
+	admin  *admin
+
+	mu struct {
+		sync.Mutex
+		closed       bool
+		capabilities broker.Capabilities
+		probed       bool
+		nodes        map[int32]broker.Node
+		leaders      map[spillway.TopicPartition]leadership
+		coordinators map[coordinatorKey]int32
+		links        map[int32]*link // the cluster's own connections, by node
+		bootstrap    int             // index of the address to try first
+	}
+}
+
+type leadership struct{ node, epoch int32 }
+
+type coordinatorKey struct {
+	kind broker.CoordinatorKind
+	key  string
+}
+
+// link is the cluster's own connection to one node. Its lock is held while
+// connecting, so that callers share one attempt.
+type link struct {
+	sync.Mutex
+	conn *conn.Conn
+}
+
+// Bounds for what a cluster may say about itself.
+const (
+	nodesMax     = 10_000
+	hostBytesMax = 255
+)
+
+var _ broker.Cluster = (*Cluster)(nil)
+
+// New checks the configuration. It does not connect: a site may be down when
+// Spillway starts.
+func New(config Config) (*Cluster, error) {
+	if err := config.Validate(); err != nil {
+		return nil, fmt.Errorf("site %s: %w", config.Site, err)
+	}
+	c := &Cluster{config: config}
+	c.mu.capabilities = declared
+	if config.Capabilities != nil {
+		c.mu.capabilities, c.mu.probed = *config.Capabilities, true
+	}
+	c.mu.nodes = map[int32]broker.Node{}
+	c.mu.links = map[int32]*link{}
+	c.forget()
+	c.admin = &admin{cluster: c}
+	return c, nil
+}
+
+// forget drops what invariant A is about. The lock is held or not yet needed.
+func (c *Cluster) forget() {
+	c.mu.leaders = map[spillway.TopicPartition]leadership{}
+	c.mu.coordinators = map[coordinatorKey]int32{}
+}
+
+// Site implements broker.Cluster.
+func (c *Cluster) Site() spillway.SiteID { return c.config.Site }
+
+// Admin implements broker.Cluster.
+func (c *Cluster) Admin() broker.Admin { return c.admin }
+
+// Close implements broker.Cluster.
+func (c *Cluster) Close() error {
+	c.mu.Lock()
+	c.mu.closed = true
+	links := c.mu.links
+	c.mu.links = nil
+	c.mu.Unlock()
+	for _, l := range links {
+		l.Lock()
+		if l.conn != nil {
+			l.conn.Close()
+		}
+		l.Unlock()
+	}
+	return c.admin.close()
+}
+
+// Dial implements broker.Cluster.
+func (c *Cluster) Dial(ctx context.Context, node int32) (*conn.Conn, error) {
+	if node == broker.AnyNode {
+		return c.dialAny(ctx)
+	}
+	n, err := c.node(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := c.open(ctx, node, address(n))
+	if err != nil {
+		c.lost(node)
+	}
+	return opened, err
+}
+
+func address(n broker.Node) string { return net.JoinHostPort(n.Host, strconv.Itoa(int(n.Port))) }
+
+func (c *Cluster) open(ctx context.Context, node int32, address string) (*conn.Conn, error) {
+	return conn.Open(ctx, conn.Config{
+		Site: c.config.Site, Node: node, Address: address, ClientID: c.config.ClientID,
+		TLS: c.config.TLS, SASL: c.config.SASL, Dial: c.config.Dial,
+		InFlightMax: c.config.InFlightMax, HandshakeTimeout: c.config.HandshakeTimeout,
+	})
+}
+
+// dialAny tries the bootstrap addresses, the one that answered last first, and
+// then the nodes that are known.
+func (c *Cluster) dialAny(ctx context.Context) (*conn.Conn, error) {
+	c.mu.Lock()
+	first := c.mu.bootstrap
+	known := make([]broker.Node, 0, len(c.mu.nodes))
+	for _, n := range c.mu.nodes {
+		known = append(known, n)
+	}
+	c.mu.Unlock()
+	faults := []error{broker.ErrAllUnreachable}
+	for i := range c.config.Bootstrap {
+		at := (first + i) % len(c.config.Bootstrap)
+		opened, err := c.open(ctx, broker.AnyNode, c.config.Bootstrap[at])
+		if err == nil {
+			c.mu.Lock()
+			c.mu.bootstrap = at
+			c.mu.Unlock()
+			return opened, nil
+		}
+		faults = append(faults, err)
+	}
+	for _, n := range known {
+		opened, err := c.open(ctx, n.ID, address(n))
+		if err == nil {
+			return opened, nil
+		}
+		faults = append(faults, err)
+	}
+	return nil, errors.Join(faults...)
+}
+
+// node finds a node, asking the cluster once if it is not known.
+func (c *Cluster) node(ctx context.Context, id int32) (broker.Node, error) {
+	for fresh := false; ; fresh = true {
+		c.mu.Lock()
+		n, ok := c.mu.nodes[id]
+		c.mu.Unlock()
+		if ok {
+			return n, nil
+		}
+		if fresh {
+			return broker.Node{}, fmt.Errorf("site %s: node %d: %w", c.config.Site, id, broker.ErrUnknownNode)
+		}
+		if err := c.Refresh(ctx); err != nil {
+			return broker.Node{}, err
+		}
+	}
+}
+
+// lost forgets everything that pointed to a node which could not be reached.
+func (c *Cluster) lost(node int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for tp, l := range c.mu.leaders {
+		if l.node == node {
+			delete(c.mu.leaders, tp)
+		}
+	}
+	for key, n := range c.mu.coordinators {
+		if n == node {
+			delete(c.mu.coordinators, key)
+		}
+	}
+	delete(c.mu.nodes, node)
+}
+
+// own returns the cluster's own connection to a node, made when needed.
+func (c *Cluster) own(ctx context.Context, node int32) (*conn.Conn, error) {
+	c.mu.Lock()
+	if c.mu.closed {
+		c.mu.Unlock()
+		return nil, fmt.Errorf("site %s: %w", c.config.Site, conn.ErrClosed)
+	}
+	l, ok := c.mu.links[node]
+	if !ok {
+		l = &link{}
+		c.mu.links[node] = l
+	}
+	c.mu.Unlock()
+
+	l.Lock()
+	defer l.Unlock()
+	if l.conn != nil && l.conn.Err() == nil {
+		return l.conn, nil
+	}
+	if l.conn != nil {
+		l.conn.Close()
+		l.conn = nil
+	}
+	opened, err := c.Dial(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	closed := c.mu.closed
+	c.mu.Unlock()
+	if closed { // Close has passed this link already
+		opened.Close()
+		return nil, fmt.Errorf("site %s: %w", c.config.Site, conn.ErrClosed)
+	}
+	l.conn = opened
+	return opened, nil
+}
+
+// do sends a request on the cluster's own connection, in at most the given version.
+func (c *Cluster) do(ctx context.Context, node int32, req kmsg.Request, highest int16) (kmsg.Response, error) {
+	link, err := c.own(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	offered := link.MaxVersion(req.Key())
+	if offered < 0 {
+		return nil, fmt.Errorf("site %s: %s: %w", c.config.Site, kmsg.NameForKey(req.Key()), broker.ErrNotSupported)
+	}
+	req.SetVersion(min(highest, offered, req.MaxVersion()))
+	resp, err := link.DoVersion(ctx, req)
+	if errors.Is(err, context.DeadlineExceeded) {
+		// A node that hangs would hang the next request too.
+		link.Close()
+	}
+	if err != nil && link.Err() != nil {
+		c.avoid(node)
+	}
+	return resp, err
+}
+
+// avoid makes the next request go elsewhere, where there is an elsewhere.
+func (c *Cluster) avoid(node int32) {
+	if node != broker.AnyNode {
+		c.lost(node)
+		return
+	}
+	c.mu.Lock()
+	c.mu.bootstrap = (c.mu.bootstrap + 1) % len(c.config.Bootstrap)
+	c.mu.Unlock()
+}
+
+// any is for requests that every node answers: an open connection if there is
+// one, else whichever can be reached.
+func (c *Cluster) any(ctx context.Context, req kmsg.Request, highest int16) (kmsg.Response, error) {
+	return c.do(ctx, broker.AnyNode, req, highest)
+}

@@ -1,0 +1,10 @@
+// Package kafka is a real Kafka cluster behind package broker: sarama for
+// topics, settings and ACLs; raw requests for everything on which data
+// depends. It knows no other cluster.
+//
+//	A  a leader or coordinator that refused or could not be reached is not asked
+//	   again before the cluster was
+//	B  log ends are read at the leader of the epoch that the metadata names, never at
+//	   a follower that answers by chance
+//	C  addresses that a cluster announces are used only if Config.Allow agrees
+package kafka

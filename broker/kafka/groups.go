@@ -1,0 +1,267 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker"
+)
+
+// The last versions of OffsetFetch and OffsetCommit that name topics; later
+// ones carry topic ids, which differ from site to site.
+const (
+	offsetFetchByName  = 9
+	offsetCommitByName = 9
+)
+
+// atCoordinator asks the coordinator of a group, again where it moved.
+func (a *admin) atCoordinator(ctx context.Context, what, group string, f func(node int32) error) error {
+	c := a.cluster
+	err := c.retry(ctx, func() error {
+		node, err := c.Coordinator(ctx, broker.GroupCoordinator, group)
+		if err != nil {
+			return err
+		}
+		return f(node)
+	})
+	if err != nil {
+		return fmt.Errorf("site %s: %s of group %s: %w", c.config.Site, what, group, err)
+	}
+	return nil
+}
+
+// ListGroups implements broker.Admin: it asks every node.
+func (a *admin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
+	c := a.cluster
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{}
+	m, err := c.metadata(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	var groups []broker.GroupListing
+	for _, n := range m.Nodes {
+		err := c.retry(ctx, func() error {
+			req := kmsg.NewPtrListGroupsRequest()
+			answer, err := c.do(ctx, n.ID, req, req.MaxVersion())
+			if err != nil {
+				return err
+			}
+			resp := answer.(*kmsg.ListGroupsResponse)
+			if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+				return sentinel(err)
+			}
+			for _, g := range resp.Groups {
+				groups = append(groups, broker.GroupListing{
+					ID: g.Group, State: g.GroupState, ProtocolType: g.ProtocolType, Type: strings.ToLower(g.GroupType), Coordinator: n.ID,
+				})
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("site %s: ListGroups: %w", c.config.Site, err)
+		}
+	}
+	slices.SortFunc(groups, func(a, b broker.GroupListing) int { return strings.Compare(a.ID, b.ID) })
+	return groups, nil
+}
+
+// DescribeGroup implements broker.Admin. Groups of the newer protocol have a
+// request of their own (KIP-848); which one a group needs only the answer tells.
+func (a *admin) DescribeGroup(ctx context.Context, group string) (d broker.GroupDescription, err error) {
+	err = a.atCoordinator(ctx, "DescribeGroups", group, func(node int32) error {
+		d, err = a.describeConsumer(ctx, node, group)
+		if errors.Is(err, kerr.GroupIDNotFound) || errors.Is(err, broker.ErrNotSupported) {
+			d, err = a.describeClassic(ctx, node, group)
+		}
+		if errors.Is(err, kerr.GroupIDNotFound) {
+			d, err = broker.GroupDescription{ID: group, State: "Dead"}, nil
+		}
+		return err
+	})
+	return d, err
+}
+
+func (a *admin) describeConsumer(ctx context.Context, node int32, group string) (broker.GroupDescription, error) {
+	d := broker.GroupDescription{ID: group}
+	req := kmsg.NewPtrConsumerGroupDescribeRequest()
+	req.Groups = []string{group}
+	answer, err := a.cluster.do(ctx, node, req, req.MaxVersion())
+	if err != nil {
+		return d, err
+	}
+	for _, g := range answer.(*kmsg.ConsumerGroupDescribeResponse).Groups {
+		if g.Group != group {
+			continue
+		}
+		if err := kerr.ErrorForCode(g.ErrorCode); err != nil {
+			return d, sentinel(err)
+		}
+		d.State, d.Protocol = g.State, g.AssignorName
+		for _, m := range g.Members {
+			member := broker.GroupMember{ID: m.MemberID, ClientID: m.ClientID, ClientHost: m.ClientHost}
+			if m.InstanceID != nil {
+				member.InstanceID = *m.InstanceID
+			}
+			for _, t := range m.Assignment.TopicPartitions {
+				for _, p := range t.Partitions {
+					member.Assigned = append(member.Assigned, spillway.TopicPartition{Topic: t.Topic, Partition: p})
+				}
+			}
+			d.Members = append(d.Members, member)
+		}
+		return d, nil
+	}
+	return d, errors.New("the group is not in the answer")
+}
+
+func (a *admin) describeClassic(ctx context.Context, node int32, group string) (broker.GroupDescription, error) {
+	d := broker.GroupDescription{ID: group}
+	req := kmsg.NewPtrDescribeGroupsRequest()
+	req.Groups = []string{group}
+	answer, err := a.cluster.do(ctx, node, req, req.MaxVersion())
+	if err != nil {
+		return d, err
+	}
+	for _, g := range answer.(*kmsg.DescribeGroupsResponse).Groups {
+		if g.Group != group {
+			continue
+		}
+		if err := kerr.ErrorForCode(g.ErrorCode); err != nil {
+			return d, sentinel(err)
+		}
+		d.State, d.Protocol = g.State, g.Protocol
+		for _, m := range g.Members {
+			member := broker.GroupMember{ID: m.MemberID, ClientID: m.ClientID, ClientHost: m.ClientHost}
+			if m.InstanceID != nil {
+				member.InstanceID = *m.InstanceID
+			}
+			if g.ProtocolType == "consumer" {
+				member.Assigned = assigned(m.MemberAssignment)
+			}
+			d.Members = append(d.Members, member)
+		}
+		return d, nil
+	}
+	return d, errors.New("the group is not in the answer")
+}
+
+// assigned decodes what a client of the classic protocol wrote for its peers.
+// It is shown to people only; what cannot be read is left out.
+func assigned(b []byte) (tps []spillway.TopicPartition) {
+	var assignment kmsg.ConsumerMemberAssignment
+	if len(b) == 0 || len(b) > assignmentBytesMax || assignment.ReadFrom(b) != nil {
+		return nil
+	}
+	for _, t := range assignment.Topics {
+		for _, p := range t.Partitions {
+			tps = append(tps, spillway.TopicPartition{Topic: t.Topic, Partition: p})
+		}
+	}
+	return tps
+}
+
+// assignmentBytesMax keeps a member's bytes, which nobody checked, from
+// costing much: the decoder may allocate some 50 bytes for each.
+const assignmentBytesMax = 1 << 20
+
+// FetchGroupOffsets implements broker.Admin.
+func (a *admin) FetchGroupOffsets(ctx context.Context, group string) (found map[spillway.TopicPartition]broker.GroupOffset, err error) {
+	err = a.atCoordinator(ctx, "OffsetFetch", group, func(node int32) error {
+		req := kmsg.NewPtrOffsetFetchRequest()
+		req.Group, req.Topics = group, nil
+		of := kmsg.NewOffsetFetchRequestGroup()
+		of.Group = group
+		req.Groups = []kmsg.OffsetFetchRequestGroup{of}
+		answer, err := a.cluster.do(ctx, node, req, offsetFetchByName)
+		if err != nil {
+			return err
+		}
+		found, err = offsetsOf(answer.(*kmsg.OffsetFetchResponse), group)
+		return err
+	})
+	return found, err
+}
+
+func offsetsOf(resp *kmsg.OffsetFetchResponse, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
+	found := map[spillway.TopicPartition]broker.GroupOffset{}
+	add := func(topic string, partition int32, offset int64, epoch int32, metadata *string, code int16) error {
+		if err := kerr.ErrorForCode(code); err != nil {
+			return fmt.Errorf("%s-%d: %w", topic, partition, sentinel(err))
+		}
+		if offset < 0 { // nothing committed
+			return nil
+		}
+		o := broker.GroupOffset{Offset: spillway.LocalOffset(offset), LeaderEpoch: epoch}
+		if metadata != nil {
+			o.Metadata = *metadata
+		}
+		found[spillway.TopicPartition{Topic: topic, Partition: partition}] = o
+		return nil
+	}
+	faults := []error{kerr.ErrorForCode(resp.ErrorCode)}
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			faults = append(faults, add(t.Topic, p.Partition, p.Offset, p.LeaderEpoch, p.Metadata, p.ErrorCode))
+		}
+	}
+	for _, g := range resp.Groups {
+		if g.Group != group {
+			continue
+		}
+		faults = append(faults, kerr.ErrorForCode(g.ErrorCode))
+		for _, t := range g.Topics {
+			for _, p := range t.Partitions {
+				faults = append(faults, add(t.Topic, p.Partition, p.Offset, p.LeaderEpoch, p.Metadata, p.ErrorCode))
+			}
+		}
+	}
+	err := errors.Join(faults...)
+	if errors.Is(err, kerr.GroupIDNotFound) { // 4.x; older brokers answer that nothing is committed
+		return found, nil
+	}
+	return found, err
+}
+
+// CommitGroupOffsets implements broker.Admin.
+func (a *admin) CommitGroupOffsets(ctx context.Context, group string, offsets map[spillway.TopicPartition]broker.GroupOffset) error {
+	if len(offsets) == 0 {
+		return nil
+	}
+	return a.atCoordinator(ctx, "OffsetCommit", group, func(node int32) error {
+		req := kmsg.NewPtrOffsetCommitRequest()
+		req.Group, req.Generation, req.MemberID = group, -1, ""
+		byTopic := map[string]int{}
+		for tp, o := range offsets {
+			at, ok := byTopic[tp.Topic]
+			if !ok {
+				at = len(req.Topics)
+				byTopic[tp.Topic] = at
+				req.Topics = append(req.Topics, kmsg.OffsetCommitRequestTopic{Topic: tp.Topic})
+			}
+			p := kmsg.NewOffsetCommitRequestTopicPartition()
+			p.Partition, p.Offset, p.LeaderEpoch, p.Metadata = tp.Partition, int64(o.Offset), o.LeaderEpoch, &o.Metadata
+			req.Topics[at].Partitions = append(req.Topics[at].Partitions, p)
+		}
+		answer, err := a.cluster.do(ctx, node, req, offsetCommitByName)
+		if err != nil {
+			return err
+		}
+		var faults []error
+		for _, t := range answer.(*kmsg.OffsetCommitResponse).Topics {
+			for _, p := range t.Partitions {
+				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+					faults = append(faults, fmt.Errorf("%s-%d: %w", t.Topic, p.Partition, sentinel(err)))
+				}
+			}
+		}
+		return errors.Join(faults...)
+	})
+}

@@ -1,0 +1,195 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker"
+)
+
+// Metadata implements broker.Cluster.
+func (c *Cluster) Metadata(ctx context.Context, topics ...string) (broker.Metadata, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	if len(topics) == 0 {
+		req.Topics = nil // all
+	}
+	for _, name := range topics {
+		req.Topics = append(req.Topics, kmsg.MetadataRequestTopic{Topic: &name})
+	}
+	return c.metadata(ctx, req)
+}
+
+// metadata asks, tries once more on a new connection if the old one was dead,
+// and keeps what it learns.
+func (c *Cluster) metadata(ctx context.Context, req *kmsg.MetadataRequest) (broker.Metadata, error) {
+	resp, err := c.any(ctx, req, req.MaxVersion())
+	if err != nil && ctx.Err() == nil {
+		resp, err = c.any(ctx, req, req.MaxVersion())
+	}
+	if err != nil {
+		return broker.Metadata{}, err
+	}
+	m, err := c.decode(resp.(*kmsg.MetadataResponse))
+	if err != nil {
+		return m, fmt.Errorf("site %s: Metadata: %w", c.config.Site, err)
+	}
+	c.learn(m)
+	c.probe(ctx)
+	return m, nil
+}
+
+func (c *Cluster) decode(r *kmsg.MetadataResponse) (broker.Metadata, error) {
+	m := broker.Metadata{Controller: r.ControllerID, Topics: map[string]broker.TopicMetadata{}}
+	if r.ClusterID != nil {
+		m.ClusterID = *r.ClusterID
+	}
+	if err := kerr.ErrorForCode(r.ErrorCode); err != nil {
+		return m, err
+	}
+	if len(r.Brokers) > nodesMax {
+		return m, fmt.Errorf("%d nodes, at most %d", len(r.Brokers), nodesMax)
+	}
+	for _, b := range r.Brokers {
+		if b.NodeID < 0 || b.Port < 1 || b.Port > 65535 || b.Host == "" || len(b.Host) > hostBytesMax {
+			return m, fmt.Errorf("node %d has the address %.255q port %d, which cannot be", b.NodeID, b.Host, b.Port)
+		}
+		if c.config.Allow != nil && !c.config.Allow(b.Host, b.Port) {
+			return m, fmt.Errorf("node %d announces %s port %d, which is not an allowed address of this site", b.NodeID, b.Host, b.Port)
+		}
+		n := broker.Node{ID: b.NodeID, Host: b.Host, Port: b.Port}
+		if b.Rack != nil {
+			n.Rack = *b.Rack
+		}
+		m.Nodes = append(m.Nodes, n)
+	}
+	for i := range r.Topics {
+		if t := topicOf(&r.Topics[i]); t.Name != "" {
+			m.Topics[t.Name] = t
+		}
+	}
+	return m, nil
+}
+
+func topicOf(r *kmsg.MetadataResponseTopic) broker.TopicMetadata {
+	t := broker.TopicMetadata{ID: r.TopicID, Internal: r.IsInternal, ErrorCode: r.ErrorCode}
+	if r.Topic != nil {
+		t.Name = *r.Topic
+	}
+	for _, p := range r.Partitions {
+		t.Partitions = append(t.Partitions, broker.PartitionMetadata{
+			Partition: p.Partition, Leader: p.Leader, LeaderEpoch: p.LeaderEpoch,
+			Replicas: p.Replicas, ISR: p.ISR, ErrorCode: p.ErrorCode,
+		})
+	}
+	slices.SortFunc(t.Partitions, func(a, b broker.PartitionMetadata) int { return int(a.Partition) - int(b.Partition) })
+	return t
+}
+
+func (c *Cluster) learn(m broker.Metadata) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(m.Nodes) > 0 {
+		clear(c.mu.nodes)
+	}
+	for _, n := range m.Nodes {
+		c.mu.nodes[n.ID] = n
+	}
+	for name, t := range m.Topics {
+		for _, p := range t.Partitions {
+			tp := spillway.TopicPartition{Topic: name, Partition: p.Partition}
+			if p.Leader < 0 {
+				delete(c.mu.leaders, tp)
+			} else {
+				c.mu.leaders[tp] = leadership{p.Leader, p.LeaderEpoch}
+			}
+		}
+	}
+}
+
+// Refresh implements broker.Cluster.
+func (c *Cluster) Refresh(ctx context.Context) error {
+	c.mu.Lock()
+	c.forget()
+	c.mu.Unlock()
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{} // none: nodes only
+	_, err := c.metadata(ctx, req)
+	return err
+}
+
+// Leader implements broker.Cluster.
+func (c *Cluster) Leader(ctx context.Context, tp spillway.TopicPartition) (int32, error) {
+	l, err := c.leader(ctx, tp)
+	return l.node, err
+}
+
+func (c *Cluster) leader(ctx context.Context, tp spillway.TopicPartition) (leadership, error) {
+	c.mu.Lock()
+	l, ok := c.mu.leaders[tp]
+	c.mu.Unlock()
+	if ok {
+		return l, nil
+	}
+	m, err := c.Metadata(ctx, tp.Topic)
+	if err != nil {
+		return leadership{}, err
+	}
+	fault := broker.ErrUnknownTopic
+	for _, p := range m.Topics[tp.Topic].Partitions {
+		if p.Partition != tp.Partition {
+			continue
+		}
+		if p.Leader >= 0 {
+			return leadership{p.Leader, p.LeaderEpoch}, nil
+		}
+		fault = broker.ErrNoLeader
+	}
+	return leadership{}, fmt.Errorf("site %s: leader of %s: %w", c.config.Site, tp, fault)
+}
+
+// Coordinator implements broker.Cluster.
+func (c *Cluster) Coordinator(ctx context.Context, kind broker.CoordinatorKind, key string) (int32, error) {
+	at := coordinatorKey{kind, key}
+	c.mu.Lock()
+	node, ok := c.mu.coordinators[at]
+	c.mu.Unlock()
+	if ok {
+		return node, nil
+	}
+	err := c.retry(ctx, func() (err error) {
+		node, err = c.findCoordinator(ctx, at)
+		return err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("site %s: coordinator of %q: %w", c.config.Site, key, err)
+	}
+	c.mu.Lock()
+	c.mu.coordinators[at] = node
+	c.mu.Unlock()
+	return node, nil
+}
+
+func (c *Cluster) findCoordinator(ctx context.Context, at coordinatorKey) (int32, error) {
+	req := kmsg.NewPtrFindCoordinatorRequest()
+	req.CoordinatorType = int8(at.kind)
+	req.CoordinatorKey = at.key
+	req.CoordinatorKeys = []string{at.key} // from version 4 on
+	answer, err := c.any(ctx, req, req.MaxVersion())
+	if err != nil {
+		return -1, err
+	}
+	resp := answer.(*kmsg.FindCoordinatorResponse)
+	code, node := resp.ErrorCode, resp.NodeID
+	if resp.Version >= 4 {
+		if len(resp.Coordinators) != 1 {
+			return -1, fmt.Errorf("%d coordinators in the answer", len(resp.Coordinators))
+		}
+		code, node = resp.Coordinators[0].ErrorCode, resp.Coordinators[0].NodeID
+	}
+	return node, kerr.ErrorForCode(code)
+}

@@ -1,0 +1,192 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker"
+)
+
+// Special values of ListOffsets (KIP-79; the replica id −2 is Kafka's own for
+// tools that debug).
+const (
+	latest        = -1
+	earliest      = -2
+	asConsumer    = -1
+	asDebugger    = -2
+	listOffsetsV6 = 6 // later versions add only kinds of timestamps that are not asked for
+)
+
+type offsets = map[spillway.TopicPartition]spillway.LocalOffset
+
+// LogEnds implements broker.Admin.
+func (a *admin) LogEnds(ctx context.Context, tps []spillway.TopicPartition) (offsets, error) {
+	return a.cluster.listOffsets(ctx, tps, asDebugger, latest)
+}
+
+// HighWatermarks implements broker.Admin.
+func (a *admin) HighWatermarks(ctx context.Context, tps []spillway.TopicPartition) (offsets, error) {
+	return a.cluster.listOffsets(ctx, tps, asConsumer, latest)
+}
+
+// LogStarts implements broker.Admin.
+func (a *admin) LogStarts(ctx context.Context, tps []spillway.TopicPartition) (offsets, error) {
+	return a.cluster.listOffsets(ctx, tps, asConsumer, earliest)
+}
+
+// OffsetsForTime implements broker.Admin.
+func (a *admin) OffsetsForTime(ctx context.Context, tps []spillway.TopicPartition, milliseconds int64) (offsets, error) {
+	return a.cluster.listOffsets(ctx, tps, asConsumer, milliseconds)
+}
+
+// listOffsets asks each leader for its partitions; those that moved meanwhile
+// are asked again.
+func (c *Cluster) listOffsets(ctx context.Context, tps []spillway.TopicPartition, replica int32, timestamp int64) (offsets, error) {
+	found := make(offsets, len(tps))
+	err := c.retry(ctx, func() error {
+		byNode := map[int32]map[spillway.TopicPartition]leadership{}
+		for _, tp := range tps {
+			if _, ok := found[tp]; ok {
+				continue
+			}
+			l, err := c.leader(ctx, tp)
+			if err != nil {
+				return err
+			}
+			if byNode[l.node] == nil {
+				byNode[l.node] = map[spillway.TopicPartition]leadership{}
+			}
+			byNode[l.node][tp] = l
+		}
+		var faults []error
+		for node, of := range byNode {
+			part, err := c.listOffsetsAt(ctx, node, of, replica, timestamp)
+			maps.Copy(found, part)
+			faults = append(faults, err)
+		}
+		return errors.Join(faults...)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("site %s: ListOffsets: %w", c.config.Site, err)
+	}
+	return found, nil
+}
+
+// listOffsetsAt names the leader's epoch in the request, so that a node that
+// only follows refuses (invariant B).
+func (c *Cluster) listOffsetsAt(ctx context.Context, node int32, of map[spillway.TopicPartition]leadership, replica int32, timestamp int64) (offsets, error) {
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.ReplicaID = replica
+	byTopic := map[string]int{}
+	for tp, l := range of {
+		at, ok := byTopic[tp.Topic]
+		if !ok {
+			at = len(req.Topics)
+			byTopic[tp.Topic] = at
+			req.Topics = append(req.Topics, kmsg.ListOffsetsRequestTopic{Topic: tp.Topic})
+		}
+		p := kmsg.NewListOffsetsRequestTopicPartition()
+		p.Partition, p.CurrentLeaderEpoch, p.Timestamp = tp.Partition, l.epoch, timestamp
+		req.Topics[at].Partitions = append(req.Topics[at].Partitions, p)
+	}
+	answer, err := c.do(ctx, node, req, listOffsetsV6)
+	if err != nil {
+		return nil, err
+	}
+	found := offsets{}
+	var faults []error
+	for _, t := range answer.(*kmsg.ListOffsetsResponse).Topics {
+		for _, p := range t.Partitions {
+			tp := spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition}
+			if _, asked := of[tp]; !asked {
+				continue
+			}
+			switch err := kerr.ErrorForCode(p.ErrorCode); {
+			case err != nil:
+				faults = append(faults, fmt.Errorf("node %d: %s: %w", node, tp, sentinel(err)))
+			case p.Offset < 0 && timestamp < 0:
+				faults = append(faults, fmt.Errorf("node %d: %s: offset %d, which cannot be", node, tp, p.Offset))
+			default:
+				found[tp] = spillway.LocalOffset(p.Offset)
+			}
+		}
+	}
+	if len(faults) == 0 && len(found) < len(of) {
+		faults = append(faults, fmt.Errorf("node %d answered for %d of %d partitions", node, len(found), len(of)))
+	}
+	return found, errors.Join(faults...)
+}
+
+// DescribeProducers implements broker.Admin.
+func (a *admin) DescribeProducers(ctx context.Context, tp spillway.TopicPartition) ([]broker.ProducerState, error) {
+	c := a.cluster
+	var states []broker.ProducerState
+	err := c.retry(ctx, func() error {
+		l, err := c.leader(ctx, tp)
+		if err != nil {
+			return err
+		}
+		req := kmsg.NewPtrDescribeProducersRequest()
+		req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: tp.Topic, Partitions: []int32{tp.Partition}}}
+		answer, err := c.do(ctx, l.node, req, req.MaxVersion())
+		if err != nil {
+			return err
+		}
+		states, err = producersOf(answer.(*kmsg.DescribeProducersResponse), tp)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("site %s: DescribeProducers of %s: %w", c.config.Site, tp, err)
+	}
+	return states, nil
+}
+
+func producersOf(resp *kmsg.DescribeProducersResponse, tp spillway.TopicPartition) ([]broker.ProducerState, error) {
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			if t.Topic != tp.Topic || p.Partition != tp.Partition {
+				continue
+			}
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				return nil, sentinel(err)
+			}
+			states := make([]broker.ProducerState, 0, len(p.ActiveProducers))
+			for _, s := range p.ActiveProducers {
+				states = append(states, broker.ProducerState{
+					ID: s.ProducerID, Epoch: int16(s.ProducerEpoch), LastSequence: s.LastSequence,
+					LastTimestamp: s.LastTimestamp, CurrentTxnStart: s.CurrentTxnStartOffset,
+				})
+			}
+			return states, nil
+		}
+	}
+	return nil, errors.New("the partition is not in the answer")
+}
+
+// sentinel joins Kafka's errors with those of package broker.
+func sentinel(err error) error {
+	for kafka, ours := range map[error]error{
+		kerr.UnknownTopicOrPartition:    broker.ErrUnknownTopic,
+		kerr.NotLeaderForPartition:      broker.ErrNotLeader,
+		kerr.TopicAuthorizationFailed:   broker.ErrNotAuthorized,
+		kerr.GroupAuthorizationFailed:   broker.ErrNotAuthorized,
+		kerr.ClusterAuthorizationFailed: broker.ErrNotAuthorized,
+		kerr.UnknownMemberID:            broker.ErrGroupActive,
+		kerr.IllegalGeneration:          broker.ErrGroupActive,
+		kerr.RebalanceInProgress:        broker.ErrGroupActive,
+		kerr.NonEmptyGroup:              broker.ErrGroupActive,
+		kerr.StaleMemberEpoch:           broker.ErrGroupActive,
+		kerr.GroupIDNotFound:            broker.ErrUnknownGroup,
+	} {
+		if errors.Is(err, kafka) {
+			return fmt.Errorf("%w: %w", ours, err)
+		}
+	}
+	return err
+}

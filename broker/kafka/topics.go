@@ -1,0 +1,135 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"spillway/broker"
+)
+
+// admin implements broker.Admin.
+type admin struct {
+	cluster *Cluster
+	sarama  client
+}
+
+var _ broker.Admin = (*admin)(nil)
+
+func (a *admin) close() error { return a.sarama.close() }
+
+// call runs f with sarama and puts its errors into this project's words.
+func (a *admin) call(ctx context.Context, what string, f func(sarama.ClusterAdmin) error) error {
+	err := a.sarama.call(ctx, a.cluster.config, f)
+	if err == nil {
+		return nil
+	}
+	var answered sarama.KError
+	if errors.As(err, &answered) {
+		err = fmt.Errorf("%w (%w)", sentinel(kerr.ErrorForCode(int16(answered))), err)
+	}
+	return fmt.Errorf("site %s: %s: %w", a.cluster.config.Site, what, err)
+}
+
+// CreateTopic implements broker.Admin.
+func (a *admin) CreateTopic(ctx context.Context, name string, partitions int32, replication int16, configs map[string]string) error {
+	detail := &sarama.TopicDetail{NumPartitions: partitions, ReplicationFactor: replication, ConfigEntries: map[string]*string{}}
+	for key, value := range configs {
+		detail.ConfigEntries[key] = &value
+	}
+	err := a.call(ctx, "create topic "+name, func(s sarama.ClusterAdmin) error { return s.CreateTopic(name, detail, false) })
+	if err != nil {
+		return err
+	}
+	return a.await(ctx, "create topic "+name, func(m broker.TopicMetadata) bool {
+		return led(m) && len(m.Partitions) >= int(partitions)
+	}, name)
+}
+
+// DeleteTopic implements broker.Admin.
+func (a *admin) DeleteTopic(ctx context.Context, name string) error {
+	err := a.call(ctx, "delete topic "+name, func(s sarama.ClusterAdmin) error { return s.DeleteTopic(name) })
+	if err != nil {
+		return err
+	}
+	return a.await(ctx, "delete topic "+name, func(m broker.TopicMetadata) bool { return len(m.Partitions) == 0 }, name)
+}
+
+// CreatePartitions implements broker.Admin.
+func (a *admin) CreatePartitions(ctx context.Context, name string, count int32) error {
+	what := fmt.Sprintf("grow topic %s to %d partitions", name, count)
+	err := a.call(ctx, what, func(s sarama.ClusterAdmin) error { return s.CreatePartitions(name, count, nil, false) })
+	if err != nil {
+		return err
+	}
+	return a.await(ctx, what, func(m broker.TopicMetadata) bool { return led(m) && len(m.Partitions) >= int(count) }, name)
+}
+
+func led(m broker.TopicMetadata) bool {
+	for _, p := range m.Partitions {
+		if p.Leader < 0 || p.ErrorCode != 0 {
+			return false
+		}
+	}
+	return m.ErrorCode == 0 && len(m.Partitions) > 0
+}
+
+// await asks until the metadata shows what was done: brokers learn of it later
+// than the controller answers.
+func (a *admin) await(ctx context.Context, what string, done func(broker.TopicMetadata) bool, topic string) error {
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		m, err := a.cluster.Metadata(ctx, topic)
+		if err != nil {
+			return fmt.Errorf("%s: done, but not seen yet: %w", what, err)
+		}
+		if done(m.Topics[topic]) {
+			return a.cluster.Refresh(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("site %s: %s: done, but not seen by all brokers yet: %w", a.cluster.config.Site, what, ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+}
+
+// TopicConfigs implements broker.Admin.
+func (a *admin) TopicConfigs(ctx context.Context, topic string) (map[string]broker.ConfigValue, error) {
+	var entries []sarama.ConfigEntry
+	err := a.call(ctx, "read settings of topic "+topic, func(s sarama.ClusterAdmin) (err error) {
+		entries, err = s.DescribeConfig(sarama.ConfigResource{Type: sarama.TopicResource, Name: topic})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	configs := make(map[string]broker.ConfigValue, len(entries))
+	for _, e := range entries {
+		configs[e.Name] = broker.ConfigValue{Value: e.Value, Default: e.Source != sarama.SourceTopic}
+	}
+	return configs, nil
+}
+
+// SetTopicConfigs implements broker.Admin.
+func (a *admin) SetTopicConfigs(ctx context.Context, topic string, configs map[string]*string) error {
+	entries := make(map[string]sarama.IncrementalAlterConfigsEntry, len(configs))
+	for key, value := range configs {
+		operation := sarama.IncrementalAlterConfigsOperationSet
+		if value == nil {
+			operation = sarama.IncrementalAlterConfigsOperationDelete
+		}
+		entries[key] = sarama.IncrementalAlterConfigsEntry{Operation: operation, Value: value}
+	}
+	return a.call(ctx, "change settings of topic "+topic, func(s sarama.ClusterAdmin) error {
+		return s.IncrementalAlterConfig(sarama.TopicResource, topic, entries, false)
+	})
+}
+
+// DeleteGroup implements broker.Admin.
+func (a *admin) DeleteGroup(ctx context.Context, group string) error {
+	return a.call(ctx, "delete group "+group, func(s sarama.ClusterAdmin) error { return s.DeleteConsumerGroup(group) })
+}
