@@ -185,9 +185,6 @@ func (c *checker) coordinator(cfg *Config) {
 		if k.Consul.TokenFile != "" && k.Consul.TokenEnv != "" {
 			c.at("coordinator.consul", "give one of tokenFile and tokenEnv")
 		}
-		if strings.HasPrefix(k.Consul.Prefix, "/") {
-			c.at("coordinator.consul.prefix", "must not begin with /")
-		}
 	}
 }
 

@@ -4,7 +4,6 @@
 //
 //	GET /             the page
 //	GET /api/status   the status as JSON
-//	GET /api/events   the status as server-sent events, one each second
 package console
 
 import (
@@ -13,19 +12,12 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"time"
 
 	"spillway/console/status"
 )
 
 //go:embed assets
 var assets embed.FS
-
-// refresh is how often the page gets news.
-const refresh = time.Second
-
-// writeWait bounds how long a slow reader may hold an event.
-const writeWait = 5 * time.Second
 
 // Source is asked for the newest status; false: nothing was observed yet.
 type Source func() (status.Status, bool)
@@ -42,7 +34,6 @@ func Register(mux *http.ServeMux, source Source) {
 	mux.Handle("GET /app.js", guarded(files))
 	mux.Handle("GET /icon.svg", guarded(files))
 	mux.Handle("GET /api/status", guarded(http.HandlerFunc(source.status)))
-	mux.Handle("GET /api/events", guarded(http.HandlerFunc(source.events)))
 }
 
 // guarded keeps the page to itself: no other origin is asked or may frame it.
@@ -67,31 +58,4 @@ func (source Source) status(w http.ResponseWriter, _ *http.Request) {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	_ = enc.Encode(s) // the client is gone, there is nobody to tell
-}
-
-func (source Source) events(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/event-stream")
-	out := http.NewResponseController(w)
-	tick := time.NewTicker(refresh)
-	defer tick.Stop()
-	for {
-		if s, ok := source(); ok {
-			b, err := json.Marshal(s)
-			if err != nil {
-				return
-			}
-			_ = out.SetWriteDeadline(time.Now().Add(writeWait)) // not every writer has one
-			if _, err := fmt.Fprintf(w, "data: %s\n\n", b); err != nil {
-				return
-			}
-			if err := out.Flush(); err != nil {
-				return
-			}
-		}
-		select {
-		case <-r.Context().Done():
-			return
-		case <-tick.C:
-		}
-	}
 }

@@ -1,15 +1,12 @@
 package console
 
 import (
-	"bufio"
-	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"spillway/console/status"
 )
@@ -49,33 +46,6 @@ func TestStatusIsJSON(t *testing.T) {
 	var got status.Status
 	if err := json.NewDecoder(fetch(t, s.URL+"/api/status").Body).Decode(&got); err != nil || got.VirtualCluster != "shop" || got.Level != status.Bad {
 		t.Errorf("%+v, %v", got, err)
-	}
-}
-
-func TestEventsFollow(t *testing.T) {
-	n := 0
-	s := serve(t, func() (status.Status, bool) { n++; return status.Status{Groups: []status.Group{{Epoch: 1}}}, n > 1 })
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/api/events", nil)
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = res.Body.Close() }() // read only
-	lines := bufio.NewScanner(res.Body)
-	events := 0
-	for events < 2 && lines.Scan() {
-		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
-			var got status.Status
-			if err := json.Unmarshal([]byte(data), &got); err != nil || got.Groups[0].Epoch != 1 {
-				t.Fatalf("%s: %v", data, err)
-			}
-			events++
-		}
-	}
-	if events != 2 {
-		t.Errorf("%d events, %v", events, lines.Err())
 	}
 }
 

@@ -133,11 +133,13 @@ func (in Inputs) site(site spillway.Site) Site {
 		s.Level, s.Why = Bad, "is down: "+evidence
 	case verdict == failover.Degraded:
 		s.Level, s.Why = Attention, "is degraded: "+evidence
+	case !in.Coordinator.Up:
+		s.Level, s.Why = Attention, "as last seen, since the coordinator store cannot be read"
 	case verdict != failover.Up:
 		s.Level, s.Why = Attention, evidence
-	case len(s.Gateways) == 0 && in.Coordinator.Up:
+	case len(s.Gateways) == 0:
 		s.Level, s.Why = Attention, "no gateway holds a lease here"
-	case len(s.Mirrors) == 0 && in.Coordinator.Up:
+	case len(s.Mirrors) == 0:
 		s.Level, s.Why = Attention, "no mirror holds a lease here"
 	}
 	return s
@@ -209,6 +211,8 @@ func (in Inputs) judge(out *Group, g spillway.FailoverGroup, share failover.Shar
 	verdict, _ := in.verdict(site)
 	inState := in.Now.Sub(share.Since)
 	switch {
+	case !in.Coordinator.Up:
+		out.Level, out.Why = Attention, "as last seen, since the coordinator store cannot be read"
 	case !serves && inState > MoveSlow:
 		out.Level, out.Why = Bad, fmt.Sprintf("%s to %s stands in %s for %s; nobody is served", share.Kind, share.Target, share.State, inState.Round(time.Second))
 	case serves && verdict == failover.Down:
@@ -256,6 +260,8 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 		source, _ := in.verdict(share.Active)
 		target, _ := in.verdict(site)
 		switch {
+		case !in.Coordinator.Up:
+			f.Level, f.Why = Attention, "as last seen, since the coordinator store cannot be read"
 		case source == failover.Down:
 			f.Level, f.Why = Bad, fmt.Sprintf("its source %s is down", f.Source)
 		case target == failover.Down:

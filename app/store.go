@@ -1,0 +1,93 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"spillway/configs"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/consul"
+	"spillway/federation/coordination/embedded"
+)
+
+// OpenStore opens the coordinator store for a command: Consul, or the embedded
+// store over its socket, or its file where nobody serves a socket. Consul is
+// not contacted yet; a store that is away is told by the first call.
+func OpenStore(ctx context.Context, cfg *configs.Config) (coordination.Store, error) {
+	if k := cfg.Coordinator.Consul; k != nil {
+		return openConsul(*k)
+	}
+	e := cfg.Coordinator.Embedded
+	if e.Socket != "" {
+		if e.File == "" || served(ctx, e.Socket) {
+			return embedded.Dial("unix:" + e.Socket), nil
+		}
+	}
+	s, err := embedded.Open(e.File)
+	if err != nil {
+		return nil, fmt.Errorf("%w; a running process owns it: give coordinator.embedded.socket, so that commands can reach it", err)
+	}
+	return s, nil
+}
+
+func openConsul(k configs.Consul) (coordination.Store, error) {
+	token, err := k.Token()
+	if err != nil {
+		return nil, fmt.Errorf("coordinator.consul: %w", err)
+	}
+	return consul.New(consul.Config{
+		Address: k.Address, Token: token, Datacenter: k.Datacenter,
+		CAFile: k.CAFile, CertFile: k.CertFile, KeyFile: k.KeyFile,
+	})
+}
+
+// served tells whether some process answers at the socket.
+func served(ctx context.Context, socket string) bool {
+	d := net.Dialer{Timeout: time.Second}
+	c, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return false
+	}
+	_ = c.Close() // only asked
+	return true
+}
+
+// ServeStore opens the embedded store's file and serves it over its socket, for
+// processes that own it. Where another process owns it, its socket is used.
+// The stop function ends serving and releases the file.
+func ServeStore(ctx context.Context, e configs.EmbeddedCoordinator) (coordination.Store, func() error, error) {
+	if e.File == "" || e.Socket != "" && served(ctx, e.Socket) {
+		c := embedded.Dial("unix:" + e.Socket)
+		return c, c.Close, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(e.File), 0o700); err != nil {
+		return nil, nil, fmt.Errorf("folder of the embedded store: %w", err)
+	}
+	s, err := embedded.Open(e.File)
+	if err != nil {
+		return nil, nil, err
+	}
+	if e.Socket == "" {
+		return s, s.Close, nil
+	}
+	if err := os.Remove(e.Socket); err != nil && !errors.Is(err, os.ErrNotExist) { // of a process that was killed
+		return nil, nil, errors.Join(fmt.Errorf("old socket of the embedded store: %w", err), s.Close())
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", e.Socket)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("socket of the embedded store: %w", err), s.Close())
+	}
+	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(serving, l) }()
+	return s, func() error {
+		cancel()
+		return errors.Join(<-done, s.Close())
+	}, nil
+}
