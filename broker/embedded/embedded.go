@@ -115,9 +115,7 @@ func Start(config Config) (*Cluster, error) {
 	}
 	addresses := server.ListenAddrs()
 	reached, err := kafka.New(kafka.Config{
-		Site: config.Site, Bootstrap: addresses, Capabilities: &broker.Capabilities{
-			LogEndOffset: true, ConsumerGroupV2: true, Durable: config.Dir != "",
-		},
+		Site: config.Site, Bootstrap: addresses, Capabilities: Capabilities(config.Dir != ""),
 	})
 	if err != nil {
 		server.Close()
@@ -125,6 +123,12 @@ func Start(config Config) (*Cluster, error) {
 		return nil, err
 	}
 	return &Cluster{Cluster: reached, server: server, addresses: addresses, unlock: unlock}, nil
+}
+
+// Capabilities of an embedded cluster, also for processes that reach it by its
+// address: probing would take it for more than it is (C39).
+func Capabilities(durable bool) *broker.Capabilities {
+	return &broker.Capabilities{LogEndOffset: true, ConsumerGroupV2: true, Durable: durable}
 }
 
 // Addresses are the brokers' addresses, usable as bootstrap addresses.

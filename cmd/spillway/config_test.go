@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// spillway runs a command in this process and returns what it printed.
-func spillway(t *testing.T, args ...string) (string, error) {
+// command runs a command in this process and returns what it printed.
+func command(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
 	root := newRoot()
@@ -21,7 +21,7 @@ func spillway(t *testing.T, args ...string) (string, error) {
 }
 
 func TestConfigExampleIsGood(t *testing.T) {
-	text, err := spillway(t, "config", "example", "three-sites")
+	text, err := command(t, "config", "example", "three-sites")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,17 +29,17 @@ func TestConfigExampleIsGood(t *testing.T) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := spillway(t, "config", "check", file)
+	out, err := command(t, "config", "check", file)
 	if err != nil || !strings.HasSuffix(out, "good: 3 sites, 0 witnesses, 2 failover groups\n") {
 		t.Errorf("%q, %v", out, err)
 	}
 	if err := os.WriteFile(file, []byte(text+"\nconsole: {lisen: x}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = spillway(t, "config", "check", file); err == nil || !strings.Contains(err.Error(), "did you mean console.listen?") {
+	if _, err = command(t, "config", "check", file); err == nil || !strings.Contains(err.Error(), "did you mean console.listen?") {
 		t.Errorf("a wrong file: %v", err)
 	}
-	schema, err := spillway(t, "config", "schema")
+	schema, err := command(t, "config", "schema")
 	if err != nil || !json.Valid([]byte(schema)) {
 		t.Errorf("schema: %v", err)
 	}

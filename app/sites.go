@@ -1,0 +1,136 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/conn"
+	"spillway/broker/embedded"
+	"spillway/broker/kafka"
+	"spillway/configs"
+)
+
+// OpenSite makes a site's cluster reachable; it does not connect yet.
+func OpenSite(site configs.Site) (broker.Cluster, error) {
+	cfg := kafka.Config{Site: spillway.SiteID(site.Name), Bootstrap: site.Bootstrap, ClientID: "spillway"}
+	if e := site.Embedded; e != nil {
+		addresses, err := embeddedAddresses(*e)
+		if err != nil {
+			return nil, fmt.Errorf("site %s: %w", site.Name, err)
+		}
+		cfg.Bootstrap = addresses
+		cfg.Capabilities = embedded.Capabilities(e.Dir != "")
+		return kafka.New(cfg)
+	}
+	t, err := clientTLS(site.TLS)
+	if err != nil {
+		return nil, fmt.Errorf("site %s: tls: %w", site.Name, err)
+	}
+	cfg.TLS = t
+	if site.SASL.Mechanism != "" {
+		password, err := site.SASL.Password()
+		if err != nil {
+			return nil, fmt.Errorf("site %s: sasl: %w", site.Name, err)
+		}
+		cfg.SASL = &conn.SASL{Mechanism: site.SASL.Mechanism, User: site.SASL.User, Password: password}
+	}
+	return kafka.New(cfg)
+}
+
+// OpenSites opens all sites of the configuration; on a fault none stays open.
+func OpenSites(cfg *configs.Config) (map[spillway.SiteID]broker.Cluster, error) {
+	sites := map[spillway.SiteID]broker.Cluster{}
+	for _, s := range cfg.Sites {
+		c, err := OpenSite(s)
+		if err != nil {
+			return nil, errors.Join(err, CloseSites(sites))
+		}
+		sites[c.Site()] = c
+	}
+	return sites, nil
+}
+
+// CloseSites closes all of them.
+func CloseSites(sites map[spillway.SiteID]broker.Cluster) error {
+	var faults []error
+	for _, c := range sites {
+		faults = append(faults, c.Close())
+	}
+	return errors.Join(faults...)
+}
+
+// startEmbedded runs the brokers of an embedded site in this process.
+func startEmbedded(site configs.Site) (*embedded.Cluster, error) {
+	addresses, err := embeddedAddresses(*site.Embedded)
+	if err != nil {
+		return nil, fmt.Errorf("site %s: %w", site.Name, err)
+	}
+	return embedded.Start(embedded.Config{
+		Site: spillway.SiteID(site.Name), Dir: site.Embedded.Dir, Brokers: site.Embedded.Brokers, Listen: addresses,
+	})
+}
+
+// embeddedAddresses are the first broker's address and the ports that follow.
+func embeddedAddresses(e configs.EmbeddedSite) ([]string, error) {
+	host, digits, err := net.SplitHostPort(e.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("embedded.listen: %w", err)
+	}
+	first, err := strconv.Atoi(digits)
+	if err != nil {
+		return nil, fmt.Errorf("embedded.listen: %w", err)
+	}
+	if host == "localhost" {
+		host = "127.0.0.1"
+	}
+	addresses := make([]string, max(e.Brokers, 1))
+	for i := range addresses {
+		addresses[i] = net.JoinHostPort(host, strconv.Itoa(first+i))
+	}
+	return addresses, nil
+}
+
+func clientTLS(t configs.TLS) (*tls.Config, error) {
+	if !t.Enabled {
+		return nil, nil
+	}
+	cfg := &tls.Config{ServerName: t.ServerName, MinVersion: tls.VersionTLS12}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("caFile: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("caFile: %s holds no certificate", t.CAFile)
+		}
+	}
+	if t.CertFile != "" {
+		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("certFile: %w", err)
+		}
+		cfg.Certificates = []tls.Certificate{pair}
+	}
+	return cfg, nil
+}
+
+// Probe asks a site for its metadata.
+func Probe(ctx context.Context, c broker.Cluster) error {
+	m, err := c.Metadata(ctx)
+	if err != nil {
+		return err
+	}
+	if len(m.Nodes) == 0 {
+		return broker.ErrAllUnreachable
+	}
+	return nil
+}
