@@ -172,6 +172,7 @@ func producersOf(resp *kmsg.DescribeProducersResponse, tp spillway.TopicPartitio
 // sentinel joins Kafka's errors with those of package broker.
 func sentinel(err error) error {
 	for kafka, ours := range map[error]error{
+		kerr.TopicAlreadyExists:         broker.ErrTopicExists,
 		kerr.UnknownTopicOrPartition:    broker.ErrUnknownTopic,
 		kerr.NotLeaderForPartition:      broker.ErrNotLeader,
 		kerr.TopicAuthorizationFailed:   broker.ErrNotAuthorized,

@@ -128,7 +128,6 @@ func saramaConfig(config Config) *sarama.Config {
 	s.Net.DialTimeout = saramaDialTimeout
 	s.Net.ReadTimeout, s.Net.WriteTimeout = saramaRequestTimeout, saramaRequestTimeout
 	s.Admin.Timeout = saramaRequestTimeout
-	s.Metadata.Full = false
 	s.Metadata.RefreshFrequency = 0 // no background work; it asks when it needs to
 	s.Metadata.Retry.Max = 1
 	if config.TLS != nil {

@@ -1,0 +1,153 @@
+package brokertest
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/batch"
+)
+
+// declared compares what was seen with what the adapter says of itself.
+func (f *fixture) declared(capability string, seen, declared bool) {
+	f.Helper()
+	if seen != declared {
+		f.Errorf("%s: declared %v, seen %v", capability, declared, seen)
+	}
+}
+
+// logEnd: a record that too few replicas have lies above the high watermark.
+// A planned move must see it (C9).
+func logEnd(t *testing.T, f *fixture) {
+	tp := f.topic(1, map[string]string{"min.insync.replicas": "2"})
+	if _, code := f.produce(f.Cluster, tp, 1, plain(1, time.Now())); code != 0 {
+		t.Fatalf("produce with acks 1: error code %d", code)
+	}
+	ends, err := f.admin.LogEnds(f.ctx, []spillway.TopicPartition{tp})
+	f.must(err)
+	f.declared("LogEndOffset", ends[tp] == 1, f.can.LogEndOffset)
+	marks, err := f.admin.HighWatermarks(f.ctx, []spillway.TopicPartition{tp})
+	f.must(err)
+	f.declared("Replicas", marks[tp] == 0, f.can.Replicas)
+}
+
+func producers(t *testing.T, f *fixture) {
+	tp, w := f.topic(1, nil), newWriter()
+	f.append(tp, w.batch(0, 3, time.Now()))
+	states, err := f.admin.DescribeProducers(f.ctx, tp)
+	f.must(err)
+	f.declared("DescribeProducers", len(states) == 1, f.can.DescribeProducers)
+	if len(states) == 1 && (states[0].ID != w.id || states[0].LastSequence != 2 || states[0].CurrentTxnStart != -1 || states[0].Epoch != 0) {
+		t.Errorf("state %+v", states[0])
+	}
+	if _, err := f.admin.DescribeProducers(f.ctx, spillway.TopicPartition{Topic: f.name("absent")}); !errors.Is(err, broker.ErrUnknownTopic) {
+		t.Errorf("producers of an absent topic: %v", err)
+	}
+}
+
+// producerExpiry: the age of records, not of the producer, decides (C3).
+func producerExpiry(t *testing.T, f *fixture) {
+	tp, w := f.topic(1, map[string]string{"retention.ms": "-1"}), newWriter()
+	old := w.batch(0, 1, time.Now().Add(-25*time.Hour))
+	f.append(tp, old)
+	if f.can.ProducerExpiry {
+		f.eventually("the producer is forgotten", func() bool {
+			states, err := f.admin.DescribeProducers(f.ctx, tp)
+			f.must(err)
+			return len(states) == 0
+		})
+	} else {
+		<-time.After(2 * f.ExpiryCheck) // nothing is to happen, so there is nothing to wait for
+	}
+	offset := f.append(tp, old)
+	f.declared("ProducerExpiry", offset == 1, f.can.ProducerExpiry)
+}
+
+func firstSequence(t *testing.T, f *fixture) {
+	tp := f.topic(1, nil)
+	_, code := f.produce(f.Cluster, tp, -1, newWriter().batch(100, 1, time.Now()))
+	f.declared("FirstSequenceOnEmptyPartition", code == 0, f.can.FirstSequenceOnEmptyPartition)
+	// On a partition that was written any first sequence is accepted; masked
+	// producer ids rest on this (critique R1).
+	tp = f.topic(1, nil)
+	f.append(tp, plain(1, time.Now()))
+	if _, code := f.produce(f.Cluster, tp, -1, newWriter().batch(100, 1, time.Now())); code != 0 {
+		t.Errorf("an unknown producer was refused: error code %d", code)
+	}
+}
+
+func sequenceWrap(t *testing.T, f *fixture) {
+	tp, w := f.topic(1, nil), newWriter()
+	f.append(tp, plain(1, time.Now()))
+	f.append(tp, w.batch(2147483640, 10, time.Now()))
+	_, code := f.produce(f.Cluster, tp, -1, w.batch(batch.NextSequence(2147483640, 10), 1, time.Now()))
+	f.declared("SequenceWrap", code == 0, f.can.SequenceWrap)
+}
+
+func producerEpochs(t *testing.T, f *fixture) {
+	a, w := f.topic(2, nil), newWriter()
+	b := spillway.TopicPartition{Topic: a.Topic, Partition: 1}
+	newer := writer{id: w.id, epoch: 1}
+	f.append(a, newer.batch(0, 1, time.Now()))
+	_, code := f.produce(f.Cluster, b, -1, w.batch(0, 1, time.Now()))
+	f.declared("ProducerEpochPerPartition", code == 0, f.can.ProducerEpochPerPartition)
+	if _, code := f.produce(f.Cluster, a, -1, w.batch(0, 1, time.Now())); code != kerr.InvalidProducerEpoch.Code {
+		t.Errorf("an older epoch in the same partition: error code %d", code)
+	}
+}
+
+func timestampLimits(t *testing.T, f *fixture) {
+	_, code := f.produce(f.Cluster, f.topic(1, nil), -1, plain(1, time.Now().Add(2*time.Hour)))
+	f.declared("TimestampLimits", code == kerr.InvalidTimestamp.Code, f.can.TimestampLimits)
+}
+
+func logAppendTime(t *testing.T, f *fixture) {
+	tp := f.topic(1, map[string]string{"message.timestamp.type": "LogAppendTime"})
+	hourAgo := time.Now().Add(-time.Hour)
+	f.append(tp, plain(1, hourAgo))
+	h, _, err := batch.Parse(f.fetch(tp, 0))
+	f.must(err)
+	stamped := h.Attributes&batch.AttributeLogAppendTime != 0 && h.MaxTimestamp > hourAgo.Add(time.Minute).UnixMilli()
+	f.declared("LogAppendTime", stamped, f.can.LogAppendTime)
+}
+
+// acls: the fence closes one topic for one principal, and opens it again.
+func acls(t *testing.T, f *fixture) {
+	tp := f.topic(1, nil)
+	names := []string{tp.Topic}
+	if !f.can.ACLs {
+		if err := f.admin.DenyWrite(f.ctx, "User:guest", names); !errors.Is(err, broker.ErrNotSupported) {
+			t.Errorf("a fence without an authorizer: %v", err)
+		}
+		if err := f.admin.AllowWrite(f.ctx, "User:guest", names); !errors.Is(err, broker.ErrNotSupported) {
+			t.Errorf("taking it back: %v", err)
+		}
+		return
+	}
+	if f.Guest == nil {
+		t.Fatal("ACLs are declared, but the test has no guest")
+	}
+	refused := func() bool {
+		_, code := f.produce(f.Guest, tp, -1, plain(1, time.Now()))
+		if code != 0 && code != kerr.TopicAuthorizationFailed.Code {
+			t.Fatalf("error code %d", code)
+		}
+		return code != 0
+	}
+	if refused() {
+		t.Fatal("refused before the fence")
+	}
+	for range 2 { // both may be repeated
+		f.must(f.admin.DenyWrite(f.ctx, f.GuestPrincipal, names))
+	}
+	f.eventually("the fence holds", refused)
+	f.append(tp, plain(1, time.Now())) // others write on
+	for range 2 {
+		f.must(f.admin.AllowWrite(f.ctx, f.GuestPrincipal, names))
+	}
+	f.eventually("the fence is gone", func() bool { return !refused() })
+}

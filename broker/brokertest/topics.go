@@ -1,0 +1,104 @@
+package brokertest
+
+import (
+	"errors"
+	"testing"
+
+	"spillway"
+	"spillway/broker"
+)
+
+func topics(t *testing.T, f *fixture) {
+	name := f.name("topic")
+	f.must(f.admin.CreateTopic(f.ctx, name, 2, 1, nil))
+	if err := f.admin.CreateTopic(f.ctx, name, 2, 1, nil); !errors.Is(err, broker.ErrTopicExists) {
+		t.Errorf("second creation: %v", err)
+	}
+	m, err := f.Cluster.Metadata(f.ctx, name)
+	f.must(err)
+	if got := m.Topics[name]; len(got.Partitions) != 2 || got.ID == [16]byte{} || got.Internal || got.Name != name {
+		t.Errorf("metadata %+v", got)
+	}
+	f.must(f.admin.CreatePartitions(f.ctx, name, 5))
+	all, err := f.Cluster.Metadata(f.ctx)
+	f.must(err)
+	for i, p := range all.Topics[name].Partitions {
+		if p.Partition != int32(i) || p.Leader < 0 || len(p.Replicas) != 1 || len(p.ISR) != 1 {
+			t.Errorf("partition %+v", p)
+		}
+	}
+	if len(all.Topics[name].Partitions) != 5 {
+		t.Errorf("%d partitions", len(all.Topics[name].Partitions))
+	}
+	f.must(f.admin.DeleteTopic(f.ctx, name))
+	if err := f.admin.DeleteTopic(f.ctx, name); !errors.Is(err, broker.ErrUnknownTopic) {
+		t.Errorf("second deletion: %v", err)
+	}
+	if _, err := f.Cluster.Leader(f.ctx, spillway.TopicPartition{Topic: name}); !errors.Is(err, broker.ErrUnknownTopic) {
+		t.Errorf("leader of a deleted topic: %v", err)
+	}
+	m, err = f.Cluster.Metadata(f.ctx, name)
+	if got, ok := m.Topics[name]; err != nil || !ok || got.ErrorCode != 3 {
+		t.Errorf("metadata of a deleted topic: %+v, %v", got, err)
+	}
+}
+
+func settings(t *testing.T, f *fixture) {
+	tp := f.topic(1, map[string]string{"retention.ms": "1000000"})
+	read := func() map[string]broker.ConfigValue {
+		t.Helper()
+		configs, err := f.admin.TopicConfigs(f.ctx, tp.Topic)
+		f.must(err)
+		return configs
+	}
+	if got := read()["retention.ms"]; got.Value != "1000000" || got.Default {
+		t.Errorf("as created: %+v", got)
+	}
+	if got := read()["cleanup.policy"]; got.Value != "delete" || !got.Default {
+		t.Errorf("not set: %+v", got)
+	}
+	value := "12345678"
+	f.must(f.admin.SetTopicConfigs(f.ctx, tp.Topic, map[string]*string{"max.message.bytes": &value, "retention.ms": nil}))
+	f.eventually("changed settings", func() bool {
+		now := read()
+		return now["max.message.bytes"] == (broker.ConfigValue{Value: value}) && now["retention.ms"].Default
+	})
+	if _, err := f.admin.TopicConfigs(f.ctx, f.name("absent")); !errors.Is(err, broker.ErrUnknownTopic) {
+		t.Errorf("settings of an absent topic: %v", err)
+	}
+}
+
+func leaders(t *testing.T, f *fixture) {
+	tp := f.topic(1, nil)
+	first, err := f.Cluster.Leader(f.ctx, tp)
+	f.must(err)
+	f.must(f.Cluster.Refresh(f.ctx))
+	second, err := f.Cluster.Leader(f.ctx, tp)
+	f.must(err)
+	if first != second || first < 0 {
+		t.Errorf("leader %d, after a refresh %d", first, second)
+	}
+	tp.Partition = 7
+	if _, err := f.Cluster.Leader(f.ctx, tp); !errors.Is(err, broker.ErrUnknownTopic) {
+		t.Errorf("leader of an absent partition: %v", err)
+	}
+}
+
+func nodes(t *testing.T, f *fixture) {
+	m, err := f.Cluster.Metadata(f.ctx)
+	f.must(err)
+	if m.ClusterID == "" || len(m.Nodes) == 0 {
+		t.Fatalf("metadata %+v", m)
+	}
+	for _, n := range append(m.Nodes, broker.Node{ID: broker.AnyNode}) {
+		c, err := f.Cluster.Dial(f.ctx, n.ID)
+		f.must(err)
+		if c.MaxVersion(3) < 9 {
+			t.Errorf("node %d offers Metadata up to version %d", n.ID, c.MaxVersion(3))
+		}
+		f.must(c.Close())
+	}
+	if _, err := f.Cluster.Dial(f.ctx, 31_999); !errors.Is(err, broker.ErrUnknownNode) {
+		t.Errorf("an absent node: %v", err)
+	}
+}
