@@ -1,0 +1,76 @@
+package orders_test
+
+import (
+	"bytes"
+	"context"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"spillway/tests/orders"
+	"spillway/tests/orders/check"
+	"spillway/tests/orders/history"
+	"spillway/tests/orders/sitelog"
+)
+
+const partitions = 4
+
+func cluster(t *testing.T) []string {
+	t.Helper()
+	c, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c.ListenAddrs()
+}
+
+// A workload on one plain cluster, with every kind of client, comes out clean.
+func TestPlainClusterComesOutClean(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	bootstrap := cluster(t)
+	if err := orders.CreateTopics(ctx, bootstrap, partitions, 1); err != nil {
+		t.Fatal(err)
+	}
+	var told bytes.Buffer
+	w, err := orders.Start(ctx, orders.Config{
+		Bootstrap: bootstrap, Partitions: partitions, Seed: 7, Slots: 200, RecordsPerSecond: 2000,
+		Producers: []orders.Producer{
+			{Name: "shop-1"}, {Name: "shop-2", Library: orders.Sarama},
+			{Name: "shop-3", Plain: true}, {Name: "shop-4", Library: orders.Sarama, Plain: true, Acks: "1"},
+		},
+		Readers: []orders.Reader{
+			{Name: "desk", Group: "desk", Members: 2, CommitEvery: 100 * time.Millisecond},
+			{Name: "ledger", RestartEvery: 300 * time.Millisecond},
+		},
+	}, history.NewRecorder(&told))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Wait(ctx)
+	progress, err := w.Finish(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	site, err := sitelog.Read(ctx, sitelog.Site{Name: "east", Bootstrap: bootstrap}, orders.Topics...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := check.Run(history.Read(&told), []*check.Site{site}, check.Expect{Home: "east", Rules: []check.Rule{orders.FirstFive}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%+v\n%s", progress, report.Text())
+	if !report.OK {
+		t.Errorf("anomalies on a plain cluster: %v", report.Findings)
+	}
+	f := report.Figures
+	if f.Acked != f.Sent || f.Records["east"] != f.Sent || f.Read != 2*f.Sent || !progress.Drained || progress.Abandoned != 0 || progress.Waiting != 0 {
+		t.Errorf("want all sent records acknowledged, logged, and read by both readers: %+v, %+v", f, progress)
+	}
+	if progress.Complete != 200+5*9 {
+		t.Errorf("complete orders: %d, want 245 (five sales of ten among 200 slots)", progress.Complete)
+	}
+}

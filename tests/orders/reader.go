@@ -1,0 +1,238 @@
+package orders
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway/tests/orders/history"
+)
+
+// Reader is one consuming application, named as in the history.
+type Reader struct {
+	// Name of the client; members of a group get "-1", "-2", … behind it.
+	Name string
+	// Group is the consumer group. Without one the reader uses assign() and
+	// keeps its positions itself, outside of Kafka.
+	Group string
+	// Members of the group; 0 means 1.
+	Members int
+	// CommitEvery is the time between two commits of a group; 0 means 1 s.
+	CommitEvery time.Duration
+	// RestartEvery makes a reader with assign() close its client and go on
+	// with a new one at its stored positions; 0 means never.
+	RestartEvery time.Duration
+}
+
+const defaultCommitEvery = time.Second
+
+// place is a partition, as readers' positions are kept by.
+type place struct {
+	topic     string
+	partition int32
+}
+
+// positions are the next offsets of a reader, all members together.
+type positions struct {
+	mu   sync.Mutex
+	next map[place]int64
+	last time.Time // when a record came last
+}
+
+func newPositions() *positions { return &positions{next: map[place]int64{}, last: time.Now()} }
+
+func (p *positions) advance(at place, next int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next[at] = next
+	p.last = time.Now()
+}
+
+func (p *positions) all() map[place]int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.next)
+}
+
+// reached tells whether all ends were read, or nothing has come for so long
+// that nothing more will: behind a burnt range the end lies above the last record.
+func (p *positions) reached(ends map[place]int64, quiet time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.last) > quiet {
+		return true
+	}
+	for at, end := range ends {
+		if p.next[at] < end {
+			return false
+		}
+	}
+	return true
+}
+
+// desk is one running client of a reader.
+type desk struct {
+	spec      Reader
+	client    string // its name in the history
+	bootstrap []string
+	rec       *history.Recorder
+	counts    *counts
+	positions *positions
+	// handle is told of each record, in the order of its partition.
+	handle func(history.Payload)
+}
+
+func (d *desk) options() []kgo.Opt {
+	return []kgo.Opt{
+		kgo.SeedBrokers(d.bootstrap...),
+		kgo.ClientID(d.client),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.FetchMaxWait(500 * time.Millisecond),
+	}
+}
+
+// take writes down what was read, then lets the application have it.
+func (d *desk) take(fetches kgo.Fetches) {
+	fetches.EachError(func(topic string, partition int32, err error) {
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, kgo.ErrClientClosed) {
+			return
+		}
+		d.counts.readErrors.Add(1)
+		d.rec.Record(history.Event{Kind: history.Mark, Client: d.client, Name: "read-error", Topic: topic, Partition: partition, Offset: history.NoOffset, Note: err.Error()})
+	})
+	var events []history.Event
+	var payloads []history.Payload
+	fetches.EachRecord(func(r *kgo.Record) {
+		p, err := history.Decode(r.Value)
+		if err != nil && p.ID.IsZero() {
+			d.counts.foreign.Add(1)
+			return
+		}
+		events = append(events, history.Event{Kind: history.Consume, Client: d.client, Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Payload: p.ID})
+		payloads = append(payloads, p)
+		d.positions.advance(place{r.Topic, r.Partition}, r.Offset+1)
+	})
+	d.rec.RecordAll(events)
+	d.counts.read.Add(int64(len(events)))
+	for _, p := range payloads {
+		d.handle(p)
+	}
+}
+
+// assign reads all partitions from the stored positions on, until ctx ends.
+func (d *desk) assign(ctx context.Context, partitions int32) error {
+	for ctx.Err() == nil {
+		if err := d.assignOnce(ctx, partitions); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *desk) assignOnce(ctx context.Context, partitions int32) error {
+	stored := d.positions.all()
+	from := map[string]map[int32]kgo.Offset{}
+	for _, topic := range Topics {
+		from[topic] = map[int32]kgo.Offset{}
+		for p := range partitions {
+			offset := history.NoOffset
+			from[topic][p] = kgo.NewOffset().AtStart()
+			if next, ok := stored[place{topic, p}]; ok {
+				offset = next
+				from[topic][p] = kgo.NoResetOffset().At(next)
+			}
+			d.rec.Record(history.Event{Kind: history.Position, Client: d.client, Topic: topic, Partition: p, Offset: offset})
+		}
+	}
+	cl, err := kgo.NewClient(append(d.options(), kgo.ConsumePartitions(from))...)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if d.spec.RestartEvery > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.spec.RestartEvery)
+		defer cancel()
+	}
+	for ctx.Err() == nil {
+		d.take(cl.PollFetches(ctx))
+	}
+	return nil
+}
+
+// member reads as a member of the group, until ctx ends. It commits in
+// intervals and before it gives a partition away, so that an orderly rebalance
+// repeats nothing.
+func (d *desk) member(ctx context.Context) error {
+	cl, err := kgo.NewClient(append(d.options(),
+		kgo.ConsumerGroup(d.spec.Group),
+		kgo.ConsumeTopics(Topics...),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.DisableAutoCommit(),
+		kgo.BlockRebalanceOnPoll(),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, got map[string][]int32) {
+			for topic, ps := range got {
+				for _, p := range ps {
+					d.rec.Record(history.Event{Kind: history.Position, Client: d.client, Group: d.spec.Group, Topic: topic, Partition: p, Offset: history.NoOffset})
+				}
+			}
+		}),
+		kgo.OnPartitionsRevoked(func(ctx context.Context, cl *kgo.Client, _ map[string][]int32) { d.commit(ctx, cl) }),
+	)...)
+	if err != nil {
+		return err
+	}
+	defer cl.CloseAllowingRebalance()
+	every := d.spec.CommitEvery
+	if every <= 0 {
+		every = defaultCommitEvery
+	}
+	last := time.Now()
+	for ctx.Err() == nil {
+		pollCtx, cancel := context.WithTimeout(ctx, every)
+		fetches := cl.PollFetches(pollCtx)
+		cancel()
+		d.take(fetches)
+		if time.Since(last) >= every {
+			d.commit(ctx, cl)
+			last = time.Now()
+		}
+		cl.AllowRebalance()
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitMax)
+	defer cancel()
+	d.commit(end, cl)
+	return nil
+}
+
+// commitMax bounds the last commit of a member that ends.
+const commitMax = 5 * time.Second
+
+func (d *desk) commit(ctx context.Context, cl *kgo.Client) {
+	offsets := cl.UncommittedOffsets()
+	if len(offsets) == 0 {
+		return
+	}
+	cl.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+		if resp == nil || err != nil {
+			d.counts.commitErrors.Add(1)
+			return
+		}
+		for _, t := range resp.Topics {
+			for _, p := range t.Partitions {
+				e := history.Event{Kind: history.Commit, Client: d.client, Group: d.spec.Group, Topic: t.Topic, Partition: p.Partition, Offset: offsets[t.Topic][p.Partition].Offset}
+				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+					e.Error = err.Error()
+					d.counts.commitErrors.Add(1)
+				}
+				d.rec.Record(e)
+			}
+		}
+	})
+}
