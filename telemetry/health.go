@@ -12,7 +12,7 @@ import (
 )
 
 // Health collects the named checks behind /readyz. A check that was never set
-// does not exist; one that is set starts out red.
+// does not exist; one that is expected is red.
 type Health struct {
 	mu struct {
 		sync.Mutex
@@ -21,8 +21,9 @@ type Health struct {
 }
 
 type check struct {
-	ok   bool
-	text string
+	ok      bool
+	text    string
+	pending bool // nobody has looked yet
 }
 
 // NewHealth starts with no checks, which is ready.
@@ -30,6 +31,13 @@ func NewHealth() *Health {
 	h := &Health{}
 	h.mu.checks = map[string]check{}
 	return h
+}
+
+// Expect makes a check red until it is set for the first time.
+func (h *Health) Expect(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mu.checks[name] = check{text: "not reached yet", pending: true}
 }
 
 // Set tells how a part is: nil is good. It returns whether that changed, so
@@ -43,7 +51,7 @@ func (h *Health) Set(name string, err error) (changed bool) {
 	defer h.mu.Unlock()
 	old, known := h.mu.checks[name]
 	h.mu.checks[name] = c
-	return !known || old.ok != c.ok
+	return !known || old.pending || old.ok != c.ok
 }
 
 // Ready tells whether all checks pass, with one line per check.

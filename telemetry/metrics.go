@@ -33,3 +33,21 @@ var (
 	flowUp            = gauge("spillway_flow_up", "", "1 while the flow's mirror tells that it follows, 0 while it is silent or has a problem.", "failover_group", "source", "target")
 	flowSilent        = gauge("spillway_flow_silent_seconds", "seconds", "Time since the flow's mirror was last heard.", "failover_group", "source", "target")
 )
+
+// The gateway, from the events of federation/session and federation/router.
+var (
+	gatewayConnections  = gauge("spillway_gateway_connections", "connections", "Client connections that are open.")
+	gatewayOpened       = counter("spillway_gateway_connections_opened_total", "connections", "Client connections that were accepted.")
+	gatewayClosed       = counter("spillway_gateway_connections_closed_total", "connections", "Client connections that ended, by reason. High for frame-*, unknown-api or malformed: somebody speaks something else than Kafka.", "reason")
+	gatewayRequests     = counter("spillway_gateway_requests_total", "requests", "Requests that were answered, by API.", "api")
+	gatewayRequestTime  = histogram("spillway_gateway_request_seconds", "Time from a request's arrival to its answer's write, holds included.", requestBuckets, "api")
+	gatewayHeldNow      = gauge("spillway_gateway_held_requests", "requests", "Requests that wait because their group moves or is not served.", "failover_group")
+	gatewayHeld         = counter("spillway_gateway_held_requests_total", "requests", "Requests that had to wait because their group moved or was not served.", "failover_group")
+	gatewayHoldTime     = histogram("spillway_gateway_hold_seconds", "How long held requests waited: what clients feel of a move.", moveBuckets, "failover_group")
+	gatewayRefusals     = counter("spillway_gateway_refusals_total", "requests", "Partitions or requests that the gateway itself refused, by reason.", "reason")
+	gatewayRecords      = counter("spillway_gateway_produced_records_total", "records", "Records that were acknowledged to producers.", "failover_group")
+	gatewayBytes        = counter("spillway_gateway_produced_bytes_total", "bytes", "Bytes of the batches that were acknowledged to producers.", "failover_group")
+	gatewayProduceTime  = histogram("spillway_gateway_produce_seconds", "Time from a batch's arrival to its acknowledgement, the wait for other sites included.", requestBuckets, "failover_group")
+	gatewayProduceLocal = histogram("spillway_gateway_produce_site_seconds", "The active site's part of the time to acknowledge a batch; the rest is waiting for reserved end and durable mark.", requestBuckets, "failover_group")
+	gatewayContacts     = counter("spillway_gateway_first_contacts_total", "batches", "First batches of producers after a move, by outcome: forwarded, duplicate (it was there already), waited, refused.", "outcome")
+)

@@ -17,6 +17,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"spillway"
 	"spillway/console/status"
 	"spillway/federation/failover"
 )
@@ -149,5 +150,32 @@ func TestMoveIsOneTrace(t *testing.T) {
 	}
 	if len(ids) != 1 {
 		t.Errorf("%d traces for one move", len(ids))
+	}
+}
+
+func TestGatewayEventsAreCounted(t *testing.T) {
+	tel := New("test")
+	s, r := tel.SessionEvents(), tel.RouterEvents()
+	s.ConnectionOpened()
+	s.ConnectionOpened()
+	s.ConnectionClosed("frame-too-large")
+	s.RequestServed(0, 9, 20*time.Millisecond)
+	shop := spillway.ShareID{Group: "shop"}
+	r.Held(shop)
+	r.Held(shop)
+	r.Released(shop, 120*time.Millisecond)
+	r.Produced(shop, 5, 1000, time.Millisecond, 3*time.Millisecond)
+	r.FirstContact("duplicate")
+	r.Refused("moving")
+	_, body := get(t, tel, "/metrics")
+	for _, want := range []string{
+		`spillway_gateway_connections 1`, `spillway_gateway_connections_closed_total{reason="frame-too-large"} 1`,
+		`spillway_gateway_requests_total{api="Produce"} 1`, `spillway_gateway_held_requests{failover_group="shop"} 1`,
+		`spillway_gateway_hold_seconds_count{failover_group="shop"} 1`, `spillway_gateway_produced_records_total{failover_group="shop"} 5`,
+		`spillway_gateway_first_contacts_total{outcome="duplicate"} 1`, `spillway_gateway_refusals_total{reason="moving"} 1`,
+	} {
+		if !strings.Contains(body, want+"\n") {
+			t.Errorf("lacks %s", want)
+		}
 	}
 }

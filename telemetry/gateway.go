@@ -1,0 +1,51 @@
+package telemetry
+
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/federation/router"
+	"spillway/federation/session"
+)
+
+// SessionEvents counts what client connections do.
+func (t *Telemetry) SessionEvents() session.Events {
+	open := t.gauge(gatewayConnections)
+	opened := t.counter(gatewayOpened)
+	return session.Events{
+		ConnectionOpened: func() { open.Inc(); opened.Inc() },
+		ConnectionClosed: func(r session.Reason) {
+			open.Dec()
+			t.counter(gatewayClosed, string(r)).Inc()
+		},
+		RequestServed: func(key, _ int16, took time.Duration) {
+			api := kmsg.NameForKey(key) // a fixed set: unknown keys are refused before
+			t.counter(gatewayRequests, api).Inc()
+			t.histogram(gatewayRequestTime, api).Observe(took.Seconds())
+		},
+	}
+}
+
+// RouterEvents counts what becomes of requests.
+func (t *Telemetry) RouterEvents() router.Events {
+	return router.Events{
+		Held: func(id spillway.ShareID) {
+			t.gauge(gatewayHeldNow, id.Group).Inc()
+			t.counter(gatewayHeld, id.Group).Inc()
+		},
+		Released: func(id spillway.ShareID, waited time.Duration) {
+			t.gauge(gatewayHeldNow, id.Group).Dec()
+			t.histogram(gatewayHoldTime, id.Group).Observe(waited.Seconds())
+		},
+		Refused: func(reason string) { t.counter(gatewayRefusals, reason).Inc() },
+		Produced: func(id spillway.ShareID, records int32, bytes int, local, took time.Duration) {
+			t.counter(gatewayRecords, id.Group).Add(float64(records))
+			t.counter(gatewayBytes, id.Group).Add(float64(bytes))
+			t.histogram(gatewayProduceLocal, id.Group).Observe(local.Seconds())
+			t.histogram(gatewayProduceTime, id.Group).Observe(took.Seconds())
+		},
+		FirstContact: func(outcome string) { t.counter(gatewayContacts, outcome).Inc() },
+	}
+}
