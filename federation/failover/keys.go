@@ -38,8 +38,11 @@ func (k Keys) Mirror(site spillway.SiteID, worker string) string {
 // Layout is the layout record.
 func (k Keys) Layout() string { return k.root() + "layout" }
 
+// ReservedAll is the prefix of the reserved ends of all shares.
+func (k Keys) ReservedAll() string { return k.root() + "reserved/" }
+
 // Reserved holds the reserved ends of a share.
-func (k Keys) Reserved(id spillway.ShareID) string { return k.root() + "reserved/" + id.String() }
+func (k Keys) Reserved(id spillway.ShareID) string { return k.ReservedAll() + id.String() }
 
 // Moves is the prefix of all reports of gateways and sites.
 func (k Keys) Moves() string { return k.root() + "moves/" }

@@ -62,6 +62,8 @@ type part struct {
 	lane     *Lane
 	constant spillway.Offset
 	sent     time.Time
+	// generation is the layout in which it was let in.
+	generation int64
 }
 
 func (p *part) idempotent() bool { return p.header.ProducerID >= 0 }

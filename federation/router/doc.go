@@ -50,7 +50,8 @@
 //	r.lease.Held()                       check after the upstream answer, before the client's; if it
 //	                                     is false answer NOT_LEADER_OR_FOLLOWER / NOT_COORDINATOR
 //	r.maps.View(site, tp)                *offsetmap.View (views.go: toVirtual, toLocal)
-//	r.VirtualHighWatermark(term, tp)     bound from ack.sites and reserved end for what is served
+//	r.VirtualHighWatermark(...)          bound from ack.sites and reserved end for what is served
+//	r.config.Report                      GroupsDrained in the gateway's confirmation
 //	term.LeaderEpoch()                   the leader epoch that clients see
 //	r.layout.Current()                   virtual nodes, Leader, Coordinator
 package router

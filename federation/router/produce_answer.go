@@ -23,6 +23,7 @@ func (op *produce) finish(lane *Lane, parts []*part, pending *conn.Pending) {
 	}
 	for _, p := range parts {
 		op.client.produces.leave(p.tp)
+		defer op.client.router.generations.leave(p.generation)
 	}
 	switch {
 	case err != nil:
@@ -160,7 +161,7 @@ func (p *part) appended(lane *Lane, in *kmsg.ProduceResponseTopicPartition, loca
 		return
 	}
 	left := false
-	if k := p.share.Group.Ack.Sites; k > 1 {
+	if k := p.share.ackSites(); k > 1 {
 		// The mark carries the epoch, so it needs neither lease nor barrier;
 		// a move must not wait for it.
 		p.share.leave(lane, false, false)

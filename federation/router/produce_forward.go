@@ -254,12 +254,17 @@ func (op *produce) judge(parts []*part) map[*Lane][]*part {
 // enter counts the parts in at their shares and this connection. Parts that
 // may not enter are answered. False: none is left.
 func (op *produce) enter(lane *Lane, parts []*part) bool {
+	r := op.client.router
 	for i, p := range parts {
 		code, reason := int16(0), ""
 		switch {
+		case !p.enterLayout():
+			code, reason = kerr.NotLeaderForPartition.Code, "layout"
 		case !op.client.produces.enter(p.tp, lane):
+			r.generations.leave(p.generation)
 			code, reason = kerr.NotLeaderForPartition.Code, "upstream-changed"
 		case !p.share.enter(p.term, lane):
+			r.generations.leave(p.generation)
 			op.client.produces.leave(p.tp)
 			code, reason = kerr.NotLeaderForPartition.Code, "moving"
 		default:

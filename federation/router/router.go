@@ -8,6 +8,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/failover"
 	"spillway/federation/layout"
 	"spillway/mirror/offsetmap"
 )
@@ -65,7 +66,10 @@ type Config struct {
 	Maps     Maps
 	Reserve  Reserve
 	Marks    Marks
-	Events   Events
+	// Report changes this gateway's confirmation about an epoch of a share, soon;
+	// change may be called more than once.
+	Report func(share spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport))
+	Events Events
 
 	HoldMax    time.Duration // of a request while its share moves; default 8 s, a failover group may lower it
 	ProduceMax time.Duration // for the site's answer beyond the request's own timeout; default 10 s
@@ -93,6 +97,8 @@ type Router struct {
 	offer    *offer
 	contacts *contacts
 
+	generations *generations // produces on their way, by the layout that let them in
+
 	background sync.WaitGroup // work that outlives its client connection
 	ctx        context.Context
 	cancel     context.CancelFunc
@@ -108,7 +114,7 @@ func New(c Config) *Router {
 	r := &Router{
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,
-		contacts: newContacts(c.ContactsMax, c.OutstandingMax),
+		contacts: newContacts(c.ContactsMax, c.OutstandingMax), generations: newGenerations(),
 	}
 	for _, s := range c.Shares {
 		r.shares[s.ID] = s
@@ -162,12 +168,17 @@ func (r *Router) GroupShare(group string) (*Share, bool) {
 	return s, ok
 }
 
-// VirtualHighWatermark bounds what consumers may see of a partition: the
-// reserved end, and the durable mark where acknowledgements wait for it.
-func (r *Router) VirtualHighWatermark(share *Share, t Term, tp spillway.TopicPartition) spillway.Offset {
-	end := r.reserve.End(share, t, tp)
-	if k := share.Group.Ack.Sites; k > 1 {
+// VirtualHighWatermark bounds what consumers may see of a partition whose
+// high watermark at the site is siteEnd, in virtual offsets: below the reserved
+// end, which is raised if need be, and below the durable mark where
+// acknowledgements wait for it (C5, C19).
+func (r *Router) VirtualHighWatermark(ctx context.Context, share *Share, t Term, tp spillway.TopicPartition, siteEnd spillway.Offset) spillway.Offset {
+	end := siteEnd
+	if k := share.ackSites(); k > 1 {
 		end = min(end, r.marks.Mark(t, tp, k))
+	}
+	if r.reserve.Extend(ctx, share, t, tp, end) != nil {
+		end = min(end, r.reserve.End(share, t, tp))
 	}
 	return end
 }

@@ -122,6 +122,13 @@ func (s *Share) Open(t Term) bool {
 	return true
 }
 
+// Wake makes held requests look again.
+func (s *Share) Wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signal()
+}
+
 func (s *Share) signal() {
 	close(s.mu.changed)
 	s.mu.changed = make(chan struct{})
@@ -220,4 +227,13 @@ func (s *Share) unsureSince(from time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.mu.unsure.After(from)
+}
+
+// ackSites is how many sites must have a record before its producer is
+// answered. A degrade is in the record before the first weaker acknowledgement (C17).
+func (s *Share) ackSites() int {
+	if s.Group.Ack.Sites > 1 && s.Record().Degraded {
+		return 1
+	}
+	return s.Group.Ack.Sites
 }

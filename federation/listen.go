@@ -1,0 +1,110 @@
+package federation
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"spillway/federation/session"
+)
+
+// quietPause keeps a failing listener from spinning.
+const quietPause = 10 * time.Millisecond
+
+// handshakeMax bounds a TLS handshake.
+const handshakeMax = 5 * time.Second
+
+// listen accepts clients until ctx ends or the listener fails, then lets the
+// sessions finish what they have begun.
+func (g *Gateway) listen(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { g.config.Listener.Close() })
+	defer stop()
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var wg sync.WaitGroup
+	err := g.accept(ctx, func(c net.Conn, release func()) {
+		wg.Go(func() {
+			defer release()
+			g.serve(inner, c)
+		})
+	})
+	g.config.Listener.Close()
+	g.drainSessions()
+	wg.Wait()
+	return err
+}
+
+func (g *Gateway) accept(ctx context.Context, serve func(c net.Conn, release func())) error {
+	slots := make(chan struct{}, g.config.ConnectionsMax)
+	for {
+		c, err := g.config.Listener.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				c.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil: // out of file descriptors, or the client was faster
+			g.problem("accept a connection", err)
+			select {
+			case <-time.After(quietPause):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		select {
+		case slots <- struct{}{}:
+			serve(c, func() { <-slots })
+		default:
+			c.Close()
+			g.connectionRefused("too-many")
+		}
+	}
+}
+
+func (g *Gateway) serve(ctx context.Context, c net.Conn) {
+	defer c.Close()
+	if g.config.TLS != nil {
+		secured := tls.Server(c, g.config.TLS)
+		shake, cancel := context.WithTimeout(ctx, handshakeMax)
+		err := secured.HandshakeContext(shake)
+		cancel()
+		if err != nil {
+			g.connectionRefused("tls")
+			return
+		}
+		c = secured
+	}
+	s := session.New(c, g.router.Connect(c), g.config.Limits, g.budget, g.events.Session)
+	g.mu.Lock()
+	g.mu.sessions[s] = true
+	draining := g.mu.draining
+	g.mu.Unlock()
+	if draining {
+		s.Drain()
+	}
+	s.Run(ctx)
+	g.mu.Lock()
+	delete(g.mu.sessions, s)
+	g.mu.Unlock()
+}
+
+func (g *Gateway) drainSessions() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mu.draining = true
+	for s := range g.mu.sessions {
+		s.Drain()
+	}
+}
+
+func (g *Gateway) connectionRefused(reason string) {
+	if g.events.ConnectionRefused != nil {
+		g.events.ConnectionRefused(reason)
+	}
+}

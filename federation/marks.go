@@ -1,0 +1,210 @@
+package federation
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/federation/coordination"
+	"spillway/federation/failover"
+	"spillway/federation/router"
+)
+
+// Bounds of a mark stream.
+const (
+	markLineBytesMax = 64 << 10
+	markSilenceMax   = 5 * time.Second // a stream says each second that it lives
+	markRetryEvery   = 500 * time.Millisecond
+)
+
+// mark is one line of a mirror's stream: everything below End is acknowledged
+// at the site, in the epoch's numbering. Without a topic it is a heartbeat.
+type mark struct {
+	Site      spillway.SiteID `json:"site"`
+	Topic     string          `json:"topic"`
+	Partition int32           `json:"partition"`
+	Epoch     spillway.Epoch  `json:"epoch"`
+	End       spillway.Offset `json:"end"`
+}
+
+// marks follows the mark streams of all mirrors. It implements router.Marks. A
+// mark stays true when its stream ends: what is at a site is there.
+type marks struct {
+	gateway *Gateway
+	client  *http.Client
+	ctx     context.Context
+	cancel  context.CancelFunc
+	streams sync.WaitGroup
+
+	mu struct {
+		sync.Mutex
+		open   map[string]context.CancelFunc // by address
+		newest map[spillway.TopicPartition]*siteMarks
+	}
+}
+
+type siteMarks struct {
+	bySite  map[spillway.SiteID]mark
+	changed chan struct{}
+}
+
+func newMarks(g *Gateway) *marks {
+	m := &marks{gateway: g, client: &http.Client{Transport: &http.Transport{DialContext: g.config.Dial, DisableCompression: true}}}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.mu.open = make(map[string]context.CancelFunc)
+	m.mu.newest = make(map[spillway.TopicPartition]*siteMarks)
+	return m
+}
+
+func (m *marks) close() {
+	m.cancel()
+	m.streams.Wait()
+	m.client.CloseIdleConnections()
+}
+
+// see subscribes to the mirrors that the store names.
+func (m *marks) see(entries []coordination.Entry) {
+	wanted := make(map[string]spillway.SiteID)
+	for _, e := range entries {
+		var l failover.MirrorLease
+		if err := json.Unmarshal(e.Value, &l); err != nil {
+			m.gateway.problem("read "+e.Key, err)
+			continue
+		}
+		if _, known := m.gateway.config.Topology.Site(l.Site); known && l.Marks != "" && !l.Leaving {
+			wanted[l.Marks] = l.Site
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for address, cancel := range m.mu.open {
+		if _, ok := wanted[address]; !ok {
+			cancel()
+			delete(m.mu.open, address)
+		}
+	}
+	for address, site := range wanted {
+		if m.mu.open[address] == nil && m.ctx.Err() == nil {
+			ctx, cancel := context.WithCancel(m.ctx)
+			m.mu.open[address] = cancel
+			m.streams.Go(func() { m.follow(ctx, address, site) })
+		}
+	}
+}
+
+func (m *marks) follow(ctx context.Context, address string, site spillway.SiteID) {
+	for ctx.Err() == nil {
+		if err := m.read(ctx, address, site); err != nil && ctx.Err() == nil {
+			m.gateway.problem("follow the marks of site "+string(site)+" at "+address, err)
+		}
+		select {
+		case <-time.After(markRetryEvery):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (m *marks) read(ctx context.Context, address string, site spillway.SiteID) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	silence := time.AfterFunc(markSilenceMax, cancel)
+	defer silence.Stop()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := m.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("status %s", resp.Status)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, markLineBytesMax)
+	for lines.Scan() {
+		silence.Reset(markSilenceMax)
+		var line mark
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			return err
+		}
+		if line.Site != site {
+			return fmt.Errorf("the stream of site %s speaks for %q", site, line.Site)
+		}
+		if line.Topic != "" {
+			m.take(line)
+		}
+	}
+	return lines.Err()
+}
+
+func (m *marks) take(line mark) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.of(spillway.TopicPartition{Topic: line.Topic, Partition: line.Partition})
+	old := s.bySite[line.Site]
+	if line.Epoch < old.Epoch || line.Epoch == old.Epoch && line.End <= old.End {
+		return
+	}
+	s.bySite[line.Site] = line
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// of a partition. The caller holds mu. Partitions come from mirrors and from
+// produces that a site took, so their number is bounded by what exists.
+func (m *marks) of(tp spillway.TopicPartition) *siteMarks {
+	s := m.mu.newest[tp]
+	if s == nil {
+		s = &siteMarks{bySite: make(map[spillway.SiteID]mark), changed: make(chan struct{})}
+		m.mu.newest[tp] = s
+	}
+	return s
+}
+
+// Mark implements router.Marks: the (sites−1)-th largest mark of the standbys,
+// −1 if fewer follow in this epoch (C18, C19).
+func (m *marks) Mark(t router.Term, tp spillway.TopicPartition, sites int) spillway.Offset {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.of(tp).mark(t, sites)
+}
+
+func (s *siteMarks) mark(t router.Term, sites int) spillway.Offset {
+	var ends []spillway.Offset
+	for site, line := range s.bySite {
+		if site != t.Site && line.Epoch == t.Epoch {
+			ends = append(ends, line.End)
+		}
+	}
+	if len(ends) < sites-1 {
+		return -1
+	}
+	slices.Sort(ends)
+	return ends[len(ends)-(sites-1)]
+}
+
+// Wait implements router.Marks.
+func (m *marks) Wait(ctx context.Context, t router.Term, tp spillway.TopicPartition, end spillway.Offset, sites int) error {
+	for {
+		m.mu.Lock()
+		s := m.of(tp)
+		have, changed := s.mark(t, sites), s.changed
+		m.mu.Unlock()
+		if have >= end {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%s is durable at %d sites up to %d, not %d: %w", tp, sites, have, end, ctx.Err())
+		}
+	}
+}
