@@ -1,0 +1,255 @@
+// Package gatewaytest runs gateways over embedded sites for tests: the store is
+// in memory, and the test plays the control loop by writing share records.
+package gatewaytest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/embedded"
+	"spillway/federation"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/coordtest"
+	"spillway/federation/failover"
+	"spillway/federation/layout"
+)
+
+// OffsetBase is the constant of epoch 1: no virtual offset equals the site's.
+const OffsetBase = 1_000_000
+
+// ClusterID is the virtual cluster's.
+const ClusterID = "virtual-cluster"
+
+// Group is the failover group that owns all topics and consumer groups.
+const Group = "everything"
+
+// ShareID of that group.
+var ShareID = spillway.ShareID{Group: Group}
+
+// Options of a World.
+type Options struct {
+	Sites    []spillway.SiteID // default east
+	Gateways []spillway.GatewayID
+	Topics   map[string]int32 // at every site
+	Brokers  int              // per site
+	// Group changes the failover group, Gateway a gateway's configuration.
+	Group   func(*spillway.FailoverGroup)
+	Gateway func(*federation.Config)
+	// Clusters are used instead of embedded sites.
+	Clusters map[spillway.SiteID]broker.Cluster
+}
+
+// World is a virtual cluster.
+type World struct {
+	Store    *coordtest.Memory
+	Keys     failover.Keys
+	Topology *spillway.Topology
+	Sites    map[spillway.SiteID]broker.Cluster
+	Embedded map[spillway.SiteID]*embedded.Cluster
+	Gateways map[spillway.GatewayID]*federation.Gateway
+	Addrs    []string // of the gateways, in order
+
+	t       testing.TB
+	options Options
+	stops   map[spillway.GatewayID]func()
+}
+
+// Start starts sites and gateways with a STABLE share of epoch 1 at the first
+// site, and waits until it is served. Everything ends with the test.
+func Start(t testing.TB, o Options) *World {
+	t.Helper()
+	if len(o.Sites) == 0 {
+		o.Sites = []spillway.SiteID{"east"}
+	}
+	if len(o.Gateways) == 0 {
+		o.Gateways = []spillway.GatewayID{"gateway-1"}
+	}
+	w := &World{
+		Store: coordtest.NewMemory(), Keys: failover.Keys("test"), t: t, options: o,
+		Sites: make(map[spillway.SiteID]broker.Cluster), Embedded: make(map[spillway.SiteID]*embedded.Cluster),
+		Gateways: make(map[spillway.GatewayID]*federation.Gateway), stops: make(map[spillway.GatewayID]func()),
+	}
+	var sites []spillway.Site
+	for _, id := range o.Sites {
+		sites = append(sites, spillway.Site{ID: id})
+		if c := o.Clusters[id]; c != nil {
+			w.Sites[id] = c
+			continue
+		}
+		c, err := embedded.Start(embedded.Config{Site: id, Brokers: max(1, o.Brokers), Topics: o.Topics})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		w.Sites[id], w.Embedded[id] = c, c
+	}
+	group := spillway.FailoverGroup{
+		Name: Group, Kind: spillway.Ordered, Topics: []string{"*"}, ConsumerGroups: []string{"*"}, Sites: o.Sites,
+		Ack: spillway.AckPolicy{Sites: 1}, OffsetBase: OffsetBase, ReservedBlock: 1000, HoldMax: 8 * time.Second,
+	}
+	if o.Group != nil {
+		o.Group(&group)
+	}
+	w.Topology = spillway.NewTopology("test", ClusterID, sites, []spillway.FailoverGroup{group})
+	w.SetShare(func(s *failover.Share) {
+		*s = failover.Share{
+			Group: Group, State: failover.Stable, Epoch: 1, Active: o.Sites[0],
+			Terms: []failover.Term{{Epoch: 1, Site: o.Sites[0], Mask: 0x1234567}},
+		}
+	})
+	for _, id := range o.Gateways {
+		w.StartGateway(id)
+	}
+	w.LayOut(o.Sites[0])
+	return w
+}
+
+// StartGateway starts one more gateway.
+func (w *World) StartGateway(id spillway.GatewayID) {
+	w.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c := federation.Config{
+		ID: id, Site: w.options.Sites[0], Topology: w.Topology, Sites: w.Sites, Store: w.Store, Listener: l,
+		LeaseEvery: 100 * time.Millisecond,
+	}
+	c.Events.Problem = func(what string, err error) { w.t.Logf("%s: %s: %v", id, what, err) }
+	if w.options.Gateway != nil {
+		w.options.Gateway(&c)
+	}
+	g, err := federation.New(c)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := g.Run(ctx); err != nil {
+			w.t.Errorf("gateway %s: %v", id, err)
+		}
+	}()
+	stopped := false
+	w.stops[id] = func() {
+		if !stopped {
+			stopped = true
+			cancel()
+			<-done
+		}
+	}
+	w.t.Cleanup(w.stops[id])
+	w.Gateways[id] = g
+	w.Addrs = append(w.Addrs, l.Addr().String())
+}
+
+// StopGateway ends one in order.
+func (w *World) StopGateway(id spillway.GatewayID) { w.stops[id]() }
+
+// LayOut writes the layout of the gateways whose leases are in the store and
+// waits until each obeys it.
+func (w *World) LayOut(home spillway.SiteID) layout.Layout {
+	w.t.Helper()
+	Eventually(w.t, "all gateways have a lease", func() bool { return len(w.leases()) == len(w.stops) })
+	var current layout.Layout
+	e, err := w.Store.Get(context.Background(), w.Keys.Layout())
+	if err == nil {
+		if current, err = layout.Decode(e.Value); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	next, _ := layout.Next(current, w.leases(), map[string]spillway.SiteID{ShareID.String(): home})
+	if _, err := w.Store.Put(context.Background(), w.Keys.Layout(), next.Encode(), e.Version); err != nil {
+		w.t.Fatal(err)
+	}
+	Eventually(w.t, "all gateways obey the layout", func() bool {
+		for _, l := range w.leases() {
+			if !l.Leaving && l.Layout < next.Version {
+				return false
+			}
+		}
+		return true
+	})
+	return next
+}
+
+func (w *World) leases() []layout.GatewayLease {
+	entries, err := w.Store.List(context.Background(), w.Keys.Gateways())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var leases []layout.GatewayLease
+	for _, e := range entries {
+		var l layout.GatewayLease
+		if err := json.Unmarshal(e.Value, &l); err != nil {
+			w.t.Fatal(err)
+		}
+		leases = append(leases, l)
+	}
+	return leases
+}
+
+// Share is the share's record.
+func (w *World) Share() failover.Share {
+	w.t.Helper()
+	e, err := w.Store.Get(context.Background(), w.Keys.Share(ShareID))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	s, err := failover.Decode(e.Value)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return s
+}
+
+// SetShare changes the share's record.
+func (w *World) SetShare(change func(*failover.Share)) {
+	w.t.Helper()
+	var s failover.Share
+	e, err := w.Store.Get(context.Background(), w.Keys.Share(ShareID))
+	if err == nil {
+		if s, err = failover.Decode(e.Value); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	change(&s)
+	if _, err := w.Store.Put(context.Background(), w.Keys.Share(ShareID), s.Encode(), e.Version); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// Report is a gateway's confirmation for an epoch.
+func (w *World) Report(epoch spillway.Epoch, id spillway.GatewayID) failover.GatewayReport {
+	e, err := w.Store.Get(context.Background(), w.Keys.GatewayReport(ShareID, epoch, id))
+	if err != nil {
+		return failover.GatewayReport{}
+	}
+	var r failover.GatewayReport
+	if err := json.Unmarshal(e.Value, &r); err != nil {
+		w.t.Fatal(err)
+	}
+	return r
+}
+
+// Eventually waits for a condition.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not happen within 20s: %s", what)
+		}
+	}
+}
+
+// Key and value of the n-th record of a test.
+func Value(n int) string { return fmt.Sprintf("value-%06d", n) }
+
+var _ coordination.Store = (*coordtest.Memory)(nil)
