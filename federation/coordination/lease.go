@@ -65,16 +65,12 @@ type Lease struct {
 	known   bool // version is what the store has
 	beat    uint64
 	held    bool // what Changed was told
-	term    uint64
 	waiter  *Waiter
 
 	kick chan struct{}
 }
 
-type grant struct {
-	sent Instant
-	term uint64
-}
+type grant struct{ sent Instant }
 
 // NewLease prepares a lease; Run takes it.
 func NewLease(cfg LeaseConfig) *Lease {
@@ -96,18 +92,6 @@ func NewLease(cfg LeaseConfig) *Lease {
 // Valid tells whether the lease is held now. It is cheap: ask before every
 // answer that depends on it, after everything slow.
 func (l *Lease) Valid() bool { return l.Left() > 0 }
-
-// Term numbers the times in which the lease was held without a break; 0 when it
-// is not held. Work that was begun in one term may be finished only in the same:
-// when the lease lapsed in between, others may have counted on it, although it is
-// held again (the model of package failover finds the violation).
-func (l *Lease) Term() uint64 {
-	g := l.grant.Load()
-	if g == nil || !l.Valid() {
-		return 0
-	}
-	return g.term
-}
 
 // Left is how long the lease lasts without another renewal; 0 when it is over.
 func (l *Lease) Left() time.Duration {
@@ -202,10 +186,7 @@ func (l *Lease) renew(ctx context.Context) error {
 			return fmt.Errorf("confirm lease %s: %w", l.cfg.Key, err)
 		}
 	}
-	if l.Left() == 0 {
-		l.term++ // begun, or begun again
-	}
-	l.grant.Store(&grant{sent: sent, term: l.term})
+	l.grant.Store(&grant{sent: sent})
 	return nil
 }
 
