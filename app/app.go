@@ -71,6 +71,7 @@ func (a *App) Start(ctx context.Context) error {
 		{"sites", a.startSites},
 		{"observer", a.startObserver},
 		{"console", a.startConsole},
+		{"gateway", a.startGateway},
 	}
 	for _, s := range steps {
 		if err := s.build(ctx); err != nil {

@@ -151,18 +151,24 @@ type Gateway struct {
 	Listen     string        `key:"listen" doc:"Address to listen on." default:":9092"`
 	Advertised string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
 	Nodes      int           `key:"nodes" doc:"Virtual nodes per gateway; at least as many as the largest site has brokers divided by the gateways." default:"1"`
+	TLS        ServerTLS     `key:"tls" doc:"Encryption towards clients; without it they connect in plain text."`
 	Limits     GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
 	Lease      Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
 }
 
+// ServerTLS is the gateway's certificate.
+type ServerTLS struct {
+	CertFile string `key:"certFile" doc:"PEM file of the certificate, chain included."`
+	KeyFile  string `key:"keyFile" doc:"PEM file of its key."`
+}
+
 // GatewayLimits bound what a client controls.
 type GatewayLimits struct {
-	ConnectionsMax      int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
-	ConnectionsPerIPMax int           `key:"connectionsPerIPMax" doc:"Client connections from one address." default:"2000"`
-	FrameBytesMax       int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"104857600"`
-	InFlightMax         int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`
-	HeldBytesMax        int64         `key:"heldBytesMax" doc:"Bytes of requests held while groups move, for the whole process." default:"268435456"`
-	IdleMax             time.Duration `key:"idleMax" doc:"Connections that sent nothing for so long are closed." default:"10m"`
+	ConnectionsMax     int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
+	FrameBytesMax      int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"16777216"`
+	InFlightMax        int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`
+	UnansweredBytesMax int64         `key:"unansweredBytesMax" doc:"Bytes of requests without an answer, held ones included, for the whole process." default:"536870912"`
+	IdleMax            time.Duration `key:"idleMax" doc:"Connections that sent nothing for so long are closed." default:"10m"`
 }
 
 // Lease times. The holder counts from when it sent the renewal, a waiter from

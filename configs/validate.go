@@ -191,6 +191,9 @@ func (c *checker) coordinator(cfg *Config) {
 func (c *checker) gateway(g Gateway) {
 	c.address("gateway.listen", g.Listen, false)
 	c.address("gateway.advertised", g.Advertised, true)
+	if (g.TLS.CertFile == "") != (g.TLS.KeyFile == "") {
+		c.at("gateway.tls", "certFile and keyFile go together")
+	}
 	if g.Nodes < 1 {
 		c.at("gateway.nodes", "must be 1 or more")
 	}
@@ -198,8 +201,8 @@ func (c *checker) gateway(g Gateway) {
 		c.at("gateway.lease.ttl", "%s is too short for renewals every %s; twice that is the least", g.Lease.TTL, g.Lease.Interval)
 	}
 	for key, n := range map[string]int64{
-		"connectionsMax": int64(g.Limits.ConnectionsMax), "connectionsPerIPMax": int64(g.Limits.ConnectionsPerIPMax),
-		"frameBytesMax": int64(g.Limits.FrameBytesMax), "inFlightMax": int64(g.Limits.InFlightMax), "heldBytesMax": g.Limits.HeldBytesMax,
+		"connectionsMax": int64(g.Limits.ConnectionsMax), "frameBytesMax": int64(g.Limits.FrameBytesMax),
+		"inFlightMax": int64(g.Limits.InFlightMax), "unansweredBytesMax": g.Limits.UnansweredBytesMax,
 	} {
 		if n < 1 {
 			c.at("gateway.limits."+key, "must be 1 or more")

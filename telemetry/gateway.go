@@ -6,6 +6,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation"
+	"spillway/federation/failover"
 	"spillway/federation/router"
 	"spillway/federation/session"
 )
@@ -47,5 +49,21 @@ func (t *Telemetry) RouterEvents() router.Events {
 			t.histogram(gatewayProduceTime, id.Group).Observe(took.Seconds())
 		},
 		FirstContact: func(outcome string) { t.counter(gatewayContacts, outcome).Inc() },
+	}
+}
+
+// GatewayEvents counts what the gateway does.
+func (t *Telemetry) GatewayEvents() federation.Events {
+	lease := t.gauge(gatewayLease)
+	return federation.Events{
+		Session:           t.SessionEvents(),
+		Router:            t.RouterEvents(),
+		ConnectionRefused: func(reason string) { t.counter(gatewayNotAccepted, reason).Inc() },
+		LeaseState:        func(err error) { lease.Set(number(err == nil)) },
+		ShareState: func(id spillway.ShareID, epoch spillway.Epoch, _ failover.State, serving bool) {
+			t.gauge(gatewayEpoch, id.Group).Set(float64(epoch))
+			t.gauge(gatewayServing, id.Group).Set(number(serving))
+		},
+		Problem: func(string, error) { t.counter(gatewayProblems).Inc() },
 	}
 }

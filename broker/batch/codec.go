@@ -43,6 +43,9 @@ const windowBytesMin = 8 << 20
 func decompress(c Codec, payload []byte, bytesMax int) ([]byte, error) {
 	var out []byte
 	var err error
+	if len(payload) == 0 {
+		return nil, nil // a batch without records
+	}
 	switch c {
 	case None:
 		return payload, nil // already in memory; no bound applies

@@ -139,8 +139,12 @@ func (r *reader) bytes() []byte {
 // than the codec, and the last offset delta where that lies behind the last
 // record's (a batch whose last records were removed). Offset deltas must
 // ascend and may be sparse. The max timestamp is computed from the records,
-// except under LogAppendTime, where the header's is the truth.
+// except under LogAppendTime, where the header's is the truth. A batch without
+// records is written uncompressed, as Kafka's cleaner does.
 func Rebuild(h Header, records []Record, codec Codec) ([]byte, error) {
+	if len(records) == 0 {
+		codec = None
+	}
 	last := int32(-1)
 	h.Attributes = h.Attributes&^AttributeCodecMask | int16(codec)
 	newest := int64(-1)

@@ -80,7 +80,7 @@ func (w *walker) walk(ops []op) {
 			if o.fields == nil { // spares the closure
 				w.tags(&w.tagged, nil)
 			} else {
-				w.tags(&w.tagged, func(tag uint32, body *cursor) { w.field(o.fields[tag], body) })
+				w.tags(&w.tagged, func(tag uint32, body *cursor) bool { return w.field(o.fields[tag], body) })
 			}
 		}
 	}
@@ -147,10 +147,10 @@ func fixed(letter byte) int {
 	return 0
 }
 
-// field checks the body of a tagged field whose structure is known.
-func (w *walker) field(ops []op, body *cursor) {
+// field checks the body of a tagged field, if its structure is known.
+func (w *walker) field(ops []op, body *cursor) bool {
 	if ops == nil {
-		return
+		return false
 	}
 	outer := w.cursor
 	w.cursor = *body
@@ -159,4 +159,5 @@ func (w *walker) field(ops []op, body *cursor) {
 		w.fail("%d bytes are left over in a tagged field", len(w.rest))
 	}
 	*body, w.cursor = w.cursor, outer
+	return true
 }

@@ -5,7 +5,8 @@ import (
 	"fmt"
 )
 
-// Bounds for tagged fields of one message (KIP-482); no client sends a tenth.
+// Bounds for tagged fields (KIP-482). The sizes are for fields that are not
+// known and can only be skipped; no client sends a tenth.
 const (
 	TagsMax          = 64        // in one place
 	TagBytesMax      = 64 << 10  // of one field
@@ -75,8 +76,9 @@ func (c *cursor) uvarint() uint32 {
 }
 
 // tags walks over a section of tagged fields; known, if not nil, checks the
-// body of a field whose meaning is known. Tags must ascend, so none is there twice.
-func (c *cursor) tags(budget *tagBudget, known func(tag uint32, body *cursor)) {
+// body of a field whose structure is known and says so. Tags must ascend, so
+// none is there twice.
+func (c *cursor) tags(budget *tagBudget, known func(tag uint32, body *cursor) bool) {
 	n := c.uvarint()
 	if n > TagsMax {
 		c.fail("%d tagged fields, at most %d", n, TagsMax)
@@ -88,18 +90,21 @@ func (c *cursor) tags(budget *tagBudget, known func(tag uint32, body *cursor)) {
 			c.fail("tagged field %d after %d", tag, last)
 		}
 		last = int64(tag)
-		if size > TagBytesMax {
-			c.fail("tagged field of %d bytes, at most %d", size, TagBytesMax)
-		}
-		if budget.bytes += int(size); budget.bytes > TagBytesTotalMax {
-			c.fail("tagged fields of more than %d bytes together", TagBytesTotalMax)
-		}
 		body := cursor{rest: c.take(int(size))}
-		if known != nil && c.err == nil {
-			known(tag, &body)
+		if c.err != nil {
+			return
+		}
+		if known != nil && known(tag, &body) {
 			if body.err != nil {
 				c.err, c.rest = body.err, nil
 			}
+			continue
+		}
+		budget.bytes += int(size)
+		if size > TagBytesMax {
+			c.fail("tagged field of %d bytes, at most %d", size, TagBytesMax)
+		} else if budget.bytes > TagBytesTotalMax {
+			c.fail("tagged fields of more than %d bytes together", TagBytesTotalMax)
 		}
 	}
 }

@@ -28,15 +28,21 @@ func cluster(t *testing.T) []string {
 
 // A workload on one plain cluster, with every kind of client, comes out clean.
 func TestPlainClusterComesOutClean(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
 	bootstrap := cluster(t)
+	comesOutClean(t, bootstrap, sitelog.Site{Name: "east", Bootstrap: bootstrap}, 200)
+}
+
+// comesOutClean runs a workload against a cluster that nothing happens to.
+func comesOutClean(t *testing.T, bootstrap []string, site sitelog.Site, slots int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
 	if err := orders.CreateTopics(ctx, bootstrap, partitions, 1); err != nil {
 		t.Fatal(err)
 	}
 	var told bytes.Buffer
 	w, err := orders.Start(ctx, orders.Config{
-		Bootstrap: bootstrap, Partitions: partitions, Seed: 7, Slots: 200, RecordsPerSecond: 2000,
+		Bootstrap: bootstrap, Partitions: partitions, Seed: 7, Slots: slots, RecordsPerSecond: 2000,
 		Producers: []orders.Producer{
 			{Name: "shop-1"}, {Name: "shop-2", Library: orders.Sarama},
 			{Name: "shop-3", Plain: true}, {Name: "shop-4", Library: orders.Sarama, Plain: true, Acks: "1"},
@@ -54,11 +60,11 @@ func TestPlainClusterComesOutClean(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	site, err := sitelog.Read(ctx, sitelog.Site{Name: "east", Bootstrap: bootstrap}, orders.Topics...)
+	log, err := sitelog.Read(ctx, site, orders.Topics...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	report, err := check.Run(history.Read(&told), []*check.Site{site}, check.Expect{Home: "east", Rules: []check.Rule{orders.FirstFive}})
+	report, err := check.Run(history.Read(&told), []*check.Site{log}, check.Expect{Home: site.Name, Rules: []check.Rule{orders.FirstFive}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,10 +73,10 @@ func TestPlainClusterComesOutClean(t *testing.T) {
 		t.Errorf("anomalies on a plain cluster: %v", report.Findings)
 	}
 	f := report.Figures
-	if f.Acked != f.Sent || f.Records["east"] != f.Sent || f.Read != 2*f.Sent || !progress.Drained || progress.Abandoned != 0 || progress.Waiting != 0 {
+	if f.Acked != f.Sent || f.Records[site.Name] != f.Sent || f.Read != 2*f.Sent || !progress.Drained || progress.Abandoned != 0 || progress.Waiting != 0 {
 		t.Errorf("want all sent records acknowledged, logged, and read by both readers: %+v, %+v", f, progress)
 	}
-	if progress.Complete != 200+5*9 {
-		t.Errorf("complete orders: %d, want 245 (five sales of ten among 200 slots)", progress.Complete)
+	if want := int64(slots + slots/40*(orders.SaleOrders-1)); progress.Complete != want {
+		t.Errorf("complete orders: %d, want %d (%d sales of ten among %d slots)", progress.Complete, want, slots/40, slots)
 	}
 }

@@ -32,7 +32,6 @@ type Broker struct {
 	dir     string
 	config  Config
 	java    Java
-	brokers int // that it must know before it is ready
 	dial    []kgo.Opt
 	process *process.Process
 }

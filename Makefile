@@ -1,0 +1,35 @@
+# make demo    three embedded sites serve orders, one is lost, a report says what held
+# make check   format, vet, build, lint, fast tests; under 3 minutes once things are built
+# make test    everything, with real Kafka and real Consul; the stages are in tests/stages
+
+CACHE := $(shell echo $${SPILLWAY_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/spillway})
+LINTER := $(CACHE)/golangci-lint-$(shell cat tests/lint/go.mod tests/lint/go.sum | sha256sum | cut -c 1-8)
+
+# Built and not run by "go run", which adds a line of its own after a failure.
+CI := .cache/ci/ci
+
+.PHONY: demo check test lint $(CI)
+
+demo:
+	go run ./cmd/spillway demo
+
+check: $(CI)
+	@$(CI) build unit
+
+test: $(CI)
+	@$(CI)
+
+$(CI):
+	@go build -o $@ ./tests/ci
+
+# The tag e2e is on everything that needs real servers; all else runs in check.
+lint: $(LINTER)
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
+	go build ./...
+	go vet ./...
+	go vet -tags e2e ./...
+	$(LINTER) run --timeout 10m
+
+$(LINTER):
+	mkdir -p $(CACHE)
+	cd tests/lint && GOFLAGS=-mod=readonly go build -o $@.partial github.com/golangci/golangci-lint/v2/cmd/golangci-lint && mv $@.partial $@

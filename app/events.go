@@ -1,0 +1,64 @@
+package app
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/federation"
+	"spillway/federation/failover"
+)
+
+// sayAgain is how long a problem that goes on is kept quiet after it was told.
+const sayAgain = 30 * time.Second
+
+// problems tells a repeated problem once in a while and not each time it is
+// tried again.
+type problems struct {
+	log *slog.Logger
+	mu  struct {
+		sync.Mutex
+		told map[string]time.Time
+	}
+}
+
+func newProblems(log *slog.Logger) *problems {
+	p := &problems{log: log}
+	p.mu.told = map[string]time.Time{}
+	return p
+}
+
+func (p *problems) tell(what string, err error) {
+	p.mu.Lock()
+	last, known := p.mu.told[what]
+	now := time.Now()
+	if known && now.Sub(last) < sayAgain {
+		p.mu.Unlock()
+		return
+	}
+	p.mu.told[what] = now
+	p.mu.Unlock()
+	p.log.Warn(what, "error", err)
+}
+
+func (a *App) gatewayEvents() federation.Events {
+	e := a.tel.GatewayEvents()
+	said := newProblems(a.log)
+	count := e.Problem
+	e.Problem = func(what string, err error) {
+		count(what, err)
+		said.tell("gateway: "+what, err)
+	}
+	lease := e.LeaseState
+	e.LeaseState = func(err error) {
+		lease(err)
+		a.health("gateway lease", "lease of the gateway", err)
+	}
+	share := e.ShareState
+	e.ShareState = func(id spillway.ShareID, epoch spillway.Epoch, state failover.State, serving bool) {
+		share(id, epoch, state, serving)
+		a.log.Info("gateway took notice", "share", id.String(), "epoch", epoch, "state", state, "serving", serving)
+	}
+	return e
+}

@@ -1,0 +1,92 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+
+	"spillway"
+	"spillway/configs"
+	"spillway/federation"
+	"spillway/federation/session"
+)
+
+// startGateway listens for clients.
+func (a *App) startGateway(ctx context.Context) error {
+	if !a.cfg.HasRole(configs.RoleGateway) {
+		return nil
+	}
+	c := a.cfg.Gateway
+	certificate, err := serverTLS(c.TLS)
+	if err != nil {
+		return err
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", c.Listen)
+	if err != nil {
+		return err
+	}
+	host, port, err := advertised(c.Advertised, l.Addr())
+	if err != nil {
+		_ = l.Close() // the first error is the one to tell
+		return err
+	}
+	g, err := federation.New(federation.Config{
+		ID: spillway.GatewayID(a.cfg.Process.ID), Site: spillway.SiteID(a.cfg.Process.Site), Topology: a.cfg.Topology(),
+		Sites: a.sites, Store: a.store, Listener: l, TLS: certificate, Host: host, Port: port, Slots: int32(c.Nodes),
+		Limits:         session.Limits{FrameBytesMax: c.Limits.FrameBytesMax, InFlightMax: c.Limits.InFlightMax, IdleMax: c.Limits.IdleMax},
+		BudgetBytesMax: c.Limits.UnansweredBytesMax, ConnectionsMax: c.Limits.ConnectionsMax,
+		LeaseTTL: c.Lease.TTL, LeaseEvery: c.Lease.Interval, Release: a.version, Events: a.gatewayEvents(),
+	})
+	if err != nil {
+		_ = l.Close() // the first error is the one to tell
+		return err
+	}
+	a.addrs["gateway"] = l.Addr()
+	a.tel.Health.Expect("gateway lease")
+	a.log.Info("gateway listens", "address", l.Addr().String(), "advertised", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	a.teardown.background("gateway", func(ctx context.Context) {
+		if err := g.Run(ctx); err != nil && ctx.Err() == nil {
+			a.log.Error("gateway ended", "error", err)
+			a.tel.Health.Set("gateway lease", fmt.Errorf("the gateway ended: %w", err))
+		}
+	})
+	return nil
+}
+
+// advertised splits the configured address, or makes one of the listener's
+// and the host's name where it listens everywhere.
+func advertised(configured string, listens net.Addr) (string, int32, error) {
+	address := configured
+	if address == "" {
+		address = listens.String()
+	}
+	host, digits, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, fmt.Errorf("advertised address: %w", err)
+	}
+	port, err := strconv.ParseInt(digits, 10, 32)
+	if err != nil {
+		return "", 0, fmt.Errorf("advertised address %q: %w", address, err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		if host, err = os.Hostname(); err != nil {
+			return "", 0, fmt.Errorf("advertised address: this host has no name, give one: %w", err)
+		}
+	}
+	return host, int32(port), nil
+}
+
+func serverTLS(t configs.ServerTLS) (*tls.Config, error) {
+	if t.CertFile == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
+}
