@@ -50,6 +50,8 @@ func comesOutClean(t *testing.T, bootstrap []string, site sitelog.Site, slots in
 		Readers: []orders.Reader{
 			{Name: "desk", Group: "desk", Members: 2, CommitEvery: 100 * time.Millisecond},
 			{Name: "ledger", RestartEvery: 300 * time.Millisecond},
+			{Name: "sarama-desk", Group: "sarama-desk", Library: orders.Sarama},
+			{Name: "sarama-ledger", Library: orders.Sarama, RestartEvery: 500 * time.Millisecond},
 		},
 	}, history.NewRecorder(&told))
 	if err != nil {
@@ -73,8 +75,8 @@ func comesOutClean(t *testing.T, bootstrap []string, site sitelog.Site, slots in
 		t.Errorf("anomalies on a plain cluster: %v", report.Findings)
 	}
 	f := report.Figures
-	if f.Acked != f.Sent || f.Records[site.Name] != f.Sent || f.Read != 2*f.Sent || !progress.Drained || progress.Abandoned != 0 || progress.Waiting != 0 {
-		t.Errorf("want all sent records acknowledged, logged, and read by both readers: %+v, %+v", f, progress)
+	if f.Acked != f.Sent || f.Records[site.Name] != f.Sent || f.Read != 4*f.Sent || !progress.Drained || progress.Abandoned != 0 || progress.Waiting != 0 {
+		t.Errorf("want all sent records acknowledged, logged, and read by all four readers: %+v, %+v", f, progress)
 	}
 	if want := int64(slots + slots/40*(orders.SaleOrders-1)); progress.Complete != want {
 		t.Errorf("complete orders: %d, want %d (%d sales of ten among %d slots)", progress.Complete, want, slots/40, slots)

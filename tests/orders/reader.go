@@ -17,13 +17,15 @@ import (
 // Reader is one consuming application, named as in the history.
 type Reader struct {
 	// Name of the client; members of a group get "-1", "-2", … behind it.
-	Name string
+	Name    string
+	Library string // Franz (default) or Sarama
 	// Group is the consumer group. Without one the reader uses assign() and
 	// keeps its positions itself, outside of Kafka.
 	Group string
 	// Members of the group; 0 means 1.
 	Members int
 	// CommitEvery is the time between two commits of a group; 0 means 1 s.
+	// Sarama does not say what its commits come to, so its history has none.
 	CommitEvery time.Duration
 	// RestartEvery makes a reader with assign() close its client and go on
 	// with a new one at its stored positions; 0 means never.
@@ -99,55 +101,121 @@ func (d *desk) options() []kgo.Opt {
 
 // take writes down what was read, then lets the application have it.
 func (d *desk) take(fetches kgo.Fetches) {
-	fetches.EachError(func(topic string, partition int32, err error) {
-		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, kgo.ErrClientClosed) {
-			return
+	fetches.EachError(d.readError)
+	fetches.EachPartition(func(ftp kgo.FetchTopicPartition) {
+		got := make([]message, len(ftp.Records))
+		for i, r := range ftp.Records {
+			got[i] = message{r.Offset, r.Value}
 		}
-		d.counts.readErrors.Add(1)
-		d.rec.Record(history.Event{Kind: history.Mark, Client: d.client, Name: "read-error", Topic: topic, Partition: partition, Offset: history.NoOffset, Note: err.Error()})
+		d.got(place{ftp.Topic, ftp.Partition}, got)
 	})
+}
+
+// message is a record as any library gives it.
+type message struct {
+	offset int64
+	value  []byte
+}
+
+// got takes the next records of one partition.
+func (d *desk) got(at place, messages []message) {
 	var events []history.Event
 	var payloads []history.Payload
-	fetches.EachRecord(func(r *kgo.Record) {
-		p, err := history.Decode(r.Value)
+	for _, m := range messages {
+		p, err := history.Decode(m.value)
 		if err != nil && p.ID.IsZero() {
 			d.counts.foreign.Add(1)
-			return
+			continue
 		}
-		events = append(events, history.Event{Kind: history.Consume, Client: d.client, Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Payload: p.ID})
+		events = append(events, history.Event{Kind: history.Consume, Client: d.client, Topic: at.topic, Partition: at.partition, Offset: m.offset, Payload: p.ID})
 		payloads = append(payloads, p)
-		d.positions.advance(place{r.Topic, r.Partition}, r.Offset+1)
-	})
+	}
 	d.rec.RecordAll(events)
 	d.counts.read.Add(int64(len(events)))
 	for _, p := range payloads {
 		d.handle(p)
 	}
+	if n := len(messages); n > 0 {
+		d.positions.advance(at, messages[n-1].offset+1)
+	}
+}
+
+// readError writes down what a reader's library complains of. It is no
+// anomaly by itself; what follows of it shows in the records.
+func (d *desk) readError(topic string, partition int32, err error) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, kgo.ErrClientClosed) {
+		return
+	}
+	d.counts.readErrors.Add(1)
+	d.rec.Record(history.Event{Kind: history.Mark, Client: d.client, Name: "read-error", Topic: topic, Partition: partition, Offset: history.NoOffset, Note: err.Error()})
+}
+
+// run reads until ctx ends. A client that cannot go on is replaced by another,
+// as whoever supervises an application would do.
+func (d *desk) run(ctx context.Context, partitions int32) {
+	once := func(ctx context.Context) error { return d.assign(ctx, partitions) }
+	switch {
+	case d.spec.Group != "" && d.spec.Library == Sarama:
+		once = d.saramaMember
+	case d.spec.Group != "":
+		once = d.member
+	case d.spec.Library == Sarama:
+		once = func(ctx context.Context) error { return d.saramaAssign(ctx, partitions) }
+	}
+	for ctx.Err() == nil {
+		life, cancel := ctx, context.CancelFunc(func() {})
+		if d.spec.RestartEvery > 0 && d.spec.Group == "" {
+			life, cancel = context.WithTimeout(ctx, d.spec.RestartEvery)
+		}
+		err := once(life)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			d.readError("", 0, err)
+			pause(ctx)
+		}
+	}
+}
+
+// pauseAfterError keeps a client that is refused from asking without end.
+const pauseAfterError = 100 * time.Millisecond
+
+func pause(ctx context.Context) {
+	t := time.NewTimer(pauseAfterError)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// starts gives the offset from which each partition is to be read, and writes
+// it down. NoOffset: from its beginning.
+func (d *desk) starts(partitions int32) map[place]int64 {
+	stored := d.positions.all()
+	from := map[place]int64{}
+	for _, topic := range Topics {
+		for p := range partitions {
+			offset, ok := stored[place{topic, p}]
+			if !ok {
+				offset = history.NoOffset
+			}
+			from[place{topic, p}] = offset
+			d.rec.Record(history.Event{Kind: history.Position, Client: d.client, Topic: topic, Partition: p, Offset: offset})
+		}
+	}
+	return from
 }
 
 // assign reads all partitions from the stored positions on, until ctx ends.
 func (d *desk) assign(ctx context.Context, partitions int32) error {
-	for ctx.Err() == nil {
-		if err := d.assignOnce(ctx, partitions); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (d *desk) assignOnce(ctx context.Context, partitions int32) error {
-	stored := d.positions.all()
 	from := map[string]map[int32]kgo.Offset{}
-	for _, topic := range Topics {
-		from[topic] = map[int32]kgo.Offset{}
-		for p := range partitions {
-			offset := history.NoOffset
-			from[topic][p] = kgo.NewOffset().AtStart()
-			if next, ok := stored[place{topic, p}]; ok {
-				offset = next
-				from[topic][p] = kgo.NoResetOffset().At(next)
-			}
-			d.rec.Record(history.Event{Kind: history.Position, Client: d.client, Topic: topic, Partition: p, Offset: offset})
+	for at, offset := range d.starts(partitions) {
+		if from[at.topic] == nil {
+			from[at.topic] = map[int32]kgo.Offset{}
+		}
+		from[at.topic][at.partition] = kgo.NewOffset().AtStart()
+		if offset != history.NoOffset {
+			from[at.topic][at.partition] = kgo.NoResetOffset().At(offset)
 		}
 	}
 	cl, err := kgo.NewClient(append(d.options(), kgo.ConsumePartitions(from))...)
@@ -155,11 +223,6 @@ func (d *desk) assignOnce(ctx context.Context, partitions int32) error {
 		return err
 	}
 	defer cl.Close()
-	if d.spec.RestartEvery > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d.spec.RestartEvery)
-		defer cancel()
-	}
 	for ctx.Err() == nil {
 		d.take(cl.PollFetches(ctx))
 	}

@@ -62,7 +62,7 @@ func (c *Config) Validate() error {
 		switch {
 		case p.Name == "" || names[p.Name]:
 			bad("producer %q: names must be there, and differ", p.Name)
-		case p.Library != "" && p.Library != Franz && p.Library != Sarama:
+		case !knownLibrary(p.Library):
 			bad("producer %s: library %q is none of %s, %s", p.Name, p.Library, Franz, Sarama)
 		case p.Acks != "" && p.Acks != "all" && !p.Plain:
 			bad("producer %s: acks %q need a plain producer", p.Name, p.Acks)
@@ -73,10 +73,15 @@ func (c *Config) Validate() error {
 		if r.Name == "" || names[r.Name] {
 			bad("reader %q: names must be there, and differ", r.Name)
 		}
+		if !knownLibrary(r.Library) {
+			bad("reader %s: library %q is none of %s, %s", r.Name, r.Library, Franz, Sarama)
+		}
 		names[r.Name] = true
 	}
 	return errors.Join(errs...)
 }
+
+func knownLibrary(name string) bool { return name == "" || name == Franz || name == Sarama }
 
 // CreateTopics makes the topics of the workload.
 func CreateTopics(ctx context.Context, bootstrap []string, partitions int32, replicas int16, opts ...kgo.Opt) error {
@@ -140,10 +145,6 @@ type Workload struct {
 	orders  sync.WaitGroup
 	reading sync.WaitGroup
 	drained atomic.Bool
-	mu      struct {
-		sync.Mutex
-		errs []error // of readers
-	}
 }
 
 // Start opens all clients and begins to send. ctx ends the workload at once;
@@ -201,17 +202,7 @@ func (w *Workload) startReader(spec Reader, first bool) {
 		}
 		w.rec.Record(history.Event{Kind: history.Start, Client: d.client, Role: role, Group: spec.Group})
 		w.reading.Go(func() {
-			var err error
-			if spec.Group != "" {
-				err = d.member(w.readCtx)
-			} else {
-				err = d.assign(w.readCtx, w.cfg.Partitions)
-			}
-			if err != nil {
-				w.mu.Lock()
-				w.mu.errs = append(w.mu.errs, fmt.Errorf("reader %s: %w", d.client, err))
-				w.mu.Unlock()
-			}
+			d.run(w.readCtx, w.cfg.Partitions)
 			w.rec.Record(history.Event{Kind: history.Stop, Client: d.client, Drained: w.drained.Load()})
 		})
 	}
@@ -265,9 +256,7 @@ func (w *Workload) Finish(ctx context.Context) (Progress, error) {
 	drainErr := w.drain(ctx)
 	w.stopRead()
 	w.reading.Wait()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.Progress(), errors.Join(closed, drainErr, errors.Join(w.mu.errs...), w.rec.Flush())
+	return w.Progress(), errors.Join(closed, drainErr, w.rec.Flush())
 }
 
 func (w *Workload) closeShops() error {

@@ -38,6 +38,14 @@ func TestEachAnomalyIsFoundAndNoneMisreported(t *testing.T) {
 			log := w.records(w.west, 0)
 			*log = slices.Delete(*log, 3, 5)
 		}, map[check.Kind]int64{check.Lost: 2}},
+		{"missing at a standby, in a compacted topic, and no later record has its key", func(w *world) {
+			w.expect.Home, w.expect.Compacted = "east", []string{"orders"}
+			for _, s := range []*check.Site{w.east, w.west} {
+				(*w.records(s, 0))[2].Key = 7
+			}
+			log := w.records(w.west, 0)
+			*log = slices.Delete(*log, 2, 3)
+		}, map[check.Kind]int64{check.Lost: 1}},
 		{"dropped by the mirror, then served there", func(w *world) {
 			log := w.records(w.west, 1)
 			gone := (*log)[4].ID
@@ -188,6 +196,119 @@ func TestEachAnomalyIsFoundAndNoneMisreported(t *testing.T) {
 			wantOnly(t, w.check(t), c.want)
 		})
 	}
+}
+
+// What looks like an anomaly and is none is not reported, but counted.
+func TestWhatIsAllowedIsNotReported(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		happens func(w *world)
+		counted func(f check.Figures) int64
+	}{
+		{"an unsure record that is there", func(w *world) {
+			id := w.newID("one", 0)
+			w.invoke(id)
+			w.event(history.Event{Kind: history.Fail, Client: "one", Payload: id, Error: "timed out"})
+			w.store(w.east, id)
+			w.store(w.west, id)
+			w.consumeAll(id)
+		}, func(f check.Figures) int64 { return f.Failed }},
+		{"a record without an answer", func(w *world) { w.invoke(w.newID("one", 0)) }, func(f check.Figures) int64 { return f.Open }},
+		{"acknowledged without acks and gone", func(w *world) {
+			w.event(history.Event{Kind: history.Start, Client: "zero", Role: history.Producer, Acks: "0"})
+			id := w.newID("zero", 0)
+			w.invoke(id)
+			w.ack(id, history.NoOffset)
+		}, func(f check.Figures) int64 { return f.Sent - 19 - 1 }},
+		{"a plain producer's retry", func(w *world) {
+			id := w.write("plain", 0)
+			w.consumeAll(id)
+			w.store(w.east, id)
+			w.store(w.west, id)
+			w.consumeAll(id)
+		}, func(f check.Figures) int64 { return f.Resent }},
+		{"a plain producer's records out of turn", func(w *world) {
+			a, b := w.newID("plain", 0), w.newID("plain", 0)
+			w.invoke(a)
+			w.invoke(b)
+			for _, id := range []history.ID{b, a} {
+				w.store(w.east, id)
+				w.store(w.west, id)
+				w.consumeAll(id)
+				w.ack(id, w.virtual(0))
+			}
+		}, func(f check.Figures) int64 { return f.OutOfTurn }},
+		{"an announced loss, and a step that stands without its cause", func(w *world) {
+			lost := w.newID("one", 1)
+			w.invoke(lost)
+			w.ack(lost, 9000)
+			w.consume("ledger", lost, 9000)
+			w.consumeAll(w.write("two", 0, lost))
+			w.expect.Losses = []check.Range{{Topic: "orders", Partition: 1, From: 9000, To: 9010}}
+		}, func(f check.Figures) int64 { return f.LostAnnounced * f.TornOrders * (f.AnnouncedSize - 9) }},
+		{"lost as announced, then replayed at a new offset", func(w *world) {
+			id := w.newID("one", 0)
+			w.invoke(id)
+			w.ack(id, 900)
+			w.store(w.east, id)
+			w.store(w.west, id)
+			w.consumeAll(id)
+			w.expect.Losses = []check.Range{{Topic: "orders", Partition: 0, From: 900, To: 910}}
+		}, func(f check.Figures) int64 { return f.AnnouncedSize - 9 }},
+		{"a group that reads again after a kill", func(w *world) {
+			w.event(history.Event{Kind: history.Mark, Name: history.Kill, Note: "east"})
+			w.read("desk-1", 0, 9)
+		}, func(f check.Figures) int64 { return f.GroupRepeats }},
+		{"a group that reads again above its commit, where that is allowed", func(w *world) {
+			w.expect.GroupsRepeat = true
+			w.event(history.Event{Kind: history.Commit, Client: "desk-1", Group: "desk", Topic: "orders", Offset: virtualBase + stride(9)})
+			w.event(history.Event{Kind: history.Position, Client: "desk-1", Group: "desk", Topic: "orders", Offset: history.NoOffset})
+			w.read("desk-1", 0, 9)
+		}, func(f check.Figures) int64 { return f.GroupRepeats }},
+		{"a compacted record", func(w *world) {
+			w.expect.Compacted = []string{"orders"}
+			for _, s := range []*check.Site{w.east, w.west} {
+				log := w.records(s, 0)
+				*log = slices.Delete(*log, 2, 3)
+			}
+		}, func(f check.Figures) int64 { return f.Records["west"] - 18 }},
+		{"compaction that has gone further at one site", func(w *world) {
+			w.expect.Home, w.expect.Compacted = "east", []string{"orders"}
+			for _, s := range []*check.Site{w.east, w.west} {
+				(*w.records(s, 0))[2].Key, (*w.records(s, 0))[5].Key = 7, 7
+			}
+			log := w.records(w.west, 0)
+			*log = slices.Delete(*log, 2, 3)
+		}, func(f check.Figures) int64 { return f.Records["west"] - 18 }},
+		{"a site that is behind", func(w *world) {
+			w.expect.Home, w.expect.Behind = "east", []string{"west"}
+			log := w.records(w.west, 0)
+			*log = (*log)[:4]
+		}, func(f check.Figures) int64 { return f.Records["west"] - 13 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := standard().finish()
+			c.happens(w)
+			r := w.check(t)
+			wantOnly(t, r, nil)
+			if n := c.counted(r.Figures); n != 1 {
+				t.Errorf("counted %d times, want once: %+v", n, r.Figures)
+			}
+		})
+	}
+}
+
+// Between a planned move and a kill before it, nothing excuses a group that
+// reads again.
+func TestAPlannedMoveEndsTheExcuse(t *testing.T) {
+	w := standard().finish()
+	w.event(history.Event{Kind: history.Mark, Name: history.Kill, Note: "east"})
+	w.mark(history.MoveStart, history.Failover)
+	w.mark(history.MoveEnd, history.Failover)
+	w.event(history.Event{Kind: history.Mark, Name: history.MoveStart, Move: history.Switchover, From: "west", To: "east"})
+	w.event(history.Event{Kind: history.Mark, Name: history.MoveEnd, Move: history.Switchover, From: "west", To: "east"})
+	w.read("desk-1", 0, 8)
+	wantOnly(t, w.check(t), map[check.Kind]int64{check.ReRead: 2})
 }
 
 func swap(log []check.Record, i, j int) {

@@ -52,6 +52,7 @@ type Checker struct {
 	moves   []*move
 	windows map[Partition][]window // reordered stretches of the home log
 	turned  []turned
+	setBack bool                   // groups may read again, since something was killed
 	copies  map[history.ID]*copies // of records that stand more than once in the home log
 	report  Report
 }
@@ -270,12 +271,17 @@ func (c *Checker) mark(e history.Event) {
 				break
 			}
 		}
-		if e.Move == history.Failover {
-			for _, r := range c.readers {
-				r.afterFailover()
-			}
-		}
+	case history.Kill:
+	default:
+		return
 	}
+	// From a kill or failover on, until the next planned move, groups may be
+	// set back: their commits are replicated after the fact, as data are.
+	setBack := e.Name == history.Kill || e.Move == history.Failover
+	if !setBack && e.Name == history.MoveEnd {
+		return
+	}
+	c.setBack = setBack
 }
 
 // terms lists when each site may acknowledge: from the start of the move that

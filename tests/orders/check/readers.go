@@ -12,7 +12,6 @@ type reader struct {
 	name    string
 	group   bool
 	drained bool
-	failed  bool // a failover happened: a group may have been set back
 	cursors map[Partition]*cursor
 }
 
@@ -28,7 +27,7 @@ type cursor struct {
 	committed int64 // highest virtual offset whose commit was acknowledged
 
 	// Reading again is allowed from repeatFrom (virtual) up to repeatMax (an
-	// index), since the reader said that it goes back, or was set back.
+	// index), since the reader itself went back.
 	repeatFrom int64
 	repeatMax  int32
 
@@ -78,22 +77,8 @@ func (r *reader) position(e history.Event, c *Checker) {
 	switch {
 	case !r.group && e.Offset >= 0:
 		cur.repeatFrom, cur.repeatMax = e.Offset, cur.max // its own decision
-	case r.group && r.failed:
-		cur.repeatFrom, cur.repeatMax = 0, cur.max
 	case r.group && c.expect.GroupsRepeat:
 		cur.repeatFrom, cur.repeatMax = cur.committed, cur.max
-	}
-}
-
-// afterFailover allows a group to be set back: its commits are replicated
-// after the fact, as data are.
-func (r *reader) afterFailover() {
-	if !r.group {
-		return
-	}
-	r.failed = true
-	for _, cur := range r.cursors {
-		cur.repeatFrom, cur.repeatMax = 0, cur.max
 	}
 }
 
@@ -147,7 +132,7 @@ func (c *Checker) consume(e history.Event) {
 			c.turned = append(c.turned, turned{k, finding(Reordered, e, "handed out after a later record of the same partition")})
 		}
 		cur.repeated = -1
-	case k <= cur.repeatMax && e.Offset >= cur.repeatFrom:
+	case k <= cur.repeatMax && e.Offset >= cur.repeatFrom, r.group && c.setBack:
 		if r.group {
 			c.report.Figures.GroupRepeats++
 		}

@@ -77,7 +77,8 @@ type Expect struct {
 	// Hidden are, by site, the ranges of local offsets that the site shows to
 	// nobody: unreplicated records beyond a cutover, foreign data.
 	Hidden map[string][]Range
-	// Compacted topics may lack a record if a later one has its key.
+	// Compacted topics may lack records. Where another site has such a record
+	// under the same key, a later one of that key must be there.
 	Compacted []string
 	// GroupsRepeat allows members of consumer groups to read again, at a
 	// rebalance, what lies above their last acknowledged commit. Without it
