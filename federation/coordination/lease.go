@@ -65,12 +65,16 @@ type Lease struct {
 	known   bool // version is what the store has
 	beat    uint64
 	held    bool // what Changed was told
+	term    uint64
 	waiter  *Waiter
 
 	kick chan struct{}
 }
 
-type grant struct{ sent Instant }
+type grant struct {
+	sent Instant
+	term uint64
+}
 
 // NewLease prepares a lease; Run takes it.
 func NewLease(cfg LeaseConfig) *Lease {
@@ -92,6 +96,18 @@ func NewLease(cfg LeaseConfig) *Lease {
 // Valid tells whether the lease is held now. It is cheap: ask before every
 // answer that depends on it, after everything slow.
 func (l *Lease) Valid() bool { return l.Left() > 0 }
+
+// Term numbers the times in which the lease was held without a break; 0 when it
+// is not held. Work that was begun in one term may be finished only in the same:
+// when the lease lapsed in between, others may have counted on it, although it is
+// held again (the model of package failover finds the violation).
+func (l *Lease) Term() uint64 {
+	g := l.grant.Load()
+	if g == nil || !l.Valid() {
+		return 0
+	}
+	return g.term
+}
 
 // Left is how long the lease lasts without another renewal; 0 when it is over.
 func (l *Lease) Left() time.Duration {
@@ -186,7 +202,10 @@ func (l *Lease) renew(ctx context.Context) error {
 			return fmt.Errorf("confirm lease %s: %w", l.cfg.Key, err)
 		}
 	}
-	l.grant.Store(&grant{sent: sent})
+	if l.Left() == 0 {
+		l.term++ // begun, or begun again
+	}
+	l.grant.Store(&grant{sent: sent, term: l.term})
 	return nil
 }
 

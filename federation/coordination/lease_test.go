@@ -84,7 +84,7 @@ func TestLostAnswersEndTheLeaseInTime(t *testing.T) {
 		synctest.Wait()
 		lost.Store(true)
 		time.Sleep(coordination.LeaseTTL - time.Millisecond)
-		if !l.Valid() {
+		if !l.Valid() || l.Term() != 1 {
 			t.Fatal("ended too early")
 		}
 		time.Sleep(2 * time.Millisecond)
@@ -99,6 +99,9 @@ func TestLostAnswersEndTheLeaseInTime(t *testing.T) {
 		time.Sleep(time.Second)
 		if !l.Valid() || ended.Load() {
 			t.Fatal("the holder could not take its own lease again")
+		}
+		if l.Term() != 2 {
+			t.Fatalf("term %d after a lapse; work begun before it would be finished", l.Term())
 		}
 	})
 }

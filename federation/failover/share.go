@@ -96,7 +96,8 @@ type Share struct {
 	// Active serves (STABLE, DRAINING, OPEN) or served last (all other states).
 	Active spillway.SiteID `json:"active"`
 
-	// Set while a move is under way.
+	// Set while a move is under way. Kind, Who, Why, Started and Passages stay
+	// until the next one begins and tell of the last.
 	Target  spillway.SiteID  `json:"target,omitempty"`
 	Kind    Kind             `json:"kind,omitempty"`
 	Who     string           `json:"who,omitempty"`
@@ -114,6 +115,7 @@ type Share struct {
 	Mask        uint64                       `json:"mask,string,omitempty"` // mask of the new term
 	Fence       string                       `json:"fence,omitempty"`       // "acl" or "lease-only"
 	LossMax     int64                        `json:"lossMax,omitempty"`     // accepted by the person who asked, in records; −1: any
+	Abort       string                       `json:"abort,omitempty"`       // who gives the move up, and why; the record stays until that is safe
 	Passages    []Passage                    `json:"passages,omitempty"`    // states that this move entered, oldest first
 
 	// Terms, oldest first. The last one is in force, or was until the move.

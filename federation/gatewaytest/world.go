@@ -13,11 +13,13 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/embedded"
+	"spillway/broker/kafka"
 	"spillway/federation"
 	"spillway/federation/coordination"
 	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
+	"spillway/mirror/maptopic"
 )
 
 // OffsetBase is the constant of epoch 1: no virtual offset equals the site's.
@@ -41,8 +43,9 @@ type Options struct {
 	// Group changes the failover group, Gateway a gateway's configuration.
 	Group   func(*spillway.FailoverGroup)
 	Gateway func(*federation.Config)
-	// Clusters are used instead of embedded sites.
-	Clusters map[spillway.SiteID]broker.Cluster
+	// Real are the bootstrap addresses of real clusters, used instead of
+	// embedded sites; the topics must be there.
+	Real map[spillway.SiteID][]string
 }
 
 // World is a virtual cluster.
@@ -50,7 +53,9 @@ type World struct {
 	Store    *coordtest.Memory
 	Keys     failover.Keys
 	Topology *spillway.Topology
-	Sites    map[spillway.SiteID]broker.Cluster
+	Sites    map[spillway.SiteID]broker.Cluster // as the gateways reach them, over Wires
+	Direct   map[spillway.SiteID]broker.Cluster // as the test reaches them
+	Wires    map[spillway.SiteID]*Wire
 	Embedded map[spillway.SiteID]*embedded.Cluster
 	Gateways map[spillway.GatewayID]*federation.Gateway
 	Addrs    []string // of the gateways, in order
@@ -58,6 +63,12 @@ type World struct {
 	t       testing.TB
 	options Options
 	stops   map[spillway.GatewayID]func()
+
+	// The dumb mirror's state (move.go).
+	writers map[spillway.SiteID]*maptopic.Writer
+	start   map[spillway.SiteID]map[spillway.TopicPartition]spillway.LocalOffset // of the site's newest term
+	virtual map[spillway.TopicPartition]spillway.Offset                          // start of the newest term
+	session int64
 }
 
 // Start starts sites and gateways with a STABLE share of epoch 1 at the first
@@ -72,22 +83,16 @@ func Start(t testing.TB, o Options) *World {
 	}
 	w := &World{
 		Store: coordtest.NewMemory(), Keys: failover.Keys("test"), t: t, options: o,
-		Sites: make(map[spillway.SiteID]broker.Cluster), Embedded: make(map[spillway.SiteID]*embedded.Cluster),
+		Sites: make(map[spillway.SiteID]broker.Cluster), Direct: make(map[spillway.SiteID]broker.Cluster),
+		Wires: make(map[spillway.SiteID]*Wire), writers: make(map[spillway.SiteID]*maptopic.Writer),
+		start:   make(map[spillway.SiteID]map[spillway.TopicPartition]spillway.LocalOffset),
+		virtual: make(map[spillway.TopicPartition]spillway.Offset), Embedded: make(map[spillway.SiteID]*embedded.Cluster),
 		Gateways: make(map[spillway.GatewayID]*federation.Gateway), stops: make(map[spillway.GatewayID]func()),
 	}
 	var sites []spillway.Site
 	for _, id := range o.Sites {
 		sites = append(sites, spillway.Site{ID: id})
-		if c := o.Clusters[id]; c != nil {
-			w.Sites[id] = c
-			continue
-		}
-		c, err := embedded.Start(embedded.Config{Site: id, Brokers: max(1, o.Brokers), Topics: o.Topics})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		w.Sites[id], w.Embedded[id] = c, c
+		w.startSite(id)
 	}
 	group := spillway.FailoverGroup{
 		Name: Group, Kind: spillway.Ordered, Topics: []string{"*"}, ConsumerGroups: []string{"*"}, Sites: o.Sites,
@@ -108,6 +113,38 @@ func Start(t testing.TB, o Options) *World {
 	}
 	w.LayOut(o.Sites[0])
 	return w
+}
+
+func (w *World) startSite(id spillway.SiteID) {
+	w.t.Helper()
+	addresses, capabilities := w.options.Real[id], (*broker.Capabilities)(nil)
+	if addresses == nil {
+		c, err := embedded.Start(embedded.Config{Site: id, Brokers: max(1, w.options.Brokers), Topics: w.options.Topics})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.t.Cleanup(func() { c.Close() })
+		w.Embedded[id] = c
+		addresses, capabilities = c.Addresses(), embedded.Capabilities(false)
+	}
+	w.Wires[id], w.start[id] = newWire(), make(map[spillway.TopicPartition]spillway.LocalOffset)
+	w.Sites[id] = w.reach(kafka.Config{Site: id, Bootstrap: addresses, Capabilities: capabilities, Dial: w.Wires[id].Dial})
+	w.Direct[id] = w.reach(kafka.Config{Site: id, Bootstrap: addresses, Capabilities: capabilities})
+	w.writers[id] = maptopic.NewWriter(context.Background(), w.Direct[id], 1)
+	w.t.Cleanup(w.writers[id].Close)
+	if err := w.writers[id].EnsureTopic(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *World) reach(c kafka.Config) broker.Cluster {
+	w.t.Helper()
+	cluster, err := kafka.New(c)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { cluster.Close() })
+	return cluster
 }
 
 // StartGateway starts one more gateway.

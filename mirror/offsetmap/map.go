@@ -25,6 +25,7 @@ type Map struct {
 	}
 	epochs []EpochStart // ascending
 	ends   []EpochEnd   // ascending
+	ids    []int64      // producer ids under which mirrors wrote the partition
 	trail  *trail
 
 	view *View // nil after a change
@@ -90,6 +91,9 @@ func (m *Map) applySession(s Session) bool {
 		return false // the first claim of a session wins
 	}
 	m.session = s
+	if !slices.Contains(m.ids, s.ProducerID) {
+		m.ids = append(slices.Clip(m.ids), s.ProducerID)
+	}
 	if !s.Opened {
 		return true
 	}
@@ -211,7 +215,7 @@ func (m *Map) View() *View {
 		m.view = &View{
 			blocks: m.blocks, tail: slices.Clone(m.tail), open: m.open,
 			local: m.end.local, virtual: m.end.virtual,
-			epochs: m.epochs, ends: m.ends, trail: m.trail,
+			epochs: m.epochs, ends: m.ends, ids: m.ids, trail: m.trail,
 		}
 	}
 	return m.view

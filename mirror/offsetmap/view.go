@@ -18,6 +18,7 @@ type View struct {
 	virtual spillway.Offset
 	epochs  []EpochStart
 	ends    []EpochEnd
+	ids     []int64
 	trail   *trail
 }
 
@@ -48,6 +49,12 @@ func (v *View) Epochs() []EpochStart { return slices.Clone(v.epochs) }
 
 // Ends returns the ends of the epochs in which this site served, oldest first.
 func (v *View) Ends() []EpochEnd { return slices.Clone(v.ends) }
+
+// Mirrored tells whether a producer id is one under which the site's mirror
+// writes this partition. In the range of an open epoch such batches are a stale
+// mirror's, and hidden (C8). Bits of the id would not tell: embedded sites hand
+// out ids of all kinds.
+func (v *View) Mirrored(producerID int64) bool { return slices.Contains(v.ids, producerID) }
 
 // ToLocal returns the local offset of the first visible record at or after the
 // virtual offset o, and its virtual offset. Where there is none yet it returns

@@ -31,6 +31,10 @@ type FetchPart struct {
 	spillway.TopicPartition
 	Offset   spillway.LocalOffset
 	BytesMax int
+	// LastEpoch is the leader epoch of the batch before Offset, if CheckEpoch.
+	// With it the broker tells when that batch is not the one it has (KIP-595).
+	LastEpoch  int32
+	CheckEpoch bool
 }
 
 // Fetched is the answer for one partition.
@@ -42,7 +46,10 @@ type Fetched struct {
 	LastStable    spillway.LocalOffset
 	LogStart      spillway.LocalOffset
 	Aborted       []AbortedTransaction
-	Records       []byte // batches; the first may start below Asked, the last may be cut off
+	// Diverged is where the broker's log parted from the one that LastEpoch is
+	// of, −1 where it did not: records from there on were lost or replaced.
+	Diverged spillway.LocalOffset
+	Records  []byte // batches; the first may start below Asked, the last may be cut off
 }
 
 // AbortedTransaction says that what the producer wrote in a transaction from
@@ -80,6 +87,9 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 		rp.Partition = p.Partition
 		rp.FetchOffset = int64(p.Offset)
 		rp.PartitionMaxBytes = int32(p.BytesMax)
+		if p.CheckEpoch {
+			rp.LastFetchedEpoch = p.LastEpoch
+		}
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rp)
 		asked[p.TopicPartition] = p.Offset
 	}
@@ -101,6 +111,7 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 				LastStable:     spillway.LocalOffset(p.LastStableOffset),
 				LogStart:       spillway.LocalOffset(p.LogStartOffset),
 				Records:        p.RecordBatches,
+				Diverged:       spillway.LocalOffset(p.DivergingEpoch.EndOffset),
 			}
 			offset, ok := asked[f.TopicPartition]
 			if !ok {

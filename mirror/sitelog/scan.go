@@ -91,7 +91,7 @@ func (s *scanner) fetch(ctx context.Context, from spillway.LocalOffset) (Fetched
 			return Fetched{}, err
 		}
 	}
-	parts, err := Fetch(ctx, s.conn, []FetchPart{{s.tp, from, ScanBytesMax}}, FetchOptions{MaxWait: time.Second, BytesMax: ScanBytesMax, Uncommitted: true})
+	parts, err := Fetch(ctx, s.conn, []FetchPart{{TopicPartition: s.tp, Offset: from, BytesMax: ScanBytesMax}}, FetchOptions{MaxWait: time.Second, BytesMax: ScanBytesMax, Uncommitted: true})
 	if err != nil {
 		return Fetched{}, err
 	}

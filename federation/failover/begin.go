@@ -1,0 +1,206 @@
+package failover
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"spillway"
+)
+
+// ErrRefused: the request cannot be granted now; the sentence says why.
+var ErrRefused = errors.New("refused")
+
+func refuse(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...))
+}
+
+// Begin starts a move of a share that stands still.
+func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
+	if share.State != Stable {
+		return share, refuse("share %s is in %s (%s %s to %s): wait for it or abort it", share.ID(), share.State, share.Kind, share.Active, share.Target)
+	}
+	if r.Kind == Failover && r.Target == "" {
+		target, why := bestSurvivor(share, view, limits)
+		if target == "" {
+			return share, refuse("%s", why)
+		}
+		r.Target = target
+	}
+	if err := checkTarget(share, r, view, limits); err != nil {
+		return share, err
+	}
+	next := share
+	next.Epoch = share.Epoch + 1
+	next.Target, next.Kind, next.Who, next.Why = r.Target, r.Kind, r.Who, r.Why
+	next.LossMax, next.Mask = r.LossMax, view.NewMask
+	next.Started, next.Passages = view.Now, nil
+	why := fmt.Sprintf("%s asked for a %s from %s to %s: %s", r.Who, r.Kind, share.Active, r.Target, cmp.Or(r.Why, "no reason given"))
+	if r.Kind == Switchover && limits.Group.GroupDrain > 0 {
+		return next.enter(Draining, view, why), nil
+	}
+	return next.fencing(view, why), nil
+}
+
+// fencing names the gateways that may still serve the old epoch.
+func (s Share) fencing(view View, why string) Share {
+	s.WaitFor = nil
+	for _, g := range view.Gateways {
+		if !g.Over && !g.Leaving {
+			s.WaitFor = append(s.WaitFor, WaitGateway{ID: g.ID, Boot: g.Boot})
+		}
+	}
+	slices.SortFunc(s.WaitFor, func(a, b WaitGateway) int {
+		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Boot, b.Boot))
+	})
+	return s.enter(Fencing, view, why)
+}
+
+// enter returns a copy in another state; the copy shares nothing that is changed.
+func (s Share) enter(state State, view View, why string) Share {
+	s.State, s.Since = state, view.Now
+	s.Passages = append(slices.Clone(s.Passages), Passage{State: state, At: view.Now, Why: why})
+	return s
+}
+
+func checkTarget(share Share, r Request, view View, limits Limits) error {
+	site := view.Sites[r.Target]
+	switch {
+	case r.Kind != Switchover && r.Kind != Failover:
+		return refuse("%q is no kind of move", r.Kind)
+	case r.Target == share.Active:
+		return refuse("%s serves share %s already", r.Target, share.ID())
+	case !slices.Contains(limits.Group.Sites, r.Target):
+		return refuse("%s is none of the sites of failover group %s: %v", r.Target, share.Group, limits.Group.Sites)
+	case site.Judgement.Down:
+		return refuse("target %s is down: %s", r.Target, site.Judgement.Why)
+	case !site.Mirror:
+		return refuse("no mirror is alive at target %s, nobody could bring it up to date", r.Target)
+	case r.Kind == Switchover && view.Sites[share.Active].Judgement.Down:
+		return refuse("%s is down: %s; a switchover needs it, use failover", share.Active, view.Sites[share.Active].Judgement.Why)
+	case r.Kind == Switchover && site.Following == nil:
+		return refuse("target %s does not follow share %s yet", r.Target, share.ID())
+	case r.Kind == Switchover && site.Following.Problem != "":
+		return refuse("target %s does not follow share %s: %s", r.Target, share.ID(), site.Following.Problem)
+	case r.Kind == Switchover && site.Following.Epoch != share.Epoch:
+		return refuse("target %s follows epoch %d of share %s, not %d", r.Target, site.Following.Epoch, share.ID(), share.Epoch)
+	}
+	return nil
+}
+
+// bestSurvivor is the first preferred site that is up and has a mirror.
+func bestSurvivor(share Share, view View, limits Limits) (spillway.SiteID, string) {
+	why := fmt.Sprintf("failover group %s has no other site", share.Group)
+	for _, site := range limits.Group.Sites {
+		if site == share.Active {
+			continue
+		}
+		err := checkTarget(share, Request{Kind: Failover, Target: site}, view, limits)
+		if err == nil {
+			return site, ""
+		}
+		why = strings.TrimPrefix(err.Error(), ErrRefused.Error()+": ")
+	}
+	return "", why
+}
+
+// Abort gives a move up: the share goes back to its old site in an epoch above
+// both (C30), because somebody may have acted on the one that was to open. It is
+// allowed until OPEN. The record stays where it is until writes are allowed again.
+func Abort(share Share, who, why string) (Share, error) {
+	switch share.State {
+	case Stable:
+		return share, refuse("nothing to abort: share %s stands still at %s", share.ID(), share.Active)
+	case Open:
+		return share, refuse("share %s is already open at %s; move it back with a switchover", share.ID(), share.Active)
+	}
+	if share.Abort == "" {
+		share.Abort = fmt.Sprintf("%s: %s", who, cmp.Or(why, "no reason given"))
+	}
+	return share, nil
+}
+
+// giveUp ends an aborted move. Mask and numbering go on: to retries in flight the
+// site must look as before.
+func (s Share) giveUp(view View) (Share, []Action) {
+	if s.Fence == "acl" && !view.Allowed {
+		return s, []Action{{Kind: Allow, Site: s.Active, Why: fmt.Sprintf("the move is given up, %s serves again", s.Active)}}
+	}
+	why := fmt.Sprintf("given up in %s: %s; %s goes on in epoch %d", s.State, s.Abort, s.Active, s.Epoch+1)
+	next := s.enter(Stable, view, why)
+	next.Epoch++
+	next.Terms = append(slices.Clone(s.Terms), Term{Epoch: next.Epoch, Site: s.Active, Mask: s.Current().Mask, Continues: true})
+	return next.settled(), []Action{{Kind: Wait, Why: why}}
+}
+
+// settled clears what belongs to a move only. Passages stay until the next move
+// begins, so that the loop that writes the history finds them.
+func (s Share) settled() Share {
+	s.Target, s.Abort, s.WaitFor, s.Cutover, s.Prefix, s.PrefixSite, s.Start = "", "", nil, nil, nil, nil, nil
+	s.Mask, s.LossMax, s.Fence = 0, 0, ""
+	return s
+}
+
+// SetDegraded records that acknowledgements wait for fewer sites than the policy
+// says, or that they do so no longer (C17).
+func SetDegraded(share Share, on bool) (Share, error) {
+	if site, ok := share.Serves(); !ok || site == "" {
+		return share, refuse("share %s is moving (%s)", share.ID(), share.State)
+	}
+	share.Degraded = on
+	return share, nil
+}
+
+// automatic decides whether a share that stands still moves without a person.
+func automatic(share Share, view View, limits Limits) (Share, []Action) {
+	policy, site := limits.Group.Failover, view.Sites[share.Active]
+	if !site.Judgement.Down {
+		return share, nil
+	}
+	hold := func(format string, args ...any) (Share, []Action) {
+		return share, []Action{{Kind: Wait, Site: share.Active, Why: fmt.Sprintf("hold %s: ", share.Active) + fmt.Sprintf(format, args...)}}
+	}
+	ask := func(format string, args ...any) (Share, []Action) {
+		return share, []Action{{Kind: Ask, Site: share.Active, Why: fmt.Sprintf("%s; a person must decide: ", site.Judgement.Why) + fmt.Sprintf(format, args...)}}
+	}
+	switch {
+	case !policy.Enabled:
+		return ask("automatic failover of %s is off", share.Group)
+	case view.Automation.Paused:
+		return ask("automation is paused by %s: %s", view.Automation.Who, view.Automation.Why)
+	case site.Judgement.For < policy.After:
+		return hold("down for %s, automatic after %s", round(site.Judgement.For), policy.After)
+	case view.SinceMove < or(limits.HoldDown, HoldDown):
+		return hold("the last move ended %s ago, at least %s between moves", round(view.SinceMove), or(limits.HoldDown, HoldDown))
+	case policy.PerHourMax > 0 && view.FailoversLastHour >= policy.PerHourMax:
+		return ask("%d failovers in the last hour, limit %d", view.FailoversLastHour, policy.PerHourMax)
+	}
+	if heard, need := alive(share, view, limits), needHeard(limits); limits.ackSites() > 1 && heard < need {
+		return ask("only %d of the %d sites are up that must be heard for ack.sites %d", heard, need, limits.ackSites())
+	}
+	next, err := Begin(share, Request{Kind: Failover, Who: "automation", Why: site.Judgement.Why, LossMax: policy.LossRecordsMax}, view, limits)
+	if err != nil {
+		return ask("%v", err)
+	}
+	return next, []Action{{Kind: Wait, Site: next.Target, Why: next.Passages[len(next.Passages)-1].Why}}
+}
+
+// alive counts the sites with copies, the active one aside, that are not down.
+func alive(share Share, view View, limits Limits) int {
+	n := 0
+	for _, s := range limits.Group.Sites {
+		if v := view.Sites[s]; s != share.Active && v.Mirror && !v.Judgement.Down {
+			n++
+		}
+	}
+	return n
+}
+
+// needHeard is how many of the S sites with copies a failover must hear so that
+// one of them has every record that was acknowledged by k sites: S − k + 1 (C17).
+func needHeard(limits Limits) int { return len(limits.Group.Sites) - limits.ackSites() + 1 }
+
+func round(d time.Duration) time.Duration { return d.Round(100 * time.Millisecond) }

@@ -1,0 +1,356 @@
+package failover
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"spillway"
+)
+
+// Step decides what happens next to a share: the record to write (the same one
+// if nothing changes) and what to do or wait for before asking again. It passes
+// one state at a time; a loop asks again until nothing changes. The caller writes
+// the record by compare-and-set against the version that it was given, and the
+// CUTOVER of a failover together with a check of the reserved ends' version.
+func Step(share Share, view View, limits Limits) (Share, []Action) {
+	if share.Abort != "" && share.State != Stable && share.State != Open {
+		return share.giveUp(view)
+	}
+	if why := tooLong(share, view, limits); why != "" {
+		next, err := Abort(share, "automation", why)
+		if err == nil {
+			return next.giveUp(view)
+		}
+	}
+	switch share.State {
+	case Stable:
+		return automatic(share, view, limits)
+	case Draining:
+		return draining(share, view, limits)
+	case Fencing:
+		return fencing(share, view)
+	case Fenced:
+		if share.Kind == Failover {
+			return fencedFailover(share, view, limits)
+		}
+		return fencedSwitchover(share, view)
+	case Cutover:
+		return cutover(share, view)
+	case CaughtUp:
+		return caughtUp(share, view, limits)
+	case Open:
+		return opened(share, view, limits)
+	}
+	return share, []Action{{Kind: Ask, Why: fmt.Sprintf("state %q of share %s is unknown to this version; upgrade it", share.State, share.ID())}}
+}
+
+// tooLong tells why a switchover must be given up: clients cannot be held for
+// ever, and nothing is lost by going back (C29).
+func tooLong(share Share, view View, limits Limits) string {
+	if share.Kind != Switchover {
+		return ""
+	}
+	switch share.State {
+	case Draining, Fencing, Fenced, Cutover, CaughtUp:
+	default:
+		return ""
+	}
+	if site := view.Sites[share.Target]; site.Judgement.Down {
+		return fmt.Sprintf("target went away: %s", site.Judgement.Why)
+	}
+	if share.State != Draining && view.Held >= limits.holdBudget() {
+		return fmt.Sprintf("clients were held for %s in %s, at most %s", round(view.Held), share.State, limits.holdBudget())
+	}
+	return ""
+}
+
+func draining(share Share, view View, limits Limits) (Share, []Action) {
+	waiting := []string{}
+	for _, g := range view.Gateways {
+		if !g.Over && !g.Leaving && (g.Report == nil || !g.Report.GroupsDrained) {
+			waiting = append(waiting, string(g.ID))
+		}
+	}
+	if len(waiting) == 0 {
+		return move(share.fencing(view, "all members of the consumer groups wait"))
+	}
+	if view.InState >= limits.Group.GroupDrain {
+		why := fmt.Sprintf("consumer groups drained for %s, members at %s did not come in time and may read records again", limits.Group.GroupDrain, strings.Join(waiting, ", "))
+		return move(share.fencing(view, why))
+	}
+	return wait(share, "consumer groups drain at %s", strings.Join(waiting, ", "))
+}
+
+// fencing waits until no gateway can serve the old epoch any more (F2).
+func fencing(share Share, view View) (Share, []Action) {
+	done, waiting := slices.Clone(share.WaitFor), []string{}
+	known := func(id spillway.GatewayID, boot string) *WaitGateway {
+		for i := range done {
+			if done[i].ID == id && done[i].Boot == boot {
+				return &done[i]
+			}
+		}
+		done = append(done, WaitGateway{ID: id, Boot: boot})
+		return &done[len(done)-1]
+	}
+	for _, g := range view.Gateways {
+		w := known(g.ID, g.Boot)
+		switch {
+		case g.Report != nil && g.Report.Drained && g.Report.Boot == g.Boot:
+			w.Done, w.LeftOut = true, ""
+			if g.Report.Unsure {
+				w.LeftOut = "a produce has no answer"
+			}
+		case g.Leaving:
+			w.Done, w.LeftOut = true, "it had ended its work"
+		case g.Over:
+			w.Done, w.LeftOut = true, "its lease ran out"
+		default:
+			waiting = append(waiting, fmt.Sprintf("%s (lease ends in %s)", g.ID, round(g.Left)))
+		}
+	}
+	for _, w := range done {
+		if !w.Done && !slices.ContainsFunc(view.Gateways, func(g GatewayView) bool { return g.ID == w.ID && g.Boot == w.Boot }) {
+			waiting = append(waiting, string(w.ID)+" (not seen)")
+		}
+	}
+	if len(waiting) > 0 {
+		return wait(share, "wait for gateways: %s", strings.Join(waiting, ", "))
+	}
+	next := share
+	next.WaitFor = done
+	out := 0
+	for _, w := range done {
+		if w.LeftOut != "" {
+			out++
+		}
+	}
+	why := fmt.Sprintf("all %d gateways hold", len(done))
+	if out > 0 {
+		why = fmt.Sprintf("%d of %d gateways hold cleanly, %s", len(done)-out, len(done), leftOut(done))
+	}
+	return move(next.enter(Fenced, view, why))
+}
+
+func leftOut(gateways []WaitGateway) string {
+	var out []string
+	for _, w := range gateways {
+		if w.LeftOut != "" {
+			out = append(out, fmt.Sprintf("%s: %s", w.ID, w.LeftOut))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func fencedSwitchover(share Share, view View) (Share, []Action) {
+	if view.Fence == "" {
+		return share, []Action{{Kind: Fence, Site: share.Active, Why: "writes that bypass the gateways must not come after the cutover"}}
+	}
+	if view.LogEnds == nil {
+		out := leftOut(share.WaitFor)
+		why := "every gateway confirmed"
+		if out != "" {
+			why = "the end is read until it stays: " + out
+		}
+		return share, []Action{{Kind: ReadEnds, Site: share.Active, Twice: out != "", Why: why}}
+	}
+	next := share
+	next.Fence = view.Fence
+	next.Cutover, next.Start = view.LogEnds.Clone(), view.LogEnds.Clone()
+	partitions := 0
+	next.Cutover.All(func(spillway.TopicPartition, spillway.Offset) { partitions++ })
+	return move(next.enter(Cutover, view, fmt.Sprintf("%s ends at the log ends of %d partitions, fence: %s", share.Active, partitions, view.Fence)))
+}
+
+// fencedFailover hears the survivors: their flows are stopped, so that nothing
+// arrives behind what they report (C8), and what they report is all there is.
+func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
+	if view.Reserved == nil {
+		return share, []Action{{Kind: ReadMore, Why: "no gateway serves any more, so the reserved ends are final"}}
+	}
+	ends, order, silent := heard(share, view, limits)
+	if ends[share.Target] == nil {
+		return wait(share, "wait for %s to stop its flow and tell its ends", share.Target)
+	}
+	if need := needHeard(limits); limits.ackSites() > 1 && len(ends) < need {
+		why := fmt.Sprintf("%d sites were heard, %d are needed so that nothing acknowledged is left behind (ack.sites %d)", len(ends), need, limits.ackSites())
+		if share.LossMax >= 0 && view.InState >= or(limits.HearSites, HearSites) {
+			return share, []Action{{Kind: Ask, Site: share.Active, Why: why + "; bring a site back, abort, or accept any loss"}}
+		}
+		if share.LossMax >= 0 || view.InState < or(limits.HearSites, HearSites) {
+			return wait(share, "%s", why)
+		}
+	}
+	if len(silent) > 0 && view.InState < or(limits.HearSites, HearSites) {
+		return wait(share, "wait for %s to tell their ends", join(silent))
+	}
+	prefix, prefixSite := longest(order, ends)
+	complete := limits.ackSites() > 1 && !share.Degraded && len(ends) >= needHeard(limits)
+	next := share
+	next.Fence, next.Prefix, next.PrefixSite = "lease-only", prefix, prefixSite
+	if view.Fence != "" {
+		next.Fence = view.Fence
+	}
+	if complete {
+		// Nothing beyond the prefix was acknowledged or shown, so it is not burnt.
+		next.Start = prefix.Clone()
+		return move(next.enter(Cutover, view, fmt.Sprintf("%d sites heard, nothing acknowledged is missing", len(ends))))
+	}
+	next.Start = above(prefix, view.Reserved)
+	least, most := lossBetween(prefix, view.Reserved, limits.Group.ReservedBlock)
+	if share.LossMax >= 0 && least > share.LossMax {
+		return share, []Action{{Kind: Ask, Site: share.Active, Why: fmt.Sprintf("between %d and %d records are not replicated, limit %d; accept more with a new failover command, or abort", least, most, share.LossMax)}}
+	}
+	why := fmt.Sprintf("%d sites heard, between %d and %d records are missing", len(ends), least, most)
+	if len(silent) > 0 {
+		why += ", silent: " + join(silent)
+	}
+	return move(next.enter(Cutover, view, why))
+}
+
+// heard collects the survivors that stopped their flows; the target comes first.
+func heard(share Share, view View, limits Limits) (ends map[spillway.SiteID]PartitionOffsets, order, silent []spillway.SiteID) {
+	ends = map[spillway.SiteID]PartitionOffsets{}
+	sites := append([]spillway.SiteID{share.Target}, limits.Group.Sites...)
+	for i, s := range sites {
+		if s == share.Active || slices.Contains(sites[:i], s) {
+			continue
+		}
+		v := view.Sites[s]
+		if v.Report != nil && v.Report.Stopped {
+			ends[s] = v.Report.Ends
+			if ends[s] == nil {
+				ends[s] = PartitionOffsets{}
+			}
+			order = append(order, s)
+		} else if v.Mirror && !v.Judgement.Down {
+			silent = append(silent, s)
+		}
+	}
+	return ends, order, silent
+}
+
+func cutover(share Share, view View) (Share, []Action) {
+	want := share.Cutover
+	if share.Kind == Failover {
+		want = share.Prefix
+	}
+	r := view.Sites[share.Target].Report
+	if r == nil || !r.Stopped {
+		return wait(share, "%s catches up%s", share.Target, problem(r))
+	}
+	if tp, by, ok := r.Ends.reaches(want); !ok {
+		return wait(share, "%s catches up: %s lacks %d%s", share.Target, tp, by, problem(r))
+	}
+	if share.Kind == Switchover {
+		if tp, by, ok := want.reaches(r.Ends); !ok {
+			next, err := Abort(share, "automation", fmt.Sprintf("%s got %d records of %s from beyond the cutover: somebody writes to %s past the gateways", share.Target, by, tp, share.Active))
+			if err == nil {
+				return next.giveUp(view)
+			}
+		}
+		if !r.GroupsCopied {
+			return wait(share, "%s copies the last group commits%s", share.Target, problem(r))
+		}
+	}
+	return move(share.enter(CaughtUp, view, fmt.Sprintf("%s has everything below the cutover", share.Target)))
+}
+
+func problem(r *SiteReport) string {
+	if r == nil || r.Problem == "" {
+		return ""
+	}
+	return " (" + r.Problem + ")"
+}
+
+func caughtUp(share Share, view View, limits Limits) (Share, []Action) {
+	if !view.Allowed {
+		return share, []Action{{Kind: Allow, Site: share.Target, Why: fmt.Sprintf("gateways are about to write at %s", share.Target)}}
+	}
+	r := view.Sites[share.Target].Report
+	if r == nil || !r.Opened {
+		return wait(share, "%s writes the start of epoch %d into its map%s", share.Target, share.Epoch, problem(r))
+	}
+	armed, unarmed := 0, []spillway.SiteID{}
+	for _, s := range limits.Group.Sites {
+		v := view.Sites[s]
+		switch {
+		case s == share.Target:
+		case v.Report != nil && v.Report.Armed:
+			armed++
+		case v.Mirror && !v.Judgement.Down:
+			unarmed = append(unarmed, s)
+		}
+	}
+	// A failover with too few survivors opens degraded; a switchover never does (C31).
+	degraded := share.Degraded
+	if short := armed < limits.ackSites()-1; short || len(unarmed) > 0 {
+		late := view.InState >= or(limits.ArmWait, ArmWait)
+		switch {
+		case !late:
+			return wait(share, "%s arm their flow from %s", join(unarmed), share.Target)
+		case short && share.Kind == Switchover:
+			return wait(share, "%d sites follow %s, ack.sites %d needs %d", armed, share.Target, limits.ackSites(), limits.ackSites()-1)
+		case short && limits.Group.Ack.OnShortfall == "degrade":
+			degraded = true
+		}
+	}
+	next := share
+	next.Active, next.Degraded = share.Target, degraded
+	next.MapPosition = map[spillway.SiteID]int64{share.Target: r.MapPosition}
+	verified := share.Cutover
+	if share.Kind == Failover {
+		verified = share.Prefix
+	}
+	next.Terms = append(slices.Clone(share.Terms), Term{
+		Epoch: share.Epoch, Site: share.Target, Mask: share.Mask,
+		Start: share.Start.Clone(), Verified: verified.Clone(), Lossy: share.Kind == Failover,
+	})
+	why := fmt.Sprintf("%s serves in epoch %d", share.Target, share.Epoch)
+	if len(unarmed) > 0 {
+		why += fmt.Sprintf(", %s follow later", join(unarmed))
+	}
+	if degraded && !share.Degraded {
+		why += fmt.Sprintf(", degraded: %d sites follow, ack.sites is %d", armed, limits.ackSites())
+	}
+	return move(next.enter(Open, view, why))
+}
+
+func opened(share Share, view View, limits Limits) (Share, []Action) {
+	var waiting []string
+	for _, g := range view.Gateways {
+		if !g.Over && !g.Leaving && (g.Report == nil || !g.Report.Opened) {
+			waiting = append(waiting, string(g.ID))
+		}
+	}
+	for _, s := range limits.Group.Sites {
+		if v := view.Sites[s]; s != share.Active && v.Mirror && !v.Judgement.Down && (v.Report == nil || !v.Report.Armed) {
+			waiting = append(waiting, "mirror of "+string(s))
+		}
+	}
+	why := fmt.Sprintf("%s serves, all gateways and mirrors follow", share.Active)
+	if len(waiting) > 0 {
+		if view.InState < or(limits.SettleMax, SettleMax) {
+			return wait(share, "wait for %s", strings.Join(waiting, ", "))
+		}
+		why = fmt.Sprintf("%s serves; not heard in %s: %s", share.Active, or(limits.SettleMax, SettleMax), strings.Join(waiting, ", "))
+	}
+	return move(share.enter(Stable, view, why).settled())
+}
+
+func move(next Share) (Share, []Action) {
+	return next, []Action{{Kind: Wait, Site: next.Target, Why: next.Passages[len(next.Passages)-1].Why}}
+}
+
+func wait(share Share, format string, args ...any) (Share, []Action) {
+	return share, []Action{{Kind: Wait, Why: fmt.Sprintf(format, args...)}}
+}
+
+func join(sites []spillway.SiteID) string {
+	var s []string
+	for _, id := range sites {
+		s = append(s, string(id))
+	}
+	return strings.Join(s, ", ")
+}

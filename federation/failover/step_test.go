@@ -1,0 +1,277 @@
+package failover
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"spillway"
+)
+
+func vote(about, by string, v Verdict, held time.Duration) Vote {
+	return Vote{About: spillway.SiteID(about), Observer: spillway.SiteID(by), Verdict: v, For: held, Evidence: "no broker answers"}
+}
+
+func TestJudge(t *testing.T) {
+	three := []spillway.SiteID{"east", "west", "witness"}
+	for _, c := range []struct {
+		name      string
+		votes     []Vote
+		observers []spillway.SiteID
+		down      bool
+		why       string
+	}{
+		{"nobody voted", nil, three, false, "east is up: 0 votes, none against it"},
+		{"one of three", []Vote{vote("east", "west", Down, time.Minute)}, three, false, "east is down to west: 1 of 2 votes that are needed"},
+		{"two of three", []Vote{vote("east", "west", Down, time.Minute), vote("east", "witness", Down, 7*time.Second)}, three, true, "east is down to west, witness: no broker answers"},
+		{"its own observer reaches it", []Vote{vote("east", "west", Down, time.Minute), vote("east", "witness", Down, time.Minute), vote("east", "east", Up, time.Minute)}, three, false, "east is down to west, witness, but its own observer reaches it: it is cut off, not dead"},
+		{"its own observer agrees", []Vote{vote("east", "west", Down, time.Minute), vote("east", "witness", Down, time.Minute), vote("east", "east", Down, time.Minute)}, three, true, "east is down to west, witness: no broker answers"},
+		{"only its own observer", []Vote{vote("east", "east", Down, time.Minute)}, three, false, "east is down to its own observer only"},
+		{"two sites, no witness", []Vote{vote("east", "west", Down, time.Minute)}, three[:2], false, "east is down to west, but 2 observers are no quorum: a witness at a third place is missing"},
+		{"a stranger votes", []Vote{vote("east", "mars", Down, time.Minute), vote("east", "west", Down, time.Minute)}, three, false, "east is down to west: 1 of 2 votes that are needed"},
+		{"degraded is not down", []Vote{vote("east", "west", Degraded, time.Minute), vote("east", "witness", Degraded, time.Minute)}, three, false, "east is up: 2 votes, none against it"},
+	} {
+		j := Judge(c.votes, "east", c.observers)
+		if j.Down != c.down || j.Why != c.why {
+			t.Errorf("%s: %v, %q\nwant %v, %q", c.name, j.Down, j.Why, c.down, c.why)
+		}
+	}
+	if j := Judge([]Vote{vote("east", "west", Down, time.Minute), vote("east", "witness", Down, 7*time.Second)}, "east", three); j.For != 7*time.Second {
+		t.Errorf("the quorum agrees for %v, not as long as its quickest member", j.For)
+	}
+}
+
+func stable() Share {
+	return Share{Group: "orders", State: Stable, Epoch: 4, Active: "east", Terms: []Term{{Epoch: 4, Site: "east", Mask: 9}}}
+}
+
+func healthy() (View, Limits) {
+	follows := func() SiteView { return SiteView{Mirror: true, Following: &Following{Epoch: 4}} }
+	return View{Allowed: true, NewMask: 77, Sites: map[spillway.SiteID]SiteView{"east": follows(), "west": follows(), "north": follows()}},
+		Limits{Group: spillway.FailoverGroup{Name: "orders", Sites: []spillway.SiteID{"east", "west", "north"}}}
+}
+
+func TestBeginRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Share, *View, *Request)
+		want   string
+	}{
+		"moving":        {func(s *Share, _ *View, _ *Request) { s.State, s.Kind, s.Target = Cutover, Switchover, "north" }, "share orders/0 is in CUTOVER (switchover east to north): wait for it or abort it"},
+		"there already": {func(_ *Share, _ *View, r *Request) { r.Target = "east" }, "east serves share orders/0 already"},
+		"stranger":      {func(_ *Share, _ *View, r *Request) { r.Target = "mars" }, "mars is none of the sites of failover group orders: [east west north]"},
+		"target down": {func(_ *Share, v *View, _ *Request) {
+			v.Sites["west"] = SiteView{Judgement: Judgement{Down: true, Why: "no broker answers"}}
+		}, "target west is down: no broker answers"},
+		"no mirror":       {func(_ *Share, v *View, _ *Request) { v.Sites["west"] = SiteView{} }, "no mirror is alive at target west, nobody could bring it up to date"},
+		"does not follow": {func(_ *Share, v *View, _ *Request) { v.Sites["west"] = SiteView{Mirror: true} }, "target west does not follow share orders/0 yet"},
+		"follows with fault": {func(_ *Share, v *View, _ *Request) {
+			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, Problem: "topic carts is missing"}}
+		}, "target west does not follow share orders/0: topic carts is missing"},
+		"follows another": {func(_ *Share, v *View, _ *Request) {
+			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 3}}
+		}, "target west follows epoch 3 of share orders/0, not 4"},
+		"source down": {func(_ *Share, v *View, _ *Request) {
+			v.Sites["east"] = SiteView{Judgement: Judgement{Down: true, Why: "silent"}}
+		}, "east is down: silent; a switchover needs it, use failover"},
+		"no kind": {func(_ *Share, _ *View, r *Request) { r.Kind = "jump" }, `"jump" is no kind of move`},
+	} {
+		s := stable()
+		v, l := healthy()
+		r := Request{Kind: Switchover, Target: "west", Who: "ann"}
+		c.change(&s, &v, &r)
+		_, err := Begin(s, r, v, l)
+		if !errors.Is(err, ErrRefused) || err.Error() != "refused: "+c.want {
+			t.Errorf("%s: %v\nwant %s", name, err, c.want)
+		}
+	}
+}
+
+func TestAbortRaisesTheEpochAndKeepsTheMask(t *testing.T) {
+	s := stable()
+	v, l := healthy()
+	moving, err := Begin(s, Request{Kind: Switchover, Target: "west", Who: "ann"}, v, l)
+	if err != nil || moving.State != Fencing || moving.Epoch != 5 || moving.Mask != 77 {
+		t.Fatalf("%+v, %v", moving, err)
+	}
+	given, err := Abort(moving, "bob", "wrong site")
+	if err != nil {
+		t.Fatal(err)
+	}
+	given.Fence, v.Allowed = "acl", false
+	if same, actions := Step(given, v, l); same.State != Fencing || actions[0].Kind != Allow || actions[0].Site != "east" {
+		t.Fatalf("released before writes were allowed again: %+v", actions)
+	}
+	v.Allowed = true
+	back, _ := Step(given, v, l)
+	want := Term{Epoch: 6, Site: "east", Mask: 9, Continues: true}
+	if back.State != Stable || back.Epoch != 6 || back.Active != "east" || !reflect.DeepEqual(back.Current(), want) || back.Target != "" || back.Abort != "" {
+		t.Fatalf("%+v", back)
+	}
+	if _, err := Abort(back, "bob", ""); !errors.Is(err, ErrRefused) {
+		t.Fatalf("aborted twice: %v", err)
+	}
+	if len(s.Terms) != 1 || len(moving.Terms) != 1 {
+		t.Fatal("Step changed the record that it was given")
+	}
+}
+
+func TestSwitchoverGivesUpInTime(t *testing.T) {
+	v, l := healthy()
+	l.Group.HoldMax = 4 * time.Second
+	moving, err := Begin(stable(), Request{Kind: Switchover, Target: "west", Who: "ann"}, v, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Gateways = []GatewayView{{ID: "g1", Boot: "1", Left: 2 * time.Second}}
+	v.Held = 2900 * time.Millisecond
+	if next, _ := Step(moving, v, l); next.State != Fencing {
+		t.Fatalf("gave up after %v", v.Held)
+	}
+	v.Held = 3 * time.Second
+	next, _ := Step(moving, v, l)
+	if last := next.Passages[len(next.Passages)-1]; next.State != Stable || last.Why != "given up in FENCING: automation: clients were held for 3s in FENCING, at most 3s; east goes on in epoch 6" {
+		t.Fatalf("%s: %q", next.State, last.Why)
+	}
+}
+
+func TestBypassedFenceGivesUp(t *testing.T) {
+	v, l := healthy()
+	s := stable()
+	s.State, s.Kind, s.Target, s.Epoch = Cutover, Switchover, "west", 5
+	s.Cutover = PartitionOffsets{"t": {10, 20}}
+	v.Sites["west"] = SiteView{Mirror: true, Report: &SiteReport{Stopped: true, GroupsCopied: true, Ends: PartitionOffsets{"t": {10, 23}}}}
+	next, _ := Step(s, v, l)
+	if last := next.Passages[len(next.Passages)-1]; next.State != Stable || !strings.Contains(last.Why, "west got 3 records of t-1 from beyond the cutover: somebody writes to east past the gateways") {
+		t.Fatalf("%s %q", next.State, last.Why)
+	}
+}
+
+func TestFailoverStartsAboveReservedEnds(t *testing.T) {
+	v, l := healthy()
+	l.Group.ReservedBlock = 100
+	s := stable()
+	s.State, s.Kind, s.Target, s.Epoch, s.LossMax = Fenced, Failover, "west", 5, 500
+	reports := func(west, north []spillway.Offset) {
+		for site, offs := range map[spillway.SiteID][]spillway.Offset{"west": west, "north": north} {
+			v.Sites[site] = SiteView{Mirror: true, Report: &SiteReport{Stopped: true, Ends: PartitionOffsets{"t": offs}}}
+		}
+	}
+	reports([]spillway.Offset{900, 50}, []spillway.Offset{880, 70})
+	if _, actions := Step(s, v, l); actions[0].Kind != ReadMore {
+		t.Fatalf("went on without the reserved ends: %+v", actions)
+	}
+	v.Reserved = PartitionOffsets{"t": {1000, 60}, "u": {40}}
+	next, _ := Step(s, v, l)
+	if next.State != Cutover || !reflect.DeepEqual(next.Prefix, PartitionOffsets{"t": {900, 70}}) || !reflect.DeepEqual(next.Start, PartitionOffsets{"t": {1000, 70}, "u": {40}}) {
+		t.Fatalf("%s, prefix %v, start %v", next.State, next.Prefix, next.Start)
+	}
+	if got := next.PrefixSite["t"]; !reflect.DeepEqual(got, []spillway.SiteID{"west", "north"}) {
+		t.Fatalf("longest at %v", got)
+	}
+	if why := next.Passages[0].Why; why != "2 sites heard, between 0 and 140 records are missing" {
+		t.Errorf("%q", why)
+	}
+	v.Reserved = PartitionOffsets{"t": {2000, 60}}
+	same, actions := Step(s, v, l)
+	if same.State != Fenced || actions[0].Kind != Ask || actions[0].Why != "between 1000 and 1100 records are not replicated, limit 500; accept more with a new failover command, or abort" {
+		t.Errorf("%s, %+v", same.State, actions)
+	}
+	s.LossMax = -1
+	if next, _ := Step(s, v, l); next.State != Cutover {
+		t.Errorf("any loss was accepted, but %s", next.State)
+	}
+}
+
+// With ack.sites 2 of 3 a failover must hear both survivors: each record that was
+// acknowledged is at one of them, nobody knows at which (C17).
+func TestFailoverHearsEnoughSites(t *testing.T) {
+	v, l := healthy()
+	l.Group.Ack = spillway.AckPolicy{Sites: 2}
+	s := stable()
+	s.State, s.Kind, s.Target, s.Epoch, s.LossMax = Fenced, Failover, "west", 5, 0
+	v.Reserved = PartitionOffsets{"t": {1000}}
+	v.Sites["west"] = SiteView{Mirror: true, Report: &SiteReport{Stopped: true, Ends: PartitionOffsets{"t": {90}}}}
+	v.Sites["north"] = SiteView{Judgement: Judgement{Down: true}}
+	v.InState = time.Hour
+	same, actions := Step(s, v, l)
+	if same.State != Fenced || actions[0].Kind != Ask || !strings.HasPrefix(actions[0].Why, "1 sites were heard, 2 are needed so that nothing acknowledged is left behind (ack.sites 2)") {
+		t.Fatalf("%s, %+v", same.State, actions)
+	}
+	v.Sites["north"] = SiteView{Mirror: true, Report: &SiteReport{Stopped: true, Ends: PartitionOffsets{"t": {100}}}}
+	next, _ := Step(s, v, l)
+	if next.State != Cutover || next.Start.Get(tp0) != 100 || next.PrefixSite["t"][0] != "north" {
+		t.Fatalf("%s, start %v from %v", next.State, next.Start, next.PrefixSite)
+	}
+	s.Degraded = true // acknowledged by fewer sites: the reserved end counts again
+	s.LossMax = 5000
+	if next, _ := Step(s, v, l); next.Start.Get(tp0) != 1000 {
+		t.Fatalf("degraded, but the epoch starts at %v", next.Start)
+	}
+}
+
+func TestAutomaticFailoverHasLimits(t *testing.T) {
+	dead := Judgement{Down: true, For: 10 * time.Second, Why: "east is down to west, north: silence"}
+	for name, c := range map[string]struct {
+		change func(*View, *Limits)
+		kind   ActionKind
+		want   string
+	}{
+		"off":          {func(_ *View, l *Limits) { l.Group.Failover.Enabled = false }, Ask, "a person must decide: automatic failover of orders is off"},
+		"paused":       {func(v *View, _ *Limits) { v.Automation = Automation{Paused: true, Who: "ann", Why: "upgrade"} }, Ask, "a person must decide: automation is paused by ann: upgrade"},
+		"too early":    {func(_ *View, l *Limits) { l.Group.Failover.After = time.Minute }, Wait, "hold east: down for 10s, automatic after 1m0s"},
+		"hold-down":    {func(v *View, _ *Limits) { v.SinceMove = 5 * time.Second }, Wait, "hold east: the last move ended 5s ago, at least 30s between moves"},
+		"rate":         {func(v *View, _ *Limits) { v.FailoversLastHour = 2 }, Ask, "a person must decide: 2 failovers in the last hour, limit 2"},
+		"no target":    {func(v *View, _ *Limits) { v.Sites["west"], v.Sites["north"] = SiteView{}, SiteView{} }, Ask, "a person must decide: refused: no mirror is alive at target north"},
+		"too few left": {func(v *View, l *Limits) { l.Group.Ack.Sites = 2; v.Sites["north"] = SiteView{} }, Ask, "a person must decide: only 1 of the 2 sites are up that must be heard for ack.sites 2"},
+	} {
+		v, l := healthy()
+		v.Sites["east"] = SiteView{Judgement: dead}
+		v.SinceMove = time.Hour
+		l.Group.Failover = spillway.AutomaticFailover{Enabled: true, After: 5 * time.Second, LossRecordsMax: 10, PerHourMax: 2}
+		if next, _ := Step(stable(), v, l); next.State != Fencing || next.Target != "west" || next.Kind != Failover || next.LossMax != 10 {
+			t.Fatalf("%s: without the change: %+v", name, next)
+		}
+		c.change(&v, &l)
+		next, actions := Step(stable(), v, l)
+		if next.State != Stable || len(actions) != 1 || actions[0].Kind != c.kind || !strings.Contains(actions[0].Why, c.want) {
+			t.Errorf("%s: %s, %+v\nwant %s", name, next.State, actions, c.want)
+		}
+	}
+}
+
+func TestOpenWaitsForTheFlowsBack(t *testing.T) {
+	v, l := healthy()
+	s := stable()
+	s.State, s.Kind, s.Target, s.Epoch, s.Mask = CaughtUp, Switchover, "west", 5, 77
+	s.Cutover, s.Start = PartitionOffsets{"t": {10}}, PartitionOffsets{"t": {10}}
+	v.Sites["west"] = SiteView{Mirror: true, Report: &SiteReport{Stopped: true, Opened: true, MapPosition: 42}}
+	if same, actions := Step(s, v, l); same.State != CaughtUp || actions[0].Why != "east, north arm their flow from west" {
+		t.Fatalf("%s, %+v", same.State, actions)
+	}
+	for _, site := range []spillway.SiteID{"east", "north"} {
+		v.Sites[site] = SiteView{Mirror: true, Report: &SiteReport{Armed: true}}
+	}
+	next, _ := Step(s, v, l)
+	if next.State != Open || next.Active != "west" || next.MapPosition["west"] != 42 || next.Current().Mask != 77 || next.Current().Lossy {
+		t.Fatalf("%+v", next)
+	}
+	// One standby is gone: one site goes on alone only where that is allowed.
+	v.Sites["east"], v.Sites["north"], v.InState = SiteView{}, SiteView{}, time.Minute
+	if next, _ := Step(s, v, l); next.State != Open {
+		t.Errorf("ack.sites 1: %s", next.State)
+	}
+	l.Group.Ack = spillway.AckPolicy{Sites: 2, OnShortfall: "degrade"}
+	if same, _ := Step(s, v, l); same.State != CaughtUp {
+		t.Errorf("a switchover opened with too few sites for ack.sites 2: %s", same.State)
+	}
+	s.Kind = Failover
+	if next, _ := Step(s, v, l); next.State != Open || !next.Degraded {
+		t.Errorf("%s, degraded %v", next.State, next.Degraded)
+	}
+	l.Group.Ack.OnShortfall = "block"
+	if next, _ := Step(s, v, l); next.State != Open || next.Degraded {
+		t.Errorf("%s, degraded %v", next.State, next.Degraded)
+	}
+}

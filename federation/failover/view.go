@@ -1,0 +1,124 @@
+package failover
+
+import (
+	"time"
+
+	"spillway"
+)
+
+// View is what a loop knows when it asks Step: all of it read after the share
+// record at hand was read, so nothing in it is older than the record.
+type View struct {
+	Now time.Time // wall clock, for the record only; nothing is decided by it
+	// InState is how long this loop has seen the share in its present state, and
+	// Held how long it has seen the gateways hold.
+	InState, Held time.Duration
+	// Gateways that may serve the share: those whose leases were read after the
+	// record, and those that the record names.
+	Gateways []GatewayView
+	Sites    map[spillway.SiteID]SiteView
+
+	// LogEnds are the virtual log ends at the active site, read after every
+	// gateway was done and after the fence; nil until then.
+	LogEnds PartitionOffsets
+	// Fence says how writes to the active site are fenced: "acl", "lease-only", or
+	// "" while that is not settled.
+	Fence string
+	// Allowed: the gateways may write at the target (or, when a move is given up,
+	// at the active site). True where nothing was ever denied.
+	Allowed bool
+	// Reserved are the reserved ends, read after every gateway was done; nil
+	// until then. A share that was never produced to has an empty map.
+	Reserved PartitionOffsets
+
+	Automation Automation
+	// SinceMove is the time since the last move ended, and FailoversLastHour how
+	// many unplanned ones there were.
+	SinceMove         time.Duration
+	FailoversLastHour int
+	NewMask           uint64 // 61 random bits for a term that begins now
+}
+
+// GatewayView is one gateway process as the loop sees it.
+type GatewayView struct {
+	ID      spillway.GatewayID
+	Boot    string
+	Over    bool          // its lease is over: it serves nothing
+	Leaving bool          // it said that it serves nothing any more
+	Left    time.Duration // how long until Over may become true
+	Report  *GatewayReport
+}
+
+// SiteView is one site as the loop sees it.
+type SiteView struct {
+	Judgement Judgement
+	Mirror    bool // a mirror worker's lease is alive
+	Following *Following
+	Report    *SiteReport // for the epoch of the share record
+}
+
+// Limits bound what Step may decide. Durations of 0 mean the default.
+type Limits struct {
+	Group     spillway.FailoverGroup
+	Observers []spillway.SiteID // sites that vote, a witness included
+	HoldDown  time.Duration     // after a move: no unplanned one for so long
+	HearSites time.Duration     // how long a failover waits for survivors beside the target
+	ArmWait   time.Duration     // how long OPEN waits for the flows from the new site
+	SettleMax time.Duration     // how long OPEN waits before it becomes STABLE
+}
+
+// Defaults of Limits and of the policies of a group.
+const (
+	HoldDown  = 30 * time.Second
+	HearSites = 2 * time.Second
+	ArmWait   = time.Second
+	SettleMax = 10 * time.Second
+	HoldMax   = 8 * time.Second
+)
+
+func or(d, def time.Duration) time.Duration {
+	if d > 0 {
+		return d
+	}
+	return def
+}
+
+// holdBudget is when a switchover gives up: early enough that held requests
+// still go on in order at the old site (C29).
+func (l Limits) holdBudget() time.Duration {
+	hold := or(l.Group.HoldMax, HoldMax)
+	return hold - min(hold/4, time.Second)
+}
+
+// ackSites is how many sites must hold a record before it is acknowledged.
+func (l Limits) ackSites() int { return max(1, l.Group.Ack.Sites) }
+
+// ActionKind says what a loop shall do. Each may be done twice.
+type ActionKind string
+
+// Kinds of actions.
+const (
+	Wait     ActionKind = "wait"      // nothing but looking again
+	Fence    ActionKind = "fence"     // deny the gateways to write at Site, and probe it
+	Allow    ActionKind = "allow"     // let the gateways write at Site
+	ReadEnds ActionKind = "read-ends" // read the log ends at Site; Twice: apart, until they stay
+	ReadMore ActionKind = "read-reserved"
+	Ask      ActionKind = "ask" // a person must decide
+)
+
+// Action is one thing to do, and the sentence that says why (F4).
+type Action struct {
+	Kind  ActionKind
+	Site  spillway.SiteID
+	Twice bool
+	Why   string
+}
+
+// Request is what a person, or the loop itself, asks for.
+type Request struct {
+	Kind    Kind
+	Target  spillway.SiteID // empty for a failover: the best survivor
+	Who     string
+	Why     string
+	LossMax int64 // accepted, in records; −1: any
+}

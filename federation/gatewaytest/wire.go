@@ -1,0 +1,116 @@
+package gatewaytest
+
+import (
+	"context"
+	"net"
+	"sync"
+)
+
+// Wire is the network between the gateways and one site.
+type Wire struct {
+	mu struct {
+		sync.Mutex
+		conns map[*wired]bool
+		mute  bool
+		down  bool
+		loud  chan struct{} // closed when Mute ends
+	}
+}
+
+func newWire() *Wire {
+	w := &Wire{}
+	w.mu.conns = make(map[*wired]bool)
+	w.mu.loud = make(chan struct{})
+	close(w.mu.loud)
+	return w
+}
+
+type wired struct {
+	net.Conn
+	wire   *Wire
+	closed chan struct{}
+	once   sync.Once
+}
+
+// Dial is a conn.DialFunc.
+func (w *Wire) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	w.mu.Lock()
+	down := w.mu.down
+	w.mu.Unlock()
+	if down {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: net.ErrClosed}
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	wc := &wired{Conn: c, wire: w, closed: make(chan struct{})}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mu.conns[wc] = true
+	return wc, nil
+}
+
+// Mute loses nothing on the way to the site but keeps back every answer.
+func (w *Wire) Mute() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.mu.mute {
+		w.mu.mute, w.mu.loud = true, make(chan struct{})
+	}
+}
+
+// Unmute lets answers through again, those that were kept back too.
+func (w *Wire) Unmute() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mu.mute {
+		w.mu.mute = false
+		close(w.mu.loud)
+	}
+}
+
+// Cut closes all connections; down keeps new ones from being made.
+func (w *Wire) Cut(down bool) {
+	w.mu.Lock()
+	w.mu.down = down
+	conns := w.mu.conns
+	w.mu.conns = make(map[*wired]bool)
+	w.mu.Unlock()
+	for c := range conns {
+		c.Close()
+	}
+}
+
+// Mend allows connections again.
+func (w *Wire) Mend() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mu.down = false
+}
+
+func (c *wired) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	for err == nil {
+		c.wire.mu.Lock()
+		mute, loud := c.wire.mu.mute, c.wire.mu.loud
+		c.wire.mu.Unlock()
+		if !mute {
+			break
+		}
+		select {
+		case <-loud:
+		case <-c.closed:
+			return 0, net.ErrClosed
+		}
+	}
+	return n, err
+}
+
+func (c *wired) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	c.wire.mu.Lock()
+	delete(c.wire.mu.conns, c)
+	c.wire.mu.Unlock()
+	return c.Conn.Close()
+}

@@ -1,0 +1,176 @@
+package federation_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"spillway"
+	"spillway/federation"
+	"spillway/federation/failover"
+	"spillway/federation/gatewaytest"
+)
+
+// writer produces numbered records until it is stopped, and keeps what it was told.
+type writer struct {
+	name    string
+	stop    chan struct{}
+	done    sync.WaitGroup
+	sent    atomic.Int64
+	mu      sync.Mutex
+	offsets map[string]int64 // by value
+	errs    []error
+}
+
+func startWriter(t *testing.T, w *gatewaytest.World, name string, opts ...kgo.Opt) *writer {
+	cl := client(t, w, append(opts, kgo.MaxBufferedRecords(200), kgo.ProducerLinger(0))...)
+	wr := &writer{name: name, stop: make(chan struct{}), offsets: make(map[string]int64)}
+	wr.done.Go(func() {
+		for n := 0; ; n++ {
+			select {
+			case <-wr.stop:
+				cl.Flush(context.Background())
+				return
+			default:
+			}
+			r := &kgo.Record{Topic: "orders", Value: fmt.Appendf(nil, "%s-%06d", name, n)}
+			wr.sent.Add(1)
+			cl.Produce(context.Background(), r, func(r *kgo.Record, err error) {
+				wr.mu.Lock()
+				defer wr.mu.Unlock()
+				if err != nil {
+					wr.errs = append(wr.errs, err)
+					return
+				}
+				wr.offsets[string(r.Value)] = r.Offset
+			})
+			time.Sleep(200 * time.Microsecond)
+		}
+	})
+	return wr
+}
+
+func (wr *writer) acked() int {
+	wr.mu.Lock()
+	defer wr.mu.Unlock()
+	return len(wr.offsets)
+}
+
+func (wr *writer) end(t *testing.T) {
+	t.Helper()
+	close(wr.stop)
+	wr.done.Wait()
+	for _, err := range wr.errs {
+		t.Errorf("%s: %v", wr.name, err)
+	}
+}
+
+// checkLog holds what the writers were told against the log of a site in which
+// a term's numbering is constant.
+func checkLog(t *testing.T, w *gatewaytest.World, site spillway.SiteID, writers ...*writer) {
+	t.Helper()
+	total := 0
+	for _, wr := range writers {
+		total += len(wr.offsets)
+	}
+	next := make(map[string]int)
+	for _, r := range siteLog(t, w, site, "orders", total) {
+		name, n := string(r.Value[:len(r.Value)-7]), 0
+		fmt.Sscanf(string(r.Value[len(r.Value)-6:]), "%d", &n)
+		if n != next[name] {
+			t.Fatalf("%s/%d: %s follows %s-%06d", site, r.Offset, r.Value, name, next[name]-1)
+		}
+		next[name]++
+		for _, wr := range writers {
+			if told, ok := wr.offsets[string(r.Value)]; ok && told != gatewaytest.OffsetBase+r.Offset {
+				t.Fatalf("%s was acknowledged at %d, and is at %d", r.Value, told, gatewaytest.OffsetBase+r.Offset)
+			}
+		}
+	}
+	for _, wr := range writers {
+		if next[wr.name] != int(wr.sent.Load()) {
+			t.Errorf("%s wrote %d records, %d are in the log", wr.name, wr.sent.Load(), next[wr.name])
+		}
+	}
+}
+
+func TestSwitchoversKeepOrder(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}, Brokers: 2})
+	writers := []*writer{
+		startWriter(t, w, "idempotent"),
+		startWriter(t, w, "plain", kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(5)),
+		startWriter(t, w, "leader", kgo.DisableIdempotentWrite(), kgo.RequiredAcks(kgo.LeaderAck())),
+	}
+	for i, site := range []spillway.SiteID{"west", "east", "west"} {
+		before := writers[0].acked()
+		gatewaytest.Eventually(t, "producers go on", func() bool { return writers[0].acked() > before+100 })
+		w.Fence(site, failover.Switchover)
+		if w.Report(spillway.Epoch(i+2), "gateway-1").Unsure {
+			t.Errorf("move %d: unsure though all was answered", i)
+		}
+		w.Open(0, 0)
+	}
+	before := writers[0].acked()
+	gatewaytest.Eventually(t, "producers go on", func() bool { return writers[0].acked() > before+100 })
+	for _, wr := range writers {
+		wr.end(t)
+	}
+	checkLog(t, w, "west", writers...)
+}
+
+// The answers of the last batches are lost and their connections die: what the
+// clients send again is at the new site already, under the mirror's id. The
+// trail recognizes it (experiments L3, "lost answers").
+func TestLostAnswersAreFoundInTheTrail(t *testing.T) {
+	duplicates := atomic.Int64{}
+	w := gatewaytest.Start(t, gatewaytest.Options{
+		Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1},
+		Gateway: func(c *federation.Config) {
+			c.DrainMax = 300 * time.Millisecond
+			c.Events.Router.FirstContact = func(outcome string) {
+				if outcome == "duplicate" {
+					duplicates.Add(1)
+				}
+			}
+		},
+	})
+	wr := startWriter(t, w, "idempotent")
+	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > 100 })
+	w.Wires["east"].Mute()
+	before := wr.sent.Load()
+	gatewaytest.Eventually(t, "requests are on their way", func() bool { return wr.sent.Load() > before+50 })
+	w.Fence("west", failover.Failover)
+	if !w.Report(2, "gateway-1").Unsure {
+		t.Error("the gateway is sure, though answers were lost")
+	}
+	w.Open(0, 0)
+	acked := wr.acked()
+	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > acked+100 })
+	wr.end(t)
+	checkLog(t, w, "west", wr)
+	if duplicates.Load() == 0 {
+		t.Error("no batch was found in the trail: the test shows nothing")
+	}
+}
+
+// Acknowledged records are lost. This gateway acknowledged them itself, so it
+// knows that nothing is missing and lets the producer go on at once.
+func TestLossOfAcknowledgedRecordsStopsNobody(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}})
+	wr := startWriter(t, w, "idempotent")
+	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > 200 })
+	w.Fence("west", failover.Failover)
+	begin := time.Now()
+	w.Open(50, 1000)
+	acked := wr.acked()
+	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > acked+100 })
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	wr.end(t)
+}

@@ -1,0 +1,125 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+)
+
+// Lease is the right to write one target partition.
+type Lease interface {
+	// Held tells whether the lease is valid at now.
+	Held(now time.Time) bool
+}
+
+// Config of a Mirror. Worker, Local and Sources are required.
+type Config struct {
+	// Worker is unique per process start: it tells append sessions apart.
+	Worker string
+	// Local is the site that is fed.
+	Local broker.Cluster
+	// Sources are the other sites.
+	Sources map[spillway.SiteID]broker.Cluster
+
+	// Claim waits for the lease of a target partition. nil: this worker is
+	// the only one and always holds it.
+	Claim func(ctx context.Context, tp spillway.TopicPartition) (Lease, error)
+	// IdentitySources are taken to serve all their topics in epoch 1 at
+	// virtual = local where they have no map topic (mirror run).
+	IdentitySources bool
+
+	Replication       int16         // of topics created here; default −1: the cluster's
+	FetchBytesMax     int           // of one answer; default 16 MiB
+	PartitionBytesMax int           // of one partition in an answer; default 2 MiB
+	FetchWait         time.Duration // how long a source may wait for new records; default 500 ms
+	ProduceTimeout    time.Duration // the target's bound for replication; default 10 s
+	TopicInterval     time.Duration // how often topics are looked up; default 1 s
+	GroupInterval     time.Duration // how often group offsets are carried; default 1 s, negative: never
+	VerifyInterval    time.Duration // how often the verified end is saved while data flows; default 1 s
+	RefusedPause      time.Duration // before a refused record is tried again; default 10 s
+	// ProducerExpiry is the target's producer.id.expiration.ms: older records
+	// are written in aged mode (C3). Default 24 h.
+	ProducerExpiry time.Duration
+
+	Events Events
+	// Crash is called at every crash point with its name. Only tests set it.
+	Crash func(point string)
+	Now   func() time.Time // default time.Now
+}
+
+// DecompressedBytesMax bounds one batch that has to be decoded.
+const DecompressedBytesMax = 256 << 20
+
+func (c Config) withDefaults() Config {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&c.FetchWait, 500*time.Millisecond)
+	def(&c.ProduceTimeout, 10*time.Second)
+	def(&c.TopicInterval, time.Second)
+	def(&c.GroupInterval, time.Second)
+	def(&c.VerifyInterval, time.Second)
+	def(&c.RefusedPause, 10*time.Second)
+	def(&c.ProducerExpiry, 24*time.Hour)
+	if c.Replication == 0 {
+		c.Replication = -1
+	}
+	if c.FetchBytesMax == 0 {
+		c.FetchBytesMax = 16 << 20
+	}
+	if c.PartitionBytesMax == 0 {
+		c.PartitionBytesMax = 2 << 20
+	}
+	if c.Claim == nil {
+		c.Claim = func(context.Context, spillway.TopicPartition) (Lease, error) { return alwaysHeld{}, nil }
+	}
+	if c.Crash == nil {
+		c.Crash = func(string) {}
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return c
+}
+
+// Validate reports all faults.
+func (c Config) Validate() error {
+	var faults []error
+	if c.Worker == "" {
+		faults = append(faults, errors.New("mirror.worker: is missing; it must be unique per process start"))
+	}
+	if c.Local == nil {
+		faults = append(faults, errors.New("mirror.local: there is no site to feed"))
+	}
+	for id := range c.Sources {
+		if c.Local != nil && id == c.Local.Site() {
+			faults = append(faults, fmt.Errorf("mirror.sources: site %s would feed itself", id))
+		}
+	}
+	for key, d := range map[string]time.Duration{"fetchWait": c.FetchWait, "produceTimeout": c.ProduceTimeout, "topicInterval": c.TopicInterval,
+		"verifyInterval": c.VerifyInterval, "producerExpiry": c.ProducerExpiry, "refusedPause": c.RefusedPause} {
+		if d < 0 {
+			faults = append(faults, fmt.Errorf("mirror.%s: %s is negative", key, d))
+		}
+	}
+	if c.FetchBytesMax < 0 || c.PartitionBytesMax < 0 {
+		faults = append(faults, errors.New("mirror.fetchBytesMax, mirror.partitionBytesMax: must not be negative"))
+	}
+	return errors.Join(faults...)
+}
+
+type alwaysHeld struct{}
+
+func (alwaysHeld) Held(time.Time) bool { return true }
+
+// CrashPoints are the steps between which a process may die (promise H), in
+// the order in which a record passes them.
+var CrashPoints = []string{
+	"afterClaim", "afterOpen", "afterFetch", "beforeSaveRanges", "afterSaveRanges", "afterProduceSent", "afterProduceAcked", "beforeMark", "afterMark", "afterVerified",
+}

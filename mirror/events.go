@@ -1,0 +1,138 @@
+package mirror
+
+import (
+	"time"
+
+	"spillway"
+	"spillway/mirror/maptopic"
+)
+
+// Events is how the mirror tells what happened. A nil func is skipped, a slow
+// one slows the mirror, so listeners only count or enqueue.
+type Events struct {
+	BatchMirrored  func(BatchInfo)
+	MarkPublished  func(Mark)
+	GapLogged      func(maptopic.Gap)
+	Resync         func(ResyncInfo)
+	ForeignWriter  func(ForeignInfo)
+	SessionOpened  func(SessionInfo)
+	FlowState      func(FlowInfo) // about once a second per flow
+	GroupCarried   func(GroupInfo)
+	PartitionState func(PartitionInfo) // a partition stopped or runs again
+}
+
+// BatchInfo is one batch that was appended and compared.
+type BatchInfo struct {
+	spillway.TopicPartition
+	Source, Target spillway.SiteID
+	Records, Bytes int
+	Rebuilt        bool  // decoded and written anew
+	Aged           bool  // older than the target remembers producers
+	MaxTimestamp   int64 // milliseconds since 1970
+}
+
+// ResyncInfo says why a partition's position was read back from the target.
+type ResyncInfo struct {
+	spillway.TopicPartition
+	Target spillway.SiteID
+	Why    string
+}
+
+// ForeignInfo says that others wrote to a partition that only the mirror writes.
+type ForeignInfo struct {
+	spillway.TopicPartition
+	Target   spillway.SiteID
+	From, To spillway.LocalOffset // hidden
+	Stale    bool                 // another mirror, not a client
+}
+
+// SessionInfo is one opened append session.
+type SessionInfo struct {
+	spillway.TopicPartition
+	Target  spillway.SiteID
+	Session int64
+	Local   spillway.LocalOffset
+	Virtual spillway.Offset
+}
+
+// PartitionInfo is a change of one partition's state; Problem is empty when it runs.
+type PartitionInfo struct {
+	spillway.TopicPartition
+	Share          spillway.ShareID
+	Source, Target spillway.SiteID
+	Problem        string
+}
+
+// FlowInfo is the state of one flow: a share and the site that feeds it.
+type FlowInfo struct {
+	Share          spillway.ShareID
+	Source, Target spillway.SiteID
+	Epoch          spillway.Epoch
+	Partitions     int
+	Running        int
+	LagRecords     int64         // at the source and not yet here, as far as known
+	LagTime        time.Duration // since the flow was last caught up, 0 when it is
+	Problem        string        // of the flow as a whole; empty if there is none
+	Problems       map[spillway.TopicPartition]string
+}
+
+// GroupInfo is one consumer group whose offsets were carried over.
+type GroupInfo struct {
+	Share      spillway.ShareID
+	Group      string
+	Partitions int
+}
+
+func (e *Events) batchMirrored(i BatchInfo) {
+	if e.BatchMirrored != nil {
+		e.BatchMirrored(i)
+	}
+}
+
+func (e *Events) markPublished(m Mark) {
+	if e.MarkPublished != nil {
+		e.MarkPublished(m)
+	}
+}
+
+func (e *Events) gapLogged(g maptopic.Gap) {
+	if e.GapLogged != nil {
+		e.GapLogged(g)
+	}
+}
+
+func (e *Events) resync(i ResyncInfo) {
+	if e.Resync != nil {
+		e.Resync(i)
+	}
+}
+
+func (e *Events) foreignWriter(i ForeignInfo) {
+	if e.ForeignWriter != nil {
+		e.ForeignWriter(i)
+	}
+}
+
+func (e *Events) sessionOpened(i SessionInfo) {
+	if e.SessionOpened != nil {
+		e.SessionOpened(i)
+	}
+}
+
+func (e *Events) flowState(i FlowInfo) {
+	if e.FlowState != nil {
+		e.FlowState(i)
+	}
+}
+
+func (e *Events) groupCarried(i GroupInfo) {
+	if e.GroupCarried != nil {
+		e.GroupCarried(i)
+	}
+}
+
+func (e *Events) partitionState(i PartitionInfo) {
+	if e.PartitionState != nil {
+		e.PartitionState(i)
+	}
+}

@@ -1,0 +1,423 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"spillway"
+)
+
+// errStopped ends what a lane waits for when its flow stops.
+var errStopped = errors.New("the flow was stopped")
+
+// flow feeds the partitions of one share from one source, until it is stopped
+// or every partition has reached its bound.
+type flow struct {
+	// Set once, read by anyone.
+	m      *Mirror
+	share  Assignment
+	epoch  spillway.Epoch
+	source *source
+	bounds map[spillway.TopicPartition]spillway.Offset // nil: no bound, and new partitions are looked for
+
+	stopping   chan struct{} // closed by stop
+	stopOnce   sync.Once
+	done       chan struct{} // run has ended, and all it started
+	reached    chan struct{} // closed when every bounded partition is at its bound
+	goroutines sync.WaitGroup
+
+	// Owned by run.
+	parts    map[spillway.TopicPartition]*partition // all of the flow
+	limits   map[string]int
+	lanes    map[int32]*lane
+	claimed  chan *partition
+	toOpen   []*partition // with a lease
+	toRoute  []*partition // opened
+	later    []*partition // wait for their retryAt; those with a lease go to toOpen
+	arrived  int
+	caughtUp time.Time
+
+	mu struct {
+		sync.Mutex
+		back  []back
+		state map[spillway.TopicPartition]partState
+		// problem is why partitions cannot be looked for.
+		problem string
+	}
+	wake chan struct{}
+}
+
+// returned says why a lane gave a partition back.
+type returned struct {
+	problem string
+	pause   time.Duration
+	open    bool // a new append session is needed
+	reached bool
+	stopped bool
+}
+
+type back struct {
+	*partition
+	why returned
+}
+
+// partState is what others may know about a partition.
+type partState struct {
+	virtual spillway.Offset
+	lag     int64
+	running bool
+	problem string
+}
+
+func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartition]spillway.Offset) *flow {
+	f := &flow{
+		m: m, share: a, epoch: a.Epoch, source: s, bounds: bounds,
+		stopping: make(chan struct{}), done: make(chan struct{}), reached: make(chan struct{}),
+		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
+		limits: make(map[string]int), claimed: make(chan *partition), wake: make(chan struct{}, 1),
+	}
+	f.mu.state = make(map[spillway.TopicPartition]partState)
+	return f
+}
+
+// stop ends the flow in good order: what was sent is waited for. It returns
+// when nothing of the flow runs any more.
+func (f *flow) stop() {
+	f.stopOnce.Do(func() { close(f.stopping) })
+	<-f.done
+}
+
+func (f *flow) stopped() bool {
+	select {
+	case <-f.stopping:
+		return true
+	default:
+		return false
+	}
+}
+
+// run looks after the partitions: finds them, waits for their leases, opens
+// them, and hands each to the lane of the broker that leads it at the source.
+func (f *flow) run(parent context.Context) {
+	defer close(f.done)
+	// Waiting for leases and opening end with the flow; lanes see stopping
+	// for themselves, so that nothing they sent is forgotten.
+	ctx, cancel := context.WithCancel(parent)
+	stopWatch := make(chan struct{})
+	go func() {
+		defer close(stopWatch)
+		select {
+		case <-f.stopping:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	defer func() {
+		cancel()
+		<-stopWatch
+		f.stopOnce.Do(func() { close(f.stopping) })
+		f.goroutines.Wait()
+	}()
+	tick := time.NewTicker(f.m.config.TopicInterval)
+	defer tick.Stop()
+	retry := time.NewTicker(min(100*time.Millisecond, f.m.config.TopicInterval))
+	defer retry.Stop()
+	f.discover(ctx)
+	for ctx.Err() == nil {
+		f.takeReturned()
+		f.openAll(ctx)
+		f.route(ctx, parent)
+		if f.bounds != nil && f.arrived == len(f.parts) && len(f.parts) == len(f.bounds) {
+			select {
+			case <-f.reached:
+			default:
+				close(f.reached)
+			}
+		}
+		select {
+		case p := <-f.claimed:
+			f.toOpen = append(f.toOpen, p)
+			f.drainClaims()
+		case <-f.wake:
+		case <-retry.C:
+			f.wakeLater(ctx)
+		case <-tick.C:
+			f.discover(ctx)
+			f.report()
+		case <-ctx.Done():
+		}
+	}
+}
+
+// drainClaims takes the leases that have come in the meantime, so that many
+// partitions are opened together.
+func (f *flow) drainClaims() {
+	wait := time.NewTimer(5 * time.Millisecond)
+	defer wait.Stop()
+	for {
+		select {
+		case p := <-f.claimed:
+			f.toOpen = append(f.toOpen, p)
+		case <-wait.C:
+			return
+		}
+	}
+}
+
+// discover finds the share's partitions at the source, and creates here what is
+// missing.
+func (f *flow) discover(ctx context.Context) {
+	if err := f.source.ready(ctx, f.m.config.IdentitySources); err != nil {
+		f.fail(err)
+		return
+	}
+	tps := slices.SortedFunc(maps.Keys(f.bounds), spillway.TopicPartition.Compare)
+	if f.bounds == nil {
+		var err error
+		if tps, err = f.share.partitionsAt(ctx, f.source.cluster); err != nil {
+			f.fail(err)
+			return
+		}
+	}
+	f.mu.Lock()
+	f.mu.problem = ""
+	f.mu.Unlock()
+	var missing []spillway.TopicPartition
+	for _, tp := range tps {
+		if f.parts[tp] == nil {
+			missing = append(missing, tp)
+		}
+	}
+	if len(missing) == 0 {
+		return
+	}
+	limits, err := f.m.ensureTopics(ctx, f.source, missing)
+	if err != nil {
+		f.fail(err)
+		return
+	}
+	maps.Copy(f.limits, limits)
+	for _, tp := range missing {
+		p := &partition{TopicPartition: tp, cutVirtual: noBound, batchBytesMax: f.limits[tp.Topic], position: position{virtual: -1, bound: noBound}}
+		if bound, ok := f.bounds[tp]; ok {
+			p.bound = bound
+		}
+		f.parts[tp] = p
+		f.goroutines.Go(func() { f.m.claimLease(ctx, p, f.claimed) })
+	}
+}
+
+// takeBack is called by lanes.
+func (f *flow) takeBack(p *partition, why returned) {
+	f.mu.Lock()
+	f.mu.back = append(f.mu.back, back{p, why})
+	f.mu.Unlock()
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (f *flow) takeReturned() {
+	f.mu.Lock()
+	all := f.mu.back
+	f.mu.back = nil
+	f.mu.Unlock()
+	for _, b := range all {
+		p := b.partition
+		switch {
+		case b.why.stopped:
+		case b.why.reached:
+			f.arrived++
+			f.setState(p, false, "")
+		case b.why.open && b.why.problem == "" && b.why.pause == 0 && p.failed == 0:
+			p.failed++ // a second resync without a success waits
+			f.toOpen = append(f.toOpen, p)
+		case b.why.open:
+			f.postpone(p, b.why.problem, b.why.pause)
+		default:
+			p.source = -1
+			if b.why.problem == "" {
+				f.toRoute = append(f.toRoute, p)
+				continue
+			}
+			f.postpone(p, b.why.problem, b.why.pause)
+			p.session.Opened = b.why.pause == 0 // keep the session for a short fault
+		}
+	}
+}
+
+// postpone lets a partition with a problem wait: for the pause, or longer with
+// each failure in a row.
+func (f *flow) postpone(p *partition, problem string, pause time.Duration) {
+	p.failed++
+	if pause == 0 {
+		pause = min(50*time.Millisecond<<min(p.failed, 6), 2*time.Second)
+	}
+	p.retryAt = time.Now().Add(pause)
+	p.session.Opened = false
+	f.later = append(f.later, p)
+	f.setState(p, false, problem)
+}
+
+func (f *flow) wakeLater(ctx context.Context) {
+	now := time.Now()
+	f.later = slices.DeleteFunc(f.later, func(p *partition) bool {
+		switch {
+		case now.Before(p.retryAt):
+			return false
+		case !p.lease.Held(f.m.config.Now()):
+			f.goroutines.Go(func() { f.m.claimLease(ctx, p, f.claimed) })
+		case p.session.Opened:
+			f.toRoute = append(f.toRoute, p)
+		default:
+			f.toOpen = append(f.toOpen, p)
+		}
+		return true
+	})
+}
+
+func (f *flow) openAll(ctx context.Context) {
+	if len(f.toOpen) == 0 {
+		return
+	}
+	parts := f.toOpen
+	f.toOpen = nil
+	byTopicPartition(parts)
+	parts = slices.DeleteFunc(parts, func(p *partition) bool {
+		if _, open := f.m.reader.View(p.TopicPartition).Open(); open {
+			f.postpone(p, "this site still serves an epoch of the partition; it has to be closed first", time.Second)
+			return true
+		}
+		return false
+	})
+	opened, lost, err := f.m.open(ctx, f.epoch, parts)
+	if err != nil {
+		for _, p := range parts {
+			f.postpone(p, err.Error(), 0)
+		}
+		return
+	}
+	for _, p := range lost {
+		f.postpone(p, "another mirror opened an append session at the same time", 0)
+	}
+	f.toRoute = append(f.toRoute, opened...)
+}
+
+// route finds where opened partitions go on at the source and which broker
+// leads them there.
+func (f *flow) route(ctx, lanes context.Context) {
+	if len(f.toRoute) == 0 {
+		return
+	}
+	parts := f.toRoute
+	f.toRoute = nil
+	_ = f.source.cluster.Refresh(ctx) // an unreachable source is met again below
+	tps := make([]spillway.TopicPartition, len(parts))
+	for i, p := range parts {
+		tps[i] = p.TopicPartition
+	}
+	starts, err := f.source.cluster.Admin().LogStarts(ctx, tps)
+	for _, p := range parts {
+		p.session.Opened = true
+		if p.bound != noBound && p.virtual >= p.bound {
+			f.arrived++
+			f.publish(p)
+			f.setState(p, false, "")
+			continue
+		}
+		if err != nil {
+			f.again(p, err.Error())
+			continue
+		}
+		view := f.source.view(p.TopicPartition)
+		if view.Empty() {
+			f.again(p, "the source's map does not say yet what the partition holds")
+			continue
+		}
+		if p.virtual < 0 {
+			p.virtual, _ = view.ToVirtual(starts[p.TopicPartition])
+			p.source = starts[p.TopicPartition]
+		} else {
+			p.source, _ = view.ToLocal(p.virtual)
+		}
+		node, err := f.source.cluster.Leader(ctx, p.TopicPartition)
+		if err != nil {
+			f.again(p, err.Error())
+			continue
+		}
+		l := f.lanes[node]
+		if l == nil {
+			l = newLane(f, node)
+			f.lanes[node] = l
+			f.goroutines.Go(func() { l.run(lanes) })
+		}
+		p.failed = 0
+		f.setState(p, true, "")
+		l.give(p)
+	}
+}
+
+// again postpones a partition whose session is good.
+func (f *flow) again(p *partition, problem string) {
+	f.postpone(p, problem, 0)
+	p.session.Opened = true
+}
+
+// publish is called by lanes after a plan was compared.
+func (f *flow) publish(p *partition) {
+	f.setState(p, true, "")
+	f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, End: p.virtual})
+}
+
+func (f *flow) setState(p *partition, running bool, problem string) {
+	s := partState{virtual: p.virtual, lag: p.lag(), running: running, problem: problem}
+	f.mu.Lock()
+	before, known := f.mu.state[p.TopicPartition]
+	f.mu.state[p.TopicPartition] = s
+	f.mu.Unlock()
+	if (!known || before.problem != problem) && (known || problem != "") {
+		f.m.events.partitionState(PartitionInfo{p.TopicPartition, f.share.Share, f.source.site, f.m.site, problem})
+	}
+}
+
+func (f *flow) fail(err error) {
+	if errors.Is(err, context.Canceled) && f.stopped() {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.problem = err.Error()
+}
+
+// report tells how the flow is.
+func (f *flow) report() {
+	info := f.info(time.Now())
+	f.m.events.flowState(info)
+}
+
+func (f *flow) info(now time.Time) FlowInfo {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	info := FlowInfo{Share: f.share.Share, Source: f.source.site, Target: f.m.site, Epoch: f.epoch,
+		Partitions: len(f.mu.state), Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string)}
+	for tp, s := range f.mu.state {
+		info.LagRecords += s.lag
+		if s.running {
+			info.Running++
+		}
+		if s.problem != "" {
+			info.Problems[tp] = s.problem
+		}
+	}
+	if info.LagRecords == 0 && len(info.Problems) == 0 {
+		f.caughtUp = now
+	} else if !f.caughtUp.IsZero() {
+		info.LagTime = now.Sub(f.caughtUp)
+	}
+	return info
+}

@@ -1,0 +1,121 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/mirror/offsetmap"
+	"spillway/mirror/sitelog"
+)
+
+// recommitInterval keeps carried offsets from expiring
+// (offsets.retention.minutes counts from the last commit).
+const recommitInterval = time.Hour
+
+// carryGroups copies group offsets again and again until ctx ends.
+func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source) {
+	carried := make(map[string]carriedGroup)
+	for sitelog.Pause(ctx, m.config.GroupInterval) == nil {
+		// A failure is met again by the next round, and shows as age.
+		_ = m.copyGroups(ctx, a, src, carried)
+	}
+}
+
+// carriedGroup remembers what was committed here, to commit only changes.
+type carriedGroup struct {
+	offsets map[spillway.TopicPartition]broker.GroupOffset
+	at      time.Time
+}
+
+// CopyGroups copies the committed offsets of the share's consumer groups from a
+// site, exactly: the same virtual offsets, in this site's own numbers. Groups
+// that are active here are left alone. It may be repeated.
+func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error {
+	s, err := m.share(id)
+	if err != nil {
+		return err
+	}
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	src, err := m.source(from)
+	if err != nil {
+		return err
+	}
+	if err := src.ready(ctx, m.config.IdentitySources); err != nil {
+		return err
+	}
+	if err := m.reader.CaughtUp(ctx); err != nil {
+		return err
+	}
+	return m.copyGroups(ctx, s.assignment, src, make(map[string]carriedGroup))
+}
+
+func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, carried map[string]carriedGroup) error {
+	groups, err := src.cluster.Admin().ListGroups(ctx)
+	if err != nil {
+		return fmt.Errorf("list groups of site %s: %w", src.site, err)
+	}
+	var faults []error
+	for _, g := range groups {
+		if !matches(a.ConsumerGroups, g.ID) || a.MatchGroup != nil && !a.MatchGroup(g.ID) {
+			continue
+		}
+		if err := m.copyGroup(ctx, a, src, g.ID, carried); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group string, carried map[string]carriedGroup) error {
+	theirs, err := src.cluster.Admin().FetchGroupOffsets(ctx, group)
+	if err != nil {
+		return fmt.Errorf("copy group %s from site %s: %w", group, src.site, err)
+	}
+	ours := make(map[spillway.TopicPartition]broker.GroupOffset, len(theirs))
+	for tp, o := range theirs {
+		if o.Offset < 0 || !a.covers(tp.Topic) || a.Owns != nil && !a.Owns(tp) {
+			continue
+		}
+		if translated, ok := m.translate(a, src, tp, o); ok {
+			ours[tp] = translated
+		}
+	}
+	before := carried[group]
+	if len(ours) == 0 || maps.Equal(ours, before.offsets) && time.Since(before.at) < recommitInterval {
+		return nil
+	}
+	err = m.local.Admin().CommitGroupOffsets(ctx, group, ours)
+	switch {
+	case errors.Is(err, broker.ErrGroupActive):
+		return nil // its members know better
+	case err != nil:
+		return fmt.Errorf("copy group %s to site %s: %w", group, m.site, err)
+	}
+	carried[group] = carriedGroup{ours, time.Now()}
+	m.events.groupCarried(GroupInfo{a.Share, group, len(ours)})
+	return nil
+}
+
+// translate turns a committed offset of the source into one of this site. The
+// exact virtual offset goes into the metadata: where the record is not here
+// yet, the local number points at the end and says too little (C16). It never
+// lies behind a record that the group has not read.
+func (m *Mirror) translate(a Assignment, src *source, tp spillway.TopicPartition, o broker.GroupOffset) (broker.GroupOffset, bool) {
+	theirs, ours := src.view(tp), m.reader.View(tp)
+	virtual, epoch, metadata, exact := offsetmap.DecodeCommit(o.Metadata)
+	if !exact || epoch > a.Epoch {
+		if theirs.Empty() {
+			return broker.GroupOffset{}, false
+		}
+		virtual, _ = theirs.ToVirtual(o.Offset)
+		epoch = a.Epoch
+	}
+	local, _ := ours.ToLocal(virtual)
+	return broker.GroupOffset{Offset: local, LeaderEpoch: -1, Metadata: offsetmap.EncodeCommit(virtual, epoch, metadata)}, true
+}

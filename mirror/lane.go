@@ -1,0 +1,419 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"spillway"
+	"spillway/broker/conn"
+	"spillway/mirror/maptopic"
+	"spillway/mirror/offsetmap"
+	"spillway/mirror/sitelog"
+)
+
+// waitPause is how long a partition rests whose source's map has not yet said
+// what the next records are.
+const waitPause = 20 * time.Millisecond
+
+// lane moves the partitions of one flow that one broker of the source leads:
+// one fetch for all of them, one request per target broker.
+type lane struct {
+	// Set once, read by anyone.
+	flow *flow
+	m    *Mirror
+	node int32 // of the source
+
+	// Owned by run.
+	parts    map[spillway.TopicPartition]*partition
+	resting  map[spillway.TopicPartition]time.Time // until then not asked for
+	conn     *conn.Conn
+	asked    *asked
+	target   *target
+	verified time.Time // when verified ends were saved last
+
+	mu struct {
+		sync.Mutex
+		incoming []*partition
+	}
+	wake chan struct{}
+}
+
+// asked is a fetch on its way.
+type asked struct {
+	cancel context.CancelFunc
+	answer chan fetchAnswer
+}
+
+type fetchAnswer struct {
+	parts []sitelog.Fetched
+	err   error
+}
+
+// planned is a plan and the partition that it is for.
+type planned struct {
+	*partition
+	plan plan
+	next int // first batch that is not at the target
+	data bool
+}
+
+func newLane(f *flow, node int32) *lane {
+	return &lane{
+		flow: f, m: f.m, node: node, wake: make(chan struct{}, 1),
+		parts: make(map[spillway.TopicPartition]*partition), resting: make(map[spillway.TopicPartition]time.Time),
+		target: newTarget(f.m.local, f.m.config.ProduceTimeout),
+	}
+}
+
+// give hands a partition, opened and with its source position known, to the lane.
+func (l *lane) give(p *partition) {
+	l.mu.Lock()
+	l.mu.incoming = append(l.mu.incoming, p)
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *lane) run(ctx context.Context) {
+	defer l.close(ctx)
+	for ctx.Err() == nil && !l.flow.stopped() {
+		l.mu.Lock()
+		for _, p := range l.mu.incoming {
+			l.parts[p.TopicPartition] = p
+		}
+		l.mu.incoming = nil
+		l.mu.Unlock()
+		if len(l.parts) == 0 {
+			select {
+			case <-l.wake:
+			case <-l.flow.stopping:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if err := l.pump(ctx); err != nil && ctx.Err() == nil && !l.flow.stopped() {
+			// The source is in trouble, or leads others now. The flow looks
+			// for the leaders again; the target is where the plan says.
+			l.hangUp()
+			for _, p := range l.parts {
+				l.handBack(p, returned{problem: err.Error()})
+			}
+		}
+	}
+}
+
+// close ends the lane. What it knows to be verified it leaves in the map: holes
+// at the end of the source's log can be known only from there.
+func (l *lane) close(ctx context.Context) {
+	l.hangUp()
+	l.target.close()
+	bounded, cancel := context.WithTimeout(ctx, sourceTimeout)
+	_ = l.saveVerified(bounded, nil) // the next opening reads the log back anyway
+	cancel()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.mu.incoming {
+		l.parts[p.TopicPartition] = p
+	}
+	for _, p := range l.parts {
+		l.flow.takeBack(p, returned{stopped: true})
+	}
+}
+
+func (l *lane) hangUp() {
+	if l.asked != nil {
+		l.asked.cancel()
+		l.asked = nil
+	}
+	if l.conn != nil {
+		l.conn.Close()
+		l.conn = nil
+	}
+}
+
+// handBack gives a partition back to the flow.
+func (l *lane) handBack(p *partition, why returned) {
+	delete(l.parts, p.TopicPartition)
+	delete(l.resting, p.TopicPartition)
+	l.flow.takeBack(p, why)
+}
+
+// pump moves one fetched chunk. The order is the promise: ranges are saved
+// before the records they describe, and a mark is published only after the
+// target's answer was compared with the plan. A crash between two lines leaves
+// map and log in agreement; the next start verifies and goes on.
+func (l *lane) pump(ctx context.Context) error {
+	chunk, err := l.fetch(ctx)
+	if err != nil {
+		return fmt.Errorf("fetch: %w", err)
+	}
+	l.m.config.Crash("afterFetch")
+	plans := l.plan(ctx, chunk)
+	l.ask(ctx, plans) // the next fetch travels while this chunk is written
+	if err := l.save(ctx, plans); err != nil {
+		return fmt.Errorf("save ranges: %w", err)
+	}
+	l.produce(ctx, plans)
+	l.publish(plans)
+	if err := l.saveVerified(ctx, plans); err != nil {
+		return err
+	}
+	for _, p := range plans {
+		if l.parts[p.TopicPartition] == p.partition && p.virtual >= p.bound {
+			l.handBack(p.partition, returned{reached: true})
+		}
+	}
+	return nil
+}
+
+// fetch waits for the answer of the fetch that is on its way.
+func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
+	if l.asked == nil {
+		l.ask(ctx, nil)
+	}
+	if l.asked == nil { // every partition rests
+		return nil, l.rest(ctx)
+	}
+	select {
+	case a := <-l.asked.answer:
+		l.asked = nil
+		return a.parts, a.err
+	case <-l.flow.stopping:
+		return nil, errStopped
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (l *lane) rest(ctx context.Context) error {
+	select {
+	case <-time.After(waitPause):
+	case <-l.flow.stopping:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
+
+// ask sends the next fetch. Where a plan stands its end is asked for; should
+// the plan not come to its end, the answer is dropped.
+func (l *lane) ask(ctx context.Context, plans []*planned) {
+	ahead := make(map[*partition]*planned, len(plans))
+	for _, p := range plans {
+		ahead[p.partition] = p
+	}
+	now := time.Now()
+	var parts []sitelog.FetchPart
+	for tp, p := range l.parts {
+		if until, ok := l.resting[tp]; ok {
+			if now.Before(until) {
+				continue
+			}
+			delete(l.resting, tp)
+		}
+		at, epoch := p.source, p.sourceEpoch
+		if a, ok := ahead[p]; ok {
+			if a.plan.end.virtual >= p.bound {
+				continue
+			}
+			at = a.plan.end.source
+			if a.plan.sourceEpoch >= 0 {
+				epoch = a.plan.sourceEpoch
+			}
+		}
+		parts = append(parts, sitelog.FetchPart{TopicPartition: tp, Offset: at, BytesMax: l.m.config.PartitionBytesMax, LastEpoch: epoch, CheckEpoch: epoch >= 0})
+	}
+	if len(parts) == 0 {
+		return
+	}
+	fetchContext, cancel := context.WithCancel(ctx)
+	a := &asked{cancel: cancel, answer: make(chan fetchAnswer, 1)}
+	l.asked = a
+	options := sitelog.FetchOptions{MaxWait: l.m.config.FetchWait, BytesMax: l.m.config.FetchBytesMax}
+	if l.conn == nil {
+		c, err := l.flow.source.cluster.Dial(ctx, l.node)
+		if err != nil {
+			a.answer <- fetchAnswer{err: err}
+			return
+		}
+		l.conn = c
+	}
+	c := l.conn
+	l.flow.goroutines.Go(func() {
+		defer cancel()
+		bounded, end := context.WithTimeout(fetchContext, options.MaxWait+sourceTimeout)
+		defer end()
+		fetched, err := sitelog.Fetch(bounded, c, parts, options)
+		a.answer <- fetchAnswer{fetched, err}
+	})
+}
+
+// sourceTimeout is how long a source may be silent beyond the time it was
+// asked to wait.
+const sourceTimeout = 30 * time.Second
+
+// plan decides for each fetched partition what to do. Answers that were asked
+// for from elsewhere than where the partition stands are dropped.
+func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
+	var plans []*planned
+	now := l.m.config.Now()
+	for _, f := range chunk {
+		p, ok := l.parts[f.TopicPartition]
+		if !ok || f.Asked != p.source {
+			continue
+		}
+		switch {
+		case f.Err == nil && f.Diverged < 0:
+		case f.Err == nil, errors.Is(f.Err, kerr.OffsetOutOfRange):
+			l.sourceMoved(ctx, p, f)
+			continue
+		default:
+			l.handBack(p, returned{problem: fmt.Sprintf("fetch %s/%s at %d: %v", l.flow.source.site, p.TopicPartition, p.source, f.Err)})
+			continue
+		}
+		if !p.lease.Held(now) {
+			l.handBack(p, returned{open: true, problem: "the lease was lost"})
+			continue
+		}
+		p.highWatermark = f.HighWatermark
+		view := l.flow.source.view(p.TopicPartition)
+		made, err := planPart(f, view, p.position, p.writer())
+		if err != nil {
+			l.handBack(p, returned{problem: "plan: " + err.Error(), pause: l.m.config.RefusedPause})
+			continue
+		}
+		if made.waits && len(made.batches) == 0 {
+			l.resting[p.TopicPartition] = time.Now().Add(waitPause)
+		}
+		plans = append(plans, &planned{partition: p, plan: made, data: len(f.Records) > 0})
+	}
+	return plans
+}
+
+// sourceMoved handles a source that does not have the position any more:
+// deleted by its retention, which is a gap, or lost.
+func (l *lane) sourceMoved(ctx context.Context, p *partition, f sitelog.Fetched) {
+	tps := []spillway.TopicPartition{p.TopicPartition}
+	admin := l.flow.source.cluster.Admin()
+	starts, err1 := admin.LogStarts(ctx, tps)
+	ends, err2 := admin.LogEnds(ctx, tps)
+	if err := errors.Join(err1, err2); err != nil {
+		l.handBack(p, returned{problem: "source position lost: " + err.Error()})
+		return
+	}
+	start, end := starts[p.TopicPartition], ends[p.TopicPartition]
+	view := l.flow.source.view(p.TopicPartition)
+	switch {
+	case f.Err != nil && p.source < start:
+		to, _ := view.ToVirtual(start)
+		entry := l.m.gap(maptopic.Gap{Kind: maptopic.GapRetention, Topic: p.Topic, Partition: p.Partition, Epoch: l.flow.epoch,
+			From: p.virtual, To: to, LocalFrom: p.local, LocalTo: p.local,
+			Detail: fmt.Sprintf("site %s deleted offsets %d to %d before they were mirrored", l.flow.source.site, p.source, start-1)})
+		if _, err := l.m.writer.Save(ctx, entry); err != nil {
+			l.handBack(p, returned{problem: err.Error()})
+			return
+		}
+		p.virtual, p.source, p.sourceEpoch = max(p.virtual, to), start, -1
+	case f.Err == nil || p.source > end:
+		truncated := end
+		if f.Err == nil {
+			truncated = min(end, f.Diverged)
+		}
+		p.cutVirtual, _ = view.ToVirtual(truncated)
+		l.handBack(p, returned{open: true, problem: fmt.Sprintf("site %s lost records from offset %d on", l.flow.source.site, truncated)})
+	default: // it has the position again
+		p.sourceEpoch = -1
+	}
+}
+
+// save writes the ranges of all plans, and the trail of their batches.
+func (l *lane) save(ctx context.Context, plans []*planned) error {
+	var entries []maptopic.Entry
+	for _, p := range plans {
+		if len(p.plan.batches) > 0 {
+			entries = append(entries, maptopic.ChunkEntry(p.TopicPartition, p.chunk(0, p.local)))
+		}
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	l.m.config.Crash("beforeSaveRanges")
+	_, err := l.m.writer.Save(ctx, entries...)
+	l.m.config.Crash("afterSaveRanges")
+	return err
+}
+
+// chunk describes the plan's batches from the given one on, if its first record
+// lies at the local offset at.
+func (p *planned) chunk(from int, at spillway.LocalOffset) *offsetmap.Chunk {
+	b := p.plan.batches[from]
+	c := &offsetmap.Chunk{Session: p.session.Session, Worker: p.session.Worker, First: at, Sequence: b.sequence}
+	c.Ranges = within(p.plan.ranges, b.virtual, noBound)
+	shift := at - c.Ranges[0].Local
+	for i := range c.Ranges {
+		c.Ranges[i].Local += shift
+	}
+	for _, t := range p.plan.trail {
+		if t.Virtual >= b.virtual {
+			c.Trail = append(c.Trail, t)
+		}
+	}
+	return c
+}
+
+// publish tells the world how far the partitions are.
+func (l *lane) publish(plans []*planned) {
+	l.m.config.Crash("beforeMark")
+	now := l.m.config.Now()
+	for _, p := range plans {
+		if l.parts[p.TopicPartition] != p.partition {
+			continue // it was handed back
+		}
+		if !p.lease.Held(now) {
+			l.handBack(p.partition, returned{open: true, problem: "the lease was lost"})
+			continue
+		}
+		l.flow.publish(p.partition)
+	}
+	l.m.config.Crash("afterMark")
+}
+
+// saveVerified moves the verified ends in the map: when data stopped flowing,
+// or from time to time.
+func (l *lane) saveVerified(ctx context.Context, plans []*planned) error {
+	idle := true
+	for _, p := range plans {
+		idle = idle && (!p.data || p.virtual >= p.bound)
+	}
+	if now := time.Now(); idle || now.Sub(l.verified) >= l.m.config.VerifyInterval {
+		l.verified = now
+		entries := make([]maptopic.Entry, 0, len(l.parts))
+		for _, p := range l.parts {
+			entries = append(entries, p.verifiedEntries()...)
+		}
+		if len(entries) == 0 {
+			return nil
+		}
+		if _, err := l.m.writer.Save(ctx, entries...); err != nil {
+			return fmt.Errorf("save verified ends: %w", err)
+		}
+		l.m.config.Crash("afterVerified")
+	}
+	return nil
+}
+
+// verifiedEntries is what the map has to be told about the verified end, if it
+// moved.
+func (p *partition) verifiedEntries() []maptopic.Entry {
+	if p.local == p.savedLocal && p.virtual == p.savedVirtual || p.virtual < 0 {
+		return nil
+	}
+	p.savedLocal, p.savedVirtual = p.local, p.virtual
+	return []maptopic.Entry{maptopic.VerifiedEntry(p.TopicPartition, offsetmap.Verified{Session: p.session.Session, Local: p.local, Virtual: p.virtual})}
+}

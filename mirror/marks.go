@@ -1,0 +1,137 @@
+package mirror
+
+import (
+	"cmp"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"spillway"
+)
+
+// Mark says that everything below the virtual offset End, holes included, is
+// acknowledged by all in-sync replicas at the site. A line of the mark stream
+// without a topic is a heartbeat.
+type Mark struct {
+	Site      spillway.SiteID `json:"site"`
+	Topic     string          `json:"topic,omitempty"`
+	Partition int32           `json:"partition"`
+	Epoch     spillway.Epoch  `json:"epoch"`
+	End       spillway.Offset `json:"end"`
+}
+
+// heartbeatInterval is how often a mark stream says that it lives.
+const heartbeatInterval = time.Second
+
+// marks holds the newest mark of each partition and wakes its subscribers. A
+// slow subscriber gets fewer, newer marks, never a queue (promise G).
+type marks struct {
+	mu          sync.Mutex
+	newest      map[spillway.TopicPartition]Mark
+	subscribers map[*subscriber]struct{}
+}
+
+type subscriber struct {
+	wake  chan struct{}
+	dirty map[spillway.TopicPartition]struct{} // guarded by marks.mu
+}
+
+func newMarks() *marks {
+	return &marks{newest: make(map[spillway.TopicPartition]Mark), subscribers: make(map[*subscriber]struct{})}
+}
+
+// publish tells whether the mark is news.
+func (m *marks) publish(mark Mark) bool {
+	tp := spillway.TopicPartition{Topic: mark.Topic, Partition: mark.Partition}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.newest[tp] == mark {
+		return false
+	}
+	m.newest[tp] = mark
+	for s := range m.subscribers {
+		s.dirty[tp] = struct{}{}
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+	return true
+}
+
+func (m *marks) subscribe() *subscriber {
+	s := &subscriber{wake: make(chan struct{}, 1), dirty: make(map[spillway.TopicPartition]struct{})}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.subscribers[s] = struct{}{}
+	for tp := range m.newest {
+		s.dirty[tp] = struct{}{}
+	}
+	return s
+}
+
+func (m *marks) unsubscribe(s *subscriber) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.subscribers, s)
+}
+
+// take returns what changed since the last call.
+func (m *marks) take(s *subscriber) []Mark {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	changed := make([]Mark, 0, len(s.dirty))
+	for tp := range s.dirty {
+		changed = append(changed, m.newest[tp])
+	}
+	clear(s.dirty)
+	return changed
+}
+
+func (m *marks) all() []Mark {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.SortedFunc(maps.Values(m.newest), func(a, b Mark) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+	})
+}
+
+// ServeHTTP is the mark stream: one JSON object per line, first all marks, then
+// what changes, and a heartbeat each second.
+func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet {
+		http.Error(w, "only GET", http.StatusMethodNotAllowed)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	out := http.NewResponseController(w)
+	s := m.marks.subscribe()
+	defer m.marks.unsubscribe(s)
+	beat := time.NewTicker(heartbeatInterval)
+	defer beat.Stop()
+	lines := json.NewEncoder(w)
+	for {
+		for _, mark := range m.marks.take(s) {
+			if lines.Encode(mark) != nil {
+				return // the subscriber is gone
+			}
+		}
+		if out.Flush() != nil {
+			return
+		}
+		select {
+		case <-s.wake:
+		case <-beat.C:
+			if lines.Encode(Mark{Site: m.site}) != nil {
+				return
+			}
+		case <-r.Context().Done():
+			return
+		case <-m.ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,370 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/mirror/maptopic"
+	"spillway/mirror/offsetmap"
+	"spillway/mirror/sitelog"
+)
+
+// ErrFenced means that the site has promised a higher epoch: an older flow may
+// not run here any more.
+var ErrFenced = errors.New("a higher epoch was promised at this site")
+
+// Term is one epoch of a share: who served, and the mask of its producer ids.
+type Term struct {
+	Epoch spillway.Epoch
+	Site  spillway.SiteID
+	Mask  uint64
+}
+
+// Assignment says what a site's mirror does for one share.
+type Assignment struct {
+	Share          spillway.ShareID
+	Topics         []string // exact names, or a prefix followed by "*"
+	ConsumerGroups []string // the same
+	Epoch          spillway.Epoch
+	Source         spillway.SiteID // "": this site serves
+	OffsetBase     spillway.Offset // virtual minus local offset where a partition starts
+	Mask           uint64          // of Epoch
+	Terms          []Term
+
+	// Match, if set, must also accept a topic.
+	Match func(topic string) bool
+	// MatchGroup, if set, must also accept a consumer group.
+	MatchGroup func(group string) bool
+	// Owns, if set, must also accept a partition: groups of several shares.
+	Owns func(spillway.TopicPartition) bool
+}
+
+// Mirror feeds one site. All methods may be called by any goroutine.
+type Mirror struct {
+	// Set once, read by anyone.
+	config Config
+	events *Events
+	site   spillway.SiteID
+	local  broker.Cluster
+	reader *maptopic.Reader
+	writer *maptopic.Writer
+	marks  *marks
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
+	goroutines sync.WaitGroup
+
+	mu struct {
+		sync.Mutex
+		shares  map[spillway.ShareID]*share
+		sources map[spillway.SiteID]*source
+		closed  bool
+	}
+}
+
+// share is what the mirror does for one share.
+type share struct {
+	id spillway.ShareID
+	// moving is held by whoever changes what runs; one at a time.
+	moving sync.Mutex
+
+	// Guarded by moving.
+	assignment Assignment
+	assigned   bool
+	fence      spillway.Epoch // flows of older epochs may not run
+	flow       *flow          // nil while nothing flows in
+	side       *side          // what runs beside the flow
+
+	mu struct {
+		sync.Mutex
+		flow       *flow // the same, for Flows
+		assignment Assignment
+		ends       map[spillway.TopicPartition]spillway.Offset
+	}
+}
+
+// side is a goroutine that belongs to an assignment.
+type side struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// New starts a mirror of one site. It reads the site's map and waits for
+// assignments. ctx ends it as Close does.
+func New(ctx context.Context, config Config) (*Mirror, error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	config = config.withDefaults()
+	ctx, cancel := context.WithCancel(ctx)
+	m := &Mirror{config: config, events: &config.Events, site: config.Local.Site(), local: config.Local, marks: newMarks(), ctx: ctx, cancel: cancel}
+	m.mu.shares = make(map[spillway.ShareID]*share)
+	m.mu.sources = make(map[spillway.SiteID]*source)
+	m.writer = maptopic.NewWriter(ctx, config.Local, config.Replication)
+	m.reader = maptopic.Tail(ctx, config.Local, nil)
+	return m, nil
+}
+
+// Close stops all flows in good order and waits for them.
+func (m *Mirror) Close() {
+	m.mu.Lock()
+	m.mu.closed = true
+	shares := slices.Collect(maps.Values(m.mu.shares))
+	sources := slices.Collect(maps.Values(m.mu.sources))
+	m.mu.Unlock()
+	for _, s := range shares {
+		s.moving.Lock()
+		s.halt()
+		s.moving.Unlock()
+	}
+	m.cancel()
+	m.goroutines.Wait()
+	for _, s := range sources {
+		s.reader.Close()
+	}
+	m.reader.Close()
+	m.writer.Close()
+}
+
+// Map returns the reader of the site's own map topic.
+func (m *Mirror) Map() *maptopic.Reader { return m.reader }
+
+// source returns another site and starts to follow its map.
+func (m *Mirror) source(id spillway.SiteID) (*source, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s, ok := m.mu.sources[id]; ok {
+		return s, nil
+	}
+	cluster, ok := m.config.Sources[id]
+	if !ok {
+		return nil, fmt.Errorf("site %s is no source of the mirror of site %s; known are %v", id, m.site, slices.Sorted(maps.Keys(m.config.Sources)))
+	}
+	if m.mu.closed {
+		return nil, errors.New("the mirror was closed")
+	}
+	s := &source{site: id, cluster: cluster, reader: maptopic.Tail(m.ctx, cluster, nil)}
+	m.mu.sources[id] = s
+	return s, nil
+}
+
+func (m *Mirror) share(id spillway.ShareID) (*share, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mu.closed {
+		return nil, errors.New("the mirror was closed")
+	}
+	s, ok := m.mu.shares[id]
+	if !ok {
+		s = &share{id: id}
+		s.mu.ends = make(map[spillway.TopicPartition]spillway.Offset)
+		m.mu.shares[id] = s
+	}
+	return s, nil
+}
+
+// halt stops what runs for the share. The caller holds moving.
+func (s *share) halt() {
+	if s.side != nil {
+		s.side.cancel()
+		<-s.side.done
+		s.side = nil
+	}
+	if s.flow != nil {
+		s.flow.stop()
+		s.setFlow(nil)
+	}
+}
+
+func (s *share) setFlow(f *flow) {
+	s.flow = f
+	s.mu.Lock()
+	s.mu.flow, s.mu.assignment = f, s.assignment
+	s.mu.Unlock()
+}
+
+// raise refuses epochs below the site's floor and lifts the floor.
+func (m *Mirror) raise(ctx context.Context, s *share, epoch spillway.Epoch) error {
+	if err := m.writer.EnsureTopic(ctx); err != nil {
+		return err
+	}
+	if err := m.reader.CaughtUp(ctx); err != nil {
+		return err
+	}
+	s.fence = max(s.fence, m.reader.Floor(s.id))
+	if epoch < s.fence {
+		return fmt.Errorf("share %s, epoch %d at site %s: %w: %d", s.id, epoch, m.site, ErrFenced, s.fence)
+	}
+	if epoch == s.fence {
+		return nil
+	}
+	if _, err := m.writer.Save(ctx, maptopic.FloorEntry(s.id, epoch)); err != nil {
+		return err
+	}
+	s.fence = epoch
+	return nil
+}
+
+// Assign says which site this one follows for a share, or that it serves. It
+// may be repeated; a higher epoch replaces what ran before. Where the site
+// serves and a partition has no map yet, its first epoch starts.
+func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
+	s, err := m.share(a.Share)
+	if err != nil {
+		return err
+	}
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	same := s.assigned && s.assignment.Epoch == a.Epoch && s.assignment.Source == a.Source &&
+		slices.Equal(s.assignment.Topics, a.Topics) && slices.Equal(s.assignment.ConsumerGroups, a.ConsumerGroups)
+	if same && (s.flow != nil || s.side != nil) {
+		return nil
+	}
+	if err := m.raise(ctx, s, a.Epoch); err != nil {
+		return err
+	}
+	s.halt()
+	s.assignment, s.assigned = a, true
+	if a.Source == "" {
+		s.setFlow(nil)
+		s.start(m, func(ctx context.Context) { m.serve(ctx, a) })
+		return m.startEpochs(ctx, a)
+	}
+	src, err := m.source(a.Source)
+	if err != nil {
+		return err
+	}
+	m.follow(s, newFlow(m, a, src, nil))
+	if m.config.GroupInterval > 0 && len(a.ConsumerGroups) > 0 {
+		s.start(m, func(ctx context.Context) { m.carryGroups(ctx, a, src) })
+	}
+	return nil
+}
+
+// Know tells what a share consists of without starting anything, so that moves
+// can be carried on after a restart.
+func (m *Mirror) Know(a Assignment) error {
+	s, err := m.share(a.Share)
+	if err != nil {
+		return err
+	}
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	if !s.assigned {
+		s.assignment = a
+		s.setFlow(nil)
+	}
+	return nil
+}
+
+func (m *Mirror) follow(s *share, f *flow) {
+	s.setFlow(f)
+	m.goroutines.Go(func() { f.run(m.ctx) })
+}
+
+// start runs what belongs to the share's assignment until halt.
+func (s *share) start(m *Mirror, run func(context.Context)) {
+	ctx, cancel := context.WithCancel(m.ctx)
+	s.side = &side{cancel: cancel, done: make(chan struct{})}
+	done := s.side.done
+	m.goroutines.Go(func() {
+		defer close(done)
+		defer cancel()
+		run(ctx)
+	})
+}
+
+// serve looks for partitions that were created since, and starts their first
+// epoch.
+func (m *Mirror) serve(ctx context.Context, a Assignment) {
+	for sitelog.Pause(ctx, m.config.TopicInterval) == nil {
+		if err := m.startEpochs(ctx, a); err != nil && ctx.Err() == nil {
+			m.events.flowState(FlowInfo{Share: a.Share, Target: m.site, Epoch: a.Epoch, Problem: err.Error()})
+		}
+	}
+}
+
+// startEpochs writes the start of the assigned epoch for every partition about
+// which the map says nothing: virtual offsets are local ones plus the base.
+func (m *Mirror) startEpochs(ctx context.Context, a Assignment) error {
+	tps, err := a.partitionsAt(ctx, m.local)
+	if err != nil {
+		return err
+	}
+	tps = slices.DeleteFunc(tps, func(tp spillway.TopicPartition) bool {
+		om := m.reader.Map(tp)
+		return om != nil && (!om.View().Empty() || om.Session().Session > 0)
+	})
+	if len(tps) == 0 {
+		return nil
+	}
+	starts, err := m.local.Admin().LogStarts(ctx, tps)
+	if err != nil {
+		return err
+	}
+	entries := make([]maptopic.Entry, len(tps))
+	for i, tp := range tps {
+		l := starts[tp]
+		entries[i] = maptopic.StartEntry(tp, offsetmap.EpochStart{Epoch: a.Epoch, Virtual: spillway.Offset(l) + a.OffsetBase, Local: l, Mask: a.Mask})
+	}
+	position, err := m.writer.Save(ctx, entries...)
+	if err != nil {
+		return err
+	}
+	return m.reader.WaitFor(ctx, position)
+}
+
+func (m *Mirror) publish(mark Mark) {
+	if !m.marks.publish(mark) {
+		return
+	}
+	m.events.markPublished(mark)
+}
+
+// Ends returns the durable marks of a share: what this site has of it.
+func (m *Mirror) Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset {
+	m.mu.Lock()
+	s, ok := m.mu.shares[id]
+	m.mu.Unlock()
+	ends := make(map[spillway.TopicPartition]spillway.Offset)
+	if !ok {
+		return ends
+	}
+	s.mu.Lock()
+	a := s.mu.assignment
+	s.mu.Unlock()
+	for _, mark := range m.marks.all() {
+		tp := spillway.TopicPartition{Topic: mark.Topic, Partition: mark.Partition}
+		if a.covers(tp.Topic) && (a.Owns == nil || a.Owns(tp)) {
+			ends[tp] = mark.End
+		}
+	}
+	return ends
+}
+
+// Flows tells how all flows are.
+func (m *Mirror) Flows() []FlowInfo {
+	m.mu.Lock()
+	shares := slices.Collect(maps.Values(m.mu.shares))
+	m.mu.Unlock()
+	var infos []FlowInfo
+	for _, s := range shares {
+		s.mu.Lock()
+		f := s.mu.flow
+		s.mu.Unlock()
+		if f != nil {
+			infos = append(infos, f.info(time.Now()))
+		}
+	}
+	slices.SortFunc(infos, func(a, b FlowInfo) int {
+		return slices.Compare([]byte(a.Share.String()), []byte(b.Share.String()))
+	})
+	return infos
+}

@@ -1,0 +1,238 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"spillway"
+	"spillway/mirror/maptopic"
+	"spillway/mirror/offsetmap"
+)
+
+// Stop ends the flow into this site for good: no flow of an epoch below the
+// given one runs here again (C8). It reads the ends of the logs back and
+// returns the verified virtual ends. It may be repeated.
+func (m *Mirror) Stop(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) (map[spillway.TopicPartition]spillway.Offset, error) {
+	s, err := m.share(id)
+	if err != nil {
+		return nil, err
+	}
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	if err := m.raise(ctx, s, epoch); err != nil {
+		return nil, err
+	}
+	s.halt()
+	return m.verifiedEnds(ctx, s, epoch)
+}
+
+// verifiedEnds opens a new append session for every partition of the share that
+// this site does not serve. That voids what a mirror without the lease may
+// still write into the map, and reads the end of each log back.
+func (m *Mirror) verifiedEnds(ctx context.Context, s *share, epoch spillway.Epoch) (map[spillway.TopicPartition]spillway.Offset, error) {
+	tps, err := s.assignment.partitionsAt(ctx, m.local)
+	if err != nil {
+		return nil, err
+	}
+	ends := make(map[spillway.TopicPartition]spillway.Offset, len(tps))
+	var parts []*partition
+	for _, tp := range tps {
+		if start, open := m.reader.View(tp).Open(); open {
+			logEnds, err := m.local.Admin().LogEnds(ctx, []spillway.TopicPartition{tp})
+			if err != nil {
+				return nil, err
+			}
+			ends[tp] = start.Virtual + spillway.Offset(logEnds[tp]-start.Local)
+			continue
+		}
+		parts = append(parts, &partition{TopicPartition: tp, cutVirtual: noBound})
+	}
+	for len(parts) > 0 {
+		opened, lost, err := m.open(ctx, epoch, parts)
+		if err != nil {
+			return nil, fmt.Errorf("verify the ends of share %s at site %s: %w", s.id, m.site, err)
+		}
+		for _, p := range opened {
+			ends[p.TopicPartition] = max(p.virtual, 0)
+		}
+		parts = lost
+	}
+	return ends, nil
+}
+
+// CatchUp brings the share's partitions exactly to a bound, each from the site
+// that is named for it, and stops there. Partitions named for this site itself
+// have what they need. It returns the verified virtual ends. It may be repeated.
+func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, from map[spillway.TopicPartition]spillway.SiteID, until map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error) {
+	s, err := m.share(id)
+	if err != nil {
+		return nil, err
+	}
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	if err := m.raise(ctx, s, epoch); err != nil {
+		return nil, err
+	}
+	s.halt()
+	bounds := make(map[spillway.SiteID]map[spillway.TopicPartition]spillway.Offset)
+	for tp, site := range from {
+		bound, ok := until[tp]
+		if !ok || site == m.site || site == "" {
+			continue
+		}
+		if bounds[site] == nil {
+			bounds[site] = make(map[spillway.TopicPartition]spillway.Offset)
+		}
+		bounds[site][tp] = bound
+	}
+	var flows []*flow
+	defer func() {
+		for _, f := range flows {
+			f.stop()
+		}
+	}()
+	a := s.assignment
+	a.Epoch = epoch
+	for _, site := range slices.Sorted(maps.Keys(bounds)) {
+		src, err := m.source(site)
+		if err != nil {
+			return nil, err
+		}
+		f := newFlow(m, a, src, bounds[site])
+		flows = append(flows, f)
+		m.goroutines.Go(func() { f.run(m.ctx) })
+	}
+	for _, f := range flows {
+		select {
+		case <-f.reached:
+		case <-ctx.Done():
+			info := f.info(m.config.Now())
+			return nil, fmt.Errorf("catch up share %s from site %s: %w; %d of %d partitions are not there yet: %s%v",
+				id, f.source.site, ctx.Err(), len(f.bounds)-f.reachedCount(), len(f.bounds), info.Problem, info.Problems)
+		case <-m.ctx.Done():
+			return nil, errors.New("the mirror was closed")
+		}
+	}
+	for _, f := range flows {
+		f.stop()
+	}
+	return m.verifiedEnds(ctx, s, epoch)
+}
+
+// OpenEpoch starts an epoch at this site: from its log ends on, its partitions
+// give the virtual offsets from start on. It returns the position in the map
+// topic that a gateway must have read before it serves the share here. It may
+// be repeated: an epoch starts once.
+func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (mapPosition int64, err error) {
+	s, err := m.share(id)
+	if err != nil {
+		return -1, err
+	}
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	if err := m.raise(ctx, s, epoch); err != nil {
+		return -1, err
+	}
+	s.halt()
+	var todo []spillway.TopicPartition
+	for tp := range start {
+		epochs := m.reader.View(tp).Epochs()
+		if len(epochs) == 0 || epochs[len(epochs)-1].Epoch < epoch {
+			todo = append(todo, tp)
+		}
+	}
+	if len(todo) == 0 {
+		return m.reader.Position(), nil
+	}
+	slices.SortFunc(todo, spillway.TopicPartition.Compare)
+	logEnds, err := m.local.Admin().LogEnds(ctx, todo)
+	if err != nil {
+		return -1, fmt.Errorf("open epoch %d of share %s at site %s: %w", epoch, id, m.site, err)
+	}
+	entries := make([]maptopic.Entry, len(todo))
+	for i, tp := range todo {
+		virtual, _ := m.reader.View(tp).End()
+		if o, open := m.reader.View(tp).Open(); open {
+			virtual = o.Virtual + spillway.Offset(logEnds[tp]-o.Local)
+		}
+		if start[tp] < virtual {
+			return -1, fmt.Errorf("open epoch %d of %s at site %s: it would start at virtual offset %d, but the site already has records up to %d (promise D)", epoch, tp, m.site, start[tp], virtual)
+		}
+		e := offsetmap.EpochStart{Epoch: epoch, Virtual: start[tp], Local: logEnds[tp], Mask: mask}
+		if om := m.reader.Map(tp); om != nil {
+			e.Session = om.Session().Session
+		}
+		entries[i] = maptopic.StartEntry(tp, e)
+	}
+	if mapPosition, err = m.writer.Save(ctx, entries...); err != nil {
+		return -1, err
+	}
+	return mapPosition, m.reader.WaitFor(ctx, mapPosition)
+}
+
+// CloseEpoch ends the epochs up to the given one that this site served: the
+// open range of each partition ends at the virtual offset in ends. What lies
+// behind it at this site is unreplicated: hidden, listed by Unreplicated, and
+// in the gap log. It may be repeated.
+func (m *Mirror) CloseEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, ends map[spillway.TopicPartition]spillway.Offset) error {
+	s, err := m.share(id)
+	if err != nil {
+		return err
+	}
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	if err := m.writer.EnsureTopic(ctx); err != nil {
+		return err
+	}
+	if err := m.reader.CaughtUp(ctx); err != nil {
+		return err
+	}
+	var todo []spillway.TopicPartition
+	for tp := range ends {
+		if o, open := m.reader.View(tp).Open(); open && o.Epoch <= epoch && ends[tp] >= 0 {
+			todo = append(todo, tp)
+		}
+	}
+	if len(todo) == 0 {
+		return nil
+	}
+	slices.SortFunc(todo, spillway.TopicPartition.Compare)
+	logEnds, err := m.local.Admin().LogEnds(ctx, todo)
+	if err != nil {
+		return fmt.Errorf("close epoch %d of share %s at site %s: %w", epoch, id, m.site, err)
+	}
+	var entries []maptopic.Entry
+	for _, tp := range todo {
+		o, _ := m.reader.View(tp).Open()
+		logEnd := logEnds[tp]
+		// The site may have come back shorter than it was (C27).
+		local := min(max(o.Local, o.Local+spillway.LocalOffset(ends[tp]-o.Virtual)), logEnd)
+		virtual := o.Virtual + spillway.Offset(local-o.Local)
+		entries = append(entries, maptopic.EndEntry(tp, offsetmap.EpochEnd{Epoch: o.Epoch, Virtual: virtual, Local: local, LogEnd: logEnd}))
+		if local < logEnd {
+			entries = append(entries, m.gap(maptopic.Gap{Kind: maptopic.GapUnreplicated, Topic: tp.Topic, Partition: tp.Partition, Epoch: o.Epoch,
+				From: virtual, To: virtual + spillway.Offset(logEnd-local), LocalFrom: local, LocalTo: logEnd}))
+		}
+	}
+	position, err := m.writer.Save(ctx, entries...)
+	if err != nil {
+		return err
+	}
+	return m.reader.WaitFor(ctx, position)
+}
+
+// reachedCount is the number of partitions at their bounds.
+func (f *flow) reachedCount() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for tp, s := range f.mu.state {
+		if s.virtual >= f.bounds[tp] {
+			n++
+		}
+	}
+	return n
+}

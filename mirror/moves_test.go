@@ -1,0 +1,243 @@
+package mirror
+
+import (
+	"errors"
+	"maps"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/mirror/maptopic"
+	"spillway/mirror/offsetmap"
+)
+
+// virtualEnds are the log ends of a site that serves, in virtual offsets: the
+// cutover offsets of a switchover.
+func virtualEnds(t *testing.T, c broker.Cluster, m *Mirror, a Assignment) map[spillway.TopicPartition]spillway.Offset {
+	t.Helper()
+	ctx := testContext(t)
+	tps, err := a.partitionsAt(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends, err := c.Admin().LogEnds(ctx, tps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	virtual := make(map[spillway.TopicPartition]spillway.Offset)
+	for _, tp := range tps {
+		virtual[tp], _ = m.Map().View(tp).ToVirtual(ends[tp])
+	}
+	return virtual
+}
+
+func from(site spillway.SiteID, ends map[spillway.TopicPartition]spillway.Offset) map[spillway.TopicPartition]spillway.SiteID {
+	sites := make(map[spillway.TopicPartition]spillway.SiteID)
+	for tp := range ends {
+		sites[tp] = site
+	}
+	return sites
+}
+
+// TestSwitchoverAndBack moves a share to west and back to east, with a third
+// site that follows whoever serves, and compares all sites after each move.
+func TestSwitchoverAndBack(t *testing.T) {
+	ctx := testContext(t)
+	topics := map[string]int32{"orders": 2}
+	east, west, north := embeddedSite(t, "east", topics), embeddedSite(t, "west", nil), embeddedSite(t, "north", nil)
+	eastM, westM, northM := testMirror(t, east, west, north), testMirror(t, west, east, north), testMirror(t, north, east, west)
+	assign(t, eastM, ordersAssignment("", 1))
+	assign(t, westM, ordersAssignment("east", 1))
+	assign(t, northM, ordersAssignment("east", 1))
+	write := func(addresses []string, seed uint64) {
+		t.Helper()
+		if err := newLoad(t, addresses, seed).write(ctx, "orders", 2, 40); err != nil {
+			t.Fatal(err)
+		}
+	}
+	compareAll := func() {
+		t.Helper()
+		for i := range int32(2) {
+			tp := spillway.TopicPartition{Topic: "orders", Partition: i}
+			compareSites(t, east, west, eastM, westM, tp)
+			compareSites(t, east, north, eastM, northM, tp)
+		}
+	}
+	write(east.Addresses(), 1)
+
+	// To west: the cutover is east's log end; both standbys are brought there.
+	cutover := virtualEnds(t, east, eastM, ordersAssignment("", 1))
+	for _, m := range []*Mirror{westM, northM} {
+		ends, err := m.CatchUp(ctx, ordersShare, 2, from("east", cutover), cutover)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !maps.Equal(ends, cutover) {
+			t.Fatalf("ends %v, cutover %v", ends, cutover)
+		}
+	}
+	if err := westM.Assign(ctx, ordersAssignment("east", 1)); !errors.Is(err, ErrFenced) {
+		t.Errorf("a flow of epoch 1 may run again: %v", err)
+	}
+	position, err := westM.OpenEpoch(ctx, ordersShare, 2, 5, cutover)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := westM.OpenEpoch(ctx, ordersShare, 2, 5, cutover); err != nil || again < position {
+		t.Errorf("opened again at %d, %v", again, err)
+	}
+	if err := eastM.CloseEpoch(ctx, ordersShare, 1, cutover); err != nil {
+		t.Fatal(err)
+	}
+	assign(t, westM, ordersAssignment("", 2))
+	assign(t, eastM, ordersAssignment("west", 2))
+	assign(t, northM, ordersAssignment("west", 2))
+	write(west.Addresses(), 2)
+	eventually(t, "east and north follow west", func() bool {
+		return caughtUp(ctx, west, westM, eastM, ordersAssignment("", 2)) && caughtUp(ctx, west, westM, northM, ordersAssignment("", 2))
+	})
+	compareAll()
+	if gaps := eastM.Map().Gaps(); len(gaps) != 0 {
+		t.Errorf("a switchover left gaps: %v", gaps)
+	}
+
+	// Back to east, while north is brought there from west's other copy: any
+	// site can feed any other (C13).
+	cutover = virtualEnds(t, west, westM, ordersAssignment("", 2))
+	if _, err := eastM.CatchUp(ctx, ordersShare, 3, from("west", cutover), cutover); err != nil {
+		t.Fatal(err)
+	}
+	if ends, err := northM.CatchUp(ctx, ordersShare, 3, from("east", cutover), cutover); err != nil || !maps.Equal(ends, cutover) {
+		t.Fatalf("north from east: %v, %v", ends, err)
+	}
+	if _, err := eastM.OpenEpoch(ctx, ordersShare, 3, 6, cutover); err != nil {
+		t.Fatal(err)
+	}
+	if err := westM.CloseEpoch(ctx, ordersShare, 3, cutover); err != nil {
+		t.Fatal(err)
+	}
+	assign(t, eastM, ordersAssignment("", 3))
+	assign(t, westM, ordersAssignment("east", 3))
+	assign(t, northM, ordersAssignment("east", 3))
+	write(east.Addresses(), 3)
+	eventually(t, "west and north follow east", func() bool {
+		return caughtUp(ctx, east, eastM, westM, ordersAssignment("", 3)) && caughtUp(ctx, east, eastM, northM, ordersAssignment("", 3))
+	})
+	compareAll()
+}
+
+// TestFailoverHidesAndListsTheRest loses east with records that west does not
+// have, and lets it come back.
+func TestFailoverHidesAndListsTheRest(t *testing.T) {
+	ctx := testContext(t)
+	p := newPair(t, map[string]int32{"orders": 1})
+	tp := spillway.TopicPartition{Topic: "orders"}
+	if err := newLoad(t, p.east.Addresses(), 4).write(ctx, "orders", 1, 30); err != nil {
+		t.Fatal(err)
+	}
+	p.wait(t)
+	ends, err := p.westM.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := p.westM.Stop(ctx, ordersShare, 2); err != nil || !maps.Equal(again, ends) {
+		t.Errorf("stopped again: %v, %v", again, err)
+	}
+	late := newLoad(t, p.east.Addresses(), 5)
+	if err := late.write(ctx, "orders", 1, 10); err != nil {
+		t.Fatal(err)
+	}
+	// The new epoch starts at the reserved end: offsets are never used twice.
+	start := map[spillway.TopicPartition]spillway.Offset{tp: ends[tp] + 5000}
+	if _, err := p.westM.OpenEpoch(ctx, ordersShare, 2, 9, start); err != nil {
+		t.Fatal(err)
+	}
+	assign(t, p.westM, ordersAssignment("", 2))
+	if err := newLoad(t, p.west.Addresses(), 6).write(ctx, "orders", 1, 20); err != nil {
+		t.Fatal(err)
+	}
+	if local, at := p.westM.Map().View(tp).ToLocal(ends[tp] + 100); at != start[tp] {
+		t.Errorf("a position in the burnt range goes on at %d/%d, not at %d", at, local, start[tp])
+	}
+	if from, to, ok := p.westM.Map().View(tp).Hole(ends[tp] + 1); !ok || to != start[tp] || from > ends[tp] {
+		t.Errorf("the burnt range is the hole %d to %d, %v", from, to, ok)
+	}
+
+	// East comes back.
+	if err := p.eastM.CloseEpoch(ctx, ordersShare, 1, ends); err != nil {
+		t.Fatal(err)
+	}
+	assign(t, p.eastM, ordersAssignment("west", 2))
+	eventually(t, "east follows west", func() bool { return caughtUp(ctx, p.west, p.westM, p.eastM, ordersAssignment("", 2)) })
+	compareSites(t, p.west, p.east, p.westM, p.eastM, tp)
+	gaps := p.eastM.Map().Gaps()
+	closed := p.eastM.Map().View(tp).Ends()[0]
+	if len(gaps) != 1 || gaps[0].Kind != maptopic.GapUnreplicated || gaps[0].LocalFrom != closed.Local || gaps[0].LocalTo != closed.LogEnd || gaps[0].From != ends[tp] {
+		t.Errorf("gap log: %+v; epoch end %+v", gaps, closed)
+	}
+}
+
+// TestGroupOffsetsMoveExactly carries a group and copies it again at a move.
+func TestGroupOffsetsMoveExactly(t *testing.T) {
+	ctx := testContext(t)
+	p := newPair(t, map[string]int32{"orders": 1})
+	tp := spillway.TopicPartition{Topic: "orders"}
+	if err := newLoad(t, p.east.Addresses(), 7).write(ctx, "orders", 1, 30); err != nil {
+		t.Fatal(err)
+	}
+	p.wait(t)
+	commit := func(o broker.GroupOffset) {
+		t.Helper()
+		if err := p.east.Admin().CommitGroupOffsets(ctx, "app-1", map[spillway.TopicPartition]broker.GroupOffset{tp: o}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	committed := func() (spillway.Offset, spillway.LocalOffset, string) {
+		os, err := p.west.Admin().FetchGroupOffsets(ctx, "app-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, _, metadata, ok := offsetmap.DecodeCommit(os[tp].Metadata)
+		if !ok {
+			return -1, -1, ""
+		}
+		return v, os[tp].Offset, metadata
+	}
+	for _, local := range []spillway.LocalOffset{50, 51, 52, 20} { // also backwards
+		commit(broker.GroupOffset{Offset: local, LeaderEpoch: -1, Metadata: "mine"})
+		want, _ := p.eastM.Map().View(tp).ToVirtual(local)
+		eventually(t, "the commit is carried", func() bool {
+			v, l, metadata := committed()
+			at, _ := p.westM.Map().View(tp).ToLocal(want)
+			return v == want && l == at && metadata == "mine"
+		})
+	}
+	// What the gateway wrote wins over the number.
+	commit(broker.GroupOffset{Offset: 20, LeaderEpoch: -1, Metadata: offsetmap.EncodeCommit(1033, 1, "x")})
+	if err := p.westM.CopyGroups(ctx, ordersShare, "east"); err != nil {
+		t.Fatal(err)
+	}
+	if v, _, metadata := committed(); v != 1033 || metadata != "x" {
+		t.Errorf("virtual offset %d, metadata %q", v, metadata)
+	}
+	// A group that is active at the target is left alone.
+	member, err := kgo.NewClient(kgo.SeedBrokers(p.west.Addresses()...), kgo.ConsumerGroup("app-1"), kgo.ConsumeTopics("orders"), kgo.DisableAutoCommit())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer member.Close()
+	eventually(t, "the member has joined", func() bool {
+		member.PollRecords(ctx, 1)
+		d, err := p.west.Admin().DescribeGroup(ctx, "app-1")
+		return err == nil && len(d.Members) == 1
+	})
+	commit(broker.GroupOffset{Offset: 40, LeaderEpoch: -1})
+	if err := p.westM.CopyGroups(ctx, ordersShare, "east"); err != nil {
+		t.Fatal(err)
+	}
+	if v, _, _ := committed(); v != 1033 {
+		t.Errorf("the offset of an active group was changed to %d", v)
+	}
+}

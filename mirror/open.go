@@ -1,0 +1,221 @@
+package mirror
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"spillway"
+	"spillway/mirror/maptopic"
+	"spillway/mirror/offsetmap"
+	"spillway/mirror/sitelog"
+)
+
+// open gives each partition a new append session: it claims the session in the
+// map, which voids what older workers still write there, reads the end of the
+// target's log back, and says in the map how far the two agree. Partitions
+// whose claim lost a race come back in lost.
+func (m *Mirror) open(ctx context.Context, epoch spillway.Epoch, parts []*partition) (opened, lost []*partition, err error) {
+	if len(parts) == 0 {
+		return nil, nil, nil
+	}
+	if err := m.writer.EnsureTopic(ctx); err != nil {
+		return nil, nil, err
+	}
+	if err := m.reader.CaughtUp(ctx); err != nil {
+		return nil, nil, err
+	}
+	previous := make([]offsetmap.Session, len(parts))
+	pending := make([]*offsetmap.Chunk, len(parts))
+	claims := make([]maptopic.Entry, len(parts))
+	for i, p := range parts {
+		if om := m.reader.Map(p.TopicPartition); om != nil {
+			previous[i], pending[i] = om.Session(), om.Pending()
+		}
+		if p.session, err = m.nextSession(previous[i], p.forceNewID); err != nil {
+			return nil, nil, err
+		}
+		claims[i] = maptopic.SessionEntry(p.TopicPartition, p.session)
+	}
+	at, err := m.writer.Save(ctx, claims...)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := m.reader.WaitFor(ctx, at); err != nil {
+		return nil, nil, err
+	}
+	m.config.Crash("afterClaim")
+	tps := make([]spillway.TopicPartition, len(parts))
+	for i, p := range parts {
+		tps[i] = p.TopicPartition
+	}
+	ends, err := m.local.Admin().LogEnds(ctx, tps)
+	if err != nil {
+		return nil, nil, err
+	}
+	starts, err := m.local.Admin().LogStarts(ctx, tps)
+	if err != nil {
+		return nil, nil, err
+	}
+	var entries []maptopic.Entry
+	for i, p := range parts {
+		held := m.reader.Map(p.TopicPartition).Session()
+		if held.Session != p.session.Session || held.Worker != p.session.Worker {
+			lost = append(lost, p)
+			continue
+		}
+		es, err := m.verify(ctx, epoch, p, previous[i], pending[i], starts[p.TopicPartition], ends[p.TopicPartition])
+		if err != nil {
+			return nil, nil, err
+		}
+		entries = append(entries, es...)
+		opened = append(opened, p)
+	}
+	if at, err = m.writer.Save(ctx, entries...); err != nil {
+		return nil, nil, err
+	}
+	if err := m.reader.WaitFor(ctx, at); err != nil {
+		return nil, nil, err
+	}
+	m.config.Crash("afterOpen")
+	for _, p := range opened {
+		p.forceNewID, p.cutVirtual = false, noBound
+		m.events.sessionOpened(SessionInfo{p.TopicPartition, m.site, p.session.Session, p.local, p.virtual})
+	}
+	return opened, lost, nil
+}
+
+// nextSession continues the producer id with the next producer epoch, so that
+// the broker refuses the older session's writers; where epochs run out, or the
+// id was misused, it takes a new id (C25).
+func (m *Mirror) nextSession(previous offsetmap.Session, forceNewID bool) (offsetmap.Session, error) {
+	next := offsetmap.Session{
+		Session: previous.Session + 1, Worker: m.config.Worker,
+		ProducerID: previous.ProducerID, ProducerEpoch: previous.ProducerEpoch + 1,
+		Virtual: -1,
+	}
+	if forceNewID || !spillway.IsMirrorProducerID(previous.ProducerID) || previous.ProducerEpoch == math.MaxInt16 {
+		var random [8]byte
+		if _, err := rand.Read(random[:]); err != nil {
+			return next, fmt.Errorf("random producer id: %w", err)
+		}
+		next.ProducerID, next.ProducerEpoch = spillway.MirrorProducerID(binary.BigEndian.Uint64(random[:])), 0
+	}
+	return next, nil
+}
+
+// verify reads the target's log from the verified end on and sets the
+// partition to where it may go on. It returns what the map has to be told.
+func (m *Mirror) verify(ctx context.Context, epoch spillway.Epoch, p *partition, previous offsetmap.Session, pending *offsetmap.Chunk, logStart, logEnd spillway.LocalOffset) ([]maptopic.Entry, error) {
+	view := m.reader.View(p.TopicPartition)
+	virtual, local := view.End()
+	fresh := view.Empty() && previous.Session == 0
+	if fresh {
+		virtual = -1
+	}
+	gap := func(kind string, from, to spillway.LocalOffset, vFrom, vTo spillway.Offset) maptopic.Entry {
+		return m.gap(maptopic.Gap{Kind: kind, Topic: p.Topic, Partition: p.Partition, Epoch: epoch, From: vFrom, To: vTo, LocalFrom: from, LocalTo: to})
+	}
+	var entries []maptopic.Entry
+	switch {
+	case logEnd < local:
+		v, visible := view.ToVirtual(logEnd)
+		if !visible {
+			v = min(v, virtual)
+		}
+		entries = append(entries, gap(maptopic.GapTruncated, logEnd, local, v, virtual))
+		virtual, local, pending = v, logEnd, nil
+	case fresh && logEnd > logStart:
+		entries = append(entries, gap(maptopic.GapExisting, logStart, logEnd, -1, -1))
+		local = logEnd
+	case fresh:
+		local = logEnd
+	}
+	v := newVerifier(local, virtual, pending, previous, p.session)
+	v.retained(min(logStart, logEnd))
+	if v.at < logEnd {
+		err := sitelog.Scan(ctx, m.local, p.TopicPartition, v.at, logEnd, func(b sitelog.Batch) error {
+			v.see(b.Header)
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("verify: %w", err)
+		}
+	}
+	opened := p.session
+	opened.Opened, opened.Local, opened.Virtual = true, v.straight.Local, v.straight.Virtual
+	p.virtual, p.local, p.sequence, p.source, p.sourceEpoch = v.verdict.virtual, max(v.verdict.end, logEnd), 0, -1, -1
+	if p.cutVirtual < p.virtual {
+		// The source lost records: virtual offsets from here on will mean
+		// others. What this site has is kept, hidden.
+		l, _ := view.ToLocal(p.cutVirtual)
+		entries = append(entries, gap(maptopic.GapSource, l, p.local, p.cutVirtual, p.virtual))
+		opened.Virtual, p.virtual = min(opened.Virtual, p.cutVirtual), p.cutVirtual
+		v.pieces = nil
+	}
+	p.session = opened
+	entries = append(entries, maptopic.SessionEntry(p.TopicPartition, opened))
+	for _, c := range v.pieces {
+		entries = append(entries, maptopic.ChunkEntry(p.TopicPartition, c))
+	}
+	if p.local != opened.Local || p.virtual != opened.Virtual {
+		entries = append(entries, maptopic.VerifiedEntry(p.TopicPartition, offsetmap.Verified{Session: opened.Session, Local: p.local, Virtual: p.virtual}))
+	}
+	p.savedLocal, p.savedVirtual = p.local, p.virtual
+	for _, h := range v.hidden {
+		entries = append(entries, m.hiddenEntries(p, epoch, h)...)
+	}
+	return entries, nil
+}
+
+// hiddenEntries tells the gap log and the listeners what lies at the target
+// that nobody planned. Markers are nobody's loss.
+func (m *Mirror) hiddenEntries(p *partition, epoch spillway.Epoch, h hidden) []maptopic.Entry {
+	kind := maptopic.GapForeign
+	switch h.kind {
+	case hiddenMarkers:
+		return nil
+	case hiddenStale:
+		kind = maptopic.GapStaleWorker
+	}
+	m.events.foreignWriter(ForeignInfo{p.TopicPartition, m.site, h.from, h.to, h.kind == hiddenStale})
+	return []maptopic.Entry{m.gap(maptopic.Gap{Kind: kind, Topic: p.Topic, Partition: p.Partition, Epoch: epoch,
+		From: p.virtual, To: p.virtual, LocalFrom: h.from, LocalTo: h.to})}
+}
+
+// gap makes an entry of the gap log. Its id is made of what it says, so that
+// the same gap found twice stays one.
+func (m *Mirror) gap(g maptopic.Gap) maptopic.Entry {
+	g.Site = m.site
+	g.At = m.config.Now().UTC().Truncate(time.Millisecond)
+	g.ID = fmt.Sprintf("%s-%d-%s-%d-%d-%d-%d", g.Topic, g.Partition, g.Kind, g.From, g.To, g.LocalFrom, g.LocalTo)
+	m.events.gapLogged(g)
+	return maptopic.GapEntry(g)
+}
+
+// claimLease waits for the lease of a partition and hands it on with it.
+func (m *Mirror) claimLease(ctx context.Context, p *partition, got chan<- *partition) {
+	for {
+		lease, err := m.config.Claim(ctx, p.TopicPartition)
+		if err == nil {
+			p.lease = lease
+			break
+		}
+		if sitelog.Pause(ctx, time.Second) != nil {
+			return
+		}
+	}
+	select {
+	case got <- p:
+	case <-ctx.Done():
+	}
+}
+
+// byTopicPartition sorts partitions for requests and reports.
+func byTopicPartition(parts []*partition) {
+	slices.SortFunc(parts, func(a, b *partition) int { return a.TopicPartition.Compare(b.TopicPartition) })
+}

@@ -1,0 +1,45 @@
+package mirror
+
+import (
+	"time"
+
+	"spillway"
+	"spillway/mirror/offsetmap"
+)
+
+// partition is one target partition of a flow. Whoever has it owns all of it:
+// the flow while it is opened, then one lane.
+type partition struct {
+	spillway.TopicPartition
+	lease   Lease
+	session offsetmap.Session
+	position
+	// sourceEpoch is the leader epoch of the last fetched batch, −1 unknown:
+	// with it the source tells when it has lost records (KIP-595).
+	sourceEpoch   int32
+	batchBytesMax int // of the target topic
+
+	// What the map says that is verified.
+	savedVirtual spillway.Offset
+	savedLocal   spillway.LocalOffset
+
+	// forceNewID makes the next session start with another producer id.
+	forceNewID bool
+	// cutVirtual, if not noBound, is where the source turned out to have lost
+	// records: what this site has above is hidden at the next opening.
+	cutVirtual spillway.Offset
+	// retryAt is when a partition with a problem is tried again.
+	retryAt time.Time
+	failed  int // openings without success, one after the other
+	problem string
+
+	// For FlowInfo; read by others only through the flow's reports.
+	highWatermark spillway.LocalOffset
+}
+
+func (p *partition) writer() writer {
+	return writer{producerID: p.session.ProducerID, producerEpoch: p.session.ProducerEpoch, batchBytesMax: p.batchBytesMax}
+}
+
+// lag is how many offsets the source has that were not looked at yet.
+func (p *partition) lag() int64 { return max(0, int64(p.highWatermark-p.source)) }

@@ -1,0 +1,292 @@
+package mirror
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+
+	"spillway"
+	"spillway/broker/batch"
+	"spillway/mirror/offsetmap"
+	"spillway/mirror/sitelog"
+)
+
+// position is where one target partition stands. It is all that a plan needs
+// to know about it.
+type position struct {
+	virtual spillway.Offset      // everything of the source below it is at the target
+	source  spillway.LocalOffset // next offset to fetch
+	local   spillway.LocalOffset // where the next record lies at the target
+	// sequence of the next record within the append session.
+	sequence int32
+	// bound is the first virtual offset that may not be mirrored.
+	bound spillway.Offset
+}
+
+// noBound lets a flow go on for ever.
+const noBound = spillway.Offset(math.MaxInt64)
+
+// outgoing is one batch to produce.
+type outgoing struct {
+	bytes        []byte
+	records      int32
+	sequence     int32
+	virtual      spillway.Offset // of the first record
+	virtualEnd   spillway.Offset // after the last record
+	maxTimestamp int64
+	rebuilt      bool
+}
+
+// plan is what one fetched answer asks to be done at the target: ranges to
+// save, batches to write after that, and where the partition stands then.
+type plan struct {
+	batches []outgoing
+	ranges  []offsetmap.Range
+	trail   []offsetmap.TrailEntry
+	end     position
+	// sourceEpoch is the leader epoch of the last batch that was looked at.
+	sourceEpoch int32
+	// waits is set where the source's map does not say yet what comes next.
+	waits bool
+	// mirrored tells that some batches were written by the source's mirror.
+	mirrored bool
+}
+
+// writer is under which producer a plan writes, and what the target takes.
+type writer struct {
+	producerID    int64
+	producerEpoch int16
+	batchBytesMax int
+}
+
+// planPart turns fetched batches into a plan. The result is a function of the
+// source's bytes, the source's map, and the position alone. Batches are patched
+// in place: the fetched bytes belong to the plan from here on.
+func planPart(f sitelog.Fetched, view *offsetmap.View, at position, w writer) (plan, error) {
+	p := plan{end: at, sourceEpoch: -1}
+	aborted := abortedFilter{waiting: f.Aborted}
+	_, open := view.Open()
+	walk := batch.Over(f.Records)
+	for walk.Next() {
+		h := walk.Header
+		next := spillway.LocalOffset(h.NextOffset())
+		if next <= p.end.source {
+			continue
+		}
+		if !view.Known(next - 1) {
+			p.waits = true
+			break
+		}
+		p.sourceEpoch = h.LeaderEpoch
+		skip, err := aborted.skips(h, walk.Bytes)
+		if err != nil {
+			return p, fmt.Errorf("%s: batch at %d: %w", f.TopicPartition, h.BaseOffset, err)
+		}
+		if !skip && h.Count > 0 {
+			reached, err := p.take(h, walk.Bytes, view, open, w)
+			if err != nil {
+				return p, fmt.Errorf("%s: batch at %d: %w", f.TopicPartition, h.BaseOffset, err)
+			}
+			if reached {
+				break
+			}
+		}
+		p.end.source = next
+	}
+	if err := walk.Err(); err != nil {
+		return p, fmt.Errorf("%s: at %d: %w", f.TopicPartition, p.end.source, err)
+	}
+	if p.mirrored {
+		p.trail = append(p.trail, view.TrailBetween(at.virtual, p.end.virtual)...)
+		slices.SortFunc(p.trail, func(a, b offsetmap.TrailEntry) int { return cmp.Compare(a.Virtual, b.Virtual) })
+	}
+	if v, _ := view.ToVirtual(p.end.source); v > p.end.virtual {
+		p.end.virtual = v // holes behind the last record are mirrored too
+	}
+	p.end.virtual = min(p.end.virtual, at.bound)
+	return p, nil
+}
+
+// take adds one batch of data. It tells whether the bound was reached.
+func (p *plan) take(h batch.Header, b []byte, view *offsetmap.View, open bool, w writer) (reached bool, err error) {
+	first := max(spillway.LocalOffset(h.BaseOffset), p.end.source)
+	segments := view.Segments(first, spillway.LocalOffset(h.LastOffset()))
+	if open && view.Mirrored(h.ProducerID) {
+		// A site that serves gets nothing from mirrors; what a stale one
+		// wrote there is hidden (C8).
+		start, _ := view.Open()
+		segments = slices.DeleteFunc(segments, func(r offsetmap.Range) bool { return r.Local >= start.Local })
+	}
+	segments = within(segments, p.end.virtual, p.end.bound)
+	if len(segments) == 0 {
+		v, _ := view.ToVirtual(spillway.LocalOffset(h.NextOffset()))
+		return v >= p.end.bound, nil
+	}
+	p.remember(h, segments, view)
+	whole := len(segments) == 1 && segments[0].Length == int64(h.LastOffsetDelta)+1
+	if whole && h.PassThrough() && len(b) <= w.batchBytesMax {
+		p.add(outgoing{bytes: b, records: h.Count, maxTimestamp: h.MaxTimestamp}, segments, w)
+	} else if err := p.rebuild(h, b, segments, w); err != nil {
+		return false, err
+	}
+	return p.end.virtual >= p.end.bound, nil
+}
+
+// within cuts segments to virtual offsets in [from, to).
+func within(segments []offsetmap.Range, from, to spillway.Offset) []offsetmap.Range {
+	var kept []offsetmap.Range
+	for _, r := range segments {
+		if skip := int64(from - r.Virtual); skip > 0 {
+			r.Virtual, r.Local, r.Length = from, r.Local+spillway.LocalOffset(skip), r.Length-skip
+		}
+		if r.Virtual >= to {
+			break
+		}
+		if r.Length = min(r.Length, int64(to-r.Virtual)); r.Length > 0 {
+			kept = append(kept, r)
+		}
+	}
+	return kept
+}
+
+// add puts a batch behind the others. The segments say which virtual offsets
+// its records have, in source numbers.
+func (p *plan) add(o outgoing, segments []offsetmap.Range, w writer) {
+	batch.Clean(o.bytes, w.producerID, w.producerEpoch, p.end.sequence)
+	o.sequence = p.end.sequence
+	o.virtual = segments[0].Virtual
+	for _, s := range segments {
+		s.Local = p.end.local
+		if n := len(p.ranges); n > 0 && p.ranges[n-1].Epoch == s.Epoch && p.ranges[n-1].VirtualEnd() == s.Virtual {
+			p.ranges[n-1].Length += s.Length
+		} else {
+			p.ranges = append(p.ranges, s)
+		}
+		p.end.local += spillway.LocalOffset(s.Length)
+		p.end.virtual = s.VirtualEnd()
+	}
+	o.virtualEnd = p.end.virtual
+	p.end.sequence = batch.NextSequence(p.end.sequence, o.records)
+	p.batches = append(p.batches, o)
+}
+
+// rebuild decodes a batch and writes the records that are visible as one batch
+// without holes, or as several where one would be too large for the target.
+func (p *plan) rebuild(h batch.Header, b []byte, segments []offsetmap.Range, w writer) error {
+	records, err := batch.Records(b, DecompressedBytesMax)
+	if err != nil {
+		return err
+	}
+	base := h.BaseTimestamp
+	if h.Attributes&batch.AttributeDeleteHorizon != 0 {
+		// The header's time is the horizon; the deltas count from it.
+		h.Attributes &^= batch.AttributeDeleteHorizon
+	}
+	if h.Attributes&batch.AttributeLogAppendTime != 0 {
+		// Readers of the source see the append time for every record.
+		base = h.MaxTimestamp
+		for i := range records {
+			records[i].TimestampDelta = 0
+		}
+	}
+	var kept []batch.Record
+	var ranges []offsetmap.Range
+	for _, r := range records {
+		local := spillway.LocalOffset(h.BaseOffset) + spillway.LocalOffset(r.OffsetDelta)
+		i := slices.IndexFunc(segments, func(s offsetmap.Range) bool { return local >= s.Local && local < s.LocalEnd() })
+		if i < 0 {
+			continue
+		}
+		s := segments[i]
+		kept = append(kept, r)
+		ranges = append(ranges, offsetmap.Range{Epoch: s.Epoch, Virtual: s.Virtual + spillway.Offset(local-s.Local), Length: 1})
+	}
+	return p.pack(h, base, kept, ranges, w)
+}
+
+// pack writes records as one batch, or halves them until each half fits. A
+// single record that is still too large is sent as it is: the target refuses
+// it, and that is logged.
+func (p *plan) pack(h batch.Header, base int64, records []batch.Record, ranges []offsetmap.Range, w writer) error {
+	if len(records) == 0 {
+		return nil
+	}
+	header := batch.Header{BaseTimestamp: base, LeaderEpoch: -1, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}
+	packed := slices.Clone(records)
+	for i := range packed {
+		packed[i].OffsetDelta = int32(i)
+	}
+	b, err := batch.Rebuild(header, packed, h.Codec())
+	if err != nil {
+		return err
+	}
+	if len(b) > w.batchBytesMax && len(records) > 1 {
+		half := len(records) / 2
+		if err := p.pack(h, base, records[:half], ranges[:half], w); err != nil {
+			return err
+		}
+		return p.pack(h, base, records[half:], ranges[half:], w)
+	}
+	built, _, err := batch.Parse(b)
+	if err != nil {
+		return err
+	}
+	p.add(outgoing{bytes: b, records: built.Count, maxTimestamp: built.MaxTimestamp, rebuilt: true}, ranges, w)
+	return nil
+}
+
+// remember keeps the producer trail from a batch that a client wrote. Of what a
+// mirror wrote, the trail is in the source's map.
+func (p *plan) remember(h batch.Header, segments []offsetmap.Range, view *offsetmap.View) {
+	first := segments[0]
+	switch {
+	case view.Mirrored(h.ProducerID):
+		p.mirrored = true
+	case spillway.IsClientProducerID(h.ProducerID) && h.BaseSequence >= 0:
+		p.trail = append(p.trail, offsetmap.TrailEntry{
+			ProducerID: h.ProducerID, Epoch: first.Epoch, ProducerEpoch: h.ProducerEpoch,
+			First: h.BaseSequence, Last: h.LastSequence(), Virtual: first.Virtual,
+		})
+	}
+}
+
+// abortedFilter drops what aborted transactions wrote, batch by batch, as the
+// answer's list says (read_committed; KIP-98).
+type abortedFilter struct {
+	waiting []sitelog.AbortedTransaction
+	active  map[int64]bool
+}
+
+// Types of control records, the second number of their keys.
+const markerAbort = 0
+
+// skips tells whether the batch holds nothing to mirror: markers, or data of an
+// aborted transaction.
+func (a *abortedFilter) skips(h batch.Header, b []byte) (bool, error) {
+	a.waiting = slices.DeleteFunc(a.waiting, func(t sitelog.AbortedTransaction) bool {
+		if int64(t.First) > h.LastOffset() {
+			return false
+		}
+		if a.active == nil {
+			a.active = make(map[int64]bool)
+		}
+		a.active[t.ProducerID] = true
+		return true
+	})
+	if !h.Control() {
+		return h.Transactional() && a.active[h.ProducerID], nil
+	}
+	if !a.active[h.ProducerID] || h.Count == 0 {
+		return true, nil
+	}
+	records, err := batch.Records(b, DecompressedBytesMax)
+	if err != nil {
+		return true, err
+	}
+	if len(records) > 0 && len(records[0].Key) >= 4 && binary.BigEndian.Uint16(records[0].Key[2:]) == markerAbort {
+		delete(a.active, h.ProducerID)
+	}
+	return true, nil
+}

@@ -1,0 +1,51 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/mirror/maptopic"
+	"spillway/mirror/offsetmap"
+)
+
+// source is another site, from which records are fetched, with its map.
+type source struct {
+	site    spillway.SiteID
+	cluster broker.Cluster
+	reader  *maptopic.Reader
+
+	mu       sync.Mutex
+	identity *offsetmap.View // set if the site has no map and is taken as it is
+}
+
+// view is the source's map of a partition.
+func (s *source) view(tp spillway.TopicPartition) *offsetmap.View {
+	s.mu.Lock()
+	identity := s.identity
+	s.mu.Unlock()
+	if v := s.reader.View(tp); identity == nil || !v.Empty() {
+		return v
+	}
+	return identity
+}
+
+// ready waits until the map is read up to now. A site without a map topic is
+// taken as it is, where the configuration says so.
+func (s *source) ready(ctx context.Context, identity bool) error {
+	err := s.reader.CaughtUp(ctx)
+	if err == nil && !identity {
+		return nil
+	}
+	if identity && (err == nil || errors.Is(err, broker.ErrUnknownTopic)) {
+		m := offsetmap.New()
+		m.Apply(offsetmap.EpochStart{Epoch: 1})
+		s.mu.Lock()
+		s.identity = m.View()
+		s.mu.Unlock()
+		return nil
+	}
+	return err
+}
