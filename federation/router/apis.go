@@ -27,7 +27,9 @@ var apis map[int16]api
 func init() { // apiVersionsAPI reads the table that it is in
 	apis = make(map[int16]api)
 	for _, a := range []api{
-		produceAPI, metadataAPI, apiVersionsAPI, initProducerIDAPI, describeClusterAPI,
+		produceAPI, fetchAPI, listOffsetsAPI, metadataAPI, offsetCommitAPI, offsetFetchAPI, findCoordinatorAPI,
+		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, apiVersionsAPI,
+		initProducerIDAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
 	} {
 		apis[a.key] = a
 	}

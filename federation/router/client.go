@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway"
 	"spillway/broker/wire"
 	"spillway/federation/session"
 )
@@ -19,6 +20,9 @@ type Client struct {
 	conn     net.Conn
 	lanes    *lanes
 	produces *produces
+
+	// Owned by answers, which are called one after the other.
+	highWatermarks map[spillway.TopicPartition]int64 // last shown
 
 	mu struct {
 		sync.Mutex

@@ -96,6 +96,7 @@ type Router struct {
 	topics   *topics
 	offer    *offer
 	contacts *contacts
+	members  *members
 
 	generations *generations // produces on their way, by the layout that let them in
 
@@ -114,7 +115,7 @@ func New(c Config) *Router {
 	r := &Router{
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,
-		contacts: newContacts(c.ContactsMax, c.OutstandingMax), generations: newGenerations(),
+		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), generations: newGenerations(),
 	}
 	for _, s := range c.Shares {
 		r.shares[s.ID] = s
@@ -139,7 +140,7 @@ func (r *Router) Close() {
 
 // Connect makes the handler of one client connection.
 func (r *Router) Connect(c net.Conn) *Client {
-	client := &Client{router: r, conn: c, lanes: &lanes{router: r}, produces: newProduces()}
+	client := &Client{router: r, conn: c, lanes: &lanes{router: r}, produces: newProduces(), highWatermarks: make(map[spillway.TopicPartition]int64)}
 	client.lanes.mu.byKey = make(map[laneKey]*Lane)
 	return client
 }

@@ -61,3 +61,9 @@ func (r *Router) trailOf(t Term, id int64, tp spillway.TopicPartition) []offsetm
 	})
 	return found
 }
+
+// startOf is the first virtual offset that a map knows of.
+func startOf(v *offsetmap.View) spillway.Offset {
+	_, at := v.ToLocal(0)
+	return at
+}

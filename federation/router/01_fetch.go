@@ -1,0 +1,328 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/federation/records"
+	"spillway/federation/session"
+	"spillway/mirror/offsetmap"
+)
+
+// Fetch (1). v4 isolation level; v5 log start; v7 sessions (KIP-227); v9 leader
+// epoch; v11 racks; v12 flexible, diverging epoch; v13 topic ids; v15 replica
+// state; v16 node endpoints (KIP-951); v17 directory ids.
+//
+// Every batch is walked: base offset and leader epoch become virtual, what
+// belongs to no range is left out, holes end in an empty batch (package
+// records). Left out: sessions (the client is told that there is none and sends
+// every partition each time), diverging epochs, current leaders, preferred
+// replicas.
+var fetchAPI = api{key: 1, min: 4, max: 17, needs: 4, begin: (*Client).beginFetch}
+
+// fetchUpstreamMax: the site is asked by topic name.
+const fetchUpstreamMax = 12
+
+// Bounds of one fetch, whatever the client asks for.
+const (
+	fetchWaitMax  = 30 * time.Second
+	fetchBytesMax = 32 << 20 // of one answer; a single larger batch still passes
+	fetchPauseMin = 20 * time.Millisecond
+	fetchSeveral  = 25 * time.Millisecond // wait at each node of a site when a request needs several
+
+	fetchPartitionsMax = 10_000 // whose high watermarks a connection remembers
+)
+
+// fetch is one Fetch request on its way.
+type fetch struct {
+	client   *Client
+	req      *kmsg.FetchRequest
+	resp     *kmsg.FetchResponse
+	deadline time.Time
+	parts    []*fetchPart
+}
+
+// fetchPart is one partition of a request.
+type fetchPart struct {
+	tp     spillway.TopicPartition
+	share  *Share
+	in     kmsg.FetchRequestTopicPartition
+	out    *kmsg.FetchResponseTopicPartition
+	done   bool // out holds the answer
+	wanted spillway.Offset
+
+	// Of the newest try.
+	term  Term
+	view  *offsetmap.View
+	local spillway.LocalOffset
+}
+
+func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.Answer, error) {
+	req := kmsg.NewPtrFetchRequest()
+	if err := decode(sreq, req); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) ([]byte, error) {
+		resp := c.fetch(ctx, req)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return resp.AppendTo(nil), nil
+	}, nil
+}
+
+func (c *Client) fetch(ctx context.Context, req *kmsg.FetchRequest) *kmsg.FetchResponse {
+	f := &fetch{
+		client: c, req: req, resp: req.ResponseKind().(*kmsg.FetchResponse),
+		deadline: time.Now().Add(min(max(time.Duration(req.MaxWaitMillis)*time.Millisecond, 0), fetchWaitMax)),
+	}
+	if req.SessionID != 0 && req.SessionEpoch > 0 {
+		f.resp.ErrorCode = kerr.FetchSessionIDNotFound.Code // of a gateway or a broker that kept one
+		return f.resp
+	}
+	f.lay(ctx)
+	for f.try(ctx) && ctx.Err() == nil && time.Now().Before(f.deadline) {
+	}
+	f.settle()
+	for _, p := range f.parts {
+		if len(c.highWatermarks) < fetchPartitionsMax || c.highWatermarks[p.tp] != 0 {
+			c.highWatermarks[p.tp] = p.out.HighWatermark
+		}
+	}
+	return f.resp
+}
+
+// lay makes the empty answer and answers what cannot be served.
+func (f *fetch) lay(ctx context.Context) {
+	r := f.client.router
+	f.resp.Topics = make([]kmsg.FetchResponseTopic, len(f.req.Topics))
+	for i, t := range f.req.Topics {
+		out := &f.resp.Topics[i]
+		*out = kmsg.NewFetchResponseTopic()
+		out.Topic, out.TopicID = t.Topic, t.TopicID
+		name, known := t.Topic, true
+		if f.req.Version >= 13 {
+			name, known = r.topics.name(ctx, t.TopicID)
+		}
+		out.Partitions = make([]kmsg.FetchResponseTopicPartition, len(t.Partitions))
+		for j, in := range t.Partitions {
+			p := &fetchPart{tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}, in: in, out: &out.Partitions[j],
+				wanted: spillway.Offset(in.FetchOffset)}
+			*p.out = kmsg.NewFetchResponseTopicPartition()
+			p.out.Partition = in.Partition
+			p.nothing(f.client)
+			p.share, _ = r.ShareOf(p.tp)
+			switch {
+			case !known:
+				p.fail(kerr.UnknownTopicID.Code)
+			case p.share == nil || p.tp.Partition < 0:
+				p.fail(kerr.UnknownTopicOrPartition.Code)
+			}
+			f.parts = append(f.parts, p)
+		}
+	}
+}
+
+// nothing makes the answer empty: with the high watermark that the client saw
+// last, as a reader that computes its lag would jump otherwise.
+func (p *fetchPart) nothing(c *Client) {
+	p.out.RecordBatches, p.out.AbortedTransactions = []byte{}, nil
+	p.out.HighWatermark = max(c.highWatermarks[p.tp], p.in.FetchOffset)
+	p.out.LastStableOffset, p.out.LogStartOffset = p.out.HighWatermark, -1
+}
+
+func (p *fetchPart) fail(code int16) { p.out.ErrorCode, p.done = code, true }
+
+// try asks the sites once for all partitions that are served now. It returns
+// false when there is something to answer.
+func (f *fetch) try(ctx context.Context) bool {
+	changed := f.changed()
+	byNode := f.plan(ctx)
+	if f.answered() {
+		return false
+	}
+	if len(byNode) == 0 {
+		f.pause(ctx, changed)
+		return true
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() { // a share that moves takes its waiting fetches with it
+		select {
+		case <-changed:
+			cancel()
+		case <-stop:
+		}
+	}()
+	if !f.ask(ctx, byNode) {
+		f.pause(ctx, changed)
+	}
+	return !f.answered()
+}
+
+// changed is closed when a share of the request changes.
+func (f *fetch) changed() <-chan struct{} {
+	for _, p := range f.parts {
+		if p.share != nil {
+			return p.share.Changed() // one is enough: all are looked at again at the deadline
+		}
+	}
+	return nil
+}
+
+// pause waits a moment: nothing here tells when the reason has gone.
+func (f *fetch) pause(ctx context.Context, changed <-chan struct{}) {
+	timer := time.NewTimer(max(0, min(fetchPauseMin, time.Until(f.deadline))))
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// answered tells whether any partition has an answer worth sending now. How
+// many bytes are enough was the site's decision.
+func (f *fetch) answered() bool {
+	for _, p := range f.parts {
+		if p.done && p.out.ErrorCode != 0 || len(p.out.RecordBatches) > 0 {
+			return true
+		}
+	}
+	return len(f.parts) == 0
+}
+
+// plan looks up where each partition is served and groups them by the site's
+// node. A partition whose share moves stays out and keeps its empty answer.
+func (f *fetch) plan(ctx context.Context) map[laneKey][]*fetchPart {
+	r := f.client.router
+	byNode := make(map[laneKey][]*fetchPart)
+	for _, p := range f.parts {
+		if p.done || len(p.out.RecordBatches) > 0 {
+			continue
+		}
+		var serving bool
+		if p.term, serving = p.share.Serving(); !serving || !r.lease.Held() {
+			continue
+		}
+		if p.view = r.viewOf(p.term, p.tp); p.view == nil {
+			if _, exists := r.topics.find(ctx, p.tp.Topic); !exists && r.topics.heard(p.term.Site) {
+				p.fail(kerr.UnknownTopicOrPartition.Code)
+			}
+			continue // the site's map will tell soon
+		}
+		if !p.locate() {
+			continue
+		}
+		node, err := r.sites[p.term.Site].Leader(ctx, p.tp)
+		if err != nil {
+			continue
+		}
+		k := laneKey{FetchLane, p.term.Site, node}
+		byNode[k] = append(byNode[k], p)
+	}
+	return byNode
+}
+
+// locate finds the local offset to ask for. False: the answer is there without
+// asking, because the fetch begins inside a hole or outside of the log.
+func (p *fetchPart) locate() bool {
+	var at spillway.Offset
+	p.local, at = p.view.ToLocal(p.wanted)
+	if at == p.wanted {
+		return true
+	}
+	if _, _, hole := p.view.Hole(p.wanted); hole {
+		return true // asked all the same: the answer brings the watermarks
+	}
+	p.fail(kerr.OffsetOutOfRange.Code)
+	return false
+}
+
+// viewOf is the offset map of the site that serves a partition in the term, or
+// nil while it does not know of the term yet.
+func (r *Router) viewOf(t Term, tp spillway.TopicPartition) *offsetmap.View {
+	v := r.maps.View(t.Site, tp)
+	if v == nil {
+		return nil
+	}
+	if open, ok := v.Open(); !ok || open.Epoch < t.Base {
+		return nil
+	}
+	return v
+}
+
+// settle drops what must not be handed out any more: the share has moved while
+// the site answered, or the lease is over (C10).
+func (f *fetch) settle() {
+	held := f.client.router.lease.Held()
+	for _, p := range f.parts {
+		if len(p.out.RecordBatches) == 0 {
+			continue
+		}
+		if t, serving := p.share.Serving(); !held || !serving || t.Epoch != p.term.Epoch {
+			p.nothing(f.client)
+		}
+	}
+}
+
+// serve turns the site's answer for one partition into the client's.
+func (p *fetchPart) serve(ctx context.Context, f *fetch, in *kmsg.FetchResponseTopicPartition) {
+	r := f.client.router
+	switch in.ErrorCode {
+	case 0:
+	case kerr.OffsetOutOfRange.Code, kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code, kerr.CorruptMessage.Code:
+		p.fail(in.ErrorCode)
+		return
+	default:
+		return // the site's own business (leader moves); asked again
+	}
+	// The map may have grown while the site waited for data.
+	if v := r.viewOf(p.term, p.tp); v != nil {
+		p.view = v
+	}
+	end, _ := p.view.ToVirtual(spillway.LocalOffset(in.HighWatermark))
+	limit := r.limit(ctx, f.deadline, p.share, p.term, p.tp, p.wanted, end)
+	a, err := records.Serve(in.RecordBatches, p.view, p.wanted, limit)
+	if err != nil {
+		p.fail(kerr.CorruptMessage.Code)
+		return
+	}
+	start, _ := p.view.ToVirtual(spillway.LocalOffset(max(in.LogStartOffset, 0)))
+	stable, _ := p.view.ToVirtual(spillway.LocalOffset(in.LastStableOffset))
+	p.out.HighWatermark = int64(max(min(end, limit), a.Next))
+	p.out.LastStableOffset = min(p.out.HighWatermark, int64(max(min(stable, limit), a.Next)))
+	p.out.LogStartOffset = int64(start)
+	p.out.RecordBatches = a.Records
+	if p.out.RecordBatches == nil {
+		p.out.RecordBatches = []byte{}
+	}
+	for _, t := range in.AbortedTransactions {
+		first, _ := p.view.ToVirtual(spillway.LocalOffset(t.FirstOffset))
+		t.FirstOffset = int64(first)
+		p.out.AbortedTransactions = append(p.out.AbortedTransactions, t)
+	}
+}
+
+// limit is what may be handed out of a partition that ends at end: raised ahead
+// of use where the reserved end is in the way, and waited for until the
+// deadline where nothing behind wanted is durable yet (C5, C19).
+func (r *Router) limit(ctx context.Context, deadline time.Time, share *Share, t Term, tp spillway.TopicPartition, wanted, end spillway.Offset) spillway.Offset {
+	ctx, cancel := context.WithDeadline(ctx, deadline.Add(fetchPauseMin))
+	defer cancel()
+	if r.reserve.End(share, t, tp) < end {
+		_ = r.reserve.Extend(ctx, share, t, tp, end) // if not, End tells how far it goes
+	}
+	limit := r.VirtualHighWatermark(share, t, tp)
+	if limit <= wanted && end > wanted && share.Group.Ack.Sites > 1 {
+		_ = r.marks.Wait(ctx, t, tp, wanted+1, share.Group.Ack.Sites) // if not, the answer is empty
+		limit = r.VirtualHighWatermark(share, t, tp)
+	}
+	return limit
+}

@@ -1,0 +1,182 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/federation/session"
+)
+
+// ListOffsets (2). v1 one offset; v2 isolation level; v4 leader epoch; v6
+// flexible; v7 max timestamp (KIP-734); v8 local log start; v9 tiered offset;
+// v10 timeout.
+//
+// Offsets are virtual; the end is the virtual high watermark, so nothing is
+// named that a fetch would not hand out. The leader epoch is −1. Left out: the
+// questions about tiered storage (−4, −5), which have no meaning over sites.
+var listOffsetsAPI = api{key: 2, min: 1, max: 10, needs: 1, begin: (*Client).beginListOffsets}
+
+const listOffsetsUpstreamMax = 7
+
+// Special timestamps.
+const (
+	timestampLatest   = -1
+	timestampEarliest = -2
+	timestampMax      = -3
+)
+
+func (c *Client) beginListOffsets(_ context.Context, sreq session.Request) (session.Answer, error) {
+	req := kmsg.NewPtrListOffsetsRequest()
+	if err := decode(sreq, req); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) ([]byte, error) {
+		return c.listOffsets(ctx, req).AppendTo(nil), nil
+	}, nil
+}
+
+func (c *Client) listOffsets(ctx context.Context, req *kmsg.ListOffsetsRequest) *kmsg.ListOffsetsResponse {
+	resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+	until := time.Now().Add(c.router.config.HoldMax)
+	for _, t := range req.Topics {
+		out := kmsg.NewListOffsetsResponseTopic()
+		out.Topic = t.Topic
+		for _, p := range t.Partitions {
+			tp := spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition}
+			out.Partitions = append(out.Partitions, c.listOffset(ctx, req.IsolationLevel, tp, p.Timestamp, until))
+		}
+		resp.Topics = append(resp.Topics, out)
+	}
+	return resp
+}
+
+// listOffset answers for one partition. Clients ask rarely and for few, so
+// partitions are asked for one by one.
+func (c *Client) listOffset(ctx context.Context, isolation int8, tp spillway.TopicPartition, timestamp int64, until time.Time) kmsg.ListOffsetsResponseTopicPartition {
+	out := kmsg.NewListOffsetsResponseTopicPartition()
+	out.Partition, out.Offset, out.Timestamp = tp.Partition, -1, -1
+	share, ok := c.router.ShareOf(tp)
+	switch {
+	case !ok || tp.Partition < 0:
+		out.ErrorCode = kerr.UnknownTopicOrPartition.Code
+		return out
+	case timestamp < timestampMax:
+		out.ErrorCode = kerr.UnsupportedVersion.Code
+		return out
+	}
+	for {
+		changed := share.Changed()
+		if t, serving := share.Serving(); serving && c.router.lease.Held() {
+			if code := c.ask(ctx, share, t, tp, isolation, timestamp, until, &out); code != kerr.NotLeaderForPartition.Code {
+				out.ErrorCode = code
+				return out
+			}
+			changed = nil // a leader that moves is looked for again soon
+		}
+		if !c.hold(ctx, changed, until) {
+			out.ErrorCode = kerr.NotLeaderForPartition.Code
+			return out
+		}
+	}
+}
+
+// hold waits for a change, a moment if changed is nil. False: the hold is over.
+func (c *Client) hold(ctx context.Context, changed <-chan struct{}, until time.Time) bool {
+	left := time.Until(until)
+	if left <= 0 || ctx.Err() != nil || c.gone() {
+		return false
+	}
+	// A request of a client that has given up must not wait on; nothing else
+	// tells that it has.
+	timer := time.NewTimer(min(left, retryPause))
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// ask puts the question to the site. NOT_LEADER_OR_FOLLOWER: try again.
+func (c *Client) ask(ctx context.Context, share *Share, t Term, tp spillway.TopicPartition, isolation int8, timestamp int64, until time.Time, out *kmsg.ListOffsetsResponseTopicPartition) int16 {
+	r := c.router
+	const again = 6 // NOT_LEADER_OR_FOLLOWER
+	view := r.viewOf(t, tp)
+	if view == nil {
+		if _, exists := r.topics.find(ctx, tp.Topic); !exists && r.topics.heard(t.Site) {
+			return kerr.UnknownTopicOrPartition.Code
+		}
+		return again
+	}
+	in, err := c.askSite(ctx, t.Site, tp, isolation, timestamp)
+	if err != nil {
+		r.refresh(ctx, t.Site)
+		return again
+	}
+	switch in.ErrorCode {
+	case 0:
+	case kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code:
+		return in.ErrorCode
+	default:
+		r.refresh(ctx, t.Site)
+		return again
+	}
+	if now, serving := share.Serving(); !serving || now.Epoch != t.Epoch || !r.lease.Held() {
+		return again
+	}
+	if in.Offset < 0 { // no record at or after the time
+		return 0
+	}
+	v, _ := view.ToVirtual(spillway.LocalOffset(in.Offset))
+	switch timestamp {
+	case timestampLatest:
+		v = min(v, r.limit(ctx, until, share, t, tp, v, v))
+		v = max(v, startOf(view))
+	case timestampEarliest:
+	default:
+		if v >= r.limit(ctx, until, share, t, tp, v, v+1) {
+			return 0 // not durable yet, so it does not exist yet
+		}
+	}
+	out.Offset, out.Timestamp = int64(v), in.Timestamp
+	return 0
+}
+
+func (c *Client) askSite(ctx context.Context, site spillway.SiteID, tp spillway.TopicPartition, isolation int8, timestamp int64) (kmsg.ListOffsetsResponseTopicPartition, error) {
+	none := kmsg.NewListOffsetsResponseTopicPartition()
+	node, err := c.router.sites[site].Leader(ctx, tp)
+	if err != nil {
+		return none, err
+	}
+	lane, err := c.lanes.Lane(ctx, OtherLane, site, node)
+	if err != nil {
+		return none, err
+	}
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.Version = min(lane.conn.MaxVersion(req.Key()), listOffsetsUpstreamMax)
+	req.ReplicaID, req.IsolationLevel = -1, isolation
+	p := kmsg.NewListOffsetsRequestTopicPartition()
+	p.Partition, p.Timestamp, p.CurrentLeaderEpoch = tp.Partition, timestamp, -1
+	t := kmsg.NewListOffsetsRequestTopic()
+	t.Topic, t.Partitions = tp.Topic, []kmsg.ListOffsetsRequestTopicPartition{p}
+	req.Topics = []kmsg.ListOffsetsRequestTopic{t}
+	ctx, cancel := context.WithTimeout(ctx, c.router.config.ProduceMax)
+	defer cancel()
+	resp, err := lane.conn.DoVersion(ctx, req)
+	if err != nil {
+		return none, err
+	}
+	for _, t := range resp.(*kmsg.ListOffsetsResponse).Topics {
+		for _, p := range t.Partitions {
+			return p, nil
+		}
+	}
+	none.ErrorCode = kerr.UnknownServerError.Code
+	return none, nil
+}

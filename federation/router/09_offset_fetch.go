@@ -1,0 +1,180 @@
+package router
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/federation/session"
+	"spillway/mirror/offsetmap"
+)
+
+// OffsetFetch (9). v2 all topics; v5 leader epoch; v6 flexible; v7 require
+// stable; v8 several groups; v9 KIP-848; v10 topic ids.
+//
+// The exact virtual position stands in front of the metadata; a commit without
+// it (of a tool at the site) is translated. The leader epoch is −1.
+var offsetFetchAPI = api{key: 9, min: 1, max: 10, needs: 8, begin: (*Client).beginOffsetFetch}
+
+const offsetFetchUpstreamMax = 9
+
+func (c *Client) beginOffsetFetch(_ context.Context, sreq session.Request) (session.Answer, error) {
+	req := kmsg.NewPtrOffsetFetchRequest()
+	if err := decode(sreq, req); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) ([]byte, error) {
+		if req.Version < 8 {
+			return c.offsetFetchOne(ctx, req).AppendTo(nil), nil
+		}
+		resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
+		for _, g := range req.Groups {
+			resp.Groups = append(resp.Groups, c.offsetFetch(ctx, g, req.RequireStable, req.Version))
+		}
+		return resp.AppendTo(nil), nil
+	}, nil
+}
+
+// offsetFetchOne serves the older form, for one group.
+func (c *Client) offsetFetchOne(ctx context.Context, req *kmsg.OffsetFetchRequest) *kmsg.OffsetFetchResponse {
+	g := kmsg.NewOffsetFetchRequestGroup()
+	g.Group, g.MemberEpoch = req.Group, -1
+	if req.Topics != nil {
+		g.Topics = []kmsg.OffsetFetchRequestGroupTopic{}
+	}
+	for _, t := range req.Topics {
+		topic := kmsg.NewOffsetFetchRequestGroupTopic()
+		topic.Topic, topic.Partitions = t.Topic, t.Partitions
+		g.Topics = append(g.Topics, topic)
+	}
+	got := c.offsetFetch(ctx, g, req.RequireStable, req.Version)
+	resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
+	resp.ErrorCode = got.ErrorCode
+	for _, t := range got.Topics {
+		topic := kmsg.NewOffsetFetchResponseTopic()
+		topic.Topic = t.Topic
+		for _, p := range t.Partitions {
+			out := kmsg.NewOffsetFetchResponseTopicPartition()
+			out.Partition, out.Offset, out.LeaderEpoch, out.Metadata, out.ErrorCode = p.Partition, p.Offset, p.LeaderEpoch, p.Metadata, p.ErrorCode
+			if req.Version < 2 && got.ErrorCode != 0 {
+				out.ErrorCode = got.ErrorCode
+			}
+			topic.Partitions = append(topic.Partitions, out)
+		}
+		resp.Topics = append(resp.Topics, topic)
+	}
+	return resp
+}
+
+func (c *Client) offsetFetch(ctx context.Context, g kmsg.OffsetFetchRequestGroup, stable bool, version int16) kmsg.OffsetFetchResponseGroup {
+	out := kmsg.NewOffsetFetchResponseGroup()
+	out.Group = g.Group
+	share, ok := c.router.GroupShare(g.Group)
+	if !ok {
+		c.router.events.refused("coordinator")
+		out.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return out
+	}
+	ids := make(map[string][16]byte)
+	if version >= 10 {
+		named := g.Topics[:0:0]
+		for _, t := range g.Topics {
+			name, known := c.router.topics.name(ctx, t.TopicID)
+			if !known {
+				out.Topics = append(out.Topics, unknownTopic(t))
+				continue
+			}
+			ids[name], t.Topic = t.TopicID, name
+			named = append(named, t)
+		}
+		if g.Topics != nil && len(named) == 0 {
+			return out
+		}
+		if g.Topics != nil {
+			g.Topics = named
+		}
+	}
+	until := c.holdUntil(share)
+	for {
+		changed := share.Changed()
+		got, code, again := c.offsetFetchAt(ctx, share, g, stable, version)
+		if !again {
+			for _, t := range got {
+				if version >= 10 {
+					t.TopicID = c.router.topology.TopicID(t.Topic)
+				}
+				out.Topics = append(out.Topics, t)
+			}
+			out.ErrorCode = code
+			return out
+		}
+		if !c.hold(ctx, changed, until) {
+			out.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+			return out
+		}
+	}
+}
+
+func unknownTopic(t kmsg.OffsetFetchRequestGroupTopic) kmsg.OffsetFetchResponseGroupTopic {
+	out := kmsg.NewOffsetFetchResponseGroupTopic()
+	out.TopicID = t.TopicID
+	for _, p := range t.Partitions {
+		o := kmsg.NewOffsetFetchResponseGroupTopicPartition()
+		o.Partition, o.Offset, o.ErrorCode = p, -1, kerr.UnknownTopicID.Code
+		out.Partitions = append(out.Partitions, o)
+	}
+	return out
+}
+
+// offsetFetchAt asks the coordinator once. again: the share moves, or the
+// site's map does not know a partition yet.
+func (c *Client) offsetFetchAt(ctx context.Context, share *Share, g kmsg.OffsetFetchRequestGroup, stable bool, version int16) (topics []kmsg.OffsetFetchResponseGroupTopic, code int16, again bool) {
+	t, serving := share.Serving()
+	if !serving {
+		return nil, 0, true
+	}
+	up := kmsg.NewPtrOffsetFetchRequest()
+	up.Version = min(max(version, 8), offsetFetchUpstreamMax)
+	up.RequireStable, up.Groups = stable, []kmsg.OffsetFetchRequestGroup{g}
+	got, err := c.coordinate(ctx, groupCall{share: share, group: g.Group, req: up})
+	if err != nil {
+		return nil, 0, true
+	}
+	for _, found := range got.(*kmsg.OffsetFetchResponse).Groups {
+		c.stale(ctx, share, found.ErrorCode)
+		for i := range found.Topics {
+			topic := &found.Topics[i]
+			for j := range topic.Partitions {
+				tp := spillway.TopicPartition{Topic: topic.Topic, Partition: topic.Partitions[j].Partition}
+				if !c.router.position(t, tp, &topic.Partitions[j]) {
+					return nil, 0, true
+				}
+			}
+		}
+		return found.Topics, found.ErrorCode, false
+	}
+	return nil, kerr.UnknownServerError.Code, false
+}
+
+// position makes a committed position virtual.
+func (r *Router) position(t Term, tp spillway.TopicPartition, p *kmsg.OffsetFetchResponseGroupTopicPartition) bool {
+	p.LeaderEpoch = -1
+	if p.Offset < 0 || p.ErrorCode != 0 {
+		return true
+	}
+	if p.Metadata != nil {
+		if v, _, metadata, ok := offsetmap.DecodeCommit(*p.Metadata); ok {
+			p.Offset, p.Metadata = int64(v), &metadata
+			return true
+		}
+	}
+	view := r.viewOf(t, tp)
+	if view == nil {
+		return false
+	}
+	v, _ := view.ToVirtual(spillway.LocalOffset(p.Offset))
+	p.Offset = int64(v)
+	return true
+}

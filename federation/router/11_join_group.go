@@ -1,0 +1,64 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway/federation/session"
+)
+
+// JoinGroup (11). v1 rebalance timeout; v4 member id required; v5 static
+// members; v6 flexible; v7 protocol type; v8 reason; v9 skip assignment.
+//
+// It passes as it is: names of topics are the same everywhere, and nothing in
+// it is an offset. While groups drain or the share moves it waits here, and goes
+// to the new site afterwards, which does not know the member: the client then
+// joins as a new one.
+var joinGroupAPI = api{key: 11, min: 0, max: 9, needs: 0, begin: (*Client).beginJoinGroup}
+
+// rebalanceMax bounds the rebalance timeout that a member may ask for.
+const rebalanceMax = 30 * time.Minute
+
+func (c *Client) beginJoinGroup(_ context.Context, sreq session.Request) (session.Answer, error) {
+	req := kmsg.NewPtrJoinGroupRequest()
+	if err := decode(sreq, req); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) ([]byte, error) {
+		return c.joinGroup(ctx, req).AppendTo(nil), nil
+	}, nil
+}
+
+func (c *Client) joinGroup(ctx context.Context, req *kmsg.JoinGroupRequest) kmsg.Response {
+	resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
+	resp.Generation, resp.MemberID = -1, req.MemberID
+	share, ok := c.router.GroupShare(req.Group)
+	if !ok {
+		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return resp
+	}
+	rebalance := time.Duration(max(req.RebalanceTimeoutMillis, req.SessionTimeoutMillis, 0)) * time.Millisecond
+	call := groupCall{share: share, group: req.Group, req: req, yields: true, patience: min(rebalance, rebalanceMax) + groupPatience}
+	for until := time.Now().Add(share.Group.GroupDrain + c.router.config.HoldMax); ; {
+		changed := share.Changed()
+		if record := share.Record(); draining(share) {
+			c.router.members.settle(req.Group, req.MemberID, record.Epoch)
+		}
+		got, err := c.coordinate(ctx, call)
+		if err == nil {
+			joined := got.(*kmsg.JoinGroupResponse)
+			c.stale(ctx, share, joined.ErrorCode)
+			if joined.ErrorCode == 0 {
+				c.router.members.touch(req.Group, joined.MemberID)
+			}
+			return joined
+		}
+		if !c.hold(ctx, changed, until) {
+			resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+			return resp
+		}
+	}
+}

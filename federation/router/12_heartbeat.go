@@ -1,0 +1,49 @@
+package router
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway/federation/session"
+)
+
+// Heartbeat (12). v3 static members; v4 flexible.
+//
+// While groups drain or the share moves the answer is REBALANCE_IN_PROGRESS:
+// members commit, give up their partitions and join again (experiments L).
+var heartbeatAPI = api{key: 12, min: 0, max: 4, needs: 0, begin: (*Client).beginHeartbeat}
+
+func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (session.Answer, error) {
+	req := kmsg.NewPtrHeartbeatRequest()
+	if err := decode(sreq, req); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) ([]byte, error) {
+		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
+		share, ok := c.router.GroupShare(req.Group)
+		if !ok {
+			resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
+			return resp.AppendTo(nil), nil
+		}
+		c.router.members.touch(req.Group, req.MemberID)
+		got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true})
+		if err != nil {
+			resp.ErrorCode = c.unreached(share, err)
+			return resp.AppendTo(nil), nil
+		}
+		c.stale(ctx, share, got.(*kmsg.HeartbeatResponse).ErrorCode)
+		return got.AppendTo(nil), nil
+	}, nil
+}
+
+// unreached is the answer to a member whose coordinator could not be asked: it
+// joins again if the share moves, and asks for the coordinator otherwise.
+func (c *Client) unreached(share *Share, err error) int16 {
+	if _, serving := share.Serving(); !serving || draining(share) {
+		return kerr.RebalanceInProgress.Code
+	}
+	c.router.events.refused("coordinator")
+	return kerr.NotCoordinator.Code
+}

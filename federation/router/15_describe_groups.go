@@ -1,0 +1,51 @@
+package router
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway/federation/session"
+)
+
+// DescribeGroups (15). v3 authorized operations; v4 static members; v5
+// flexible; v6 error message. Left out: authorized operations (unknown).
+var describeGroupsAPI = api{key: 15, min: 0, max: 6, needs: 0, begin: (*Client).beginDescribeGroups}
+
+func (c *Client) beginDescribeGroups(_ context.Context, sreq session.Request) (session.Answer, error) {
+	req := kmsg.NewPtrDescribeGroupsRequest()
+	if err := decode(sreq, req); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) ([]byte, error) {
+		resp := req.ResponseKind().(*kmsg.DescribeGroupsResponse)
+		for _, group := range req.Groups {
+			resp.Groups = append(resp.Groups, c.describeGroup(ctx, req.Version, group))
+		}
+		return resp.AppendTo(nil), nil
+	}, nil
+}
+
+func (c *Client) describeGroup(ctx context.Context, version int16, group string) kmsg.DescribeGroupsResponseGroup {
+	none := kmsg.NewDescribeGroupsResponseGroup()
+	none.Group = group
+	share, ok := c.router.GroupShare(group)
+	if !ok {
+		none.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return none
+	}
+	up := kmsg.NewPtrDescribeGroupsRequest()
+	up.Version, up.Groups = version, []string{group}
+	got, err := c.persist(ctx, groupCall{share: share, group: group, req: up}, c.router.config.HoldMax)
+	if err != nil {
+		none.ErrorCode = kerr.CoordinatorNotAvailable.Code
+		return none
+	}
+	for _, g := range got.(*kmsg.DescribeGroupsResponse).Groups {
+		c.stale(ctx, share, g.ErrorCode)
+		return g
+	}
+	none.ErrorCode = kerr.UnknownServerError.Code
+	return none
+}

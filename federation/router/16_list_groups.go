@@ -1,0 +1,65 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/federation/session"
+)
+
+// ListGroups (16). v3 flexible; v4 states; v5 types.
+//
+// Groups of failover groups alone, each as the site that serves it knows it.
+var listGroupsAPI = api{key: 16, min: 0, max: 5, needs: 0, begin: (*Client).beginListGroups}
+
+func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (session.Answer, error) {
+	req := kmsg.NewPtrListGroupsRequest()
+	if err := decode(sreq, req); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) ([]byte, error) {
+		resp := req.ResponseKind().(*kmsg.ListGroupsResponse)
+		for site := range c.router.topics.homes() {
+			groups, err := c.listGroups(ctx, site, req)
+			if err != nil {
+				resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
+			}
+			resp.Groups = append(resp.Groups, groups...)
+		}
+		return resp.AppendTo(nil), nil
+	}, nil
+}
+
+// listGroups asks every broker of a site.
+func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg.ListGroupsRequest) ([]kmsg.ListGroupsResponseGroup, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	md, err := c.router.sites[site].Metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []kmsg.ListGroupsResponseGroup
+	for _, node := range md.Nodes {
+		lane, err := c.lanes.Lane(ctx, OtherLane, site, node.ID)
+		if err != nil {
+			return found, err
+		}
+		up := kmsg.NewPtrListGroupsRequest()
+		up.Version = min(req.Version, lane.conn.MaxVersion(up.Key()))
+		up.StatesFilter, up.TypesFilter = req.StatesFilter, req.TypesFilter
+		got, err := lane.conn.DoVersion(ctx, up)
+		if err != nil {
+			return found, err
+		}
+		for _, g := range got.(*kmsg.ListGroupsResponse).Groups {
+			if s, ok := c.router.GroupShare(g.Group); ok && home(s) == site {
+				found = append(found, g)
+			}
+		}
+	}
+	return found, nil
+}

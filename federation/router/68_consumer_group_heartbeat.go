@@ -1,0 +1,139 @@
+package router
+
+import (
+	"context"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/federation/session"
+)
+
+// ConsumerGroupHeartbeat (68), KIP-848. v1 regular expressions.
+//
+// Topic ids are the site's own upstream and virtual downstream. While groups
+// drain a member is told that it has no partitions: it commits, gives them up
+// and says so. The site's coordinator does not know that, so afterwards the
+// member is fenced once and joins anew, at whichever site serves then.
+var consumerGroupHeartbeatAPI = api{key: 68, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupHeartbeat}
+
+// drainBeatMillis is how soon a member that drains shall come back.
+const drainBeatMillis = 250
+
+func (c *Client) beginConsumerGroupHeartbeat(_ context.Context, sreq session.Request) (session.Answer, error) {
+	req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	if err := decode(sreq, req); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) ([]byte, error) {
+		return c.consumerGroupHeartbeat(ctx, req).AppendTo(nil), nil
+	}, nil
+}
+
+func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerGroupHeartbeatRequest) kmsg.Response {
+	resp := req.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
+	resp.MemberID, resp.MemberEpoch = kmsg.StringPtr(req.MemberID), req.MemberEpoch
+	share, ok := c.router.GroupShare(req.Group)
+	if !ok {
+		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return resp
+	}
+	ms := c.router.members
+	if req.MemberEpoch < 0 {
+		ms.gone(req.Group, req.MemberID)
+	}
+	t, serving := share.Serving()
+	switch {
+	case req.MemberEpoch > 0 && (!serving || draining(share)):
+		return c.drainMember(share, req, resp)
+	case req.MemberEpoch > 0 && ms.takeRejoin(req.Group, req.MemberID):
+		resp.ErrorCode, resp.MemberEpoch = kerr.FencedMemberEpoch.Code, 0
+		return resp
+	case !serving || draining(share):
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code // a new member comes back in a moment
+		return resp
+	}
+	up, ok := c.router.siteHeartbeat(ctx, t, req)
+	if !ok {
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+		return resp
+	}
+	got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: up})
+	if err != nil {
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+		return resp
+	}
+	answer := got.(*kmsg.ConsumerGroupHeartbeatResponse)
+	c.stale(ctx, share, answer.ErrorCode)
+	if answer.ErrorCode == 0 && answer.MemberID != nil && req.MemberEpoch >= 0 {
+		ms.touch(req.Group, *answer.MemberID)
+	}
+	if answer.Assignment != nil && !c.router.virtualAssignment(ctx, t, answer.Assignment) {
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+		return resp
+	}
+	return answer
+}
+
+// drainMember tells a member to give up its partitions and notes when it has.
+func (c *Client) drainMember(share *Share, req *kmsg.ConsumerGroupHeartbeatRequest, resp *kmsg.ConsumerGroupHeartbeatResponse) kmsg.Response {
+	e := share.Record().Epoch
+	c.router.members.update(req.Group, req.MemberID, func(mb *member) {
+		mb.rejoin = true
+		if req.Topics != nil && len(req.Topics) == 0 {
+			mb.settled = max(mb.settled, e)
+		}
+	})
+	resp.HeartbeatIntervalMillis = drainBeatMillis
+	resp.Assignment = &kmsg.ConsumerGroupHeartbeatResponseAssignment{Topics: []kmsg.ConsumerGroupHeartbeatResponseAssignmentTopic{}}
+	return resp
+}
+
+// siteHeartbeat is the request with the site's topic ids.
+func (r *Router) siteHeartbeat(ctx context.Context, t Term, req *kmsg.ConsumerGroupHeartbeatRequest) (*kmsg.ConsumerGroupHeartbeatRequest, bool) {
+	up := *req
+	if req.Topics == nil {
+		return &up, true
+	}
+	up.Topics = make([]kmsg.ConsumerGroupHeartbeatRequestTopic, 0, len(req.Topics))
+	for _, topic := range req.Topics {
+		name, ok := r.topics.name(ctx, topic.TopicID)
+		if !ok {
+			continue // deleted meanwhile; the coordinator will see that it is not owned
+		}
+		md, ok := r.topics.at(ctx, t.Site, r.config.MetadataMax)[name]
+		if !ok {
+			return nil, false
+		}
+		topic.TopicID = md.ID
+		up.Topics = append(up.Topics, topic)
+	}
+	return &up, true
+}
+
+// virtualAssignment puts virtual topic ids into an assignment.
+func (r *Router) virtualAssignment(ctx context.Context, t Term, a *kmsg.ConsumerGroupHeartbeatResponseAssignment) bool {
+	for i := range a.Topics {
+		name, ok := r.topics.nameAt(ctx, t.Site, a.Topics[i].TopicID)
+		if !ok {
+			return false
+		}
+		a.Topics[i].TopicID = r.topology.TopicID(name)
+	}
+	return true
+}
+
+// nameAt finds a topic by the site's own id.
+func (t *topics) nameAt(ctx context.Context, site spillway.SiteID, id [16]byte) (string, bool) {
+	// The second look is for a topic that was created just now.
+	for _, age := range []time.Duration{t.router.config.MetadataMax, topicsAskEvery} {
+		for name, topic := range t.at(ctx, site, age) {
+			if topic.ID == id {
+				return name, true
+			}
+		}
+	}
+	return "", false
+}

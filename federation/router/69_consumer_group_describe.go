@@ -1,0 +1,61 @@
+package router
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway/federation/session"
+)
+
+// ConsumerGroupDescribe (69), KIP-848. v1 member type. Topic ids are virtual.
+// Left out: authorized operations (unknown).
+var consumerGroupDescribeAPI = api{key: 69, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupDescribe}
+
+func (c *Client) beginConsumerGroupDescribe(_ context.Context, sreq session.Request) (session.Answer, error) {
+	req := kmsg.NewPtrConsumerGroupDescribeRequest()
+	if err := decode(sreq, req); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) ([]byte, error) {
+		resp := req.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
+		for _, group := range req.Groups {
+			resp.Groups = append(resp.Groups, c.describeConsumerGroup(ctx, req.Version, group))
+		}
+		return resp.AppendTo(nil), nil
+	}, nil
+}
+
+func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group string) kmsg.ConsumerGroupDescribeResponseGroup {
+	none := kmsg.NewConsumerGroupDescribeResponseGroup()
+	none.Group = group
+	share, ok := c.router.GroupShare(group)
+	if !ok {
+		none.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return none
+	}
+	up := kmsg.NewPtrConsumerGroupDescribeRequest()
+	up.Version, up.Groups = version, []string{group}
+	got, err := c.persist(ctx, groupCall{share: share, group: group, req: up}, c.router.config.HoldMax)
+	if err != nil {
+		none.ErrorCode = kerr.CoordinatorNotAvailable.Code
+		return none
+	}
+	for _, g := range got.(*kmsg.ConsumerGroupDescribeResponse).Groups {
+		c.stale(ctx, share, g.ErrorCode)
+		for i := range g.Members {
+			c.virtualTopics(&g.Members[i].Assignment)
+			c.virtualTopics(&g.Members[i].TargetAssignment)
+		}
+		return g
+	}
+	none.ErrorCode = kerr.UnknownServerError.Code
+	return none
+}
+
+func (c *Client) virtualTopics(a *kmsg.Assignment) {
+	for i := range a.TopicPartitions {
+		a.TopicPartitions[i].TopicID = c.router.topology.TopicID(a.TopicPartitions[i].Topic)
+	}
+}

@@ -1,0 +1,127 @@
+package router
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker/conn"
+)
+
+// ask sends one request to each node and serves what they answer. It returns
+// false if something could not be reached or has another leader by now.
+func (f *fetch) ask(ctx context.Context, byNode map[laneKey][]*fetchPart) bool {
+	wait := time.Until(f.deadline)
+	if len(byNode) > 1 {
+		// Answers of several nodes are waited for together, so each waits
+		// only a moment, and the round is repeated.
+		wait = min(wait, fetchSeveral)
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	well := true
+	for k, parts := range byNode {
+		wg.Go(func() {
+			if !f.askNode(ctx, k, parts, max(wait, 0)) {
+				mu.Lock()
+				defer mu.Unlock()
+				well = false
+			}
+		})
+	}
+	wg.Wait()
+	return well
+}
+
+func (f *fetch) askNode(ctx context.Context, k laneKey, parts []*fetchPart, wait time.Duration) bool {
+	r := f.client.router
+	lane, err := f.client.lanes.Lane(ctx, k.kind, k.site, k.node)
+	if err != nil {
+		r.refresh(ctx, k.site)
+		return false
+	}
+	req := f.upstream(parts, wait, min(lane.conn.MaxVersion(f.req.Key()), fetchUpstreamMax))
+	ctx, cancel := context.WithTimeout(ctx, wait+r.config.ProduceMax)
+	defer cancel()
+	body, err := lane.conn.Send(ctx, req.Key(), req.Version, true, req.AppendTo(nil)).Wait(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			// Its answer may come much later and would hold up the next fetch.
+			r.background.Go(func() { _ = lane.conn.Close() })
+			return true
+		}
+		r.refresh(ctx, k.site)
+		return false
+	}
+	resp := req.ResponseKind().(*kmsg.FetchResponse)
+	if err := conn.Decode(resp, body); err != nil {
+		_ = lane.conn.Close()
+		return false
+	}
+	return f.take(ctx, k.site, parts, resp)
+}
+
+// take serves the partitions of one node's answer.
+func (f *fetch) take(ctx context.Context, site spillway.SiteID, parts []*fetchPart, resp *kmsg.FetchResponse) bool {
+	byName := make(map[spillway.TopicPartition]*fetchPart, len(parts))
+	for _, p := range parts {
+		byName[p.tp] = p
+	}
+	well := resp.ErrorCode == 0
+	for i := range resp.Topics {
+		t := &resp.Topics[i]
+		for j := range t.Partitions {
+			in := &t.Partitions[j]
+			p := byName[spillway.TopicPartition{Topic: t.Topic, Partition: in.Partition}]
+			if p == nil {
+				continue
+			}
+			switch in.ErrorCode {
+			case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.ReplicaNotAvailable.Code, kerr.KafkaStorageError.Code:
+				well = false
+			}
+			p.serve(ctx, f, in)
+		}
+	}
+	if !well {
+		f.client.router.refresh(ctx, site)
+	}
+	return well
+}
+
+// upstream is the request for one node of a site: in the site's offsets,
+// without a session, without leader epochs.
+func (f *fetch) upstream(parts []*fetchPart, wait time.Duration, version int16) *kmsg.FetchRequest {
+	req := kmsg.NewPtrFetchRequest()
+	req.Version, req.ReplicaID, req.SessionEpoch = version, -1, -1
+	req.MaxWaitMillis = int32(wait.Milliseconds())
+	req.MinBytes = max(f.req.MinBytes, 0)
+	req.MaxBytes = min(max(f.req.MaxBytes, 1), fetchBytesMax)
+	req.IsolationLevel = f.req.IsolationLevel
+	at := make(map[string]int)
+	for _, p := range parts {
+		i, ok := at[p.tp.Topic]
+		if !ok {
+			i = len(req.Topics)
+			at[p.tp.Topic] = i
+			t := kmsg.NewFetchRequestTopic()
+			t.Topic = p.tp.Topic
+			req.Topics = append(req.Topics, t)
+		}
+		in := kmsg.NewFetchRequestTopicPartition()
+		in.Partition, in.FetchOffset = p.tp.Partition, int64(p.local)
+		in.CurrentLeaderEpoch, in.LastFetchedEpoch, in.LogStartOffset = -1, -1, -1
+		in.PartitionMaxBytes = min(max(p.in.PartitionMaxBytes, 1), fetchBytesMax)
+		req.Topics[i].Partitions = append(req.Topics[i].Partitions, in)
+	}
+	return req
+}
+
+// refresh drops what is known of a site's leaders and coordinators.
+func (r *Router) refresh(ctx context.Context, site spillway.SiteID) {
+	_ = r.sites[site].Refresh(ctx) // the next look finds out whether it helped
+}

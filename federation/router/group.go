@@ -1,0 +1,281 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/failover"
+)
+
+// groupPatience is how long a site's coordinator may take for what does not
+// wait for other members.
+const groupPatience = 10 * time.Second
+
+// groupCall is one request of a consumer group.
+type groupCall struct {
+	share *Share
+	group string
+	req   kmsg.Request
+	// patience for the site's answer; default groupPatience.
+	patience time.Duration
+	// yields: the request gives up its place at the site's coordinator when
+	// the groups of the share drain, and waits here (experiments L, rule 4).
+	yields bool
+	// counted: the move away from the site waits for its answer, so that the
+	// last commit is in before commits are copied (C28).
+	counted bool
+}
+
+// errMoving means that the share is not served, or not any more.
+var errMoving = errors.New("the share moves")
+
+// coordinate puts a request to the group's coordinator at the site that serves
+// the share, in the client's version or the site's highest. Errors: errMoving;
+// any other means that the coordinator cannot be reached now.
+func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response, error) {
+	r := c.router
+	changed := call.share.Changed()
+	t, serving := call.share.Serving()
+	if !serving || !r.lease.Held() || call.yields && draining(call.share) {
+		return nil, errMoving
+	}
+	if call.patience == 0 {
+		call.patience = groupPatience
+	}
+	ctx, cancel := context.WithTimeout(ctx, call.patience)
+	defer cancel()
+	lane, err := c.groupLane(ctx, t.Site, call.group)
+	if err != nil {
+		r.refresh(ctx, t.Site)
+		return nil, err
+	}
+	if call.counted {
+		if !call.share.enter(t, lane) {
+			return nil, errMoving
+		}
+		defer call.share.leave(lane, false, false)
+	} else {
+		go c.watch(ctx, cancel, call, t, changed)
+	}
+	version := call.req.GetVersion()
+	call.req.SetVersion(min(version, lane.conn.MaxVersion(call.req.Key())))
+	resp, err := lane.conn.DoVersion(ctx, call.req)
+	call.req.SetVersion(version)
+	if err != nil {
+		// An answer that comes late would hold up the next request.
+		r.background.Go(func() { _ = lane.conn.Close() })
+		r.refresh(context.WithoutCancel(ctx), t.Site)
+		if moved(call, t) {
+			return nil, errMoving
+		}
+		return nil, err
+	}
+	if !call.counted && moved(call, t) || !r.lease.Held() {
+		return nil, errMoving
+	}
+	resp.SetVersion(version)
+	return resp, nil
+}
+
+// watch ends a request that waits at the site once it should not any more.
+func (c *Client) watch(ctx context.Context, cancel context.CancelFunc, call groupCall, t Term, changed <-chan struct{}) {
+	for {
+		select {
+		case <-changed:
+			if moved(call, t) {
+				cancel()
+				return
+			}
+			changed = call.share.Changed()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func moved(call groupCall, t Term) bool {
+	now, serving := call.share.Serving()
+	return !serving || now.Epoch != t.Epoch || call.yields && draining(call.share)
+}
+
+func draining(s *Share) bool { return s.Record().State == failover.Draining }
+
+func (c *Client) groupLane(ctx context.Context, site spillway.SiteID, group string) (*Lane, error) {
+	node, err := c.router.sites[site].Coordinator(ctx, broker.GroupCoordinator, group)
+	if err != nil {
+		return nil, err
+	}
+	return c.lanes.Lane(ctx, GroupLane, site, node)
+}
+
+// persist repeats a request while its share moves or the coordinator cannot be
+// reached, until the hold is over.
+func (c *Client) persist(ctx context.Context, call groupCall, hold time.Duration) (kmsg.Response, error) {
+	until := time.Now().Add(hold)
+	for {
+		changed := call.share.Changed()
+		resp, err := c.coordinate(ctx, call)
+		if err == nil {
+			return resp, nil
+		}
+		if !errors.Is(err, errMoving) {
+			changed = nil
+		}
+		if !c.hold(ctx, changed, until) {
+			return nil, err
+		}
+	}
+}
+
+// stale looks at a coordinator's error: another broker may coordinate by now.
+func (c *Client) stale(ctx context.Context, s *Share, code int16) {
+	if code == kerr.NotCoordinator.Code || code == kerr.CoordinatorNotAvailable.Code {
+		if t, ok := s.Serving(); ok {
+			c.router.refresh(ctx, t.Site)
+		}
+	}
+}
+
+// members knows the members of consumer groups that speak through this gateway,
+// to tell when a group has settled before a move. A member that is not known
+// costs a move some waiting, nothing else.
+type members struct {
+	mu struct {
+		sync.Mutex
+		byGroup map[string]map[string]*member
+		count   int
+	}
+}
+
+type member struct {
+	seen    time.Time
+	settled spillway.Epoch // it gave up its partitions before the move to this epoch
+	rejoin  bool           // KIP-848: it was told to give up, so the coordinator's view of it is wrong
+}
+
+// Bounds for what is remembered of members.
+const (
+	membersMax   = 100_000
+	memberMemory = 15 * time.Second // several heartbeat intervals
+)
+
+func newMembers() *members {
+	m := &members{}
+	m.mu.byGroup = make(map[string]map[string]*member)
+	return m
+}
+
+// touch notes a sign of life.
+func (m *members) touch(group, id string) { m.update(group, id, func(*member) {}) }
+
+// settle notes that a member has given up its partitions before the epoch.
+func (m *members) settle(group, id string, e spillway.Epoch) {
+	m.update(group, id, func(mb *member) { mb.settled = max(mb.settled, e) })
+}
+
+func (m *members) update(group, id string, change func(*member)) {
+	if id == "" {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	g := m.mu.byGroup[group]
+	if g == nil {
+		g = make(map[string]*member)
+		m.mu.byGroup[group] = g
+	}
+	mb := g[id]
+	if mb == nil {
+		if m.mu.count >= membersMax {
+			m.forget()
+		}
+		if m.mu.count >= membersMax {
+			return
+		}
+		mb = &member{}
+		g[id] = mb
+		m.mu.count++
+	}
+	mb.seen = time.Now()
+	change(mb)
+}
+
+// gone forgets a member that has left.
+func (m *members) gone(group, id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if g := m.mu.byGroup[group]; g[id] != nil {
+		delete(g, id)
+		m.mu.count--
+	}
+}
+
+// forget drops members that have been silent for long.
+func (m *members) forget() {
+	for group, g := range m.mu.byGroup {
+		for id, mb := range g {
+			if time.Since(mb.seen) > memberMemory {
+				delete(g, id)
+				m.mu.count--
+			}
+		}
+		if len(g) == 0 {
+			delete(m.mu.byGroup, group)
+		}
+	}
+}
+
+// takeRejoin tells, once, that a member has to join anew.
+func (m *members) takeRejoin(group, id string) bool {
+	rejoin := false
+	m.update(group, id, func(mb *member) { rejoin, mb.rejoin = mb.rejoin, false })
+	return rejoin
+}
+
+// settledAll tells whether every member heard of lately, of the groups that the
+// caller names, has settled for the epoch.
+func (m *members) settledAll(e spillway.Epoch, of func(group string) bool) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forget()
+	for group, g := range m.mu.byGroup {
+		if !of(group) {
+			continue
+		}
+		for _, mb := range g {
+			if mb.settled < e {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// GroupsDrained tells whether all members of the share's groups that speak
+// through this gateway have given up their partitions for the move under way.
+func (r *Router) GroupsDrained(id spillway.ShareID) bool {
+	s, ok := r.shares[id]
+	if !ok {
+		return true
+	}
+	return r.members.settledAll(s.Record().Epoch, func(group string) bool {
+		share, ok := r.GroupShare(group)
+		return ok && share == s
+	})
+}
+
+// holdUntil is when a request of a group that begins to wait now gives up.
+func (c *Client) holdUntil(s *Share) time.Time {
+	hold := c.router.config.HoldMax
+	if h := s.Group.HoldMax; h > 0 {
+		hold = min(hold, h)
+	}
+	return time.Now().Add(hold)
+}
