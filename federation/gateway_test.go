@@ -66,8 +66,8 @@ func TestMetadataShowsNothingOfTheSite(t *testing.T) {
 	if *resp.ClusterID != gatewaytest.ClusterID {
 		t.Errorf("cluster id %s", *resp.ClusterID)
 	}
-	if len(resp.Brokers) != 1 || resp.Brokers[0].NodeID != 1000 || fmt.Sprintf("%s:%d", resp.Brokers[0].Host, resp.Brokers[0].Port) != w.Addrs[0] {
-		t.Errorf("brokers %+v, want node 1000 at %s", resp.Brokers, w.Addrs[0])
+	if len(resp.Brokers) != 2 || resp.Brokers[1].NodeID != 101000 || resp.Brokers[0].NodeID != 1000 || fmt.Sprintf("%s:%d", resp.Brokers[0].Host, resp.Brokers[0].Port) != w.Addrs[0] {
+		t.Errorf("brokers %+v, want node 1000 and its coordinator at %s", resp.Brokers, w.Addrs[0])
 	}
 	if len(resp.Topics) != 1 || *resp.Topics[0].Topic != "orders" || len(resp.Topics[0].Partitions) != 3 {
 		t.Fatalf("topics %+v, want only orders with 3 partitions", resp.Topics)

@@ -46,6 +46,7 @@ func (g *Gateway) follow(ctx context.Context, s *router.Share) {
 		changed := s.Changed()
 		d := dutyOf(s.Record())
 		g.tell(s)
+		g.router.ReportDrained(s)
 		doing, cancel := context.WithCancel(ctx)
 		done := make(chan struct{})
 		go func() {
@@ -57,6 +58,7 @@ func (g *Gateway) follow(ctx context.Context, s *router.Share) {
 			case <-changed:
 				changed = s.Changed()
 				same = dutyOf(s.Record()) == d
+				g.router.ReportDrained(s)
 			case <-ctx.Done():
 				same = false
 			}

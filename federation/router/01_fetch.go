@@ -211,7 +211,7 @@ func (f *fetch) plan(ctx context.Context) map[laneKey][]*fetchPart {
 		if p.term, serving = p.share.Serving(); !serving || !r.lease.Held() {
 			continue
 		}
-		if p.view = r.viewOf(p.term, p.tp); p.view == nil {
+		if p.view = r.viewOf(p.share, p.term, p.tp); p.view == nil {
 			if _, exists := r.topics.find(ctx, p.tp.Topic); !exists && r.topics.heard(p.term.Site) {
 				p.fail(kerr.UnknownTopicOrPartition.Code)
 			}
@@ -245,19 +245,6 @@ func (p *fetchPart) locate() bool {
 	return false
 }
 
-// viewOf is the offset map of the site that serves a partition in the term, or
-// nil while it does not know of the term yet.
-func (r *Router) viewOf(t Term, tp spillway.TopicPartition) *offsetmap.View {
-	v := r.maps.View(t.Site, tp)
-	if v == nil {
-		return nil
-	}
-	if open, ok := v.Open(); !ok || open.Epoch < t.Base {
-		return nil
-	}
-	return v
-}
-
 // settle drops what must not be handed out any more: the share has moved while
 // the site answered, or the lease is over (C10).
 func (f *fetch) settle() {
@@ -284,7 +271,7 @@ func (p *fetchPart) serve(ctx context.Context, f *fetch, in *kmsg.FetchResponseT
 		return // the site's own business (leader moves); asked again
 	}
 	// The map may have grown while the site waited for data.
-	if v := r.viewOf(p.term, p.tp); v != nil {
+	if v := r.viewOf(p.share, p.term, p.tp); v != nil {
 		p.view = v
 	}
 	end, _ := p.view.ToVirtual(spillway.LocalOffset(in.HighWatermark))
@@ -316,13 +303,10 @@ func (p *fetchPart) serve(ctx context.Context, f *fetch, in *kmsg.FetchResponseT
 func (r *Router) limit(ctx context.Context, deadline time.Time, share *Share, t Term, tp spillway.TopicPartition, wanted, end spillway.Offset) spillway.Offset {
 	ctx, cancel := context.WithDeadline(ctx, deadline.Add(fetchPauseMin))
 	defer cancel()
-	if r.reserve.End(share, t, tp) < end {
-		_ = r.reserve.Extend(ctx, share, t, tp, end) // if not, End tells how far it goes
-	}
-	limit := r.VirtualHighWatermark(share, t, tp)
-	if limit <= wanted && end > wanted && share.Group.Ack.Sites > 1 {
-		_ = r.marks.Wait(ctx, t, tp, wanted+1, share.Group.Ack.Sites) // if not, the answer is empty
-		limit = r.VirtualHighWatermark(share, t, tp)
+	limit := r.VirtualHighWatermark(ctx, share, t, tp, end)
+	if k := share.ackSites(); limit <= wanted && end > wanted && k > 1 {
+		_ = r.marks.Wait(ctx, t, tp, wanted+1, k) // if not, the answer is empty
+		limit = r.VirtualHighWatermark(ctx, share, t, tp, end)
 	}
 	return limit
 }

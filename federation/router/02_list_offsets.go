@@ -71,7 +71,7 @@ func (c *Client) listOffset(ctx context.Context, isolation int8, tp spillway.Top
 	for {
 		changed := share.Changed()
 		if t, serving := share.Serving(); serving && c.router.lease.Held() {
-			if code := c.ask(ctx, share, t, tp, isolation, timestamp, until, &out); code != kerr.NotLeaderForPartition.Code {
+			if code := c.ask(ctx, share, t, tp, isolation, timestamp, &out); code != kerr.NotLeaderForPartition.Code {
 				out.ErrorCode = code
 				return out
 			}
@@ -104,10 +104,10 @@ func (c *Client) hold(ctx context.Context, changed <-chan struct{}, until time.T
 }
 
 // ask puts the question to the site. NOT_LEADER_OR_FOLLOWER: try again.
-func (c *Client) ask(ctx context.Context, share *Share, t Term, tp spillway.TopicPartition, isolation int8, timestamp int64, until time.Time, out *kmsg.ListOffsetsResponseTopicPartition) int16 {
+func (c *Client) ask(ctx context.Context, share *Share, t Term, tp spillway.TopicPartition, isolation int8, timestamp int64, out *kmsg.ListOffsetsResponseTopicPartition) int16 {
 	r := c.router
 	const again = 6 // NOT_LEADER_OR_FOLLOWER
-	view := r.viewOf(t, tp)
+	view := r.viewOf(share, t, tp)
 	if view == nil {
 		if _, exists := r.topics.find(ctx, tp.Topic); !exists && r.topics.heard(t.Site) {
 			return kerr.UnknownTopicOrPartition.Code
@@ -136,11 +136,14 @@ func (c *Client) ask(ctx context.Context, share *Share, t Term, tp spillway.Topi
 	v, _ := view.ToVirtual(spillway.LocalOffset(in.Offset))
 	switch timestamp {
 	case timestampLatest:
-		v = min(v, r.limit(ctx, until, share, t, tp, v, v))
-		v = max(v, startOf(view))
+		limit := r.VirtualHighWatermark(ctx, share, t, tp, v)
+		if limit < startOf(view) {
+			return again // no site has said yet what is durable
+		}
+		v = min(v, limit)
 	case timestampEarliest:
 	default:
-		if v >= r.limit(ctx, until, share, t, tp, v, v+1) {
+		if v >= r.VirtualHighWatermark(ctx, share, t, tp, v+1) {
 			return 0 // not durable yet, so it does not exist yet
 		}
 	}

@@ -136,7 +136,8 @@ func (cm *commit) upstream(t Term) (*kmsg.OffsetCommitRequest, bool) {
 			if cm.outs[tp] == nil {
 				continue
 			}
-			view := cm.client.router.viewOf(t, tp)
+			share, _ := cm.client.router.ShareOf(tp)
+			view := cm.client.router.viewOf(share, t, tp)
 			if view == nil {
 				return nil, false
 			}

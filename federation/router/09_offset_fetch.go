@@ -170,7 +170,12 @@ func (r *Router) position(t Term, tp spillway.TopicPartition, p *kmsg.OffsetFetc
 			return true
 		}
 	}
-	view := r.viewOf(t, tp)
+	share, ok := r.ShareOf(tp)
+	if !ok { // of a topic that left all failover groups
+		p.Offset = -1
+		return true
+	}
+	view := r.viewOf(share, t, tp)
 	if view == nil {
 		return false
 	}

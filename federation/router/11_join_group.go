@@ -44,8 +44,8 @@ func (c *Client) joinGroup(ctx context.Context, req *kmsg.JoinGroupRequest) kmsg
 	call := groupCall{share: share, group: req.Group, req: req, yields: true, patience: min(rebalance, rebalanceMax) + groupPatience}
 	for until := time.Now().Add(share.Group.GroupDrain + c.router.config.HoldMax); ; {
 		changed := share.Changed()
-		if record := share.Record(); draining(share) {
-			c.router.members.settle(req.Group, req.MemberID, record.Epoch)
+		if draining(share) {
+			c.router.settled(share, req.Group, req.MemberID)
 		}
 		got, err := c.coordinate(ctx, call)
 		if err == nil {

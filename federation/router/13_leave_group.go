@@ -26,9 +26,9 @@ func (c *Client) beginLeaveGroup(_ context.Context, sreq session.Request) (sessi
 			resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 			return resp.AppendTo(nil), nil
 		}
-		c.router.members.gone(req.Group, req.MemberID)
+		c.router.left(share, req.Group, req.MemberID)
 		for _, m := range req.Members {
-			c.router.members.gone(req.Group, m.MemberID)
+			c.router.left(share, req.Group, m.MemberID)
 			left := kmsg.NewLeaveGroupResponseMember()
 			left.MemberID, left.InstanceID = m.MemberID, m.InstanceID
 			resp.Members = append(resp.Members, left)

@@ -19,8 +19,13 @@ import (
 // member is fenced once and joins anew, at whichever site serves then.
 var consumerGroupHeartbeatAPI = api{key: 68, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupHeartbeat}
 
-// drainBeatMillis is how soon a member that drains shall come back.
-const drainBeatMillis = 250
+const (
+	// drainBeatMillis is how soon a member that drains shall come back.
+	drainBeatMillis = 250
+	// beatMillisMax shortens the interval that the site asks for (5 s by
+	// default): a member hears of a drain with its next heartbeat only.
+	beatMillisMax = 1000
+)
 
 func (c *Client) beginConsumerGroupHeartbeat(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
@@ -42,7 +47,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	}
 	ms := c.router.members
 	if req.MemberEpoch < 0 {
-		ms.gone(req.Group, req.MemberID)
+		c.router.left(share, req.Group, req.MemberID)
 	}
 	t, serving := share.Serving()
 	switch {
@@ -70,6 +75,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	if answer.ErrorCode == 0 && answer.MemberID != nil && req.MemberEpoch >= 0 {
 		ms.touch(req.Group, *answer.MemberID)
 	}
+	answer.HeartbeatIntervalMillis = min(answer.HeartbeatIntervalMillis, beatMillisMax)
 	if answer.Assignment != nil && !c.router.virtualAssignment(ctx, t, answer.Assignment) {
 		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
 		return resp
@@ -79,13 +85,10 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 
 // drainMember tells a member to give up its partitions and notes when it has.
 func (c *Client) drainMember(share *Share, req *kmsg.ConsumerGroupHeartbeatRequest, resp *kmsg.ConsumerGroupHeartbeatResponse) kmsg.Response {
-	e := share.Record().Epoch
-	c.router.members.update(req.Group, req.MemberID, func(mb *member) {
-		mb.rejoin = true
-		if req.Topics != nil && len(req.Topics) == 0 {
-			mb.settled = max(mb.settled, e)
-		}
-	})
+	c.router.members.update(req.Group, req.MemberID, func(mb *member) { mb.rejoin = true })
+	if req.Topics != nil && len(req.Topics) == 0 {
+		c.router.settled(share, req.Group, req.MemberID)
+	}
 	resp.HeartbeatIntervalMillis = drainBeatMillis
 	resp.Assignment = &kmsg.ConsumerGroupHeartbeatResponseAssignment{Topics: []kmsg.ConsumerGroupHeartbeatResponseAssignmentTopic{}}
 	return resp

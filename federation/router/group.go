@@ -258,17 +258,33 @@ func (m *members) settledAll(e spillway.Epoch, of func(group string) bool) bool 
 	return true
 }
 
-// GroupsDrained tells whether all members of the share's groups that speak
-// through this gateway have given up their partitions for the move under way.
-func (r *Router) GroupsDrained(id spillway.ShareID) bool {
-	s, ok := r.shares[id]
-	if !ok {
-		return true
+// settled notes that a member has given up its partitions for the move under way.
+func (r *Router) settled(s *Share, group, id string) {
+	r.members.settle(group, id, s.Record().Epoch)
+	r.ReportDrained(s)
+}
+
+// left notes that a member has left its group.
+func (r *Router) left(s *Share, group, id string) {
+	r.members.gone(group, id)
+	r.ReportDrained(s)
+}
+
+// ReportDrained tells the control loop, while the share's groups drain, once
+// all their members that speak through this gateway have given up their
+// partitions: at once if there are none.
+func (r *Router) ReportDrained(s *Share) {
+	record := s.Record()
+	if record.State != failover.Draining || r.config.Report == nil {
+		return
 	}
-	return r.members.settledAll(s.Record().Epoch, func(group string) bool {
+	all := r.members.settledAll(record.Epoch, func(group string) bool {
 		share, ok := r.GroupShare(group)
 		return ok && share == s
 	})
+	if all {
+		r.config.Report(s.ID, record.Epoch, func(report *failover.GatewayReport) { report.GroupsDrained = true })
+	}
 }
 
 // holdUntil is when a request of a group that begins to wait now gives up.

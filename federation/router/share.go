@@ -6,6 +6,7 @@ import (
 
 	"spillway"
 	"spillway/federation/failover"
+	"spillway/mirror/offsetmap"
 )
 
 // Term is an epoch of a share that this gateway serves: where, and how numbers
@@ -50,6 +51,14 @@ type Share struct {
 		changed  chan struct{} // closed at the next change of record, term or open
 		idle     chan struct{} // closed when inFlight is 0; nil while nobody waits
 	}
+}
+
+// first is the view of a partition of which no map speaks, in the share's first
+// term: all offsets of the site, moved by the configured constant.
+func (s *Share) first(t Term) *offsetmap.View {
+	m := offsetmap.New()
+	m.Apply(offsetmap.EpochStart{Epoch: t.Base, Virtual: s.Group.OffsetBase, Mask: t.Mask})
+	return m.View()
 }
 
 // NewShare is closed and has no record yet.

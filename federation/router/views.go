@@ -25,6 +25,22 @@ func (r *Router) constant(share *Share, t Term, tp spillway.TopicPartition) (spi
 	return 0, false
 }
 
+// viewOf is the offset map of the site that serves a partition in the term, or
+// nil while it does not know of the term yet. In the first term a partition
+// that the map does not know is translated as constant does.
+func (r *Router) viewOf(share *Share, t Term, tp spillway.TopicPartition) *offsetmap.View {
+	v := r.maps.View(t.Site, tp)
+	if v != nil {
+		if open, ok := v.Open(); ok && open.Epoch >= t.Base {
+			return v
+		}
+	}
+	if len(t.Past) == 0 && (v == nil || v.Empty()) {
+		return share.first(t)
+	}
+	return nil
+}
+
 // NewTerm is the term in force of a share record.
 func NewTerm(s failover.Share) Term {
 	current := s.Current()
@@ -64,6 +80,6 @@ func (r *Router) trailOf(t Term, id int64, tp spillway.TopicPartition) []offsetm
 
 // startOf is the first virtual offset that a map knows of.
 func startOf(v *offsetmap.View) spillway.Offset {
-	_, at := v.ToLocal(0)
+	_, at := v.ToLocal(-1)
 	return at
 }

@@ -1,0 +1,253 @@
+package federation_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"spillway"
+	"spillway/federation/failover"
+	"spillway/federation/gatewaytest"
+	"spillway/mirror/offsetmap"
+)
+
+// fill writes records 0..n-1 round robin over the partitions of a topic.
+func fill(t *testing.T, w *gatewaytest.World, topic string, partitions int32, n int) {
+	t.Helper()
+	cl := client(t, w)
+	for i := range n {
+		r := &kgo.Record{Topic: topic, Partition: int32(i) % partitions, Value: []byte(gatewaytest.Value(i))}
+		if err := cl.ProduceSync(within(t, 10*time.Second), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// read polls until count records have come, and a moment longer for any that
+// should not.
+func read(t *testing.T, cl *kgo.Client, count int) []*kgo.Record {
+	t.Helper()
+	var found []*kgo.Record
+	ctx := within(t, 20*time.Second)
+	for len(found) < count {
+		fs := cl.PollFetches(ctx)
+		if err := fs.Err(); err != nil {
+			t.Fatalf("%d of %d records: %v", len(found), count, err)
+		}
+		found = append(found, fs.Records()...)
+	}
+	more, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	found = append(found, cl.PollFetches(more).Records()...)
+	if len(found) != count {
+		t.Fatalf("%d records, want %d", len(found), count)
+	}
+	return found
+}
+
+func TestAssignedReadersSeeVirtualNumbers(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}, Brokers: 2})
+	fill(t, w, "orders", 2, 40)
+	cl := client(t, w, kgo.ConsumeTopics("orders"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	next := map[int32]int64{0: gatewaytest.OffsetBase, 1: gatewaytest.OffsetBase}
+	for _, r := range read(t, cl, 40) {
+		if r.Offset != next[r.Partition] || string(r.Value) != gatewaytest.Value(int(r.Offset-gatewaytest.OffsetBase)*2+int(r.Partition)) {
+			t.Fatalf("partition %d: %s at %d, want offset %d", r.Partition, r.Value, r.Offset, next[r.Partition])
+		}
+		if r.LeaderEpoch != spillway.VirtualLeaderEpoch(1) {
+			t.Fatalf("leader epoch %d", r.LeaderEpoch)
+		}
+		next[r.Partition]++
+	}
+}
+
+func TestListOffsets(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
+	fill(t, w, "orders", 1, 10)
+	adm := kadm.NewClient(client(t, w))
+	for what, ask := range map[string]func() (kadm.ListedOffsets, error){
+		"start": func() (kadm.ListedOffsets, error) { return adm.ListStartOffsets(within(t, 10*time.Second), "orders") },
+		"end":   func() (kadm.ListedOffsets, error) { return adm.ListEndOffsets(within(t, 10*time.Second), "orders") },
+		"time": func() (kadm.ListedOffsets, error) {
+			return adm.ListOffsetsAfterMilli(within(t, 10*time.Second), 1, "orders")
+		},
+	} {
+		got, err := ask()
+		if err != nil {
+			t.Fatal(what, err)
+		}
+		want := map[string]int64{"start": gatewaytest.OffsetBase, "end": gatewaytest.OffsetBase + 10, "time": gatewaytest.OffsetBase}[what]
+		if o, _ := got.Lookup("orders", 0); o.Offset != want || o.Err != nil {
+			t.Errorf("%s: %+v, want %d", what, o, want)
+		}
+	}
+}
+
+func TestOutOfRangeIsSaid(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
+	fill(t, w, "orders", 1, 3)
+	for _, at := range []int64{5, gatewaytest.OffsetBase + 100} { // the site's own numbers mean nothing here
+		cl := client(t, w, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{"orders": {0: kgo.NewOffset().At(at)}}),
+			kgo.ConsumeResetOffset(kgo.NoResetOffset()))
+		fs := cl.PollFetches(within(t, 10*time.Second))
+		if fs.Err() == nil {
+			t.Errorf("a fetch at %d got %d records", at, fs.NumRecords())
+		}
+	}
+}
+
+func TestGroupCommitsAreExact(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}})
+	fill(t, w, "orders", 2, 20)
+	member := func() *kgo.Client {
+		return client(t, w, kgo.ConsumerGroup("shop"), kgo.ConsumeTopics("orders"), kgo.DisableAutoCommit(),
+			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	}
+	first := member()
+	read(t, first, 20)
+	if err := first.CommitUncommittedOffsets(within(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+
+	committed, err := w.Sites["east"].Admin().FetchGroupOffsets(within(t, 10*time.Second), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for tp, o := range committed {
+		v, epoch, _, ok := offsetmap.DecodeCommit(o.Metadata)
+		if o.Offset != 10 || !ok || v != gatewaytest.OffsetBase+10 || epoch != 1 || o.LeaderEpoch >= 0 {
+			t.Errorf("%s is committed at the site as %+v", tp, o)
+		}
+	}
+	seen, err := kadm.NewClient(client(t, w)).FetchOffsets(within(t, 10*time.Second), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o, ok := seen.Lookup("orders", 1); !ok || o.At != gatewaytest.OffsetBase+10 || strings.HasPrefix(o.Metadata, "~") {
+		t.Errorf("a client sees the commit as %+v", o)
+	}
+
+	fill(t, w, "orders", 2, 2)
+	for _, r := range read(t, member(), 2) {
+		if r.Offset != gatewaytest.OffsetBase+10 {
+			t.Errorf("the group goes on at %d", r.Offset)
+		}
+	}
+}
+
+func TestAGroupWithoutAHomeIsRefused(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1},
+		Group: func(g *spillway.FailoverGroup) { g.ConsumerGroups = []string{"shop-*"} }})
+	_, err := kadm.NewClient(client(t, w)).FetchOffsets(within(t, 10*time.Second), "somebody")
+	if err == nil {
+		t.Error("a group of no failover group was served")
+	}
+}
+
+func TestSaramaConsumes(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
+	fill(t, w, "orders", 1, 20)
+	c := sarama.NewConfig()
+	c.Version, c.Consumer.Offsets.Initial = sarama.V4_0_0_0, sarama.OffsetOldest
+	group, err := sarama.NewConsumerGroup(w.Addrs, "shop", c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	h := &saramaHandler{enough: cancel, want: 20}
+	if err := group.Consume(ctx, []string{"orders"}, h); err != nil {
+		t.Fatal(err)
+	}
+	if err := group.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if len(h.offsets) != 20 || h.offsets[0] != gatewaytest.OffsetBase {
+		t.Errorf("offsets %v", h.offsets)
+	}
+}
+
+type saramaHandler struct {
+	enough  func()
+	want    int
+	offsets []int64
+}
+
+func (h *saramaHandler) Setup(sarama.ConsumerGroupSession) error   { return nil }
+func (h *saramaHandler) Cleanup(sarama.ConsumerGroupSession) error { return nil }
+
+func (h *saramaHandler) ConsumeClaim(s sarama.ConsumerGroupSession, c sarama.ConsumerGroupClaim) error {
+	for m := range c.Messages() {
+		h.offsets = append(h.offsets, m.Offset)
+		s.MarkMessage(m, "")
+		if len(h.offsets) == h.want {
+			h.enough()
+		}
+	}
+	return nil
+}
+
+// A group that drains commits what it has read, gives up its partitions, and
+// waits; the gateway says so; when the share goes on, the group reads on at the
+// next record (experiments L, rule 4).
+func TestGroupDrain(t *testing.T) {
+	for _, protocol := range []string{"classic", "consumer"} {
+		t.Run(protocol, func(t *testing.T) {
+			w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2},
+				Group: func(g *spillway.FailoverGroup) { g.GroupDrain = 5 * time.Second }})
+			fill(t, w, "orders", 2, 20)
+			var mu sync.Mutex
+			var offsets []string
+			opts := []kgo.Opt{kgo.ConsumerGroup("shop"), kgo.ConsumeTopics("orders"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+				kgo.HeartbeatInterval(100 * time.Millisecond), kgo.AutoCommitInterval(time.Hour), // commits only when it gives up
+				kgo.OnPartitionsRevoked(func(ctx context.Context, cl *kgo.Client, _ map[string][]int32) {
+					if err := cl.CommitUncommittedOffsets(ctx); err != nil && ctx.Err() == nil {
+						t.Error(err)
+					}
+				})}
+			if protocol == "consumer" {
+				opts = append(opts, kgo.WithContext(context.WithValue(t.Context(), "opt_in_kafka_next_gen_balancer_beta", true)))
+			}
+			cl := client(t, w, opts...)
+			done := make(chan struct{})
+			ctx, cancel := context.WithCancel(context.Background())
+			go func() {
+				defer close(done)
+				for ctx.Err() == nil {
+					for _, r := range cl.PollFetches(ctx).Records() {
+						mu.Lock()
+						offsets = append(offsets, fmt.Sprintf("%d/%d", r.Partition, r.Offset))
+						mu.Unlock()
+					}
+				}
+			}()
+			defer func() { cancel(); <-done }()
+			count := func() int { mu.Lock(); defer mu.Unlock(); return len(offsets) }
+			gatewaytest.Eventually(t, "the group has read 20 records", func() bool { return count() == 20 })
+
+			w.SetShare(func(s *failover.Share) { s.State, s.Epoch, s.Target = failover.Draining, 2, "west" })
+			gatewaytest.Eventually(t, "the gateway says that the groups have drained", func() bool { return w.Report(2, "gateway-1").GroupsDrained })
+			fill(t, w, "orders", 2, 2) // producers go on meanwhile
+			w.SetShare(func(s *failover.Share) {
+				s.State, s.Epoch, s.Target = failover.Stable, 3, ""
+				s.Terms = append(s.Terms, failover.Term{Epoch: 3, Site: "east", Mask: s.Terms[0].Mask, Continues: true})
+			})
+			gatewaytest.Eventually(t, "the group has read 2 more", func() bool { return count() == 22 })
+			mu.Lock()
+			defer mu.Unlock()
+			slices.Sort(offsets)
+			if len(slices.Compact(offsets)) != 22 {
+				t.Errorf("some of %v were read again", offsets)
+			}
+		})
+	}
+}
