@@ -100,15 +100,17 @@ func tail(s string) string {
 // document, or its field "report".
 func findReport(stdout []byte) (*check.Report, error) {
 	var document struct {
-		check.Report
-		Nested *check.Report `json:"report"`
+		Report json.RawMessage `json:"report"`
 	}
 	if err := json.Unmarshal(stdout, &document); err != nil {
 		return nil, fmt.Errorf("no report on standard output: %w: %.300q", err, stdout)
 	}
-	report := &document.Report
-	if document.Nested != nil {
-		report = document.Nested
+	if document.Report == nil {
+		document.Report = stdout
+	}
+	report := &check.Report{}
+	if err := json.Unmarshal(document.Report, report); err != nil {
+		return nil, fmt.Errorf("no report on standard output: %w: %.300q", err, stdout)
 	}
 	if len(report.Counts) == 0 {
 		return nil, fmt.Errorf("the report counts no anomalies: %.300q", stdout)

@@ -3,6 +3,7 @@ package check_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"spillway/tests/orders/check"
 	"spillway/tests/orders/history"
@@ -295,6 +296,30 @@ func TestWhatIsAllowedIsNotReported(t *testing.T) {
 				t.Errorf("counted %d times, want once: %+v", n, r.Figures)
 			}
 		})
+	}
+}
+
+// A failover whose target was open when it began is one move all the same, and
+// the gap that it tore is that between two answers around it.
+func TestMoveGap(t *testing.T) {
+	w := standard()
+	held := w.newID("one", 0)
+	w.invoke(held)
+	w.event(history.Event{Kind: history.Mark, Name: history.MoveStart, Move: history.Failover, From: "east"})
+	w.now += 5_000_000
+	w.event(history.Event{Kind: history.Mark, Name: history.MoveEnd, Move: history.Failover, From: "east", To: "west"})
+	w.store(w.west, held).ProducerID = w.clientPID
+	w.store(w.east, held).ProducerID = w.mirrorPID
+	w.ack(held, w.virtual(0))
+	w.finish()
+	r := w.check(t)
+	wantOnly(t, r, nil)
+	gaps := r.Figures.MoveGaps
+	if len(gaps) != 1 || gaps[0].To != "west" || gaps[0].Gap < 5*time.Millisecond || gaps[0].Gap > 6*time.Millisecond {
+		t.Errorf("gaps: %+v, want one to west of 5 ms", gaps)
+	}
+	if r.Promises["A"] != "held" {
+		t.Errorf("promise A: %s", r.Promises["A"])
 	}
 }
 

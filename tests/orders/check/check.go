@@ -266,8 +266,9 @@ func (c *Checker) mark(e history.Event) {
 		c.moves = append(c.moves, &move{MoveGap: MoveGap{Kind: e.Move, From: e.From, To: e.To}, start: e.Time})
 	case history.MoveEnd:
 		for _, m := range slices.Backward(c.moves) {
-			if m.end == 0 && m.From == e.From && m.To == e.To {
-				m.end = e.Time
+			// Where a failover goes to is known only once it is over.
+			if m.end == 0 && m.From == e.From && (m.To == e.To || m.To == "") {
+				m.end, m.To = e.Time, e.To
 				break
 			}
 		}

@@ -68,26 +68,26 @@ func (r Range) has(p Partition, offset int64) bool {
 // Expect is what the checker must be told beside history and logs.
 type Expect struct {
 	// Home is the site that serves at the end.
-	Home string
+	Home string `json:"home"`
 	// Behind names sites whose logs may lack records (down, or still catching
 	// up). What they do hold is judged.
-	Behind []string
+	Behind []string `json:"behind,omitempty"`
 	// Losses are the ranges of virtual offsets that failovers announced.
-	Losses []Range
+	Losses []Range `json:"losses,omitempty"`
 	// Hidden are, by site, the ranges of local offsets that the site shows to
 	// nobody: unreplicated records beyond a cutover, foreign data.
-	Hidden map[string][]Range
+	Hidden map[string][]Range `json:"hidden,omitempty"`
 	// Compacted topics may lack records. Where another site has such a record
 	// under the same key, a later one of that key must be there.
-	Compacted []string
+	Compacted []string `json:"compacted,omitempty"`
 	// GroupsRepeat allows members of consumer groups to read again, at a
 	// rebalance, what lies above their last acknowledged commit. Without it
 	// only failovers allow that.
-	GroupsRepeat bool
+	GroupsRepeat bool `json:"groupsRepeat,omitempty"`
 	// ClockSlackNanos is how far the clocks of clients may disagree.
-	ClockSlackNanos int64
+	ClockSlackNanos int64 `json:"clockSlackNanos,omitempty"`
 	// Rules judge what the application made of the records.
-	Rules []Rule
+	Rules []Rule `json:"-"`
 }
 
 func (e *Expect) announced(p Partition, virtual int64) bool {
