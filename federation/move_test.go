@@ -34,7 +34,9 @@ func startWriter(t *testing.T, w *gatewaytest.World, name string, opts ...kgo.Op
 		for n := 0; ; n++ {
 			select {
 			case <-wr.stop:
-				cl.Flush(context.Background())
+				if err := cl.Flush(context.Background()); err != nil {
+					t.Error(err)
+				}
 				return
 			default:
 			}
@@ -81,7 +83,9 @@ func checkLog(t *testing.T, w *gatewaytest.World, site spillway.SiteID, writers 
 	next := make(map[string]int)
 	for _, r := range siteLog(t, w, site, "orders", total) {
 		name, n := string(r.Value[:len(r.Value)-7]), 0
-		fmt.Sscanf(string(r.Value[len(r.Value)-6:]), "%d", &n)
+		if _, err := fmt.Sscanf(string(r.Value[len(r.Value)-6:]), "%d", &n); err != nil {
+			t.Fatal(err)
+		}
 		if n != next[name] {
 			t.Fatalf("%s/%d: %s follows %s-%06d", site, r.Offset, r.Value, name, next[name]-1)
 		}

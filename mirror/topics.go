@@ -63,11 +63,11 @@ var configsCopied = []string{
 // configsOwn are what a topic needs so that its records can be equal to their
 // source (C36): no recompression, the producer's times, and any time allowed.
 var configsOwn = map[string]string{
-	"compression.type":                    "producer",
-	"message.timestamp.type":              "CreateTime",
-	"message.timestamp.before.max.ms":     strconv.FormatInt(math.MaxInt64, 10),
-	"message.timestamp.after.max.ms":      strconv.FormatInt(math.MaxInt64, 10),
-	"unclean.leader.election.enable":      "false",
+	"compression.type":                "producer",
+	"message.timestamp.type":          "CreateTime",
+	"message.timestamp.before.max.ms": strconv.FormatInt(math.MaxInt64, 10),
+	"message.timestamp.after.max.ms":  strconv.FormatInt(math.MaxInt64, 10),
+	"unclean.leader.election.enable":  "false",
 }
 
 // ensureTopics creates the topics that the source has and this site has not,

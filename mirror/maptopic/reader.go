@@ -167,7 +167,7 @@ func (r *Reader) CaughtUp(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the map of site %s: %w", r.cluster.Site(), err)
 	}
-	if t, ok := md.Topics[spillway.MapTopic]; !ok || t.ErrorCode == kerr.UnknownTopicOrPartition.Code {
+	if t, ok := md.Topics[spillway.MapTopic]; !ok || errors.Is(kerr.ErrorForCode(t.ErrorCode), kerr.UnknownTopicOrPartition) {
 		return fmt.Errorf("site %s: %s: %w", r.cluster.Site(), spillway.MapTopic, broker.ErrUnknownTopic)
 	}
 	ends, err := r.cluster.Admin().HighWatermarks(ctx, []spillway.TopicPartition{topic})
