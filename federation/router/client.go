@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -23,6 +24,8 @@ type Client struct {
 
 	// Owned by answers, which are called one after the other.
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
+
+	left atomic.Bool // the client was seen to have closed its side
 
 	mu struct {
 		sync.Mutex
@@ -57,8 +60,14 @@ func (c *Client) Close() {
 	c.router.background.Go(c.lanes.close)
 }
 
-// gone tells whether the client has closed its side.
-func (c *Client) gone() bool { return session.Gone(c.conn) }
+// gone tells whether the client has closed its side. Once it has, nothing more
+// that it sent is forwarded, also what waited behind a held request.
+func (c *Client) gone() bool {
+	if session.Gone(c.conn) {
+		c.left.Store(true)
+	}
+	return c.left.Load()
+}
 
 // decode reads a request's body; its structure was checked in Begin.
 func decode(req session.Request, into kmsg.Request) error {

@@ -21,10 +21,14 @@ func (op *produce) finish(lane *Lane, parts []*part, pending *conn.Pending) {
 		lane.conn.Close()
 		<-pending.Done()
 	}
-	for _, p := range parts {
-		op.client.produces.leave(p.tp)
-		defer op.client.router.generations.leave(p.generation)
-	}
+	// Only after everything was answered: what comes behind a lost produce must
+	// not overtake it on another connection.
+	defer func() {
+		for _, p := range parts {
+			op.client.produces.leave(p.tp)
+			op.client.router.generations.leave(p.generation)
+		}
+	}()
 	switch {
 	case err != nil:
 		op.lost(lane, parts)

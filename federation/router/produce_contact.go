@@ -117,7 +117,12 @@ func (p *part) askAgain(ctx context.Context) (done bool, until time.Time, change
 		p.refuse(kerr.NotLeaderForPartition.Code, "unreachable")
 		return true, until, nil
 	}
-	if parts := []*part{p}; op.enter(p.lane, parts) {
+	groups := map[*Lane][]*part{p.lane: {p}}
+	again, ok := op.enter(groups)
+	for _, p := range again {
+		p.refuse(kerr.NotLeaderForPartition.Code, "moving")
+	}
+	if parts := groups[p.lane]; ok && len(parts) > 0 {
 		op.send(p.lane, parts)
 	}
 	return true, until, nil

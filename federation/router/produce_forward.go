@@ -75,7 +75,7 @@ const retryPause = 100 * time.Millisecond
 // others are refused at once (experiments L6).
 func (op *produce) admit(ctx context.Context) {
 	r := op.client.router
-	held := false
+	var held *Share
 	for len(op.parts) > 0 {
 		changed, layoutChanged := op.changed(), r.layout.Changed()
 		ready, moving := op.split()
@@ -85,15 +85,22 @@ func (op *produce) admit(ctx context.Context) {
 			}
 			op.parts, moving = ready, nil
 		}
-		if len(moving) == 0 && !(held && op.client.gone()) && op.forward(ctx, changed) {
-			break
+		waited := held != nil
+		if held == nil {
+			held = op.parts[0].share
+		}
+		mayGo := len(moving) == 0 && !op.client.left.Load() && !(waited && op.client.gone())
+		if mayGo && op.forward(ctx, changed) {
+			if waited {
+				r.events.released(held.ID, time.Since(op.begun))
+			}
+			return
 		}
 		if len(op.parts) == 0 {
-			break
+			return
 		}
-		if !held {
-			held = true
-			r.events.held(op.parts[0].share.ID)
+		if !waited {
+			r.events.held(held.ID)
 		}
 		// Nothing else tells that an unreachable partition has come back.
 		if !op.wait(ctx, changed, layoutChanged, len(moving) == 0) {
@@ -104,10 +111,6 @@ func (op *produce) admit(ctx context.Context) {
 			return
 		}
 	}
-	if held && len(op.parts) > 0 {
-		r.events.released(op.parts[0].share.ID, time.Since(op.begun))
-	}
-	op.parts = nil
 }
 
 // wait returns false when the hold is over.
@@ -170,20 +173,22 @@ func (op *produce) forward(ctx context.Context, changed <-chan struct{}) bool {
 	ps.sending.Lock()
 	defer ps.sending.Unlock()
 	reachable, lost := op.reach(ctx, changed)
-	if len(reachable) == 0 && len(lost) > 0 {
+	if op.parts = nil; len(reachable) == 0 && len(lost) > 0 {
 		op.parts = lost
 		return false
 	}
 	for _, p := range lost {
 		p.refuse(kerr.NotLeaderForPartition.Code, "unreachable")
 	}
-	op.parts = reachable
 	groups := op.judge(reachable)
+	again, ok := op.enter(groups)
+	if op.parts = again; !ok {
+		return false
+	}
 	for lane, parts := range groups {
-		if !op.enter(lane, parts) {
-			continue
+		if len(parts) > 0 {
+			op.send(lane, parts)
 		}
-		op.send(lane, parts)
 	}
 	return true
 }
@@ -251,35 +256,61 @@ func (op *produce) judge(parts []*part) map[*Lane][]*part {
 	return groups
 }
 
-// enter counts the parts in at their shares and this connection. Parts that
-// may not enter are answered. False: none is left.
-func (op *produce) enter(lane *Lane, parts []*part) bool {
+// enter counts the parts in at the layout, their shares and this connection,
+// all or none: if a share or a partition has begun to move meanwhile, the
+// request is held as if that had been seen before, and its parts are returned.
+// Refusing it would let what the client sent behind it overtake.
+func (op *produce) enter(groups map[*Lane][]*part) (again []*part, ok bool) {
 	r := op.client.router
-	for i, p := range parts {
-		code, reason := int16(0), ""
-		switch {
-		case !p.enterLayout():
-			code, reason = kerr.NotLeaderForPartition.Code, "layout"
-		case !op.client.produces.enter(p.tp, lane):
-			r.generations.leave(p.generation)
-			code, reason = kerr.NotLeaderForPartition.Code, "upstream-changed"
-		case !p.share.enter(p.term, lane):
-			r.generations.leave(p.generation)
-			op.client.produces.leave(p.tp)
-			code, reason = kerr.NotLeaderForPartition.Code, "moving"
-		default:
+	var entered, waiting []*part
+	moving := false
+	for lane, parts := range groups {
+		going := parts[:0]
+		for _, p := range parts {
+			if moving {
+				waiting = append(waiting, p)
+				continue
+			}
+			if !p.enterLayout() {
+				moving = true
+				waiting = append(waiting, p)
+				continue
+			}
+			if !p.share.enter(p.term, lane) {
+				r.generations.leave(p.generation)
+				moving = true
+				waiting = append(waiting, p)
+				continue
+			}
+			if !op.client.produces.enter(p.tp, lane) {
+				r.generations.leave(p.generation)
+				p.share.leave(lane, false, false)
+				p.failed()
+				p.refuse(kerr.NotLeaderForPartition.Code, "upstream-changed")
+				continue
+			}
+			entered = append(entered, p)
+			going = append(going, p)
+		}
+		groups[lane] = going
+	}
+	if !moving {
+		return nil, true
+	}
+	for _, p := range entered {
+		r.generations.leave(p.generation)
+		p.share.leave(p.lane, false, false)
+		op.client.produces.leave(p.tp)
+	}
+	for _, p := range append(entered, waiting...) {
+		p.failed()
+		if mine, _ := r.layout.Leads(p.share.ID, p.tp); !mine {
+			p.refuse(kerr.NotLeaderForPartition.Code, "layout")
 			continue
 		}
-		p.failed()
-		p.refuse(code, reason)
-		parts[i] = nil
+		again = append(again, p)
 	}
-	for _, p := range parts {
-		if p != nil {
-			return true
-		}
-	}
-	return false
+	return again, false
 }
 
 // send queues one request upstream and has its answer waited for.
@@ -291,9 +322,6 @@ func (op *produce) send(lane *Lane, parts []*part) {
 	size, sent := 64, make([]*part, 0, len(parts))
 	now := time.Now()
 	for _, p := range parts {
-		if p == nil {
-			continue
-		}
 		p.sent = now
 		if p.idempotent() {
 			batch.SetProducer(p.records, spillway.MaskProducerID(p.header.ProducerID, p.term.Mask), p.header.ProducerEpoch, p.header.BaseSequence)

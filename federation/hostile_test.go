@@ -1,0 +1,153 @@
+package federation_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway/broker/wire"
+	"spillway/federation"
+	"spillway/federation/gatewaytest"
+	"spillway/federation/session"
+)
+
+func frame(body []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
+}
+
+func request(req kmsg.Request, body []byte) []byte {
+	return frame(append(wire.AppendRequestHeader(nil, req.Key(), req.GetVersion(), 7, "hostile"), body...))
+}
+
+// TestHostileBytes sends what no client sends. Each connection ends with its
+// reason, nothing else happens, and a well-behaved client notices nothing.
+func TestHostileBytes(t *testing.T) {
+	produce := kmsg.NewPtrProduceRequest()
+	produce.Version = 9
+	produce.Acks = 1
+	pt, pp := kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
+	pt.Topic, pp.Records = "orders", bytes.Repeat([]byte{7}, 100)
+	pt.Partitions = append(pt.Partitions, pp)
+	produce.Topics = append(produce.Topics, pt)
+	body := produce.AppendTo(nil)
+	metadata := kmsg.NewPtrMetadataRequest()
+	metadata.Version = 12
+	noise := make([]byte, 1<<20)
+	chacha := rand.NewChaCha8([32]byte{1})
+	chacha.Read(noise)
+	binary.BigEndian.PutUint32(noise, 0x7f000000)
+
+	cases := []struct {
+		name   string
+		bytes  []byte
+		reason session.Reason
+	}{
+		{"negative length", []byte{0x80, 0, 0, 0}, "frame-negative"},
+		{"short frame", []byte{0, 0, 0, 1, 9}, "frame-short"},
+		{"oversized frame", []byte{0x7f, 0xff, 0xff, 0xff}, "frame-too-large"},
+		{"random bytes", noise, "frame-too-large"},
+		{"http", []byte("GET / HTTP/1.1\r\n\r\n"), "frame-http"},
+		{"tls", []byte{0x16, 3, 1, 2, 0, 1}, "frame-tls"},
+		{"ssh", []byte("SSH-2.0-OpenSSH_9\r\n"), "frame-ssh"},
+		{"frame cut off", request(metadata, metadata.AppendTo(nil))[:10], session.ReasonTruncated},
+		{"unknown key", frame([]byte{0x7f, 0xff, 0, 0, 0, 0, 0, 1, 0xff, 0xff}), session.ReasonHeader},
+		{"negative key", frame([]byte{0xff, 0xff, 0, 0, 0, 0, 0, 1, 0xff, 0xff}), session.ReasonHeader},
+		{"key between brokers", request(&kmsg.LeaderAndISRRequest{Version: 1}, nil), session.ReasonUnknownAPI},
+		{"key of administrators", request(&kmsg.AlterUserSCRAMCredentialsRequest{}, nil), session.ReasonUnknownAPI},
+		{"version not served", request(&kmsg.ProduceRequest{Version: 2}, nil), session.ReasonVersion},
+		{"version unheard of", frame([]byte{0, 3, 0x7f, 0xff, 0, 0, 0, 1, 0xff, 0xff, 0}), session.ReasonVersion},
+		{"header with four billion tags", frame([]byte{0, 3, 0, 12, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f}), session.ReasonHeader},
+		{"client id longer than the frame", frame([]byte{0, 3, 0, 1, 0, 0, 0, 1, 0x7f, 0xff}), session.ReasonHeader},
+		{"body cut off", request(produce, body[:len(body)/2]), session.ReasonMalformed},
+		{"array of two billion topics", request(&kmsg.MetadataRequest{Version: 1}, []byte{0x7f, 0xff, 0xff, 0xff}), session.ReasonMalformed},
+		{"array of length -2", request(&kmsg.MetadataRequest{Version: 1}, []byte{0xff, 0xff, 0xff, 0xfe}), session.ReasonMalformed},
+	}
+
+	reasons := make(chan session.Reason, 100)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		c.Events.Session.ConnectionClosed = func(r session.Reason) { reasons <- r }
+		c.Limits.FrameBytesMax = 1 << 20
+	}})
+	canary := client(t, w)
+	must := func(what string) {
+		t.Helper()
+		if err := canary.ProduceSync(within(t, 10*time.Second), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err != nil {
+			t.Fatalf("after %s a good client fails: %v", what, err)
+		}
+	}
+	must("the start")
+	runtime.GC()
+	goroutines := runtime.NumGoroutine()
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", w.Addrs[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(10 * time.Second))
+			conn.Write(c.bytes)
+			if c.reason == session.ReasonTruncated {
+				conn.(*net.TCPConn).CloseWrite()
+			}
+			if answer, _ := io.ReadAll(conn); len(answer) > 0 {
+				t.Errorf("it was answered: %x", answer)
+			}
+			select {
+			case got := <-reasons:
+				if got != c.reason {
+					t.Errorf("closed for %q, want %q", got, c.reason)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("the connection stays open")
+			}
+			must(c.name)
+		})
+	}
+	gatewaytest.Eventually(t, fmt.Sprintf("goroutines fall back to %d", goroutines), func() bool { return runtime.NumGoroutine() <= goroutines })
+}
+
+// A client that pipelines and never reads is held back, not buffered for.
+func TestClientThatNeverReads(t *testing.T) {
+	reasons := make(chan session.Reason, 10)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 64}, Gateway: func(c *federation.Config) {
+		c.Events.Session.ConnectionClosed = func(r session.Reason) { reasons <- r }
+		c.Limits.WriteMax = 500 * time.Millisecond
+	}})
+	conn, err := net.Dial("tcp", w.Addrs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	req := kmsg.NewPtrMetadataRequest()
+	req.Version = 12
+	one := request(req, req.AppendTo(nil))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			if _, err := conn.Write(bytes.Repeat(one, 1000)); err != nil {
+				return
+			}
+		}
+	})
+	select {
+	case got := <-reasons:
+		if got != session.ReasonSlowReader {
+			t.Errorf("closed for %q", got)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the connection stays open")
+	}
+	conn.Close()
+	wg.Wait()
+}

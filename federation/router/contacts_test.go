@@ -1,0 +1,140 @@
+package router
+
+import (
+	"testing"
+	"time"
+
+	"spillway"
+	"spillway/federation/failover"
+	"spillway/mirror/offsetmap"
+)
+
+// first is a term without a past, second one that opened now after it.
+var (
+	first  = Term{Epoch: 1, Base: 1}
+	second = func() Term {
+		return Term{Epoch: 2, Base: 2, Past: []failover.Term{{Epoch: 1}}, Opened: time.Now()}
+	}
+)
+
+type step struct {
+	first, last int32
+	want        verdict
+	at          spillway.Offset
+}
+
+func TestFirstContact(t *testing.T) {
+	trail := []offsetmap.TrailEntry{
+		{ProducerEpoch: 0, First: 0, Last: 9, Virtual: 100},
+		{ProducerEpoch: 0, First: 10, Last: 14, Virtual: 110},
+	}
+	old := second()
+	old.Opened = time.Now().Add(-time.Hour)
+	for name, c := range map[string]struct {
+		term    Term
+		trail   []offsetmap.TrailEntry
+		acked   int32 // by this gateway in the term before; −1: nothing
+		epoch   int16
+		repeats bool
+		steps   []step
+	}{
+		"first term takes any sequence":        {first, nil, -1, 0, false, []step{{500, 509, forward, 0}, {510, 511, forward, 0}}},
+		"a new producer starts at 0":           {second(), nil, -1, 0, false, []step{{0, 4, forward, 0}, {5, 9, forward, 0}}},
+		"next after the trail":                 {second(), trail, -1, 0, false, []step{{15, 19, forward, 0}, {20, 24, forward, 0}}},
+		"lost answers":                         {second(), trail, -1, 0, false, []step{{0, 9, isDuplicate, 100}, {10, 14, isDuplicate, 110}, {15, 15, forward, 0}}},
+		"older than the trail remembers":       {second(), trail[1:], -1, 0, false, []step{{0, 4, wasThere, 0}}},
+		"other boundaries":                     {second(), trail, -1, 0, false, []step{{12, 17, torn, 0}}},
+		"a gap waits":                          {second(), trail, -1, 0, false, []step{{20, 24, wait, 0}, {25, 29, wait, 0}, {15, 19, forward, 0}, {20, 24, forward, 0}, {25, 29, forward, 0}}},
+		"a gap does not wait for ever":         {old, trail, -1, 0, false, []step{{20, 24, forward, 0}, {25, 29, forward, 0}}},
+		"this gateway acknowledged the gap":    {second(), trail, 19, 0, false, []step{{20, 24, forward, 0}}},
+		"what was acknowledged is sent again":  {second(), trail, 29, 0, false, []step{{20, 24, forward, 0}}},
+		"a new producer epoch":                 {second(), trail, 14, 1, false, []step{{0, 4, forward, 0}}},
+		"a new producer epoch must start at 0": {second(), trail, 14, 1, false, []step{{5, 9, wait, 0}}},
+		"an old producer epoch":                {second(), []offsetmap.TrailEntry{{ProducerEpoch: 3, Last: 4}}, -1, 2, false, []step{{0, 4, stale, 0}}},
+		"sequences wrap":                       {second(), []offsetmap.TrailEntry{{First: 1<<31 - 5, Last: 1<<31 - 1, Virtual: 7}}, -1, 0, false, []step{{1<<31 - 5, 1<<31 - 1, isDuplicate, 7}, {5, 9, wait, 0}, {0, 4, forward, 0}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cs := newContacts(100, 35*time.Second)
+			k := contactKey{id: spillway.ClientProducerID(1)}
+			if c.acked >= 0 {
+				cs.check(arrival{contactKey: k, first: c.acked, last: c.acked, term: first})
+				cs.acked(k, 0, c.acked, 1)
+			}
+			for i, s := range c.steps {
+				v, at, until, changed := cs.check(arrival{contactKey: k, epoch: c.epoch, first: s.first, last: s.last, term: c.term, trail: c.trail, repeats: c.repeats})
+				if v != s.want || at != s.at {
+					t.Fatalf("step %d: %d-%d: verdict %d at %d, want %d at %d", i, s.first, s.last, v, at, s.want, s.at)
+				}
+				if v == wait && (changed == nil || until.Before(time.Now())) {
+					t.Fatalf("step %d: nothing ends the wait", i)
+				}
+			}
+		})
+	}
+}
+
+// A batch that comes again after it was refused proves, for clients that retry
+// in order, that nothing older is in flight.
+func TestRefusedBatchThatComesAgain(t *testing.T) {
+	k := contactKey{id: spillway.ClientProducerID(1)}
+	for _, repeats := range []bool{true, false} {
+		cs := newContacts(100, 35*time.Second)
+		a := arrival{contactKey: k, first: 20, last: 24, term: second(), repeats: repeats}
+		if v, _, _, _ := cs.check(a); v != wait {
+			t.Fatalf("verdict %d", v)
+		}
+		cs.refuse(k, 0, 20)
+		later := a
+		later.first, later.last = 25, 29
+		if v, _, _, _ := cs.check(later); v != wait {
+			t.Fatalf("a later batch: verdict %d", v)
+		}
+		if v, _, _, _ := cs.check(a); (v == forward) != repeats {
+			t.Fatalf("repeats %t: verdict %d", repeats, v)
+		}
+	}
+}
+
+// The first batches of a producer are lost with their connection. What comes
+// after them would wedge the producer: the site does not know it yet.
+func TestLostFirstBatch(t *testing.T) {
+	cs := newContacts(100, 35*time.Second)
+	k := contactKey{id: spillway.ClientProducerID(1)}
+	ask := func(from, to int32) (verdict, <-chan struct{}) {
+		v, _, _, changed := cs.check(arrival{contactKey: k, first: from, last: to, term: first})
+		return v, changed
+	}
+	for _, b := range [][2]int32{{0, 4}, {5, 9}} {
+		if v, _ := ask(b[0], b[1]); v != forward {
+			t.Fatalf("verdict %d", v)
+		}
+	}
+	cs.failed(k, 0, 5, 1)
+	cs.failed(k, 0, 0, 1)
+	v, changed := ask(10, 14)
+	if v != wait {
+		t.Fatalf("a batch overtakes lost ones: verdict %d", v)
+	}
+	if v, _ := ask(0, 4); v != forward {
+		t.Fatalf("verdict %d", v)
+	}
+	select {
+	case <-changed:
+	default:
+		t.Fatal("the waiting batch is not woken")
+	}
+	cs.acked(k, 0, 4, 1) // from here on the site checks
+	if v, _ := ask(10, 14); v != forward {
+		t.Fatalf("established: verdict %d", v)
+	}
+}
+
+func TestContactsAreBounded(t *testing.T) {
+	cs := newContacts(10, time.Second)
+	for i := range 1000 {
+		cs.check(arrival{contactKey: contactKey{id: spillway.ClientProducerID(uint64(i))}, term: first})
+	}
+	if n := len(cs.mu.young) + len(cs.mu.old); n > 10 {
+		t.Errorf("%d contacts", n)
+	}
+}

@@ -1,0 +1,382 @@
+package federation_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker/batch"
+	"spillway/broker/conn"
+	"spillway/federation"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/coordtest"
+	"spillway/federation/failover"
+	"spillway/federation/gatewaytest"
+)
+
+// raw opens a connection on which tests send what they like.
+func raw(t *testing.T, address string) *conn.Conn {
+	t.Helper()
+	c, err := conn.Open(within(t, 5*time.Second), conn.Config{Address: address, Node: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func do[R kmsg.Response](t *testing.T, c *conn.Conn, req kmsg.Request) R {
+	t.Helper()
+	resp, err := c.DoVersion(within(t, 30*time.Second), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.(R)
+}
+
+func produceRequest(topic string, change func(*batch.Header)) *kmsg.ProduceRequest {
+	h := batch.Header{Magic: 2, LeaderEpoch: -1, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1, BaseTimestamp: time.Now().UnixMilli()}
+	records := []batch.Record{{Value: []byte("one")}, {OffsetDelta: 1, Value: []byte("two")}}
+	if change != nil {
+		change(&h)
+	}
+	b, err := batch.Rebuild(h, records, batch.None)
+	if err != nil {
+		panic(err)
+	}
+	req := kmsg.NewPtrProduceRequest()
+	req.Version, req.Acks, req.TimeoutMillis = 9, -1, 5000
+	rt, rp := kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
+	rt.Topic, rp.Records = topic, b
+	rt.Partitions = append(rt.Partitions, rp)
+	req.Topics = append(req.Topics, rt)
+	return req
+}
+
+func produced(r *kmsg.ProduceResponse) (code int16, offset int64) {
+	p := r.Topics[0].Partitions[0]
+	return p.ErrorCode, p.BaseOffset
+}
+
+func TestProduceIsChecked(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
+	c := raw(t, w.Addrs[0])
+	ours := spillway.ClientProducerID(1)
+	of := func(change func(*batch.Header)) *kmsg.ProduceRequest { return produceRequest("orders", change) }
+	with := func(req *kmsg.ProduceRequest, change func(*kmsg.ProduceRequest)) *kmsg.ProduceRequest {
+		change(req)
+		return req
+	}
+	for name, c1 := range map[string]struct {
+		req  *kmsg.ProduceRequest
+		want *kerr.Error
+	}{
+		"an id of a cluster": {of(func(h *batch.Header) { h.ProducerID, h.ProducerEpoch, h.BaseSequence = 1000, 0, 0 }), kerr.InvalidProducerIDMapping},
+		"an id of a mirror": {of(func(h *batch.Header) {
+			h.ProducerID, h.ProducerEpoch, h.BaseSequence = spillway.MirrorProducerID(1), 0, 0
+		}), kerr.InvalidProducerIDMapping},
+		"no sequence":        {of(func(h *batch.Header) { h.ProducerID, h.ProducerEpoch = ours, 0 }), kerr.InvalidRecord},
+		"a control batch":    {of(func(h *batch.Header) { h.Attributes = batch.AttributeControl }), kerr.InvalidRecord},
+		"a transaction":      {of(func(h *batch.Header) { h.Attributes = batch.AttributeTransactional }), kerr.TransactionalIDAuthorizationFailed},
+		"unknown topic":      {produceRequest("nobody", nil), kerr.UnknownTopicOrPartition},
+		"internal topic":     {produceRequest("__consumer_offsets", nil), kerr.UnknownTopicOrPartition},
+		"acks 2":             {with(of(nil), func(r *kmsg.ProduceRequest) { r.Acks = 2 }), kerr.InvalidRequiredAcks},
+		"a transactional id": {with(of(nil), func(r *kmsg.ProduceRequest) { r.TransactionID = kmsg.StringPtr("t") }), kerr.TransactionalIDAuthorizationFailed},
+		"unknown partition":  {with(of(nil), func(r *kmsg.ProduceRequest) { r.Topics[0].Partitions[0].Partition = 7 }), kerr.UnknownTopicOrPartition},
+		"no records":         {with(of(nil), func(r *kmsg.ProduceRequest) { r.Topics[0].Partitions[0].Records = []byte{} }), kerr.CorruptMessage},
+		"format 1":           {with(of(nil), func(r *kmsg.ProduceRequest) { r.Topics[0].Partitions[0].Records[16] = 1 }), kerr.UnsupportedForMessageFormat},
+		"a wrong checksum":   {with(of(nil), func(r *kmsg.ProduceRequest) { r.Topics[0].Partitions[0].Records[70] ^= 1 }), kerr.CorruptMessage},
+		"two batches": {with(of(nil), func(r *kmsg.ProduceRequest) {
+			p := &r.Topics[0].Partitions[0]
+			p.Records = append(p.Records, p.Records...)
+		}), kerr.InvalidRecord},
+		"a partition twice": {with(of(nil), func(r *kmsg.ProduceRequest) {
+			r.Topics = append(r.Topics, r.Topics[0])
+			r.Topics[0].Partitions[0].Partition = 0
+		}), nil},
+		"a batch that is cut": {with(of(nil), func(r *kmsg.ProduceRequest) { p := &r.Topics[0].Partitions[0]; p.Records = p.Records[:65] }), kerr.CorruptMessage},
+	} {
+		resp := do[*kmsg.ProduceResponse](t, c, c1.req)
+		last := resp.Topics[len(resp.Topics)-1].Partitions[0]
+		want := int16(0)
+		if c1.want != nil {
+			want = c1.want.Code
+		} else {
+			want = kerr.InvalidRecord.Code // the second time
+		}
+		if last.ErrorCode != want || last.BaseOffset != -1 {
+			t.Errorf("%s: %v at %d, want error %d", name, kerr.ErrorForCode(last.ErrorCode), last.BaseOffset, want)
+		}
+	}
+}
+
+func TestInitProducerID(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{})
+	c := raw(t, w.Addrs[0])
+	req := kmsg.NewPtrInitProducerIDRequest()
+	req.Version = 4
+	first := do[*kmsg.InitProducerIDResponse](t, c, req)
+	if first.ErrorCode != 0 || !spillway.IsClientProducerID(first.ProducerID) || first.ProducerEpoch != 0 {
+		t.Fatalf("%+v", first)
+	}
+	if again := do[*kmsg.InitProducerIDResponse](t, c, req); again.ProducerID == first.ProducerID {
+		t.Error("one id was given twice")
+	}
+	req.ProducerID, req.ProducerEpoch = first.ProducerID, first.ProducerEpoch
+	if bumped := do[*kmsg.InitProducerIDResponse](t, c, req); bumped.ProducerID != first.ProducerID || bumped.ProducerEpoch != 1 {
+		t.Errorf("%+v", bumped)
+	}
+	req.ProducerEpoch = 32766
+	if fresh := do[*kmsg.InitProducerIDResponse](t, c, req); fresh.ProducerID == first.ProducerID || fresh.ProducerEpoch != 0 {
+		t.Errorf("epochs used up: %+v", fresh)
+	}
+	req.TransactionalID = kmsg.StringPtr("orders-tx")
+	if refused := do[*kmsg.InitProducerIDResponse](t, c, req); refused.ErrorCode != kerr.TransactionalIDAuthorizationFailed.Code {
+		t.Errorf("transactional: %+v", refused)
+	}
+}
+
+// The fourth version of what experiments K found brokers to answer.
+func TestAPIVersions(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{})
+	c := raw(t, w.Addrs[0])
+	ask := func(cluster *string, node int32) *kmsg.ApiVersionsResponse {
+		req := kmsg.NewPtrApiVersionsRequest()
+		req.Version, req.ClusterID, req.NodeID = 5, cluster, node
+		req.ClientSoftwareName, req.ClientSoftwareVersion = "test", "1"
+		return do[*kmsg.ApiVersionsResponse](t, c, req)
+	}
+	mine, other := kmsg.StringPtr(gatewaytest.ClusterID), kmsg.StringPtr("other")
+	for name, c := range map[string]struct {
+		got  *kmsg.ApiVersionsResponse
+		want int16
+	}{
+		"nothing expected":   {ask(nil, -1), 0},
+		"right":              {ask(mine, 1000), 0},
+		"as coordinator":     {ask(mine, 101000), 0},
+		"other cluster":      {ask(other, 1000), kerr.RebootstrapRequired.Code},
+		"other node":         {ask(mine, 1001), kerr.RebootstrapRequired.Code},
+		"cluster without id": {ask(mine, -1), kerr.InvalidRequest.Code},
+		"id without cluster": {ask(nil, 1000), kerr.InvalidRequest.Code},
+	} {
+		if c.got.ErrorCode != c.want || (c.want == 0) != (len(c.got.ApiKeys) > 0) {
+			t.Errorf("%s: error %d with %d keys, want %d", name, c.got.ErrorCode, len(c.got.ApiKeys), c.want)
+		}
+	}
+	for _, k := range ask(nil, -1).ApiKeys {
+		if k.ApiKey == 0 && (k.MinVersion != 0 || k.MaxVersion != 13) {
+			t.Errorf("Produce %d to %d", k.MinVersion, k.MaxVersion)
+		}
+		if kmsg.NameForKey(k.ApiKey) == "Unknown" || k.ApiKey == 23 {
+			t.Errorf("key %d is offered", k.ApiKey)
+		}
+	}
+	// A version of the future, with a body that nobody can read.
+	body, err := c.Send(context.Background(), 18, 99, true, []byte{1, 2, 3}).Wait(within(t, 5*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp := kmsg.NewPtrApiVersionsResponse()
+	if err := conn.Decode(resp, body); err != nil || resp.ErrorCode != kerr.UnsupportedVersion.Code || len(resp.ApiKeys) != 1 || resp.ApiKeys[0].MaxVersion != 5 {
+		t.Errorf("version 99: %+v, %v", resp, err)
+	}
+}
+
+func TestProduceByTopicID(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
+	c := raw(t, w.Addrs[0])
+	req := produceRequest("orders", nil)
+	req.Version, req.Topics[0].TopicID = 13, w.Topology.TopicID("orders")
+	if code, offset := produced(do[*kmsg.ProduceResponse](t, c, req)); code != 0 || offset != gatewaytest.OffsetBase {
+		t.Errorf("error %d offset %d", code, offset)
+	}
+	req.Topics[0].TopicID[3] ^= 1
+	if code, _ := produced(do[*kmsg.ProduceResponse](t, c, req)); code != kerr.UnknownTopicID.Code {
+		t.Errorf("another id: error %d", code)
+	}
+}
+
+func TestHoldEnds(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
+		Group: func(g *spillway.FailoverGroup) { g.HoldMax = 400 * time.Millisecond }})
+	w.Fence("west", failover.Switchover)
+	c := raw(t, w.Addrs[0])
+	begin := time.Now()
+	code, _ := produced(do[*kmsg.ProduceResponse](t, c, produceRequest("orders", nil)))
+	if took := time.Since(begin); code != kerr.NotLeaderForPartition.Code || took < 350*time.Millisecond || took > 5*time.Second {
+		t.Errorf("error %d after %s", code, took)
+	}
+	// Never longer than the request itself allows (C29).
+	req := produceRequest("orders", nil)
+	req.TimeoutMillis = 50
+	begin = time.Now()
+	code, _ = produced(do[*kmsg.ProduceResponse](t, c, req))
+	if took := time.Since(begin); code != kerr.NotLeaderForPartition.Code || took < 40*time.Millisecond || took > 350*time.Millisecond {
+		t.Errorf("error %d after %s", code, took)
+	}
+	// Without an answer to give, the connection is closed (C29).
+	req.Acks = 0
+	if _, err := c.DoVersion(within(t, 5*time.Second), req); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-c.Closed():
+	case <-time.After(5 * time.Second):
+		t.Error("the connection of an acks=0 produce stays open")
+	}
+}
+
+// A held request whose client went away is dropped: the client has sent it
+// again elsewhere by then (C29).
+func TestHeldRequestDiesWithItsConnection(t *testing.T) {
+	held := make(chan struct{}, 10)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
+		Gateway: func(c *federation.Config) {
+			c.Limits.InFlightMax = 2 // so that nobody reads while it holds
+			c.Events.Router.Held = func(spillway.ShareID) { held <- struct{}{} }
+		}})
+	w.Fence("west", failover.Switchover)
+	c := raw(t, w.Addrs[0])
+	for range 5 {
+		req := produceRequest("orders", nil)
+		c.Send(context.Background(), 0, req.Version, true, req.AppendTo(nil))
+	}
+	<-held
+	c.Close()
+	w.Open(0, 0)
+	other := raw(t, w.Addrs[0])
+	if code, offset := produced(do[*kmsg.ProduceResponse](t, other, produceRequest("orders", nil))); code != 0 || offset != gatewaytest.OffsetBase {
+		t.Errorf("error %d, offset %d: a dropped request was forwarded", code, offset)
+	}
+}
+
+// Without the store the lease ends, and then nothing is acknowledged, also if
+// the site has taken it meanwhile (C10, C32).
+func TestNoAnswerWithoutLease(t *testing.T) {
+	lost := make(chan error, 10)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		c.LeaseTTL = time.Second
+		c.Events.LeaseState = func(err error) { lost <- err }
+	}})
+	c := raw(t, w.Addrs[0])
+	if code, _ := produced(do[*kmsg.ProduceResponse](t, c, produceRequest("orders", nil))); code != 0 {
+		t.Fatalf("error %d", code)
+	}
+	w.Wires["east"].Mute()
+	req := produceRequest("orders", nil)
+	pending := c.Send(context.Background(), 0, req.Version, true, req.AppendTo(nil))
+	w.Store.Fail(func(coordtest.Moment, []coordination.Op) error { return fmt.Errorf("the store is away") })
+	for err := range lost {
+		if err != nil {
+			break
+		}
+	}
+	w.Wires["east"].Unmute()
+	body, err := pending.Wait(within(t, 20*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp := req.ResponseKind().(*kmsg.ProduceResponse)
+	if err := conn.Decode(resp, body); err != nil {
+		t.Fatal(err)
+	}
+	if code, _ := produced(resp); code != kerr.NotLeaderForPartition.Code {
+		t.Errorf("acknowledged without a lease: error %d", code)
+	}
+	w.Store.Fail(nil)
+	if code, _ := produced(do[*kmsg.ProduceResponse](t, c, produceRequest("orders", nil))); code != 0 {
+		t.Errorf("after the store came back: error %d", code)
+	}
+}
+
+// Acknowledgements wait for the durable mark of the right epoch.
+func TestAckSites(t *testing.T) {
+	marks := make(chan string, 10)
+	mirror := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(rw)
+		rc.Flush()
+		for {
+			select {
+			case line := <-marks:
+				fmt.Fprintln(rw, line)
+				rc.Flush()
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}))
+	t.Cleanup(mirror.Close)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
+		Group: func(g *spillway.FailoverGroup) { g.Ack = spillway.AckPolicy{Sites: 2, OnShortfall: "block"} }})
+	value, _ := json.Marshal(failover.MirrorLease{Site: "west", Worker: "w", Marks: mirror.URL})
+	if _, err := w.Store.Put(context.Background(), w.Keys.Mirror("west", "w"), value, 0); err != nil {
+		t.Fatal(err)
+	}
+	cl := client(t, w)
+	acked := make(chan *kgo.Record, 1)
+	cl.Produce(context.Background(), &kgo.Record{Topic: "orders", Value: []byte("x")}, func(r *kgo.Record, err error) {
+		if err != nil {
+			t.Error(err)
+		}
+		acked <- r
+	})
+	siteLog(t, w, "east", "orders", 1)
+	line := func(epoch, end int) string {
+		return fmt.Sprintf(`{"site":"west","topic":"orders","partition":0,"epoch":%d,"end":%d}`, epoch, end)
+	}
+	marks <- line(1, gatewaytest.OffsetBase)
+	select {
+	case <-acked:
+		t.Fatal("acknowledged before the mark")
+	case <-time.After(100 * time.Millisecond):
+	}
+	marks <- line(1, gatewaytest.OffsetBase+1)
+	select {
+	case r := <-acked:
+		if r.Offset != gatewaytest.OffsetBase {
+			t.Errorf("offset %d", r.Offset)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("not acknowledged after the mark")
+	}
+	// A mark of another epoch says nothing, and the request's own timeout ends the wait.
+	marks <- line(2, gatewaytest.OffsetBase+100)
+	req := produceRequest("orders", nil)
+	req.TimeoutMillis = 200
+	if code, _ := produced(do[*kmsg.ProduceResponse](t, raw(t, w.Addrs[0]), req)); code != kerr.RequestTimedOut.Code {
+		t.Errorf("error %d", code)
+	}
+}
+
+// Everything acknowledged lies below the reserved end that is in the store.
+func TestReservedEnd(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Group: func(g *spillway.FailoverGroup) { g.ReservedBlock = 10 }})
+	cl := client(t, w)
+	for range 100 {
+		r := &kgo.Record{Topic: "orders", Value: []byte("x")}
+		if err := cl.ProduceSync(within(t, 10*time.Second), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		e, err := w.Store.Get(context.Background(), w.Keys.Reserved(gatewaytest.ShareID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var reserved failover.Reserved
+		if err := json.Unmarshal(e.Value, &reserved); err != nil {
+			t.Fatal(err)
+		}
+		end := reserved.Ends.Get(spillway.TopicPartition{Topic: "orders"})
+		if reserved.Epoch != 1 || int64(end) <= r.Offset || int64(end) > r.Offset+1+3*10 {
+			t.Fatalf("acknowledged %d, reserved %d in epoch %d", r.Offset, end, reserved.Epoch)
+		}
+	}
+}
