@@ -25,7 +25,8 @@ type Capabilities struct {
 	ProducerExpiry bool
 	// ACLs: an authorizer exists, so the resource fence works.
 	ACLs bool
-	// Replicas: partitions can have more than one replica.
+	// Replicas: partitions have replicas that may trail, so the high watermark
+	// may lie below the log end. No test on one broker can see this.
 	Replicas bool
 	// TimestampLimits: records from the future are refused.
 	TimestampLimits bool

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
@@ -128,6 +129,25 @@ func (f *fixture) produce(cluster broker.Cluster, tp spillway.TopicPartition, ac
 	f.must(err)
 	p := resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0]
 	return p.BaseOffset, p.ErrorCode
+}
+
+// Produce writes one batch with acks=all and returns its offset.
+func Produce(ctx context.Context, cluster broker.Cluster, tp spillway.TopicPartition, set []byte) (int64, error) {
+	node, err := cluster.Leader(ctx, tp)
+	if err != nil {
+		return -1, err
+	}
+	c, err := cluster.Dial(ctx, node)
+	if err != nil {
+		return -1, err
+	}
+	defer c.Close()
+	resp, err := c.DoVersion(ctx, produceRequest(tp, -1, set))
+	if err != nil {
+		return -1, err
+	}
+	p := resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0]
+	return p.BaseOffset, kerr.ErrorForCode(p.ErrorCode)
 }
 
 // append produces and expects success.

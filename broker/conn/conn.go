@@ -26,6 +26,7 @@ type Conn struct {
 	// Set once, read by anyone.
 	config   Config
 	versions map[int16]versionRange
+	features map[string]int16
 	slots    chan struct{} // one token per request in flight
 	queue    chan *Pending // to write; never full, as slots bound it
 	sent     chan *Pending // written or being written, waiting for its answer; never full
@@ -114,6 +115,10 @@ func (c *Conn) Versions(key int16) (lowest, highest int16, ok bool) {
 	r, ok := c.versions[key]
 	return r.min, r.max, ok
 }
+
+// Feature is the level at which the cluster has finalized a feature (KIP-584),
+// 0 if it has not.
+func (c *Conn) Feature(name string) int16 { return c.features[name] }
 
 // Closed is closed when the connection has failed or Close was called.
 func (c *Conn) Closed() <-chan struct{} { return c.closed }

@@ -57,6 +57,10 @@ func (c *Conn) negotiate() error {
 			c.versions[k.ApiKey] = versionRange{k.MinVersion, k.MaxVersion}
 		}
 	}
+	c.features = make(map[string]int16, len(resp.FinalizedFeatures))
+	for _, f := range resp.FinalizedFeatures {
+		c.features[f.Name] = f.MaxVersionLevel
+	}
 	if len(c.versions) == 0 {
 		return errors.New("the broker offers nothing")
 	}

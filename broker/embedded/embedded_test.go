@@ -12,11 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
 
 	"spillway"
 	"spillway/broker/batch"
+	"spillway/broker/brokertest"
 	"spillway/broker/embedded"
 	"spillway/broker/kafka"
 )
@@ -82,24 +82,7 @@ func produce(ctx context.Context, c *kafka.Cluster, sequence int32) (int64, erro
 	if err != nil {
 		return 0, err
 	}
-	link, err := c.Dial(ctx, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer link.Close()
-	req := kmsg.NewPtrProduceRequest()
-	req.Acks, req.TimeoutMillis = -1, 5000
-	req.Topics = []kmsg.ProduceRequestTopic{{Topic: "orders", Partitions: []kmsg.ProduceRequestTopicPartition{{Records: b}}}}
-	req.Version = 9
-	resp, err := link.DoVersion(ctx, req)
-	if err != nil {
-		return 0, err
-	}
-	p := resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0]
-	if p.ErrorCode != 0 {
-		return 0, fmt.Errorf("error code %d", p.ErrorCode)
-	}
-	return p.BaseOffset, nil
+	return brokertest.Produce(ctx, c, spillway.TopicPartition{Topic: "orders"}, b)
 }
 
 func TestAcknowledgedRecordsSurviveSIGKILL(t *testing.T) {

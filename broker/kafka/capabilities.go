@@ -28,8 +28,9 @@ func (c *Cluster) Capabilities() broker.Capabilities {
 }
 
 const (
-	keyDescribeProducers      = 61
-	keyConsumerGroupHeartbeat = 68
+	keyDescribeProducers = 61
+	// 3.9 offers the requests of KIP-848 and refuses them; the feature tells.
+	featureConsumerGroupV2 = "group.version"
 )
 
 // probe asks what can be asked, once. A question that fails leaves the
@@ -46,7 +47,7 @@ func (c *Cluster) probe(ctx context.Context) {
 		return
 	}
 	found.DescribeProducers = link.MaxVersion(keyDescribeProducers) >= 0
-	found.ConsumerGroupV2 = link.MaxVersion(keyConsumerGroupHeartbeat) >= 0
+	found.ConsumerGroupV2 = link.Feature(featureConsumerGroupV2) >= 1
 	if found.ACLs, err = c.authorizes(ctx); err != nil {
 		return
 	}

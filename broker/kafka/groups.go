@@ -78,7 +78,7 @@ func (a *admin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
 func (a *admin) DescribeGroup(ctx context.Context, group string) (d broker.GroupDescription, err error) {
 	err = a.atCoordinator(ctx, "DescribeGroups", group, func(node int32) error {
 		d, err = a.describeConsumer(ctx, node, group)
-		if errors.Is(err, kerr.GroupIDNotFound) || errors.Is(err, broker.ErrNotSupported) {
+		if errors.Is(err, kerr.GroupIDNotFound) || errors.Is(err, broker.ErrNotSupported) || errors.Is(err, kerr.UnsupportedVersion) {
 			d, err = a.describeClassic(ctx, node, group)
 		}
 		if errors.Is(err, kerr.GroupIDNotFound) {

@@ -9,6 +9,7 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"spillway"
 	"spillway/broker"
 )
 
@@ -87,7 +88,7 @@ func (a *admin) await(ctx context.Context, what string, done func(broker.TopicMe
 			return fmt.Errorf("%s: done, but not seen yet: %w", what, err)
 		}
 		if done(m.Topics[topic]) {
-			return a.cluster.Refresh(ctx)
+			return a.settle(ctx, m.Topics[topic])
 		}
 		select {
 		case <-ctx.Done():
@@ -95,6 +96,20 @@ func (a *admin) await(ctx context.Context, what string, done func(broker.TopicMe
 		case <-time.After(pause):
 		}
 	}
+}
+
+// settle waits until the leaders themselves know their partitions, which they
+// learn a moment after the metadata names them.
+func (a *admin) settle(ctx context.Context, m broker.TopicMetadata) error {
+	if err := a.cluster.Refresh(ctx); err != nil {
+		return err
+	}
+	var tps []spillway.TopicPartition
+	for _, p := range m.Partitions {
+		tps = append(tps, spillway.TopicPartition{Topic: m.Name, Partition: p.Partition})
+	}
+	_, err := a.LogStarts(ctx, tps)
+	return err
 }
 
 // TopicConfigs implements broker.Admin.

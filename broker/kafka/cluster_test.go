@@ -1,0 +1,258 @@
+package kafka_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/conn"
+	"spillway/broker/kafka"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// start starts a server whose answers a test can bend, and the adapter.
+func start(t *testing.T, config kafka.Config, options ...kfake.Opt) (*kfake.Cluster, *kafka.Cluster) {
+	t.Helper()
+	server, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(3), kfake.SeedTopics(3, "orders")}, options...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	config.Site, config.Bootstrap = "east", server.ListenAddrs()
+	config.Capabilities = &broker.Capabilities{} // kfake answers probes with what it does not do
+	c, err := kafka.New(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return server, c
+}
+
+var orders = spillway.TopicPartition{Topic: "orders", Partition: 1}
+
+// Addresses come from the other side (reliability 3.2, row 59).
+func TestHostileMetadataIsRefused(t *testing.T) {
+	node := func(id int32, host string, port int32) []kmsg.MetadataResponseBroker {
+		b := kmsg.NewMetadataResponseBroker()
+		b.NodeID, b.Host, b.Port = id, host, port
+		return []kmsg.MetadataResponseBroker{b}
+	}
+	for name, brokers := range map[string][]kmsg.MetadataResponseBroker{
+		"an address of the cloud's own": node(1, "169.254.169.254", 80),
+		"Consul":                        node(1, "127.0.0.1", 8500),
+		"port 0":                        node(1, "127.0.0.1", 0),
+		"port 65536":                    node(1, "127.0.0.1", 65536),
+		"a negative node":               node(-5, "127.0.0.1", 9092),
+		"no host":                       node(1, "", 9092),
+		"a host of 300 bytes":           node(1, strings.Repeat("x", 300), 9092),
+		"10,001 nodes":                  make([]kmsg.MetadataResponseBroker, 10_001),
+	} {
+		t.Run(name, func(t *testing.T) {
+			server, c := start(t, kafka.Config{Allow: func(host string, port int32) bool { return host == "127.0.0.1" && port != 8500 }})
+			server.ControlKey(3, func(req kmsg.Request) (kmsg.Response, error, bool) {
+				server.KeepControl()
+				resp := req.ResponseKind().(*kmsg.MetadataResponse)
+				resp.Brokers = brokers
+				return resp, nil, true
+			})
+			if m, err := c.Metadata(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "site east: Metadata: ") {
+				t.Errorf("%+v, %v", m.Nodes, err)
+			}
+			if _, err := c.Dial(t.Context(), 1); err == nil {
+				t.Error("connected")
+			}
+		})
+	}
+}
+
+// Invariant A: a leader that refuses is asked about, and the next one found.
+func TestAMovedLeaderIsFoundAgain(t *testing.T) {
+	server, c := start(t, kafka.Config{})
+	before, err := c.Leader(t.Context(), orders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := (before + 1) % 3
+	if err := server.MoveTopicPartition("orders", 1, moved); err != nil {
+		t.Fatal(err)
+	}
+	if cached, err := c.Leader(t.Context(), orders); err != nil || cached != before {
+		t.Errorf("the cache says %d, %v", cached, err)
+	}
+	ends, err := c.Admin().LogEnds(t.Context(), []spillway.TopicPartition{orders, {Topic: "orders"}, {Topic: "orders", Partition: 2}})
+	if err != nil || len(ends) != 3 {
+		t.Errorf("log ends %v, %v", ends, err)
+	}
+	if after, err := c.Leader(t.Context(), orders); err != nil || after != moved {
+		t.Errorf("after the refusal the leader is %d, %v", after, err)
+	}
+}
+
+// Invariant B: the request names the epoch, so a node that only follows cannot answer.
+func TestLogEndsNameTheLeadersEpoch(t *testing.T) {
+	server, c := start(t, kafka.Config{})
+	var replica, epoch atomic.Int32
+	epoch.Store(-1)
+	server.ControlKey(2, func(req kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		r := req.(*kmsg.ListOffsetsRequest)
+		replica.Store(r.ReplicaID)
+		epoch.Store(r.Topics[0].Partitions[0].CurrentLeaderEpoch)
+		return nil, nil, false
+	})
+	if _, err := c.Admin().LogEnds(t.Context(), []spillway.TopicPartition{orders}); err != nil {
+		t.Fatal(err)
+	}
+	if replica.Load() != -2 || epoch.Load() < 0 {
+		t.Errorf("asked as replica %d with epoch %d", replica.Load(), epoch.Load())
+	}
+}
+
+func TestAMovedCoordinatorIsFoundAgain(t *testing.T) {
+	server, c := start(t, kafka.Config{})
+	offsets := map[spillway.TopicPartition]broker.GroupOffset{orders: {Offset: 3, LeaderEpoch: -1}}
+	if err := c.Admin().CommitGroupOffsets(t.Context(), "shippers", offsets); err != nil {
+		t.Fatal(err)
+	}
+	refusals := atomic.Int32{}
+	server.ControlKey(8, func(req kmsg.Request) (kmsg.Response, error, bool) {
+		r := req.(*kmsg.OffsetCommitRequest)
+		resp := r.ResponseKind().(*kmsg.OffsetCommitResponse)
+		p := kmsg.NewOffsetCommitResponseTopicPartition()
+		p.Partition, p.ErrorCode = 1, kerr.NotCoordinator.Code
+		resp.Topics = []kmsg.OffsetCommitResponseTopic{{Topic: "orders", Partitions: []kmsg.OffsetCommitResponseTopicPartition{p}}}
+		refusals.Add(1)
+		return resp, nil, true
+	})
+	if err := c.Admin().CommitGroupOffsets(t.Context(), "shippers", offsets); err != nil || refusals.Load() != 1 {
+		t.Errorf("%d refusals, %v", refusals.Load(), err)
+	}
+}
+
+// freezable is a connection whose answers can be withheld for good.
+type freezable struct {
+	net.Conn
+	frozen *atomic.Bool
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (f *freezable) Read(b []byte) (int, error) {
+	n, err := f.Conn.Read(b)
+	if f.frozen.Load() {
+		<-f.closed
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (f *freezable) Close() error {
+	f.once.Do(func() { close(f.closed) })
+	return f.Conn.Close()
+}
+
+// A node that hangs costs one deadline; the next request goes over a new connection.
+func TestAHangingNodeIsLeft(t *testing.T) {
+	first := &atomic.Bool{}
+	current := atomic.Pointer[atomic.Bool]{}
+	current.Store(first)
+	_, c := start(t, kafka.Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		opened, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return &freezable{Conn: opened, frozen: current.Load(), closed: make(chan struct{})}, nil
+	}})
+	if _, err := c.Metadata(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first.Store(true) // all connections made so far
+	current.Store(&atomic.Bool{})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.Metadata(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := c.Metadata(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnUnreachableSiteSaysSo(t *testing.T) {
+	server, c := start(t, kafka.Config{})
+	if _, err := c.Metadata(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	server.Close()
+	for name, ask := range map[string]func() error{
+		"metadata": func() error { _, err := c.Metadata(t.Context()); return err },
+		"log ends": func() error {
+			_, err := c.Admin().LogEnds(t.Context(), []spillway.TopicPartition{orders})
+			return err
+		},
+		"settings": func() error { _, err := c.Admin().TopicConfigs(t.Context(), "orders"); return err },
+	} {
+		if err := ask(); err == nil || !strings.Contains(err.Error(), "site east") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := c.Dial(t.Context(), broker.AnyNode); !errors.Is(err, broker.ErrAllUnreachable) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestEveryMechanismServesDataAndAdmin(t *testing.T) {
+	for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"} {
+		t.Run(mechanism, func(t *testing.T) {
+			_, c := start(t, kafka.Config{SASL: &conn.SASL{Mechanism: mechanism, User: "mirror", Password: "secret"}},
+				kfake.EnableSASL(), kfake.Superuser(mechanism, "mirror", "secret"))
+			if err := c.Admin().CreateTopic(t.Context(), "carts", 1, 1, nil); err != nil {
+				t.Error(err)
+			}
+			if _, err := c.Admin().LogEnds(t.Context(), []spillway.TopicPartition{{Topic: "carts"}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestNothingWorksAfterClose(t *testing.T) {
+	_, c := start(t, kafka.Config{})
+	if _, err := c.Admin().TopicConfigs(t.Context(), "orders"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Metadata(t.Context()); !errors.Is(err, conn.ErrClosed) {
+		t.Errorf("error %v", err)
+	}
+	if err := c.Admin().DeleteTopic(t.Context(), "orders"); !errors.Is(err, conn.ErrClosed) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestConfigurationFaultsAreNamed(t *testing.T) {
+	_, err := kafka.New(kafka.Config{Bootstrap: []string{"east-1"}, SASL: &conn.SASL{Mechanism: "GSSAPI"}})
+	for _, fault := range []string{"site: is empty", `bootstrap[0]: "east-1" is not host:port`, `sasl.mechanism: "GSSAPI" is not known`} {
+		if err == nil || !strings.Contains(err.Error(), fault) {
+			t.Errorf("%q is not in %v", fault, err)
+		}
+	}
+	if _, err := kafka.New(kafka.Config{Site: "east"}); err == nil || !strings.Contains(err.Error(), "bootstrap: needs at least one") {
+		t.Errorf("error %v", err)
+	}
+}
