@@ -39,10 +39,11 @@ type App struct {
 	tel *telemetry.Telemetry
 
 	// Set by Start, in this order.
-	store    coordination.Store
-	observer *Observer
-	sites    map[spillway.SiteID]broker.Cluster
-	addrs    map[string]net.Addr // by part
+	store     coordination.Store
+	observer  *Observer
+	sites     map[spillway.SiteID]broker.Cluster // as mirror and control
+	asGateway map[spillway.SiteID]broker.Cluster
+	addrs     map[string]net.Addr // by part
 
 	version  string
 	teardown teardown
@@ -144,6 +145,12 @@ func (a *App) startSites(context.Context) error {
 	}
 	a.sites = sites
 	a.teardown.push("sites", func(context.Context) error { return CloseSites(sites) })
+	// Gateways have connections of their own, also where the credentials are
+	// the same: a slow client must not hold up the mirror.
+	if a.asGateway, err = openSites(a.cfg, openAsGateway); err != nil {
+		return err
+	}
+	a.teardown.push("sites of the gateway", func(context.Context) error { return CloseSites(a.asGateway) })
 	return nil
 }
 

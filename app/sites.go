@@ -18,8 +18,19 @@ import (
 	"spillway/configs"
 )
 
-// OpenSite makes a site's cluster reachable; it does not connect yet.
-func OpenSite(site configs.Site) (broker.Cluster, error) {
+// OpenSite makes a site's cluster reachable with the credentials of mirror and
+// control; it does not connect yet.
+func OpenSite(site configs.Site) (broker.Cluster, error) { return openSite(site, site.SASL) }
+
+// openAsGateway is OpenSite with the gateways' credentials.
+func openAsGateway(site configs.Site) (broker.Cluster, error) {
+	if site.GatewaySASL.Mechanism == "" {
+		return OpenSite(site)
+	}
+	return openSite(site, site.GatewaySASL)
+}
+
+func openSite(site configs.Site, credentials configs.SASL) (broker.Cluster, error) {
 	cfg := kafka.Config{Site: spillway.SiteID(site.Name), Bootstrap: site.Bootstrap, ClientID: "spillway"}
 	if e := site.Embedded; e != nil {
 		addresses, err := embeddedAddresses(*e)
@@ -35,21 +46,25 @@ func OpenSite(site configs.Site) (broker.Cluster, error) {
 		return nil, fmt.Errorf("site %s: tls: %w", site.Name, err)
 	}
 	cfg.TLS = t
-	if site.SASL.Mechanism != "" {
-		password, err := site.SASL.Password()
+	if credentials.Mechanism != "" {
+		password, err := credentials.Password()
 		if err != nil {
 			return nil, fmt.Errorf("site %s: sasl: %w", site.Name, err)
 		}
-		cfg.SASL = &conn.SASL{Mechanism: site.SASL.Mechanism, User: site.SASL.User, Password: password}
+		cfg.SASL = &conn.SASL{Mechanism: credentials.Mechanism, User: credentials.User, Password: password}
 	}
 	return kafka.New(cfg)
 }
 
 // OpenSites opens all sites of the configuration; on a fault none stays open.
 func OpenSites(cfg *configs.Config) (map[spillway.SiteID]broker.Cluster, error) {
+	return openSites(cfg, OpenSite)
+}
+
+func openSites(cfg *configs.Config, open func(configs.Site) (broker.Cluster, error)) (map[spillway.SiteID]broker.Cluster, error) {
 	sites := map[spillway.SiteID]broker.Cluster{}
 	for _, s := range cfg.Sites {
-		c, err := OpenSite(s)
+		c, err := open(s)
 		if err != nil {
 			return nil, errors.Join(err, CloseSites(sites))
 		}

@@ -59,7 +59,8 @@ type Site struct {
 	Bootstrap        []string      `key:"bootstrap" doc:"host:port of some brokers. Not for an embedded site."`
 	Embedded         *EmbeddedSite `key:"embedded" doc:"A small cluster inside Spillway instead of a real one: for trying things out, on one host."`
 	TLS              TLS           `key:"tls" doc:"Encryption towards the brokers."`
-	SASL             SASL          `key:"sasl" doc:"Credentials of Spillway at the brokers."`
+	SASL             SASL          `key:"sasl" doc:"Credentials of mirror and control at the brokers, and of gateways where gatewaySASL is not given."`
+	GatewaySASL      SASL          `key:"gatewaySASL" doc:"Credentials of gateways, if they have their own: needed for the resource fence, which denies writes to them and not to the mirror."`
 	GatewayPrincipal string        `key:"gatewayPrincipal" doc:"Kafka principal (User:name) under which gateways write; the resource fence denies writes to it. Empty: no authorizer, moves are fenced by leases only."`
 	MirrorPrincipal  string        `key:"mirrorPrincipal" doc:"Kafka principal (User:name) under which mirrors write."`
 	Replication      int           `key:"replication" doc:"Replication factor of the topics that Spillway creates here. 0: that of the data topics, at most the number of brokers." default:"0"`

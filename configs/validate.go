@@ -106,14 +106,10 @@ func (c *checker) embedded(key string, e *EmbeddedSite) {
 }
 
 func (c *checker) credentials(key string, s Site) {
-	switch files := btoi(s.SASL.PasswordFile != "") + btoi(s.SASL.PasswordEnv != ""); {
-	case s.SASL.Mechanism == "" && (s.SASL.User != "" || files > 0):
-		c.at(key+".sasl.mechanism", "is missing: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
-	case s.SASL.Mechanism != "" && files != 1:
-		c.at(key+".sasl", "needs exactly one of passwordFile and passwordEnv")
-	}
-	if s.SASL.Mechanism != "" && s.SASL.User == "" {
-		c.at(key+".sasl.user", "is missing")
+	c.sasl(key+".sasl", s.SASL)
+	c.sasl(key+".gatewaySASL", s.GatewaySASL)
+	if s.GatewayPrincipal != "" && s.GatewaySASL.Mechanism == "" {
+		c.at(key+".gatewaySASL", "is missing: the fence denies writes to %s, so gateways need credentials of their own", s.GatewayPrincipal)
 	}
 	if (s.TLS.CertFile == "") != (s.TLS.KeyFile == "") {
 		c.at(key+".tls", "certFile and keyFile go together")
@@ -128,6 +124,19 @@ func (c *checker) credentials(key string, s Site) {
 	}
 	if s.GatewayPrincipal != "" && s.GatewayPrincipal == s.MirrorPrincipal {
 		c.at(key+".gatewayPrincipal", "is the mirror's too: the fence would stop the mirror")
+	}
+}
+
+func (c *checker) sasl(key string, s SASL) {
+	secrets := btoi(s.PasswordFile != "") + btoi(s.PasswordEnv != "")
+	switch {
+	case s.Mechanism == "" && (s.User != "" || secrets > 0):
+		c.at(key+".mechanism", "is missing: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+	case s.Mechanism != "" && secrets != 1:
+		c.at(key, "needs exactly one of passwordFile and passwordEnv")
+	}
+	if s.Mechanism != "" && s.User == "" {
+		c.at(key+".user", "is missing")
 	}
 }
 

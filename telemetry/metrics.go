@@ -56,3 +56,21 @@ var (
 	gatewayServing      = gauge("spillway_gateway_share_serving", "", "1 while the gateway serves the group.", "failover_group")
 	gatewayProblems     = counter("spillway_gateway_problems_total", "problems", "Things that failed and are tried again, such as reading the coordinator store. The log names them.")
 )
+
+// The mirror, from its events.
+var (
+	mirrorRecords    = counter("spillway_mirror_records_total", "records", "Records that were appended at the target and compared with the plan.", "source", "target", "topic")
+	mirrorBytes      = counter("spillway_mirror_bytes_total", "bytes", "Bytes of the batches that were appended at the target.", "source", "target", "topic")
+	mirrorBatches    = counter("spillway_mirror_batches_total", "batches", "Batches that were appended, by form: passed as they were, or rebuilt because of holes or limits.", "source", "target", "form")
+	mirrorLatency    = histogram("spillway_mirror_replication_seconds", "Age of a batch's newest record when its mark was due. Records that carry old timestamps count as old.", []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}, "source", "target")
+	mirrorLag        = gauge("spillway_mirror_lag_records", "records", "Records at the source that the mirror knows of and that are not at its site yet.", "failover_group", "source", "target")
+	mirrorLagTime    = gauge("spillway_mirror_lag_seconds", "seconds", "Time since the flow was last caught up; 0 while it is.", "failover_group", "source", "target")
+	mirrorPartitions = gauge("spillway_mirror_partitions", "partitions", "Partitions of the flow by state: running or stopped.", "failover_group", "source", "target", "state")
+	mirrorGaps       = counter("spillway_mirror_gaps_total", "gaps", "Entries that were added to the gap log, by kind. Every one deserves a look.", "site", "kind")
+	mirrorResyncs    = counter("spillway_mirror_resyncs_total", "resyncs", "Times that a partition's position was read back from the target after an unsure answer.", "target")
+	mirrorForeign    = counter("spillway_mirror_foreign_offsets_total", "offsets", "Offsets of a standby that somebody else than its mirror wrote; hidden from clients.", "target", "topic", "writer")
+	mirrorSessions   = counter("spillway_mirror_append_sessions_total", "sessions", "Append sessions that were opened. Many: the mirror changes hands or restarts.", "target")
+	mirrorMarks      = counter("spillway_mirror_marks_total", "marks", "Durable marks that were published.", "site")
+	mirrorGroups     = counter("spillway_mirror_group_offsets_total", "offsets", "Positions of consumer groups that were carried over.", "failover_group")
+	mirrorStops      = counter("spillway_mirror_partition_stops_total", "stops", "Times that a partition of a flow stopped. The log says why.", "failover_group", "source", "target")
+)

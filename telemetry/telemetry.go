@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -17,6 +18,11 @@ type Telemetry struct {
 	gauges     map[string]*prometheus.GaugeVec
 	histograms map[string]*prometheus.HistogramVec
 	Health     *Health
+
+	mu struct {
+		sync.Mutex
+		sources map[string]string // of the flow that runs, by group and target
+	}
 }
 
 // New builds a registry of its own, so that tests can have many. Metrics of
@@ -29,6 +35,7 @@ func New(version string) *Telemetry {
 		histograms: map[string]*prometheus.HistogramVec{},
 		Health:     NewHealth(),
 	}
+	t.mu.sources = map[string]string{}
 	for _, m := range catalogue {
 		if fromStatus[m.Name] || fromHealth[m.Name] {
 			continue

@@ -20,6 +20,8 @@ import (
 	"spillway"
 	"spillway/console/status"
 	"spillway/federation/failover"
+	"spillway/mirror"
+	"spillway/mirror/maptopic"
 )
 
 var update = flag.Bool("update", false, "write docs/metrics.md anew")
@@ -177,5 +179,32 @@ func TestGatewayEventsAreCounted(t *testing.T) {
 		if !strings.Contains(body, want+"\n") {
 			t.Errorf("lacks %s", want)
 		}
+	}
+}
+
+func TestMirrorEventsAreCounted(t *testing.T) {
+	tel := New("test")
+	e := tel.MirrorEvents()
+	orders := spillway.TopicPartition{Topic: "orders"}
+	e.BatchMirrored(mirror.BatchInfo{TopicPartition: orders, Source: "east", Target: "west", Records: 9, Bytes: 100, Rebuilt: true, MaxTimestamp: time.Now().UnixMilli()})
+	e.GapLogged(maptopic.Gap{Site: "west", Kind: maptopic.GapForeign})
+	flow := mirror.FlowInfo{Share: spillway.ShareID{Group: "shop"}, Source: "east", Target: "west", Partitions: 6, Running: 5, LagRecords: 3}
+	e.FlowState(flow)
+	flow.Source = "north"
+	e.FlowState(flow)
+	_, body := get(t, tel, "/metrics")
+	for _, want := range []string{
+		`spillway_mirror_records_total{source="east",target="west",topic="orders"} 9`,
+		`spillway_mirror_batches_total{form="rebuilt",source="east",target="west"} 1`,
+		`spillway_mirror_gaps_total{kind="foreign-write",site="west"} 1`,
+		`spillway_mirror_lag_records{failover_group="shop",source="north",target="west"} 3`,
+		`spillway_mirror_partitions{failover_group="shop",source="north",state="stopped",target="west"} 1`,
+	} {
+		if !strings.Contains(body, want+"\n") {
+			t.Errorf("lacks %s", want)
+		}
+	}
+	if strings.Contains(body, `spillway_mirror_lag_records{failover_group="shop",source="east"`) {
+		t.Error("the flow of the old source still has its lag")
 	}
 }

@@ -49,7 +49,7 @@ func newRoot() *cobra.Command {
 		return exitError{exitUsage, fmt.Sprintf("%v; see %s --help", err, cmd.CommandPath())}
 	})
 	root.PersistentFlags().StringVarP(&s.config, "config", "c", os.Getenv("SPILLWAY_CONFIG"), "configuration file (also SPILLWAY_CONFIG)")
-	root.AddCommand(newConfigCommand(), newServeCommand(s), newStatusCommand(s), newFlowCommand(s), newGapsCommand(s))
+	root.AddCommand(newConfigCommand(), newServeCommand(s), newStatusCommand(s), newFlowCommand(s), newGapsCommand(s), newGroupCommand(s))
 	return root
 }
 

@@ -1,0 +1,65 @@
+package telemetry
+
+import (
+	"time"
+
+	"spillway/mirror"
+	"spillway/mirror/maptopic"
+)
+
+// MirrorEvents counts what a mirror does.
+func (t *Telemetry) MirrorEvents() mirror.Events {
+	return mirror.Events{
+		BatchMirrored: func(b mirror.BatchInfo) {
+			source, target := string(b.Source), string(b.Target)
+			t.counter(mirrorRecords, source, target, b.Topic).Add(float64(b.Records))
+			t.counter(mirrorBytes, source, target, b.Topic).Add(float64(b.Bytes))
+			form := "passed"
+			if b.Rebuilt {
+				form = "rebuilt"
+			}
+			t.counter(mirrorBatches, source, target, form).Inc()
+			if age := time.Since(time.UnixMilli(b.MaxTimestamp)); b.MaxTimestamp > 0 && age >= 0 {
+				t.histogram(mirrorLatency, source, target).Observe(age.Seconds())
+			}
+		},
+		MarkPublished: func(m mirror.Mark) { t.counter(mirrorMarks, string(m.Site)).Inc() },
+		GapLogged:     func(g maptopic.Gap) { t.counter(mirrorGaps, string(g.Site), g.Kind).Inc() },
+		Resync:        func(r mirror.ResyncInfo) { t.counter(mirrorResyncs, string(r.Target)).Inc() },
+		ForeignWriter: func(f mirror.ForeignInfo) {
+			writer := "client"
+			if f.Stale {
+				writer = "stale-mirror"
+			}
+			t.counter(mirrorForeign, string(f.Target), f.Topic, writer).Add(float64(f.To - f.From))
+		},
+		SessionOpened: func(s mirror.SessionInfo) { t.counter(mirrorSessions, string(s.Target)).Inc() },
+		FlowState:     t.flowState,
+		GroupCarried:  func(g mirror.GroupInfo) { t.counter(mirrorGroups, g.Share.Group).Add(float64(g.Partitions)) },
+		PartitionState: func(p mirror.PartitionInfo) {
+			if p.Problem != "" {
+				t.counter(mirrorStops, p.Share.Group, string(p.Source), string(p.Target)).Inc()
+			}
+		},
+	}
+}
+
+// flowState keeps only the flow that runs: after a move the group has another
+// source, and the old series would stand still for ever.
+func (t *Telemetry) flowState(f mirror.FlowInfo) {
+	group, source, target := f.Share.Group, string(f.Source), string(f.Target)
+	t.mu.Lock()
+	old := t.mu.sources[group+"→"+target]
+	t.mu.sources[group+"→"+target] = source
+	t.mu.Unlock()
+	if old != source {
+		gone := map[string]string{"failover_group": group, "source": old, "target": target}
+		for _, m := range []Metric{mirrorLag, mirrorLagTime, mirrorPartitions} {
+			t.gauges[m.Name].DeletePartialMatch(gone)
+		}
+	}
+	t.gauge(mirrorLag, group, source, target).Set(float64(f.LagRecords))
+	t.gauge(mirrorLagTime, group, source, target).Set(f.LagTime.Seconds())
+	t.gauge(mirrorPartitions, group, source, target, "running").Set(float64(f.Running))
+	t.gauge(mirrorPartitions, group, source, target, "stopped").Set(float64(f.Partitions - f.Running))
+}
