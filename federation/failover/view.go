@@ -1,6 +1,8 @@
 package failover
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"spillway"
@@ -121,4 +123,21 @@ type Request struct {
 	Who     string
 	Why     string
 	LossMax int64 // accepted, in records; −1: any
+}
+
+// WaitInfoKey tells reasons apart without their numbers, so that a loop says
+// once what it waits for.
+type WaitInfoKey struct {
+	State State
+	Epoch spillway.Epoch
+	Kind  ActionKind
+	Site  spillway.SiteID
+	Text  string
+}
+
+// KeyOf makes the key of an action's reason.
+func KeyOf(s Share, a Action) WaitInfoKey {
+	words := strings.FieldsFunc(a.Why, func(r rune) bool { return r == ' ' || r == '(' || r == ')' })
+	words = slices.DeleteFunc(words, func(w string) bool { return strings.ContainsAny(w, "0123456789") })
+	return WaitInfoKey{State: s.State, Epoch: s.Epoch, Kind: a.Kind, Site: a.Site, Text: strings.Join(words, " ")}
 }

@@ -1,0 +1,233 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/control/probe"
+	"spillway/federation/failover"
+)
+
+// readApart is the time between two reads of log ends where a produce without an
+// answer may still arrive.
+const readApart = 250 * time.Millisecond
+
+// act carries out one action and keeps what it found out.
+func (d *driver) act(ctx context.Context, a failover.Action) error {
+	ctx, cancel := context.WithTimeout(ctx, actMax)
+	defer cancel()
+	ctx, stop := d.untilNewer(ctx)
+	defer stop()
+	switch a.Kind {
+	case failover.Fence:
+		how, err := d.fence(ctx, a.Site)
+		d.memo.fence = how
+		return err
+	case failover.Allow:
+		err := d.allow(ctx, a.Site)
+		d.memo.allowed = err == nil
+		return err
+	case failover.ReadEnds:
+		ends, err := d.c.logEnds(ctx, a.Site, d.group, a.Twice)
+		d.memo.logEnds = ends
+		return err
+	}
+	return nil
+}
+
+// untilNewer ends the context when somebody else changed the record, so that an
+// abort is not kept waiting by an action.
+func (d *driver) untilNewer(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			changed := d.c.hub.wait()
+			if e, ok := d.c.hub.entry(d.c.keys.Shares(), d.c.keys.Share(d.id)); ok && e.Version > d.version {
+				cancel()
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-changed:
+			}
+		}
+	}()
+	return ctx, func() { cancel(); <-done }
+}
+
+// fences tells whether writes to a site can be denied at the site itself. Groups
+// of several shares have topics with several homes, so an ACL on the topic would
+// deny too much.
+func (d *driver) fences(site spillway.SiteID) bool {
+	s, ok := d.c.cfg.Topology.Site(site)
+	return ok && s.GatewayPrincipal != "" && d.c.cfg.Sites[site].AsGateway != nil && d.group.Kind != spillway.Unordered
+}
+
+// fence denies the gateways to write and believes it only when every leader
+// refuses them: ACLs reach the brokers one after the other (C24).
+func (d *driver) fence(ctx context.Context, site spillway.SiteID) (string, error) {
+	if !d.fences(site) {
+		return "lease-only", nil
+	}
+	tps, err := d.c.partitions(ctx, site, d.group)
+	if err != nil {
+		return "", err
+	}
+	s, _ := d.c.cfg.Topology.Site(site)
+	err = d.c.cfg.Sites[site].Cluster.Admin().DenyWrite(ctx, s.GatewayPrincipal, topicsOf(tps))
+	if errors.Is(err, broker.ErrNotSupported) {
+		return "lease-only", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("fence %s: %w", site, err)
+	}
+	return "acl", d.probeUntil(ctx, site, tps, true)
+}
+
+func (d *driver) allow(ctx context.Context, site spillway.SiteID) error {
+	if !d.fences(site) {
+		return nil
+	}
+	tps, err := d.c.partitions(ctx, site, d.group)
+	if err != nil {
+		return err
+	}
+	s, _ := d.c.cfg.Topology.Site(site)
+	err = d.c.cfg.Sites[site].Cluster.Admin().AllowWrite(ctx, s.GatewayPrincipal, topicsOf(tps))
+	if errors.Is(err, broker.ErrNotSupported) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("allow writes at %s: %w", site, err)
+	}
+	return d.probeUntil(ctx, site, tps, false)
+}
+
+func (d *driver) probeUntil(ctx context.Context, site spillway.SiteID, tps []spillway.TopicPartition, fenced bool) error {
+	for {
+		ok, err := probe.Fenced(ctx, d.c.cfg.Sites[site].AsGateway, tps, fenced)
+		if ok {
+			return nil
+		}
+		pause(ctx, 5*time.Millisecond)
+		if ctx.Err() != nil {
+			return fmt.Errorf("fence of %s: not all leaders agree: %w", site, errors.Join(ctx.Err(), err))
+		}
+	}
+}
+
+func topicsOf(tps []spillway.TopicPartition) []string {
+	var topics []string
+	for _, tp := range tps {
+		if !slices.Contains(topics, tp.Topic) {
+			topics = append(topics, tp.Topic)
+		}
+	}
+	return topics
+}
+
+// partitions lists the partitions of a group that a site has, sorted.
+func (c *Control) partitions(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup) ([]spillway.TopicPartition, error) {
+	md, err := c.cfg.Sites[site].Cluster.Metadata(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the topics of %s: %w", site, err)
+	}
+	var tps []spillway.TopicPartition
+	for name, t := range md.Topics {
+		if owner, ok := c.cfg.Topology.GroupOfTopic(name); !ok || owner.Name != g.Name || t.Internal {
+			continue
+		}
+		for _, p := range t.Partitions {
+			tps = append(tps, spillway.TopicPartition{Topic: name, Partition: p.Partition})
+		}
+	}
+	slices.SortFunc(tps, spillway.TopicPartition.Compare)
+	return tps, nil
+}
+
+// logEnds reads the ends of a site's logs as virtual offsets: not the high
+// watermark, below which an acknowledged record may lie, and only once the
+// watermark has reached the end (C9). Twice: until two reads that lie apart
+// agree.
+func (c *Control) logEnds(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup, twice bool) (failover.PartitionOffsets, error) {
+	tps, err := c.partitions(ctx, site, g)
+	if err != nil {
+		return nil, err
+	}
+	admin := c.cfg.Sites[site].Cluster.Admin()
+	ends, err := admin.LogEnds(ctx, tps)
+	if err != nil {
+		return nil, fmt.Errorf("read the log ends of %s: %w", site, err)
+	}
+	for twice {
+		pause(ctx, readApart)
+		again, err := admin.LogEnds(ctx, tps)
+		if err != nil {
+			return nil, fmt.Errorf("read the log ends of %s again: %w", site, err)
+		}
+		twice, ends = !equalEnds(ends, again), again
+	}
+	for {
+		marks, err := admin.HighWatermarks(ctx, tps)
+		if err != nil {
+			return nil, fmt.Errorf("read the high watermarks of %s: %w", site, err)
+		}
+		tp, behind := behindOf(marks, ends)
+		if !behind {
+			break
+		}
+		pause(ctx, 5*time.Millisecond)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("%s at %s is not replicated up to its end; are brokers missing? %w", tp, site, ctx.Err())
+		}
+	}
+	return c.toVirtual(ctx, site, g, tps, ends)
+}
+
+func equalEnds(a, b map[spillway.TopicPartition]spillway.LocalOffset) bool {
+	for tp, o := range a {
+		if b[tp] != o {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+func behindOf(marks, ends map[spillway.TopicPartition]spillway.LocalOffset) (spillway.TopicPartition, bool) {
+	for tp, end := range ends {
+		if marks[tp] < end {
+			return tp, true
+		}
+	}
+	return spillway.TopicPartition{}, false
+}
+
+// toVirtual adds the constant of the epoch that is open in the site's map.
+func (c *Control) toVirtual(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup, tps []spillway.TopicPartition, ends map[spillway.TopicPartition]spillway.LocalOffset) (failover.PartitionOffsets, error) {
+	r := c.mu.maps[site]
+	if err := r.CaughtUp(ctx); err != nil && !errors.Is(err, broker.ErrUnknownTopic) {
+		return nil, err
+	}
+	virtual := failover.PartitionOffsets{}
+	for _, tp := range tps {
+		start, open := r.View(tp).Open()
+		switch {
+		case open:
+			virtual.Set(tp, start.Virtual+spillway.Offset(ends[tp]-start.Local))
+		case r.View(tp).Empty():
+			// Created a moment ago: its mirror has not started it in the map yet.
+			virtual.Set(tp, g.OffsetBase+spillway.Offset(ends[tp]))
+		default:
+			return nil, fmt.Errorf("the map of %s has no open epoch for %s, so it does not serve it; is its mirror running?", site, tp)
+		}
+	}
+	return virtual, nil
+}

@@ -1,0 +1,264 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"spillway"
+	"spillway/federation/coordination"
+	"spillway/federation/failover"
+)
+
+// driver drives one share. It keeps nothing that another driver could not find
+// out again: a process may die between any two lines.
+type driver struct {
+	c      *Control
+	group  spillway.FailoverGroup
+	id     spillway.ShareID
+	limits failover.Limits
+
+	// Owned by run.
+	share   failover.Share
+	version uint64 // of share; 0: not read yet
+	encoded []byte
+	seen    coordination.Instant // when version was first seen
+	state   struct {
+		epoch spillway.Epoch
+		state failover.State
+		since coordination.Instant
+	}
+	held    coordination.Instant // when FENCING of epoch heldFor was first seen
+	heldFor spillway.Epoch
+	memo    memo
+	told    failover.WaitInfoKey
+	cleaned spillway.Epoch
+	booted  bool
+}
+
+// memo is what actions found out in one epoch and state; it is dropped with them.
+type memo struct {
+	epoch    spillway.Epoch
+	state    failover.State
+	logEnds  failover.PartitionOffsets
+	fence    string
+	allowed  bool
+	reserved failover.PartitionOffsets
+	version  uint64 // of the reserved ends
+}
+
+const (
+	idleTick   = time.Second
+	movingTick = 200 * time.Millisecond
+	retryPause = 200 * time.Millisecond
+	// actMax bounds one action; it is tried again if the state stays.
+	actMax = 10 * time.Second
+	// writeMax bounds one write of the record.
+	writeMax = 3 * time.Second
+)
+
+func newDriver(c *Control, g spillway.FailoverGroup, id spillway.ShareID) *driver {
+	return &driver{c: c, group: g, id: id, limits: c.limits(g)}
+}
+
+func (d *driver) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		changed := d.c.hub.wait()
+		d.drive(ctx)
+		tick := idleTick
+		if d.share.State != failover.Stable {
+			tick = movingTick
+		}
+		timer := time.NewTimer(tick)
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// drive takes the newest record and decides until there is nothing to decide.
+func (d *driver) drive(ctx context.Context) {
+	if e, ok := d.c.hub.entry(d.c.keys.Shares(), d.c.keys.Share(d.id)); ok && e.Version > d.version {
+		d.take(e)
+	}
+	if !d.booted {
+		d.boot(ctx)
+		if !d.booted {
+			return
+		}
+	}
+	if d.version == 0 || !d.mine() {
+		return
+	}
+	for range 16 { // more states than a move has
+		again, err := d.step(ctx)
+		if err != nil && ctx.Err() == nil {
+			d.c.cfg.Events.actionFailed(d.id, string(d.share.State), err)
+			pause(ctx, retryPause)
+			d.reread(ctx)
+		}
+		if !again || ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// take notes a record and when its state was first seen here.
+func (d *driver) take(e coordination.Entry) {
+	share, err := failover.Decode(e.Value)
+	if err != nil {
+		d.c.cfg.Events.actionFailed(d.id, "read", err)
+		return
+	}
+	now := d.c.cfg.Clock.Now()
+	d.share, d.version, d.encoded, d.seen = share, e.Version, e.Value, now
+	if d.state.epoch != share.Epoch || d.state.state != share.State {
+		d.state.epoch, d.state.state, d.state.since = share.Epoch, share.State, now
+	}
+	if d.memo.epoch != share.Epoch || d.memo.state != share.State {
+		d.memo = memo{epoch: share.Epoch, state: share.State}
+	}
+	holding := share.State != failover.Stable && share.State != failover.Draining && share.State != failover.Open
+	if holding && d.heldFor != share.Epoch {
+		d.heldFor, d.held = share.Epoch, now
+	}
+}
+
+func (d *driver) reread(ctx context.Context) {
+	if e, err := d.c.cfg.Store.Get(ctx, d.c.keys.Share(d.id)); err == nil && e.Version > d.version {
+		d.take(e)
+	}
+}
+
+// mine tells whether this loop should drive now. The target's loop comes first,
+// the others only when nothing has moved for a while, so that they do not read
+// the same things at once. Safety does not rest on it.
+func (d *driver) mine() bool {
+	if d.share.State == failover.Stable || d.share.Target == d.c.cfg.Site {
+		return true
+	}
+	rank := 1
+	for _, s := range d.group.Sites {
+		if s == d.c.cfg.Site {
+			break
+		}
+		if s != d.share.Target {
+			rank++
+		}
+	}
+	return d.seen.Longest(d.c.cfg.Clock.Now()) >= time.Duration(rank)*d.c.cfg.TakeoverAfter
+}
+
+// step asks for one decision and carries it out.
+func (d *driver) step(ctx context.Context) (again bool, err error) {
+	view, err := d.view(ctx)
+	if err != nil {
+		return false, err
+	}
+	next, actions := failover.Step(d.share, view, d.limits)
+	if encoded := next.Encode(); !bytes.Equal(encoded, d.encoded) {
+		return d.write(ctx, next, encoded)
+	}
+	for _, a := range actions {
+		switch a.Kind {
+		case failover.Fence, failover.Allow, failover.ReadEnds:
+			if err := d.act(ctx, a); err != nil {
+				return false, err
+			}
+			again = true
+		case failover.Wait, failover.Ask:
+			d.tell(a)
+		case failover.ReadMore: // view reads it
+		}
+	}
+	if d.share.State == failover.Stable {
+		d.clean(ctx)
+	}
+	return again, nil
+}
+
+// tell reports a reason once, not again at every look.
+func (d *driver) tell(a failover.Action) {
+	key := failover.KeyOf(d.share, a)
+	if key == d.told {
+		return
+	}
+	d.told = key
+	d.c.cfg.Events.waiting(WaitInfo{Share: d.id, State: d.share.State, Ask: a.Kind == failover.Ask, Why: a.Why})
+}
+
+// write stores the next record against the version that was read.
+func (d *driver) write(ctx context.Context, next failover.Share, encoded []byte) (again bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, writeMax)
+	defer cancel()
+	key, last := d.c.keys.Share(d.id), d.share
+	var version uint64
+	switch {
+	case next.State == failover.Stable && last.State != failover.Stable:
+		version, err = d.finish(ctx, next, encoded)
+	case last.State == failover.Fenced && next.State == failover.Cutover && last.Kind == failover.Failover:
+		// The reserved ends must not have risen since they were read (C5).
+		err = d.c.cfg.Store.Txn(ctx, []coordination.Op{
+			{Key: key, Value: encoded, Version: d.version},
+			{Key: d.c.keys.Reserved(d.id), Version: d.memo.version, Check: true},
+		})
+		if err == nil {
+			version, err = d.versionOf(ctx, encoded)
+		}
+	default:
+		version, err = d.c.cfg.Store.Put(ctx, key, encoded, d.version)
+	}
+	if errors.Is(err, coordination.ErrConflict) {
+		d.memo = memo{epoch: last.Epoch, state: last.State}
+		before := d.version
+		d.reread(ctx)
+		return d.version != before || last.State == failover.Fenced, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	d.take(coordination.Entry{Key: key, Value: encoded, Version: version})
+	d.announce(last, next)
+	return true, nil
+}
+
+func (d *driver) announce(last, next failover.Share) {
+	info := StateInfo{Share: d.id, From: last.State, To: next.State, Epoch: next.Epoch, Kind: next.Kind, Active: next.Active, Target: last.Target, PassageCount: len(next.Passages)}
+	if n := len(next.Passages); n > 0 {
+		info.Why = next.Passages[n-1].Why
+	}
+	if next.State == failover.Open && d.heldFor == next.Epoch {
+		info.HeldMillis = d.held.Longest(d.c.cfg.Clock.Now()).Milliseconds()
+	}
+	d.c.cfg.Events.stateChanged(info)
+}
+
+// versionOf reads the version of the record that a transaction wrote. If
+// somebody was faster, his record is taken instead.
+func (d *driver) versionOf(ctx context.Context, encoded []byte) (uint64, error) {
+	e, err := d.c.cfg.Store.Get(ctx, d.c.keys.Share(d.id))
+	if err != nil {
+		return 0, err
+	}
+	if !bytes.Equal(e.Value, encoded) {
+		return 0, coordination.ErrConflict
+	}
+	return e.Version, nil
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// newMask makes the mask of a term: 61 random bits.
+func newMask() uint64 { return rand.Uint64() & (1<<61 - 1) }

@@ -1,0 +1,539 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/coordination"
+	"spillway/federation/failover"
+	"spillway/mirror"
+	"spillway/mirror/maptopic"
+)
+
+// Mirror is what a follower drives: *mirror.Mirror.
+type Mirror interface {
+	Know(mirror.Assignment) error
+	Assign(context.Context, mirror.Assignment) error
+	Stop(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) (map[spillway.TopicPartition]spillway.Offset, error)
+	CatchUp(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, from map[spillway.TopicPartition]spillway.SiteID, until map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error)
+	OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (int64, error)
+	CloseEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, ends map[spillway.TopicPartition]spillway.Offset) error
+	CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error
+	Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset
+	Map() *maptopic.Reader
+}
+
+// FollowerConfig of the follower of one site.
+type FollowerConfig struct {
+	Topology *spillway.Topology
+	Store    coordination.Store
+	Cluster  broker.Cluster // of the site that the mirror feeds
+	Mirror   Mirror
+	Worker   string // unique among the site's mirror processes
+	Marks    string // address of the mark stream, for gateways
+	LeaseTTL time.Duration
+	Clock    coordination.Clock
+	Events   Events
+}
+
+// Follower makes a site's mirror do what the share records ask of it, and tells
+// what it did. Every step may be repeated: after a restart it begins with what
+// the record says.
+type Follower struct {
+	cfg  FollowerConfig
+	keys failover.Keys
+	site spillway.SiteID
+	boot string
+
+	mu struct {
+		sync.Mutex
+		following map[string]failover.Following
+	}
+}
+
+// NewFollower prepares a follower.
+func NewFollower(cfg FollowerConfig) *Follower {
+	if cfg.Clock == nil {
+		cfg.Clock = coordination.SystemClock{}
+	}
+	f := &Follower{cfg: cfg, keys: failover.Keys(cfg.Topology.Name()), site: cfg.Cluster.Site(), boot: fmt.Sprintf("%016x", rand.Uint64())}
+	f.mu.following = map[string]failover.Following{}
+	return f
+}
+
+// Run follows until ctx ends.
+func (f *Follower) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	lease := coordination.NewLease(coordination.LeaseConfig{
+		Store: f.cfg.Store, Key: f.keys.Mirror(f.site, f.cfg.Worker), Self: f.boot, Owner: bootOf, Value: f.leaseValue,
+		TTL: f.cfg.LeaseTTL, Every: f.cfg.LeaseTTL / 4, Clock: f.cfg.Clock, Changed: f.cfg.Events.leaseLost,
+	})
+	wg.Go(func() { lease.Run(ctx) })
+	shares := map[string]*followed{}
+	for _, g := range f.cfg.Topology.Groups() {
+		if !slices.Contains(g.Sites, f.site) {
+			continue
+		}
+		id := spillway.ShareID{Group: g.Name}
+		s := &followed{f: f, group: g, id: id, newest: make(chan coordination.Entry, 1)}
+		shares[f.keys.Share(id)] = s
+		wg.Go(func() { s.run(ctx) })
+		wg.Go(func() { s.measure(ctx) })
+	}
+	return f.cfg.Store.Watch(ctx, f.keys.Shares(), func(entries []coordination.Entry, err error) {
+		if err != nil {
+			f.cfg.Events.storeLost(err)
+			return
+		}
+		for _, e := range entries {
+			if s := shares[e.Key]; s != nil {
+				s.offer(e)
+			}
+		}
+	})
+}
+
+func (f *Follower) leaseValue(beat uint64) []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b, err := json.Marshal(failover.MirrorLease{Site: f.site, Worker: f.cfg.Worker, Boot: f.boot, Marks: f.cfg.Marks, Following: f.mu.following, Beat: beat})
+	if err != nil {
+		panic(fmt.Sprintf("mirror lease cannot be encoded: %v", err)) // plain data, cannot happen
+	}
+	return b
+}
+
+// followed is one share at this site.
+type followed struct {
+	f      *Follower
+	group  spillway.FailoverGroup
+	id     spillway.ShareID
+	newest chan coordination.Entry // the newest record only
+
+	// Owned by run.
+	reports map[spillway.Epoch]*siteReport
+	tidied  spillway.Epoch // epoch for which ranges of this site's own terms were closed
+	target  bool           // this site was to become active in a move that is not over
+
+	mu struct {
+		sync.Mutex
+		share   failover.Share
+		problem string
+	}
+}
+
+type siteReport struct {
+	failover.SiteReport
+	version uint64
+}
+
+// offer hands over a record, dropping one that nobody took yet.
+func (s *followed) offer(e coordination.Entry) {
+	for {
+		select {
+		case s.newest <- e:
+			return
+		default:
+		}
+		select {
+		case <-s.newest:
+		default:
+		}
+	}
+}
+
+const (
+	followRetryMin = 50 * time.Millisecond
+	followRetryMax = time.Second
+)
+
+// run acts on one record after the other; a newer one ends what is under way.
+func (s *followed) run(ctx context.Context) {
+	s.reports = map[spillway.Epoch]*siteReport{}
+	var version uint64
+	var share failover.Share
+	pending, retry := false, followRetryMin
+	for {
+		var again <-chan time.Time
+		if pending {
+			again = time.After(retry)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-again:
+		case e := <-s.newest:
+			if e.Version <= version && e.Version != 0 {
+				continue
+			}
+			next, err := failover.Decode(e.Value)
+			if err != nil {
+				s.f.cfg.Events.followFailed(s.id, "", err)
+				continue
+			}
+			version, share, retry = e.Version, next, followRetryMin
+			s.mu.Lock()
+			s.mu.share = share
+			s.mu.Unlock()
+		}
+		err := s.interruptible(ctx, share)
+		if ctx.Err() != nil {
+			return
+		}
+		pending = err != nil
+		s.problem(ctx, share, err)
+		if err != nil {
+			retry = min(retry*2, followRetryMax)
+		}
+	}
+}
+
+func (s *followed) interruptible(ctx context.Context, share failover.Share) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- s.act(ctx, share) }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case e := <-s.newest:
+			cancel()
+			err := <-done
+			s.offerBack(e)
+			if errors.Is(err, context.Canceled) {
+				return nil // the newer record says what to do
+			}
+			return err
+		}
+	}
+}
+
+// offerBack puts a record back unless a newer one came meanwhile.
+func (s *followed) offerBack(e coordination.Entry) {
+	select {
+	case s.newest <- e:
+	default:
+	}
+}
+
+func (s *followed) problem(ctx context.Context, share failover.Share, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+		s.f.cfg.Events.followFailed(s.id, share.State, err)
+	}
+	s.mu.Lock()
+	changed := s.mu.problem != text
+	s.mu.problem = text
+	s.mu.Unlock()
+	if changed && share.State != failover.Stable {
+		if err := s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Problem = text }); err != nil && ctx.Err() == nil {
+			s.f.cfg.Events.followFailed(s.id, share.State, err)
+		}
+	}
+}
+
+// act does what one record asks of this site.
+func (s *followed) act(ctx context.Context, share failover.Share) error {
+	me, m := s.f.site, s.f.cfg.Mirror
+	if err := m.Know(s.assignment(share, share.Current().Epoch, share.Active)); err != nil {
+		return err
+	}
+	s.target = s.target || share.Target == me
+	switch {
+	case share.Abort != "":
+		return nil // stay as it is until the old site goes on
+	case share.State == failover.Stable || share.State == failover.Open:
+		return s.settle(ctx, share)
+	case share.State == failover.Draining, share.State == failover.Fencing, share.State == failover.Fenced && share.Kind == failover.Switchover:
+		return s.follow(ctx, share, share.Current().Epoch, share.Active)
+	case share.State == failover.Fenced:
+		return s.stop(ctx, share)
+	case share.State == failover.Cutover:
+		return s.catchUp(ctx, share)
+	case share.State == failover.CaughtUp:
+		return s.open(ctx, share)
+	}
+	return nil
+}
+
+func (s *followed) assignment(share failover.Share, epoch spillway.Epoch, source spillway.SiteID) mirror.Assignment {
+	a := mirror.Assignment{
+		Share: s.id, Topics: s.group.Topics, ConsumerGroups: s.group.ConsumerGroups, Epoch: epoch, OffsetBase: s.group.OffsetBase,
+		Match: func(topic string) bool {
+			g, ok := s.f.cfg.Topology.GroupOfTopic(topic)
+			return ok && g.Name == s.group.Name
+		},
+		MatchGroup: func(group string) bool {
+			g, ok := s.f.cfg.Topology.GroupOfConsumerGroup(group)
+			return ok && g.Name == s.group.Name
+		},
+	}
+	if source != s.f.site {
+		a.Source = source
+	}
+	for _, t := range share.Terms {
+		a.Terms = append(a.Terms, mirror.Term{Epoch: t.Epoch, Site: t.Site, Mask: t.Mask})
+		if t.Epoch == epoch {
+			a.Mask = t.Mask
+		}
+	}
+	if _, known := share.Term(epoch); !known { // about to open
+		a.Terms = append(a.Terms, mirror.Term{Epoch: epoch, Site: source, Mask: share.Mask})
+		a.Mask = share.Mask
+	}
+	return a
+}
+
+func (s *followed) follow(ctx context.Context, share failover.Share, epoch spillway.Epoch, source spillway.SiteID) error {
+	return s.f.cfg.Mirror.Assign(ctx, s.assignment(share, epoch, source))
+}
+
+// settle follows the site that serves, after what this site served itself was
+// closed, and says so.
+func (s *followed) settle(ctx context.Context, share failover.Share) error {
+	if share.Active != s.f.site && s.tidied != share.Epoch {
+		if err := s.tidy(ctx, share); err != nil {
+			return err
+		}
+		s.tidied = share.Epoch
+	}
+	if err := s.follow(ctx, share, share.Epoch, share.Active); err != nil {
+		return err
+	}
+	if share.State == failover.Stable {
+		s.target = false
+		for e := range s.reports {
+			if e < share.Epoch {
+				delete(s.reports, e)
+			}
+		}
+		return nil
+	}
+	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Armed = true })
+}
+
+// tidy closes what this site has open in its map although another serves: its own
+// terms end where the next one verified them, what lies behind is unreplicated
+// (hidden, listed, in the gap log); an epoch that was to open here and was given
+// up ends where it began. After a restart it cannot be known whether there is
+// such a thing, so it is always looked for.
+func (s *followed) tidy(ctx context.Context, share failover.Share) error {
+	served := s.tidied == 0 || s.target
+	for _, t := range share.Terms {
+		served = served || t.Site == s.f.site
+	}
+	if !served {
+		return nil
+	}
+	m := s.f.cfg.Mirror
+	ends, err := m.Stop(ctx, s.id, share.Epoch)
+	if err != nil {
+		return fmt.Errorf("stop before following %s: %w", share.Active, err)
+	}
+	for i, t := range share.Terms[:len(share.Terms)-1] {
+		next := share.Terms[i+1]
+		if t.Site != s.f.site || next.Site == s.f.site {
+			continue
+		}
+		until := map[spillway.TopicPartition]spillway.Offset{}
+		for tp := range ends {
+			until[tp] = max(0, next.Verified.Get(tp)) // what nobody had is unreplicated from its first record on
+		}
+		if err := m.CloseEpoch(ctx, s.id, t.Epoch, until); err != nil {
+			return fmt.Errorf("close epoch %d: %w", t.Epoch, err)
+		}
+	}
+	return m.CloseEpoch(ctx, s.id, share.Epoch-1, ends)
+}
+
+// stop ends the inbound flow for a failover and tells what is there (C8).
+func (s *followed) stop(ctx context.Context, share failover.Share) error {
+	if share.Active == s.f.site {
+		return nil
+	}
+	ends, err := s.f.cfg.Mirror.Stop(ctx, s.id, share.Epoch)
+	if err != nil {
+		return err
+	}
+	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Stopped, r.Ends = true, offsetsOf(ends) })
+}
+
+// catchUp brings this site exactly to the cutover, or to the longest prefix.
+func (s *followed) catchUp(ctx context.Context, share failover.Share) error {
+	if share.Active == s.f.site || (share.Kind == failover.Failover && share.Target != s.f.site) {
+		return nil
+	}
+	from, until := map[spillway.TopicPartition]spillway.SiteID{}, map[spillway.TopicPartition]spillway.Offset{}
+	bound := share.Cutover
+	if share.Kind == failover.Failover {
+		bound = share.Prefix
+	}
+	bound.All(func(tp spillway.TopicPartition, o spillway.Offset) {
+		if o < 0 {
+			return
+		}
+		from[tp], until[tp] = share.Active, o
+		if share.Kind == failover.Failover {
+			from[tp] = share.PrefixSite[tp.Topic][tp.Partition]
+		}
+	})
+	ends, err := s.f.cfg.Mirror.CatchUp(ctx, s.id, share.Epoch, from, until)
+	if err != nil {
+		return err
+	}
+	groups := share.Kind == failover.Switchover && share.Target == s.f.site
+	if groups {
+		if err := s.f.cfg.Mirror.CopyGroups(ctx, s.id, share.Active); err != nil {
+			return err
+		}
+	}
+	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Stopped, r.Ends, r.GroupsCopied = true, offsetsOf(ends), groups })
+}
+
+// open starts the epoch at the target. The other sites follow it from now on; the
+// old site stops, and closes its own range only once the epoch is open, since an
+// abort may still give the share back to it.
+func (s *followed) open(ctx context.Context, share failover.Share) error {
+	m := s.f.cfg.Mirror
+	switch s.f.site {
+	case share.Target:
+		position, err := m.OpenEpoch(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
+		if err != nil {
+			return err
+		}
+		return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Opened, r.MapPosition = true, position })
+	case share.Active:
+		// Armed without a flow: its map still has the old epoch open.
+	default:
+		if err := s.follow(ctx, share, share.Epoch, share.Target); err != nil {
+			return err
+		}
+	}
+	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Armed = true })
+}
+
+// report rewrites this site's report about an epoch.
+func (s *followed) report(ctx context.Context, epoch spillway.Epoch, change func(*failover.SiteReport)) error {
+	r := s.reports[epoch]
+	if r == nil {
+		r = &siteReport{}
+		s.reports[epoch] = r
+	}
+	key := s.f.keys.SiteReport(s.id, epoch, s.f.site)
+	for range 3 {
+		next := r.SiteReport
+		next.Site = s.f.site
+		change(&next)
+		value, err := json.Marshal(next)
+		if err != nil {
+			return fmt.Errorf("report of %s: %w", s.f.site, err)
+		}
+		version, err := s.f.cfg.Store.Put(ctx, key, value, r.version)
+		if err == nil {
+			r.SiteReport, r.version = next, version
+			return nil
+		}
+		// Written by this site before a restart, or by a write that was not answered.
+		e, err := s.f.cfg.Store.Get(ctx, key)
+		if err != nil && !errors.Is(err, coordination.ErrNotFound) {
+			return fmt.Errorf("report of %s: %w", s.f.site, err)
+		}
+		r.version = e.Version
+		if e.Version > 0 {
+			if err := json.Unmarshal(e.Value, &r.SiteReport); err != nil {
+				r.SiteReport = failover.SiteReport{}
+			}
+		}
+	}
+	return fmt.Errorf("report of %s about epoch %d: %w", s.f.site, epoch, coordination.ErrConflict)
+}
+
+const measureEvery = time.Second
+
+// measure keeps what the mirror lease tells about how far this site is.
+func (s *followed) measure(ctx context.Context) {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		share, problem := s.mu.share, s.mu.problem
+		s.mu.Unlock()
+		if share.Epoch > 0 {
+			at := failover.Following{Epoch: share.Epoch, Problem: problem}
+			if share.State != failover.Stable && share.State != failover.Open {
+				at.Epoch = share.Current().Epoch
+			}
+			var ends map[spillway.TopicPartition]spillway.Offset
+			if share.Active == s.f.site {
+				ends = s.logEnds(ctx)
+			} else {
+				at.Source, ends = share.Active, s.f.cfg.Mirror.Ends(s.id)
+			}
+			for _, end := range ends {
+				at.EndSum += int64(end)
+				at.Partitions++
+			}
+			s.f.mu.Lock()
+			following := maps.Clone(s.f.mu.following)
+			following[s.id.String()] = at
+			s.f.mu.following = following
+			s.f.mu.Unlock()
+		}
+		pause(ctx, measureEvery)
+	}
+}
+
+// logEnds are the virtual log ends of the site that serves; empty if it cannot be
+// asked, for this is for people only.
+func (s *followed) logEnds(ctx context.Context) map[spillway.TopicPartition]spillway.Offset {
+	ctx, cancel := context.WithTimeout(ctx, measureEvery)
+	defer cancel()
+	r := s.f.cfg.Mirror.Map()
+	var tps []spillway.TopicPartition
+	for _, tp := range r.Partitions() {
+		if g, ok := s.f.cfg.Topology.GroupOfTopic(tp.Topic); ok && g.Name == s.group.Name {
+			tps = append(tps, tp)
+		}
+	}
+	local, err := s.f.cfg.Cluster.Admin().LogEnds(ctx, tps)
+	if err != nil {
+		return nil
+	}
+	ends := map[spillway.TopicPartition]spillway.Offset{}
+	for _, tp := range tps {
+		if start, open := r.View(tp).Open(); open {
+			ends[tp] = start.Virtual + spillway.Offset(local[tp]-start.Local)
+		}
+	}
+	return ends
+}
+
+func offsetsOf(m map[spillway.TopicPartition]spillway.Offset) failover.PartitionOffsets {
+	p := failover.PartitionOffsets{}
+	for tp, o := range m {
+		p.Set(tp, o)
+	}
+	return p
+}
+
+func startsOf(p failover.PartitionOffsets) map[spillway.TopicPartition]spillway.Offset {
+	m := map[spillway.TopicPartition]spillway.Offset{}
+	p.All(func(tp spillway.TopicPartition, o spillway.Offset) {
+		if o >= 0 {
+			m[tp] = o
+		}
+	})
+	return m
+}

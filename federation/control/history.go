@@ -1,0 +1,200 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"spillway"
+	"spillway/federation/coordination"
+	"spillway/federation/failover"
+)
+
+// Record is the immutable account of one move, stored under history/.
+type Record struct {
+	Group   string          `json:"group"`
+	Index   int             `json:"index"`
+	Epoch   spillway.Epoch  `json:"epoch"` // that the move was to open
+	Kind    failover.Kind   `json:"kind"`
+	From    spillway.SiteID `json:"from"`
+	To      spillway.SiteID `json:"to"`
+	Who     string          `json:"who"`
+	Why     string          `json:"why,omitempty"`
+	Aborted string          `json:"aborted,omitempty"` // who gave it up, and why
+	Fence   string          `json:"fence,omitempty"`
+
+	Started  time.Time          `json:"started"`
+	Ended    time.Time          `json:"ended"`
+	Passages []failover.Passage `json:"passages"`
+	// Held is the time from FENCING to OPEN by the clock of the loops that wrote
+	// them, in milliseconds; −1 if the move did not get there.
+	HeldMillis int64 `json:"heldMillis"`
+
+	Gateways []failover.WaitGateway `json:"gateways,omitempty"`
+	// Verified is where what was carried over ends, and Start where the new epoch
+	// begins: what lies between is burnt and holds at most LostMost records.
+	Verified   failover.PartitionOffsets    `json:"verified,omitempty"`
+	Start      failover.PartitionOffsets    `json:"start,omitempty"`
+	PrefixSite map[string][]spillway.SiteID `json:"prefixSite,omitempty"`
+	LostMost   int64                        `json:"lostMost"`
+	// Chunks is how many keys hold the rest of a record that is too large for one.
+	Chunks int `json:"chunks,omitempty"`
+}
+
+// recordOf tells of a move from the last record before it ended.
+func recordOf(last, next failover.Share) Record {
+	r := Record{
+		Group: last.Group, Index: last.Index, Epoch: last.Epoch, Kind: last.Kind, To: last.Target, Who: last.Who, Why: last.Why,
+		Fence: last.Fence, Started: last.Started, Ended: next.Since, Passages: next.Passages, HeldMillis: -1,
+		Gateways: last.WaitFor, Start: last.Start, PrefixSite: last.PrefixSite, Verified: last.Cutover, From: last.Active,
+	}
+	if last.Kind == failover.Failover {
+		r.Verified = last.Prefix
+	}
+	if last.State == failover.Open {
+		if n := len(last.Terms); n > 1 {
+			r.From = last.Terms[n-2].Site
+		}
+		if last.Kind == failover.Failover {
+			r.Start.All(func(tp spillway.TopicPartition, o spillway.Offset) {
+				r.LostMost += int64(max(0, o-max(r.Verified.Get(tp), 0)))
+			})
+		}
+	} else {
+		r.Aborted = last.Abort
+		if r.Aborted == "" && len(next.Passages) > 0 {
+			r.Aborted = next.Passages[len(next.Passages)-1].Why
+		}
+	}
+	var fencing, open time.Time
+	for _, p := range next.Passages {
+		switch p.State {
+		case failover.Fencing:
+			fencing = p.At
+		case failover.Open:
+			open = p.At
+		}
+	}
+	if !fencing.IsZero() && !open.IsZero() {
+		r.HeldMillis = open.Sub(fencing).Milliseconds()
+	}
+	return r
+}
+
+// chunkBytes is the size of one part of a large record.
+const chunkBytes = 128 << 10
+
+// finish writes the record that ends a move together with its history, so that
+// neither is there without the other.
+func (d *driver) finish(ctx context.Context, next failover.Share, encoded []byte) (uint64, error) {
+	key := d.c.keys.History(d.id, d.share.Epoch)
+	value, err := json.Marshal(recordOf(d.share, next))
+	if err != nil {
+		return 0, err
+	}
+	if len(value)+len(encoded) > 2*chunkBytes {
+		if value, err = d.chunk(ctx, key, value); err != nil {
+			return 0, err
+		}
+	}
+	ops := []coordination.Op{{Key: d.c.keys.Share(d.id), Value: encoded, Version: d.version}, {Key: key, Value: value}}
+	err = d.c.cfg.Store.Txn(ctx, ops)
+	if errors.Is(err, coordination.ErrConflict) && strings.Contains(err.Error(), key) {
+		// Written by a loop that did not get to write the share; it says the same.
+		err = d.c.cfg.Store.Txn(ctx, ops[:1])
+	}
+	if err != nil {
+		return 0, err
+	}
+	return d.versionOf(ctx, encoded)
+}
+
+func (d *driver) chunk(ctx context.Context, key string, value []byte) ([]byte, error) {
+	n := 0
+	for rest := value; len(rest) > 0; n++ {
+		part := rest[:min(chunkBytes, len(rest))]
+		rest = rest[len(part):]
+		e, err := d.c.cfg.Store.Get(ctx, fmt.Sprintf("%s/%04d", key, n))
+		if err != nil && !errors.Is(err, coordination.ErrNotFound) {
+			return nil, err
+		}
+		if _, err := d.c.cfg.Store.Put(ctx, fmt.Sprintf("%s/%04d", key, n), part, e.Version); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(Record{Group: d.id.Group, Index: d.id.Index, Epoch: d.share.Epoch, Chunks: n})
+}
+
+// readHistory lists a share's moves, oldest first.
+func readHistory(ctx context.Context, store coordination.Store, keys failover.Keys, id spillway.ShareID) ([]Record, error) {
+	entries, err := store.List(ctx, keys.HistoryOf(id))
+	if err != nil {
+		return nil, err
+	}
+	parts, records := map[string][]byte{}, []Record{}
+	for _, e := range entries {
+		name := strings.TrimPrefix(e.Key, keys.HistoryOf(id))
+		if head, _, ok := strings.Cut(name, "/"); ok {
+			parts[head] = append(parts[head], e.Value...) // sorted by key, so in order
+		}
+	}
+	for _, e := range entries {
+		name := strings.TrimPrefix(e.Key, keys.HistoryOf(id))
+		if strings.Contains(name, "/") {
+			continue
+		}
+		var r Record
+		if err := json.Unmarshal(e.Value, &r); err != nil {
+			return nil, fmt.Errorf("history %s: %w", e.Key, err)
+		}
+		if r.Chunks > 0 {
+			if err := json.Unmarshal(parts[name], &r); err != nil {
+				return nil, fmt.Errorf("history %s, %d parts: %w", e.Key, r.Chunks, err)
+			}
+		}
+		records = append(records, r)
+	}
+	return records, nil
+}
+
+// failoversSince counts the unplanned moves that ended after a time.
+func failoversSince(ctx context.Context, store coordination.Store, keys failover.Keys, id spillway.ShareID, after time.Time) (int, error) {
+	records, err := readHistory(ctx, store, keys, id)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, r := range records {
+		if r.Kind == failover.Failover && r.Aborted == "" && r.Ended.After(after) {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// clean removes the reports of epochs that are long over.
+func (d *driver) clean(ctx context.Context) {
+	if d.cleaned == d.share.Epoch || d.share.Epoch < 3 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeMax)
+	defer cancel()
+	prefix := d.c.keys.Moves() + d.id.String() + "/"
+	for _, e := range d.c.hub.entries(d.c.keys.Moves()) {
+		rest, ok := strings.CutPrefix(e.Key, prefix)
+		if !ok {
+			continue
+		}
+		epoch, _, _ := strings.Cut(rest, "/")
+		if n, err := strconv.Atoi(epoch); err == nil && spillway.Epoch(n) < d.share.Epoch-1 {
+			if err := d.c.cfg.Store.Delete(ctx, e.Key, e.Version); err != nil && !errors.Is(err, coordination.ErrConflict) {
+				return // tried again in the next epoch
+			}
+		}
+	}
+	d.cleaned = d.share.Epoch
+}

@@ -1,0 +1,246 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/federation/coordination"
+	"spillway/federation/failover"
+	"spillway/federation/layout"
+)
+
+// hub watches the store and keeps what it saw. All of it is a hint, but for the
+// gateways' leases, which are read again where it matters.
+type hub struct {
+	store coordination.Store
+	keys  failover.Keys
+	clock coordination.Clock
+	ttl   time.Duration
+	lost  func(error)
+
+	mu      sync.Mutex
+	content map[string][]coordination.Entry // by prefix
+	beats   map[string]beat                 // mirrors and votes, by key
+	waiter  *coordination.Waiter
+	changed chan struct{} // closed at the next change
+}
+
+// beat is when the value of a key was last seen to change. A key that was seen
+// once only may be the last word of a process that died long ago.
+type beat struct {
+	version uint64
+	at      coordination.Instant
+	moved   bool
+}
+
+func newHub(store coordination.Store, keys failover.Keys, clock coordination.Clock, ttl, margin time.Duration) *hub {
+	return &hub{store: store, keys: keys, clock: clock, ttl: ttl, lost: func(error) {},
+		content: map[string][]coordination.Entry{}, beats: map[string]beat{},
+		waiter: coordination.NewWaiter(ttl, margin, clock), changed: make(chan struct{})}
+}
+
+func (h *hub) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, prefix := range []string{h.keys.Shares(), h.keys.Moves(), h.keys.Gateways(), h.keys.Mirrors(), h.keys.Votes(), h.keys.Automation(), h.keys.Layout()} {
+		wg.Go(func() {
+			_ = h.store.Watch(ctx, prefix, func(entries []coordination.Entry, err error) { // ends with ctx
+				if err != nil {
+					h.lost(err)
+					return
+				}
+				h.take(prefix, entries)
+			})
+		})
+	}
+	wg.Go(func() { h.readGateways(ctx) })
+	wg.Wait()
+}
+
+// readGateways reads the leases about once a second: only reads tell that a
+// lease is over (C2 of package coordination).
+func (h *hub) readGateways(ctx context.Context) {
+	ticker := time.NewTicker(h.ttl / 4)
+	defer ticker.Stop()
+	for {
+		if _, err := h.gateways(ctx); err != nil && ctx.Err() == nil {
+			h.lost(err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (h *hub) take(prefix string, entries []coordination.Entry) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.content[prefix] = entries
+	if prefix == h.keys.Mirrors() || prefix == h.keys.Votes() {
+		now := h.clock.Now()
+		for _, e := range entries {
+			b, known := h.beats[e.Key]
+			if b.version != e.Version {
+				h.beats[e.Key] = beat{version: e.Version, at: now, moved: known}
+			}
+		}
+	}
+	h.signal()
+}
+
+func (h *hub) signal() {
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+// wait returns a channel that is closed at the next change.
+func (h *hub) wait() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.changed
+}
+
+func (h *hub) entries(prefix string) []coordination.Entry {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.content[prefix]
+}
+
+func (h *hub) entry(prefix, key string) (coordination.Entry, bool) {
+	for _, e := range h.entries(prefix) {
+		if e.Key == key {
+			return e, true
+		}
+	}
+	return coordination.Entry{}, false
+}
+
+// alive tells whether a rewritten key was rewritten lately.
+func (h *hub) alive(key string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	b, ok := h.beats[key]
+	return ok && b.moved && b.at.Longest(h.clock.Now()) < h.ttl
+}
+
+func bootOf(value []byte) string {
+	var l struct {
+		Boot string `json:"boot"`
+	}
+	if json.Unmarshal(value, &l) != nil {
+		return ""
+	}
+	return l.Boot
+}
+
+// gateways reads the leases of all gateways, linearizably.
+func (h *hub) gateways(ctx context.Context) ([]layout.GatewayLease, error) {
+	started := h.clock.Now()
+	entries, err := h.store.List(ctx, h.keys.Gateways())
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.waiter.Observe(started, h.keys.Gateways(), entries, bootOf)
+	return decodeGateways(entries), nil
+}
+
+func decodeGateways(entries []coordination.Entry) []layout.GatewayLease {
+	var leases []layout.GatewayLease
+	for _, e := range entries {
+		var l layout.GatewayLease
+		if err := json.Unmarshal(e.Value, &l); err == nil && l.ID != "" {
+			leases = append(leases, l)
+		}
+	}
+	return leases
+}
+
+// left is how long a gateway's process start may still hold its lease.
+func (h *hub) left(id spillway.GatewayID, boot string) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := h.keys.Gateway(id)
+	h.waiter.Expect(key, boot)
+	return h.waiter.Left(key, boot)
+}
+
+// owners lists the process starts of a gateway that were seen.
+func (h *hub) owners(id spillway.GatewayID) []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.waiter.Owners(h.keys.Gateway(id))
+}
+
+// judgements adds up the votes that are alive.
+func (h *hub) judgements(sites []spillway.SiteID, observers []spillway.SiteID) map[spillway.SiteID]failover.Judgement {
+	var votes []failover.Vote
+	for _, e := range h.entries(h.keys.Votes()) {
+		var v failover.Vote
+		if h.alive(e.Key) && json.Unmarshal(e.Value, &v) == nil {
+			votes = append(votes, v)
+		}
+	}
+	judged := map[spillway.SiteID]failover.Judgement{}
+	for _, s := range sites {
+		judged[s] = failover.Judge(votes, s, observers)
+	}
+	return judged
+}
+
+// mirrors lists the mirror leases that are alive, one per site: the first by
+// worker.
+func (h *hub) mirrors() map[spillway.SiteID]failover.MirrorLease {
+	live := map[spillway.SiteID]failover.MirrorLease{}
+	for _, e := range h.entries(h.keys.Mirrors()) {
+		var m failover.MirrorLease
+		if !h.alive(e.Key) || json.Unmarshal(e.Value, &m) != nil || m.Leaving {
+			continue
+		}
+		if _, ok := live[m.Site]; !ok {
+			live[m.Site] = m
+		}
+	}
+	return live
+}
+
+// reports collects what gateways and sites said about one epoch of a share.
+func (h *hub) reports(id spillway.ShareID, epoch spillway.Epoch) (map[spillway.GatewayID]failover.GatewayReport, map[spillway.SiteID]failover.SiteReport) {
+	gateways, sites := map[spillway.GatewayID]failover.GatewayReport{}, map[spillway.SiteID]failover.SiteReport{}
+	prefix := h.keys.Move(id, epoch)
+	for _, e := range h.entries(h.keys.Moves()) {
+		if !strings.HasPrefix(e.Key, prefix) {
+			continue
+		}
+		_, _, kind, _, ok := h.keys.ParseMove(e.Key)
+		if !ok {
+			continue
+		}
+		if kind == "gateway" {
+			var r failover.GatewayReport
+			if json.Unmarshal(e.Value, &r) == nil {
+				gateways[r.Gateway] = r
+			}
+		} else {
+			var r failover.SiteReport
+			if json.Unmarshal(e.Value, &r) == nil {
+				sites[r.Site] = r
+			}
+		}
+	}
+	return gateways, sites
+}
+
+func (h *hub) automation() failover.Automation {
+	var a failover.Automation
+	if e, ok := h.entry(h.keys.Automation(), h.keys.Automation()); ok {
+		_ = json.Unmarshal(e.Value, &a) // unreadable: not paused, as if absent
+	}
+	return a
+}

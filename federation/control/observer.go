@@ -1,0 +1,123 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/federation/control/probe"
+	"spillway/federation/coordination"
+	"spillway/federation/failover"
+)
+
+// observer probes every site from where this process runs and votes about it.
+type observer struct{ c *Control }
+
+func newObserver(c *Control) *observer { return &observer{c: c} }
+
+func (o *observer) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, s := range o.c.cfg.Topology.Sites() {
+		wg.Go(func() { o.watch(ctx, s.ID) })
+	}
+	wg.Wait()
+}
+
+// opinion is what the observer thinks of one site. Several failures in a row
+// make it down, one success makes it up again: a flapping site must not be
+// failed over, and one that answers must not be.
+type opinion struct {
+	verdict  failover.Verdict
+	evidence string
+	since    coordination.Instant
+	failures int
+}
+
+func (o *observer) watch(ctx context.Context, site spillway.SiteID) {
+	clock := o.c.cfg.Clock
+	mind := opinion{verdict: failover.Up, evidence: "not probed yet", since: clock.Now()}
+	var version, beat uint64
+	ticker := time.NewTicker(o.c.cfg.ProbeInterval)
+	defer ticker.Stop()
+	for first := true; ; first = false {
+		before := mind.verdict
+		mind = mind.after(o.probe(ctx, site), o.c.cfg.ProbeFailures, clock.Now())
+		if ctx.Err() != nil {
+			return
+		}
+		beat++
+		vote := failover.Vote{About: site, Observer: o.c.cfg.Site, Verdict: mind.verdict, Evidence: mind.evidence, For: mind.since.Shortest(clock.Now()), Beat: beat}
+		if first || mind.verdict != before {
+			o.c.cfg.Events.voteChanged(vote)
+		}
+		version = o.cast(ctx, vote, version)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// after is the opinion after one more probe.
+func (m opinion) after(p probed, failuresMax int, now coordination.Instant) opinion {
+	next := m
+	switch {
+	case p.err != nil:
+		next.failures++
+		if next.failures >= failuresMax {
+			next.verdict, next.evidence = failover.Down, p.err.Error()
+		}
+	case p.failing != "":
+		next.failures, next.verdict, next.evidence = 0, failover.Degraded, p.failing
+	default:
+		next.failures, next.verdict, next.evidence = 0, failover.Up, "all canaries came back"
+	}
+	if next.verdict != m.verdict {
+		next.since = now
+	}
+	return next
+}
+
+type probed struct {
+	failing string
+	err     error
+}
+
+func (o *observer) probe(ctx context.Context, site spillway.SiteID) probed {
+	ctx, cancel := context.WithTimeout(ctx, o.c.cfg.ProbeTimeout)
+	defer cancel()
+	r, err := probe.Site(ctx, o.c.cfg.Sites[site].Cluster)
+	if err != nil {
+		return probed{err: fmt.Errorf("%s: %w", site, err)}
+	}
+	return probed{failing: r.Failing}
+}
+
+// cast writes the vote and returns its version.
+func (o *observer) cast(ctx context.Context, v failover.Vote, version uint64) uint64 {
+	value, err := json.Marshal(v)
+	if err != nil {
+		return version
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeMax)
+	defer cancel()
+	key := o.c.keys.Vote(v.About, v.Observer)
+	if version == 0 {
+		if e, err := o.c.cfg.Store.Get(ctx, key); err == nil {
+			version = e.Version
+		}
+	}
+	version, err = o.c.cfg.Store.Put(ctx, key, value, version)
+	if err != nil {
+		if ctx.Err() == nil && !errors.Is(err, coordination.ErrConflict) {
+			o.c.cfg.Events.storeLost(err)
+		}
+		return 0
+	}
+	return version
+}

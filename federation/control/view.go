@@ -1,0 +1,144 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"spillway"
+	"spillway/federation/coordination"
+	"spillway/federation/failover"
+)
+
+// view collects what Step needs. Reports only ever say more, so a watch that is
+// behind is safe; the gateways' leases are read anew where a missing one would
+// let the share go on too early (F2), and so are the reserved ends (C5).
+func (d *driver) view(ctx context.Context) (failover.View, error) {
+	h, now := d.c.hub, d.c.cfg.Clock.Now()
+	v := failover.View{
+		Now: time.Now().UTC(), InState: d.state.since.Shortest(now), NewMask: newMask(),
+		LogEnds: d.memo.logEnds, Fence: d.memo.fence, Allowed: d.memo.allowed || !d.fences(d.allowSite()),
+		Automation: h.automation(), SinceMove: time.Since(d.share.Since),
+	}
+	if d.heldFor == d.share.Epoch {
+		v.Held = d.heldTime(now)
+	}
+	if !d.fences(d.share.Active) {
+		v.Fence = "lease-only"
+	}
+	judged := h.judgements(d.group.Sites, d.c.cfg.Observers)
+	gatewayReports, siteReports := h.reports(d.id, d.share.Epoch)
+	v.Sites = siteViews(d.group, d.id, judged, h.mirrors(), siteReports)
+	if d.share.State == failover.Stable && !judged[d.share.Active].Down {
+		return v, nil // nothing can follow from the gateways
+	}
+	if err := d.gateways(ctx, &v, gatewayReports); err != nil {
+		return v, err
+	}
+	if d.share.State == failover.Fenced && d.share.Kind == failover.Failover {
+		if err := d.readReserved(ctx); err != nil {
+			return v, err
+		}
+		v.Reserved = d.memo.reserved
+	}
+	if d.share.State == failover.Stable {
+		n, err := failoversSince(ctx, d.c.cfg.Store, d.c.keys, d.id, time.Now().Add(-time.Hour))
+		if err != nil {
+			return v, err
+		}
+		v.FailoversLastHour = n
+	}
+	return v, nil
+}
+
+// heldTime is how long gateways hold: by this loop's clock, or by the record if
+// this loop came later.
+func (d *driver) heldTime(now coordination.Instant) time.Duration {
+	held := d.held.Longest(now)
+	for _, p := range d.share.Passages {
+		if p.State == failover.Fencing {
+			held = max(held, time.Since(p.At))
+		}
+	}
+	return held
+}
+
+// allowSite is where gateways must be allowed to write next.
+func (d *driver) allowSite() spillway.SiteID {
+	if d.share.Abort != "" || d.share.Target == "" {
+		return d.share.Active
+	}
+	return d.share.Target
+}
+
+func siteViews(g spillway.FailoverGroup, id spillway.ShareID, judged map[spillway.SiteID]failover.Judgement, mirrors map[spillway.SiteID]failover.MirrorLease, reports map[spillway.SiteID]failover.SiteReport) map[spillway.SiteID]failover.SiteView {
+	views := map[spillway.SiteID]failover.SiteView{}
+	for _, s := range g.Sites {
+		sv := failover.SiteView{Judgement: judged[s]}
+		if m, ok := mirrors[s]; ok {
+			sv.Mirror = true
+			if f, ok := m.Following[id.String()]; ok {
+				sv.Following = &f
+			}
+		}
+		if r, ok := reports[s]; ok {
+			sv.Report = &r
+		}
+		views[s] = sv
+	}
+	return views
+}
+
+// gateways adds every process start that may serve: those with a lease now, those
+// seen before, and those that the record names.
+func (d *driver) gateways(ctx context.Context, v *failover.View, reports map[spillway.GatewayID]failover.GatewayReport) error {
+	h := d.c.hub
+	leases, err := h.gateways(ctx)
+	if err != nil {
+		return err
+	}
+	added := map[string]bool{}
+	add := func(id spillway.GatewayID, boot string, leaving bool) {
+		if added[string(id)+"/"+boot] {
+			return
+		}
+		added[string(id)+"/"+boot] = true
+		left := h.left(id, boot)
+		g := failover.GatewayView{ID: id, Boot: boot, Leaving: leaving, Left: left, Over: left <= 0}
+		if r, ok := reports[id]; ok && r.Boot == boot {
+			g.Report = &r
+		}
+		v.Gateways = append(v.Gateways, g)
+	}
+	for _, l := range leases {
+		add(l.ID, l.Boot, l.Leaving)
+		for _, boot := range h.owners(l.ID) {
+			add(l.ID, boot, false)
+		}
+	}
+	for _, w := range d.share.WaitFor {
+		add(w.ID, w.Boot, false)
+	}
+	return nil
+}
+
+func (d *driver) readReserved(ctx context.Context) error {
+	e, err := d.c.cfg.Store.Get(ctx, d.c.keys.Reserved(d.id))
+	if errors.Is(err, coordination.ErrNotFound) {
+		d.memo.reserved, d.memo.version = failover.PartitionOffsets{}, 0
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var r failover.Reserved
+	if err := json.Unmarshal(e.Value, &r); err != nil {
+		return err
+	}
+	d.memo.reserved, d.memo.version = r.Ends, e.Version
+	if r.Ends == nil {
+		d.memo.reserved = failover.PartitionOffsets{}
+	}
+	return nil
+}

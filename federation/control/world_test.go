@@ -1,0 +1,564 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/batch"
+	"spillway/broker/embedded"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/coordtest"
+	"spillway/federation/failover"
+	"spillway/federation/layout"
+	"spillway/mirror"
+	"spillway/mirror/maptopic"
+	"spillway/mirror/sitelog"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const partitions = 3
+
+// world is some embedded sites with everything that a move needs; the gateways
+// are dumb ones that keep the contract and nothing more.
+type world struct {
+	t        *testing.T
+	store    *coordtest.Memory
+	topology *spillway.Topology
+	sites    map[spillway.SiteID]*site
+	told     chan StateInfo
+	operator *Operator
+
+	mu     sync.Mutex
+	acked  map[spillway.TopicPartition]map[spillway.Offset]string
+	waits  []string
+	failed []string
+}
+
+type site struct {
+	w       *world
+	id      spillway.SiteID
+	cluster *embedded.Cluster
+	mirror  *mirror.Mirror
+	maps    *maptopic.Reader
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	gateway *gateway
+}
+
+type options struct {
+	sites []spillway.SiteID
+	group func(*spillway.FailoverGroup)
+	store *coordtest.Memory
+}
+
+func newWorld(t *testing.T, o options) *world {
+	t.Helper()
+	if len(o.sites) == 0 {
+		o.sites = []spillway.SiteID{"east", "west", "north"}
+	}
+	if o.store == nil {
+		o.store = coordtest.NewMemory()
+	}
+	group := spillway.FailoverGroup{Name: "orders", Kind: spillway.Ordered, Topics: []string{"orders"}, Sites: o.sites, OffsetBase: 1000, ReservedBlock: 50, Ack: spillway.AckPolicy{Sites: 1}}
+	if o.group != nil {
+		o.group(&group)
+	}
+	var sites []spillway.Site
+	for _, id := range o.sites {
+		sites = append(sites, spillway.Site{ID: id})
+	}
+	w := &world{t: t, store: o.store, topology: spillway.NewTopology("shop", "shop-1", sites, []spillway.FailoverGroup{group}),
+		sites: map[spillway.SiteID]*site{}, told: make(chan StateInfo, 1000), acked: map[spillway.TopicPartition]map[spillway.Offset]string{}}
+	w.operator = NewOperator(w.topology, w.store, nil)
+	w.operator.look = 300 * time.Millisecond
+	for _, id := range o.sites {
+		c, err := embedded.Start(embedded.Config{Site: id, Topics: map[string]int32{"orders": partitions}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.sites[id] = &site{w: w, id: id, cluster: c}
+	}
+	for _, id := range o.sites {
+		w.sites[id].start()
+	}
+	t.Cleanup(func() {
+		for _, s := range w.sites {
+			s.stop()
+		}
+		for _, s := range w.sites {
+			_ = s.cluster.Close() // some were closed by their test
+		}
+	})
+	return w
+}
+
+const (
+	testTTL   = 800 * time.Millisecond
+	testProbe = 100 * time.Millisecond
+)
+
+func (s *site) start() {
+	s.w.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	sources, access := map[spillway.SiteID]broker.Cluster{}, map[spillway.SiteID]Access{}
+	for id, o := range s.w.sites {
+		access[id] = Access{Cluster: o.cluster}
+		if id != s.id {
+			sources[id] = o.cluster
+		}
+	}
+	m, err := mirror.New(ctx, mirror.Config{Worker: string(s.id) + "-1", Local: s.cluster, Sources: sources, Replication: 1,
+		FetchWait: 50 * time.Millisecond, TopicInterval: 100 * time.Millisecond, GroupInterval: 100 * time.Millisecond, VerifyInterval: 100 * time.Millisecond})
+	if err != nil {
+		s.w.t.Fatal(err)
+	}
+	s.mirror = m
+	events := Events{
+		StateChanged: func(i StateInfo) { s.w.told <- i },
+		Waiting: func(i WaitInfo) {
+			s.w.mu.Lock()
+			defer s.w.mu.Unlock()
+			s.w.waits = append(s.w.waits, i.Why)
+		},
+		ActionFailed: func(_ spillway.ShareID, what string, err error) { s.w.fault("%s: %s: %v", s.id, what, err) },
+		FollowFailed: func(_ spillway.ShareID, state failover.State, err error) {
+			s.w.fault("%s follows in %s: %v", s.id, state, err)
+		},
+		Refused: func(_ spillway.ShareID, why string) { s.w.fault("refused: %s", why) },
+	}
+	f := NewFollower(FollowerConfig{Topology: s.w.topology, Store: s.w.store, Cluster: s.cluster, Mirror: m, Worker: "1", LeaseTTL: testTTL, Events: events})
+	c, err := New(Config{Topology: s.w.topology, Store: s.w.store, Site: s.id, Sites: access, ProbeInterval: testProbe, ProbeTimeout: time.Second, ProbeFailures: 2,
+		HoldDown: time.Millisecond, HearSites: time.Second, LeaseTTL: testTTL, LeaseMargin: 200 * time.Millisecond, Events: events})
+	if err != nil {
+		s.w.t.Fatal(err)
+	}
+	s.maps = maptopic.Tail(ctx, s.cluster, nil)
+	s.gateway = newGateway(s)
+	s.wg.Go(func() { _ = f.Run(ctx) }) // ends with ctx
+	s.wg.Go(func() { _ = c.Run(ctx) }) // ends with ctx
+	s.wg.Go(func() { s.gateway.run(ctx) })
+}
+
+// stop ends what runs at the site, without a word to anybody.
+func (s *site) stop() {
+	if s.cancel == nil {
+		return
+	}
+	s.cancel()
+	s.wg.Wait()
+	s.mirror.Close()
+	s.maps.Close()
+	s.cancel = nil
+}
+
+func (w *world) fault(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.failed = append(w.failed, fmt.Sprintf(format, args...))
+}
+
+// eventually polls a condition; what it waits for is in the failure, with all
+// that went wrong.
+func (w *world) eventually(what string, ok func() bool) {
+	w.t.Helper()
+	for limit := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(limit) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.t.Fatalf("%s did not come about\nfaults: %q\nwaits: %q\nshare: %s", what, last(w.failed, 8), last(w.waits, 8), w.record().Encode())
+		}
+	}
+}
+
+func last(s []string, n int) []string { return s[max(0, len(s)-n):] }
+
+func (w *world) record() failover.Share {
+	e, err := w.store.Get(context.Background(), failover.Keys("shop").Share(spillway.ShareID{Group: "orders"}))
+	if err != nil {
+		return failover.Share{}
+	}
+	s, err := failover.Decode(e.Value)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return s
+}
+
+// settled waits until all sites follow the share as it stands.
+func (w *world) settled(epoch spillway.Epoch) failover.Share {
+	w.t.Helper()
+	w.eventually(fmt.Sprintf("epoch %d, followed by all", epoch), func() bool {
+		s := w.record()
+		if s.State != failover.Stable || s.Epoch < epoch {
+			return false
+		}
+		for id, site := range w.sites {
+			if site.cancel == nil {
+				continue
+			}
+			e, err := w.store.Get(context.Background(), failover.Keys("shop").Mirror(id, "1"))
+			var m failover.MirrorLease
+			if err != nil || json.Unmarshal(e.Value, &m) != nil || m.Following["orders/0"].Epoch != s.Epoch || m.Following["orders/0"].Problem != "" {
+				return false
+			}
+		}
+		return true
+	})
+	return w.record()
+}
+
+// gateway keeps a gateway's contract: lease, reserved ends, confirmations.
+type gateway struct {
+	s     *site
+	id    spillway.GatewayID
+	boot  string
+	lease *coordination.Lease
+	share chan failover.Share
+
+	mu       sync.Mutex
+	known    failover.Share
+	reserved failover.Reserved
+	resVer   uint64
+	inflight sync.WaitGroup
+	frozen   bool // as if stopped: renews nothing, confirms nothing
+}
+
+func newGateway(s *site) *gateway {
+	g := &gateway{s: s, id: spillway.GatewayID(s.id + "-gw"), boot: fmt.Sprint(time.Now().UnixNano()), share: make(chan failover.Share, 100)}
+	keys := failover.Keys("shop")
+	g.lease = coordination.NewLease(coordination.LeaseConfig{
+		Store: s.w.store, Key: keys.Gateway(g.id), Self: g.boot, Owner: bootOf, TTL: testTTL, Every: testTTL / 4,
+		Value: func(beat uint64) []byte {
+			b, _ := json.Marshal(layout.GatewayLease{ID: g.id, Boot: g.boot, Site: s.id, Host: string(s.id), Port: 9092, Beat: beat})
+			return b
+		},
+		Confirm: func(ctx context.Context) error {
+			g.mu.Lock()
+			frozen := g.frozen
+			g.mu.Unlock()
+			if frozen {
+				return errors.New("frozen")
+			}
+			e, err := s.w.store.Get(ctx, keys.Share(spillway.ShareID{Group: "orders"}))
+			if errors.Is(err, coordination.ErrNotFound) {
+				return nil
+			}
+			if err == nil {
+				g.see(e)
+			}
+			return err
+		},
+	})
+	return g
+}
+
+func (g *gateway) see(e coordination.Entry) {
+	share, err := failover.Decode(e.Value)
+	if err != nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if share.Epoch > g.known.Epoch || (share.Epoch == g.known.Epoch && share.State != g.known.State) {
+		g.known = share
+		select {
+		case g.share <- share:
+		default:
+		}
+	}
+}
+
+func (g *gateway) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { g.lease.Run(ctx) })
+	wg.Go(func() {
+		_ = g.s.w.store.Watch(ctx, failover.Keys("shop").Shares(), func(entries []coordination.Entry, _ error) { // ends with ctx
+			for _, e := range entries {
+				g.see(e)
+			}
+		})
+	})
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case share := <-g.share:
+			g.confirm(ctx, share)
+		}
+	}
+}
+
+func (g *gateway) confirm(ctx context.Context, share failover.Share) {
+	g.mu.Lock()
+	frozen := g.frozen
+	g.mu.Unlock()
+	if frozen || share.State == failover.Stable {
+		return
+	}
+	r := failover.GatewayReport{Gateway: g.id, Boot: g.boot, GroupsDrained: true}
+	if _, serves := share.Serves(); !serves {
+		g.inflight.Wait() // see changed known first, so nothing new begins
+		r.Drained = true
+	}
+	if share.State == failover.Open {
+		if g.s.w.sites[share.Active].maps.WaitFor(ctx, share.MapPosition[share.Active]) != nil {
+			return
+		}
+		r.Drained, r.Opened = true, true
+	}
+	key := failover.Keys("shop").GatewayReport(share.ID(), share.Epoch, g.id)
+	value, _ := json.Marshal(r)
+	for ctx.Err() == nil {
+		e, _ := g.s.w.store.Get(ctx, key) // version 0 if absent
+		if _, err := g.s.w.store.Put(ctx, key, value, e.Version); err == nil {
+			return
+		}
+		pause(ctx, 5*time.Millisecond)
+	}
+}
+
+var errNotServing = errors.New("the gateway does not serve now")
+
+// produce writes one record through the gateway, and remembers what the client
+// was told.
+func (g *gateway) produce(ctx context.Context, tp spillway.TopicPartition, value string) error {
+	term := g.lease.Term()
+	g.mu.Lock()
+	known := g.known
+	active, serves := known.Serves()
+	if !serves || term == 0 || g.frozen {
+		g.mu.Unlock()
+		return errNotServing
+	}
+	g.inflight.Add(1)
+	g.mu.Unlock()
+	defer g.inflight.Done()
+	at := g.s.w.sites[active]
+	if err := at.maps.WaitFor(ctx, mapPosition(known)); err != nil {
+		return err
+	}
+	base, err := produceTo(ctx, at.cluster, tp, value)
+	if err != nil {
+		return err
+	}
+	start, open := at.maps.View(tp).Open()
+	if !open {
+		return fmt.Errorf("the map of %s has no open epoch for %s", active, tp)
+	}
+	offset := start.Virtual + spillway.Offset(base-start.Local)
+	if err := g.reserve(ctx, known, tp, offset); err != nil {
+		return err
+	}
+	if g.lease.Term() != term {
+		return errors.New("the lease lapsed")
+	}
+	g.s.w.mu.Lock()
+	defer g.s.w.mu.Unlock()
+	if g.s.w.acked[tp] == nil {
+		g.s.w.acked[tp] = map[spillway.Offset]string{}
+	}
+	if other, twice := g.s.w.acked[tp][offset]; twice {
+		g.s.w.failed = append(g.s.w.failed, fmt.Sprintf("offset %d of %s was handed out for %s and %s", offset, tp, other, value))
+	}
+	g.s.w.acked[tp][offset] = value
+	return nil
+}
+
+func mapPosition(s failover.Share) int64 {
+	if p, ok := s.MapPosition[s.Active]; ok {
+		return p
+	}
+	return -1
+}
+
+func (g *gateway) reserve(ctx context.Context, known failover.Share, tp spillway.TopicPartition, offset spillway.Offset) error {
+	key := failover.Keys("shop").Reserved(known.ID())
+	for {
+		g.mu.Lock()
+		ok := g.reserved.Epoch == known.Current().Epoch && offset < g.reserved.Ends.Get(tp)
+		g.mu.Unlock()
+		if ok {
+			return nil
+		}
+		e, err := g.s.w.store.Get(ctx, key)
+		if err != nil && !errors.Is(err, coordination.ErrNotFound) {
+			return err
+		}
+		var r failover.Reserved
+		if e.Version > 0 && json.Unmarshal(e.Value, &r) != nil {
+			return errors.New("reserved ends cannot be read")
+		}
+		if r.Epoch > known.Current().Epoch {
+			return errNotServing
+		}
+		r.Epoch = known.Current().Epoch
+		if r.Ends == nil {
+			r.Ends = failover.PartitionOffsets{}
+		}
+		r.Ends.Set(tp, max(r.Ends.Get(tp), offset+50))
+		value, _ := json.Marshal(r)
+		if _, err = g.s.w.store.Put(ctx, key, value, e.Version); errors.Is(err, coordination.ErrConflict) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		g.mu.Lock()
+		g.reserved = r
+		g.mu.Unlock()
+	}
+}
+
+func produceTo(ctx context.Context, c broker.Cluster, tp spillway.TopicPartition, value string) (spillway.LocalOffset, error) {
+	node, err := c.Leader(ctx, tp)
+	if err != nil {
+		return 0, err
+	}
+	conn, err := c.Dial(ctx, node)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	now := time.Now().UnixMilli()
+	b, err := batch.Rebuild(batch.Header{LeaderEpoch: -1, Magic: 2, BaseTimestamp: now, MaxTimestamp: now, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, []batch.Record{{Value: []byte(value)}}, 0)
+	if err != nil {
+		return 0, err
+	}
+	done, err := sitelog.Produce(ctx, conn, []sitelog.ProducePart{{TopicPartition: tp, Batch: b}}, 5*time.Second)
+	if err != nil {
+		return 0, err
+	}
+	return done[0].Base, done[0].Err
+}
+
+// load produces through all gateways until stop is called; it returns how many
+// records were acknowledged.
+func (w *world) load() (stop func() int) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	counts := make([]int, partitions)
+	for p := range int32(partitions) {
+		wg.Go(func() {
+			tp := spillway.TopicPartition{Topic: "orders", Partition: p}
+			for n := 0; ctx.Err() == nil; n++ {
+				value := fmt.Sprintf("%d-%d", p, n)
+				for ctx.Err() == nil {
+					gw := w.anyGateway(int(p) + n)
+					if gw == nil || gw.produce(ctx, tp, value) != nil {
+						n++ // what has no answer may be there: never send it again
+						value = fmt.Sprintf("%d-%d", p, n)
+						pause(ctx, 2*time.Millisecond)
+						continue
+					}
+					counts[p]++
+					pause(ctx, time.Millisecond)
+					break
+				}
+			}
+		})
+	}
+	return func() int {
+		cancel()
+		wg.Wait()
+		total := 0
+		for _, n := range counts {
+			total += n
+		}
+		return total
+	}
+}
+
+func (w *world) anyGateway(n int) *gateway {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var live []*gateway
+	for _, id := range []spillway.SiteID{"east", "west", "north"} {
+		if s := w.sites[id]; s != nil && s.gateway != nil && s.cancel != nil {
+			live = append(live, s.gateway)
+		}
+	}
+	if len(live) == 0 {
+		return nil
+	}
+	return live[n%len(live)]
+}
+
+// visible reads what the site shows: value by virtual offset.
+func (w *world) visible(id spillway.SiteID, tp spillway.TopicPartition) map[spillway.Offset]string {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	s := w.sites[id]
+	ends, err := s.cluster.Admin().LogEnds(ctx, []spillway.TopicPartition{tp})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := s.maps.CaughtUp(ctx); err != nil {
+		w.t.Fatal(err)
+	}
+	shown := map[spillway.Offset]string{}
+	err = sitelog.Scan(ctx, s.cluster, tp, 0, ends[tp], func(b sitelog.Batch) error {
+		records, err := batch.Records(b.Bytes, 1<<20)
+		if err != nil {
+			return err
+		}
+		for _, r := range records {
+			if v, ok := s.maps.View(tp).ToVirtual(spillway.LocalOffset(b.Header.BaseOffset + int64(r.OffsetDelta))); ok {
+				shown[v] = string(r.Value)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return shown
+}
+
+// check compares what clients were told with what a site shows. Missing records
+// are counted if they lie in a burnt range; everything else is a fault.
+func (w *world) check(id spillway.SiteID, share failover.Share) (missing int) {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.failed {
+		if len(f) > 6 && f[:6] == "offset" {
+			w.t.Error(f)
+		}
+	}
+	for tp, acked := range w.acked {
+		shown := w.visible(id, tp)
+		at := map[string]spillway.Offset{}
+		for o, v := range shown {
+			if other, twice := at[v]; twice {
+				w.t.Errorf("%s: record %s is at %d and %d", tp, v, o, other)
+			}
+			at[v] = o
+		}
+		for o, v := range acked {
+			if shown[o] == v {
+				continue
+			}
+			burnt := false
+			for _, t := range share.Terms {
+				burnt = burnt || (t.Lossy && o >= max(0, t.Verified.Get(tp)) && o < t.Start.Get(tp))
+			}
+			if !burnt {
+				w.t.Errorf("%s: record %s was acknowledged at %d, site %s shows %q there", tp, v, o, id, shown[o])
+			}
+			missing++
+		}
+	}
+	return missing
+}
