@@ -31,6 +31,21 @@ type Outcome struct {
 // Build compiles the product, with the mutant's fault in it, into dir. The zero
 // mutant gives the product as it is.
 func (p Product) Build(ctx context.Context, m Mutant, dir string) (binary string, err error) {
+	overlay, err := p.overlay(m, dir)
+	if err != nil {
+		return "", err
+	}
+	binary = filepath.Join(dir, "product")
+	cmd := exec.CommandContext(ctx, "go", "build", "-p", "2", "-overlay", overlay, "-o", binary, p.Package)
+	cmd.Dir = p.Root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("mutant %s does not build: %w\n%s", m.Name, err, out)
+	}
+	return binary, nil
+}
+
+// overlay writes the patched copies and the list of them that go build takes.
+func (p Product) overlay(m Mutant, dir string) (path string, err error) {
 	overlay := struct{ Replace map[string]string }{map[string]string{}}
 	for i, f := range m.files {
 		path := filepath.Join(p.Root, filepath.FromSlash(f.path))
@@ -52,17 +67,8 @@ func (p Product) Build(ctx context.Context, m Mutant, dir string) (binary string
 	if err != nil {
 		return "", err
 	}
-	overlayPath := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(overlayPath, list, 0o600); err != nil {
-		return "", err
-	}
-	binary = filepath.Join(dir, "product")
-	cmd := exec.CommandContext(ctx, "go", "build", "-p", "2", "-overlay", overlayPath, "-o", binary, p.Package)
-	cmd.Dir = p.Root
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("mutant %s does not build: %w\n%s", m.Name, err, out)
-	}
-	return binary, nil
+	path = filepath.Join(dir, "overlay.json")
+	return path, os.WriteFile(path, list, 0o600)
 }
 
 // Run runs a built product and reads the report that it prints.
