@@ -21,7 +21,10 @@ import (
 	"spillway/broker/kafka"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// known are goroutines that are meant to outlive the tests.
+var known []goleak.Option
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, known...) }
 
 // start starts a server whose answers a test can bend, and the adapter.
 func start(t *testing.T, config kafka.Config, options ...kfake.Opt) (*kfake.Cluster, *kafka.Cluster) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
 
 	"spillway"
 	"spillway/broker"
@@ -19,6 +20,12 @@ import (
 	"spillway/broker/kafka"
 	cluster "spillway/tests/cluster/kafka"
 )
+
+func init() {
+	// The test clusters' starter keeps one thread, to which the life of the
+	// brokers' processes is tied.
+	known = append(known, goleak.IgnoreAnyFunction("spillway/tests/cluster/process.init.func1.1"))
+}
 
 // quickExpiry lets brokers look for producers to forget each second.
 var quickExpiry = map[string]string{"producer.id.expiration.check.interval.ms": "1000"}
