@@ -97,8 +97,8 @@ func TestHostileAnswers(t *testing.T) {
 		}, wire.ErrMalformed},
 		"an end instead of an answer": {func(wire.RequestHeader, io.Writer) error { return io.EOF }, io.EOF},
 		"an end inside the answer": {func(h wire.RequestHeader, w io.Writer) error {
-			w.Write(metadata(h)[:9])
-			return io.EOF
+			_, err := w.Write(metadata(h)[:9])
+			return errors.Join(io.EOF, err)
 		}, io.ErrUnexpectedEOF},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -149,7 +149,7 @@ func TestHostileGreetings(t *testing.T) {
 func TestASilentBrokerEndsTheGreeting(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
-	go io.Copy(io.Discard, theirs)
+	go func() { _, _ = io.Copy(io.Discard, theirs) }()
 	_, err := conn.Open(t.Context(), conn.Config{Site: "east", Node: -1, Address: "broker:9092", HandshakeTimeout: 20 * time.Millisecond,
 		Dial: func(context.Context, string, string) (net.Conn, error) { return ours, nil }})
 	if !errors.Is(err, context.DeadlineExceeded) {
@@ -210,7 +210,9 @@ func TestPiecesArriveAsOneBody(t *testing.T) {
 				return
 			}
 			if h.Key == 18 {
-				theirs.Write(framed(h, onlyMetadata.AppendTo(nil)))
+				if _, err := theirs.Write(framed(h, onlyMetadata.AppendTo(nil))); err != nil {
+					return
+				}
 				close(greeted)
 				continue
 			}

@@ -141,7 +141,11 @@ func TestLogEndsLieAboveTheHighWatermarkWhereAFollowerTrails(t *testing.T) {
 			if err := b.Pause(); err != nil {
 				t.Fatal(err)
 			}
-			defer b.Resume()
+			defer func() {
+				if err := b.Resume(); err != nil {
+					t.Error(err)
+				}
+			}()
 		}
 	}
 	link, err := c.Dial(ctx, p.Leader)
