@@ -1,0 +1,55 @@
+package clients
+
+import (
+	"iter"
+	"os"
+	"testing"
+
+	"spillway/tests/orders/history"
+)
+
+// ForTest starts one client of each kind, each writing, reading in a group of
+// its own and reading by assignment. rate is in records a second for each.
+func ForTest(t testing.TB, bootstrap, topics []string, partitions int, rate float64) []*Client {
+	t.Helper()
+	roles := []string{history.Producer, history.Member, history.Assigned}
+	specs := []Spec{
+		{Kind: "java-3.9.2", Name: "java39"},
+		{Kind: "java-4.3.1", Name: "java43", Protocol: "consumer"},
+		{Kind: "java-4.4.0", Name: "java44"},
+		{Kind: "python", Name: "python"},
+		{Kind: "kcat", Name: "kcat", Plain: true},
+	}
+	var all []*Client
+	for _, s := range specs {
+		s.Bootstrap, s.Topics, s.Partitions, s.Rate, s.Dir = bootstrap, topics, partitions, rate, t.TempDir()
+		s.Roles, s.Group = roles, "group-"+s.Name
+		c, err := Start(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Kill)
+		all = append(all, c)
+	}
+	return all
+}
+
+// Histories merges what the clients were told. Call done when it has been read.
+func Histories(all []*Client, others ...iter.Seq2[history.Event, error]) (events iter.Seq2[history.Event, error], done func(), err error) {
+	var files []*os.File
+	done = func() {
+		for _, f := range files {
+			_ = f.Close() // read only
+		}
+	}
+	for _, c := range all {
+		f, err := os.Open(c.HistoryFile())
+		if err != nil {
+			done()
+			return nil, nil, err
+		}
+		files = append(files, f)
+		others = append(others, history.Read(f))
+	}
+	return history.Merge(others...), done, nil
+}
