@@ -90,13 +90,23 @@ func (o *offer) ask(ctx context.Context, id spillway.SiteID, cluster broker.Clus
 	for key := range apis {
 		versions[key] = c.MaxVersion(key)
 	}
+	// 3.9 offers the requests of KIP-848 and refuses them, so what counts is the
+	// finalized feature, which the first look at the metadata learns.
+	if _, err := cluster.Metadata(ctx); err != nil {
+		return
+	}
+	if !cluster.Capabilities().ConsumerGroupV2 {
+		for key := range newerAPIs {
+			versions[key] = -1
+		}
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.mu.bySite[id] = versions
 }
 
-// newerAPIs are not in every supported release (3.9 to 4.4), so a site that
-// was never heard is taken not to have them.
+// newerAPIs (KIP-848) do not work in every supported release (3.9 to 4.4), so
+// a site that was never heard is taken not to have them.
 var newerAPIs = map[int16]bool{68: true, 69: true}
 
 func (o *offer) offered(a api) bool {
