@@ -24,7 +24,10 @@ import (
 	"spillway/mirror/sitelog"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// leakOptions are added to by tests that need real servers.
+var leakOptions []goleak.Option
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, leakOptions...) }
 
 const partitions = 3
 
@@ -32,7 +35,7 @@ const partitions = 3
 // are dumb ones that keep the contract and nothing more.
 type world struct {
 	t        *testing.T
-	store    *coordtest.Memory
+	store    coordination.Store
 	topology *spillway.Topology
 	sites    map[spillway.SiteID]*site
 	told     chan StateInfo
@@ -58,7 +61,7 @@ type site struct {
 type options struct {
 	sites []spillway.SiteID
 	group func(*spillway.FailoverGroup)
-	store *coordtest.Memory
+	store coordination.Store
 }
 
 func newWorld(t *testing.T, o options) *world {
