@@ -105,8 +105,13 @@ func (t *Topology) Group(name string) (FailoverGroup, bool) {
 }
 
 // GroupOfTopic finds the failover group that a topic belongs to: an exact name
-// wins over a prefix, a longer prefix over a shorter one.
+// wins over a prefix, a longer prefix over a shorter one. Internal topics, those
+// of Kafka and of Spillway, belong to their site and to no group, also where a
+// pattern is "*".
 func (t *Topology) GroupOfTopic(topic string) (FailoverGroup, bool) {
+	if strings.HasPrefix(topic, internalPrefix) {
+		return FailoverGroup{}, false
+	}
 	return t.find(topic, func(g FailoverGroup) []string { return g.Topics })
 }
 
@@ -140,6 +145,9 @@ func match(pattern, name string) int {
 	}
 	return -1
 }
+
+// internalPrefix starts the names of topics that a site keeps for itself.
+const internalPrefix = "__"
 
 // InternalTopicPrefix starts the names of Spillway's own topics. Clients of the
 // virtual cluster never see them.
