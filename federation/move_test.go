@@ -103,19 +103,14 @@ func checkLog(t *testing.T, w *gatewaytest.World, site spillway.SiteID, writers 
 	}
 }
 
-var twoSites = gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}, Brokers: 2}
-
-func TestSwitchoversKeepOrder(t *testing.T) { switchoversKeepOrder(t, twoSites) }
-
-func switchoversKeepOrder(t *testing.T, o gatewaytest.Options) {
-	w := gatewaytest.Start(t, o)
+func TestSwitchoversKeepOrder(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}, Brokers: 2})
 	writers := []*writer{
 		startWriter(t, w, "idempotent"),
 		startWriter(t, w, "plain", kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(5)),
 		startWriter(t, w, "leader", kgo.DisableIdempotentWrite(), kgo.RequiredAcks(kgo.LeaderAck())),
 	}
-	east, west := o.Sites[0], o.Sites[1]
-	for i, site := range []spillway.SiteID{west, east, west} {
+	for i, site := range []spillway.SiteID{"west", "east", "west"} {
 		before := writers[0].acked()
 		gatewaytest.Eventually(t, "producers go on", func() bool { return writers[0].acked() > before+100 })
 		w.Fence(site, failover.Switchover)
@@ -129,31 +124,31 @@ func switchoversKeepOrder(t *testing.T, o gatewaytest.Options) {
 	for _, wr := range writers {
 		wr.end(t)
 	}
-	checkLog(t, w, west, writers...)
+	checkLog(t, w, "west", writers...)
 }
 
 // The answers of the last batches are lost and their connections die: what the
 // clients send again is at the new site already, under the mirror's id. The
 // trail recognizes it (experiments L3, "lost answers").
-func TestLostAnswersAreFoundInTheTrail(t *testing.T) { lostAnswers(t, twoSites) }
-
-func lostAnswers(t *testing.T, o gatewaytest.Options) {
+func TestLostAnswersAreFoundInTheTrail(t *testing.T) {
 	duplicates := atomic.Int64{}
-	o.Gateway = func(c *federation.Config) {
-		c.DrainMax = 300 * time.Millisecond
-		c.Events.Router.FirstContact = func(outcome string) {
-			if outcome == "duplicate" {
-				duplicates.Add(1)
+	w := gatewaytest.Start(t, gatewaytest.Options{
+		Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1},
+		Gateway: func(c *federation.Config) {
+			c.DrainMax = 300 * time.Millisecond
+			c.Events.Router.FirstContact = func(outcome string) {
+				if outcome == "duplicate" {
+					duplicates.Add(1)
+				}
 			}
-		}
-	}
-	w := gatewaytest.Start(t, o)
+		},
+	})
 	wr := startWriter(t, w, "idempotent")
 	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > 100 })
-	w.Wires[o.Sites[0]].Mute()
+	w.Wires["east"].Mute()
 	before := wr.sent.Load()
 	gatewaytest.Eventually(t, "requests are on their way", func() bool { return wr.sent.Load() > before+50 })
-	w.Fence(o.Sites[1], failover.Failover)
+	w.Fence("west", failover.Failover)
 	if !w.Report(2, "gateway-1").Unsure {
 		t.Error("the gateway is sure, though answers were lost")
 	}
@@ -161,7 +156,7 @@ func lostAnswers(t *testing.T, o gatewaytest.Options) {
 	acked := wr.acked()
 	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > acked+100 })
 	wr.end(t)
-	checkLog(t, w, o.Sites[1], wr)
+	checkLog(t, w, "west", wr)
 	if duplicates.Load() == 0 {
 		t.Error("no batch was found in the trail: the test shows nothing")
 	}
@@ -169,13 +164,11 @@ func lostAnswers(t *testing.T, o gatewaytest.Options) {
 
 // Acknowledged records are lost. This gateway acknowledged them itself, so it
 // knows that nothing is missing and lets the producer go on at once.
-func TestLossOfAcknowledgedRecordsStopsNobody(t *testing.T) { lossStopsNobody(t, twoSites) }
-
-func lossStopsNobody(t *testing.T, o gatewaytest.Options) {
-	w := gatewaytest.Start(t, o)
+func TestLossOfAcknowledgedRecordsStopsNobody(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}})
 	wr := startWriter(t, w, "idempotent")
 	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > 200 })
-	w.Fence(o.Sites[1], failover.Failover)
+	w.Fence("west", failover.Failover)
 	begin := time.Now()
 	w.Open(50, 1000)
 	acked := wr.acked()

@@ -80,13 +80,14 @@ func (h *hub) readGateways(ctx context.Context) {
 func (h *hub) take(prefix string, entries []coordination.Entry) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	_, read := h.content[prefix]
 	h.content[prefix] = entries
-	if prefix == h.keys.Mirrors() || prefix == h.keys.Votes() {
+	if prefix == h.keys.Mirrors() || prefix == h.keys.Votes() || prefix == h.keys.Gateways() {
 		now := h.clock.Now()
 		for _, e := range entries {
 			b, known := h.beats[e.Key]
 			if b.version != e.Version {
-				h.beats[e.Key] = beat{version: e.Version, at: now, moved: known}
+				h.beats[e.Key] = beat{version: e.Version, at: now, moved: known || read} // a new key moved too
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"spillway"
@@ -39,7 +40,8 @@ func (c *Control) layOut(ctx context.Context) error {
 			return err
 		}
 	}
-	next, why := layout.Next(current, c.liveGateways(), c.homes(current))
+	live := c.liveGateways(current)
+	next, why := layout.Next(current, live, c.homes(current, live))
 	if why == "" {
 		return nil
 	}
@@ -57,21 +59,27 @@ func (c *Control) layOut(ctx context.Context) error {
 	return nil
 }
 
-// liveGateways are those whose lease may be valid. A gateway that nobody renewed
-// since this loop began is taken as alive until its lease must be over.
-func (c *Control) liveGateways() []layout.GatewayLease {
+// liveGateways are those whose lease may be valid. A gateway stays in the layout
+// until its lease must be over; it comes in only once its lease was seen to
+// move, so that loops which saw its last renewal at different moments do not
+// undo each other's layouts.
+func (c *Control) liveGateways(current layout.Layout) []layout.GatewayLease {
 	var live []layout.GatewayLease
 	for _, l := range decodeGateways(c.hub.entries(c.keys.Gateways())) {
-		if c.hub.left(l.ID, l.Boot) > 0 {
+		in := len(current.NodesOf(l.ID)) > 0
+		if in && c.hub.left(l.ID, l.Boot) > 0 || c.hub.alive(c.keys.Gateway(l.ID)) {
 			live = append(live, l)
 		}
 	}
 	return live
 }
 
-// homes follows the active site of shares that stand still; a share that moves
-// keeps its home, so that its held requests are forwarded by those who hold them.
-func (c *Control) homes(current layout.Layout) map[string]spillway.SiteID {
+// homes names the site whose gateways lead a share: its first active site, for
+// as long as a gateway lives there. It does not follow a move: a client that is
+// sent to another leader has two paths for a moment, which reorders plain
+// producers (C23). Only where all gateways of the home are gone, the site that
+// serves becomes the home.
+func (c *Control) homes(current layout.Layout, live []layout.GatewayLease) map[string]spillway.SiteID {
 	homes := map[string]spillway.SiteID{}
 	for _, e := range c.hub.entries(c.keys.Shares()) {
 		s, err := failover.Decode(e.Value)
@@ -79,7 +87,9 @@ func (c *Control) homes(current layout.Layout) map[string]spillway.SiteID {
 			continue
 		}
 		id := s.ID().String()
-		if home, ok := current.Homes[id]; ok && s.State != failover.Stable {
+		home, ok := current.Homes[id]
+		lives := slices.ContainsFunc(live, func(g layout.GatewayLease) bool { return g.Site == home && !g.Leaving })
+		if ok && (lives || s.State != failover.Stable) {
 			homes[id] = home
 		} else {
 			homes[id] = s.Active

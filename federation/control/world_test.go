@@ -24,10 +24,7 @@ import (
 	"spillway/mirror/sitelog"
 )
 
-// leakOptions are added to by tests that need real servers.
-var leakOptions []goleak.Option
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, leakOptions...) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const partitions = 3
 
@@ -35,7 +32,7 @@ const partitions = 3
 // are dumb ones that keep the contract and nothing more.
 type world struct {
 	t        *testing.T
-	store    coordination.Store
+	store    *coordtest.Memory
 	topology *spillway.Topology
 	sites    map[spillway.SiteID]*site
 	told     chan StateInfo
@@ -61,7 +58,7 @@ type site struct {
 type options struct {
 	sites []spillway.SiteID
 	group func(*spillway.FailoverGroup)
-	store coordination.Store
+	store *coordtest.Memory
 }
 
 func newWorld(t *testing.T, o options) *world {

@@ -21,6 +21,11 @@ import (
 	"spillway"
 )
 
+// CoordinatorBase separates coordinators' node ids from leaders': the
+// coordinator behind node n is CoordinatorBase + n, so that clients hold group
+// connections apart from data connections (C22).
+const CoordinatorBase int32 = 100000
+
 const firstNodeID int32 = 1000
 
 // pastMax bounds how many nodes of gone gateways are remembered.
@@ -40,9 +45,8 @@ type Node struct {
 type Layout struct {
 	Version int64  `json:"version"` // 0: nothing laid out yet
 	Nodes   []Node `json:"nodes"`   // of gateways that live, by id
-	// Homes names the site whose gateways lead a share ("group/index"). It
-	// follows the active site once a move is STABLE, not earlier: requests held
-	// during the move are forwarded by the gateways that hold them.
+	// Homes names the site whose gateways lead a share ("group/index"): the first
+	// active site, as long as a gateway lives there. It does not follow moves.
 	Homes map[string]spillway.SiteID `json:"homes,omitempty"`
 	// Past are nodes of gateways that are gone, newest first, so that a
 	// gateway that comes back gets its ids back.
@@ -90,8 +94,11 @@ func (l Layout) Encode() []byte {
 	return b
 }
 
-// Node finds a node by its id.
+// Node finds a node by its id, or by its coordinator id.
 func (l Layout) Node(id int32) (Node, bool) {
+	if id >= CoordinatorBase {
+		id -= CoordinatorBase
+	}
 	i := slices.IndexFunc(l.Nodes, func(n Node) bool { return n.ID == id })
 	if i < 0 {
 		return Node{}, false
@@ -129,7 +136,8 @@ func (l Layout) Leader(share spillway.ShareID, tp spillway.TopicPartition, upstr
 	return pick(nodes, fmt.Sprintf("%s/%d", share, tp.Partition))
 }
 
-// Coordinator picks the node that coordinates a consumer group.
+// Coordinator picks the node that coordinates a consumer group; clients see it
+// under the id CoordinatorBase + node id.
 func (l Layout) Coordinator(share spillway.ShareID, group string) (Node, bool) {
 	return pick(l.home(share), "group "+group)
 }
