@@ -76,6 +76,9 @@ type Admin interface {
 	// CommitGroupOffsets commits without being a member. ErrGroupActive if
 	// the group has members.
 	CommitGroupOffsets(ctx context.Context, group string, offsets map[spillway.TopicPartition]GroupOffset) error
+	// RemoveMembers makes all members leave the group, of both protocols, as
+	// if they had asked for it. A group without members is no error.
+	RemoveMembers(ctx context.Context, group string) error
 	// DeleteGroup: ErrGroupActive, ErrUnknownGroup.
 	DeleteGroup(ctx context.Context, group string) error
 

@@ -33,8 +33,8 @@ type carriedGroup struct {
 }
 
 // CopyGroups copies the committed offsets of the share's consumer groups from a
-// site, exactly: the same virtual offsets, in this site's own numbers. Groups
-// that are active here are left alone. It may be repeated.
+// site, exactly: the same virtual offsets, in this site's own numbers. Members
+// that a group left behind here are removed. It may be repeated.
 func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error {
 	s, err := m.share(id)
 	if err != nil {
@@ -92,8 +92,19 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 	}
 	err = m.local.Admin().CommitGroupOffsets(ctx, group, ours)
 	switch {
+	case errors.Is(err, broker.ErrGroupActive) && m.config.IdentitySources:
+		return nil // without a control plane its members are the target's own, and know better
 	case errors.Is(err, broker.ErrGroupActive):
-		return nil // its members know better
+		// They were members when this site served, and have gone with the share
+		// without leaving. Until their sessions time out they would keep the
+		// offsets from being carried, and new members from joining after the
+		// next move.
+		if err := m.local.Admin().RemoveMembers(ctx, group); err != nil {
+			return fmt.Errorf("remove the members that group %s left behind at site %s: %w", group, m.site, err)
+		}
+		if err := m.local.Admin().CommitGroupOffsets(ctx, group, ours); err != nil {
+			return fmt.Errorf("copy group %s to site %s: %w", group, m.site, err)
+		}
 	case err != nil:
 		return fmt.Errorf("copy group %s to site %s: %w", group, m.site, err)
 	}

@@ -68,11 +68,11 @@ func activeGroup(t *testing.T, f *fixture) {
 	if err != nil || d.State == "Empty" || len(d.Members) != 1 || d.Members[0].ID != member || !slices.Equal(d.Members[0].Assigned, []spillway.TopicPartition{tp}) {
 		t.Errorf("description %+v, %v", d, err)
 	}
-	leave := kmsg.NewPtrLeaveGroupRequest()
-	leave.Group, leave.MemberID = group, member
-	leave.Members = []kmsg.LeaveGroupRequestMember{{MemberID: member}}
-	_, err = c.Do(f.ctx, leave)
-	f.must(err)
+	f.must(f.admin.RemoveMembers(f.ctx, group))
+	f.must(f.admin.RemoveMembers(f.ctx, group)) // nobody is there any more
+	if d, err := f.admin.DescribeGroup(f.ctx, group); err != nil || len(d.Members) != 0 {
+		t.Errorf("after all members were removed: %+v, %v", d, err)
+	}
 	f.must(f.admin.CommitGroupOffsets(f.ctx, group, offsets))
 }
 
@@ -144,7 +144,6 @@ func consumerGroupV2(t *testing.T, f *fixture) {
 	if !errors.Is(err, broker.ErrGroupActive) {
 		t.Errorf("commit beside a member: %v", err)
 	}
-	beat.MemberID, beat.MemberEpoch = *member, -1
-	_, err = c.Do(f.ctx, beat)
-	f.must(err)
+	f.must(f.admin.RemoveMembers(f.ctx, group))
+	f.must(f.admin.CommitGroupOffsets(f.ctx, group, map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 1, LeaderEpoch: -1}}))
 }

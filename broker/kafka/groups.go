@@ -265,3 +265,81 @@ func (a *admin) CommitGroupOffsets(ctx context.Context, group string, offsets ma
 		return errors.Join(faults...)
 	})
 }
+
+// RemoveMembers implements broker.Admin. Which protocol the group speaks only
+// the descriptions tell, as in DescribeGroup.
+func (a *admin) RemoveMembers(ctx context.Context, group string) error {
+	return a.atCoordinator(ctx, "LeaveGroup", group, func(node int32) error {
+		d, err := a.describeConsumer(ctx, node, group)
+		if err == nil {
+			return a.leaveConsumer(ctx, node, d)
+		}
+		if !errors.Is(err, kerr.GroupIDNotFound) && !errors.Is(err, broker.ErrNotSupported) && !errors.Is(err, kerr.UnsupportedVersion) {
+			return err
+		}
+		d, err = a.describeClassic(ctx, node, group)
+		if errors.Is(err, kerr.GroupIDNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return a.leaveClassic(ctx, node, d)
+	})
+}
+
+// leaveEpoch in a heartbeat says that the member leaves for good (KIP-848).
+const leaveEpoch = -1
+
+func (a *admin) leaveConsumer(ctx context.Context, node int32, d broker.GroupDescription) error {
+	for _, m := range d.Members {
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Group, req.MemberID, req.MemberEpoch = d.ID, m.ID, leaveEpoch
+		if m.InstanceID != "" {
+			req.InstanceID = &m.InstanceID
+		}
+		answer, err := a.cluster.do(ctx, node, req, req.MaxVersion())
+		if err != nil {
+			return err
+		}
+		if err := gone(answer.(*kmsg.ConsumerGroupHeartbeatResponse).ErrorCode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *admin) leaveClassic(ctx context.Context, node int32, d broker.GroupDescription) error {
+	if len(d.Members) == 0 {
+		return nil
+	}
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group = d.ID
+	for _, m := range d.Members {
+		leave := kmsg.NewLeaveGroupRequestMember()
+		leave.MemberID = m.ID
+		if m.InstanceID != "" {
+			leave.InstanceID = &m.InstanceID
+		}
+		req.Members = append(req.Members, leave)
+	}
+	answer, err := a.cluster.do(ctx, node, req, req.MaxVersion())
+	if err != nil {
+		return err
+	}
+	resp := answer.(*kmsg.LeaveGroupResponse)
+	faults := []error{gone(resp.ErrorCode)}
+	for _, m := range resp.Members {
+		faults = append(faults, gone(m.ErrorCode))
+	}
+	return errors.Join(faults...)
+}
+
+// gone takes a member that is not there any more for one that left.
+func gone(code int16) error {
+	err := kerr.ErrorForCode(code)
+	if errors.Is(err, kerr.UnknownMemberID) || errors.Is(err, kerr.GroupIDNotFound) {
+		return nil
+	}
+	return sentinel(err)
+}
