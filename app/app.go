@@ -44,6 +44,7 @@ type App struct {
 	sites     map[spillway.SiteID]broker.Cluster // as mirror and control
 	asGateway map[spillway.SiteID]broker.Cluster
 	addrs     map[string]net.Addr // by part
+	traces    *telemetry.Traces   // nil: none are written
 
 	version  string
 	teardown teardown
@@ -72,6 +73,9 @@ func (a *App) Start(ctx context.Context) error {
 		{"sites", a.startSites},
 		{"observer", a.startObserver},
 		{"console", a.startConsole},
+		{"traces", a.startTraces},
+		{"mirror", a.startMirror},
+		{"control", a.startControl},
 		{"gateway", a.startGateway},
 	}
 	for _, s := range steps {
@@ -201,6 +205,19 @@ func (a *App) health(check, what string, err error) {
 	a.log.Info(what+" is reached", "check", check)
 }
 
+func (a *App) startTraces(ctx context.Context) error {
+	if a.cfg.Telemetry.OTLP == "" || !a.cfg.HasRole(configs.RoleControl) {
+		return nil
+	}
+	t, err := telemetry.NewTraces(ctx, a.cfg.Telemetry.OTLP, a.cfg.VirtualCluster.Name, a.cfg.Process.ID, a.cfg.Telemetry.TraceSample)
+	if err != nil {
+		return err
+	}
+	a.traces = t
+	a.teardown.push("traces", t.Close)
+	return nil
+}
+
 func (a *App) startConsole(ctx context.Context) error {
 	if !a.cfg.HasRole(configs.RoleConsole) || a.cfg.Console.Listen == "" {
 		return nil
@@ -211,18 +228,26 @@ func (a *App) startConsole(ctx context.Context) error {
 	return a.listen(ctx, "console", a.cfg.Console.Listen, mux)
 }
 
-// listen serves HTTP until the teardown.
+// listen serves pages and metrics: short answers.
 func (a *App) listen(ctx context.Context, part, address string, h http.Handler) error {
+	return a.serve(ctx, part, address, &http.Server{Handler: h, WriteTimeout: 30 * time.Second})
+}
+
+// serve serves HTTP until the teardown.
+func (a *App) serve(ctx context.Context, part, address string, srv *http.Server) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}
 	a.addrs[part] = l.Addr()
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+	srv.ReadHeaderTimeout, srv.MaxHeaderBytes = 5*time.Second, 16<<10
+	streams, cut := context.WithCancel(context.Background())
+	srv.BaseContext = func(net.Listener) context.Context { return streams }
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	a.teardown.push(part, func(ctx context.Context) error {
+		cut() // a stream would keep Shutdown waiting
 		err := srv.Shutdown(ctx)
 		if served := <-done; !errors.Is(served, http.ErrServerClosed) {
 			err = errors.Join(err, served)

@@ -192,6 +192,7 @@ type Mirror struct {
 // Control drives moves and watches sites.
 type Control struct {
 	ProbeInterval time.Duration `key:"probeInterval" doc:"How often each site is probed." default:"1s"`
+	HoldDown      time.Duration `key:"holdDown" doc:"After a move, no failover without a person for so long." default:"30s"`
 	ProbeTimeout  time.Duration `key:"probeTimeout" doc:"A probe without an answer for so long has failed." default:"2s"`
 }
 

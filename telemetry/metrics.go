@@ -74,3 +74,14 @@ var (
 	mirrorGroups     = counter("spillway_mirror_group_offsets_total", "offsets", "Positions of consumer groups that were carried over.", "failover_group")
 	mirrorStops      = counter("spillway_mirror_partition_stops_total", "stops", "Times that a partition of a flow stopped. The log says why.", "failover_group", "source", "target")
 )
+
+// The control loop, from its events.
+var (
+	moveTransitions = counter("spillway_move_transitions_total", "transitions", "States that this process's control loop wrote into share records.", "failover_group", "kind", "state")
+	moveHeld        = histogram("spillway_move_held_seconds", "Time from FENCING to OPEN of moves that this process's control loop opened: how long produce requests were held.", moveBuckets, "failover_group", "kind")
+	moveAsks        = counter("spillway_move_asks_total", "questions", "Times that a control loop found that a person must decide. The log and the page say what.", "failover_group")
+	actionFailures  = counter("spillway_control_action_failures_total", "failures", "Actions of a move that failed and are tried again.", "failover_group", "action")
+	followFailures  = counter("spillway_control_follow_failures_total", "failures", "Times that the site's mirror could not do what a share's state asks; tried again.", "failover_group", "state")
+	votes           = gauge("spillway_vote_down", "", "1 while this process's observer votes that the site is down.", "site")
+	mirrorLeaseHeld = gauge("spillway_mirror_lease_held", "", "1 while the mirror holds its lease in the coordinator store.")
+)

@@ -19,6 +19,7 @@ import (
 
 	"spillway"
 	"spillway/console/status"
+	"spillway/federation/control"
 	"spillway/federation/failover"
 	"spillway/mirror"
 	"spillway/mirror/maptopic"
@@ -125,8 +126,8 @@ func TestStatusBecomesGauges(t *testing.T) {
 // Two processes that saw the same move write into the same trace.
 func TestMoveIsOneTrace(t *testing.T) {
 	start := time.Unix(100, 0)
-	move := MoveTrace{
-		Group: "shop", Kind: "switchover", From: "east", To: "west", Epoch: 4, Started: start, Finished: start.Add(time.Second),
+	move := control.Record{
+		Group: "shop", Kind: "switchover", From: "east", To: "west", Epoch: 4, Started: start, Ended: start.Add(time.Second),
 		Passages: []failover.Passage{{State: failover.Draining, At: start}, {State: failover.Fencing, At: start.Add(300 * time.Millisecond)}},
 	}
 	ids := map[string]bool{}

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -15,7 +14,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
-	"spillway/federation/failover"
+	"spillway/federation/control"
 )
 
 // Traces writes one trace per move with one span per state. The ids of trace
@@ -60,44 +59,34 @@ func (t *Traces) Close(ctx context.Context) error {
 
 // Move writes the spans of a finished or aborted move: the root over all of
 // it, and one child for each state that was passed.
-func (t *Traces) Move(m MoveTrace) {
+func (t *Traces) Move(m control.Record) {
 	traceID, rootID := t.ids(m)
 	ctx := context.WithValue(context.Background(), idsKey{}, fixedIDs{traceID, rootID})
 	attributes := []attribute.KeyValue{
 		attribute.String("spillway.failover_group", m.Group),
 		attribute.Int("spillway.epoch", int(m.Epoch)),
-		attribute.String("spillway.from", m.From),
-		attribute.String("spillway.to", m.To),
+		attribute.String("spillway.from", string(m.From)),
+		attribute.String("spillway.to", string(m.To)),
 		attribute.String("spillway.who", m.Who),
 		attribute.String("spillway.why", m.Why),
 	}
 	ctx, root := t.tracer.Start(ctx, fmt.Sprintf("%s %s", m.Kind, m.Group), trace.WithTimestamp(m.Started), trace.WithAttributes(attributes...))
 	ctx = context.WithValue(ctx, idsKey{}, nil)
 	for i, p := range m.Passages {
-		end := m.Finished
+		end := m.Ended
 		if i+1 < len(m.Passages) {
 			end = m.Passages[i+1].At
 		}
 		_, span := t.tracer.Start(ctx, string(p.State), trace.WithTimestamp(p.At), trace.WithAttributes(attribute.String("spillway.why", p.Why)))
 		span.End(trace.WithTimestamp(end))
 	}
-	if m.Aborted {
-		root.SetStatus(codes.Error, "aborted")
+	if m.Aborted != "" {
+		root.SetStatus(codes.Error, "aborted: "+m.Aborted)
 	}
-	root.End(trace.WithTimestamp(m.Finished))
+	root.End(trace.WithTimestamp(m.Ended))
 }
 
-// MoveTrace is what a trace of a move tells.
-type MoveTrace struct {
-	Group, Kind, From, To, Who, Why string
-	Index                           int
-	Epoch                           int32
-	Started, Finished               time.Time
-	Aborted                         bool
-	Passages                        []failover.Passage
-}
-
-func (t *Traces) ids(m MoveTrace) (trace.TraceID, trace.SpanID) {
+func (t *Traces) ids(m control.Record) (trace.TraceID, trace.SpanID) {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d/%d", t.cluster, m.Group, m.Index, m.Epoch))
 	return trace.TraceID(sum[:16]), trace.SpanID(sum[16:24])
 }

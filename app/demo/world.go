@@ -75,7 +75,7 @@ failoverGroups:
     groupDrain: 3s
     ack: {sites: {{.AckSites}}, onShortfall: degrade}
     failover: {automatic: {{.Automatic}}, after: 2s, lossRecordsMax: 100000, perHourMax: 10}
-control: {probeInterval: 500ms, probeTimeout: 1s}
+control: {probeInterval: 500ms, probeTimeout: 1s, holdDown: 2s}
 `))
 
 // build chooses addresses, writes the configuration and opens the store.

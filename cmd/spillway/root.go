@@ -49,7 +49,11 @@ func newRoot() *cobra.Command {
 		return exitError{exitUsage, fmt.Sprintf("%v; see %s --help", err, cmd.CommandPath())}
 	})
 	root.PersistentFlags().StringVarP(&s.config, "config", "c", os.Getenv("SPILLWAY_CONFIG"), "configuration file (also SPILLWAY_CONFIG)")
-	root.AddCommand(newConfigCommand(), newServeCommand(s), newStatusCommand(s), newFlowCommand(s), newGapsCommand(s), newGroupCommand(s))
+	root.AddCommand(
+		newDemoCommand(s), newServeCommand(s), newConfigCommand(), newStatusCommand(s),
+		newGroupCommand(s), newSwitchoverCommand(s), newFailoverCommand(s), newAbortCommand(s), newAutomationCommand(s),
+		newFlowCommand(s), newGapsCommand(s),
+	)
 	return root
 }
 

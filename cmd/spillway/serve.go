@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"io"
 	"log/slog"
 	"os"
 
@@ -11,7 +13,8 @@ import (
 )
 
 func newServeCommand(s *settings) *cobra.Command {
-	return &cobra.Command{
+	var tether bool
+	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the roles that the configuration names: gateway, mirror, control, console, broker",
 		Long: "Run the roles that the configuration names until SIGINT or SIGTERM.\n" +
@@ -30,10 +33,28 @@ func newServeCommand(s *settings) *cobra.Command {
 			if err := a.Start(cmd.Context()); err != nil {
 				return err
 			}
-			<-cmd.Context().Done()
+			ctx := cmd.Context()
+			if tether {
+				ctx = tethered(ctx, os.Stdin)
+			}
+			<-ctx.Done()
 			return a.Stop()
 		},
 	}
+	cmd.Flags().BoolVar(&tether, "tether", false, "end when standard input ends, as a child of the demo")
+	_ = cmd.Flags().MarkHidden("tether") // the flag exists
+	return cmd
+}
+
+// tethered ends when in ends: the process at its other end is gone, however it
+// ended.
+func tethered(ctx context.Context, in io.Reader) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		_, _ = io.Copy(io.Discard, in) // only its end counts
+		cancel()
+	}()
+	return ctx
 }
 
 func newLog(l configs.Log) *slog.Logger {

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os/user"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"spillway"
+	"spillway/app"
+	"spillway/configs"
+	"spillway/federation/control"
+	"spillway/federation/failover"
+)
+
+// change is what all changing commands share.
+type change struct {
+	settings *settings
+	dryRun   bool
+	noWait   bool
+	wait     time.Duration
+	why      string
+}
+
+func (c *change) flags(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().BoolVar(&c.dryRun, "dry-run", false, "only say what would happen")
+	cmd.Flags().StringVar(&c.why, "why", "", "reason, kept in history and audit log")
+	return c.settings.addOutput(cmd)
+}
+
+func (c *change) waitFlags(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().BoolVar(&c.noWait, "no-wait", false, "return once the move has begun")
+	cmd.Flags().DurationVar(&c.wait, "timeout", time.Minute, "how long to wait for the move's end")
+	return c.flags(cmd)
+}
+
+// who is the person at the keyboard, for history and audit log.
+func who() string {
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		return u.Username
+	}
+	return "unknown"
+}
+
+// operate opens the store for a command.
+func (s *settings) operate(ctx context.Context, run func(*configs.Config, *control.Operator) error) error {
+	cfg, err := s.load()
+	if err != nil {
+		return err
+	}
+	store, err := app.OpenStore(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }() // every change was answered
+	return run(cfg, control.NewOperator(cfg.Topology(), store, app.Observers(cfg)))
+}
+
+func newSwitchoverCommand(s *settings) *cobra.Command {
+	c := &change{settings: s}
+	var to string
+	cmd := &cobra.Command{
+		Use:     "switchover NAME --to SITE",
+		Short:   "Move a failover group as planned: nothing is lost, repeated or reordered",
+		Example: "  spillway switchover shop --to west --dry-run\n  spillway switchover shop --to west --why 'new power supply in east'",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.operate(cmd.Context(), func(cfg *configs.Config, o *control.Operator) error {
+				if _, ok := cfg.Site(to); !ok {
+					return fmt.Errorf("--to: there is no site %q in the configuration", to)
+				}
+				plan, err := o.Switchover(cmd.Context(), args[0], spillway.SiteID(to), who(), c.why, c.dryRun)
+				if err != nil {
+					return err
+				}
+				return c.follow(cmd, o, plan)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&to, "to", "", "site that shall serve")
+	_ = cmd.MarkFlagRequired("to") // the flag exists
+	return c.waitFlags(cmd)
+}
+
+func newFailoverCommand(s *settings) *cobra.Command {
+	c := &change{settings: s}
+	var to string
+	var loss int64
+	cmd := &cobra.Command{
+		Use:     "failover NAME --to SITE",
+		Short:   "Move a failover group away from a site that is lost, without asking it",
+		Example: "  spillway failover shop --to west --dry-run\n  spillway failover shop --to west --accept-loss 500",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.operate(cmd.Context(), func(cfg *configs.Config, o *control.Operator) error {
+				if _, ok := cfg.Site(to); !ok && to != "" {
+					return fmt.Errorf("--to: there is no site %q in the configuration", to)
+				}
+				plan, err := o.Failover(cmd.Context(), args[0], spillway.SiteID(to), loss, who(), c.why, c.dryRun)
+				if err != nil {
+					return err
+				}
+				return c.follow(cmd, o, plan)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&to, "to", "", "site that shall serve; without it the best survivor")
+	cmd.Flags().Int64Var(&loss, "accept-loss", 0, "records that may be lost at most; -1: any number")
+	return c.waitFlags(cmd)
+}
+
+// follow prints the plan and then the passages of the move until its end.
+func (c *change) follow(cmd *cobra.Command, o *control.Operator, plan control.Plan) error {
+	out := cmd.OutOrStdout()
+	json := c.settings.output == "json"
+	if !json || c.dryRun || c.noWait {
+		if err := c.settings.show(out, plan, func() []string { return planRows(plan) }); err != nil {
+			return err
+		}
+	}
+	if c.dryRun || c.noWait {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), c.wait)
+	defer cancel()
+	share, err := o.Await(ctx, plan.Group, plan.Epoch, func(p failover.Passage) {
+		if !json {
+			fmt.Fprintf(out, "%s  %-9s %s\n", p.At.UTC().Format("15:04:05.000"), p.State, p.Why)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("%w; it goes on without this command, see spillway failover-group show %s", err, plan.Group)
+	}
+	if json {
+		if err := c.settings.show(out, share, nil); err != nil {
+			return err
+		}
+	}
+	if share.Active != plan.To {
+		return fmt.Errorf("the move was given up: %s serves %s in epoch %d; see spillway failover-group history %s", share.Active, plan.Group, share.Epoch, plan.Group)
+	}
+	if !json {
+		fmt.Fprintf(out, "%s serves %s in epoch %d\n", share.Active, plan.Group, share.Epoch)
+	}
+	return nil
+}
+
+func planRows(p control.Plan) []string {
+	head := fmt.Sprintf("%s of %s from %s to %s, epoch %d", p.Kind, p.Group, p.From, p.To, p.Epoch)
+	if p.DryRun {
+		head += " (dry run, nothing was changed)"
+	}
+	rows := []string{head}
+	for _, e := range p.Effects {
+		rows = append(rows, "  "+e)
+	}
+	return append(rows, "  gateways: "+strings.Join(p.Gateways, ", "))
+}
+
+func newAbortCommand(s *settings) *cobra.Command {
+	c := &change{settings: s}
+	cmd := &cobra.Command{
+		Use:   "abort NAME",
+		Short: "Give up the move of a failover group, as long as the new site does not serve",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.operate(cmd.Context(), func(_ *configs.Config, o *control.Operator) error {
+				if c.dryRun {
+					st, err := o.Status(cmd.Context(), args[0])
+					if err != nil {
+						return err
+					}
+					if _, err := failover.Abort(st.Share, who(), c.why); err != nil {
+						return err
+					}
+					fmt.Fprintf(cmd.OutOrStdout(), "%s goes on serving %s, held requests go on in order (dry run, nothing was changed)\n", st.Share.Active, args[0])
+					return nil
+				}
+				if err := o.Abort(cmd.Context(), args[0], who(), c.why); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "the move of %s is being given up; see spillway failover-group show %s\n", args[0], args[0])
+				return nil
+			})
+		},
+	}
+	return c.flags(cmd)
+}
+
+func newAutomationCommand(s *settings) *cobra.Command {
+	cmd := &cobra.Command{Use: "automation", Short: "Failovers that happen without a person"}
+	for _, verb := range []struct {
+		use, short string
+		paused     bool
+	}{
+		{"pause", "From now on a person decides about every failover", true},
+		{"resume", "Allow failovers without a person again, where groups are configured so", false},
+	} {
+		c := &change{settings: s}
+		cmd.AddCommand(c.flags(&cobra.Command{
+			Use:   verb.use,
+			Short: verb.short,
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return s.operate(cmd.Context(), func(_ *configs.Config, o *control.Operator) error {
+					suffix := ""
+					if c.dryRun {
+						suffix = " (dry run, nothing was changed)"
+					} else if err := o.Pause(cmd.Context(), verb.paused, who(), c.why); err != nil {
+						return err
+					}
+					fmt.Fprintf(cmd.OutOrStdout(), "automation: %s%s\n", verb.use, suffix)
+					return nil
+				})
+			},
+		}))
+	}
+	return cmd
+}
+
+func newHistoryCommand(s *settings) *cobra.Command {
+	return s.addOutput(&cobra.Command{
+		Use:   "history NAME",
+		Short: "All moves of a failover group, oldest first",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.operate(cmd.Context(), func(cfg *configs.Config, o *control.Operator) error {
+				if err := knownGroup(cfg.Topology(), args[0]); err != nil {
+					return err
+				}
+				records, err := o.History(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return s.show(cmd.OutOrStdout(), records, func() []string { return historyRows(records) })
+			})
+		},
+	})
+}
+
+func historyRows(records []control.Record) []string {
+	rows := []string{row("EPOCH", "KIND", "FROM", "TO", "STARTED", "TOOK", "HELD", "LOST AT MOST", "WHO", "WHY", "ENDED")}
+	for _, r := range records {
+		held, end := "-", "done"
+		if r.HeldMillis >= 0 {
+			held = fmt.Sprintf("%d ms", r.HeldMillis)
+		}
+		if r.Aborted != "" {
+			end = "given up: " + r.Aborted
+		}
+		rows = append(rows, row(r.Epoch, r.Kind, r.From, r.To, r.Started.UTC().Format(time.RFC3339), r.Ended.Sub(r.Started).Round(time.Millisecond), held, r.LostMost, r.Who, r.Why, end))
+	}
+	return rows
+}
