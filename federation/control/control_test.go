@@ -19,6 +19,7 @@ func within(t *testing.T) context.Context {
 // Planned moves under load: nothing lost, nothing twice, and every offset that a
 // client was told names the same record at the new site.
 func TestSwitchoversUnderLoad(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{group: func(g *spillway.FailoverGroup) { g.GroupDrain = 100 * time.Millisecond }})
 	share := w.settled(1)
 	stop := w.load()
@@ -65,6 +66,7 @@ func TestSwitchoversUnderLoad(t *testing.T) {
 // survivor above everything that was handed out. What is missing lies in the
 // burnt range.
 func TestFailoverWithoutAPerson(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{group: func(g *spillway.FailoverGroup) {
 		g.Failover = spillway.AutomaticFailover{Enabled: true, After: 200 * time.Millisecond, LossRecordsMax: 1000}
 	}})
@@ -109,10 +111,8 @@ func (w *world) kill(id spillway.SiteID) {
 	w.mu.Lock()
 	gw := s.gateway
 	w.mu.Unlock()
-	gw.mu.Lock()
-	gw.frozen = true
-	gw.mu.Unlock()
-	if err := s.cluster.Close(); err != nil {
+	gw.freeze()
+	if err := s.server.Close(); err != nil {
 		w.t.Fatal(err)
 	}
 	s.stop()
@@ -121,6 +121,7 @@ func (w *world) kill(id spillway.SiteID) {
 // The target's mirror cannot catch up: the move gives up by itself before clients
 // are refused, the old site goes on in a higher epoch, and the next try works.
 func TestSwitchoverGivesUpAndTheOldSiteGoesOn(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}, group: func(g *spillway.FailoverGroup) { g.HoldMax = 2 * time.Second }})
 	w.settled(1)
 	stop := w.load()

@@ -129,6 +129,18 @@ func (h *hub) alive(key string) bool {
 	return ok && b.moved && b.at.Longest(h.clock.Now()) < h.ttl
 }
 
+// allMoved tells whether every key that is rewritten was seen to change.
+func (h *hub) allMoved() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, b := range h.beats {
+		if !b.moved {
+			return false
+		}
+	}
+	return len(h.beats) > 0
+}
+
 func bootOf(value []byte) string {
 	var l struct {
 		Boot string `json:"boot"`

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -70,7 +71,7 @@ func (m opinion) after(p probed, failuresMax int, now coordination.Instant) opin
 	case p.err != nil:
 		next.failures++
 		if next.failures >= failuresMax {
-			next.verdict, next.evidence = failover.Down, p.err.Error()
+			next.verdict, next.evidence = failover.Down, strings.Join(strings.Split(p.err.Error(), "\n"), "; ")
 		}
 	case p.failing != "":
 		next.failures, next.verdict, next.evidence = 0, failover.Degraded, p.failing

@@ -21,15 +21,14 @@ type Operator struct {
 	store    coordination.Store
 	keys     failover.Keys
 	limits   func(spillway.FailoverGroup) failover.Limits
-	// look is how long an operator watches which leases and votes move before it
-	// judges; longer than votes and leases take to be rewritten.
+	// look is the interval in which leases and votes are rewritten; what does not
+	// move for three of them is taken as dead.
 	look  time.Duration
 	clock coordination.Clock
 	ttl   time.Duration
 }
 
-// lookDefault is a bit longer than the interval of leases and votes.
-const lookDefault = 1500 * time.Millisecond
+const lookDefault = coordination.LeaseEvery
 
 // NewOperator prepares commands. observers are the places that vote; empty: the
 // sites of the topology.
@@ -275,11 +274,12 @@ func (o *Operator) share(ctx context.Context, group string) (failover.Share, uin
 	return s, e.Version, err
 }
 
-// watch looks at the store for a moment: only what moves is alive.
+// watch looks at the store until everything has moved that may, or for the time
+// in which it must have: only what moves is alive.
 func (o *Operator) watch(ctx context.Context) (*hub, error) {
 	h := newHub(o.store, o.keys, o.clock, o.ttl, coordination.LeaseMargin)
 	prefixes := []string{h.keys.Moves(), h.keys.Mirrors(), h.keys.Votes(), h.keys.Gateways(), h.keys.Automation()}
-	for round := range 2 {
+	for began := o.clock.Now(); ; {
 		for _, p := range prefixes {
 			entries, err := o.store.List(ctx, p)
 			if err != nil {
@@ -287,11 +287,13 @@ func (o *Operator) watch(ctx context.Context) (*hub, error) {
 			}
 			h.take(p, entries)
 		}
-		if round == 0 {
-			pause(ctx, o.look)
+		if h.allMoved() || began.Longest(o.clock.Now()) > 3*o.look {
+			return h, nil
+		}
+		if pause(ctx, o.look/5); ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
 	}
-	return h, ctx.Err()
 }
 
 // survey collects what Begin needs to know.

@@ -15,6 +15,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/batch"
 	"spillway/broker/embedded"
+	"spillway/broker/kafka"
 	"spillway/federation/coordination"
 	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
@@ -47,10 +48,13 @@ type world struct {
 type site struct {
 	w       *world
 	id      spillway.SiteID
-	cluster *embedded.Cluster
+	config  embedded.Config
+	server  *embedded.Cluster
+	cluster *kafka.Cluster // outlives a restart of the server
 	mirror  *mirror.Mirror
 	maps    *maptopic.Reader
 	cancel  context.CancelFunc
+	endLoop context.CancelFunc
 	wg      sync.WaitGroup
 	gateway *gateway
 }
@@ -82,11 +86,17 @@ func newWorld(t *testing.T, o options) *world {
 	w.operator = NewOperator(w.topology, w.store, nil)
 	w.operator.look = 300 * time.Millisecond
 	for _, id := range o.sites {
-		c, err := embedded.Start(embedded.Config{Site: id, Topics: map[string]int32{"orders": partitions}})
+		config := embedded.Config{Site: id, Dir: t.TempDir(), Topics: map[string]int32{"orders": partitions}}
+		server, err := embedded.Start(config)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.sites[id] = &site{w: w, id: id, cluster: c}
+		c, err := kafka.New(kafka.Config{Site: id, Bootstrap: server.Addresses(), Capabilities: embedded.Capabilities(true)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Listen = server.Addresses()
+		w.sites[id] = &site{w: w, id: id, config: config, server: server, cluster: c}
 	}
 	for _, id := range o.sites {
 		w.sites[id].start()
@@ -96,10 +106,22 @@ func newWorld(t *testing.T, o options) *world {
 			s.stop()
 		}
 		for _, s := range w.sites {
-			_ = s.cluster.Close() // some were closed by their test
+			_ = s.cluster.Close() // nothing is lost with it
+			_ = s.server.Close()  // some were closed by their test
 		}
 	})
 	return w
+}
+
+// restart brings a killed site back with what it had.
+func (s *site) restart() {
+	s.w.t.Helper()
+	server, err := embedded.Start(s.config)
+	if err != nil {
+		s.w.t.Fatal(err)
+	}
+	s.server = server
+	s.start()
 }
 
 const (
@@ -144,10 +166,18 @@ func (s *site) start() {
 		s.w.t.Fatal(err)
 	}
 	s.maps = maptopic.Tail(ctx, s.cluster, nil)
+	s.w.mu.Lock()
 	s.gateway = newGateway(s)
+	s.w.mu.Unlock()
 	s.wg.Go(func() { _ = f.Run(ctx) }) // ends with ctx
-	s.wg.Go(func() { _ = c.Run(ctx) }) // ends with ctx
+	s.loop(ctx, c)
 	s.wg.Go(func() { s.gateway.run(ctx) })
+}
+
+// loop runs the control loop apart, so that a test can kill it alone.
+func (s *site) loop(ctx context.Context, c *Control) {
+	ctx, s.endLoop = context.WithCancel(ctx)
+	s.wg.Go(func() { _ = c.Run(ctx) }) // ends with ctx
 }
 
 // stop ends what runs at the site, without a word to anybody.
@@ -232,6 +262,15 @@ type gateway struct {
 	resVer   uint64
 	inflight sync.WaitGroup
 	frozen   bool // as if stopped: renews nothing, confirms nothing
+	end      context.CancelFunc
+}
+
+// freeze stops the gateway as SIGSTOP would.
+func (g *gateway) freeze() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.frozen = true
+	g.end()
 }
 
 func newGateway(s *site) *gateway {
@@ -244,12 +283,6 @@ func newGateway(s *site) *gateway {
 			return b
 		},
 		Confirm: func(ctx context.Context) error {
-			g.mu.Lock()
-			frozen := g.frozen
-			g.mu.Unlock()
-			if frozen {
-				return errors.New("frozen")
-			}
 			e, err := s.w.store.Get(ctx, keys.Share(spillway.ShareID{Group: "orders"}))
 			if errors.Is(err, coordination.ErrNotFound) {
 				return nil
@@ -280,6 +313,9 @@ func (g *gateway) see(e coordination.Entry) {
 }
 
 func (g *gateway) run(ctx context.Context) {
+	g.mu.Lock()
+	ctx, g.end = context.WithCancel(ctx)
+	g.mu.Unlock()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { g.lease.Run(ctx) })
@@ -349,13 +385,13 @@ func (g *gateway) produce(ctx context.Context, tp spillway.TopicPartition, value
 	if err := at.maps.WaitFor(ctx, mapPosition(known)); err != nil {
 		return err
 	}
-	base, err := produceTo(ctx, at.cluster, tp, value)
-	if err != nil {
-		return err
-	}
 	start, open := at.maps.View(tp).Open()
 	if !open {
 		return fmt.Errorf("the map of %s has no open epoch for %s", active, tp)
+	}
+	base, err := produceTo(ctx, at.cluster, tp, value)
+	if err != nil {
+		return err
 	}
 	offset := start.Virtual + spillway.Offset(base-start.Local)
 	if err := g.reserve(ctx, known, tp, offset); err != nil {

@@ -35,6 +35,9 @@ func (k Keys) Mirror(site spillway.SiteID, worker string) string {
 	return k.Mirrors() + string(site) + "/" + worker
 }
 
+// Writer is the exclusive lease of the worker that writes into a site.
+func (k Keys) Writer(site spillway.SiteID) string { return k.root() + "writers/" + string(site) }
+
 // Layout is the layout record.
 func (k Keys) Layout() string { return k.root() + "layout" }
 

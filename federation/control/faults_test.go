@@ -1,0 +1,305 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"spillway"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/coordtest"
+	"spillway/federation/failover"
+)
+
+var orders0 = spillway.TopicPartition{Topic: "orders"}
+
+// produce writes n records into partition 0 through one gateway.
+func (w *world) produce(at spillway.SiteID, prefix string, n int) {
+	w.t.Helper()
+	w.eventually("map of "+string(at), func() bool { _, open := w.sites[at].maps.View(orders0).Open(); return open })
+	for i := range n {
+		if err := w.sites[at].gateway.produce(within(w.t), orders0, fmt.Sprint(prefix, i)); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+func (w *world) loaded(n int) {
+	w.t.Helper()
+	w.mu.Lock()
+	before := len(w.acked[orders0])
+	w.mu.Unlock()
+	w.eventually("load", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.acked[orders0]) > before+n })
+}
+
+// A site that was failed over comes back: what it alone had is hidden there, it
+// follows, and a switchover moves the share home with nothing missing but what
+// the failover announced.
+func TestLostSiteComesBackAndServesAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	w.settled(1)
+	stop := w.load()
+	w.loaded(20)
+	w.kill("east")
+	plan, err := w.operator.Failover(within(t), "orders", "west", -1, "test", "east is gone", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	share := w.settled(plan.Epoch)
+	w.loaded(20)
+	w.sites["east"].restart()
+	w.settled(share.Epoch)
+	if plan, err = w.operator.Switchover(within(t), "orders", "east", "test", "home", false); err != nil {
+		t.Fatal(err)
+	}
+	if share, err = w.operator.Await(within(t), "orders", plan.Epoch, nil); err != nil || share.Active != "east" {
+		t.Fatalf("%+v, %v; faults %q", share, err, last(w.failed, 5))
+	}
+	w.loaded(20)
+	acked := stop()
+	missing := w.check("east", share)
+	w.settled(share.Epoch)
+	w.eventually("north has the same", func() bool { return len(w.visible("north", orders0)) == len(w.visible("east", orders0)) })
+	if again := w.check("north", share); again != missing {
+		t.Errorf("%d are missing at east, %d at north", missing, again)
+	}
+	t.Logf("%d acknowledged, %d missing", acked, missing)
+}
+
+// The loop that drives a move dies in each state; the loops of other sites carry
+// it on.
+func TestDrivingLoopDiesInEachState(t *testing.T) {
+	t.Parallel()
+	for _, state := range []failover.State{failover.Draining, failover.Fencing, failover.Fenced, failover.Cutover, failover.CaughtUp, failover.Open} {
+		t.Run(string(state), func(t *testing.T) {
+			t.Parallel()
+			store := coordtest.NewMemory()
+			w := newWorld(t, options{store: store, group: func(g *spillway.FailoverGroup) { g.GroupDrain = 50 * time.Millisecond }})
+			w.settled(1)
+			stop := w.load()
+			w.loaded(10)
+			// The write that enters the state is the last that the driver does.
+			killed := make(chan struct{})
+			store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+				if when != coordtest.AfterWrite || !strings.Contains(ops[0].Key, "/shares/") {
+					return nil
+				}
+				if s, err := failover.Decode(ops[0].Value); err != nil || s.State != state || s.Epoch != 2 {
+					return nil
+				}
+				select {
+				case <-killed:
+				default:
+					close(killed)
+					w.sites["west"].endLoop()
+				}
+				return nil
+			})
+			if _, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false); err != nil {
+				t.Fatal(err)
+			}
+			share, err := w.operator.Await(within(t), "orders", 2, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-killed:
+			default:
+				t.Fatalf("nobody wrote %s", state)
+			}
+			w.loaded(10)
+			stop()
+			if missing := w.check(share.Active, share); missing > 0 || share.Active != "west" {
+				t.Errorf("%d records are missing at %s: %+v; faults %q", missing, share.Active, share, last(w.failed, 5))
+			}
+		})
+	}
+}
+
+// A gateway that stands still neither confirms nor renews: the share opens only
+// after its lease is over, and its answers of before are not given.
+func TestFrozenGatewayIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{group: func(g *spillway.FailoverGroup) { g.HoldMax = 10 * time.Second }})
+	w.settled(1)
+	stop := w.load()
+	w.loaded(20)
+	gw := w.sites["east"].gateway
+	gw.freeze()
+	frozen := time.Now()
+	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		for i := range w.told {
+			if i.To == failover.Open || i.To == failover.Stable && i.Epoch >= plan.Epoch {
+				return
+			}
+		}
+	}()
+	<-opened
+	if took := time.Since(frozen); gw.lease.Valid() || took < testTTL/2 {
+		t.Fatalf("opened after %v, the gateway's lease valid: %v", took, gw.lease.Valid())
+	}
+	share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil)
+	if err != nil || share.Active != "west" {
+		t.Fatalf("%+v, %v", share, err)
+	}
+	stop()
+	history, err := w.operator.History(within(t), "orders")
+	if err != nil || len(history) != 1 || !strings.Contains(history[0].Passages[1].Why, "east-gw: its lease ran out") {
+		t.Errorf("%+v, %v", history, err)
+	}
+	if missing := w.check("west", share); missing > 0 {
+		t.Errorf("%d are missing", missing)
+	}
+}
+
+// With ack.sites 2 the records that clients were told of are at one of two
+// standbys; the failover brings the target to what the other one has.
+func TestFailoverLosesNothingWithTwoSites(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{group: func(g *spillway.FailoverGroup) { g.Ack = spillway.AckPolicy{Sites: 2, OnShortfall: "block"} }})
+	w.settled(1)
+	w.produce("east", "a", 50)
+	// Both standbys have these; then only north gets more.
+	w.eventually("both follow", func() bool { return w.sites["west"].mirror.Ends(spillway.ShareID{Group: "orders"})[orders0] >= 1050 })
+	if _, err := w.sites["west"].mirror.Stop(within(t), spillway.ShareID{Group: "orders"}, 1); err != nil {
+		t.Fatal(err)
+	}
+	w.produce("east", "b", 50)
+	w.eventually("north follows", func() bool { return w.sites["north"].mirror.Ends(spillway.ShareID{Group: "orders"})[orders0] >= 1100 })
+	if behind := w.sites["west"].mirror.Ends(spillway.ShareID{Group: "orders"})[orders0]; behind >= 1100 {
+		t.Fatalf("west has %d already, the test proves nothing", behind)
+	}
+	w.kill("east")
+	plan, err := w.operator.Failover(within(t), "orders", "west", 0, "test", "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	share := w.settled(plan.Epoch)
+	if start := share.Current().Start.Get(orders0); share.Active != "west" || start != 1100 {
+		t.Fatalf("opened at %s from %d on", share.Active, start)
+	}
+	if missing := w.check("west", share); missing > 0 {
+		t.Errorf("%d of the acknowledged records are missing", missing)
+	}
+}
+
+// The store was emptied, or restored from a backup, while the sites go on: to
+// believe it would give epochs and offsets out a second time (C30).
+func TestOlderStoreIsRefused(t *testing.T) {
+	t.Parallel()
+	store := coordtest.NewMemory()
+	w := newWorld(t, options{store: store})
+	w.settled(1)
+	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.settled(plan.Epoch)
+	for _, s := range w.sites {
+		s.stop()
+	}
+	entries, err := store.List(within(t), "spillway/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if err := store.Delete(within(t), e.Key, e.Version); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, s := range w.sites {
+		s.start()
+	}
+	w.eventually("refusal", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, f := range w.failed {
+			if strings.Contains(f, "has seen epoch 2 of share orders/0, but its store has no record: the coordinator store was emptied or restored") {
+				return true
+			}
+		}
+		return false
+	})
+	if e, err := store.Get(within(t), failover.Keys("shop").Share(spillway.ShareID{Group: "orders"})); err == nil {
+		t.Fatalf("a record was made all the same: %s", e.Value)
+	}
+}
+
+func TestOperatorSaysWhatWouldHappen(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	w.settled(1)
+	w.produce("east", "a", 30)
+	w.eventually("standbys have all", func() bool {
+		st, err := w.operator.Status(within(t), "orders")
+		return err == nil && st.Sites["west"].EndSum == 3030 && st.Sites["east"].EndSum == 3030 && len(st.Gateways) == 3
+	})
+	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", true)
+	if err != nil || plan.Behind != 0 || plan.LostMost != 0 || !plan.DryRun || len(plan.Effects) != 3 {
+		t.Fatalf("%+v, %v", plan, err)
+	}
+	plan, err = w.operator.Failover(within(t), "orders", "", -1, "test", "", true)
+	if err != nil || plan.To != "west" || plan.LostMost < 0 || plan.LostMost > 50 || plan.Behind != 0 {
+		t.Fatalf("%+v, %v", plan, err)
+	}
+	if s := w.record(); s.State != failover.Stable || s.Epoch != 1 {
+		t.Fatalf("a dry run changed the share: %+v", s)
+	}
+	if err := w.operator.Pause(within(t), true, "ann", "upgrade"); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := w.operator.Status(within(t), "orders"); err != nil || !st.Automation.Paused || st.Automation.Who != "ann" || len(st.Down) != 0 {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	if err := w.operator.Abort(within(t), "orders", "ann", ""); err == nil || !strings.Contains(err.Error(), "nothing to abort") {
+		t.Fatalf("%v", err)
+	}
+	if _, err := w.operator.Switchover(context.Background(), "nothing", "west", "ann", "", false); err == nil || !strings.Contains(err.Error(), `no failover group "nothing"`) {
+		t.Fatalf("%v", err)
+	}
+}
+
+// Two workers at one site: the second claims only what the first has lost, and
+// the first does not believe in what it claimed before.
+func TestOneWriterPerSite(t *testing.T) {
+	t.Parallel()
+	store := coordtest.NewMemory()
+	const ttl = 300 * time.Millisecond
+	start := func(worker string) (*Writer, func()) {
+		w := NewWriter(store, "shop", "east", worker, ttl)
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); w.Run(ctx) }()
+		stop := func() { cancel(); <-done }
+		t.Cleanup(stop)
+		return w, stop
+	}
+	first, stop := start("a")
+	held, err := first.Claim(within(t), orders0)
+	if err != nil || !held.Held(time.Now()) {
+		t.Fatal(err)
+	}
+	second, _ := start("b")
+	short, cancel := context.WithTimeout(t.Context(), 2*ttl)
+	defer cancel()
+	if _, err := second.Claim(short, orders0); err == nil {
+		t.Fatal("two writers")
+	}
+	stop()
+	if held.Held(time.Now()) {
+		t.Fatal("a claim outlives its lease")
+	}
+	taken, err := second.Claim(within(t), orders0)
+	if err != nil || !taken.Held(time.Now()) {
+		t.Fatal(err)
+	}
+}

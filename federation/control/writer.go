@@ -1,0 +1,63 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"spillway"
+	"spillway/federation/coordination"
+	"spillway/federation/failover"
+	"spillway/mirror"
+)
+
+// Writer is the right to write into a site as its mirror: one exclusive lease per
+// site, which stands for the leases of all its target partitions, so that many
+// partitions do not mean many writes to the store every second. Conditional append
+// keeps two workers from doing harm; the lease is what aged mode and marks rest on
+// (C3).
+type Writer struct{ lease *coordination.Lease }
+
+const claimEvery = 10 * time.Millisecond
+
+// NewWriter prepares the lease of a worker; Run takes it.
+func NewWriter(store coordination.Store, keys failover.Keys, site spillway.SiteID, worker string, ttl time.Duration) *Writer {
+	boot := fmt.Sprintf("%s-%016x", worker, rand.Uint64())
+	return &Writer{lease: coordination.NewLease(coordination.LeaseConfig{
+		Store: store, Key: keys.Writer(site), Self: boot, Owner: bootOf, Exclusive: true, TTL: ttl, Every: ttl / 4,
+		Value: func(beat uint64) []byte {
+			b, err := json.Marshal(map[string]any{"boot": boot, "worker": worker, "beat": beat})
+			if err != nil {
+				panic(fmt.Sprintf("writer lease cannot be encoded: %v", err)) // plain data, cannot happen
+			}
+			return b
+		},
+	})}
+}
+
+// Run holds the lease until ctx ends.
+func (w *Writer) Run(ctx context.Context) { w.lease.Run(ctx) }
+
+// Claim waits until the lease is held; it is mirror.Config.Claim.
+func (w *Writer) Claim(ctx context.Context, _ spillway.TopicPartition) (mirror.Lease, error) {
+	for {
+		if term := w.lease.Term(); term != 0 {
+			return claimed{w.lease, term}, nil
+		}
+		pause(ctx, claimEvery)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("wait for the writer lease: %w", ctx.Err())
+		}
+	}
+}
+
+// claimed is the lease in one unbroken term.
+type claimed struct {
+	lease *coordination.Lease
+	term  uint64
+}
+
+// Held tells whether the lease was held all the time since it was claimed.
+func (c claimed) Held(time.Time) bool { return c.lease.Term() == c.term }
