@@ -25,7 +25,10 @@ import (
 	"spillway/mirror/sitelog"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// leakOptions are added to by tests that need real servers.
+var leakOptions []goleak.Option
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, leakOptions...) }
 
 const partitions = 3
 
@@ -33,7 +36,7 @@ const partitions = 3
 // are dumb ones that keep the contract and nothing more.
 type world struct {
 	t        *testing.T
-	store    *coordtest.Memory
+	store    coordination.Store
 	topology *spillway.Topology
 	sites    map[spillway.SiteID]*site
 	told     chan StateInfo
@@ -49,21 +52,28 @@ type site struct {
 	w       *world
 	id      spillway.SiteID
 	config  embedded.Config
-	server  *embedded.Cluster
-	cluster *kafka.Cluster // outlives a restart of the server
-	mirror  *mirror.Mirror
-	maps    *maptopic.Reader
-	cancel  context.CancelFunc
-	endLoop context.CancelFunc
-	wg      sync.WaitGroup
-	gateway *gateway
+	server  *embedded.Cluster // nil for a real one
+	cluster *kafka.Cluster    // outlives a restart of the server
+	// asGateway has the gateways' credentials where there are any.
+	asGateway *kafka.Cluster
+	mirror    *mirror.Mirror
+	maps      *maptopic.Reader
+	cancel    context.CancelFunc
+	endLoop   context.CancelFunc
+	wg        sync.WaitGroup
+	gateway   *gateway
 }
 
 type options struct {
 	sites []spillway.SiteID
 	group func(*spillway.FailoverGroup)
-	store *coordtest.Memory
+	store coordination.Store
+	// real gives a site that is no embedded one: as mirror and control see it,
+	// and as a gateway does, under the principal that is fenced.
+	real func(spillway.SiteID) (cluster, asGateway *kafka.Cluster)
 }
+
+const gatewayPrincipal = "User:gateway"
 
 func newWorld(t *testing.T, o options) *world {
 	t.Helper()
@@ -79,13 +89,22 @@ func newWorld(t *testing.T, o options) *world {
 	}
 	var sites []spillway.Site
 	for _, id := range o.sites {
-		sites = append(sites, spillway.Site{ID: id})
+		site := spillway.Site{ID: id}
+		if o.real != nil {
+			site.GatewayPrincipal = gatewayPrincipal
+		}
+		sites = append(sites, site)
 	}
 	w := &world{t: t, store: o.store, topology: spillway.NewTopology("shop", "shop-1", sites, []spillway.FailoverGroup{group}),
 		sites: map[spillway.SiteID]*site{}, told: make(chan StateInfo, 1000), acked: map[spillway.TopicPartition]map[spillway.Offset]string{}}
 	w.operator = NewOperator(w.topology, w.store, nil)
 	w.operator.look = 300 * time.Millisecond
 	for _, id := range o.sites {
+		if o.real != nil {
+			c, as := o.real(id)
+			w.sites[id] = &site{w: w, id: id, cluster: c, asGateway: as}
+			continue
+		}
 		config := embedded.Config{Site: id, Dir: t.TempDir(), Topics: map[string]int32{"orders": partitions}}
 		server, err := embedded.Start(config)
 		if err != nil {
@@ -107,7 +126,9 @@ func newWorld(t *testing.T, o options) *world {
 		}
 		for _, s := range w.sites {
 			_ = s.cluster.Close() // nothing is lost with it
-			_ = s.server.Close()  // some were closed by their test
+			if s.server != nil {
+				_ = s.server.Close() // some were closed by their test
+			}
 		}
 	})
 	return w
@@ -136,6 +157,9 @@ func (s *site) start() {
 	sources, access := map[spillway.SiteID]broker.Cluster{}, map[spillway.SiteID]Access{}
 	for id, o := range s.w.sites {
 		access[id] = Access{Cluster: o.cluster}
+		if o.asGateway != nil {
+			access[id] = Access{Cluster: o.cluster, AsGateway: o.asGateway}
+		}
 		if id != s.id {
 			sources[id] = o.cluster
 		}
@@ -389,7 +413,11 @@ func (g *gateway) produce(ctx context.Context, tp spillway.TopicPartition, value
 	if !open {
 		return fmt.Errorf("the map of %s has no open epoch for %s", active, tp)
 	}
-	base, err := produceTo(ctx, at.cluster, tp, value)
+	door := at.cluster
+	if at.asGateway != nil {
+		door = at.asGateway
+	}
+	base, err := produceTo(ctx, door, tp, value)
 	if err != nil {
 		return err
 	}

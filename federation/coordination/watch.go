@@ -20,6 +20,9 @@ const pollWait = 30 * time.Second
 const (
 	retryMin = 50 * time.Millisecond
 	retryMax = time.Second
+	// idleMax bounds the pause after a wake-up for nothing, and so how much later a
+	// change may be told.
+	idleMax = 20 * time.Millisecond
 )
 
 // CheckOps refuses changes that one of the providers could not take.
@@ -53,6 +56,7 @@ func WatchLoop(ctx context.Context, poll Poll, prefix string, fn func([]Entry, e
 		first = true
 		down  bool
 		retry = retryMin
+		idle  time.Duration
 	)
 	for {
 		entries, index, err := poll(ctx, prefix, after, pollWait)
@@ -64,10 +68,8 @@ func WatchLoop(ctx context.Context, poll Poll, prefix string, fn func([]Entry, e
 				fn(nil, err)
 			}
 			down, after = true, 0
-			select {
-			case <-ctx.Done():
+			if sleep(ctx, retry) != nil {
 				return ctx.Err()
-			case <-time.After(retry):
 			}
 			retry = min(retry*2, retryMax)
 			continue
@@ -80,12 +82,29 @@ func WatchLoop(ctx context.Context, poll Poll, prefix string, fn func([]Entry, e
 		}
 		after = index
 		if first || down || !sameVersions(seen, entries) {
-			first, down, seen = false, false, entries
+			first, down, seen, idle = false, false, entries, 0
 			fn(slices.Clone(entries), nil)
+			continue
+		}
+		// Consul wakes watches of absent keys at every write nearby: do not answer
+		// each with another question.
+		if idle = min(idle+time.Millisecond, idleMax); sleep(ctx, idle) != nil {
+			return ctx.Err()
 		}
 	}
 }
 
 func sameVersions(a, b []Entry) bool {
 	return slices.EqualFunc(a, b, func(x, y Entry) bool { return x.Key == y.Key && x.Version == y.Version })
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
 }

@@ -157,6 +157,9 @@ func SetDegraded(share Share, on bool) (Share, error) {
 // automatic decides whether a share that stands still moves without a person.
 func automatic(share Share, view View, limits Limits) (Share, []Action) {
 	policy, site := limits.Group.Failover, view.Sites[share.Active]
+	if site.Judgement.Suspected {
+		return share, []Action{{Kind: Wait, Site: share.Active, Why: site.Judgement.Why}}
+	}
 	if !site.Judgement.Down {
 		return share, nil
 	}

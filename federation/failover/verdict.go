@@ -12,10 +12,12 @@ import (
 
 // Judgement is what the votes about one site add up to.
 type Judgement struct {
-	Down  bool          // a quorum of observers at other sites found it dead
-	For   time.Duration // for how long the quorum has agreed
-	Fresh int           // votes that count
-	Why   string
+	Down bool // a quorum of observers at other sites found it dead
+	// Suspected: somebody found it dead, but that is not enough.
+	Suspected bool
+	For       time.Duration // for how long the quorum has agreed
+	Fresh     int           // votes that count
+	Why       string
 }
 
 // Judge counts the fresh votes about a site. A site is down when a majority of
@@ -57,6 +59,7 @@ func Judge(votes []Vote, about spillway.SiteID, observers []spillway.SiteID) Jud
 		j.Down, j.For = true, down[quorum-1].For
 		j.Why = fmt.Sprintf("%s is down to %s: %s", about, names(down), down[0].Evidence)
 	}
+	j.Suspected = !j.Down && (len(down) > 0 || own != nil && own.Verdict == Down)
 	return j
 }
 

@@ -1,0 +1,168 @@
+package consul_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/consul"
+)
+
+// fake answers like Consul where a real server cannot be made to misbehave.
+func fake(t *testing.T, h http.HandlerFunc) *consul.Store {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	s, err := consul.New(consul.Config{Address: strings.TrimPrefix(srv.URL, "http://")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func pair(key, value string, index uint64) string {
+	return fmt.Sprintf(`{"Key":%q,"Value":%q,"ModifyIndex":%d}`, key, base64.StdEncoding.EncodeToString([]byte(value)), index)
+}
+
+// A server that takes the connection and answers nothing must not hold a caller
+// for longer than its deadline.
+func TestHungServer(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s, err := consul.New(consul.Config{Address: l.Addr().String()}) // the kernel accepts, nobody reads
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for name, call := range map[string]func(context.Context) error{
+		"get":  func(ctx context.Context) error { _, err := s.Get(ctx, "k"); return err },
+		"list": func(ctx context.Context) error { _, err := s.List(ctx, "k"); return err },
+		"put":  func(ctx context.Context) error { _, err := s.Put(ctx, "k", nil, 0); return err },
+	} {
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		began := time.Now()
+		err := call(ctx)
+		cancel()
+		if took := time.Since(began); !errors.Is(err, coordination.ErrUnavailable) || took > 5*time.Second {
+			t.Errorf("%s: %v after %v", name, err, took)
+		}
+	}
+}
+
+// The index of blocking queries goes back when Consul is restored from a
+// snapshot: a watch that went on waiting for the old one would sleep for long.
+func TestWatchSurvivesARestoredStore(t *testing.T) {
+	var mu sync.Mutex
+	var asked []string
+	answers := []struct {
+		index uint64
+		body  string
+	}{
+		{900, "[" + pair("w/a", "new", 900) + "]"},
+		{40, "[" + pair("w/a", "old", 40) + "]"}, // restored
+		{40, "[" + pair("w/a", "old", 40) + "]"},
+	}
+	s := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		n := len(asked)
+		asked = append(asked, r.URL.Query().Get("index"))
+		mu.Unlock()
+		if n >= len(answers) {
+			<-r.Context().Done()
+			return
+		}
+		w.Header().Set("X-Consul-Index", fmt.Sprint(answers[n].index))
+		_, _ = w.Write([]byte(answers[n].body))
+	})
+	told := make(chan string, 10)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = s.Watch(ctx, "w/", func(entries []coordination.Entry, err error) { // ends with ctx
+			if err == nil {
+				told <- string(entries[0].Value)
+			}
+		})
+	}()
+	if got := <-told; got != "new" {
+		t.Fatal(got)
+	}
+	if got := <-told; got != "old" {
+		t.Fatal(got)
+	}
+	cancel()
+	<-ended
+	mu.Lock()
+	defer mu.Unlock()
+	if len(asked) < 3 || asked[0] != "" || asked[1] != "900" || asked[2] != "" {
+		t.Errorf("asked with the indexes %q", asked)
+	}
+}
+
+func TestIndexZeroIsNoAnswer(t *testing.T) {
+	s := fake(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Consul-Index", "0")
+		_, _ = w.Write([]byte("[]"))
+	})
+	if _, err := s.List(context.Background(), "w/"); !errors.Is(err, coordination.ErrUnavailable) {
+		t.Errorf("%v", err)
+	}
+}
+
+// Reads that decide ask for consistency, and writes compare.
+func TestRequests(t *testing.T) {
+	var mu sync.Mutex
+	var seen []string
+	s := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		body := make([]byte, r.ContentLength+1)
+		n, _ := r.Body.Read(body)
+		_, consistent := r.URL.Query()["consistent"]
+		mu.Lock()
+		seen = append(seen, fmt.Sprintf("%s %s consistent=%v %s", r.Method, r.URL.Path, consistent, body[:n]))
+		mu.Unlock()
+		w.Header().Set("X-Consul-Index", "7")
+		if r.Method == http.MethodPut {
+			_, _ = w.Write([]byte(`{"Results":[{"KV":` + pair("k", "", 8) + `}]}`))
+			return
+		}
+		_, _ = w.Write([]byte("[" + pair("k", "v", 7) + "]"))
+	})
+	ctx := context.Background()
+	if e, err := s.Get(ctx, "k"); err != nil || e.Version != 7 || string(e.Value) != "v" {
+		t.Fatalf("%+v, %v", e, err)
+	}
+	if v, err := s.Put(ctx, "k", []byte("x"), 7); err != nil || v != 8 {
+		t.Fatalf("%d, %v", v, err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(seen) != 2 || !strings.HasPrefix(seen[0], "GET /v1/kv/k consistent=true") || !strings.Contains(seen[1], `"Verb":"cas"`) || !strings.Contains(seen[1], `"Index":7`) {
+		t.Errorf("%q", seen)
+	}
+}
+
+// A token that may not write is no conflict: trying again would never help.
+func TestDeniedWriteIsNoConflict(t *testing.T) {
+	s := fake(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusConflict)
+		_, _ = w.Write([]byte(`{"Errors":[{"OpIndex":0,"What":"Permission denied: token lacks permission 'key:write'"}]}`))
+	})
+	_, err := s.Put(context.Background(), "k", nil, 0)
+	if err == nil || errors.Is(err, coordination.ErrConflict) || !strings.Contains(err.Error(), "check the token's policy") {
+		t.Errorf("%v", err)
+	}
+}
