@@ -52,10 +52,20 @@ type App struct {
 
 // New prepares a process; nothing is opened yet.
 func New(cfg *configs.Config, o Options) *App {
-	return &App{
+	a := &App{
 		cfg: cfg, log: o.Log, tel: telemetry.New(o.Version), version: o.Version,
 		addrs: map[string]net.Addr{}, teardown: teardown{log: o.Log},
 	}
+	var groups []string
+	for _, g := range cfg.FailoverGroups {
+		groups = append(groups, g.Name)
+	}
+	mirrored := ""
+	if cfg.HasRole(configs.RoleMirror) {
+		mirrored = cfg.Process.Site
+	}
+	a.tel.Prepare(groups, mirrored)
+	return a
 }
 
 // Start builds all parts. A site or a store that cannot be reached is no

@@ -79,6 +79,7 @@ func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartit
 		stopping: make(chan struct{}), done: make(chan struct{}), reached: make(chan struct{}),
 		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
 		limits: make(map[string]int), claimed: make(chan *partition), wake: make(chan struct{}, 1),
+		caughtUp: time.Now(), // a flow that never catches up is behind since its start
 	}
 	f.mu.state = make(map[spillway.TopicPartition]partState)
 	return f
@@ -416,7 +417,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 	}
 	if info.LagRecords == 0 && len(info.Problems) == 0 {
 		f.caughtUp = now
-	} else if !f.caughtUp.IsZero() {
+	} else {
 		info.LagTime = now.Sub(f.caughtUp)
 	}
 	return info

@@ -209,3 +209,19 @@ func TestMirrorEventsAreCounted(t *testing.T) {
 		t.Error("the flow of the old source still has its lag")
 	}
 }
+
+// An increase of a series is seen only from a value that was scraped before.
+func TestRareEventsBeginAtZero(t *testing.T) {
+	tel := New("test")
+	tel.Prepare([]string{"shop"}, "west")
+	_, body := get(t, tel, "/metrics")
+	for _, want := range []string{
+		`spillway_mirror_gaps_total{kind="foreign-write",site="west"} 0`, `spillway_mirror_gaps_total{kind="unreplicated",site="west"} 0`,
+		`spillway_move_transitions_total{failover_group="shop",kind="failover",state="OPEN"} 0`,
+		`spillway_move_held_seconds_count{failover_group="shop",kind="switchover"} 0`, `spillway_gateway_held_requests_total{failover_group="shop"} 0`,
+	} {
+		if !strings.Contains(body, want+"\n") {
+			t.Errorf("lacks %s", want)
+		}
+	}
+}

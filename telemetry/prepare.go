@@ -1,0 +1,42 @@
+package telemetry
+
+import (
+	"spillway/federation/failover"
+	"spillway/mirror/maptopic"
+)
+
+// gapKinds are all kinds of the gap log.
+var gapKinds = []string{
+	maptopic.GapForeign, maptopic.GapStaleWorker, maptopic.GapRetention, maptopic.GapUnreplicated, maptopic.GapTruncated,
+	maptopic.GapSource, maptopic.GapRefused, maptopic.GapDivergence, maptopic.GapExisting, maptopic.GapRecreated, maptopic.GapDegrade,
+}
+
+// Prepare makes the series of rare events begin at 0. A series that begins
+// with its first event hides that event from rate and increase, and the first
+// failover of a process is the one to be seen. Of is the site that the process
+// mirrors to, empty if it has no mirror.
+func (t *Telemetry) Prepare(groups []string, of string) {
+	for _, g := range groups {
+		t.counter(gatewayHeld, g)
+		t.gauge(gatewayHeldNow, g)
+		t.histogram(gatewayHoldTime, g)
+		t.counter(moveAsks, g)
+		for _, kind := range []failover.Kind{failover.Switchover, failover.Failover} {
+			t.histogram(moveHeld, g, string(kind))
+			for _, state := range states {
+				t.counter(moveTransitions, g, string(kind), string(state))
+			}
+		}
+		for _, state := range states {
+			t.counter(followFailures, g, string(state))
+		}
+	}
+	if of == "" {
+		return
+	}
+	t.counter(mirrorResyncs, of)
+	t.counter(mirrorSessions, of)
+	for _, kind := range gapKinds {
+		t.counter(mirrorGaps, of, kind)
+	}
+}
