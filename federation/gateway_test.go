@@ -33,8 +33,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 // siteLog reads a partition of a site directly, from its start.
 func siteLog(t *testing.T, w *gatewaytest.World, site spillway.SiteID, topic string, count int) []*kgo.Record {
 	t.Helper()
-	cl, err := kgo.NewClient(kgo.SeedBrokers(w.Embedded[site].Addresses()...),
-		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().AtStart()}}))
+	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().AtStart()}})}, w.Dial[site]...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,8 +65,8 @@ func TestMetadataShowsNothingOfTheSite(t *testing.T) {
 	if *resp.ClusterID != gatewaytest.ClusterID {
 		t.Errorf("cluster id %s", *resp.ClusterID)
 	}
-	if len(resp.Brokers) != 2 || resp.Brokers[1].NodeID != 101000 || resp.Brokers[0].NodeID != 1000 || fmt.Sprintf("%s:%d", resp.Brokers[0].Host, resp.Brokers[0].Port) != w.Addrs[0] {
-		t.Errorf("brokers %+v, want node 1000 and its coordinator at %s", resp.Brokers, w.Addrs[0])
+	if len(resp.Brokers) != 1 || resp.Brokers[0].NodeID != 1000 || fmt.Sprintf("%s:%d", resp.Brokers[0].Host, resp.Brokers[0].Port) != w.Addrs[0] {
+		t.Errorf("brokers %+v, want node 1000 at %s", resp.Brokers, w.Addrs[0])
 	}
 	if len(resp.Topics) != 1 || *resp.Topics[0].Topic != "orders" || len(resp.Topics[0].Partitions) != 3 {
 		t.Fatalf("topics %+v, want only orders with 3 partitions", resp.Topics)

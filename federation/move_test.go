@@ -103,14 +103,19 @@ func checkLog(t *testing.T, w *gatewaytest.World, site spillway.SiteID, writers 
 	}
 }
 
-func TestSwitchoversKeepOrder(t *testing.T) {
-	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}, Brokers: 2})
+var twoSites = gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}, Brokers: 2}
+
+func TestSwitchoversKeepOrder(t *testing.T) { switchoversKeepOrder(t, twoSites) }
+
+func switchoversKeepOrder(t *testing.T, o gatewaytest.Options) {
+	w := gatewaytest.Start(t, o)
 	writers := []*writer{
 		startWriter(t, w, "idempotent"),
 		startWriter(t, w, "plain", kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(5)),
 		startWriter(t, w, "leader", kgo.DisableIdempotentWrite(), kgo.RequiredAcks(kgo.LeaderAck())),
 	}
-	for i, site := range []spillway.SiteID{"west", "east", "west"} {
+	east, west := o.Sites[0], o.Sites[1]
+	for i, site := range []spillway.SiteID{west, east, west} {
 		before := writers[0].acked()
 		gatewaytest.Eventually(t, "producers go on", func() bool { return writers[0].acked() > before+100 })
 		w.Fence(site, failover.Switchover)
@@ -124,31 +129,31 @@ func TestSwitchoversKeepOrder(t *testing.T) {
 	for _, wr := range writers {
 		wr.end(t)
 	}
-	checkLog(t, w, "west", writers...)
+	checkLog(t, w, west, writers...)
 }
 
 // The answers of the last batches are lost and their connections die: what the
 // clients send again is at the new site already, under the mirror's id. The
 // trail recognizes it (experiments L3, "lost answers").
-func TestLostAnswersAreFoundInTheTrail(t *testing.T) {
+func TestLostAnswersAreFoundInTheTrail(t *testing.T) { lostAnswers(t, twoSites) }
+
+func lostAnswers(t *testing.T, o gatewaytest.Options) {
 	duplicates := atomic.Int64{}
-	w := gatewaytest.Start(t, gatewaytest.Options{
-		Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1},
-		Gateway: func(c *federation.Config) {
-			c.DrainMax = 300 * time.Millisecond
-			c.Events.Router.FirstContact = func(outcome string) {
-				if outcome == "duplicate" {
-					duplicates.Add(1)
-				}
+	o.Gateway = func(c *federation.Config) {
+		c.DrainMax = 300 * time.Millisecond
+		c.Events.Router.FirstContact = func(outcome string) {
+			if outcome == "duplicate" {
+				duplicates.Add(1)
 			}
-		},
-	})
+		}
+	}
+	w := gatewaytest.Start(t, o)
 	wr := startWriter(t, w, "idempotent")
 	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > 100 })
-	w.Wires["east"].Mute()
+	w.Wires[o.Sites[0]].Mute()
 	before := wr.sent.Load()
 	gatewaytest.Eventually(t, "requests are on their way", func() bool { return wr.sent.Load() > before+50 })
-	w.Fence("west", failover.Failover)
+	w.Fence(o.Sites[1], failover.Failover)
 	if !w.Report(2, "gateway-1").Unsure {
 		t.Error("the gateway is sure, though answers were lost")
 	}
@@ -156,7 +161,7 @@ func TestLostAnswersAreFoundInTheTrail(t *testing.T) {
 	acked := wr.acked()
 	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > acked+100 })
 	wr.end(t)
-	checkLog(t, w, "west", wr)
+	checkLog(t, w, o.Sites[1], wr)
 	if duplicates.Load() == 0 {
 		t.Error("no batch was found in the trail: the test shows nothing")
 	}
@@ -164,11 +169,13 @@ func TestLostAnswersAreFoundInTheTrail(t *testing.T) {
 
 // Acknowledged records are lost. This gateway acknowledged them itself, so it
 // knows that nothing is missing and lets the producer go on at once.
-func TestLossOfAcknowledgedRecordsStopsNobody(t *testing.T) {
-	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}})
+func TestLossOfAcknowledgedRecordsStopsNobody(t *testing.T) { lossStopsNobody(t, twoSites) }
+
+func lossStopsNobody(t *testing.T, o gatewaytest.Options) {
+	w := gatewaytest.Start(t, o)
 	wr := startWriter(t, w, "idempotent")
 	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > 200 })
-	w.Fence("west", failover.Failover)
+	w.Fence(o.Sites[1], failover.Failover)
 	begin := time.Now()
 	w.Open(50, 1000)
 	acked := wr.acked()

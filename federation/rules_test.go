@@ -162,7 +162,6 @@ func TestAPIVersions(t *testing.T) {
 	}{
 		"nothing expected":   {ask(nil, -1), 0},
 		"right":              {ask(mine, 1000), 0},
-		"as coordinator":     {ask(mine, 101000), 0},
 		"other cluster":      {ask(other, 1000), kerr.RebootstrapRequired.Code},
 		"other node":         {ask(mine, 1001), kerr.RebootstrapRequired.Code},
 		"cluster without id": {ask(mine, -1), kerr.InvalidRequest.Code},

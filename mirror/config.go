@@ -33,7 +33,7 @@ type Config struct {
 	IdentitySources bool
 
 	Replication       int16         // of topics created here; default −1: the cluster's
-	FetchBytesMax     int           // of one answer; default 16 MiB
+	FetchBytesMax     int           // of one answer, about; default 16 MiB
 	PartitionBytesMax int           // of one partition in an answer; default 2 MiB
 	FetchWait         time.Duration // how long a source may wait for new records; default 500 ms
 	ProduceTimeout    time.Duration // the target's bound for replication; default 10 s
@@ -86,6 +86,17 @@ func (c Config) withDefaults() Config {
 		c.Now = time.Now
 	}
 	return c
+}
+
+// partitionBytesMin is what a partition may bring in one answer, however many
+// there are.
+const partitionBytesMin = 32 << 10
+
+// partitionBytes bounds an answer by its parts, not as a whole: few partitions
+// have records at the same moment, so each gets four times its share. (kfake
+// forgets the list of aborted transactions where the whole is cut off.)
+func (c Config) partitionBytes(partitions int) int {
+	return min(c.PartitionBytesMax, max(partitionBytesMin, 4*c.FetchBytesMax/max(partitions, 1)))
 }
 
 // Validate reports all faults.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"spillway"
+	"spillway/mirror/maptopic"
 )
 
 // errStopped ends what a lane waits for when its flow stops.
@@ -56,6 +57,7 @@ type returned struct {
 	problem string
 	pause   time.Duration
 	open    bool // a new append session is needed
+	claim   bool // and a new claim of the lease before that
 	reached bool
 	stopped bool
 }
@@ -129,7 +131,7 @@ func (f *flow) run(parent context.Context) {
 	defer retry.Stop()
 	f.discover(ctx)
 	for ctx.Err() == nil {
-		f.takeReturned()
+		f.takeReturned(ctx)
 		f.openAll(ctx)
 		f.route(ctx, parent)
 		if f.bounds != nil && f.arrived == len(f.parts) && len(f.parts) == len(f.bounds) {
@@ -223,7 +225,7 @@ func (f *flow) takeBack(p *partition, why returned) {
 	}
 }
 
-func (f *flow) takeReturned() {
+func (f *flow) takeReturned(ctx context.Context) {
 	f.mu.Lock()
 	all := f.mu.back
 	f.mu.back = nil
@@ -235,6 +237,10 @@ func (f *flow) takeReturned() {
 		case b.why.reached:
 			f.arrived++
 			f.setState(p, false, "")
+		case b.why.claim:
+			p.session.Opened = false
+			f.setState(p, false, "waits for the lease; another mirror may have it")
+			f.goroutines.Go(func() { f.m.claimLease(ctx, p, f.claimed) })
 		case b.why.open && b.why.problem == "" && b.why.pause == 0 && p.failed == 0:
 			p.failed++ // a second resync without a success waits
 			f.toOpen = append(f.toOpen, p)
@@ -345,6 +351,14 @@ func (f *flow) route(ctx, lanes context.Context) {
 			p.source = starts[p.TopicPartition]
 		} else {
 			p.source, _ = view.ToLocal(p.virtual)
+		}
+		if common, same, err := f.m.commonPoint(ctx, f.source, p, view); err != nil {
+			f.again(p, err.Error())
+			continue
+		} else if !same {
+			p.cutVirtual, p.cutKind = common, maptopic.GapDivergence
+			f.toOpen = append(f.toOpen, p)
+			continue
 		}
 		node, err := f.source.cluster.Leader(ctx, p.TopicPartition)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -209,6 +210,7 @@ func (l *lane) ask(ctx context.Context, plans []*planned) {
 		ahead[p.partition] = p
 	}
 	now := time.Now()
+	share := l.m.config.partitionBytes(len(l.parts))
 	var parts []sitelog.FetchPart
 	for tp, p := range l.parts {
 		if until, ok := l.resting[tp]; ok {
@@ -227,7 +229,7 @@ func (l *lane) ask(ctx context.Context, plans []*planned) {
 				epoch = a.plan.sourceEpoch
 			}
 		}
-		parts = append(parts, sitelog.FetchPart{TopicPartition: tp, Offset: at, BytesMax: l.m.config.PartitionBytesMax, LastEpoch: epoch, CheckEpoch: epoch >= 0})
+		parts = append(parts, sitelog.FetchPart{TopicPartition: tp, Offset: at, BytesMax: share, LastEpoch: epoch, CheckEpoch: epoch >= 0})
 	}
 	if len(parts) == 0 {
 		return
@@ -235,7 +237,7 @@ func (l *lane) ask(ctx context.Context, plans []*planned) {
 	fetchContext, cancel := context.WithCancel(ctx)
 	a := &asked{cancel: cancel, answer: make(chan fetchAnswer, 1)}
 	l.asked = a
-	options := sitelog.FetchOptions{MaxWait: l.m.config.FetchWait, BytesMax: l.m.config.FetchBytesMax}
+	options := sitelog.FetchOptions{MaxWait: l.m.config.FetchWait, BytesMax: math.MaxInt32}
 	if l.conn == nil {
 		c, err := l.flow.source.cluster.Dial(ctx, l.node)
 		if err != nil {
@@ -278,7 +280,7 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 			continue
 		}
 		if !p.lease.Held(now) {
-			l.handBack(p, returned{open: true, problem: "the lease was lost"})
+			l.handBack(p, returned{open: true, claim: true})
 			continue
 		}
 		p.highWatermark = f.HighWatermark
@@ -326,6 +328,7 @@ func (l *lane) sourceMoved(ctx context.Context, p *partition, f sitelog.Fetched)
 			truncated = min(end, f.Diverged)
 		}
 		p.cutVirtual, _ = view.ToVirtual(truncated)
+		p.cutKind = maptopic.GapSource
 		l.handBack(p, returned{open: true, problem: fmt.Sprintf("site %s lost records from offset %d on", l.flow.source.site, truncated)})
 	default: // it has the position again
 		p.sourceEpoch = -1
@@ -376,7 +379,7 @@ func (l *lane) publish(plans []*planned) {
 			continue // it was handed back
 		}
 		if !p.lease.Held(now) {
-			l.handBack(p.partition, returned{open: true, problem: "the lease was lost"})
+			l.handBack(p.partition, returned{open: true, claim: true})
 			continue
 		}
 		l.flow.publish(p.partition)
@@ -389,7 +392,9 @@ func (l *lane) publish(plans []*planned) {
 func (l *lane) saveVerified(ctx context.Context, plans []*planned) error {
 	idle := true
 	for _, p := range plans {
-		idle = idle && (!p.data || p.virtual >= p.bound)
+		if l.parts[p.TopicPartition] == p.partition { // not handed back
+			idle = idle && (!p.data || p.virtual >= p.bound)
+		}
 	}
 	if now := time.Now(); idle || now.Sub(l.verified) >= l.m.config.VerifyInterval {
 		l.verified = now

@@ -150,10 +150,10 @@ func (m *Mirror) verify(ctx context.Context, epoch spillway.Epoch, p *partition,
 	opened.Opened, opened.Local, opened.Virtual = true, v.straight.Local, v.straight.Virtual
 	p.virtual, p.local, p.sequence, p.source, p.sourceEpoch = v.verdict.virtual, max(v.verdict.end, logEnd), 0, -1, -1
 	if p.cutVirtual < p.virtual {
-		// The source lost records: virtual offsets from here on will mean
-		// others. What this site has is kept, hidden.
+		// The source lost records, or never had these: virtual offsets from
+		// here on will mean others. What this site has is kept, hidden.
 		l, _ := view.ToLocal(p.cutVirtual)
-		entries = append(entries, gap(maptopic.GapSource, l, p.local, p.cutVirtual, p.virtual))
+		entries = append(entries, gap(p.cutKind, l, p.local, p.cutVirtual, p.virtual))
 		opened.Virtual, p.virtual = min(opened.Virtual, p.cutVirtual), p.cutVirtual
 		v.pieces = nil
 	}

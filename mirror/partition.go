@@ -26,8 +26,10 @@ type partition struct {
 	// forceNewID makes the next session start with another producer id.
 	forceNewID bool
 	// cutVirtual, if not noBound, is where the source turned out to have lost
-	// records: what this site has above is hidden at the next opening.
+	// records, or other ones: what this site has above is hidden at the next
+	// opening.
 	cutVirtual spillway.Offset
+	cutKind    string // of the gap
 	// retryAt is when a partition with a problem is tried again.
 	retryAt time.Time
 	failed  int // openings without success, one after the other

@@ -186,18 +186,29 @@ func (p *planned) arrive() {
 	}
 }
 
-// withLease hands back the partitions whose lease is over.
+// withLease hands back the partitions whose lease is over, or for which another
+// worker has opened a newer append session.
 func (l *lane) withLease(plans []*planned) []*planned {
 	kept := plans[:0]
 	now := l.m.config.Now()
 	for _, p := range plans {
-		if p.lease.Held(now) {
+		switch {
+		case !p.lease.Held(now):
+			l.handBack(p.partition, returned{open: true, claim: true})
+		case l.m.succeeded(p.partition):
+			l.handBack(p.partition, returned{open: true, claim: true, problem: "another mirror has taken the partition over"})
+		default:
 			kept = append(kept, p)
-		} else {
-			l.handBack(p.partition, returned{open: true, problem: "the lease was lost"})
 		}
 	}
 	return kept
+}
+
+// succeeded tells whether the map holds a newer append session than the
+// partition's. It is seen with the delay of the map's reader.
+func (m *Mirror) succeeded(p *partition) bool {
+	om := m.reader.Map(p.TopicPartition)
+	return om != nil && om.Session().Session > p.session.Session
 }
 
 // A verdict says how a plan goes on after an answer.
@@ -227,10 +238,15 @@ func (l *lane) compare(ctx context.Context, p *planned, a sitelog.Produced) verd
 		l.resync(p, describe(a))
 		return verdictGone
 	case errors.Is(a.Err, kerr.InvalidProducerEpoch), errors.Is(a.Err, kerr.ProducerFenced):
-		// A newer session writes, or somebody misuses the id: if not even a
-		// session's first batch passes, another id is needed (C25).
-		p.forceNewID = p.sequence == 0
-		l.resync(p, describe(a))
+		// A newer session writes. Where the map has none, somebody misuses
+		// the id, and another is needed (C25).
+		if l.m.reader.CaughtUp(ctx) == nil && !l.m.succeeded(p.partition) {
+			p.forceNewID = true
+			l.resync(p, describe(a))
+			return verdictGone
+		}
+		l.m.events.resync(ResyncInfo{p.TopicPartition, l.m.site, describe(a)})
+		l.handBack(p.partition, returned{open: true, claim: true})
 		return verdictGone
 	case errors.Is(a.Err, kerr.MessageTooLarge), errors.Is(a.Err, kerr.RecordListTooLarge):
 		return l.tooLarge(ctx, p, b, a)

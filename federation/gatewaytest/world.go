@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/embedded"
@@ -43,9 +45,14 @@ type Options struct {
 	// Group changes the failover group, Gateway a gateway's configuration.
 	Group   func(*spillway.FailoverGroup)
 	Gateway func(*federation.Config)
-	// Real are the bootstrap addresses of real clusters, used instead of
-	// embedded sites; the topics must be there.
-	Real map[spillway.SiteID][]string
+	// Real clusters are used instead of embedded sites; the topics must be there.
+	Real map[spillway.SiteID]RealSite
+}
+
+// RealSite is a cluster of another process.
+type RealSite struct {
+	Config kafka.Config // how gateways reach it; site and dialer are set by Start
+	Dial   []kgo.Opt    // how the test reads and writes behind their back
 }
 
 // World is a virtual cluster.
@@ -56,6 +63,7 @@ type World struct {
 	Sites    map[spillway.SiteID]broker.Cluster // as the gateways reach them, over Wires
 	Direct   map[spillway.SiteID]broker.Cluster // as the test reaches them
 	Wires    map[spillway.SiteID]*Wire
+	Dial     map[spillway.SiteID][]kgo.Opt // as a client of the test's own reaches them
 	Embedded map[spillway.SiteID]*embedded.Cluster
 	Gateways map[spillway.GatewayID]*federation.Gateway
 	Addrs    []string // of the gateways, in order
@@ -84,6 +92,7 @@ func Start(t testing.TB, o Options) *World {
 	w := &World{
 		Store: coordtest.NewMemory(), Keys: failover.Keys("test"), t: t, options: o,
 		Sites: make(map[spillway.SiteID]broker.Cluster), Direct: make(map[spillway.SiteID]broker.Cluster),
+		Dial:  make(map[spillway.SiteID][]kgo.Opt),
 		Wires: make(map[spillway.SiteID]*Wire), writers: make(map[spillway.SiteID]*maptopic.Writer),
 		start:   make(map[spillway.SiteID]map[spillway.TopicPartition]spillway.LocalOffset),
 		virtual: make(map[spillway.TopicPartition]spillway.Offset), Embedded: make(map[spillway.SiteID]*embedded.Cluster),
@@ -117,19 +126,26 @@ func Start(t testing.TB, o Options) *World {
 
 func (w *World) startSite(id spillway.SiteID) {
 	w.t.Helper()
-	addresses, capabilities := w.options.Real[id], (*broker.Capabilities)(nil)
-	if addresses == nil {
+	real, ok := w.options.Real[id]
+	if !ok {
 		c, err := embedded.Start(embedded.Config{Site: id, Brokers: max(1, w.options.Brokers), Topics: w.options.Topics})
 		if err != nil {
 			w.t.Fatal(err)
 		}
 		w.t.Cleanup(func() { c.Close() })
 		w.Embedded[id] = c
-		addresses, capabilities = c.Addresses(), embedded.Capabilities(false)
+		real = RealSite{
+			Config: kafka.Config{Bootstrap: c.Addresses(), Capabilities: embedded.Capabilities(false)},
+			Dial:   []kgo.Opt{kgo.SeedBrokers(c.Addresses()...)},
+		}
 	}
+	w.Dial[id] = real.Dial
 	w.Wires[id], w.start[id] = newWire(), make(map[spillway.TopicPartition]spillway.LocalOffset)
-	w.Sites[id] = w.reach(kafka.Config{Site: id, Bootstrap: addresses, Capabilities: capabilities, Dial: w.Wires[id].Dial})
-	w.Direct[id] = w.reach(kafka.Config{Site: id, Bootstrap: addresses, Capabilities: capabilities})
+	config := real.Config
+	config.Site = id
+	w.Direct[id] = w.reach(config)
+	config.Dial = w.Wires[id].Dial
+	w.Sites[id] = w.reach(config)
 	w.writers[id] = maptopic.NewWriter(context.Background(), w.Direct[id], 1)
 	w.t.Cleanup(w.writers[id].Close)
 	if err := w.writers[id].EnsureTopic(context.Background()); err != nil {

@@ -21,11 +21,6 @@ import (
 	"spillway"
 )
 
-// CoordinatorBase separates coordinators' node ids from leaders': the
-// coordinator behind node n is CoordinatorBase + n, so that clients hold group
-// connections apart from data connections (C22).
-const CoordinatorBase int32 = 100000
-
 const firstNodeID int32 = 1000
 
 // pastMax bounds how many nodes of gone gateways are remembered.
@@ -94,11 +89,8 @@ func (l Layout) Encode() []byte {
 	return b
 }
 
-// Node finds a node by its id, or by its coordinator id.
+// Node finds a node by its id.
 func (l Layout) Node(id int32) (Node, bool) {
-	if id >= CoordinatorBase {
-		id -= CoordinatorBase
-	}
 	i := slices.IndexFunc(l.Nodes, func(n Node) bool { return n.ID == id })
 	if i < 0 {
 		return Node{}, false
@@ -136,8 +128,7 @@ func (l Layout) Leader(share spillway.ShareID, tp spillway.TopicPartition, upstr
 	return pick(nodes, fmt.Sprintf("%s/%d", share, tp.Partition))
 }
 
-// Coordinator picks the node that coordinates a consumer group; clients see it
-// under the id CoordinatorBase + node id.
+// Coordinator picks the node that coordinates a consumer group.
 func (l Layout) Coordinator(share spillway.ShareID, group string) (Node, bool) {
 	return pick(l.home(share), "group "+group)
 }

@@ -87,8 +87,8 @@ func TestWithoutGatewayAtHomeOthersLead(t *testing.T) {
 	if n, ok := l.Coordinator(spillway.ShareID{Group: "orders"}, "billing"); !ok || n.ID != 1000 {
 		t.Errorf("coordinated by %+v", n)
 	}
-	if n, ok := l.Node(CoordinatorBase + 1000); !ok || n.Gateway != "w1" {
-		t.Errorf("coordinator id resolves to %+v", n)
+	if n, ok := l.Node(1000); !ok || n.Gateway != "w1" {
+		t.Errorf("node 1000 is %+v", n)
 	}
 	if _, ok := (Layout{}).Leader(spillway.ShareID{}, spillway.TopicPartition{}, -1); ok {
 		t.Error("an empty layout has a leader")

@@ -38,7 +38,7 @@ func (r *Router) metadata(ctx context.Context, req *kmsg.MetadataRequest) *kmsg.
 	resp := req.ResponseKind().(*kmsg.MetadataResponse)
 	l := r.layout.Current()
 	resp.ClusterID = kmsg.StringPtr(r.topology.ClusterID())
-	for _, n := range virtualNodes(l) {
+	for _, n := range l.Nodes {
 		b := kmsg.NewMetadataResponseBroker()
 		b.NodeID, b.Host, b.Port, b.Rack = n.ID, n.Host, n.Port, kmsg.StringPtr(string(n.Site))
 		resp.Brokers = append(resp.Brokers, b)
@@ -58,18 +58,6 @@ func (r *Router) metadata(ctx context.Context, req *kmsg.MetadataRequest) *kmsg.
 		resp.Topics = append(resp.Topics, r.askedTopic(ctx, l, t))
 	}
 	return resp
-}
-
-// virtualNodes are the brokers that clients see: each node a second time under
-// its coordinator id, since sarama and franz-go connect to no coordinator that
-// Metadata does not list.
-func virtualNodes(l layout.Layout) []layout.Node {
-	nodes := slices.Clone(l.Nodes)
-	for _, n := range l.Nodes {
-		n.ID += layout.CoordinatorBase
-		nodes = append(nodes, n)
-	}
-	return nodes
 }
 
 func (r *Router) askedTopic(ctx context.Context, l layout.Layout, asked kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {

@@ -7,16 +7,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"spillway/federation/layout"
 	"spillway/federation/session"
 )
 
 // FindCoordinator (10). v1 key type; v3 flexible; v4 several keys; v6 share
 // groups.
 //
-// A coordinator is a virtual node with an id of its own, so that clients keep
-// its connection apart from those for data. Left out: transactional ids and
-// share groups. A group that no failover group names has no home.
+// A coordinator is one of the virtual nodes that Metadata lists, under the same
+// id (docs/decisions/0004). Left out: transactional ids and share groups. A
+// group that no failover group names has no home.
 var findCoordinatorAPI = api{key: 10, min: 0, max: 6, needs: 0, begin: (*Client).beginFindCoordinator}
 
 func (c *Client) beginFindCoordinator(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -60,6 +59,6 @@ func (r *Router) coordinator(kind int8, key string) kmsg.FindCoordinatorResponse
 	if !ok {
 		return refuse(kerr.CoordinatorNotAvailable, "no gateway is laid out yet")
 	}
-	found.NodeID, found.Host, found.Port = layout.CoordinatorBase+n.ID, n.Host, n.Port
+	found.NodeID, found.Host, found.Port = n.ID, n.Host, n.Port
 	return found
 }

@@ -25,7 +25,7 @@ func (c *Client) beginDescribeCluster(_ context.Context, sreq session.Request) (
 		resp.ErrorCode = kerr.UnsupportedEndpointType.Code
 		return reply(resp), nil
 	}
-	for i, n := range virtualNodes(c.router.layout.Current()) {
+	for i, n := range c.router.layout.Current().Nodes {
 		if i == 0 {
 			resp.ControllerID = n.ID
 		}

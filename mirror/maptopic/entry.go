@@ -60,6 +60,7 @@ const (
 	GapExisting     = "existing-data"    // the topic held records before it was mirrored; hidden
 	GapRecreated    = "re-created"       // the topic was deleted and created anew at the source
 	GapDegrade      = "degrade"          // acknowledgements waited for fewer sites
+	GapDiscarded    = "discarded"        // a person gave the unreplicated records of [LocalFrom, LocalTo) up
 )
 
 // Floor is the highest epoch of a share that the site saw.

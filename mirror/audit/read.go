@@ -1,0 +1,190 @@
+package audit
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/batch"
+	"spillway/broker/conn"
+	"spillway/mirror/offsetmap"
+	"spillway/mirror/sitelog"
+)
+
+// Bounds of the audit's reads.
+const (
+	fetchBytesMax  = 8 << 20
+	decodeBytesMax = 256 << 20
+	fetchWait      = time.Second
+	retryPause     = 200 * time.Millisecond
+)
+
+// record is one record as a client sees it.
+type record struct {
+	local      spillway.LocalOffset
+	virtual    spillway.Offset // −1 without a map
+	timestamp  int64
+	key, value []byte
+	headers    []batch.RecordHeader
+}
+
+// reader hands out the committed, visible records of one partition in order.
+type reader struct {
+	cluster broker.Cluster
+	tp      spillway.TopicPartition
+	view    *offsetmap.View // nil: all is visible
+
+	next, end spillway.LocalOffset
+	conn      *conn.Conn
+	queue     []record
+	hidden    int64
+}
+
+// start fixes the part of the log that is read.
+func (r *reader) start(ctx context.Context) error {
+	tps := []spillway.TopicPartition{r.tp}
+	starts, err := r.cluster.Admin().LogStarts(ctx, tps)
+	if err != nil {
+		return err
+	}
+	ends, err := r.cluster.Admin().HighWatermarks(ctx, tps)
+	if err != nil {
+		return err
+	}
+	r.next, r.end = starts[r.tp], ends[r.tp]
+	return nil
+}
+
+func (r *reader) close() {
+	if r.conn != nil {
+		r.conn.Close()
+		r.conn = nil
+	}
+}
+
+// skipTo leaves out what lies below a local offset.
+func (r *reader) skipTo(l spillway.LocalOffset) { r.next = max(r.next, l) }
+
+// peek returns the i-th record that comes, if there is one.
+func (r *reader) peek(ctx context.Context, i int) (record, bool, error) {
+	for len(r.queue) <= i && r.next < r.end {
+		if err := r.fill(ctx); err != nil {
+			return record{}, false, err
+		}
+	}
+	if len(r.queue) <= i {
+		return record{}, false, nil
+	}
+	return r.queue[i], true, nil
+}
+
+func (r *reader) drop(n int) { r.queue = r.queue[n:] }
+
+// fill reads on. It tries again after lost connections and moved leaders.
+func (r *reader) fill(ctx context.Context) error {
+	f, err := r.fetch(ctx)
+	if err != nil {
+		r.close()
+		if !retriable(err) || sitelog.Pause(ctx, retryPause) != nil {
+			return fmt.Errorf("read %s/%s at %d: %w", r.cluster.Site(), r.tp, r.next, err)
+		}
+		_ = r.cluster.Refresh(ctx) // met again by the next fetch
+		return nil
+	}
+	if len(f.Records) == 0 && f.LastStable <= r.next {
+		return fmt.Errorf("read %s/%s at %d: an open transaction hides the rest; audit when it is decided", r.cluster.Site(), r.tp, r.next)
+	}
+	return r.decode(f)
+}
+
+// retriable tells whether reading again may help: lost connections do, and what
+// Kafka says passes by itself.
+func retriable(err error) bool {
+	var kafka *kerr.Error
+	return !errors.As(err, &kafka) || kafka.Retriable
+}
+
+func (r *reader) fetch(ctx context.Context) (sitelog.Fetched, error) {
+	if r.conn == nil {
+		node, err := r.cluster.Leader(ctx, r.tp)
+		if err != nil {
+			return sitelog.Fetched{}, err
+		}
+		if r.conn, err = r.cluster.Dial(ctx, node); err != nil {
+			return sitelog.Fetched{}, err
+		}
+	}
+	fs, err := sitelog.Fetch(ctx, r.conn, []sitelog.FetchPart{{TopicPartition: r.tp, Offset: r.next, BytesMax: fetchBytesMax}},
+		sitelog.FetchOptions{MaxWait: fetchWait, BytesMax: 4 * fetchBytesMax})
+	if err != nil {
+		return sitelog.Fetched{}, err
+	}
+	if len(fs) != 1 {
+		return sitelog.Fetched{}, fmt.Errorf("%d partitions in the answer for one", len(fs))
+	}
+	return fs[0], fs[0].Err
+}
+
+// decode takes the records that count: not those of aborted transactions, not
+// markers, not what is hidden. It follows the protocol's description of
+// read_committed and shares no code with the mirror's.
+func (r *reader) decode(f sitelog.Fetched) error {
+	slices.SortFunc(f.Aborted, func(a, b sitelog.AbortedTransaction) int { return int(a.First - b.First) })
+	inAborted := make(map[int64]bool)
+	next := 0
+	w := batch.Over(f.Records)
+	for w.Next() {
+		h := w.Header
+		for next < len(f.Aborted) && int64(f.Aborted[next].First) <= h.LastOffset() {
+			inAborted[f.Aborted[next].ProducerID] = true
+			next++
+		}
+		if err := batch.Verify(w.Bytes); err != nil {
+			return fmt.Errorf("read %s/%s at %d: %w", r.cluster.Site(), r.tp, h.BaseOffset, err)
+		}
+		records, err := batch.Records(w.Bytes, decodeBytesMax)
+		if err != nil {
+			return fmt.Errorf("read %s/%s at %d: %w", r.cluster.Site(), r.tp, h.BaseOffset, err)
+		}
+		switch {
+		case h.Control():
+			if len(records) > 0 && len(records[0].Key) >= 4 && binary.BigEndian.Uint16(records[0].Key[2:]) == 0 {
+				delete(inAborted, h.ProducerID)
+			}
+		case h.Transactional() && inAborted[h.ProducerID]:
+		default:
+			r.take(h, records)
+		}
+		r.next = max(r.next, spillway.LocalOffset(h.NextOffset()))
+	}
+	return w.Err()
+}
+
+func (r *reader) take(h batch.Header, records []batch.Record) {
+	for _, rec := range records {
+		local := spillway.LocalOffset(h.BaseOffset) + spillway.LocalOffset(rec.OffsetDelta)
+		if local < r.next || local >= r.end {
+			continue
+		}
+		out := record{local: local, virtual: -1, timestamp: h.BaseTimestamp + rec.TimestampDelta, key: rec.Key, value: rec.Value, headers: rec.Headers}
+		if h.Attributes&batch.AttributeLogAppendTime != 0 {
+			out.timestamp = h.MaxTimestamp
+		}
+		if r.view != nil {
+			v, visible := r.view.ToVirtual(local)
+			if !visible {
+				r.hidden++
+				continue
+			}
+			out.virtual = v
+		}
+		r.queue = append(r.queue, out)
+	}
+}

@@ -1,0 +1,160 @@
+package mirror
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/embedded"
+	"spillway/broker/kafka"
+)
+
+// A child process is a mirror that kills itself at a crash point.
+const (
+	childEast  = "SPILLWAY_TEST_EAST" // addresses; set in children only
+	childWest  = "SPILLWAY_TEST_WEST"
+	childPoint = "SPILLWAY_TEST_CRASH_POINT"
+	childCount = "SPILLWAY_TEST_CRASH_COUNT"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEast) != "" {
+		if err := child(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(3)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// dialSite reaches an embedded site of another process.
+func dialSite(id spillway.SiteID, addresses string) (broker.Cluster, error) {
+	return kafka.New(kafka.Config{Site: id, Bootstrap: strings.Split(addresses, ","), Capabilities: embedded.Capabilities(false)})
+}
+
+// child mirrors until the crash point was hit often enough.
+func child() error {
+	east, err := dialSite("east", os.Getenv(childEast))
+	if err != nil {
+		return err
+	}
+	west, err := dialSite("west", os.Getenv(childWest))
+	if err != nil {
+		return err
+	}
+	left := new(atomic.Int64)
+	n, err := strconv.Atoi(os.Getenv(childCount))
+	if err != nil {
+		return err
+	}
+	left.Store(int64(n))
+	point := os.Getenv(childPoint)
+	m, err := New(context.Background(), Config{
+		Worker: fmt.Sprintf("child-%d", os.Getpid()), Local: west, Sources: map[spillway.SiteID]broker.Cluster{"east": east},
+		FetchWait: 20 * time.Millisecond, TopicInterval: 50 * time.Millisecond, VerifyInterval: 20 * time.Millisecond, FetchBytesMax: 8 << 10, PartitionBytesMax: 4 << 10,
+		Crash: func(at string) {
+			if at == point && left.Add(-1) <= 0 {
+				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {} // it does not return from its own death
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if err := m.Assign(context.Background(), ordersAssignment("east", 1)); err != nil {
+		return err
+	}
+	time.Sleep(20 * time.Second)
+	return fmt.Errorf("crash point %q was not hit %d times", point, n)
+}
+
+// TestKilledAtEveryStep kills the mirror ten times at each crash point while
+// records, markers and aborted transactions come in, and then compares the
+// sites (promises B, D, E, H).
+func TestKilledAtEveryStep(t *testing.T) {
+	topics := map[string]int32{"orders": 2}
+	east, west := embeddedSite(t, "east", topics), embeddedSite(t, "west", nil)
+	eastM := testMirror(t, east, west)
+	assign(t, eastM, ordersAssignment("", 1))
+	ctx, cancel := context.WithCancel(t.Context())
+	l := newLoad(t, east.Addresses(), 11)
+	loaded := make(chan error, 1)
+	go func() {
+		for {
+			err := l.write(ctx, "orders", 2, 1)
+			if ctx.Err() != nil {
+				loaded <- nil
+				return
+			}
+			if err != nil {
+				loaded <- err
+				return
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+	}()
+	const rounds = 10
+	r := rand.New(rand.NewPCG(3, 4))
+	for _, point := range CrashPoints {
+		for range rounds {
+			runChild(t, east.Addresses(), west.Addresses(), point, 1+r.IntN(4))
+		}
+	}
+	cancel()
+	if err := <-loaded; err != nil {
+		t.Fatal(err)
+	}
+	westM := testMirror(t, west, east)
+	assign(t, westM, ordersAssignment("east", 1))
+	done := testContext(t)
+	eventually(t, "west has what east has", func() bool { return caughtUp(done, east, eastM, westM, ordersAssignment("", 1)) })
+	for i := range int32(2) {
+		tp := spillway.TopicPartition{Topic: "orders", Partition: i}
+		compareSites(t, east, west, eastM, westM, tp)
+		records, err := read(done, west, tp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := westM.Map().View(tp)
+		hidden := 0
+		for _, r := range records {
+			if _, visible := v.ToVirtual(spillway.LocalOffset(r.offset)); !visible {
+				hidden++
+			}
+		}
+		t.Logf("%s: %d records after %d kills, %d hidden", tp, len(records), rounds*len(CrashPoints), hidden)
+		if hidden > 0 {
+			t.Errorf("%s: %d records were written twice", tp, hidden)
+		}
+	}
+	if gaps := westM.Map().Gaps(); len(gaps) != 0 {
+		t.Errorf("gaps: %v", gaps)
+	}
+}
+
+// runChild starts a mirror and waits until it has killed itself.
+func runChild(t *testing.T, east, west []string, point string, count int) {
+	t.Helper()
+	switch point {
+	case "afterClaim", "afterOpen":
+		count = 1
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), childEast+"="+strings.Join(east, ","), childWest+"="+strings.Join(west, ","), childPoint+"="+point, childCount+"="+strconv.Itoa(count))
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("the mirror did not die at %s: %v\n%s", point, err, out)
+	}
+}

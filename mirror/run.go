@@ -1,0 +1,154 @@
+package mirror
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"regexp"
+	"sync/atomic"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/mirror/maptopic"
+	"spillway/mirror/sitelog"
+)
+
+// RunConfig is a flow without a control plane: spillway mirror run.
+type RunConfig struct {
+	From, To broker.Cluster // with different site ids
+	Topics   *regexp.Regexp // matches whole names
+	Groups   *regexp.Regexp // matches whole names; nil: none
+	// UntilCaughtUp ends Run when the target has what the source had when Run
+	// looked, and group offsets are copied.
+	UntilCaughtUp bool
+	Events        Events
+	Mirror        Config // further settings; Worker, Local, Sources and Claim are Run's
+}
+
+// RunReport is what a Run did.
+type RunReport struct {
+	Partitions int            `json:"partitions"`
+	Records    int64          `json:"records"` // mirrored by this run
+	Batches    int64          `json:"batches"`
+	Rebuilt    int64          `json:"rebuilt"` // batches that could not be passed through
+	Groups     int64          `json:"groups"`  // carried
+	Gaps       []maptopic.Gap `json:"gaps"`    // all that the target's gap log holds
+}
+
+// Run mirrors until ctx ends, or until the target has caught up. Its lease is
+// kept in the target's map topic, so that of several runs one writes.
+func Run(ctx context.Context, c RunConfig) (RunReport, error) {
+	var faults []error
+	if c.From == nil || c.To == nil {
+		faults = append(faults, errors.New("mirror run: needs a source and a target"))
+	} else if c.From.Site() == c.To.Site() {
+		faults = append(faults, fmt.Errorf("mirror run: source and target are both called %s", c.From.Site()))
+	}
+	if c.Topics == nil {
+		faults = append(faults, errors.New("mirror run: topics: which? try \".*\""))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return RunReport{}, err
+	}
+	var records, batches, rebuilt, groups atomic.Int64
+	config := c.Mirror
+	config.Worker, config.Local, config.IdentitySources = "run-"+rand.Text(), c.To, true
+	config.Sources = map[spillway.SiteID]broker.Cluster{c.From.Site(): c.From}
+	config.Events = c.Events
+	config.Events.BatchMirrored = func(i BatchInfo) {
+		records.Add(int64(i.Records))
+		batches.Add(1)
+		if i.Rebuilt {
+			rebuilt.Add(1)
+		}
+		c.Events.batchMirrored(i)
+	}
+	config.Events.GroupCarried = func(i GroupInfo) {
+		groups.Add(1)
+		c.Events.groupCarried(i)
+	}
+	m, err := New(ctx, config)
+	if err != nil {
+		return RunReport{}, err
+	}
+	defer m.Close()
+	m.config.Claim = newMapLease(m, "run/"+string(c.From.Site())).claim
+	a := Assignment{
+		Share: spillway.ShareID{Group: "run-" + string(c.From.Site())}, Topics: []string{"*"}, Epoch: 1, Source: c.From.Site(),
+	}
+	if a.Match, err = whole(c.Topics); err != nil {
+		return RunReport{}, fmt.Errorf("mirror run: topics: %w", err)
+	}
+	if c.Groups != nil {
+		a.ConsumerGroups = []string{"*"}
+		if a.MatchGroup, err = whole(c.Groups); err != nil {
+			return RunReport{}, fmt.Errorf("mirror run: groups: %w", err)
+		}
+	}
+	if err := m.Assign(ctx, a); err != nil {
+		return RunReport{}, err
+	}
+	report := func() RunReport {
+		return RunReport{Partitions: len(m.Ends(a.Share)), Records: records.Load(), Batches: batches.Load(), Rebuilt: rebuilt.Load(),
+			Groups: groups.Load(), Gaps: m.Map().Gaps()}
+	}
+	if !c.UntilCaughtUp {
+		<-ctx.Done()
+		return report(), nil
+	}
+	if err := m.waitCaughtUp(ctx, a); err != nil {
+		return report(), err
+	}
+	if c.Groups != nil {
+		if err := m.CopyGroups(ctx, a.Share, c.From.Site()); err != nil {
+			return report(), err
+		}
+	}
+	return report(), nil
+}
+
+// whole makes a match of whole names.
+func whole(r *regexp.Regexp) (func(string) bool, error) {
+	anchored, err := regexp.Compile("^(?:" + r.String() + ")$")
+	if err != nil {
+		return nil, err
+	}
+	return anchored.MatchString, nil
+}
+
+// waitCaughtUp waits until this site has what the source has now. Records of
+// open transactions count only when they are decided.
+func (m *Mirror) waitCaughtUp(ctx context.Context, a Assignment) error {
+	src, err := m.source(a.Source)
+	if err != nil {
+		return err
+	}
+	if err := src.ready(ctx, m.config.IdentitySources); err != nil {
+		return err
+	}
+	tps, err := a.partitionsAt(ctx, src.cluster)
+	if err != nil {
+		return err
+	}
+	ends, err := src.cluster.Admin().HighWatermarks(ctx, tps)
+	if err != nil {
+		return err
+	}
+	for {
+		have, missing := m.Ends(a.Share), 0
+		for _, tp := range tps {
+			want, _ := src.view(tp).ToVirtual(ends[tp])
+			if end, ok := have[tp]; !ok || end < want {
+				missing++
+			}
+		}
+		if missing == 0 {
+			return nil
+		}
+		if sitelog.Pause(ctx, 50*time.Millisecond) != nil {
+			return fmt.Errorf("catch up with site %s: %d of %d partitions are behind: %w", a.Source, missing, len(tps), ctx.Err())
+		}
+	}
+}

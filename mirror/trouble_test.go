@@ -1,0 +1,267 @@
+package mirror
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"spillway"
+	"spillway/mirror/maptopic"
+)
+
+// TestForeignWriterIsHiddenAndLogged lets a client write to the standby while
+// the mirror does (C6, C14, C37).
+func TestForeignWriterIsHiddenAndLogged(t *testing.T) {
+	ctx := testContext(t)
+	topics := map[string]int32{"orders": 1}
+	east, west := embeddedSite(t, "east", topics), embeddedSite(t, "west", topics)
+	eastM := testMirror(t, east, west)
+	var foreign atomic.Int64
+	westM := testMirrorWith(t, Config{Local: west, Events: Events{ForeignWriter: func(i ForeignInfo) { foreign.Add(int64(i.To - i.From)) }}}, east)
+	assign(t, eastM, ordersAssignment("", 1))
+	assign(t, westM, ordersAssignment("east", 1))
+	tp := spillway.TopicPartition{Topic: "orders"}
+	intruder, err := kgo.NewClient(kgo.SeedBrokers(west.Addresses()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer intruder.Close()
+	l := newLoad(t, east.Addresses(), 21)
+	const intrusions = 30
+	for i := range intrusions {
+		if err := l.write(ctx, "orders", 1, 3); err != nil {
+			t.Fatal(err)
+		}
+		if err := intruder.ProduceSync(ctx, &kgo.Record{Topic: "orders", Value: fmt.Appendf(nil, "foreign %d", i)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.write(ctx, "orders", 1, 3); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "west has what east has", func() bool { return caughtUp(ctx, east, eastM, westM, ordersAssignment("", 1)) })
+	compareSites(t, east, west, eastM, westM, tp)
+	hidden := int64(0)
+	for _, g := range westM.Map().Gaps() {
+		switch g.Kind {
+		case maptopic.GapForeign, maptopic.GapExisting:
+			hidden += int64(g.LocalTo - g.LocalFrom)
+		default:
+			t.Errorf("gap %+v", g)
+		}
+	}
+	if hidden != intrusions {
+		t.Errorf("the gap log has %d foreign records, written were %d", hidden, intrusions)
+	}
+}
+
+// testLease is a lease that a test moves from one worker to the other.
+type testLease struct {
+	mu     sync.Mutex
+	holder string
+}
+
+func (l *testLease) set(worker string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.holder = worker
+}
+
+func (l *testLease) held(worker string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.holder == worker
+}
+
+type workerLease struct {
+	l      *testLease
+	worker string
+	zombie bool // does not notice that it has lost the lease
+}
+
+func (w workerLease) Held(time.Time) bool { return w.zombie || w.l.held(w.worker) }
+
+func (l *testLease) claim(worker string, zombie bool) func(context.Context, spillway.TopicPartition) (Lease, error) {
+	return func(ctx context.Context, _ spillway.TopicPartition) (Lease, error) {
+		for !l.held(worker) {
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		return workerLease{l, worker, zombie}, nil
+	}
+}
+
+// TestTwoMirrors runs two mirrors of one site. The lease goes back and forth
+// under load; in the second run the first one never notices that it has lost
+// it. One copy is visible, and with a lease that is obeyed there is only one.
+func TestTwoMirrors(t *testing.T) {
+	for name, zombie := range map[string]bool{"lease obeyed": false, "zombie": true} {
+		t.Run(name, func(t *testing.T) {
+			ctx := testContext(t)
+			topics := map[string]int32{"orders": 2}
+			east, west := embeddedSite(t, "east", topics), embeddedSite(t, "west", nil)
+			eastM := testMirror(t, east, west)
+			assign(t, eastM, ordersAssignment("", 1))
+			lease := &testLease{holder: "one"}
+			one := testMirrorWith(t, Config{Local: west, Worker: "one", Claim: lease.claim("one", zombie)}, east)
+			two := testMirrorWith(t, Config{Local: west, Worker: "two", Claim: lease.claim("two", false)}, east)
+			assign(t, one, ordersAssignment("east", 1))
+			assign(t, two, ordersAssignment("east", 1))
+			l := newLoad(t, east.Addresses(), 31)
+			for i := range 20 {
+				if err := l.write(ctx, "orders", 2, 6); err != nil {
+					t.Fatal(err)
+				}
+				lease.set([]string{"one", "two"}[i%2])
+			}
+			lease.set("two")
+			eventually(t, "west has what east has", func() bool { return caughtUp(ctx, east, eastM, two, ordersAssignment("", 1)) })
+			for i := range int32(2) {
+				tp := spillway.TopicPartition{Topic: "orders", Partition: i}
+				compareSites(t, east, west, eastM, two, tp)
+				ours, err := read(ctx, west, tp)
+				if err != nil {
+					t.Fatal(err)
+				}
+				theirs, err := read(ctx, east, tp)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !zombie && len(ours) != len(theirs) {
+					t.Errorf("%s: %d records at the target, %d at the source", tp, len(ours), len(theirs))
+				}
+				t.Logf("%s: %d records, %d written twice and hidden", tp, len(theirs), len(ours)-len(theirs))
+			}
+			for _, g := range two.Map().Gaps() {
+				if !zombie || g.Kind != maptopic.GapStaleWorker {
+					t.Errorf("gap %+v", g)
+				}
+			}
+		})
+	}
+}
+
+// TestReturningSiteIsComparedByContent lets the new site hold other records than
+// the old one below the end that the failover named (C27).
+func TestReturningSiteIsComparedByContent(t *testing.T) {
+	ctx := testContext(t)
+	p := newPair(t, map[string]int32{"orders": 1})
+	tp := spillway.TopicPartition{Topic: "orders"}
+	produce := func(addresses []string, values ...string) {
+		t.Helper()
+		c, err := kgo.NewClient(kgo.SeedBrokers(addresses...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for _, v := range values {
+			if err := c.ProduceSync(ctx, &kgo.Record{Topic: "orders", Value: []byte(v)}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	produce(p.east.Addresses(), "0", "1", "2", "3", "4")
+	p.wait(t)
+	ends, err := p.westM.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.westM.OpenEpoch(ctx, ordersShare, 2, 1, ends); err != nil {
+		t.Fatal(err)
+	}
+	assign(t, p.westM, ordersAssignment("", 2))
+	produce(p.west.Addresses(), "5 west", "6 west", "7 west")
+	produce(p.east.Addresses(), "5 east", "6 east")
+	// A wrong end: two records further than what is common.
+	wrong := map[spillway.TopicPartition]spillway.Offset{tp: ends[tp] + 2}
+	if err := p.eastM.CloseEpoch(ctx, ordersShare, 1, wrong); err != nil {
+		t.Fatal(err)
+	}
+	assign(t, p.eastM, ordersAssignment("west", 2))
+	eventually(t, "east follows west", func() bool { return caughtUp(ctx, p.west, p.westM, p.eastM, ordersAssignment("", 2)) })
+	compareSites(t, p.west, p.east, p.westM, p.eastM, tp)
+	gaps := p.eastM.Map().Gaps()
+	if !slices.ContainsFunc(gaps, func(g maptopic.Gap) bool {
+		return g.Kind == maptopic.GapDivergence && g.From == ends[tp] && g.To == ends[tp]+2 && g.LocalFrom == 5 && g.LocalTo == 7
+	}) {
+		t.Errorf("gaps: %+v", gaps)
+	}
+}
+
+// TestUnreplicatedRecords lists, exports and discards what only the lost site had.
+func TestUnreplicatedRecords(t *testing.T) {
+	ctx := testContext(t)
+	p := newPair(t, map[string]int32{"orders": 1})
+	tp := spillway.TopicPartition{Topic: "orders"}
+	if err := newLoad(t, p.east.Addresses(), 41).write(ctx, "orders", 1, 10); err != nil {
+		t.Fatal(err)
+	}
+	p.wait(t)
+	ends, err := p.westM.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := read(ctx, p.east, tp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := newLoad(t, p.east.Addresses(), 42).write(ctx, "orders", 1, 20); err != nil {
+		t.Fatal(err)
+	}
+	after, err := read(ctx, p.east, tp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.eastM.CloseEpoch(ctx, ordersShare, 1, ends); err != nil {
+		t.Fatal(err)
+	}
+	ranges, err := p.eastM.Unreplicated(ctx, ordersShare)
+	if err != nil || len(ranges) != 1 || ranges[0].From != ends[tp] {
+		t.Fatalf("unreplicated: %+v, %v", ranges, err)
+	}
+	var out bytes.Buffer
+	n, err := p.eastM.ExportUnreplicated(ctx, ordersShare, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	late := after[len(before):]
+	if int(n) != len(late) || len(lines) != len(late) || n == 0 {
+		t.Fatalf("%d records exported, %d were not replicated", n, len(late))
+	}
+	exported := make(map[int64]UnreplicatedRecord)
+	for _, line := range lines {
+		var r UnreplicatedRecord
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatal(err)
+		}
+		exported[int64(r.Local)] = r
+	}
+	for _, want := range late {
+		r, ok := exported[want.offset]
+		if !ok || !bytes.Equal(r.Key, want.key) || !bytes.Equal(r.Value, want.value) || r.Timestamp != want.timestamp || int64(r.Virtual) != want.offset+1000 {
+			t.Fatalf("offset %d was exported as %+v", want.offset, r)
+		}
+	}
+	if _, err := p.eastM.DiscardUnreplicated(ctx, ordersShare, "anna", "replayed by hand"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := p.eastM.ExportUnreplicated(ctx, ordersShare, &out); n != 0 || err != nil {
+		t.Errorf("exported after the discard: %d, %v", n, err)
+	}
+	if ranges, err := p.eastM.Unreplicated(ctx, ordersShare); err != nil || len(ranges) != 1 || !ranges[0].Discarded {
+		t.Errorf("after the discard: %+v, %v", ranges, err)
+	}
+}
