@@ -86,6 +86,7 @@ func (d *driver) drive(ctx context.Context) {
 	if e, ok := d.c.hub.entry(d.c.keys.Shares(), d.c.keys.Share(d.id)); ok && e.Version > d.version {
 		d.take(e)
 	}
+	d.doubt(ctx)
 	if !d.booted {
 		d.boot(ctx)
 		if !d.booted {
@@ -105,6 +106,24 @@ func (d *driver) drive(ctx context.Context) {
 		if !again || ctx.Err() != nil {
 			return
 		}
+	}
+}
+
+// doubtAfter is how long a watch may lag behind this loop's own writes until the
+// store is asked whether it went back.
+const doubtAfter = 2 * time.Second
+
+// doubt notices that the store was emptied or restored while this loop ran: its
+// record is gone or older than what was read before. The loop begins anew then,
+// and compares with what the sites have seen (C30).
+func (d *driver) doubt(ctx context.Context) {
+	e, ok := d.c.hub.entry(d.c.keys.Shares(), d.c.keys.Share(d.id))
+	if d.version == 0 || (ok && e.Version >= d.version) || d.seen.Longest(d.c.cfg.Clock.Now()) < doubtAfter {
+		return
+	}
+	e, err := d.c.cfg.Store.Get(ctx, d.c.keys.Share(d.id))
+	if errors.Is(err, coordination.ErrNotFound) || (err == nil && e.Version < d.version) {
+		d.booted, d.version = false, 0
 	}
 }
 
