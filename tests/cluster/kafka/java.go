@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -75,12 +76,14 @@ func loggingOption(version string) (string, error) {
 	}
 	digest := sha256.Sum256([]byte(text))
 	path := filepath.Join(os.TempDir(), "spillway-log4j-"+hex.EncodeToString(digest[:4])+".properties")
-	// Written aside and renamed: a virtual machine may be reading it just now.
-	aside := fmt.Sprintf("%s.%d", path, os.Getpid())
-	if err := os.WriteFile(aside, []byte(text), 0o644); err != nil {
+	// Written aside and renamed: a virtual machine may be reading it just now,
+	// and another one may be started at the same moment.
+	aside, err := os.CreateTemp(os.TempDir(), "spillway-log4j-*")
+	if err != nil {
 		return "", fmt.Errorf("write the logging set-up: %w", err)
 	}
-	if err := os.Rename(aside, path); err != nil {
+	_, err = aside.WriteString(text)
+	if err := errors.Join(err, aside.Close(), os.Rename(aside.Name(), path)); err != nil {
 		return "", fmt.Errorf("write the logging set-up: %w", err)
 	}
 	return option + path, nil
