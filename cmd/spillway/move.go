@@ -26,9 +26,14 @@ type change struct {
 }
 
 func (c *change) flags(cmd *cobra.Command) *cobra.Command {
+	return c.settings.addOutput(c.plainFlags(cmd))
+}
+
+// plainFlags are flags without the form of the output.
+func (c *change) plainFlags(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().BoolVar(&c.dryRun, "dry-run", false, "only say what would happen")
 	cmd.Flags().StringVar(&c.why, "why", "", "reason, kept in history and audit log")
-	return c.settings.addOutput(cmd)
+	return cmd
 }
 
 func (c *change) waitFlags(cmd *cobra.Command) *cobra.Command {

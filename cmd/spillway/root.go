@@ -52,7 +52,8 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newDemoCommand(s), newServeCommand(s), newConfigCommand(), newStatusCommand(s),
 		newGroupCommand(s), newSwitchoverCommand(s), newFailoverCommand(s), newAbortCommand(s), newAutomationCommand(s),
-		newFlowCommand(s), newGapsCommand(s),
+		newFlowCommand(s), newGapsCommand(s), newUnreplicatedCommand(s),
+		newMirrorCommand(s), newAuditCommand(s), newOffsetsCommand(s),
 	)
 	return root
 }

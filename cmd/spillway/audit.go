@@ -1,0 +1,100 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"spillway"
+	"spillway/mirror/audit"
+)
+
+// exitDifferent is the exit status of an audit that found a difference.
+const exitDifferent = 1
+
+func newAuditCommand(s *settings) *cobra.Command {
+	e := &ends{settings: s}
+	var topics string
+	cmd := &cobra.Command{
+		Use:     "audit --from BOOTSTRAP --to BOOTSTRAP --topics REGEX",
+		Short:   "Prove that two clusters hold the same records, without trusting the mirror; exit code 1 on any difference",
+		Example: "  spillway audit --from kafka-a:9092 --to kafka-b:9092 --topics 'orders|carts' -o json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			names, err := wholeNames("topics", topics)
+			if err != nil {
+				return err
+			}
+			from, to, done, err := e.open()
+			defer done()
+			if err != nil {
+				return err
+			}
+			report, err := audit.Audit(cmd.Context(), from, to, names)
+			if err != nil {
+				return err
+			}
+			if err := s.show(cmd.OutOrStdout(), report, func() []string { return auditRows(report) }); err != nil {
+				return err
+			}
+			if !report.Equal {
+				return exitError{exitDifferent, fmt.Sprintf("%d differences in %d records", report.Faults, report.Records)}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&topics, "topics", "", "regular expression for whole topic names")
+	_ = cmd.MarkFlagRequired("topics") // it exists
+	return e.flags(cmd)
+}
+
+func auditRows(r audit.Report) []string {
+	rows := []string{row("TOPIC-PARTITION", "RECORDS", "HIDDEN", "DIFFERENCES", "NOTE")}
+	for _, p := range r.Partitions {
+		rows = append(rows, row(fmt.Sprintf("%s-%d", p.Topic, p.Partition), p.Records, p.Hidden, p.Faults, p.NotCompared))
+		for _, d := range p.Differences {
+			rows = append(rows, row("  "+d.Kind, fmt.Sprintf("source %d", d.Source), fmt.Sprintf("target %d", d.Target), "", d.Detail))
+		}
+	}
+	return rows
+}
+
+func newOffsetsCommand(s *settings) *cobra.Command {
+	cmd := &cobra.Command{Use: "offsets", Short: "Offsets of one site in the numbers of another"}
+	e := &ends{settings: s}
+	var tp spillway.TopicPartition
+	var offset int64
+	var reverse bool
+	translate := &cobra.Command{
+		Use:     "translate --from BOOTSTRAP --to BOOTSTRAP --topic T --partition P --offset N",
+		Short:   "Where a consumer at an offset of the source goes on at the target",
+		Example: "  spillway offsets translate --from kafka-a:9092 --to kafka-b:9092 --topic orders --partition 3 --offset 1042",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			from, to, done, err := e.open()
+			defer done()
+			if err != nil {
+				return err
+			}
+			got, err := audit.Translate(cmd.Context(), from, to, tp, spillway.LocalOffset(offset), reverse)
+			if err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), got, func() []string {
+				return []string{
+					row("FROM", "OFFSET", "VIRTUAL", "TO", "TRANSLATED", "EXACT"),
+					row(got.From, got.Offset, got.Virtual, got.To, got.Translated, got.Exact),
+				}
+			})
+		},
+	}
+	translate.Flags().StringVar(&tp.Topic, "topic", "", "topic")
+	translate.Flags().Int32Var(&tp.Partition, "partition", 0, "partition")
+	translate.Flags().Int64Var(&offset, "offset", 0, "offset in the source's numbers (with --reverse, in the target's)")
+	translate.Flags().BoolVar(&reverse, "reverse", false, "translate from the target's numbers to the source's")
+	for _, name := range []string{"topic", "offset"} {
+		_ = translate.MarkFlagRequired(name) // they exist
+	}
+	cmd.AddCommand(e.flags(translate))
+	return cmd
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"spillway"
+	"spillway/broker/embedded"
+	"spillway/mirror"
+	"spillway/mirror/audit"
+)
+
+// site starts an embedded cluster and returns its addresses as flags take them.
+func site(t *testing.T, id spillway.SiteID, topics map[string]int32) string {
+	t.Helper()
+	c, err := embedded.Start(embedded.Config{Site: id, Topics: topics})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return strings.Join(c.Addresses(), ",")
+}
+
+// told runs a command line and decodes what it prints.
+func told(t *testing.T, into any, args ...string) error {
+	t.Helper()
+	root := newRoot()
+	var out, said bytes.Buffer
+	root.SetOut(&out)
+	root.SetErr(&said)
+	root.SetArgs(append(args, "-o", "json"))
+	err := root.ExecuteContext(t.Context())
+	if out.Len() > 0 {
+		if err := json.Unmarshal(out.Bytes(), into); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out.String())
+		}
+	}
+	return err
+}
+
+func produce(t *testing.T, addresses, topic string, from, count int) {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(addresses, ",")...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	for i := range count {
+		r := &kgo.Record{Topic: topic, Key: fmt.Append(nil, i%7), Value: fmt.Appendf(nil, "record %d", from+i), Timestamp: time.UnixMilli(1_700_000_000_000)}
+		cl.Produce(t.Context(), r, nil)
+	}
+	if err := cl.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMirrorRunAuditTranslate(t *testing.T) {
+	from, to := site(t, "a", map[string]int32{"orders": 2, "other": 1}), site(t, "b", nil)
+	between := []string{"--from", from, "--to", to}
+	produce(t, from, "orders", 0, 500)
+	produce(t, from, "other", 0, 5)
+
+	var mirrored mirror.RunReport
+	if err := told(t, &mirrored, append([]string{"mirror", "run", "--topics", "orders", "--until-caught-up"}, between...)...); err != nil {
+		t.Fatal(err)
+	}
+	if mirrored.Records != 500 || mirrored.Partitions != 2 {
+		t.Errorf("the first run: %+v", mirrored)
+	}
+	produce(t, from, "orders", 500, 100)
+	if err := told(t, &mirrored, append([]string{"mirror", "run", "--topics", "orders", "--until-caught-up"}, between...)...); err != nil {
+		t.Fatal(err)
+	}
+	if mirrored.Records != 100 {
+		t.Errorf("the second run mirrored %d records, want what had come since", mirrored.Records)
+	}
+
+	var report audit.Report
+	if err := told(t, &report, append([]string{"audit", "--topics", "orders"}, between...)...); err != nil || !report.Equal || report.Records != 600 {
+		t.Errorf("audit: %+v, %v", report, err)
+	}
+	var at audit.Translated
+	if err := told(t, &at, append([]string{"offsets", "translate", "--topic", "orders", "--partition", "1", "--offset", "17"}, between...)...); err != nil || at.Translated != 17 || !at.Exact {
+		t.Errorf("translate: %+v, %v", at, err)
+	}
+
+	produce(t, to, "orders", 9000, 1) // somebody else writes at the target: hidden from clients of the virtual cluster, and said
+	if err := told(t, &report, append([]string{"audit", "--topics", "orders"}, between...)...); err != nil || report.Partitions[0].Hidden+report.Partitions[1].Hidden != 1 {
+		t.Errorf("audit of a target with a foreign record: %+v, %v", report, err)
+	}
+	produce(t, from, "orders", 600, 1) // not mirrored
+	if err := told(t, &report, append([]string{"audit", "--topics", "orders"}, between...)...); err == nil || report.Equal || report.Faults != 1 {
+		t.Errorf("audit did not find a missing record: %+v, %v", report, err)
+	}
+}
+
+func TestEndsAreNamedByAddressOrSite(t *testing.T) {
+	for _, args := range [][]string{
+		{"audit", "--from", "nowhere", "--to", "127.0.0.1:1", "--topics", ".*"},
+		{"audit", "--from", "127.0.0.1:1", "--to", "127.0.0.1:1,x", "--topics", ".*"},
+		{"mirror", "run", "--from", "127.0.0.1:1", "--to", "127.0.0.1:2", "--topics", "("},
+		{"mirror", "run", "--topics", "orders"},
+	} {
+		if err := told(t, nil, args...); err == nil {
+			t.Errorf("%v was accepted", args)
+		} else {
+			t.Log(err)
+		}
+	}
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"spillway"
+	"spillway/app"
+	"spillway/configs"
+	"spillway/mirror"
+)
+
+func newUnreplicatedCommand(s *settings) *cobra.Command {
+	cmd := &cobra.Command{Use: "unreplicated", Short: "Records that a lost site had and no other site got"}
+	var site string
+	addSite := func(c *cobra.Command) *cobra.Command {
+		c.Flags().StringVar(&site, "site", "", "the site that came back")
+		_ = c.MarkFlagRequired("site") // it exists
+		return s.addOutput(c)
+	}
+	cmd.AddCommand(addSite(&cobra.Command{
+		Use:     "list GROUP --site SITE",
+		Short:   "The exact ranges of a failover group's unreplicated records at a site",
+		Example: "  spillway unreplicated list shop --site east -o json",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.atSite(cmd.Context(), args[0], site, func(m *mirror.Mirror, id spillway.ShareID) error {
+				ranges, err := m.Unreplicated(cmd.Context(), id)
+				if err != nil {
+					return err
+				}
+				if ranges == nil {
+					ranges = []mirror.UnreplicatedRange{}
+				}
+				return s.show(cmd.OutOrStdout(), ranges, func() []string { return unreplicatedRows(ranges) })
+			})
+		},
+	}))
+	var file string
+	export := addSite(&cobra.Command{
+		Use:   "export GROUP --site SITE [--file FILE]",
+		Short: "Write the unreplicated records as JSON lines",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.atSite(cmd.Context(), args[0], site, func(m *mirror.Mirror, id spillway.ShareID) error {
+				n, err := exportTo(cmd, file, func(w io.Writer) (int64, error) { return m.ExportUnreplicated(cmd.Context(), id, w) })
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "%d records exported\n", n)
+				return nil
+			})
+		},
+	})
+	export.Flags().StringVar(&file, "file", "", "new file to write; empty: standard output")
+	cmd.AddCommand(export, newDiscardCommand(s, addSite, &site))
+	return cmd
+}
+
+func newDiscardCommand(s *settings, addSite func(*cobra.Command) *cobra.Command, site *string) *cobra.Command {
+	c := &change{settings: s}
+	return addSite(c.plainFlags(&cobra.Command{
+		Use:   "discard GROUP --site SITE --why REASON",
+		Short: "Give the unreplicated records up; they stay in the site's log, hidden, until its retention removes them",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if c.why == "" && !c.dryRun {
+				return exitError{exitUsage, "--why: say why these records are given up; it is kept in the gap log"}
+			}
+			return s.atSite(cmd.Context(), args[0], *site, func(m *mirror.Mirror, id spillway.ShareID) error {
+				discard := func() ([]mirror.UnreplicatedRange, error) {
+					if c.dryRun {
+						return m.Unreplicated(cmd.Context(), id)
+					}
+					return m.DiscardUnreplicated(cmd.Context(), id, who(), c.why)
+				}
+				ranges, err := discard()
+				if err != nil {
+					return err
+				}
+				return s.show(cmd.OutOrStdout(), ranges, func() []string { return unreplicatedRows(ranges) })
+			})
+		},
+	}))
+}
+
+// exportTo writes to a new file or to standard output.
+func exportTo(cmd *cobra.Command, file string, write func(io.Writer) (int64, error)) (n int64, err error) {
+	out := cmd.OutOrStdout()
+	if file != "" {
+		f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err != nil {
+			return 0, fmt.Errorf("--file: %w", err)
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		out = f
+	}
+	w := bufio.NewWriter(out)
+	n, err = write(w)
+	return n, errors.Join(err, w.Flush())
+}
+
+// atSite runs an operation on what a site's log and map hold of a failover
+// group. It starts no flow.
+func (s *settings) atSite(ctx context.Context, group, site string, run func(*mirror.Mirror, spillway.ShareID) error) error {
+	cfg, err := s.load()
+	if err != nil {
+		return err
+	}
+	if err := knownGroup(cfg.Topology(), group); err != nil {
+		return err
+	}
+	where, ok := cfg.Site(site)
+	if !ok {
+		return fmt.Errorf("--site: there is no site %q in the configuration", site)
+	}
+	cluster, err := app.OpenSite(where)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = cluster.Close() }() // nothing is left to be written
+	m, err := mirror.New(ctx, mirror.Config{Worker: "command", Local: cluster})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	id := spillway.ShareID{Group: group}
+	if err := m.Know(assignment(cfg, id)); err != nil {
+		return err
+	}
+	return run(m, id)
+}
+
+func assignment(cfg *configs.Config, id spillway.ShareID) mirror.Assignment {
+	t := cfg.Topology()
+	g, _ := t.Group(id.Group)
+	return mirror.Assignment{Share: id, Topics: g.Topics, Match: func(topic string) bool {
+		of, ok := t.GroupOfTopic(topic)
+		return ok && of.Name == id.Group
+	}}
+}
+
+func unreplicatedRows(ranges []mirror.UnreplicatedRange) []string {
+	rows := []string{row("SITE", "TOPIC-PARTITION", "EPOCH", "VIRTUAL", "LOCAL", "OFFSETS", "DISCARDED")}
+	for _, r := range ranges {
+		rows = append(rows, row(r.Site, fmt.Sprintf("%s-%d", r.Topic, r.Partition), r.Epoch,
+			fmt.Sprintf("[%d,%d)", r.From, r.To), fmt.Sprintf("[%d,%d)", r.LocalFrom, r.LocalTo), int64(r.LocalTo-r.LocalFrom), r.Discarded))
+	}
+	return rows
+}
