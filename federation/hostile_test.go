@@ -151,3 +151,52 @@ func TestClientThatNeverReads(t *testing.T) {
 	conn.Close()
 	wg.Wait()
 }
+
+// TestDamagedRequests sends requests of all APIs with some bytes changed, many
+// times. Whatever they come to mean, the gateway lives, forgets the
+// connections, and serves others.
+func TestDamagedRequests(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
+	c := raw(t, w.Addrs[0])
+	random := rand.New(rand.NewPCG(1, 2))
+	var whole [][]byte
+	for key := range int16(100) {
+		req := kmsg.RequestForKey(key)
+		if req == nil || c.MaxVersion(key) < 0 {
+			continue
+		}
+		lowest, highest, _ := c.Versions(key)
+		for v := lowest; v <= highest; v++ {
+			req := kmsg.RequestForKey(key)
+			if p, ok := req.(*kmsg.ProduceRequest); ok {
+				*p = *produceRequest("orders", nil)
+				p.TimeoutMillis = 10
+			}
+			req.SetVersion(v)
+			whole = append(whole, request(req, req.AppendTo(nil)))
+		}
+	}
+	runtime.GC()
+	goroutines := runtime.NumGoroutine()
+	for range 1500 {
+		conn, err := net.Dial("tcp", w.Addrs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := bytes.Clone(whole[random.IntN(len(whole))])
+		for range 1 + random.IntN(4) {
+			b[12+random.IntN(len(b)-12)] = byte(random.Uint32())
+		}
+		binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+		conn.SetDeadline(time.Now().Add(100 * time.Millisecond))
+		conn.Write(b)
+		if random.IntN(4) == 0 {
+			io.ReadFull(conn, make([]byte, 4))
+		}
+		conn.Close()
+	}
+	if err := client(t, w).ProduceSync(within(t, 10*time.Second), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err != nil {
+		t.Fatalf("a good client fails: %v", err)
+	}
+	gatewaytest.Eventually(t, "goroutines fall back", func() bool { return runtime.NumGoroutine() <= goroutines+20 })
+}

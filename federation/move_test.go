@@ -185,3 +185,40 @@ func lossStopsNobody(t *testing.T, o gatewaytest.Options) {
 	}
 	wr.end(t)
 }
+
+// The gateway that acknowledged the lost records is gone too. Another one
+// cannot know whether something is missing, but franz-go sends a refused batch
+// again only when nothing older is in flight, and then it may go.
+func TestAnotherGatewayAfterLoss(t *testing.T) {
+	o := twoSites
+	o.Gateways = []spillway.GatewayID{"gateway-1", "gateway-2"}
+	o.Gateway = func(c *federation.Config) { c.Limits.LingerMax = 100 * time.Millisecond }
+	w := gatewaytest.Start(t, o)
+	wr := startWriter(t, w, "idempotent", kgo.MetadataMinAge(10*time.Millisecond))
+	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > 200 })
+	w.Fence("west", failover.Failover)
+	l := w.LayOut("east")
+	n, _ := l.Leader(gatewaytest.ShareID, spillway.TopicPartition{Topic: "orders"}, -1)
+	w.StopGateway(n.Gateway)
+	w.LayOut("east")
+	begin := time.Now()
+	w.Open(50, 1000)
+	acked := wr.acked()
+	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > acked+100 })
+	if took := time.Since(begin); took > 8*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	wr.end(t)
+	tp := spillway.TopicPartition{Topic: "orders"}
+	ends, err := w.Direct["west"].Admin().LogEnds(within(t, 10*time.Second), []spillway.TopicPartition{tp})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := ""
+	for _, r := range siteLog(t, w, "west", "orders", int(ends[tp])) {
+		if string(r.Value) <= last {
+			t.Fatalf("%s follows %s", r.Value, last)
+		}
+		last = string(r.Value)
+	}
+}

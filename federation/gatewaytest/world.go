@@ -204,7 +204,10 @@ func (w *World) StartGateway(id spillway.GatewayID) {
 }
 
 // StopGateway ends one in order.
-func (w *World) StopGateway(id spillway.GatewayID) { w.stops[id]() }
+func (w *World) StopGateway(id spillway.GatewayID) {
+	w.stops[id]()
+	delete(w.Gateways, id)
+}
 
 // LayOut writes the layout of the gateways whose leases are in the store and
 // waits until each obeys it.

@@ -26,14 +26,19 @@ func (p *part) ask() (verdict, spillway.Offset, time.Time, <-chan struct{}) {
 		contactKey: p.contact(), epoch: p.header.ProducerEpoch,
 		first: p.header.BaseSequence, last: p.header.LastSequence(),
 		term: p.term, trail: r.trailOf(p.term, p.header.ProducerID, p.tp),
-		repeats: slices.Contains(repeatsProve, p.op.client.softwareName()),
+		repeats: p.op.client.repeats(),
 	})
 }
 
-func (c *Client) softwareName() string {
+// repeatHoldMax is how long a batch of these clients waits for a missing one
+// before it is sent back: coming again is the proof, and costs one of the few
+// tries that sarama has.
+const repeatHoldMax = time.Second
+
+func (c *Client) repeats() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.mu.software
+	return slices.Contains(repeatsProve, c.mu.software)
 }
 
 // settle answers a batch that is not forwarded. The lease is checked as for
@@ -52,6 +57,10 @@ func (p *part) settle(v verdict, at spillway.Offset) {
 		code = kerr.OutOfOrderSequenceNumber.Code
 	}
 	if code == 0 || code == kerr.DuplicateSequenceNumber.Code {
+		if k := p.share.ackSites(); k > 1 && code == 0 {
+			r.background.Go(func() { p.settleDurable(at+spillway.Offset(p.header.LastOffsetDelta)+1, k) })
+			return
+		}
 		if !r.lease.Held() {
 			p.refuse(kerr.NotLeaderForPartition.Code, "lease-lost")
 			return
@@ -64,12 +73,30 @@ func (p *part) settle(v verdict, at spillway.Offset) {
 	p.refuse(code, "sequence")
 }
 
+// settleDurable acknowledges a batch that was found in the trail once enough
+// sites have it: the one that serves now may be the only one that does.
+func (p *part) settleDurable(end spillway.Offset, sites int) {
+	r := p.op.client.router
+	ctx, cancel := context.WithDeadline(r.ctx, p.op.begun.Add(p.op.timeout))
+	defer cancel()
+	if r.marks.Wait(ctx, p.term, p.tp, end, sites) != nil {
+		p.refuse(kerr.RequestTimedOut.Code, "not-durable")
+		return
+	}
+	r.events.firstContact("duplicate")
+	p.finish(0)
+}
+
 // waitForMissing holds one batch until the sequence before it has been
 // forwarded, or it is known that nothing is missing, or the hold is over.
 func (p *part) waitForMissing(until time.Time, changed <-chan struct{}) {
 	r := p.op.client.router
 	r.events.firstContact("waited")
-	ctx, cancel := context.WithDeadline(r.ctx, p.op.until)
+	end := p.op.until
+	if p.op.client.repeats() {
+		end = minTime(end, time.Now().Add(repeatHoldMax))
+	}
+	ctx, cancel := context.WithDeadline(r.ctx, end)
 	defer cancel()
 	p.askSite(ctx)
 	for {

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"fmt"
 )
@@ -44,11 +45,15 @@ func (e *closeError) Unwrap() error { return e.err }
 // Close makes the error with which a handler ends a connection.
 func Close(reason Reason, err error) error { return &closeError{reason, err} }
 
-// ReasonOf an error, ReasonInternal if it has none.
+// ReasonOf an error. Without one of its own it is ReasonShutdown for a context
+// that ended, since every other end sets its reason first, else ReasonInternal.
 func ReasonOf(err error) Reason {
 	var c *closeError
 	if errors.As(err, &c) {
 		return c.reason
+	}
+	if errors.Is(err, context.Canceled) {
+		return ReasonShutdown
 	}
 	return ReasonInternal
 }

@@ -185,7 +185,7 @@ func (s *Session) read(ctx context.Context) error {
 		case <-s.drain:
 			return Close(ReasonDrained, nil)
 		}
-		if err := s.window.wait(ctx, s.budget); err != nil {
+		if err := s.window.wait(ctx, s.budget, func() bool { return Gone(s.conn) }); err != nil {
 			return err
 		}
 		frame, err := s.frame(r)

@@ -32,7 +32,8 @@ type window struct {
 
 // wait until there is room for another frame. The frame's size is not known
 // yet, so both bounds may be passed by one frame per connection.
-func (w *window) wait(ctx context.Context, b *Budget) error {
+// Nobody reads meanwhile, so gone is asked whether the client still is there.
+func (w *window) wait(ctx context.Context, b *Budget, gone func() bool) error {
 	for w.used.Load() >= w.max {
 		select {
 		case <-w.room:
@@ -43,6 +44,9 @@ func (w *window) wait(ctx context.Context, b *Budget) error {
 	// A connection with nothing in flight may always go on, or the budget
 	// could be held by requests that wait for one of it.
 	for b != nil && w.used.Load() > 0 && b.used.Load() >= b.max {
+		if gone() {
+			return Close(ReasonClient, nil)
+		}
 		select {
 		case <-time.After(budgetPause):
 		case <-ctx.Done():

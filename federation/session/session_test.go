@@ -1,0 +1,225 @@
+package session
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"spillway/broker/wire"
+)
+
+// handler begins requests and answers them when the test says so.
+type handler struct {
+	begun   chan Request
+	answers chan []byte
+	fail    error
+	closed  atomic.Int32
+}
+
+func (h *handler) Begin(_ context.Context, req Request) (Answer, error) {
+	h.begun <- req
+	if h.fail != nil {
+		return nil, h.fail
+	}
+	return func(ctx context.Context) ([]byte, error) {
+		select {
+		case b := <-h.answers:
+			return b, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}, nil
+}
+
+func (h *handler) Close() { h.closed.Add(1) }
+
+type rig struct {
+	*handler
+	client net.Conn
+	s      *Session
+	reason chan Reason
+	cancel context.CancelFunc
+}
+
+// start runs a session; call it inside of a bubble.
+func start(t *testing.T, l Limits, b *Budget) *rig {
+	t.Helper()
+	client, server := net.Pipe()
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &rig{handler: &handler{begun: make(chan Request, 100), answers: make(chan []byte, 100)}, client: client, reason: make(chan Reason, 1), cancel: cancel}
+	r.s = New(server, r.handler, l, b, Events{})
+	go func() { r.reason <- r.s.Run(ctx) }()
+	t.Cleanup(func() { cancel(); client.Close() })
+	return r
+}
+
+func frameOf(correlation int32, extra int) []byte {
+	b := wire.AppendRequestHeader(make([]byte, 4), 3, 1, correlation, "test")
+	b = append(b, make([]byte, extra)...)
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	return b
+}
+
+func (r *rig) send(b []byte) { go r.client.Write(b) }
+
+func (r *rig) receive(t *testing.T) (correlation int32, body string) {
+	t.Helper()
+	frame, err := wire.ReadFrame(r.client, nil, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int32(binary.BigEndian.Uint32(frame)), string(frame[4:])
+}
+
+func (r *rig) ends(t *testing.T, want Reason) {
+	t.Helper()
+	if got := <-r.reason; got != want {
+		t.Errorf("ended for %q, want %q", got, want)
+	}
+	if n := r.closed.Load(); n != 1 {
+		t.Errorf("the handler was closed %d times", n)
+	}
+}
+
+func TestAnswersKeepOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, Limits{}, nil)
+		for i := range int32(3) {
+			r.client.Write(frameOf(i, 0))
+		}
+		for i := range 3 {
+			r.answers <- []byte{byte('a' + i)}
+		}
+		for i := range int32(3) {
+			if c, body := r.receive(t); c != i || body != string(rune('a'+i)) {
+				t.Errorf("answer %d is %d %q", i, c, body)
+			}
+		}
+		r.client.Close()
+		r.ends(t, ReasonClient)
+	})
+}
+
+// Invariant B: beyond its bounds a session does not read, and goes on when
+// there is room.
+func TestBackPressure(t *testing.T) {
+	for name, l := range map[string]Limits{"requests": {InFlightMax: 2}, "bytes": {InFlightBytesMax: 200}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := start(t, l, nil)
+				written := atomic.Int32{}
+				go func() {
+					for i := range int32(10) {
+						r.client.Write(frameOf(i, 100))
+						written.Add(1)
+					}
+				}()
+				synctest.Wait()
+				if n := written.Load(); n > 3 {
+					t.Errorf("%d requests were read", n)
+				}
+				for range 10 {
+					r.answers <- []byte("x")
+					r.receive(t)
+				}
+				synctest.Wait()
+				if n := written.Load(); n != 10 {
+					t.Errorf("%d requests were read in the end", n)
+				}
+				r.client.Close()
+				r.ends(t, ReasonClient)
+			})
+		})
+	}
+}
+
+// The budget of the process is shared, and given back whatever happens.
+func TestBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(150)
+		first, second := start(t, Limits{}, budget), start(t, Limits{}, budget)
+		first.client.Write(frameOf(1, 200))
+		synctest.Wait()
+		second.client.Write(frameOf(1, 0)) // one request each is always read
+		second.send(frameOf(2, 0))
+		time.Sleep(time.Second)
+		if n := len(second.begun); n != 1 {
+			t.Errorf("%d requests begun over the budget", n)
+		}
+		first.answers <- []byte("x")
+		first.receive(t)
+		time.Sleep(time.Second)
+		if n := len(second.begun); n != 2 {
+			t.Errorf("%d requests begun after there is room", n)
+		}
+		first.client.Close()
+		first.ends(t, ReasonClient)
+		second.client.Close()
+		second.ends(t, ReasonClient)
+		if n := budget.Used(); n != 0 {
+			t.Errorf("%d bytes are never given back", n)
+		}
+	})
+}
+
+func TestReasons(t *testing.T) {
+	for name, c := range map[string]struct {
+		do   func(t *testing.T, r *rig)
+		want Reason
+	}{
+		"idle":             {func(*testing.T, *rig) {}, ReasonIdle},
+		"a frame too slow": {func(_ *testing.T, r *rig) { r.client.Write(frameOf(1, 10)[:6]) }, ReasonSlowFrame},
+		"cut off":          {func(_ *testing.T, r *rig) { r.client.Write(frameOf(1, 10)[:6]); r.client.Close() }, ReasonTruncated},
+		"answers not taken": {func(_ *testing.T, r *rig) {
+			r.client.Write(frameOf(1, 0))
+			r.answers <- []byte("x")
+		}, ReasonSlowReader},
+		"shutdown":         {func(_ *testing.T, r *rig) { r.client.Write(frameOf(1, 0)); r.cancel() }, ReasonShutdown},
+		"refused by begin": {func(_ *testing.T, r *rig) { r.fail = Close(ReasonVersion, nil); r.client.Write(frameOf(1, 0)) }, ReasonVersion},
+		"unforeseen":       {func(_ *testing.T, r *rig) { r.fail = errors.New("x"); r.client.Write(frameOf(1, 0)) }, ReasonInternal},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := start(t, Limits{}, nil)
+				c.do(t, r)
+				r.ends(t, c.want)
+			})
+		})
+	}
+}
+
+// A draining session answers what it has read, reads no more, and ends; also
+// if an answer never comes.
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, Limits{}, nil)
+		r.client.Write(frameOf(1, 0))
+		synctest.Wait()
+		r.s.Drain()
+		r.answers <- []byte("last")
+		if c, body := r.receive(t); c != 1 || body != "last" {
+			t.Errorf("answer %d %q", c, body)
+		}
+		if _, err := r.client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("the connection stays open: %v", err)
+		}
+		r.ends(t, ReasonDrained)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, Limits{LingerMax: 3 * time.Second}, nil)
+		r.client.Write(frameOf(1, 0))
+		synctest.Wait()
+		begin := time.Now()
+		r.s.Drain()
+		r.ends(t, ReasonDrained)
+		if took := time.Since(begin); took != 3*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
