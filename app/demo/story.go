@@ -75,6 +75,9 @@ func (s *story) play(ctx context.Context) Result {
 	s.pause(ctx, s.For/4)
 	s.step(ctx, "switchover", s.switchover)
 	s.pause(ctx, s.For/4)
+	if s.hangs() {
+		s.step(ctx, "hang", s.hang)
+	}
 	s.step(ctx, "failover", s.lose)
 	s.pause(ctx, s.For/2)
 	s.say("-- no new orders; readers read to the end")
@@ -169,9 +172,13 @@ func (s *story) switchover(ctx context.Context) error {
 	from := groupOf(s.world.observer.Status()).Active
 	to := s.other(from)
 	s.say("-- planned switchover from %s to %s", from, to)
+	return s.move(ctx, from, to, "a planned switchover")
+}
+
+func (s *story) move(ctx context.Context, from, to, why string) error {
 	s.load.Mark(history.Event{Name: history.MoveStart, Move: history.Switchover, From: from, To: to})
 	began := time.Now()
-	if _, err := s.operator().Switchover(ctx, group, siteID(to), "demo", "a planned switchover", false); err != nil {
+	if _, err := s.operator().Switchover(ctx, group, siteID(to), "demo", why, false); err != nil {
 		return err
 	}
 	return s.moved(ctx, began, history.Switchover, from, to)

@@ -230,9 +230,9 @@ func (c *Checker) answer(e history.Event) {
 	f := c.fate(e.Payload)
 	if w := c.waits[e.Client]; w != nil && w.outstanding > 0 {
 		w.outstanding--
-		if e.Kind == history.Ack {
-			c.gap(e.Client, w.since, e.Time)
-			w.since = e.Time
+		c.gap(e.Client, w.since, e.Time)
+		if e.Kind == history.Ack || w.outstanding == 0 {
+			w.since = e.Time // what has failed was waited for all the same
 		}
 	}
 	if e.Kind == history.Fail {
