@@ -2,8 +2,11 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +14,7 @@ import (
 	"spillway/federation/coordination"
 	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
+	"spillway/mirror"
 )
 
 var orders0 = spillway.TopicPartition{Topic: "orders"}
@@ -312,4 +316,43 @@ func TestOneWriterPerSite(t *testing.T) {
 	if err != nil || !taken.Held(time.Now()) {
 		t.Fatal(err)
 	}
+}
+
+// knower counts whether anything was asked of a mirror, and does nothing.
+type knower struct {
+	Mirror
+	asked atomic.Int64
+}
+
+func (k *knower) Know(mirror.Assignment) error {
+	k.asked.Add(1)
+	return errors.New("this mirror does nothing")
+}
+
+func (*knower) Ends(spillway.ShareID) map[spillway.TopicPartition]spillway.Offset { return nil }
+
+// A second mirror process at a site keeps still until it has the writer lease:
+// its word that a flow has stopped would be worth nothing.
+func TestOnlyTheWriterActs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
+	w.settled(1)
+	k := &knower{}
+	var kept atomic.Bool
+	writer := NewWriter(w.store, "shop", "west", "second", 400*time.Millisecond)
+	f := NewFollower(FollowerConfig{Topology: w.topology, Store: w.store, Cluster: w.sites["west"].cluster, Mirror: k, Worker: "2", LeaseTTL: testTTL, Writer: writer,
+		Events: Events{FollowFailed: func(_ spillway.ShareID, _ failover.State, err error) {
+			kept.Store(kept.Load() || errors.Is(err, errNotWriter))
+		}}})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { _ = f.Run(ctx) }) // ends with ctx
+	w.eventually("the second follower keeps still", kept.Load)
+	if k.asked.Load() > 0 {
+		t.Fatal("a mirror without the lease was asked to act")
+	}
+	wg.Go(func() { writer.Run(ctx) })
+	w.eventually("the writer acts", func() bool { return k.asked.Load() > 0 })
 }

@@ -39,6 +39,10 @@ type FollowerConfig struct {
 	Cluster  broker.Cluster // of the site that the mirror feeds
 	Mirror   Mirror
 	Worker   string // unique among the site's mirror processes
+	// Writer is the site's writer lease. Where several mirror processes run at a
+	// site, only its holder does what the records ask and reports it: the others'
+	// word that a flow has stopped would be worth nothing. Nil: this is the only one.
+	Writer   *Writer
 	Marks    string // address of the mark stream, for gateways
 	LeaseTTL time.Duration
 	Clock    coordination.Clock
@@ -239,15 +243,21 @@ func (s *followed) problem(ctx context.Context, share failover.Share, err error)
 	changed := s.mu.problem != text
 	s.mu.problem = text
 	s.mu.Unlock()
-	if changed && share.State != failover.Stable {
+	if changed && !errors.Is(err, errNotWriter) && share.State != failover.Stable {
 		if err := s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Problem = text }); err != nil && ctx.Err() == nil {
 			s.f.cfg.Events.followFailed(s.id, share.State, err)
 		}
 	}
 }
 
+// errNotWriter: another mirror process of this site acts.
+var errNotWriter = errors.New("another mirror process writes into this site")
+
 // act does what one record asks of this site.
 func (s *followed) act(ctx context.Context, share failover.Share) error {
+	if w := s.f.cfg.Writer; w != nil && !w.lease.Valid() {
+		return errNotWriter
+	}
 	me, m := s.f.site, s.f.cfg.Mirror
 	if err := m.Know(s.assignment(share, share.Current().Epoch, share.Active)); err != nil {
 		return err
