@@ -12,6 +12,7 @@ import (
 	"spillway/broker"
 	"spillway/configs"
 	"spillway/federation/control"
+	"spillway/federation/failover"
 	"spillway/mirror"
 	"spillway/mirror/maptopic"
 )
@@ -29,10 +30,12 @@ func (a *App) startMirror(ctx context.Context) error {
 		}
 	}
 	c := a.cfg.Mirror
+	writer := control.NewWriter(a.store, failover.Keys(a.cfg.VirtualCluster.Name), own, a.cfg.Process.ID, a.cfg.Gateway.Lease.TTL)
+	a.teardown.background("writer lease", writer.Run)
 	m, err := mirror.New(context.WithoutCancel(ctx), mirror.Config{
 		Worker: a.cfg.Process.ID + "-" + rand.Text()[:8], Local: a.sites[own], Sources: sources,
 		Replication: int16(c.MapReplication), FetchBytesMax: c.FetchBytesMax, PartitionBytesMax: c.PartitionBytesMax,
-		FetchWait: c.FetchWaitMax, Events: a.mirrorEvents(),
+		FetchWait: c.FetchWaitMax, Claim: writer.Claim, Events: a.mirrorEvents(),
 	})
 	if err != nil {
 		return err
