@@ -10,7 +10,9 @@ import (
 	"spillway/broker"
 )
 
-// Lease is the right to write one target partition.
+// Lease is the right to write one target partition. Once lost it stays lost:
+// whoever regains it is given another Lease, since somebody else may have had
+// it in between.
 type Lease interface {
 	// Held tells whether the lease is valid at now.
 	Held(now time.Time) bool

@@ -25,6 +25,7 @@ const (
 	childWest  = "SPILLWAY_TEST_WEST"
 	childPoint = "SPILLWAY_TEST_CRASH_POINT"
 	childCount = "SPILLWAY_TEST_CRASH_COUNT"
+	childReal  = "SPILLWAY_TEST_REAL_KAFKA"
 )
 
 func TestMain(m *testing.M) {
@@ -40,7 +41,11 @@ func TestMain(m *testing.M) {
 
 // dialSite reaches an embedded site of another process.
 func dialSite(id spillway.SiteID, addresses string) (broker.Cluster, error) {
-	return kafka.New(kafka.Config{Site: id, Bootstrap: strings.Split(addresses, ","), Capabilities: embedded.Capabilities(false)})
+	c := kafka.Config{Site: id, Bootstrap: strings.Split(addresses, ",")}
+	if os.Getenv(childReal) == "" {
+		c.Capabilities = embedded.Capabilities(false)
+	}
+	return kafka.New(c)
 }
 
 // child mirrors until the crash point was hit often enough.
@@ -84,35 +89,32 @@ func child() error {
 // records, markers and aborted transactions come in, and then compares the
 // sites (promises B, D, E, H).
 func TestKilledAtEveryStep(t *testing.T) {
-	topics := map[string]int32{"orders": 2}
-	east, west := embeddedSite(t, "east", topics), embeddedSite(t, "west", nil)
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 2}), embeddedSite(t, "west", nil)
+	killAtEveryStep(t, east, west, east.Addresses(), west.Addresses(), 10)
+}
+
+func killAtEveryStep(t *testing.T, east, west broker.Cluster, eastAddresses, westAddresses []string, rounds int) {
+	t.Helper()
 	eastM := testMirror(t, east, west)
 	assign(t, eastM, ordersAssignment("", 1))
-	ctx, cancel := context.WithCancel(t.Context())
-	l := newLoad(t, east.Addresses(), 11)
+	var stop atomic.Bool // between transactions: an open one would hold the rest back
+	l := newLoad(t, eastAddresses, 11)
 	loaded := make(chan error, 1)
 	go func() {
-		for {
-			err := l.write(ctx, "orders", 2, 1)
-			if ctx.Err() != nil {
-				loaded <- nil
-				return
-			}
-			if err != nil {
-				loaded <- err
-				return
-			}
+		var err error
+		for err == nil && !stop.Load() {
+			err = l.write(t.Context(), "orders", 2, 1)
 			time.Sleep(2 * time.Millisecond)
 		}
+		loaded <- err
 	}()
-	const rounds = 10
 	r := rand.New(rand.NewPCG(3, 4))
 	for _, point := range CrashPoints {
 		for range rounds {
-			runChild(t, east.Addresses(), west.Addresses(), point, 1+r.IntN(4))
+			runChild(t, eastAddresses, westAddresses, point, 1+r.IntN(4))
 		}
 	}
-	cancel()
+	stop.Store(true)
 	if err := <-loaded; err != nil {
 		t.Fatal(err)
 	}

@@ -143,7 +143,7 @@ func (f *flow) run(parent context.Context) {
 		}
 		select {
 		case p := <-f.claimed:
-			f.toOpen = append(f.toOpen, p)
+			f.leased(p)
 			f.drainClaims()
 		case <-f.wake:
 		case <-retry.C:
@@ -156,6 +156,33 @@ func (f *flow) run(parent context.Context) {
 	}
 }
 
+// waitsForLease is the problem of a partition that another mirror may feed.
+const waitsForLease = "waits for the lease; another mirror may have it"
+
+// claim waits for the partition's lease, anew where it had one.
+func (f *flow) claim(ctx context.Context, p *partition) {
+	p.session.Opened = false
+	f.setState(p, false, waitsForLease)
+	f.goroutines.Go(func() { f.m.claimLease(ctx, p, f.claimed) })
+}
+
+func (f *flow) leased(p *partition) {
+	f.setState(p, false, "reads the end of the target's log back")
+	f.toOpen = append(f.toOpen, p)
+}
+
+// withLease leaves out, and claims anew, the partitions whose lease is over.
+func (f *flow) withLease(ctx context.Context, parts []*partition) []*partition {
+	now := f.m.config.Now()
+	return slices.DeleteFunc(parts, func(p *partition) bool {
+		if p.lease.Held(now) {
+			return false
+		}
+		f.claim(ctx, p)
+		return true
+	})
+}
+
 // drainClaims takes the leases that have come in the meantime, so that many
 // partitions are opened together.
 func (f *flow) drainClaims() {
@@ -164,7 +191,7 @@ func (f *flow) drainClaims() {
 	for {
 		select {
 		case p := <-f.claimed:
-			f.toOpen = append(f.toOpen, p)
+			f.leased(p)
 		case <-wait.C:
 			return
 		}
@@ -210,7 +237,7 @@ func (f *flow) discover(ctx context.Context) {
 			p.bound = bound
 		}
 		f.parts[tp] = p
-		f.goroutines.Go(func() { f.m.claimLease(ctx, p, f.claimed) })
+		f.claim(ctx, p)
 	}
 }
 
@@ -238,9 +265,7 @@ func (f *flow) takeReturned(ctx context.Context) {
 			f.arrived++
 			f.setState(p, false, "")
 		case b.why.claim:
-			p.session.Opened = false
-			f.setState(p, false, "waits for the lease; another mirror may have it")
-			f.goroutines.Go(func() { f.m.claimLease(ctx, p, f.claimed) })
+			f.claim(ctx, p)
 		case b.why.open && b.why.problem == "" && b.why.pause == 0 && p.failed == 0:
 			p.failed++ // a second resync without a success waits
 			f.toOpen = append(f.toOpen, p)
@@ -278,7 +303,7 @@ func (f *flow) wakeLater(ctx context.Context) {
 		case now.Before(p.retryAt):
 			return false
 		case !p.lease.Held(f.m.config.Now()):
-			f.goroutines.Go(func() { f.m.claimLease(ctx, p, f.claimed) })
+			f.claim(ctx, p)
 		case p.session.Opened:
 			f.toRoute = append(f.toRoute, p)
 		default:
@@ -292,7 +317,7 @@ func (f *flow) openAll(ctx context.Context) {
 	if len(f.toOpen) == 0 {
 		return
 	}
-	parts := f.toOpen
+	parts := f.withLease(ctx, f.toOpen)
 	f.toOpen = nil
 	byTopicPartition(parts)
 	parts = slices.DeleteFunc(parts, func(p *partition) bool {
@@ -312,7 +337,7 @@ func (f *flow) openAll(ctx context.Context) {
 	for _, p := range lost {
 		f.postpone(p, "another mirror opened an append session at the same time", 0)
 	}
-	f.toRoute = append(f.toRoute, opened...)
+	f.toRoute = append(f.toRoute, f.withLease(ctx, opened)...)
 }
 
 // route finds where opened partitions go on at the source and which broker

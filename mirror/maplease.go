@@ -44,25 +44,31 @@ func newMapLease(m *Mirror, name string) *mapLease {
 	return l
 }
 
+// mapTerm is the lease during one term.
+type mapTerm struct {
+	*mapLease
+	term int64
+}
+
 // Held implements Lease.
-func (l *mapLease) Held(now time.Time) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return now.Before(l.mu.until)
+func (t mapTerm) Held(now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.mu.term == t.term && now.Before(t.mu.until)
 }
 
 // claim waits until the lease is held.
 func (l *mapLease) claim(ctx context.Context, _ spillway.TopicPartition) (Lease, error) {
 	for {
 		l.mu.Lock()
-		held := l.mu.held
+		held, term := l.mu.held, mapTerm{l, l.mu.term}
 		l.mu.Unlock()
-		if l.Held(l.m.config.Now()) {
-			return l, nil
+		if term.Held(l.m.config.Now()) {
+			return term, nil
 		}
 		select {
 		case <-held:
-			if !l.Held(l.m.config.Now()) && sitelog.Pause(ctx, leaseRenew/4) != nil {
+			if sitelog.Pause(ctx, leaseRenew/4) != nil {
 				return nil, ctx.Err()
 			}
 		case <-ctx.Done():

@@ -179,7 +179,7 @@ func read(ctx context.Context, c broker.Cluster, tp spillway.TopicPartition) ([]
 	defer conn.Close()
 	var all []logged
 	for at := starts[tp]; at < ends[tp]; {
-		fs, err := sitelog.Fetch(ctx, conn, []sitelog.FetchPart{{TopicPartition: tp, Offset: at, BytesMax: 1 << 20}}, sitelog.FetchOptions{MaxWait: time.Second, BytesMax: 1 << 20})
+		fs, err := sitelog.Fetch(ctx, conn, []sitelog.FetchPart{{TopicPartition: tp, Offset: at, BytesMax: 1 << 20}}, sitelog.FetchOptions{MaxWait: time.Second, BytesMax: 4 << 20})
 		if err != nil {
 			return nil, err
 		}

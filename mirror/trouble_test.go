@@ -68,39 +68,61 @@ func TestForeignWriterIsHiddenAndLogged(t *testing.T) {
 type testLease struct {
 	mu     sync.Mutex
 	holder string
+	term   int
 }
 
 func (l *testLease) set(worker string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.holder = worker
+	l.holder, l.term = worker, l.term+1
 }
 
-func (l *testLease) held(worker string) bool {
+func (l *testLease) held(worker string) (term int, held bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.holder == worker
+	return l.term, l.holder == worker
 }
 
 type workerLease struct {
 	l      *testLease
 	worker string
+	term   int
 	zombie bool // does not notice that it has lost the lease
 }
 
-func (w workerLease) Held(time.Time) bool { return w.zombie || w.l.held(w.worker) }
+func (w workerLease) Held(time.Time) bool {
+	term, held := w.l.held(w.worker)
+	return w.zombie || held && term == w.term
+}
 
 func (l *testLease) claim(worker string, zombie bool) func(context.Context, spillway.TopicPartition) (Lease, error) {
 	return func(ctx context.Context, _ spillway.TopicPartition) (Lease, error) {
-		for !l.held(worker) {
+		for {
+			if term, held := l.held(worker); held {
+				return workerLease{l, worker, term, zombie}, nil
+			}
 			select {
 			case <-time.After(5 * time.Millisecond):
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
 		}
-		return workerLease{l, worker, zombie}, nil
 	}
+}
+
+// idle tells whether a mirror waits for the lease of all its partitions.
+func idle(m *Mirror) bool {
+	for _, f := range m.Flows() {
+		for _, problem := range f.Problems {
+			if problem != waitsForLease {
+				return false
+			}
+		}
+		if f.Running > 0 || len(f.Problems) < f.Partitions {
+			return false
+		}
+	}
+	return true
 }
 
 // TestTwoMirrors runs two mirrors of one site. The lease goes back and forth
@@ -124,8 +146,15 @@ func TestTwoMirrors(t *testing.T) {
 				if err := l.write(ctx, "orders", 2, 6); err != nil {
 					t.Fatal(err)
 				}
-				lease.set([]string{"one", "two"}[i%2])
+				// A lease that is obeyed is over for longer than a request
+				// takes before somebody else gets it.
+				lease.set("")
+				holder := []*Mirror{one, two}[i%2]
+				eventually(t, "the worker without the lease stops", func() bool { return zombie || idle(holder) })
+				lease.set([]string{"two", "one"}[i%2])
 			}
+			lease.set("")
+			eventually(t, "the worker without the lease stops", func() bool { return zombie || idle(one) })
 			lease.set("two")
 			eventually(t, "west has what east has", func() bool { return caughtUp(ctx, east, eastM, two, ordersAssignment("", 1)) })
 			for i := range int32(2) {
