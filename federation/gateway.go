@@ -35,7 +35,7 @@ type Config struct {
 	Port int32
 	// Slots is how many virtual nodes the gateway asks for. Until each has an
 	// address of its own, one is used: librdkafka cannot hold two node ids behind
-	// one address (docs/decisions/0004).
+	// one address (docs/decisions/0005).
 	Slots int32
 
 	Limits         session.Limits

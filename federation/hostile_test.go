@@ -44,7 +44,7 @@ func TestHostileBytes(t *testing.T) {
 	metadata.Version = 12
 	noise := make([]byte, 1<<20)
 	chacha := rand.NewChaCha8([32]byte{1})
-	chacha.Read(noise)
+	_, _ = chacha.Read(noise)
 	binary.BigEndian.PutUint32(noise, 0x7f000000)
 
 	cases := []struct {
@@ -95,10 +95,10 @@ func TestHostileBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(10 * time.Second))
-			conn.Write(c.bytes)
+			deadline(t, conn, 10*time.Second)
+			_, _ = conn.Write(c.bytes) // the gateway may close before the end
 			if c.reason == session.ReasonTruncated {
-				conn.(*net.TCPConn).CloseWrite()
+				_ = conn.(*net.TCPConn).CloseWrite()
 			}
 			if answer, _ := io.ReadAll(conn); len(answer) > 0 {
 				t.Errorf("it was answered: %x", answer)
@@ -188,10 +188,10 @@ func TestDamagedRequests(t *testing.T) {
 			b[12+random.IntN(len(b)-12)] = byte(random.Uint32())
 		}
 		binary.BigEndian.PutUint32(b, uint32(len(b)-4))
-		conn.SetDeadline(time.Now().Add(100 * time.Millisecond))
-		conn.Write(b)
+		deadline(t, conn, 100*time.Millisecond)
+		_, _ = conn.Write(b)
 		if random.IntN(4) == 0 {
-			io.ReadFull(conn, make([]byte, 4))
+			_, _ = io.ReadFull(conn, make([]byte, 4))
 		}
 		conn.Close()
 	}
@@ -199,4 +199,11 @@ func TestDamagedRequests(t *testing.T) {
 		t.Fatalf("a good client fails: %v", err)
 	}
 	gatewaytest.Eventually(t, "goroutines fall back", func() bool { return runtime.NumGoroutine() <= goroutines+20 })
+}
+
+func deadline(t *testing.T, c net.Conn, d time.Duration) {
+	t.Helper()
+	if err := c.SetDeadline(time.Now().Add(d)); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -14,7 +14,7 @@ import (
 // groups.
 //
 // A coordinator is one of the virtual nodes that Metadata lists, under the same
-// id (docs/decisions/0004). Left out: transactional ids and share groups. A
+// id (docs/decisions/0005). Left out: transactional ids and share groups. A
 // group that no failover group names has no home.
 var findCoordinatorAPI = api{key: 10, min: 0, max: 6, needs: 0, begin: (*Client).beginFindCoordinator}
 

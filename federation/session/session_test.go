@@ -66,7 +66,8 @@ func frameOf(correlation int32, extra int) []byte {
 	return b
 }
 
-func (r *rig) send(b []byte) { go r.client.Write(b) }
+// write hands bytes to the session; a failure shows in what the test waits for.
+func (r *rig) write(b []byte) { _, _ = r.client.Write(b) }
 
 func (r *rig) receive(t *testing.T) (correlation int32, body string) {
 	t.Helper()
@@ -91,13 +92,13 @@ func TestAnswersKeepOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, Limits{}, nil)
 		for i := range int32(3) {
-			r.client.Write(frameOf(i, 0))
+			r.write(frameOf(i, 0))
 		}
 		for i := range 3 {
 			r.answers <- []byte{byte('a' + i)}
 		}
 		for i := range int32(3) {
-			if c, body := r.receive(t); c != i || body != string(rune('a'+i)) {
+			if c, body := r.receive(t); c != i || body != string('a'+i) {
 				t.Errorf("answer %d is %d %q", i, c, body)
 			}
 		}
@@ -116,7 +117,7 @@ func TestBackPressure(t *testing.T) {
 				written := atomic.Int32{}
 				go func() {
 					for i := range int32(10) {
-						r.client.Write(frameOf(i, 100))
+						r.write(frameOf(i, 100))
 						written.Add(1)
 					}
 				}()
@@ -144,10 +145,10 @@ func TestBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := NewBudget(150)
 		first, second := start(t, Limits{}, budget), start(t, Limits{}, budget)
-		first.client.Write(frameOf(1, 200))
+		first.write(frameOf(1, 200))
 		synctest.Wait()
-		second.client.Write(frameOf(1, 0)) // one request each is always read
-		second.send(frameOf(2, 0))
+		second.write(frameOf(1, 0)) // one request each is always read
+		go second.write(frameOf(2, 0))
 		time.Sleep(time.Second)
 		if n := len(second.begun); n != 1 {
 			t.Errorf("%d requests begun over the budget", n)
@@ -174,15 +175,15 @@ func TestReasons(t *testing.T) {
 		want Reason
 	}{
 		"idle":             {func(*testing.T, *rig) {}, ReasonIdle},
-		"a frame too slow": {func(_ *testing.T, r *rig) { r.client.Write(frameOf(1, 10)[:6]) }, ReasonSlowFrame},
-		"cut off":          {func(_ *testing.T, r *rig) { r.client.Write(frameOf(1, 10)[:6]); r.client.Close() }, ReasonTruncated},
+		"a frame too slow": {func(_ *testing.T, r *rig) { r.write(frameOf(1, 10)[:6]) }, ReasonSlowFrame},
+		"cut off":          {func(_ *testing.T, r *rig) { r.write(frameOf(1, 10)[:6]); r.client.Close() }, ReasonTruncated},
 		"answers not taken": {func(_ *testing.T, r *rig) {
-			r.client.Write(frameOf(1, 0))
+			r.write(frameOf(1, 0))
 			r.answers <- []byte("x")
 		}, ReasonSlowReader},
-		"shutdown":         {func(_ *testing.T, r *rig) { r.client.Write(frameOf(1, 0)); r.cancel() }, ReasonShutdown},
-		"refused by begin": {func(_ *testing.T, r *rig) { r.fail = Close(ReasonVersion, nil); r.client.Write(frameOf(1, 0)) }, ReasonVersion},
-		"unforeseen":       {func(_ *testing.T, r *rig) { r.fail = errors.New("x"); r.client.Write(frameOf(1, 0)) }, ReasonInternal},
+		"shutdown":         {func(_ *testing.T, r *rig) { r.write(frameOf(1, 0)); r.cancel() }, ReasonShutdown},
+		"refused by begin": {func(_ *testing.T, r *rig) { r.fail = Close(ReasonVersion, nil); r.write(frameOf(1, 0)) }, ReasonVersion},
+		"unforeseen":       {func(_ *testing.T, r *rig) { r.fail = errors.New("x"); r.write(frameOf(1, 0)) }, ReasonInternal},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -199,7 +200,7 @@ func TestReasons(t *testing.T) {
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, Limits{}, nil)
-		r.client.Write(frameOf(1, 0))
+		r.write(frameOf(1, 0))
 		synctest.Wait()
 		r.s.Drain()
 		r.answers <- []byte("last")
@@ -213,7 +214,7 @@ func TestDrain(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, Limits{LingerMax: 3 * time.Second}, nil)
-		r.client.Write(frameOf(1, 0))
+		r.write(frameOf(1, 0))
 		synctest.Wait()
 		begin := time.Now()
 		r.s.Drain()
