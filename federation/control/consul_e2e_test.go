@@ -25,7 +25,7 @@ func init() {
 
 // The hold of a planned move is store writes, watches and the mirror's last
 // step; with Consul on the same machine it must stay short.
-func TestSwitchoversOnConsul(t *testing.T) {
+func TestSwitchoversOnRealConsul(t *testing.T) {
 	c := server.ForTest(t, 1)
 	store, err := consul.New(consul.Config{Address: c.Servers[0].HTTP})
 	if err != nil {

@@ -35,7 +35,7 @@ func TestRealConsulKeepsTheContract(t *testing.T) {
 
 // One of three servers dies, the leader or not: writes go on at another server,
 // nothing answered is lost, and versions go on rising.
-func TestStoreOutlivesOneOfThreeServers(t *testing.T) {
+func TestRealConsulOutlivesOneOfThreeServers(t *testing.T) {
 	c := server.ForTest(t, 3)
 	var stores []coordination.Store
 	for _, s := range c.Servers {

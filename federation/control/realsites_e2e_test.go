@@ -1,0 +1,103 @@
+//go:build e2e
+
+package control
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"spillway"
+	"spillway/broker/conn"
+	"spillway/broker/kafka"
+	"spillway/federation/control/probe"
+	"spillway/federation/coordination/consul"
+	server "spillway/tests/cluster/consul"
+	brokers "spillway/tests/cluster/kafka"
+)
+
+// Three real clusters of different releases that authorize, and a real Consul: the
+// ACL fence is in force at every site that does not serve, probed at its leaders,
+// and planned moves lose nothing.
+func TestFencedSwitchoversOnRealKafkaAndConsul(t *testing.T) {
+	users := map[string]string{"admin": "a-secret", "gateway": "g-secret"}
+	config := func(name, version string, first int) brokers.Config {
+		return brokers.Config{Name: name, Version: version, FirstNode: first, Users: users, SuperUsers: []string{"admin"}}
+	}
+	real := brokers.ForTest(t, config("east", "4.3.1", 1), config("west", "3.9.2", 11), config("north", "4.4.0", 21))
+	store, err := consul.New(consul.Config{Address: server.ForTest(t, 1).Servers[0].HTTP})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	sites := []spillway.SiteID{"east", "west", "north"}
+	w := newWorld(t, options{store: store, sites: sites,
+		group: func(g *spillway.FailoverGroup) { g.GroupDrain = 100 * time.Millisecond },
+		real: func(id spillway.SiteID) (cluster, asGateway *kafka.Cluster) {
+			open := func(user string) *kafka.Cluster {
+				c, err := kafka.New(kafka.Config{Site: id, Bootstrap: real[slices.Index(sites, id)].Bootstrap(),
+					SASL: &conn.SASL{Mechanism: "SCRAM-SHA-256", User: user, Password: users[user]}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return c
+			}
+			cluster, asGateway = open("admin"), open("gateway")
+			t.Cleanup(func() {
+				if err := asGateway.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			if err := cluster.Admin().CreateTopic(within(t), "orders", partitions, 1, nil); err != nil {
+				t.Fatal(err)
+			}
+			return cluster, asGateway
+		},
+	})
+	share := w.settled(1)
+	stop := w.load()
+	for i := range 6 {
+		to := sites[(i+1)%3]
+		w.loaded(20)
+		plan, err := w.operator.Switchover(within(t), "orders", to, "test", "exercise", false)
+		if err != nil {
+			t.Fatalf("%v; faults %q", err, last(w.failed, 5))
+		}
+		from := share.Active
+		if share, err = w.operator.Await(within(t), "orders", plan.Epoch, nil); err != nil || share.Active != to {
+			t.Fatalf("%v: %+v; faults %q", err, share, last(w.failed, 5))
+		}
+		var tps []spillway.TopicPartition
+		for p := range int32(partitions) {
+			tps = append(tps, spillway.TopicPartition{Topic: "orders", Partition: p})
+		}
+		if fenced, err := probe.Fenced(within(t), w.sites[from].asGateway, tps, true); err != nil || !fenced {
+			t.Errorf("%s was left, but takes writes of the gateways: %v, %v", from, fenced, err)
+		}
+		if _, err := produceTo(within(t), w.sites[from].asGateway, orders0, "stray"); err == nil {
+			t.Errorf("a stray write reached %s after it was left", from)
+		}
+		w.settled(share.Epoch)
+	}
+	acked := stop()
+	if missing := w.check(share.Active, share); missing > 0 || acked < 100 {
+		t.Errorf("%d of %d acknowledged records are missing", missing, acked)
+	}
+	history, err := w.operator.History(within(t), "orders")
+	if err != nil || len(history) != 6 {
+		t.Fatalf("%d moves, %v", len(history), err)
+	}
+	var held []int64
+	for _, r := range history {
+		if r.Fence != "acl" {
+			t.Errorf("%s to %s: fence %q", r.From, r.To, r.Fence)
+		}
+		held = append(held, r.HeldMillis)
+	}
+	slices.Sort(held)
+	t.Logf("%d records, holds in ms: %v", acked, held)
+}
