@@ -1,6 +1,6 @@
 // Package demo shows what Spillway promises on one host: embedded sites, each a
 // pair of child processes, serve an order workload through their gateways; the
-// group is moved as planned, then moved while the gateway that serves it hangs,
+// group is moved as planned, then moved while the gateway that serves clients hangs,
 // then the active site is killed under load. The
 // workload's independent checker judges what clients were told against what the
 // sites' logs hold.
@@ -59,8 +59,8 @@ func (o Options) ackSites() int {
 	return 1
 }
 
-// hangs: with two sites nobody but the process that hangs could follow the
-// group, so that is left to three.
+// hangs: the group must move between two other sites than that of the gateway
+// that hangs, so there must be three.
 func (o Options) hangs() bool { return o.Sites >= 3 }
 
 // movesWanted is how many moves a good run makes.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"spillway/app"
@@ -272,10 +273,10 @@ func (s *story) catchUp(ctx context.Context) error {
 	return err
 }
 
-// other is the first site that lives and is not the given one.
-func (s *story) other(than string) string {
+// other is the first site that lives and is none of the given ones.
+func (s *story) other(than ...string) string {
 	for _, site := range s.world.sites {
-		if site.name != than && !s.dead[site.name] {
+		if !slices.Contains(than, site.name) && !s.dead[site.name] {
 			return site.name
 		}
 	}

@@ -76,6 +76,7 @@ func (p Product) Run(ctx context.Context, binary, dir string) (Outcome, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, binary, p.Args...)
 	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir) // a failed demo keeps its logs
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	out := Outcome{Stderr: tail(stderr.String())}

@@ -41,13 +41,13 @@ type shop struct {
 
 	mu struct {
 		sync.Mutex
-		counters map[history.ID]int64 // by topic and partition: the next counter
+		counters map[place]int64 // the next counter
 	}
 }
 
 func openShop(bootstrap []string, spec Producer, rec *history.Recorder, counts *counts) (*shop, error) {
 	s := &shop{name: spec.Name, rec: rec, counts: counts}
-	s.mu.counters = map[history.ID]int64{}
+	s.mu.counters = map[place]int64{}
 	var err error
 	if spec.Library == Sarama {
 		s.sender, err = newSarama(bootstrap, spec)
@@ -66,9 +66,9 @@ func openShop(bootstrap []string, spec Producer, rec *history.Recorder, counts *
 func (s *shop) send(p history.Payload, topic string, partition int32, done func(history.ID, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	place := history.ID{Topic: topic, Partition: partition}
-	id := history.ID{Producer: s.name, Topic: topic, Partition: partition, Counter: s.mu.counters[place]}
-	s.mu.counters[place]++
+	at := place{topic, partition}
+	id := history.ID{Producer: s.name, Topic: topic, Partition: partition, Counter: s.mu.counters[at]}
+	s.mu.counters[at]++
 	p.ID = id
 	s.counts.sent.Add(1)
 	s.rec.Record(history.Event{Kind: history.Invoke, Client: s.name, Payload: id})
@@ -78,7 +78,7 @@ func (s *shop) send(p history.Payload, topic string, partition int32, done func(
 			e = history.Event{Kind: history.Fail, Client: s.name, Payload: id, Error: err.Error()}
 			s.counts.failed.Add(1)
 		} else {
-			s.counts.acked.Add(1)
+			s.counts.ack(at, offset)
 		}
 		s.rec.Record(e)
 		done(id, err)

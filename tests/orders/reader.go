@@ -62,16 +62,16 @@ func (p *positions) all() map[place]int64 {
 	return maps.Clone(p.next)
 }
 
-// reached tells whether all ends were read, or nothing has come for so long
-// that nothing more will: behind a burnt range the end lies above the last record.
-func (p *positions) reached(ends map[place]int64, quiet time.Duration) bool {
+// reached tells whether all ends were read. Behind a burnt range an end lies
+// above the last record; so a reader that has all that was acknowledged, and
+// then gets nothing more for a while, has come to the end too. One that still
+// lacks something has not, however long it is quiet.
+func (p *positions) reached(ends, acked map[place]int64, quiet time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if time.Since(p.last) > quiet {
-		return true
-	}
+	isQuiet := time.Since(p.last) > quiet
 	for at, end := range ends {
-		if p.next[at] < end {
+		if next := p.next[at]; next < end && (!isQuiet || next < acked[at]) {
 			return false
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,8 +34,9 @@ type Config struct {
 	RecordBytes int
 	Producers   []Producer
 	Readers     []Reader
-	// DrainQuiet is how long readers must have got nothing to count as
-	// drained where the end offset is not reached; 0 means 5 s.
+	// DrainQuiet is how long readers that have all that was acknowledged must
+	// have got nothing more to count as drained where the end offset is not
+	// reached; 0 means 5 s.
 	DrainQuiet time.Duration
 }
 
@@ -105,7 +107,36 @@ func CreateTopics(ctx context.Context, bootstrap []string, partitions int32, rep
 // counts are the live figures of a workload.
 type counts struct {
 	sent, acked, failed, read, readErrors, commitErrors, foreign atomic.Int64
-	complete, abandoned, undecided                               atomic.Int64
+	complete, abandoned                                          atomic.Int64
+
+	mu struct {
+		sync.Mutex
+		ends map[place]int64 // behind the highest offset acknowledged
+	}
+}
+
+func (c *counts) ack(at place, offset int64) {
+	c.acked.Add(1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.ends == nil {
+		c.mu.ends = map[place]int64{}
+	}
+	c.mu.ends[at] = max(c.mu.ends[at], offset+1)
+}
+
+// forgetEnds: what was acknowledged before a failover may be lost, so readers
+// need not wait for it.
+func (c *counts) forgetEnds() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.mu.ends)
+}
+
+func (c *counts) ackedEnds() map[place]int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.mu.ends)
 }
 
 // Progress is what a workload has done so far.
@@ -231,6 +262,9 @@ func (w *Workload) Progress() Progress {
 // Mark writes something that was done to the system into the history.
 func (w *Workload) Mark(e history.Event) {
 	e.Kind = history.Mark
+	if e.Name == history.MoveEnd && e.Move == history.Failover {
+		w.counts.forgetEnds()
+	}
 	w.rec.Record(e)
 }
 
@@ -278,12 +312,13 @@ func (w *Workload) drain(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("orders: end offsets for draining: %w", err)
 	}
+	acked := w.counts.ackedEnds()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
 		all := true
 		for _, r := range w.readers {
-			all = all && r.reached(ends, w.cfg.DrainQuiet)
+			all = all && r.reached(ends, acked, w.cfg.DrainQuiet)
 		}
 		if all {
 			w.drained.Store(true)
