@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 	"time"
 
 	"spillway"
@@ -60,22 +61,42 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, carr
 	if err != nil {
 		return fmt.Errorf("list groups of site %s: %w", src.site, err)
 	}
+	// Groups are independent, and a move holds producers until all are copied.
 	var faults []error
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, groupsAtOnce)
 	for _, g := range groups {
 		if !matches(a.ConsumerGroups, g.ID) || a.MatchGroup != nil && !a.MatchGroup(g.ID) {
 			continue
 		}
-		if err := m.copyGroup(ctx, a, src, g.ID, carried); err != nil {
-			faults = append(faults, err)
-		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			mu.Lock()
+			before := carried[g.ID]
+			mu.Unlock()
+			now, err := m.copyGroup(ctx, a, src, g.ID, before)
+			mu.Lock()
+			defer mu.Unlock()
+			carried[g.ID] = now
+			if err != nil {
+				faults = append(faults, err)
+			}
+		})
 	}
+	wg.Wait()
 	return errors.Join(faults...)
 }
 
-func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group string, carried map[string]carriedGroup) error {
+// groupsAtOnce bounds the groups that are copied at the same time.
+const groupsAtOnce = 16
+
+// copyGroup returns what is carried of the group now.
+func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group string, before carriedGroup) (carriedGroup, error) {
 	theirs, err := src.cluster.Admin().FetchGroupOffsets(ctx, group)
 	if err != nil {
-		return fmt.Errorf("copy group %s from site %s: %w", group, src.site, err)
+		return before, fmt.Errorf("copy group %s from site %s: %w", group, src.site, err)
 	}
 	ours := make(map[spillway.TopicPartition]broker.GroupOffset, len(theirs))
 	for tp, o := range theirs {
@@ -86,31 +107,29 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 			ours[tp] = translated
 		}
 	}
-	before := carried[group]
 	if len(ours) == 0 || maps.Equal(ours, before.offsets) && time.Since(before.at) < recommitInterval {
-		return nil
+		return before, nil
 	}
 	err = m.local.Admin().CommitGroupOffsets(ctx, group, ours)
 	switch {
 	case errors.Is(err, broker.ErrGroupActive) && m.config.IdentitySources:
-		return nil // without a control plane its members are the target's own, and know better
+		return before, nil // without a control plane its members are the target's own, and know better
 	case errors.Is(err, broker.ErrGroupActive):
 		// They were members when this site served, and have gone with the share
 		// without leaving. Until their sessions time out they would keep the
 		// offsets from being carried, and new members from joining after the
 		// next move.
 		if err := m.local.Admin().RemoveMembers(ctx, group); err != nil {
-			return fmt.Errorf("remove the members that group %s left behind at site %s: %w", group, m.site, err)
+			return before, fmt.Errorf("remove the members that group %s left behind at site %s: %w", group, m.site, err)
 		}
 		if err := m.local.Admin().CommitGroupOffsets(ctx, group, ours); err != nil {
-			return fmt.Errorf("copy group %s to site %s: %w", group, m.site, err)
+			return before, fmt.Errorf("copy group %s to site %s: %w", group, m.site, err)
 		}
 	case err != nil:
-		return fmt.Errorf("copy group %s to site %s: %w", group, m.site, err)
+		return before, fmt.Errorf("copy group %s to site %s: %w", group, m.site, err)
 	}
-	carried[group] = carriedGroup{ours, time.Now()}
 	m.events.groupCarried(GroupInfo{a.Share, group, len(ours)})
-	return nil
+	return carriedGroup{ours, time.Now()}, nil
 }
 
 // translate turns a committed offset of the source into one of this site. The

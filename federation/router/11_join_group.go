@@ -63,6 +63,9 @@ func (c *Client) joinGroup(ctx context.Context, req *kmsg.JoinGroupRequest) kmsg
 				continue
 			}
 			if joined.ErrorCode == 0 {
+				if joined.MemberID != resp.MemberID {
+					c.router.members.gone(req.Group, resp.MemberID)
+				}
 				c.router.members.touch(req.Group, joined.MemberID)
 			}
 			return joined

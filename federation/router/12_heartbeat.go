@@ -33,7 +33,11 @@ func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (sessio
 			resp.ErrorCode = c.unreached(share, err)
 			return resp.AppendTo(nil), nil
 		}
-		c.stale(ctx, share, got.(*kmsg.HeartbeatResponse).ErrorCode)
+		code := got.(*kmsg.HeartbeatResponse).ErrorCode
+		c.stale(ctx, share, code)
+		if code == kerr.UnknownMemberID.Code {
+			c.router.left(share, req.Group, req.MemberID)
+		}
 		return got.AppendTo(nil), nil
 	}, nil
 }

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -11,8 +12,27 @@ import (
 
 // SyncGroup (14). v3 static members; v4 flexible; v5 protocol.
 //
-// It passes as it is: assignments name topics and partitions.
+// It passes as it is: assignments name topics and partitions. Right after a move
+// it waits a moment, so that all members that were held are in the generation: a
+// member that got the partitions of another would start where that one committed,
+// while that one goes on where it was.
 var syncGroupAPI = api{key: 14, min: 0, max: 5, needs: 0, begin: (*Client).beginSyncGroup}
+
+// gatherMax is how long after a move generations are not completed.
+const gatherMax = 300 * time.Millisecond
+
+// gather waits until members that were held during a move have had their time.
+func gather(ctx context.Context, s *Share) {
+	t, serving := s.Serving()
+	if left := gatherMax - time.Since(t.Opened); serving && len(t.Past) > 0 && left > 0 {
+		timer := time.NewTimer(left)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+}
 
 func (c *Client) beginSyncGroup(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrSyncGroupRequest()
@@ -26,6 +46,7 @@ func (c *Client) beginSyncGroup(_ context.Context, sreq session.Request) (sessio
 			resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 			return resp.AppendTo(nil), nil
 		}
+		gather(ctx, share)
 		got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true, patience: rebalanceMax})
 		if err != nil {
 			resp.ErrorCode = c.unreached(share, err)
