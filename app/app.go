@@ -186,6 +186,7 @@ func (a *App) startObserver(context.Context) error {
 func (a *App) watchHealth(ctx context.Context, own broker.Cluster) {
 	tick := time.NewTicker(a.cfg.Control.ProbeInterval)
 	defer tick.Stop()
+	a.observer.firstLook(ctx, a.cfg.Control.ProbeTimeout) // or every start would complain
 	for {
 		a.health("coordinator", "coordinator", a.observer.Problem())
 		if own != nil {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
 	"spillway/configs"
@@ -173,4 +174,56 @@ console: {listen: "%s"}
 		code, _ := httpGet(t, b.Addr("telemetry"), "/readyz")
 		return code == http.StatusOK
 	})
+}
+
+// The shipped example for one host runs: a client that knows nothing of
+// Spillway writes and reads through its gateway, and all is well afterwards.
+func TestEmbeddedExampleServes(t *testing.T) {
+	text, err := configs.Example("embedded")
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := string(text)
+	for _, address := range []string{"127.0.0.1:19092", "127.0.0.1:9092", "127.0.0.1:9094", "127.0.0.1:9095", "127.0.0.1:9096"} {
+		changed = strings.ReplaceAll(changed, address, freeAddress(t))
+	}
+	cfg := parse(t, strings.ReplaceAll(changed, "./spillway-data", "$DIR"))
+	a, log := start(t, cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	home, err := OpenSite(cfg.Sites[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := home.Admin().CreateTopic(ctx, "greetings", 2, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := home.Close(); err != nil {
+		t.Fatal(err)
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(a.Addr("gateway").String()), kgo.ConsumeTopics("greetings"), kgo.ConsumerGroup("readers"),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	sent, err := client.ProduceSync(ctx, &kgo.Record{Topic: "greetings", Value: []byte("hello")}).First()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	got := client.PollFetches(ctx)
+	if got.Err() != nil || got.NumRecords() != 1 || string(got.Records()[0].Value) != "hello" || got.Records()[0].Offset != sent.Offset {
+		t.Errorf("read %v, %v", got.Records(), got.Err())
+	}
+	eventually(t, "a good status", func() bool {
+		_, body := httpGet(t, a.Addr("console"), "/api/status")
+		return strings.Contains(body, `"level": "good"`) && strings.Contains(body, `"news": []`)
+	})
+	eventually(t, "ready", func() bool {
+		code, _ := httpGet(t, a.Addr("telemetry"), "/readyz")
+		return code == http.StatusOK
+	})
+	if _, body := httpGet(t, a.Addr("telemetry"), "/metrics"); !strings.Contains(body, `spillway_gateway_produced_records_total{failover_group="shop"} 1`) {
+		t.Error("the record was not counted")
+	}
 }

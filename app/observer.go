@@ -204,6 +204,33 @@ func (o *Observer) Latest() (status.Status, bool) {
 	return o.Status(), true
 }
 
+// firstLook waits until the store was read once, or cannot be.
+func (o *Observer) firstLook(ctx context.Context, patience time.Duration) {
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	for o.looking() {
+		select {
+		case <-o.changed:
+		case <-late.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// looking tells whether some prefix was neither read nor refused yet.
+func (o *Observer) looking() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, f := range o.mu.folders {
+		if !f.read && f.problem == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // fresh decodes the entries of a folder with the time since each changed.
 func fresh[T any](now time.Time, f *folder) []status.Seen[T] {
 	var out []status.Seen[T]

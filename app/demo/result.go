@@ -21,6 +21,16 @@ func (s Seconds) MarshalJSON() ([]byte, error) {
 	return json.Marshal(math.Round(time.Duration(s).Seconds()*1000) / 1000)
 }
 
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (s *Seconds) UnmarshalJSON(b []byte) error {
+	var n float64
+	if err := json.Unmarshal(b, &n); err != nil {
+		return err
+	}
+	*s = Seconds(time.Duration(n * float64(time.Second)))
+	return nil
+}
+
 // Move is one move that the demo made.
 type Move struct {
 	Kind  string  `json:"kind"`
