@@ -59,10 +59,10 @@ func TestKilledAtEveryStepOnKafka(t *testing.T) {
 	killAtEveryStep(t, sites[0], sites[1], servers[0].Bootstrap(), servers[1].Bootstrap(), 10)
 }
 
-// TestTargetBrokerDies kills the target's broker under load, with records of
+// TestTargetBrokerDiesOnKafka kills the target's broker under load, with records of
 // today and with records of last year, for which the broker remembers no
 // producer (C3).
-func TestTargetBrokerDies(t *testing.T) {
+func TestTargetBrokerDiesOnKafka(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	sites, servers := kafkaPair(t)
@@ -137,9 +137,9 @@ func TestTargetBrokerDies(t *testing.T) {
 	}
 }
 
-// TestCompactedAndAppendTime mirrors a topic that the source's cleaner has made
+// TestCompactedAndAppendTimeOnKafka mirrors a topic that the source's cleaner has made
 // holes in, and one whose times are the broker's.
-func TestCompactedAndAppendTime(t *testing.T) {
+func TestCompactedAndAppendTimeOnKafka(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	sites, servers := kafkaPair(t)
