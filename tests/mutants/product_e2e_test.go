@@ -12,8 +12,9 @@ import (
 // A run of the demo may take two minutes; building comes on top.
 const runMax = 4 * time.Minute
 
-// The demo notices each fault: it ends with an error and names the anomaly. One
-// after the other, since each demo is many processes.
+// The demo notices each fault: it ends with an error and names the anomaly; or
+// the test does that the patch names. One after the other, since each demo is
+// many processes.
 func TestDemoNoticesEveryMutant(t *testing.T) {
 	product := Product{Root: root(t), Package: "./cmd/spillway", Args: []string{"demo", "-o", "json", "--for", "12s"}}
 	for _, m := range load(t) {
@@ -26,6 +27,12 @@ func TestDemoNoticesEveryMutant(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { os.RemoveAll(dir) })
+			if m.Test != "" {
+				if err := product.Test(ctx, m, dir); err != nil {
+					t.Error(err)
+				}
+				return
+			}
 			binary, err := product.Build(ctx, m, dir)
 			if err != nil {
 				t.Fatal(err)
