@@ -90,7 +90,7 @@ func runRows(r mirror.RunReport) []string {
 		row("groups carried", r.Groups), row("gaps", len(r.Gaps)),
 	}
 	for _, g := range r.Gaps {
-		rows = append(rows, row("  "+string(g.Kind), fmt.Sprintf("%s-%d [%d,%d) %s", g.Topic, g.Partition, g.From, g.To, g.Detail)))
+		rows = append(rows, row("  "+g.Kind, fmt.Sprintf("%s-%d [%d,%d) %s", g.Topic, g.Partition, g.From, g.To, g.Detail)))
 	}
 	return rows
 }

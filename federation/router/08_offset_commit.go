@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -57,7 +58,7 @@ func (c *Client) offsetCommit(ctx context.Context, req *kmsg.OffsetCommitRequest
 				if err == nil {
 					return cm.take(ctx, share, got.(*kmsg.OffsetCommitResponse))
 				}
-				if err != errMoving {
+				if !errors.Is(err, errMoving) {
 					changed, code = nil, kerr.NotCoordinator.Code
 				}
 			}

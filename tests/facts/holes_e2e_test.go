@@ -225,7 +225,7 @@ func readUntil(t *testing.T, read reader, address, topic string, last int64) (of
 			offsets = append(offsets, offset)
 			if offset == last {
 				cancel()
-				<-finished
+				t.Log("the client ended as asked:", <-finished)
 				return offsets
 			}
 		case err := <-finished:
