@@ -62,7 +62,7 @@ func deploy(t *testing.T, made artifacts, inventory string, further ...string) p
 	arguments := []string{"playbooks/site.yml", "--inventory", inventory,
 		"--private-key", filepath.Join(made.Run, "id"),
 		"--ssh-common-args", "-o UserKnownHostsFile=" + filepath.Join(made.Run, "known_hosts"),
-		"-e", "kafka_artifacts=" + made.Folder, "-e", "consul_binary=" + made.Consul,
+		"-e", "kafka_artifacts=" + made.Folder, "-e", "consul_binary=" + made.Consul, "-e", "spillway_binary=" + made.program(),
 		"-e", "kafka_heap=256m",
 		// The packages wait in the hosts' apt caches, whose lists may be old.
 		"-e", "kafka_apt_cache_seconds=1000000000", "-e", "prometheus_apt_cache_seconds=1000000000",

@@ -78,7 +78,7 @@ func makeArtifacts(ctx context.Context, run string) (artifacts, error) {
 	}
 	made.Folder = filepath.Join(root, "ansible")
 	playbook := made.ansible(ctx, "ansible-playbook", "playbooks/artifacts.yml", "-i", "localhost,",
-		"-e", "kafka_artifacts="+made.Folder, "-e", "consul_binary="+made.Consul)
+		"-e", "kafka_artifacts="+made.Folder, "-e", "consul_binary="+made.Consul, "-e", "spillway_binary="+made.program())
 	if output, err := playbook.CombinedOutput(); err != nil {
 		return artifacts{}, fmt.Errorf("playbooks/artifacts.yml: %w\n%s", err, output)
 	}
@@ -139,6 +139,9 @@ func (a artifacts) ansible(ctx context.Context, command string, arguments ...str
 	)
 	return cmd
 }
+
+// program is the path of the spillway program.
+func (a artifacts) program() string { return filepath.Join(a.Run, "spillway") }
 
 func (a artifacts) encode() (string, error) {
 	text, err := json.Marshal(a)

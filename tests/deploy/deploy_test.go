@@ -16,7 +16,7 @@ import (
 const targetsPatience = time.Minute
 
 // TestDeploy tells the life of a deployment: refused with a wrong variable,
-// made, left alone, changed with a fault in it, changed.
+// made, left alone, used, changed with a fault in it, changed.
 func TestDeploy(t *testing.T) {
 	made, err := decodeArtifacts()
 	must(t, err)
@@ -51,6 +51,8 @@ func TestDeploy(t *testing.T) {
 		sites[name] = openSite(t, inventory, booted[name+"-1"])
 		sites[name].roundTrip(t, "deployed", 1000)
 	}
+
+	switchUnderLoad(t, booted, inventory)
 
 	// A configuration that Kafka would refuse is refused before it is installed.
 	pids := booted.pids(t)
@@ -93,18 +95,24 @@ func (hs hosts) checkServices(t *testing.T) {
 		}
 	}
 	for name, h := range hs {
+		var status struct{ Coordinator struct{ Up bool } }
+		// 10 says that something is unhealthy: groups have no topics yet, for example.
+		text := h.run(t, "spillway --config /etc/spillway/spillway.yaml status -o json || test $? = 10")
+		if err := json.Unmarshal([]byte(text), &status); err != nil || !status.Coordinator.Up {
+			t.Errorf("spillway status on %s: %v\n%s", name, err, text)
+		}
 		if failed := strings.TrimSpace(h.run(t, "systemctl --failed --no-legend --plain")); failed != "" {
 			t.Errorf("units of %s failed:\n%s", name, failed)
 		}
 	}
-	checkTargets(t, "http://"+addresses["north-1"]+":9090", 1+len(hs))
+	checkTargets(t, "http://"+addresses["north-1"]+":9090", 1+2*len(hs))
 }
 
 // What runs where, for the units that the roles wrote.
 var hardened = map[string][]string{
-	"east-1":  {"consul", "kafka"},
-	"west-1":  {"consul", "kafka"},
-	"north-1": {"consul"},
+	"east-1":  {"consul", "kafka", "spillway"},
+	"west-1":  {"consul", "kafka", "spillway"},
+	"north-1": {"consul", "spillway"},
 }
 
 // pids tells the main processes of all services, so that restarts show.
