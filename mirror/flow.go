@@ -32,15 +32,14 @@ type flow struct {
 	goroutines sync.WaitGroup
 
 	// Owned by run.
-	parts    map[spillway.TopicPartition]*partition // all of the flow
-	limits   map[string]int
-	lanes    map[int32]*lane
-	claimed  chan *partition
-	toOpen   []*partition // with a lease
-	toRoute  []*partition // opened
-	later    []*partition // wait for their retryAt; those with a lease go to toOpen
-	arrived  int
-	caughtUp time.Time
+	parts   map[spillway.TopicPartition]*partition // all of the flow
+	limits  map[string]int
+	lanes   map[int32]*lane
+	claimed chan *partition
+	toOpen  []*partition // with a lease
+	toRoute []*partition // opened
+	later   []*partition // wait for their retryAt; those with a lease go to toOpen
+	arrived int
 
 	mu struct {
 		sync.Mutex
@@ -69,10 +68,11 @@ type back struct {
 
 // partState is what others may know about a partition.
 type partState struct {
-	virtual spillway.Offset
-	lag     int64
-	running bool
-	problem string
+	virtual  spillway.Offset
+	lag      int64
+	running  bool
+	problem  string
+	caughtUp time.Time // when it last had all that was known of the source
 }
 
 func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartition]spillway.Offset) *flow {
@@ -81,7 +81,6 @@ func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartit
 		stopping: make(chan struct{}), done: make(chan struct{}), reached: make(chan struct{}),
 		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
 		limits: make(map[string]int), claimed: make(chan *partition), wake: make(chan struct{}, 1),
-		caughtUp: time.Now(), // a flow that never catches up is behind since its start
 	}
 	f.mu.state = make(map[spillway.TopicPartition]partState)
 	return f
@@ -129,6 +128,7 @@ func (f *flow) run(parent context.Context) {
 	defer tick.Stop()
 	retry := time.NewTicker(min(100*time.Millisecond, f.m.config.TopicInterval))
 	defer retry.Stop()
+	f.goroutines.Go(func() { f.reportAll(ctx) })
 	f.discover(ctx)
 	for ctx.Err() == nil {
 		f.takeReturned(ctx)
@@ -150,7 +150,6 @@ func (f *flow) run(parent context.Context) {
 			f.wakeLater(ctx)
 		case <-tick.C:
 			f.discover(ctx)
-			f.report()
 		case <-ctx.Done():
 		}
 	}
@@ -415,9 +414,12 @@ func (f *flow) publish(p *partition) {
 }
 
 func (f *flow) setState(p *partition, running bool, problem string) {
-	s := partState{virtual: p.virtual, lag: p.lag(), running: running, problem: problem}
+	s := partState{virtual: p.virtual, lag: p.lag(), running: running, problem: problem, caughtUp: time.Now()}
 	f.mu.Lock()
 	before, known := f.mu.state[p.TopicPartition]
+	if known && (s.lag > 0 || problem != "") {
+		s.caughtUp = before.caughtUp
+	}
 	f.mu.state[p.TopicPartition] = s
 	f.mu.Unlock()
 	if (!known || before.problem != problem) && (known || problem != "") {
@@ -432,6 +434,21 @@ func (f *flow) fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.mu.problem = err.Error()
+}
+
+// reportAll reports until ctx ends. It waits for no broker: a target that
+// freezes stops everything else, and that is what there is to report.
+func (f *flow) reportAll(ctx context.Context) {
+	tick := time.NewTicker(f.m.config.TopicInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			f.report()
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // report tells how the flow is.
@@ -453,11 +470,9 @@ func (f *flow) info(now time.Time) FlowInfo {
 		if s.problem != "" {
 			info.Problems[tp] = s.problem
 		}
-	}
-	if info.LagRecords == 0 && len(info.Problems) == 0 {
-		f.caughtUp = now
-	} else {
-		info.LagTime = now.Sub(f.caughtUp)
+		if s.problem != "" || s.lag > 0 {
+			info.LagTime = max(info.LagTime, now.Sub(s.caughtUp))
+		}
 	}
 	return info
 }

@@ -284,6 +284,7 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 			continue
 		}
 		p.highWatermark = f.HighWatermark
+		l.flow.setState(p, true, "") // behind, until the answer of the target came
 		view := l.flow.source.view(p.TopicPartition)
 		made, err := planPart(f, view, p.position, p.writer())
 		if err != nil {

@@ -55,6 +55,7 @@ func (t *Telemetry) RouterEvents() router.Events {
 // GatewayEvents counts what the gateway does.
 func (t *Telemetry) GatewayEvents() federation.Events {
 	lease := t.gauge(gatewayLease)
+	problems := t.counter(gatewayProblems)
 	return federation.Events{
 		Session:           t.SessionEvents(),
 		Router:            t.RouterEvents(),
@@ -64,6 +65,6 @@ func (t *Telemetry) GatewayEvents() federation.Events {
 			t.gauge(gatewayEpoch, id.Group).Set(float64(epoch))
 			t.gauge(gatewayServing, id.Group).Set(number(serving))
 		},
-		Problem: func(string, error) { t.counter(gatewayProblems).Inc() },
+		Problem: func(string, error) { problems.Inc() },
 	}
 }

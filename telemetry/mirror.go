@@ -7,6 +7,10 @@ import (
 	"spillway/mirror/maptopic"
 )
 
+// foreignWriters are who may write past a mirror: a client, or a mirror that
+// had lost its lease.
+var foreignWriters = [...]string{"client", "stale-mirror"}
+
 // MirrorEvents counts what a mirror does.
 func (t *Telemetry) MirrorEvents() mirror.Events {
 	return mirror.Events{
@@ -27,15 +31,20 @@ func (t *Telemetry) MirrorEvents() mirror.Events {
 		GapLogged:     func(g maptopic.Gap) { t.counter(mirrorGaps, string(g.Site), g.Kind).Inc() },
 		Resync:        func(r mirror.ResyncInfo) { t.counter(mirrorResyncs, string(r.Target)).Inc() },
 		ForeignWriter: func(f mirror.ForeignInfo) {
-			writer := "client"
+			writer := foreignWriters[0]
 			if f.Stale {
-				writer = "stale-mirror"
+				writer = foreignWriters[1]
 			}
 			t.counter(mirrorForeign, string(f.Target), f.Topic, writer).Add(float64(f.To - f.From))
 		},
-		SessionOpened: func(s mirror.SessionInfo) { t.counter(mirrorSessions, string(s.Target)).Inc() },
-		FlowState:     t.flowState,
-		GroupCarried:  func(g mirror.GroupInfo) { t.counter(mirrorGroups, g.Share.Group).Add(float64(g.Partitions)) },
+		SessionOpened: func(s mirror.SessionInfo) {
+			t.counter(mirrorSessions, string(s.Target)).Inc()
+			for _, writer := range foreignWriters {
+				t.counter(mirrorForeign, string(s.Target), s.Topic, writer) // begins at 0, see Prepare
+			}
+		},
+		FlowState:    t.flowState,
+		GroupCarried: func(g mirror.GroupInfo) { t.counter(mirrorGroups, g.Share.Group).Add(float64(g.Partitions)) },
 		PartitionState: func(p mirror.PartitionInfo) {
 			if p.Problem != "" {
 				t.counter(mirrorStops, p.Share.Group, string(p.Source), string(p.Target)).Inc()

@@ -206,9 +206,14 @@ func (w *World) Healthy(ctx context.Context) error {
 	return err
 }
 
+// MetricsAddress is where a site's process tells Prometheus how it is.
+func (w *World) MetricsAddress(site string) string {
+	return fmt.Sprintf("127.0.0.1:%d", w.ports[site].metrics)
+}
+
 // Metrics reads what a site's process tells Prometheus.
 func (w *World) Metrics(ctx context.Context, site string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/metrics", w.ports[site].metrics), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.MetricsAddress(site)+"/metrics", nil)
 	if err != nil {
 		return "", err
 	}
