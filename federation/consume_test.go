@@ -215,7 +215,8 @@ func TestGroupDrain(t *testing.T) {
 					}
 				})}
 			if protocol == "consumer" {
-				opts = append(opts, kgo.WithContext(context.WithValue(t.Context(), "opt_in_kafka_next_gen_balancer_beta", true)))
+				var optIn any = "opt_in_kafka_next_gen_balancer_beta" // franz-go's own key
+				opts = append(opts, kgo.WithContext(context.WithValue(t.Context(), optIn, true)))
 			}
 			cl := client(t, w, opts...)
 			done := make(chan struct{})

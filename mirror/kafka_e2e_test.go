@@ -5,7 +5,6 @@ package mirror
 import (
 	"context"
 	"fmt"
-	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -51,10 +50,7 @@ func createTopic(t *testing.T, c broker.Cluster, name string, partitions int32, 
 
 func TestKilledAtEveryStepOnKafka(t *testing.T) {
 	sites, servers := kafkaPair(t)
-	if err := os.Setenv(childReal, "1"); err != nil {
-		t.Fatal(err)
-	}
-	defer os.Unsetenv(childReal)
+	t.Setenv(childReal, "1")
 	createTopic(t, sites[0], "orders", 2, nil)
 	killAtEveryStep(t, sites[0], sites[1], servers[0].Bootstrap(), servers[1].Bootstrap(), 10)
 }

@@ -142,20 +142,22 @@ func (c *Client) offsetFetchAt(ctx context.Context, share *Share, g kmsg.OffsetF
 	if err != nil {
 		return nil, 0, true
 	}
-	for _, found := range got.(*kmsg.OffsetFetchResponse).Groups {
-		c.stale(ctx, share, found.ErrorCode)
-		for i := range found.Topics {
-			topic := &found.Topics[i]
-			for j := range topic.Partitions {
-				tp := spillway.TopicPartition{Topic: topic.Topic, Partition: topic.Partitions[j].Partition}
-				if !c.router.position(t, tp, &topic.Partitions[j]) {
-					return nil, 0, true
-				}
+	groups := got.(*kmsg.OffsetFetchResponse).Groups
+	if len(groups) != 1 {
+		return nil, kerr.UnknownServerError.Code, false
+	}
+	found := &groups[0]
+	c.stale(ctx, share, found.ErrorCode)
+	for i := range found.Topics {
+		topic := &found.Topics[i]
+		for j := range topic.Partitions {
+			tp := spillway.TopicPartition{Topic: topic.Topic, Partition: topic.Partitions[j].Partition}
+			if !c.router.position(t, tp, &topic.Partitions[j]) {
+				return nil, 0, true
 			}
 		}
-		return found.Topics, found.ErrorCode, false
 	}
-	return nil, kerr.UnknownServerError.Code, false
+	return found.Topics, found.ErrorCode, false
 }
 
 // position makes a committed position virtual.

@@ -42,10 +42,11 @@ func (c *Client) describeGroup(ctx context.Context, version int16, group string)
 		none.ErrorCode = kerr.CoordinatorNotAvailable.Code
 		return none
 	}
-	for _, g := range got.(*kmsg.DescribeGroupsResponse).Groups {
-		c.stale(ctx, share, g.ErrorCode)
-		return g
+	groups := got.(*kmsg.DescribeGroupsResponse).Groups
+	if len(groups) != 1 {
+		none.ErrorCode = kerr.UnknownServerError.Code
+		return none
 	}
-	none.ErrorCode = kerr.UnknownServerError.Code
-	return none
+	c.stale(ctx, share, groups[0].ErrorCode)
+	return groups[0]
 }

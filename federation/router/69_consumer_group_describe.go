@@ -42,16 +42,18 @@ func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group
 		none.ErrorCode = kerr.CoordinatorNotAvailable.Code
 		return none
 	}
-	for _, g := range got.(*kmsg.ConsumerGroupDescribeResponse).Groups {
-		c.stale(ctx, share, g.ErrorCode)
-		for i := range g.Members {
-			c.virtualTopics(&g.Members[i].Assignment)
-			c.virtualTopics(&g.Members[i].TargetAssignment)
-		}
-		return g
+	groups := got.(*kmsg.ConsumerGroupDescribeResponse).Groups
+	if len(groups) != 1 {
+		none.ErrorCode = kerr.UnknownServerError.Code
+		return none
 	}
-	none.ErrorCode = kerr.UnknownServerError.Code
-	return none
+	g := groups[0]
+	c.stale(ctx, share, g.ErrorCode)
+	for i := range g.Members {
+		c.virtualTopics(&g.Members[i].Assignment)
+		c.virtualTopics(&g.Members[i].TargetAssignment)
+	}
+	return g
 }
 
 func (c *Client) virtualTopics(a *kmsg.Assignment) {

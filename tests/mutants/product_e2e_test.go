@@ -26,7 +26,11 @@ func TestDemoNoticesEveryMutant(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { os.RemoveAll(dir) })
+			t.Cleanup(func() {
+				if err := os.RemoveAll(dir); err != nil {
+					t.Error(err)
+				}
+			})
 			if m.Test != "" {
 				if err := product.Test(ctx, m, dir); err != nil {
 					t.Error(err)
