@@ -17,6 +17,7 @@ type Events struct {
 	ForeignWriter  func(ForeignInfo)
 	SessionOpened  func(SessionInfo)
 	FlowState      func(FlowInfo) // about once a second per flow
+	FlowEnded      func(FlowInfo) // the last word of a flow
 	GroupCarried   func(GroupInfo)
 	PartitionState func(PartitionInfo) // a partition stopped or runs again
 }
@@ -122,6 +123,12 @@ func (e *Events) sessionOpened(i SessionInfo) {
 func (e *Events) flowState(i FlowInfo) {
 	if e.FlowState != nil {
 		e.FlowState(i)
+	}
+}
+
+func (e *Events) flowEnded(i FlowInfo) {
+	if e.FlowEnded != nil {
+		e.FlowEnded(i)
 	}
 }
 

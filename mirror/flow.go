@@ -123,6 +123,7 @@ func (f *flow) run(parent context.Context) {
 		<-stopWatch
 		f.stopOnce.Do(func() { close(f.stopping) })
 		f.goroutines.Wait()
+		f.m.events.flowEnded(f.info(time.Now()))
 	}()
 	tick := time.NewTicker(f.m.config.TopicInterval)
 	defer tick.Stop()

