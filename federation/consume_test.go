@@ -69,6 +69,31 @@ func TestAssignedReadersSeeVirtualNumbers(t *testing.T) {
 	}
 }
 
+// Records become visible with the durable mark and not before (C19), and a
+// partition that waits for its mark holds up no other one.
+func TestReadersSeeWhatIsDurable(t *testing.T) {
+	w, marks := markedWorld(t, 2)
+	cl := client(t, w)
+	for p := range int32(2) {
+		cl.Produce(t.Context(), &kgo.Record{Topic: "orders", Partition: p, Value: []byte(gatewaytest.Value(int(p)))}, nil)
+	}
+	siteLog(t, w, "east", "orders", 1)
+	reader := client(t, w, kgo.FetchMaxWait(10*time.Second),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{"orders": {0: kgo.NewOffset().At(gatewaytest.OffsetBase), 1: kgo.NewOffset().At(gatewaytest.OffsetBase)}}))
+	early, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if fs := reader.PollFetches(early); fs.NumRecords() > 0 {
+		t.Fatalf("%d records were handed out before any mark", fs.NumRecords())
+	}
+	for p := range 2 {
+		marks <- markLine(1-p, 1, gatewaytest.OffsetBase+1)
+		fs := reader.PollFetches(within(t, 5*time.Second)) // half of what one fetch may wait
+		if got := fs.Records(); len(got) != 1 || got[0].Partition != int32(1-p) || got[0].Offset != gatewaytest.OffsetBase {
+			t.Fatalf("after the mark of partition %d: %v, %v", 1-p, got, fs.Err())
+		}
+	}
+}
+
 func TestListOffsets(t *testing.T) {
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	fill(t, w, "orders", 1, 10)

@@ -32,6 +32,7 @@ const (
 	fetchWaitMax  = 30 * time.Second
 	fetchBytesMax = 32 << 20 // of one answer; a single larger batch still passes
 	fetchPauseMin = 20 * time.Millisecond
+	markPause     = 50 * time.Millisecond // waiting for the mark of one partition, before all are looked at again
 	fetchSeveral  = 25 * time.Millisecond // wait at each node of a site when a request needs several
 
 	fetchPartitionsMax = 10_000 // whose high watermarks a connection remembers
@@ -59,6 +60,7 @@ type fetchPart struct {
 	term  Term
 	view  *offsetmap.View
 	local spillway.LocalOffset
+	limit spillway.Offset // nothing from here on may be handed out
 }
 
 func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -259,34 +261,37 @@ func (f *fetch) settle() {
 	}
 }
 
-// serve turns the site's answer for one partition into the client's.
-func (p *fetchPart) serve(ctx context.Context, f *fetch, in *kmsg.FetchResponseTopicPartition) {
+// serve turns the site's answer for one partition into the client's. It returns
+// false if there are records, but none of them may be handed out yet: they are
+// not durable, or their offsets not reserved (C5, C19).
+func (p *fetchPart) serve(ctx context.Context, f *fetch, in *kmsg.FetchResponseTopicPartition) bool {
 	r := f.client.router
 	switch in.ErrorCode {
 	case 0:
 	case kerr.OffsetOutOfRange.Code, kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code, kerr.CorruptMessage.Code:
 		p.fail(in.ErrorCode)
-		return
+		return true
 	default:
-		return // the site's own business (leader moves); asked again
+		return true // the site's own business (leader moves); asked again
 	}
 	// The map may have grown while the site waited for data.
 	if v := r.viewOf(p.share, p.term, p.tp); v != nil {
 		p.view = v
 	}
 	end, _ := p.view.ToVirtual(spillway.LocalOffset(in.HighWatermark))
-	limit := r.limit(ctx, f.deadline, p.share, p.term, p.tp, p.wanted, end)
+	limit := r.VirtualHighWatermark(ctx, p.share, p.term, p.tp, end)
 	a, err := records.Serve(in.RecordBatches, p.view, p.wanted, limit)
 	if err != nil {
 		p.fail(kerr.CorruptMessage.Code)
-		return
+		return true
 	}
+	p.limit = limit
 	start, _ := p.view.ToVirtual(spillway.LocalOffset(max(in.LogStartOffset, 0)))
 	stable, _ := p.view.ToVirtual(spillway.LocalOffset(in.LastStableOffset))
 	p.out.HighWatermark = int64(max(min(end, limit), a.Next))
 	p.out.LastStableOffset = min(p.out.HighWatermark, int64(max(min(stable, limit), a.Next)))
 	p.out.LogStartOffset = int64(start)
-	p.out.RecordBatches = a.Records
+	p.out.RecordBatches, p.out.AbortedTransactions = a.Records, nil
 	if p.out.RecordBatches == nil {
 		p.out.RecordBatches = []byte{}
 	}
@@ -295,18 +300,5 @@ func (p *fetchPart) serve(ctx context.Context, f *fetch, in *kmsg.FetchResponseT
 		t.FirstOffset = int64(first)
 		p.out.AbortedTransactions = append(p.out.AbortedTransactions, t)
 	}
-}
-
-// limit is what may be handed out of a partition that ends at end: raised ahead
-// of use where the reserved end is in the way, and waited for until the
-// deadline where nothing behind wanted is durable yet (C5, C19).
-func (r *Router) limit(ctx context.Context, deadline time.Time, share *Share, t Term, tp spillway.TopicPartition, wanted, end spillway.Offset) spillway.Offset {
-	ctx, cancel := context.WithDeadline(ctx, deadline.Add(fetchPauseMin))
-	defer cancel()
-	limit := r.VirtualHighWatermark(ctx, share, t, tp, end)
-	if k := share.ackSites(); limit <= wanted && end > wanted && k > 1 {
-		_ = r.marks.Wait(ctx, t, tp, wanted+1, k) // if not, the answer is empty
-		limit = r.VirtualHighWatermark(ctx, share, t, tp, end)
-	}
-	return limit
+	return len(a.Records) > 0 || len(in.RecordBatches) == 0 || limit >= end
 }

@@ -72,6 +72,8 @@ func (f *fetch) take(ctx context.Context, site spillway.SiteID, parts []*fetchPa
 		byName[p.tp] = p
 	}
 	well := resp.ErrorCode == 0
+	var early []earlyPart
+	some := false // of this answer may be handed out
 	for i := range resp.Topics {
 		t := &resp.Topics[i]
 		for j := range t.Partitions {
@@ -84,13 +86,48 @@ func (f *fetch) take(ctx context.Context, site spillway.SiteID, parts []*fetchPa
 			case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.ReplicaNotAvailable.Code, kerr.KafkaStorageError.Code:
 				well = false
 			}
-			p.serve(ctx, f, in)
+			if !p.serve(ctx, f, in) {
+				early = append(early, earlyPart{p, in})
+			}
+			some = some || len(p.out.RecordBatches) > 0
 		}
+	}
+	if !some {
+		f.await(ctx, early)
 	}
 	if !well {
 		f.client.router.refresh(ctx, site)
 	}
 	return well
+}
+
+// earlyPart is a partition whose records came before they may be handed out.
+type earlyPart struct {
+	part *fetchPart
+	in   *kmsg.FetchResponseTopicPartition
+}
+
+// await waits until something of what came early may be handed out, or until
+// the deadline. A partition that waits must not hold up others, so it is looked
+// at again soon whether its mark has risen or not.
+func (f *fetch) await(ctx context.Context, early []earlyPart) {
+	for len(early) > 0 && ctx.Err() == nil && time.Now().Before(f.deadline) {
+		p := early[0].part
+		pause, cancel := context.WithTimeout(ctx, min(markPause, time.Until(f.deadline)))
+		if k := p.share.ackSites(); k > 1 {
+			_ = f.client.router.marks.Wait(pause, p.term, p.tp, p.limit+1, k) // if not, another one may go
+		} else {
+			<-pause.Done()
+		}
+		cancel()
+		some := false
+		for _, e := range early {
+			some = e.part.serve(ctx, f, e.in) || some
+		}
+		if some {
+			return
+		}
+	}
 }
 
 // upstream is the request for one node of a site: in the site's offsets,
