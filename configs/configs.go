@@ -151,7 +151,6 @@ type AutomaticFailover struct {
 type Gateway struct {
 	Listen     string        `key:"listen" doc:"Address to listen on." default:":9092"`
 	Advertised string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
-	Nodes      int           `key:"nodes" doc:"Virtual nodes per gateway; at least as many as the largest site has brokers divided by the gateways." default:"1"`
 	TLS        ServerTLS     `key:"tls" doc:"Encryption towards clients; without it they connect in plain text."`
 	Limits     GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
 	Lease      Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`

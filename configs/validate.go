@@ -203,9 +203,6 @@ func (c *checker) gateway(g Gateway) {
 	if (g.TLS.CertFile == "") != (g.TLS.KeyFile == "") {
 		c.at("gateway.tls", "certFile and keyFile go together")
 	}
-	if g.Nodes < 1 {
-		c.at("gateway.nodes", "must be 1 or more")
-	}
 	if g.Lease.Interval <= 0 || g.Lease.TTL < 2*g.Lease.Interval {
 		c.at("gateway.lease.ttl", "%s is too short for renewals every %s; twice that is the least", g.Lease.TTL, g.Lease.Interval)
 	}

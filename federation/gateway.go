@@ -33,10 +33,6 @@ type Config struct {
 	// Host and Port are advertised to clients; default: the listener's address.
 	Host string
 	Port int32
-	// Slots is how many virtual nodes the gateway asks for. Until each has an
-	// address of its own, one is used: librdkafka cannot hold two node ids behind
-	// one address (docs/decisions/0005).
-	Slots int32
 
 	Limits         session.Limits
 	BudgetBytesMax int64 // of unanswered requests, all connections together; default 512 MiB
@@ -164,9 +160,6 @@ func New(c Config) (*Gateway, error) {
 func (g *Gateway) Run(ctx context.Context) error {
 	inner, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if g.config.Slots > 1 {
-		g.problem("show more than one virtual node", errors.New("all would have one address, which librdkafka cannot hold apart; one is shown"))
-	}
 	var wg sync.WaitGroup
 	for id, cluster := range g.config.Sites {
 		g.readers[id] = maptopic.Tail(inner, cluster, nil)
@@ -252,6 +245,7 @@ func (g *Gateway) leaseValue(beat uint64) []byte {
 	g.mu.Unlock()
 	return encode(layout.GatewayLease{
 		ID: g.config.ID, Boot: g.boot, Site: g.config.Site, Host: g.config.Host, Port: g.config.Port,
-		Slots: 1, Layout: g.layout.obeyed(), Leaving: leaving, Release: g.config.Release, Beat: beat,
+		Slots:  1, // one node id per address: librdkafka cannot hold more apart (docs/decisions/0005)
+		Layout: g.layout.obeyed(), Leaving: leaving, Release: g.config.Release, Beat: beat,
 	})
 }
