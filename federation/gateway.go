@@ -238,6 +238,8 @@ type leaseHeld struct{ lease *coordination.Lease }
 
 func (l leaseHeld) Held() bool { return l.lease.Valid() }
 
+func (l leaseHeld) Term() uint64 { return l.lease.Term() }
+
 // leaseValue is what the gateway writes about itself.
 func (g *Gateway) leaseValue(beat uint64) []byte {
 	g.mu.Lock()

@@ -148,6 +148,11 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		return m.reader.Position(), nil
 	}
 	slices.SortFunc(todo, spillway.TopicPartition.Compare)
+	// The reserved ends may name a partition that was made just before its site
+	// was lost. It has to start above them here too (promise D).
+	if _, err := m.ensureTopics(ctx, nil, todo); err != nil {
+		return -1, err
+	}
 	logEnds, err := m.local.Admin().LogEnds(ctx, todo)
 	if err != nil {
 		return -1, fmt.Errorf("open epoch %d of share %s at site %s: %w", epoch, id, m.site, err)

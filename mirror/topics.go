@@ -105,20 +105,22 @@ func (m *Mirror) ensureTopics(ctx context.Context, from *source, tps []spillway.
 }
 
 func (m *Mirror) createTopic(ctx context.Context, from *source, name string, count int32) error {
-	theirs, err := from.cluster.Admin().TopicConfigs(ctx, name)
-	if err != nil {
-		return fmt.Errorf("create topic %s/%s: read its settings at %s: %w", m.site, name, from.site, err)
-	}
 	configs := make(map[string]string)
-	for _, key := range configsCopied {
-		if v, ok := theirs[key]; ok && !v.Default {
-			configs[key] = v.Value
+	if from != nil { // nil: its site is lost
+		theirs, err := from.cluster.Admin().TopicConfigs(ctx, name)
+		if err != nil {
+			return fmt.Errorf("create topic %s/%s: read its settings at %s: %w", m.site, name, from.site, err)
+		}
+		for _, key := range configsCopied {
+			if v, ok := theirs[key]; ok && !v.Default {
+				configs[key] = v.Value
+			}
 		}
 	}
 	essential := maps.Clone(configs)
 	maps.Copy(configs, configsOwn)
 	admin := m.local.Admin()
-	err = admin.CreateTopic(ctx, name, count, m.config.Replication, configs)
+	err := admin.CreateTopic(ctx, name, count, m.config.Replication, configs)
 	if err != nil && !errors.Is(err, broker.ErrTopicExists) && ctx.Err() == nil {
 		// A broker that does not know one of our own settings still can hold
 		// the topic; what it then refuses is in the gap log.

@@ -192,7 +192,7 @@ func (s *followed) run(ctx context.Context) {
 			s.mu.share = share
 			s.mu.Unlock()
 		}
-		err := s.interruptible(ctx, share)
+		err := s.interruptible(ctx, share, version)
 		if ctx.Err() != nil {
 			return
 		}
@@ -204,7 +204,10 @@ func (s *followed) run(ctx context.Context) {
 	}
 }
 
-func (s *followed) interruptible(ctx context.Context, share failover.Share) error {
+// interruptible acts until a newer record than version comes. The same record
+// comes again with every change of another share, and after an interruption of
+// the store: it ends nothing.
+func (s *followed) interruptible(ctx context.Context, share failover.Share, version uint64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
@@ -214,6 +217,9 @@ func (s *followed) interruptible(ctx context.Context, share failover.Share) erro
 		case err := <-done:
 			return err
 		case e := <-s.newest:
+			if e.Version != 0 && e.Version <= version {
+				continue
+			}
 			cancel()
 			err := <-done
 			s.offerBack(e)
@@ -429,8 +435,12 @@ func (s *followed) open(ctx context.Context, share failover.Share) error {
 	case share.Active:
 		// Armed without a flow: its map still has the old epoch open.
 	default:
-		if err := s.follow(ctx, share, share.Epoch, share.Target); err != nil {
-			return err
+		// A failover may burn offsets, and may yet be given up: who followed its
+		// target would count them as seen. So others follow it once it is open.
+		if share.Kind == failover.Switchover {
+			if err := s.follow(ctx, share, share.Epoch, share.Target); err != nil {
+				return err
+			}
 		}
 	}
 	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Armed = true })

@@ -103,15 +103,17 @@ func (l *Lease) Valid() bool { return l.Left() > 0 }
 // held again (the model of package failover finds the violation).
 func (l *Lease) Term() uint64 {
 	g := l.grant.Load()
-	if g == nil || !l.Valid() {
+	if l.left(g) <= 0 {
 		return 0
 	}
 	return g.term
 }
 
 // Left is how long the lease lasts without another renewal; 0 when it is over.
-func (l *Lease) Left() time.Duration {
-	g := l.grant.Load()
+func (l *Lease) Left() time.Duration { return l.left(l.grant.Load()) }
+
+// left is how long one grant lasts: the next one may be of another term.
+func (l *Lease) left(g *grant) time.Duration {
 	if g == nil {
 		return 0
 	}

@@ -59,6 +59,7 @@ type part struct {
 
 	// Set when it is forwarded.
 	term     Term
+	leased   uint64 // term of the gateway's lease in which it was let in
 	lane     *Lane
 	constant spillway.Offset
 	sent     time.Time

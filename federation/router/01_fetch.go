@@ -2,12 +2,14 @@ package router
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/federation/records"
 	"spillway/federation/session"
 	"spillway/mirror/offsetmap"
@@ -223,6 +225,10 @@ func (f *fetch) plan(ctx context.Context) map[laneKey][]*fetchPart {
 			continue
 		}
 		node, err := r.sites[p.term.Site].Leader(ctx, p.tp)
+		if errors.Is(err, broker.ErrUnknownTopic) {
+			p.fail(kerr.UnknownTopicOrPartition.Code)
+			continue
+		}
 		if err != nil {
 			continue
 		}
@@ -240,10 +246,21 @@ func (p *fetchPart) locate() bool {
 	if at == p.wanted {
 		return true
 	}
-	if _, _, hole := p.view.Hole(p.wanted); hole {
+	if _, _, hole := p.view.Hole(p.wanted); hole || p.burnt() {
 		return true // asked all the same: the answer brings the watermarks
 	}
 	p.fail(kerr.OffsetOutOfRange.Code)
+	return false
+}
+
+// burnt tells whether a failover gave the offset up, though nothing lies below
+// it: readers go on at the epoch's start (promise D).
+func (p *fetchPart) burnt() bool {
+	for _, t := range p.share.Record().Terms {
+		if from := max(t.Verified.Get(p.tp), p.share.Group.OffsetBase); p.wanted >= from && p.wanted < t.Start.Get(p.tp) {
+			return true
+		}
+	}
 	return false
 }
 

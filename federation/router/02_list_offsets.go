@@ -2,12 +2,14 @@ package router
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/federation/session"
 )
 
@@ -115,6 +117,9 @@ func (c *Client) ask(ctx context.Context, share *Share, t Term, tp spillway.Topi
 		return again
 	}
 	in, err := c.askSite(ctx, t.Site, tp, isolation, timestamp)
+	if errors.Is(err, broker.ErrUnknownTopic) {
+		return kerr.UnknownTopicOrPartition.Code
+	}
 	if err != nil {
 		r.refresh(ctx, t.Site)
 		return again

@@ -27,7 +27,6 @@ func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (sessio
 			resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 			return resp.AppendTo(nil), nil
 		}
-		c.router.members.touch(req.Group, req.MemberID)
 		got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true})
 		if err != nil {
 			resp.ErrorCode = c.unreached(share, err)
@@ -35,7 +34,10 @@ func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (sessio
 		}
 		code := got.(*kmsg.HeartbeatResponse).ErrorCode
 		c.stale(ctx, share, code)
-		if code == kerr.UnknownMemberID.Code {
+		switch code {
+		case 0, kerr.RebalanceInProgress.Code: // the coordinator knows it
+			c.router.members.touch(req.Group, req.MemberID)
+		case kerr.UnknownMemberID.Code:
 			c.router.left(share, req.Group, req.MemberID)
 		}
 		return got.AppendTo(nil), nil

@@ -42,8 +42,9 @@ var errMoving = errors.New("the share moves")
 func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response, error) {
 	r := c.router
 	changed := call.share.Changed()
+	leased := r.lease.Term()
 	t, serving := call.share.Serving()
-	if !serving || !r.lease.Held() || call.yields && draining(call.share) {
+	if !serving || leased == 0 || call.yields && draining(call.share) {
 		return nil, errMoving
 	}
 	if call.patience == 0 {
@@ -77,7 +78,7 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 		}
 		return nil, err
 	}
-	if !call.counted && moved(call, t) || !r.lease.Held() {
+	if !call.counted && moved(call, t) || r.lease.Term() != leased {
 		return nil, errMoving
 	}
 	resp.SetVersion(version)
@@ -144,13 +145,14 @@ func (c *Client) stale(ctx context.Context, s *Share, code int16) {
 }
 
 // members knows the members of consumer groups that speak through this gateway,
-// to tell when a group has settled before a move. A member that is not known
-// costs a move some waiting, nothing else.
+// to tell when a group has settled before a move. A member that is not known is
+// not waited for, and may read again what it had not committed.
 type members struct {
 	mu struct {
 		sync.Mutex
 		byGroup map[string]map[string]*member
 		count   int
+		forgot  time.Time // when the cap was last reached
 	}
 }
 
@@ -163,6 +165,7 @@ type member struct {
 // Bounds for what is remembered of members.
 const (
 	membersMax   = 100_000
+	memberIDMax  = 512              // bytes of a member's or group's name
 	memberMemory = 15 * time.Second // several heartbeat intervals
 )
 
@@ -181,11 +184,20 @@ func (m *members) settle(group, id string, e spillway.Epoch) {
 }
 
 func (m *members) update(group, id string, change func(*member)) {
-	if id == "" {
+	if id == "" || len(id) > memberIDMax || len(group) > memberIDMax {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.mu.byGroup[group][id] == nil && m.mu.count >= membersMax {
+		if time.Since(m.mu.forgot) < time.Second {
+			return
+		}
+		m.mu.forgot = time.Now()
+		if m.forget(); m.mu.count >= membersMax {
+			return
+		}
+	}
 	g := m.mu.byGroup[group]
 	if g == nil {
 		g = make(map[string]*member)
@@ -193,12 +205,6 @@ func (m *members) update(group, id string, change func(*member)) {
 	}
 	mb := g[id]
 	if mb == nil {
-		if m.mu.count >= membersMax {
-			m.forget()
-		}
-		if m.mu.count >= membersMax {
-			return
-		}
 		mb = &member{}
 		g[id] = mb
 		m.mu.count++

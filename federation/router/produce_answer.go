@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -118,6 +119,8 @@ func (op *produce) answered(lane *Lane, parts []*part, body []byte) {
 		}
 	}
 	local := time.Now()
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
 	for _, p := range parts {
 		in := byPartition[p.tp]
 		switch {
@@ -130,7 +133,8 @@ func (op *produce) answered(lane *Lane, parts []*part, body []byte) {
 			p.share.leave(lane, false, false)
 			p.siteRefused(in)
 		default:
-			p.appended(lane, in, local)
+			// One that waits for its mark must not keep others in the share.
+			waiting.Go(func() { p.appended(lane, in, local) })
 		}
 	}
 }
@@ -178,7 +182,7 @@ func (p *part) appended(lane *Lane, in *kmsg.ProduceResponseTopicPartition, loca
 			return
 		}
 	}
-	if !r.lease.Held() {
+	if r.lease.Term() != p.leased {
 		if !left {
 			p.share.leave(lane, true, false)
 		}

@@ -61,7 +61,7 @@ func (p *part) settle(v verdict, at spillway.Offset) {
 			r.background.Go(func() { p.settleDurable(at+spillway.Offset(p.header.LastOffsetDelta)+1, k) })
 			return
 		}
-		if !r.lease.Held() {
+		if r.lease.Term() != p.leased {
 			p.refuse(kerr.NotLeaderForPartition.Code, "lease-lost")
 			return
 		}

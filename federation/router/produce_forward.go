@@ -151,11 +151,12 @@ func (op *produce) changed() <-chan struct{} {
 // moves, or to a partition whose former leader has not let go.
 func (op *produce) split() (ready, moving []*part) {
 	r := op.client.router
+	leased := r.lease.Term()
 	for _, p := range op.parts {
 		t, serving := p.share.Serving()
 		_, free := r.layout.Leads(p.share.ID, p.tp)
-		if serving && free && r.lease.Held() {
-			p.term = t
+		if serving && free && leased != 0 {
+			p.term, p.leased = t, leased
 			ready = append(ready, p)
 			continue
 		}

@@ -17,6 +17,10 @@ import (
 // site's answer and before the client's (C10, C32).
 type Lease interface {
 	Held() bool
+	// Term numbers the times in which the lease was held without a break, 0 when
+	// it is not held. What was begun in one term may be acknowledged in the same
+	// one only: in between, others may have counted on its end.
+	Term() uint64
 }
 
 // Layout is the newest layout that this gateway knows.
