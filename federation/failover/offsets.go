@@ -73,10 +73,11 @@ func above(a, b PartitionOffsets) PartitionOffsets {
 }
 
 // lossBetween bounds how many records lie beyond the prefix: at most what was
-// reserved, and at least that without the block reserved ahead of use.
-func lossBetween(prefix, reserved PartitionOffsets, block int64) (least, most int64) {
+// reserved, and at least that without the block reserved ahead of use. base is
+// where offsets begin: no survivor may know of a partition that is new.
+func lossBetween(prefix, reserved PartitionOffsets, base spillway.Offset, block int64) (least, most int64) {
 	reserved.All(func(tp spillway.TopicPartition, end spillway.Offset) {
-		missing := int64(end - max(prefix.Get(tp), 0))
+		missing := int64(end - max(prefix.Get(tp), base))
 		most += max(0, missing)
 		least += max(0, missing-block)
 	})

@@ -198,7 +198,7 @@ func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 		return move(next.enter(Cutover, view, fmt.Sprintf("%d sites heard, nothing acknowledged is missing", len(ends))))
 	}
 	next.Start = above(prefix, view.Reserved)
-	least, most := lossBetween(prefix, view.Reserved, limits.Group.ReservedBlock)
+	least, most := lossBetween(prefix, view.Reserved, limits.Group.OffsetBase, limits.Group.ReservedBlock)
 	if share.LossMax >= 0 && least > share.LossMax {
 		return share, []Action{{Kind: Ask, Site: share.Active, Why: fmt.Sprintf("between %d and %d records are not replicated, limit %d; accept more with a new failover command, or abort", least, most, share.LossMax)}}
 	}

@@ -39,6 +39,10 @@ type speaker struct {
 // quiet is how long a reader must have got nothing, after all writers ended.
 const quiet = 5 * time.Second
 
+// flushEvery is after how many records the history is written out, so that who
+// waits for a client sees what it does.
+const flushEvery = 50
+
 const kcatFormat = "%t %p %o %s\n"
 
 func (c *Client) startKcat() error {
@@ -137,6 +141,9 @@ func (s *speaker) feed(ctx context.Context, next []history.ID) {
 		order := fmt.Sprintf("sale-%s-%d", s.spec.Name, n/len(next))
 		s.recorder.Record(history.Event{Kind: history.Invoke, Client: id.Producer, Payload: id})
 		s.sent = append(s.sent, id)
+		if n%flushEvery == 0 {
+			_ = s.recorder.Flush() // stop reports what is wrong with the file
+		}
 		if _, err := fmt.Fprintf(s.feeds[i], "%s\t%s\n", order, history.Payload{ID: id, Order: order}.Encode()); err != nil {
 			return // kcat is gone; stop reports its status
 		}

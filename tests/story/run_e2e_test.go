@@ -1,0 +1,190 @@
+//go:build e2e
+
+// Package story tells the main story on real parts: Apache Kafka at three
+// sites, Consul, one Spillway process per site, and unmodified clients of seven
+// libraries at once, judged by a checker that trusts none of them.
+package story
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"spillway/federation/failover"
+	"spillway/tests/clients"
+	"spillway/tests/orders"
+	"spillway/tests/orders/check"
+	"spillway/tests/orders/history"
+	"spillway/tests/orders/sitelog"
+	"spillway/tests/world"
+)
+
+// run is a workload of all clients on a world.
+type run struct {
+	t     *testing.T
+	w     *world.World
+	told  *os.File
+	load  *orders.Workload
+	rec   *history.Recorder
+	other []*clients.Client
+	holds []time.Duration // of the switchovers, from FENCING to OPEN
+}
+
+// begin starts the order workload with half of the rate and, with others, the
+// clients of other languages with the other half; it returns when every one of
+// them has been served.
+func begin(t *testing.T, w *world.World, rate float64, others bool) *run {
+	t.Helper()
+	r := &run{t: t, w: w}
+	var err error
+	if r.told, err = os.Create(filepath.Join(t.TempDir(), "orders.jsonl")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.told.Close() })
+	r.rec = history.NewRecorder(r.told)
+	own := rate
+	if others {
+		own = rate / 2
+		r.other = clients.ForTest(t, w.Bootstrap, orders.Topics, int(w.Options.Partitions), rate/10)
+	}
+	r.load, err = orders.Start(context.Background(), orders.Config{
+		Bootstrap: w.Bootstrap, Partitions: w.Options.Partitions, Seed: 1, RecordsPerSecond: own, InFlight: 128,
+		Producers: []orders.Producer{{Name: "franz"}, {Name: "sarama", Library: orders.Sarama}, {Name: "sarama-plain", Library: orders.Sarama, Plain: true}},
+		Readers: []orders.Reader{
+			{Name: "franz-group", Group: "franz-group"},
+			{Name: "franz-assign", RestartEvery: 5 * time.Second},
+			{Name: "sarama-group", Group: "sarama-group", Library: orders.Sarama},
+			{Name: "sarama-assign", Library: orders.Sarama},
+		},
+	}, r.rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Eventually(90*time.Second, "every client is served", r.served)
+	return r
+}
+
+// served looks for the first records of every client in its history.
+func (r *run) served() error {
+	if p := r.load.Progress(); p.Acked == 0 || p.Read == 0 {
+		return fmt.Errorf("the order workload: %+v", p)
+	}
+	for _, c := range r.other {
+		text, err := os.ReadFile(c.HistoryFile())
+		if err != nil {
+			return err
+		}
+		name := strings.TrimSuffix(filepath.Base(c.HistoryFile()), ".jsonl")
+		for _, want := range []string{`"e":"invoke"`, `"e":"consume","client":"` + name + `-group"`, `"e":"consume","client":"` + name + `-assign"`} {
+			if !bytes.Contains(text, []byte(want)) {
+				return fmt.Errorf("client %s: nothing like %s yet", name, want)
+			}
+		}
+	}
+	return nil
+}
+
+// switchover moves the group by the command line and marks it in the history.
+func (r *run) switchover(from, to string) {
+	r.t.Helper()
+	r.w.Eventually(30*time.Second, "all sites follow", func() error { return r.w.Healthy(r.t.Context()) })
+	r.load.Mark(history.Event{Name: history.MoveStart, Move: history.Switchover, From: from, To: to})
+	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	defer cancel()
+	out, err := r.w.Run(ctx, to, "switchover", world.Group, "--to", to)
+	if err != nil {
+		r.t.Fatalf("%v\n%s", err, out)
+	}
+	var share failover.Share
+	if err := r.w.Share(ctx, to, &share); err != nil {
+		r.t.Fatal(err)
+	}
+	at := make(map[failover.State]time.Time)
+	for _, p := range share.Passages {
+		at[p.State] = p.At
+	}
+	hold := at[failover.Open].Sub(at[failover.Fencing])
+	r.holds = append(r.holds, hold)
+	r.t.Logf("switchover from %s to %s: groups drained for %s, producers held for %s", from, to,
+		at[failover.Fencing].Sub(at[failover.Draining]).Round(time.Millisecond), hold.Round(time.Millisecond))
+	r.load.Mark(history.Event{Name: history.MoveEnd, Move: history.Switchover, From: from, To: to})
+}
+
+// finish ends all clients in order and judges what they were told.
+func (r *run) finish(expect check.Expect) *check.Report {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
+	defer cancel()
+	others := make(chan error, 1)
+	go func() { others <- clients.Stop(r.other, 2*time.Minute) }()
+	progress, err := r.load.Finish(ctx)
+	if err != nil {
+		r.t.Error(err)
+	}
+	if err := <-others; err != nil {
+		r.t.Error(err)
+	}
+	r.t.Logf("the order workload: %+v", progress)
+	if err := r.rec.Flush(); err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := r.told.Seek(0, 0); err != nil {
+		r.t.Fatal(err)
+	}
+	if len(expect.Behind) == 0 {
+		r.w.Eventually(time.Minute, "all sites have caught up", func() error { return r.w.Healthy(r.t.Context()) })
+	}
+	var sites []*check.Site
+	for _, site := range r.w.Sites {
+		s, err := sitelog.Read(r.t.Context(), r.w.SiteLog(site), orders.Topics...)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		sites = append(sites, s)
+	}
+	events, done, err := clients.Histories(r.other, history.Read(r.told))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer done()
+	report, err := check.Run(events, sites, expect)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.tell(report)
+	return report
+}
+
+// tell prints the figures that the closing note of a run quotes.
+func (r *run) tell(report *check.Report) {
+	// kcat does not say when a record is there, so its gaps say nothing.
+	var longest []string
+	for producer, gap := range report.Figures.AckGapMax {
+		if !strings.HasPrefix(producer, "kcat") {
+			longest = append(longest, fmt.Sprintf("%s %s", producer, gap.Round(time.Millisecond)))
+		}
+	}
+	slices.Sort(longest)
+	r.t.Logf("longest time without an acknowledgement in the whole run: %s", strings.Join(longest, ", "))
+	if len(r.holds) > 0 {
+		slices.Sort(r.holds)
+		r.t.Logf("producers were held at %d switchovers: median %s, maximum %s", len(r.holds),
+			r.holds[len(r.holds)/2].Round(time.Millisecond), r.holds[len(r.holds)-1].Round(time.Millisecond))
+	}
+	r.t.Logf("counts: %v", report.Counts)
+	f := report.Figures
+	r.t.Logf("sent %d, acknowledged %d, failed %d, read %d; announced loss %d of %d offsets; resent by plain producers %d",
+		f.Sent, f.Acked, f.Failed, f.Read, f.LostAnnounced, f.AnnouncedSize, f.Resent)
+	if !report.OK {
+		for _, finding := range report.Findings[:min(len(report.Findings), 30)] {
+			r.t.Log(finding)
+		}
+		r.t.Error("the checker found anomalies")
+	}
+}

@@ -1,0 +1,24 @@
+//go:build e2e
+
+package story
+
+import (
+	"testing"
+
+	"spillway/tests/orders/check"
+	"spillway/tests/world"
+)
+
+// Twenty switchovers under 2,000 records a second lose, repeat and reorder
+// nothing, and every reader goes on at the next record.
+func TestTwentySwitchovers(t *testing.T) {
+	w := world.Start(t, world.Options{})
+	r := begin(t, w, 2000, true)
+	home := 0
+	for range 20 {
+		next := (home + 1) % len(w.Sites)
+		r.switchover(w.Sites[home], w.Sites[next])
+		home = next
+	}
+	r.finish(check.Expect{Home: w.Sites[home]})
+}
