@@ -44,7 +44,7 @@
 //	r.topics                             names, virtual ids, partition counts (topics.go)
 //	share.Serving()                      the term in force, or false: hold
 //	share.Record()                       the whole record (State DRAINING for the group drain)
-//	r.await(ctx, shares, until, gone)    hold: returns when all are served, false at the bound
+//	c.hold(ctx, changed, until)          hold: returns at a change, or soon; false at the bound
 //	c.lanes.Lane(ctx, kind, site, node)  the client connection's own upstream connection
 //	r.sites[site].Leader / Coordinator   which node (broker.Cluster)
 //	r.lease.Held()                       check after the upstream answer, before the client's; if it

@@ -188,33 +188,6 @@ func (r *Router) VirtualHighWatermark(ctx context.Context, share *Share, t Term,
 	return end
 }
 
-// await holds a request until all shares are served. It returns false at the
-// deadline, when ctx ends, or when the client is gone.
-func (r *Router) await(ctx context.Context, shares []*Share, until time.Time, gone func() bool) bool {
-	timer := time.NewTimer(time.Until(until))
-	defer timer.Stop()
-	for {
-		var changed <-chan struct{}
-		for _, s := range shares {
-			ch := s.Changed()
-			if _, ok := s.Serving(); !ok {
-				changed = ch
-				break
-			}
-		}
-		if changed == nil {
-			return !gone()
-		}
-		select {
-		case <-changed:
-		case <-timer.C:
-			return false
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
 // settleSilent tells all shares that a connection is about to be closed.
 func (r *Router) settleSilent(l *Lane, sure bool) {
 	for _, s := range r.shares {

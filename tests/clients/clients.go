@@ -138,18 +138,6 @@ func end(p *process.Process, name string, deadline <-chan time.Time) error {
 	}
 }
 
-// Ended tells whether the client ended by itself, which none should.
-func (c *Client) Ended() bool {
-	for _, p := range c.processes {
-		select {
-		case <-p.Done():
-			return true
-		default:
-		}
-	}
-	return false
-}
-
 // run starts one child whose standard input ends with Stop.
 func (c *Client) run(spec process.Spec) error {
 	r, w, err := os.Pipe()
