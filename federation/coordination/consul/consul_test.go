@@ -67,6 +67,7 @@ func TestHungServer(t *testing.T) {
 func TestWatchSurvivesARestoredStore(t *testing.T) {
 	var mu sync.Mutex
 	var asked []string
+	waits := make(chan struct{}) // closed by the first question that has no answer here
 	answers := []struct {
 		index uint64
 		body  string
@@ -80,6 +81,9 @@ func TestWatchSurvivesARestoredStore(t *testing.T) {
 		n := len(asked)
 		asked = append(asked, r.URL.Query().Get("index"))
 		mu.Unlock()
+		if n == len(answers) {
+			close(waits)
+		}
 		if n >= len(answers) {
 			<-r.Context().Done()
 			return
@@ -104,6 +108,7 @@ func TestWatchSurvivesARestoredStore(t *testing.T) {
 	if got := <-told; got != "old" {
 		t.Fatal(got)
 	}
+	<-waits // the questions come behind what is told
 	cancel()
 	<-ended
 	mu.Lock()
