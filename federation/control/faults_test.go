@@ -124,9 +124,28 @@ func TestDrivingLoopDiesInEachState(t *testing.T) {
 }
 
 // A gateway that stands still neither confirms nor renews: the share opens only
-// after its lease is over, and its answers of before are not given.
+// after its lease is over, and its answers of before are not given. That holds
+// also where an operator deletes its lease, which then nothing names any more,
+// and where those who drive have begun after that (C30).
 func TestFrozenGatewayIsWaitedFor(t *testing.T) {
 	t.Parallel()
+	for _, c := range []struct {
+		name         string
+		delete, anew bool
+		want         string
+	}{
+		{name: "frozen", want: "east-gw: its lease ran out"},
+		{name: "its lease is deleted", delete: true, want: "east-gw: its lease ran out"},
+		{name: "its lease is deleted, the loops begin anew", delete: true, anew: true, want: "all 2 gateways hold"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			frozenGateway(t, c.delete, c.anew, c.want)
+		})
+	}
+}
+
+func frozenGateway(t *testing.T, deleted, anew bool, want string) {
 	w := newWorld(t, options{group: func(g *spillway.FailoverGroup) { g.HoldMax = 10 * time.Second }})
 	w.settled(1)
 	stop := w.load()
@@ -134,6 +153,20 @@ func TestFrozenGatewayIsWaitedFor(t *testing.T) {
 	gw := w.sites["east"].gateway
 	gw.freeze()
 	frozen := time.Now()
+	if deleted {
+		e, err := w.store.Get(within(t), failover.Keys("shop").Gateway(gw.id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.store.Delete(within(t), e.Key, e.Version); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if anew {
+		for _, s := range w.sites {
+			s.anew()
+		}
+	}
 	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
 	if err != nil {
 		t.Fatal(err)
@@ -142,6 +175,9 @@ func TestFrozenGatewayIsWaitedFor(t *testing.T) {
 	go func() {
 		defer close(opened)
 		for i := range w.told {
+			if i.To == failover.Fenced && gw.lease.Valid() {
+				t.Error("A: nobody waits for a gateway that still holds its lease")
+			}
 			if i.To == failover.Open || i.To == failover.Stable && i.Epoch >= plan.Epoch {
 				return
 			}
@@ -157,7 +193,7 @@ func TestFrozenGatewayIsWaitedFor(t *testing.T) {
 	}
 	stop()
 	history, err := w.operator.History(within(t), "orders")
-	if err != nil || len(history) != 1 || !strings.Contains(history[0].Passages[1].Why, "east-gw: its lease ran out") {
+	if err != nil || len(history) != 1 || !strings.Contains(history[0].Passages[1].Why, want) {
 		t.Errorf("%+v, %v", history, err)
 	}
 	if missing := w.check("west", share); missing > 0 {

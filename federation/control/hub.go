@@ -19,14 +19,18 @@ type hub struct {
 	store coordination.Store
 	keys  failover.Keys
 	clock coordination.Clock
-	ttl   time.Duration
 	lost  func(error)
+
+	ttl, margin time.Duration
 
 	mu      sync.Mutex
 	content map[string][]coordination.Entry // by prefix
 	beats   map[string]beat                 // mirrors and votes, by key
 	waiter  *coordination.Waiter
 	changed chan struct{} // closed at the next change
+	// looked is when the gateways' leases were last read, and since when they have
+	// been read without a gap; zero before the first time.
+	looked, since coordination.Instant
 }
 
 // beat is when the value of a key was last seen to change. A key that was seen
@@ -38,7 +42,7 @@ type beat struct {
 }
 
 func newHub(store coordination.Store, keys failover.Keys, clock coordination.Clock, ttl, margin time.Duration) *hub {
-	return &hub{store: store, keys: keys, clock: clock, ttl: ttl, lost: func(error) {},
+	return &hub{store: store, keys: keys, clock: clock, ttl: ttl, margin: margin, lost: func(error) {},
 		content: map[string][]coordination.Entry{}, beats: map[string]beat{},
 		waiter: coordination.NewWaiter(ttl, margin, clock), changed: make(chan struct{})}
 }
@@ -82,6 +86,11 @@ func (h *hub) take(prefix string, entries []coordination.Entry) {
 	defer h.mu.Unlock()
 	_, read := h.content[prefix]
 	h.content[prefix] = entries
+	if prefix == h.keys.Gateways() {
+		for _, e := range entries {
+			h.waiter.Expect(e.Key, bootOf(e.Value)) // its key may be gone before the next read
+		}
+	}
 	if prefix == h.keys.Mirrors() || prefix == h.keys.Votes() || prefix == h.keys.Gateways() {
 		now := h.clock.Now()
 		for _, e := range entries {
@@ -160,8 +169,29 @@ func (h *hub) gateways(ctx context.Context) ([]layout.GatewayLease, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	now := h.clock.Now()
 	h.waiter.Observe(started, h.keys.Gateways(), entries, bootOf)
+	h.waiter.Forget(forgetAfter)
+	if h.looked.Time.IsZero() || h.looked.Longest(now) > h.ttl {
+		h.since = now // what came and went in a gap was not seen
+	}
+	h.looked = now
 	return decodeGateways(entries), nil
+}
+
+// forgetAfter is how long a process start that is over is remembered.
+const forgetAfter = time.Hour
+
+// unseen is how long a gateway that this hub never saw may still hold its lease:
+// somebody may have deleted the key before the first look (C30).
+func (h *hub) unseen() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	wait := h.ttl + h.margin
+	if h.looked.Time.IsZero() {
+		return wait
+	}
+	return max(0, wait-h.since.Shortest(h.clock.Now()))
 }
 
 func decodeGateways(entries []coordination.Entry) []layout.GatewayLease {
@@ -175,7 +205,8 @@ func decodeGateways(entries []coordination.Entry) []layout.GatewayLease {
 	return leases
 }
 
-// left is how long a gateway's process start may still hold its lease.
+// left is how long a gateway's process start may still hold its lease; negative:
+// for how long that has been over.
 func (h *hub) left(id spillway.GatewayID, boot string) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -184,11 +215,18 @@ func (h *hub) left(id spillway.GatewayID, boot string) time.Duration {
 	return h.waiter.Left(key, boot)
 }
 
-// owners lists the process starts of a gateway that were seen.
-func (h *hub) owners(id spillway.GatewayID) []string {
+// starts lists every process start of a gateway that was seen, also those whose
+// key is gone: it may have been deleted while the gateway serves (C30).
+func (h *hub) starts() []failover.WaitGateway {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.waiter.Owners(h.keys.Gateway(id))
+	var starts []failover.WaitGateway
+	for _, key := range h.waiter.Keys(h.keys.Gateways()) {
+		for _, boot := range h.waiter.Owners(key) {
+			starts = append(starts, failover.WaitGateway{ID: spillway.GatewayID(strings.TrimPrefix(key, h.keys.Gateways())), Boot: boot})
+		}
+	}
+	return starts
 }
 
 // judgements adds up the votes that are alive.

@@ -91,7 +91,7 @@ func siteViews(g spillway.FailoverGroup, id spillway.ShareID, judged map[spillwa
 }
 
 // gateways adds every process start that may serve: those with a lease now, those
-// seen before, and those that the record names.
+// seen before, though their key may be gone, and those that the record names.
 func (d *driver) gateways(ctx context.Context, v *failover.View, reports map[spillway.GatewayID]failover.GatewayReport) error {
 	h := d.c.hub
 	leases, err := h.gateways(ctx)
@@ -105,7 +105,7 @@ func (d *driver) gateways(ctx context.Context, v *failover.View, reports map[spi
 		}
 		added[string(id)+"/"+boot] = true
 		left := h.left(id, boot)
-		g := failover.GatewayView{ID: id, Boot: boot, Leaving: leaving, Left: left, Over: left <= 0}
+		g := failover.GatewayView{ID: id, Boot: boot, Leaving: leaving, Left: max(0, left), Over: left <= 0, OverFor: max(0, -left)}
 		if r, ok := reports[id]; ok && r.Boot == boot {
 			g.Report = &r
 		}
@@ -113,13 +113,14 @@ func (d *driver) gateways(ctx context.Context, v *failover.View, reports map[spi
 	}
 	for _, l := range leases {
 		add(l.ID, l.Boot, l.Leaving)
-		for _, boot := range h.owners(l.ID) {
-			add(l.ID, boot, false)
-		}
+	}
+	for _, s := range h.starts() {
+		add(s.ID, s.Boot, false)
 	}
 	for _, w := range d.share.WaitFor {
 		add(w.ID, w.Boot, false)
 	}
+	v.Unseen = h.unseen()
 	return nil
 }
 

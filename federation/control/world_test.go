@@ -59,6 +59,8 @@ type site struct {
 	mirror    *mirror.Mirror
 	maps      *maptopic.Reader
 	cancel    context.CancelFunc
+	control   Config
+	live      context.Context // of what runs at the site
 	endLoop   context.CancelFunc
 	wg        sync.WaitGroup
 	gateway   *gateway
@@ -184,24 +186,34 @@ func (s *site) start() {
 		Refused: func(_ spillway.ShareID, why string) { s.w.fault("refused: %s", why) },
 	}
 	f := NewFollower(FollowerConfig{Topology: s.w.topology, Store: s.w.store, Cluster: s.cluster, Mirror: m, Worker: "1", LeaseTTL: testTTL, Events: events})
-	c, err := New(Config{Topology: s.w.topology, Store: s.w.store, Site: s.id, Sites: access, ProbeInterval: testProbe, ProbeTimeout: time.Second, ProbeFailures: 2,
-		HoldDown: time.Millisecond, HearSites: time.Second, LeaseTTL: testTTL, LeaseMargin: 200 * time.Millisecond, Events: events})
-	if err != nil {
-		s.w.t.Fatal(err)
-	}
+	s.control = Config{Topology: s.w.topology, Store: s.w.store, Site: s.id, Sites: access, ProbeInterval: testProbe, ProbeTimeout: time.Second, ProbeFailures: 2,
+		HoldDown: time.Millisecond, HearSites: time.Second, LeaseTTL: testTTL, LeaseMargin: 200 * time.Millisecond, Events: events}
 	s.maps = maptopic.Tail(ctx, s.cluster, nil)
 	s.w.mu.Lock()
 	s.gateway = newGateway(s)
 	s.w.mu.Unlock()
 	s.wg.Go(func() { _ = f.Run(ctx) }) // ends with ctx
-	s.loop(ctx, c)
+	s.loop(ctx)
 	s.wg.Go(func() { s.gateway.run(ctx) })
 }
 
 // loop runs the control loop apart, so that a test can kill it alone.
-func (s *site) loop(ctx context.Context, c *Control) {
+func (s *site) loop(ctx context.Context) {
+	s.w.t.Helper()
+	c, err := New(s.control)
+	if err != nil {
+		s.w.t.Fatal(err)
+	}
+	s.live = ctx
 	ctx, s.endLoop = context.WithCancel(ctx)
 	s.wg.Go(func() { _ = c.Run(ctx) }) // ends with ctx
+}
+
+// anew replaces the control loop by one that knows nothing yet.
+func (s *site) anew() {
+	s.w.t.Helper()
+	s.endLoop()
+	s.loop(s.live)
 }
 
 // stop ends what runs at the site, without a word to anybody.

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -279,7 +282,7 @@ func (w *Waiter) Observe(started Instant, prefix string, entries []Entry, owner 
 		}
 	}
 	for key, owners := range w.seen {
-		if len(key) < len(prefix) || key[:len(prefix)] != prefix {
+		if !strings.HasPrefix(key, prefix) {
 			continue
 		}
 		for who, s := range owners {
@@ -311,19 +314,22 @@ func (w *Waiter) sight(key, owner string) *sighting {
 	return s
 }
 
-// Owners lists who was seen at a key.
-func (w *Waiter) Owners(key string) []string {
-	var owners []string
-	for o := range w.seen[key] {
-		owners = append(owners, o)
-	}
-	return owners
+// Keys lists the keys under prefix at which somebody was seen, sorted, also those
+// that vanished.
+func (w *Waiter) Keys(prefix string) []string {
+	keys := slices.DeleteFunc(slices.Collect(maps.Keys(w.seen)), func(k string) bool { return !strings.HasPrefix(k, prefix) })
+	slices.Sort(keys)
+	return keys
 }
+
+// Owners lists who was seen at a key, sorted.
+func (w *Waiter) Owners(key string) []string { return slices.Sorted(maps.Keys(w.seen[key])) }
 
 // Over tells whether the lease of this owner cannot be valid any more (C2).
 func (w *Waiter) Over(key, owner string) bool { return w.Left(key, owner) <= 0 }
 
-// Left is how long to wait at least until Over may be true.
+// Left is how long to wait at least until Over may be true; negative: for how
+// long it has been true.
 func (w *Waiter) Left(key, owner string) time.Duration {
 	s := w.seen[key][owner]
 	if s == nil {
@@ -336,5 +342,13 @@ func (w *Waiter) Left(key, owner string) time.Duration {
 	return w.ttl + w.margin - s.at.Shortest(until)
 }
 
-// Forget drops what was seen of a key.
-func (w *Waiter) Forget(key string) { delete(w.seen, key) }
+// Forget drops owners whose key is gone, or another's, and whose lease has been
+// over for so long.
+func (w *Waiter) Forget(overFor time.Duration) {
+	for key, owners := range w.seen {
+		maps.DeleteFunc(owners, func(owner string, s *sighting) bool { return s.gone && w.Left(key, owner) <= -overFor })
+		if len(owners) == 0 {
+			delete(w.seen, key)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package failover
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,8 @@ type variant struct {
 	flowNotStopped bool // a mirror goes on copying after it told its ends (C8)
 	ackUnchecked   bool // the lease is not checked again before the answer (C32)
 	lapseForgotten bool // a lease that lapsed in between and was taken again counts as held
+	vanishTrusted  bool // a gateway whose key is gone serves no more (C30)
+	unseenTrusted  bool // a loop that has just begun knows all gateways from its first look (C30)
 }
 
 const (
@@ -53,15 +56,20 @@ type world struct {
 	begins  int8   // how often something may still happen
 	aborts  int8
 	writes  int8
+	deletes int8
+	starts  int8
 }
 
 type loopState struct {
 	pending int16 // record to write; -1: none
 	base    int16 // version that it was derived from
 	resVer  int8  // version of the reserved ends that it used; -1: none
+	seen    uint8 // gateways whose lease it has read, a bit each
+	watched bool  // it has read the leases for a full lease
 }
 
 type gate struct {
+	key      bool  // its lease is in the store, valid or not
 	known    int16 // record that it acts on; -1: none
 	valid    bool  // it believes that it holds its lease
 	over     bool  // others believe that its lease is over
@@ -109,6 +117,9 @@ type size struct {
 	records int8 // produced at most
 	aborts  int8
 	ack     int // ack.sites; one site more has copies
+	// deletes is how often an operator deletes a gateway's lease, and starts how
+	// often a loop begins anew. Without deletes all loops know all gateways.
+	deletes, starts int8
 }
 
 func newModel(v variant, z size) *model {
@@ -132,9 +143,9 @@ func (m *model) intern(s Share) int16 {
 
 func (m *model) start() world {
 	s := Share{Group: "g", State: Stable, Epoch: 1, Active: "a", Terms: []Term{{Epoch: 1, Site: "a", Mask: 11}}}
-	w := world{share: m.intern(s), version: 1, begins: 1, aborts: m.aborts, writes: m.records}
+	w := world{share: m.intern(s), version: 1, begins: 1, aborts: m.aborts, writes: m.records, deletes: m.deletes, starts: m.starts}
 	for i := range w.loops {
-		w.loops[i] = loopState{pending: -1, resVer: -1}
+		w.loops[i] = loopState{pending: -1, resVer: -1, watched: true}
 	}
 	for i := range w.gates {
 		w.gates[i] = gate{known: -1, offset: -1, over: i >= m.gates}
@@ -145,11 +156,29 @@ func (m *model) start() world {
 	return w
 }
 
-// view is what a loop reads in state w. The record is read first.
-func (m *model) view(w *world, s Share) View {
+// shown are the gateways that a loop finds when it reads the leases now.
+func (m *model) shown(w *world) (seen uint8) {
+	for i := range m.gates {
+		if m.deletes == 0 || w.gates[i].key {
+			seen |= 1 << i
+		}
+	}
+	return seen
+}
+
+// view is what a loop that knows some gateways reads in state w. The record is
+// read first.
+func (m *model) view(w *world, s Share, seen uint8, watched bool) View {
 	v := View{InState: time.Hour, Allowed: true, NewMask: uint64(100 + s.Epoch), Sites: map[spillway.SiteID]SiteView{}}
+	if !watched && !m.unseenTrusted {
+		v.Unseen = time.Hour
+	}
 	for i := range m.gates {
 		g := &w.gates[i]
+		named := slices.ContainsFunc(s.WaitFor, func(w WaitGateway) bool { return w.ID == spillway.GatewayID(fmt.Sprint(i)) })
+		if seen&(1<<i) == 0 && !named {
+			continue
+		}
 		gv := GatewayView{ID: spillway.GatewayID(fmt.Sprint(i)), Boot: "1", Over: g.over}
 		if g.report == int16(s.Epoch) && g.report != 0 {
 			gv.Report = &GatewayReport{Gateway: gv.ID, Boot: "1", Drained: true, Unsure: g.unsure}
@@ -180,6 +209,8 @@ var tp0 = spillway.TopicPartition{Topic: "t"}
 // asked is all that Step sees of a world, so that it is asked once (F3).
 type asked struct {
 	share   int16
+	seen    uint8
+	watched bool
 	over    [2]bool
 	drained [2]bool
 	unsure  [2]bool
@@ -188,9 +219,9 @@ type asked struct {
 	resEnd  int8
 }
 
-func (m *model) step(w *world) int16 {
+func (m *model) step(w *world, seen uint8, watched bool) int16 {
 	s := &m.shares[w.share]
-	key := asked{share: w.share}
+	key := asked{share: w.share, seen: seen, watched: watched}
 	for i := range m.gates {
 		g := &w.gates[i]
 		drained := g.report == int16(s.Epoch)
@@ -208,7 +239,7 @@ func (m *model) step(w *world) int16 {
 	if id, ok := m.steps[key]; ok {
 		return id
 	}
-	next, _ := Step(*s, m.view(w, *s), m.limits)
+	next, _ := Step(*s, m.view(w, *s, seen, watched), m.limits)
 	id := m.intern(next)
 	m.steps[key] = id
 	return id
@@ -232,7 +263,7 @@ func (m *model) moves(w world, emit func(string, world)) (broken string) {
 	stored := m.shares[w.share]
 	if w.begins > 0 && stored.State == Stable {
 		try("begin", func(n *world) string {
-			next, err := Begin(stored, Request{Kind: m.kind, Target: "b", Who: "t", LossMax: 1000}, m.view(n, stored), m.limits)
+			next, err := Begin(stored, Request{Kind: m.kind, Target: "b", Who: "t", LossMax: 1000}, m.view(n, stored, m.shown(n), true), m.limits)
 			if err != nil {
 				return "-"
 			}
@@ -272,13 +303,24 @@ func (w *world) order() {
 
 func (m *model) loopMoves(w world, i int, stored Share, try func(string, func(*world) string)) {
 	l := w.loops[i]
+	if w.deletes+w.starts > 0 || l.seen != 0 || !l.watched {
+		m.watchMoves(w, i, try)
+	}
 	if l.pending < 0 {
 		try(fmt.Sprintf("loop %d decides", i), func(n *world) string {
-			id := m.step(n)
+			know := l
+			know.seen |= m.shown(n)
+			if m.vanishTrusted {
+				know.seen = m.shown(n)
+			}
+			id := m.step(n, know.seen, know.watched)
 			if id == n.share {
 				return "-"
 			}
-			n.loops[i] = loopState{pending: id, base: n.version, resVer: -1}
+			if m.deletes == 0 {
+				know.seen = 0 // it does not matter then
+			}
+			n.loops[i] = loopState{pending: id, base: n.version, resVer: -1, seen: know.seen, watched: know.watched}
 			if stored.State == Fenced && stored.Kind == Failover {
 				n.loops[i].resVer = n.resVer
 			}
@@ -287,7 +329,7 @@ func (m *model) loopMoves(w world, i int, stored Share, try func(string, func(*w
 		return
 	}
 	try(fmt.Sprintf("loop %d writes", i), func(n *world) string {
-		n.loops[i] = loopState{pending: -1, resVer: -1}
+		n.loops[i].pending, n.loops[i].base, n.loops[i].resVer = -1, 0, -1
 		stale := l.base != n.version || (l.resVer >= 0 && l.resVer != n.resVer)
 		if stale && !m.noVersionCheck {
 			return ""
@@ -295,9 +337,37 @@ func (m *model) loopMoves(w world, i int, stored Share, try func(string, func(*w
 		return m.write(n, m.shares[l.pending])
 	})
 	try(fmt.Sprintf("write of loop %d is lost", i), func(n *world) string {
-		n.loops[i] = loopState{pending: -1, resVer: -1}
+		n.loops[i].pending, n.loops[i].base, n.loops[i].resVer = -1, 0, -1
 		return ""
 	})
+}
+
+// watchMoves are what a loop learns about gateways beside its decisions.
+func (m *model) watchMoves(w world, i int, try func(string, func(*world) string)) {
+	l := w.loops[i]
+	if w.deletes > 0 || !l.watched { // otherwise it is enough to read before a decision
+		try(fmt.Sprintf("loop %d reads the leases", i), func(n *world) string {
+			n.loops[i].seen |= m.shown(n)
+			return ""
+		})
+	}
+	if w.starts > 0 && w.deletes < m.deletes { // what it forgets sooner it reads again
+		try(fmt.Sprintf("loop %d begins anew", i), func(n *world) string {
+			n.starts--
+			n.loops[i] = loopState{pending: -1, resVer: -1}
+			return ""
+		})
+	}
+	if l.watched {
+		return
+	}
+	for g := range m.gates {
+		// Who may hold a lease has renewed it meanwhile, so it was seen.
+		if l.seen&(1<<g) == 0 && (w.gates[g].valid || w.gates[g].renewing) {
+			return
+		}
+	}
+	try(fmt.Sprintf("loop %d has read the leases for a full lease", i), func(n *world) string { n.loops[i].watched = true; return "" })
 }
 
 // write stores a record and checks what must hold of records.
@@ -351,7 +421,14 @@ func (m *model) leaseMoves(w world, i int, name func(string) string, try func(st
 	g := w.gates[i]
 	if !g.renewing && (!g.valid || g.known != w.share) {
 		try(name("writes its lease"), func(n *world) string {
-			n.gates[i].renewing, n.gates[i].over = true, false
+			n.gates[i].renewing, n.gates[i].over, n.gates[i].key = true, false, m.deletes > 0
+			return ""
+		})
+	}
+	if g.key && w.deletes > 0 && m.stood(w, i) {
+		try(name("has its lease deleted by an operator"), func(n *world) string {
+			n.gates[i].key = false
+			n.deletes--
 			return ""
 		})
 	}
@@ -370,6 +447,17 @@ func (m *model) leaseMoves(w world, i int, name func(string) string, try func(st
 			return ""
 		})
 	}
+}
+
+// stood tells whether a lease was in the store long enough to be seen by each loop
+// that reads the leases all the time: those read every second, and watch.
+func (m *model) stood(w world, i int) bool {
+	for l := range m.loops {
+		if w.loops[l].watched && w.loops[l].seen&(1<<i) == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (m *model) serveMoves(w world, i int, name func(string) string, try func(string, func(*world) string)) {

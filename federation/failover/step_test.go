@@ -136,6 +136,64 @@ func TestSwitchoverGivesUpInTime(t *testing.T) {
 	}
 }
 
+// A process start that ended long ago has no part in a move: named, it would make
+// each later move read the ends twice, with clients held.
+func TestGatewaysOfLongAgoAreNotNamed(t *testing.T) {
+	v, l := healthy()
+	s := stable()
+	s.State, s.Kind, s.Target, s.Epoch = Fencing, Switchover, "west", 5
+	s.WaitFor = []WaitGateway{{ID: "g1", Boot: "1"}, {ID: "g1", Boot: "2"}}
+	twice := func(over time.Duration) bool {
+		t.Helper()
+		v.Gateways = []GatewayView{
+			{ID: "g1", Boot: "2", Report: &GatewayReport{Gateway: "g1", Boot: "2", Drained: true}},
+			{ID: "g1", Boot: "1", Over: true, OverFor: over},
+		}
+		next, _ := Step(s, v, l)
+		if next.State != Fenced {
+			t.Fatalf("%s", next.State)
+		}
+		fenced := v
+		fenced.Fence = "lease-only"
+		_, actions := Step(next, fenced, l)
+		if actions[0].Kind != ReadEnds {
+			t.Fatalf("%+v", actions)
+		}
+		return actions[0].Twice
+	}
+	if !twice(PastAfter - time.Second) {
+		t.Error("what a gateway sent that ended a moment ago may still arrive, but the ends are read once")
+	}
+	if twice(PastAfter) {
+		t.Error("the ends are read twice for a gateway that ended long ago")
+	}
+}
+
+// A loop that has just begun does not know whose lease was deleted before (C30).
+func TestANewLoopWaitsForGatewaysThatItNeverSaw(t *testing.T) {
+	v, l := healthy()
+	l.Group.GroupDrain = 3 * time.Second
+	s := stable()
+	s.State, s.Kind, s.Target, s.Epoch = Draining, Switchover, "west", 5
+	v.Unseen = 4 * time.Second
+	same, actions := Step(s, v, l)
+	if same.State != Draining || actions[0].Why != "wait for any gateway whose lease was deleted before this loop began" {
+		t.Fatalf("%s, %+v", same.State, actions) // clients are not held yet, so here is the time for it
+	}
+	v.InState, v.Unseen = 3*time.Second, time.Second
+	next, _ := Step(s, v, l)
+	if next.State != Fencing {
+		t.Fatalf("%s", next.State)
+	}
+	if same, actions := Step(next, v, l); same.State != Fencing || actions[0].Why != "wait for gateways: any whose lease was deleted before this loop began (leases end in 1s)" {
+		t.Fatalf("%s, %+v", same.State, actions)
+	}
+	v.Unseen = 0
+	if next, _ := Step(next, v, l); next.State != Fenced {
+		t.Fatalf("%s", next.State)
+	}
+}
+
 func TestBypassedFenceGivesUp(t *testing.T) {
 	v, l := healthy()
 	s := stable()

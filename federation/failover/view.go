@@ -18,7 +18,11 @@ type View struct {
 	// Gateways that may serve the share: those whose leases were read after the
 	// record, and those that the record names.
 	Gateways []GatewayView
-	Sites    map[spillway.SiteID]SiteView
+	// Unseen is how long a gateway that this loop never saw may still serve: its
+	// lease was deleted before this loop read the leases for the first time. 0 once
+	// a full lease has passed since (C30).
+	Unseen time.Duration
+	Sites  map[spillway.SiteID]SiteView
 
 	// LogEnds are the virtual log ends at the active site, read after every
 	// gateway was done and after the fence; nil until then.
@@ -48,8 +52,16 @@ type GatewayView struct {
 	Over    bool          // its lease is over: it serves nothing
 	Leaving bool          // it said that it serves nothing any more
 	Left    time.Duration // how long until Over may become true
+	OverFor time.Duration // how long its lease has been over
 	Report  *GatewayReport
 }
+
+// PastAfter is how long the lease of a gateway must have been over until nothing
+// that it sent can be under way any more.
+const PastAfter = 30 * time.Second
+
+// past: it ended so long ago that it has no part in this move.
+func (g GatewayView) past() bool { return g.Over && g.OverFor >= PastAfter }
 
 // SiteView is one site as the loop sees it.
 type SiteView struct {
