@@ -72,7 +72,7 @@ func TestAssignedReadersSeeVirtualNumbers(t *testing.T) {
 // Records become visible with the durable mark and not before (C19), and a
 // partition that waits for its mark holds up no other one.
 func TestReadersSeeWhatIsDurable(t *testing.T) {
-	w, marks := markedWorld(t, 2)
+	w, marks := markedWorld(t, 2, nil)
 	cl := client(t, w)
 	for p := range int32(2) {
 		cl.Produce(t.Context(), &kgo.Record{Topic: "orders", Partition: p, Value: []byte(gatewaytest.Value(int(p)))}, nil)
@@ -86,7 +86,7 @@ func TestReadersSeeWhatIsDurable(t *testing.T) {
 		t.Fatalf("%d records were handed out before any mark", fs.NumRecords())
 	}
 	for p := range 2 {
-		marks <- markLine(1-p, 1, gatewaytest.OffsetBase+1)
+		marks <- markLine("west", 1-p, 1, gatewaytest.OffsetBase+1)
 		fs := reader.PollFetches(within(t, 5*time.Second)) // half of what one fetch may wait
 		if got := fs.Records(); len(got) != 1 || got[0].Partition != int32(1-p) || got[0].Offset != gatewaytest.OffsetBase {
 			t.Fatalf("after the mark of partition %d: %v, %v", 1-p, got, fs.Err())

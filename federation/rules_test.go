@@ -299,7 +299,15 @@ func TestNoAnswerWithoutLease(t *testing.T) {
 
 // markedWorld is a virtual cluster with ack.sites 2 whose second site says what
 // the test puts into the channel.
-func markedWorld(t *testing.T, partitions int32) (*gatewaytest.World, chan<- string) {
+func markedWorld(t *testing.T, partitions int32, real map[spillway.SiteID]gatewaytest.RealSite) (*gatewaytest.World, chan<- string) {
+	t.Helper()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": partitions}, Sites: []spillway.SiteID{"east", "west"}, Real: real,
+		Group: func(g *spillway.FailoverGroup) { g.Ack = spillway.AckPolicy{Sites: 2, OnShortfall: "block"} }})
+	return w, markStream(t, w, "west")
+}
+
+// markStream is a mirror that says what the test puts into the channel.
+func markStream(t *testing.T, w *gatewaytest.World, site spillway.SiteID) chan<- string {
 	t.Helper()
 	marks := make(chan string, 10)
 	mirror := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -316,22 +324,21 @@ func markedWorld(t *testing.T, partitions int32) (*gatewaytest.World, chan<- str
 		}
 	}))
 	t.Cleanup(mirror.Close)
-	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": partitions}, Sites: []spillway.SiteID{"east", "west"},
-		Group: func(g *spillway.FailoverGroup) { g.Ack = spillway.AckPolicy{Sites: 2, OnShortfall: "block"} }})
-	value, _ := json.Marshal(failover.MirrorLease{Site: "west", Worker: "w", Marks: mirror.URL})
-	if _, err := w.Store.Put(context.Background(), w.Keys.Mirror("west", "w"), value, 0); err != nil {
+	t.Cleanup(mirror.CloseClientConnections)
+	value, _ := json.Marshal(failover.MirrorLease{Site: site, Worker: "w", Marks: mirror.URL})
+	if _, err := w.Store.Put(context.Background(), w.Keys.Mirror(site, "w"), value, 0); err != nil {
 		t.Fatal(err)
 	}
-	return w, marks
+	return marks
 }
 
-func markLine(partition, epoch, end int) string {
-	return fmt.Sprintf(`{"site":"west","topic":"orders","partition":%d,"epoch":%d,"end":%d}`, partition, epoch, end)
+func markLine(site spillway.SiteID, partition, epoch, end int) string {
+	return fmt.Sprintf(`{"site":%q,"topic":"orders","partition":%d,"epoch":%d,"end":%d}`, site, partition, epoch, end)
 }
 
 // Acknowledgements wait for the durable mark of the right epoch.
 func TestAckSites(t *testing.T) {
-	w, marks := markedWorld(t, 1)
+	w, marks := markedWorld(t, 1, nil)
 	cl := client(t, w)
 	acked := make(chan *kgo.Record, 1)
 	cl.Produce(context.Background(), &kgo.Record{Topic: "orders", Value: []byte("x")}, func(r *kgo.Record, err error) {
@@ -341,13 +348,13 @@ func TestAckSites(t *testing.T) {
 		acked <- r
 	})
 	siteLog(t, w, "east", "orders", 1)
-	marks <- markLine(0, 1, gatewaytest.OffsetBase)
+	marks <- markLine("west", 0, 1, gatewaytest.OffsetBase)
 	select {
 	case <-acked:
 		t.Fatal("acknowledged before the mark")
 	case <-time.After(100 * time.Millisecond):
 	}
-	marks <- markLine(0, 1, gatewaytest.OffsetBase+1)
+	marks <- markLine("west", 0, 1, gatewaytest.OffsetBase+1)
 	select {
 	case r := <-acked:
 		if r.Offset != gatewaytest.OffsetBase {
@@ -357,7 +364,7 @@ func TestAckSites(t *testing.T) {
 		t.Fatal("not acknowledged after the mark")
 	}
 	// A mark of another epoch says nothing, and the request's own timeout ends the wait.
-	marks <- markLine(0, 2, gatewaytest.OffsetBase+100)
+	marks <- markLine("west", 0, 2, gatewaytest.OffsetBase+100)
 	req := produceRequest("orders", nil)
 	req.TimeoutMillis = 200
 	if code, _ := produced(do[*kmsg.ProduceResponse](t, raw(t, w.Addrs[0]), req)); code != kerr.RequestTimedOut.Code {

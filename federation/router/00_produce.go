@@ -61,6 +61,7 @@ type part struct {
 	term     Term
 	leased   uint64 // term of the gateway's lease in which it was let in
 	lane     *Lane
+	inside   bool // counted in the share: a move waits for it
 	constant spillway.Offset
 	sent     time.Time
 	// generation is the layout in which it was let in.

@@ -54,7 +54,7 @@ type verdict int
 const (
 	forward     verdict = iota // send it
 	isDuplicate                // the site has it, at the offset given
-	wasThere                   // the site has it, at an offset that nobody remembers
+	wasThere                   // the site has it, somewhere below the offset given
 	stale                      // a newer epoch of the producer has written
 	torn                       // it overlaps what is there with other boundaries
 	wait                       // an earlier sequence is missing
@@ -174,16 +174,13 @@ func inTrail(a arrival) (verdict, spillway.Offset) {
 	}
 	for _, e := range a.trail {
 		if e.ProducerEpoch == a.epoch && e.First == a.first && e.Last == a.last {
-			if e.Virtual < 0 {
-				return wasThere, 0
-			}
 			return isDuplicate, e.Virtual
 		}
 	}
 	if after(a.last, newest.Last) {
 		return torn, 0
 	}
-	return wasThere, 0
+	return wasThere, newest.Virtual + spillway.Offset((newest.Last-newest.First)&0x7fffffff) + 1
 }
 
 func (c *contact) wake() {

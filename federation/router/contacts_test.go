@@ -42,7 +42,7 @@ func TestFirstContact(t *testing.T) {
 		"a new producer starts at 0":           {second(), nil, -1, 0, false, []step{{0, 4, forward, 0}, {5, 9, forward, 0}}},
 		"next after the trail":                 {second(), trail, -1, 0, false, []step{{15, 19, forward, 0}, {20, 24, forward, 0}}},
 		"lost answers":                         {second(), trail, -1, 0, false, []step{{0, 9, isDuplicate, 100}, {10, 14, isDuplicate, 110}, {15, 15, forward, 0}}},
-		"older than the trail remembers":       {second(), trail[1:], -1, 0, false, []step{{0, 4, wasThere, 0}}},
+		"older than the trail remembers":       {second(), trail[1:], -1, 0, false, []step{{0, 4, wasThere, 115}}},
 		"other boundaries":                     {second(), trail, -1, 0, false, []step{{12, 17, torn, 0}}},
 		"a gap waits":                          {second(), trail, -1, 0, false, []step{{20, 24, wait, 0}, {25, 29, wait, 0}, {15, 19, forward, 0}, {20, 24, forward, 0}, {25, 29, forward, 0}}},
 		"a gap does not wait for ever":         {old, trail, -1, 0, false, []step{{20, 24, forward, 0}, {25, 29, forward, 0}}},

@@ -12,7 +12,9 @@
 //	C  a produce is never sent twice by the gateway
 //	D  no number of a site leaves the gateway: offsets, leader epochs, topic
 //	   ids, node ids, cluster ids are the virtual cluster's
-//	E  nothing at or above the reserved end is acknowledged (C5)
+//	E  nothing at or above the reserved end is acknowledged (C5), and nothing
+//	   before ack.sites have it: part.acknowledge is the only way to say so,
+//	   as success and as "duplicate"
 //	F  what a peer sent was checked by broker/wire before it is decoded
 //
 // # How to add an API

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -32,10 +33,10 @@ func (op *produce) finish(lane *Lane, parts []*part, pending *conn.Pending) {
 	}()
 	switch {
 	case err != nil:
-		op.lost(lane, parts)
+		op.lost(parts)
 	case op.acks == 0:
 		for _, p := range parts {
-			p.share.leave(lane, false, true)
+			p.leave(false, true)
 			p.finish(0)
 		}
 	default:
@@ -48,10 +49,10 @@ func (op *produce) finish(lane *Lane, parts []*part, pending *conn.Pending) {
 // sense to send them again: when another site serves, or the partition can be
 // reached again. Refusing at once would use up the few tries that some clients
 // have (experiments L, rule 3).
-func (op *produce) lost(lane *Lane, parts []*part) {
+func (op *produce) lost(parts []*part) {
 	for _, p := range parts {
 		p.failed()
-		p.share.leave(lane, true, false)
+		p.leave(true, false)
 	}
 	if op.acks == 0 {
 		for _, p := range parts {
@@ -108,7 +109,7 @@ func (op *produce) answered(lane *Lane, parts []*part, body []byte) {
 	resp.Version = min(lane.conn.MaxVersion(0), produceUpstreamMax)
 	if err := conn.Decode(resp, body); err != nil {
 		lane.conn.Close()
-		op.lost(lane, parts)
+		op.lost(parts)
 		return
 	}
 	op.throttle(resp.ThrottleMillis)
@@ -126,15 +127,15 @@ func (op *produce) answered(lane *Lane, parts []*part, body []byte) {
 		switch {
 		case in == nil:
 			p.failed()
-			p.share.leave(lane, true, false)
+			p.leave(true, false)
 			p.refuse(kerr.NotLeaderForPartition.Code, "upstream-lost")
-		case in.ErrorCode != 0:
+		case in.ErrorCode != 0 && in.ErrorCode != kerr.DuplicateSequenceNumber.Code:
 			p.failed()
-			p.share.leave(lane, false, false)
+			p.leave(false, false)
 			p.siteRefused(in)
 		default:
 			// One that waits for its mark must not keep others in the share.
-			waiting.Go(func() { p.appended(lane, in, local) })
+			waiting.Go(func() { p.appended(in, local) })
 		}
 	}
 }
@@ -150,53 +151,90 @@ func (op *produce) throttle(millis int32) {
 // throttleMillisMax bounds what a site may ask of a client.
 const throttleMillisMax = 60_000
 
-// appended acknowledges a batch that is in the site's log, once it may be: the
-// reserved end covers it, enough sites have it, and the lease still holds. The
-// share is left only then, so that a confirmation that nothing is in flight
-// also means that nothing older will still be acknowledged.
-func (p *part) appended(lane *Lane, in *kmsg.ProduceResponseTopicPartition, local time.Time) {
+// appended acknowledges a batch that is in the site's log.
+func (p *part) appended(in *kmsg.ProduceResponseTopicPartition, local time.Time) {
 	op, r := p.op, p.op.client.router
 	p.out.LogAppendTime = in.LogAppendTime
-	if in.BaseOffset >= 0 {
+	var end spillway.Offset
+	if in.ErrorCode == 0 && in.BaseOffset >= 0 {
 		p.out.BaseOffset = int64(p.constant) + in.BaseOffset
-	}
-	end := spillway.Offset(p.out.BaseOffset) + spillway.Offset(p.header.LastOffsetDelta) + 1
-	ctx, cancel := context.WithDeadline(r.ctx, op.begun.Add(max(op.timeout, r.config.HoldMax)))
-	defer cancel()
-	if err := r.reserve.Extend(ctx, p.share, p.term, p.tp, end); err != nil {
-		p.share.leave(lane, true, false)
-		p.refuse(kerr.NotLeaderForPartition.Code, "reserved-end")
-		return
-	}
-	left := false
-	if k := p.share.ackSites(); k > 1 {
-		// The mark carries the epoch, so it needs neither lease nor barrier;
-		// a move must not wait for it.
-		p.share.leave(lane, false, false)
-		left = true
-		wait, cancel := context.WithDeadline(r.ctx, op.begun.Add(op.timeout))
-		err := r.marks.Wait(wait, p.term, p.tp, end, k)
-		cancel()
-		if err != nil {
-			p.refuse(kerr.RequestTimedOut.Code, "not-durable")
+		end = spillway.Offset(p.out.BaseOffset) + spillway.Offset(p.header.LastOffsetDelta) + 1
+	} else { // DUPLICATE_SEQUENCE_NUMBER: the site has it, but does not remember where
+		var err error
+		if end, err = p.logEnd(); err != nil {
+			p.leave(true, false)
+			p.refuse(kerr.NotLeaderForPartition.Code, "site")
 			return
 		}
 	}
-	if r.lease.Term() != p.leased {
-		if !left {
-			p.share.leave(lane, true, false)
+	if p.acknowledge(in.ErrorCode, end) {
+		r.events.produced(p.share.ID, p.header.Count, len(p.records), local.Sub(p.sent), time.Since(op.begun))
+	}
+}
+
+// logEnd is the end of the site's log in virtual offsets: all that the site has
+// ever taken lies below it.
+func (p *part) logEnd() (spillway.Offset, error) {
+	r := p.op.client.router
+	ctx, cancel := context.WithDeadline(r.ctx, p.patience())
+	defer cancel()
+	ends, err := r.sites[p.term.Site].Admin().LogEnds(ctx, []spillway.TopicPartition{p.tp})
+	if err != nil {
+		return 0, err
+	}
+	end, ok := ends[p.tp]
+	if !ok {
+		return 0, fmt.Errorf("site %s named no log end of %s", p.term.Site, p.tp)
+	}
+	return p.constant + spillway.Offset(end), nil
+}
+
+// patience is when waiting for what an acknowledgement needs is over.
+func (p *part) patience() time.Time {
+	return p.op.begun.Add(max(p.op.timeout, p.op.client.router.config.HoldMax))
+}
+
+// acknowledge answers a batch that the site has below end: with success, or
+// with DUPLICATE_SEQUENCE_NUMBER, which all clients take for success. It is the
+// only way in which the gateway says so, and waits until it may: the reserved
+// end covers the batch, enough sites have it, and the lease still holds. The
+// share is left only then, so that a confirmation that nothing is in flight
+// also means that nothing older will still be acknowledged.
+func (p *part) acknowledge(code int16, end spillway.Offset) bool {
+	op, r := p.op, p.op.client.router
+	ctx, cancel := context.WithDeadline(r.ctx, p.patience())
+	defer cancel()
+	if r.reserve.Extend(ctx, p.share, p.term, p.tp, end) != nil {
+		p.leave(true, false)
+		p.refuse(kerr.NotLeaderForPartition.Code, "reserved-end")
+		return false
+	}
+	if k := p.share.ackSites(); k > 1 {
+		// The mark carries the epoch, so it needs neither lease nor barrier;
+		// a move must not wait for it.
+		p.leave(false, false)
+		ctx, cancel := context.WithDeadline(r.ctx, op.begun.Add(op.timeout))
+		defer cancel()
+		if r.marks.Wait(ctx, p.term, p.tp, end, k) != nil {
+			p.refuse(kerr.RequestTimedOut.Code, "not-durable")
+			return false
 		}
+	}
+	if r.lease.Term() != p.leased {
+		p.leave(true, false)
 		p.refuse(kerr.NotLeaderForPartition.Code, "lease-lost")
-		return
+		return false
 	}
 	if p.idempotent() {
-		r.contacts.acked(p.contact(), p.header.ProducerEpoch, p.header.LastSequence(), p.term.Base)
+		term := p.term.Base
+		if p.sent.IsZero() {
+			term = 0 // of older terms: the site does not know the producer in this one
+		}
+		r.contacts.acked(p.contact(), p.header.ProducerEpoch, p.header.LastSequence(), term)
 	}
-	p.finish(0)
-	if !left {
-		p.share.leave(lane, false, false)
-	}
-	r.events.produced(p.share.ID, p.header.Count, len(p.records), local.Sub(p.sent), time.Since(op.begun))
+	p.finish(code)
+	p.leave(false, false)
+	return true
 }
 
 // siteRefused passes an error of the site on, without what would tell of the site.

@@ -41,50 +41,28 @@ func (c *Client) repeats() bool {
 	return slices.Contains(repeatsProve, c.mu.software)
 }
 
-// settle answers a batch that is not forwarded. The lease is checked as for
-// any acknowledgement.
+// settle answers a batch that is not forwarded. What older terms left at the
+// site is acknowledged like anything else: the site that serves now may be the
+// only one that has it.
 func (p *part) settle(v verdict, at spillway.Offset) {
 	r := p.op.client.router
-	code := int16(0)
 	switch v {
 	case isDuplicate:
 		p.out.BaseOffset = int64(at)
+		r.background.Go(func() { p.settled(0, at+spillway.Offset(p.header.LastOffsetDelta)+1) })
 	case wasThere:
-		code = kerr.DuplicateSequenceNumber.Code // all clients count it as success
+		r.background.Go(func() { p.settled(kerr.DuplicateSequenceNumber.Code, at) })
 	case stale:
-		code = kerr.InvalidProducerEpoch.Code
-	case torn:
-		code = kerr.OutOfOrderSequenceNumber.Code
+		p.refuse(kerr.InvalidProducerEpoch.Code, "sequence")
+	default: // torn
+		p.refuse(kerr.OutOfOrderSequenceNumber.Code, "sequence")
 	}
-	if code == 0 || code == kerr.DuplicateSequenceNumber.Code {
-		if k := p.share.ackSites(); k > 1 && code == 0 {
-			r.background.Go(func() { p.settleDurable(at+spillway.Offset(p.header.LastOffsetDelta)+1, k) })
-			return
-		}
-		if r.lease.Term() != p.leased {
-			p.refuse(kerr.NotLeaderForPartition.Code, "lease-lost")
-			return
-		}
-		r.events.firstContact("duplicate")
-		r.contacts.acked(p.contact(), p.header.ProducerEpoch, p.header.LastSequence(), 0)
-		p.finish(code)
-		return
-	}
-	p.refuse(code, "sequence")
 }
 
-// settleDurable acknowledges a batch that was found in the trail once enough
-// sites have it: the one that serves now may be the only one that does.
-func (p *part) settleDurable(end spillway.Offset, sites int) {
-	r := p.op.client.router
-	ctx, cancel := context.WithDeadline(r.ctx, p.op.begun.Add(p.op.timeout))
-	defer cancel()
-	if r.marks.Wait(ctx, p.term, p.tp, end, sites) != nil {
-		p.refuse(kerr.RequestTimedOut.Code, "not-durable")
-		return
+func (p *part) settled(code int16, end spillway.Offset) {
+	if p.acknowledge(code, end) {
+		p.op.client.router.events.firstContact("duplicate")
 	}
-	r.events.firstContact("duplicate")
-	p.finish(0)
 }
 
 // waitForMissing holds one batch until the sequence before it has been

@@ -283,9 +283,10 @@ func (op *produce) enter(groups map[*Lane][]*part) (again []*part, ok bool) {
 				waiting = append(waiting, p)
 				continue
 			}
+			p.inside = true
 			if !op.client.produces.enter(p.tp, lane) {
 				r.generations.leave(p.generation)
-				p.share.leave(lane, false, false)
+				p.leave(false, false)
 				p.failed()
 				p.refuse(kerr.NotLeaderForPartition.Code, "upstream-changed")
 				continue
@@ -300,7 +301,7 @@ func (op *produce) enter(groups map[*Lane][]*part) (again []*part, ok bool) {
 	}
 	for _, p := range entered {
 		r.generations.leave(p.generation)
-		p.share.leave(p.lane, false, false)
+		p.leave(false, false)
 		op.client.produces.leave(p.tp)
 	}
 	for _, p := range append(entered, waiting...) {
@@ -312,6 +313,14 @@ func (op *produce) enter(groups map[*Lane][]*part) (again []*part, ok bool) {
 		again = append(again, p)
 	}
 	return again, false
+}
+
+// leave takes the part out of its share, once; see Share.leave.
+func (p *part) leave(unsure, silent bool) {
+	if p.inside {
+		p.inside = false
+		p.share.leave(p.lane, unsure, silent)
+	}
 }
 
 // send queues one request upstream and has its answer waited for.
