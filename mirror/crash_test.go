@@ -109,9 +109,23 @@ func killAtEveryStep(t *testing.T, east, west broker.Cluster, eastAddresses, wes
 		loaded <- err
 	}()
 	r := rand.New(rand.NewPCG(3, 4))
+	tps := []spillway.TopicPartition{{Topic: "orders"}, {Topic: "orders", Partition: 1}}
+	written := func() (offsets spillway.LocalOffset) {
+		ends, err := east.Admin().HighWatermarks(t.Context(), tps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ends[tps[0]] + ends[tps[1]]
+	}
 	for _, point := range CrashPoints {
+		before := written()
 		for range rounds {
-			runChild(t, eastAddresses, westAddresses, point, 1+r.IntN(4))
+			runChild(t, eastAddresses, westAddresses, point, 1+r.IntN(4)) // ends the test unless the child died there
+		}
+		load := written() - before
+		t.Logf("| killed %d times at %s, while %d offsets were written", rounds, point, load)
+		if load == 0 {
+			t.Errorf("nothing was written between the kills at %s", point)
 		}
 	}
 	stop.Store(true)
@@ -122,8 +136,7 @@ func killAtEveryStep(t *testing.T, east, west broker.Cluster, eastAddresses, wes
 	assign(t, westM, ordersAssignment("east", 1))
 	done := testContext(t)
 	eventually(t, "west has what east has", func() bool { return caughtUp(done, east, eastM, westM, ordersAssignment("", 1)) })
-	for i := range int32(2) {
-		tp := spillway.TopicPartition{Topic: "orders", Partition: i}
+	for _, tp := range tps {
 		compareSites(t, east, west, eastM, westM, tp)
 		records, err := read(done, west, tp)
 		if err != nil {
@@ -136,7 +149,15 @@ func killAtEveryStep(t *testing.T, east, west broker.Cluster, eastAddresses, wes
 				hidden++
 			}
 		}
-		t.Logf("%s: %d records after %d kills, %d hidden", tp, len(records), rounds*len(CrashPoints), hidden)
+		ends, err := east.Admin().HighWatermarks(done, tps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		holes := int(ends[tp]) - len(records) // markers, and what was aborted
+		t.Logf("| %s: %d records and %d holes after %d kills, %d hidden", tp, len(records), holes, rounds*len(CrashPoints), hidden)
+		if holes < len(CrashPoints) {
+			t.Errorf("%s has only %d holes", tp, holes)
+		}
 		if hidden > 0 {
 			t.Errorf("%s: %d records were written twice", tp, hidden)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -52,7 +53,8 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 	if err := errors.Join(faults...); err != nil {
 		return RunReport{}, err
 	}
-	var records, batches, rebuilt, groups atomic.Int64
+	var records, batches, rebuilt atomic.Int64
+	var groups sync.Map // by name: a group is carried again and again
 	config := c.Mirror
 	config.Worker, config.Local, config.IdentitySources = "run-"+rand.Text(), c.To, true
 	config.Sources = map[spillway.SiteID]broker.Cluster{c.From.Site(): c.From}
@@ -66,7 +68,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 		c.Events.batchMirrored(i)
 	}
 	config.Events.GroupCarried = func(i GroupInfo) {
-		groups.Add(1)
+		groups.Store(i.Group, true)
 		c.Events.groupCarried(i)
 	}
 	m, err := New(ctx, config)
@@ -91,8 +93,9 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 		return RunReport{}, err
 	}
 	report := func() RunReport {
-		return RunReport{Partitions: len(m.Ends(a.Share)), Records: records.Load(), Batches: batches.Load(), Rebuilt: rebuilt.Load(),
-			Groups: groups.Load(), Gaps: m.Map().Gaps()}
+		r := RunReport{Partitions: len(m.Ends(a.Share)), Records: records.Load(), Batches: batches.Load(), Rebuilt: rebuilt.Load(), Gaps: m.Map().Gaps()}
+		groups.Range(func(any, any) bool { r.Groups++; return true })
+		return r
 	}
 	if !c.UntilCaughtUp {
 		<-ctx.Done()
@@ -118,8 +121,9 @@ func whole(r *regexp.Regexp) (func(string) bool, error) {
 	return anchored.MatchString, nil
 }
 
-// waitCaughtUp waits until this site has what the source has now. Records of
-// open transactions count only when they are decided.
+// waitCaughtUp waits until this site has what the source has now, and its map
+// says so: by the map group offsets are translated, and it follows the marks
+// with a delay. Records of open transactions count only when they are decided.
 func (m *Mirror) waitCaughtUp(ctx context.Context, a Assignment) error {
 	src, err := m.source(a.Source)
 	if err != nil {
@@ -140,7 +144,8 @@ func (m *Mirror) waitCaughtUp(ctx context.Context, a Assignment) error {
 		have, missing := m.Ends(a.Share), 0
 		for _, tp := range tps {
 			want, _ := src.view(tp).ToVirtual(ends[tp])
-			if end, ok := have[tp]; !ok || end < want {
+			mapped, _ := m.reader.View(tp).End()
+			if end, ok := have[tp]; !ok || min(end, mapped) < want {
 				missing++
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"spillway"
 	"spillway/broker"
@@ -32,7 +33,7 @@ func TestRunUntilCaughtUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if report.Partitions != 2 || report.Records == 0 || report.Groups == 0 || len(report.Gaps) != 0 {
+		if report.Partitions != 2 || report.Records == 0 || report.Groups != 1 || len(report.Gaps) != 0 {
 			t.Errorf("report: %+v", report)
 		}
 		total += report.Records
@@ -71,6 +72,48 @@ func TestRunUntilCaughtUp(t *testing.T) {
 	}
 	if want, _ := r.View(tp).ToLocal(50); offsets[tp].Offset != want {
 		t.Errorf("the group stands at %+v, offset 50 is %d here", offsets[tp], want)
+	}
+}
+
+// TestRunCarriesGroupsThatReadEverything lets a group commit at the end of the
+// log. When its offset is translated, the map must hold the last records: else
+// the group reads them again.
+func TestRunCarriesGroupsThatReadEverything(t *testing.T) {
+	ctx := testContext(t)
+	east := embeddedSite(t, "east", map[string]int32{"orders": 2})
+	west := embeddedSite(t, "west", nil)
+	if err := newLoad(t, east.Addresses(), 52).write(ctx, "orders", 2, 100); err != nil {
+		t.Fatal(err)
+	}
+	tps := []spillway.TopicPartition{{Topic: "orders"}, {Topic: "orders", Partition: 1}}
+	ends, err := east.Admin().HighWatermarks(ctx, tps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	offsets := make(map[spillway.TopicPartition]broker.GroupOffset)
+	for tp, end := range ends {
+		offsets[tp] = broker.GroupOffset{Offset: end, LeaderEpoch: -1}
+	}
+	if err := east.Admin().CommitGroupOffsets(ctx, "app", offsets); err != nil {
+		t.Fatal(err)
+	}
+	// Many small answers, of which the map is told seldom.
+	if _, err := Run(ctx, RunConfig{From: east, To: west, Topics: regexp.MustCompile("orders"), Groups: regexp.MustCompile("app"), UntilCaughtUp: true,
+		Mirror: Config{FetchBytesMax: 8 << 10, PartitionBytesMax: 4 << 10, VerifyInterval: 10 * time.Second}}); err != nil {
+		t.Fatal(err)
+	}
+	there, err := west.Admin().LogEnds(ctx, tps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := west.Admin().FetchGroupOffsets(ctx, "app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tp := range tps {
+		if got[tp].Offset != there[tp] {
+			t.Errorf("%s: the group had read everything and stands at %d, the log ends at %d", tp, got[tp].Offset, there[tp])
+		}
 	}
 }
 

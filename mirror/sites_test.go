@@ -94,6 +94,7 @@ type load struct {
 	plain, transactional *kgo.Client
 	random               *rand.Rand
 	written              int
+	at                   time.Time // of the records, if it is set; each is a second younger
 }
 
 func newLoad(t *testing.T, addresses []string, seed uint64) *load {
@@ -125,6 +126,10 @@ func (l *load) write(ctx context.Context, topic string, partitions int32, n int)
 			}
 			records[i] = &kgo.Record{Topic: topic, Partition: l.random.Int32N(partitions), Key: fmt.Appendf(nil, "key-%d", l.written), Value: value,
 				Headers: []kgo.RecordHeader{{Key: "n", Value: fmt.Append(nil, l.written)}}}
+			if !l.at.IsZero() {
+				l.at = l.at.Add(time.Second)
+				records[i].Timestamp = l.at
+			}
 		}
 		if l.random.IntN(3) > 0 {
 			if err := l.plain.ProduceSync(ctx, records...).FirstErr(); err != nil {

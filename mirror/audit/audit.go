@@ -193,39 +193,66 @@ type Translated struct {
 	Exact bool `json:"exact"`
 }
 
-// Translate turns an offset of one site into the other's. reverse: the offset
-// is the target's.
-func Translate(ctx context.Context, from, to broker.Cluster, tp spillway.TopicPartition, offset spillway.LocalOffset, reverse bool) (Translated, error) {
-	if reverse {
-		from, to = to, from
-	}
-	t := Translated{From: from.Site(), To: to.Site(), Offset: offset}
+// Translator turns offsets of one site into the other's, by the maps as they
+// were when it was opened.
+type Translator struct {
+	from, to     broker.Cluster
+	theirs, ours siteMap
+}
+
+// OpenTranslator reads the maps of both sites.
+func OpenTranslator(ctx context.Context, from, to broker.Cluster) (*Translator, error) {
 	theirs, err := openMap(ctx, from)
 	if err != nil {
-		return t, err
+		return nil, err
 	}
-	defer theirs.Close()
 	ours, err := openMap(ctx, to)
 	if err != nil {
-		return t, err
+		theirs.Close()
+		return nil, err
 	}
-	defer ours.Close()
-	source, target := theirs.view(tp), ours.view(tp)
+	return &Translator{from: from, to: to, theirs: theirs, ours: ours}, nil
+}
+
+// Close stops following the maps.
+func (t *Translator) Close() {
+	t.theirs.Close()
+	t.ours.Close()
+}
+
+// Translate turns one offset of the source. reverse: the offset is the target's.
+func (t *Translator) Translate(tp spillway.TopicPartition, offset spillway.LocalOffset, reverse bool) (Translated, error) {
+	from, to, source, target := t.from, t.to, t.theirs.view(tp), t.ours.view(tp)
+	if reverse {
+		from, to, source, target = to, from, target, source
+	}
+	got := Translated{From: from.Site(), To: to.Site(), Offset: offset}
 	if source == nil && target == nil {
-		return t, fmt.Errorf("translate offset %d of %s: neither %s nor %s has an offset map of it; is it mirrored?", offset, tp, from.Site(), to.Site())
+		return got, fmt.Errorf("translate offset %d of %s: neither %s nor %s has an offset map of it; is it mirrored?", offset, tp, from.Site(), to.Site())
 	}
 	exact := true
-	t.Virtual = spillway.Offset(offset)
+	got.Virtual = spillway.Offset(offset)
 	if source != nil {
-		t.Virtual, exact = source.ToVirtual(offset)
+		got.Virtual, exact = source.ToVirtual(offset)
 	}
-	t.Translated = spillway.LocalOffset(t.Virtual)
-	at := t.Virtual
+	got.Translated = spillway.LocalOffset(got.Virtual)
+	at := got.Virtual
 	if target != nil {
-		t.Translated, at = target.ToLocal(t.Virtual)
-		_, visible := target.ToVirtual(t.Translated)
+		got.Translated, at = target.ToLocal(got.Virtual)
+		_, visible := target.ToVirtual(got.Translated)
 		exact = exact && visible
 	}
-	t.Exact = exact && at == t.Virtual
-	return t, nil
+	got.Exact = exact && at == got.Virtual
+	return got, nil
+}
+
+// Translate turns one offset of one site into the other's. reverse: the offset
+// is the target's.
+func Translate(ctx context.Context, from, to broker.Cluster, tp spillway.TopicPartition, offset spillway.LocalOffset, reverse bool) (Translated, error) {
+	t, err := OpenTranslator(ctx, from, to)
+	if err != nil {
+		return Translated{}, err
+	}
+	defer t.Close()
+	return t.Translate(tp, offset, reverse)
 }
