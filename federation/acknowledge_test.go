@@ -2,6 +2,8 @@ package federation_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"testing"
 	"time"
 
@@ -15,6 +17,8 @@ import (
 	"spillway/broker/conn"
 	"spillway/broker/embedded"
 	"spillway/broker/kafka"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 )
@@ -111,5 +115,64 @@ func TestADuplicateAtTheSiteIsAcknowledgedWhenItIsDurable(t *testing.T) {
 	marks <- markLine("west", 0, 1, gatewaytest.OffsetBase+4)
 	if code, _ := produced(do[*kmsg.ProduceResponse](t, c, sequenced(2, 5*time.Second))); code != kerr.DuplicateSequenceNumber.Code {
 		t.Errorf("at two sites: error %d", code)
+	}
+}
+
+// While the reserved ends cannot be raised, nothing at or above them is
+// acknowledged or handed out, what lies below is read as ever, and a produce
+// that waits is acknowledged when the store is back.
+func TestNothingPassesTheReservedEnd(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Group: func(g *spillway.FailoverGroup) { g.ReservedBlock = 10 }})
+	c := raw(t, w.Addrs[0])
+	if code, _ := produced(do[*kmsg.ProduceResponse](t, c, sequenced(0, 5*time.Second))); code != 0 {
+		t.Fatalf("error %d", code)
+	}
+	var reserved failover.Reserved
+	e, err := w.Store.Get(t.Context(), w.Keys.Reserved(gatewaytest.ShareID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(e.Value, &reserved); err != nil {
+		t.Fatal(err)
+	}
+	end := int64(reserved.Ends.Get(spillway.TopicPartition{Topic: "orders"}))
+	w.Store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+		if when == coordtest.BeforeWrite && ops[0].Key == w.Keys.Reserved(gatewaytest.ShareID) {
+			return errors.New("no raise today")
+		}
+		return nil
+	})
+	var waiting <-chan int16
+	for sequence := int32(2); ; sequence += 2 {
+		if gatewaytest.OffsetBase+int64(sequence)+2 > end {
+			if code, _ := produced(do[*kmsg.ProduceResponse](t, c, sequenced(sequence, 5*time.Second))); code != kerr.NotLeaderForPartition.Code {
+				t.Errorf("acknowledged above the reserved end: error %d", code)
+			}
+			waiting = later(t, c, sequenced(sequence, 8*time.Second)) // the client sends it again
+			break
+		}
+		if code, _ := produced(do[*kmsg.ProduceResponse](t, c, sequenced(sequence, 5*time.Second))); code != 0 {
+			t.Fatalf("below the reserved end: error %d", code)
+		}
+	}
+	begin := time.Now()
+	reader := client(t, w, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{"orders": {0: kgo.NewOffset().At(gatewaytest.OffsetBase)}}))
+	for next := int64(gatewaytest.OffsetBase); next < end-1; {
+		fs := reader.PollFetches(within(t, 3*time.Second))
+		if fs.Err() != nil {
+			t.Fatalf("%d below the reserved end: %v", next, fs.Err())
+		}
+		for _, r := range fs.Records() {
+			if next = r.Offset + 1; r.Offset >= end {
+				t.Errorf("%d was handed out, reserved is %d", r.Offset, end)
+			}
+		}
+	}
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("reading what is reserved took %s", took)
+	}
+	w.Store.Fail(nil)
+	if code := <-waiting; code != 0 {
+		t.Errorf("the store is back: error %d", code)
 	}
 }

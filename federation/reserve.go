@@ -5,10 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"spillway"
 	"spillway/federation/coordination"
@@ -26,10 +25,12 @@ const reservedBlockDefault = 10_000
 //
 //	A  an offset is granted only below an end that was read from or written to
 //	   the store in the term's epoch
-//	B  ends never fall
+//	B  ends never fall: what a store has forgotten that was restored is wanted
+//	   again
+//	C  what is wanted stays wanted until the store has it or the epoch is over,
+//	   so a store that was away is asked again without a client
 type reserve struct {
 	gateway *Gateway
-	kick    chan struct{}
 
 	mu     sync.Mutex
 	shares map[spillway.ShareID]*reserved
@@ -41,21 +42,18 @@ type reserved struct {
 	record  failover.Reserved
 	epoch   spillway.Epoch // in which want is asked for
 	want    map[spillway.TopicPartition]spillway.Offset
-	changed chan struct{} // closed when record changes or a write failed
-	failed  error         // of the last write, nil if it succeeded
+	changed chan struct{} // closed when record changes
+	kick    chan struct{} // something is wanted
 }
 
 func newReserve(g *Gateway) *reserve {
-	r := &reserve{gateway: g, kick: make(chan struct{}, 1), shares: make(map[spillway.ShareID]*reserved)}
+	r := &reserve{gateway: g, shares: make(map[spillway.ShareID]*reserved)}
 	for id, s := range g.shares {
-		r.shares[id] = &reserved{share: s, want: make(map[spillway.TopicPartition]spillway.Offset), changed: make(chan struct{})}
+		r.shares[id] = &reserved{
+			share: s, want: make(map[spillway.TopicPartition]spillway.Offset), changed: make(chan struct{}), kick: make(chan struct{}, 1),
+		}
 	}
 	return r
-}
-
-func (s *reserved) signal() {
-	close(s.changed)
-	s.changed = make(chan struct{})
 }
 
 func (s *reserved) block() spillway.Offset {
@@ -65,7 +63,7 @@ func (s *reserved) block() spillway.Offset {
 	return reservedBlockDefault
 }
 
-// see takes what a watch shows.
+// see takes what a watch shows. A watch may be late.
 func (r *reserve) see(entries []coordination.Entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,23 +76,50 @@ func (r *reserve) see(entries []coordination.Entry) {
 	}
 }
 
-// take a newer record. The caller holds mu.
+// take what the store has. The caller holds mu.
 func (r *reserve) take(s *reserved, e coordination.Entry) {
 	var record failover.Reserved
-	if err := json.Unmarshal(e.Value, &record); err != nil {
-		r.gateway.problem("read "+e.Key, err)
-		return
+	if len(e.Value) > 0 {
+		if err := json.Unmarshal(e.Value, &record); err != nil {
+			r.gateway.problem("read "+e.Key, err)
+			return
+		}
 	}
-	s.version, s.record = e.Version, record
-	s.signal()
+	s.hold(e.Version, record)
+}
+
+// hold replaces the record and forgets what is not wanted any more.
+func (s *reserved) hold(version uint64, record failover.Reserved) {
+	if record.Epoch > s.epoch {
+		s.epoch = record.Epoch
+		clear(s.want)
+	}
+	if s.record.Epoch == s.epoch { // invariant B
+		s.record.Ends.All(func(tp spillway.TopicPartition, end spillway.Offset) {
+			s.want[tp] = max(s.want[tp], end)
+		})
+	}
+	s.version, s.record = version, record
+	for tp, end := range s.want {
+		if s.reserved(s.epoch, tp) >= end {
+			delete(s.want, tp)
+		}
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// reserved is the end of a partition in an epoch, −1 if there is none.
+func (s *reserved) reserved(epoch spillway.Epoch, tp spillway.TopicPartition) spillway.Offset {
+	if s.record.Epoch != epoch {
+		return -1
+	}
+	return s.record.Ends.Get(tp)
 }
 
 // load reads the record of a share before the share opens.
 func (r *reserve) load(ctx context.Context, share *router.Share) error {
-	e, err := r.gateway.config.Store.Get(ctx, r.gateway.keys.Reserved(share.ID))
-	if errors.Is(err, coordination.ErrNotFound) {
-		return nil
-	}
+	e, err := r.read(ctx, share.ID)
 	if err != nil {
 		return err
 	}
@@ -104,129 +129,136 @@ func (r *reserve) load(ctx context.Context, share *router.Share) error {
 	return nil
 }
 
-// End implements router.Reserve.
-func (r *reserve) End(share *router.Share, t router.Term, tp spillway.TopicPartition) spillway.Offset {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if s := r.shares[share.ID]; s.record.Epoch == t.Epoch {
-		return s.record.Ends.Get(tp)
+// read what the store has; a record that nobody wrote yet has version 0.
+func (r *reserve) read(ctx context.Context, id spillway.ShareID) (coordination.Entry, error) {
+	key := r.gateway.keys.Reserved(id)
+	e, err := r.gateway.config.Store.Get(ctx, key)
+	if errors.Is(err, coordination.ErrNotFound) {
+		return coordination.Entry{Key: key}, nil
 	}
-	return -1
+	return e, err
+}
+
+// Ask implements router.Reserve.
+func (r *reserve) Ask(share *router.Share, t router.Term, tp spillway.TopicPartition, end spillway.Offset) spillway.Offset {
+	have, _, _ := r.ask(share, t, tp, end)
+	return have
 }
 
 // Extend implements router.Reserve.
 func (r *reserve) Extend(ctx context.Context, share *router.Share, t router.Term, tp spillway.TopicPartition, end spillway.Offset) error {
-	first := true
 	for {
-		r.mu.Lock()
-		s := r.shares[share.ID]
-		have := spillway.Offset(-1)
-		if s.record.Epoch == t.Epoch {
-			have = s.record.Ends.Get(tp)
+		have, changed, err := r.ask(share, t, tp, end)
+		if err != nil || have >= end {
+			return err
 		}
-		if s.record.Epoch > t.Epoch {
-			r.mu.Unlock()
-			return fmt.Errorf("share %s is in epoch %d, not %d", share.ID, s.record.Epoch, t.Epoch)
-		}
-		if have < end+s.block()/2 {
-			r.ask(s, t.Epoch, tp, end+s.block())
-		}
-		changed, failed := s.changed, s.failed
-		r.mu.Unlock()
-		if have >= end {
-			return nil
-		}
-		if failed != nil && !first {
-			return failed
-		}
-		first = false
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return ctx.Err()
+			return fmt.Errorf("%s is reserved up to %d, not %d: %w", tp, have, end, ctx.Err())
 		}
 	}
 }
 
-// ask wants an end; the writer fulfils it. The caller holds mu.
-func (r *reserve) ask(s *reserved, epoch spillway.Epoch, tp spillway.TopicPartition, end spillway.Offset) {
-	if epoch != s.epoch {
+// ask tells what is reserved now and has it raised if that is not enough, or
+// will not be soon.
+func (r *reserve) ask(share *router.Share, t router.Term, tp spillway.TopicPartition, end spillway.Offset) (have spillway.Offset, changed <-chan struct{}, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.shares[share.ID]
+	switch {
+	case t.Epoch < s.epoch:
+		return -1, nil, fmt.Errorf("share %s is in epoch %d, not %d", share.ID, s.epoch, t.Epoch)
+	case t.Epoch > s.epoch:
+		s.epoch = t.Epoch
 		clear(s.want)
-		s.epoch = epoch
 	}
-	s.want[tp] = max(s.want[tp], end)
-	select {
-	case r.kick <- struct{}{}:
-	default:
+	have = s.reserved(t.Epoch, tp)
+	if have < end+s.block()/2 {
+		s.want[tp] = max(s.want[tp], end+s.block())
+		select {
+		case s.kick <- struct{}{}:
+		default:
+		}
 	}
+	return have, s.changed, nil
 }
 
-// run writes what is wanted, all partitions of a share at once.
+// run writes what is wanted until ctx ends. A share whose write hangs holds up
+// no other one.
 func (r *reserve) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for id, s := range r.shares {
+		wg.Go(func() { r.write(ctx, id, s) })
+	}
+	wg.Wait()
+}
+
+func (r *reserve) write(ctx context.Context, id spillway.ShareID, s *reserved) {
 	for {
 		select {
-		case <-r.kick:
+		case <-s.kick:
 		case <-ctx.Done():
 			return
 		}
-		for id := range r.shares {
-			if err := r.raise(ctx, id); err != nil && ctx.Err() == nil {
+		for ctx.Err() == nil {
+			err := r.raise(ctx, id, s)
+			if err == nil {
+				break
+			}
+			if ctx.Err() == nil {
 				r.gateway.problem("raise the reserved ends of share "+id.String(), err)
+			}
+			select {
+			case <-time.After(retryEvery):
+			case <-ctx.Done():
 			}
 		}
 	}
 }
 
-func (r *reserve) raise(ctx context.Context, id spillway.ShareID) error {
+// raise writes until the store has what is wanted, all partitions at once. An
+// error: it has not, and should be asked again later.
+func (r *reserve) raise(ctx context.Context, id spillway.ShareID, s *reserved) error {
 	ctx, cancel := context.WithTimeout(ctx, coordination.LeaseTTL/2)
 	defer cancel()
 	for {
-		r.mu.Lock()
-		s := r.shares[id]
-		want, epoch, version, record := maps.Clone(s.want), s.epoch, s.version, s.record
-		clear(s.want)
-		r.mu.Unlock()
-		if len(want) == 0 {
+		next, version, wanted := r.next(s)
+		if !wanted {
 			return nil
-		}
-		if record.Epoch > epoch {
-			return fmt.Errorf("epoch %d is over, the store has %d", epoch, record.Epoch)
-		}
-		next := failover.Reserved{Epoch: epoch, Ends: make(failover.PartitionOffsets)}
-		for topic, ends := range record.Ends {
-			next.Ends[topic] = slices.Clone(ends)
-		}
-		for tp, end := range want {
-			next.Ends.Set(tp, max(end, next.Ends.Get(tp)))
 		}
 		key, value := r.gateway.keys.Reserved(id), encode(next)
 		newer, err := r.gateway.config.Store.Put(ctx, key, value, version)
-		if errors.Is(err, coordination.ErrConflict) || errors.Is(err, coordination.ErrUnavailable) {
+		e := coordination.Entry{Key: key, Value: value, Version: newer}
+		if err != nil {
 			// Another gateway was faster, or nobody knows: what is there counts.
-			if e, getErr := r.gateway.config.Store.Get(ctx, key); getErr == nil && r.again(s, e, epoch, want) && errors.Is(err, coordination.ErrConflict) {
-				continue
+			var readErr error
+			if e, readErr = r.read(ctx, id); readErr != nil {
+				return errors.Join(err, readErr)
 			}
 		}
 		r.mu.Lock()
-		if s.failed = err; err == nil {
-			s.version, s.record = newer, next
-		}
-		s.signal()
+		r.take(s, e)
 		r.mu.Unlock()
-		return err
+		if err != nil {
+			_, newer, wanted := r.next(s)
+			if wanted && (newer == version || !errors.Is(err, coordination.ErrConflict)) {
+				return err
+			}
+		}
 	}
 }
 
-// again takes what the store has and wants the same as before; false if the
-// epoch is over.
-func (r *reserve) again(s *reserved, e coordination.Entry, epoch spillway.Epoch, want map[spillway.TopicPartition]spillway.Offset) bool {
+// next is the record to write, and the version that it follows.
+func (r *reserve) next(s *reserved) (next failover.Reserved, version uint64, wanted bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.take(s, e)
-	if s.epoch == epoch {
-		for tp, end := range want {
-			s.want[tp] = max(s.want[tp], end)
-		}
+	next = failover.Reserved{Epoch: s.epoch, Ends: s.record.Ends.Clone()}
+	if next.Ends == nil {
+		next.Ends = make(failover.PartitionOffsets)
 	}
-	return s.record.Epoch <= epoch
+	for tp, end := range s.want {
+		next.Ends.Set(tp, max(end, next.Ends.Get(tp)))
+	}
+	return next, s.version, len(s.want) > 0
 }

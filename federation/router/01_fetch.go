@@ -281,7 +281,7 @@ func (f *fetch) settle() {
 // serve turns the site's answer for one partition into the client's. It returns
 // false if there are records, but none of them may be handed out yet: they are
 // not durable, or their offsets not reserved (C5, C19).
-func (p *fetchPart) serve(ctx context.Context, f *fetch, in *kmsg.FetchResponseTopicPartition) bool {
+func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) bool {
 	r := f.client.router
 	switch in.ErrorCode {
 	case 0:
@@ -296,7 +296,7 @@ func (p *fetchPart) serve(ctx context.Context, f *fetch, in *kmsg.FetchResponseT
 		p.view = v
 	}
 	end, _ := p.view.ToVirtual(spillway.LocalOffset(in.HighWatermark))
-	limit := r.VirtualHighWatermark(ctx, p.share, p.term, p.tp, end)
+	limit := r.VirtualHighWatermark(p.share, p.term, p.tp, end)
 	a, err := records.Serve(in.RecordBatches, p.view, p.wanted, limit)
 	if err != nil {
 		p.fail(kerr.CorruptMessage.Code)

@@ -139,16 +139,26 @@ func (c *Client) ask(ctx context.Context, share *Share, t Term, tp spillway.Topi
 		return 0
 	}
 	v, _ := view.ToVirtual(spillway.LocalOffset(in.Offset))
+	end := v
+	if timestamp >= 0 || timestamp == timestampMax {
+		end++ // a record is asked for
+	}
+	// What another gateway has acknowledged is reserved, though the news may
+	// still be on its way.
+	wait, cancel := context.WithTimeout(ctx, reserveMax)
+	defer cancel()
+	_ = r.reserve.Extend(wait, share, t, tp, end) // if not, less is visible
+	limit := r.VirtualHighWatermark(share, t, tp, end)
 	switch timestamp {
 	case timestampLatest:
-		limit := r.VirtualHighWatermark(ctx, share, t, tp, v)
 		if limit < startOf(view) {
 			return again // no site has said yet what is durable
 		}
 		v = min(v, limit)
-	case timestampEarliest:
+	case timestampEarliest: // of an empty log this is its end
+		v = min(v, max(limit, startOf(view)))
 	default:
-		if v >= r.VirtualHighWatermark(ctx, share, t, tp, v+1) {
+		if v >= limit {
 			return 0 // not durable yet, so it does not exist yet
 		}
 	}

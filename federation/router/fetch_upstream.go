@@ -86,7 +86,7 @@ func (f *fetch) take(ctx context.Context, site spillway.SiteID, parts []*fetchPa
 			case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.ReplicaNotAvailable.Code, kerr.KafkaStorageError.Code:
 				well = false
 			}
-			if !p.serve(ctx, f, in) {
+			if !p.serve(f, in) {
 				early = append(early, earlyPart{p, in})
 			}
 			some = some || len(p.out.RecordBatches) > 0
@@ -114,15 +114,11 @@ func (f *fetch) await(ctx context.Context, early []earlyPart) {
 	for len(early) > 0 && ctx.Err() == nil && time.Now().Before(f.deadline) {
 		p := early[0].part
 		pause, cancel := context.WithTimeout(ctx, min(markPause, time.Until(f.deadline)))
-		if k := p.share.ackSites(); k > 1 {
-			_ = f.client.router.marks.Wait(pause, p.term, p.tp, p.limit+1, k) // if not, another one may go
-		} else {
-			<-pause.Done()
-		}
+		f.client.router.awaitVisible(pause, p.share, p.term, p.tp, p.limit) // if it does not, another one may go
 		cancel()
 		some := false
 		for _, e := range early {
-			some = e.part.serve(ctx, f, e.in) || some
+			some = e.part.serve(f, e.in) || some
 		}
 		if some {
 			return

@@ -202,9 +202,9 @@ func (p *part) patience() time.Time {
 // also means that nothing older will still be acknowledged.
 func (p *part) acknowledge(code int16, end spillway.Offset) bool {
 	op, r := p.op, p.op.client.router
-	ctx, cancel := context.WithDeadline(r.ctx, p.patience())
+	reserve, cancel := context.WithDeadline(r.ctx, minTime(p.patience(), time.Now().Add(reserveMax)))
 	defer cancel()
-	if r.reserve.Extend(ctx, p.share, p.term, p.tp, end) != nil {
+	if r.reserve.Extend(reserve, p.share, p.term, p.tp, end) != nil {
 		p.leave(true, false)
 		p.refuse(kerr.NotLeaderForPartition.Code, "reserved-end")
 		return false

@@ -42,11 +42,12 @@ type Maps interface {
 
 // Reserve keeps the reserved ends (C5).
 type Reserve interface {
-	// Extend returns when the reserved end of tp in the term is at least end.
-	// It raises ahead of use, so it rarely waits.
+	// Ask is the reserved end of tp in the term, −1 if there is none. It is
+	// raised soon if it is below end, or nearly.
+	Ask(share *Share, t Term, tp spillway.TopicPartition, end spillway.Offset) spillway.Offset
+	// Extend asks, and returns when the reserved end is at least end. It is
+	// raised ahead of use, so it rarely waits.
 	Extend(ctx context.Context, share *Share, t Term, tp spillway.TopicPartition, end spillway.Offset) error
-	// End is the reserved end of tp in the term, −1 if it is not known.
-	End(share *Share, t Term, tp spillway.TopicPartition) spillway.Offset
 }
 
 // Marks are the durable marks of the sites that follow.
@@ -173,19 +174,28 @@ func (r *Router) GroupShare(group string) (*Share, bool) {
 	return s, ok
 }
 
+// reserveMax bounds how long anything waits for the store. If it is away for
+// longer, the lease is over too.
+const reserveMax = 4 * time.Second
+
 // VirtualHighWatermark bounds what consumers may see of a partition whose
 // high watermark at the site is siteEnd, in virtual offsets: below the reserved
 // end, which is raised if need be, and below the durable mark where
 // acknowledgements wait for it (C5, C19).
-func (r *Router) VirtualHighWatermark(ctx context.Context, share *Share, t Term, tp spillway.TopicPartition, siteEnd spillway.Offset) spillway.Offset {
+func (r *Router) VirtualHighWatermark(share *Share, t Term, tp spillway.TopicPartition, siteEnd spillway.Offset) spillway.Offset {
 	end := siteEnd
 	if k := share.ackSites(); k > 1 {
 		end = min(end, r.marks.Mark(t, tp, k))
 	}
-	if r.reserve.Extend(ctx, share, t, tp, end) != nil {
-		end = min(end, r.reserve.End(share, t, tp))
+	return min(end, r.reserve.Ask(share, t, tp, end))
+}
+
+// awaitVisible waits until more than below limit may be visible, or ctx ends.
+func (r *Router) awaitVisible(ctx context.Context, share *Share, t Term, tp spillway.TopicPartition, limit spillway.Offset) {
+	if k := share.ackSites(); k > 1 && r.marks.Wait(ctx, t, tp, limit+1, k) != nil {
+		return
 	}
-	return end
+	_ = r.reserve.Extend(ctx, share, t, tp, limit+1) // the caller looks again
 }
 
 // settleSilent tells all shares that a connection is about to be closed.

@@ -61,6 +61,12 @@ func (m *Memory) strike(ctx context.Context, when Moment, ops []coordination.Op)
 	return nil
 }
 
+// Peek reads all keys under a prefix, whatever goes wrong for others.
+func (m *Memory) Peek(prefix string) []coordination.Entry {
+	entries, _ := m.list(prefix)
+	return entries
+}
+
 // Get reads one key.
 func (m *Memory) Get(ctx context.Context, key string) (coordination.Entry, error) {
 	if err := m.strike(ctx, BeforeRead, nil); err != nil {
