@@ -179,6 +179,46 @@ func TestFailoverHidesAndListsTheRest(t *testing.T) {
 	}
 }
 
+// TestFailoverIsGivenUpAfterItsTargetOpened gives a failover up when its target
+// has written the epoch's start already: above the reserved end, as a lossy one
+// does. East goes on, and all it has must come to west, also what lies between
+// west's end and that start.
+func TestFailoverIsGivenUpAfterItsTargetOpened(t *testing.T) {
+	ctx := testContext(t)
+	p := newPair(t, map[string]int32{"orders": 1})
+	tp := spillway.TopicPartition{Topic: "orders"}
+	write := func(seed uint64) {
+		t.Helper()
+		if err := newLoad(t, p.east.Addresses(), seed).write(ctx, "orders", 1, 30); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(21)
+	p.wait(t)
+	ends, err := p.westM.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(22) // not replicated yet, and not lost
+	if _, err := p.westM.OpenEpoch(ctx, ordersShare, 2, 9, map[spillway.TopicPartition]spillway.Offset{tp: ends[tp] + 5000}); err != nil {
+		t.Fatal(err)
+	}
+
+	// Given up: east goes on in epoch 3.
+	ends, err = p.westM.Stop(ctx, ordersShare, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.westM.CloseEpoch(ctx, ordersShare, 2, ends); err != nil {
+		t.Fatal(err)
+	}
+	assign(t, p.eastM, ordersAssignment("", 3))
+	assign(t, p.westM, ordersAssignment("east", 3))
+	write(23)
+	eventually(t, "west has what east has", func() bool { return caughtUp(ctx, p.east, p.eastM, p.westM, ordersAssignment("", 3)) })
+	compareSites(t, p.east, p.west, p.eastM, p.westM, tp)
+}
+
 // TestGroupOffsetsMoveExactly carries a group and copies it again at a move.
 func TestGroupOffsetsMoveExactly(t *testing.T) {
 	ctx := testContext(t)

@@ -19,7 +19,8 @@ type Map struct {
 	blocks  []block
 	tail    []Range // behind the blocks, ascending, contiguous ones merged
 	open    *EpochStart
-	end     struct { // verified: log and map agree below it
+	before  spillway.Offset // the verified end when the open epoch started
+	end     struct {        // verified: log and map agree below it
 		local   spillway.LocalOffset
 		virtual spillway.Offset
 	}
@@ -130,7 +131,14 @@ func (m *Map) applyStart(e EpochStart) bool {
 	if n := len(m.epochs); n > 0 && e.Epoch <= m.epochs[n-1].Epoch {
 		return false // an epoch starts once
 	}
+	m.before = m.end.virtual
+	if m.open != nil { // given up and never closed
+		m.before = m.open.Virtual
+	}
 	m.cut(e.Virtual, e.Local)
+	if last, ok := m.last(); ok {
+		m.before = max(m.before, last.VirtualEnd())
+	}
 	m.open = &e
 	m.fenced = max(m.fenced, e.Session)
 	m.end.local, m.end.virtual = e.Local, e.Virtual
@@ -147,8 +155,15 @@ func (m *Map) applyEnd(e EpochEnd) bool {
 		m.ends = slices.Insert(slices.Clone(m.ends), i, e)
 	}
 	if m.open != nil && m.open.Epoch == e.Epoch {
+		reached := e.Virtual
+		if e.Virtual <= m.open.Virtual {
+			// The epoch kept nothing, so nothing is here that was not here
+			// before it: not what its start left out as burnt, either. The site
+			// that goes on may have records there (promise B).
+			reached = min(m.before, e.Virtual)
+		}
 		m.cut(e.Virtual, e.Local)
-		m.end.local, m.end.virtual = max(e.Local, e.LogEnd), e.Virtual
+		m.end.local, m.end.virtual = max(e.Local, e.LogEnd), reached
 	}
 	return true
 }
@@ -189,6 +204,19 @@ func (m *Map) cut(v spillway.Offset, l spillway.LocalOffset) {
 		m.tail = m.tail[:len(m.tail)-1]
 	}
 	m.trail.cut(v)
+}
+
+// last returns the last closed range.
+func (m *Map) last() (Range, bool) {
+	if n := len(m.tail); n > 0 {
+		return m.tail[n-1], true
+	}
+	if n := len(m.blocks); n > 0 {
+		var buffer [blockRanges]Range
+		rs := m.blocks[n-1].ranges(buffer[:0])
+		return rs[len(rs)-1], true
+	}
+	return Range{}, false
 }
 
 // append adds a verified range behind all others.

@@ -68,6 +68,30 @@ func TestMillionRecords(t *testing.T) {
 	}
 }
 
+// TestEpochThatKeptNothingGivesNoProgress is a failover that was given up after
+// its target had written the start of the epoch: what the start left out as
+// burnt still exists at the site that goes on, and must be mirrored from there.
+func TestEpochThatKeptNothingGivesNoProgress(t *testing.T) {
+	m := New()
+	m.Apply(Session{Session: 1, Worker: "w", Opened: true})
+	m.Apply(&Chunk{Session: 1, Worker: "w", Verified: true, Ranges: []Range{{1, 1000, 0, 90}}})
+	m.Apply(Verified{Session: 1, Local: 90, Virtual: 1093}) // markers at the end
+	m.Apply(EpochStart{Epoch: 2, Virtual: 5000, Local: 90, Session: 1})
+	m.Apply(EpochEnd{Epoch: 2, Virtual: 5000, Local: 90, LogEnd: 92}) // somebody wrote two records past the gateways
+	if v, l := m.View().End(); v != 1093 || l != 92 {
+		t.Errorf("the site claims to have everything below %d, and goes on at %d; want 1093 and 92", v, l)
+	}
+	if l, v := m.View().ToLocal(5000); v < 5000 || l != 92 {
+		t.Errorf("ToLocal(5000) = %d, %d", l, v)
+	}
+	// One that kept records had everything below its start.
+	m.Apply(EpochStart{Epoch: 4, Virtual: 6000, Local: 92, Session: 1})
+	m.Apply(EpochEnd{Epoch: 4, Virtual: 6003, Local: 95, LogEnd: 95})
+	if v, l := m.View().End(); v != 6003 || l != 95 {
+		t.Errorf("end %d, %d; want 6003 and 95", v, l)
+	}
+}
+
 func TestTrailKeepsFivePerProducerEpoch(t *testing.T) {
 	m := New()
 	c := &Chunk{Session: 1, Worker: "w", Ranges: []Range{{1, 0, 0, 1000}}}

@@ -15,6 +15,7 @@ type twin struct {
 	session, fenced int64
 	pairs, pending  []pair
 	open            *EpochStart
+	before          spillway.Offset // how far the site was when the epoch started
 	local           spillway.LocalOffset
 	virtual         spillway.Offset
 }
@@ -137,7 +138,15 @@ func step(t *rapid.T, m *Map, tw *twin) {
 		if n := len(tw.pending); n > 0 {
 			e.Virtual, e.Local = tw.pending[n-1].virtual+1+burnt, tw.pending[n-1].local+1
 		}
+		before := tw.virtual
+		if tw.open != nil {
+			before = tw.open.Virtual
+		}
 		tw.cut(e.Virtual, e.Local)
+		if n := len(tw.pairs); n > 0 {
+			before = max(before, tw.pairs[n-1].virtual+1)
+		}
+		tw.before = before
 		tw.open, tw.fenced, tw.local, tw.virtual = &e, max(tw.fenced, e.Session), e.Local, e.Virtual
 		m.Apply(e)
 	case "end":
@@ -147,8 +156,12 @@ func step(t *rapid.T, m *Map, tw *twin) {
 		n := rapid.IntRange(0, 9).Draw(t, "served")
 		e := EpochEnd{Epoch: tw.open.Epoch, Virtual: tw.open.Virtual + spillway.Offset(n), Local: tw.open.Local + spillway.LocalOffset(n)}
 		e.LogEnd = e.Local + spillway.LocalOffset(rapid.IntRange(0, 3).Draw(t, "unreplicated"))
+		before := tw.before
 		tw.cut(e.Virtual, e.Local)
 		tw.local, tw.virtual = e.LogEnd, e.Virtual
+		if n == 0 {
+			tw.virtual = before
+		}
 		m.Apply(e)
 	}
 }
