@@ -237,8 +237,9 @@ func (p *plan) pack(h batch.Header, base int64, records []batch.Record, ranges [
 	return nil
 }
 
-// remember keeps the producer trail from a batch that a client wrote. Of what a
-// mirror wrote, the trail is in the source's map.
+// remember keeps the producer trail from a batch that a client wrote, whole also
+// where only the rest of it is left to take. Of what a mirror wrote, the trail is
+// in the source's map.
 func (p *plan) remember(h batch.Header, segments []offsetmap.Range, view *offsetmap.View) {
 	first := segments[0]
 	switch {
@@ -247,7 +248,7 @@ func (p *plan) remember(h batch.Header, segments []offsetmap.Range, view *offset
 	case spillway.IsClientProducerID(h.ProducerID) && h.BaseSequence >= 0:
 		p.trail = append(p.trail, offsetmap.TrailEntry{
 			ProducerID: h.ProducerID, Epoch: first.Epoch, ProducerEpoch: h.ProducerEpoch,
-			First: h.BaseSequence, Last: h.LastSequence(), Virtual: first.Virtual,
+			First: h.BaseSequence, Last: h.LastSequence(), Virtual: first.Virtual - spillway.Offset(first.Local-spillway.LocalOffset(h.BaseOffset)),
 		})
 	}
 }

@@ -137,7 +137,7 @@ func (v *verifier) found(at spillway.LocalOffset, n int64) {
 	}
 	piece := &offsetmap.Chunk{Session: v.session, Worker: v.worker, First: at, Sequence: offsetmap.NoSequence, Verified: true, Ranges: here}
 	for _, t := range v.trail {
-		if t.Virtual >= here[0].Virtual && t.Virtual < v.verdict.virtual {
+		if t.End() > here[0].Virtual && t.End() <= v.verdict.virtual {
 			piece.Trail = append(piece.Trail, t)
 		}
 	}

@@ -24,7 +24,7 @@ const (
 	kindSession  = "s" // s/<topic>/<partition>/<session>/<worker>: an offsetmap.Session
 	kindVerified = "v" // v/<topic>/<partition>/<session>: an offsetmap.Verified
 	kindStart    = "e" // e/<topic>/<partition>/<epoch>: an offsetmap.EpochStart
-	kindEnd      = "c" // c/<topic>/<partition>/<epoch>: an offsetmap.EpochEnd
+	kindEnd      = "c" // c/<topic>/<partition>/<epoch>, with /discarded where it was: an offsetmap.EpochEnd
 	kindGap      = "g" // g/<id>: a Gap
 	kindFloor    = "f" // f/<group>/<index>: the highest epoch that this site saw (C30)
 	kindLease    = "l" // l/<name>: a Lease
@@ -99,9 +99,14 @@ func StartEntry(tp spillway.TopicPartition, e offsetmap.EpochStart) Entry {
 	return Entry{partitionKey(kindStart, tp, strconv.Itoa(int(e.Epoch))), encode(e)}
 }
 
-// EndEntry closes an epoch at this site.
+// EndEntry closes an epoch at this site. That it was discarded is an entry beside
+// it: compaction must leave the end where it stands among the other entries.
 func EndEntry(tp spillway.TopicPartition, e offsetmap.EpochEnd) Entry {
-	return Entry{partitionKey(kindEnd, tp, strconv.Itoa(int(e.Epoch))), encode(e)}
+	rest := strconv.Itoa(int(e.Epoch))
+	if e.Discarded {
+		rest += "/discarded"
+	}
+	return Entry{partitionKey(kindEnd, tp, rest), encode(e)}
 }
 
 // GapEntry adds to the gap log. The id makes it unique; the same gap written

@@ -88,8 +88,11 @@ func (m *Map) applySession(s Session) bool {
 	if s.Session < m.session.Session || s.Session <= m.fenced {
 		return false
 	}
-	if s.Session == m.session.Session && s.Worker != m.session.Worker {
-		return false // the first claim of a session wins
+	if s.Session == m.session.Session && s.Worker != m.session.Worker && (m.session.Opened || !s.Opened) {
+		// The first claim of a session wins, and only who won opens it. That
+		// counts for more than a claim, since compaction of the map topic may
+		// have taken the winner's claim away and left the other.
+		return false
 	}
 	m.session = s
 	if !slices.Contains(m.ids, s.ProducerID) {

@@ -238,3 +238,27 @@ func BenchmarkToLocal(b *testing.B) {
 		v.ToLocal(spillway.Offset(i % 200_000))
 	}
 }
+
+// A batch that was split for its target, and of which only the first half
+// arrived, is not vouched for: a client that sends it again is not told that it
+// is there. Neither is one that was cut off in the middle, whatever follows.
+func TestTrailVouchesForWholeBatchesOnly(t *testing.T) {
+	m := New()
+	split := TrailEntry{ProducerID: 7, Epoch: 1, First: 0, Last: 9, Virtual: 100}
+	m.Apply(Session{Session: 1, Worker: "w", ProducerID: 99})
+	m.Apply(&Chunk{Session: 1, Worker: "w", Ranges: []Range{{1, 100, 0, 10}}, Trail: []TrailEntry{split}})
+	m.Apply(Verified{Session: 1, Local: 5, Virtual: 105})
+	if got := m.View().LastOf(7, 1); len(got) != 0 {
+		t.Errorf("half a batch is there: %v", got)
+	}
+	m.Apply(Verified{Session: 1, Local: 10, Virtual: 110})
+	if got := m.View().LastOf(7, 1); len(got) != 1 || got[0] != split {
+		t.Errorf("got %v", got)
+	}
+	m.Apply(Session{Session: 2, Worker: "w", ProducerID: 99, ProducerEpoch: 1})
+	m.Apply(Session{Session: 2, Worker: "w", ProducerID: 99, ProducerEpoch: 1, Opened: true, Local: 5, Virtual: 105})
+	m.Apply(EpochStart{Epoch: 2, Virtual: 200, Local: 5, Session: 2})
+	if got := m.View().LastOf(7, 1); len(got) != 0 {
+		t.Errorf("half of the batch was cut off: %v", got)
+	}
+}

@@ -2,6 +2,7 @@ package offsetmap
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"sync"
 
@@ -16,6 +17,12 @@ type TrailEntry struct {
 	ProducerEpoch int16
 	First, Last   int32           // sequence numbers
 	Virtual       spillway.Offset // of the batch's first record
+}
+
+// End is the virtual offset after the batch. A batch counts as there only when
+// all of it is: one that is split for its target may be cut off in the middle.
+func (e TrailEntry) End() spillway.Offset {
+	return e.Virtual + spillway.Offset((e.Last-e.First)&math.MaxInt32) + 1
 }
 
 // Bounds of the trail of one partition.
@@ -98,13 +105,14 @@ func (t *trail) evict() {
 	}
 }
 
-// cut forgets batches at or above v: they turned out not to be in the log.
+// cut forgets batches that reach beyond v: they turned out not to be in the log
+// as a whole.
 func (t *trail) cut(v spillway.Offset) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for k, es := range t.producers {
 		n := len(es)
-		for n > 0 && es[n-1].Virtual >= v {
+		for n > 0 && es[n-1].End() > v {
 			n--
 		}
 		switch n {
@@ -122,7 +130,7 @@ func (t *trail) lastOf(id int64, epoch spillway.Epoch, below spillway.Offset) []
 	defer t.mu.RUnlock()
 	es := t.producers[trailKey{id, epoch}]
 	n := len(es)
-	for n > 0 && es[n-1].Virtual >= below {
+	for n > 0 && es[n-1].End() > below {
 		n--
 	}
 	return slices.Clone(es[:n])
@@ -134,7 +142,7 @@ func (t *trail) between(from, to spillway.Offset) []TrailEntry {
 	var found []TrailEntry
 	for _, es := range t.producers {
 		for _, e := range es {
-			if e.Virtual >= from && e.Virtual < to {
+			if e.End() > from && e.End() <= to {
 				found = append(found, e)
 			}
 		}

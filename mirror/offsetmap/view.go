@@ -169,7 +169,7 @@ func (v *View) LastOf(maskedProducerID int64, epoch spillway.Epoch) []TrailEntry
 	return v.trail.lastOf(maskedProducerID, epoch, v.virtual)
 }
 
-// TrailBetween returns the remembered batches that start in [from, to).
+// TrailBetween returns the remembered batches whose last record is in [from, to).
 func (v *View) TrailBetween(from, to spillway.Offset) []TrailEntry {
 	return v.trail.between(from, min(to, v.virtual))
 }
