@@ -177,6 +177,20 @@ func (m *marks) Mark(t router.Term, tp spillway.TopicPartition, sites int) spill
 	return m.of(tp).mark(t, sites)
 }
 
+// has tells whether all below end, written in the term, is at sites sites. A
+// mark of a later epoch counts too if that epoch keeps what the term wrote: the
+// flows that bring a target to the cutover mark in the numbering of the epoch
+// that is about to open.
+func (s *siteMarks) has(record failover.Share, t router.Term, tp spillway.TopicPartition, end spillway.Offset, sites int) bool {
+	n := 1 // the site of the term
+	for site, line := range s.bySite {
+		if site != t.Site && line.End >= end && line.Epoch >= t.Epoch && record.Keeps(t.Epoch, line.Epoch, tp, end) {
+			n++
+		}
+	}
+	return n >= sites
+}
+
 func (s *siteMarks) mark(t router.Term, sites int) spillway.Offset {
 	var ends []spillway.Offset
 	for site, line := range s.bySite {
@@ -193,16 +207,23 @@ func (s *siteMarks) mark(t router.Term, sites int) spillway.Offset {
 
 // Wait implements router.Marks.
 func (m *marks) Wait(ctx context.Context, t router.Term, tp spillway.TopicPartition, end spillway.Offset, sites int) error {
+	share, ok := m.gateway.router.ShareOf(tp)
+	if !ok {
+		return fmt.Errorf("%s is in no failover group", tp)
+	}
 	for {
+		moved := share.Changed()
+		record := share.Record()
 		m.mu.Lock()
 		s := m.of(tp)
-		have, changed := s.mark(t, sites), s.changed
+		enough, have, changed := s.has(record, t, tp, end, sites), s.mark(t, sites), s.changed
 		m.mu.Unlock()
-		if have >= end {
+		if enough {
 			return nil
 		}
 		select {
 		case <-changed:
+		case <-moved:
 		case <-ctx.Done():
 			return fmt.Errorf("%s is durable at %d sites up to %d, not %d: %w", tp, sites, have, end, ctx.Err())
 		}

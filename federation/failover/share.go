@@ -160,6 +160,23 @@ func (s Share) Serves() (spillway.SiteID, bool) {
 	}
 }
 
+// Keeps tells whether a later epoch has all that the term of an older one wrote
+// below a virtual offset of tp, at the same offsets: no term between lost
+// anything, and each that starts anew starts there or above.
+func (s Share) Keeps(older, later spillway.Epoch, tp spillway.TopicPartition, below spillway.Offset) bool {
+	known := older == later
+	for _, t := range s.Terms {
+		if t.Epoch <= older || t.Epoch > later {
+			continue
+		}
+		known = known || t.Epoch == later
+		if t.Lossy || !t.Continues && t.Start.Get(tp) < below {
+			return false
+		}
+	}
+	return known
+}
+
 // Decode reads a share record and refuses one that breaks its own rules.
 func Decode(value []byte) (Share, error) {
 	var s Share

@@ -53,6 +53,40 @@ func healthy() (View, Limits) {
 		Limits{Group: spillway.FailoverGroup{Name: "orders", Sites: []spillway.SiteID{"east", "west", "north"}}}
 }
 
+// What a later epoch keeps of an older one decides whether its durable marks
+// speak for batches of the older.
+func TestKeeps(t *testing.T) {
+	tp := spillway.TopicPartition{Topic: "orders", Partition: 1}
+	s := Share{Terms: []Term{
+		{Epoch: 1},
+		{Epoch: 3, Continues: true}, // given up: the site of 1 went on
+		{Epoch: 4, Start: PartitionOffsets{"orders": {0, 100}}},
+		{Epoch: 5, Start: PartitionOffsets{"orders": {0, 200}}, Lossy: true},
+	}}
+	for _, c := range []struct {
+		older, later spillway.Epoch
+		below        spillway.Offset
+		want         bool
+	}{
+		{1, 1, 500, true},
+		{1, 2, 1, false}, // it never opened
+		{1, 3, 500, true},
+		{1, 4, 100, true},
+		{1, 4, 101, false},
+		{3, 4, 100, true},
+		{1, 5, 100, false}, // what it lost is not known
+		{4, 5, 150, false},
+		{5, 6, 1, false}, // not open yet
+	} {
+		if got := s.Keeps(c.older, c.later, tp, c.below); got != c.want {
+			t.Errorf("epoch %d keeps what %d wrote below %d: %t", c.later, c.older, c.below, got)
+		}
+	}
+	if s.Keeps(1, 4, spillway.TopicPartition{Topic: "orders", Partition: 7}, 1) {
+		t.Error("a partition whose start is not known is kept")
+	}
+}
+
 func TestBeginRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*Share, *View, *Request)

@@ -52,8 +52,8 @@ type Reserve interface {
 
 // Marks are the durable marks of the sites that follow.
 type Marks interface {
-	// Wait returns when all below end is at sites sites, the active one
-	// included, by marks of the term's epoch.
+	// Wait returns when all below end is at sites sites, the one of the term
+	// included, by marks of the term's epoch or of a later one that kept it.
 	Wait(ctx context.Context, t Term, tp spillway.TopicPartition, end spillway.Offset, sites int) error
 	// Mark is the virtual offset below which everything is at sites sites.
 	Mark(t Term, tp spillway.TopicPartition, sites int) spillway.Offset
