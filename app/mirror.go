@@ -52,7 +52,7 @@ func (a *App) startMirror(ctx context.Context) error {
 		return err
 	}
 	f := control.NewFollower(control.FollowerConfig{
-		Topology: a.cfg.Topology(), Store: a.store, Cluster: a.sites[own], Mirror: m, Worker: a.cfg.Process.ID,
+		Topology: a.cfg.Topology(), Store: a.store, Cluster: a.sites[own], Mirror: m, Worker: a.cfg.Process.ID, Writer: writer,
 		Marks: fmt.Sprintf("http://%s/marks", net.JoinHostPort(host, strconv.Itoa(int(port)))), LeaseTTL: a.cfg.Gateway.Lease.TTL, Events: a.controlEvents(),
 	})
 	a.teardown.background("follower", func(ctx context.Context) {

@@ -327,7 +327,7 @@ func (f *flow) openAll(ctx context.Context) {
 		}
 		return false
 	})
-	opened, lost, err := f.m.open(ctx, f.epoch, parts)
+	opened, lost, err := f.m.open(ctx, f.share.Share, f.epoch, parts)
 	if err != nil {
 		for _, p := range parts {
 			f.postpone(p, err.Error(), 0)

@@ -51,7 +51,7 @@ func (m *Mirror) verifiedEnds(ctx context.Context, s *share, epoch spillway.Epoc
 		parts = append(parts, &partition{TopicPartition: tp, cutVirtual: noBound})
 	}
 	for len(parts) > 0 {
-		opened, lost, err := m.open(ctx, epoch, parts)
+		opened, lost, err := m.open(ctx, s.id, epoch, parts)
 		if err != nil {
 			return nil, fmt.Errorf("verify the ends of share %s at site %s: %w", s.id, m.site, err)
 		}

@@ -1,8 +1,10 @@
 package mirror
 
 import (
+	"context"
 	"errors"
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -126,6 +128,60 @@ func TestSwitchoverAndBack(t *testing.T) {
 		return caughtUp(ctx, east, eastM, westM, ordersAssignment("", 3)) && caughtUp(ctx, east, eastM, northM, ordersAssignment("", 3))
 	})
 	compareAll()
+}
+
+// A mirror that had no lease for a while does not know that another one of its
+// site stopped the epoch: its flow must not begin again where that one has ended
+// it for good (C8).
+func TestAFlowThatAnotherMirrorStoppedStaysStopped(t *testing.T) {
+	ctx := testContext(t)
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	eastM := testMirror(t, east, west)
+	lease := make(chan Lease)
+	problem := make(chan string, 100)
+	late := testMirrorWith(t, Config{Local: west, Events: Events{PartitionState: func(i PartitionInfo) {
+		select {
+		case problem <- i.Problem:
+		default:
+		}
+	}}, Claim: func(ctx context.Context, _ spillway.TopicPartition) (Lease, error) {
+		select {
+		case l := <-lease:
+			return l, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}}, east)
+	assign(t, eastM, ordersAssignment("", 1))
+	assign(t, late, ordersAssignment("east", 1))
+	westM := testMirror(t, west, east)
+	assign(t, westM, ordersAssignment("east", 1))
+	if err := newLoad(t, east.Addresses(), 1).write(ctx, "orders", 1, 20); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "west follows", func() bool { return caughtUp(ctx, east, eastM, westM, ordersAssignment("", 1)) })
+	ends, err := westM.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := newLoad(t, east.Addresses(), 2).write(ctx, "orders", 1, 20); err != nil {
+		t.Fatal(err)
+	}
+	go func() { lease <- alwaysHeld{} }()
+	for {
+		select {
+		case why := <-problem:
+			if !strings.Contains(why, ErrFenced.Error()) {
+				continue
+			}
+		case <-ctx.Done():
+			t.Fatal("nobody refused the flow of epoch 1")
+		}
+		break
+	}
+	if again, err := westM.Stop(ctx, ordersShare, 2); err != nil || !maps.Equal(ends, again) {
+		t.Fatalf("stopped at %v, then at %v: %v", ends, again, err)
+	}
 }
 
 // TestFailoverHidesAndListsTheRest loses east with records that west does not

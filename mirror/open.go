@@ -18,8 +18,9 @@ import (
 // open gives each partition a new append session: it claims the session in the
 // map, which voids what older workers still write there, reads the end of the
 // target's log back, and says in the map how far the two agree. Partitions
-// whose claim lost a race come back in lost.
-func (m *Mirror) open(ctx context.Context, epoch spillway.Epoch, parts []*partition) (opened, lost []*partition, err error) {
+// whose claim lost a race come back in lost. The floor is asked here too: another
+// mirror of this site may have stopped the epoch while this one had no lease (C8).
+func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, parts []*partition) (opened, lost []*partition, err error) {
 	if len(parts) == 0 {
 		return nil, nil, nil
 	}
@@ -28,6 +29,9 @@ func (m *Mirror) open(ctx context.Context, epoch spillway.Epoch, parts []*partit
 	}
 	if err := m.reader.CaughtUp(ctx); err != nil {
 		return nil, nil, err
+	}
+	if floor := m.reader.Floor(id); epoch < floor {
+		return nil, nil, fmt.Errorf("share %s, epoch %d at site %s: %w: %d", id, epoch, m.site, ErrFenced, floor)
 	}
 	previous := make([]offsetmap.Session, len(parts))
 	pending := make([]*offsetmap.Chunk, len(parts))

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -368,27 +369,69 @@ func (k *knower) Know(mirror.Assignment) error {
 func (*knower) Ends(spillway.ShareID) map[spillway.TopicPartition]spillway.Offset { return nil }
 
 // A second mirror process at a site keeps still until it has the writer lease:
-// its word that a flow has stopped would be worth nothing.
+// its word that a flow has stopped would be worth nothing. It says that it waits,
+// and those who drive moves look past it.
 func TestOnlyTheWriterActs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
 	w.settled(1)
-	k := &knower{}
-	var kept atomic.Bool
+	k := &knower{Mirror: w.sites["west"].mirror} // whose map it shows
 	writer := NewWriter(w.store, "shop", "west", "second", 400*time.Millisecond)
-	f := NewFollower(FollowerConfig{Topology: w.topology, Store: w.store, Cluster: w.sites["west"].cluster, Mirror: k, Worker: "2", LeaseTTL: testTTL, Writer: writer,
-		Events: Events{FollowFailed: func(_ spillway.ShareID, _ failover.State, err error) {
-			kept.Store(kept.Load() || errors.Is(err, errNotWriter))
-		}}})
+	// By name it comes before the process that acts.
+	f := NewFollower(FollowerConfig{Topology: w.topology, Store: w.store, Cluster: w.sites["west"].cluster, Mirror: k, Worker: "0", LeaseTTL: testTTL, Writer: writer})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { _ = f.Run(ctx) }) // ends with ctx
-	w.eventually("the second follower keeps still", kept.Load)
+	said := func() (l failover.MirrorLease) {
+		e, err := w.store.Get(within(t), failover.Keys("shop").Mirror("west", "0"))
+		if err == nil && json.Unmarshal(e.Value, &l) != nil {
+			t.Fatalf("%s", e.Value)
+		}
+		return l
+	}
+	w.eventually("the second one waits", func() bool { l := said(); return l.Beat > 2 && l.Waits && len(l.Following) == 0 })
+	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.settled(plan.Epoch)
 	if k.asked.Load() > 0 {
 		t.Fatal("a mirror without the lease was asked to act")
 	}
 	wg.Go(func() { writer.Run(ctx) })
-	w.eventually("the writer acts", func() bool { return k.asked.Load() > 0 })
+	w.eventually("the writer acts", func() bool { return k.asked.Load() > 0 && !said().Waits })
+}
+
+// A process that loses the writer lease while it acts does not report what it
+// did: by then another one may have made a flow run that it says has stopped.
+func TestNothingIsReportedAfterTheWriterLease(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
+	w.settled(1)
+	ctx, cancel := context.WithCancel(context.Background())
+	writer := NewWriter(w.store, "shop", "west", "second", 400*time.Millisecond)
+	var wg sync.WaitGroup
+	wg.Go(func() { writer.Run(ctx) })
+	f := NewFollower(FollowerConfig{Topology: w.topology, Store: w.store, Cluster: w.sites["west"].cluster, Mirror: &knower{}, Worker: "2", LeaseTTL: testTTL, Writer: writer})
+	s := &followed{f: f, id: spillway.ShareID{Group: "orders"}, reports: map[spillway.Epoch]*siteReport{}}
+	var err error
+	if s.term, err = writer.term(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	stopped := func(epoch spillway.Epoch) error {
+		return s.report(within(t), epoch, func(r *failover.SiteReport) { r.Stopped = true })
+	}
+	if err := stopped(7); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	wg.Wait()
+	if err := stopped(8); !errors.Is(err, errNotWriter) {
+		t.Fatalf("reported: %v", err)
+	}
+	if _, err := w.store.Get(within(t), failover.Keys("shop").SiteReport(s.id, 8, "west")); !errors.Is(err, coordination.ErrNotFound) {
+		t.Fatalf("the report was written: %v", err)
+	}
 }

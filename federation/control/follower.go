@@ -112,7 +112,11 @@ func (f *Follower) Run(ctx context.Context) error {
 func (f *Follower) leaseValue(beat uint64) []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	b, err := json.Marshal(failover.MirrorLease{Site: f.site, Worker: f.cfg.Worker, Boot: f.boot, Marks: f.cfg.Marks, Following: f.mu.following, Beat: beat})
+	l := failover.MirrorLease{Site: f.site, Worker: f.cfg.Worker, Boot: f.boot, Marks: f.cfg.Marks, Following: f.mu.following, Beat: beat}
+	if w := f.cfg.Writer; w != nil && !w.lease.Valid() {
+		l.Waits, l.Following = true, nil
+	}
+	b, err := json.Marshal(l)
 	if err != nil {
 		panic(fmt.Sprintf("mirror lease cannot be encoded: %v", err)) // plain data, cannot happen
 	}
@@ -130,6 +134,7 @@ type followed struct {
 	reports map[spillway.Epoch]*siteReport
 	tidied  spillway.Epoch // epoch for which ranges of this site's own terms were closed
 	target  bool           // this site was to become active in a move that is not over
+	term    uint64         // of the writer lease in which act works
 
 	mu struct {
 		sync.Mutex
@@ -256,14 +261,17 @@ func (s *followed) problem(ctx context.Context, share failover.Share, err error)
 	}
 }
 
-// errNotWriter: another mirror process of this site acts.
-var errNotWriter = errors.New("another mirror process writes into this site")
+// errNotWriter: the writer lease was lost while this process acted.
+var errNotWriter = errors.New("another mirror process may write into this site by now")
 
-// act does what one record asks of this site.
+// act does what one record asks of this site, once this process may write there.
+// A newer record ends the wait.
 func (s *followed) act(ctx context.Context, share failover.Share) error {
-	if w := s.f.cfg.Writer; w != nil && !w.lease.Valid() {
-		return errNotWriter
+	term, err := s.f.cfg.Writer.term(ctx)
+	if err != nil {
+		return err
 	}
+	s.term = term
 	me, m := s.f.site, s.f.cfg.Mirror
 	if err := m.Know(s.assignment(share, share.Current().Epoch, share.Active)); err != nil {
 		return err
@@ -446,8 +454,13 @@ func (s *followed) open(ctx context.Context, share failover.Share) error {
 	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Armed = true })
 }
 
-// report rewrites this site's report about an epoch.
+// report rewrites this site's report about an epoch. What was done in one term of
+// the writer lease is reported in the same one: by the next, another process may
+// have made a flow run that was reported as stopped.
 func (s *followed) report(ctx context.Context, epoch spillway.Epoch, change func(*failover.SiteReport)) error {
+	if !s.f.cfg.Writer.holds(s.term) {
+		return errNotWriter
+	}
 	r := s.reports[epoch]
 	if r == nil {
 		r = &siteReport{}

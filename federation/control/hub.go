@@ -245,8 +245,8 @@ func (h *hub) judgements(sites []spillway.SiteID, observers []spillway.SiteID) m
 	return judged
 }
 
-// mirrors lists the mirror leases that are alive, one per site: the first by
-// worker.
+// mirrors lists the mirror leases that are alive, one per site: that of the
+// worker which writes there, or the first of those that wait.
 func (h *hub) mirrors() map[spillway.SiteID]failover.MirrorLease {
 	live := map[spillway.SiteID]failover.MirrorLease{}
 	for _, e := range h.entries(h.keys.Mirrors()) {
@@ -254,7 +254,7 @@ func (h *hub) mirrors() map[spillway.SiteID]failover.MirrorLease {
 		if !h.alive(e.Key) || json.Unmarshal(e.Value, &m) != nil || m.Leaving {
 			continue
 		}
-		if _, ok := live[m.Site]; !ok {
+		if other, ok := live[m.Site]; !ok || other.Waits && !m.Waits {
 			live[m.Site] = m
 		}
 	}

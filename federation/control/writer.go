@@ -53,6 +53,22 @@ func (w *Writer) Claim(ctx context.Context, _ spillway.TopicPartition) (mirror.L
 	}
 }
 
+// term waits until the lease is held and tells the term. Nil stands for the only
+// mirror of a site, whose term is always 1.
+func (w *Writer) term(ctx context.Context) (uint64, error) {
+	if w == nil {
+		return 1, nil
+	}
+	lease, err := w.Claim(ctx, spillway.TopicPartition{})
+	if err != nil {
+		return 0, err
+	}
+	return lease.(claimed).term, nil
+}
+
+// holds tells whether a term that was begun goes on.
+func (w *Writer) holds(term uint64) bool { return w == nil || term != 0 && w.lease.Term() == term }
+
 // claimed is the lease in one unbroken term.
 type claimed struct {
 	lease *coordination.Lease

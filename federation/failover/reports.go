@@ -15,8 +15,11 @@ type MirrorLease struct {
 	// Marks is the address of the mark stream: "http://host:port/marks".
 	Marks     string               `json:"marks,omitempty"`
 	Following map[string]Following `json:"following,omitempty"` // by share, "group/index"
-	Leaving   bool                 `json:"leaving,omitempty"`
-	Beat      uint64               `json:"beat"` // rises with every renewal
+	// Waits: another mirror process of the site has the writer lease, or may still
+	// have it. This one does nothing until then, and follows nothing.
+	Waits   bool   `json:"waits,omitempty"`
+	Leaving bool   `json:"leaving,omitempty"`
+	Beat    uint64 `json:"beat"` // rises with every renewal
 }
 
 // Following tells how far a site is with one share. It is for people and for
