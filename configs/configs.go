@@ -167,7 +167,7 @@ type GatewayLimits struct {
 	ConnectionsMax     int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
 	FrameBytesMax      int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"16777216"`
 	InFlightMax        int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`
-	UnansweredBytesMax int64         `key:"unansweredBytesMax" doc:"Bytes of requests without an answer, held ones included, for the whole process." default:"536870912"`
+	UnansweredBytesMax int64         `key:"unansweredBytesMax" doc:"Bytes of requests without an answer, held ones included, and of answers on their way to clients, for the whole process." default:"536870912"`
 	IdleMax            time.Duration `key:"idleMax" doc:"Connections that sent nothing for so long are closed." default:"10m"`
 }
 

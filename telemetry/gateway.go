@@ -16,12 +16,14 @@ import (
 func (t *Telemetry) SessionEvents() session.Events {
 	open := t.gauge(gatewayConnections)
 	opened := t.counter(gatewayOpened)
+	held := t.gauge(gatewayBytesHeld)
 	return session.Events{
 		ConnectionOpened: func() { open.Inc(); opened.Inc() },
 		ConnectionClosed: func(r session.Reason) {
 			open.Dec()
 			t.counter(gatewayClosed, string(r)).Inc()
 		},
+		BytesHeld: func(more int64) { held.Add(float64(more)) },
 		RequestServed: func(key, _ int16, took time.Duration) {
 			api := kmsg.NameForKey(key) // a fixed set: unknown keys are refused before
 			t.counter(gatewayRequests, api).Inc()
@@ -49,6 +51,7 @@ func (t *Telemetry) RouterEvents() router.Events {
 			t.histogram(gatewayProduceTime, id.Group).Observe(took.Seconds())
 		},
 		FirstContact: func(outcome string) { t.counter(gatewayContacts, outcome).Inc() },
+		FetchLimited: func() { t.counter(gatewayFetchLimited).Inc() },
 	}
 }
 

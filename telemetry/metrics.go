@@ -50,6 +50,8 @@ var (
 	gatewayProduceTime  = histogram("spillway_gateway_produce_seconds", "Time from a batch's arrival to its acknowledgement, the wait for other sites included.", requestBuckets, "failover_group")
 	gatewayProduceLocal = histogram("spillway_gateway_produce_site_seconds", "The active site's part of the time to acknowledge a batch; the rest is waiting for reserved end and durable mark.", requestBuckets, "failover_group")
 	gatewayContacts     = counter("spillway_gateway_first_contacts_total", "batches", "First batches of producers after a move, by outcome: forwarded, duplicate (it was there already), waited, refused.", "outcome")
+	gatewayBytesHeld    = gauge("spillway_gateway_held_bytes", "bytes", "Bytes held for clients: requests without an answer, held ones included, and answers that are not yet written.")
+	gatewayFetchLimited = counter("spillway_gateway_fetches_limited_total", "requests", "Fetches that got less than was there, because the bytes for the whole process are used up (gateway.limits.unansweredBytesMax).")
 	gatewayNotAccepted  = counter("spillway_gateway_connections_refused_total", "connections", "Client connections that were not accepted: too many, or the TLS handshake failed.", "reason")
 	gatewayLease        = gauge("spillway_gateway_lease_held", "", "1 while the gateway holds its lease and so may serve.")
 	gatewayEpoch        = gauge("spillway_gateway_share_epoch", "epoch", "Newest epoch of the group that the gateway took notice of.", "failover_group")

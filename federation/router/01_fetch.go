@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -33,9 +34,13 @@ const fetchUpstreamMax = 12
 const (
 	fetchWaitMax  = 30 * time.Second
 	fetchBytesMax = 32 << 20 // of one answer; a single larger batch still passes
-	fetchPauseMin = 20 * time.Millisecond
-	markPause     = 50 * time.Millisecond // waiting for the mark of one partition, before all are looked at again
-	fetchSeveral  = 25 * time.Millisecond // wait at each node of a site when a request needs several
+	// fetchBytesFree is what a fetch may always ask for: so little that those
+	// that wait for records need not be counted, and enough to go on with where
+	// the budget of the process is used up.
+	fetchBytesFree = 64 << 10
+	fetchPauseMin  = 20 * time.Millisecond
+	markPause      = 50 * time.Millisecond // waiting for the mark of one partition, before all are looked at again
+	fetchSeveral   = 25 * time.Millisecond // wait at each node of a site when a request needs several
 
 	fetchPartitionsMax = 10_000 // whose high watermarks a connection remembers
 )
@@ -43,10 +48,14 @@ const (
 // fetch is one Fetch request on its way.
 type fetch struct {
 	client   *Client
+	sreq     session.Request
 	req      *kmsg.FetchRequest
 	resp     *kmsg.FetchResponse
 	deadline time.Time
 	parts    []*fetchPart
+	room     int64        // bytes that the sites may be asked for in this try
+	got      atomic.Int64 // bytes that they sent in it
+	found    atomic.Int64 // of records
 }
 
 // fetchPart is one partition of a request.
@@ -71,7 +80,7 @@ func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.An
 		return nil, err
 	}
 	return func(ctx context.Context) ([]byte, error) {
-		resp := c.fetch(ctx, req)
+		resp := c.fetch(ctx, sreq, req)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -79,9 +88,9 @@ func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.An
 	}, nil
 }
 
-func (c *Client) fetch(ctx context.Context, req *kmsg.FetchRequest) *kmsg.FetchResponse {
+func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.FetchRequest) *kmsg.FetchResponse {
 	f := &fetch{
-		client: c, req: req, resp: req.ResponseKind().(*kmsg.FetchResponse),
+		client: c, sreq: sreq, req: req, resp: req.ResponseKind().(*kmsg.FetchResponse),
 		deadline: time.Now().Add(min(max(time.Duration(req.MaxWaitMillis)*time.Millisecond, 0), fetchWaitMax)),
 	}
 	if req.SessionID != 0 && req.SessionEpoch > 0 {
@@ -89,15 +98,42 @@ func (c *Client) fetch(ctx context.Context, req *kmsg.FetchRequest) *kmsg.FetchR
 		return f.resp
 	}
 	f.lay(ctx)
+	f.makeRoom(2 * c.fetched) // more is likely there where the last fetch found much
 	for f.try(ctx) && ctx.Err() == nil && time.Now().Before(f.deadline) {
 	}
 	f.settle()
+	c.fetched = f.found.Load()
 	for _, p := range f.parts {
 		if len(c.highWatermarks) < fetchPartitionsMax || c.highWatermarks[p.tp] != 0 {
 			c.highWatermarks[p.tp] = p.out.HighWatermark
 		}
 	}
 	return f.resp
+}
+
+// makeRoom sets how much the sites may be asked for: what the client asks for,
+// and no more than is likely there and the budget has. Nothing larger is
+// allocated than that, but for a single larger batch.
+func (f *fetch) makeRoom(likely int64) {
+	want := min(max(likely, int64(f.req.MinBytes), fetchBytesFree), max(int64(f.req.MaxBytes), 1), fetchBytesMax)
+	f.room = want
+	if want <= fetchBytesFree {
+		f.sreq.Hold(0)
+		return
+	}
+	if f.room = max(f.sreq.Reserve(want), fetchBytesFree); f.room < want {
+		f.client.router.events.fetchLimited()
+	}
+}
+
+// waits is how long the sites may wait for records. Room that was made for many
+// is not kept for waiting: they are asked for what they have, and if that is
+// nothing, again for a little, and may wait.
+func (f *fetch) waits() time.Duration {
+	if f.room > fetchBytesFree && f.req.MinBytes <= 1 {
+		return 0
+	}
+	return max(0, time.Until(f.deadline))
 }
 
 // lay makes the empty answer and answers what cannot be served.
@@ -164,10 +200,18 @@ func (f *fetch) try(ctx context.Context) bool {
 		case <-stop:
 		}
 	}()
-	if !f.ask(ctx, byNode) {
+	f.got.Store(0)
+	f.found.Store(0)
+	well := f.ask(ctx, byNode)
+	f.sreq.Hold(f.got.Load())
+	if f.answered() {
+		return false
+	}
+	f.makeRoom(0)
+	if !well {
 		f.pause(ctx, changed)
 	}
-	return !f.answered()
+	return true
 }
 
 // changed is closed when a share of the request changes.

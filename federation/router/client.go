@@ -24,6 +24,7 @@ type Client struct {
 
 	// Owned by answers, which are called one after the other.
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
+	fetched        int64                             // bytes that the last fetch found
 
 	left atomic.Bool // the client was seen to have closed its side
 

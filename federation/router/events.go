@@ -11,7 +11,7 @@ import (
 type Events struct {
 	// Held: a request begins to wait because its share is not served.
 	Held func(spillway.ShareID)
-	// Released: a held request goes on, after waited.
+	// Released: a held request goes on or is given up, after waited.
 	Released func(share spillway.ShareID, waited time.Duration)
 	// Refused: a partition of a request, or a request, was refused by the
 	// gateway itself. The reasons are a fixed set.
@@ -22,6 +22,9 @@ type Events struct {
 	// FirstContact: what became of a producer's first batch in a term.
 	// outcome: forwarded, duplicate, waited, refused.
 	FirstContact func(outcome string)
+	// FetchLimited: sites were asked for less than a client would have got,
+	// because the budget of the process is used up.
+	FetchLimited func()
 }
 
 func (e *Events) held(id spillway.ShareID) {
@@ -51,5 +54,11 @@ func (e *Events) produced(id spillway.ShareID, records int32, bytes int, local, 
 func (e *Events) firstContact(outcome string) {
 	if e.FirstContact != nil {
 		e.FirstContact(outcome)
+	}
+}
+
+func (e *Events) fetchLimited() {
+	if e.FetchLimited != nil {
+		e.FetchLimited()
 	}
 }

@@ -15,7 +15,7 @@ import (
 // ask sends one request to each node and serves what they answer. It returns
 // false if something could not be reached or has another leader by now.
 func (f *fetch) ask(ctx context.Context, byNode map[laneKey][]*fetchPart) bool {
-	wait := time.Until(f.deadline)
+	wait, room := f.waits(), max(f.room/int64(len(byNode)), 1)
 	if len(byNode) > 1 {
 		// Answers of several nodes are waited for together, so each waits
 		// only a moment, and the round is repeated.
@@ -26,7 +26,7 @@ func (f *fetch) ask(ctx context.Context, byNode map[laneKey][]*fetchPart) bool {
 	well := true
 	for k, parts := range byNode {
 		wg.Go(func() {
-			if !f.askNode(ctx, k, parts, max(wait, 0)) {
+			if !f.askNode(ctx, k, parts, wait, room) {
 				mu.Lock()
 				defer mu.Unlock()
 				well = false
@@ -37,14 +37,14 @@ func (f *fetch) ask(ctx context.Context, byNode map[laneKey][]*fetchPart) bool {
 	return well
 }
 
-func (f *fetch) askNode(ctx context.Context, k laneKey, parts []*fetchPart, wait time.Duration) bool {
+func (f *fetch) askNode(ctx context.Context, k laneKey, parts []*fetchPart, wait time.Duration, room int64) bool {
 	r := f.client.router
 	lane, err := f.client.lanes.Lane(ctx, k.kind, k.site, k.node)
 	if err != nil {
 		r.refresh(ctx, k.site)
 		return false
 	}
-	req := f.upstream(parts, wait, min(lane.conn.MaxVersion(f.req.Key()), fetchUpstreamMax))
+	req := f.upstream(parts, wait, room, min(lane.conn.MaxVersion(f.req.Key()), fetchUpstreamMax))
 	ctx, cancel := context.WithTimeout(ctx, wait+r.config.ProduceMax)
 	defer cancel()
 	body, err := lane.conn.Send(ctx, req.Key(), req.Version, true, req.AppendTo(nil)).Wait(ctx)
@@ -57,6 +57,7 @@ func (f *fetch) askNode(ctx context.Context, k laneKey, parts []*fetchPart, wait
 		r.refresh(ctx, k.site)
 		return false
 	}
+	f.got.Add(int64(len(body)))
 	resp := req.ResponseKind().(*kmsg.FetchResponse)
 	if err := conn.Decode(resp, body); err != nil {
 		_ = lane.conn.Close()
@@ -82,6 +83,7 @@ func (f *fetch) take(ctx context.Context, site spillway.SiteID, parts []*fetchPa
 			if p == nil {
 				continue
 			}
+			f.found.Add(int64(len(in.RecordBatches)))
 			switch in.ErrorCode {
 			case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.ReplicaNotAvailable.Code, kerr.KafkaStorageError.Code:
 				well = false
@@ -128,12 +130,12 @@ func (f *fetch) await(ctx context.Context, early []earlyPart) {
 
 // upstream is the request for one node of a site: in the site's offsets,
 // without a session, without leader epochs.
-func (f *fetch) upstream(parts []*fetchPart, wait time.Duration, version int16) *kmsg.FetchRequest {
+func (f *fetch) upstream(parts []*fetchPart, wait time.Duration, room int64, version int16) *kmsg.FetchRequest {
 	req := kmsg.NewPtrFetchRequest()
 	req.Version, req.ReplicaID, req.SessionEpoch = version, -1, -1
 	req.MaxWaitMillis = int32(wait.Milliseconds())
-	req.MinBytes = max(f.req.MinBytes, 0)
-	req.MaxBytes = min(max(f.req.MaxBytes, 1), fetchBytesMax)
+	req.MinBytes = min(max(f.req.MinBytes, 0), int32(room))
+	req.MaxBytes = int32(room)
 	req.IsolationLevel = f.req.IsolationLevel
 	at := make(map[string]int)
 	for _, p := range parts {
@@ -148,7 +150,7 @@ func (f *fetch) upstream(parts []*fetchPart, wait time.Duration, version int16) 
 		in := kmsg.NewFetchRequestTopicPartition()
 		in.Partition, in.FetchOffset = p.tp.Partition, int64(p.local)
 		in.CurrentLeaderEpoch, in.LastFetchedEpoch, in.LogStartOffset = -1, -1, -1
-		in.PartitionMaxBytes = min(max(p.in.PartitionMaxBytes, 1), fetchBytesMax)
+		in.PartitionMaxBytes = min(max(p.in.PartitionMaxBytes, 1), req.MaxBytes)
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, in)
 	}
 	return req

@@ -75,7 +75,12 @@ const retryPause = 100 * time.Millisecond
 // others are refused at once (experiments L6).
 func (op *produce) admit(ctx context.Context) {
 	r := op.client.router
-	var held *Share
+	var held *Share // once the request waits
+	defer func() {
+		if held != nil {
+			r.events.released(held.ID, time.Since(op.begun))
+		}
+	}()
 	for len(op.parts) > 0 {
 		changed, layoutChanged := op.changed(), r.layout.Changed()
 		ready, moving := op.split()
@@ -85,21 +90,12 @@ func (op *produce) admit(ctx context.Context) {
 			}
 			op.parts, moving = ready, nil
 		}
-		waited := held != nil
+		mayGo := len(moving) == 0 && !op.client.left.Load() && !(held != nil && op.client.gone())
+		if mayGo && op.forward(ctx, changed) || len(op.parts) == 0 {
+			return
+		}
 		if held == nil {
 			held = op.parts[0].share
-		}
-		mayGo := len(moving) == 0 && !op.client.left.Load() && !(waited && op.client.gone())
-		if mayGo && op.forward(ctx, changed) {
-			if waited {
-				r.events.released(held.ID, time.Since(op.begun))
-			}
-			return
-		}
-		if len(op.parts) == 0 {
-			return
-		}
-		if !waited {
 			r.events.held(held.ID)
 		}
 		// Nothing else tells that an unreachable partition has come back.

@@ -17,6 +17,30 @@ import (
 type Request struct {
 	wire.RequestHeader
 	Body []byte // what follows the header; belongs to the handler
+	slot *slot  // nil in tests of handlers
+}
+
+// Reserve makes room for an answer of up to want bytes, as far as the budget of
+// the process allows, and tells for how many. Call it before anything is
+// allocated, and only in the Answer; what it made room for before is given back.
+func (r Request) Reserve(want int64) (room int64) {
+	if r.slot == nil {
+		return want
+	}
+	r.Hold(0)
+	room = r.slot.session.budget.room(want)
+	r.Hold(room)
+	return room
+}
+
+// Hold tells how many bytes the answer really holds. They count until it was
+// written, so that a slow reader uses up its own room and not the memory of the
+// process.
+func (r Request) Hold(bytes int64) {
+	if r.slot != nil {
+		r.slot.session.count(bytes - r.slot.held)
+		r.slot.held = bytes
+	}
 }
 
 // Answer waits for what a request led to and returns the body of the answer,
@@ -38,7 +62,7 @@ type Handler interface {
 type Limits struct {
 	FrameBytesMax    int           // of one request; default 16 MiB
 	InFlightMax      int           // requests without an answer; default 64
-	InFlightBytesMax int64         // of their frames, one frame more at most; default 32 MiB
+	InFlightBytesMax int64         // of their frames and answers, one frame and one answer more at most; default 32 MiB
 	IdleMax          time.Duration // without a request; default 10 min
 	FrameMax         time.Duration // for one frame to arrive once it has begun; default 30 s
 	WriteMax         time.Duration // for one answer to be taken; default 30 s
@@ -69,6 +93,8 @@ type Events struct {
 	ConnectionClosed func(Reason)
 	// RequestServed: took is from the frame's arrival to its answer's write.
 	RequestServed func(key, version int16, took time.Duration)
+	// BytesHeld: so many bytes more, or less, are held for clients.
+	BytesHeld func(more int64)
 }
 
 // Session is one connection.
@@ -97,10 +123,12 @@ type Session struct {
 }
 
 type slot struct {
-	req    Request
-	size   int64
-	read   time.Time
-	answer Answer
+	session *Session
+	req     Request
+	size    int64 // of the frame
+	held    int64 // by the answer
+	read    time.Time
+	answer  Answer
 }
 
 // New makes a session; Run serves it. budget may be nil.
@@ -196,8 +224,9 @@ func (s *Session) read(ctx context.Context) error {
 		if err != nil {
 			return Close(ReasonHeader, err)
 		}
-		sl := &slot{req: Request{RequestHeader: h, Body: body}, size: int64(len(frame)), read: time.Now()}
-		s.window.add(sl.size, s.budget)
+		sl := &slot{session: s, size: int64(len(frame)), read: time.Now()}
+		sl.req = Request{RequestHeader: h, Body: body, slot: sl}
+		s.count(sl.size)
 		s.requests <- sl // never full: slots bound it
 	}
 }
@@ -300,7 +329,15 @@ func (s *Session) end(err error) {
 	s.conn.Close()
 }
 
+// count changes what the connection makes the process hold.
+func (s *Session) count(more int64) {
+	s.window.add(more, s.budget)
+	if s.events.BytesHeld != nil && more != 0 {
+		s.events.BytesHeld(more)
+	}
+}
+
 func (s *Session) done(sl *slot) {
-	s.window.add(-sl.size, s.budget)
+	s.count(-sl.size - sl.held)
 	<-s.slots
 }

@@ -224,3 +224,49 @@ func TestDrain(t *testing.T) {
 		}
 	})
 }
+
+// An answer counts until it was written, gets what the budget has left for
+// answers, and never all of it.
+func TestAnswersAreInTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget, more := NewBudget(80_000), int64(0)
+		r := start(t, Limits{}, budget)
+		r.s.events.BytesHeld = func(n int64) { more += n }
+		r.write(frameOf(1, 0))
+		req := <-r.begun
+		frame := budget.Used()
+		room := req.Reserve(1 << 30)
+		if want := (40_000 - frame) / 4; room != want || budget.Used() != frame+want {
+			t.Errorf("room for %d bytes, %d are counted; want %d", room, budget.Used(), want)
+		}
+		if again := req.Reserve(100); again != 100 || budget.Used() != frame+100 {
+			t.Errorf("room for %d bytes, %d are counted", again, budget.Used())
+		}
+		req.Hold(50_000) // one batch was larger than what was asked for
+		if room := req.Reserve(100); room != 100 {
+			t.Errorf("room for %d bytes: what the answer held itself is in its way", room)
+		}
+		req.Hold(50_000)
+		other := start(t, Limits{}, budget)
+		other.write(frameOf(1, 0))
+		if room := (<-other.begun).Reserve(100); room != 0 {
+			t.Errorf("room for %d bytes beyond the budget", room)
+		}
+		r.answers <- []byte("x")
+		synctest.Wait() // nobody reads it
+		if budget.Used() < 50_000 {
+			t.Error("given back before it was written")
+		}
+		r.receive(t)
+		other.answers <- []byte("x")
+		other.receive(t)
+		synctest.Wait()
+		if budget.Used() != 0 || more != 0 {
+			t.Errorf("%d bytes are never given back, events tell of %d", budget.Used(), more)
+		}
+		r.client.Close()
+		other.client.Close()
+		r.ends(t, ReasonClient)
+		other.ends(t, ReasonClient)
+	})
+}

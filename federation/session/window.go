@@ -6,8 +6,10 @@ import (
 	"time"
 )
 
-// Budget bounds the bytes of unanswered requests over all connections of a
-// process. Connections over it stop reading.
+// Budget bounds the bytes that clients make a process hold, over all
+// connections: their unanswered requests, held ones included, and answers that
+// are not yet written. Connections over it stop reading, and their answers get
+// smaller.
 type Budget struct {
 	max  int64
 	used atomic.Int64
@@ -19,11 +21,29 @@ func NewBudget(bytesMax int64) *Budget { return &Budget{max: bytesMax} }
 // Used bytes.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
+// Answers may use only a part of the budget, or readers that are slow could
+// stop the writers; and each gets only a part of what is left, or a few could
+// take it all.
+const (
+	answersPart = 2
+	answerPart  = 4
+)
+
+// room is how many of want bytes an answer may hold now. Several that ask at
+// once may get a little more together.
+func (b *Budget) room(want int64) int64 {
+	if b == nil {
+		return want
+	}
+	return min(want, max(0, b.max/answersPart-b.used.Load())/answerPart)
+}
+
 // budgetPause is how often a connection looks again while others use up the
 // budget of the process: rare, so a wake-up list is not worth its locks.
 const budgetPause = 10 * time.Millisecond
 
-// window counts the bytes of one connection's unanswered requests.
+// window counts the bytes of one connection's unanswered requests and of the
+// answer that is being made or written.
 type window struct {
 	max  int64
 	used atomic.Int64
