@@ -1,11 +1,17 @@
 package federation_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway"
+	"spillway/federation"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 )
@@ -44,5 +50,75 @@ func TestAMarkBehindALossDoesNotCount(t *testing.T) {
 	east <- markLine("east", 0, 2, gatewaytest.OffsetBase+2)
 	if code := <-answer; code == 0 || code == kerr.DuplicateSequenceNumber.Code {
 		t.Errorf("acknowledged, and lost: error %d", code)
+	}
+}
+
+// pair is a request for both partitions of orders: the first batch may go at
+// once; the second is of a producer whose first batches are missing, so that it
+// waits, and the answer with it.
+func pair(timeout time.Duration) *kmsg.ProduceRequest {
+	req := produceRequest("orders", nil)
+	waits := sequenced(100, timeout).Topics[0].Partitions[0]
+	waits.Partition = 1
+	req.Topics[0].Partitions = append(req.Topics[0].Partitions, waits)
+	req.TimeoutMillis = int32(timeout.Milliseconds())
+	return req
+}
+
+// waitingPair is a world in which the answer to a pair waits although its first
+// batch is in the log of west, the site that serves.
+func waitingPair(t *testing.T, lease func(*federation.Config)) (*gatewaytest.World, <-chan int16) {
+	t.Helper()
+	waits := make(chan string, 10)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}, Sites: []spillway.SiteID{"east", "west"},
+		Gateway: func(c *federation.Config) {
+			c.Events.Router.FirstContact = func(outcome string) { waits <- outcome }
+			lease(c)
+		}})
+	w.Fence("west", failover.Switchover)
+	w.Open(0, 0)
+	answer := later(t, raw(t, w.Addrs[0]), pair(4*time.Second))
+	for outcome := range waits {
+		if outcome == "waited" {
+			break
+		}
+	}
+	siteLog(t, w, "west", "orders", 2)
+	return w, answer
+}
+
+// A batch was acknowledged, but its answer waits for another part of the
+// request. Meanwhile the share fails over and the batch is lost: the client
+// must not be told that all is well (promise A).
+func TestAnAcknowledgementThatWaitedIsWithdrawn(t *testing.T) {
+	w, answer := waitingPair(t, func(*federation.Config) {})
+	begin := time.Now()
+	w.Fence("east", failover.Failover)
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("the move waited %s for the answer of another partition", took)
+	}
+	w.Open(2, 0)
+	if code := <-answer; code != kerr.NotLeaderForPartition.Code {
+		t.Errorf("acknowledged, and lost: error %d", code)
+	}
+}
+
+// The same where nobody asks the gateway: its lease ends while the answer waits,
+// and others count on that.
+func TestAnAcknowledgementThatOutlivesTheLeaseIsWithdrawn(t *testing.T) {
+	lost := make(chan error, 10)
+	w, answer := waitingPair(t, func(c *federation.Config) {
+		c.LeaseTTL = time.Second
+		c.Events.LeaseState = func(err error) { lost <- err }
+	})
+	w.Store.Fail(func(coordtest.Moment, []coordination.Op) error { return errors.New("the store is away") })
+	for err := range lost {
+		if err != nil {
+			break
+		}
+	}
+	w.Store.Fail(nil)
+	if code := <-answer; code != kerr.NotLeaderForPartition.Code {
+		t.Errorf("acknowledged across the end of the lease: error %d", code)
 	}
 }

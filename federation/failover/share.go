@@ -177,6 +177,18 @@ func (s Share) Keeps(older, later spillway.Epoch, tp spillway.TopicPartition, be
 	return known
 }
 
+// Loses tells whether something of the term may have been lost since, or is
+// about to be: a failover away from it was begun.
+func (s Share) Loses(term spillway.Epoch) bool {
+	for _, t := range s.Terms {
+		if t.Epoch > term && t.Lossy {
+			return true
+		}
+	}
+	_, served := s.Serves()
+	return !served && s.Kind == Failover
+}
+
 // Decode reads a share record and refuses one that breaks its own rules.
 func Decode(value []byte) (Share, error) {
 	var s Share

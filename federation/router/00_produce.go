@@ -42,6 +42,7 @@ type produce struct {
 	acks       int16
 	resp       *kmsg.ProduceResponse
 	throttling sync.Mutex // guards resp.ThrottleMillis
+	all        []*part    // as they stand in the request
 	parts      []*part    // not yet sent or answered
 	done       chan struct{}
 	open       atomic.Int32 // parts without a result
@@ -62,6 +63,8 @@ type part struct {
 	leased   uint64 // term of the gateway's lease in which it was let in
 	lane     *Lane
 	inside   bool // counted in the share: a move waits for it
+	promised bool // acknowledged, but the answer is not written; set before finish
+	durable  bool // ack.sites have it
 	constant spillway.Offset
 	sent     time.Time
 	// generation is the layout in which it was let in.
@@ -88,8 +91,10 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 	select {
 	case <-op.done:
 	case <-ctx.Done():
+		op.client.router.background.Go(func() { <-op.done; op.keepPromises() })
 		return nil, ctx.Err()
 	}
+	op.keepPromises()
 	if op.acks != 0 {
 		return op.resp.AppendTo([]byte{}), nil
 	}
@@ -112,7 +117,6 @@ func (c *Client) newProduce(ctx context.Context, req *kmsg.ProduceRequest) *prod
 	}
 	op.until = op.begun.Add(min(c.router.config.HoldMax, op.timeout))
 	seen := make(map[spillway.TopicPartition]bool)
-	var all []*part
 	op.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
 	for i, t := range req.Topics {
 		out := &op.resp.Topics[i]
@@ -131,14 +135,14 @@ func (c *Client) newProduce(ctx context.Context, req *kmsg.ProduceRequest) *prod
 			*p.out = kmsg.NewProduceResponseTopicPartition()
 			p.out.Partition, p.out.BaseOffset = in.Partition, -1
 			p.code = cmp.Or(op.checkRequest(req), code)
-			all = append(all, p)
+			op.all = append(op.all, p)
 		}
 	}
-	op.open.Store(int32(len(all)))
-	if len(all) == 0 {
+	op.open.Store(int32(len(op.all)))
+	if len(op.all) == 0 {
 		close(op.done)
 	}
-	for _, p := range all {
+	for _, p := range op.all {
 		if p.code == 0 {
 			p.code = p.check(seen)
 		}

@@ -9,8 +9,13 @@ import (
 // append it as long as the bytes wait in its queue.
 const unsureMemory = time.Minute
 
+// unwrittenMax is how long a move waits for acknowledgements whose answer waits
+// for other parts. After that they are withdrawn; the client sends them again.
+const unwrittenMax = 200 * time.Millisecond
+
 // Drain is the barrier of FENCING. The share must be closed. It returns when
-// no produce of the share is on its way to the site any more. Those without an
+// no produce of the share is on its way to the site any more, and nothing of
+// the term will be acknowledged. Those without an
 // answer after patience lose their connections. unsure: the site may still
 // append what was sent, so its log end must be read twice, apart (C9).
 func (s *Share) Drain(ctx context.Context, patience time.Duration) (unsure bool, err error) {
@@ -36,6 +41,9 @@ func (s *Share) Drain(ctx context.Context, patience time.Duration) (unsure bool,
 			s.markUnsure()
 		}
 		cancel()
+	}
+	if err := s.seal(ctx); err != nil {
+		return false, err
 	}
 	return s.unsureSince(time.Now().Add(-unsureMemory)), ctx.Err()
 }

@@ -199,7 +199,8 @@ func (p *part) patience() time.Time {
 // only way in which the gateway says so, and waits until it may: the reserved
 // end covers the batch, enough sites have it, and the lease still holds. The
 // share is left only then, so that a confirmation that nothing is in flight
-// also means that nothing older will still be acknowledged.
+// also means that nothing older will still be acknowledged. Where the answer
+// waits for other parts, keepPromises looks again.
 func (p *part) acknowledge(code int16, end spillway.Offset) bool {
 	op, r := p.op, p.op.client.router
 	reserve, cancel := context.WithDeadline(r.ctx, minTime(p.patience(), time.Now().Add(reserveMax)))
@@ -219,22 +220,46 @@ func (p *part) acknowledge(code int16, end spillway.Offset) bool {
 			p.refuse(kerr.RequestTimedOut.Code, "not-durable")
 			return false
 		}
+		p.durable = true
 	}
 	if r.lease.Term() != p.leased {
 		p.leave(true, false)
 		p.refuse(kerr.NotLeaderForPartition.Code, "lease-lost")
 		return false
 	}
-	if p.idempotent() {
-		term := p.term.Base
-		if p.sent.IsZero() {
-			term = 0 // of older terms: the site does not know the producer in this one
-		}
-		r.contacts.acked(p.contact(), p.header.ProducerEpoch, p.header.LastSequence(), term)
+	if p.idempotent() && !p.sent.IsZero() {
+		r.contacts.known(p.contact(), p.header.ProducerEpoch, p.term.Base)
 	}
+	p.share.promise()
+	p.promised = true
 	p.finish(code)
 	p.leave(false, false)
 	return true
+}
+
+// keepPromises looks again at the acknowledgements of an answer that is about to
+// be written: they were made one by one, and some have waited for other parts,
+// while the lease may have ended and the share moved. What does not hold any
+// more is refused: to send it again is the client's, to find it the trail's.
+func (op *produce) keepPromises() {
+	r := op.client.router
+	for _, p := range op.all {
+		if !p.promised {
+			continue
+		}
+		if !p.share.keep(p.term, p.durable) || r.lease.Term() != p.leased {
+			r.events.refused("moved")
+			p.out.ErrorCode, p.out.BaseOffset = kerr.NotLeaderForPartition.Code, -1
+			continue
+		}
+		if p.idempotent() {
+			term := p.term.Base
+			if p.sent.IsZero() {
+				term = 0 // of older terms: the site does not know the producer in this one
+			}
+			r.contacts.acked(p.contact(), p.header.ProducerEpoch, p.header.LastSequence(), term)
+		}
+	}
 }
 
 // siteRefused passes an error of the site on, without what would tell of the site.

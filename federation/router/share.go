@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -34,6 +35,8 @@ func (t Term) LeaderEpoch() int32 { return spillway.VirtualLeaderEpoch(t.Epoch) 
 //
 //	A  nothing enters while it is closed
 //	B  when Closed and Idle, nothing of the term is on its way to the site
+//	C  once a barrier was confirmed, the term before it acknowledges nothing,
+//	   but what is durable at other sites and was not lost with this one
 type Share struct {
 	// Set once, read by anyone.
 	ID    spillway.ShareID
@@ -50,6 +53,10 @@ type Share struct {
 		unsure   time.Time     // when a produce last lost its connection before its answer
 		changed  chan struct{} // closed at the next change of record, term or open
 		idle     chan struct{} // closed when inFlight is 0; nil while nobody waits
+
+		unwritten int            // acknowledgements that wait for other parts of their answer
+		written   chan struct{}  // closed when unwritten is 0; nil while nobody waits
+		sealed    spillway.Epoch // newest term behind a confirmed barrier
 	}
 }
 
@@ -189,6 +196,58 @@ func (s *Share) idle() <-chan struct{} {
 		s.mu.idle = make(chan struct{})
 	}
 	return s.mu.idle
+}
+
+// promise counts an acknowledgement that is to be written with its answer;
+// keep must follow.
+func (s *Share) promise() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.unwritten++
+}
+
+// keep ends what promise began: it tells whether the acknowledgement may be
+// written now. durable: ack.sites have the batch, so it outlives the term where
+// nothing is lost in between.
+func (s *Share) keep(t Term, durable bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.unwritten--; s.mu.unwritten == 0 && s.mu.written != nil {
+		close(s.mu.written)
+		s.mu.written = nil
+	}
+	return t.Epoch > s.mu.sealed || durable && !s.mu.record.Loses(t.Epoch)
+}
+
+// seal waits for acknowledgements that wait for other parts of their answer,
+// but not for long: those of another share may take theirs. From then on the
+// term makes none (invariant C).
+func (s *Share) seal(ctx context.Context) error {
+	s.mu.Lock()
+	written := s.mu.written
+	switch {
+	case s.mu.unwritten == 0:
+		written = make(chan struct{})
+		close(written)
+	case written == nil:
+		written = make(chan struct{})
+		s.mu.written = written
+	}
+	s.mu.Unlock()
+	late := time.NewTimer(unwrittenMax)
+	defer late.Stop()
+	select {
+	case <-written:
+	case <-late.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.mu.open {
+		s.mu.sealed = max(s.mu.sealed, s.mu.term.Epoch)
+	}
+	return nil
 }
 
 // busyLanes are the upstream connections with produces of the share in flight.
