@@ -17,6 +17,10 @@ import (
 // answer may still arrive.
 const readApart = 250 * time.Millisecond
 
+// denyMax bounds a call that denies writes, which nothing else ends, and a look at
+// whether they are allowed.
+const denyMax = 2 * time.Second
+
 // act carries out one action and keeps what it found out.
 func (d *driver) act(ctx context.Context, a failover.Action) error {
 	ctx, cancel := context.WithTimeout(ctx, actMax)
@@ -29,9 +33,14 @@ func (d *driver) act(ctx context.Context, a failover.Action) error {
 		d.memo.fence = how
 		return err
 	case failover.Allow:
-		err := d.allow(ctx, a.Site)
-		d.memo.allowed = err == nil
-		return err
+		allow := d.allow
+		if d.share.State == failover.Stable {
+			allow = d.allowAgain
+		}
+		if err := allow(ctx, a.Site); err != nil {
+			return err
+		}
+		d.memo.allowed, d.memo.looked = a.Site, d.c.cfg.Clock.Now()
 	case failover.ReadEnds:
 		ends, err := d.c.logEnds(ctx, a.Site, d.group, a.Twice)
 		d.memo.logEnds = ends
@@ -82,7 +91,11 @@ func (d *driver) fence(ctx context.Context, site spillway.SiteID) (string, error
 		return "", err
 	}
 	s, _ := d.c.cfg.Topology.Site(site)
-	err = d.c.cfg.Sites[site].Cluster.Admin().DenyWrite(ctx, s.GatewayPrincipal, topicsOf(tps))
+	// An abort does not cut this call short: it would reach the brokers behind the
+	// one that allows writes again.
+	sent, cancel := context.WithTimeout(context.WithoutCancel(ctx), denyMax)
+	defer cancel()
+	err = d.c.cfg.Sites[site].Cluster.Admin().DenyWrite(sent, s.GatewayPrincipal, topicsOf(tps))
 	if errors.Is(err, broker.ErrNotSupported) {
 		return "lease-only", nil
 	}
@@ -109,6 +122,25 @@ func (d *driver) allow(ctx context.Context, site spillway.SiteID) error {
 		return fmt.Errorf("allow writes at %s: %w", site, err)
 	}
 	return d.probeUntil(ctx, site, tps, false)
+}
+
+// allowAgain lifts a denial that is in force at a site which serves. It looks first,
+// and asks the store whether the share still stands still there.
+func (d *driver) allowAgain(ctx context.Context, site spillway.SiteID) error {
+	ctx, cancel := context.WithTimeout(ctx, denyMax)
+	defer cancel()
+	tps, err := d.c.partitions(ctx, site, d.group)
+	if err != nil {
+		return err
+	}
+	if open, err := probe.Fenced(ctx, d.c.cfg.Sites[site].AsGateway, tps, false); err != nil || open {
+		return err
+	}
+	e, err := d.c.cfg.Store.Get(ctx, d.c.keys.Share(d.id))
+	if err != nil || e.Version != d.version {
+		return err
+	}
+	return d.allow(ctx, site)
 }
 
 func (d *driver) probeUntil(ctx context.Context, site spillway.SiteID, tps []spillway.TopicPartition, fenced bool) error {

@@ -44,7 +44,8 @@ type memo struct {
 	state    failover.State
 	logEnds  failover.PartitionOffsets
 	fence    string
-	allowed  bool
+	allowed  spillway.SiteID      // where gateways may write
+	looked   coordination.Instant // when that was found
 	reserved failover.PartitionOffsets
 	version  uint64 // of the reserved ends
 }

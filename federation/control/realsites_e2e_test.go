@@ -3,7 +3,9 @@
 package control
 
 import (
+	"context"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,7 +13,9 @@ import (
 	"spillway/broker/conn"
 	"spillway/broker/kafka"
 	"spillway/federation/control/probe"
+	"spillway/federation/coordination"
 	"spillway/federation/coordination/consul"
+	"spillway/federation/failover"
 	server "spillway/tests/cluster/consul"
 	brokers "spillway/tests/cluster/kafka"
 )
@@ -35,7 +39,8 @@ func TestFencedSwitchoversOnRealKafkaAndConsul(t *testing.T) {
 		}
 	})
 	sites := []spillway.SiteID{"east", "west", "north"}
-	w := newWorld(t, options{store: store, sites: sites,
+	gate := &withoutCutover{Store: store}
+	w := newWorld(t, options{store: gate, sites: sites,
 		group: func(g *spillway.FailoverGroup) { g.GroupDrain = 100 * time.Millisecond },
 		real: func(id spillway.SiteID) (cluster, asGateway *kafka.Cluster) {
 			open := func(user string) *kafka.Cluster {
@@ -58,6 +63,10 @@ func TestFencedSwitchoversOnRealKafkaAndConsul(t *testing.T) {
 			return cluster, asGateway
 		},
 	})
+	var tps []spillway.TopicPartition
+	for p := range int32(partitions) {
+		tps = append(tps, spillway.TopicPartition{Topic: "orders", Partition: p})
+	}
 	share := w.settled(1)
 	stop := w.load()
 	for i := range 6 {
@@ -71,10 +80,6 @@ func TestFencedSwitchoversOnRealKafkaAndConsul(t *testing.T) {
 		if share, err = w.operator.Await(within(t), "orders", plan.Epoch, nil); err != nil || share.Active != to {
 			t.Fatalf("%v: %+v; faults %q", err, share, last(w.failed, 5))
 		}
-		var tps []spillway.TopicPartition
-		for p := range int32(partitions) {
-			tps = append(tps, spillway.TopicPartition{Topic: "orders", Partition: p})
-		}
 		if fenced, err := probe.Fenced(within(t), w.sites[from].asGateway, tps, true); err != nil || !fenced {
 			t.Errorf("%s was left, but takes writes of the gateways: %v, %v", from, fenced, err)
 		}
@@ -83,16 +88,18 @@ func TestFencedSwitchoversOnRealKafkaAndConsul(t *testing.T) {
 		}
 		w.settled(share.Epoch)
 	}
+	share = w.givenUpInFenced(gate, share, tps)
+	w.loaded(20)
 	acked := stop()
 	if missing := w.check(share.Active, share); missing > 0 || acked < 100 {
 		t.Errorf("%d of %d acknowledged records are missing", missing, acked)
 	}
 	history, err := w.operator.History(within(t), "orders")
-	if err != nil || len(history) != 6 {
+	if err != nil || len(history) != 7 {
 		t.Fatalf("%d moves, %v", len(history), err)
 	}
 	var held []int64
-	for _, r := range history {
+	for _, r := range history[:6] {
 		if r.Fence != "acl" {
 			t.Errorf("%s to %s: fence %q", r.From, r.To, r.Fence)
 		}
@@ -100,4 +107,59 @@ func TestFencedSwitchoversOnRealKafkaAndConsul(t *testing.T) {
 	}
 	slices.Sort(held)
 	t.Logf("%d records, holds in ms: %v", acked, held)
+}
+
+// withoutCutover is a store that, while it is told to, takes no record in CUTOVER:
+// a move stays in FENCED, where writes are denied already.
+type withoutCutover struct {
+	coordination.Store
+	on atomic.Bool
+}
+
+func (s *withoutCutover) Put(ctx context.Context, key string, value []byte, version uint64) (uint64, error) {
+	if share, err := failover.Decode(value); err == nil && share.State == failover.Cutover && s.on.Load() {
+		return 0, coordination.ErrUnavailable
+	}
+	return s.Store.Put(ctx, key, value, version)
+}
+
+// givenUpInFenced gives a move up after writes were denied and before the record
+// says so. The site that goes on takes writes again, also when a denial reaches its
+// brokers behind the end of the move.
+func (w *world) givenUpInFenced(store *withoutCutover, share failover.Share, tps []spillway.TopicPartition) failover.Share {
+	t := w.t
+	t.Helper()
+	active := w.sites[share.Active]
+	fenced := func(want bool) func() bool {
+		return func() bool {
+			ok, err := probe.Fenced(within(t), active.asGateway, tps, want)
+			return ok && err == nil
+		}
+	}
+	store.on.Store(true)
+	to := spillway.SiteID("east")
+	if to == share.Active {
+		to = "west"
+	}
+	plan, err := w.operator.Switchover(within(t), "orders", to, "test", "to be given up", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("writes denied in FENCED", func() bool { return w.record().State == failover.Fenced && fenced(true)() })
+	if err := w.operator.Abort(within(t), "orders", "test", "changed our minds"); err != nil {
+		t.Fatal(err)
+	}
+	if share, err = w.operator.Await(within(t), "orders", plan.Epoch+1, nil); err != nil || share.Active != active.id {
+		t.Fatalf("%v: %+v", err, share)
+	}
+	store.on.Store(false)
+	if !fenced(false)() {
+		t.Errorf("%s serves again, but does not take writes of the gateways", active.id)
+	}
+	if err := active.cluster.Admin().DenyWrite(within(t), gatewayPrincipal, []string{"orders"}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the late denial is in force", fenced(true))
+	w.eventually("and lifted", fenced(false))
+	return w.settled(share.Epoch)
 }

@@ -18,7 +18,7 @@ func (d *driver) view(ctx context.Context) (failover.View, error) {
 	h, now := d.c.hub, d.c.cfg.Clock.Now()
 	v := failover.View{
 		Now: time.Now().UTC(), InState: d.state.since.Shortest(now), NewMask: newMask(),
-		LogEnds: d.memo.logEnds, Fence: d.memo.fence, Allowed: d.memo.allowed || !d.fences(d.allowSite()),
+		LogEnds: d.memo.logEnds, Fence: d.memo.fence, Allowed: d.allowed(now),
 		Automation: h.automation(), SinceMove: time.Since(d.share.Since),
 	}
 	if d.heldFor == d.share.Epoch {
@@ -64,12 +64,23 @@ func (d *driver) heldTime(now coordination.Instant) time.Duration {
 	return held
 }
 
-// allowSite is where gateways must be allowed to write next.
-func (d *driver) allowSite() spillway.SiteID {
-	if d.share.Abort != "" || d.share.Target == "" {
-		return d.share.Active
+// allowedFor is how long a loop believes, while a share stands still, that its
+// gateways may write.
+const allowedFor = 10 * time.Second
+
+// allowed tells whether gateways may write where they have to next. While the share
+// stands still, the loop at the active site looks now and then: a denial of a move
+// that was given up may have reached the brokers late, or its loop may have died.
+func (d *driver) allowed(now coordination.Instant) bool {
+	site := d.share.Target
+	if d.share.Abort != "" || site == "" {
+		site = d.share.Active
 	}
-	return d.share.Target
+	known := d.memo.allowed == site
+	if d.share.State == failover.Stable {
+		known = site != d.c.cfg.Site || known && d.memo.looked.Longest(now) < allowedFor
+	}
+	return known || !d.fences(site)
 }
 
 func siteViews(g spillway.FailoverGroup, id spillway.ShareID, judged map[spillway.SiteID]failover.Judgement, mirrors map[spillway.SiteID]failover.MirrorLease, reports map[spillway.SiteID]failover.SiteReport) map[spillway.SiteID]failover.SiteView {

@@ -18,13 +18,13 @@ func Step(share Share, view View, limits Limits) (Share, []Action) {
 		return share.giveUp(view)
 	}
 	if why := tooLong(share, view, limits); why != "" {
-		next, err := Abort(share, "automation", why)
-		if err == nil {
-			return next.giveUp(view)
-		}
+		return aborted(share, why)
 	}
 	switch share.State {
 	case Stable:
+		if !view.Allowed && !view.Sites[share.Active].Judgement.Down {
+			return share, []Action{{Kind: Allow, Site: share.Active, Why: fmt.Sprintf("%s serves, so gateways may write there", share.Active)}}
+		}
 		return automatic(share, view, limits)
 	case Draining:
 		return draining(share, view, limits)
@@ -43,6 +43,16 @@ func Step(share Share, view View, limits Limits) (Share, []Action) {
 		return opened(share, view, limits)
 	}
 	return share, []Action{{Kind: Ask, Why: fmt.Sprintf("state %q of share %s is unknown to this version; upgrade it", share.State, share.ID())}}
+}
+
+// aborted writes first that the move is given up: the view at hand tells of the
+// target whether writes are allowed, not of the site that goes on.
+func aborted(share Share, why string) (Share, []Action) {
+	next, err := Abort(share, "automation", why)
+	if err != nil {
+		return share, []Action{{Kind: Ask, Why: err.Error()}}
+	}
+	return next, []Action{{Kind: Wait, Why: "the move is given up: " + why}}
 }
 
 // tooLong tells why a switchover must be given up: clients cannot be held for
@@ -260,10 +270,7 @@ func cutover(share Share, view View) (Share, []Action) {
 	}
 	if share.Kind == Switchover {
 		if tp, by, ok := want.reaches(r.Ends); !ok {
-			next, err := Abort(share, "automation", fmt.Sprintf("%s got %d records of %s from beyond the cutover: somebody writes to %s past the gateways", share.Target, by, tp, share.Active))
-			if err == nil {
-				return next.giveUp(view)
-			}
+			return aborted(share, fmt.Sprintf("%s got %d records of %s from beyond the cutover: somebody writes to %s past the gateways", share.Target, by, tp, share.Active))
 		}
 		if !r.GroupsCopied {
 			return wait(share, "%s copies the last group commits%s", share.Target, problem(r))

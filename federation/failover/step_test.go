@@ -133,11 +133,7 @@ func TestAbortRaisesTheEpochAndKeepsTheMask(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	given.Fence, v.Allowed = "acl", false
-	if same, actions := Step(given, v, l); same.State != Fencing || actions[0].Kind != Allow || actions[0].Site != "east" {
-		t.Fatalf("released before writes were allowed again: %+v", actions)
-	}
-	v.Allowed = true
+	v.Allowed = false // of a fence, and nothing was denied yet
 	back, _ := Step(given, v, l)
 	want := Term{Epoch: 6, Site: "east", Mask: 9, Continues: true}
 	if back.State != Stable || back.Epoch != 6 || back.Active != "east" || !reflect.DeepEqual(back.Current(), want) || back.Target != "" || back.Abort != "" {
@@ -148,6 +144,57 @@ func TestAbortRaisesTheEpochAndKeepsTheMask(t *testing.T) {
 	}
 	if len(s.Terms) != 1 || len(moving.Terms) != 1 {
 		t.Fatal("Step changed the record that it was given")
+	}
+}
+
+// Writes are denied in FENCED before the record can say so: a switchover that is
+// given up there, or later, by a person or by itself, ends only when the old site
+// takes writes again. What the view says before the record names the abort is about
+// the target.
+func TestGivingUpAllowsWritesAgain(t *testing.T) {
+	for _, state := range []State{Fenced, Cutover, CaughtUp} {
+		for _, who := range []string{"bob", "automation"} {
+			v, l := healthy()
+			s := stable()
+			s.State, s.Epoch, s.Kind, s.Target, s.Mask = state, 5, Switchover, "west", 77
+			var err error
+			if who == "bob" {
+				s, err = Abort(s, who, "wrong site")
+			} else {
+				v.Held = time.Minute
+				s, _ = Step(s, v, l)
+			}
+			if err != nil || s.State != state || !strings.HasPrefix(s.Abort, who) {
+				t.Fatalf("%s in %s: %+v, %v", who, state, s, err)
+			}
+			v.Allowed = false
+			same, actions := Step(s, v, l)
+			if same.State != state || len(actions) != 1 || actions[0].Kind != Allow || actions[0].Site != "east" {
+				t.Errorf("%s in %s: went to %s before writes were allowed again: %+v", who, state, same.State, actions)
+			}
+			// Nobody can allow anything at a site that is down, and the share must not
+			// stay in between for that: only then can it fail over.
+			down := v
+			down.Sites = map[spillway.SiteID]SiteView{"east": {Judgement: Judgement{Down: true}}, "west": v.Sites["west"]}
+			if back, _ := Step(s, down, l); back.State != Stable {
+				t.Errorf("%s in %s: east is down, but the share stays in %s", who, state, back.State)
+			}
+			v.Allowed = true
+			if back, _ := Step(s, v, l); back.State != Stable || back.Active != "east" || back.Epoch != 6 {
+				t.Errorf("%s in %s: %+v", who, state, back)
+			}
+		}
+	}
+}
+
+// A denial that reached the brokers behind the end of its move is lifted while the
+// share stands still.
+func TestASiteThatServesIsAllowedToBeWritten(t *testing.T) {
+	v, l := healthy()
+	v.Allowed = false
+	same, actions := Step(stable(), v, l)
+	if same.State != Stable || len(actions) != 1 || actions[0].Kind != Allow || actions[0].Site != "east" {
+		t.Fatalf("%+v, %+v", same, actions)
 	}
 }
 
@@ -165,6 +212,7 @@ func TestSwitchoverGivesUpInTime(t *testing.T) {
 	}
 	v.Held = 3 * time.Second
 	next, _ := Step(moving, v, l)
+	next, _ = Step(next, v, l)
 	if last := next.Passages[len(next.Passages)-1]; next.State != Stable || last.Why != "given up in FENCING: automation: clients were held for 3s in FENCING, at most 3s; east goes on in epoch 6" {
 		t.Fatalf("%s: %q", next.State, last.Why)
 	}
@@ -235,6 +283,7 @@ func TestBypassedFenceGivesUp(t *testing.T) {
 	s.Cutover = PartitionOffsets{"t": {10, 20}}
 	v.Sites["west"] = SiteView{Mirror: true, Report: &SiteReport{Stopped: true, GroupsCopied: true, Ends: PartitionOffsets{"t": {10, 23}}}}
 	next, _ := Step(s, v, l)
+	next, _ = Step(next, v, l)
 	if last := next.Passages[len(next.Passages)-1]; next.State != Stable || !strings.Contains(last.Why, "west got 3 records of t-1 from beyond the cutover: somebody writes to east past the gateways") {
 		t.Fatalf("%s %q", next.State, last.Why)
 	}

@@ -30,8 +30,9 @@ type View struct {
 	// Fence says how writes to the active site are fenced: "acl", "lease-only", or
 	// "" while that is not settled.
 	Fence string
-	// Allowed: the gateways may write at the target (or, when a move is given up,
-	// at the active site). True where nothing was ever denied.
+	// Allowed: the gateways may write at the target; when a move is given up, and
+	// while the share stands still, at the active site. True where nothing is ever
+	// denied.
 	Allowed bool
 	// Reserved are the reserved ends, read after every gateway was done; nil
 	// until then. A share that was never produced to has an empty map.
