@@ -178,6 +178,30 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 	return mapPosition, m.reader.WaitFor(ctx, mapPosition)
 }
 
+// Arm proves that this site, which still serves, can follow the site that is about
+// to open the given epoch (C31): its own map takes a write, which is the floor of
+// that epoch, and the other site's map is read up to now. Nothing is stopped or
+// closed, since the move may still be given up. It may be repeated.
+func (m *Mirror) Arm(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, next spillway.SiteID) error {
+	s, err := m.share(id)
+	if err != nil {
+		return err
+	}
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	if err := m.raise(ctx, s, epoch); err != nil {
+		return fmt.Errorf("write the map of site %s: %w", m.site, err)
+	}
+	src, err := m.source(next)
+	if err != nil {
+		return err
+	}
+	if err := src.ready(ctx, m.config.IdentitySources); err != nil {
+		return fmt.Errorf("read the map of site %s: %w", next, err)
+	}
+	return nil
+}
+
 // CloseEpoch ends the epochs up to the given one that this site served: the
 // open range of each partition ends at the virtual offset in ends. What lies
 // behind it at this site is unreplicated: hidden, listed by Unreplicated, and

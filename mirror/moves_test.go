@@ -6,6 +6,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -340,5 +341,33 @@ func TestGroupOffsetsMoveExactly(t *testing.T) {
 	want, _ := p.eastM.Map().View(tp).ToVirtual(40)
 	if v, _, _ := committed(); v != want {
 		t.Errorf("carried offset %d, want %d", v, want)
+	}
+}
+
+// A site that serves shows that it can follow another one: its map takes a write
+// and the other map is read. Nothing of what it serves ends by that.
+func TestArmWritesTheMapAndReadsTheOther(t *testing.T) {
+	ctx := testContext(t)
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	eastM, westM := testMirror(t, east, west), testMirror(t, west, east)
+	assign(t, eastM, ordersAssignment("", 1))
+	assign(t, westM, ordersAssignment("east", 1))
+	if err := eastM.Arm(ctx, ordersShare, 2, "west"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the floor is in the map", func() bool { return eastM.Map().Floor(ordersShare) == 2 })
+	if _, open := eastM.Map().View(spillway.TopicPartition{Topic: "orders"}).Open(); !open {
+		t.Error("the epoch that east serves was closed")
+	}
+	if err := eastM.Arm(ctx, ordersShare, 2, "mars"); err == nil || !strings.Contains(err.Error(), "site mars is no source") {
+		t.Errorf("%v", err)
+	}
+	if err := west.Close(); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := eastM.Arm(short, ordersShare, 2, "west"); err == nil || !strings.Contains(err.Error(), "read the map of site west") {
+		t.Errorf("west is away: %v", err)
 	}
 }

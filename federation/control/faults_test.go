@@ -435,3 +435,76 @@ func TestNothingIsReportedAfterTheWriterLease(t *testing.T) {
 		t.Fatalf("the report was written: %v", err)
 	}
 }
+
+// unarmed is a mirror whose site cannot follow another one.
+type unarmed struct{ Mirror }
+
+func (unarmed) Arm(context.Context, spillway.ShareID, spillway.Epoch, spillway.SiteID) error {
+	return errors.New("write the map of site east: the disk is full")
+}
+
+// From OPEN on nothing can be given up, and with ack.sites 2 nobody is answered
+// until a second site follows. So a switchover does not open before the old site
+// has shown that it can: it is given up, and the old site goes on (C31).
+func TestTheOldSiteProvesThatItCanFollow(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, want string
+		stray      bool
+	}{
+		{name: "its map cannot be written", want: "the disk is full"},
+		{name: "its log goes on behind the cutover", want: "orders-0 at east ends at 1021, the cutover is 1020: somebody writes past the gateways", stray: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			store := coordtest.NewMemory()
+			o := options{store: store, sites: []spillway.SiteID{"east", "west"}, group: func(g *spillway.FailoverGroup) {
+				g.HoldMax, g.Ack = 3*time.Second, spillway.AckPolicy{Sites: 2, OnShortfall: "block"}
+			}}
+			if !c.stray {
+				o.mirror = func(id spillway.SiteID, m Mirror) Mirror {
+					if id == "east" {
+						return unarmed{m}
+					}
+					return m
+				}
+			}
+			w := newWorld(t, o)
+			w.settled(1)
+			w.produce("east", "a", 20)
+			var once sync.Once
+			store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+				if when != coordtest.BeforeWrite || !c.stray {
+					return nil
+				}
+				if s, err := failover.Decode(ops[0].Value); err == nil && s.State == failover.CaughtUp {
+					once.Do(func() {
+						if _, err := produceTo(within(t), w.sites["east"].cluster, orders0, "stray"); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				return nil
+			})
+			plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil)
+			if err != nil || share.Active != "east" || share.Epoch != plan.Epoch+1 {
+				t.Fatalf("%v: %+v", err, share)
+			}
+			w.mu.Lock()
+			said := strings.Join(w.failed, "\n")
+			w.mu.Unlock()
+			if !strings.Contains(said, c.want) {
+				t.Errorf("nobody said why: %s", said)
+			}
+			w.settled(share.Epoch)
+			w.eventually("the old site serves", func() bool { return w.sites["east"].gateway.produce(within(t), orders0, "after") == nil })
+			if missing := w.check("east", share); missing > 0 {
+				t.Errorf("%d are missing", missing)
+			}
+		})
+	}
+}

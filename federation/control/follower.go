@@ -26,6 +26,7 @@ type Mirror interface {
 	Stop(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) (map[spillway.TopicPartition]spillway.Offset, error)
 	CatchUp(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, from map[spillway.TopicPartition]spillway.SiteID, until map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error)
 	OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (int64, error)
+	Arm(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, next spillway.SiteID) error
 	CloseEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, ends map[spillway.TopicPartition]spillway.Offset) error
 	CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error
 	Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset
@@ -441,7 +442,11 @@ func (s *followed) open(ctx context.Context, share failover.Share) error {
 		}
 		return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Opened, r.MapPosition = true, position })
 	case share.Active:
-		// Armed without a flow: its map still has the old epoch open.
+		if share.Kind == failover.Switchover {
+			if err := s.arm(ctx, share); err != nil {
+				return err
+			}
+		}
 	default:
 		// A failover may burn offsets, and may yet be given up: who followed its
 		// target would count them as seen. So others follow it once it is open.
@@ -452,6 +457,26 @@ func (s *followed) open(ctx context.Context, share failover.Share) error {
 		}
 	}
 	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Armed = true })
+}
+
+// arm makes sure that the old site will follow: with ack.sites nobody is answered
+// before it does, and from OPEN on nothing can be given up. It has no flow yet, for
+// its map still has the old epoch open. Its log must end at the cutover; what lies
+// behind would be unreplicated.
+func (s *followed) arm(ctx context.Context, share failover.Share) error {
+	if err := s.f.cfg.Mirror.Arm(ctx, s.id, share.Epoch, share.Target); err != nil {
+		return err
+	}
+	ends, err := s.logEnds(ctx)
+	if err != nil {
+		return err
+	}
+	for tp, end := range ends {
+		if cutover := share.Cutover.Get(tp); cutover >= 0 && end != cutover {
+			return fmt.Errorf("%s at %s ends at %d, the cutover is %d: somebody writes past the gateways, or the log was cut short", tp, s.f.site, end, cutover)
+		}
+	}
+	return nil
 }
 
 // report rewrites this site's report about an epoch. What was done in one term of
@@ -510,7 +535,7 @@ func (s *followed) measure(ctx context.Context) {
 			}
 			var ends map[spillway.TopicPartition]spillway.Offset
 			if share.Active == s.f.site {
-				ends = s.logEnds(ctx)
+				ends = s.measuredEnds(ctx)
 			} else {
 				at.Source, ends = share.Active, s.f.cfg.Mirror.Ends(s.id)
 			}
@@ -528,11 +553,16 @@ func (s *followed) measure(ctx context.Context) {
 	}
 }
 
-// logEnds are the virtual log ends of the site that serves; empty if it cannot be
-// asked, for this is for people only.
-func (s *followed) logEnds(ctx context.Context) map[spillway.TopicPartition]spillway.Offset {
+// measuredEnds are the log ends for people; empty if the site cannot be asked.
+func (s *followed) measuredEnds(ctx context.Context) map[spillway.TopicPartition]spillway.Offset {
 	ctx, cancel := context.WithTimeout(ctx, measureEvery)
 	defer cancel()
+	ends, _ := s.logEnds(ctx) // asked again in a moment
+	return ends
+}
+
+// logEnds are the virtual log ends of the site that serves.
+func (s *followed) logEnds(ctx context.Context) (map[spillway.TopicPartition]spillway.Offset, error) {
 	r := s.f.cfg.Mirror.Map()
 	var tps []spillway.TopicPartition
 	for _, tp := range r.Partitions() {
@@ -542,7 +572,7 @@ func (s *followed) logEnds(ctx context.Context) map[spillway.TopicPartition]spil
 	}
 	local, err := s.f.cfg.Cluster.Admin().LogEnds(ctx, tps)
 	if err != nil {
-		return nil
+		return nil, fmt.Errorf("read the log ends of %s: %w", s.f.site, err)
 	}
 	ends := map[spillway.TopicPartition]spillway.Offset{}
 	for _, tp := range tps {
@@ -550,7 +580,7 @@ func (s *followed) logEnds(ctx context.Context) map[spillway.TopicPartition]spil
 			ends[tp] = start.Virtual + spillway.Offset(local[tp]-start.Local)
 		}
 	}
-	return ends
+	return ends, nil
 }
 
 func offsetsOf(m map[spillway.TopicPartition]spillway.Offset) failover.PartitionOffsets {

@@ -41,6 +41,7 @@ type world struct {
 	sites    map[spillway.SiteID]*site
 	told     chan StateInfo
 	operator *Operator
+	options  options
 
 	mu     sync.Mutex
 	acked  map[spillway.TopicPartition]map[spillway.Offset]string
@@ -70,6 +71,8 @@ type options struct {
 	sites []spillway.SiteID
 	group func(*spillway.FailoverGroup)
 	store coordination.Store
+	// mirror puts something between a follower and its mirror.
+	mirror func(spillway.SiteID, Mirror) Mirror
 	// real gives a site that is no embedded one: as mirror and control see it,
 	// and as a gateway does, under the principal that is fenced.
 	real func(spillway.SiteID) (cluster, asGateway *kafka.Cluster)
@@ -97,7 +100,7 @@ func newWorld(t *testing.T, o options) *world {
 		}
 		sites = append(sites, site)
 	}
-	w := &world{t: t, store: o.store, topology: spillway.NewTopology("shop", "shop-1", sites, []spillway.FailoverGroup{group}),
+	w := &world{t: t, store: o.store, options: o, topology: spillway.NewTopology("shop", "shop-1", sites, []spillway.FailoverGroup{group}),
 		sites: map[spillway.SiteID]*site{}, told: make(chan StateInfo, 1000), acked: map[spillway.TopicPartition]map[spillway.Offset]string{}}
 	w.operator = NewOperator(w.topology, w.store, nil)
 	w.operator.look = 300 * time.Millisecond
@@ -185,7 +188,11 @@ func (s *site) start() {
 		},
 		Refused: func(_ spillway.ShareID, why string) { s.w.fault("refused: %s", why) },
 	}
-	f := NewFollower(FollowerConfig{Topology: s.w.topology, Store: s.w.store, Cluster: s.cluster, Mirror: m, Worker: "1", LeaseTTL: testTTL, Events: events})
+	var driven Mirror = m
+	if s.w.options.mirror != nil {
+		driven = s.w.options.mirror(s.id, m)
+	}
+	f := NewFollower(FollowerConfig{Topology: s.w.topology, Store: s.w.store, Cluster: s.cluster, Mirror: driven, Worker: "1", LeaseTTL: testTTL, Events: events})
 	s.control = Config{Topology: s.w.topology, Store: s.w.store, Site: s.id, Sites: access, ProbeInterval: testProbe, ProbeTimeout: time.Second, ProbeFailures: 2,
 		HoldDown: time.Millisecond, HearSites: time.Second, LeaseTTL: testTTL, LeaseMargin: 200 * time.Millisecond, Events: events}
 	s.maps = maptopic.Tail(ctx, s.cluster, nil)
