@@ -90,10 +90,11 @@ func child() error {
 // sites (promises B, D, E, H).
 func TestKilledAtEveryStep(t *testing.T) {
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 2}), embeddedSite(t, "west", nil)
-	killAtEveryStep(t, east, west, east.Addresses(), west.Addresses(), 10)
+	t.Log(killAtEveryStep(t, east, west, east.Addresses(), west.Addresses(), 10))
 }
 
-func killAtEveryStep(t *testing.T, east, west broker.Cluster, eastAddresses, westAddresses []string, rounds int) {
+// killAtEveryStep returns what there was to see, for people.
+func killAtEveryStep(t *testing.T, east, west broker.Cluster, eastAddresses, westAddresses []string, rounds int) string {
 	t.Helper()
 	eastM := testMirror(t, east, west)
 	assign(t, eastM, ordersAssignment("", 1))
@@ -117,17 +118,19 @@ func killAtEveryStep(t *testing.T, east, west broker.Cluster, eastAddresses, wes
 		}
 		return ends[tps[0]] + ends[tps[1]]
 	}
+	var seen []string
 	for _, point := range CrashPoints {
 		before := written()
 		for range rounds {
 			runChild(t, eastAddresses, westAddresses, point, 1+r.IntN(4)) // ends the test unless the child died there
 		}
 		load := written() - before
-		t.Logf("| killed %d times at %s, while %d offsets were written", rounds, point, load)
+		seen = append(seen, fmt.Sprintf("%s (%d offsets written meanwhile)", point, load))
 		if load == 0 {
 			t.Errorf("nothing was written between the kills at %s", point)
 		}
 	}
+	seen = []string{fmt.Sprintf("killed %d times at each of %s", rounds, strings.Join(seen, ", "))}
 	stop.Store(true)
 	if err := <-loaded; err != nil {
 		t.Fatal(err)
@@ -154,7 +157,7 @@ func killAtEveryStep(t *testing.T, east, west broker.Cluster, eastAddresses, wes
 			t.Fatal(err)
 		}
 		holes := int(ends[tp]) - len(records) // markers, and what was aborted
-		t.Logf("| %s: %d records and %d holes after %d kills, %d hidden", tp, len(records), holes, rounds*len(CrashPoints), hidden)
+		seen = append(seen, fmt.Sprintf("%s: %d records between %d holes, %d hidden", tp, len(records), holes, hidden))
 		if holes < len(CrashPoints) {
 			t.Errorf("%s has only %d holes", tp, holes)
 		}
@@ -165,6 +168,7 @@ func killAtEveryStep(t *testing.T, east, west broker.Cluster, eastAddresses, wes
 	if gaps := westM.Map().Gaps(); len(gaps) != 0 {
 		t.Errorf("gaps: %v", gaps)
 	}
+	return strings.Join(seen, "; ")
 }
 
 // runChild starts a mirror and waits until it has killed itself.

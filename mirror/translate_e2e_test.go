@@ -181,7 +181,7 @@ func (w *translation) fill(ctx context.Context) {
 	if err := errors.Join(err, answers.Error()); err != nil {
 		w.t.Fatal(err)
 	}
-	w.t.Logf("| written %s, compacted %s", written.Round(time.Second), (time.Since(begin) - written).Round(time.Second))
+	fmt.Printf("measured: written %s, compacted %s\n", written.Round(time.Second), (time.Since(begin) - written).Round(time.Second))
 }
 
 func (w *translation) runArgs(more ...string) []string {
@@ -212,7 +212,7 @@ func (w *translation) mirrorWhileWriting(ctx context.Context) {
 	}
 	beside := time.Since(begin)
 	w.writeAll(ctx, laterRecords)
-	w.t.Logf("| written %s beside a mirror, which had written %d records when it was killed, and %s after that",
+	fmt.Printf("measured: written %s beside a mirror, which had written %d records when it was killed, and %s after that\n",
 		beside.Round(time.Second), have, (time.Since(begin) - beside).Round(time.Second))
 }
 
@@ -222,7 +222,7 @@ func (w *translation) mirrorTheRest(ctx context.Context) {
 	begin := time.Now()
 	var report RunReport
 	w.command(ctx, &report, w.runArgs("--until-caught-up", "-o", "json")...)
-	w.t.Logf("| the rest mirrored in %s: %d records, %d batches of which %d were rebuilt, %d groups", time.Since(begin).Round(time.Second),
+	fmt.Printf("measured: the rest mirrored in %s: %d records, %d batches of which %d were rebuilt, %d groups\n", time.Since(begin).Round(time.Second),
 		report.Records, report.Batches, report.Rebuilt, report.Groups)
 	if report.Records < laterRecords || report.Groups != groups || len(report.Gaps) > 0 {
 		w.t.Errorf("the run's report: %+v", report)
@@ -289,7 +289,7 @@ func (w *translation) commit(ctx context.Context) {
 			w.t.Fatal(err)
 		}
 	}
-	w.t.Logf("| %d groups have committed: %v", groups, kinds)
+	fmt.Printf("measured: %d groups have committed: %v\n", groups, kinds)
 }
 
 // position is an offset of a log of the wanted kind.
@@ -332,7 +332,7 @@ func (w *translation) cleanLedgerAtTarget(ctx context.Context) {
 		after, err = remaining(ctx, w.west, ledger)
 		return err == nil && after < before-0.1
 	})
-	w.t.Logf("| ledger at the target: a record at %.0f%% of the offsets, %.0f%% before its cleaner ran", 100*after, 100*before)
+	fmt.Printf("measured: ledger at the target: a record at %.0f%% of the offsets, %.0f%% before its cleaner ran\n", 100*after, 100*before)
 }
 
 // sameRecords compares orders record for record, and tells the size of it all.
@@ -347,7 +347,7 @@ func (w *translation) sameRecords() {
 				holes++
 			}
 		}
-		w.t.Logf("| %s: offsets %d to %d at the source with %d records behind %d holes; %d records at the target",
+		fmt.Printf("measured: %s: offsets %d to %d at the source with %d records behind %d holes; %d records at the target\n",
 			tp, w.source[tp].Start, w.source[tp].End, len(source), holes, len(target))
 		if tp.Topic != "orders" {
 			continue
@@ -404,7 +404,7 @@ func (w *translation) groupsAreExact(ctx context.Context) {
 			positions++
 		}
 	}
-	w.t.Logf("| %d groups with %d positions carried: %d records re-read, %d skipped by the counters", len(w.committed), positions, w.reread, w.skipped)
+	fmt.Printf("measured: %d groups with %d positions carried: %d records re-read, %d skipped by the counters\n", len(w.committed), positions, w.reread, w.skipped)
 }
 
 // offsetsAreExact translates random offsets in both directions, some by the
@@ -452,7 +452,7 @@ func (w *translation) offsetsAreExact(ctx context.Context) {
 				}
 			}
 		}
-		w.t.Logf("| %d random offsets translated %s, at least %d of them in holes: %d records re-read, %d skipped by the counters", randomOffsets, name, inHoles, w.reread, w.skipped)
+		fmt.Printf("measured: %d random offsets translated %s, at least %d of them in holes: %d records re-read, %d skipped by the counters\n", randomOffsets, name, inHoles, w.reread, w.skipped)
 	}
 	r := maptopic.Tail(ctx, w.west, nil)
 	defer r.Close()
@@ -469,7 +469,7 @@ func (w *translation) offsetsAreExact(ctx context.Context) {
 	}
 	bytes := int64(0)
 	sizes.Each(func(d kadm.DescribedLogDir) { bytes += d.Topics.Size() })
-	w.t.Logf("| the map has %d ranges in %d bytes", ranges, bytes)
+	fmt.Printf("measured: the map has %d ranges in %d bytes\n", ranges, bytes)
 }
 
 // groupsGoOn consumes at the target as some of the groups and looks at the
@@ -526,5 +526,5 @@ func (w *translation) groupsGoOn(ctx context.Context) {
 			w.t.Fatalf("group %s reads nothing in %d of %d partitions: %v", group, len(due), want, due)
 		}
 	}
-	w.t.Logf("| %d groups consumed at the target: the first %d records are the next ones", consumedGroups, records)
+	fmt.Printf("measured: %d groups consumed at the target: the first %d records are the next ones\n", consumedGroups, records)
 }

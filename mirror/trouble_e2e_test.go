@@ -268,7 +268,7 @@ func (m *rivals) judge(t *testing.T, aged bool) {
 	for _, n := range m.resyncs {
 		resyncs += n
 	}
-	t.Logf("| %s: %d records, audit equal: %v, %d copies hidden; one wrote %d, two %d; answers cut off %d and %d, duplicate answers %d and %d, refused %v and %v; %d resyncs: %v",
+	fmt.Printf("measured: %s: %d records, audit equal: %v, %d copies hidden; one wrote %d, two %d; answers cut off %d and %d, duplicate answers %d and %d, refused %v and %v; %d resyncs: %v\n",
 		topic, records, report.Equal, copies, one.records, two.records, one.cut, two.cut, one.duplicates, two.duplicates, one.refused, two.refused, resyncs, m.resyncs)
 	if least := min(one.records, two.records); float64(least) < workerMin*float64(records) {
 		t.Errorf("one worker wrote only %d of %d records", least, records)

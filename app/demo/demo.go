@@ -1,9 +1,8 @@
 // Package demo shows what Spillway promises on one host: embedded sites, each a
 // pair of child processes, serve an order workload through their gateways; the
-// group is moved as planned, then moved while the gateway that serves clients hangs,
-// then the active site is killed under load. The
-// workload's independent checker judges what clients were told against what the
-// sites' logs hold.
+// group is moved as planned, then moved while the gateway that serves clients
+// hangs, then the active site is killed under load. The workload's independent
+// checker judges what clients were told against what the sites' logs hold.
 package demo
 
 import (

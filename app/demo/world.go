@@ -37,6 +37,7 @@ var siteNames = []string{"east", "west", "north", "south", "centre"}
 type site struct {
 	name                                       string
 	brokers, gateway, mirror, telemetry, board string // addresses
+	store                                      *relay // its line to the coordinator store
 	children                                   []*child
 	killed                                     bool
 }
@@ -113,6 +114,11 @@ func build(ctx context.Context, o Options, program, dir string) (*world, error) 
 	if w.store, w.stopStore, err = app.ServeStore(ctx, e); err != nil {
 		return nil, err
 	}
+	for _, s := range w.sites {
+		if s.store, err = newRelay(ctx, filepath.Join(dir, s.name+".sock"), e.Socket); err != nil {
+			return nil, errors.Join(err, w.close(ctx))
+		}
+	}
 	w.observer = app.NewObserver(w.cfg, w.store)
 	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
@@ -127,6 +133,7 @@ func (w *world) start(s *site) error {
 		value := func(key, v string) string { return configs.EnvName(key) + "=" + v }
 		return []string{
 			value("process.id", id), value("process.site", s.name), value("process.roles", strings.Join(roles, ",")),
+			value("coordinator.embedded.socket", s.store.socket),
 			value("gateway.listen", s.gateway), value("gateway.advertised", s.gateway),
 			value("mirror.listen", s.mirror), value("mirror.advertised", s.mirror),
 			value("telemetry.listen", map[bool]string{true: "127.0.0.1:0", false: s.telemetry}[slices.Contains(roles, configs.RoleBroker)]),
@@ -171,6 +178,11 @@ func (w *world) close(ctx context.Context) error {
 	}
 	if w.stopWatch != nil {
 		w.stopWatch()
+	}
+	for _, s := range w.sites {
+		if s.store != nil {
+			faults = append(faults, s.store.close())
+		}
 	}
 	if w.stopStore != nil {
 		faults = append(faults, w.stopStore())

@@ -10,9 +10,6 @@
 //	+++ b/mirror/flow.go
 //	@@ …
 //
-// Where the demo would meet the fault only by chance, a line "# fails: PACKAGE
-// TEST" names a test that meets it every time.
-//
 // The sources stay as they are: the patched copy goes to the compiler by
 // `go build -overlay`. A hunk is found by its text, which must be there exactly
 // once; its line numbers count for nothing. A patch that no longer applies is

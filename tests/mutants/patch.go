@@ -16,10 +16,7 @@ type Mutant struct {
 	Name   string
 	About  string
 	Expect []check.Kind // the demo must name one of these
-	// Test is a test that must fail instead, as "PACKAGE NAME", where the demo
-	// meets the fault only by chance.
-	Test  string
-	files []filePatch
+	files  []filePatch
 }
 
 type filePatch struct {
@@ -61,7 +58,7 @@ func parse(name, text string) (Mutant, error) {
 			return m, fmt.Errorf("line %d: %w", n, err)
 		}
 	}
-	if len(m.Expect) == 0 && m.Test == "" || len(m.files) == 0 || m.About == "" {
+	if len(m.Expect) == 0 || len(m.files) == 0 || m.About == "" {
 		return m, fmt.Errorf("a mutant says what it is for, has a line \"# expect: ANOMALY, …\", and a diff")
 	}
 	return m, lines.Err()
@@ -77,9 +74,6 @@ func (m *Mutant) line(s string) error {
 			}
 			m.Expect = append(m.Expect, k)
 		}
-		return nil
-	case strings.HasPrefix(s, "# fails:"):
-		m.Test = strings.TrimSpace(strings.TrimPrefix(s, "# fails:"))
 		return nil
 	case strings.HasPrefix(s, "#"):
 		m.About = strings.TrimSpace(m.About + " " + strings.TrimSpace(s[1:]))

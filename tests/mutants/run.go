@@ -97,23 +97,6 @@ func (p Product) Run(ctx context.Context, binary, dir string) (Outcome, error) {
 	return out, nil
 }
 
-// Test runs the mutant's test with the fault in the product. nil means that the
-// test noticed it.
-func (p Product) Test(ctx context.Context, m Mutant, dir string) error {
-	overlay, err := p.overlay(m, dir)
-	if err != nil {
-		return err
-	}
-	pkg, name, _ := strings.Cut(m.Test, " ")
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-p", "2", "-overlay", overlay, "-run", "^"+name+"$", pkg)
-	cmd.Dir = p.Root
-	out, err := cmd.CombinedOutput()
-	if err == nil || !bytes.Contains(out, []byte("--- FAIL: "+name)) {
-		return fmt.Errorf("mutant %s (%s) is not noticed by %s: %w\n%s", m.Name, m.About, m.Test, err, tail(string(out)))
-	}
-	return nil
-}
-
 // tail keeps the end of what a failed run said.
 func tail(s string) string {
 	const bytesMax = 4096
