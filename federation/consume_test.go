@@ -11,7 +11,9 @@ import (
 
 	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
 	"spillway/federation/failover"
@@ -275,5 +277,56 @@ func TestGroupDrain(t *testing.T) {
 				t.Errorf("some of %v were read again", offsets)
 			}
 		})
+	}
+}
+
+// The order to join anew is lost with its answer. The member comes again as
+// before and must be told again: its coordinator would let it go on for ever
+// without partitions.
+func TestTheOrderToJoinAnewIsLost(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2},
+		Group: func(g *spillway.FailoverGroup) { g.GroupDrain = 5 * time.Second }})
+	c := raw(t, w.Addrs[0])
+	beat := func(epoch int32, change func(*kmsg.ConsumerGroupHeartbeatRequest)) *kmsg.ConsumerGroupHeartbeatResponse {
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Version, req.Group, req.MemberID, req.MemberEpoch = 1, "shop", "bWVtYmVyLW9uZS1vbmUxMQ", epoch
+		if change != nil {
+			change(req)
+		}
+		return do[*kmsg.ConsumerGroupHeartbeatResponse](t, c, req)
+	}
+	join := func(req *kmsg.ConsumerGroupHeartbeatRequest) {
+		req.SubscribedTopicNames, req.RebalanceTimeoutMillis = []string{"orders"}, 10_000
+		req.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	}
+	joined := beat(0, join)
+	if joined.ErrorCode != 0 || joined.MemberEpoch < 1 {
+		t.Fatalf("%+v", joined)
+	}
+	epoch := joined.MemberEpoch
+	w.SetShare(func(s *failover.Share) { s.State, s.Epoch, s.Target = failover.Draining, 2, "west" })
+	gatewaytest.Eventually(t, "the member is told to give up its partitions", func() bool {
+		r := beat(epoch, nil)
+		return r.ErrorCode == 0 && r.Assignment != nil && len(r.Assignment.Topics) == 0
+	})
+	beat(epoch, func(req *kmsg.ConsumerGroupHeartbeatRequest) {
+		req.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	})
+	w.SetShare(func(s *failover.Share) { // the move is given up
+		s.State, s.Epoch, s.Target = failover.Stable, 3, ""
+		s.Terms = append(s.Terms, failover.Term{Epoch: 3, Site: "east", Mask: s.Terms[0].Mask, Continues: true})
+	})
+	gatewaytest.Eventually(t, "the member is fenced", func() bool { return beat(epoch, nil).ErrorCode == kerr.FencedMemberEpoch.Code })
+	for range 3 { // whoever got these answers, it was not the member
+		if r := beat(epoch, nil); r.ErrorCode != kerr.FencedMemberEpoch.Code {
+			t.Fatalf("told once, and then %+v", r)
+		}
+	}
+	again := beat(0, join)
+	if again.ErrorCode != 0 || again.MemberEpoch < epoch || again.Assignment == nil || len(again.Assignment.Topics) != 1 {
+		t.Fatalf("joined anew: %+v", again)
+	}
+	if r := beat(again.MemberEpoch, nil); r.ErrorCode != 0 {
+		t.Errorf("after it has joined anew: %+v", r)
 	}
 }

@@ -16,7 +16,9 @@ import (
 // Topic ids are the site's own upstream and virtual downstream. While groups
 // drain a member is told that it has no partitions: it commits, gives them up
 // and says so. The site's coordinator does not know that, so afterwards the
-// member is fenced once and joins anew, at whichever site serves then.
+// member is fenced and joins anew, at whichever site serves then. It is fenced
+// as often as it comes with the epoch that it had, as the order may be lost with
+// its answer: the site would let it go on for ever with no partitions.
 var consumerGroupHeartbeatAPI = api{key: 68, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupHeartbeat}
 
 const (
@@ -46,14 +48,17 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		return resp
 	}
 	ms := c.router.members
-	if req.MemberEpoch < 0 {
+	switch {
+	case req.MemberEpoch < 0:
 		c.router.left(share, req.Group, req.MemberID)
+	case req.MemberEpoch == 0: // it joins anew, perhaps to the epoch that it had
+		ms.joins(req.Group, req.MemberID)
 	}
 	t, serving := share.Serving()
 	switch {
 	case req.MemberEpoch > 0 && (!serving || draining(share)):
 		return c.drainMember(share, req, resp)
-	case req.MemberEpoch > 0 && ms.takeRejoin(req.Group, req.MemberID):
+	case req.MemberEpoch > 0 && ms.rejoins(req.Group, req.MemberID, req.MemberEpoch):
 		resp.ErrorCode, resp.MemberEpoch = kerr.FencedMemberEpoch.Code, 0
 		return resp
 	case !serving || draining(share):
@@ -85,7 +90,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 
 // drainMember tells a member to give up its partitions and notes when it has.
 func (c *Client) drainMember(share *Share, req *kmsg.ConsumerGroupHeartbeatRequest, resp *kmsg.ConsumerGroupHeartbeatResponse) kmsg.Response {
-	c.router.members.update(req.Group, req.MemberID, func(mb *member) { mb.rejoin = true })
+	c.router.members.update(req.Group, req.MemberID, func(mb *member) { mb.drained = req.MemberEpoch })
 	if req.Topics != nil && len(req.Topics) == 0 {
 		c.router.settled(share, req.Group, req.MemberID)
 	}

@@ -159,7 +159,7 @@ type members struct {
 type member struct {
 	seen    time.Time
 	settled spillway.Epoch // it gave up its partitions before the move to this epoch
-	rejoin  bool           // KIP-848: it was told to give up, so the coordinator's view of it is wrong
+	drained int32          // KIP-848: in this epoch it was told to give up, so the coordinator's view of it is wrong
 }
 
 // Bounds for what is remembered of members.
@@ -238,11 +238,22 @@ func (m *members) forget() {
 	}
 }
 
-// takeRejoin tells, once, that a member has to join anew.
-func (m *members) takeRejoin(group, id string) bool {
-	rejoin := false
-	m.update(group, id, func(mb *member) { rejoin, mb.rejoin = mb.rejoin, false })
-	return rejoin
+// rejoins tells whether a member has to join anew: it still has the epoch in
+// which it was told to give up.
+func (m *members) rejoins(group, id string, epoch int32) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	mb := m.mu.byGroup[group][id]
+	return mb != nil && mb.drained == epoch
+}
+
+// joins notes that a member joins anew.
+func (m *members) joins(group, id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if mb := m.mu.byGroup[group][id]; mb != nil {
+		mb.drained = 0
+	}
 }
 
 // settledAll tells whether every member heard of lately, of the groups that the
