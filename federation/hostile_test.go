@@ -8,15 +8,22 @@ import (
 	"math/rand/v2"
 	"net"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway"
+	"spillway/broker/conn"
 	"spillway/broker/wire"
 	"spillway/federation"
+	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 	"spillway/federation/session"
 )
@@ -205,5 +212,101 @@ func deadline(t *testing.T, c net.Conn, d time.Duration) {
 	t.Helper()
 	if err := c.SetDeadline(time.Now().Add(d)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What a client names is not remembered: neither topics that do not exist, nor
+// its own name, however long they are.
+func TestNamesAreNotRemembered(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
+	c := raw(t, w.Addrs[0])
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	for n := range 40 {
+		req := kmsg.NewPtrFetchRequest()
+		req.Version, req.SessionEpoch = 12, -1
+		for i := range 100 {
+			rt, rp := kmsg.NewFetchRequestTopic(), kmsg.NewFetchRequestTopicPartition()
+			rt.Topic = fmt.Sprintf("%030000d", n*100+i)
+			rt.Partitions = append(rt.Partitions, rp)
+			req.Topics = append(req.Topics, rt)
+		}
+		for _, topic := range do[*kmsg.FetchResponse](t, c, req).Topics {
+			if code := topic.Partitions[0].ErrorCode; code != kerr.UnknownTopicOrPartition.Code {
+				t.Fatalf("error %d", code)
+			}
+		}
+	}
+	for range 6 {
+		req := kmsg.NewPtrApiVersionsRequest()
+		req.Version, req.ClientSoftwareName, req.ClientSoftwareVersion = 3, strings.Repeat("x", 10<<20), "1"
+		do[*kmsg.ApiVersionsResponse](t, raw(t, w.Addrs[0]), req)
+	}
+	if more := heap() - before; more > 20<<20 {
+		t.Errorf("%d MiB are remembered", more>>20)
+	}
+}
+
+// A request with very many entries is refused, not served slowly.
+func TestTooManyEntries(t *testing.T) {
+	reasons := make(chan session.Reason, 10)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		c.Events.Session.ConnectionClosed = func(r session.Reason) { reasons <- r }
+	}})
+	for name, req := range map[string]kmsg.Request{
+		"produce": &kmsg.ProduceRequest{Version: 9, Acks: 1, Topics: []kmsg.ProduceRequestTopic{{Topic: "orders", Partitions: make([]kmsg.ProduceRequestTopicPartition, 10_001)}}},
+		"fetch":   &kmsg.FetchRequest{Version: 12, Topics: []kmsg.FetchRequestTopic{{Topic: "orders", Partitions: make([]kmsg.FetchRequestTopicPartition, 10_001)}}},
+		"commit":  &kmsg.OffsetCommitRequest{Version: 9, Group: "g", Topics: []kmsg.OffsetCommitRequestTopic{{Topic: "orders", Partitions: make([]kmsg.OffsetCommitRequestTopicPartition, 10_001)}}},
+		"groups":  &kmsg.DescribeGroupsRequest{Version: 5, Groups: slices.Repeat([]string{"a group of this name"}, 10_001)},
+		"topics":  &kmsg.MetadataRequest{Version: 12, Topics: make([]kmsg.MetadataRequestTopic, 10_001)},
+	} {
+		c := raw(t, w.Addrs[0])
+		if _, err := c.Send(t.Context(), req.Key(), req.GetVersion(), true, req.AppendTo(nil)).Wait(within(t, 10*time.Second)); err == nil {
+			t.Errorf("%s: it was answered", name)
+		}
+		if got := <-reasons; got != session.ReasonTooMany {
+			t.Errorf("%s: closed for %q", name, got)
+		}
+	}
+}
+
+// A producer that leaves gaps everywhere makes only so many of its batches wait.
+func TestWaitingBatchesAreBounded(t *testing.T) {
+	const partitions, requests = 20, 60
+	refused := atomic.Int64{}
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": partitions}, Sites: []spillway.SiteID{"east", "west"}, Gateway: func(c *federation.Config) {
+		c.Events.Router.Refused = func(reason string) {
+			if reason == "too-many-waiting" {
+				refused.Add(1)
+			}
+		}
+	}})
+	w.Fence("west", failover.Switchover)
+	w.Open(0, 0)
+	c := raw(t, w.Addrs[0])
+	var pending []*conn.Pending
+	for n := range int32(requests) {
+		req := sequenced(100+10*n, 2*time.Second)
+		one := req.Topics[0].Partitions[0]
+		req.Topics[0].Partitions = nil
+		for p := range int32(partitions) {
+			one.Partition = p
+			req.Topics[0].Partitions = append(req.Topics[0].Partitions, one)
+		}
+		pending = append(pending, c.Send(t.Context(), 0, req.Version, true, req.AppendTo(nil)))
+	}
+	for _, p := range pending {
+		if _, err := p.Wait(within(t, 20*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := refused.Load(); n < partitions*requests-1000 || n > partitions*requests/2 {
+		t.Errorf("%d of %d batches were sent back at once", n, partitions*requests)
 	}
 }

@@ -65,6 +65,7 @@ type fetchPart struct {
 	in     kmsg.FetchRequestTopicPartition
 	out    *kmsg.FetchResponseTopicPartition
 	done   bool // out holds the answer
+	served bool // a site has said something about it
 	wanted spillway.Offset
 
 	// Of the newest try.
@@ -104,7 +105,7 @@ func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.Fetc
 	f.settle()
 	c.fetched = f.found.Load()
 	for _, p := range f.parts {
-		if len(c.highWatermarks) < fetchPartitionsMax || c.highWatermarks[p.tp] != 0 {
+		if _, known := c.highWatermarks[p.tp]; p.served && (known || len(c.highWatermarks) < fetchPartitionsMax) {
 			c.highWatermarks[p.tp] = p.out.HighWatermark
 		}
 	}
@@ -346,7 +347,7 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) bool {
 		p.fail(kerr.CorruptMessage.Code)
 		return true
 	}
-	p.limit = limit
+	p.limit, p.served = limit, true
 	start, _ := p.view.ToVirtual(spillway.LocalOffset(max(in.LogStartOffset, 0)))
 	stable, _ := p.view.ToVirtual(spillway.LocalOffset(in.LastStableOffset))
 	p.out.HighWatermark = int64(max(min(end, limit), a.Next))

@@ -31,9 +31,7 @@ func (c *Client) beginAPIVersions(_ context.Context, sreq session.Request) (sess
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	c.mu.software = req.ClientSoftwareName
-	c.mu.Unlock()
+	c.repeats.Store(slices.Contains(repeatsProve, req.ClientSoftwareName))
 	resp := req.ResponseKind().(*kmsg.ApiVersionsResponse)
 	if code := c.router.expected(req); code != 0 {
 		resp.ErrorCode = code

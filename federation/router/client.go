@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"sync"
 	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -26,12 +25,11 @@ type Client struct {
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
 	fetched        int64                             // bytes that the last fetch found
 
-	left atomic.Bool // the client was seen to have closed its side
+	left    atomic.Bool // the client was seen to have closed its side
+	repeats atomic.Bool // by its name in ApiVersions it is one of repeatsProve
 
-	mu struct {
-		sync.Mutex
-		software string // from ApiVersions: "apache-kafka-java", "librdkafka", ...
-	}
+	waiting atomic.Int32  // batches that wait for a missing one
+	asking  chan struct{} // a token per question to a site about one
 }
 
 // Begin implements session.Handler.
@@ -70,13 +68,14 @@ func (c *Client) gone() bool {
 	return c.left.Load()
 }
 
-// decode reads a request's body; its structure was checked in Begin.
+// decode reads a request's body; its structure was checked in Begin, its size
+// is bounded here.
 func decode(req session.Request, into kmsg.Request) error {
 	into.SetVersion(req.Version)
 	if err := into.ReadFrom(req.Body); err != nil {
 		return session.Close(session.ReasonMalformed, err)
 	}
-	return nil
+	return weigh(req, into)
 }
 
 // reply answers with a ready response.

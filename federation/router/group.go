@@ -220,6 +220,9 @@ func (m *members) gone(group, id string) {
 	if g := m.mu.byGroup[group]; g[id] != nil {
 		delete(g, id)
 		m.mu.count--
+		if len(g) == 0 {
+			delete(m.mu.byGroup, group)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -26,7 +25,7 @@ func (p *part) ask() (verdict, spillway.Offset, time.Time, <-chan struct{}) {
 		contactKey: p.contact(), epoch: p.header.ProducerEpoch,
 		first: p.header.BaseSequence, last: p.header.LastSequence(),
 		term: p.term, trail: r.trailOf(p.term, p.header.ProducerID, p.tp),
-		repeats: p.op.client.repeats(),
+		repeats: p.op.client.repeats.Load(),
 	})
 }
 
@@ -34,12 +33,6 @@ func (p *part) ask() (verdict, spillway.Offset, time.Time, <-chan struct{}) {
 // before it is sent back: coming again is the proof, and costs one of the few
 // tries that sarama has.
 const repeatHoldMax = time.Second
-
-func (c *Client) repeats() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Contains(repeatsProve, c.mu.software)
-}
 
 // settle answers a batch that is not forwarded. What older terms left at the
 // site is acknowledged like anything else: the site that serves now may be the
@@ -69,14 +62,19 @@ func (p *part) settled(code int16, end spillway.Offset) {
 // forwarded, or it is known that nothing is missing, or the hold is over.
 func (p *part) waitForMissing(until time.Time, changed <-chan struct{}) {
 	r := p.op.client.router
+	defer p.op.client.waiting.Add(-1)
+	if p.op.client.waiting.Add(1) > waitingMax {
+		p.refuse(kerr.NotLeaderForPartition.Code, "too-many-waiting")
+		return
+	}
 	r.events.firstContact("waited")
 	end := p.op.until
-	if p.op.client.repeats() {
+	if p.op.client.repeats.Load() {
 		end = minTime(end, time.Now().Add(repeatHoldMax))
 	}
 	ctx, cancel := context.WithDeadline(r.ctx, end)
 	defer cancel()
-	p.askSite(ctx)
+	r.background.Go(func() { p.askSite(ctx) })
 	for {
 		timer := time.NewTimer(time.Until(until))
 		select {
@@ -140,6 +138,12 @@ func (p *part) askSite(ctx context.Context) {
 	r := p.op.client.router
 	cluster := r.sites[p.term.Site]
 	if !cluster.Capabilities().DescribeProducers {
+		return
+	}
+	select { // one client must not make all of a site's time its own
+	case p.op.client.asking <- struct{}{}:
+		defer func() { <-p.op.client.asking }()
+	case <-ctx.Done():
 		return
 	}
 	states, err := cluster.Admin().DescribeProducers(ctx, p.tp)

@@ -145,7 +145,8 @@ func (r *Router) Close() {
 
 // Connect makes the handler of one client connection.
 func (r *Router) Connect(c net.Conn) *Client {
-	client := &Client{router: r, conn: c, lanes: &lanes{router: r}, produces: newProduces(), highWatermarks: make(map[spillway.TopicPartition]int64)}
+	client := &Client{router: r, conn: c, lanes: &lanes{router: r}, produces: newProduces(),
+		highWatermarks: make(map[spillway.TopicPartition]int64), asking: make(chan struct{}, askingMax)}
 	client.lanes.mu.byKey = make(map[laneKey]*Lane)
 	return client
 }

@@ -15,7 +15,9 @@ import (
 const internalTopics = "__"
 
 // hidden tells topics that clients of the virtual cluster never see.
-func hidden(topic string) bool { return strings.HasPrefix(topic, internalTopics) }
+func hidden(topic string) bool {
+	return strings.HasPrefix(topic, internalTopics) || len(topic) > topicNameMax
+}
 
 // topics knows what topics the sites have, a few seconds old at most. A name
 // is looked up at the site that serves its share; while nobody does, what was

@@ -21,6 +21,7 @@ const (
 	ReasonUnknownAPI Reason = "unknown-api" // a key that is not served
 	ReasonVersion    Reason = "version"     // a version that is not served
 	ReasonMalformed  Reason = "malformed"   // the body cannot be read
+	ReasonTooMany    Reason = "too-many"    // a request names more than is served in one
 	ReasonRefused    Reason = "refused"     // a request without an answer could not be served (acks 0)
 	ReasonUpstream   Reason = "upstream"    // the site closed the connection of a request without an answer
 	ReasonDrained    Reason = "drained"     // the gateway leaves

@@ -3,6 +3,7 @@ package session
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -31,6 +32,14 @@ func (r Request) Reserve(want int64) (room int64) {
 	room = r.slot.session.budget.room(want)
 	r.Hold(room)
 	return room
+}
+
+// Weigh counts bytes that a request costs beyond its frame while it is served.
+func (r Request) Weigh(bytes int64) {
+	if r.slot != nil {
+		r.slot.size += bytes
+		r.slot.session.count(bytes)
+	}
 }
 
 // Hold tells how many bytes the answer really holds. They count until it was
@@ -216,7 +225,7 @@ func (s *Session) read(ctx context.Context) error {
 		if err := s.window.wait(ctx, s.budget, func() bool { return Gone(s.conn) }); err != nil {
 			return err
 		}
-		frame, err := s.frame(r)
+		frame, err := s.frame(ctx, r)
 		if err != nil {
 			return err
 		}
@@ -226,19 +235,35 @@ func (s *Session) read(ctx context.Context) error {
 		}
 		sl := &slot{session: s, size: int64(len(frame)), read: time.Now()}
 		sl.req = Request{RequestHeader: h, Body: body, slot: sl}
-		s.count(sl.size)
 		s.requests <- sl // never full: slots bound it
 	}
 }
 
-func (s *Session) frame(r *bufio.Reader) ([]byte, error) {
+// frame reads a frame, and counts it before it is allocated.
+func (s *Session) frame(ctx context.Context, r *bufio.Reader) ([]byte, error) {
 	s.deadline(s.limits.IdleMax)
 	if _, err := r.Peek(1); err != nil {
 		return nil, s.readFault(err, ReasonIdle, ReasonClient)
 	}
 	s.deadline(s.limits.FrameMax)
+	prefix, err := r.Peek(4)
+	if err != nil {
+		return nil, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
+	}
+	size := int64(int32(binary.BigEndian.Uint32(prefix)))
+	if size < 0 || size > int64(s.limits.FrameBytesMax) {
+		size = 0 // ReadFrame says what is wrong with it
+	}
+	if size > frameBytesFree {
+		if err := s.budget.wait(ctx, size, func() bool { return Gone(s.conn) }); err != nil {
+			return nil, err
+		}
+		s.deadline(s.limits.FrameMax)
+	}
+	s.count(size)
 	frame, err := wire.ReadFrame(r, nil, s.limits.FrameBytesMax)
 	if err != nil {
+		s.count(-size)
 		return nil, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
 	}
 	return frame, nil
@@ -294,6 +319,7 @@ func (s *Session) write(ctx context.Context) {
 			err = ctx.Err()
 		}
 		if err == nil && body != nil {
+			sl.req.Hold(int64(len(body)))
 			err = s.put(sl, body)
 		}
 		s.done(sl)

@@ -252,9 +252,9 @@ func TestAnswersAreInTheBudget(t *testing.T) {
 		if room := (<-other.begun).Reserve(100); room != 0 {
 			t.Errorf("room for %d bytes beyond the budget", room)
 		}
-		r.answers <- []byte("x")
+		r.answers <- make([]byte, 40_000)
 		synctest.Wait() // nobody reads it
-		if budget.Used() < 50_000 {
+		if used := budget.Used(); used < 40_000 || used > 41_000 {
 			t.Error("given back before it was written")
 		}
 		r.receive(t)
@@ -268,5 +268,36 @@ func TestAnswersAreInTheBudget(t *testing.T) {
 		other.client.Close()
 		r.ends(t, ReasonClient)
 		other.ends(t, ReasonClient)
+	})
+}
+
+// A large frame waits for room before it is read, a small one does not.
+func TestLargeFramesWaitForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(300_000)
+		first, second, third := start(t, Limits{}, budget), start(t, Limits{}, budget), start(t, Limits{}, budget)
+		first.write(frameOf(1, 200_000))
+		go second.write(frameOf(1, 200_000)[:100_000]) // it claims more than there is
+		third.write(frameOf(1, 50_000))
+		time.Sleep(time.Second)
+		if used := budget.Used(); used < 250_000 || used > 300_000 || len(second.begun) != 0 || len(third.begun) != 1 {
+			t.Errorf("%d bytes are used, %d large and %d small frames were read", used, len(second.begun), len(third.begun))
+		}
+		first.answers <- []byte("x")
+		first.receive(t)
+		time.Sleep(time.Second)
+		if used := budget.Used(); used < 250_000 {
+			t.Errorf("%d bytes are used: a frame is counted before it is allocated", used)
+		}
+		second.ends(t, ReasonSlowFrame)
+		third.answers <- []byte("x")
+		third.receive(t)
+		first.client.Close()
+		third.client.Close()
+		first.ends(t, ReasonClient)
+		third.ends(t, ReasonClient)
+		if n := budget.Used(); n != 0 {
+			t.Errorf("%d bytes are never given back", n)
+		}
 	})
 }

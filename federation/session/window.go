@@ -50,20 +50,15 @@ type window struct {
 	room chan struct{} // a token after used fell
 }
 
-// wait until there is room for another frame. The frame's size is not known
-// yet, so both bounds may be passed by one frame per connection.
-// Nobody reads meanwhile, so gone is asked whether the client still is there.
-func (w *window) wait(ctx context.Context, b *Budget, gone func() bool) error {
-	for w.used.Load() >= w.max {
-		select {
-		case <-w.room:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	// A connection with nothing in flight may always go on, or the budget
-	// could be held by requests that wait for one of it.
-	for b != nil && w.used.Load() > 0 && b.used.Load() >= b.max {
+// frameBytesFree is what a connection with nothing in flight may always send:
+// members of groups have their say also where the budget is used up. Larger
+// frames wait for room before they are read.
+const frameBytesFree = 64 << 10
+
+// wait until there is room for size more bytes. Nobody reads meanwhile, so gone
+// is asked whether the client still is there.
+func (b *Budget) wait(ctx context.Context, size int64, gone func() bool) error {
+	for b != nil && b.used.Load() > 0 && b.used.Load()+size > b.max {
 		if gone() {
 			return Close(ReasonClient, nil)
 		}
@@ -74,6 +69,21 @@ func (w *window) wait(ctx context.Context, b *Budget, gone func() bool) error {
 		}
 	}
 	return nil
+}
+
+// wait until there is room for another frame. Its size is not known yet.
+func (w *window) wait(ctx context.Context, b *Budget, gone func() bool) error {
+	for w.used.Load() >= w.max {
+		select {
+		case <-w.room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if w.used.Load() == 0 {
+		return nil // or the budget could be held by requests that wait for one of this connection
+	}
+	return b.wait(ctx, 1, gone)
 }
 
 func (w *window) add(n int64, b *Budget) {

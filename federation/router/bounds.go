@@ -1,0 +1,88 @@
+package router
+
+import (
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway/federation/session"
+)
+
+// Bounds for what clients name and count (promise G). Bytes are bounded by the
+// session; see there.
+const (
+	// entriesMax bounds the partitions of one request, or the groups, keys or
+	// members where it is about these.
+	entriesMax = 10_000
+	// entryBytes is what one of them costs here while its request is served.
+	// It counts like the bytes of the request: a few on the wire may become many.
+	entryBytes = 512
+	// topicNameMax is Kafka's. Longer names belong to no failover group.
+	topicNameMax = 249
+	// waitingMax bounds the batches of one client connection that wait for a
+	// missing one, askingMax how many of them ask the site about it at once.
+	waitingMax = 1000
+	askingMax  = 4
+)
+
+// weigh refuses a request with too many entries and counts what they cost.
+func weigh(sreq session.Request, req kmsg.Request) error {
+	n := entries(req)
+	if n > entriesMax {
+		return session.Close(session.ReasonTooMany, fmt.Errorf("%d entries in one request, at most %d are served", n, entriesMax))
+	}
+	sreq.Weigh(int64(n) * entryBytes)
+	return nil
+}
+
+// entries counts what the gateway keeps something for while it serves a request.
+func entries(req kmsg.Request) (n int) {
+	switch r := req.(type) {
+	case *kmsg.ProduceRequest:
+		for _, t := range r.Topics {
+			n += 1 + len(t.Partitions)
+		}
+	case *kmsg.FetchRequest:
+		for _, t := range r.Topics {
+			n += 1 + len(t.Partitions)
+		}
+	case *kmsg.ListOffsetsRequest:
+		for _, t := range r.Topics {
+			n += 1 + len(t.Partitions)
+		}
+	case *kmsg.OffsetCommitRequest:
+		for _, t := range r.Topics {
+			n += 1 + len(t.Partitions)
+		}
+	case *kmsg.OffsetFetchRequest:
+		for _, t := range r.Topics {
+			n += 1 + len(t.Partitions)
+		}
+		for _, g := range r.Groups {
+			n++
+			for _, t := range g.Topics {
+				n += 1 + len(t.Partitions)
+			}
+		}
+	case *kmsg.MetadataRequest:
+		n = len(r.Topics)
+	case *kmsg.FindCoordinatorRequest:
+		n = len(r.CoordinatorKeys)
+	case *kmsg.DescribeGroupsRequest:
+		n = len(r.Groups)
+	case *kmsg.ConsumerGroupDescribeRequest:
+		n = len(r.Groups)
+	case *kmsg.LeaveGroupRequest:
+		n = len(r.Members)
+	case *kmsg.JoinGroupRequest:
+		n = len(r.Protocols)
+	case *kmsg.SyncGroupRequest:
+		n = len(r.GroupAssignment)
+	case *kmsg.ConsumerGroupHeartbeatRequest:
+		n = len(r.SubscribedTopicNames)
+		for _, t := range r.Topics {
+			n += 1 + len(t.Partitions)
+		}
+	}
+	return n
+}
