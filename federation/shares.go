@@ -2,10 +2,14 @@ package federation
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/federation/failover"
 	"spillway/federation/router"
 	"spillway/mirror/offsetmap"
@@ -126,6 +130,9 @@ func (g *Gateway) open(ctx context.Context, s *router.Share, d duty) error {
 		if err := g.readMap(ctx, s, term, record); err != nil {
 			return err
 		}
+		if err := g.checkFloors(ctx, s, term.Site, record, t.Epoch == 0); err != nil {
+			return err
+		}
 		if err := g.reserve.load(ctx, s); err != nil {
 			return err
 		}
@@ -155,6 +162,46 @@ func (g *Gateway) readMap(ctx context.Context, s *router.Share, t router.Term, r
 		return nil
 	}
 	return reader.CaughtUp(ctx)
+}
+
+// floorWait bounds how long sites that do not serve are asked for epochs.
+const floorWait = 2 * time.Second
+
+// checkFloors refuses a record that is older than what the sites have seen: the
+// store was restored from a backup, and what it calls active is not any more
+// (C30). A gateway that has served knows newer records itself, and does not let
+// a move wait; after its start it asks.
+func (g *Gateway) checkFloors(ctx context.Context, s *router.Share, active spillway.SiteID, record failover.Share, ask bool) error {
+	if ask {
+		if err := g.askFloors(ctx, s.Group.Sites, active); err != nil {
+			return err
+		}
+	}
+	for _, site := range s.Group.Sites {
+		if r := g.readers[site]; r != nil && r.Floor(s.ID) > record.Epoch {
+			return fmt.Errorf("site %s has seen epoch %d of share %s, but the coordinator store has epoch %d: it was restored from a backup; restore a newer one", site, r.Floor(s.ID), s.ID, record.Epoch)
+		}
+	}
+	return nil
+}
+
+// askFloors reads the maps of the sites. One that cannot be asked is left out,
+// but for the one that is to serve.
+func (g *Gateway) askFloors(ctx context.Context, sites []spillway.SiteID, active spillway.SiteID) error {
+	ctx, cancel := context.WithTimeout(ctx, floorWait)
+	defer cancel()
+	faults := make([]error, len(sites))
+	var asking sync.WaitGroup
+	for i, site := range sites {
+		if r := g.readers[site]; r != nil {
+			asking.Go(func() { faults[i] = r.CaughtUp(ctx) })
+		}
+	}
+	asking.Wait()
+	if i := slices.Index(sites, active); i >= 0 && faults[i] != nil && !errors.Is(faults[i], broker.ErrUnknownTopic) { // unknown: never mirrored
+		return fmt.Errorf("ask the site that is to serve for epochs: %w", faults[i])
+	}
+	return nil
 }
 
 // clockDoubt is how far the clocks of two machines may differ.

@@ -282,6 +282,14 @@ func (w *World) SetShare(change func(*failover.Share)) {
 	}
 }
 
+// SetFloor writes into a site's map that it has seen an epoch, as its mirror does.
+func (w *World) SetFloor(site spillway.SiteID, epoch spillway.Epoch) {
+	w.t.Helper()
+	if _, err := w.writers[site].Save(context.Background(), maptopic.FloorEntry(ShareID, epoch)); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // Report is a gateway's confirmation for an epoch.
 func (w *World) Report(epoch spillway.Epoch, id spillway.GatewayID) failover.GatewayReport {
 	e, err := w.Store.Get(context.Background(), w.Keys.GatewayReport(ShareID, epoch, id))

@@ -12,14 +12,16 @@ import (
 // constant is what is added to an offset that the site gives in the term to
 // make it virtual. False if the site's map does not say yet.
 func (r *Router) constant(share *Share, t Term, tp spillway.TopicPartition) (spillway.Offset, bool) {
-	if v := r.maps.View(t.Site, tp); v != nil {
+	v := r.maps.View(t.Site, tp)
+	if v != nil {
 		if open, ok := v.Open(); ok && open.Epoch >= t.Base {
 			return open.Virtual - spillway.Offset(open.Local), true
 		}
 	}
 	// The first term needs no map: its constant is configured (architecture,
-	// "Numbers that clients see").
-	if len(t.Past) == 0 {
+	// "Numbers that clients see"). A map that speaks of the partition, and does
+	// not say that the term is open, says that it is over.
+	if len(t.Past) == 0 && (v == nil || v.Empty()) {
 		return share.Group.OffsetBase, true
 	}
 	return 0, false
