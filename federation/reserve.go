@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -43,7 +44,8 @@ type reserved struct {
 	epoch   spillway.Epoch // in which want is asked for
 	want    map[spillway.TopicPartition]spillway.Offset
 	changed chan struct{} // closed when record changes
-	kick    chan struct{} // something is wanted
+	kick    chan struct{} // something is wanted, or in doubt
+	doubt   bool          // a watch showed an older record, or none
 }
 
 func newReserve(g *Gateway) *reserve {
@@ -63,16 +65,28 @@ func (s *reserved) block() spillway.Offset {
 	return reservedBlockDefault
 }
 
-// see takes what a watch shows. A watch may be late.
+// see takes what a watch shows. What is older than what is known, or missing, is
+// either late or the store was put back: a read tells.
 func (r *reserve) see(entries []coordination.Entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, e := range entries {
-		for id, s := range r.shares {
-			if strings.HasSuffix(e.Key, "/reserved/"+id.String()) && e.Version > s.version {
-				r.take(s, e)
-			}
+	for id, s := range r.shares {
+		i := slices.IndexFunc(entries, func(e coordination.Entry) bool { return strings.HasSuffix(e.Key, "/reserved/"+id.String()) })
+		switch {
+		case i >= 0 && entries[i].Version > s.version:
+			r.take(s, entries[i])
+		case s.version > 0 && (i < 0 || entries[i].Version < s.version):
+			s.doubt = true
+			s.wake()
 		}
+	}
+}
+
+// wake makes the writer look.
+func (s *reserved) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
 	}
 }
 
@@ -104,6 +118,9 @@ func (s *reserved) hold(version uint64, record failover.Reserved) {
 		if s.reserved(s.epoch, tp) >= end {
 			delete(s.want, tp)
 		}
+	}
+	if len(s.want) > 0 { // what was granted must be in the store, whether anybody asks or not
+		s.wake()
 	}
 	close(s.changed)
 	s.changed = make(chan struct{})
@@ -176,10 +193,7 @@ func (r *reserve) ask(share *router.Share, t router.Term, tp spillway.TopicParti
 	have = s.reserved(t.Epoch, tp)
 	if have < end+s.block()/2 {
 		s.want[tp] = max(s.want[tp], end+s.block())
-		select {
-		case s.kick <- struct{}{}:
-		default:
-		}
+		s.wake()
 	}
 	return have, s.changed, nil
 }
@@ -222,6 +236,9 @@ func (r *reserve) write(ctx context.Context, id spillway.ShareID, s *reserved) {
 func (r *reserve) raise(ctx context.Context, id spillway.ShareID, s *reserved) error {
 	ctx, cancel := context.WithTimeout(ctx, coordination.LeaseTTL/2)
 	defer cancel()
+	if err := r.confirm(ctx, id, s); err != nil {
+		return err
+	}
 	for {
 		next, version, wanted := r.next(s)
 		if !wanted {
@@ -247,6 +264,26 @@ func (r *reserve) raise(ctx context.Context, id spillway.ShareID, s *reserved) e
 			}
 		}
 	}
+}
+
+// confirm reads the record if a watch gave reason to doubt it.
+func (r *reserve) confirm(ctx context.Context, id spillway.ShareID, s *reserved) error {
+	r.mu.Lock()
+	doubt := s.doubt
+	s.doubt = false
+	r.mu.Unlock()
+	if !doubt {
+		return nil
+	}
+	e, err := r.read(ctx, id)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		s.doubt = true
+		return err
+	}
+	r.take(s, e)
+	return nil
 }
 
 // next is the record to write, and the version that it follows.

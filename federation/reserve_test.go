@@ -129,6 +129,51 @@ func TestReserveAfterTheStoreWasRestored(t *testing.T) {
 	}
 }
 
+// The store is put back while nobody asks for more: what it has forgotten is
+// written again at once. A failover begins its epoch above what the store has,
+// so whoever waited for the next raise would see offsets used twice (C5).
+func TestReserveIsWrittenAgainWithoutAnybodyAsking(t *testing.T) {
+	all := failover.Keys("test").ReservedAll()
+	for name, since := range map[string]spillway.Offset{"to an older record": 20, "to nothing": 0} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := coordtest.NewMemory()
+				r, share := reserveAt(t, store)
+				watch, stop := context.WithCancel(t.Context())
+				defer stop()
+				go func() {
+					_ = store.Watch(watch, all, func(entries []coordination.Entry, err error) {
+						if err == nil {
+							r.see(entries)
+						}
+					})
+				}()
+				var backup []coordination.Entry
+				for _, end := range []spillway.Offset{since, 100} {
+					if end == 0 {
+						continue
+					}
+					if err := r.Extend(t.Context(), share, router.Term{Epoch: 1}, reservedTP, end); err != nil {
+						t.Fatal(err)
+					}
+					if end < 100 {
+						backup = store.Peek(all)
+					}
+				}
+				time.Sleep(time.Second)
+				store.Fail(func(coordtest.Moment, []coordination.Op) error { return errAway }) // while it is put back
+				store.Restore(all, backup)
+				time.Sleep(time.Second)
+				store.Fail(nil)
+				time.Sleep(10 * time.Second)
+				if end := stored(t, store).Ends.Get(reservedTP); end < 100 {
+					t.Errorf("stored %d, and 100 was granted", end)
+				}
+			})
+		})
+	}
+}
+
 // In any order of events, with two gateways, epochs that end, late news and a
 // store that fails in all its ways: what is granted lies below the end that is
 // in the store (C5), and in the end everything that may be granted is.

@@ -67,6 +67,20 @@ func (m *Memory) Peek(prefix string) []coordination.Entry {
 	return entries
 }
 
+// Restore puts all keys under a prefix back to what a backup has, versions
+// included, as a restored store does.
+func (m *Memory) Restore(prefix string, backup []coordination.Entry) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.entries, func(key string, _ coordination.Entry) bool { return strings.HasPrefix(key, prefix) })
+	for _, e := range backup {
+		m.entries[e.Key] = copyOf(e)
+	}
+	m.revision++ // so that watches look; the counter of a real store goes back
+	close(m.wake)
+	m.wake = make(chan struct{})
+}
+
 // Get reads one key.
 func (m *Memory) Get(ctx context.Context, key string) (coordination.Entry, error) {
 	if err := m.strike(ctx, BeforeRead, nil); err != nil {
