@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
 	"spillway/federation"
@@ -220,5 +221,29 @@ func TestAnotherGatewayAfterLoss(t *testing.T) {
 			t.Fatalf("%s follows %s", r.Value, last)
 		}
 		last = string(r.Value)
+	}
+}
+
+// A share comes home while a retry is outstanding that its home site took before:
+// what a site wrote itself is in no trail of its own, and its brokers do not know
+// the producer under the new mask. The trail of the site in between knows, also
+// where it lost what came later.
+func TestARetryIsRecognizedAtTheSiteThatTookIt(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"}})
+	c := raw(t, w.Addrs[0])
+	for _, sequence := range []int32{0, 2} {
+		if code, _ := produced(do[*kmsg.ProduceResponse](t, c, sequenced(sequence, 5*time.Second))); code != 0 {
+			t.Fatalf("sequence %d: error %d", sequence, code)
+		}
+	}
+	w.Fence("west", failover.Failover)
+	w.Open(2, 10) // the second batch is lost
+	w.Fence("east", failover.Switchover)
+	w.Open(0, 0)
+	if code, offset := produced(do[*kmsg.ProduceResponse](t, c, sequenced(0, 5*time.Second))); code != 0 || offset != gatewaytest.OffsetBase {
+		t.Errorf("error %d, offset %d: a batch that is there is no duplicate", code, offset)
+	}
+	if code, offset := produced(do[*kmsg.ProduceResponse](t, c, sequenced(2, 5*time.Second))); code != 0 || offset != gatewaytest.OffsetBase+12 {
+		t.Errorf("error %d, offset %d: a batch that was lost was not written again", code, offset)
 	}
 }

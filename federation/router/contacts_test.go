@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/federation/failover"
 	"spillway/mirror/offsetmap"
 )
@@ -136,5 +137,31 @@ func TestContactsAreBounded(t *testing.T) {
 	}
 	if n := len(cs.mu.young) + len(cs.mu.old); n > 10 {
 		t.Errorf("%d contacts", n)
+	}
+}
+
+// What a site still knows of older terms counts only where nothing of them was
+// lost: it keeps lost batches too, hidden, and the client sends them again.
+func TestOlderTermsOfTheSite(t *testing.T) {
+	id := spillway.ClientProducerID(1)
+	term := Term{Epoch: 5, Base: 5, Site: "east", Mask: 5, Past: []failover.Term{
+		{Epoch: 1, Site: "east", Mask: 1},
+		{Epoch: 2, Site: "west", Mask: 2},
+		{Epoch: 3, Site: "east", Mask: 3},
+		{Epoch: 4, Site: "west", Mask: 4, Lossy: true},
+	}}
+	var states []broker.ProducerState
+	for mask := range uint64(5) {
+		states = append(states, broker.ProducerState{ID: spillway.MaskProducerID(id, mask+1), Epoch: 7, LastSequence: int32(mask+1) * 10})
+	}
+	known, older := ofProducer(term, id, states)
+	if len(known) != 1 || known[0] != 7 {
+		t.Errorf("in the term: %v", known)
+	}
+	if len(older) != 1 || older[0] != (offsetmap.TrailEntry{Epoch: 1, ProducerEpoch: 7, Last: 10}) {
+		t.Errorf("of older terms: %v", older)
+	}
+	if known, older := ofProducer(term, spillway.ClientProducerID(1<<40), states); known != nil || older != nil {
+		t.Errorf("of another producer: %v, %v", known, older)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/mirror/offsetmap"
 )
 
@@ -150,18 +151,32 @@ func (p *part) askSite(ctx context.Context) {
 	if err != nil {
 		return // the wait goes on, and ends by time
 	}
-	masked := spillway.MaskProducerID(p.header.ProducerID, p.term.Mask)
-	for _, s := range states {
-		if s.ID == masked && s.Epoch == p.header.ProducerEpoch {
-			r.contacts.known(p.contact(), p.header.ProducerEpoch, p.term.Base)
+	known, older := ofProducer(p.term, p.header.ProducerID, states)
+	for _, epoch := range known {
+		if epoch == p.header.ProducerEpoch {
+			r.contacts.known(p.contact(), epoch, p.term.Base)
 		}
 	}
-	for _, t := range p.term.Past {
-		old := spillway.MaskProducerID(p.header.ProducerID, t.Mask)
-		for _, s := range states {
-			if t.Site == p.term.Site && s.ID == old && s.LastSequence >= 0 {
-				r.contacts.found(p.contact(), offsetmap.TrailEntry{ProducerEpoch: s.Epoch, Last: s.LastSequence}, p.term.Base)
+	for _, e := range older {
+		r.contacts.found(p.contact(), e, p.term.Base)
+	}
+}
+
+// ofProducer picks what the site of a term knows of a producer: its epochs under
+// the mask of the term, and its last batches of older terms that the site served.
+// A term that lost something tells nothing: the site may still have what was
+// lost, hidden, and the client may have it outstanding.
+func ofProducer(t Term, id int64, states []broker.ProducerState) (known []int16, older []offsetmap.TrailEntry) {
+	for _, s := range states {
+		if s.ID == spillway.MaskProducerID(id, t.Mask) {
+			known = append(known, s.Epoch)
+		}
+		for i, p := range t.Past {
+			lossy := i+1 < len(t.Past) && t.Past[i+1].Lossy // the one that took over is another site, so it is past too
+			if p.Site == t.Site && !lossy && s.LastSequence >= 0 && s.ID == spillway.MaskProducerID(id, p.Mask) {
+				older = append(older, offsetmap.TrailEntry{Epoch: p.Epoch, ProducerEpoch: s.Epoch, Last: s.LastSequence})
 			}
 		}
 	}
+	return known, older
 }

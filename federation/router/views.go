@@ -60,24 +60,35 @@ func NewTerm(s failover.Share) Term {
 	return t
 }
 
-// trailOf collects what is remembered at the term's site of a producer's
-// batches in all past terms, in the order in which they were written.
+// trailOf collects what is remembered of a producer's batches in all past
+// terms, in the order in which they were written. The site of the term has it of
+// what it mirrored. What it wrote itself in an older term is in no trail of its
+// own: the site that took over from it has it, up to where it took over.
 func (r *Router) trailOf(t Term, id int64, tp spillway.TopicPartition) []offsetmap.TrailEntry {
-	if len(t.Past) == 0 {
-		return nil
-	}
-	v := r.maps.View(t.Site, tp)
-	if v == nil {
-		return nil
-	}
 	var found []offsetmap.TrailEntry
-	for _, p := range t.Past {
-		found = append(found, v.LastOf(spillway.MaskProducerID(id, p.Mask), p.Epoch)...)
+	for i, p := range t.Past {
+		site := t.Site
+		if p.Site == t.Site {
+			site = successor(t.Past[i:])
+		}
+		if v := r.maps.View(site, tp); v != nil {
+			found = append(found, v.LastOf(spillway.MaskProducerID(id, p.Mask), p.Epoch)...)
+		}
 	}
 	slices.SortStableFunc(found, func(a, b offsetmap.TrailEntry) int {
 		return cmp.Or(cmp.Compare(a.ProducerEpoch, b.ProducerEpoch), cmp.Compare(a.Virtual, b.Virtual))
 	})
 	return found
+}
+
+// successor is the site that took over from the first of the terms.
+func successor(terms []failover.Term) spillway.SiteID {
+	for _, t := range terms {
+		if t.Site != terms[0].Site {
+			return t.Site
+		}
+	}
+	return ""
 }
 
 // startOf is the first virtual offset that a map knows of.
