@@ -2,6 +2,7 @@ package federation_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -120,5 +121,39 @@ func TestAnAcknowledgementThatOutlivesTheLeaseIsWithdrawn(t *testing.T) {
 	w.Store.Fail(nil)
 	if code := <-answer; code != kerr.NotLeaderForPartition.Code {
 		t.Errorf("acknowledged across the end of the lease: error %d", code)
+	}
+}
+
+// The mirror found that records were lost: its next append session says less.
+// What was marked before counts no more, also if its line comes late.
+func TestAMarkFallsWithALaterSession(t *testing.T) {
+	w, west := markedWorld(t, 2, nil)
+	c := raw(t, w.Addrs[0])
+	line := func(partition, session, end int) string {
+		return fmt.Sprintf(`{"site":"west","topic":"orders","partition":%d,"epoch":1,"session":%d,"end":%d}`, partition, session, gatewaytest.OffsetBase+end)
+	}
+	west <- line(0, 5, 100)
+	if code, _ := produced(do[*kmsg.ProduceResponse](t, c, sequenced(0, 5*time.Second))); code != 0 {
+		t.Fatalf("error %d", code)
+	}
+	west <- line(0, 6, 2)
+	west <- line(0, 5, 200)
+	west <- line(0, 6, 3)
+	west <- line(1, 1, 100)
+	other := sequenced(0, 5*time.Second) // acknowledged once all lines were read
+	other.Topics[0].Partitions[0].Partition = 1
+	if code, _ := produced(do[*kmsg.ProduceResponse](t, c, other)); code != 0 {
+		t.Fatalf("error %d", code)
+	}
+	waits := later(t, c, sequenced(2, 10*time.Second))
+	siteLog(t, w, "east", "orders", 4)
+	select {
+	case code := <-waits:
+		t.Fatalf("error %d: acknowledged by the mark of a session that is over", code)
+	case <-time.After(100 * time.Millisecond):
+	}
+	west <- line(0, 6, 4)
+	if code := <-waits; code != 0 {
+		t.Errorf("error %d", code)
 	}
 }

@@ -2,6 +2,7 @@ package federation
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -24,17 +25,26 @@ const (
 )
 
 // mark is one line of a mirror's stream: everything below End is acknowledged
-// at the site, in the epoch's numbering. Without a topic it is a heartbeat.
+// at the site, in the epoch's numbering. Without a topic it is a heartbeat. A
+// later append session may say less than an older one: records were lost since.
 type mark struct {
 	Site      spillway.SiteID `json:"site"`
 	Topic     string          `json:"topic"`
 	Partition int32           `json:"partition"`
 	Epoch     spillway.Epoch  `json:"epoch"`
+	Session   int64           `json:"session"`
 	End       spillway.Offset `json:"end"`
 }
 
+// newer tells whether the line replaces an older one of its site. Within an
+// append session ends only rise, so a lower one is late.
+func (line mark) newer(old mark) bool {
+	return cmp.Or(cmp.Compare(line.Epoch, old.Epoch), cmp.Compare(line.Session, old.Session), cmp.Compare(line.End, old.End)) > 0
+}
+
 // marks follows the mark streams of all mirrors. It implements router.Marks. A
-// mark stays true when its stream ends: what is at a site is there.
+// mark stays true when its stream ends: what is at a site is there, until its
+// mirror says otherwise.
 type marks struct {
 	gateway *Gateway
 	client  *http.Client
@@ -149,8 +159,7 @@ func (m *marks) take(line mark) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.of(spillway.TopicPartition{Topic: line.Topic, Partition: line.Partition})
-	old := s.bySite[line.Site]
-	if line.Epoch < old.Epoch || line.Epoch == old.Epoch && line.End <= old.End {
+	if !line.newer(s.bySite[line.Site]) {
 		return
 	}
 	s.bySite[line.Site] = line

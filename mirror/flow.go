@@ -354,6 +354,7 @@ func (f *flow) route(ctx, lanes context.Context) {
 		tps[i] = p.TopicPartition
 	}
 	starts, err := f.source.cluster.Admin().LogStarts(ctx, tps)
+	acknowledged, targetErr := f.m.local.Admin().HighWatermarks(ctx, tps)
 	for _, p := range parts {
 		p.session.Opened = true
 		if p.bound != noBound && p.virtual >= p.bound {
@@ -371,7 +372,8 @@ func (f *flow) route(ctx, lanes context.Context) {
 			f.again(p, "the source's map does not say yet what the partition holds")
 			continue
 		}
-		if p.virtual < 0 {
+		fresh := p.virtual < 0
+		if fresh {
 			p.virtual, _ = view.ToVirtual(starts[p.TopicPartition])
 			p.source = starts[p.TopicPartition]
 		} else {
@@ -398,6 +400,11 @@ func (f *flow) route(ctx, lanes context.Context) {
 		}
 		p.failed = 0
 		f.setState(p, true, "")
+		// Said at once, not with the next record: if records were lost, the
+		// mark of the session before is not true any more.
+		if !fresh && targetErr == nil && acknowledged[p.TopicPartition] >= p.local && p.lease.Held(f.m.config.Now()) {
+			f.publish(p)
+		}
 		l.give(p)
 	}
 }
@@ -411,7 +418,7 @@ func (f *flow) again(p *partition, problem string) {
 // publish is called by lanes after a plan was compared.
 func (f *flow) publish(p *partition) {
 	f.setState(p, true, "")
-	f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, End: p.virtual})
+	f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, Session: p.session.Session, End: p.virtual})
 }
 
 func (f *flow) setState(p *partition, running bool, problem string) {

@@ -15,11 +15,16 @@ import (
 // Mark says that everything below the virtual offset End, holes included, is
 // acknowledged by all in-sync replicas at the site. A line of the mark stream
 // without a topic is a heartbeat.
+//
+// A mark replaces one of an older append session even if its end is lower: the
+// source or the target has lost records since, and what was marked is not there
+// any more.
 type Mark struct {
 	Site      spillway.SiteID `json:"site"`
 	Topic     string          `json:"topic,omitempty"`
 	Partition int32           `json:"partition"`
 	Epoch     spillway.Epoch  `json:"epoch"`
+	Session   int64           `json:"session"` // append session of the partition; only rises
 	End       spillway.Offset `json:"end"`
 }
 
