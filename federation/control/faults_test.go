@@ -508,3 +508,55 @@ func TestTheOldSiteProvesThatItCanFollow(t *testing.T) {
 		})
 	}
 }
+
+// The record carries the offsets of few terms; a mirror finds the others in the
+// history, also those of a move whose account is too large for one key.
+func TestTrimmedTermsAreReadFromTheHistory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
+	w.settled(1)
+	share, want := failover.Share{}, map[spillway.Epoch]failover.Term{}
+	for i, to := range []spillway.SiteID{"west", "east", "west"} {
+		active := w.record().Active
+		w.produce(active, fmt.Sprint(i, "-"), 10)
+		plan, err := w.operator.Switchover(within(t), "orders", to, "test", "", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if share, err = w.operator.Await(within(t), "orders", plan.Epoch, nil); err != nil || share.Active != to {
+			t.Fatalf("%v: %+v", err, share)
+		}
+		want[share.Epoch] = share.Current()
+		w.settled(share.Epoch)
+	}
+	if n := len(share.Terms); n != 4 || !share.Terms[1].Trimmed || !share.Terms[2].Trimmed || share.Terms[3].Trimmed {
+		t.Fatalf("%+v", share.Terms)
+	}
+	keys, known := failover.Keys("shop"), map[spillway.Epoch]failover.Term{}
+	full, err := untrimmed(within(t), w.store, keys, share, known)
+	if err != nil || len(known) != 2 {
+		t.Fatalf("%d read, %v", len(known), err)
+	}
+	for _, term := range full.Terms[1:] {
+		if fmt.Sprint(term) != fmt.Sprint(want[term.Epoch]) || term.Start.Get(orders0) < 1010 {
+			t.Errorf("%+v, want %+v", term, want[term.Epoch])
+		}
+	}
+	// In parts.
+	key := keys.History(share.ID(), 2)
+	e, err := w.store.Get(within(t), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, part := range [][]byte{e.Value[:40], e.Value[40:]} {
+		if _, err := w.store.Put(within(t), fmt.Sprintf("%s/%04d", key, i), part, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.store.Put(within(t), key, []byte(`{"group":"orders","epoch":2,"chunks":2}`), e.Version); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := untrimmed(within(t), w.store, keys, share, map[spillway.Epoch]failover.Term{}); err != nil || fmt.Sprint(again.Terms) != fmt.Sprint(full.Terms) {
+		t.Errorf("%+v, %v", again.Terms, err)
+	}
+}

@@ -133,9 +133,10 @@ type followed struct {
 
 	// Owned by run.
 	reports map[spillway.Epoch]*siteReport
-	tidied  spillway.Epoch // epoch for which ranges of this site's own terms were closed
-	target  bool           // this site was to become active in a move that is not over
-	term    uint64         // of the writer lease in which act works
+	terms   map[spillway.Epoch]failover.Term // read from the history
+	tidied  spillway.Epoch                   // epoch for which ranges of this site's own terms were closed
+	target  bool                             // this site was to become active in a move that is not over
+	term    uint64                           // of the writer lease in which act works
 
 	mu struct {
 		sync.Mutex
@@ -171,7 +172,7 @@ const (
 
 // run acts on one record after the other; a newer one ends what is under way.
 func (s *followed) run(ctx context.Context) {
-	s.reports = map[spillway.Epoch]*siteReport{}
+	s.reports, s.terms = map[spillway.Epoch]*siteReport{}, map[spillway.Epoch]failover.Term{}
 	var version uint64
 	var share failover.Share
 	pending, retry := false, followRetryMin
@@ -273,6 +274,9 @@ func (s *followed) act(ctx context.Context, share failover.Share) error {
 		return err
 	}
 	s.term = term
+	if share, err = untrimmed(ctx, s.f.cfg.Store, s.f.keys, share, s.terms); err != nil {
+		return err
+	}
 	me, m := s.f.site, s.f.cfg.Mirror
 	if err := m.Know(s.assignment(share, share.Current().Epoch, share.Active)); err != nil {
 		return err

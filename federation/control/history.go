@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -159,6 +160,56 @@ func readHistory(ctx context.Context, store coordination.Store, keys failover.Ke
 		records = append(records, r)
 	}
 	return records, nil
+}
+
+// readRecord reads the account of one move.
+func readRecord(ctx context.Context, store coordination.Store, key string) (Record, error) {
+	e, err := store.Get(ctx, key)
+	if err != nil {
+		return Record{}, fmt.Errorf("history %s: %w", key, err)
+	}
+	var r Record
+	if err := json.Unmarshal(e.Value, &r); err != nil {
+		return Record{}, fmt.Errorf("history %s: %w", key, err)
+	}
+	if r.Chunks == 0 {
+		return r, nil
+	}
+	var value []byte
+	for n := range r.Chunks {
+		part, err := store.Get(ctx, fmt.Sprintf("%s/%04d", key, n))
+		if err != nil {
+			return Record{}, fmt.Errorf("history %s, part %d of %d: %w", key, n, r.Chunks, err)
+		}
+		value = append(value, part.Value...)
+	}
+	if err := json.Unmarshal(value, &r); err != nil {
+		return Record{}, fmt.Errorf("history %s, %d parts: %w", key, r.Chunks, err)
+	}
+	return r, nil
+}
+
+// untrimmed is the record with the offsets of all its terms: those that it does not
+// carry any more are in the history, which nobody changes. known keeps what was read.
+func untrimmed(ctx context.Context, store coordination.Store, keys failover.Keys, share failover.Share, known map[spillway.Epoch]failover.Term) (failover.Share, error) {
+	share.Terms = slices.Clone(share.Terms)
+	for i, t := range share.Terms {
+		if !t.Trimmed {
+			continue
+		}
+		full, ok := known[t.Epoch]
+		if !ok {
+			r, err := readRecord(ctx, store, keys.History(share.ID(), t.Epoch))
+			if err != nil {
+				return share, fmt.Errorf("where epoch %d of share %s began: %w", t.Epoch, share.ID(), err)
+			}
+			full = t
+			full.Start, full.Verified, full.Trimmed = r.Start, r.Verified, false
+			known[t.Epoch] = full
+		}
+		share.Terms[i] = full
+	}
+	return share, nil
 }
 
 // failoversSince counts the unplanned moves that ended after a time.

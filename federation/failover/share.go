@@ -77,7 +77,10 @@ type Term struct {
 	// Verified is where the replicated records of the terms before end. For
 	// a switchover it equals Start; after a failover [Verified, Start) is burnt.
 	Verified PartitionOffsets `json:"verified,omitempty"`
-	Lossy    bool             `json:"lossy,omitempty"` // opened by a failover
+	// Trimmed: Start and Verified are not here any more, but in the history of the
+	// move that opened the term (see trim).
+	Trimmed bool `json:"trimmed,omitempty"`
+	Lossy   bool `json:"lossy,omitempty"` // opened by a failover
 	// Continues: an aborted move gave the share back to the site of the term
 	// before. Mask and numbering go on; there is no Start, nothing is frozen, and
 	// no first contact.
@@ -120,6 +123,9 @@ type Share struct {
 
 	// Terms, oldest first. The last one is in force, or was until the move.
 	Terms []Term `json:"terms"`
+	// Burnt is where what failovers gave up at the very beginning of a partition
+	// ends: nothing lies below, so no map tells of it as of a hole.
+	Burnt PartitionOffsets `json:"burnt,omitempty"`
 	// Degraded is true while acknowledgements wait for fewer sites than the
 	// policy says; written before the first weaker acknowledgement (C17).
 	Degraded bool `json:"degraded,omitempty"`

@@ -329,6 +329,7 @@ func caughtUp(share Share, view View, limits Limits) (Share, []Action) {
 		Epoch: share.Epoch, Site: share.Target, Mask: share.Mask,
 		Start: share.Start.Clone(), Verified: verified.Clone(), Lossy: share.Kind == Failover,
 	})
+	next = next.trim(limits.Group.OffsetBase)
 	why := fmt.Sprintf("%s serves in epoch %d", share.Target, share.Epoch)
 	if len(unarmed) > 0 {
 		why += fmt.Sprintf(", %s follow later", join(unarmed))

@@ -301,7 +301,11 @@ func (p *fetchPart) locate() bool {
 // burnt tells whether a failover gave the offset up, though nothing lies below
 // it: readers go on at the epoch's start (promise D).
 func (p *fetchPart) burnt() bool {
-	for _, t := range p.share.Record().Terms {
+	record := p.share.Record()
+	if p.wanted >= p.share.Group.OffsetBase && p.wanted < record.Burnt.Get(p.tp) {
+		return true
+	}
+	for _, t := range record.Terms {
 		if from := max(t.Verified.Get(p.tp), p.share.Group.OffsetBase); p.wanted >= from && p.wanted < t.Start.Get(p.tp) {
 			return true
 		}
