@@ -156,9 +156,12 @@ const InternalTopicPrefix = "__spillway_"
 // MapTopic holds a site's offset map.
 const MapTopic = InternalTopicPrefix + "map"
 
+// EpochMax is the last epoch of a share: behind it the leader epochs that clients
+// see would turn negative.
+const EpochMax Epoch = 1<<11 - 1
+
 // VirtualLeaderEpoch is the leader epoch that clients see for a share in epoch
-// e: rising with e, never the broker's own (C21), and low enough to stay
-// positive for 2047 epochs.
+// e: rising with e, never the broker's own (C21), and positive up to EpochMax.
 func VirtualLeaderEpoch(e Epoch) int32 { return int32(e)<<20 | 1 }
 
 // TopicID is the virtual topic id: UUID version 5 (RFC 9562) of the virtual

@@ -32,6 +32,7 @@ type driver struct {
 	}
 	held    coordination.Instant // when FENCING of epoch heldFor was first seen
 	heldFor spillway.Epoch
+	heldNew bool // held counts from the first moment: the record before was seen too
 	memo    memo
 	told    failover.WaitInfoKey
 	cleaned spillway.Epoch
@@ -136,6 +137,7 @@ func (d *driver) take(e coordination.Entry) {
 		return
 	}
 	now := d.c.cfg.Clock.Now()
+	followed := d.version > 0
 	d.share, d.version, d.encoded, d.seen = share, e.Version, e.Value, now
 	if d.state.epoch != share.Epoch || d.state.state != share.State {
 		d.state.epoch, d.state.state, d.state.since = share.Epoch, share.State, now
@@ -145,7 +147,7 @@ func (d *driver) take(e coordination.Entry) {
 	}
 	holding := share.State != failover.Stable && share.State != failover.Draining && share.State != failover.Open
 	if holding && d.heldFor != share.Epoch {
-		d.heldFor, d.held = share.Epoch, now
+		d.heldFor, d.held, d.heldNew = share.Epoch, now, followed
 	}
 }
 

@@ -560,3 +560,30 @@ func TestTrimmedTermsAreReadFromTheHistory(t *testing.T) {
 		t.Errorf("%+v, %v", again.Terms, err)
 	}
 }
+
+// An operator's clock is seven seconds behind: he writes FENCING with his time. A
+// loop that saw the hold begin counts by its own clock, or it would give every
+// switchover up at once. One that was started later has only the record.
+func TestTheHoldIsCountedByTheLoopsOwnClock(t *testing.T) {
+	t.Parallel()
+	share := func(state failover.State, epoch spillway.Epoch) coordination.Entry {
+		s := failover.Share{Group: "orders", State: state, Epoch: epoch, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}}}
+		if state != failover.Stable {
+			s.Target, s.Kind = "west", failover.Switchover
+			s.Passages = []failover.Passage{{State: failover.Fencing, At: time.Now().Add(-7 * time.Second)}}
+		}
+		return coordination.Entry{Value: s.Encode(), Version: uint64(epoch)}
+	}
+	c := &Control{cfg: Config{Clock: coordination.SystemClock{}}}
+	saw, late := &driver{c: c}, &driver{c: c}
+	saw.take(share(failover.Stable, 1))
+	saw.take(share(failover.Fencing, 2))
+	late.take(share(failover.Fencing, 2))
+	now := c.cfg.Clock.Now()
+	if held := saw.heldTime(now); held > 5*time.Second {
+		t.Errorf("held for %v by the clock of the operator", held)
+	}
+	if held := late.heldTime(now); held < 7*time.Second {
+		t.Errorf("held for %v, though the record says that it began before", held)
+	}
+}

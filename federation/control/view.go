@@ -52,10 +52,15 @@ func (d *driver) view(ctx context.Context) (failover.View, error) {
 	return v, nil
 }
 
-// heldTime is how long gateways hold: by this loop's clock, or by the record if
-// this loop came later.
+// heldTime is how long gateways hold: by this loop's clock if it saw the hold
+// begin. One that came later has only the record, in which another machine wrote
+// the time; where that one's clock is wrong, such a loop gives a move up too early
+// or too late, once.
 func (d *driver) heldTime(now coordination.Instant) time.Duration {
 	held := d.held.Longest(now)
+	if d.heldNew {
+		return held
+	}
 	for _, p := range d.share.Passages {
 		if p.State == failover.Fencing {
 			held = max(held, time.Since(p.At))

@@ -23,6 +23,9 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	if share.State != Stable {
 		return share, refuse("share %s is in %s (%s %s to %s): wait for it or abort it", share.ID(), share.State, share.Kind, share.Active, share.Target)
 	}
+	if share.Epoch+2 > spillway.EpochMax { // giving the move up takes another epoch
+		return share, refuse("share %s is in epoch %d, and epochs end at %d, where the leader epochs that clients see would turn negative; carry its topics over to a failover group of a new name", share.ID(), share.Epoch, spillway.EpochMax)
+	}
 	if r.Kind == Failover && r.Target == "" {
 		target, why := bestSurvivor(share, view, limits)
 		if target == "" {

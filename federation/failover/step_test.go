@@ -122,6 +122,37 @@ func TestBeginRefuses(t *testing.T) {
 	}
 }
 
+// The leader epochs that clients see are made of the share's epoch: behind the last
+// one they would be negative, and clients would take every move for an old one. A
+// move that begins can also be given up.
+func TestEpochsEndWhereLeaderEpochsWouldTurnNegative(t *testing.T) {
+	if spillway.VirtualLeaderEpoch(spillway.EpochMax) <= 0 || spillway.VirtualLeaderEpoch(spillway.EpochMax+1) > 0 {
+		t.Fatal("EpochMax is not the last one")
+	}
+	v, l := healthy()
+	at := func(e spillway.Epoch) (Share, error) {
+		s := stable()
+		s.Epoch, s.Terms[0].Epoch = e, e
+		for _, site := range v.Sites {
+			site.Following.Epoch = e
+		}
+		return Begin(s, Request{Kind: Switchover, Target: "west", Who: "ann"}, v, l)
+	}
+	s, err := at(spillway.EpochMax - 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Abort(s, "ann", ""); err != nil {
+		t.Fatal(err)
+	}
+	if s, _ = Step(s, v, l); s.State != Stable || s.Epoch != spillway.EpochMax {
+		t.Errorf("given up in epoch %d: %s", s.Epoch, s.State)
+	}
+	if _, err := at(spillway.EpochMax - 1); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "share orders/0 is in epoch 2046, and epochs end at 2047") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestAbortRaisesTheEpochAndKeepsTheMask(t *testing.T) {
 	s := stable()
 	v, l := healthy()
