@@ -168,6 +168,27 @@ func lostAnswers(t *testing.T, o gatewaytest.Options) {
 	}
 }
 
+// A commit is on its way to a site whose network has become a black hole. The
+// gateway gives it up and looks for the site again, which gets no answer either;
+// the failover does not wait for that.
+func TestACommitIntoABlackHoleHoldsUpNoMove(t *testing.T) {
+	o := twoSites
+	o.Gateway = func(c *federation.Config) { c.DrainMax = 300 * time.Millisecond }
+	w := gatewaytest.Start(t, o)
+	c := raw(t, w.Addrs[0])
+	commit := kmsg.NewPtrOffsetCommitRequest()
+	commit.Version, commit.Group, commit.Generation = 7, "readers", -1
+	commit.Topics = []kmsg.OffsetCommitRequestTopic{{Topic: "orders", Partitions: []kmsg.OffsetCommitRequestTopicPartition{{Offset: gatewaytest.OffsetBase, LeaderEpoch: -1}}}}
+	if resp := do[*kmsg.OffsetCommitResponse](t, c, commit); resp.Topics[0].Partitions[0].ErrorCode != 0 {
+		t.Fatalf("error %d", resp.Topics[0].Partitions[0].ErrorCode)
+	}
+	w.Wires["east"].Mute()
+	c.Send(context.Background(), commit.Key(), commit.Version, true, commit.AppendTo(nil))
+	time.Sleep(200 * time.Millisecond) // nothing tells that it is on its way
+	w.Fence("west", failover.Failover)
+	w.Open(0, 0)
+}
+
 // Acknowledged records are lost. This gateway acknowledged them itself, so it
 // knows that nothing is missing and lets the producer go on at once.
 func TestLossOfAcknowledgedRecordsStopsNobody(t *testing.T) { lossStopsNobody(t, twoSites) }

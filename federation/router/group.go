@@ -61,7 +61,6 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 		if !call.share.enter(t, lane) {
 			return nil, errMoving
 		}
-		defer call.share.leave(lane, false, false)
 	} else {
 		go c.watch(ctx, cancel, call, t, changed)
 	}
@@ -69,10 +68,16 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 	call.req.SetVersion(min(version, lane.conn.MaxVersion(call.req.Key())))
 	resp, err := lane.conn.DoVersion(ctx, call.req)
 	call.req.SetVersion(version)
+	if call.counted { // at once: nothing that follows is on its way to the site
+		call.share.leave(lane, false, false)
+	}
 	if err != nil {
-		// An answer that comes late would hold up the next request.
-		r.background.Go(func() { _ = lane.conn.Close() })
-		r.refresh(context.WithoutCancel(ctx), t.Site)
+		r.background.Go(func() {
+			_ = lane.conn.Close() // an answer that comes late would hold up the next request
+			ctx, cancel := context.WithTimeout(r.ctx, dialMax)
+			defer cancel()
+			r.refresh(ctx, t.Site) // the next look finds out whether it helped
+		})
 		if moved(call, t) {
 			return nil, errMoving
 		}

@@ -24,6 +24,13 @@ const (
 	// callMax bounds one call: a connection that takes everything and answers
 	// nothing must not hold up a lease.
 	callMax = 3 * time.Second
+	// watchMax bounds the wait of one blocking query, and watchLate how much
+	// later its answer may come. A server passes the question on to the leader,
+	// and if the leader's network becomes a black hole the question waits there
+	// although another leader was elected a second later: nothing tells the
+	// server, so the wait is short.
+	watchMax  = 2 * time.Second
+	watchLate = 2 * time.Second
 	// txnValueMax is the largest value that goes through a transaction. Values
 	// travel there in base64 and the whole request may have 512 KB.
 	txnValueMax = 256 << 10
@@ -248,7 +255,8 @@ func (s *Store) Watch(ctx context.Context, prefix string, fn func([]coordination
 // poll is one blocking query. The server adds up to a sixteenth to the wait, and
 // may never answer: the deadline is the client's.
 func (s *Store) poll(ctx context.Context, prefix string, after uint64, wait time.Duration) ([]coordination.Entry, uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, wait+wait/16+callMax)
+	wait = min(wait, watchMax)
+	ctx, cancel := context.WithTimeout(ctx, wait+wait/16+watchLate)
 	defer cancel()
 	q := &api.QueryOptions{WaitIndex: after, WaitTime: wait, RequireConsistent: after == 0}
 	return s.list(prefix, q.WithContext(ctx))

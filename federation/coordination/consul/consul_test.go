@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -115,6 +116,36 @@ func TestWatchSurvivesARestoredStore(t *testing.T) {
 	defer mu.Unlock()
 	if len(asked) < 3 || asked[0] != "" || asked[1] != "900" || asked[2] != "" {
 		t.Errorf("asked with the indexes %q", asked)
+	}
+}
+
+// A server that passed a watch's question on to a leader in a black hole does not
+// answer it, though it would answer the next one. Nothing may rest on the first:
+// a failover once waited half a minute for it.
+func TestWatchSurvivesAQuestionWithoutAnswer(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	s := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		n := asked.Add(1)
+		if n == 2 {
+			<-r.Context().Done()
+			return
+		}
+		w.Header().Set("X-Consul-Index", fmt.Sprint(n))
+		_, _ = w.Write([]byte("[" + pair("w/a", fmt.Sprint(n), uint64(n)) + "]"))
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	told := ""
+	_ = s.Watch(ctx, "w/", func(entries []coordination.Entry, err error) { // ends with ctx
+		if err == nil {
+			if told = string(entries[0].Value); told != "1" {
+				cancel()
+			}
+		}
+	})
+	if told != "3" {
+		t.Errorf("after a question without an answer the watch told %q for 10 s", told)
 	}
 }
 
