@@ -8,10 +8,22 @@ import (
 	"spillway/tests/orders/history"
 )
 
+// Load is what every client of ForTest does.
+type Load struct {
+	Bootstrap, Topics []string
+	Partitions        int
+	Rate              float64 // records a second, of each client
+	Classic           bool    // no client asks for KIP-848, which a cluster before 4.0 does not have
+	Dir               string  // for histories and logs; a temporary folder if empty
+}
+
 // ForTest starts one client of each kind, each writing, reading in a group of
-// its own and reading by assignment. rate is in records a second for each.
-func ForTest(t testing.TB, bootstrap, topics []string, partitions int, rate float64) []*Client {
+// its own and reading by assignment.
+func ForTest(t testing.TB, l Load) []*Client {
 	t.Helper()
+	if l.Dir == "" {
+		l.Dir = t.TempDir()
+	}
 	roles := []string{history.Producer, history.Member, history.Assigned}
 	specs := []Spec{
 		{Kind: "java-3.9.2", Name: "java39"},
@@ -22,7 +34,10 @@ func ForTest(t testing.TB, bootstrap, topics []string, partitions int, rate floa
 	}
 	var all []*Client
 	for _, s := range specs {
-		s.Bootstrap, s.Topics, s.Partitions, s.Rate, s.Dir = bootstrap, topics, partitions, rate, t.TempDir()
+		s.Bootstrap, s.Topics, s.Partitions, s.Rate, s.Dir = l.Bootstrap, l.Topics, l.Partitions, l.Rate, l.Dir
+		if l.Classic {
+			s.Protocol = ""
+		}
 		s.Roles, s.Group = roles, "group-"+s.Name
 		c, err := Start(t.Context(), s)
 		if err != nil {

@@ -49,6 +49,7 @@ type Spec struct {
 	Protocol   string            // "consumer" for KIP-848; Java only
 	Conf       map[string]string // the library's own settings
 	Dir        string            // where history and log go
+	Network    string            // network namespace; empty: that of the test
 }
 
 // Client is one running client.
@@ -145,7 +146,7 @@ func (c *Client) run(spec process.Spec) error {
 		return fmt.Errorf("start client %s: %w", c.spec.Name, err)
 	}
 	defer func() { _ = r.Close() }() // the child has its own
-	spec.Name, spec.Log, spec.Stdin = c.spec.Name, c.spec.log(), r
+	spec.Name, spec.Log, spec.Stdin, spec.Network = c.spec.Name, c.spec.log(), r, c.spec.Network
 	if spec.Stdout == nil {
 		spec.Stdout = c.output
 	}

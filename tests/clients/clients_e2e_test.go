@@ -21,7 +21,7 @@ func TestPlainKafkaComesOutClean(t *testing.T) {
 	if err := orders.CreateTopics(t.Context(), c.Bootstrap(), 2, 1); err != nil {
 		t.Fatal(err)
 	}
-	all := clients.ForTest(t, c.Bootstrap(), orders.Topics, 2, 100)
+	all := clients.ForTest(t, clients.Load{Bootstrap: c.Bootstrap(), Topics: orders.Topics, Partitions: 2, Rate: 100})
 	time.Sleep(8 * time.Second) // the length of the run: nothing is waited for
 	if err := clients.Stop(all, time.Minute); err != nil {
 		t.Error(err)

@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,6 +35,9 @@ type run struct {
 	rec   *history.Recorder
 	other []*clients.Client
 	holds []time.Duration // of the switchovers, from FENCING to OPEN
+
+	losses []*loss
+	sites  []*check.Site // their logs, read by finish
 }
 
 // begin starts the order workload with half of the rate and, with others, the
@@ -43,7 +47,7 @@ func begin(t *testing.T, w *world.World, rate float64, others bool) *run {
 	t.Helper()
 	r := &run{t: t, w: w}
 	var err error
-	if r.told, err = os.Create(filepath.Join(t.TempDir(), "orders.jsonl")); err != nil {
+	if r.told, err = os.Create(filepath.Join(w.Dir(), "orders.jsonl")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.told.Close() })
@@ -51,7 +55,10 @@ func begin(t *testing.T, w *world.World, rate float64, others bool) *run {
 	own := rate
 	if others {
 		own = rate / 2
-		r.other = clients.ForTest(t, w.Bootstrap, orders.Topics, int(w.Options.Partitions), rate/10)
+		r.other = clients.ForTest(t, clients.Load{
+			Bootstrap: w.Bootstrap, Topics: orders.Topics, Partitions: int(w.Options.Partitions), Rate: rate / 10,
+			Dir: w.Dir(), Classic: !w.From("4.0"),
+		})
 	}
 	r.load, err = orders.Start(context.Background(), orders.Config{
 		Bootstrap: w.Bootstrap, Partitions: w.Options.Partitions, Seed: 1, RecordsPerSecond: own, InFlight: 128,
@@ -134,31 +141,39 @@ func (r *run) finish(expect check.Expect) *check.Report {
 	if err := r.rec.Flush(); err != nil {
 		r.t.Fatal(err)
 	}
-	if _, err := r.told.Seek(0, 0); err != nil {
-		r.t.Fatal(err)
-	}
 	if len(expect.Behind) == 0 {
 		r.w.Eventually(time.Minute, "all sites have caught up", func() error { return r.w.Healthy(r.t.Context()) })
 	}
-	var sites []*check.Site
+	expect = r.expected(expect)
 	for _, site := range r.w.Sites {
 		s, err := sitelog.Read(r.t.Context(), r.w.SiteLog(site), orders.Topics...)
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		sites = append(sites, s)
+		r.sites = append(r.sites, s)
+	}
+	var report *check.Report
+	r.replay(func(events iter.Seq2[history.Event, error]) {
+		if report, err = check.Run(events, r.sites, expect); err != nil {
+			r.t.Fatal(err)
+		}
+	})
+	r.tell(report)
+	return report
+}
+
+// replay gives what all clients were told, in the order of time.
+func (r *run) replay(to func(iter.Seq2[history.Event, error])) {
+	r.t.Helper()
+	if _, err := r.told.Seek(0, 0); err != nil {
+		r.t.Fatal(err)
 	}
 	events, done, err := clients.Histories(r.other, history.Read(r.told))
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	defer done()
-	report, err := check.Run(events, sites, expect)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	r.tell(report)
-	return report
+	to(events)
 }
 
 // tell prints the figures that the closing note of a run quotes.

@@ -15,6 +15,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +52,14 @@ type Options struct {
 	ReservedBlock int64
 	OffsetBase    int64
 	Extra         string // lines added to the failover group, YAML
+	Control       string // settings of the control role, YAML
+	// MirrorApart runs the mirror of each site in a process of its own.
+	MirrorApart bool
+	// LeaderFirst gives the Consul server that leads to the first site.
+	LeaderFirst bool
+	// Isolated is a site with a network of its own, so that Cut can make it a
+	// black hole. Needs root.
+	Isolated string
 }
 
 // World is running until the test ends.
@@ -60,14 +70,18 @@ type World struct {
 	Bootstrap []string // of the gateways
 	Options   Options
 
-	t      testing.TB
-	dir    string
-	binary string
-	ports  map[string]ports
-	served map[string]*process.Process
+	t       testing.TB
+	dir     string
+	binary  string
+	network *network // of the isolated site
+	ports   map[string]ports
+	served  map[string]*process.Process
+	mirrors map[string]*process.Process // where they are apart
+	away    map[string]bool             // killed, or cut off
 }
 
-type ports struct{ gateway, marks, metrics, console int }
+// Of a site's processes; the mirror's metrics only where it is apart.
+type ports struct{ gateway, marks, metrics, console, mirrorMetrics int }
 
 // Start starts everything and returns when the group is served and every
 // standby follows.
@@ -78,28 +92,43 @@ func Start(t testing.TB, o Options) *World {
 	}
 	defaults(&o)
 	w := &World{
-		Sites: o.Sites, Kafka: make(map[string]*kafka.Cluster), Options: o, t: t, dir: t.TempDir(),
-		ports: make(map[string]ports), served: make(map[string]*process.Process),
+		Sites: o.Sites, Kafka: make(map[string]*kafka.Cluster), Options: o, t: t,
+		ports: make(map[string]ports), served: make(map[string]*process.Process), mirrors: make(map[string]*process.Process), away: make(map[string]bool),
 	}
+	w.makeDir()
 	w.must(w.build())
+	if o.Isolated != "" {
+		var err error
+		w.network, err = newNetwork()
+		w.must(err)
+		t.Cleanup(func() { w.must(w.network.remove()) })
+	}
 	begun := time.Now()
 	var configs []kafka.Config
+	var places []consul.Place
 	for i, site := range o.Sites {
+		places = append(places, consul.Place{Host: w.host(site), Network: w.Network(site)})
 		configs = append(configs, kafka.Config{
-			Name: site, Version: o.Versions[site], Brokers: o.Brokers, FirstNode: 1 + 10*i,
+			Host: w.host(site), Network: w.Network(site), Name: site, Version: o.Versions[site], Brokers: o.Brokers, FirstNode: 1 + 10*i,
 			Users: map[string]string{user: password}, SuperUsers: []string{user},
 		})
 	}
 	for i, c := range kafka.ForTest(t, configs...) {
 		w.Kafka[o.Sites[i]] = c
 	}
-	w.Consul = consul.ForTest(t, o.Consuls)
+	w.Consul = consul.ForTest(t, o.Consuls, places...)
+	if o.LeaderFirst {
+		w.must(w.leaderFirst(t.Context()))
+	}
 	t.Logf("brokers and consul are up after %s", time.Since(begun).Round(time.Millisecond))
 	home := w.Kafka[o.Sites[0]]
 	w.must(orders.CreateTopics(t.Context(), home.Bootstrap(), o.Partitions, int16(o.Brokers), home.Dial()...))
 	t.Cleanup(w.stop)
-	for i, site := range o.Sites {
-		w.writeConfig(site, w.Consul.Servers[i%len(w.Consul.Servers)].HTTP)
+	for _, site := range o.Sites {
+		w.reserve(site)
+		w.writeConfigs(site)
+	}
+	for _, site := range o.Sites {
 		w.StartSpillway(site)
 	}
 	w.Eventually(60*time.Second, "the group is stable and followed", func() error { return w.Healthy(t.Context()) })
@@ -145,15 +174,41 @@ func (w *World) build() error {
 	return nil
 }
 
-// StartSpillway starts the process of a site: gateway, mirror, control, console.
+// makeDir makes the folder of logs and histories. It stays if the test fails.
+func (w *World) makeDir() {
+	var err error
+	w.dir, err = os.MkdirTemp("", "spillway-world-")
+	w.must(err)
+	w.t.Cleanup(func() {
+		if w.t.Failed() {
+			_ = os.Remove(w.binary) // large, and there is a new one soon
+			w.t.Logf("histories, logs and configurations of this run are kept in %s", w.dir)
+			return
+		}
+		w.must(os.RemoveAll(w.dir))
+	})
+}
+
+// Dir is a folder that stays if the test fails.
+func (w *World) Dir() string { return w.dir }
+
+// StartSpillway starts what Spillway runs at a site: one process of gateway,
+// mirror, control and console, or two if the mirror is apart.
 func (w *World) StartSpillway(site string) {
 	w.t.Helper()
+	w.served[site] = w.serve("spillway at "+site, w.config(site), w.Log(site), site)
+	if w.Options.MirrorApart {
+		w.mirrors[site] = w.serve("mirror at "+site, w.config(site+"-mirror"), w.Log(site+"-mirror"), site)
+	}
+}
+
+func (w *World) serve(name, config, log, site string) *process.Process {
 	p, err := process.Start(process.Spec{
-		Name: "spillway at " + site, Path: w.binary, Args: []string{"serve", "--config", w.config(site)},
-		Env: []string{"SPILLWAY_TEST_PASSWORD=" + password}, Log: w.Log(site),
+		Name: name, Path: w.binary, Args: []string{"serve", "--config", config},
+		Env: []string{"SPILLWAY_TEST_PASSWORD=" + password}, Log: log, Network: w.Network(site),
 	})
 	w.must(err)
-	w.served[site] = p
+	return p
 }
 
 // Log is the file that the process of a site logs to.
@@ -164,10 +219,35 @@ func (w *World) config(site string) string { return filepath.Join(w.dir, site+".
 // Spillway is the process of a site.
 func (w *World) Spillway(site string) *process.Process { return w.served[site] }
 
-// KillSite ends everything of a site with SIGKILL: brokers and Spillway.
+// Mirror is the process that has the mirror of a site.
+func (w *World) Mirror(site string) *process.Process {
+	if p := w.mirrors[site]; p != nil {
+		return p
+	}
+	return w.served[site]
+}
+
+func (w *World) spillways(site string) []*process.Process {
+	all := []*process.Process{w.served[site]}
+	if p := w.mirrors[site]; p != nil {
+		all = append(all, p)
+	}
+	return all
+}
+
+// KillSite ends brokers and Spillway of a site with SIGKILL.
 func (w *World) KillSite(site string) {
 	w.t.Helper()
-	w.must(errors.Join(w.served[site].Kill(), w.Kafka[site].Kill()))
+	w.must(w.kill(site))
+}
+
+func (w *World) kill(site string) error {
+	w.away[site] = true
+	var errs []error
+	for _, p := range w.spillways(site) {
+		errs = append(errs, p.Kill())
+	}
+	return errors.Join(append(errs, w.Kafka[site].Kill())...)
 }
 
 // RestartSite starts what KillSite ended.
@@ -175,15 +255,101 @@ func (w *World) RestartSite(site string) {
 	w.t.Helper()
 	w.must(w.Kafka[site].Restart(w.t.Context()))
 	w.StartSpillway(site)
+	w.away[site] = false
+}
+
+// LoseSite ends everything of a site with SIGKILL at one moment: brokers,
+// gateway, mirror, control, and its Consul server.
+func (w *World) LoseSite(site string) {
+	w.t.Helper()
+	store := make(chan error, 1)
+	go func() { store <- w.ConsulOf(site).Kill() }()
+	w.must(w.kill(site))
+	w.must(<-store)
+}
+
+// ReturnSite starts what LoseSite ended.
+func (w *World) ReturnSite(site string) {
+	w.t.Helper()
+	w.must(w.ConsulOf(site).Start(w.t.Context()))
+	w.RestartSite(site)
+}
+
+// leaderFirst elects the first server, by making a leader that is another one
+// step down for a moment.
+func (w *World) leaderFirst(ctx context.Context) error {
+	for range 20 {
+		leader, err := w.Consul.Leader(ctx)
+		if err != nil {
+			time.Sleep(200 * time.Millisecond)
+			continue
+		}
+		if leader == w.Consul.Servers[0] {
+			return nil
+		}
+		if err := leader.Kill(); err != nil {
+			return err
+		}
+		if err := leader.Start(ctx); err != nil {
+			return err
+		}
+	}
+	return errors.New("the first Consul server was not elected in 20 elections")
+}
+
+// ConsulOf is the Consul server at a site.
+func (w *World) ConsulOf(site string) *consul.Server {
+	return w.Consul.Servers[slices.Index(w.Sites, site)%len(w.Consul.Servers)]
+}
+
+// Cut makes the isolated site a black hole; what runs there goes on.
+func (w *World) Cut() {
+	w.t.Helper()
+	w.must(w.network.cut())
+	w.away[w.Options.Isolated] = true
+}
+
+// Heal ends Cut.
+func (w *World) Heal() {
+	w.t.Helper()
+	w.must(w.network.heal())
+	w.away[w.Options.Isolated] = false
+}
+
+// Network is the network namespace of a site, empty for that of the test.
+func (w *World) Network(site string) string {
+	if w.network != nil && site == w.Options.Isolated {
+		return w.network.name
+	}
+	return ""
+}
+
+// host is the address at which everything of a site listens.
+func (w *World) host(site string) string {
+	switch {
+	case w.network == nil:
+		return "127.0.0.1"
+	case site == w.Options.Isolated:
+		return w.network.there
+	default:
+		return w.network.here
+	}
 }
 
 func (w *World) stop() {
-	for site, p := range w.served {
-		if err := p.Kill(); err != nil {
-			w.t.Error(err)
-		}
-		if w.t.Failed() {
-			w.t.Logf("end of the log of spillway at %s:\n%s", site, p.Tail(60))
+	for _, site := range w.Sites {
+		for _, p := range w.spillways(site) {
+			if p == nil {
+				continue
+			}
+			if !w.t.Failed() {
+				w.must(p.Kill())
+				continue
+			}
+			w.t.Logf("end of the log of %s:\n%s", p.Name(), p.Tail(30))
+			if err := p.Quit(5 * time.Second); err != nil { // its stacks go into the log that is kept
+				w.t.Error(err)
+			}
 		}
 	}
 }
@@ -200,15 +366,44 @@ func (w *World) Run(ctx context.Context, site string, args ...string) (string, e
 	return string(out), err
 }
 
+// From tells whether every site runs this release of Kafka or a later one.
+func (w *World) From(release string) bool {
+	for _, site := range w.Sites {
+		if v := w.Kafka[site].Version; slices.Compare(numbers(v), numbers(release)) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func numbers(version string) []int {
+	var all []int
+	for _, digits := range strings.Split(version, ".") {
+		n, _ := strconv.Atoi(digits) // versions are ours, in tests/cluster/kafka
+		all = append(all, n)
+	}
+	return all
+}
+
+// Desk is a site that is there, to give commands from.
+func (w *World) Desk() string {
+	for _, site := range w.Sites {
+		if !w.away[site] {
+			return site
+		}
+	}
+	return w.Sites[0]
+}
+
 // Healthy asks `spillway status`, which says so by its exit status.
 func (w *World) Healthy(ctx context.Context) error {
-	_, err := w.Run(ctx, w.Sites[0], "status", "-o", "json")
+	_, err := w.Run(ctx, w.Desk(), "status", "-o", "json")
 	return err
 }
 
 // MetricsAddress is where a site's process tells Prometheus how it is.
 func (w *World) MetricsAddress(site string) string {
-	return fmt.Sprintf("127.0.0.1:%d", w.ports[site].metrics)
+	return fmt.Sprintf("%s:%d", w.host(site), w.ports[site].metrics)
 }
 
 // Metrics reads what a site's process tells Prometheus.
@@ -264,25 +459,40 @@ func (w *World) must(err error) {
 	}
 }
 
-// writeConfig writes the configuration of a site's process.
-func (w *World) writeConfig(site, consulAddress string) {
+// reserve takes the ports of a site.
+func (w *World) reserve(site string) {
 	w.t.Helper()
-	free, err := port.Reserve(4)
+	free, err := port.Reserve(5)
 	w.must(err)
-	p := ports{gateway: free[0], marks: free[1], metrics: free[2], console: free[3]}
-	w.ports[site] = p
-	w.Bootstrap = append(w.Bootstrap, fmt.Sprintf("127.0.0.1:%d", p.gateway))
+	w.ports[site] = ports{gateway: free[0], marks: free[1], metrics: free[2], console: free[3], mirrorMetrics: free[4]}
+	w.Bootstrap = append(w.Bootstrap, fmt.Sprintf("%s:%d", w.host(site), free[0]))
+}
+
+// writeConfigs writes the configurations of a site's processes.
+func (w *World) writeConfigs(site string) {
+	w.t.Helper()
+	if !w.Options.MirrorApart {
+		w.writeConfig(site, site, "gateway, mirror, control, console", w.ports[site].metrics)
+		return
+	}
+	w.writeConfig(site, site, "gateway, control, console", w.ports[site].metrics)
+	w.writeConfig(site, site+"-mirror", "mirror", w.ports[site].mirrorMetrics)
+}
+
+func (w *World) writeConfig(site, process, roles string, metrics int) {
+	w.t.Helper()
+	p, host := w.ports[site], w.host(site)
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("virtualCluster: {name: world, clusterID: world-of-tests}")
-	line("process: {id: %s-1, site: %s, dataDir: %s}", site, site, filepath.Join(w.dir, site+"-data"))
+	line("process: {id: %s-1, site: %s, roles: [%s], dataDir: %s}", process, site, roles, filepath.Join(w.dir, process+"-data"))
 	line("sites:")
 	for _, s := range w.Sites {
 		line("  - name: %s", s)
 		line("    bootstrap: [%s]", strings.Join(w.Kafka[s].Bootstrap(), ", "))
 		line("    sasl: {mechanism: SCRAM-SHA-256, user: %s, passwordEnv: SPILLWAY_TEST_PASSWORD}", user)
 	}
-	line("coordinator: {consul: {address: %q}}", consulAddress)
+	line("coordinator: {consul: {address: %q}}", w.ConsulOf(site).HTTP)
 	line("failoverGroups:")
 	line("  - name: %s", Group)
 	line("    topics: [%s]", strings.Join(orders.Topics, ", "))
@@ -292,11 +502,12 @@ func (w *World) writeConfig(site, consulAddress string) {
 	line("    offsetBase: %d", w.Options.OffsetBase)
 	line("    reservedBlock: %d", w.Options.ReservedBlock)
 	line("    groupDrain: 5s")
-	line("    failover: {automatic: %t, after: 2s, lossRecordsMax: %d, perHourMax: 100}", w.Options.Automatic, w.Options.LossMax)
+	line("    failover: {automatic: %t, after: 1s, lossRecordsMax: %d, perHourMax: 100}", w.Options.Automatic, w.Options.LossMax)
 	line("%s", w.Options.Extra)
-	line("gateway: {listen: \"127.0.0.1:%d\"}", p.gateway)
-	line("mirror: {listen: \"127.0.0.1:%d\"}", p.marks)
-	line("telemetry: {listen: \"127.0.0.1:%d\"}", p.metrics)
-	line("console: {listen: \"127.0.0.1:%d\"}", p.console)
-	w.must(os.WriteFile(w.config(site), []byte(b.String()), 0o600))
+	line("gateway: {listen: \"%s:%d\"}", host, p.gateway)
+	line("mirror: {listen: \"%s:%d\"}", host, p.marks)
+	line("control: {%s}", w.Options.Control)
+	line("telemetry: {listen: \"%s:%d\"}", host, metrics)
+	line("console: {listen: \"%s:%d\"}", host, p.console)
+	w.must(os.WriteFile(w.config(process), []byte(b.String()), 0o600))
 }

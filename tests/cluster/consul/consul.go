@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -80,7 +81,14 @@ func build(ctx context.Context, dir string) error {
 type Config struct {
 	Servers int    // 1 if 0; three survive the loss of one
 	Dir     string // data and logs; what is there already is used again
+
+	// Places say where each server is; empty: all on 127.0.0.1.
+	Places []Place
 }
+
+// Place is where a server listens, and the network namespace that it runs in
+// (empty: that of the test).
+type Place struct{ Host, Network string }
 
 // Cluster is one Consul datacenter of servers without agents.
 type Cluster struct {
@@ -96,6 +104,7 @@ type Server struct {
 
 	binary  string
 	config  string
+	network string
 	process *process.Process
 }
 
@@ -111,9 +120,9 @@ func Start(ctx context.Context, config Config) (*Cluster, error) {
 
 // ForTest starts a datacenter of n servers for one test and kills it at its
 // end. If the test failed, the ends of the logs are shown.
-func ForTest(t testing.TB, n int) *Cluster {
+func ForTest(t testing.TB, n int, places ...Place) *Cluster {
 	t.Helper()
-	c, err := Start(t.Context(), Config{Servers: n, Dir: filepath.Join(t.TempDir(), "consul")})
+	c, err := Start(t.Context(), Config{Servers: n, Places: places, Dir: filepath.Join(t.TempDir(), "consul")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,19 +149,23 @@ func (c *Cluster) start(ctx context.Context, config Config) error {
 	if err != nil {
 		return err
 	}
+	places := config.Places
+	if len(places) == 0 {
+		places = []Place{{Host: "127.0.0.1"}}
+	}
 	var gossip []string
 	for i := range servers {
-		gossip = append(gossip, "127.0.0.1:"+strconv.Itoa(numbers[4*i+2]))
+		gossip = append(gossip, net.JoinHostPort(places[i%len(places)].Host, strconv.Itoa(numbers[4*i+2])))
 	}
 	for i := range servers {
 		s := &Server{
 			Name:   fmt.Sprintf("consul-%d", i+1),
-			HTTP:   "127.0.0.1:" + strconv.Itoa(numbers[4*i]),
-			binary: binary,
+			HTTP:   net.JoinHostPort(places[i%len(places)].Host, strconv.Itoa(numbers[4*i])),
+			binary: binary, network: places[i%len(places)].Network,
 			config: filepath.Join(config.Dir, fmt.Sprintf("consul-%d.json", i+1)),
 			Log:    filepath.Join(config.Dir, fmt.Sprintf("consul-%d.log", i+1)),
 		}
-		settings, err := json.MarshalIndent(serverConfig(s.Name, filepath.Join(config.Dir, s.Name), servers, numbers[4*i:4*i+4], gossip), "", "  ")
+		settings, err := json.MarshalIndent(serverConfig(s.Name, places[i%len(places)].Host, filepath.Join(config.Dir, s.Name), servers, numbers[4*i:4*i+4], gossip), "", "  ")
 		if err != nil {
 			return err
 		}
@@ -176,14 +189,14 @@ func (c *Cluster) start(ctx context.Context, config Config) error {
 }
 
 // serverConfig takes four ports: HTTP, server RPC, LAN gossip, WAN gossip.
-func serverConfig(name, dataDir string, servers int, numbers []int, gossip []string) map[string]any {
+func serverConfig(name, host, dataDir string, servers int, numbers []int, gossip []string) map[string]any {
 	return map[string]any{
 		"node_name":        name,
 		"server":           true,
 		"bootstrap_expect": servers,
 		"data_dir":         dataDir,
-		"bind_addr":        "127.0.0.1",
-		"client_addr":      "127.0.0.1",
+		"bind_addr":        host,
+		"client_addr":      host,
 		"retry_join":       gossip,
 		"retry_interval":   "1s",
 		"log_level":        "INFO",
@@ -280,7 +293,7 @@ func (s *Server) start() error {
 			return fmt.Errorf("start %s: it runs already as process %d", s.Name, s.process.Pid())
 		}
 	}
-	p, err := process.Start(process.Spec{Name: s.Name, Path: s.binary, Args: []string{"agent", "-config-file=" + s.config}, Log: s.Log})
+	p, err := process.Start(process.Spec{Name: s.Name, Path: s.binary, Args: []string{"agent", "-config-file=" + s.config}, Log: s.Log, Network: s.network})
 	s.process = p
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,7 +27,7 @@ const (
 // Use it from one goroutine at a time.
 type Broker struct {
 	Node int // its node id
-	Port int // of the client listener, on 127.0.0.1
+	Port int // of the client listener
 	Log  string
 
 	dir     string
@@ -37,7 +38,7 @@ type Broker struct {
 }
 
 // Address is the client listener's.
-func (b *Broker) Address() string { return "127.0.0.1:" + strconv.Itoa(b.Port) }
+func (b *Broker) Address() string { return net.JoinHostPort(b.config.Host, strconv.Itoa(b.Port)) }
 
 // Kill ends the broker with SIGKILL. The page cache survives that, as it
 // survives everything but a power loss.
@@ -82,7 +83,9 @@ func (b *Broker) start() error {
 	}
 	b.Log = filepath.Join(b.dir, "broker.log")
 	name := fmt.Sprintf("broker %d of %s", b.Node, b.config.Name)
-	p, err := process.Start(b.java.Spec(name, b.Log, "kafka.Kafka", b.propertiesFile()))
+	spec := b.java.Spec(name, b.Log, "kafka.Kafka", b.propertiesFile())
+	spec.Network = b.config.Network
+	p, err := process.Start(spec)
 	b.process = p
 	return err
 }

@@ -38,6 +38,9 @@ type Config struct {
 	// and localhost signed by Cluster.CA.
 	TLS bool
 
+	Host    string // address to listen on and to advertise; 127.0.0.1 if empty
+	Network string // network namespace of the brokers; empty: that of the test
+
 	HeapMB  int      // 256 if 0
 	Options []string // added to those of the virtual machine
 }
@@ -54,6 +57,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.FirstNode == 0 {
 		c.FirstNode = 1
+	}
+	if c.Host == "" {
+		c.Host = "127.0.0.1"
 	}
 	if c.HeapMB == 0 {
 		c.HeapMB = 256
@@ -83,7 +89,7 @@ type ports struct{ client, internal, controller int }
 // properties writes the server.properties of the broker with this index.
 func (c Config) properties(index int, all []ports, dir, keystore string) map[string]string {
 	node, own := c.FirstNode+index, all[index]
-	address := func(listener string, port int) string { return fmt.Sprintf("%s://127.0.0.1:%d", listener, port) }
+	address := func(listener string, port int) string { return fmt.Sprintf("%s://%s:%d", listener, c.Host, port) }
 	advertised := address("CLIENT", own.client) + "," + address("INTERNAL", own.internal)
 	replicas := strconv.Itoa(c.Brokers)
 	p := map[string]string{
@@ -138,7 +144,7 @@ const controllersMax = 3
 func (c Config) voters(all []ports) string {
 	var voters []string
 	for i := range all[:min(len(all), controllersMax)] {
-		voters = append(voters, fmt.Sprintf("%d@127.0.0.1:%d", c.FirstNode+i, all[i].controller))
+		voters = append(voters, fmt.Sprintf("%d@%s:%d", c.FirstNode+i, c.Host, all[i].controller))
 	}
 	return strings.Join(voters, ",")
 }

@@ -25,6 +25,9 @@ type Spec struct {
 	Dir  string   // working directory
 	Log  string   // file that stderr and, unless Stdout is set, stdout are appended to
 
+	// Network is the network namespace to run in; empty: that of the test.
+	Network string
+
 	Stdin  io.Reader // nothing to read if nil
 	Stdout io.Writer // for tests that talk with the child; nil for the log
 }
@@ -58,7 +61,11 @@ func Start(spec Spec) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start %s: open its log: %w", spec.Name, err)
 	}
-	cmd := exec.Command(spec.Path, spec.Args...)
+	path, args := spec.Path, spec.Args
+	if spec.Network != "" { // ip becomes the program: pid and parent-death signal stay
+		path, args = "ip", append([]string{"netns", "exec", spec.Network, spec.Path}, spec.Args...)
+	}
+	cmd := exec.Command(path, args...)
 	cmd.Env = append(os.Environ(), spec.Env...)
 	cmd.Dir = spec.Dir
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = spec.Stdin, log, log
@@ -101,6 +108,9 @@ func Run(ctx context.Context, spec Spec) error {
 	return nil
 }
 
+// Name is the child's name, for errors.
+func (p *Process) Name() string { return p.spec.Name }
+
 // Pid is the child's process id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
@@ -133,6 +143,19 @@ func (p *Process) Stop(grace time.Duration) error {
 		return nil
 	case <-time.After(grace):
 		return errors.Join(fmt.Errorf("stop %s: still running %s after SIGTERM, killed", p.spec.Name, grace), p.Kill())
+	}
+}
+
+// Quit ends a Go program with SIGQUIT, so that its log says what it was doing.
+func (p *Process) Quit(grace time.Duration) error {
+	if err := errors.Join(p.signal(syscall.SIGCONT), p.signal(syscall.SIGQUIT)); err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(grace):
+		return p.Kill()
 	}
 }
 

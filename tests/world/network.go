@@ -1,0 +1,91 @@
+package world
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// network is the network of one site: a namespace joined with the rest of the
+// machine by a pair of virtual devices. A cut drops what passes between them, in
+// both directions and without a word: what is on its way is lost, nobody is told
+// that a connection ended, and what runs at the site goes on. Nothing of it
+// leaves the machine.
+type network struct {
+	name   string // of the namespace, and of the table of rules while it is cut
+	device string // on this side
+	here   string // address of everybody else
+	there  string // address of the site
+}
+
+const networkPrefix = "spillway-world-"
+
+// newNetwork needs root, ip and nft. What a killed test left is removed first.
+func newNetwork() (*network, error) {
+	if err := removeStale(); err != nil {
+		return nil, err
+	}
+	pid := os.Getpid()
+	subnet := fmt.Sprintf("10.89.%d", pid%250)
+	n := &network{name: networkPrefix + strconv.Itoa(pid), device: fmt.Sprintf("spw%d", pid), here: subnet + ".1", there: subnet + ".2"}
+	inside := "netns exec " + n.name + " ip "
+	for _, line := range []string{
+		"netns add " + n.name,
+		"link add " + n.device + " type veth peer name site netns " + n.name,
+		"address add " + n.here + "/24 dev " + n.device,
+		"link set " + n.device + " up",
+		inside + "address add " + n.there + "/24 dev site",
+		inside + "link set site up",
+		inside + "link set lo up",
+	} {
+		if err := command("ip", strings.Fields(line)...); err != nil {
+			return nil, errors.Join(fmt.Errorf("make a network for a site: %w", err), n.remove())
+		}
+	}
+	return n, nil
+}
+
+// cut makes the site a black hole to everybody else, and everybody else to it.
+func (n *network) cut() error {
+	rules := fmt.Sprintf(`table inet %[1]s {
+	chain in { type filter hook input priority 0; iifname "%[2]s" drop; }
+	chain out { type filter hook output priority 0; oifname "%[2]s" drop; }
+}`, n.name, n.device)
+	return command("nft", rules)
+}
+
+func (n *network) heal() error { return command("nft", "delete table inet "+n.name) }
+
+// remove takes everything away; the devices go with the namespace.
+func (n *network) remove() error {
+	_ = n.heal() // it need not be cut
+	return command("ip", "netns", "delete", n.name)
+}
+
+// removeStale removes the networks of tests that do not run any more.
+func removeStale() error {
+	left, err := filepath.Glob("/run/netns/" + networkPrefix + "*")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, path := range left {
+		name := filepath.Base(path)
+		if _, err := os.Stat("/proc/" + strings.TrimPrefix(name, networkPrefix)); errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, (&network{name: name}).remove())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func command(name string, args ...string) error {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
