@@ -6,6 +6,7 @@ package spillway
 import (
 	"cmp"
 	"fmt"
+	"strconv"
 )
 
 // SiteID names one Kafka cluster in one place.
@@ -48,4 +49,4 @@ type ShareID struct {
 }
 
 // String returns "group/index".
-func (id ShareID) String() string { return fmt.Sprintf("%s/%d", id.Group, id.Index) }
+func (id ShareID) String() string { return id.Group + "/" + strconv.Itoa(id.Index) }

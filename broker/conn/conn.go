@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -255,6 +256,22 @@ func (c *Conn) writeAll() error {
 	}
 }
 
+// frameBytesTrusted is how large an answer may be for its memory to be taken in
+// one piece. A larger one grows as it arrives.
+const frameBytesTrusted = 4 << 20
+
+// room for the next frame, nil if it is not known how large it is or may be.
+func room(r *bufio.Reader) []byte {
+	prefix, err := r.Peek(4)
+	if err != nil {
+		return nil // as the reading of the frame will find
+	}
+	if n := int32(binary.BigEndian.Uint32(prefix)); n > 0 && n <= frameBytesTrusted {
+		return make([]byte, 0, max(n, 4))
+	}
+	return nil
+}
+
 // batchMax bounds how many requests one write gathers.
 const batchMax = 64
 
@@ -267,7 +284,7 @@ func (c *Conn) read(readDone chan<- struct{}) {
 func (c *Conn) readAll() error {
 	r := bufio.NewReaderSize(c.transport, 64<<10)
 	for {
-		frame, err := wire.ReadFrame(r, nil, c.config.FrameBytesMax)
+		frame, err := wire.ReadFrame(r, room(r), c.config.FrameBytesMax)
 		if err != nil {
 			return fmt.Errorf("read: %w", err)
 		}

@@ -15,8 +15,8 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"hash/fnv"
 	"slices"
+	"strconv"
 
 	"spillway"
 )
@@ -125,19 +125,24 @@ func (l Layout) Leader(share spillway.ShareID, tp spillway.TopicPartition, upstr
 	}
 	// The partition number alone decides, not the topic: equal partitions of
 	// co-partitioned topics share a node and so a connection.
-	return pick(nodes, fmt.Sprintf("%s/%d", share, tp.Partition))
+	var key [128]byte // asked for every batch, so nothing is allocated
+	return pick(nodes, strconv.AppendInt(append(append(key[:0], share.String()...), '/'), int64(tp.Partition), 10))
 }
 
 // Coordinator picks the node that coordinates a consumer group.
 func (l Layout) Coordinator(share spillway.ShareID, group string) (Node, bool) {
-	return pick(l.home(share), "group "+group)
+	return pick(l.home(share), []byte("group "+group))
 }
 
 // home lists the nodes at the share's home site, or all nodes where that site
 // has no gateway that lives.
 func (l Layout) home(share spillway.ShareID) []Node {
 	site := l.Homes[share.String()]
-	nodes := slices.DeleteFunc(slices.Clone(l.Nodes), func(n Node) bool { return n.Site != site })
+	other := func(n Node) bool { return n.Site != site }
+	if !slices.ContainsFunc(l.Nodes, other) {
+		return l.Nodes
+	}
+	nodes := slices.DeleteFunc(slices.Clone(l.Nodes), other)
 	if len(nodes) == 0 {
 		return l.Nodes
 	}
@@ -154,17 +159,27 @@ func slotCount(nodes []Node) int32 {
 
 // pick is rendezvous hashing: when a node comes or goes, only its own share of
 // the keys moves (L3).
-func pick(nodes []Node, key string) (Node, bool) {
+func pick(nodes []Node, key []byte) (Node, bool) {
 	var best Node
 	var bestScore uint64
 	for _, n := range nodes {
-		h := fnv.New64a()
-		fmt.Fprintf(h, "%s|%s|%d", key, n.Gateway, n.Slot)
-		if s := mix(h.Sum64()); s >= bestScore {
+		var buffer [256]byte
+		b := append(append(buffer[:0], key...), '|')
+		b = append(append(b, n.Gateway...), '|')
+		if s := mix(fnv1a(strconv.AppendInt(b, int64(n.Slot), 10))); s >= bestScore {
 			best, bestScore = n, s
 		}
 	}
 	return best, len(nodes) > 0
+}
+
+// fnv1a is the sum of hash/fnv, which would be an allocation.
+func fnv1a(b []byte) uint64 {
+	sum := uint64(14695981039346656037)
+	for _, c := range b {
+		sum = (sum ^ uint64(c)) * 1099511628211
+	}
+	return sum
 }
 
 // mix spreads FNV's weak high bits (finalizer of SplitMix64).

@@ -85,7 +85,7 @@ func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.An
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return resp.AppendTo(nil), nil
+		return resp.AppendTo(make([]byte, 0, sizeOf(resp))), nil
 	}, nil
 }
 
@@ -135,6 +135,19 @@ func (f *fetch) waits() time.Duration {
 		return 0
 	}
 	return max(0, time.Until(f.deadline))
+}
+
+// sizeOf is about how many bytes an answer will have; appending to less would
+// copy the records again and again.
+func sizeOf(resp *kmsg.FetchResponse) int {
+	size := 64
+	for _, t := range resp.Topics {
+		size += 32 + len(t.Topic)
+		for _, p := range t.Partitions {
+			size += 64 + len(p.RecordBatches) + 16*len(p.AbortedTransactions)
+		}
+	}
+	return size
 }
 
 // lay makes the empty answer and answers what cannot be served.

@@ -52,7 +52,11 @@ type Share struct {
 		silent   map[*Lane]bool
 		unsure   time.Time     // when a produce last lost its connection before its answer
 		changed  chan struct{} // closed at the next change of record, term or open
-		idle     chan struct{} // closed when inFlight is 0; nil while nobody waits
+		// first is the view of all partitions that no map knows, made for the
+		// term that began with firstBase.
+		first     *offsetmap.View
+		firstBase spillway.Epoch
+		idle      chan struct{} // closed when inFlight is 0; nil while nobody waits
 
 		unwritten int            // acknowledgements that wait for other parts of their answer
 		written   chan struct{}  // closed when unwritten is 0; nil while nobody waits
@@ -63,9 +67,14 @@ type Share struct {
 // first is the view of a partition of which no map speaks, in the share's first
 // term: all offsets of the site, moved by the configured constant.
 func (s *Share) first(t Term) *offsetmap.View {
-	m := offsetmap.New()
-	m.Apply(offsetmap.EpochStart{Epoch: t.Base, Virtual: s.Group.OffsetBase, Mask: t.Mask})
-	return m.View()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.first == nil || s.mu.firstBase != t.Base {
+		m := offsetmap.New()
+		m.Apply(offsetmap.EpochStart{Epoch: t.Base, Virtual: s.Group.OffsetBase, Mask: t.Mask})
+		s.mu.first, s.mu.firstBase = m.View(), t.Base
+	}
+	return s.mu.first
 }
 
 // NewShare is closed and has no record yet.
