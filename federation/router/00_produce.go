@@ -122,12 +122,10 @@ func (c *Client) newProduce(ctx context.Context, req *kmsg.ProduceRequest) *prod
 		out := &op.resp.Topics[i]
 		*out = kmsg.NewProduceResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
-		name, code := t.Topic, int16(0)
-		if req.Version >= 13 {
-			var ok bool
-			if name, ok = c.router.topics.name(ctx, t.TopicID); !ok {
-				code = kerr.UnknownTopicID.Code
-			}
+		name, known := c.router.topics.asked(ctx, req.Version >= 13, t.Topic, t.TopicID)
+		code := int16(0)
+		if !known {
+			code = kerr.UnknownTopicID.Code
 		}
 		out.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {

@@ -158,10 +158,7 @@ func (f *fetch) lay(ctx context.Context) {
 		out := &f.resp.Topics[i]
 		*out = kmsg.NewFetchResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
-		name, known := t.Topic, true
-		if f.req.Version >= 13 {
-			name, known = r.topics.name(ctx, t.TopicID)
-		}
+		name, known := r.topics.asked(ctx, f.req.Version >= 13, t.Topic, t.TopicID)
 		out.Partitions = make([]kmsg.FetchResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {
 			p := &fetchPart{tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}, in: in, out: &out.Partitions[j],
@@ -334,7 +331,7 @@ func (f *fetch) settle() {
 		if len(p.out.RecordBatches) == 0 {
 			continue
 		}
-		if t, serving := p.share.Serving(); !held || !serving || t.Epoch != p.term.Epoch {
+		if !held || !p.share.Holds(p.term) {
 			p.nothing(f.client)
 		}
 	}

@@ -70,39 +70,19 @@ func (c *Client) listOffset(ctx context.Context, isolation int8, tp spillway.Top
 		out.ErrorCode = kerr.UnsupportedVersion.Code
 		return out
 	}
-	for {
-		changed := share.Changed()
-		if t, serving := share.Serving(); serving && c.router.lease.Held() {
-			if code := c.ask(ctx, share, t, tp, isolation, timestamp, &out); code != kerr.NotLeaderForPartition.Code {
-				out.ErrorCode = code
-				return out
-			}
-			changed = nil // a leader that moves is looked for again soon
+	if !c.whileHeld(ctx, share, until, func() attempt {
+		t, serving := share.Serving()
+		if !serving || !c.router.lease.Held() {
+			return moving
 		}
-		if !c.hold(ctx, changed, until) {
-			out.ErrorCode = kerr.NotLeaderForPartition.Code
-			return out
+		if out.ErrorCode = c.ask(ctx, share, t, tp, isolation, timestamp, &out); out.ErrorCode == kerr.NotLeaderForPartition.Code {
+			return soon // a leader that moves is looked for again
 		}
+		return done
+	}) {
+		out.ErrorCode = kerr.NotLeaderForPartition.Code
 	}
-}
-
-// hold waits for a change, a moment if changed is nil. False: the hold is over.
-func (c *Client) hold(ctx context.Context, changed <-chan struct{}, until time.Time) bool {
-	left := time.Until(until)
-	if left <= 0 || ctx.Err() != nil || c.gone() {
-		return false
-	}
-	// A request of a client that has given up must not wait on; nothing else
-	// tells that it has.
-	timer := time.NewTimer(min(left, retryPause))
-	defer timer.Stop()
-	select {
-	case <-changed:
-	case <-timer.C:
-	case <-ctx.Done():
-		return false
-	}
-	return true
+	return out
 }
 
 // ask puts the question to the site. NOT_LEADER_OR_FOLLOWER: try again.
@@ -132,7 +112,7 @@ func (c *Client) ask(ctx context.Context, share *Share, t Term, tp spillway.Topi
 		r.refresh(ctx, t.Site)
 		return again
 	}
-	if now, serving := share.Serving(); !serving || now.Epoch != t.Epoch || !r.lease.Held() {
+	if !share.Holds(t) || !r.lease.Held() {
 		return again
 	}
 	if in.Offset < 0 { // no record at or after the time

@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"errors"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -42,31 +41,32 @@ func (c *Client) offsetCommit(ctx context.Context, req *kmsg.OffsetCommitRequest
 	if !ok {
 		return cm.refuse(kerr.GroupAuthorizationFailed.Code)
 	}
-	until := c.holdUntil(share)
-	for {
-		changed := share.Changed()
-		code := kerr.CoordinatorLoadInProgress.Code
-		if t, serving := share.Serving(); serving {
-			up, ready := cm.upstream(t)
-			switch {
-			case !ready:
-				changed = nil // the site's map will tell soon
-			case len(up.Topics) == 0:
-				return cm.resp
-			default:
-				got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: up, counted: true})
-				if err == nil {
-					return cm.take(ctx, share, got.(*kmsg.OffsetCommitResponse))
-				}
-				if !errors.Is(err, errMoving) {
-					changed, code = nil, kerr.NotCoordinator.Code
-				}
-			}
+	code := kerr.CoordinatorLoadInProgress.Code
+	if !c.whileHeld(ctx, share, c.holdUntil(share), func() attempt {
+		code = kerr.CoordinatorLoadInProgress.Code
+		t, serving := share.Serving()
+		if !serving {
+			return moving
 		}
-		if !c.hold(ctx, changed, until) {
-			return cm.refuse(code)
+		up, ready := cm.upstream(t)
+		switch {
+		case !ready:
+			return soon // the site's map will tell
+		case len(up.Topics) == 0:
+			return done
 		}
+		got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: up, counted: true})
+		switch attemptOf(err) {
+		case done:
+			cm.take(ctx, share, got.(*kmsg.OffsetCommitResponse))
+		case soon:
+			code = kerr.NotCoordinator.Code
+		}
+		return attemptOf(err)
+	}) {
+		return cm.refuse(code)
 	}
+	return cm.resp
 }
 
 // commit is one OffsetCommit request on its way.
@@ -86,10 +86,7 @@ func (c *Client) newCommit(ctx context.Context, req *kmsg.OffsetCommitRequest) *
 		out := &cm.resp.Topics[i]
 		*out = kmsg.NewOffsetCommitResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
-		name, known := t.Topic, true
-		if req.Version >= 10 {
-			name, known = c.router.topics.name(ctx, t.TopicID)
-		}
+		name, known := c.router.topics.asked(ctx, req.Version >= 10, t.Topic, t.TopicID)
 		cm.names[i] = name
 		out.Partitions = make([]kmsg.OffsetCommitResponseTopicPartition, len(t.Partitions))
 		for j, p := range t.Partitions {
@@ -165,7 +162,7 @@ func (cm *commit) upstream(t Term) (*kmsg.OffsetCommitRequest, bool) {
 }
 
 // take copies the coordinator's answer.
-func (cm *commit) take(ctx context.Context, share *Share, got *kmsg.OffsetCommitResponse) *kmsg.OffsetCommitResponse {
+func (cm *commit) take(ctx context.Context, share *Share, got *kmsg.OffsetCommitResponse) {
 	cm.resp.ThrottleMillis = got.ThrottleMillis
 	for _, t := range got.Topics {
 		for _, p := range t.Partitions {
@@ -175,5 +172,4 @@ func (cm *commit) take(ctx context.Context, share *Share, got *kmsg.OffsetCommit
 			}
 		}
 	}
-	return cm.resp
 }

@@ -77,44 +77,37 @@ func (c *Client) offsetFetch(ctx context.Context, g kmsg.OffsetFetchRequestGroup
 		out.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return out
 	}
-	ids := make(map[string][16]byte)
-	if version >= 10 {
-		named := g.Topics[:0:0]
-		for _, t := range g.Topics {
-			name, known := c.router.topics.name(ctx, t.TopicID)
+	byID := version >= 10
+	if asked := g.Topics; byID && asked != nil { // none: all of the group's
+		g.Topics = make([]kmsg.OffsetFetchRequestGroupTopic, 0, len(asked))
+		for _, t := range asked {
+			name, known := c.router.topics.asked(ctx, byID, t.Topic, t.TopicID)
 			if !known {
 				out.Topics = append(out.Topics, unknownTopic(t))
 				continue
 			}
-			ids[name], t.Topic = t.TopicID, name
-			named = append(named, t)
+			t.Topic = name
+			g.Topics = append(g.Topics, t)
 		}
-		if g.Topics != nil && len(named) == 0 {
-			return out
-		}
-		if g.Topics != nil {
-			g.Topics = named
-		}
-	}
-	until := c.holdUntil(share)
-	for {
-		changed := share.Changed()
-		got, code, again := c.offsetFetchAt(ctx, share, g, stable, version)
-		if !again {
-			for _, t := range got {
-				if version >= 10 {
-					t.TopicID = c.router.topology.TopicID(t.Topic)
-				}
-				out.Topics = append(out.Topics, t)
-			}
-			out.ErrorCode = code
-			return out
-		}
-		if !c.hold(ctx, changed, until) {
-			out.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+		if len(g.Topics) == 0 {
 			return out
 		}
 	}
+	var found []kmsg.OffsetFetchResponseGroupTopic
+	if !c.whileHeld(ctx, share, c.holdUntil(share), func() (a attempt) {
+		found, out.ErrorCode, a = c.offsetFetchAt(ctx, share, g, stable, version)
+		return a
+	}) {
+		out.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+		return out
+	}
+	for _, t := range found {
+		if byID {
+			t.TopicID = c.router.topology.TopicID(t.Topic)
+		}
+		out.Topics = append(out.Topics, t)
+	}
+	return out
 }
 
 func unknownTopic(t kmsg.OffsetFetchRequestGroupTopic) kmsg.OffsetFetchResponseGroupTopic {
@@ -128,23 +121,23 @@ func unknownTopic(t kmsg.OffsetFetchRequestGroupTopic) kmsg.OffsetFetchResponseG
 	return out
 }
 
-// offsetFetchAt asks the coordinator once. again: the share moves, or the
-// site's map does not know a partition yet.
-func (c *Client) offsetFetchAt(ctx context.Context, share *Share, g kmsg.OffsetFetchRequestGroup, stable bool, version int16) (topics []kmsg.OffsetFetchResponseGroupTopic, code int16, again bool) {
+// offsetFetchAt asks the coordinator once. It is worth another try when the
+// share moves, or the site's map does not know a partition yet.
+func (c *Client) offsetFetchAt(ctx context.Context, share *Share, g kmsg.OffsetFetchRequestGroup, stable bool, version int16) (topics []kmsg.OffsetFetchResponseGroupTopic, code int16, _ attempt) {
 	t, serving := share.Serving()
 	if !serving {
-		return nil, 0, true
+		return nil, 0, moving
 	}
 	up := kmsg.NewPtrOffsetFetchRequest()
 	up.Version = min(max(version, 8), offsetFetchUpstreamMax)
 	up.RequireStable, up.Groups = stable, []kmsg.OffsetFetchRequestGroup{g}
 	got, err := c.coordinate(ctx, groupCall{share: share, group: g.Group, req: up})
 	if err != nil {
-		return nil, 0, true
+		return nil, 0, attemptOf(err)
 	}
 	groups := got.(*kmsg.OffsetFetchResponse).Groups
 	if len(groups) != 1 {
-		return nil, kerr.UnknownServerError.Code, false
+		return nil, kerr.UnknownServerError.Code, done
 	}
 	found := &groups[0]
 	c.stale(ctx, share, found.ErrorCode)
@@ -153,11 +146,11 @@ func (c *Client) offsetFetchAt(ctx context.Context, share *Share, g kmsg.OffsetF
 		for j := range topic.Partitions {
 			tp := spillway.TopicPartition{Topic: topic.Topic, Partition: topic.Partitions[j].Partition}
 			if !c.router.position(t, tp, &topic.Partitions[j]) {
-				return nil, 0, true
+				return nil, 0, soon
 			}
 		}
 	}
-	return found.Topics, found.ErrorCode, false
+	return found.Topics, found.ErrorCode, done
 }
 
 // position makes a committed position virtual.

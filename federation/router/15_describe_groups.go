@@ -37,7 +37,7 @@ func (c *Client) describeGroup(ctx context.Context, version int16, group string)
 	}
 	up := kmsg.NewPtrDescribeGroupsRequest()
 	up.Version, up.Groups = version, []string{group}
-	got, err := c.persist(ctx, groupCall{share: share, group: group, req: up}, c.router.config.HoldMax)
+	got, err := c.persist(ctx, groupCall{share: share, group: group, req: up})
 	if err != nil {
 		none.ErrorCode = kerr.CoordinatorNotAvailable.Code
 		return none

@@ -37,7 +37,7 @@ func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group
 	}
 	up := kmsg.NewPtrConsumerGroupDescribeRequest()
 	up.Version, up.Groups = version, []string{group}
-	got, err := c.persist(ctx, groupCall{share: share, group: group, req: up}, c.router.config.HoldMax)
+	got, err := c.persist(ctx, groupCall{share: share, group: group, req: up})
 	if err != nil {
 		none.ErrorCode = kerr.CoordinatorNotAvailable.Code
 		return none

@@ -107,8 +107,7 @@ func (c *Client) watch(ctx context.Context, cancel context.CancelFunc, call grou
 }
 
 func moved(call groupCall, t Term) bool {
-	now, serving := call.share.Serving()
-	return !serving || now.Epoch != t.Epoch || call.yields && draining(call.share)
+	return !call.share.Holds(t) || call.yields && draining(call.share)
 }
 
 func draining(s *Share) bool { return s.Record().State == failover.Draining }
@@ -123,21 +122,67 @@ func (c *Client) groupLane(ctx context.Context, site spillway.SiteID, group stri
 
 // persist repeats a request while its share moves or the coordinator cannot be
 // reached, until the hold is over.
-func (c *Client) persist(ctx context.Context, call groupCall, hold time.Duration) (kmsg.Response, error) {
-	until := time.Now().Add(hold)
+func (c *Client) persist(ctx context.Context, call groupCall) (resp kmsg.Response, err error) {
+	c.whileHeld(ctx, call.share, time.Now().Add(c.router.config.HoldMax), func() attempt {
+		resp, err = c.coordinate(ctx, call)
+		return attemptOf(err)
+	})
+	return resp, err
+}
+
+// attempt is what became of one try of a request that is held.
+type attempt int
+
+const (
+	done   attempt = iota
+	moving         // worth another try when the share changes
+	soon           // worth another try in a moment: nothing will tell
+)
+
+func attemptOf(err error) attempt {
+	switch {
+	case err == nil:
+		return done
+	case errors.Is(err, errMoving):
+		return moving
+	default:
+		return soon
+	}
+}
+
+// whileHeld tries until it is done. False: the hold is over before.
+func (c *Client) whileHeld(ctx context.Context, s *Share, until time.Time, try func() attempt) bool {
 	for {
-		changed := call.share.Changed()
-		resp, err := c.coordinate(ctx, call)
-		if err == nil {
-			return resp, nil
-		}
-		if !errors.Is(err, errMoving) {
+		changed := s.Changed()
+		switch try() {
+		case done:
+			return true
+		case soon:
 			changed = nil
 		}
 		if !c.hold(ctx, changed, until) {
-			return nil, err
+			return false
 		}
 	}
+}
+
+// hold waits for a change, a moment if changed is nil. False: the hold is over.
+func (c *Client) hold(ctx context.Context, changed <-chan struct{}, until time.Time) bool {
+	left := time.Until(until)
+	if left <= 0 || ctx.Err() != nil || c.gone() {
+		return false
+	}
+	// A request of a client that has given up must not wait on; nothing else
+	// tells that it has.
+	timer := time.NewTimer(min(left, retryPause))
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-ctx.Done():
+		return false
+	}
+	return true
 }
 
 // stale looks at a coordinator's error: another broker may coordinate by now.

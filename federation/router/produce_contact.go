@@ -100,7 +100,7 @@ func (p *part) askAgain(ctx context.Context) (done bool, until time.Time, change
 	op := p.op
 	op.client.produces.sending.Lock()
 	defer op.client.produces.sending.Unlock()
-	if t, ok := p.share.Serving(); !ok || t.Epoch != p.term.Epoch || op.client.gone() {
+	if !p.share.Holds(p.term) || op.client.gone() {
 		p.refuse(kerr.NotLeaderForPartition.Code, "moving")
 		return true, until, nil
 	}

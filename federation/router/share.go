@@ -119,6 +119,12 @@ func (s *Share) Serving() (Term, bool) {
 	return s.mu.term, s.mu.open
 }
 
+// Holds tells whether the share is still served in the term.
+func (s *Share) Holds(t Term) bool {
+	now, serving := s.Serving()
+	return serving && now.Epoch == t.Epoch
+}
+
 // SetRecord takes a newer record. A share that the record does not serve, or
 // serves elsewhere or in another epoch, closes at once; Open opens it.
 func (s *Share) SetRecord(r failover.Share) {

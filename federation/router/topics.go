@@ -125,6 +125,15 @@ func (t *topics) find(ctx context.Context, name string) (broker.TopicMetadata, b
 	return md, ok
 }
 
+// asked is the name of a topic that a request names, or gives the virtual id
+// of. False: nobody knows the id.
+func (t *topics) asked(ctx context.Context, byID bool, name string, id [16]byte) (string, bool) {
+	if !byID {
+		return name, true
+	}
+	return t.name(ctx, id)
+}
+
 // name of a virtual topic id.
 func (t *topics) name(ctx context.Context, id [16]byte) (string, bool) {
 	if name, ok := t.known(id); ok {
