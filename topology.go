@@ -33,6 +33,9 @@ type Site struct {
 type AckPolicy struct {
 	Sites       int    // 1 or more
 	OnShortfall string // "block" or "degrade"
+	// ShortfallAfter is how long too few sites must have held records up until
+	// that is done, and enough must have come back until it is undone.
+	ShortfallAfter time.Duration
 }
 
 // AutomaticFailover bounds what may happen without a person.

@@ -61,6 +61,9 @@ func (a *App) controlEvents() control.Events {
 			a.traceMove(i)
 		}
 	}
+	e.Acknowledging = func(i control.AckInfo) {
+		a.log.Warn("acknowledgements", "share", i.Share.String(), "degraded", i.Degraded, "restoring", i.Restoring, "why", i.Why)
+	}
 	waiting := e.Waiting
 	e.Waiting = func(w control.WaitInfo) {
 		waiting(w)

@@ -135,8 +135,9 @@ type FailoverGroup struct {
 
 // Ack says how many sites must hold a record before its producer is answered.
 type Ack struct {
-	Sites       int    `key:"sites" doc:"Sites that must hold a record, the active one included." default:"1"`
-	OnShortfall string `key:"onShortfall" doc:"What to do when fewer sites are there: block the producers, or degrade, which is recorded first." enum:"block,degrade" default:"block"`
+	Sites          int           `key:"sites" doc:"Sites that must hold a record, the active one included." default:"1"`
+	OnShortfall    string        `key:"onShortfall" doc:"What to do when fewer sites are there: block the producers, or degrade, which is recorded first." enum:"block,degrade" default:"block"`
+	ShortfallAfter time.Duration `key:"shortfallAfter" doc:"How long too few sites must have been there until the group is degraded, and enough until that ends." default:"10s"`
 }
 
 // AutomaticFailover bounds what may happen without a person.

@@ -115,7 +115,7 @@ func (g FailoverGroup) noun() spillway.FailoverGroup {
 		Topics:         g.Topics,
 		ConsumerGroups: g.ConsumerGroups,
 		Sites:          sites,
-		Ack:            spillway.AckPolicy{Sites: g.Ack.Sites, OnShortfall: g.Ack.OnShortfall},
+		Ack:            spillway.AckPolicy{Sites: g.Ack.Sites, OnShortfall: g.Ack.OnShortfall, ShortfallAfter: g.Ack.ShortfallAfter},
 		OffsetBase:     spillway.Offset(g.OffsetBase),
 		ReservedBlock:  g.ReservedBlock,
 		GroupDrain:     g.GroupDrain,

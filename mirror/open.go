@@ -201,6 +201,28 @@ func (m *Mirror) gap(g maptopic.Gap) maptopic.Entry {
 	return maptopic.GapEntry(g)
 }
 
+// LogGap adds an entry to the gap log of this site that others found; its id makes
+// it unique. What is there already in the same words is not written again.
+func (m *Mirror) LogGap(ctx context.Context, g maptopic.Gap) error {
+	if err := m.writer.EnsureTopic(ctx); err != nil {
+		return err
+	}
+	if err := m.reader.CaughtUp(ctx); err != nil {
+		return err
+	}
+	g.Site = m.site
+	for _, there := range m.reader.Gaps() {
+		if there.ID == g.ID && there.Detail == g.Detail {
+			return nil
+		}
+	}
+	if _, err := m.writer.Save(ctx, maptopic.GapEntry(g)); err != nil {
+		return err
+	}
+	m.events.gapLogged(g)
+	return nil
+}
+
 // claimLease waits for the lease of a partition and hands it on with it.
 func (m *Mirror) claimLease(ctx context.Context, p *partition, got chan<- *partition) {
 	for {

@@ -81,7 +81,10 @@ func shareRows(share failover.Share) []string {
 		rows = append(rows, row("move", fmt.Sprintf("%s to %s by %s: %s", share.Kind, share.Target, share.Who, share.Why)))
 	}
 	if share.Degraded {
-		rows = append(rows, row("degraded", "producers are answered before all configured sites hold their records"))
+		rows = append(rows, row("degraded", fmt.Sprintf("since %s: %s", share.DegradedAt.UTC().Format(time.RFC3339), share.DegradedWhy)))
+		if share.Restoring {
+			rows = append(rows, row("", "producers wait for all sites again; degraded until those have everything"))
+		}
 	}
 	for _, p := range share.Passages {
 		rows = append(rows, row("  "+p.At.UTC().Format(time.RFC3339Nano), string(p.State)+": "+p.Why))

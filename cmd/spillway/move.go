@@ -249,14 +249,17 @@ func newHistoryCommand(s *settings) *cobra.Command {
 func historyRows(records []control.Record) []string {
 	rows := []string{row("EPOCH", "KIND", "FROM", "TO", "STARTED", "TOOK", "HELD", "LOST AT MOST", "WHO", "WHY", "ENDED")}
 	for _, r := range records {
-		held, end := "-", "done"
+		held, took, end := "-", r.Ended.Sub(r.Started).Round(time.Millisecond).String(), "done"
+		if r.Ended.IsZero() {
+			took, end = "-", "goes on"
+		}
 		if r.HeldMillis >= 0 {
 			held = fmt.Sprintf("%d ms", r.HeldMillis)
 		}
 		if r.Aborted != "" {
 			end = "given up: " + r.Aborted
 		}
-		rows = append(rows, row(r.Epoch, r.Kind, r.From, r.To, r.Started.UTC().Format(time.RFC3339), r.Ended.Sub(r.Started).Round(time.Millisecond), held, r.LostMost, r.Who, r.Why, end))
+		rows = append(rows, row(r.Epoch, r.Kind, r.From, r.To, r.Started.UTC().Format(time.RFC3339), took, held, r.LostMost, r.Who, r.Why, end))
 	}
 	return rows
 }

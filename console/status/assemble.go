@@ -225,7 +225,7 @@ func (in Inputs) judge(out *Group, g spillway.FailoverGroup, share failover.Shar
 			out.Why = fmt.Sprintf("%s: %s is open, others follow", share.Kind, share.Active)
 		}
 	case share.Degraded:
-		out.Level, out.Why = Attention, fmt.Sprintf("degraded: producers are answered before %d sites hold their records", g.Ack.Sites)
+		out.Level, out.Why = Attention, cmp.Or(share.Acknowledgement(g.Ack.Sites), "degraded")
 	case len(g.Sites) < 2:
 		// One site is a choice, not news.
 	case out.Unreplicated < 0:

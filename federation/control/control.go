@@ -155,5 +155,5 @@ func (c *Control) Run(ctx context.Context) error {
 
 // limits of a failover group, for Step.
 func (c *Control) limits(g spillway.FailoverGroup) failover.Limits {
-	return failover.Limits{Group: g, Observers: c.cfg.Observers, HoldDown: c.cfg.HoldDown, HearSites: c.cfg.HearSites, SettleMax: c.cfg.SettleMax}
+	return failover.Limits{Group: g, Observers: c.cfg.Observers, HoldDown: c.cfg.HoldDown, HearSites: c.cfg.HearSites, SettleMax: c.cfg.SettleMax, Lease: c.cfg.LeaseTTL + c.cfg.LeaseMargin}
 }

@@ -33,6 +33,7 @@ type driver struct {
 	held    coordination.Instant // when FENCING of epoch heldFor was first seen
 	heldFor spillway.Epoch
 	heldNew bool // held counts from the first moment: the record before was seen too
+	marks   marking
 	memo    memo
 	told    failover.WaitInfoKey
 	cleaned spillway.Epoch
@@ -41,14 +42,26 @@ type driver struct {
 
 // memo is what actions found out in one epoch and state; it is dropped with them.
 type memo struct {
-	epoch    spillway.Epoch
-	state    failover.State
+	epoch     spillway.Epoch
+	state     failover.State
+	degrades  int
+	restoring bool
+	began     coordination.Instant
+
 	logEnds  failover.PartitionOffsets
 	fence    string
 	allowed  spillway.SiteID      // where gateways may write
 	looked   coordination.Instant // when that was found
 	reserved failover.PartitionOffsets
 	version  uint64 // of the reserved ends
+}
+
+func memoOf(s failover.Share, now coordination.Instant) memo {
+	return memo{epoch: s.Epoch, state: s.State, degrades: s.Degrades, restoring: s.Restoring, began: now}
+}
+
+func (m memo) of(s failover.Share) bool {
+	return m.epoch == s.Epoch && m.state == s.State && m.degrades == s.Degrades && m.restoring == s.Restoring
 }
 
 const (
@@ -142,8 +155,8 @@ func (d *driver) take(e coordination.Entry) {
 	if d.state.epoch != share.Epoch || d.state.state != share.State {
 		d.state.epoch, d.state.state, d.state.since = share.Epoch, share.State, now
 	}
-	if d.memo.epoch != share.Epoch || d.memo.state != share.State {
-		d.memo = memo{epoch: share.Epoch, state: share.State}
+	if !d.memo.of(share) {
+		d.memo = memoOf(share, now)
 	}
 	holding := share.State != failover.Stable && share.State != failover.Draining && share.State != failover.Open
 	if holding && d.heldFor != share.Epoch {
@@ -232,11 +245,13 @@ func (d *driver) write(ctx context.Context, next failover.Share, encoded []byte)
 		if err == nil {
 			version, err = d.versionOf(ctx, encoded)
 		}
+	case next.Degraded != last.Degraded:
+		version, err = d.writeDegrade(ctx, next, encoded)
 	default:
 		version, err = d.c.cfg.Store.Put(ctx, key, encoded, d.version)
 	}
 	if errors.Is(err, coordination.ErrConflict) {
-		d.memo = memo{epoch: last.Epoch, state: last.State}
+		d.memo = memoOf(last, d.memo.began)
 		before := d.version
 		d.reread(ctx)
 		return d.version != before || last.State == failover.Fenced, nil
@@ -250,6 +265,16 @@ func (d *driver) write(ctx context.Context, next failover.Share, encoded []byte)
 }
 
 func (d *driver) announce(last, next failover.Share) {
+	if last.Degraded != next.Degraded || last.Restoring != next.Restoring {
+		why := next.DegradedWhy
+		if !next.Degraded {
+			why = "enough sites have everything that was acknowledged"
+		}
+		d.c.cfg.Events.acknowledging(AckInfo{Share: d.id, Degraded: next.Degraded, Restoring: next.Restoring, Why: why})
+	}
+	if last.State == next.State {
+		return
+	}
 	info := StateInfo{Share: d.id, From: last.State, To: next.State, Epoch: next.Epoch, Kind: next.Kind, Active: next.Active, Target: last.Target, PassageCount: len(next.Passages)}
 	if n := len(next.Passages); n > 0 {
 		info.Why = next.Passages[n-1].Why

@@ -10,6 +10,9 @@ import (
 type Events struct {
 	// StateChanged: this loop wrote the record. Why is the sentence for people.
 	StateChanged func(StateInfo)
+	// Acknowledging: producers wait for fewer sites than the policy says, or for
+	// enough again.
+	Acknowledging func(AckInfo)
 	// Waiting: the share stands in the same state for another reason than before;
 	// Ask is true where a person must decide.
 	Waiting func(WaitInfo)
@@ -41,6 +44,15 @@ type StateInfo struct {
 	PassageCount int
 }
 
+// AckInfo says how the producers of a share are answered. Restoring: they wait for
+// enough sites again, which do not have everything yet.
+type AckInfo struct {
+	Share     spillway.ShareID
+	Degraded  bool
+	Restoring bool
+	Why       string
+}
+
 // WaitInfo says what a share waits for.
 type WaitInfo struct {
 	Share spillway.ShareID
@@ -52,6 +64,12 @@ type WaitInfo struct {
 func (e *Events) stateChanged(i StateInfo) {
 	if e.StateChanged != nil {
 		e.StateChanged(i)
+	}
+}
+
+func (e *Events) acknowledging(i AckInfo) {
+	if e.Acknowledging != nil {
+		e.Acknowledging(i)
 	}
 }
 

@@ -29,6 +29,7 @@ type Mirror interface {
 	Arm(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, next spillway.SiteID) error
 	CloseEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, ends map[spillway.TopicPartition]spillway.Offset) error
 	CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error
+	LogGap(context.Context, maptopic.Gap) error
 	Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset
 	Map() *maptopic.Reader
 }
@@ -133,10 +134,13 @@ type followed struct {
 
 	// Owned by run.
 	reports map[spillway.Epoch]*siteReport
-	terms   map[spillway.Epoch]failover.Term // read from the history
-	tidied  spillway.Epoch                   // epoch for which ranges of this site's own terms were closed
-	target  bool                             // this site was to become active in a move that is not over
-	term    uint64                           // of the writer lease in which act works
+	// The degrade that the gap log tells of, and whether as one that goes on.
+	degrades int
+	degraded bool
+	terms    map[spillway.Epoch]failover.Term // read from the history
+	tidied   spillway.Epoch                   // epoch for which ranges of this site's own terms were closed
+	target   bool                             // this site was to become active in a move that is not over
+	term     uint64                           // of the writer lease in which act works
 
 	mu struct {
 		sync.Mutex
@@ -343,6 +347,9 @@ func (s *followed) settle(ctx context.Context, share failover.Share) error {
 	if err := s.follow(ctx, share, share.Epoch, share.Active); err != nil {
 		return err
 	}
+	if err := s.tellDegrade(ctx, share); err != nil {
+		return err
+	}
 	if share.State == failover.Stable {
 		s.target = false
 		for e := range s.reports {
@@ -350,9 +357,48 @@ func (s *followed) settle(ctx context.Context, share failover.Share) error {
 				delete(s.reports, e)
 			}
 		}
+		if share.Restore != nil && share.Active != s.f.site {
+			return s.restore(ctx, share)
+		}
 		return nil
 	}
 	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Armed = true })
+}
+
+// tellDegrade keeps the gap log of the site that serves: producers are, or were,
+// answered before enough sites had their records (promise F).
+func (s *followed) tellDegrade(ctx context.Context, share failover.Share) error {
+	if share.Active != s.f.site || share.Degrades == 0 || (s.degrades == share.Degrades && s.degraded == share.Degraded) {
+		return nil
+	}
+	detail := fmt.Sprintf("group %s: %s", share.Group, share.DegradedWhy)
+	if !share.Degraded {
+		detail += "; over at " + share.DegradedEnd.UTC().Format(time.RFC3339)
+	}
+	err := s.f.cfg.Mirror.LogGap(ctx, maptopic.Gap{
+		ID: fmt.Sprintf("degrade-%s-%d", share.ID(), share.Degrades), Kind: maptopic.GapDegrade, At: share.DegradedAt, Epoch: share.DegradedEpoch,
+		From: -1, To: -1, LocalFrom: -1, LocalTo: -1, Detail: detail,
+	})
+	if err != nil {
+		return fmt.Errorf("write the degrade into the gap log: %w", err)
+	}
+	s.degrades, s.degraded = share.Degrades, share.Degraded
+	return nil
+}
+
+const restorePoll = 50 * time.Millisecond
+
+// restore waits until this site has all that was acknowledged by fewer sites, and
+// says so.
+func (s *followed) restore(ctx context.Context, share failover.Share) error {
+	for {
+		if offsetsOf(s.f.cfg.Mirror.Ends(s.id)).Reach(share.Restore) {
+			return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Restored = share.Degrades })
+		}
+		if pause(ctx, restorePoll); ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
 }
 
 // tidy closes what this site has open in its map although another serves: its own

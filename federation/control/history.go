@@ -114,6 +114,31 @@ func (d *driver) finish(ctx context.Context, next failover.Share, encoded []byte
 	return d.versionOf(ctx, encoded)
 }
 
+// writeDegrade writes the record that begins or ends weaker acknowledgements,
+// together with its account in the history.
+func (d *driver) writeDegrade(ctx context.Context, next failover.Share, encoded []byte) (uint64, error) {
+	key := d.c.keys.HistoryDegrade(d.id, next.DegradedEpoch, next.Degrades)
+	e, err := d.c.cfg.Store.Get(ctx, key)
+	if err != nil && !errors.Is(err, coordination.ErrNotFound) {
+		return 0, err
+	}
+	value, err := json.Marshal(Record{
+		Group: next.Group, Index: next.Index, Epoch: next.DegradedEpoch, Kind: failover.Degrade, From: next.Active, To: next.Active,
+		Who: "automation", Why: next.DegradedWhy, Started: next.DegradedAt, Ended: next.DegradedEnd, HeldMillis: -1,
+	})
+	if err != nil {
+		return 0, err
+	}
+	err = d.c.cfg.Store.Txn(ctx, []coordination.Op{
+		{Key: d.c.keys.Share(d.id), Value: encoded, Version: d.version},
+		{Key: key, Value: value, Version: e.Version},
+	})
+	if err != nil {
+		return 0, err
+	}
+	return d.versionOf(ctx, encoded)
+}
+
 func (d *driver) chunk(ctx context.Context, key string, value []byte) ([]byte, error) {
 	n := 0
 	for rest := value; len(rest) > 0; n++ {

@@ -158,32 +158,6 @@ func (o *Operator) Pause(ctx context.Context, paused bool, who, why string) erro
 	}
 }
 
-// SetDegraded records before the first weaker acknowledgement that fewer sites
-// than the policy says are waited for, and after the last one that it is over
-// (C17).
-func SetDegraded(ctx context.Context, store coordination.Store, keys failover.Keys, id spillway.ShareID, on bool) error {
-	for {
-		e, err := store.Get(ctx, keys.Share(id))
-		if err != nil {
-			return err
-		}
-		share, err := failover.Decode(e.Value)
-		if err != nil {
-			return err
-		}
-		if share.Degraded == on {
-			return nil
-		}
-		next, err := failover.SetDegraded(share, on)
-		if err != nil {
-			return err
-		}
-		if _, err = store.Put(ctx, e.Key, next.Encode(), e.Version); !errors.Is(err, coordination.ErrConflict) {
-			return err
-		}
-	}
-}
-
 // GroupStatus is how one failover group stands.
 type GroupStatus struct {
 	Share      failover.Share                         `json:"share"`

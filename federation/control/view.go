@@ -30,6 +30,8 @@ func (d *driver) view(ctx context.Context) (failover.View, error) {
 	judged := h.judgements(d.group.Sites, d.c.cfg.Observers)
 	gatewayReports, siteReports := h.reports(d.id, d.share.Epoch)
 	v.Sites = siteViews(d.group, d.id, judged, h.mirrors(), siteReports)
+	v.MarksFor = d.marks.look(d.share, &v, d.limits, now)
+	v.RestoringFor = d.memo.began.Shortest(now)
 	if d.share.State == failover.Stable && !judged[d.share.Active].Down {
 		return v, nil // nothing can follow from the gateways
 	}
@@ -50,6 +52,55 @@ func (d *driver) view(ctx context.Context) (failover.View, error) {
 		v.FailoversLastHour = n
 	}
 	return v, nil
+}
+
+// marking remembers which standbys give durable marks, as far as the mirrors' leases
+// tell: one that is alive and follows may still stand, because its site takes no
+// writes.
+type marking struct {
+	epoch spillway.Epoch
+	sites map[spillway.SiteID]progress
+	known bool
+	short bool
+	since coordination.Instant
+}
+
+type progress struct {
+	end   int64                // of the standby
+	ahead int64                // of the active site when the standby last moved
+	at    coordination.Instant // when that was
+}
+
+// marksStall is how long a standby may stand behind an active site that moved.
+const marksStall = 3 * time.Second
+
+// look fills in which standbys give marks, and returns how long enough of them, or
+// too few, have.
+func (m *marking) look(share failover.Share, v *failover.View, limits failover.Limits, now coordination.Instant) time.Duration {
+	if m.epoch != share.Epoch || m.sites == nil {
+		*m = marking{epoch: share.Epoch, sites: map[spillway.SiteID]progress{}}
+	}
+	ahead := int64(-1)
+	if f := v.Sites[share.Active].Following; f != nil {
+		ahead = f.EndSum
+	}
+	for id, site := range v.Sites {
+		f := site.Following
+		if id == share.Active || f == nil || site.Judgement.Down || f.Problem != "" || f.Epoch != share.Epoch || f.Source != share.Active {
+			continue
+		}
+		p, ok := m.sites[id]
+		if !ok || p.end != f.EndSum || f.EndSum >= ahead || p.ahead == ahead {
+			p = progress{end: f.EndSum, ahead: ahead, at: now}
+		}
+		m.sites[id] = p
+		site.Marks = p.at.Shortest(now) < marksStall
+		v.Sites[id] = site
+	}
+	if _, short := failover.Shortfall(share, *v, limits); !m.known || short != m.short {
+		m.known, m.short, m.since = true, short, now
+	}
+	return m.since.Shortest(now)
 }
 
 // heldTime is how long gateways hold: by this loop's clock if it saw the hold

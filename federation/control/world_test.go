@@ -40,6 +40,7 @@ type world struct {
 	topology *spillway.Topology
 	sites    map[spillway.SiteID]*site
 	told     chan StateInfo
+	acks     chan AckInfo
 	operator *Operator
 	options  options
 
@@ -47,6 +48,7 @@ type world struct {
 	acked  map[spillway.TopicPartition]map[spillway.Offset]string
 	waits  []string
 	failed []string
+	weak   int // records acknowledged while fewer sites had them than the policy says
 }
 
 type site struct {
@@ -101,7 +103,7 @@ func newWorld(t *testing.T, o options) *world {
 		sites = append(sites, site)
 	}
 	w := &world{t: t, store: o.store, options: o, topology: spillway.NewTopology("shop", "shop-1", sites, []spillway.FailoverGroup{group}),
-		sites: map[spillway.SiteID]*site{}, told: make(chan StateInfo, 1000), acked: map[spillway.TopicPartition]map[spillway.Offset]string{}}
+		sites: map[spillway.SiteID]*site{}, told: make(chan StateInfo, 1000), acks: make(chan AckInfo, 1000), acked: map[spillway.TopicPartition]map[spillway.Offset]string{}}
 	w.operator = NewOperator(w.topology, w.store, nil)
 	w.operator.look = 300 * time.Millisecond
 	for _, id := range o.sites {
@@ -174,7 +176,9 @@ func (s *site) start() {
 	if err != nil {
 		s.w.t.Fatal(err)
 	}
+	s.w.mu.Lock()
 	s.mirror = m
+	s.w.mu.Unlock()
 	events := Events{
 		StateChanged: func(i StateInfo) { s.w.told <- i },
 		Waiting: func(i WaitInfo) {
@@ -186,7 +190,8 @@ func (s *site) start() {
 		FollowFailed: func(_ spillway.ShareID, state failover.State, err error) {
 			s.w.fault("%s follows in %s: %v", s.id, state, err)
 		},
-		Refused: func(_ spillway.ShareID, why string) { s.w.fault("refused: %s", why) },
+		Acknowledging: func(i AckInfo) { s.w.acks <- i },
+		Refused:       func(_ spillway.ShareID, why string) { s.w.fault("refused: %s", why) },
 	}
 	var driven Mirror = m
 	if s.w.options.mirror != nil {
@@ -301,6 +306,7 @@ type gateway struct {
 
 	mu       sync.Mutex
 	known    failover.Share
+	version  uint64 // of known
 	reserved failover.Reserved
 	resVer   uint64
 	inflight sync.WaitGroup
@@ -346,8 +352,11 @@ func (g *gateway) see(e coordination.Entry) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if share.Epoch == g.known.Epoch && share.State == g.known.State && e.Version > g.version {
+		g.known, g.version = share, e.Version // acknowledgements, nothing else
+	}
 	if share.Epoch > g.known.Epoch || (share.Epoch == g.known.Epoch && share.State != g.known.State) {
-		g.known = share
+		g.known, g.version = share, e.Version
 		select {
 		case g.share <- share:
 		default:
@@ -444,6 +453,10 @@ func (g *gateway) produce(ctx context.Context, tp spillway.TopicPartition, value
 	if err := g.reserve(ctx, known, tp, offset); err != nil {
 		return err
 	}
+	weak, err := g.durable(ctx, known.Current().Epoch, tp, offset)
+	if err != nil {
+		return err
+	}
 	if g.lease.Term() != term {
 		return errors.New("the lease lapsed")
 	}
@@ -456,7 +469,38 @@ func (g *gateway) produce(ctx context.Context, tp spillway.TopicPartition, value
 		g.s.w.failed = append(g.s.w.failed, fmt.Sprintf("offset %d of %s was handed out for %s and %s", offset, tp, other, value))
 	}
 	g.s.w.acked[tp][offset] = value
+	if weak {
+		g.s.w.weak++
+	}
 	return nil
+}
+
+// durable waits until as many sites have a record as the record of the share asks
+// for; weak: that was fewer than the policy says.
+func (g *gateway) durable(ctx context.Context, epoch spillway.Epoch, tp spillway.TopicPartition, offset spillway.Offset) (weak bool, err error) {
+	policy := g.s.w.topology.Groups()[0].Ack.Sites
+	for {
+		g.mu.Lock()
+		known := g.known
+		g.mu.Unlock()
+		if _, serves := known.Serves(); !serves || known.Current().Epoch != epoch || !g.lease.Valid() {
+			return false, errNotServing
+		}
+		have := 1
+		g.s.w.mu.Lock()
+		for id, s := range g.s.w.sites {
+			if id != known.Active && s.mirror.Ends(known.ID())[tp] > offset {
+				have++
+			}
+		}
+		g.s.w.mu.Unlock()
+		if have >= known.AckSites(policy) {
+			return have < policy, nil
+		}
+		if pause(ctx, time.Millisecond); ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+	}
 }
 
 func mapPosition(s failover.Share) int64 {

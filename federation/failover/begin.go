@@ -40,6 +40,7 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	next.Epoch = share.Epoch + 1
 	next.Target, next.Kind, next.Who, next.Why = r.Target, r.Kind, r.Who, r.Why
 	next.LossMax, next.Mask = r.LossMax, view.NewMask
+	next.Restoring, next.Restore = false, nil // begun anew at the new site
 	next.Started, next.Passages = view.Now, nil
 	why := fmt.Sprintf("%s asked for a %s from %s to %s: %s", r.Who, r.Kind, share.Active, r.Target, cmp.Or(r.Why, "no reason given"))
 	if r.Kind == Switchover && limits.Group.GroupDrain > 0 {
@@ -149,16 +150,6 @@ func (s Share) settled() Share {
 	s.Target, s.Abort, s.WaitFor, s.Cutover, s.Prefix, s.PrefixSite, s.Start = "", "", nil, nil, nil, nil, nil
 	s.Mask, s.LossMax, s.Fence = 0, 0, ""
 	return s
-}
-
-// SetDegraded records that acknowledgements wait for fewer sites than the policy
-// says, or that they do so no longer (C17).
-func SetDegraded(share Share, on bool) (Share, error) {
-	if site, ok := share.Serves(); !ok || site == "" {
-		return share, refuse("share %s is moving (%s)", share.ID(), share.State)
-	}
-	share.Degraded = on
-	return share, nil
 }
 
 // automatic decides whether a share that stands still moves without a person.

@@ -74,6 +74,12 @@ func (k Keys) History(id spillway.ShareID, e spillway.Epoch) string {
 	return fmt.Sprintf("%s%010d", k.HistoryOf(id), e)
 }
 
+// HistoryDegrade is the account of one time in which acknowledgements were weaker.
+// It is listed after the move that opened the epoch.
+func (k Keys) HistoryDegrade(id spillway.ShareID, e spillway.Epoch, count int) string {
+	return fmt.Sprintf("%s-degrade-%04d", k.History(id, e), count)
+}
+
 // Votes is the prefix of all observers' votes.
 func (k Keys) Votes() string { return k.root() + "votes/" }
 

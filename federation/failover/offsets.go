@@ -28,6 +28,12 @@ func (p PartitionOffsets) Clone() PartitionOffsets {
 	return c
 }
 
+// Reach tells whether p is at or above want everywhere.
+func (p PartitionOffsets) Reach(want PartitionOffsets) bool {
+	_, _, ok := p.reaches(want)
+	return ok
+}
+
 // reaches tells whether p is at or above want everywhere, and if not, where not.
 func (p PartitionOffsets) reaches(want PartitionOffsets) (missing spillway.TopicPartition, by int64, ok bool) {
 	ok = true

@@ -129,6 +129,18 @@ type Share struct {
 	// Degraded is true while acknowledgements wait for fewer sites than the
 	// policy says; written before the first weaker acknowledgement (C17).
 	Degraded bool `json:"degraded,omitempty"`
+	// Restoring: they wait for all again, but what was acknowledged before may not
+	// be at the other sites yet, so the share is degraded still. Restore is where the
+	// log ended once every gateway waited again; nil until then.
+	Restoring bool             `json:"restoring,omitempty"`
+	Restore   PartitionOffsets `json:"restore,omitempty"`
+	// Degrades counts how often that began; the rest tells of the last time.
+	Degrades    int       `json:"degrades,omitempty"`
+	DegradedAt  time.Time `json:"degradedAt,omitzero"`
+	DegradedEnd time.Time `json:"degradedEnd,omitzero"`
+	DegradedWhy string    `json:"degradedWhy,omitempty"`
+	// DegradedEpoch is the epoch in which it began.
+	DegradedEpoch spillway.Epoch `json:"degradedEpoch,omitempty"`
 }
 
 // WaitGateway is one gateway that may still serve the old epoch, from the list
@@ -253,4 +265,6 @@ type SiteReport struct {
 	GroupsCopied bool   `json:"groupsCopied,omitempty"`
 	Armed        bool   `json:"armed,omitempty"` // ready to follow the new site
 	Problem      string `json:"problem,omitempty"`
+	// Restored is the number of the degrade of which this site has everything.
+	Restored int `json:"restored,omitempty"`
 }

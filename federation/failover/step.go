@@ -25,7 +25,18 @@ func Step(share Share, view View, limits Limits) (Share, []Action) {
 		if !view.Allowed && !view.Sites[share.Active].Judgement.Down {
 			return share, []Action{{Kind: Allow, Site: share.Active, Why: fmt.Sprintf("%s serves, so gateways may write there", share.Active)}}
 		}
-		return automatic(share, view, limits)
+		next, actions := automatic(share, view, limits)
+		if next.State != Stable || view.Sites[share.Active].Judgement.Down {
+			return next, actions
+		}
+		acks, why := acknowledging(share, view, limits)
+		if len(actions) > 0 && len(why) > 0 && why[0].Kind == Wait && acks.Degraded == share.Degraded && acks.Restoring == share.Restoring && len(acks.Restore) == len(share.Restore) {
+			return next, actions // both wait, and a site that may be dead is the worse news
+		}
+		if len(why) > 0 {
+			return acks, why
+		}
+		return next, actions
 	case Draining:
 		return draining(share, view, limits)
 	case Fencing:
@@ -306,7 +317,7 @@ func caughtUp(share Share, view View, limits Limits) (Share, []Action) {
 		}
 	}
 	// A failover with too few survivors opens degraded; a switchover never does (C31).
-	degraded := share.Degraded
+	degraded := ""
 	if short := armed < limits.ackSites()-1; short || len(unarmed) > 0 {
 		late := view.InState >= or(limits.ArmWait, ArmWait)
 		switch {
@@ -315,11 +326,14 @@ func caughtUp(share Share, view View, limits Limits) (Share, []Action) {
 		case short && share.Kind == Switchover:
 			return wait(share, "%d sites follow %s, ack.sites %d needs %d", armed, share.Target, limits.ackSites(), limits.ackSites()-1)
 		case short && limits.Group.Ack.OnShortfall == "degrade":
-			degraded = true
+			degraded = fmt.Sprintf("%d sites follow %s, ack.sites is %d", armed, share.Target, limits.ackSites())
 		}
 	}
 	next := share
-	next.Active, next.Degraded = share.Target, degraded
+	if degraded != "" && !share.Degraded {
+		next = share.degraded(view, degraded)
+	}
+	next.Active = share.Target
 	next.MapPosition = map[spillway.SiteID]int64{share.Target: r.MapPosition}
 	verified := share.Cutover
 	if share.Kind == Failover {
@@ -334,8 +348,8 @@ func caughtUp(share Share, view View, limits Limits) (Share, []Action) {
 	if len(unarmed) > 0 {
 		why += fmt.Sprintf(", %s follow later", join(unarmed))
 	}
-	if degraded && !share.Degraded {
-		why += fmt.Sprintf(", degraded: %d sites follow, ack.sites is %d", armed, limits.ackSites())
+	if next.Degraded && !share.Degraded {
+		why += ", degraded: " + degraded
 	}
 	return move(next.enter(Open, view, why))
 }

@@ -24,8 +24,14 @@ type View struct {
 	Unseen time.Duration
 	Sites  map[spillway.SiteID]SiteView
 
+	// MarksFor is how long enough standbys, or too few, have given durable marks.
+	MarksFor time.Duration
+	// RestoringFor is how long this loop has known that the share is restoring.
+	RestoringFor time.Duration
+
 	// LogEnds are the virtual log ends at the active site, read after every
-	// gateway was done and after the fence; nil until then.
+	// gateway was done and after the fence (or, to end a degrade, after all wait
+	// for enough sites again); nil until then.
 	LogEnds PartitionOffsets
 	// Fence says how writes to the active site are fenced: "acl", "lease-only", or
 	// "" while that is not settled.
@@ -68,6 +74,7 @@ func (g GatewayView) past() bool { return g.Over && g.OverFor >= PastAfter }
 type SiteView struct {
 	Judgement Judgement
 	Mirror    bool // a mirror worker's lease is alive
+	Marks     bool // it follows the active site and gives durable marks
 	Following *Following
 	Report    *SiteReport // for the epoch of the share record
 }
@@ -80,6 +87,7 @@ type Limits struct {
 	HearSites time.Duration     // how long a failover waits for survivors beside the target
 	ArmWait   time.Duration     // how long OPEN waits for the flows from the new site
 	SettleMax time.Duration     // how long OPEN waits before it becomes STABLE
+	Lease     time.Duration     // after it every gateway that serves has read the records again
 }
 
 // Defaults of Limits and of the policies of a group.

@@ -315,8 +315,5 @@ func (s *Share) unsureSince(from time.Time) bool {
 // ackSites is how many sites must have a record before its producer is
 // answered. A degrade is in the record before the first weaker acknowledgement (C17).
 func (s *Share) ackSites() int {
-	if s.Group.Ack.Sites > 1 && s.Record().Degraded {
-		return 1
-	}
-	return s.Group.Ack.Sites
+	return s.Record().AckSites(s.Group.Ack.Sites)
 }

@@ -312,6 +312,7 @@ func (w *world) view() failover.View {
 		sv := failover.SiteView{Judgement: failover.Judge(w.votes(id, s), id, w.limits.Observers), Mirror: s.all && s.brokers, Report: s.report[w.share.Epoch]}
 		if sv.Mirror {
 			sv.Following = &failover.Following{Epoch: w.share.Current().Epoch}
+			sv.Marks = !s.held
 		}
 		v.Sites[id] = sv
 	}
