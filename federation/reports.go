@@ -17,6 +17,7 @@ import (
 // makes the report pointless.
 type reports struct {
 	gateway *Gateway
+	last    map[spillway.ShareID]written // owned by run
 
 	mu   sync.Mutex
 	want map[spillway.ShareID]*report
@@ -28,8 +29,16 @@ type report struct {
 	changes []func(*failover.GatewayReport)
 }
 
+// written is the newest report about a share as this gateway wrote it, so that the
+// next one need not be read first: clients are held meanwhile.
+type written struct {
+	epoch   spillway.Epoch
+	version uint64
+	report  failover.GatewayReport
+}
+
 func newReports(g *Gateway) *reports {
-	return &reports{gateway: g, want: make(map[spillway.ShareID]*report), kick: make(chan struct{}, 1)}
+	return &reports{gateway: g, last: make(map[spillway.ShareID]written), want: make(map[spillway.ShareID]*report), kick: make(chan struct{}, 1)}
 }
 
 // update changes the report about an epoch of a share, soon. The changes may
@@ -95,21 +104,31 @@ func (r *reports) write(ctx context.Context, id spillway.ShareID, w *report) err
 	ctx, cancel := context.WithTimeout(ctx, coordination.LeaseTTL/2)
 	defer cancel()
 	key := g.keys.GatewayReport(id, w.epoch, g.config.ID)
+	known := r.last[id]
+	if known.epoch != w.epoch {
+		known = written{epoch: w.epoch}
+	}
 	for {
-		e, err := g.config.Store.Get(ctx, key)
-		if err != nil && !errors.Is(err, coordination.ErrNotFound) {
-			return err
-		}
-		var report failover.GatewayReport
-		if err == nil && json.Unmarshal(e.Value, &report) != nil || report.Boot != g.boot {
-			report = failover.GatewayReport{} // of an earlier start: it says nothing about this one
-		}
+		report := known.report
 		report.Gateway, report.Boot = g.config.ID, g.boot
 		for _, change := range w.changes {
 			change(&report)
 		}
-		if _, err = g.config.Store.Put(ctx, key, encode(report), e.Version); !errors.Is(err, coordination.ErrConflict) {
+		version, err := g.config.Store.Put(ctx, key, encode(report), known.version)
+		if err == nil {
+			r.last[id] = written{epoch: w.epoch, version: version, report: report}
+			return nil
+		}
+		if !errors.Is(err, coordination.ErrConflict) {
 			return err
+		}
+		e, err := g.config.Store.Get(ctx, key)
+		if err != nil && !errors.Is(err, coordination.ErrNotFound) {
+			return err
+		}
+		known = written{epoch: w.epoch, version: e.Version}
+		if e.Version > 0 && json.Unmarshal(e.Value, &known.report) != nil || known.report.Boot != g.boot {
+			known.report = failover.GatewayReport{} // of an earlier start: it says nothing about this one
 		}
 	}
 }

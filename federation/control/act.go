@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"spillway"
@@ -195,9 +196,21 @@ func (c *Control) logEnds(ctx context.Context, site spillway.SiteID, g spillway.
 		return nil, err
 	}
 	admin := c.cfg.Sites[site].Cluster.Admin()
-	ends, err := admin.LogEnds(ctx, tps)
-	if err != nil {
-		return nil, fmt.Errorf("read the log ends of %s: %w", site, err)
+	// All that does not need the ends is asked at the same time: clients are held.
+	var ends, marks map[spillway.TopicPartition]spillway.LocalOffset
+	var errEnds, errMarks, errMap error
+	var wg sync.WaitGroup
+	wg.Go(func() { ends, errEnds = admin.LogEnds(ctx, tps) })
+	wg.Go(func() { marks, errMarks = admin.HighWatermarks(ctx, tps) })
+	wg.Go(func() { errMap = c.mu.maps[site].CaughtUp(ctx) })
+	wg.Wait()
+	switch {
+	case errEnds != nil:
+		return nil, fmt.Errorf("read the log ends of %s: %w", site, errEnds)
+	case errMarks != nil:
+		return nil, fmt.Errorf("read the high watermarks of %s: %w", site, errMarks)
+	case errMap != nil && !errors.Is(errMap, broker.ErrUnknownTopic):
+		return nil, errMap
 	}
 	for twice {
 		pause(ctx, readApart)
@@ -208,12 +221,14 @@ func (c *Control) logEnds(ctx context.Context, site spillway.SiteID, g spillway.
 		twice, ends = !equalEnds(ends, again), again
 	}
 	for {
-		marks, err := admin.HighWatermarks(ctx, tps)
-		if err != nil {
-			return nil, fmt.Errorf("read the high watermarks of %s: %w", site, err)
-		}
 		tp, behind := behindOf(marks, ends)
 		if !behind {
+			break
+		}
+		if marks, err = admin.HighWatermarks(ctx, tps); err != nil {
+			return nil, fmt.Errorf("read the high watermarks of %s: %w", site, err)
+		}
+		if _, behind = behindOf(marks, ends); !behind {
 			break
 		}
 		pause(ctx, 5*time.Millisecond)
@@ -221,7 +236,7 @@ func (c *Control) logEnds(ctx context.Context, site spillway.SiteID, g spillway.
 			return nil, fmt.Errorf("%s at %s is not replicated up to its end; are brokers missing? %w", tp, site, ctx.Err())
 		}
 	}
-	return c.toVirtual(ctx, site, g, tps, ends)
+	return c.toVirtual(site, g, tps, ends)
 }
 
 func equalEnds(a, b map[spillway.TopicPartition]spillway.LocalOffset) bool {
@@ -242,12 +257,10 @@ func behindOf(marks, ends map[spillway.TopicPartition]spillway.LocalOffset) (spi
 	return spillway.TopicPartition{}, false
 }
 
-// toVirtual adds the constant of the epoch that is open in the site's map.
-func (c *Control) toVirtual(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup, tps []spillway.TopicPartition, ends map[spillway.TopicPartition]spillway.LocalOffset) (failover.PartitionOffsets, error) {
+// toVirtual adds the constant of the epoch that is open in the site's map, which
+// has been read.
+func (c *Control) toVirtual(site spillway.SiteID, g spillway.FailoverGroup, tps []spillway.TopicPartition, ends map[spillway.TopicPartition]spillway.LocalOffset) (failover.PartitionOffsets, error) {
 	r := c.mu.maps[site]
-	if err := r.CaughtUp(ctx); err != nil && !errors.Is(err, broker.ErrUnknownTopic) {
-		return nil, err
-	}
 	virtual := failover.PartitionOffsets{}
 	for _, tp := range tps {
 		start, open := r.View(tp).Open()

@@ -3,16 +3,13 @@
 package control
 
 import (
-	"context"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"spillway"
-	"spillway/federation/coordination"
 	"spillway/federation/coordination/consul"
 	"spillway/federation/failover"
 	server "spillway/tests/cluster/consul"
@@ -36,7 +33,7 @@ func TestSwitchoversOnRealConsul(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	counted := &counting{Store: store}
+	counted := newCounting(store)
 	w := newWorld(t, options{store: counted, group: func(g *spillway.FailoverGroup) { g.GroupDrain = 100 * time.Millisecond }})
 	share := w.settled(1)
 	stop := w.load()
@@ -62,48 +59,29 @@ func TestSwitchoversOnRealConsul(t *testing.T) {
 	}
 	for _, r := range history {
 		held = append(held, r.HeldMillis)
-		var at time.Time
-		for _, p := range r.Passages {
-			if p.State != failover.Draining && p.State != failover.Fencing {
-				t.Logf("  %s after %v", p.State, p.At.Sub(at).Round(time.Millisecond))
-			}
-			at = p.At
-		}
 	}
+	logSteps(t, history)
 	slices.Sort(held)
-	t.Logf("requests: %d lists, %d gets, %d writes, %d polls told something", counted.lists.Load(), counted.gets.Load(), counted.writes.Load(), counted.told.Load())
+	for _, line := range counted.chain(share.Epoch) {
+		t.Log(line)
+	}
 	t.Logf("%d records, holds in ms: %v", acked, held)
 	if median := held[len(held)/2]; median >= 150 {
 		t.Errorf("the median hold is %d ms", median)
 	}
 }
 
-// counting tells how busy the store was.
-type counting struct {
-	coordination.Store
-	lists, gets, writes, told atomic.Int64
-}
-
-func (c *counting) Get(ctx context.Context, key string) (coordination.Entry, error) {
-	c.gets.Add(1)
-	return c.Store.Get(ctx, key)
-}
-
-func (c *counting) List(ctx context.Context, prefix string) ([]coordination.Entry, error) {
-	c.lists.Add(1)
-	return c.Store.List(ctx, prefix)
-}
-
-func (c *counting) Put(ctx context.Context, key string, value []byte, version uint64) (uint64, error) {
-	c.writes.Add(1)
-	return c.Store.Put(ctx, key, value, version)
-}
-
-func (c *counting) Txn(ctx context.Context, ops []coordination.Op) error {
-	c.writes.Add(1)
-	return c.Store.Txn(ctx, ops)
-}
-
-func (c *counting) Watch(ctx context.Context, prefix string, fn func([]coordination.Entry, error)) error {
-	return c.Store.Watch(ctx, prefix, func(e []coordination.Entry, err error) { c.told.Add(1); fn(e, err) })
+// logSteps prints how long each step of a hold took, over all moves.
+func logSteps(t *testing.T, history []Record) {
+	t.Helper()
+	took := map[failover.State][]int64{}
+	for _, r := range history {
+		for i, p := range r.Passages[1:] {
+			took[p.State] = append(took[p.State], p.At.Sub(r.Passages[i].At).Milliseconds())
+		}
+	}
+	for _, s := range []failover.State{failover.Fencing, failover.Fenced, failover.Cutover, failover.CaughtUp, failover.Open, failover.Stable} {
+		slices.Sort(took[s])
+		t.Logf("until %-9s ms: %v", s, took[s])
+	}
 }

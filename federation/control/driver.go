@@ -21,8 +21,9 @@ type driver struct {
 	limits failover.Limits
 
 	// Owned by run.
-	share   failover.Share
-	version uint64 // of share; 0: not read yet
+	share   failover.Share // as stored, or as decided on from there without a write
+	stored  failover.Share
+	version uint64 // of stored; 0: not read yet
 	encoded []byte
 	seen    coordination.Instant // when version was first seen
 	state   struct {
@@ -37,6 +38,7 @@ type driver struct {
 	memo    memo
 	told    failover.WaitInfoKey
 	cleaned spillway.Epoch
+	warmed  spillway.Epoch
 	booted  bool
 }
 
@@ -115,6 +117,7 @@ func (d *driver) drive(ctx context.Context) {
 		again, err := d.step(ctx)
 		if err != nil && ctx.Err() == nil {
 			d.c.cfg.Events.actionFailed(d.id, string(d.share.State), err)
+			d.show(ctx)
 			pause(ctx, retryPause)
 			d.reread(ctx)
 		}
@@ -151,16 +154,22 @@ func (d *driver) take(e coordination.Entry) {
 	}
 	now := d.c.cfg.Clock.Now()
 	followed := d.version > 0
-	d.share, d.version, d.encoded, d.seen = share, e.Version, e.Value, now
+	d.stored, d.version, d.encoded, d.seen = share, e.Version, e.Value, now
+	d.at(share, now)
+	holding := share.State != failover.Stable && share.State != failover.Draining && share.State != failover.Open
+	if holding && d.heldFor != share.Epoch {
+		d.heldFor, d.held, d.heldNew = share.Epoch, now, followed
+	}
+}
+
+// at goes on from a record, which may be one that was decided on and is not stored.
+func (d *driver) at(share failover.Share, now coordination.Instant) {
+	d.share = share
 	if d.state.epoch != share.Epoch || d.state.state != share.State {
 		d.state.epoch, d.state.state, d.state.since = share.Epoch, share.State, now
 	}
 	if !d.memo.of(share) {
 		d.memo = memoOf(share, now)
-	}
-	holding := share.State != failover.Stable && share.State != failover.Draining && share.State != failover.Open
-	if holding && d.heldFor != share.Epoch {
-		d.heldFor, d.held, d.heldNew = share.Epoch, now, followed
 	}
 }
 
@@ -195,10 +204,15 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	next, actions := failover.Step(d.share, view, d.limits)
-	if encoded := next.Encode(); !bytes.Equal(encoded, d.encoded) {
+	next, actions, written := failover.Decide(d.share, view, d.limits)
+	if !written {
+		d.at(next, d.c.cfg.Clock.Now())
+		return true, nil
+	}
+	if encoded := next.Encode(); !bytes.Equal(encoded, d.share.Encode()) {
 		return d.write(ctx, next, encoded)
 	}
+	d.warm(ctx)
 	for _, a := range actions {
 		switch a.Kind {
 		case failover.Fence, failover.Allow, failover.ReadEnds:
@@ -217,6 +231,32 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 	return again, nil
 }
 
+// show stores a state that would have been passed in one write with the next, when
+// that does not come about: people must see where a move stands.
+func (d *driver) show(ctx context.Context) {
+	if d.share.State == d.stored.State {
+		return
+	}
+	if _, err := d.write(ctx, d.share, d.share.Encode()); err != nil && ctx.Err() == nil {
+		d.c.cfg.Events.actionFailed(d.id, "store "+string(d.share.State), err)
+	}
+}
+
+// warmMax bounds what is done ahead while consumer groups drain.
+const warmMax = 500 * time.Millisecond
+
+// warm does once, before clients are held, what will be done while they are: it
+// opens the connections to the leaders of the old site, and reads its map.
+func (d *driver) warm(ctx context.Context) {
+	if d.share.State != failover.Draining || d.warmed == d.share.Epoch {
+		return
+	}
+	d.warmed = d.share.Epoch
+	ctx, cancel := context.WithTimeout(ctx, warmMax)
+	defer cancel()
+	_, _ = d.c.logEnds(ctx, d.share.Active, d.group, false) // asked again when it counts
+}
+
 // tell reports a reason once, not again at every look.
 func (d *driver) tell(a failover.Action) {
 	key := failover.KeyOf(d.share, a)
@@ -231,7 +271,7 @@ func (d *driver) tell(a failover.Action) {
 func (d *driver) write(ctx context.Context, next failover.Share, encoded []byte) (again bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, writeMax)
 	defer cancel()
-	key, last := d.c.keys.Share(d.id), d.share
+	key, last := d.c.keys.Share(d.id), d.stored
 	var version uint64
 	switch {
 	case next.State == failover.Stable && last.State != failover.Stable:
@@ -251,7 +291,7 @@ func (d *driver) write(ctx context.Context, next failover.Share, encoded []byte)
 		version, err = d.c.cfg.Store.Put(ctx, key, encoded, d.version)
 	}
 	if errors.Is(err, coordination.ErrConflict) {
-		d.memo = memoOf(last, d.memo.began)
+		d.share, d.memo = last, memoOf(last, d.memo.began)
 		before := d.version
 		d.reread(ctx)
 		return d.version != before || last.State == failover.Fenced, nil
@@ -264,6 +304,7 @@ func (d *driver) write(ctx context.Context, next failover.Share, encoded []byte)
 	return true, nil
 }
 
+// announce tells of a write; of states that were passed in one, one after the other.
 func (d *driver) announce(last, next failover.Share) {
 	if last.Degraded != next.Degraded || last.Restoring != next.Restoring {
 		why := next.DegradedWhy
@@ -275,14 +316,22 @@ func (d *driver) announce(last, next failover.Share) {
 	if last.State == next.State {
 		return
 	}
-	info := StateInfo{Share: d.id, From: last.State, To: next.State, Epoch: next.Epoch, Kind: next.Kind, Active: next.Active, Target: last.Target, PassageCount: len(next.Passages)}
-	if n := len(next.Passages); n > 0 {
-		info.Why = next.Passages[n-1].Why
+	from, passed := last.State, next.Passages
+	if last.Epoch == next.Epoch || next.State == failover.Stable { // the same move
+		passed = passed[min(len(last.Passages), len(passed)):]
 	}
-	if next.State == failover.Open && d.heldFor == next.Epoch {
-		info.HeldMillis = d.held.Longest(d.c.cfg.Clock.Now()).Milliseconds()
+	for i, p := range passed {
+		info := StateInfo{Share: d.id, From: from, To: p.State, Epoch: next.Epoch, Kind: next.Kind, Active: last.Active, Target: last.Target, Why: p.Why,
+			PassageCount: len(next.Passages) - len(passed) + i + 1}
+		if i == len(passed)-1 {
+			info.Active = next.Active
+		}
+		if p.State == failover.Open && d.heldFor == next.Epoch {
+			info.HeldMillis = d.held.Longest(d.c.cfg.Clock.Now()).Milliseconds()
+		}
+		from = p.State
+		d.c.cfg.Events.stateChanged(info)
 	}
-	d.c.cfg.Events.stateChanged(info)
 }
 
 // versionOf reads the version of the record that a transaction wrote. If

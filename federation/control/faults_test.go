@@ -86,22 +86,32 @@ func TestDrivingLoopDiesInEachState(t *testing.T) {
 			w.settled(1)
 			stop := w.load()
 			w.loaded(10)
-			// The write that enters the state is the last that the driver does.
-			killed := make(chan struct{})
+			// The write that enters the state is the last that the driver does. Two
+			// states it passes in one write with the next: it dies before that.
+			final, moment := state, coordtest.AfterWrite
+			switch state {
+			case failover.Fenced:
+				final, moment = failover.Cutover, coordtest.BeforeWrite
+			case failover.CaughtUp:
+				final, moment = failover.Open, coordtest.BeforeWrite
+			}
+			killed, once := make(chan struct{}), sync.Once{}
 			store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
-				if when != coordtest.AfterWrite || !strings.Contains(ops[0].Key, "/shares/") {
+				if when != moment || !strings.Contains(ops[0].Key, "/shares/") {
 					return nil
 				}
-				if s, _ := failover.Decode(ops[0].Value); s.State != state || s.Epoch != 2 {
+				if s, _ := failover.Decode(ops[0].Value); s.State != final || s.Epoch != 2 {
 					return nil
 				}
-				select {
-				case <-killed:
-				default:
+				var err error
+				once.Do(func() {
 					close(killed)
 					w.sites["west"].endLoop()
-				}
-				return nil
+					if moment == coordtest.BeforeWrite {
+						err = errors.New("who writes is dead")
+					}
+				})
+				return err
 			})
 			if _, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false); err != nil {
 				t.Fatal(err)
@@ -477,7 +487,7 @@ func TestTheOldSiteProvesThatItCanFollow(t *testing.T) {
 				if when != coordtest.BeforeWrite || !c.stray {
 					return nil
 				}
-				if s, err := failover.Decode(ops[0].Value); err == nil && s.State == failover.CaughtUp {
+				if s, err := failover.Decode(ops[0].Value); err == nil && s.State == failover.Cutover {
 					once.Do(func() {
 						if _, err := produceTo(within(t), w.sites["east"].cluster, orders0, "stray"); err != nil {
 							t.Error(err)

@@ -449,7 +449,12 @@ func (s *followed) stop(ctx context.Context, share failover.Share) error {
 
 // catchUp brings this site exactly to the cutover, or to the longest prefix.
 func (s *followed) catchUp(ctx context.Context, share failover.Share) error {
-	if share.Active == s.f.site || (share.Kind == failover.Failover && share.Target != s.f.site) {
+	switch {
+	case share.Kind == failover.Failover && share.Target != s.f.site:
+		return nil
+	case share.Active == s.f.site && share.Kind == failover.Switchover:
+		return s.open(ctx, share)
+	case share.Active == s.f.site:
 		return nil
 	}
 	from, until := map[spillway.TopicPartition]spillway.SiteID{}, map[spillway.TopicPartition]spillway.Offset{}
@@ -470,19 +475,38 @@ func (s *followed) catchUp(ctx context.Context, share failover.Share) error {
 	if err != nil {
 		return err
 	}
-	groups := share.Kind == failover.Switchover && share.Target == s.f.site
-	if groups {
+	done := func(r *failover.SiteReport) { r.Stopped, r.Ends = true, offsetsOf(ends) }
+	if share.Kind == failover.Failover {
+		return s.report(ctx, share.Epoch, done)
+	}
+	if share.Target == s.f.site {
 		if err := s.f.cfg.Mirror.CopyGroups(ctx, s.id, share.Active); err != nil {
 			return err
 		}
+		caughtUp := done
+		done = func(r *failover.SiteReport) { caughtUp(r); r.GroupsCopied = true }
+		if _, _, exceeded := share.Cutover.Exceeded(offsetsOf(ends)); exceeded {
+			// More than the cutover: whoever drives will give the move up.
+			return s.report(ctx, share.Epoch, done)
+		}
 	}
-	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Stopped, r.Ends, r.GroupsCopied = true, offsetsOf(ends), groups })
+	// Nothing is missing for the next step, and clients are held: it is taken at
+	// once, and told in the same report.
+	return s.open(ctx, share, done)
 }
 
 // open starts the epoch at the target. The other sites follow it from now on; the
 // old site stops, and closes its own range only once the epoch is open, since an
 // abort may still give the share back to it.
-func (s *followed) open(ctx context.Context, share failover.Share) error {
+func (s *followed) open(ctx context.Context, share failover.Share, before ...func(*failover.SiteReport)) error {
+	report := func(change func(*failover.SiteReport)) error {
+		return s.report(ctx, share.Epoch, func(r *failover.SiteReport) {
+			for _, b := range before {
+				b(r)
+			}
+			change(r)
+		})
+	}
 	m := s.f.cfg.Mirror
 	switch s.f.site {
 	case share.Target:
@@ -490,7 +514,7 @@ func (s *followed) open(ctx context.Context, share failover.Share) error {
 		if err != nil {
 			return err
 		}
-		return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Opened, r.MapPosition = true, position })
+		return report(func(r *failover.SiteReport) { r.Opened, r.MapPosition = true, position })
 	case share.Active:
 		if share.Kind == failover.Switchover {
 			if err := s.arm(ctx, share); err != nil {
@@ -506,7 +530,7 @@ func (s *followed) open(ctx context.Context, share failover.Share) error {
 			}
 		}
 	}
-	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Armed = true })
+	return report(func(r *failover.SiteReport) { r.Armed = true })
 }
 
 // arm makes sure that the old site will follow: with ack.sites nobody is answered

@@ -40,7 +40,8 @@ func TestFencedSwitchoversOnRealKafkaAndConsul(t *testing.T) {
 	})
 	sites := []spillway.SiteID{"east", "west", "north"}
 	gate := &withoutCutover{Store: store}
-	w := newWorld(t, options{store: gate, sites: sites,
+	counted := newCounting(gate)
+	w := newWorld(t, options{store: counted, sites: sites,
 		group: func(g *spillway.FailoverGroup) { g.GroupDrain = 100 * time.Millisecond },
 		real: func(id spillway.SiteID) (cluster, asGateway *kafka.Cluster) {
 			open := func(user string) *kafka.Cluster {
@@ -104,6 +105,10 @@ func TestFencedSwitchoversOnRealKafkaAndConsul(t *testing.T) {
 			t.Errorf("%s to %s: fence %q", r.From, r.To, r.Fence)
 		}
 		held = append(held, r.HeldMillis)
+	}
+	logSteps(t, history)
+	for _, line := range counted.chain(history[5].Epoch) {
+		t.Log(line)
 	}
 	slices.Sort(held)
 	t.Logf("%d records, holds in ms: %v", acked, held)

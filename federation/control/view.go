@@ -35,7 +35,9 @@ func (d *driver) view(ctx context.Context) (failover.View, error) {
 	if d.share.State == failover.Stable && !judged[d.share.Active].Down {
 		return v, nil // nothing can follow from the gateways
 	}
-	if err := d.gateways(ctx, &v, gatewayReports); err != nil {
+	if d.share.State == failover.Fenced || d.share.State == failover.Cutover || d.share.State == failover.CaughtUp {
+		// No gateway serves any more: what they say, nothing follows from.
+	} else if err := d.gateways(ctx, &v, gatewayReports); err != nil {
 		return v, err
 	}
 	if d.share.State == failover.Fenced && d.share.Kind == failover.Failover {

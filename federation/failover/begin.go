@@ -129,11 +129,11 @@ func Abort(share Share, who, why string) (Share, error) {
 
 // giveUp ends a move whose record says that it is given up: what view.Allowed tells
 // is then about the site that goes on. Mask and numbering go on: to retries in
-// flight the site must look as before. From FENCED on writes may have been denied
-// there, whether the record says so or not. A site that is down is not waited for:
+// flight the site must look as before. Writes may have been denied there, whether the
+// record says so or not: FENCED need not be in it (Decide). A site that is down is not waited for:
 // its own loop allows them when it is back.
 func (s Share) giveUp(view View) (Share, []Action) {
-	denied := s.Kind == Switchover && s.State != Draining && s.State != Fencing
+	denied := s.Kind == Switchover && s.State != Draining
 	if denied && !view.Allowed && !view.Sites[s.Active].Judgement.Down {
 		return s, []Action{{Kind: Allow, Site: s.Active, Why: fmt.Sprintf("the move is given up, %s serves again", s.Active)}}
 	}

@@ -233,13 +233,16 @@ func (m *model) step(w *world, seen uint8, watched bool) int16 {
 			key.mirrors[i] = mi
 		}
 	}
-	if s.State == Fenced {
+	if s.State == Fencing || s.State == Fenced {
 		key.aLen, key.resEnd = w.aLen, w.resEnd
 	}
 	if id, ok := m.steps[key]; ok {
 		return id
 	}
-	next, _ := Step(*s, m.view(w, *s, seen, watched), m.limits)
+	next, _, written := Decide(*s, m.view(w, *s, seen, watched), m.limits)
+	for !written { // it reads the log ends only now
+		next, _, written = Decide(next, m.view(w, next, seen, watched), m.limits)
+	}
 	id := m.intern(next)
 	m.steps[key] = id
 	return id
@@ -604,7 +607,7 @@ func (m *model) mirrorMoves(w world, i int, try func(string, func(*world) string
 			n.mirrors[i].ends = n.mirrors[i].copied
 			return ""
 		})
-	case stopped && s.State == CaughtUp && i == 0 && mi.opened != int16(s.Epoch):
+	case stopped && (s.State == CaughtUp || (s.State == Cutover && s.Kind == Switchover)) && i == 0 && mi.opened != int16(s.Epoch):
 		try(name+"opens the epoch in its map", func(n *world) string {
 			n.mirrors[i].opened, n.mapOpen = int16(s.Epoch), int16(s.Epoch)
 			return ""

@@ -28,6 +28,16 @@ func (p PartitionOffsets) Clone() PartitionOffsets {
 	return c
 }
 
+// Exceeded finds a partition of p at which ends lie beyond it.
+func (p PartitionOffsets) Exceeded(ends PartitionOffsets) (at spillway.TopicPartition, by int64, exceeded bool) {
+	p.All(func(tp spillway.TopicPartition, o spillway.Offset) {
+		if end := ends.Get(tp); o >= 0 && end > o && !exceeded {
+			at, by, exceeded = tp, int64(end-o), true
+		}
+	})
+	return at, by, exceeded
+}
+
 // Reach tells whether p is at or above want everywhere.
 func (p PartitionOffsets) Reach(want PartitionOffsets) bool {
 	_, _, ok := p.reaches(want)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"spillway"
 )
@@ -47,7 +48,7 @@ func Step(share Share, view View, limits Limits) (Share, []Action) {
 		}
 		return fencedSwitchover(share, view)
 	case Cutover:
-		return cutover(share, view)
+		return cutover(share, view, limits)
 	case CaughtUp:
 		return caughtUp(share, view, limits)
 	case Open:
@@ -84,6 +85,32 @@ func tooLong(share Share, view View, limits Limits) string {
 		return fmt.Sprintf("clients were held for %s in %s, at most %s", round(view.Held), share.State, limits.holdBudget())
 	}
 	return ""
+}
+
+// Decide is Step for a loop that writes the record: states that need nothing to be
+// done, nor anybody else to see them, are passed in one write, because clients are
+// held meanwhile. Each is among the passages all the same. written: next may be
+// stored; otherwise the loop goes on from it with the actions, and if it dies, from
+// the record that is stored.
+//
+// FENCED of a switchover is such a state: gateways and mirrors do in it what they do
+// in FENCING, so it is written together with the cutover. CAUGHT_UP is passed where
+// the mirrors have done already what it asks of them.
+func Decide(share Share, view View, limits Limits) (next Share, actions []Action, written bool) {
+	next, actions = Step(share, view, limits)
+	if next.Kind != Switchover || next.State == share.State {
+		return next, actions, true
+	}
+	switch next.State {
+	case Fenced:
+		return next, actions, false
+	case CaughtUp:
+		view.InState = 0
+		if further, why := Step(next, view, limits); further.State == Open {
+			return further, why, true
+		}
+	}
+	return next, actions, true
 }
 
 func draining(share Share, view View, limits Limits) (Share, []Action) {
@@ -267,10 +294,28 @@ func heard(share Share, view View, limits Limits) (ends map[spillway.SiteID]Part
 	return ends, order, silent
 }
 
-func cutover(share Share, view View) (Share, []Action) {
+// armEarly is how long a standby may take in CUTOVER to arm its flow from the new
+// site. It takes that long if it is far behind; CAUGHT_UP tells it not to catch up.
+const armEarly = 250 * time.Millisecond
+
+// unarmed lists the sites that live and are not ready to follow the target yet.
+func unarmed(share Share, view View, limits Limits) (late []spillway.SiteID) {
+	for _, s := range limits.Group.Sites {
+		if v := view.Sites[s]; s != share.Target && v.Mirror && !v.Judgement.Down && (v.Report == nil || !v.Report.Armed) {
+			late = append(late, s)
+		}
+	}
+	return late
+}
+
+func cutover(share Share, view View, limits Limits) (Share, []Action) {
 	want := share.Cutover
 	if share.Kind == Failover {
 		want = share.Prefix
+	}
+	if !view.Allowed {
+		// Nobody writes there before OPEN, and now it costs no time.
+		return share, []Action{{Kind: Allow, Site: share.Target, Why: fmt.Sprintf("gateways are about to write at %s", share.Target)}}
 	}
 	r := view.Sites[share.Target].Report
 	if r == nil || !r.Stopped {
@@ -280,11 +325,14 @@ func cutover(share Share, view View) (Share, []Action) {
 		return wait(share, "%s catches up: %s lacks %d%s", share.Target, tp, by, problem(r))
 	}
 	if share.Kind == Switchover {
-		if tp, by, ok := want.reaches(r.Ends); !ok {
+		if tp, by, exceeded := want.Exceeded(r.Ends); exceeded {
 			return aborted(share, fmt.Sprintf("%s got %d records of %s from beyond the cutover: somebody writes to %s past the gateways", share.Target, by, tp, share.Active))
 		}
 		if !r.GroupsCopied {
 			return wait(share, "%s copies the last group commits%s", share.Target, problem(r))
+		}
+		if late := unarmed(share, view, limits); len(late) > 0 && view.InState < armEarly {
+			return wait(share, "%s has everything, %s arm their flow from it", share.Target, join(late))
 		}
 	}
 	return move(share.enter(CaughtUp, view, fmt.Sprintf("%s has everything below the cutover", share.Target)))
@@ -305,15 +353,10 @@ func caughtUp(share Share, view View, limits Limits) (Share, []Action) {
 	if r == nil || !r.Opened {
 		return wait(share, "%s writes the start of epoch %d into its map%s", share.Target, share.Epoch, problem(r))
 	}
-	armed, unarmed := 0, []spillway.SiteID{}
+	armed, unarmed := 0, unarmed(share, view, limits)
 	for _, s := range limits.Group.Sites {
-		v := view.Sites[s]
-		switch {
-		case s == share.Target:
-		case v.Report != nil && v.Report.Armed:
+		if r := view.Sites[s].Report; s != share.Target && r != nil && r.Armed {
 			armed++
-		case v.Mirror && !v.Judgement.Down:
-			unarmed = append(unarmed, s)
 		}
 	}
 	// A failover with too few survivors opens degraded; a switchover never does (C31).

@@ -164,7 +164,6 @@ func TestAbortRaisesTheEpochAndKeepsTheMask(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v.Allowed = false // of a fence, and nothing was denied yet
 	back, _ := Step(given, v, l)
 	want := Term{Epoch: 6, Site: "east", Mask: 9, Continues: true}
 	if back.State != Stable || back.Epoch != 6 || back.Active != "east" || !reflect.DeepEqual(back.Current(), want) || back.Target != "" || back.Abort != "" {
@@ -178,12 +177,13 @@ func TestAbortRaisesTheEpochAndKeepsTheMask(t *testing.T) {
 	}
 }
 
-// Writes are denied in FENCED before the record can say so: a switchover that is
+// Writes are denied in FENCED before the record can say so, and FENCED itself need not
+// be in it (Decide): a switchover that is
 // given up there, or later, by a person or by itself, ends only when the old site
 // takes writes again. What the view says before the record names the abort is about
 // the target.
 func TestGivingUpAllowsWritesAgain(t *testing.T) {
-	for _, state := range []State{Fenced, Cutover, CaughtUp} {
+	for _, state := range []State{Fencing, Fenced, Cutover, CaughtUp} {
 		for _, who := range []string{"bob", "automation"} {
 			v, l := healthy()
 			s := stable()

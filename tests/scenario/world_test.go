@@ -201,7 +201,7 @@ func (w *world) pass() {
 		}
 	}
 	for range 10 {
-		next, actions := failover.Step(w.share, w.view(), w.limits)
+		next, actions, _ := failover.Decide(w.share, w.view(), w.limits)
 		if !bytes.Equal(next.Encode(), w.share.Encode()) {
 			w.write(next)
 			continue
@@ -238,7 +238,13 @@ func (w *world) write(next failover.Share) {
 			w.failovers = append(w.failovers, w.now)
 		}
 	}
-	w.say("epoch %d %s: %s", next.Epoch, next.State, next.Passages[len(next.Passages)-1].Why)
+	passed := next.Passages
+	if next.Epoch == last.Epoch || next.State == failover.Stable {
+		passed = passed[len(last.Passages):]
+	}
+	for _, p := range passed {
+		w.say("epoch %d %s: %s", next.Epoch, p.State, p.Why)
+	}
 }
 
 func (w *world) passGateway(g *gateway) {
@@ -278,7 +284,11 @@ func (w *world) passMirror(id spillway.SiteID, s *site) {
 			r.Stopped, r.Ends = true, ends()
 		}
 	case failover.Cutover:
-		if id != share.Target || s.held {
+		if id != share.Target {
+			r.Armed = share.Kind == failover.Switchover && (id == share.Active || !s.held)
+			return
+		}
+		if s.held {
 			return
 		}
 		if share.Kind == failover.Failover {
@@ -287,6 +297,9 @@ func (w *world) passMirror(id spillway.SiteID, s *site) {
 			s.records = share.Cutover.Get(partition)
 		}
 		r.Stopped, r.Ends, r.GroupsCopied = true, ends(), true
+		if share.Kind == failover.Switchover {
+			r.Opened, r.MapPosition = true, 1
+		}
 	case failover.CaughtUp:
 		if id == share.Target {
 			s.records = share.Start.Get(partition)
