@@ -43,11 +43,52 @@ func (d *driver) act(ctx context.Context, a failover.Action) error {
 		}
 		d.memo.allowed, d.memo.looked = a.Site, d.c.cfg.Clock.Now()
 	case failover.ReadEnds:
+		var only failover.PartitionOffsets
+		var errOnly error
+		var wg sync.WaitGroup
+		if d.share.State == failover.Fenced {
+			wg.Go(func() { only, errOnly = d.onlyAtTarget(ctx) })
+		}
 		ends, err := d.c.logEnds(ctx, a.Site, d.group, a.Twice)
-		d.memo.logEnds = ends
-		return err
+		if wg.Wait(); errors.Join(err, errOnly) != nil {
+			return errors.Join(err, errOnly)
+		}
+		d.memo.logEnds, d.memo.onlyAt = ends, only
+		return nil
 	}
 	return nil
+}
+
+// onlyAtTarget finds the partitions of the group that the target has and the active
+// site has not, and where they may begin: above everything that their topics ever
+// gave out, here or in a life before.
+func (d *driver) onlyAtTarget(ctx context.Context) (failover.PartitionOffsets, error) {
+	var here, there []spillway.TopicPartition
+	var errHere, errThere error
+	var wg sync.WaitGroup
+	wg.Go(func() { here, errHere = d.c.partitions(ctx, d.share.Active, d.group) })
+	wg.Go(func() { there, errThere = d.c.partitions(ctx, d.share.Target, d.group) })
+	wg.Wait()
+	if err := errors.Join(errHere, errThere); err != nil {
+		return nil, err
+	}
+	there = slices.DeleteFunc(there, func(tp spillway.TopicPartition) bool { return slices.Contains(here, tp) })
+	if len(there) == 0 {
+		return nil, nil
+	}
+	if err := d.readReserved(ctx); err != nil {
+		return nil, err
+	}
+	r := d.c.mu.maps[d.share.Target]
+	if err := r.CaughtUp(ctx); err != nil && !errors.Is(err, broker.ErrUnknownTopic) {
+		return nil, err
+	}
+	only := failover.PartitionOffsets{}
+	for _, tp := range there {
+		end, _ := r.View(tp).End()
+		only.Set(tp, max(d.group.OffsetBase, end, d.memo.reserved.Get(tp)))
+	}
+	return only, nil
 }
 
 // untilNewer ends the context when somebody else changed the record, so that an

@@ -51,6 +51,7 @@ type memo struct {
 	began     coordination.Instant
 
 	logEnds  failover.PartitionOffsets
+	onlyAt   failover.PartitionOffsets
 	fence    string
 	allowed  spillway.SiteID      // where gateways may write
 	looked   coordination.Instant // when that was found

@@ -594,11 +594,18 @@ func (s *followed) report(ctx context.Context, epoch spillway.Epoch, change func
 	return fmt.Errorf("report of %s about epoch %d: %w", s.f.site, epoch, coordination.ErrConflict)
 }
 
-const measureEvery = time.Second
+const (
+	measureEvery = time.Second
+	// lookEvery is how many measures lie between two looks at the site's topics, and
+	// onlyHereMax how many names are told.
+	lookEvery   = 5
+	onlyHereMax = 10
+)
 
 // measure keeps what the mirror lease tells about how far this site is.
 func (s *followed) measure(ctx context.Context) {
-	for ctx.Err() == nil {
+	var strange, before []string
+	for n := 0; ctx.Err() == nil; n++ {
 		s.mu.Lock()
 		share, problem := s.mu.share, s.mu.problem
 		s.mu.Unlock()
@@ -612,6 +619,14 @@ func (s *followed) measure(ctx context.Context) {
 				ends = s.measuredEnds(ctx)
 			} else {
 				at.Source, ends = share.Active, s.f.cfg.Mirror.Ends(s.id)
+				if n%lookEvery == 0 && len(ends) > 0 && problem == "" {
+					before, strange = strange, s.onlyHere(ctx, ends)
+				}
+				for _, topic := range strange {
+					if slices.Contains(before, topic) { // not one that is just being mirrored
+						at.OnlyHere = append(at.OnlyHere, topic)
+					}
+				}
 			}
 			for _, end := range ends {
 				at.EndSum += int64(end)
@@ -625,6 +640,28 @@ func (s *followed) measure(ctx context.Context) {
 		}
 		pause(ctx, measureEvery)
 	}
+}
+
+// onlyHere lists topics of the group that no flow brings; nil if the site cannot be
+// asked, for this is for people only.
+func (s *followed) onlyHere(ctx context.Context, ends map[spillway.TopicPartition]spillway.Offset) (topics []string) {
+	ctx, cancel := context.WithTimeout(ctx, measureEvery)
+	defer cancel()
+	md, err := s.f.cfg.Cluster.Metadata(ctx)
+	if err != nil {
+		return nil
+	}
+	brought := map[string]bool{}
+	for tp := range ends {
+		brought[tp.Topic] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(md.Topics)) {
+		g, ok := s.f.cfg.Topology.GroupOfTopic(name)
+		if ok && g.Name == s.group.Name && !md.Topics[name].Internal && md.Topics[name].ErrorCode == 0 && !brought[name] && len(topics) < onlyHereMax {
+			topics = append(topics, name)
+		}
+	}
+	return topics
 }
 
 // measuredEnds are the log ends for people; empty if the site cannot be asked.

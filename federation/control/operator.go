@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"spillway"
@@ -51,8 +52,10 @@ type Plan struct {
 	// Behind is how many records the target lacks; −1: unknown.
 	Behind int64 `json:"behind"`
 	// LostMost bounds what a failover may lose; 0 for a switchover.
-	LostMost int64    `json:"lostMost"`
-	Gateways []string `json:"gateways"`
+	LostMost int64 `json:"lostMost"`
+	// OnlyAtTarget are topics that the target has and the active site has not.
+	OnlyAtTarget []string `json:"onlyAtTarget,omitempty"`
+	Gateways     []string `json:"gateways"`
 }
 
 // Switchover begins a planned move, or with dryRun only says what it would do.
@@ -302,6 +305,11 @@ func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, vie
 	source, target := view.Sites[share.Active].Following, view.Sites[next.Target].Following
 	if source != nil && target != nil && source.Partitions == target.Partitions && source.Partitions > 0 {
 		p.Behind = max(0, source.EndSum-target.EndSum)
+	}
+	if target != nil && len(target.OnlyHere) > 0 {
+		p.OnlyAtTarget = target.OnlyHere
+		p.Effects = append(p.Effects, fmt.Sprintf("only %s has the topics %s: they begin empty in epoch %d, and what %s holds of them stays hidden; delete them there, or create them at %s, if that is not meant",
+			next.Target, strings.Join(target.OnlyHere, ", "), next.Epoch, next.Target, share.Active))
 	}
 	behind := "an unknown number of records"
 	if p.Behind >= 0 {

@@ -18,7 +18,7 @@ func (d *driver) view(ctx context.Context) (failover.View, error) {
 	h, now := d.c.hub, d.c.cfg.Clock.Now()
 	v := failover.View{
 		Now: time.Now().UTC(), InState: d.state.since.Shortest(now), NewMask: newMask(),
-		LogEnds: d.memo.logEnds, Fence: d.memo.fence, Allowed: d.allowed(now),
+		LogEnds: d.memo.logEnds, OnlyAtTarget: d.memo.onlyAt, Fence: d.memo.fence, Allowed: d.allowed(now),
 		Automation: h.automation(), SinceMove: time.Since(d.share.Since),
 	}
 	if d.heldFor == d.share.Epoch {

@@ -29,9 +29,12 @@ type Following struct {
 	Source spillway.SiteID `json:"source,omitempty"` // empty: this site is active
 	// EndSum adds up the durable virtual ends over Partitions, so that the
 	// difference between two sites is the lag in offsets.
-	EndSum     int64  `json:"endSum"`
-	Partitions int    `json:"partitions"`
-	Problem    string `json:"problem,omitempty"` // why it does not follow
+	EndSum     int64 `json:"endSum"`
+	Partitions int   `json:"partitions"`
+	// OnlyHere are topics of the group that this site has and the active one has not;
+	// some of them if there are many.
+	OnlyHere []string `json:"onlyHere,omitempty"`
+	Problem  string   `json:"problem,omitempty"` // why it does not follow
 }
 
 // Verdict is what an observer says about a site.

@@ -220,7 +220,9 @@ func fencedSwitchover(share Share, view View) (Share, []Action) {
 	}
 	next := share
 	next.Fence = view.Fence
-	next.Cutover, next.Start = view.LogEnds.Clone(), view.LogEnds.Clone()
+	// A topic that only the target has was never shown to clients: it begins with the
+	// epoch, and what it holds stays hidden.
+	next.Cutover, next.Start = view.LogEnds.Clone(), above(view.LogEnds, view.OnlyAtTarget)
 	partitions := 0
 	next.Cutover.All(func(spillway.TopicPartition, spillway.Offset) { partitions++ })
 	return move(next.enter(Cutover, view, fmt.Sprintf("%s ends at the log ends of %d partitions, fence: %s", share.Active, partitions, view.Fence)))

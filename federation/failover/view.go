@@ -33,6 +33,9 @@ type View struct {
 	// gateway was done and after the fence (or, to end a degrade, after all wait
 	// for enough sites again); nil until then.
 	LogEnds PartitionOffsets
+	// OnlyAtTarget is where the partitions begin that the target has and the active
+	// site has not, read with the log ends.
+	OnlyAtTarget PartitionOffsets
 	// Fence says how writes to the active site are fenced: "acl", "lease-only", or
 	// "" while that is not settled.
 	Fence string

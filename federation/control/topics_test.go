@@ -1,0 +1,68 @@
+package control
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"spillway"
+	"spillway/mirror/maptopic"
+)
+
+// A topic that somebody created at a standby, past the service, does not stop a
+// switchover there. It is named before; it begins empty with the epoch, since
+// clients never saw it; and from then on it is like any other.
+func TestTopicThatOnlyTheTargetHas(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{group: func(g *spillway.FailoverGroup) { g.Topics = []string{"orders", "extra"} }})
+	w.settled(1)
+	west := w.sites["west"].cluster
+	if err := west.Admin().CreateTopic(within(t), "extra", 1, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	extra := spillway.TopicPartition{Topic: "extra"}
+	for _, value := range []string{"stray-1", "stray-2"} {
+		w.eventually("a stray record", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_, err := produceTo(ctx, west, extra, value)
+			return err == nil
+		})
+	}
+	w.eventually("the plan names it", func() bool {
+		plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", true)
+		return err == nil && len(plan.OnlyAtTarget) == 1 && strings.HasPrefix(plan.Effects[0], "only west has the topics extra: they begin empty in epoch 2")
+	})
+	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil)
+	if err != nil || share.Active != "west" {
+		t.Fatalf("%+v, %v; faults %q", share, err, last(w.failed, 5))
+	}
+	w.eventually("the topic opens", func() bool { _, open := w.sites["west"].maps.View(extra).Open(); return open })
+	if err := w.sites["west"].gateway.produce(within(t), extra, "first"); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []spillway.SiteID{"west", "east", "north"} {
+		w.eventually("the record is at "+string(id), func() bool {
+			if _, err := w.sites[id].cluster.Leader(within(t), extra); err != nil {
+				return false
+			}
+			shown := w.visible(id, extra)
+			return len(shown) == 1 && shown[1000] == "first"
+		})
+	}
+	if missing := w.check("west", share); missing > 0 {
+		t.Errorf("%d are missing", missing)
+	}
+	hidden := false
+	for _, g := range w.sites["west"].maps.Gaps() {
+		hidden = hidden || g.Topic == "extra" && g.Kind == maptopic.GapExisting && g.LocalFrom == 0 && g.LocalTo == 2
+	}
+	if !hidden {
+		t.Errorf("the gap log does not tell of what is hidden: %+v", w.sites["west"].maps.Gaps())
+	}
+}
