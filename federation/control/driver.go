@@ -201,11 +201,18 @@ func (d *driver) mine() bool {
 
 // step asks for one decision and carries it out.
 func (d *driver) step(ctx context.Context) (again bool, err error) {
-	view, err := d.view(ctx)
+	view, err := d.view(ctx, false)
 	if err != nil {
 		return false, err
 	}
 	next, actions, written := failover.Decide(d.share, view, d.limits)
+	if d.share.State == failover.Fencing && next.State == failover.Fenced {
+		// As far as was seen lately. Now it counts (F2).
+		if view, err = d.view(ctx, true); err != nil {
+			return false, err
+		}
+		next, actions, written = failover.Decide(d.share, view, d.limits)
+	}
 	if !written {
 		d.at(next, d.c.cfg.Clock.Now())
 		return true, nil

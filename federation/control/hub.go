@@ -179,6 +179,17 @@ func (h *hub) gateways(ctx context.Context) ([]layout.GatewayLease, error) {
 	return decodeGateways(entries), nil
 }
 
+// lately returns the leases of the gateways as last seen, if they were read a moment
+// ago.
+func (h *hub) lately(within time.Duration) ([]layout.GatewayLease, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.looked.Time.IsZero() || h.looked.Longest(h.clock.Now()) > within {
+		return nil, false
+	}
+	return decodeGateways(h.content[h.keys.Gateways()]), true
+}
+
 // forgetAfter is how long a process start that is over is remembered.
 const forgetAfter = time.Hour
 

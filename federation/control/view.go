@@ -13,8 +13,8 @@ import (
 
 // view collects what Step needs. Reports only ever say more, so a watch that is
 // behind is safe; the gateways' leases are read anew where a missing one would
-// let the share go on too early (F2), and so are the reserved ends (C5).
-func (d *driver) view(ctx context.Context) (failover.View, error) {
+// let the share go on too early (F2: last), and so are the reserved ends (C5).
+func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 	h, now := d.c.hub, d.c.cfg.Clock.Now()
 	v := failover.View{
 		Now: time.Now().UTC(), InState: d.state.since.Shortest(now), NewMask: newMask(),
@@ -37,7 +37,7 @@ func (d *driver) view(ctx context.Context) (failover.View, error) {
 	}
 	if d.share.State == failover.Fenced || d.share.State == failover.Cutover || d.share.State == failover.CaughtUp {
 		// No gateway serves any more: what they say, nothing follows from.
-	} else if err := d.gateways(ctx, &v, gatewayReports); err != nil {
+	} else if err := d.gateways(ctx, &v, gatewayReports, last); err != nil {
 		return v, err
 	}
 	if d.share.State == failover.Fenced && d.share.Kind == failover.Failover {
@@ -105,6 +105,10 @@ func (m *marking) look(share failover.Share, v *failover.View, limits failover.L
 	return m.since.Shortest(now)
 }
 
+// readAnew is how old a read of the leases may be on which nothing rests but to
+// wait on.
+const readAnew = 250 * time.Millisecond
+
 // heldTime is how long gateways hold: by this loop's clock if it saw the hold
 // begin. One that came later has only the record, in which another machine wrote
 // the time; where that one's clock is wrong, such a loop gives a move up too early
@@ -161,11 +165,16 @@ func siteViews(g spillway.FailoverGroup, id spillway.ShareID, judged map[spillwa
 
 // gateways adds every process start that may serve: those with a lease now, those
 // seen before, though their key may be gone, and those that the record names.
-func (d *driver) gateways(ctx context.Context, v *failover.View, reports map[spillway.GatewayID]failover.GatewayReport) error {
+// While clients are held, a read for each wake-up would be in the way of the one
+// that counts.
+func (d *driver) gateways(ctx context.Context, v *failover.View, reports map[spillway.GatewayID]failover.GatewayReport, last bool) error {
 	h := d.c.hub
-	leases, err := h.gateways(ctx)
-	if err != nil {
-		return err
+	leases, lately := h.lately(readAnew)
+	if d.share.State != failover.Fencing || last || !lately {
+		var err error
+		if leases, err = h.gateways(ctx); err != nil {
+			return err
+		}
 	}
 	added := map[string]bool{}
 	add := func(id spillway.GatewayID, boot string, leaving bool) {
