@@ -86,6 +86,9 @@ func shareRows(share failover.Share) []string {
 			rows = append(rows, row("", "producers wait for all sites again; degraded until those have everything"))
 		}
 	}
+	if share.Asking != "" {
+		rows = append(rows, row("decide", share.Asking))
+	}
 	for _, p := range share.Passages {
 		rows = append(rows, row("  "+p.At.UTC().Format(time.RFC3339Nano), string(p.State)+": "+p.Why))
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os/user"
@@ -40,6 +41,23 @@ func (c *change) waitFlags(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().BoolVar(&c.noWait, "no-wait", false, "return once the move has begun")
 	cmd.Flags().DurationVar(&c.wait, "timeout", time.Minute, "how long to wait for the move's end")
 	return c.flags(cmd)
+}
+
+// said is what a command without a plan tells.
+type said struct {
+	What   string `json:"what"`
+	Group  string `json:"group,omitempty"`
+	Effect string `json:"effect"`
+	DryRun bool   `json:"dryRun"`
+}
+
+func (c *change) say(cmd *cobra.Command, group, what, effect string) error {
+	return c.settings.show(cmd.OutOrStdout(), said{What: what, Group: group, Effect: effect, DryRun: c.dryRun}, func() []string {
+		if c.dryRun {
+			effect += " (dry run, nothing was changed)"
+		}
+		return []string{effect}
+	})
 }
 
 // who is the person at the keyboard, for history and audit log.
@@ -162,7 +180,14 @@ func planRows(p control.Plan) []string {
 	for _, e := range p.Effects {
 		rows = append(rows, "  "+e)
 	}
-	return append(rows, "  gateways: "+strings.Join(p.Gateways, ", "))
+	rows = append(rows, "  gateways that will confirm: "+cmp.Or(strings.Join(p.Gateways, ", "), "none"))
+	if len(p.Silent) > 0 {
+		rows = append(rows, "  not heard now: "+strings.Join(p.Silent, ", "))
+	}
+	if p.Automation != "" {
+		rows = append(rows, "  automatic failover: "+p.Automation)
+	}
+	return rows
 }
 
 func newAbortCommand(s *settings) *cobra.Command {
@@ -181,14 +206,12 @@ func newAbortCommand(s *settings) *cobra.Command {
 					if _, err := failover.Abort(st.Share, who(), c.why); err != nil {
 						return err
 					}
-					fmt.Fprintf(cmd.OutOrStdout(), "%s goes on serving %s, held requests go on in order (dry run, nothing was changed)\n", st.Share.Active, args[0])
-					return nil
+					return c.say(cmd, args[0], "abort", fmt.Sprintf("%s goes on serving %s, held requests go on in order", st.Share.Active, args[0]))
 				}
 				if err := o.Abort(cmd.Context(), args[0], who(), c.why); err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "the move of %s is being given up; see spillway failover-group show %s\n", args[0], args[0])
-				return nil
+				return c.say(cmd, args[0], "abort", fmt.Sprintf("the move of %s is being given up; see spillway failover-group show %s", args[0], args[0]))
 			})
 		},
 	}
@@ -211,14 +234,12 @@ func newAutomationCommand(s *settings) *cobra.Command {
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return s.operate(cmd.Context(), func(_ *configs.Config, o *control.Operator) error {
-					suffix := ""
-					if c.dryRun {
-						suffix = " (dry run, nothing was changed)"
-					} else if err := o.Pause(cmd.Context(), verb.paused, who(), c.why); err != nil {
-						return err
+					if !c.dryRun {
+						if err := o.Pause(cmd.Context(), verb.paused, who(), c.why); err != nil {
+							return err
+						}
 					}
-					fmt.Fprintf(cmd.OutOrStdout(), "automation: %s%s\n", verb.use, suffix)
-					return nil
+					return c.say(cmd, "", "automation "+verb.use, "automation: "+verb.use)
 				})
 			},
 		}))

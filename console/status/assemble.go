@@ -213,6 +213,11 @@ func (in Inputs) judge(out *Group, g spillway.FailoverGroup, share failover.Shar
 	switch {
 	case !in.Coordinator.Up:
 		out.Level, out.Why = Attention, "as last seen, since the coordinator store cannot be read"
+	case share.Asking != "":
+		out.Level, out.Why = Bad, share.Asking
+		if !strings.Contains(out.Why, "a person must decide") {
+			out.Why = "a person must decide: " + out.Why
+		}
 	case !serves && inState > MoveSlow:
 		out.Level, out.Why = Bad, fmt.Sprintf("%s to %s stands in %s for %s; nobody is served", share.Kind, share.Target, share.State, inState.Round(time.Second))
 	case serves && verdict == failover.Down:

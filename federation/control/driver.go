@@ -236,7 +236,30 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 	if d.share.State == failover.Stable {
 		d.clean(ctx)
 	}
-	return again, nil
+	return again, d.ask(ctx, actions)
+}
+
+// askedFor is how long a question stays in the record at least, so that loops that
+// see the votes change at different times do not rewrite it in turns.
+const askedFor = 3 * time.Second
+
+// ask keeps in the record whether a person must decide, and why, for status and
+// for the commands that wait.
+func (d *driver) ask(ctx context.Context, actions []failover.Action) error {
+	next := d.stored
+	next.Asking = ""
+	for _, a := range actions {
+		if a.Kind == failover.Ask {
+			next.Asking = a.Why
+		}
+	}
+	over := next.Asking == "" && d.stored.Asking != "" && d.seen.Longest(d.c.cfg.Clock.Now()) >= askedFor
+	begins := next.Asking != "" && d.stored.Asking == ""
+	if d.share.State != d.stored.State || !over && !begins {
+		return nil
+	}
+	_, err := d.write(ctx, next, next.Encode())
+	return err
 }
 
 // show stores a state that would have been passed in one write with the next, when

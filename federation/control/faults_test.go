@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -293,6 +294,27 @@ func TestOlderStoreIsRefused(t *testing.T) {
 		s.start()
 	}
 	refused()
+}
+
+// What a person must decide is in the record, where every command finds it, and
+// goes away with its reason.
+func TestWhatAPersonMustDecideIsInTheRecord(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	w.settled(1)
+	w.kill("east")
+	w.eventually("the question", func() bool {
+		return strings.Contains(w.record().Asking, "a person must decide: automatic failover of orders is off")
+	})
+	plan, err := w.operator.Failover(within(t), "orders", "west", -1, "test", "", true)
+	if err != nil || !slices.Contains(plan.Silent, "site east is down") || !slices.Contains(plan.Silent, "gateway east-gw") || len(plan.Gateways) != 2 || !strings.HasPrefix(plan.Automation, "off for this group") {
+		t.Fatalf("%+v, %v", plan, err)
+	}
+	w.sites["east"].restart()
+	w.eventually("the end of the question", func() bool { return w.record().Asking == "" })
+	if s := w.record(); s.State != failover.Stable || s.Epoch != 1 {
+		t.Fatalf("%+v", s)
+	}
 }
 
 func TestOperatorSaysWhatWouldHappen(t *testing.T) {

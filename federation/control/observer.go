@@ -71,7 +71,7 @@ func (m opinion) after(p probed, failuresMax int, now coordination.Instant) opin
 	case p.err != nil:
 		next.failures++
 		if next.failures >= failuresMax {
-			next.verdict, next.evidence = failover.Down, strings.Join(strings.Split(p.err.Error(), "\n"), "; ")
+			next.verdict, next.evidence = failover.Down, briefly(p.err)
 		}
 	case p.failing != "":
 		next.failures, next.verdict, next.evidence = 0, failover.Degraded, p.failing
@@ -82,6 +82,12 @@ func (m opinion) after(p probed, failuresMax int, now coordination.Instant) opin
 		next.since = now
 	}
 	return next
+}
+
+// briefly is the first two lines of an error: the site, and what one broker said.
+func briefly(err error) string {
+	lines := strings.Split(err.Error(), "\n")
+	return strings.Join(lines[:min(2, len(lines))], "; ")
 }
 
 type probed struct {

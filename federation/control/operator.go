@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,6 +57,13 @@ type Plan struct {
 	// OnlyAtTarget are topics that the target has and the active site has not.
 	OnlyAtTarget []string `json:"onlyAtTarget,omitempty"`
 	Gateways     []string `json:"gateways"`
+	// Silent are sites and gateways that are not heard now.
+	Silent []string `json:"silent"`
+	// HeldMillis is how long clients were held by earlier moves of this kind, at the
+	// median; −1: there were none.
+	HeldMillis int64 `json:"heldMillis"`
+	// Automation says what would happen without a person.
+	Automation string `json:"automation"`
 }
 
 // Switchover begins a planned move, or with dryRun only says what it would do.
@@ -85,6 +93,9 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		}
 		view, plan, err := o.survey(ctx, g, share)
 		if err != nil {
+			return Plan{}, err
+		}
+		if plan.HeldMillis, err = o.held(ctx, group, r.Kind); err != nil {
 			return Plan{}, err
 		}
 		next, err := failover.Begin(share, r, view, o.limits(g))
@@ -211,7 +222,7 @@ func (o *Operator) Await(ctx context.Context, group string, epoch spillway.Epoch
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var last failover.Share
-	told := 0
+	told, asked := 0, ""
 	key := o.keys.Share(spillway.ShareID{Group: group})
 	err := o.store.Watch(ctx, key, func(entries []coordination.Entry, err error) {
 		if err != nil || ctx.Err() != nil {
@@ -223,6 +234,10 @@ func (o *Operator) Await(ctx context.Context, group string, epoch spillway.Epoch
 				continue
 			}
 			last = s
+			if s.Asking != "" && s.Asking != asked && passed != nil {
+				passed(failover.Passage{State: s.State, At: time.Now(), Why: "A PERSON MUST DECIDE: " + s.Asking})
+			}
+			asked = s.Asking
 			for ; told < len(s.Passages); told++ {
 				if passed != nil {
 					passed(s.Passages[told])
@@ -235,6 +250,9 @@ func (o *Operator) Await(ctx context.Context, group string, epoch spillway.Epoch
 	})
 	if last.State == failover.Stable && last.Epoch >= epoch {
 		return last, nil
+	}
+	if last.Asking != "" {
+		return last, fmt.Errorf("share %s/0 stands in %s: %s", group, last.State, last.Asking)
 	}
 	return last, fmt.Errorf("wait for share %s/0: it is in %s: %w", group, last.State, err)
 }
@@ -281,11 +299,22 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 	}
 	judged := h.judgements(g.Sites, o.limits(g).Observers)
 	view := failover.View{Now: time.Now().UTC(), NewMask: newMask(), Sites: siteViews(g, share.ID(), judged, h.mirrors(), nil)}
-	plan := Plan{Group: g.Name}
+	plan := Plan{Group: g.Name, Gateways: []string{}, Silent: []string{}, Automation: automationOf(g, h.automation())}
+	for _, s := range g.Sites {
+		if v := view.Sites[s]; v.Judgement.Down {
+			plan.Silent = append(plan.Silent, fmt.Sprintf("site %s is down", s))
+		} else if !v.Mirror {
+			plan.Silent = append(plan.Silent, fmt.Sprintf("no mirror of site %s", s))
+		}
+	}
 	for _, l := range decodeGateways(h.entries(o.keys.Gateways())) {
 		view.Gateways = append(view.Gateways, failover.GatewayView{ID: l.ID, Boot: l.Boot, Leaving: l.Leaving})
-		if !l.Leaving {
+		switch {
+		case l.Leaving:
+		case h.alive(o.keys.Gateway(l.ID)):
 			plan.Gateways = append(plan.Gateways, string(l.ID))
+		default:
+			plan.Silent = append(plan.Silent, fmt.Sprintf("gateway %s", l.ID))
 		}
 	}
 	e, err := o.store.Get(ctx, o.keys.Reserved(share.ID()))
@@ -297,6 +326,48 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 		view.Reserved = r.Ends
 	}
 	return view, plan, nil
+}
+
+// held is the median time for which earlier moves of a kind held clients.
+func (o *Operator) held(ctx context.Context, group string, kind failover.Kind) (int64, error) {
+	records, err := o.History(ctx, group)
+	if err != nil {
+		return -1, err
+	}
+	var held []int64
+	for _, r := range records {
+		if r.Kind == kind && r.HeldMillis >= 0 {
+			held = append(held, r.HeldMillis)
+		}
+	}
+	if len(held) == 0 {
+		return -1, nil
+	}
+	held = held[max(0, len(held)-heldOf):]
+	slices.Sort(held)
+	return held[len(held)/2], nil
+}
+
+// heldOf is how many of the latest moves count.
+const heldOf = 9
+
+// automationOf says whether a failover may happen without a person.
+func automationOf(g spillway.FailoverGroup, a failover.Automation) string {
+	switch {
+	case !g.Failover.Enabled:
+		return "off for this group: a person decides about a failover"
+	case a.Paused:
+		return strings.TrimSuffix(fmt.Sprintf("paused by %s: %s", a.Who, a.Why), ": ")
+	}
+	return fmt.Sprintf("on: fails over when a quorum has found the active site dead for %s and at most %d records would be lost", g.Failover.After, g.Failover.LossRecordsMax)
+}
+
+// pauses says for how long clients are held.
+func (p Plan) pauses(g spillway.FailoverGroup) string {
+	if p.HeldMillis < 0 {
+		return fmt.Sprintf("produce requests are held until then, %s at most, or the move is given up by itself", holdMax(g))
+	}
+	return fmt.Sprintf("produce requests are held until then: %d ms at the median of earlier switchovers, %s at most, or the move is given up by itself", p.HeldMillis, holdMax(g))
 }
 
 // explain fills in what the move would mean.
@@ -318,7 +389,7 @@ func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, vie
 	if next.Kind == failover.Switchover {
 		p.Effects = append(p.Effects,
 			fmt.Sprintf("nothing is lost, repeated or reordered; %s lacks %s now and is brought to the cutover first", next.Target, behind),
-			fmt.Sprintf("produce requests are held until then, %s at most, or the move is given up by itself", holdMax(g)))
+			p.pauses(g))
 		if g.GroupDrain > 0 {
 			p.Effects = append(p.Effects, fmt.Sprintf("consumer groups pause for up to %s before that and read nothing again", g.GroupDrain))
 		} else {
@@ -341,7 +412,8 @@ func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, vie
 	}
 	p.Effects = append(p.Effects,
 		"consumer groups read up to one commit interval again",
-		fmt.Sprintf("%d gateways must confirm, or their leases run out, which takes up to %s", len(p.Gateways), coordination.LeaseTTL+coordination.LeaseMargin))
+		fmt.Sprintf("nobody is served until %d gateways have confirmed and the leases of all others are over, which takes up to %s", len(p.Gateways), coordination.LeaseTTL+coordination.LeaseMargin),
+		fmt.Sprintf("what is missing is listed by spillway failover-group history %s when it is over, and record by record by spillway unreplicated list once %s is back", p.Group, share.Active))
 }
 
 func holdMax(g spillway.FailoverGroup) time.Duration {

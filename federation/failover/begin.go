@@ -36,6 +36,11 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	if err := checkTarget(share, r, view, limits); err != nil {
 		return share, err
 	}
+	if heard, need := alive(share, view, limits), needHeard(limits); r.Kind == Failover && limits.ackSites() > 1 && heard < need && r.LossMax >= 0 {
+		// It would stand in FENCED, and nobody would be served.
+		return share, refuse("%d of the %d sites are up that must be heard so that nothing acknowledged is left behind (ack.sites %d; not heard: %s); bring one back, or accept any loss (-1)",
+			heard, need, limits.ackSites(), join(unheard(share, view, limits)))
+	}
 	next := share
 	next.Epoch = share.Epoch + 1
 	next.Target, next.Kind, next.Who, next.Why = r.Target, r.Kind, r.Who, r.Why
@@ -65,7 +70,7 @@ func (s Share) fencing(view View, why string) Share {
 
 // enter returns a copy in another state; the copy shares nothing that is changed.
 func (s Share) enter(state State, view View, why string) Share {
-	s.State, s.Since = state, view.Now
+	s.State, s.Since, s.Asking = state, view.Now, ""
 	s.Passages = append(slices.Clone(s.Passages), Passage{State: state, At: view.Now, Why: why})
 	return s
 }
@@ -198,6 +203,16 @@ func alive(share Share, view View, limits Limits) int {
 		}
 	}
 	return n
+}
+
+// unheard lists those that alive does not count.
+func unheard(share Share, view View, limits Limits) (sites []spillway.SiteID) {
+	for _, s := range limits.Group.Sites {
+		if v := view.Sites[s]; s != share.Active && (!v.Mirror || v.Judgement.Down) {
+			sites = append(sites, s)
+		}
+	}
+	return sites
 }
 
 // needHeard is how many of the S sites with copies a failover must hear so that

@@ -153,6 +153,23 @@ func TestEpochsEndWhereLeaderEpochsWouldTurnNegative(t *testing.T) {
 	}
 }
 
+// A failover that could not go on, because too few sites are heard, is refused: it
+// would stand in FENCED, and nobody would be served. Who accepts any loss may.
+func TestFailoverThatCouldNotGoOnIsRefused(t *testing.T) {
+	v, l := healthy()
+	l.Group.Ack.Sites = 2
+	v.Sites["east"], v.Sites["north"] = SiteView{}, SiteView{}
+	r := Request{Kind: Failover, Target: "west", Who: "ann", LossMax: 500}
+	want := "refused: 1 of the 2 sites are up that must be heard so that nothing acknowledged is left behind (ack.sites 2; not heard: north); bring one back, or accept any loss (-1)"
+	if _, err := Begin(stable(), r, v, l); !errors.Is(err, ErrRefused) || err.Error() != want {
+		t.Fatalf("%v", err)
+	}
+	r.LossMax = -1
+	if next, err := Begin(stable(), r, v, l); err != nil || next.State != Fencing {
+		t.Fatalf("%s, %v", next.State, err)
+	}
+}
+
 func TestAbortRaisesTheEpochAndKeepsTheMask(t *testing.T) {
 	s := stable()
 	v, l := healthy()
