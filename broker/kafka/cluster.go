@@ -173,7 +173,7 @@ func (c *Cluster) node(ctx context.Context, id int32) (broker.Node, error) {
 		if fresh {
 			return broker.Node{}, fmt.Errorf("site %s: node %d: %w", c.config.Site, id, broker.ErrUnknownNode)
 		}
-		if err := c.Refresh(ctx); err != nil {
+		if err := c.relearn(ctx); err != nil {
 			return broker.Node{}, err
 		}
 	}

@@ -104,6 +104,46 @@ func TestAMovedLeaderIsFoundAgain(t *testing.T) {
 	}
 }
 
+// A probe of the site's settings opens the link of a node. Its place was
+// forgotten meanwhile by somebody else, so it is asked for, which must not probe
+// in its turn: that waited for the link that it was opening, for ever.
+func TestAProbeDoesNotWaitForItself(t *testing.T) {
+	server, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	server.ControlKey(32, func(kmsg.Request) (kmsg.Response, error, bool) { // DescribeConfigs, by which it probes
+		server.KeepControl()
+		return nil, errors.New("not now"), true // closes the connection, so each probe opens the link anew
+	})
+	c, err := kafka.New(kafka.Config{Site: "east", Bootstrap: server.ListenAddrs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					_ = c.Refresh(ctx) // forgets where the node is
+				}
+			})
+		}
+		all.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("hangs")
+	}
+}
+
 // Invariant B: the request names the epoch, so a node that only follows cannot answer.
 func TestLogEndsNameTheLeadersEpoch(t *testing.T) {
 	server, c := start(t, kafka.Config{})

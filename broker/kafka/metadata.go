@@ -27,6 +27,16 @@ func (c *Cluster) Metadata(ctx context.Context, topics ...string) (broker.Metada
 // metadata asks, tries once more on a new connection if the old one was dead,
 // and keeps what it learns.
 func (c *Cluster) metadata(ctx context.Context, req *kmsg.MetadataRequest) (broker.Metadata, error) {
+	m, err := c.ask(ctx, req)
+	if err == nil {
+		c.probe(ctx)
+	}
+	return m, err
+}
+
+// ask probes nothing: a probe opens the link of a node, and who opens a link may
+// have to ask where its node is.
+func (c *Cluster) ask(ctx context.Context, req *kmsg.MetadataRequest) (broker.Metadata, error) {
 	resp, err := c.any(ctx, req, req.MaxVersion())
 	if err != nil && ctx.Err() == nil {
 		resp, err = c.any(ctx, req, req.MaxVersion())
@@ -39,7 +49,6 @@ func (c *Cluster) metadata(ctx context.Context, req *kmsg.MetadataRequest) (brok
 		return m, fmt.Errorf("site %s: Metadata: %w", c.config.Site, err)
 	}
 	c.learn(m)
-	c.probe(ctx)
 	return m, nil
 }
 
@@ -113,12 +122,21 @@ func (c *Cluster) learn(m broker.Metadata) {
 
 // Refresh implements broker.Cluster.
 func (c *Cluster) Refresh(ctx context.Context) error {
+	err := c.relearn(ctx)
+	if err == nil {
+		c.probe(ctx)
+	}
+	return err
+}
+
+// relearn forgets where everything is and asks for the nodes.
+func (c *Cluster) relearn(ctx context.Context) error {
 	c.mu.Lock()
 	c.forget()
 	c.mu.Unlock()
 	req := kmsg.NewPtrMetadataRequest()
 	req.Topics = []kmsg.MetadataRequestTopic{} // none: nodes only
-	_, err := c.metadata(ctx, req)
+	_, err := c.ask(ctx, req)
 	return err
 }
 
