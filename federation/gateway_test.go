@@ -148,3 +148,25 @@ func TestSaramaProduces(t *testing.T) {
 		}
 	}
 }
+
+// A producer that waits for no answer closes right behind its last record. All
+// of them are kept, as Kafka keeps them.
+func TestRecordsOfAProducerThatLeaves(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
+	const producers, records = 5, 10
+	for range producers {
+		cl, err := kgo.NewClient(kgo.SeedBrokers(w.Addrs...), kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite(), kgo.MaxBufferedRecords(records),
+			kgo.ProducerLinger(0), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range records {
+			r := &kgo.Record{Topic: "orders", Value: []byte(gatewaytest.Value(n))}
+			if err := cl.ProduceSync(within(t, 10*time.Second), r).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cl.Close()
+	}
+	siteLog(t, w, "east", "orders", producers*records)
+}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync/atomic"
 
+	"github.com/twmb/franz-go/pkg/kbin"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
@@ -51,6 +52,20 @@ func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer
 		return nil, session.Close(session.ReasonMalformed, err)
 	}
 	return a.begin(c, ctx, req)
+}
+
+// Silent implements session.Handler: a Produce request with acks 0.
+func (c *Client) Silent(req session.Request) bool {
+	if req.Key != produceAPI.key {
+		return false
+	}
+	r := kbin.Reader{Src: req.Body}
+	if req.Version >= 9 { // flexible
+		r.CompactNullableString() // transactional id
+	} else {
+		r.NullableString()
+	}
+	return r.Int16() == 0 && r.Ok()
 }
 
 // Close implements session.Handler. Upstream connections that carry produces

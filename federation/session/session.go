@@ -63,6 +63,10 @@ type Answer func(ctx context.Context) ([]byte, error)
 // error of Begin or Answer closes the connection; give it a reason with Close.
 type Handler interface {
 	Begin(ctx context.Context, req Request) (Answer, error)
+	// Silent tells that nobody waits for an answer (Produce with acks 0). Such a
+	// request is begun also when its client closed the connection right behind
+	// it, as Kafka does: it never comes again.
+	Silent(req Request) bool
 	// Close is called once, after the last Answer returned.
 	Close()
 }
@@ -166,10 +170,11 @@ func (s *Session) Run(ctx context.Context) Reason {
 	if s.events.ConnectionOpened != nil {
 		s.events.ConnectionOpened()
 	}
+	process := ctx
 	ctx, s.cancel = context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, func() { s.fail(Close(ReasonShutdown, ctx.Err())); s.conn.Close() })
 	var wg sync.WaitGroup
-	wg.Go(func() { s.dispatch(ctx) })
+	wg.Go(func() { s.dispatch(ctx, process) })
 	wg.Go(func() { s.write(ctx) })
 	s.fail(s.read(ctx))
 	close(s.requests)
@@ -200,6 +205,14 @@ func (s *Session) fail(cause error) {
 	if s.mu.cause == nil {
 		s.mu.cause = cause
 	}
+}
+
+// failed tells that the connection ends for another cause than its client's
+// having closed it.
+func (s *Session) failed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.cause != nil && ReasonOf(s.mu.cause) != ReasonClient
 }
 
 func (s *Session) draining() bool {
@@ -292,15 +305,20 @@ func (s *Session) readFault(err error, late, ended Reason) error {
 	return Close(ReasonClient, err)
 }
 
-// dispatch begins requests in their order.
-func (s *Session) dispatch(ctx context.Context) {
+// dispatch begins requests in their order; those of a client that has gone
+// only where they are silent, and while the process lives.
+func (s *Session) dispatch(ctx, process context.Context) {
 	defer close(s.order)
 	for sl := range s.requests {
-		if ctx.Err() != nil {
+		begin := ctx
+		if s.handler.Silent(sl.req) && !s.failed() {
+			begin = process
+		}
+		if begin.Err() != nil {
 			s.done(sl)
 			continue
 		}
-		answer, err := s.handler.Begin(ctx, sl.req)
+		answer, err := s.handler.Begin(begin, sl.req)
 		if err != nil {
 			s.done(sl)
 			s.end(err)

@@ -17,13 +17,20 @@ import (
 // handler begins requests and answers them when the test says so.
 type handler struct {
 	begun   chan Request
+	ctx     []context.Context // of the requests begun; read when the session has ended
+	hold    chan struct{}     // Begin waits for it if it is not nil
+	silent  bool
 	answers chan []byte
 	fail    error
 	closed  atomic.Int32
 }
 
-func (h *handler) Begin(_ context.Context, req Request) (Answer, error) {
+func (h *handler) Begin(ctx context.Context, req Request) (Answer, error) {
 	h.begun <- req
+	if h.hold != nil {
+		<-h.hold
+	}
+	h.ctx = append(h.ctx, ctx)
 	if h.fail != nil {
 		return nil, h.fail
 	}
@@ -36,6 +43,8 @@ func (h *handler) Begin(_ context.Context, req Request) (Answer, error) {
 		}
 	}, nil
 }
+
+func (h *handler) Silent(Request) bool { return h.silent }
 
 func (h *handler) Close() { h.closed.Add(1) }
 
