@@ -153,7 +153,7 @@ func gatewayPanels() []picture {
 		},
 		{
 			kind: timeline, title: "Groups served by gateways", unit: "short", thresholds: plain(),
-			help:    "Which gateway serves which group now. During a move none does.",
+			help:    "Which gateway serves which group now. During a move none does, and none without its lease.",
 			words:   map[string]word{"1": {"serves", green, 0}, "0": {"waits", yellow, 1}},
 			queries: []query{{per("min", "instance, failover_group", shared("spillway_gateway_share_serving")), "{{instance}} {{failover_group}}"}},
 		},

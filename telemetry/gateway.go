@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -57,17 +58,52 @@ func (t *Telemetry) RouterEvents() router.Events {
 
 // GatewayEvents counts what the gateway does.
 func (t *Telemetry) GatewayEvents() federation.Events {
-	lease := t.gauge(gatewayLease)
+	s := t.newServed()
 	problems := t.counter(gatewayProblems)
 	return federation.Events{
 		Session:           t.SessionEvents(),
 		Router:            t.RouterEvents(),
 		ConnectionRefused: func(reason string) { t.counter(gatewayNotAccepted, reason).Inc() },
-		LeaseState:        func(err error) { lease.Set(number(err == nil)) },
+		LeaseState:        func(err error) { s.lease(err == nil) },
 		ShareState: func(id spillway.ShareID, epoch spillway.Epoch, _ failover.State, serving bool) {
 			t.gauge(gatewayEpoch, id.Group).Set(float64(epoch))
-			t.gauge(gatewayServing, id.Group).Set(number(serving))
+			s.share(id.Group, serving)
 		},
 		Problem: func(string, error) { problems.Inc() },
 	}
+}
+
+// served says which groups a gateway serves: those that are open here, while
+// it holds its lease. The router learns of a lost lease with each request, the
+// gauges have to be told.
+type served struct {
+	tel *Telemetry
+	mu  struct {
+		sync.Mutex
+		held bool
+		open map[string]bool
+	}
+}
+
+func (t *Telemetry) newServed() *served {
+	s := &served{tel: t}
+	s.mu.open = make(map[string]bool)
+	return s
+}
+
+func (s *served) lease(held bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.held = held
+	s.tel.gauge(gatewayLease).Set(number(held))
+	for group, open := range s.mu.open {
+		s.tel.gauge(gatewayServing, group).Set(number(held && open))
+	}
+}
+
+func (s *served) share(group string, open bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.open[group] = open
+	s.tel.gauge(gatewayServing, group).Set(number(s.mu.held && open))
 }

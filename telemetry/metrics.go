@@ -55,7 +55,7 @@ var (
 	gatewayNotAccepted  = counter("spillway_gateway_connections_refused_total", "connections", "Client connections that were not accepted: too many, or the TLS handshake failed.", "reason")
 	gatewayLease        = gauge("spillway_gateway_lease_held", "", "1 while the gateway holds its lease and so may serve.")
 	gatewayEpoch        = gauge("spillway_gateway_share_epoch", "epoch", "Newest epoch of the group that the gateway took notice of.", "failover_group")
-	gatewayServing      = gauge("spillway_gateway_share_serving", "", "1 while the gateway serves the group.", "failover_group")
+	gatewayServing      = gauge("spillway_gateway_share_serving", "", "1 while the gateway serves the group: it is open here and the gateway holds its lease.", "failover_group")
 	gatewayProblems     = counter("spillway_gateway_problems_total", "problems", "Things that failed and are tried again, such as reading the coordinator store. The log names them.")
 )
 

@@ -183,6 +183,29 @@ func TestGatewayEventsAreCounted(t *testing.T) {
 	}
 }
 
+// A gateway without a lease serves nobody, whatever it had opened.
+func TestServedOnlyUnderALease(t *testing.T) {
+	tel := New("test")
+	e := tel.GatewayEvents()
+	shop := spillway.ShareID{Group: "shop"}
+	for _, step := range []struct {
+		what   string
+		do     func()
+		served string
+	}{
+		{"open, no lease yet", func() { e.ShareState(shop, 1, failover.Stable, true) }, "0"},
+		{"lease begins", func() { e.LeaseState(nil) }, "1"},
+		{"lease ends", func() { e.LeaseState(errors.New("the store is away")) }, "0"},
+		{"lease comes back", func() { e.LeaseState(nil) }, "1"},
+		{"the share moves", func() { e.ShareState(shop, 2, failover.Fencing, false) }, "0"},
+	} {
+		step.do()
+		if _, body := get(t, tel, "/metrics"); !strings.Contains(body, `spillway_gateway_share_serving{failover_group="shop"} `+step.served+"\n") {
+			t.Errorf("%s: served is not %s", step.what, step.served)
+		}
+	}
+}
+
 func TestMirrorEventsAreCounted(t *testing.T) {
 	tel := New("test")
 	e := tel.MirrorEvents()

@@ -1,4 +1,4 @@
-//go:build e2e && story
+//go:build e2e
 
 package watch
 
