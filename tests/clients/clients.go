@@ -172,34 +172,54 @@ func (s Spec) arguments() []string {
 	return args
 }
 
-// startJava compiles the program once per version of the library: launching
-// from source would compile it at each start, on cores that the brokers need.
 func (c *Client) startJava(ctx context.Context, version string) error {
-	java, err := kafka.Tools(ctx, version)
+	java, err := compile(ctx, version, "HistoryClient", javaSource)
 	if err != nil {
 		return err
 	}
-	classes, err := cache.Entry("java-client-"+version+"-"+digest(javaSource), func(dir string) error {
-		source := filepath.Join(dir, "HistoryClient.java")
-		if err := os.WriteFile(source, []byte(javaSource), 0o644); err != nil {
+	java.Options = append(java.Options, "-Xmx96m")
+	return c.run(java.Spec(c.spec.Name, c.spec.log(), "HistoryClient", c.spec.arguments()...))
+}
+
+// compile compiles a program once per version of the library: launching from
+// source would compile it at each start, on cores that the brokers need.
+func compile(ctx context.Context, version, class, source string) (kafka.Java, error) {
+	java, err := kafka.Tools(ctx, version)
+	if err != nil {
+		return java, err
+	}
+	classes, err := cache.Entry("java-client-"+version+"-"+digest(source), func(dir string) error {
+		file := filepath.Join(dir, class+".java")
+		if err := os.WriteFile(file, []byte(source), 0o644); err != nil {
 			return err
 		}
-		out, err := exec.CommandContext(ctx, "javac", "-d", dir, "-cp", strings.Join(java.Classpath, ":"), source).CombinedOutput()
+		out, err := exec.CommandContext(ctx, "javac", "-d", dir, "-cp", strings.Join(java.Classpath, ":"), file).CombinedOutput()
 		if err != nil {
 			return fmt.Errorf("javac: %w: %s", err, out)
 		}
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("compile the Java client for kafka-clients %s: %w", version, err)
+		return java, fmt.Errorf("compile %s for kafka-clients %s: %w", class, version, err)
 	}
 	java.Classpath = append([]string{classes}, java.Classpath...)
-	java.Options = append(java.Options, "-Xmx96m")
-	return c.run(java.Spec(c.spec.Name, c.spec.log(), "HistoryClient", c.spec.arguments()...))
+	return java, nil
 }
 
-// startPython runs the program with a copy of the library of its own, installed once.
 func (c *Client) startPython(ctx context.Context) error {
+	library, err := pythonLibrary(ctx)
+	if err != nil {
+		return err
+	}
+	program := filepath.Join(c.spec.Dir, "history_client.py")
+	if err := os.WriteFile(program, []byte(pythonSource), 0o644); err != nil {
+		return fmt.Errorf("start client %s: %w", c.spec.Name, err)
+	}
+	return c.run(process.Spec{Path: "python3", Args: append([]string{program}, c.spec.arguments()...), Env: []string{"PYTHONPATH=" + library}})
+}
+
+// pythonLibrary is the folder of a copy of the library of its own, installed once.
+func pythonLibrary(ctx context.Context) (string, error) {
 	dir, err := cache.Entry("python-client-"+digest(confluentKafka), func(dir string) error {
 		out, err := exec.CommandContext(ctx, "python3", "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--target", dir, confluentKafka).CombinedOutput()
 		if err != nil {
@@ -208,13 +228,9 @@ func (c *Client) startPython(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("install %s (needs python3-pip and PyPI): %w", confluentKafka, err)
+		return "", fmt.Errorf("install %s (needs python3-pip and PyPI): %w", confluentKafka, err)
 	}
-	program := filepath.Join(c.spec.Dir, "history_client.py")
-	if err := os.WriteFile(program, []byte(pythonSource), 0o644); err != nil {
-		return fmt.Errorf("start client %s: %w", c.spec.Name, err)
-	}
-	return c.run(process.Spec{Path: "python3", Args: append([]string{program}, c.spec.arguments()...), Env: []string{"PYTHONPATH=" + dir}})
+	return dir, nil
 }
 
 func digest(text string) string {
