@@ -273,6 +273,41 @@ func checkRunbook(t *testing.T, alert, path string) {
 	}
 }
 
+// What a runbook calls a dashboard or a panel is one.
+func TestRunbooksNamePanels(t *testing.T) {
+	all, err := All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	titles := map[string]bool{}
+	for _, d := range all {
+		titles[strings.TrimPrefix(d.Title, "Spillway / ")] = true
+		for _, p := range d.Panels {
+			titles[p.Title] = true
+		}
+	}
+	files, err := filepath.Glob("../docs/operate/alerts/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?:^|[^*])\*([A-Z][^*\n]*)\*`).FindAllStringSubmatch(string(text), -1) {
+			count++
+			if !titles[m[1]] {
+				t.Errorf("%s: there is no dashboard or panel %q", filepath.Base(file), m[1])
+			}
+		}
+	}
+	if count < 15 {
+		t.Errorf("only %d names were found", count)
+	}
+}
+
 // Each kind of mistake is found: a check that finds none proves nothing.
 func TestMistakesAreFound(t *testing.T) {
 	for expr, want := range map[string]string{

@@ -50,25 +50,6 @@ func TestReadmeCommandsRun(t *testing.T) {
 	}
 }
 
-// Every spillway command that the README names exists, with its flags.
-func TestReadmeCommandsExist(t *testing.T) {
-	commands := regexp.MustCompile(`(?m)^(?:go run \./cmd/|\./)?spillway ([a-z][^#>\n]*)`).FindAllStringSubmatch(readme(t), -1)
-	if len(commands) < 8 {
-		t.Fatalf("only %d commands found", len(commands))
-	}
-	for _, c := range commands {
-		words := strings.Fields(c[1])
-		cmd, rest, err := newRoot().Find(words)
-		if err != nil || cmd.RunE == nil {
-			t.Errorf("spillway %s: %v", c[1], err)
-			continue
-		}
-		if err := cmd.ParseFlags(rest); err != nil {
-			t.Errorf("spillway %s: %v", c[1], err)
-		}
-	}
-}
-
 func TestReadmeConfigurationLoads(t *testing.T) {
 	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(readme(t), -1)
 	if len(blocks) == 0 {
@@ -77,15 +58,6 @@ func TestReadmeConfigurationLoads(t *testing.T) {
 	for _, b := range blocks {
 		if _, err := configs.Parse("README.md", []byte(b[1]), func(string) (string, bool) { return "", false }); err != nil {
 			t.Error(err)
-		}
-	}
-}
-
-// Links to files of the repository lead somewhere.
-func TestReadmeLinks(t *testing.T) {
-	for _, l := range regexp.MustCompile(`\]\(([^):]+)\)`).FindAllStringSubmatch(readme(t), -1) {
-		if _, err := os.Stat(filepath.Join("../..", l[1])); err != nil {
-			t.Errorf("%v", err)
 		}
 	}
 }
