@@ -18,18 +18,18 @@ import (
 func sample() status.Status {
 	return status.Status{
 		VirtualCluster: "shop", ClusterID: "shop-virtual-cluster-1", At: time.Now(), Level: status.Bad,
-		News:        []string{"group shop: its active site east is down", "site east: is down: 3 probes failed", "flow shop:east→west: its source east is down", "automatic failover is paused by ada: rolling the brokers"},
+		News:        []string{"group shop: its active site east is down", "site east is down, say north and west: no broker can be reached", "flow shop:east→west: its source east is down", "automatic failover is paused by ada: rolling the brokers"},
 		Coordinator: status.Coordinator{Kind: "consul", Up: true},
 		Sites: []status.Site{
-			{Name: "east", Level: status.Bad, Why: "is down: 3 probes failed", State: "down", Active: []string{"shop"}, Gateways: []string{}, Mirrors: []string{}, Votes: []status.Vote{{Observer: "north", Verdict: "down"}, {Observer: "west", Verdict: "down"}}},
+			{Name: "east", Level: status.Bad, Why: "is down, say north and west: no broker can be reached", Evidence: "no broker can be reached; node 11: connection refused", State: "down", Active: []string{"shop"}, Gateways: []string{}, Mirrors: []string{}, Votes: []status.Vote{{Observer: "north", Verdict: "down", For: 75.2}, {Observer: "west", Verdict: "down", For: 74}}},
 			{Name: "west", State: "up", Active: []string{"clicks"}, Gateways: []string{"west-1", "west-2"}, Mirrors: []string{"west-1"}},
 			{Name: "north", State: "witness", Witness: true, Active: []string{}, Gateways: []string{}, Mirrors: []string{}},
 		},
 		Groups: []status.Group{
-			{Name: "shop", Level: status.Bad, Why: "its active site east is down", State: "STABLE", Epoch: 7, Active: "east", Topics: []string{"orders", "carts", "<b>inventory</b>"}, AckSites: 2, Unreplicated: 1234, Sites: []status.Standby{{Site: "east", Active: true}, {Site: "west", Behind: 1234}}},
-			{Name: "clicks", State: "STABLE", Epoch: 2, Active: "west", Topics: []string{"clicks-*"}, AckSites: 1, Safe: true, Sites: []status.Standby{{Site: "west", Active: true}, {Site: "east", Behind: -1}}},
+			{Name: "shop", Level: status.Bad, Why: "its active site east is down", State: "STABLE", Doing: "served by east", Epoch: 7, Active: "east", Topics: []string{"orders", "carts", "<b>inventory</b>"}, AckSites: 2, Unreplicated: 1234, Sites: []status.Standby{{Site: "east", Active: true}, {Site: "west", Behind: 1234}}},
+			{Name: "clicks", State: "STABLE", Doing: "served by west", Epoch: 2, Active: "west", Topics: []string{"clicks-*"}, AckSites: 1, Safe: true, Sites: []status.Standby{{Site: "west", Active: true}, {Site: "east", Behind: -1}}},
 		},
-		Flows: []status.Flow{{Name: "shop:east→west", Level: status.Bad, Why: "its source east is down", Behind: 1234, Partitions: 24, Silent: 0.4}, {Name: "clicks:west→east", Behind: 0, Partitions: 6, Silent: 0.2}},
+		Flows: []status.Flow{{Name: "shop:east→west", Level: status.Bad, Why: "its source east is down", Behind: 1234, Lag: 195, Partitions: 24, Silent: 0.4}, {Name: "clicks:west→east", Behind: 0, Partitions: 6, Silent: 0.2}},
 	}
 }
 
@@ -57,7 +57,8 @@ func TestBrowserShowsTheStatus(t *testing.T) {
 	s := serve(t, func() (status.Status, bool) { return sample(), true })
 	dom := chromium(t, "--dump-dom", s.URL+"/")
 	for _, want := range []string{
-		"its active site east is down", "STABLE, epoch 7", "shop:east→west", "1,234 behind", "Votes about the sites",
+		"its active site east is down", "STABLE, epoch 7", "shop:east→west", "1,234 records behind", "Votes about the sites",
+		"say north and west", "<summary>what was found</summary>", "down for 75 s", "served by east", "3 min", // how long the flow is behind
 		"&lt;b&gt;inventory&lt;/b&gt;", // names are text, never markup
 		`class="badge bad"`,
 	} {

@@ -88,11 +88,22 @@ func groupRows(groups []status.Group) []string {
 }
 
 func flowRows(flows []status.Flow) []string {
-	rows := []string{row("FLOW", "STATE", "BEHIND", "PARTITIONS", "HEARD", "NEWS")}
+	rows := []string{row("FLOW", "STATE", "BEHIND", "FOR", "PARTITIONS", "HEARD", "NEWS")}
 	for _, f := range flows {
-		rows = append(rows, row(f.Name, f.Level, amount(f.Behind), f.Partitions, fmt.Sprintf("%.1fs ago", f.Silent), f.Why))
+		rows = append(rows, row(f.Name, f.Level, amount(f.Behind), lagTime(f), f.Partitions, fmt.Sprintf("%.1fs ago", f.Silent), f.Why))
 	}
 	return rows
+}
+
+// lagTime is for how long a flow has been behind.
+func lagTime(f status.Flow) string {
+	switch {
+	case f.Behind == 0:
+		return "-"
+	case f.Lag < 0:
+		return "unknown"
+	}
+	return fmt.Sprintf("%.1fs", f.Lag)
 }
 
 // amount shows what is unknown as such.

@@ -13,6 +13,17 @@ function make(tag, attributes, ...children) {
 }
 
 const count = (n) => (n < 0 ? "unknown" : n.toLocaleString("en"));
+const records = (n) => (n === 1 ? "1 record" : count(n) + " records");
+
+// span says how long, as coarse as a reader wants it.
+function span(seconds) {
+  if (seconds < 0) return "unknown";
+  if (seconds < 10) return seconds.toFixed(1) + " s";
+  if (seconds < 120) return Math.round(seconds) + " s";
+  if (seconds < 7200) return Math.round(seconds / 60) + " min";
+  return seconds < 172800 ? Math.round(seconds / 3600) + " h" : Math.round(seconds / 86400) + " days";
+}
+
 const words = { good: "good", attention: "needs attention", bad: "bad" };
 const badge = (level, text) => make("span", { class: "badge " + level }, text || words[level] || level);
 const fact = (name, value) => make("div", {}, make("dt", {}, name), make("dd", {}, value));
@@ -34,6 +45,9 @@ function site(s) {
   const card = make("article", { class: "card is-" + s.level },
     make("div", { class: "head" }, make("h3", {}, s.name), badge(s.witness ? "wait" : s.level, s.state)));
   if (s.why) card.append(make("p", {}, s.why));
+  if (s.evidence && !s.why.endsWith(": " + s.evidence)) {
+    card.append(make("details", {}, make("summary", {}, "what was found"), make("p", { class: "quiet" }, s.evidence)));
+  }
   if (s.witness) {
     card.append(make("p", { class: "quiet" }, "Votes about the sites; holds no records."));
     return card;
@@ -43,7 +57,7 @@ function site(s) {
   row("serves", s.active.length ? s.active.join(", ") : "nothing");
   row("gateways", s.gateways.length ? s.gateways.join(", ") : "none");
   row("mirrors", s.mirrors.length ? s.mirrors.join(", ") : "none");
-  for (const v of s.votes || []) row("vote of " + v.observer, v.verdict);
+  for (const v of s.votes || []) row("vote of " + v.observer, v.verdict + (v.verdict === "up" ? "" : " for " + span(v.forSeconds)));
   card.append(list);
   return card;
 }
@@ -51,34 +65,41 @@ function site(s) {
 function group(g) {
   const card = make("article", { class: "card is-" + g.level },
     make("div", { class: "head" }, make("h3", {}, g.name), badge(g.level, g.state + (g.epoch ? ", epoch " + g.epoch : ""))));
-  if (g.why) card.append(make("p", {}, g.why));
+  card.append(make("p", { class: "doing" }, g.doing));
+  if (g.why && g.why !== g.doing) card.append(make("p", {}, g.why));
   card.append(make("dl", { class: "facts" },
     fact("active site", g.active || "none"),
     ...(g.target ? [fact("moving to", g.target)] : []),
-    fact("unreplicated", g.sites.length < 2 ? "all, there is one site" : count(g.unreplicated)),
+    ...(g.since ? [fact("in this state since", new Date(g.since).toLocaleTimeString())] : []),
+    fact("unreplicated", g.sites.length < 2 ? "all, there is one site" : g.unreplicated < 0 ? "unknown" : records(g.unreplicated)),
     fact("acknowledged by", g.ackSites === 1 ? "1 site" : g.ackSites + " sites" + (g.degraded ? ", degraded" : "")),
-    fact("failover now", g.safe ? "within the limit" : "not within the limit"),
+    fact("failover now", g.safe ? "safe" : "not safe"),
     fact("topics", g.topics.join(", "))));
   const most = Math.max(1, ...g.sites.map((p) => p.behind));
   card.append(make("ul", { class: "places" }, ...g.sites.map((p) => {
     const li = make("li", { class: p.active ? "active" : "" }, make("strong", {}, p.site),
-      make("span", { class: p.active ? "role" : "quiet" }, p.active ? "active" : p.behind < 0 ? "unknown" : p.behind === 0 ? "has everything" : count(p.behind) + " behind"));
-    if (!p.active && p.behind >= 0) li.append(make("progress", { max: most, value: most - p.behind, "aria-label": p.site + " is " + count(p.behind) + " behind" }));
+      make("span", { class: p.active ? "role" : "quiet" }, p.active ? "active" : p.behind < 0 ? "unknown" : p.behind === 0 ? "has everything" : records(p.behind) + " behind"));
+    if (!p.active && p.behind >= 0) li.append(make("progress", { max: most, value: most - p.behind, "aria-label": p.site + " is " + records(p.behind) + " behind" }));
     return li;
   })));
   return card;
 }
 
+// cell names its column too, for narrow screens, where a row is a list.
+const cell = (column, ...children) => make("td", { class: "num", "data-column": column }, ...children);
+
 function flow(f) {
   return make("tr", {},
     make("th", { scope: "row" }, f.name),
-    make("td", {}, badge(f.level, f.level === "good" ? "follows" : f.level), f.why ? make("div", {}, f.why) : ""),
-    make("td", { class: "num" }, count(f.behind)),
-    make("td", { class: "num" }, String(f.partitions)),
-    make("td", { class: "num" }, f.silentSeconds.toFixed(1) + " s ago"));
+    make("td", {}, badge(f.level, f.level === "good" ? "follows" : words[f.level]), f.why ? make("div", {}, f.why) : ""),
+    cell("Behind", f.behind < 0 ? "unknown" : records(f.behind)),
+    cell("Behind for", f.behind === 0 ? "–" : span(f.lagSeconds)),
+    cell("Partitions", String(f.partitions)),
+    cell("Last heard", span(f.silentSeconds) + " ago"));
 }
 
 function show(s) {
+  document.body.classList.remove("stale");
   document.title = s.virtualCluster + ": " + s.level + " – Spillway";
   $("name").textContent = s.virtualCluster;
   $("cluster").textContent = "cluster id " + s.clusterID + ", coordinator " + s.coordinator.kind + (s.coordinator.up ? "" : " away");
@@ -88,11 +109,14 @@ function show(s) {
   redraw($("news"), news(s));
   redraw($("sites"), s.sites.map(site));
   redraw($("groups"), s.groups.map(group));
-  redraw($("flows"), s.flows.length ? s.flows.map(flow) : [make("tr", {}, make("td", { colspan: "5", class: "quiet" }, "None: no group has a second site."))]);
+  redraw($("flows"), s.flows.length ? s.flows.map(flow) : [make("tr", {}, make("td", { colspan: "6", class: "quiet" }, "None: no group has a second site."))]);
 }
 
-function lost() {
-  $("overall").textContent = "no connection to the console";
+// stale keeps what was seen last in sight, but not as if it were true now.
+function stale(text) {
+  document.body.classList.add("stale");
+  document.title = text + " – Spillway";
+  $("overall").textContent = text;
   $("overall").className = "badge bad";
 }
 
@@ -102,8 +126,9 @@ async function follow() {
   try {
     const answer = await fetch("api/status", { cache: "no-store" });
     if (answer.ok) show(await answer.json());
+    else stale("nothing was observed yet");
   } catch {
-    lost();
+    stale("no connection to the console");
   }
   setTimeout(follow, 1000);
 }

@@ -130,9 +130,9 @@ func (in Inputs) site(site spillway.Site) Site {
 	}
 	switch {
 	case verdict == failover.Down:
-		s.Level, s.Why = Bad, "is down: "+evidence
+		s.Level, s.Evidence, s.Why = Bad, evidence, "is down"+in.accusers(site.ID, verdict)+": "+brief(site.ID, evidence)
 	case verdict == failover.Degraded:
-		s.Level, s.Why = Attention, "is degraded: "+evidence
+		s.Level, s.Evidence, s.Why = Attention, evidence, "is degraded"+in.accusers(site.ID, verdict)+": "+brief(site.ID, evidence)
 	case !in.Coordinator.Up:
 		s.Level, s.Why = Attention, "as last seen, since the coordinator store cannot be read"
 	case verdict != failover.Up:
@@ -143,6 +143,35 @@ func (in Inputs) site(site spillway.Site) Site {
 		s.Level, s.Why = Attention, "no mirror holds a lease here"
 	}
 	return s
+}
+
+// accusers names the places that say so, unless this process looked itself.
+func (in Inputs) accusers(site spillway.SiteID, verdict failover.Verdict) string {
+	if _, probed := in.Probes[site]; probed {
+		return ""
+	}
+	var names []string
+	for _, v := range in.Votes {
+		if v.Value.About == site && v.Value.Verdict == verdict && v.Age <= in.LeaseTTL {
+			names = append(names, string(v.Value.Observer))
+		}
+	}
+	slices.Sort(names)
+	switch last := len(names) - 1; {
+	case last < 0:
+		return ""
+	case last == 0:
+		return ", says " + names[0]
+	default:
+		return ", say " + strings.Join(names[:last], ", ") + " and " + names[last]
+	}
+}
+
+// brief is the first clause of an error about a site, without its name. What
+// follows tells of each broker, for who looks closer.
+func brief(site spillway.SiteID, evidence string) string {
+	first, _, _ := strings.Cut(evidence, "; ")
+	return strings.TrimPrefix(first, string(site)+": ")
 }
 
 func (in Inputs) alive(m Seen[failover.MirrorLease]) bool {
@@ -186,23 +215,55 @@ func (in Inputs) group(g spillway.FailoverGroup, share failover.Share, known boo
 		return out
 	}
 	out.Index, out.State, out.Epoch, out.Active = share.Index, string(share.State), share.Epoch, string(share.Active)
+	out.Doing = doing(share)
 	out.Target, out.Kind, out.Since = string(share.Target), string(share.Kind), share.Since
 	out.Fence, out.Degraded = share.Fence, share.Degraded
+	// Only a standby that could take over keeps a failover from losing records.
+	// Where there is none, the last that is known of the others is shown.
+	elsewhere := int64(-1)
 	for _, site := range g.Sites {
 		row := Standby{Site: string(site), Active: site == share.Active}
 		if !row.Active {
 			row.Behind = in.behind(site, share)
-			if row.Behind >= 0 && (out.Unreplicated < 0 || row.Behind < out.Unreplicated) {
-				out.Unreplicated = row.Behind
+			if in.able(site, share) {
+				out.Unreplicated = least(out.Unreplicated, row.Behind)
+			} else {
+				elsewhere = least(elsewhere, row.Behind)
 			}
 		}
 		out.Sites = append(out.Sites, row)
 	}
+	standby := in.anyStandby(share, g.Sites)
+	if !standby {
+		out.Unreplicated = elsewhere
+	}
 	// Acknowledgements that wait for a second site lose nothing acknowledged.
 	covered := g.Ack.Sites > 1 && !share.Degraded
-	out.Safe = in.anyStandby(share, g.Sites) && out.Unreplicated >= 0 && (covered || out.Unreplicated <= out.LossMax)
+	out.Safe = standby && out.Unreplicated >= 0 && (covered || out.Unreplicated <= out.LossMax)
 	in.judge(&out, g, share)
 	return out
+}
+
+// doing says the state of a share in words, with what it means for clients.
+func doing(s failover.Share) string {
+	move := fmt.Sprintf("%s from %s to %s: ", s.Kind, s.Active, s.Target)
+	switch s.State {
+	case failover.Stable:
+		return fmt.Sprintf("served by %s", s.Active)
+	case failover.Draining:
+		return move + "consumer groups settle, producers go on"
+	case failover.Fencing:
+		return move + "gateways hold requests until nothing is on its way to the old site"
+	case failover.Fenced:
+		return move + "requests are held while the end of the old site's logs is found"
+	case failover.Cutover:
+		return move + "requests are held while the new site takes over what is missing"
+	case failover.CaughtUp:
+		return move + "requests are held until the gateways serve the new site"
+	case failover.Open:
+		return fmt.Sprintf("served by %s; the other sites turn round to follow it", s.Active)
+	}
+	return string(s.State)
 }
 
 // judge says how the group is. The first reason that holds is the worst.
@@ -225,10 +286,7 @@ func (in Inputs) judge(out *Group, g spillway.FailoverGroup, share failover.Shar
 	case len(g.Sites) > 1 && !in.anyStandby(share, g.Sites):
 		out.Level, out.Why = Bad, "no standby follows it: losing the active site would stop the group"
 	case share.State != failover.Stable:
-		out.Level, out.Why = Attention, fmt.Sprintf("%s to %s: %s", share.Kind, share.Target, share.State)
-		if share.State == failover.Open {
-			out.Why = fmt.Sprintf("%s: %s is open, others follow", share.Kind, share.Active)
-		}
+		out.Level, out.Why = Attention, out.Doing
 	case share.Degraded:
 		out.Level, out.Why = Attention, cmp.Or(share.Acknowledgement(g.Ack.Sites), "degraded")
 	case len(g.Sites) < 2:
@@ -240,14 +298,25 @@ func (in Inputs) judge(out *Group, g spillway.FailoverGroup, share failover.Shar
 	}
 }
 
-// anyStandby tells whether some standby that is not down has a mirror that
-// follows without a problem.
+// anyStandby tells whether some standby could take over.
 func (in Inputs) anyStandby(share failover.Share, sites []spillway.SiteID) bool {
-	return slices.ContainsFunc(sites, func(site spillway.SiteID) bool {
-		verdict, _ := in.verdict(site)
-		f, silent, ok := in.following(site, share.ID())
-		return site != share.Active && verdict != failover.Down && ok && silent <= in.LeaseTTL && f.Problem == ""
-	})
+	return slices.ContainsFunc(sites, func(site spillway.SiteID) bool { return site != share.Active && in.able(site, share) })
+}
+
+// able tells whether a standby could take over: it is not down, and its mirror
+// follows without a problem.
+func (in Inputs) able(site spillway.SiteID, share failover.Share) bool {
+	verdict, _ := in.verdict(site)
+	f, silent, ok := in.following(site, share.ID())
+	return verdict != failover.Down && ok && silent <= in.LeaseTTL && f.Problem == ""
+}
+
+// least of two counts of which −1 is unknown.
+func least(a, b int64) int64 {
+	if a < 0 || b >= 0 && b < a {
+		return b
+	}
+	return a
 }
 
 func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
@@ -260,7 +329,10 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 		f := Flow{
 			Name:  fmt.Sprintf("%s:%s→%s", g.Name, share.Active, site),
 			Group: g.Name, Source: string(share.Active), Target: string(site),
-			Behind: in.behind(site, share), Partitions: word.Partitions, Silent: silent.Seconds(),
+			Behind: in.behind(site, share), Lag: -1, Partitions: word.Partitions, Silent: silent.Seconds(),
+		}
+		if heard && f.Behind >= 0 {
+			f.Lag = lag(word.LagSeconds, silent, f.Behind, in.LeaseTTL)
 		}
 		source, _ := in.verdict(share.Active)
 		target, _ := in.verdict(site)
@@ -285,6 +357,18 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 	return out
 }
 
+// lag is for how long a target has lacked something: what its mirror said, and
+// longer if it has said nothing since.
+func lag(said float64, silent time.Duration, behind int64, leaseTTL time.Duration) float64 {
+	switch {
+	case behind == 0:
+		return 0
+	case silent > leaseTTL:
+		return said + silent.Seconds()
+	}
+	return said
+}
+
 // sort puts the worst first and writes the news.
 func (s *Status) sort() {
 	slices.SortStableFunc(s.Sites, func(a, b Site) int { return cmp.Compare(b.Level, a.Level) })
@@ -304,7 +388,11 @@ func (s *Status) sort() {
 		items = append(items, item{g.Level, fmt.Sprintf("group %s: %s", g.Name, g.Why)})
 	}
 	for _, site := range s.Sites {
-		items = append(items, item{site.Level, fmt.Sprintf("site %s: %s", site.Name, site.Why)})
+		colon := ":"
+		if strings.HasPrefix(site.Why, "is ") {
+			colon = ""
+		}
+		items = append(items, item{site.Level, fmt.Sprintf("site %s%s %s", site.Name, colon, site.Why)})
 	}
 	for _, f := range s.Flows {
 		items = append(items, item{f.Level, fmt.Sprintf("flow %s: %s", f.Name, f.Why)})

@@ -54,7 +54,17 @@ func TestWorstNewsFirst(t *testing.T) {
 	}{
 		{"active site down", func(in *Inputs) {
 			in.Votes[0].Value.Verdict, in.Votes[0].Value.Evidence = failover.Down, "3 probes failed"
-		}, Bad, "group shop: its active site east is down"},
+		}, Bad, "group shop: its active site east is down; site east is down, says north: 3 probes failed; flow"},
+		{"evidence in brief", func(in *Inputs) {
+			in.Votes[1].Value.Verdict, in.Votes[1].Value.Evidence = failover.Down, "west: no broker can be reached; node 1: connection refused"
+			second := in.Votes[1]
+			second.Value.Observer = "east"
+			in.Votes = append(in.Votes, second)
+		}, Bad, "group shop: no standby follows it: losing the active site would stop the group; site west is down, say east and north: no broker can be reached; flow"},
+		{"a move", func(in *Inputs) {
+			in.Shares[0].State, in.Shares[0].Kind, in.Shares[0].Target = failover.Draining, failover.Switchover, "west"
+			in.Shares[0].Since = in.Now
+		}, Attention, "group shop: switchover from east to west: consumer groups settle, producers go on"},
 		{"standby down", func(in *Inputs) {
 			in.Votes[1].Value.Verdict, in.Votes[1].Value.Evidence = failover.Down, "3 probes failed"
 		}, Bad, "group shop: no standby follows it"},
@@ -93,5 +103,65 @@ func TestWorstNewsFirst(t *testing.T) {
 				t.Errorf("level %s, news %q; want %s, %q", s.Level, s.News, c.level, c.first)
 			}
 		})
+	}
+}
+
+// The lag in time is the mirror's word, and grows while it is silent.
+func TestLagInTime(t *testing.T) {
+	in := healthy()
+	say := func(seconds float64, end int64, silent time.Duration) float64 {
+		f := in.Mirrors[1].Value.Following["shop/0"]
+		f.LagSeconds, f.EndSum = seconds, end
+		in.Mirrors[1].Value.Following["shop/0"], in.Mirrors[1].Age = f, silent
+		return Assemble(in).Flows[0].Lag
+	}
+	for _, c := range []struct {
+		said   float64
+		end    int64
+		silent time.Duration
+		want   float64
+	}{{0, 1000, 0, 0}, {2.5, 900, time.Second, 2.5}, {2.5, 900, 10 * time.Second, 12.5}, {2.5, 1000, 0, 0}} {
+		if got := say(c.said, c.end, c.silent); got != c.want {
+			t.Errorf("said %g s at %d, silent for %s: %g s, want %g", c.said, c.end, c.silent, got, c.want)
+		}
+	}
+	in.Mirrors = in.Mirrors[:1]
+	if got := Assemble(in).Flows[0].Lag; got != -1 {
+		t.Errorf("without a word of the mirror: %g", got)
+	}
+}
+
+// Every state has words of its own.
+func TestStatesInWords(t *testing.T) {
+	seen := map[string]bool{}
+	for _, state := range []failover.State{failover.Stable, failover.Draining, failover.Fencing, failover.Fenced, failover.Cutover, failover.CaughtUp, failover.Open} {
+		words := doing(failover.Share{State: state, Kind: failover.Switchover, Active: "east", Target: "west"})
+		if seen[words] || strings.Contains(words, string(state)) {
+			t.Errorf("%s is said as %q", state, words)
+		}
+		seen[words] = true
+	}
+}
+
+// A site that is down cannot take over, however much it had.
+func TestOnlyAStandbyThatLivesMakesSafe(t *testing.T) {
+	in := healthy()
+	sites := []spillway.SiteID{"east", "west", "north"}
+	in.Witnesses = nil
+	in.Topology = spillway.NewTopology("shop", "shop-1", []spillway.Site{{ID: "east"}, {ID: "west"}, {ID: "north"}},
+		[]spillway.FailoverGroup{{Name: "shop", Sites: sites, Ack: spillway.AckPolicy{Sites: 1}, Failover: spillway.AutomaticFailover{LossRecordsMax: 100}}})
+	in.Mirrors = append(in.Mirrors, Seen[failover.MirrorLease]{Value: failover.MirrorLease{Site: "north", Worker: "north-1", Following: map[string]failover.Following{
+		"shop/0": {Epoch: 3, Source: "east", EndSum: 500, Partitions: 6},
+	}}})
+	if g := Assemble(in).Groups[0]; g.Unreplicated != 40 || !g.Safe {
+		t.Errorf("all live: %d unreplicated, safe %v", g.Unreplicated, g.Safe)
+	}
+	in.Votes[1].Value.Verdict = failover.Down // west, which has nearly everything
+	if g := Assemble(in).Groups[0]; g.Unreplicated != 500 || g.Safe {
+		t.Errorf("west is down: %d unreplicated, safe %v; north lacks 500", g.Unreplicated, g.Safe)
+	}
+	in.Mirrors[2].Age = time.Minute
+	if g := Assemble(in).Groups[0]; g.Unreplicated != 40 || g.Safe {
+		t.Errorf("nobody could take over: %d unreplicated, safe %v", g.Unreplicated, g.Safe)
 	}
 }

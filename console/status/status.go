@@ -73,6 +73,7 @@ type Site struct {
 	Name     string   `json:"name"`
 	Level    Level    `json:"level"`
 	Why      string   `json:"why,omitempty"`
+	Evidence string   `json:"evidence,omitempty"` // what was found where the site is not up, in full
 	Witness  bool     `json:"witness,omitempty"`
 	State    string   `json:"state"`    // up, degraded, down or unknown
 	Active   []string `json:"active"`   // groups that it serves
@@ -96,6 +97,7 @@ type Group struct {
 	Level  Level          `json:"level"`
 	Why    string         `json:"why,omitempty"`
 	State  string         `json:"state"`
+	Doing  string         `json:"doing"` // the state in words: who serves, or what clients wait for
 	Epoch  spillway.Epoch `json:"epoch"`
 	Active string         `json:"active"`
 	Target string         `json:"target,omitempty"`
@@ -131,6 +133,7 @@ type Flow struct {
 	Level      Level   `json:"level"`
 	Why        string  `json:"why,omitempty"`
 	Behind     int64   `json:"behind"`        // offsets; −1: unknown
+	Lag        float64 `json:"lagSeconds"`    // since the target had everything, 0 while it has; −1: unknown
 	Silent     float64 `json:"silentSeconds"` // since the mirror's last word
 	Partitions int     `json:"partitions"`
 }

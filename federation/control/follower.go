@@ -31,6 +31,7 @@ type Mirror interface {
 	CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error
 	LogGap(context.Context, maptopic.Gap) error
 	Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset
+	Flows() []mirror.FlowInfo
 	Map() *maptopic.Reader
 }
 
@@ -625,6 +626,11 @@ func (s *followed) measure(ctx context.Context) {
 				for _, topic := range strange {
 					if slices.Contains(before, topic) { // not one that is just being mirrored
 						at.OnlyHere = append(at.OnlyHere, topic)
+					}
+				}
+				for _, flow := range s.f.cfg.Mirror.Flows() {
+					if flow.Share == s.id {
+						at.LagSeconds = flow.LagTime.Round(time.Millisecond).Seconds()
 					}
 				}
 			}

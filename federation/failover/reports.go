@@ -34,7 +34,9 @@ type Following struct {
 	// OnlyHere are topics of the group that this site has and the active one has not;
 	// some of them if there are many.
 	OnlyHere []string `json:"onlyHere,omitempty"`
-	Problem  string   `json:"problem,omitempty"` // why it does not follow
+	// LagSeconds: since the site had everything that its mirror knows of.
+	LagSeconds float64 `json:"lagSeconds,omitempty"`
+	Problem    string  `json:"problem,omitempty"` // why it does not follow
 }
 
 // Verdict is what an observer says about a site.
