@@ -217,7 +217,7 @@ func (a *App) health(check, what string, err error) {
 }
 
 func (a *App) startTraces(ctx context.Context) error {
-	if a.cfg.Telemetry.OTLP == "" || !a.cfg.HasRole(configs.RoleControl) {
+	if a.cfg.Telemetry.OTLP == "" || !a.cfg.HasRole(configs.RoleControl) && !a.cfg.HasRole(configs.RoleMirror) {
 		return nil
 	}
 	t, err := telemetry.NewTraces(ctx, a.cfg.Telemetry.OTLP, a.cfg.VirtualCluster.Name, a.cfg.Process.ID, a.cfg.Telemetry.TraceSample)

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"spillway"
 	"spillway/configs"
@@ -78,6 +79,9 @@ func (a *App) controlEvents() control.Events {
 		failed(id, what, err)
 		said.tell(fmt.Sprintf("share %s: %s failed, trying again", id, what), err)
 	}
+	if a.traces != nil {
+		e.ActionDone = a.traces.Action // spans are sent later, in batches
+	}
 	vote := e.VoteChanged
 	e.VoteChanged = func(v failover.Vote) {
 		vote(v)
@@ -96,10 +100,15 @@ func (a *App) controlEvents() control.Events {
 	return e
 }
 
+// traceMax bounds the reading of a history: the loop that drives moves waits for it.
+const traceMax = 2 * time.Second
+
 // traceMove writes the trace of a move that this process ended, from its
 // history.
 func (a *App) traceMove(i control.StateInfo) {
-	records, err := control.NewOperator(a.cfg.Topology(), a.store, Observers(a.cfg)).History(context.Background(), i.Share.Group)
+	ctx, cancel := context.WithTimeout(context.Background(), traceMax)
+	defer cancel()
+	records, err := control.NewOperator(a.cfg.Topology(), a.store, Observers(a.cfg)).History(ctx, i.Share.Group)
 	if err != nil || len(records) == 0 {
 		a.log.Debug("no history for a trace", "share", i.Share.String(), "error", err)
 		return

@@ -65,7 +65,8 @@ func Reference() []byte {
 	var b strings.Builder
 	b.WriteString("# Metrics\n\nMade from the catalogue of package `telemetry`; `go test ./telemetry -update` writes it anew.\n\n")
 	b.WriteString("Every process serves them at `/metrics`. States are one series per state with 0 or 1. `failover_group` is a failover group,\n")
-	b.WriteString("`site` a site, `source` and `target` are sites of a replication flow. What is unknown has no series and is never shown as zero.\n\n")
+	b.WriteString("`site` a site, `source` and `target` are sites of a replication flow. What is unknown has no series and is never shown as zero.\n")
+	b.WriteString("Moves are also told as [traces](traces.md).\n\n")
 	b.WriteString("| metric | kind | unit | labels | meaning |\n| --- | --- | --- | --- | --- |\n")
 	for _, m := range Catalogue() {
 		labels := ""

@@ -156,6 +156,32 @@ func TestMoveIsOneTrace(t *testing.T) {
 	}
 }
 
+// Work that another process told of lies within the span of its state, also
+// before that was written.
+func TestWorkLiesWithinItsState(t *testing.T) {
+	at := time.Unix(100, 0)
+	recorder := tracetest.NewSpanRecorder()
+	worker, driver := newTraces(sdktrace.WithSpanProcessor(recorder), "shop", "west-1", 1), newTraces(sdktrace.WithSpanProcessor(recorder), "shop", "east-1", 1)
+	worker.Action(control.ActionInfo{
+		Share: spillway.ShareID{Group: "shop"}, Epoch: 4, State: failover.Cutover, What: "catch up", Site: "west", Started: at, Ended: at.Add(time.Second), Err: errors.New("no leader"),
+	})
+	driver.Move(control.Record{
+		Group: "shop", Kind: "switchover", Epoch: 4, Started: at, Ended: at.Add(3 * time.Second),
+		Passages: []failover.Passage{{State: failover.Fenced, At: at}, {State: failover.Cutover, At: at}},
+	})
+	spans := recorder.Ended()
+	if len(spans) != 4 {
+		t.Fatalf("%d spans", len(spans))
+	}
+	work, cutover := spans[0], spans[2]
+	if cutover.Name() != "CUTOVER" || work.Parent().SpanID() != cutover.SpanContext().SpanID() || work.SpanContext().TraceID() != cutover.SpanContext().TraceID() {
+		t.Errorf("%s does not lie within %s", work.Name(), cutover.Name())
+	}
+	if work.Status().Description != "no leader" {
+		t.Errorf("status %+v", work.Status())
+	}
+}
+
 func TestGatewayEventsAreCounted(t *testing.T) {
 	tel := New("test")
 	s, r := tel.SessionEvents(), tel.RouterEvents()

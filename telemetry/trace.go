@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
+	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -14,22 +16,36 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
+	"spillway"
 	"spillway/federation/control"
+	"spillway/federation/failover"
 )
 
-// Traces writes one trace per move with one span per state. The ids of trace
-// and root span follow from the share and its epoch, so that spans fit together
-// whichever process drove which state.
+// Traces writes one trace per move: one span per state, and inside of it one for
+// each piece of work that a loop or a site did for it. The ids of the trace, its
+// root, and its states follow from the share and its epoch, so that spans fit
+// together whichever process wrote them, and work can be told before the move
+// has ended.
 type Traces struct {
 	provider *sdktrace.TracerProvider
 	tracer   trace.Tracer
 	cluster  string
 }
 
+// tracesPath is where OTLP collectors take traces, if the endpoint names no path.
+const tracesPath = "/v1/traces"
+
 // NewTraces sends spans to an OTLP/HTTP endpoint such as http://127.0.0.1:4318.
 // Sample is the share of moves to trace, 0 to 1.
 func NewTraces(ctx context.Context, endpoint, cluster, process string, sample float64) (*Traces, error) {
-	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(endpoint))
+	at, err := url.Parse(endpoint)
+	if err != nil {
+		return nil, fmt.Errorf("trace exporter: %w", err)
+	}
+	if strings.Trim(at.Path, "/") == "" {
+		at.Path = tracesPath // the library would post to the root
+	}
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(at.String()))
 	if err != nil {
 		return nil, fmt.Errorf("trace exporter for %s: %w", endpoint, err)
 	}
@@ -72,12 +88,18 @@ func (t *Traces) Move(m control.Record) {
 	}
 	ctx, root := t.tracer.Start(ctx, fmt.Sprintf("%s %s", m.Kind, m.Group), trace.WithTimestamp(m.Started), trace.WithAttributes(attributes...))
 	ctx = context.WithValue(ctx, idsKey{}, nil)
+	passed := make(map[failover.State]bool)
 	for i, p := range m.Passages {
 		end := m.Ended
 		if i+1 < len(m.Passages) {
 			end = m.Passages[i+1].At
 		}
-		_, span := t.tracer.Start(ctx, string(p.State), trace.WithTimestamp(p.At), trace.WithAttributes(attribute.String("spillway.why", p.Why)))
+		inner := ctx
+		if !passed[p.State] {
+			inner = context.WithValue(ctx, idsKey{}, fixedIDs{traceID, t.stateID(m.Group, m.Index, m.Epoch, p.State)})
+		}
+		passed[p.State] = true
+		_, span := t.tracer.Start(inner, string(p.State), trace.WithTimestamp(p.At), trace.WithAttributes(attribute.String("spillway.why", p.Why)))
 		span.End(trace.WithTimestamp(end))
 	}
 	if m.Aborted != "" {
@@ -86,9 +108,37 @@ func (t *Traces) Move(m control.Record) {
 	root.End(trace.WithTimestamp(m.Ended))
 }
 
+// Action writes the span of one piece of work, within the span of its state.
+func (t *Traces) Action(a control.ActionInfo) {
+	ctx := trace.ContextWithSpanContext(context.Background(), trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: t.traceID(a.Share.Group, a.Share.Index, a.Epoch), SpanID: t.stateID(a.Share.Group, a.Share.Index, a.Epoch, a.State),
+		TraceFlags: trace.FlagsSampled, Remote: true,
+	}))
+	_, span := t.tracer.Start(ctx, a.What, trace.WithTimestamp(a.Started), trace.WithAttributes(
+		attribute.String("spillway.failover_group", a.Share.Group), attribute.String("spillway.site", string(a.Site))))
+	if a.Err != nil {
+		span.SetStatus(codes.Error, a.Err.Error())
+	}
+	span.End(trace.WithTimestamp(a.Ended))
+}
+
 func (t *Traces) ids(m control.Record) (trace.TraceID, trace.SpanID) {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d/%d", t.cluster, m.Group, m.Index, m.Epoch))
+	sum := t.sum(m.Group, m.Index, m.Epoch, "")
 	return trace.TraceID(sum[:16]), trace.SpanID(sum[16:24])
+}
+
+func (t *Traces) traceID(group string, index int, epoch spillway.Epoch) trace.TraceID {
+	sum := t.sum(group, index, epoch, "")
+	return trace.TraceID(sum[:16])
+}
+
+func (t *Traces) stateID(group string, index int, epoch spillway.Epoch, state failover.State) trace.SpanID {
+	sum := t.sum(group, index, epoch, state)
+	return trace.SpanID(sum[:8])
+}
+
+func (t *Traces) sum(group string, index int, epoch spillway.Epoch, state failover.State) [sha256.Size]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "%s/%s/%d/%d%s", t.cluster, group, index, epoch, state))
 }
 
 type idsKey struct{}
@@ -111,7 +161,12 @@ func (moveIDs) NewIDs(ctx context.Context) (trace.TraceID, trace.SpanID) {
 	return id, randomSpan()
 }
 
-func (moveIDs) NewSpanID(context.Context, trace.TraceID) trace.SpanID { return randomSpan() }
+func (moveIDs) NewSpanID(ctx context.Context, _ trace.TraceID) trace.SpanID {
+	if ids, ok := ctx.Value(idsKey{}).(fixedIDs); ok {
+		return ids.span
+	}
+	return randomSpan()
+}
 
 func randomSpan() trace.SpanID {
 	var id trace.SpanID

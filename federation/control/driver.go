@@ -224,7 +224,12 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 	for _, a := range actions {
 		switch a.Kind {
 		case failover.Fence, failover.Allow, failover.ReadEnds:
-			if err := d.act(ctx, a); err != nil {
+			begun := time.Now()
+			err := d.act(ctx, a)
+			d.c.cfg.Events.actionDone(ActionInfo{
+				Share: d.id, Epoch: d.share.Epoch, State: d.share.State, What: string(a.Kind), Site: a.Site, Started: begun, Ended: time.Now(), Err: err,
+			})
+			if err != nil {
 				return false, err
 			}
 			again = true

@@ -1,6 +1,8 @@
 package control
 
 import (
+	"time"
+
 	"spillway"
 	"spillway/federation/failover"
 )
@@ -18,6 +20,9 @@ type Events struct {
 	Waiting func(WaitInfo)
 	// ActionFailed: it will be tried again.
 	ActionFailed func(share spillway.ShareID, what string, err error)
+	// ActionDone: a loop or a site's follower carried out what a state of a move asks
+	// for, or tried to.
+	ActionDone func(ActionInfo)
 	// VoteChanged: the observer of this process changed its mind about a site.
 	VoteChanged   func(failover.Vote)
 	LayoutChanged func(version int64, why string)
@@ -53,6 +58,18 @@ type AckInfo struct {
 	Why       string
 }
 
+// ActionInfo is one piece of work inside of a state of a move.
+type ActionInfo struct {
+	Share   spillway.ShareID
+	Epoch   spillway.Epoch // of the move
+	State   failover.State
+	What    string
+	Site    spillway.SiteID // at which
+	Started time.Time
+	Ended   time.Time
+	Err     error
+}
+
 // WaitInfo says what a share waits for.
 type WaitInfo struct {
 	Share spillway.ShareID
@@ -82,6 +99,12 @@ func (e *Events) waiting(i WaitInfo) {
 func (e *Events) actionFailed(id spillway.ShareID, what string, err error) {
 	if e.ActionFailed != nil {
 		e.ActionFailed(id, what, err)
+	}
+}
+
+func (e *Events) actionDone(i ActionInfo) {
+	if e.ActionDone != nil {
+		e.ActionDone(i)
 	}
 }
 

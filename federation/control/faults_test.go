@@ -398,7 +398,7 @@ func (k *knower) Know(mirror.Assignment) error {
 	return errors.New("this mirror does nothing")
 }
 
-func (*knower) Flows() []mirror.FlowInfo { return nil }
+func (*knower) Flows() []mirror.FlowInfo                                          { return nil }
 func (*knower) Ends(spillway.ShareID) map[spillway.TopicPartition]spillway.Offset { return nil }
 
 // A second mirror process at a site keeps still until it has the writer lease:

@@ -223,7 +223,7 @@ func (s *followed) interruptible(ctx context.Context, share failover.Share, vers
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- s.act(ctx, share) }()
+	go func() { done <- s.told(ctx, share) }()
 	for {
 		select {
 		case err := <-done:
@@ -241,6 +241,46 @@ func (s *followed) interruptible(ctx context.Context, share failover.Share, vers
 			return err
 		}
 	}
+}
+
+// asked names what a state of a move asks of a site; empty: nothing.
+func asked(share failover.Share, site spillway.SiteID) string {
+	target, planned := share.Target == site, share.Kind == failover.Switchover
+	switch {
+	case share.Abort != "":
+		return ""
+	case share.State == failover.Draining, share.State == failover.Fencing, share.State == failover.Fenced && planned:
+		return "follow"
+	case share.State == failover.Fenced:
+		return "stop following"
+	case share.State == failover.Cutover && target && planned:
+		return "catch up, open the epoch"
+	case share.State == failover.Cutover && planned && share.Active == site:
+		return "make ready to follow"
+	case share.State == failover.Cutover && (target || planned):
+		return "catch up"
+	case share.State == failover.CaughtUp && target:
+		return "open the epoch"
+	case share.State == failover.Open:
+		return "settle"
+	}
+	return ""
+}
+
+// told acts, and tells of what belongs to a move.
+func (s *followed) told(ctx context.Context, share failover.Share) error {
+	begun := time.Now()
+	err := s.act(ctx, share)
+	if what := asked(share, s.f.site); what != "" {
+		fault := err
+		if errors.Is(err, context.Canceled) {
+			fault = nil // a newer record says what to do
+		}
+		s.f.cfg.Events.actionDone(ActionInfo{
+			Share: s.id, Epoch: share.Epoch, State: share.State, What: what, Site: s.f.site, Started: begun, Ended: time.Now(), Err: fault,
+		})
+	}
+	return err
 }
 
 // offerBack puts a record back unless a newer one came meanwhile.
