@@ -45,6 +45,7 @@ type Promise struct {
 	Letter  string `json:"letter"`
 	Text    string `json:"text"`
 	Verdict string `json:"verdict"` // held, broken, or not tested: why
+	Numbers string `json:"numbers"` // what it was tested on, and what was found
 }
 
 // Result is the report of a run.
@@ -91,7 +92,7 @@ func (s *story) result(report *check.Report) Result {
 		return r
 	}
 	for _, letter := range slices.Sorted(maps.Keys(report.Promises)) {
-		r.Promises = append(r.Promises, Promise{Letter: letter, Text: promiseTexts[letter], Verdict: report.Promises[letter]})
+		r.Promises = append(r.Promises, Promise{Letter: letter, Text: promiseTexts[letter], Verdict: report.Promises[letter], Numbers: report.Numbers(letter)})
 	}
 	crash := "held"
 	if len(s.problems) > 0 {
@@ -99,7 +100,9 @@ func (s *story) result(report *check.Report) Result {
 	} else if len(s.dead) == 0 {
 		crash = "not tested: nothing was killed"
 	}
-	r.Promises = append(r.Promises, Promise{Letter: "H", Text: promiseTexts["H"], Verdict: crash})
+	r.Promises = append(r.Promises, Promise{
+		Letter: "H", Text: promiseTexts["H"], Verdict: crash, Numbers: fmt.Sprintf("%d sites killed under load, %d moves", len(s.dead), len(s.moves)),
+	})
 	r.OK = report.OK && len(s.problems) == 0 && len(s.moves) == s.movesWanted()
 	return r
 }
@@ -130,11 +133,11 @@ func (r Result) Text(w io.Writer) {
 		fmt.Fprintf(w, "%-11s %s to %s, epoch %d: served again after %.1f s\n", m.Kind, m.From, m.To, m.Epoch, time.Duration(m.Took).Seconds())
 	}
 	if r.Report != nil {
-		fmt.Fprint(w, r.Report.Text())
+		fmt.Fprint(w, r.Report.Summary())
 	}
 	fmt.Fprintf(w, "\npromises tested (%s)\n", acked(r.AckSites))
 	for _, p := range r.Promises {
-		fmt.Fprintf(w, "  %s  %-36s %s\n", p.Letter, p.Text, p.Verdict)
+		fmt.Fprintf(w, "  %s  %-36s %s: %s\n", p.Letter, p.Text, p.Verdict, p.Numbers)
 	}
 	fmt.Fprintln(w, "not tested, since embedded sites cannot show it; make test does on real Kafka")
 	for _, u := range r.Untested {

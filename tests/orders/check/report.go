@@ -68,8 +68,44 @@ func (r *Report) JSON(w io.Writer) error {
 // findingsShown keeps the text at one page.
 const findingsShown = 3
 
+// Numbers says what a promise was tested on and what was found, for people.
+func (r *Report) Numbers(letter string) string {
+	var found []string
+	for _, k := range Kinds {
+		if k.Promise() == letter {
+			found = append(found, fmt.Sprintf("%d %s", r.Counts[k], k))
+		}
+	}
+	f, moves := r.Figures, "moves"
+	if len(f.MoveGaps) == 1 {
+		moves = "move"
+	}
+	kept := int64(0)
+	for _, n := range f.Records {
+		kept += n
+	}
+	over := map[string]string{
+		"A": fmt.Sprintf("of %d acknowledged, over %d %s", f.Acked, len(f.MoveGaps), moves),
+		"B": fmt.Sprintf("of %d acknowledged; %d missing as announced", f.Acked, f.LostAnnounced),
+		"C": fmt.Sprintf("of %d read", f.Read),
+		"D": fmt.Sprintf("of %d read, over %d %s", f.Read, len(f.MoveGaps), moves),
+		"E": fmt.Sprintf("of %d in the logs of %d sites", kept, len(f.Records)),
+	}[letter]
+	return strings.Join(found, ", ") + " " + over
+}
+
 // Text is the report for people, one page.
 func (r *Report) Text() string {
+	var b strings.Builder
+	b.WriteString(r.Summary())
+	for _, letter := range slices.Sorted(maps.Keys(r.Promises)) {
+		fmt.Fprintf(&b, "promise %s %s\n", letter, r.Promises[letter])
+	}
+	return b.String()
+}
+
+// Summary is Text without the promises.
+func (r *Report) Summary() string {
 	var b strings.Builder
 	f := r.Figures
 	fmt.Fprintf(&b, "records   %d sent, %d acknowledged, %d failed, %d open; %d read\n", f.Sent, f.Acked, f.Failed, f.Open, f.Read)
@@ -86,7 +122,7 @@ func (r *Report) Text() string {
 		fmt.Fprintf(&b, "groups    %d records read again, as consumer groups may\n", f.GroupRepeats)
 	}
 	for _, m := range f.MoveGaps {
-		fmt.Fprintf(&b, "%-9s %s to %s: no acknowledgement for %s\n", m.Kind, m.From, m.To, m.Gap.Round(time.Millisecond))
+		fmt.Fprintf(&b, "%-9s %s to %s: some producer waited %s for an acknowledgement\n", m.Kind, m.From, m.To, m.Gap.Round(time.Millisecond))
 	}
 	b.WriteString("anomalies")
 	for i, k := range Kinds {
@@ -98,9 +134,6 @@ func (r *Report) Text() string {
 		if shown[f.Kind]++; shown[f.Kind] <= findingsShown {
 			fmt.Fprintf(&b, "  %s\n", f)
 		}
-	}
-	for _, letter := range slices.Sorted(maps.Keys(r.Promises)) {
-		fmt.Fprintf(&b, "promise %s %s\n", letter, r.Promises[letter])
 	}
 	return b.String()
 }
