@@ -244,12 +244,17 @@ func (a *App) listen(ctx context.Context, part, address string, h http.Handler) 
 	return a.serve(ctx, part, address, &http.Server{Handler: h, WriteTimeout: 30 * time.Second})
 }
 
+// cannotListen names the key to change.
+func cannotListen(part string, err error) error {
+	return fmt.Errorf("%w; if another process has the address, name a free one in %s.listen", err, part)
+}
+
 // serve serves HTTP until the teardown.
 func (a *App) serve(ctx context.Context, part, address string, srv *http.Server) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {
-		return err
+		return cannotListen(part, err)
 	}
 	a.addrs[part] = l.Addr()
 	srv.ReadHeaderTimeout, srv.MaxHeaderBytes = 5*time.Second, 16<<10

@@ -164,7 +164,7 @@ console: {listen: "%s"}
 `, freeAddress(t), l.Addr()))
 	a := New(cfg, Options{Log: slog.New(slog.DiscardHandler)})
 	err = a.Start(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "start console: ") || !strings.Contains(err.Error(), "address already in use") {
+	if err == nil || !strings.Contains(err.Error(), "start console: ") || !strings.Contains(err.Error(), "address already in use; if another process has the address, name a free one in console.listen") {
 		t.Fatalf("%v", err)
 	}
 	// The embedded store and site are free again.
@@ -223,6 +223,14 @@ func TestEmbeddedExampleServes(t *testing.T) {
 		code, _ := httpGet(t, a.Addr("telemetry"), "/readyz")
 		return code == http.StatusOK
 	})
+	// The commands of the README reach the store of the running process.
+	beside, err := OpenStore(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := beside.Close(); err != nil {
+		t.Error(err)
+	}
 	if _, body := httpGet(t, a.Addr("telemetry"), "/metrics"); !strings.Contains(body, `spillway_gateway_produced_records_total{failover_group="shop"} 1`) {
 		t.Error("the record was not counted")
 	}

@@ -27,7 +27,7 @@ func (a *App) startGateway(ctx context.Context) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", c.Listen)
 	if err != nil {
-		return err
+		return cannotListen("gateway", err)
 	}
 	host, port, err := advertised(c.Advertised, l.Addr())
 	if err != nil {

@@ -168,9 +168,10 @@ func (in Inputs) accusers(site spillway.SiteID, verdict failover.Verdict) string
 }
 
 // brief is the first clause of an error about a site, without its name. What
-// follows tells of each broker, for who looks closer.
+// follows, also on lines of their own, tells of each broker, for who looks closer.
 func brief(site spillway.SiteID, evidence string) string {
-	first, _, _ := strings.Cut(evidence, "; ")
+	line, _, _ := strings.Cut(evidence, "\n")
+	first, _, _ := strings.Cut(line, "; ")
 	return strings.TrimPrefix(first, string(site)+": ")
 }
 

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,9 @@ func TestWorstNewsFirst(t *testing.T) {
 			second.Value.Observer = "east"
 			in.Votes = append(in.Votes, second)
 		}, Bad, "group shop: no standby follows it: losing the active site would stop the group; site west is down, say east and north: no broker can be reached; flow"},
+		{"evidence of several lines", func(in *Inputs) {
+			in.Probes = map[spillway.SiteID]error{"west": errors.New("no broker can be reached\nwest at 127.0.0.1:1: connection refused")}
+		}, Bad, "group shop: no standby follows it: losing the active site would stop the group; site west is down: no broker can be reached; flow"},
 		{"a move", func(in *Inputs) {
 			in.Shares[0].State, in.Shares[0].Kind, in.Shares[0].Target = failover.Draining, failover.Switchover, "west"
 			in.Shares[0].Since = in.Now
