@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Spec says what to start.
@@ -159,8 +161,22 @@ func (p *Process) Quit(grace time.Duration) error {
 	}
 }
 
-// Pause stops the child with SIGSTOP: it keeps its connections and answers nothing.
-func (p *Process) Pause() error { return p.signal(syscall.SIGSTOP) }
+// Pause stops the child with SIGSTOP and returns when all its threads stand
+// still: from then on it keeps its connections and answers nothing.
+func (p *Process) Pause() error {
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for {
+		err := unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WSTOPPED|unix.WNOWAIT, nil)
+		switch {
+		case err == nil, errors.Is(err, unix.ECHILD): // it ended meanwhile
+			return nil
+		case !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("wait until %s stands still: %w", p.spec.Name, err)
+		}
+	}
+}
 
 // Resume lets a paused child go on.
 func (p *Process) Resume() error { return p.signal(syscall.SIGCONT) }
