@@ -68,6 +68,9 @@ type Admin interface {
 	TopicConfigs(ctx context.Context, topic string) (map[string]ConfigValue, error)
 	// SetTopicConfigs changes only the named settings; nil resets one to its default.
 	SetTopicConfigs(ctx context.Context, topic string, configs map[string]*string) error
+	// BrokerConfig reads one setting of every broker, by node id. Brokers that
+	// do not tell it are left out.
+	BrokerConfig(ctx context.Context, name string) (map[int32]string, error)
 
 	ListGroups(ctx context.Context) ([]GroupListing, error)
 	// DescribeGroup: state "Dead" for a group that does not exist.

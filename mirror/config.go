@@ -43,9 +43,6 @@ type Config struct {
 	GroupInterval     time.Duration // how often group offsets are carried; default 1 s, negative: never
 	VerifyInterval    time.Duration // how often the verified end is saved while data flows; default 1 s
 	RefusedPause      time.Duration // before a refused record is tried again; default 10 s
-	// ProducerExpiry is the target's producer.id.expiration.ms: older records
-	// are written in aged mode (C3). Default 24 h.
-	ProducerExpiry time.Duration
 
 	Events Events
 	// Crash is called at every crash point with its name. Only tests set it.
@@ -68,7 +65,6 @@ func (c Config) withDefaults() Config {
 	def(&c.GroupInterval, time.Second)
 	def(&c.VerifyInterval, time.Second)
 	def(&c.RefusedPause, 10*time.Second)
-	def(&c.ProducerExpiry, 24*time.Hour)
 	if c.Replication == 0 {
 		c.Replication = -1
 	}
@@ -116,7 +112,7 @@ func (c Config) Validate() error {
 		}
 	}
 	for key, d := range map[string]time.Duration{"fetchWait": c.FetchWait, "produceTimeout": c.ProduceTimeout, "topicInterval": c.TopicInterval,
-		"verifyInterval": c.VerifyInterval, "producerExpiry": c.ProducerExpiry, "refusedPause": c.RefusedPause} {
+		"verifyInterval": c.VerifyInterval, "refusedPause": c.RefusedPause} {
 		if d < 0 {
 			faults = append(faults, fmt.Errorf("mirror.%s: %s is negative", key, d))
 		}

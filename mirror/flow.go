@@ -201,6 +201,7 @@ func (f *flow) drainClaims() {
 // discover finds the share's partitions at the source, and creates here what is
 // missing.
 func (f *flow) discover(ctx context.Context) {
+	f.m.learnExpiry(ctx)
 	if err := f.source.ready(ctx, f.m.config.IdentitySources); err != nil {
 		f.fail(err)
 		return

@@ -60,6 +60,7 @@ type Mirror struct {
 	cancel context.CancelFunc
 
 	goroutines sync.WaitGroup
+	expiry     expiry
 
 	mu struct {
 		sync.Mutex

@@ -280,12 +280,6 @@ func unsure(err error) bool {
 		errors.Is(err, kerr.NotLeaderForPartition) || errors.Is(err, kerr.UnknownServerError)
 }
 
-// aged tells whether a batch is so old that the target may forget its producer
-// before the next one comes: producer state expires by record time (C3).
-func (m *Mirror) aged(b outgoing) bool {
-	return m.local.Capabilities().ProducerExpiry && m.config.Now().UnixMilli()-b.maxTimestamp > m.config.ProducerExpiry.Milliseconds()/2
-}
-
 func describe(a sitelog.Produced) string {
 	if a.Text != "" {
 		return fmt.Sprintf("%v: %s", a.Err, a.Text)

@@ -63,6 +63,18 @@ func settings(t *testing.T, f *fixture) {
 		now := read()
 		return now["max.message.bytes"] == (broker.ConfigValue{Value: value}) && now["retention.ms"].Default
 	})
+	if f.can.ProducerExpiry {
+		brokers, err := f.admin.BrokerConfig(f.ctx, "producer.id.expiration.ms")
+		f.must(err)
+		if len(brokers) == 0 {
+			t.Error("no broker tells how long it remembers producers")
+		}
+		for node, value := range brokers {
+			if value != "86400000" {
+				t.Errorf("broker %d remembers producers for %s ms, the default is a day", node, value)
+			}
+		}
+	}
 	if _, err := f.admin.TopicConfigs(f.ctx, f.name("absent")); !errors.Is(err, broker.ErrUnknownTopic) {
 		t.Errorf("settings of an absent topic: %v", err)
 	}

@@ -85,21 +85,27 @@ func (c *Cluster) limitsTimestamps(ctx context.Context) (bool, error) {
 	if node == math.MaxInt32 {
 		return true, broker.ErrUnknownNode
 	}
+	value, known, err := c.brokerConfig(ctx, node, "log.message.timestamp.after.max.ms")
+	return !known || value != strconv.FormatInt(math.MaxInt64, 10), err
+}
+
+// brokerConfig asks a broker for one of its own settings.
+func (c *Cluster) brokerConfig(ctx context.Context, node int32, name string) (value string, known bool, err error) {
 	req := kmsg.NewPtrDescribeConfigsRequest()
 	r := kmsg.NewDescribeConfigsRequestResource()
 	r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(node))
-	r.ConfigNames = []string{"log.message.timestamp.after.max.ms"}
+	r.ConfigNames = []string{name}
 	req.Resources = []kmsg.DescribeConfigsRequestResource{r}
 	answer, err := c.do(ctx, node, req, req.MaxVersion())
 	if err != nil {
-		return true, err
+		return "", false, err
 	}
 	for _, r := range answer.(*kmsg.DescribeConfigsResponse).Resources {
 		for _, e := range r.Configs {
-			if e.Value != nil {
-				return *e.Value != strconv.FormatInt(math.MaxInt64, 10), nil
+			if e.Name == name && e.Value != nil {
+				return *e.Value, true, nil
 			}
 		}
 	}
-	return true, nil
+	return "", false, nil
 }

@@ -129,6 +129,25 @@ func (a *admin) TopicConfigs(ctx context.Context, topic string) (map[string]brok
 	return configs, nil
 }
 
+// BrokerConfig implements broker.Admin.
+func (a *admin) BrokerConfig(ctx context.Context, name string) (map[int32]string, error) {
+	md, err := a.cluster.Metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	values := make(map[int32]string, len(md.Nodes))
+	for _, n := range md.Nodes {
+		value, known, err := a.cluster.brokerConfig(ctx, n.ID, name)
+		if err != nil {
+			return nil, fmt.Errorf("read setting %s of broker %d: %w", name, n.ID, err)
+		}
+		if known {
+			values[n.ID] = value
+		}
+	}
+	return values, nil
+}
+
 // SetTopicConfigs implements broker.Admin.
 func (a *admin) SetTopicConfigs(ctx context.Context, topic string, configs map[string]*string) error {
 	entries := make(map[string]sarama.IncrementalAlterConfigsEntry, len(configs))

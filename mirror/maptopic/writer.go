@@ -75,12 +75,17 @@ func (w *Writer) EnsureTopic(ctx context.Context) error {
 	if t, ok := md.Topics[spillway.MapTopic]; ok && t.ErrorCode == 0 {
 		return nil
 	}
-	err = w.cluster.Admin().CreateTopic(ctx, spillway.MapTopic, 1, w.replication, map[string]string{
-		"cleanup.policy":         "compact",
-		"max.message.bytes":      fmt.Sprint(topicBytesMax),
-		"min.compaction.lag.ms":  "3600000", // readers that were away for less see every record
-		"message.timestamp.type": "CreateTime",
-	})
+	configs := map[string]string{
+		"cleanup.policy":                 "compact",
+		"max.message.bytes":              fmt.Sprint(topicBytesMax),
+		"min.compaction.lag.ms":          "3600000", // readers that were away for less see every record
+		"message.timestamp.type":         "CreateTime",
+		"unclean.leader.election.enable": "false", // a map that lost its end contradicts the log (C14)
+	}
+	if w.replication >= 3 {
+		configs["min.insync.replicas"] = "2"
+	}
+	err = w.cluster.Admin().CreateTopic(ctx, spillway.MapTopic, 1, w.replication, configs)
 	if err != nil && !errors.Is(err, broker.ErrTopicExists) {
 		return fmt.Errorf("create %s/%s: %w", w.cluster.Site(), spillway.MapTopic, err)
 	}
