@@ -8,24 +8,24 @@ import (
 	"spillway/broker"
 )
 
-// forgetful is a site whose brokers say how long they remember producers.
-type forgetful struct {
+// expirySite is a site whose brokers say how long they remember producers.
+type expirySite struct {
 	broker.Cluster
-	admin forgetfulAdmin
+	admin expiryAdmin
 }
 
-type forgetfulAdmin struct {
+type expiryAdmin struct {
 	broker.Admin
 	expiry map[int32]string
 	asked  int
 }
 
-func (f *forgetful) Capabilities() broker.Capabilities {
+func (f *expirySite) Capabilities() broker.Capabilities {
 	return broker.Capabilities{ProducerExpiry: true}
 }
-func (f *forgetful) Admin() broker.Admin { return &f.admin }
+func (f *expirySite) Admin() broker.Admin { return &f.admin }
 
-func (a *forgetfulAdmin) BrokerConfig(_ context.Context, name string) (map[int32]string, error) {
+func (a *expiryAdmin) BrokerConfig(_ context.Context, name string) (map[int32]string, error) {
 	a.asked++
 	if name != "producer.id.expiration.ms" {
 		return nil, broker.ErrNotSupported
@@ -37,7 +37,7 @@ func (a *forgetfulAdmin) BrokerConfig(_ context.Context, name string) (map[int32
 // aged mode sooner too, or a resend would be appended twice (C3).
 func TestAgedAsTheTargetForgets(t *testing.T) {
 	now := time.Now()
-	site := &forgetful{admin: forgetfulAdmin{expiry: map[int32]string{1: "86400000", 2: "3600000", 3: "not told"}}}
+	site := &expirySite{admin: expiryAdmin{expiry: map[int32]string{1: "86400000", 2: "3600000", 3: "not told"}}}
 	m := &Mirror{local: site, config: Config{Now: func() time.Time { return now }}}
 	batch := outgoing{maxTimestamp: now.Add(-31 * time.Minute).UnixMilli()}
 	if m.aged(batch) {

@@ -20,6 +20,10 @@ import (
 // not run here any more.
 var ErrFenced = errors.New("a higher epoch was promised at this site")
 
+// ErrMapLost means that the site's map topic was deleted or emptied while the
+// site served from it.
+var ErrMapLost = errors.New("the offset map was lost")
+
 // Term is one epoch of a share: who served, and the mask of its producer ids.
 type Term struct {
 	Epoch spillway.Epoch
@@ -228,6 +232,9 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 	if same && (s.flow != nil || s.side != nil) {
 		return nil
 	}
+	if err := m.mapIsThere(ctx, a); err != nil {
+		return err
+	}
 	if err := m.raise(ctx, s, a.Epoch); err != nil {
 		return err
 	}
@@ -245,6 +252,22 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 	m.follow(s, newFlow(m, a, src, nil))
 	if m.config.GroupInterval > 0 && len(a.ConsumerGroups) > 0 {
 		s.start(m, func(ctx context.Context) { m.carryGroups(ctx, a, src) })
+	}
+	return nil
+}
+
+// mapIsThere refuses to serve in a later epoch without a map: the site was told
+// that epoch by a floor in its map, so the map was lost since. To begin anew
+// would give offsets that were given before to other records (C14, promise D).
+func (m *Mirror) mapIsThere(ctx context.Context, a Assignment) error {
+	if a.Source != "" || a.Epoch == 1 {
+		return nil
+	}
+	if err := m.reader.CaughtUp(ctx); err != nil && !errors.Is(err, broker.ErrUnknownTopic) {
+		return err
+	}
+	if m.reader.Floor(a.Share) == 0 {
+		return fmt.Errorf("site %s serves share %s in epoch %d, and its %s knows nothing of it: %w; restore that topic, or fail over to another site", m.site, a.Share, a.Epoch, spillway.MapTopic, ErrMapLost)
 	}
 	return nil
 }
