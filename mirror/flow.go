@@ -233,7 +233,7 @@ func (f *flow) discover(ctx context.Context) {
 	}
 	maps.Copy(f.limits, limits)
 	for _, tp := range missing {
-		p := &partition{TopicPartition: tp, cutVirtual: noBound, batchBytesMax: f.limits[tp.Topic], position: position{virtual: -1, bound: noBound}}
+		p := &partition{TopicPartition: tp, terms: f.share.Terms, cutVirtual: noBound, batchBytesMax: f.limits[tp.Topic], position: position{virtual: -1, bound: noBound}}
 		if bound, ok := f.bounds[tp]; ok {
 			p.bound = bound
 		}

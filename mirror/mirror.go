@@ -24,13 +24,6 @@ var ErrFenced = errors.New("a higher epoch was promised at this site")
 // site served from it.
 var ErrMapLost = errors.New("the offset map was lost")
 
-// Term is one epoch of a share: who served, and the mask of its producer ids.
-type Term struct {
-	Epoch spillway.Epoch
-	Site  spillway.SiteID
-	Mask  uint64
-}
-
 // Assignment says what a site's mirror does for one share.
 type Assignment struct {
 	Share          spillway.ShareID
@@ -40,7 +33,7 @@ type Assignment struct {
 	Source         spillway.SiteID // "": this site serves
 	OffsetBase     spillway.Offset // virtual minus local offset where a partition starts
 	Mask           uint64          // of Epoch
-	Terms          []Term
+	Terms          []Term          // of the share, oldest first; none without a control plane
 
 	// Match, if set, must also accept a topic.
 	Match func(topic string) bool
@@ -249,6 +242,9 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 	if err != nil {
 		return err
 	}
+	if err := m.closeOver(ctx, a); err != nil {
+		return err
+	}
 	m.follow(s, newFlow(m, a, src, nil))
 	if m.config.GroupInterval > 0 && len(a.ConsumerGroups) > 0 {
 		s.start(m, func(ctx context.Context) { m.carryGroups(ctx, a, src) })
@@ -272,8 +268,8 @@ func (m *Mirror) mapIsThere(ctx context.Context, a Assignment) error {
 	return nil
 }
 
-// Know tells what a share consists of without starting anything, so that moves
-// can be carried on after a restart.
+// Know tells what a share consists of and which terms it had, without starting
+// anything, so that moves can be carried on after a restart.
 func (m *Mirror) Know(a Assignment) error {
 	s, err := m.share(a.Share)
 	if err != nil {
@@ -285,6 +281,7 @@ func (m *Mirror) Know(a Assignment) error {
 		s.assignment = a
 		s.setFlow(nil)
 	}
+	s.assignment.Terms = a.Terms
 	return nil
 }
 

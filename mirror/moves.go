@@ -13,8 +13,9 @@ import (
 )
 
 // Stop ends the flow into this site for good: no flow of an epoch below the
-// given one runs here again (C8). It reads the ends of the logs back and
-// returns the verified virtual ends. It may be repeated.
+// given one runs here again (C8). It closes what this site had served, reads the
+// ends of the logs back and returns the verified virtual ends: of what counts,
+// also where this site was not heard in an earlier failover. It may be repeated.
 func (m *Mirror) Stop(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) (map[spillway.TopicPartition]spillway.Offset, error) {
 	s, err := m.share(id)
 	if err != nil {
@@ -33,6 +34,9 @@ func (m *Mirror) Stop(ctx context.Context, id spillway.ShareID, epoch spillway.E
 // this site does not serve. That voids what a mirror without the lease may
 // still write into the map, and reads the end of each log back.
 func (m *Mirror) verifiedEnds(ctx context.Context, s *share, epoch spillway.Epoch) (map[spillway.TopicPartition]spillway.Offset, error) {
+	if err := m.closeOver(ctx, s.assignment); err != nil {
+		return nil, err
+	}
 	tps, err := s.assignment.partitionsAt(ctx, m.local)
 	if err != nil {
 		return nil, err
@@ -48,7 +52,7 @@ func (m *Mirror) verifiedEnds(ctx context.Context, s *share, epoch spillway.Epoc
 			ends[tp] = start.Virtual + spillway.Offset(logEnds[tp]-start.Local)
 			continue
 		}
-		parts = append(parts, &partition{TopicPartition: tp, cutVirtual: noBound})
+		parts = append(parts, &partition{TopicPartition: tp, terms: s.assignment.Terms, cutVirtual: noBound})
 	}
 	for len(parts) > 0 {
 		opened, lost, err := m.open(ctx, s.id, epoch, parts)
@@ -202,36 +206,13 @@ func (m *Mirror) Arm(ctx context.Context, id spillway.ShareID, epoch spillway.Ep
 	return nil
 }
 
-// CloseEpoch ends the epochs up to the given one that this site served: the
-// open range of each partition ends at the virtual offset in ends. What lies
-// behind it at this site is unreplicated: hidden, listed by Unreplicated, and
-// in the gap log. It may be repeated.
-func (m *Mirror) CloseEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, ends map[spillway.TopicPartition]spillway.Offset) error {
-	s, err := m.share(id)
-	if err != nil {
-		return err
-	}
-	s.moving.Lock()
-	defer s.moving.Unlock()
-	if err := m.writer.EnsureTopic(ctx); err != nil {
-		return err
-	}
-	if err := m.reader.CaughtUp(ctx); err != nil {
-		return err
-	}
-	var todo []spillway.TopicPartition
-	for tp := range ends {
-		if o, open := m.reader.View(tp).Open(); open && o.Epoch <= epoch && ends[tp] >= 0 {
-			todo = append(todo, tp)
-		}
-	}
-	if len(todo) == 0 {
-		return nil
-	}
-	slices.SortFunc(todo, spillway.TopicPartition.Compare)
+// closeEpochs ends the open range of each partition at the virtual offset in
+// ends.
+func (m *Mirror) closeEpochs(ctx context.Context, ends map[spillway.TopicPartition]spillway.Offset) error {
+	todo := slices.SortedFunc(maps.Keys(ends), spillway.TopicPartition.Compare)
 	logEnds, err := m.local.Admin().LogEnds(ctx, todo)
 	if err != nil {
-		return fmt.Errorf("close epoch %d of share %s at site %s: %w", epoch, id, m.site, err)
+		return err
 	}
 	var entries []maptopic.Entry
 	for _, tp := range todo {

@@ -1,7 +1,9 @@
 package mirror
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"maps"
 	"strings"
@@ -42,6 +44,14 @@ func from(site spillway.SiteID, ends map[spillway.TopicPartition]spillway.Offset
 		sites[tp] = site
 	}
 	return sites
+}
+
+// term cuts the epochs before it off at the given ends.
+func term(epoch spillway.Epoch, site spillway.SiteID, ends map[spillway.TopicPartition]spillway.Offset) Term {
+	return Term{Epoch: epoch, Site: site, Bound: func(tp spillway.TopicPartition) (spillway.Offset, bool) {
+		end, ok := ends[tp]
+		return end, ok
+	}}
 }
 
 // TestSwitchoverAndBack moves a share to west and back to east, with a third
@@ -91,12 +101,10 @@ func TestSwitchoverAndBack(t *testing.T) {
 	if again, err := westM.OpenEpoch(ctx, ordersShare, 2, 5, cutover); err != nil || again < position {
 		t.Errorf("opened again at %d, %v", again, err)
 	}
-	if err := eastM.CloseEpoch(ctx, ordersShare, 1, cutover); err != nil {
-		t.Fatal(err)
-	}
+	terms := []Term{{Epoch: 1, Site: "east"}, term(2, "west", cutover)}
 	assign(t, westM, ordersAssignment("", 2))
-	assign(t, eastM, ordersAssignment("west", 2))
-	assign(t, northM, ordersAssignment("west", 2))
+	assign(t, eastM, ordersAssignment("west", 2, terms...))
+	assign(t, northM, ordersAssignment("west", 2, terms...))
 	write(west.Addresses(), 2)
 	eventually(t, "east and north follow west", func() bool {
 		return caughtUp(ctx, west, westM, eastM, ordersAssignment("", 2)) && caughtUp(ctx, west, westM, northM, ordersAssignment("", 2))
@@ -118,12 +126,10 @@ func TestSwitchoverAndBack(t *testing.T) {
 	if _, err := eastM.OpenEpoch(ctx, ordersShare, 3, 6, cutover); err != nil {
 		t.Fatal(err)
 	}
-	if err := westM.CloseEpoch(ctx, ordersShare, 3, cutover); err != nil {
-		t.Fatal(err)
-	}
+	terms = append(terms, term(3, "east", cutover))
 	assign(t, eastM, ordersAssignment("", 3))
-	assign(t, westM, ordersAssignment("east", 3))
-	assign(t, northM, ordersAssignment("east", 3))
+	assign(t, westM, ordersAssignment("east", 3, terms...))
+	assign(t, northM, ordersAssignment("east", 3, terms...))
 	write(east.Addresses(), 3)
 	eventually(t, "west and north follow east", func() bool {
 		return caughtUp(ctx, east, eastM, westM, ordersAssignment("", 3)) && caughtUp(ctx, east, eastM, northM, ordersAssignment("", 3))
@@ -223,10 +229,7 @@ func TestFailoverHidesAndListsTheRest(t *testing.T) {
 	}
 
 	// East comes back.
-	if err := p.eastM.CloseEpoch(ctx, ordersShare, 1, ends); err != nil {
-		t.Fatal(err)
-	}
-	assign(t, p.eastM, ordersAssignment("west", 2))
+	assign(t, p.eastM, ordersAssignment("west", 2, Term{Epoch: 1, Site: "east"}, term(2, "west", ends)))
 	eventually(t, "east follows west", func() bool { return caughtUp(ctx, p.west, p.westM, p.eastM, ordersAssignment("", 2)) })
 	compareSites(t, p.west, p.east, p.westM, p.eastM, tp)
 	gaps := p.eastM.Map().Gaps()
@@ -262,18 +265,116 @@ func TestFailoverIsGivenUpAfterItsTargetOpened(t *testing.T) {
 	}
 
 	// Given up: east goes on in epoch 3.
-	ends, err = p.westM.Stop(ctx, ordersShare, 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.westM.CloseEpoch(ctx, ordersShare, 2, ends); err != nil {
-		t.Fatal(err)
-	}
 	assign(t, p.eastM, ordersAssignment("", 3))
-	assign(t, p.westM, ordersAssignment("east", 3))
+	assign(t, p.westM, ordersAssignment("east", 3, Term{Epoch: 1, Site: "east"}, Term{Epoch: 3, Site: "east"}))
 	write(23)
 	eventually(t, "west has what east has", func() bool { return caughtUp(ctx, p.east, p.eastM, p.westM, ordersAssignment("", 3)) })
 	compareSites(t, p.east, p.west, p.eastM, p.westM, tp)
+}
+
+// TestStandbyThatWasNotHeardIsCutBack fails over from east to west without
+// asking north, which has more than west. What north has beyond does not count:
+// it is hidden there and listed, and north gets what west writes at the same
+// virtual offsets, or at those that it would otherwise think to have.
+func TestStandbyThatWasNotHeardIsCutBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		burnt spillway.Offset
+		heard bool // in a second failover, before north follows west
+	}{
+		"above the reserved end":             {burnt: 5000},
+		"nothing burnt":                      {},
+		"nothing burnt, and a next failover": {heard: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := testContext(t)
+			tp := spillway.TopicPartition{Topic: "orders"}
+			east, west, north := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil), embeddedSite(t, "north", nil)
+			eastM, westM, northM := testMirror(t, east, west, north), testMirror(t, west, east, north), testMirror(t, north, east, west)
+			assign(t, eastM, ordersAssignment("", 1))
+			assign(t, westM, ordersAssignment("east", 1))
+			assign(t, northM, ordersAssignment("east", 1))
+			write := func(addresses []string, seed uint64) {
+				t.Helper()
+				if err := newLoad(t, addresses, seed).write(ctx, "orders", 1, 30); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write(east.Addresses(), 31)
+			eventually(t, "west has what east has", func() bool { return caughtUp(ctx, east, eastM, westM, ordersAssignment("", 1)) })
+			ends, err := westM.Stop(ctx, ordersShare, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(east.Addresses(), 32)
+			eventually(t, "north has what east has", func() bool { return caughtUp(ctx, east, eastM, northM, ordersAssignment("", 1)) })
+			ahead, err := read(ctx, north, tp)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := northM.Map().View(tp)
+			beyond := make(map[spillway.Offset]logged)
+			for _, r := range ahead {
+				if v, visible := before.ToVirtual(spillway.LocalOffset(r.offset)); visible && v >= ends[tp] {
+					beyond[v] = r
+				}
+			}
+			if len(beyond) < 100 {
+				t.Fatalf("north has %d records beyond what west had", len(beyond))
+			}
+			if _, err := westM.OpenEpoch(ctx, ordersShare, 2, 9, map[spillway.TopicPartition]spillway.Offset{tp: ends[tp] + c.burnt}); err != nil {
+				t.Fatal(err)
+			}
+			assign(t, westM, ordersAssignment("", 2))
+			write(west.Addresses(), 33)
+			following := ordersAssignment("west", 2, Term{Epoch: 1, Site: "east"}, term(2, "west", ends))
+			if c.heard {
+				if err := northM.Know(following); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := northM.Stop(ctx, ordersShare, 3); err != nil || !maps.Equal(got, ends) {
+					t.Fatalf("north says that it has %v, %v; %v counts", got, err, ends)
+				}
+				following.Epoch = 3
+			}
+			assign(t, northM, following)
+			eventually(t, "north follows west", func() bool { return caughtUp(ctx, west, westM, northM, ordersAssignment("", 2)) })
+			compareSites(t, west, north, westM, northM, tp)
+
+			var out bytes.Buffer
+			if _, err := northM.ExportUnreplicated(ctx, ordersShare, &out); err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.Lines(out.String()) {
+				var r UnreplicatedRecord
+				if err := json.Unmarshal([]byte(line), &r); err != nil {
+					t.Fatal(err)
+				}
+				if want, ok := beyond[r.Virtual]; !ok || !bytes.Equal(want.key, r.Key) || !bytes.Equal(want.value, r.Value) {
+					t.Fatalf("%+v was exported; north had %+v, %v", r, want, ok)
+				}
+				delete(beyond, r.Virtual)
+			}
+			if len(beyond) > 0 {
+				t.Errorf("%d hidden records are not listed", len(beyond))
+			}
+
+			// Once is enough: what north got from west since counts.
+			gaps := len(northM.Map().Gaps())
+			ends, err = northM.Stop(ctx, ordersShare, 4)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if end := virtualEnds(t, west, westM, ordersAssignment("", 2)); !maps.Equal(ends, end) || len(northM.Map().Gaps()) != gaps {
+				t.Errorf("north says that it has %v of %v, gap log %+v", ends, end, northM.Map().Gaps())
+			}
+			if _, err := northM.DiscardUnreplicated(ctx, ordersShare, "anna", "east has them too"); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := northM.ExportUnreplicated(ctx, ordersShare, &out); n != 0 || err != nil {
+				t.Errorf("exported after the discard: %d, %v", n, err)
+			}
+		})
+	}
 }
 
 // TestGroupOffsetsMoveExactly carries a group and copies it again at a move.

@@ -100,7 +100,7 @@ func (m *Mirror) nextSession(previous offsetmap.Session, forceNewID bool) (offse
 	next := offsetmap.Session{
 		Session: previous.Session + 1, Worker: m.config.Worker,
 		ProducerID: previous.ProducerID, ProducerEpoch: previous.ProducerEpoch + 1,
-		Virtual: -1,
+		Epoch: previous.Epoch, Virtual: -1,
 	}
 	if forceNewID || !spillway.IsMirrorProducerID(previous.ProducerID) || previous.ProducerEpoch == math.MaxInt16 {
 		var random [8]byte
@@ -151,15 +151,28 @@ func (m *Mirror) verify(ctx context.Context, epoch spillway.Epoch, p *partition,
 		}
 	}
 	opened := p.session
+	opened.Epoch = max(previous.Epoch, newest(p.terms))
 	opened.Opened, opened.Local, opened.Virtual = true, v.straight.Local, v.straight.Virtual
 	p.virtual, p.local, p.sequence, p.source, p.sourceEpoch = v.verdict.virtual, max(v.verdict.end, logEnd), 0, -1, -1
+	if overhang := givenUp(p.terms, p.TopicPartition, max(previous.Epoch, v.lastEpoch(view))); overhang < min(p.virtual, p.cutVirtual) {
+		// This site was not heard when a later epoch opened, and has more than
+		// those that were. Virtual offsets from there on are burnt, or belong to
+		// others (promises B, D).
+		for _, r := range v.from(view, overhang) {
+			entries = append(entries, m.gap(maptopic.Gap{Kind: maptopic.GapOverhang, Topic: p.Topic, Partition: p.Partition, Epoch: r.Epoch,
+				From: r.Virtual, To: r.VirtualEnd(), LocalFrom: r.Local, LocalTo: r.LocalEnd(),
+				Detail: fmt.Sprintf("site %s was not heard when a later epoch opened", m.site)}))
+		}
+		opened.Virtual, p.virtual = min(opened.Virtual, overhang), overhang
+		v.dropFrom(overhang)
+	}
 	if p.cutVirtual < p.virtual {
 		// The source lost records, or never had these: virtual offsets from
 		// here on will mean others. What this site has is kept, hidden.
 		l, _ := view.ToLocal(p.cutVirtual)
 		entries = append(entries, gap(p.cutKind, l, p.local, p.cutVirtual, p.virtual))
 		opened.Virtual, p.virtual = min(opened.Virtual, p.cutVirtual), p.cutVirtual
-		v.pieces = nil
+		v.dropFrom(p.cutVirtual)
 	}
 	p.session = opened
 	entries = append(entries, maptopic.SessionEntry(p.TopicPartition, opened))

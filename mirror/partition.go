@@ -12,6 +12,7 @@ import (
 type partition struct {
 	spillway.TopicPartition
 	lease   Lease
+	terms   []Term
 	session offsetmap.Session
 	position
 	// sourceEpoch is the leader epoch of the last fetched batch, −1 unknown:

@@ -65,8 +65,8 @@ func testContext(t *testing.T) context.Context {
 
 var ordersShare = spillway.ShareID{Group: "orders"}
 
-func ordersAssignment(source spillway.SiteID, epoch spillway.Epoch) Assignment {
-	return Assignment{Share: ordersShare, Topics: []string{"orders*"}, ConsumerGroups: []string{"app*"}, Epoch: epoch, Source: source, OffsetBase: 1000, Mask: uint64(epoch) * 77}
+func ordersAssignment(source spillway.SiteID, epoch spillway.Epoch, terms ...Term) Assignment {
+	return Assignment{Terms: terms, Share: ordersShare, Topics: []string{"orders*"}, ConsumerGroups: []string{"app*"}, Epoch: epoch, Source: source, OffsetBase: 1000, Mask: uint64(epoch) * 77}
 }
 
 func assign(t *testing.T, m *Mirror, a Assignment) {

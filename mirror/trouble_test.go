@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -215,10 +216,7 @@ func TestReturningSiteIsComparedByContent(t *testing.T) {
 	produce(p.east.Addresses(), "5 east", "6 east")
 	// A wrong end: two records further than what is common.
 	wrong := map[spillway.TopicPartition]spillway.Offset{tp: ends[tp] + 2}
-	if err := p.eastM.CloseEpoch(ctx, ordersShare, 1, wrong); err != nil {
-		t.Fatal(err)
-	}
-	assign(t, p.eastM, ordersAssignment("west", 2))
+	assign(t, p.eastM, ordersAssignment("west", 2, Term{Epoch: 1, Site: "east"}, term(2, "west", wrong)))
 	eventually(t, "east follows west", func() bool { return caughtUp(ctx, p.west, p.westM, p.eastM, ordersAssignment("", 2)) })
 	compareSites(t, p.west, p.east, p.westM, p.eastM, tp)
 	gaps := p.eastM.Map().Gaps()
@@ -253,8 +251,12 @@ func TestUnreplicatedRecords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.eastM.CloseEpoch(ctx, ordersShare, 1, ends); err != nil {
+	if err := p.eastM.Know(ordersAssignment("west", 2, Term{Epoch: 1, Site: "east"}, term(2, "west", ends))); err != nil {
 		t.Fatal(err)
+	}
+	// A failover that begins before east follows must not count them either.
+	if again, err := p.eastM.Stop(ctx, ordersShare, 3); err != nil || !maps.Equal(again, ends) {
+		t.Fatalf("east says that it has %v, %v; the failover counted %v", again, err, ends)
 	}
 	ranges, err := p.eastM.Unreplicated(ctx, ordersShare)
 	if err != nil || len(ranges) != 1 || ranges[0].From != ends[tp] {

@@ -24,7 +24,10 @@ type UnreplicatedRange struct {
 	To        spillway.Offset      `json:"to"`    // virtual, after the last
 	LocalFrom spillway.LocalOffset `json:"localFrom"`
 	LocalTo   spillway.LocalOffset `json:"localTo"`
-	Discarded bool                 `json:"discarded,omitempty"`
+	// Mirrored: this site did not serve the epoch, it had got the records from
+	// the one that did. That one lists the same virtual offsets once it is back.
+	Mirrored  bool `json:"mirrored,omitempty"`
+	Discarded bool `json:"discarded,omitempty"`
 }
 
 // UnreplicatedRecord is one line of an export. Key, value and header values are
@@ -49,8 +52,9 @@ type UnreplicatedHeader struct {
 	Value []byte `json:"value"`
 }
 
-// Unreplicated lists what this site holds beyond the ends of the share's epochs
-// that it served, discarded ranges included.
+// Unreplicated lists what this site holds beyond the ends of the share's epochs,
+// as the one that served them or as a standby that a failover did not hear;
+// discarded ranges included.
 func (m *Mirror) Unreplicated(ctx context.Context, id spillway.ShareID) ([]UnreplicatedRange, error) {
 	s, err := m.share(id)
 	if err != nil {
@@ -63,10 +67,12 @@ func (m *Mirror) Unreplicated(ctx context.Context, id spillway.ShareID) ([]Unrep
 		return nil, err
 	}
 	var ranges []UnreplicatedRange
+	overhangs := m.overhangs()
 	for _, tp := range m.reader.Partitions() {
 		if !a.covers(tp.Topic) || a.Owns != nil && !a.Owns(tp) {
 			continue
 		}
+		ranges = append(ranges, overhangs[tp]...)
 		for _, e := range m.reader.View(tp).Ends() {
 			if e.Local < e.LogEnd {
 				ranges = append(ranges, UnreplicatedRange{Site: m.site, Topic: tp.Topic, Partition: tp.Partition, Epoch: e.Epoch,
@@ -75,6 +81,31 @@ func (m *Mirror) Unreplicated(ctx context.Context, id spillway.ShareID) ([]Unrep
 		}
 	}
 	return ranges, nil
+}
+
+// overhangs are the ranges that failovers gave up without hearing this site, as
+// the gap log has them.
+func (m *Mirror) overhangs() map[spillway.TopicPartition][]UnreplicatedRange {
+	type extent struct {
+		tp       spillway.TopicPartition
+		from, to spillway.LocalOffset
+	}
+	gaps := m.reader.Gaps()
+	discarded := make(map[extent]bool)
+	for _, g := range gaps {
+		if g.Kind == maptopic.GapDiscarded {
+			discarded[extent{spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition}, g.LocalFrom, g.LocalTo}] = true
+		}
+	}
+	found := make(map[spillway.TopicPartition][]UnreplicatedRange)
+	for _, g := range gaps {
+		if g.Kind == maptopic.GapOverhang {
+			tp := spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition}
+			found[tp] = append(found[tp], UnreplicatedRange{Site: m.site, Topic: g.Topic, Partition: g.Partition, Epoch: g.Epoch,
+				From: g.From, To: g.To, LocalFrom: g.LocalFrom, LocalTo: g.LocalTo, Mirrored: true, Discarded: discarded[extent{tp, g.LocalFrom, g.LocalTo}]})
+		}
+	}
+	return found
 }
 
 // ExportUnreplicated writes the records of the share's unreplicated ranges, one
@@ -168,7 +199,7 @@ func (m *Mirror) DiscardUnreplicated(ctx context.Context, id spillway.ShareID, w
 		}
 		tp := spillway.TopicPartition{Topic: r.Topic, Partition: r.Partition}
 		for _, e := range m.reader.View(tp).Ends() {
-			if e.Epoch == r.Epoch {
+			if e.Epoch == r.Epoch && !r.Mirrored {
 				e.Discarded = true
 				entries = append(entries, maptopic.EndEntry(tp, e))
 			}

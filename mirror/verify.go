@@ -1,6 +1,8 @@
 package mirror
 
 import (
+	"slices"
+
 	"spillway"
 	"spillway/broker/batch"
 	"spillway/mirror/offsetmap"
@@ -15,7 +17,9 @@ type verdict struct {
 	// others wrote between; each is contiguous.
 	pieces []*offsetmap.Chunk
 	hidden []hidden
-	end    spillway.LocalOffset // of the log
+	// kept are all saved records that were found, where they lie.
+	kept []offsetmap.Range
+	end  spillway.LocalOffset // of the log
 	// virtual is the end of what was found.
 	virtual spillway.Offset
 }
@@ -76,6 +80,36 @@ func (v *verifier) retained(logStart spillway.LocalOffset) {
 	v.verdict.end = v.at
 }
 
+// lastEpoch is the epoch of the last record that counts, 0 without any. The view
+// is the map as it was before.
+func (v *verdict) lastEpoch(view *offsetmap.View) spillway.Epoch {
+	if n := len(v.kept); n > 0 {
+		return v.kept[n-1].Epoch
+	}
+	last, _ := view.Last()
+	return last.Epoch
+}
+
+// from is what lies at or above a virtual offset, and in the log.
+func (v *verdict) from(view *offsetmap.View, cut spillway.Offset) []offsetmap.Range {
+	first, _ := view.ToLocal(cut)
+	var above []offsetmap.Range
+	if v.end > first {
+		above = view.Segments(first, v.end-1)
+	}
+	return within(append(above, v.kept...), cut, noBound)
+}
+
+// dropFrom leaves out what lies at or above a virtual offset.
+func (v *verdict) dropFrom(cut spillway.Offset) {
+	v.virtual = min(v.virtual, cut)
+	v.pieces = slices.DeleteFunc(v.pieces, func(c *offsetmap.Chunk) bool {
+		c.Ranges = within(c.Ranges, 0, cut)
+		c.Trail = slices.DeleteFunc(c.Trail, func(t offsetmap.TrailEntry) bool { return t.End() > cut })
+		return len(c.Ranges) == 0
+	})
+}
+
 // see takes the next batch of the log.
 func (v *verifier) see(h batch.Header) {
 	first, next := spillway.LocalOffset(h.BaseOffset), spillway.LocalOffset(h.NextOffset())
@@ -131,6 +165,7 @@ func (v *verifier) found(at spillway.LocalOffset, n int64) {
 	v.sequence = batch.NextSequence(v.sequence, int32(n))
 	v.verdict.virtual = here[len(here)-1].VirtualEnd()
 	v.verdict.end = local
+	v.kept = append(v.kept, here...)
 	if len(v.pieces) == 0 && v.straight.Local == at && len(v.hidden) == 0 {
 		v.straight.Local, v.straight.Virtual = local, v.verdict.virtual
 		return

@@ -7,7 +7,7 @@ import (
 
 // gapKinds are all kinds of the gap log.
 var gapKinds = []string{
-	maptopic.GapForeign, maptopic.GapStaleWorker, maptopic.GapRetention, maptopic.GapUnreplicated, maptopic.GapTruncated,
+	maptopic.GapForeign, maptopic.GapStaleWorker, maptopic.GapRetention, maptopic.GapUnreplicated, maptopic.GapOverhang, maptopic.GapTruncated,
 	maptopic.GapSource, maptopic.GapRefused, maptopic.GapDivergence, maptopic.GapExisting, maptopic.GapRecreated, maptopic.GapDegrade,
 }
 

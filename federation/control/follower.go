@@ -27,7 +27,6 @@ type Mirror interface {
 	CatchUp(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, from map[spillway.TopicPartition]spillway.SiteID, until map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error)
 	OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (int64, error)
 	Arm(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, next spillway.SiteID) error
-	CloseEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, ends map[spillway.TopicPartition]spillway.Offset) error
 	CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error
 	LogGap(context.Context, maptopic.Gap) error
 	Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset
@@ -139,8 +138,6 @@ type followed struct {
 	degrades int
 	degraded bool
 	terms    map[spillway.Epoch]failover.Term // read from the history
-	tidied   spillway.Epoch                   // epoch for which ranges of this site's own terms were closed
-	target   bool                             // this site was to become active in a move that is not over
 	term     uint64                           // of the writer lease in which act works
 
 	mu struct {
@@ -322,11 +319,10 @@ func (s *followed) act(ctx context.Context, share failover.Share) error {
 	if share, err = untrimmed(ctx, s.f.cfg.Store, s.f.keys, share, s.terms); err != nil {
 		return err
 	}
-	me, m := s.f.site, s.f.cfg.Mirror
+	m := s.f.cfg.Mirror
 	if err := m.Know(s.assignment(share, share.Current().Epoch, share.Active)); err != nil {
 		return err
 	}
-	s.target = s.target || share.Target == me
 	switch {
 	case share.Abort != "":
 		return nil // stay as it is until the old site goes on
@@ -360,13 +356,14 @@ func (s *followed) assignment(share failover.Share, epoch spillway.Epoch, source
 		a.Source = source
 	}
 	for _, t := range share.Terms {
-		a.Terms = append(a.Terms, mirror.Term{Epoch: t.Epoch, Site: t.Site, Mask: t.Mask})
+		a.Terms = append(a.Terms, mirror.Term{Epoch: t.Epoch, Site: t.Site, Bound: t.Bound})
 		if t.Epoch == epoch {
 			a.Mask = t.Mask
 		}
 	}
-	if _, known := share.Term(epoch); !known { // about to open
-		a.Terms = append(a.Terms, mirror.Term{Epoch: epoch, Site: source, Mask: share.Mask})
+	if _, known := share.Term(epoch); !known { // about to open: a switchover
+		next := failover.Term{Epoch: epoch, Site: source, Start: share.Start, Verified: share.Cutover}
+		a.Terms = append(a.Terms, mirror.Term{Epoch: epoch, Site: source, Bound: next.Bound})
 		a.Mask = share.Mask
 	}
 	return a
@@ -376,15 +373,9 @@ func (s *followed) follow(ctx context.Context, share failover.Share, epoch spill
 	return s.f.cfg.Mirror.Assign(ctx, s.assignment(share, epoch, source))
 }
 
-// settle follows the site that serves, after what this site served itself was
-// closed, and says so.
+// settle follows the site that serves, and says so. What this site served itself
+// is closed before that.
 func (s *followed) settle(ctx context.Context, share failover.Share) error {
-	if share.Active != s.f.site && s.tidied != share.Epoch {
-		if err := s.tidy(ctx, share); err != nil {
-			return err
-		}
-		s.tidied = share.Epoch
-	}
 	if err := s.follow(ctx, share, share.Epoch, share.Active); err != nil {
 		return err
 	}
@@ -392,7 +383,6 @@ func (s *followed) settle(ctx context.Context, share failover.Share) error {
 		return err
 	}
 	if share.State == failover.Stable {
-		s.target = false
 		for e := range s.reports {
 			if e < share.Epoch {
 				delete(s.reports, e)
@@ -440,40 +430,6 @@ func (s *followed) restore(ctx context.Context, share failover.Share) error {
 			return ctx.Err()
 		}
 	}
-}
-
-// tidy closes what this site has open in its map although another serves: its own
-// terms end where the next one verified them, what lies behind is unreplicated
-// (hidden, listed, in the gap log); an epoch that was to open here and was given
-// up ends where it began. After a restart it cannot be known whether there is
-// such a thing, so it is always looked for.
-func (s *followed) tidy(ctx context.Context, share failover.Share) error {
-	served := s.tidied == 0 || s.target
-	for _, t := range share.Terms {
-		served = served || t.Site == s.f.site
-	}
-	if !served {
-		return nil
-	}
-	m := s.f.cfg.Mirror
-	ends, err := m.Stop(ctx, s.id, share.Epoch)
-	if err != nil {
-		return fmt.Errorf("stop before following %s: %w", share.Active, err)
-	}
-	for i, t := range share.Terms[:len(share.Terms)-1] {
-		next := share.Terms[i+1]
-		if t.Site != s.f.site || next.Site == s.f.site {
-			continue
-		}
-		until := map[spillway.TopicPartition]spillway.Offset{}
-		for tp := range ends {
-			until[tp] = max(0, next.Verified.Get(tp)) // what nobody had is unreplicated from its first record on
-		}
-		if err := m.CloseEpoch(ctx, s.id, t.Epoch, until); err != nil {
-			return fmt.Errorf("close epoch %d: %w", t.Epoch, err)
-		}
-	}
-	return m.CloseEpoch(ctx, s.id, share.Epoch-1, ends)
 }
 
 // stop ends the inbound flow for a failover and tells what is there (C8).

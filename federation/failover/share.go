@@ -87,6 +87,17 @@ type Term struct {
 	Continues bool `json:"continues,omitempty"`
 }
 
+// Bound is where the records of older terms end in a partition: what a site holds
+// of them from there on was given up. False where the term cut nothing off: the
+// first one, one that continues, and for partitions that are newer.
+func (t Term) Bound(tp spillway.TopicPartition) (spillway.Offset, bool) {
+	if v := t.Verified.Get(tp); v >= 0 {
+		return v, true
+	}
+	// Reserved, so somebody may have written to it, but nobody who was heard had it.
+	return 0, t.Start.Get(tp) >= 0
+}
+
 // Share is the record that decides, stored as JSON under
 // spillway/<vc>/shares/<group>/<index>.
 type Share struct {

@@ -53,6 +53,7 @@ const (
 	GapStaleWorker  = "stale-worker"     // a mirror that had lost its lease wrote it; hidden
 	GapRetention    = "retention"        // [From, To) was deleted at the source before it was mirrored
 	GapUnreplicated = "unreplicated"     // [LocalFrom, LocalTo) were never mirrored when the epoch was closed; hidden
+	GapOverhang     = "overhang"         // a failover that did not hear this site gave [From, To) up; hidden
 	GapTruncated    = "target-truncated" // the site lost verified records; they are mirrored again
 	GapSource       = "source-truncated" // the source lost records that this site has
 	GapRefused      = "refused"          // the target refuses the record at From; the partition waits

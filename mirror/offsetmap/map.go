@@ -139,8 +139,8 @@ func (m *Map) applyStart(e EpochStart) bool {
 		m.before = m.open.Virtual
 	}
 	m.cut(e.Virtual, e.Local)
-	if last, ok := m.last(); ok {
-		m.before = max(m.before, last.VirtualEnd())
+	if r, ok := last(m.blocks, m.tail); ok {
+		m.before = max(m.before, r.VirtualEnd())
 	}
 	m.open = &e
 	m.fenced = max(m.fenced, e.Session)
@@ -209,14 +209,13 @@ func (m *Map) cut(v spillway.Offset, l spillway.LocalOffset) {
 	m.trail.cut(v)
 }
 
-// last returns the last closed range.
-func (m *Map) last() (Range, bool) {
-	if n := len(m.tail); n > 0 {
-		return m.tail[n-1], true
+func last(blocks []block, tail []Range) (Range, bool) {
+	if n := len(tail); n > 0 {
+		return tail[n-1], true
 	}
-	if n := len(m.blocks); n > 0 {
+	if n := len(blocks); n > 0 {
 		var buffer [blockRanges]Range
-		rs := m.blocks[n-1].ranges(buffer[:0])
+		rs := blocks[n-1].ranges(buffer[:0])
 		return rs[len(rs)-1], true
 	}
 	return Range{}, false

@@ -54,13 +54,16 @@ func (c *Chunk) Count() int64 {
 // says how far the log agreed with the map: everything from Local on that was
 // saved before is void.
 type Session struct {
-	Session       int64                `json:"session"`
-	Worker        string               `json:"worker"`
-	ProducerID    int64                `json:"producerID,string"`
-	ProducerEpoch int16                `json:"producerEpoch"`
-	Opened        bool                 `json:"opened,omitempty"`
-	Local         spillway.LocalOffset `json:"local"`   // verified end in the site's numbers
-	Virtual       spillway.Offset      `json:"virtual"` // verified end in virtual offsets, holes included; −1 where nothing is known
+	Session       int64  `json:"session"`
+	Worker        string `json:"worker"`
+	ProducerID    int64  `json:"producerID,string"`
+	ProducerEpoch int16  `json:"producerEpoch"`
+	Opened        bool   `json:"opened,omitempty"`
+	// Epoch is the failover epoch that the log was compared with when a session
+	// was opened last: what epochs up to it gave up is hidden.
+	Epoch   spillway.Epoch       `json:"epoch,omitempty"`
+	Local   spillway.LocalOffset `json:"local"`   // verified end in the site's numbers
+	Virtual spillway.Offset      `json:"virtual"` // verified end in virtual offsets, holes included; −1 where nothing is known
 }
 
 // Verified says that the log agrees with the map up to Local, and that all of

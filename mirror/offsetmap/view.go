@@ -113,6 +113,11 @@ func (v *View) Hole(o spillway.Offset) (from, to spillway.Offset, ok bool) {
 	return prev.VirtualEnd(), to, true
 }
 
+// Last returns the last range that is closed.
+func (v *View) Last() (Range, bool) {
+	return last(v.blocks, v.tail)
+}
+
 // Segments returns what of the local offsets from first to last is visible, cut
 // to them, ascending.
 func (v *View) Segments(first, last spillway.LocalOffset) []Range {

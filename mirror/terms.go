@@ -1,0 +1,95 @@
+package mirror
+
+import (
+	"context"
+	"fmt"
+
+	"spillway"
+	"spillway/mirror/offsetmap"
+)
+
+// Term is one epoch of a share, as the share's record tells it: the one
+// authority on what belongs to the virtual log (docs/decisions/0007).
+type Term struct {
+	Epoch spillway.Epoch
+	Site  spillway.SiteID // who served, or serves
+	// Bound is where the records of older epochs end in a partition: what a site
+	// holds of them from there on was given up. False where the term cut nothing
+	// off: the first one, one in which an aborted move gave the share back, and
+	// partitions that are newer. Nil: it cut nothing off.
+	Bound func(spillway.TopicPartition) (spillway.Offset, bool)
+}
+
+func (t Term) bound(tp spillway.TopicPartition) (spillway.Offset, bool) {
+	if t.Bound == nil {
+		return 0, false
+	}
+	return t.Bound(tp)
+}
+
+// givenUp is the first virtual offset at which a record of the epoch, or of an
+// older one, does not count: the sites that were heard when a later epoch opened
+// did not have it. noBound if there is none.
+func givenUp(terms []Term, tp spillway.TopicPartition, epoch spillway.Epoch) spillway.Offset {
+	first := noBound
+	for _, t := range terms {
+		if b, ok := t.bound(tp); ok && t.Epoch > epoch {
+			first = min(first, b)
+		}
+	}
+	return first
+}
+
+// over tells whether an epoch that is open in a site's map is over, and where
+// it ends: where the next site that served verified it, or, if it never came to
+// serve because its move was given up, where it began.
+func over(terms []Term, site spillway.SiteID, tp spillway.TopicPartition, open offsetmap.EpochStart) (end spillway.Offset, isOver bool) {
+	served := false
+	for _, t := range terms {
+		switch {
+		case t.Epoch < open.Epoch:
+		case t.Epoch == open.Epoch:
+			served = t.Site == site
+		case !served:
+			return open.Virtual, true
+		case t.Site != site:
+			end, _ := t.bound(tp) // what nobody had is unreplicated from its first record on
+			return end, true
+		}
+	}
+	return 0, false
+}
+
+// newest is the newest epoch of the terms, 0 without any.
+func newest(terms []Term) spillway.Epoch {
+	if len(terms) == 0 {
+		return 0
+	}
+	return terms[len(terms)-1].Epoch
+}
+
+// closeOver ends the epochs that are open in this site's map though they are
+// over: before it follows another site, and before it says how far it is. What
+// lies behind the ends is unreplicated: hidden, listed by Unreplicated, and in
+// the gap log.
+func (m *Mirror) closeOver(ctx context.Context, a Assignment) error {
+	tps, err := a.partitionsAt(ctx, m.local)
+	if err != nil {
+		return err
+	}
+	ends := make(map[spillway.TopicPartition]spillway.Offset)
+	for _, tp := range tps {
+		if o, open := m.reader.View(tp).Open(); open {
+			if end, isOver := over(a.Terms, m.site, tp, o); isOver {
+				ends[tp] = end
+			}
+		}
+	}
+	if len(ends) == 0 {
+		return nil
+	}
+	if err := m.closeEpochs(ctx, ends); err != nil {
+		return fmt.Errorf("close what share %s had open at site %s: %w", a.Share, m.site, err)
+	}
+	return nil
+}
