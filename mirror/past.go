@@ -85,7 +85,7 @@ func digests(ctx context.Context, c broker.Cluster, tp spillway.TopicPartition, 
 		}
 		for i := range records {
 			v, visible := view.ToVirtual(spillway.LocalOffset(b.BaseOffset) + spillway.LocalOffset(records[i].OffsetDelta))
-			if visible && v >= from && v < to {
+			if visible && !view.Stale(b.ProducerID, spillway.LocalOffset(b.BaseOffset)) && v >= from && v < to {
 				found[v] = digest(b.Header, &records[i])
 			}
 		}

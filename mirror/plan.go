@@ -67,7 +67,6 @@ type writer struct {
 func planPart(f sitelog.Fetched, view *offsetmap.View, at position, w writer) (plan, error) {
 	p := plan{end: at, sourceEpoch: -1}
 	aborted := abortedFilter{waiting: f.Aborted}
-	_, open := view.Open()
 	walk := batch.Over(f.Records)
 	for walk.Next() {
 		h := walk.Header
@@ -85,7 +84,7 @@ func planPart(f sitelog.Fetched, view *offsetmap.View, at position, w writer) (p
 			return p, fmt.Errorf("%s: batch at %d: %w", f.TopicPartition, h.BaseOffset, err)
 		}
 		if !skip && h.Count > 0 {
-			reached, err := p.take(h, walk.Bytes, view, open, w)
+			reached, err := p.take(h, walk.Bytes, view, w)
 			if err != nil {
 				return p, fmt.Errorf("%s: batch at %d: %w", f.TopicPartition, h.BaseOffset, err)
 			}
@@ -110,15 +109,10 @@ func planPart(f sitelog.Fetched, view *offsetmap.View, at position, w writer) (p
 }
 
 // take adds one batch of data. It tells whether the bound was reached.
-func (p *plan) take(h batch.Header, b []byte, view *offsetmap.View, open bool, w writer) (reached bool, err error) {
+func (p *plan) take(h batch.Header, b []byte, view *offsetmap.View, w writer) (reached bool, err error) {
 	first := max(spillway.LocalOffset(h.BaseOffset), p.end.source)
 	segments := view.Segments(first, spillway.LocalOffset(h.LastOffset()))
-	if open && view.Mirrored(h.ProducerID) {
-		// A site that serves gets nothing from mirrors; what a stale one
-		// wrote there is hidden (C8).
-		start, _ := view.Open()
-		segments = slices.DeleteFunc(segments, func(r offsetmap.Range) bool { return r.Local >= start.Local })
-	}
+	segments = slices.DeleteFunc(segments, func(r offsetmap.Range) bool { return view.Stale(h.ProducerID, r.Local) })
 	segments = within(segments, p.end.virtual, p.end.bound)
 	if len(segments) == 0 {
 		v, _ := view.ToVirtual(spillway.LocalOffset(h.NextOffset()))

@@ -150,6 +150,36 @@ func TestPlanAgainstTwin(t *testing.T) {
 	})
 }
 
+// TestPlanLeavesOutWhatAStaleMirrorWrote has a mirror without its lease write
+// into a partition that its site serves (C8): while it does, and when the epoch
+// is over and others are fed from there.
+func TestPlanLeavesOutWhatAStaleMirrorWrote(t *testing.T) {
+	var set []byte
+	for base, producer := range []int64{99, spillway.ClientProducerID(7), 99, spillway.ClientProducerID(7)} {
+		b, err := batch.Rebuild(batch.Header{BaseOffset: int64(base), ProducerID: producer}, []batch.Record{{Value: []byte("v")}}, batch.None)
+		if err != nil {
+			t.Fatal(err)
+		}
+		set = append(set, b...)
+	}
+	m := offsetmap.New()
+	m.Apply(offsetmap.Session{Session: 1, Worker: "w", ProducerID: 99, Opened: true, Virtual: 100})
+	m.Apply(&offsetmap.Chunk{Session: 1, Worker: "w", Verified: true, Ranges: []offsetmap.Range{{Epoch: 1, Virtual: 100, Length: 1}}})
+	m.Apply(offsetmap.EpochStart{Epoch: 2, Virtual: 101, Local: 1, Session: 1})
+	open := m.View()
+	m.Apply(offsetmap.EpochEnd{Epoch: 2, Virtual: 104, Local: 4, LogEnd: 4})
+	for name, view := range map[string]*offsetmap.View{"open": open, "closed": m.View()} {
+		p, err := planPart(sitelog.Fetched{Records: slices.Clone(set)}, view, position{virtual: 100, bound: noBound}, writer{batchBytesMax: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []offsetmap.Range{{Epoch: 1, Virtual: 100, Local: 0, Length: 1}, {Epoch: 2, Virtual: 101, Local: 1, Length: 1}, {Epoch: 2, Virtual: 103, Local: 2, Length: 1}}
+		if !slices.Equal(p.ranges, want) || p.end.virtual != 104 || len(p.batches) != 3 {
+			t.Errorf("%s: %d batches, ranges %v, end %d; want %v", name, len(p.batches), p.ranges, p.end.virtual, want)
+		}
+	}
+}
+
 // TestVerifyFindsWhatWasWritten cuts the end of a log at random, puts foreign
 // batches and markers between, and expects the verifier to find each of the
 // chunk's records where it lies.

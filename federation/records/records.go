@@ -27,6 +27,9 @@ const DecompressedBytesMax = 64 << 20
 type Map interface {
 	// Segments is what of the local offsets from first to last is visible.
 	Segments(first, last spillway.LocalOffset) []offsetmap.Range
+	// Stale tells whether the batch of a producer at a local offset is a stale
+	// mirror's, which nobody is shown (C8).
+	Stale(producerID int64, l spillway.LocalOffset) bool
 	// Known tells whether it is settled what a local offset belongs to.
 	Known(l spillway.LocalOffset) bool
 	// Hole is the range around o that no record has and none will get.
@@ -75,11 +78,15 @@ func Serve(set []byte, m Map, from, limit spillway.Offset) (Answer, error) {
 		if end > limit {
 			break
 		}
-		if whole(segments, first, last) {
+		switch {
+		case m.Stale(w.Header.ProducerID, segments[0].Local):
+			// Its offsets are taken all the same, so readers are led over them.
+			add(batch.Empty(int64(segments[0].Virtual), int64(end)))
+		case whole(segments, first, last):
 			batch.SetBaseOffset(w.Bytes, int64(segments[0].Virtual))
 			batch.SetLeaderEpoch(w.Bytes, spillway.VirtualLeaderEpoch(segments[0].Epoch))
 			add(w.Bytes)
-		} else {
+		default:
 			b, err := rebuild(w.Header, w.Bytes, segments)
 			if err != nil {
 				return Answer{}, err

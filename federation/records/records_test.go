@@ -3,6 +3,7 @@ package records_test
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -77,6 +78,18 @@ func mirrored(lengths ...int64) *offsetmap.View {
 	return m.View()
 }
 
+// by makes a producer the author of a batch of a record set.
+func by(producer int64, set []byte, which int) []byte {
+	w := batch.Over(set)
+	for i := 0; w.Next(); i++ {
+		if i == which {
+			batch.Clean(w.Bytes, producer, 0, 0)
+			batch.SetBaseOffset(w.Bytes, w.Header.BaseOffset)
+		}
+	}
+	return set
+}
+
 func opened(epoch spillway.Epoch, virtual spillway.Offset, local spillway.LocalOffset, before ...offsetmap.Record) *offsetmap.View {
 	m := offsetmap.New()
 	for _, r := range before {
@@ -91,6 +104,12 @@ func TestServe(t *testing.T) {
 		offsetmap.EpochStart{Epoch: 1, Virtual: 1000, Local: 0},
 		offsetmap.EpochEnd{Epoch: 1, Virtual: 1003, Local: 3, LogEnd: 6},
 	}
+	mirror := []offsetmap.Record{
+		offsetmap.Session{Session: 1, Worker: "w", ProducerID: 99, Opened: true},
+		&offsetmap.Chunk{Session: 1, Worker: "w", Verified: true, Ranges: []offsetmap.Range{{Epoch: 1, Virtual: 1000, Local: 0, Length: 6}}},
+	}
+	closed := opened(5, 1600, 10, append(slices.Clone(mirror),
+		offsetmap.EpochStart{Epoch: 3, Virtual: 1500, Local: 6}, offsetmap.EpochEnd{Epoch: 3, Virtual: 1504, Local: 10, LogEnd: 10})...)
 	for _, c := range []struct {
 		name        string
 		set         []byte
@@ -121,6 +140,16 @@ func TestServe(t *testing.T) {
 			opened(3, 1500, 6, tail...), 1000, none, "1000=0 1001=1 1002=2 1500=6", 1501},
 		{"a batch of which a part is hidden", log(t, batch.Gzip, []int64{2, 3, 4}), opened(3, 1500, 6, tail...), 1002, none,
 			"1002=2 [1003,1500)", 1500},
+		{"what a stale mirror wrote is hidden", by(99, log(t, batch.None, []int64{6}, []int64{7, 8}, []int64{9}), 1),
+			opened(3, 1500, 6, mirror...), 1500, none, "1500=6 [1501,1503) 1503=9", 1504},
+		{"a fetch begins at what a stale mirror wrote", by(99, log(t, batch.None, []int64{7, 8}), 0),
+			opened(3, 1500, 6, mirror...), 1501, none, "[1501,1503)", 1503},
+		{"a stale mirror's batch above the limit", by(99, log(t, batch.None, []int64{6}, []int64{7, 8}), 1),
+			opened(3, 1500, 6, mirror...), 1500, 1502, "1500=6", 1501},
+		{"what a mirror wrote before the site served is shown", by(99, log(t, batch.None, []int64{5}, []int64{6}), 0),
+			opened(3, 1006, 6, mirror...), 1005, none, "1005=5 1006=6", 1007},
+		{"a stale mirror's batch, when the epoch is over", by(99, log(t, batch.None, []int64{6}, []int64{7, 8}, []int64{9}), 1),
+			closed, 1500, none, "1500=6 [1501,1503) 1503=9 [1504,1600)", 1600},
 		{"nothing there", nil, opened(1, 1000, 0), 1000, none, "", 1000},
 		{"a cut-off batch is left out", log(t, batch.None, []int64{0}, []int64{1, 2})[:100], opened(1, 1000, 0), 1000, none, "1000=0", 1001},
 	} {

@@ -179,7 +179,7 @@ func (r *reader) take(h batch.Header, records []batch.Record) {
 		}
 		if r.view != nil {
 			v, visible := r.view.ToVirtual(local)
-			if !visible {
+			if !visible || r.view.Stale(h.ProducerID, local) {
 				r.hidden++
 				continue
 			}

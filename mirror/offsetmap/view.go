@@ -1,6 +1,7 @@
 package offsetmap
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"sort"
@@ -51,10 +52,34 @@ func (v *View) Epochs() []EpochStart { return slices.Clone(v.epochs) }
 func (v *View) Ends() []EpochEnd { return slices.Clone(v.ends) }
 
 // Mirrored tells whether a producer id is one under which the site's mirror
-// writes this partition. In the range of an open epoch such batches are a stale
-// mirror's, and hidden (C8). Bits of the id would not tell: embedded sites hand
-// out ids of all kinds.
+// writes this partition. Bits of the id would not tell: embedded sites hand out
+// ids of all kinds.
 func (v *View) Mirrored(producerID int64) bool { return slices.Contains(v.ids, producerID) }
+
+// Stale tells whether the batch of a producer at the local offset l is one that a
+// mirror without its lease wrote where the site itself gave the offsets. Nobody
+// sees it, neither at this site nor where it is mirrored, also when the epoch is
+// over (C8): all who read a log ask this besides what is visible.
+func (v *View) Stale(producerID int64, l spillway.LocalOffset) bool {
+	return v.Mirrored(producerID) && v.served(l)
+}
+
+// served tells whether the site gave the local offset l in an epoch of its own.
+func (v *View) served(l spillway.LocalOffset) bool {
+	i := sort.Search(len(v.epochs), func(i int) bool { return v.epochs[i].Local > l }) - 1
+	if i < 0 {
+		return false
+	}
+	epoch := v.epochs[i].Epoch
+	if v.open != nil && v.open.Epoch == epoch {
+		return true
+	}
+	end, closed := slices.BinarySearchFunc(v.ends, epoch, func(e EpochEnd, epoch spillway.Epoch) int { return cmp.Compare(e.Epoch, epoch) })
+	if closed {
+		return l < v.ends[end].Local
+	}
+	return i+1 < len(v.epochs) // it went over into the next one
+}
 
 // ToLocal returns the local offset of the first visible record at or after the
 // virtual offset o, and its virtual offset. Where there is none yet it returns
