@@ -6,7 +6,7 @@
 //
 // It owns the site's map topic: ranges, append sessions, epoch starts and ends,
 // and the gap log. It knows neither gateways nor how a failover decides: moves
-// call Assign, Stop, CatchUp, OpenEpoch, CloseEpoch and CopyGroups, each of
+// call Know, Assign, Stop, CatchUp, OpenEpoch and CopyGroups, each of
 // which may be repeated.
 //
 // Invariants, cited by letter in code and tests:

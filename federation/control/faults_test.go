@@ -620,3 +620,34 @@ func TestTheHoldIsCountedByTheLoopsOwnClock(t *testing.T) {
 		t.Errorf("held for %v, though the record says that it began before", held)
 	}
 }
+
+// TestCompactedTopicsAreNotMoved lets west compact the topic: no move begins, nor
+// does a dry run make one believe that it would (C11).
+func TestCompactedTopicsAreNotMoved(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
+	w.settled(1)
+	policy := "compact,delete"
+	if err := w.sites["west"].cluster.Admin().SetTopicConfigs(within(t), "orders", map[string]*string{"cleanup.policy": &policy}); err != nil {
+		t.Fatal(err)
+	}
+	w.sites["west"].stop()
+	w.sites["west"].start() // looks at once
+	refused := func(dryRun bool) bool {
+		_, err := w.operator.Switchover(within(t), "orders", "west", "test", "", dryRun)
+		_, err2 := w.operator.Failover(within(t), "orders", "", -1, "test", "", dryRun)
+		for _, err := range []error{err, err2} {
+			if !errors.Is(err, failover.ErrRefused) || !strings.Contains(err.Error(), "has compacted topics, which are mirrored but cannot be moved yet: orders;") {
+				return false
+			}
+		}
+		return true
+	}
+	w.eventually("a refusal that says why", func() bool { return refused(true) })
+	if !refused(false) {
+		t.Fatal("a move began")
+	}
+	if s := w.record(); s.State != failover.Stable || s.Epoch != 1 {
+		t.Fatalf("%s in epoch %d", s.State, s.Epoch)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -97,6 +98,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		shares[f.keys.Share(id)] = s
 		wg.Go(func() { s.run(ctx) })
 		wg.Go(func() { s.measure(ctx) })
+		wg.Go(func() { s.policies(ctx) })
 	}
 	return f.cfg.Store.Watch(ctx, f.keys.Shares(), func(entries []coordination.Entry, err error) {
 		if err != nil {
@@ -144,6 +146,8 @@ type followed struct {
 		sync.Mutex
 		share   failover.Share
 		problem string
+		// compacted is nil until the topics' configurations were read once.
+		compacted *[]string
 	}
 }
 
@@ -604,10 +608,10 @@ func (s *followed) measure(ctx context.Context) {
 	var strange, before []string
 	for n := 0; ctx.Err() == nil; n++ {
 		s.mu.Lock()
-		share, problem := s.mu.share, s.mu.problem
+		share, problem, compacted := s.mu.share, s.mu.problem, s.mu.compacted
 		s.mu.Unlock()
-		if share.Epoch > 0 {
-			at := failover.Following{Epoch: share.Epoch, Problem: problem}
+		if share.Epoch > 0 && compacted != nil {
+			at := failover.Following{Epoch: share.Epoch, Problem: problem, Compacted: *compacted}
 			if share.State != failover.Stable && share.State != failover.Open {
 				at.Epoch = share.Current().Epoch
 			}
@@ -664,6 +668,53 @@ func (s *followed) onlyHere(ctx context.Context, ends map[spillway.TopicPartitio
 		}
 	}
 	return topics
+}
+
+const (
+	policiesEvery = 30 * time.Second
+	policiesMax   = 10 * time.Second // for one look
+)
+
+// policies looks from time to time which of the share's topics this site
+// compacts: they are not moved (C11).
+func (s *followed) policies(ctx context.Context) {
+	for ctx.Err() == nil {
+		every := policiesEvery
+		if topics, err := s.compacted(ctx); err == nil {
+			s.mu.Lock()
+			s.mu.compacted = &topics
+			s.mu.Unlock()
+		} else {
+			every = measureEvery
+		}
+		pause(ctx, every)
+	}
+}
+
+func (s *followed) compacted(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, policiesMax)
+	defer cancel()
+	md, err := s.f.cfg.Cluster.Metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var topics []string
+	for _, name := range slices.Sorted(maps.Keys(md.Topics)) {
+		if g, ok := s.f.cfg.Topology.GroupOfTopic(name); !ok || g.Name != s.group.Name || md.Topics[name].Internal {
+			continue
+		}
+		configs, err := s.f.cfg.Cluster.Admin().TopicConfigs(ctx, name)
+		if errors.Is(err, broker.ErrUnknownTopic) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		if strings.Contains(configs["cleanup.policy"].Value, "compact") {
+			topics = append(topics, name)
+		}
+	}
+	return topics, nil
 }
 
 // measuredEnds are the log ends for people; empty if the site cannot be asked.

@@ -97,7 +97,27 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 	case r.Kind == Switchover && site.Following.Epoch != share.Epoch:
 		return refuse("target %s follows epoch %d of share %s, not %d", r.Target, site.Following.Epoch, share.ID(), share.Epoch)
 	}
+	if topics := compacted(view, limits); len(topics) > 0 {
+		return refuse("share %s has compacted topics, which are mirrored but cannot be moved yet: %s; a cleaner that meets hidden records deletes the visible ones with their keys; set cleanup.policy=delete, or take them out of the failover group", share.ID(), strings.Join(topics, ", "))
+	}
 	return nil
+}
+
+// compacted lists the topics of an ordered group that any of its sites compacts.
+// What a failover leaves behind, and what others write past the gateways, is
+// hidden but in the log; the cleaner takes it for the newest state of its key (C11).
+func compacted(view View, limits Limits) []string {
+	if limits.Group.Kind == spillway.Unordered {
+		return nil
+	}
+	var topics []string
+	for _, s := range limits.Group.Sites {
+		if f := view.Sites[s].Following; f != nil {
+			topics = append(topics, f.Compacted...)
+		}
+	}
+	slices.Sort(topics)
+	return slices.Compact(topics)
 }
 
 // bestSurvivor is the first preferred site that is up and has a mirror.

@@ -31,12 +31,15 @@ type Following struct {
 	// difference between two sites is the lag in offsets.
 	EndSum     int64 `json:"endSum"`
 	Partitions int   `json:"partitions"`
+	// LagSeconds: since the site had everything that its mirror knows of.
+	LagSeconds float64 `json:"lagSeconds,omitempty"`
 	// OnlyHere are topics of the group that this site has and the active one has not;
 	// some of them if there are many.
 	OnlyHere []string `json:"onlyHere,omitempty"`
-	// LagSeconds: since the site had everything that its mirror knows of.
-	LagSeconds float64 `json:"lagSeconds,omitempty"`
-	Problem    string  `json:"problem,omitempty"` // why it does not follow
+	Problem  string   `json:"problem,omitempty"` // why it does not follow
+	// Compacted are the share's topics whose records this site's log cleaner
+	// removes; they cannot be moved yet (C11).
+	Compacted []string `json:"compacted,omitempty"`
 }
 
 // Verdict is what an observer says about a site.

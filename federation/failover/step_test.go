@@ -87,6 +87,27 @@ func TestKeeps(t *testing.T) {
 	}
 }
 
+const compactedWant = "share orders/0 has compacted topics, which are mirrored but cannot be moved yet: carts, prices; a cleaner that meets hidden records deletes the visible ones with their keys; set cleanup.policy=delete, or take them out of the failover group"
+
+// A site dies that has compacted topics: nothing moves by itself, and it is said
+// why (C11).
+func TestAutomationLeavesCompactedTopicsToAPerson(t *testing.T) {
+	s := stable()
+	v, l := healthy()
+	l.Group.Failover.Enabled = true
+	v.SinceMove = time.Hour
+	v.Sites["east"] = SiteView{Judgement: Judgement{Down: true, For: time.Minute, Why: "east is down"}}
+	v.Sites["west"].Following.Compacted = []string{"carts", "prices"}
+	next, actions := Step(s, v, l)
+	if next.State != Stable || len(actions) != 1 || actions[0].Kind != Ask || actions[0].Why != "east is down; a person must decide: refused: "+compactedWant {
+		t.Fatalf("%s, %+v", next.State, actions)
+	}
+	v.Sites["west"].Following.Compacted = nil
+	if next, _ := Step(s, v, l); next.State != Fencing {
+		t.Fatalf("without compacted topics it stays in %s", next.State)
+	}
+}
+
 func TestBeginRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*Share, *View, *Request)
@@ -109,6 +130,15 @@ func TestBeginRefuses(t *testing.T) {
 		"source down": {func(_ *Share, v *View, _ *Request) {
 			v.Sites["east"] = SiteView{Judgement: Judgement{Down: true, Why: "silent"}}
 		}, "east is down: silent; a switchover needs it, use failover"},
+		"compacted at the target": {func(_ *Share, v *View, _ *Request) {
+			v.Sites["west"].Following.Compacted = []string{"prices", "carts"}
+		}, compactedWant},
+		"compacted elsewhere, and the old site is not there to tell": {func(_ *Share, v *View, r *Request) {
+			v.Sites["east"] = SiteView{Judgement: Judgement{Down: true, Why: "silent"}}
+			v.Sites["north"].Following.Compacted = []string{"prices"}
+			v.Sites["west"].Following.Compacted = []string{"prices", "carts"}
+			r.Kind, r.Target = Failover, ""
+		}, compactedWant},
 		"no kind": {func(_ *Share, _ *View, r *Request) { r.Kind = "jump" }, `"jump" is no kind of move`},
 	} {
 		s := stable()
