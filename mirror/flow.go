@@ -10,6 +10,7 @@ import (
 
 	"spillway"
 	"spillway/mirror/maptopic"
+	"spillway/mirror/offsetmap"
 )
 
 // errStopped ends what a lane waits for when its flow stops.
@@ -358,7 +359,7 @@ func (f *flow) route(ctx, lanes context.Context) {
 	acknowledged, targetErr := f.m.local.Admin().HighWatermarks(ctx, tps)
 	for _, p := range parts {
 		p.session.Opened = true
-		if p.bound != noBound && p.virtual >= p.bound {
+		if p.bound != noBound && max(p.virtual, 0) >= p.bound {
 			f.arrived++
 			f.publish(p)
 			f.setState(p, false, "")
@@ -369,7 +370,7 @@ func (f *flow) route(ctx, lanes context.Context) {
 			continue
 		}
 		view := f.source.view(p.TopicPartition)
-		if view.Empty() {
+		if !told(view) {
 			f.again(p, "the source's map does not say yet what the partition holds")
 			continue
 		}
@@ -408,6 +409,13 @@ func (f *flow) route(ctx, lanes context.Context) {
 		}
 		l.give(p)
 	}
+}
+
+// told tells whether a source's map says what a partition holds. That of an empty
+// partition, at a site that follows, says no more than how far it is verified.
+func told(view *offsetmap.View) bool {
+	end, _ := view.End()
+	return !view.Empty() || end > 0
 }
 
 // again postpones a partition whose session is good.

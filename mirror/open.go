@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"spillway"
+	"spillway/broker/batch"
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
 	"spillway/mirror/sitelog"
@@ -115,7 +116,17 @@ func (m *Mirror) nextSession(previous offsetmap.Session, forceNewID bool) (offse
 // verify reads the target's log from the verified end on and sets the
 // partition to where it may go on. It returns what the map has to be told.
 func (m *Mirror) verify(ctx context.Context, epoch spillway.Epoch, p *partition, previous offsetmap.Session, pending *offsetmap.Chunk, logStart, logEnd spillway.LocalOffset) ([]maptopic.Entry, error) {
-	view := m.reader.View(p.TopicPartition)
+	return m.agree(m.reader.View(p.TopicPartition), epoch, p, previous, pending, logStart, logEnd, func(from spillway.LocalOffset, see func(batch.Header)) error {
+		return sitelog.Scan(ctx, m.local, p.TopicPartition, from, logEnd, func(b sitelog.Batch) error {
+			see(b.Header)
+			return nil
+		})
+	})
+}
+
+// agree is verify, with the map and the log that scan shows from an offset on.
+func (m *Mirror) agree(view *offsetmap.View, epoch spillway.Epoch, p *partition, previous offsetmap.Session, pending *offsetmap.Chunk, logStart, logEnd spillway.LocalOffset,
+	scan func(from spillway.LocalOffset, see func(batch.Header)) error) ([]maptopic.Entry, error) {
 	virtual, local := view.End()
 	fresh := view.Empty() && previous.Session == 0
 	if fresh {
@@ -142,11 +153,7 @@ func (m *Mirror) verify(ctx context.Context, epoch spillway.Epoch, p *partition,
 	v := newVerifier(local, virtual, pending, previous, p.session)
 	v.retained(min(logStart, logEnd))
 	if v.at < logEnd {
-		err := sitelog.Scan(ctx, m.local, p.TopicPartition, v.at, logEnd, func(b sitelog.Batch) error {
-			v.see(b.Header)
-			return nil
-		})
-		if err != nil {
+		if err := scan(v.at, v.see); err != nil {
 			return nil, fmt.Errorf("verify: %w", err)
 		}
 	}

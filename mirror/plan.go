@@ -116,7 +116,11 @@ func (p *plan) take(h batch.Header, b []byte, view *offsetmap.View, w writer) (r
 	segments = within(segments, p.end.virtual, p.end.bound)
 	if len(segments) == 0 {
 		v, _ := view.ToVirtual(spillway.LocalOffset(h.NextOffset()))
-		return v >= p.end.bound, nil
+		if v < p.end.bound {
+			return false, nil
+		}
+		p.end.virtual = p.end.bound // nothing is left below it
+		return true, nil
 	}
 	p.remember(h, segments, view)
 	whole := len(segments) == 1 && segments[0].Length == int64(h.LastOffsetDelta)+1
