@@ -2,6 +2,8 @@ package gatewaytest
 
 import (
 	"context"
+	"encoding/binary"
+	"maps"
 	"net"
 	"sync"
 )
@@ -30,6 +32,41 @@ type wired struct {
 	wire   *Wire
 	closed chan struct{}
 	once   sync.Once
+
+	keys  map[int16]bool // of the requests sent; guarded by wire.mu
+	frame []byte         // its head, as far as it was written
+	skip  int            // bytes of the frame that follow
+}
+
+// APIKeys are the keys of the requests that were sent on each connection.
+func (w *Wire) APIKeys() []map[int16]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []map[int16]bool
+	for c := range w.mu.conns {
+		all = append(all, maps.Clone(c.keys))
+	}
+	return all
+}
+
+// Write notes the key of each request: it follows the size.
+func (c *wired) Write(b []byte) (int, error) {
+	c.wire.mu.Lock()
+	for rest := b; len(rest) > 0; {
+		if c.skip > 0 {
+			n := min(c.skip, len(rest))
+			c.skip, rest = c.skip-n, rest[n:]
+			continue
+		}
+		c.frame, rest = append(c.frame, rest[0]), rest[1:]
+		if len(c.frame) == 6 {
+			c.skip = int(binary.BigEndian.Uint32(c.frame)) - 2
+			c.keys[int16(binary.BigEndian.Uint16(c.frame[4:]))] = true
+			c.frame = c.frame[:0]
+		}
+	}
+	c.wire.mu.Unlock()
+	return c.Conn.Write(b)
 }
 
 // Dial is a conn.DialFunc.
@@ -44,7 +81,7 @@ func (w *Wire) Dial(ctx context.Context, network, address string) (net.Conn, err
 	if err != nil {
 		return nil, err
 	}
-	wc := &wired{Conn: c, wire: w, closed: make(chan struct{})}
+	wc := &wired{Conn: c, wire: w, closed: make(chan struct{}), keys: make(map[int16]bool)}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.mu.conns[wc] = true

@@ -213,6 +213,21 @@ func (w *World) StopGateway(id spillway.GatewayID) {
 // waits until each obeys it.
 func (w *World) LayOut(home spillway.SiteID) layout.Layout {
 	w.t.Helper()
+	next := w.ProposeLayout(home)
+	Eventually(w.t, "all gateways obey the layout", func() bool {
+		for _, l := range w.leases() {
+			if !l.Leaving && l.Layout < next.Version {
+				return false
+			}
+		}
+		return true
+	})
+	return next
+}
+
+// ProposeLayout writes the layout and waits for nobody.
+func (w *World) ProposeLayout(home spillway.SiteID) layout.Layout {
+	w.t.Helper()
 	Eventually(w.t, "all gateways have a lease", func() bool { return len(w.leases()) == len(w.stops) })
 	var current layout.Layout
 	e, err := w.Store.Get(context.Background(), w.Keys.Layout())
@@ -225,14 +240,6 @@ func (w *World) LayOut(home spillway.SiteID) layout.Layout {
 	if _, err := w.Store.Put(context.Background(), w.Keys.Layout(), next.Encode(), e.Version); err != nil {
 		w.t.Fatal(err)
 	}
-	Eventually(w.t, "all gateways obey the layout", func() bool {
-		for _, l := range w.leases() {
-			if !l.Leaving && l.Layout < next.Version {
-				return false
-			}
-		}
-		return true
-	})
 	return next
 }
 
