@@ -1,0 +1,107 @@
+package control
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"spillway"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/coordtest"
+	"spillway/federation/failover"
+	"spillway/mirror"
+)
+
+// slow is a mirror that does not hear of a move until it may.
+type slow struct {
+	Mirror
+	hears chan struct{}
+}
+
+func (m slow) wait(ctx context.Context) error {
+	select {
+	case <-m.hears:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (m slow) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, from map[spillway.TopicPartition]spillway.SiteID, until map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error) {
+	if err := m.wait(ctx); err != nil {
+		return nil, err
+	}
+	return m.Mirror.CatchUp(ctx, id, epoch, from, until)
+}
+
+func (m slow) Assign(ctx context.Context, a mirror.Assignment) error {
+	if a.Epoch > 1 {
+		if err := m.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return m.Mirror.Assign(ctx, a)
+}
+
+// A switchover opens without a standby that is slow: its flow still runs without a
+// bound, and copies what somebody wrote to the old site past the gateways, beyond
+// the cutover. When it follows the new site, which gave that offset to another
+// record, it hides its own and has what all others have (C8, promise D).
+func TestSlowStandbyOfASwitchoverIsCutBack(t *testing.T) {
+	t.Parallel()
+	store := coordtest.NewMemory()
+	hears := make(chan struct{})
+	w := newWorld(t, options{store: store, mirror: func(id spillway.SiteID, m Mirror) Mirror {
+		if id == "north" {
+			return slow{m, hears}
+		}
+		return m
+	}})
+	w.settled(1)
+	w.produce("east", "a", 20)
+	north := func() spillway.Offset {
+		return w.sites["north"].mirror.Ends(spillway.ShareID{Group: "orders"})[orders0]
+	}
+	w.eventually("north has all", func() bool { return north() == 1020 })
+	// The moment before OPEN: east and west are done, and east's map is still open.
+	var once sync.Once
+	store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+		if when != coordtest.BeforeWrite {
+			return nil
+		}
+		if s, err := failover.Decode(ops[0].Value); err != nil || s.State != failover.Open {
+			return nil
+		}
+		once.Do(func() {
+			ctx := within(t)
+			if _, err := produceTo(ctx, w.sites["east"].cluster, orders0, "stray"); err != nil {
+				t.Error(err)
+			}
+			for north() < 1021 && ctx.Err() == nil {
+				time.Sleep(5 * time.Millisecond)
+			}
+		})
+		return nil
+	})
+	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("west serves", func() bool {
+		return w.record().Active == "west" && w.sites["west"].gateway.produce(within(t), orders0, "new") == nil
+	})
+	w.eventually("north shows the stray record", func() bool { return w.visible("north", orders0)[1020] == "stray" })
+	close(hears)
+	share := w.settled(plan.Epoch)
+	if share.Active != "west" || north() < 1021 {
+		t.Fatalf("north is at %d: %+v", north(), share)
+	}
+	w.eventually("north shows what west shows", func() bool {
+		shown := w.visible("north", orders0)
+		return shown[1020] == "new" && len(shown) == 21
+	})
+	if missing := w.check("north", share); missing > 0 {
+		t.Errorf("%d are missing", missing)
+	}
+}
