@@ -9,7 +9,7 @@ import (
 )
 
 // Term is one epoch of a share, as the share's record tells it: the one
-// authority on what belongs to the virtual log (docs/decisions/0007).
+// authority on what belongs to the virtual log (docs/decisions/0008).
 type Term struct {
 	Epoch spillway.Epoch
 	Site  spillway.SiteID // who served, or serves
