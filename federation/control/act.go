@@ -308,7 +308,7 @@ func (c *Control) toVirtual(site spillway.SiteID, g spillway.FailoverGroup, tps 
 		switch {
 		case open:
 			virtual.Set(tp, start.Virtual+spillway.Offset(ends[tp]-start.Local))
-		case r.View(tp).Empty() && r.Floor(spillway.ShareID{Group: g.Name}) > 0:
+		case r.View(tp).Empty():
 			// Created a moment ago: its mirror has not started it in the map yet.
 			virtual.Set(tp, g.OffsetBase+spillway.Offset(ends[tp]))
 		default:
