@@ -73,7 +73,9 @@ func (c statusCollector) Collect(ch chan<- prometheus.Metric) {
 			set(flowLag, float64(f.Behind), f.Group, f.Source, f.Target)
 		}
 		set(flowUp, number(f.Level != status.Bad), f.Group, f.Source, f.Target)
-		set(flowSilent, f.Silent, f.Group, f.Source, f.Target)
+		if f.Silent >= 0 {
+			set(flowSilent, f.Silent, f.Group, f.Source, f.Target)
+		}
 	}
 }
 

@@ -104,7 +104,9 @@ func TestStatusBecomesGauges(t *testing.T) {
 		At: time.Now(), Coordinator: status.Coordinator{Up: true},
 		Sites:  []status.Site{{Name: "east", State: "up", Gateways: []string{"a", "b"}}, {Name: "north", Witness: true}, {Name: "west", State: "down"}},
 		Groups: []status.Group{{Name: "shop", State: "STABLE", Epoch: 3, Unreplicated: -1, LossMax: 10, Safe: true, Sites: []status.Standby{{Site: "east", Active: true}, {Site: "west"}}}},
-		Flows:  []status.Flow{{Group: "shop", Source: "east", Target: "west", Behind: 7, Silent: 0.5}},
+		Flows: []status.Flow{
+			{Group: "shop", Source: "east", Target: "west", Behind: 7, Silent: 0.5}, {Group: "shop", Source: "east", Target: "south", Behind: -1, Silent: -1},
+		},
 	}
 	tel.WatchStatus(func() (status.Status, bool) { return s, true })
 	_, body := get(t, tel, "/metrics")
@@ -118,7 +120,7 @@ func TestStatusBecomesGauges(t *testing.T) {
 			t.Errorf("lacks %s", want)
 		}
 	}
-	if strings.Contains(body, "spillway_share_unreplicated_records{") {
+	if strings.Contains(body, "spillway_share_unreplicated_records{") || strings.Contains(body, `spillway_flow_silent_seconds{failover_group="shop",source="east",target="south"}`) {
 		t.Error("unknown is shown as a number")
 	}
 }

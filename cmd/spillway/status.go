@@ -90,9 +90,17 @@ func groupRows(groups []status.Group) []string {
 func flowRows(flows []status.Flow) []string {
 	rows := []string{row("FLOW", "STATE", "BEHIND", "FOR", "PARTITIONS", "HEARD", "NEWS")}
 	for _, f := range flows {
-		rows = append(rows, row(f.Name, f.Level, amount(f.Behind), lagTime(f), f.Partitions, fmt.Sprintf("%.1fs ago", f.Silent), f.Why))
+		rows = append(rows, row(f.Name, f.Level, amount(f.Behind), lagTime(f), f.Partitions, heard(f), f.Why))
 	}
 	return rows
+}
+
+// heard is when a flow's mirror spoke last.
+func heard(f status.Flow) string {
+	if f.Silent < 0 {
+		return "never"
+	}
+	return fmt.Sprintf("%.1fs ago", f.Silent)
 }
 
 // lagTime is for how long a flow has been behind.

@@ -95,7 +95,7 @@ function flow(f) {
     cell("Behind", f.behind < 0 ? "unknown" : records(f.behind)),
     cell("Behind for", f.behind === 0 ? "–" : span(f.lagSeconds)),
     cell("Partitions", String(f.partitions)),
-    cell("Last heard", span(f.silentSeconds) + " ago"));
+    cell("Last heard", f.silentSeconds < 0 ? "never" : span(f.silentSeconds) + " ago"));
 }
 
 function show(s) {

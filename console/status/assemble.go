@@ -332,6 +332,9 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 			Group: g.Name, Source: string(share.Active), Target: string(site),
 			Behind: in.behind(site, share), Lag: -1, Partitions: word.Partitions, Silent: silent.Seconds(),
 		}
+		if !heard {
+			f.Silent = -1
+		}
 		if heard && f.Behind >= 0 {
 			f.Lag = lag(word.LagSeconds, silent, f.Behind, in.LeaseTTL)
 		}

@@ -130,8 +130,8 @@ func TestLagInTime(t *testing.T) {
 		}
 	}
 	in.Mirrors = in.Mirrors[:1]
-	if got := Assemble(in).Flows[0].Lag; got != -1 {
-		t.Errorf("without a word of the mirror: %g", got)
+	if f := Assemble(in).Flows[0]; f.Lag != -1 || f.Silent != -1 {
+		t.Errorf("without a word of the mirror: lag %g, silent for %g", f.Lag, f.Silent)
 	}
 }
 

@@ -134,6 +134,6 @@ type Flow struct {
 	Why        string  `json:"why,omitempty"`
 	Behind     int64   `json:"behind"`        // offsets; −1: unknown
 	Lag        float64 `json:"lagSeconds"`    // since the target had everything, 0 while it has; −1: unknown
-	Silent     float64 `json:"silentSeconds"` // since the mirror's last word
+	Silent     float64 `json:"silentSeconds"` // since the mirror's last word; −1: it was never heard
 	Partitions int     `json:"partitions"`
 }

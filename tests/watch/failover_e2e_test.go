@@ -59,6 +59,13 @@ func TestFailoverIsSeen(t *testing.T) {
 	w.await("inactive", w.allAlerts()...)
 
 	w.chapter("the active site is lost, a person fails over")
+	w.Eventually(20*time.Second, "both mirrors say again how far they are", func() error {
+		got, err := w.seen.instant(t.Context(), `count(spillway_flow_lag_records{source="east", target="west"})`, time.Now())
+		if err != nil {
+			return err
+		}
+		return holds(got, "=2", false)
+	})
 	w.KillSite("east")
 	w.await("firing", "SiteDown", "GroupNotServed", "ProcessSilent", "FlowStopped")
 	w.Eventually(20*time.Second, "nothing is acknowledged", func() error {
