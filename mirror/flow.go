@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"spillway"
-	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
 )
 
@@ -355,38 +354,16 @@ func (f *flow) route(ctx, lanes context.Context) {
 	for i, p := range parts {
 		tps[i] = p.TopicPartition
 	}
-	starts, err := f.source.cluster.Admin().LogStarts(ctx, tps)
 	acknowledged, targetErr := f.m.local.Admin().HighWatermarks(ctx, tps)
-	for _, p := range parts {
-		p.session.Opened = true
-		if p.bound != noBound && max(p.virtual, 0) >= p.bound {
-			f.arrived++
-			f.publish(p)
-			f.setState(p, false, "")
+	placed, fresh := f.place(ctx, tps, parts)
+	parted, problems := f.m.comparePast(ctx, f.source, placed)
+	f.toOpen = append(f.toOpen, parted...)
+	for _, p := range placed {
+		if slices.Contains(parted, p) {
 			continue
 		}
-		if err != nil {
-			f.again(p, err.Error())
-			continue
-		}
-		view := f.source.view(p.TopicPartition)
-		if !told(view) {
-			f.again(p, "the source's map does not say yet what the partition holds")
-			continue
-		}
-		fresh := p.virtual < 0
-		if fresh {
-			p.virtual, _ = view.ToVirtual(starts[p.TopicPartition])
-			p.source = starts[p.TopicPartition]
-		} else {
-			p.source, _ = view.ToLocal(p.virtual)
-		}
-		if common, same, err := f.m.commonPoint(ctx, f.source, p, view); err != nil {
-			f.again(p, err.Error())
-			continue
-		} else if !same {
-			p.cutVirtual, p.cutKind = common, maptopic.GapDivergence
-			f.toOpen = append(f.toOpen, p)
+		if problem := problems[p]; problem != nil {
+			f.again(p, problem.Error())
 			continue
 		}
 		node, err := f.source.cluster.Leader(ctx, p.TopicPartition)
@@ -404,11 +381,45 @@ func (f *flow) route(ctx, lanes context.Context) {
 		f.setState(p, true, "")
 		// Said at once, not with the next record: if records were lost, the
 		// mark of the session before is not true any more.
-		if !fresh && targetErr == nil && acknowledged[p.TopicPartition] >= p.local && p.lease.Held(f.m.config.Now()) {
+		if !fresh[p] && targetErr == nil && acknowledged[p.TopicPartition] >= p.local && p.lease.Held(f.m.config.Now()) {
 			f.publish(p)
 		}
 		l.give(p)
 	}
+}
+
+// place sets where opened partitions go on at the source. What is at its bound
+// already, or unknown to the source, is not among those that it returns.
+func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts []*partition) (placed []*partition, fresh map[*partition]bool) {
+	fresh = make(map[*partition]bool)
+	starts, err := f.source.cluster.Admin().LogStarts(ctx, tps)
+	for _, p := range parts {
+		p.session.Opened = true
+		if p.bound != noBound && max(p.virtual, 0) >= p.bound {
+			f.arrived++
+			f.publish(p)
+			f.setState(p, false, "")
+			continue
+		}
+		if err != nil {
+			f.again(p, err.Error())
+			continue
+		}
+		view := f.source.view(p.TopicPartition)
+		if !told(view) {
+			f.again(p, "the source's map does not say yet what the partition holds")
+			continue
+		}
+		if p.virtual < 0 {
+			fresh[p], p.compared = true, true // there is nothing yet
+			p.virtual, _ = view.ToVirtual(starts[p.TopicPartition])
+			p.source = starts[p.TopicPartition]
+		} else {
+			p.source, _ = view.ToLocal(p.virtual)
+		}
+		placed = append(placed, p)
+	}
+	return placed, fresh
 }
 
 // told tells whether a source's map says what a partition holds. That of an empty

@@ -331,8 +331,11 @@ func (l *lane) sourceMoved(ctx context.Context, p *partition, f sitelog.Fetched)
 		p.cutVirtual, _ = view.ToVirtual(truncated)
 		p.cutKind = maptopic.GapSource
 		l.handBack(p, returned{open: true, problem: fmt.Sprintf("site %s lost records from offset %d on", l.flow.source.site, truncated)})
-	default: // it has the position again
-		p.sourceEpoch = -1
+	default:
+		// It has the position, and does not know the epoch: it may be a topic
+		// that was created anew. The records say whether it is the same one.
+		p.sourceEpoch, p.compared, p.resumes = -1, false, false
+		l.handBack(p, returned{})
 	}
 }
 
@@ -401,7 +404,7 @@ func (l *lane) saveVerified(ctx context.Context, plans []*planned) error {
 		l.verified = now
 		entries := make([]maptopic.Entry, 0, len(l.parts))
 		for _, p := range l.parts {
-			entries = append(entries, p.verifiedEntries()...)
+			entries = append(entries, p.verifiedEntries(l.flow.source.site)...)
 		}
 		if len(entries) == 0 {
 			return nil
@@ -416,10 +419,14 @@ func (l *lane) saveVerified(ctx context.Context, plans []*planned) error {
 
 // verifiedEntries is what the map has to be told about the verified end, if it
 // moved.
-func (p *partition) verifiedEntries() []maptopic.Entry {
+func (p *partition) verifiedEntries(source spillway.SiteID) []maptopic.Entry {
 	if p.local == p.savedLocal && p.virtual == p.savedVirtual || p.virtual < 0 {
 		return nil
 	}
 	p.savedLocal, p.savedVirtual = p.local, p.virtual
-	return []maptopic.Entry{maptopic.VerifiedEntry(p.TopicPartition, offsetmap.Verified{Session: p.session.Session, Local: p.local, Virtual: p.virtual})}
+	v := offsetmap.Verified{Session: p.session.Session, Local: p.local, Virtual: p.virtual}
+	if p.sourceEpoch >= 0 && p.epochAt == p.source {
+		v.Source = offsetmap.SourcePosition{Site: source, Next: p.source, LeaderEpoch: p.sourceEpoch}
+	}
+	return []maptopic.Entry{maptopic.VerifiedEntry(p.TopicPartition, v)}
 }

@@ -77,6 +77,7 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 		if err != nil {
 			return nil, nil, err
 		}
+		p.resumes = previous[i].Worker == m.config.Worker
 		entries = append(entries, es...)
 		opened = append(opened, p)
 	}
@@ -160,7 +161,7 @@ func (m *Mirror) agree(view *offsetmap.View, epoch spillway.Epoch, p *partition,
 	opened := p.session
 	opened.Epoch = max(previous.Epoch, newest(p.terms))
 	opened.Opened, opened.Local, opened.Virtual = true, v.straight.Local, v.straight.Virtual
-	p.virtual, p.local, p.sequence, p.source, p.sourceEpoch = v.verdict.virtual, max(v.verdict.end, logEnd), 0, -1, -1
+	p.virtual, p.local, p.sequence, p.source, p.compared = v.verdict.virtual, max(v.verdict.end, logEnd), 0, -1, false
 	if overhang := givenUp(p.terms, p.TopicPartition, max(previous.Epoch, v.lastEpoch(view))); overhang < min(p.virtual, p.cutVirtual) {
 		// This site was not heard when a later epoch opened, and has more than
 		// those that were. Virtual offsets from there on are burnt, or belong to

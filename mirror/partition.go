@@ -18,7 +18,15 @@ type partition struct {
 	// sourceEpoch is the leader epoch of the last fetched batch, −1 unknown:
 	// with it the source tells when it has lost records (KIP-595).
 	sourceEpoch   int32
-	batchBytesMax int // of the target topic
+	epochAt       spillway.LocalOffset // the source offset behind that batch
+	batchBytesMax int                  // of the target topic
+
+	// compared says that the last records here were found to be the source's, or
+	// that there are none.
+	compared bool
+	// resumes says that the session before was this process's own too: it has
+	// compared what it read, so that the leader epoch says enough.
+	resumes bool
 
 	// What the map says that is verified.
 	savedVirtual spillway.Offset

@@ -4,97 +4,265 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/batch"
+	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
 	"spillway/mirror/sitelog"
 )
 
-// pastOffsets is how far back the end of an epoch is compared at once.
+// A partition goes on by number, and the numbers say nothing about the records:
+// a source that lost its end and grew again, or a topic that was created anew,
+// has others in their place (C27). The leader epoch that stands in the map tells
+// where the source knows it; the records themselves tell everywhere. They are
+// compared when a process reads a source for the first time.
+
+// pastOffsets is how far back records are compared at once when the last ones
+// differ.
 const pastOffsets = 1000
 
-// commonPoint looks at a partition whose last records this site took as the
-// serving one, before it follows another: the end of the epoch that it served
-// is where the epoch was closed by number; it holds only if the records before
-// it are the source's (C27). It returns the virtual offset up to which they
-// are, and false if they are not up to the end.
-func (m *Mirror) commonPoint(ctx context.Context, src *source, p *partition, theirs *offsetmap.View) (spillway.Offset, bool, error) {
-	ours := m.reader.View(p.TopicPartition)
-	ends := ours.Ends()
-	if len(ends) == 0 || ends[len(ends)-1].Virtual != p.virtual {
-		return p.virtual, true, nil // something was mirrored since; it was compared then
-	}
-	configs, err := m.local.Admin().TopicConfigs(ctx, p.Topic)
-	if err != nil {
-		return 0, false, err
-	}
-	compacted := strings.Contains(configs["cleanup.policy"].Value, "compact")
-	end := p.virtual
-	common, same := end, true
-	for end > 0 {
-		from := max(0, end-pastOffsets)
-		a, err := digests(ctx, m.local, p.TopicPartition, ours, from, end)
-		if err != nil {
-			return 0, false, err
-		}
-		b, err := digests(ctx, src.cluster, p.TopicPartition, theirs, from, end)
-		if err != nil {
-			return 0, false, err
-		}
-		// The source lacks what was aborted; what it has must be the same here.
-		first := end
-		for v, theirs := range b {
-			ours, here := a[v]
-			if ours != theirs && v < first && (here || !compacted) {
-				first = v
-			}
-		}
-		if first == end {
-			break
-		}
-		common, same, end = first, false, from
-	}
-	return common, same, nil
+// digests are records by virtual offset.
+type digests map[spillway.Offset][sha256.Size]byte
+
+// past is what of a partition is compared with a source.
+type past struct {
+	*partition
+	ours, theirs logPart
+	end          spillway.Offset // below it both sites must have the same
+	// settled is the end of what this site took as the serving one. Below it the
+	// source has not what was aborted here.
+	settled spillway.Offset
 }
 
-// digests are the records of a site with virtual offsets in [from, to). Where a
-// site has deleted the records there are none.
-func digests(ctx context.Context, c broker.Cluster, tp spillway.TopicPartition, view *offsetmap.View, from, to spillway.Offset) (map[spillway.Offset][sha256.Size]byte, error) {
-	starts, err := c.Admin().LogStarts(ctx, []spillway.TopicPartition{tp})
-	if err != nil {
-		return nil, err
+// logPart is the log of one site.
+type logPart struct {
+	view       *offsetmap.View
+	start, end spillway.LocalOffset
+}
+
+// begin is the virtual offset below which the site may have deleted records in
+// good order.
+func (l logPart) begin() spillway.Offset {
+	if l.start == 0 {
+		return 0
 	}
-	ends, err := c.Admin().LogEnds(ctx, []spillway.TopicPartition{tp})
-	if err != nil {
-		return nil, err
+	v, _ := l.view.ToVirtual(l.start)
+	return v
+}
+
+// span is where the site has the virtual offsets in [from, to).
+func (l logPart) span(from, to spillway.Offset) sitelog.Span {
+	first, _ := l.view.ToLocal(from)
+	last, _ := l.view.ToLocal(to)
+	return sitelog.Span{From: max(first, l.start), To: min(last, l.end)}
+}
+
+// comparePast looks at partitions before they go on from a source. It returns
+// those whose records are not the source's, with cutVirtual set to where they
+// part, and for each that cannot be compared now why.
+func (m *Mirror) comparePast(ctx context.Context, src *source, parts []*partition) (parted []*partition, problems map[*partition]error) {
+	problems = make(map[*partition]error)
+	pasts, err := m.pastOf(ctx, src, parts)
+	var ours, theirs map[spillway.TopicPartition]digested
+	if err == nil {
+		// The last record of all partitions at once, further back one by one.
+		ours, theirs, err = m.digest(ctx, src, pasts, (*past).lastRecord)
 	}
-	first, _ := view.ToLocal(from)
-	last, _ := view.ToLocal(to)
-	found := make(map[spillway.Offset][sha256.Size]byte)
-	err = sitelog.Scan(ctx, c, tp, max(first, starts[tp]), min(last, ends[tp]), func(b sitelog.Batch) error {
-		if b.Control() {
-			return nil
+	for _, p := range pasts {
+		if err != nil {
+			problems[p.partition] = err
+			continue
 		}
-		records, err := batch.Records(b.Bytes, DecompressedBytesMax)
+		a, b := ours[p.TopicPartition], theirs[p.TopicPartition]
+		at, same := p.difference(a.digests, b.digests, false)
+		fault := errors.Join(a.err, b.err)
+		if fault == nil && !same {
+			at, same, fault = m.commonPoint(ctx, src, *p)
+		}
+		switch {
+		case fault != nil:
+			problems[p.partition] = fmt.Errorf("compare the last records of %s with site %s: %w", p.TopicPartition, src.site, fault)
+		case same:
+			p.compared = true
+		default:
+			p.cutVirtual, p.cutKind = at, maptopic.GapSource
+			if at < p.settled {
+				p.cutKind = maptopic.GapDivergence
+			}
+			parted = append(parted, p.partition)
+		}
+	}
+	return parted, problems
+}
+
+// pastOf chooses the partitions whose records have to be compared, and tells the
+// others the leader epoch with which the source can.
+func (m *Mirror) pastOf(ctx context.Context, src *source, parts []*partition) ([]*past, error) {
+	var pasts []*past
+	var tps []spillway.TopicPartition
+	for _, p := range parts {
+		o := &past{partition: p, ours: logPart{view: m.reader.View(p.TopicPartition)}, theirs: logPart{view: src.view(p.TopicPartition)}, end: p.virtual}
+		if ends := o.ours.view.Ends(); len(ends) > 0 {
+			o.settled = ends[len(ends)-1].Virtual
+		}
+		if from, known := o.ours.view.Source(p.virtual); known && from.Site == src.site && from.Next == p.source {
+			p.sourceEpoch, p.epochAt = from.LeaderEpoch, from.Next
+		}
+		if p.epochAt != p.source {
+			p.sourceEpoch = -1
+		}
+		if p.compared || p.virtual <= 0 || p.resumes && p.sourceEpoch >= 0 && p.virtual != o.settled {
+			continue
+		}
+		pasts, tps = append(pasts, o), append(tps, p.TopicPartition)
+	}
+	if len(pasts) == 0 {
+		return nil, nil
+	}
+	ourStarts, err1 := m.local.Admin().LogStarts(ctx, tps)
+	ourEnds, err2 := m.local.Admin().LogEnds(ctx, tps)
+	theirStarts, err3 := src.cluster.Admin().LogStarts(ctx, tps)
+	theirEnds, err4 := src.cluster.Admin().LogEnds(ctx, tps)
+	for _, p := range pasts {
+		p.ours.start, p.ours.end = ourStarts[p.TopicPartition], ourEnds[p.TopicPartition]
+		p.theirs.start, p.theirs.end = theirStarts[p.TopicPartition], theirEnds[p.TopicPartition]
+		end, _ := p.theirs.view.ToVirtual(p.theirs.end)
+		p.end = min(p.end, end) // a source that is shorter is met by the first fetch
+	}
+	return pasts, errors.Join(err1, err2, err3, err4)
+}
+
+// lastRecord is the virtual offset of the last record that both should have.
+func (p *past) lastRecord() spillway.Offset {
+	local := p.ours.span(0, p.end).To
+	if segments := p.ours.view.Segments(max(0, local-pastOffsets), local-1); len(segments) > 0 {
+		return segments[len(segments)-1].VirtualEnd() - 1
+	}
+	return max(0, p.end-pastOffsets)
+}
+
+// difference returns the first virtual offset at which the sites do not agree.
+func (p *past) difference(ours, theirs digests, compacted bool) (first spillway.Offset, same bool) {
+	first = p.end
+	ourBegin, theirBegin := p.ours.begin(), max(p.theirs.begin(), p.settled)
+	for v, d := range theirs {
+		if have, here := ours[v]; d != have && (here || !compacted && v >= ourBegin) {
+			first = min(first, v)
+		}
+	}
+	for v := range ours {
+		if _, there := theirs[v]; !there && !compacted && v >= theirBegin {
+			first = min(first, v)
+		}
+	}
+	return first, first == p.end
+}
+
+// commonPoint goes back until the records are the same.
+func (m *Mirror) commonPoint(ctx context.Context, src *source, p past) (at spillway.Offset, same bool, err error) {
+	compacted := false
+	for _, c := range []broker.Cluster{m.local, src.cluster} {
+		configs, err := c.Admin().TopicConfigs(ctx, p.Topic)
+		if err != nil {
+			return 0, false, err
+		}
+		compacted = compacted || strings.Contains(configs["cleanup.policy"].Value, "compact")
+	}
+	at, same = p.end, true
+	for p.end > 0 {
+		from := max(0, p.end-pastOffsets)
+		ours, theirs, err := m.digest(ctx, src, []*past{&p}, func(*past) spillway.Offset { return from })
+		a, b := ours[p.TopicPartition], theirs[p.TopicPartition]
+		if err := errors.Join(err, a.err, b.err); err != nil {
+			return 0, false, err
+		}
+		first, equal := p.difference(a.digests, b.digests, compacted)
+		if equal {
+			break
+		}
+		at, same, p.end = first, false, from
+	}
+	return at, same, nil
+}
+
+// digested is what was read of one partition.
+type digested struct {
+	digests
+	err error
+}
+
+// digest reads partitions from a virtual offset on, here and at a source.
+func (m *Mirror) digest(ctx context.Context, src *source, pasts []*past, from func(*past) spillway.Offset) (ours, theirs map[spillway.TopicPartition]digested, err error) {
+	// What was written in transactions here was undecided only while this site
+	// served; of the source only what counts is taken.
+	ours, err = readPast(ctx, m.local, pasts, from, func(p *past) logPart { return p.ours }, sitelog.FetchOptions{Uncommitted: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	theirs, err = readPast(ctx, src.cluster, pasts, from, func(p *past) logPart { return p.theirs }, sitelog.FetchOptions{})
+	return ours, theirs, err
+}
+
+func readPast(ctx context.Context, c broker.Cluster, pasts []*past, from func(*past) spillway.Offset, log func(*past) logPart, o sitelog.FetchOptions) (map[spillway.TopicPartition]digested, error) {
+	found := make(map[spillway.TopicPartition]digested, len(pasts))
+	spans := make(map[spillway.TopicPartition]sitelog.Span, len(pasts))
+	byName := make(map[spillway.TopicPartition]*past, len(pasts))
+	for _, p := range pasts {
+		found[p.TopicPartition] = digested{digests: make(digests)}
+		spans[p.TopicPartition] = log(p).span(from(p), p.end)
+		byName[p.TopicPartition] = p
+	}
+	failed, err := sitelog.ScanSpans(ctx, c, spans, o, func(f sitelog.Fetched) error {
+		p := byName[f.TopicPartition]
+		return found[f.TopicPartition].add(f, log(p).view, from(p), p.end)
+	})
+	for tp, fault := range failed {
+		if errors.Is(fault, kerr.OffsetOutOfRange) {
+			continue // deleted meanwhile, or shorter than it was: met by the first fetch
+		}
+		d := found[tp]
+		d.err = fault
+		found[tp] = d
+	}
+	return found, err
+}
+
+// add takes the records with virtual offsets in [from, to) that count.
+func (d digests) add(f sitelog.Fetched, view *offsetmap.View, from, to spillway.Offset) error {
+	aborted := abortedFilter{waiting: f.Aborted}
+	w := batch.Over(f.Records)
+	for w.Next() {
+		h := w.Header
+		skip, err := aborted.skips(h, w.Bytes)
+		if err != nil {
+			return err
+		}
+		base := spillway.LocalOffset(h.BaseOffset)
+		segments := within(view.Segments(base, spillway.LocalOffset(h.LastOffset())), from, to)
+		if skip || len(segments) == 0 || view.Stale(h.ProducerID, base) {
+			continue
+		}
+		records, err := batch.Records(w.Bytes, DecompressedBytesMax)
 		if err != nil {
 			return err
 		}
 		for i := range records {
-			v, visible := view.ToVirtual(spillway.LocalOffset(b.BaseOffset) + spillway.LocalOffset(records[i].OffsetDelta))
-			if visible && !view.Stale(b.ProducerID, spillway.LocalOffset(b.BaseOffset)) && v >= from && v < to {
-				found[v] = digest(b.Header, &records[i])
+			l := base + spillway.LocalOffset(records[i].OffsetDelta)
+			for _, s := range segments {
+				if l >= s.Local && l < s.LocalEnd() {
+					d[s.Virtual+spillway.Offset(l-s.Local)] = digest(h, &records[i])
+				}
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("compare the end of the closed epoch: %w", err)
 	}
-	return found, nil
+	return w.Err()
 }
 
 // digest covers what promise E covers: key, value, headers, and the time.

@@ -46,7 +46,8 @@ type plan struct {
 	ranges  []offsetmap.Range
 	trail   []offsetmap.TrailEntry
 	end     position
-	// sourceEpoch is the leader epoch of the last batch that was looked at.
+	// sourceEpoch is the leader epoch of the batch before end.source, −1 where
+	// none was looked at.
 	sourceEpoch int32
 	// waits is set where the source's map does not say yet what comes next.
 	waits bool
@@ -78,7 +79,6 @@ func planPart(f sitelog.Fetched, view *offsetmap.View, at position, w writer) (p
 			p.waits = true
 			break
 		}
-		p.sourceEpoch = h.LeaderEpoch
 		skip, err := aborted.skips(h, walk.Bytes)
 		if err != nil {
 			return p, fmt.Errorf("%s: batch at %d: %w", f.TopicPartition, h.BaseOffset, err)
@@ -92,7 +92,7 @@ func planPart(f sitelog.Fetched, view *offsetmap.View, at position, w writer) (p
 				break
 			}
 		}
-		p.end.source = next
+		p.end.source, p.sourceEpoch = next, h.LeaderEpoch
 	}
 	if err := walk.Err(); err != nil {
 		return p, fmt.Errorf("%s: at %d: %w", f.TopicPartition, p.end.source, err)

@@ -182,7 +182,7 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 func (p *planned) arrive() {
 	p.virtual, p.source = p.plan.end.virtual, p.plan.end.source
 	if p.plan.sourceEpoch >= 0 {
-		p.sourceEpoch = p.plan.sourceEpoch
+		p.sourceEpoch, p.epochAt = p.plan.sourceEpoch, p.plan.end.source
 	}
 }
 

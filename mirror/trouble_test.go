@@ -227,6 +227,63 @@ func TestReturningSiteIsComparedByContent(t *testing.T) {
 	}
 }
 
+// TestSourceThatGrewAgainIsSeenAfterARestart takes the end of the source's log
+// away while no mirror runs, and lets others write in its place, beyond where the
+// mirror stood: by number nothing is missing (C27).
+func TestSourceThatGrewAgainIsSeenAfterARestart(t *testing.T) {
+	ctx := testContext(t)
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	eastM := testMirror(t, east, west)
+	assign(t, eastM, ordersAssignment("", 1))
+	at := time.Now().Truncate(time.Millisecond)
+	produce := func(from, to int, who string) {
+		t.Helper()
+		c, err := kgo.NewClient(kgo.SeedBrokers(east.Addresses()...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for i := from; i < to; i++ {
+			r := &kgo.Record{Topic: "orders", Value: fmt.Appendf(nil, "%d %s", i, who), Timestamp: at.Add(time.Duration(i) * time.Second)}
+			if err := c.ProduceSync(ctx, r).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	follow := func() *Mirror {
+		t.Helper()
+		m := testMirror(t, west, east)
+		assign(t, m, ordersAssignment("east", 1))
+		eventually(t, "west has what east has", func() bool { return caughtUp(ctx, east, eastM, m, ordersAssignment("east", 1)) })
+		return m
+	}
+	tp := spillway.TopicPartition{Topic: "orders"}
+	produce(0, 2000, "before")
+	follow().Close()
+	m := follow() // that nothing happened meanwhile is no gap
+	if gaps := m.Map().Gaps(); len(gaps) != 0 {
+		t.Fatalf("gaps before the loss: %+v", gaps)
+	}
+	m.Close()
+	if err := east.Admin().DeleteTopic(ctx, "orders"); err != nil {
+		t.Fatal(err)
+	}
+	if err := east.Admin().CreateTopic(ctx, "orders", 1, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	produce(0, 700, "before")
+	produce(700, 2500, "after")
+	m = follow()
+	compareSites(t, east, west, eastM, m, tp)
+	gaps := m.Map().Gaps()
+	if len(gaps) != 1 || gaps[0].Kind != maptopic.GapSource || gaps[0].From != 1700 || gaps[0].To != 3000 || gaps[0].LocalFrom != 700 || gaps[0].LocalTo != 2000 {
+		t.Errorf("gaps: %+v", gaps)
+	}
+	if ends, err := west.Admin().LogEnds(ctx, []spillway.TopicPartition{tp}); err != nil || ends[tp] != 2000+1800 {
+		t.Errorf("west's log ends at %d, %v; it keeps what east lost", ends[tp], err)
+	}
+}
+
 // TestUnreplicatedRecords lists, exports and discards what only the lost site had.
 func TestUnreplicatedRecords(t *testing.T) {
 	ctx := testContext(t)

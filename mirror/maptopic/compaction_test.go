@@ -60,7 +60,8 @@ func TestCompactionChangesNothing(t *testing.T) {
 
 func describe(v *offsetmap.View) string {
 	virtual, local := v.End()
-	return fmt.Sprintf("ranges %v, end %d/%d, epochs %v, ends %v", v.Ranges(), virtual, local, v.Epochs(), v.Ends())
+	source, known := v.Source(virtual)
+	return fmt.Sprintf("ranges %v, end %d/%d, source %v %v, epochs %v, ends %v", v.Ranges(), virtual, local, source, known, v.Epochs(), v.Ends())
 }
 
 // compacted keeps the last entry of each key where it stands.
@@ -93,7 +94,11 @@ func (h *history) step(t *rapid.T) {
 			Ranges: []offsetmap.Range{{Epoch: h.epoch, Virtual: from, Local: local, Length: n}}}))
 		h.write(t, VerifiedEntry(orders0, offsetmap.Verified{Session: s.Session, Local: local + spillway.LocalOffset(n), Virtual: from + spillway.Offset(n)}))
 	case kind == "verified" && !isOpen && h.live.Session().Opened:
-		h.write(t, VerifiedEntry(orders0, offsetmap.Verified{Session: h.live.Session().Session, Local: local, Virtual: virtual + 1}))
+		v := offsetmap.Verified{Session: h.live.Session().Session, Local: local, Virtual: virtual + 1}
+		if rapid.Bool().Draw(t, "the source's leader epoch is known") {
+			v.Source = offsetmap.SourcePosition{Site: "east", Next: local + 7, LeaderEpoch: int32(h.epoch)}
+		}
+		h.write(t, VerifiedEntry(orders0, v))
 	case kind == "start" && !isOpen:
 		h.epoch++
 		h.write(t, StartEntry(orders0, offsetmap.EpochStart{Epoch: h.epoch, Virtual: virtual + 10, Local: local, Session: h.live.Session().Session}))

@@ -14,6 +14,7 @@ const (
 	ChunkRangesMax = 1 << 20
 	ChunkTrailMax  = 1 << 20
 	ChunkWorkerMax = 256
+	SiteIDMax      = 256
 )
 
 const chunkVersion = 1
@@ -179,7 +180,14 @@ func (v Verified) Encode() []byte {
 	b := []byte{chunkVersion}
 	b = binary.AppendUvarint(b, uint64(v.Session))
 	b = binary.AppendUvarint(b, uint64(v.Local))
-	return binary.AppendVarint(b, int64(v.Virtual))
+	b = binary.AppendVarint(b, int64(v.Virtual))
+	if v.Source.Site == "" {
+		return b
+	}
+	b = binary.AppendUvarint(b, uint64(len(v.Source.Site)))
+	b = append(b, v.Source.Site...)
+	b = binary.AppendUvarint(b, uint64(v.Source.Next))
+	return binary.AppendUvarint(b, uint64(v.Source.LeaderEpoch))
 }
 
 // DecodeVerified undoes Verified.Encode.
@@ -191,6 +199,14 @@ func DecodeVerified(b []byte) (Verified, error) {
 	v := Verified{Session: int64(d.uvarint(math.MaxInt64))}
 	v.Local = spillway.LocalOffset(d.uvarint(math.MaxInt64))
 	v.Virtual = spillway.Offset(d.varint(-1, math.MaxInt64))
+	if d.err == nil && len(d.b) > 0 {
+		n := int(d.uvarint(SiteIDMax))
+		if v.Source.Site = spillway.SiteID(d.bytes(n)); d.err == nil && n == 0 {
+			d.fail(errors.New("a source without a name"))
+		}
+		v.Source.Next = spillway.LocalOffset(d.uvarint(math.MaxInt64))
+		v.Source.LeaderEpoch = int32(d.uvarint(math.MaxInt32))
+	}
 	if d.err == nil && len(d.b) != 0 {
 		d.err = fmt.Errorf("%d bytes too many", len(d.b))
 	}

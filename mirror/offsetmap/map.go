@@ -27,6 +27,7 @@ type Map struct {
 	epochs []EpochStart // ascending
 	ends   []EpochEnd   // ascending
 	ids    []int64      // producer ids under which mirrors wrote the partition
+	source sourceAt
 	trail  *trail
 
 	view *View // nil after a change
@@ -127,7 +128,15 @@ func (m *Map) applyVerified(v Verified) bool {
 		}
 	}
 	m.end.local, m.end.virtual = max(m.end.local, v.Local), max(m.end.virtual, v.Virtual)
+	m.source = sourceAt{v.Source, v.Virtual}
 	return true
+}
+
+// sourceAt is where the mirror stood at its source when everything below the
+// virtual offset was here.
+type sourceAt struct {
+	SourcePosition
+	virtual spillway.Offset
 }
 
 func (m *Map) applyStart(e EpochStart) bool {
@@ -207,6 +216,9 @@ func (m *Map) cut(v spillway.Offset, l spillway.LocalOffset) {
 		m.tail = m.tail[:len(m.tail)-1]
 	}
 	m.trail.cut(v)
+	if v < m.source.virtual {
+		m.source = sourceAt{}
+	}
 }
 
 func last(blocks []block, tail []Range) (Range, bool) {
@@ -245,7 +257,7 @@ func (m *Map) View() *View {
 		m.view = &View{
 			blocks: m.blocks, tail: slices.Clone(m.tail), open: m.open,
 			local: m.end.local, virtual: m.end.virtual,
-			epochs: m.epochs, ends: m.ends, ids: m.ids, trail: m.trail,
+			epochs: m.epochs, ends: m.ends, ids: m.ids, trail: m.trail, source: m.source,
 		}
 	}
 	return m.view

@@ -196,6 +196,7 @@ func FuzzDecodeChunk(f *testing.F) {
 	f.Add((&Chunk{Session: 3, Worker: "w", First: 9, Sequence: 1, Ranges: []Range{{1, 5, 9, 2}, {2, 9, 11, 1}},
 		Trail: []TrailEntry{{ProducerID: 1 << 62, Epoch: 1, ProducerEpoch: 2, First: 1<<31 - 1, Last: 3, Virtual: 5}}}).Encode())
 	f.Add(Verified{Session: 1, Local: 2, Virtual: -1}.Encode())
+	f.Add(Verified{Session: 1, Local: 2, Virtual: 9, Source: SourcePosition{Site: "east", Next: 12, LeaderEpoch: 3}}.Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if v, err := DecodeVerified(b); err == nil {
 			if again, err := DecodeVerified(v.Encode()); err != nil || again != v {

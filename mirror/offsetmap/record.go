@@ -72,6 +72,16 @@ type Verified struct {
 	Session int64
 	Local   spillway.LocalOffset
 	Virtual spillway.Offset
+	Source  SourcePosition // that Virtual stands for; its Site is empty where it is not known
+}
+
+// SourcePosition is where the mirror goes on reading: with the leader epoch of
+// the batch before it, the source can tell later that it is another one now
+// (C27).
+type SourcePosition struct {
+	Site        spillway.SiteID
+	Next        spillway.LocalOffset
+	LeaderEpoch int32
 }
 
 // EpochStart says that the site itself gives the offsets from Local on, as

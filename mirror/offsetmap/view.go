@@ -21,6 +21,7 @@ type View struct {
 	ends    []EpochEnd
 	ids     []int64
 	trail   *trail
+	source  sourceAt
 }
 
 // Empty tells that nothing is known about the partition.
@@ -40,6 +41,12 @@ func (v *View) Open() (EpochStart, bool) {
 // the site, and the next mirrored one goes to the local offset. At a site with
 // an open epoch it is the start of that epoch.
 func (v *View) End() (spillway.Offset, spillway.LocalOffset) { return v.virtual, v.local }
+
+// Source returns where the mirror stood at its source when it had everything
+// below the virtual offset o. False where the map does not say it of this one.
+func (v *View) Source(o spillway.Offset) (SourcePosition, bool) {
+	return v.source.SourcePosition, v.source.Site != "" && v.source.virtual == o
+}
 
 // Known tells whether it is settled what the local offset l belongs to. Beyond
 // it, wait for a newer view.
