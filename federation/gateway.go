@@ -12,6 +12,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/broker/conn"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
@@ -123,7 +124,7 @@ func New(c Config) (*Gateway, error) {
 		c.DrainMax = 2 * time.Second
 	}
 	if c.Dial == nil {
-		c.Dial = (&net.Dialer{}).DialContext
+		c.Dial = conn.Dial
 	}
 	g := &Gateway{
 		config: c, boot: rand.Text(), keys: failover.Keys(c.Topology.Name()), events: c.Events,

@@ -73,6 +73,7 @@ type FlowInfo struct {
 	Running        int
 	LagRecords     int64         // at the source and not yet here, as far as known
 	LagTime        time.Duration // since the flow was last caught up, 0 when it is
+	CatchingUp     bool          // since it began, it never had everything that the source had
 	Problem        string        // of the flow as a whole; empty if there is none
 	Problems       map[spillway.TopicPartition]string
 }

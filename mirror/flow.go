@@ -47,6 +47,7 @@ type flow struct {
 		state map[spillway.TopicPartition]partState
 		// problem is why partitions cannot be looked for.
 		problem string
+		found   bool // they were looked for, once
 	}
 	wake chan struct{}
 }
@@ -73,6 +74,7 @@ type partState struct {
 	running  bool
 	problem  string
 	caughtUp time.Time // when it last had all that was known of the source
+	whole    bool      // it had all, once since the flow began
 }
 
 func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartition]spillway.Offset) *flow {
@@ -198,24 +200,30 @@ func (f *flow) drainClaims() {
 	}
 }
 
+// readyMax is how long a flow waits for the source's map before it says so. The
+// map is read on meanwhile.
+const readyMax = 2 * time.Second
+
 // discover finds the share's partitions at the source, and creates here what is
 // missing.
 func (f *flow) discover(ctx context.Context) {
 	f.m.learnExpiry(ctx)
-	if err := f.source.ready(ctx, f.m.config.IdentitySources); err != nil {
+	bounded, cancel := context.WithTimeout(ctx, readyMax)
+	err := f.source.ready(bounded, f.m.config.IdentitySources)
+	cancel()
+	if err != nil {
 		f.fail(err)
 		return
 	}
 	tps := slices.SortedFunc(maps.Keys(f.bounds), spillway.TopicPartition.Compare)
 	if f.bounds == nil {
-		var err error
 		if tps, err = f.share.partitionsAt(ctx, f.source.cluster); err != nil {
 			f.fail(err)
 			return
 		}
 	}
 	f.mu.Lock()
-	f.mu.problem = ""
+	f.mu.problem, f.mu.found = "", true
 	f.mu.Unlock()
 	var missing []spillway.TopicPartition
 	for _, tp := range tps {
@@ -233,7 +241,7 @@ func (f *flow) discover(ctx context.Context) {
 	}
 	maps.Copy(f.limits, limits)
 	for _, tp := range missing {
-		p := &partition{TopicPartition: tp, terms: f.share.Terms, cutVirtual: noBound, batchBytesMax: f.limits[tp.Topic], position: position{virtual: -1, bound: noBound}}
+		p := &partition{TopicPartition: tp, terms: f.share.Terms, cutVirtual: noBound, batchBytesMax: f.limits[tp.Topic], highWatermark: -1, position: position{virtual: -1, bound: noBound}}
 		if bound, ok := f.bounds[tp]; ok {
 			p.bound = bound
 		}
@@ -448,6 +456,7 @@ func (f *flow) setState(p *partition, running bool, problem string) {
 	if known && (s.lag > 0 || problem != "") {
 		s.caughtUp = before.caughtUp
 	}
+	s.whole = before.whole || running && problem == "" && s.lag == 0 && p.highWatermark >= 0
 	f.mu.state[p.TopicPartition] = s
 	f.mu.Unlock()
 	if (!known || before.problem != problem) && (known || problem != "") {
@@ -489,12 +498,13 @@ func (f *flow) info(now time.Time) FlowInfo {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	info := FlowInfo{Share: f.share.Share, Source: f.source.site, Target: f.m.site, Epoch: f.epoch,
-		Partitions: len(f.mu.state), Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string)}
+		Partitions: len(f.mu.state), CatchingUp: !f.mu.found, Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string)}
 	for tp, s := range f.mu.state {
 		info.LagRecords += s.lag
 		if s.running {
 			info.Running++
 		}
+		info.CatchingUp = info.CatchingUp || !s.whole
 		if s.problem != "" {
 			info.Problems[tp] = s.problem
 		}

@@ -115,7 +115,7 @@ func (l *lane) run(ctx context.Context) {
 func (l *lane) close(ctx context.Context) {
 	l.hangUp()
 	l.target.close()
-	bounded, cancel := context.WithTimeout(ctx, sourceTimeout)
+	bounded, cancel := context.WithTimeout(ctx, lastWordMax)
 	_ = l.saveVerified(bounded, nil) // the next opening reads the log back anyway
 	cancel()
 	l.mu.Lock()
@@ -249,16 +249,13 @@ func (l *lane) ask(ctx context.Context, plans []*planned) {
 	c := l.conn
 	l.flow.goroutines.Go(func() {
 		defer cancel()
-		bounded, end := context.WithTimeout(fetchContext, options.MaxWait+sourceTimeout)
-		defer end()
-		fetched, err := sitelog.Fetch(bounded, c, parts, options)
+		fetched, err := sitelog.Fetch(fetchContext, c, parts, options)
 		a.answer <- fetchAnswer{fetched, err}
 	})
 }
 
-// sourceTimeout is how long a source may be silent beyond the time it was
-// asked to wait.
-const sourceTimeout = 30 * time.Second
+// lastWordMax bounds what a lane that ends writes into the map.
+const lastWordMax = 30 * time.Second
 
 // plan decides for each fetched partition what to do. Answers that were asked
 // for from elsewhere than where the partition stands are dropped.

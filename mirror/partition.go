@@ -45,7 +45,7 @@ type partition struct {
 	problem string
 
 	// For FlowInfo; read by others only through the flow's reports.
-	highWatermark spillway.LocalOffset
+	highWatermark spillway.LocalOffset // of the source, −1 while unknown
 }
 
 func (p *partition) writer() writer {

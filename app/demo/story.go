@@ -186,7 +186,9 @@ func (s *story) move(ctx context.Context, from, to, why string) error {
 }
 
 func (s *story) operator() *control.Operator {
-	return control.NewOperator(s.world.cfg.Topology(), s.world.store, app.Observers(s.world.cfg))
+	o := control.NewOperator(s.world.cfg.Topology(), s.world.store, app.Observers(s.world.cfg))
+	o.Waiting = func(error) bool { return true } // the steps have a time of their own
+	return o
 }
 
 // moved waits until the group stands still at another site.

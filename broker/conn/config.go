@@ -29,7 +29,7 @@ type Config struct {
 	ClientID         string        // default "spillway"
 	TLS              *tls.Config   // nil: plaintext
 	SASL             *SASL         // nil: none
-	Dial             DialFunc      // default net.Dialer
+	Dial             DialFunc      // default Dial
 	InFlightMax      int           // default 100
 	FrameBytesMax    int           // bound for an answer; default wire.FrameBytesMax
 	HandshakeTimeout time.Duration // for dial, TLS, authentication together; default 10 s
@@ -40,7 +40,7 @@ func (c Config) withDefaults() Config {
 		c.ClientID = "spillway"
 	}
 	if c.Dial == nil {
-		c.Dial = (&net.Dialer{}).DialContext
+		c.Dial = Dial
 	}
 	if c.InFlightMax <= 0 {
 		c.InFlightMax = 100

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -234,6 +235,10 @@ func (c *Cluster) own(ctx context.Context, node int32) (*conn.Conn, error) {
 	return opened, nil
 }
 
+// requestMax bounds a request on a cluster's own connection; the broker answers
+// each of them at once, or hangs.
+const requestMax = 10 * time.Second
+
 // do sends a request on the cluster's own connection, in at most the given version.
 func (c *Cluster) do(ctx context.Context, node int32, req kmsg.Request, highest int16) (kmsg.Response, error) {
 	link, err := c.own(ctx, node)
@@ -245,6 +250,8 @@ func (c *Cluster) do(ctx context.Context, node int32, req kmsg.Request, highest 
 		return nil, fmt.Errorf("site %s: %s: %w", c.config.Site, kmsg.NameForKey(req.Key()), broker.ErrNotSupported)
 	}
 	req.SetVersion(min(highest, offered, req.MaxVersion()))
+	ctx, cancel := context.WithTimeout(ctx, requestMax)
+	defer cancel()
 	resp, err := link.DoVersion(ctx, req)
 	if errors.Is(err, context.DeadlineExceeded) {
 		// A node that hangs would hang the next request too.

@@ -21,7 +21,7 @@ type Config struct {
 	ClientID  string   // default "spillway"
 	TLS       *tls.Config
 	SASL      *conn.SASL
-	Dial      conn.DialFunc // default net.Dialer
+	Dial      conn.DialFunc // default conn.Dial
 
 	// Allow decides whether an address that the cluster's metadata names may
 	// be connected to; nil: any.

@@ -133,10 +133,7 @@ func saramaConfig(config Config) *sarama.Config {
 	if config.TLS != nil {
 		s.Net.TLS.Enable, s.Net.TLS.Config = true, config.TLS
 	}
-	if config.Dial != nil || config.Allow != nil {
-		s.Net.Proxy.Enable = true
-		s.Net.Proxy.Dialer = dialer{config}
-	}
+	s.Net.Proxy.Enable, s.Net.Proxy.Dialer = true, dialer{config}
 	if config.SASL != nil {
 		s.Net.SASL.Enable = true
 		s.Net.SASL.User, s.Net.SASL.Password = config.SASL.User, config.SASL.Password
@@ -163,7 +160,7 @@ func (d dialer) Dial(network, address string) (net.Conn, error) {
 	if d.config.Dial != nil {
 		return d.config.Dial(ctx, network, address)
 	}
-	return (&net.Dialer{}).DialContext(ctx, network, address)
+	return conn.Dial(ctx, network, address)
 }
 
 type scramClient struct {

@@ -39,8 +39,24 @@ func (c *change) plainFlags(cmd *cobra.Command) *cobra.Command {
 
 func (c *change) waitFlags(cmd *cobra.Command) *cobra.Command {
 	cmd.Flags().BoolVar(&c.noWait, "no-wait", false, "return once the move has begun")
-	cmd.Flags().DurationVar(&c.wait, "timeout", time.Minute, "how long to wait for the move's end")
+	cmd.Flags().DurationVar(&c.wait, "timeout", time.Minute, "how long to wait for the move's end, and before it for a target that is behind")
 	return c.flags(cmd)
+}
+
+// waiting tells a person why a switchover does not begin yet, once each time that
+// the reason changes, and gives up after the timeout.
+func (c *change) waiting(cmd *cobra.Command) func(error) bool {
+	began, told := time.Now(), ""
+	return func(why error) bool {
+		if c.noWait || time.Since(began) > c.wait {
+			return false
+		}
+		if why.Error() != told {
+			told = why.Error()
+			fmt.Fprintf(cmd.ErrOrStderr(), "waiting: %s\n", told)
+		}
+		return true
+	}
 }
 
 // said is what a command without a plan tells.
@@ -95,6 +111,7 @@ func newSwitchoverCommand(s *settings) *cobra.Command {
 				if _, ok := cfg.Site(to); !ok {
 					return fmt.Errorf("--to: there is no site %q in the configuration", to)
 				}
+				o.Waiting = c.waiting(cmd)
 				plan, err := o.Switchover(cmd.Context(), args[0], spillway.SiteID(to), who(), c.why, c.dryRun)
 				if err != nil {
 					return err

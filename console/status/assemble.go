@@ -353,8 +353,14 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 			f.Level, f.Why = Bad, fmt.Sprintf("the mirror at %s is silent for %s", f.Target, silent.Round(time.Second))
 		case word.Problem != "":
 			f.Level, f.Why = Bad, word.Problem
+		case word.SourceProblem != "":
+			f.Level, f.Why = Bad, word.SourceProblem
 		case f.Behind < 0:
 			f.Level, f.Why = Attention, "how far it is behind is unknown"
+		case word.CatchingUp:
+			f.Level, f.Why = Attention, fmt.Sprintf("it is catching up, %d records are missing", f.Behind)
+		case f.Lag > failover.BehindMax.Seconds():
+			f.Level, f.Why = Attention, fmt.Sprintf("it is %.1f s and %d records behind", f.Lag, f.Behind)
 		}
 		out = append(out, f)
 	}

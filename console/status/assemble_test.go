@@ -74,6 +74,21 @@ func TestWorstNewsFirst(t *testing.T) {
 		}, Bad, "group shop: no standby follows it"},
 		{"stale votes", func(in *Inputs) { in.Votes[1].Age = time.Minute }, Attention, "site west: nobody has voted about it lately"},
 		{"own probe wins", func(in *Inputs) { in.Votes[1].Age = time.Minute; in.Probes = map[spillway.SiteID]error{"west": nil} }, Good, ""},
+		{"nothing comes from the source", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.SourceProblem = "read the map of site east: read up to 561"
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Bad, "flow shop:east→west: read the map of site east: read up to 561"},
+		{"a flow that has just begun", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.CatchingUp = true
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Attention, "flow shop:east→west: it is catching up, "},
+		{"a flow that is late", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.LagSeconds, f.EndSum = 3, 990
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Attention, "flow shop:east→west: it is 3.0 s and 10 records behind"},
 		{"silent mirror", func(in *Inputs) { in.Mirrors[1].Age = 9 * time.Second }, Bad, "group shop: no standby follows it"},
 		{"silent gateway", func(in *Inputs) { in.Gateways[1].Age = 9 * time.Second }, Attention, "site west: no gateway holds a lease here"},
 		{"too far behind", func(in *Inputs) {

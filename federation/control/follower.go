@@ -631,6 +631,7 @@ func (s *followed) measure(ctx context.Context) {
 				for _, flow := range s.f.cfg.Mirror.Flows() {
 					if flow.Share == s.id {
 						at.LagSeconds = flow.LagTime.Round(time.Millisecond).Seconds()
+						at.SourceProblem, at.CatchingUp = flow.Problem, flow.CatchingUp
 					}
 				}
 			}

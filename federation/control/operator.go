@@ -28,6 +28,10 @@ type Operator struct {
 	look  time.Duration
 	clock coordination.Clock
 	ttl   time.Duration
+
+	// Waiting, if not nil, is told again and again why a switchover cannot begin
+	// yet, while its target is catching up; it ends the waiting by saying false.
+	Waiting func(why error) bool
 }
 
 const lookDefault = coordination.LeaseEvery
@@ -99,6 +103,11 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 			return Plan{}, err
 		}
 		next, err := failover.Begin(share, r, view, o.limits(g))
+		if errors.Is(err, failover.ErrBehind) && !dryRun && o.Waiting != nil && o.Waiting(err) {
+			if pause(ctx, o.look/2); ctx.Err() == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return Plan{}, err
 		}

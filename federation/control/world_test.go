@@ -105,6 +105,7 @@ func newWorld(t *testing.T, o options) *world {
 	w := &world{t: t, store: o.store, options: o, topology: spillway.NewTopology("shop", "shop-1", sites, []spillway.FailoverGroup{group}),
 		sites: map[spillway.SiteID]*site{}, told: make(chan StateInfo, 1000), acks: make(chan AckInfo, 1000), acked: map[spillway.TopicPartition]map[spillway.Offset]string{}}
 	w.operator = NewOperator(w.topology, w.store, nil)
+	w.operator.Waiting = func(error) bool { return true }
 	w.operator.look = 300 * time.Millisecond
 	for _, id := range o.sites {
 		if o.real != nil {

@@ -18,6 +18,28 @@ func refuse(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrRefused, fmt.Sprintf(format, args...))
 }
 
+// ErrBehind is an ErrRefused that ends by itself: the target of a switchover is
+// catching up.
+var ErrBehind = fmt.Errorf("%w for now", ErrRefused)
+
+// BehindMax is how far, in time, the target of a switchover may be behind when
+// the move begins: clients are held until it has everything.
+const BehindMax = 2 * time.Second
+
+// behind tells why clients would be held for long if the site became the target
+// of a switchover, nil if they would not.
+func behind(share Share, target spillway.SiteID, f Following) error {
+	switch {
+	case f.SourceProblem != "":
+		return fmt.Errorf("%w: target %s gets nothing from %s for share %s: %s", ErrBehind, target, share.Active, share.ID(), f.SourceProblem)
+	case f.CatchingUp:
+		return fmt.Errorf("%w: target %s has not caught up with %s yet for share %s", ErrBehind, target, share.Active, share.ID())
+	case f.LagSeconds > BehindMax.Seconds():
+		return fmt.Errorf("%w: target %s is %.1f s behind %s for share %s, at most %s", ErrBehind, target, f.LagSeconds, share.Active, share.ID(), BehindMax)
+	}
+	return nil
+}
+
 // Begin starts a move of a share that stands still.
 func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	if share.State != Stable {
@@ -99,6 +121,9 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 	}
 	if topics := compacted(view, limits); len(topics) > 0 {
 		return refuse("share %s has compacted topics, which are mirrored but cannot be moved yet: %s; a cleaner that meets hidden records deletes the visible ones with their keys; set cleanup.policy=delete, or take them out of the failover group", share.ID(), strings.Join(topics, ", "))
+	}
+	if r.Kind == Switchover {
+		return behind(share, r.Target, *site.Following)
 	}
 	return nil
 }

@@ -33,10 +33,15 @@ type Following struct {
 	Partitions int   `json:"partitions"`
 	// LagSeconds: since the site had everything that its mirror knows of.
 	LagSeconds float64 `json:"lagSeconds,omitempty"`
+	// CatchingUp: since it began to follow Source, it never had everything.
+	CatchingUp bool `json:"catchingUp,omitempty"`
 	// OnlyHere are topics of the group that this site has and the active one has not;
 	// some of them if there are many.
 	OnlyHere []string `json:"onlyHere,omitempty"`
 	Problem  string   `json:"problem,omitempty"` // why it does not follow
+	// SourceProblem is why nothing can be had from Source: a switchover to this
+	// site would hold clients until it is over; a failover does not need it.
+	SourceProblem string `json:"sourceProblem,omitempty"`
 	// Compacted are the share's topics whose records this site's log cleaner
 	// removes; they cannot be moved yet (C11).
 	Compacted []string `json:"compacted,omitempty"`

@@ -124,6 +124,15 @@ func TestBeginRefuses(t *testing.T) {
 		"follows with fault": {func(_ *Share, v *View, _ *Request) {
 			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, Problem: "topic carts is missing"}}
 		}, "target west does not follow share orders/0: topic carts is missing"},
+		"hears nothing of the source": {func(_ *Share, v *View, _ *Request) {
+			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, SourceProblem: "the map is read up to 561 of 690"}}
+		}, "for now: target west gets nothing from east for share orders/0: the map is read up to 561 of 690"},
+		"has just begun to follow": {func(_ *Share, v *View, _ *Request) {
+			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, CatchingUp: true}}
+		}, "for now: target west has not caught up with east yet for share orders/0"},
+		"is far behind": {func(_ *Share, v *View, _ *Request) {
+			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, LagSeconds: 12.34}}
+		}, "for now: target west is 12.3 s behind east for share orders/0, at most 2s"},
 		"follows another": {func(_ *Share, v *View, _ *Request) {
 			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 3}}
 		}, "target west follows epoch 3 of share orders/0, not 4"},

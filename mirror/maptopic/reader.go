@@ -21,9 +21,10 @@ import (
 
 // Bounds of a Reader's requests.
 const (
-	readBytesMax  = 4 << 20
+	readBytesMax  = 1 << 20
 	recordsMax    = 64 << 20 // of one batch, decompressed
 	readWait      = time.Second
+	readMax       = 5 * time.Second // gateways and moves wait for the map
 	readPause     = 100 * time.Millisecond
 	readPauseLong = time.Second // while the topic does not exist
 )
@@ -230,7 +231,9 @@ func (r *Reader) read(ctx context.Context) error {
 		}
 	}
 	next := r.Position() + 1
-	parts, err := sitelog.Fetch(ctx, r.conn, []sitelog.FetchPart{{TopicPartition: topic, Offset: spillway.LocalOffset(next), BytesMax: readBytesMax}},
+	bounded, cancel := context.WithTimeout(ctx, readMax)
+	defer cancel()
+	parts, err := sitelog.Fetch(bounded, r.conn, []sitelog.FetchPart{{TopicPartition: topic, Offset: spillway.LocalOffset(next), BytesMax: readBytesMax}},
 		sitelog.FetchOptions{MaxWait: readWait, BytesMax: readBytesMax, Uncommitted: true})
 	if err != nil {
 		return err

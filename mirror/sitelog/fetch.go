@@ -59,8 +59,13 @@ type AbortedTransaction struct {
 	First      spillway.LocalOffset
 }
 
+// fetchSilenceMax is how long a broker may be silent beyond the time that it was
+// asked to wait. Its machine may live and acknowledge while it hangs.
+const fetchSilenceMax = 30 * time.Second
+
 // Fetch asks the broker at the other end of c. The answers have the order of
-// the parts and leave out partitions that the broker left out.
+// the parts and leave out partitions that the broker left out. After an error
+// the connection is of no use: its answer may still come.
 func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions) ([]Fetched, error) {
 	req := kmsg.NewPtrFetchRequest()
 	req.Version = min(fetchVersionMax, c.MaxVersion(int16(kmsg.Fetch)))
@@ -93,6 +98,8 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rp)
 		asked[p.TopicPartition] = p.Offset
 	}
+	ctx, cancel := context.WithTimeout(ctx, o.MaxWait+fetchSilenceMax)
+	defer cancel()
 	kresp, err := c.DoVersion(ctx, req)
 	if err != nil {
 		return nil, err

@@ -18,6 +18,12 @@ import (
 // after 1.5 s, and a failover may follow soon after another move.
 const hasty = "probeInterval: 500ms, probeTimeout: 1s, holdDown: 2s"
 
+// lossRate is the load, in records a second. Most of its batches have one record,
+// and a site that comes back takes one batch of each partition at a time: it has
+// to be several times faster than this to catch up, on a machine of two cores that
+// runs all three sites.
+const lossRate = 500
+
 // How soon acknowledgements must go on after a loss.
 const (
 	resumeAfterBrokers = 5 * time.Second
@@ -36,7 +42,7 @@ const (
 // announced, is listed exactly once the site is back, and nothing else is wrong.
 func TestASiteIsLost(t *testing.T) {
 	w := world.Start(t, world.Options{Automatic: true, ReservedBlock: 2000, Control: hasty, MirrorApart: true, Isolated: "east", LeaderFirst: true})
-	r := begin(t, w, 1000, true)
+	r := begin(t, w, lossRate, true)
 	inside := r.inside("east")
 
 	r.chapter("the brokers of east die")
@@ -72,7 +78,7 @@ func TestASiteIsLost(t *testing.T) {
 // would rather go to is behind the third one and acknowledgements wait.
 func TestASiteIsLostAfterTwoHadAcknowledged(t *testing.T) {
 	w := world.Start(t, world.Options{Automatic: true, AckSites: 2, ReservedBlock: 2000, Control: hasty, MirrorApart: true, LeaderFirst: true})
-	r := begin(t, w, 1000, true)
+	r := begin(t, w, lossRate, true)
 	r.eventuallyHealthy()
 	r.must(w.Mirror("west").Pause())
 	r.runOn(2 * time.Second)
@@ -97,7 +103,7 @@ func TestASiteIsLostAmongThreeVersions(t *testing.T) {
 		Automatic: true, ReservedBlock: 2000, Control: hasty, MirrorApart: true, LeaderFirst: true,
 		Versions: map[string]string{"east": "3.9.2", "west": "4.3.1", "north": "4.4.0"},
 	})
-	r := begin(t, w, 1000, true)
+	r := begin(t, w, lossRate, true)
 	for _, move := range [][2]string{{"east", "north"}, {"north", "west"}, {"west", "east"}} {
 		r.switchover(move[0], move[1])
 	}

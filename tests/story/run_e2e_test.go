@@ -102,9 +102,9 @@ func (r *run) switchover(from, to string) {
 	r.t.Helper()
 	r.w.Eventually(30*time.Second, "all sites follow", func() error { return r.w.Healthy(r.t.Context()) })
 	r.load.Mark(history.Event{Name: history.MoveStart, Move: history.Switchover, From: from, To: to})
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 3*time.Minute)
 	defer cancel()
-	out, err := r.w.Run(ctx, to, "switchover", world.Group, "--to", to)
+	out, err := r.w.Run(ctx, to, "switchover", world.Group, "--to", to, "--timeout", "90s")
 	if err != nil {
 		r.t.Fatalf("%v\n%s", err, out)
 	}

@@ -1,0 +1,99 @@
+package maptopic
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"spillway"
+	"spillway/broker/embedded"
+	"spillway/broker/kafka"
+	"spillway/mirror/offsetmap"
+)
+
+// silent is a network on which connections can fall silent for good, as they do
+// if the process at the other end hangs: new ones are answered again.
+type silent struct {
+	mu    sync.Mutex
+	conns []*silenced
+}
+
+type silenced struct {
+	net.Conn
+	mute chan struct{}
+}
+
+func (s *silent) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	one := &silenced{c, make(chan struct{})}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns = append(s.conns, one)
+	return one, nil
+}
+
+// fall makes the connections of now silent.
+func (s *silent) fall() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.conns {
+		close(c.mute)
+	}
+	s.conns = nil
+}
+
+func (c *silenced) Read(b []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(b)
+		select {
+		case <-c.mute:
+			if err != nil {
+				return 0, err
+			}
+			continue // nobody hears it
+		default:
+			return n, err
+		}
+	}
+}
+
+// A reader whose connection falls silent without being closed makes a new one.
+// Otherwise whoever waits for the map waits for ever: a site could not take over
+// after the network had been gone, though all seemed well.
+func TestReaderLeavesASilentConnection(t *testing.T) {
+	server, err := embedded.Start(embedded.Config{Site: "east"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	network := &silent{}
+	cluster, err := kafka.New(kafka.Config{Site: "east", Bootstrap: server.Addresses(), Capabilities: embedded.Capabilities(false), Dial: network.dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cluster.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), readMax+20*time.Second)
+	defer cancel()
+	w := NewWriter(ctx, server, 1)
+	defer w.Close()
+	if err := w.EnsureTopic(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r := Tail(ctx, cluster, nil)
+	defer r.Close()
+	for n := range 2 {
+		position, err := w.Save(ctx, StartEntry(orders0, offsetmap.EpochStart{Epoch: spillway.Epoch(n + 1)}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.WaitFor(ctx, position); err != nil {
+			t.Fatal(err)
+		}
+		network.fall()
+	}
+}
