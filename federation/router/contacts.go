@@ -1,6 +1,7 @@
 package router
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +22,9 @@ import (
 //	   on the site itself knows the masked id and checks every sequence
 //
 // A contact waits for a missing sequence for at most OutstandingMax: after that
-// the client cannot have it in flight any more.
+// the client cannot have it in flight any more. What is missing then was lost with
+// its site, and what waited goes in the order of sequences, one after the other:
+// librdkafka takes it for fatal if the site knows a later one first.
 type contacts struct {
 	max         int
 	outstanding time.Duration
@@ -46,6 +49,7 @@ type contact struct {
 	acked       int32     // last sequence that this gateway acknowledged
 	since       time.Time // when the present uncertainty began
 	refused     int32     // first sequence of a batch that was refused for a missing one; −1 if none
+	waiting     []int32   // first sequences of the batches that wait here for a missing one
 	changed     chan struct{}
 }
 
@@ -121,6 +125,9 @@ func (cs *contacts) check(a arrival) (v verdict, at spillway.Offset, until time.
 	}
 	missing := !c.established && after(a.first, c.next)
 	until = c.since.Add(cs.outstanding)
+	if c.earlier(a.first) {
+		until = until.Add(cs.outstanding)
+	}
 	if missing && time.Now().Before(until) && !(a.repeats && c.refused == a.first) {
 		if c.changed == nil {
 			c.changed = make(chan struct{})
@@ -157,6 +164,12 @@ func (c *contact) renew(a arrival) (verdict, spillway.Offset) {
 		c.next = a.first
 	}
 	return forward, 0
+}
+
+// earlier tells whether a batch before the one that begins with first waits here,
+// or was sent back and has not come again.
+func (c *contact) earlier(first int32) bool {
+	return c.refused >= 0 && after(first, c.refused) || slices.ContainsFunc(c.waiting, func(w int32) bool { return after(first, w) })
 }
 
 // inTrail looks for the batch in what older terms left at the site.
@@ -222,6 +235,24 @@ func (cs *contacts) failed(k contactKey, epoch int16, first int32, term spillway
 	}
 	c.since = time.Now()
 	c.wake()
+}
+
+// enqueue notes that a batch waits for a missing one, until dequeue.
+func (cs *contacts) enqueue(k contactKey, first int32) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	c := cs.get(k)
+	c.waiting = append(c.waiting, first)
+}
+
+func (cs *contacts) dequeue(k contactKey, first int32) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	c := cs.get(k)
+	if i := slices.Index(c.waiting, first); i >= 0 {
+		c.waiting = slices.Delete(c.waiting, i, i+1)
+		c.wake()
+	}
 }
 
 // refuse notes that a batch was sent back to wait for a missing one.

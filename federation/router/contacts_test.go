@@ -96,6 +96,54 @@ func TestRefusedBatchThatComesAgain(t *testing.T) {
 	}
 }
 
+// What was acknowledged and lost with its site never comes again. When that is
+// clear, the batches that wait for it go in their order: librdkafka ends for good
+// if the site knows a later one first.
+func TestWhatWaitedGoesInOrder(t *testing.T) {
+	k := contactKey{id: spillway.ClientProducerID(1)}
+	over := second()
+	over.Opened = time.Now().Add(-40 * time.Second) // the wait of 35 s is over
+	for _, where := range []string{"waits", "was sent back"} {
+		t.Run(where, func(t *testing.T) {
+			cs := newContacts(100, 35*time.Second)
+			ask := func(first int32) (verdict, <-chan struct{}) {
+				v, _, until, changed := cs.check(arrival{contactKey: k, first: first, last: first, term: over})
+				if v == wait && until.Before(time.Now()) {
+					t.Errorf("%d waits until %s, which is over", first, until)
+				}
+				return v, changed
+			}
+			cs.enqueue(k, 445)
+			cs.enqueue(k, 444)
+			cs.enqueue(k, 446)
+			if where == "was sent back" {
+				cs.check(arrival{contactKey: k, first: 444, last: 444, term: second()}) // the contact begins
+				cs.mu.young[k].since = over.Opened
+				cs.dequeue(k, 444)
+				cs.refuse(k, 0, 444)
+				over.Base = second().Base
+			}
+			v, changed := ask(445)
+			if v != wait {
+				t.Fatalf("445 overtakes 444, which %s", where)
+			}
+			if v, _ := ask(444); v != forward {
+				t.Fatalf("444: verdict %d", v)
+			}
+			select {
+			case <-changed:
+			default:
+				t.Fatal("445 is not woken")
+			}
+			for _, next := range []int32{445, 446} {
+				if v, _ := ask(next); v != forward {
+					t.Fatalf("%d: verdict %d", next, v)
+				}
+			}
+		})
+	}
+}
+
 // The first batches of a producer are lost with their connection. What comes
 // after them would wedge the producer: the site does not know it yet.
 func TestLostFirstBatch(t *testing.T) {

@@ -69,6 +69,8 @@ func (p *part) waitForMissing(until time.Time, changed <-chan struct{}) {
 		return
 	}
 	r.events.firstContact("waited")
+	r.contacts.enqueue(p.contact(), p.header.BaseSequence)
+	defer r.contacts.dequeue(p.contact(), p.header.BaseSequence)
 	end := p.op.until
 	if p.op.client.repeats.Load() {
 		end = minTime(end, time.Now().Add(repeatHoldMax))
