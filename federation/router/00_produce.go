@@ -37,13 +37,13 @@ const produceTimeoutMax = time.Minute
 type produce struct {
 	client     *Client
 	begun      time.Time
+	read       time.Time // from the client
 	until      time.Time // of any hold
 	timeout    time.Duration
 	acks       int16
 	resp       *kmsg.ProduceResponse
 	throttling sync.Mutex // guards resp.ThrottleMillis
 	all        []*part    // as they stand in the request
-	parts      []*part    // not yet sent or answered
 	done       chan struct{}
 	open       atomic.Int32 // parts without a result
 }
@@ -67,8 +67,17 @@ type part struct {
 	durable  bool // ack.sites have it
 	constant spillway.Offset
 	sent     time.Time
-	// generation is the layout in which it was let in.
+	// generation is the layout in which it was let in, while it is counted there.
 	generation int64
+	counted    bool
+	refusals   int // by brokers that do not lead; counted by the answers
+
+	// Guarded by the lock of the connection's flows.
+	turn   int64 // in its flow, from 1 on
+	behind bool  // the client is told to send an earlier one again
+	untold bool  // refused, and the answer is not written
+
+	waited bool // for a missing sequence; set before it is sent
 }
 
 func (p *part) idempotent() bool { return p.header.ProducerID >= 0 }
@@ -80,8 +89,8 @@ func (c *Client) beginProduce(ctx context.Context, sreq session.Request) (sessio
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
-	op := c.newProduce(ctx, req)
-	op.admit(ctx)
+	op, parts := c.newProduce(ctx, sreq, req)
+	op.admit(ctx, parts)
 	return op.answer, nil
 }
 
@@ -95,6 +104,7 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 		return nil, ctx.Err()
 	}
 	op.keepPromises()
+	op.client.produces.tell(op.all)
 	if op.acks != 0 {
 		return op.resp.AppendTo([]byte{}), nil
 	}
@@ -108,10 +118,11 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 	return nil, nil
 }
 
-// newProduce checks a request and answers the parts that cannot be served.
-func (c *Client) newProduce(ctx context.Context, req *kmsg.ProduceRequest) *produce {
-	op := &produce{
-		client: c, begun: time.Now(), acks: req.Acks, done: make(chan struct{}),
+// newProduce checks a request and answers the parts that cannot be served. It
+// returns the others.
+func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg.ProduceRequest) (op *produce, parts []*part) {
+	op = &produce{
+		client: c, begun: time.Now(), read: sreq.ReadAt(), acks: req.Acks, done: make(chan struct{}),
 		timeout: min(max(time.Duration(req.TimeoutMillis)*time.Millisecond, time.Millisecond), produceTimeoutMax),
 		resp:    req.ResponseKind().(*kmsg.ProduceResponse),
 	}
@@ -148,9 +159,9 @@ func (c *Client) newProduce(ctx context.Context, req *kmsg.ProduceRequest) *prod
 			p.refuse(p.code, "invalid")
 			continue
 		}
-		op.parts = append(op.parts, p)
+		parts = append(parts, p)
 	}
-	return op
+	return op, parts
 }
 
 func (op *produce) checkRequest(req *kmsg.ProduceRequest) int16 {
@@ -206,10 +217,21 @@ func minTime(a, b time.Time) time.Time {
 	return a
 }
 
-// refuse answers a part with an error of the gateway's own.
+// refuse answers a part with an error of the gateway's own. Where the client is
+// to send it again, so must it those that came behind it and are not written.
 func (p *part) refuse(code int16, reason string) {
 	p.op.client.router.events.refused(reason)
+	if code != kerr.NotLeaderForPartition.Code {
+		p.op.client.produces.drop(p)
+		p.finish(code)
+		return
+	}
+	with := p.op.client.produces.refuse(p)
 	p.finish(code)
+	for _, q := range with {
+		q.failed()
+		q.refuse(code, "behind-refused")
+	}
 }
 
 // finish answers a part; its other results are in out already.

@@ -9,7 +9,10 @@
 //	   with success only while the gateway's lease holds (C10, C32)
 //	B  produces of one client connection and partition reach the site in their
 //	   order; their upstream connection changes only with nothing in flight (C23)
-//	C  a produce is never sent twice by the gateway
+//	C  the gateway sends a produce again only if a broker clearly refused it, or
+//	   refused it and the next one knows by its sequence whether it is there. If
+//	   nobody can know, the client decides, and what it sent behind goes back too
+//	   (flow.go)
 //	D  no number of a site leaves the gateway: offsets, leader epochs, topic
 //	   ids, node ids, cluster ids are the virtual cluster's
 //	E  nothing at or above the reserved end is acknowledged (C5), and nothing

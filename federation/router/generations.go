@@ -74,9 +74,18 @@ func (p *part) enterLayout() bool {
 	p.generation = r.generations.enter()
 	// Looked at after counting: a layout that comes now either is seen here, or
 	// waits for this produce.
+	p.counted = true
 	if mine, ready := r.layout.Leads(p.share.ID, p.tp); !mine || !ready {
-		r.generations.leave(p.generation)
+		p.leaveLayout()
 		return false
 	}
 	return true
+}
+
+// leaveLayout ends what enterLayout began, once.
+func (p *part) leaveLayout() {
+	if p.counted {
+		p.counted = false
+		p.op.client.router.generations.leave(p.generation)
+	}
 }

@@ -23,20 +23,14 @@ func (op *produce) finish(lane *Lane, parts []*part, pending *conn.Pending) {
 		lane.conn.Close()
 		<-pending.Done()
 	}
-	// Only after everything was answered: what comes behind a lost produce must
-	// not overtake it on another connection.
-	defer func() {
-		for _, p := range parts {
-			op.client.produces.leave(p.tp)
-			op.client.router.generations.leave(p.generation)
-		}
-	}()
 	switch {
 	case err != nil:
 		op.lost(parts)
 	case op.acks == 0:
 		for _, p := range parts {
 			p.leave(false, true)
+			p.leaveLayout()
+			op.client.produces.landSilent(p)
 			p.finish(0)
 		}
 	default:
@@ -45,10 +39,10 @@ func (op *produce) finish(lane *Lane, parts []*part, pending *conn.Pending) {
 }
 
 // lost is what happens to produces whose connection died before the answer.
-// They are not sent again (invariant C). The client hears of it when it makes
-// sense to send them again: when another site serves, or the partition can be
-// reached again. Refusing at once would use up the few tries that some clients
-// have (experiments L, rule 3).
+// They are not sent again (invariant C): nobody knows whether they are written.
+// The client hears of it when it makes sense to send them again: when another
+// site serves, or the partition can be reached again. Refusing at once would use
+// up the few tries that some clients have (experiments L, rule 3).
 func (op *produce) lost(parts []*part) {
 	for _, p := range parts {
 		p.failed()
@@ -56,6 +50,8 @@ func (op *produce) lost(parts []*part) {
 	}
 	if op.acks == 0 {
 		for _, p := range parts {
+			p.leaveLayout()
+			op.client.produces.land(p, false)
 			p.refuse(kerr.NetworkException.Code, "upstream-lost")
 		}
 		return
@@ -68,8 +64,16 @@ func (op *produce) lost(parts []*part) {
 	defer cancel()
 	for _, p := range parts {
 		p.awaitReachable(ctx)
-		p.refuse(kerr.NotLeaderForPartition.Code, "upstream-lost")
+		p.refuseLanded("upstream-lost")
 	}
+}
+
+// refuseLanded refuses a part that is in flight no more. Until then nothing may
+// go behind it, and what was held behind it is refused with it.
+func (p *part) refuseLanded(reason string) {
+	p.refuse(kerr.NotLeaderForPartition.Code, reason)
+	p.leaveLayout()
+	p.op.client.produces.land(p, false)
 }
 
 // awaitReachable returns when the partition's share is served and its leader
@@ -128,15 +132,78 @@ func (op *produce) answered(lane *Lane, parts []*part, body []byte) {
 		case in == nil:
 			p.failed()
 			p.leave(true, false)
-			p.refuse(kerr.NotLeaderForPartition.Code, "upstream-lost")
+			p.refuseLanded("upstream-lost")
+		case p.goesAgain(in):
+			p.leave(false, false)
+			p.leaveLayout()
+			p.refusals++
+			if !op.client.produces.again(p) {
+				p.failed()
+				p.refuse(kerr.NotLeaderForPartition.Code, "behind-refused")
+			}
 		case in.ErrorCode != 0 && in.ErrorCode != kerr.DuplicateSequenceNumber.Code:
 			p.failed()
 			p.leave(false, false)
 			p.siteRefused(in)
+			p.leaveLayout()
+			op.client.produces.land(p, false)
 		default:
+			op.client.produces.land(p, true)
 			// One that waits for its mark must not keep others in the share.
-			waiting.Go(func() { p.appended(in, local) })
+			waiting.Go(func() {
+				p.appended(in, local)
+				p.leaveLayout()
+			})
 		}
+	}
+}
+
+// goesAgain tells whether the gateway itself sends a part again: where the broker
+// does not lead the partition any more and has certainly not written the batch,
+// or where the next leader knows by its sequence whether it is there. And where a
+// batch is out of its sequence because an earlier one goes again.
+//
+// A broker that has replicas refuses also what it has written already, when it
+// loses the lead before they have it. Then it says where it wrote it.
+func (p *part) goesAgain(in *kmsg.ProduceResponseTopicPartition) bool {
+	switch in.ErrorCode {
+	case kerr.NotLeaderForPartition.Code:
+		replicas := p.op.client.router.sites[p.term.Site].Capabilities().Replicas
+		return p.idempotent() || !replicas || in.BaseOffset < 0
+	case kerr.OutOfOrderSequenceNumber.Code:
+		return p.idempotent() && p.op.client.produces.outOfTurn(p)
+	}
+	return false
+}
+
+// Pauses before a part is sent again that was refused more than once: the new
+// leader may hear later of its lead than those who ask for it.
+const (
+	againPauseMin = 20 * time.Millisecond
+	againPauseMax = 100 * time.Millisecond
+)
+
+// moveHeld sends a held part whose turn has come, or refuses it.
+func moveHeld(p *part) {
+	r := p.op.client.router
+	if p.refusals > 1 {
+		pause := time.NewTimer(min(againPauseMin<<min(p.refusals-2, 8), againPauseMax))
+		defer pause.Stop()
+		select {
+		case <-pause.C:
+		case <-r.ctx.Done():
+		}
+	}
+	mine, _ := r.layout.Leads(p.share.ID, p.tp)
+	switch {
+	case !mine:
+		p.failed()
+		p.refuse(kerr.NotLeaderForPartition.Code, "layout")
+	case p.op.client.gone() || !time.Now().Before(p.op.until) || r.ctx.Err() != nil:
+		p.failed()
+		p.refuse(kerr.NotLeaderForPartition.Code, "hold-over")
+	default:
+		p.op.admit(r.ctx, []*part{p})
 	}
 }
 

@@ -114,6 +114,7 @@ func (p *part) askAgain(ctx context.Context) (done bool, until time.Time, change
 		p.settle(v, at)
 		return true, until, nil
 	}
+	p.waited = true
 	node, err := op.client.router.sites[p.term.Site].Leader(ctx, p.tp)
 	if err == nil {
 		p.lane, err = op.client.lanes.Lane(ctx, ProduceLane, p.term.Site, node)

@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -14,96 +13,48 @@ import (
 	"spillway/broker/batch"
 )
 
-// produces is what one client connection has on its way, for its order.
-type produces struct {
-	// sending is held from the choice of an upstream connection until the
-	// request is queued there, so that the order of decisions is the order of
-	// bytes (invariant B).
-	sending sync.Mutex
-
-	mu struct {
-		sync.Mutex
-		inFlight map[spillway.TopicPartition]*flow
-	}
-}
-
-// flow is a partition with produces in flight.
-type flow struct {
-	lane  *Lane
-	count int
-}
-
-func newProduces() *produces {
-	ps := &produces{}
-	ps.mu.inFlight = make(map[spillway.TopicPartition]*flow)
-	return ps
-}
-
-// enter notes a produce on a lane, unless others of the partition are in
-// flight on another one.
-func (ps *produces) enter(tp spillway.TopicPartition, l *Lane) bool {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	f := ps.mu.inFlight[tp]
-	if f == nil {
-		f = &flow{lane: l}
-		ps.mu.inFlight[tp] = f
-	}
-	if f.lane != l {
-		return false
-	}
-	f.count++
-	return true
-}
-
-func (ps *produces) leave(tp spillway.TopicPartition) {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	f := ps.mu.inFlight[tp]
-	if f.count--; f.count == 0 {
-		delete(ps.mu.inFlight, tp)
-	}
-}
-
 // retryPause is how long a held request waits before it looks again for a
 // partition that could not be reached.
 const retryPause = 100 * time.Millisecond
 
-// admit forwards the parts of a request, and holds the request while none of
-// them can be. It blocks all that follows on the connection: that is what keeps
-// the order, and what stops the reading. Where some parts can be forwarded, the
-// others are refused at once (experiments L6).
-func (op *produce) admit(ctx context.Context) {
+// admit forwards parts of a request, and holds them while none of them can be.
+// At first it blocks all that follows on the connection: that is what keeps the
+// order, and what stops the reading. Where some parts are of a share that moves
+// and others are not, the former are refused at once (experiments L6).
+func (op *produce) admit(ctx context.Context, parts []*part) {
 	r := op.client.router
-	var held *Share // once the request waits
+	var held *Share // once they wait
 	defer func() {
 		if held != nil {
 			r.events.released(held.ID, time.Since(op.begun))
 		}
 	}()
-	for len(op.parts) > 0 {
-		changed, layoutChanged := op.changed(), r.layout.Changed()
-		ready, moving := op.split()
+	for len(parts) > 0 {
+		changed, layoutChanged := changedOf(parts), r.layout.Changed()
+		ready, moving := r.split(parts)
 		if len(ready) > 0 && len(moving) > 0 {
 			for _, p := range moving {
 				p.refuse(kerr.NotLeaderForPartition.Code, "moving")
 			}
-			op.parts, moving = ready, nil
+			parts, moving = ready, nil
 		}
-		mayGo := len(moving) == 0 && !op.client.left.Load() && !(held != nil && op.client.gone())
-		if mayGo && op.forward(ctx, changed) || len(op.parts) == 0 {
-			return
+		if len(moving) == 0 && !op.client.left.Load() && !(held != nil && op.client.gone()) {
+			if parts = op.forward(ctx, changed, parts); len(parts) == 0 {
+				return
+			}
 		}
 		if held == nil {
-			held = op.parts[0].share
+			held = parts[0].share
 			r.events.held(held.ID)
 		}
 		// Nothing else tells that an unreachable partition has come back.
 		if !op.wait(ctx, changed, layoutChanged, len(moving) == 0) {
-			for _, p := range op.parts {
+			for _, p := range parts {
+				if p.turn > 0 { // it was judged already
+					p.failed()
+				}
 				p.refuse(kerr.NotLeaderForPartition.Code, "hold-over")
 			}
-			op.parts = nil
 			return
 		}
 	}
@@ -131,24 +82,23 @@ func (op *produce) wait(ctx context.Context, changed, layoutChanged <-chan struc
 	return true
 }
 
-// changed is the first part's share: a request is held as a whole, so any
-// share that it waits for will do, and the others are looked at again then.
-func (op *produce) changed() <-chan struct{} {
-	for _, p := range op.parts {
+// changedOf is the first part's share: parts are held together, so any share
+// that they wait for will do, and the others are looked at again then.
+func changedOf(parts []*part) <-chan struct{} {
+	for _, p := range parts {
 		ch := p.share.Changed()
 		if _, ok := p.share.Serving(); !ok {
 			return ch
 		}
 	}
-	return op.parts[0].share.Changed()
+	return parts[0].share.Changed()
 }
 
 // split tells which parts are served now and which belong to a share that
 // moves, or to a partition whose former leader has not let go.
-func (op *produce) split() (ready, moving []*part) {
-	r := op.client.router
+func (r *Router) split(parts []*part) (ready, moving []*part) {
 	leased := r.lease.Term()
-	for _, p := range op.parts {
+	for _, p := range parts {
 		t, serving := p.share.Serving()
 		_, free := r.layout.Leads(p.share.ID, p.tp)
 		if serving && free && leased != 0 {
@@ -161,38 +111,46 @@ func (op *produce) split() (ready, moving []*part) {
 	return ready, moving
 }
 
-// forward sends the parts to the leaders of their partitions. It returns false
-// if nothing was sent because nothing can be reached now. changed ends the
-// search for a connection, so that a dead site does not outlast the move away
-// from it.
-func (op *produce) forward(ctx context.Context, changed <-chan struct{}) bool {
+// forward sends the parts to the leaders of their partitions, or leaves them to
+// their flows. It returns those that nobody sends: all where nothing can be
+// reached now, and those that have begun to move. changed ends the search for a
+// connection, so that a dead site does not outlast the move away from it.
+func (op *produce) forward(ctx context.Context, changed <-chan struct{}, parts []*part) (left []*part) {
 	ps := op.client.produces
 	ps.sending.Lock()
 	defer ps.sending.Unlock()
-	reachable, lost := op.reach(ctx, changed)
-	if op.parts = nil; len(reachable) == 0 && len(lost) > 0 {
-		op.parts = lost
-		return false
+	free := parts[:0:0]
+	for _, p := range parts {
+		if !ps.queue(p) {
+			free = append(free, p)
+		}
 	}
+	reachable, lost := op.reach(ctx, changed, free)
+	if len(reachable) == 0 && len(lost) == len(parts) {
+		return lost
+	}
+	// The request goes on for the others, and what the client sends behind it.
 	for _, p := range lost {
-		p.refuse(kerr.NotLeaderForPartition.Code, "unreachable")
+		if !ps.hold(p) {
+			p.refuse(kerr.NotLeaderForPartition.Code, "behind-refused")
+		}
 	}
 	groups := op.judge(reachable)
-	again, ok := op.enter(groups)
-	if op.parts = again; !ok {
-		return false
+	left, ok := op.enter(groups)
+	if !ok {
+		return left
 	}
 	for lane, parts := range groups {
 		if len(parts) > 0 {
 			op.send(lane, parts)
 		}
 	}
-	return true
+	return nil
 }
 
 // reach finds the upstream connection of each part. Parts that are refused for
 // good are answered.
-func (op *produce) reach(ctx context.Context, changed <-chan struct{}) (reachable, lost []*part) {
+func (op *produce) reach(ctx context.Context, changed <-chan struct{}, parts []*part) (reachable, lost []*part) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -204,14 +162,13 @@ func (op *produce) reach(ctx context.Context, changed <-chan struct{}) (reachabl
 	}()
 	r := op.client.router
 	refresh := make(map[spillway.SiteID]bool)
-	for _, p := range op.parts {
+	for _, p := range parts {
 		var known bool
 		if p.constant, known = r.constant(p.share, p.term, p.tp); !known {
 			lost = append(lost, p)
 			continue
 		}
-		cluster := r.sites[p.term.Site]
-		node, err := cluster.Leader(ctx, p.tp)
+		node, err := p.leader(ctx)
 		if errors.Is(err, broker.ErrUnknownTopic) {
 			p.refuse(kerr.UnknownTopicOrPartition.Code, "unknown-topic")
 			continue
@@ -232,6 +189,25 @@ func (op *produce) reach(ctx context.Context, changed <-chan struct{}) (reachabl
 	return reachable, lost
 }
 
+// leader is the broker that leads the partition as far as the site is known to
+// say. What was known before a broker refused the part is asked for again.
+func (p *part) leader(ctx context.Context) (int32, error) {
+	cluster := p.op.client.router.sites[p.term.Site]
+	if p.op.acks == 0 && p.op.client.produces.lostSilently(p.tp) {
+		if _, err := cluster.Metadata(ctx, p.tp.Topic); err != nil {
+			return -1, err
+		}
+	}
+	node, err := cluster.Leader(ctx, p.tp)
+	if err != nil || p.refusals == 0 || p.lane.Site != p.term.Site || p.lane.Node != node {
+		return node, err
+	}
+	if _, err := cluster.Metadata(ctx, p.tp.Topic); err != nil {
+		return -1, err
+	}
+	return cluster.Leader(ctx, p.tp)
+}
+
 // judge asks for each idempotent batch whether it may go now, and groups those
 // that may by upstream connection.
 func (op *produce) judge(parts []*part) map[*Lane][]*part {
@@ -239,6 +215,9 @@ func (op *produce) judge(parts []*part) map[*Lane][]*part {
 	for _, p := range parts {
 		if p.idempotent() {
 			v, at, until, changed := p.ask()
+			if v != forward {
+				op.client.produces.drop(p)
+			}
 			if v == wait {
 				op.client.router.background.Go(func() { p.waitForMissing(until, changed) })
 				continue
@@ -253,8 +232,8 @@ func (op *produce) judge(parts []*part) map[*Lane][]*part {
 	return groups
 }
 
-// enter counts the parts in at the layout, their shares and this connection,
-// all or none: if a share or a partition has begun to move meanwhile, the
+// enter counts the parts in at the layout, their shares and their flows, all or
+// none; those whose turn has not come are left to their flows: if a share or a partition has begun to move meanwhile, the
 // request is held as if that had been seen before, and its parts are returned.
 // Refusing it would let what the client sent behind it overtake.
 func (op *produce) enter(groups map[*Lane][]*part) (again []*part, ok bool) {
@@ -274,17 +253,19 @@ func (op *produce) enter(groups map[*Lane][]*part) (again []*part, ok bool) {
 				continue
 			}
 			if !p.share.enter(p.term, lane) {
-				r.generations.leave(p.generation)
+				p.leaveLayout()
 				moving = true
 				waiting = append(waiting, p)
 				continue
 			}
 			p.inside = true
-			if !op.client.produces.enter(p.tp, lane) {
-				r.generations.leave(p.generation)
+			if passed := op.client.produces.enter(p, lane); passed != goes {
+				p.leaveLayout()
 				p.leave(false, false)
-				p.failed()
-				p.refuse(kerr.NotLeaderForPartition.Code, "upstream-changed")
+				if passed == behind {
+					p.failed()
+					p.refuse(kerr.NotLeaderForPartition.Code, "behind-refused")
+				}
 				continue
 			}
 			entered = append(entered, p)
@@ -296,9 +277,9 @@ func (op *produce) enter(groups map[*Lane][]*part) (again []*part, ok bool) {
 		return nil, true
 	}
 	for _, p := range entered {
-		r.generations.leave(p.generation)
+		p.leaveLayout()
 		p.leave(false, false)
-		op.client.produces.leave(p.tp)
+		op.client.produces.land(p, false)
 	}
 	for _, p := range append(entered, waiting...) {
 		p.failed()

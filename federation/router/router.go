@@ -145,7 +145,7 @@ func (r *Router) Close() {
 
 // Connect makes the handler of one client connection.
 func (r *Router) Connect(c net.Conn) *Client {
-	client := &Client{router: r, conn: c, lanes: &lanes{router: r}, produces: newProduces(),
+	client := &Client{router: r, conn: c, lanes: &lanes{router: r}, produces: newProduces(r.background.Go, moveHeld),
 		highWatermarks: make(map[spillway.TopicPartition]int64), asking: make(chan struct{}, askingMax)}
 	client.lanes.mu.byKey = make(map[laneKey]*Lane)
 	return client

@@ -34,6 +34,14 @@ func (r Request) Reserve(want int64) (room int64) {
 	return room
 }
 
+// ReadAt is when the request was read from the connection.
+func (r Request) ReadAt() time.Time {
+	if r.slot == nil {
+		return time.Now()
+	}
+	return r.slot.read
+}
+
 // Weigh counts bytes that a request costs beyond its frame while it is served.
 func (r Request) Weigh(bytes int64) {
 	if r.slot != nil {
