@@ -139,6 +139,9 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 func (m *Mirror) translate(a Assignment, src *source, tp spillway.TopicPartition, o broker.GroupOffset) (broker.GroupOffset, bool) {
 	theirs, ours := src.view(tp), m.reader.View(tp)
 	virtual, epoch, metadata, exact := offsetmap.DecodeCommit(o.Metadata)
+	if m.config.IdentitySources && src.reader.View(tp).Empty() {
+		metadata, exact = o.Metadata, false // no gateway stands there, so this is a client's own
+	}
 	if !exact || epoch > a.Epoch {
 		if theirs.Empty() {
 			return broker.GroupOffset{}, false
@@ -147,5 +150,9 @@ func (m *Mirror) translate(a Assignment, src *source, tp spillway.TopicPartition
 		epoch = a.Epoch
 	}
 	local, _ := ours.ToLocal(virtual)
+	if m.config.IdentitySources {
+		// Nor does one here, which would take the prefix away again.
+		return broker.GroupOffset{Offset: local, LeaderEpoch: -1, Metadata: metadata}, true
+	}
 	return broker.GroupOffset{Offset: local, LeaderEpoch: -1, Metadata: offsetmap.EncodeCommit(virtual, epoch, metadata)}, true
 }

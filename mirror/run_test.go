@@ -11,6 +11,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/mirror/maptopic"
+	"spillway/mirror/offsetmap"
 )
 
 // TestRunUntilCaughtUp mirrors without a control plane, twice, and carries
@@ -20,13 +21,18 @@ func TestRunUntilCaughtUp(t *testing.T) {
 	east := embeddedSite(t, "east", map[string]int32{"orders": 2, "other": 1})
 	west := embeddedSite(t, "west", nil)
 	l := newLoad(t, east.Addresses(), 51)
-	tp := spillway.TopicPartition{Topic: "orders"}
+	tp, other := spillway.TopicPartition{Topic: "orders"}, spillway.TopicPartition{Topic: "orders", Partition: 1}
+	// Without a gateway also this is a client's own: it says nothing about offsets.
+	likePrefix := offsetmap.EncodeCommit(3, 1, "text")
 	total := int64(0)
 	for round := range int64(2) {
 		if err := l.write(ctx, "orders", 2, 30); err != nil {
 			t.Fatal(err)
 		}
-		if err := east.Admin().CommitGroupOffsets(ctx, "app", map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: spillway.LocalOffset(40 + 10*round), LeaderEpoch: -1}}); err != nil {
+		if err := east.Admin().CommitGroupOffsets(ctx, "app", map[spillway.TopicPartition]broker.GroupOffset{
+			tp:    {Offset: spillway.LocalOffset(40 + 10*round), LeaderEpoch: -1, Metadata: "the client's own"},
+			other: {Offset: spillway.LocalOffset(10 + 10*round), LeaderEpoch: -1, Metadata: likePrefix},
+		}); err != nil {
 			t.Fatal(err)
 		}
 		report, err := Run(ctx, RunConfig{From: east, To: west, Topics: regexp.MustCompile("ord.*"), Groups: regexp.MustCompile("app"), UntilCaughtUp: true})
@@ -72,6 +78,12 @@ func TestRunUntilCaughtUp(t *testing.T) {
 	}
 	if want, _ := r.View(tp).ToLocal(50); offsets[tp].Offset != want {
 		t.Errorf("the group stands at %+v, offset 50 is %d here", offsets[tp], want)
+	}
+	if want, _ := r.View(other).ToLocal(20); offsets[other].Offset != want {
+		t.Errorf("the group stands at %+v, offset 20 is %d here", offsets[other], want)
+	}
+	if offsets[tp].Metadata != "the client's own" || offsets[other].Metadata != likePrefix {
+		t.Errorf("the metadata that came with the commits became %q and %q", offsets[tp].Metadata, offsets[other].Metadata)
 	}
 }
 
