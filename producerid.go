@@ -7,6 +7,10 @@ const (
 	producerIDOwn    = int64(1) << 62
 	producerIDClient = int64(1) << 61
 	producerIDRandom = producerIDClient - 1
+	// producerIDCluster is above all ids that a cluster may hand out. Kafka counts
+	// up and gets nowhere near it; others begin above the highest id that they
+	// have seen.
+	producerIDCluster = int64(1) << 48
 )
 
 // ClientProducerID makes the id that a client gets, from 61 random bits.
@@ -29,6 +33,10 @@ func IsClientProducerID(id int64) bool {
 func IsMirrorProducerID(id int64) bool {
 	return id >= 0 && id&producerIDOwn != 0 && id&producerIDClient == 0
 }
+
+// IsClusterProducerID tells whether id is one that a cluster may hand out, so
+// that it can never be one of Spillway's.
+func IsClusterProducerID(id int64) bool { return id >= 0 && id < producerIDCluster }
 
 // MaskProducerID writes a client's id for one epoch, and reads it back: XOR
 // with the mask is its own inverse. Bits 61 and 62 stay, so the kind of the id

@@ -94,6 +94,8 @@ type Admin interface {
 	// since 1970, −1 where there is none.
 	OffsetsForTime(ctx context.Context, tps []spillway.TopicPartition, milliseconds int64) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 
+	// NewProducerID has the cluster hand out a producer id. Nobody will use it.
+	NewProducerID(ctx context.Context) (int64, error)
 	// DescribeProducers of one partition. An empty answer for a log that has
 	// records means "forgotten", not "none" (experiments C).
 	DescribeProducers(ctx context.Context, tp spillway.TopicPartition) ([]ProducerState, error)

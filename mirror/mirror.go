@@ -58,6 +58,7 @@ type Mirror struct {
 
 	goroutines sync.WaitGroup
 	expiry     expiry
+	ids        ids
 
 	mu struct {
 		sync.Mutex
@@ -220,6 +221,9 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 	}
 	s.moving.Lock()
 	defer s.moving.Unlock()
+	if err := m.idsApart(ctx); err != nil {
+		return err
+	}
 	same := s.assigned && s.assignment.Epoch == a.Epoch && s.assignment.Source == a.Source &&
 		slices.Equal(s.assignment.Topics, a.Topics) && slices.Equal(s.assignment.ConsumerGroups, a.ConsumerGroups)
 	if same && (s.flow != nil || s.side != nil) {

@@ -53,6 +53,7 @@ func Run(t *testing.T, site Site) {
 		{"ProducerExpiry", producerExpiry},
 		{"FirstSequence", firstSequence},
 		{"SequenceWrap", sequenceWrap},
+		{"NewProducerID", newProducerID},
 		{"ProducerEpochs", producerEpochs},
 		{"TimestampLimits", timestampLimits},
 		{"LogAppendTime", logAppendTime},

@@ -91,6 +91,18 @@ func sequenceWrap(t *testing.T, f *fixture) {
 	f.declared("SequenceWrap", code == 0, f.can.SequenceWrap)
 }
 
+func newProducerID(t *testing.T, f *fixture) {
+	seen := map[int64]bool{}
+	for range 3 {
+		id, err := f.admin.NewProducerID(f.ctx)
+		f.must(err)
+		if id < 0 || seen[id] {
+			t.Errorf("producer id %d, after %v", id, seen)
+		}
+		seen[id] = true
+	}
+}
+
 func producerEpochs(t *testing.T, f *fixture) {
 	a, w := f.topic(2, nil), newWriter()
 	b := spillway.TopicPartition{Topic: a.Topic, Partition: 1}

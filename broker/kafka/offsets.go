@@ -123,6 +123,25 @@ func (c *Cluster) listOffsetsAt(ctx context.Context, node int32, of map[spillway
 	return found, errors.Join(faults...)
 }
 
+// NewProducerID implements broker.Admin.
+func (a *admin) NewProducerID(ctx context.Context) (id int64, err error) {
+	err = a.cluster.retry(ctx, func() error {
+		req := kmsg.NewPtrInitProducerIDRequest()
+		req.ProducerID, req.ProducerEpoch = -1, -1
+		answer, err := a.cluster.any(ctx, req, req.MaxVersion())
+		if err != nil {
+			return err
+		}
+		resp := answer.(*kmsg.InitProducerIDResponse)
+		id = resp.ProducerID
+		return sentinel(kerr.ErrorForCode(resp.ErrorCode))
+	})
+	if err != nil {
+		return -1, fmt.Errorf("site %s: InitProducerId: %w", a.cluster.config.Site, err)
+	}
+	return id, nil
+}
+
 // DescribeProducers implements broker.Admin.
 func (a *admin) DescribeProducers(ctx context.Context, tp spillway.TopicPartition) ([]broker.ProducerState, error) {
 	c := a.cluster
