@@ -52,6 +52,8 @@ type ProducerState struct {
 	LastSequence    int32
 	LastTimestamp   int64 // milliseconds since 1970
 	CurrentTxnStart int64 // first offset of the open transaction, −1 if none
+	// CoordinatorEpoch of the last marker of its transactions, −1 if none.
+	CoordinatorEpoch int32
 }
 
 // Admin is what mirrors, failover and operators do to a cluster. Every method
@@ -89,16 +91,23 @@ type Admin interface {
 	// On a cluster without that capability they are the high watermarks.
 	LogEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 	HighWatermarks(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
+	// StableEnds are the last stable offsets: where readers of committed records
+	// end, because of an open transaction or of replicas that lack the rest.
+	StableEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 	LogStarts(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 	// OffsetsForTime is the first offset at or after a time in milliseconds
 	// since 1970, −1 where there is none.
 	OffsetsForTime(ctx context.Context, tps []spillway.TopicPartition, milliseconds int64) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 
-	// NewProducerID has the cluster hand out a producer id. Nobody will use it.
+	// NewProducerID has the cluster hand out a producer id, which nobody uses.
 	NewProducerID(ctx context.Context) (int64, error)
 	// DescribeProducers of one partition. An empty answer for a log that has
 	// records means "forgotten", not "none" (experiments C).
 	DescribeProducers(ctx context.Context, tp spillway.TopicPartition) ([]ProducerState, error)
+
+	// AbortTransaction ends a producer's open transaction in one partition as
+	// aborted, over the head of its coordinator, as kafka-transactions.sh does.
+	AbortTransaction(ctx context.Context, tp spillway.TopicPartition, of ProducerState) error
 
 	// DenyWrite is the resource fence: principal ("User:name") may no longer
 	// write these topics, whatever else allows it. AllowWrite takes exactly

@@ -42,6 +42,7 @@ type Config struct {
 	TopicInterval     time.Duration // how often topics are looked up; default 1 s
 	GroupInterval     time.Duration // how often group offsets are carried; default 1 s, negative: never
 	VerifyInterval    time.Duration // how often the verified end is saved while data flows; default 1 s
+	TransactionWait   time.Duration // for transactions of others at the target to end by themselves, before a flow begins; default 1 min
 	RefusedPause      time.Duration // before a refused record is tried again; default 10 s
 
 	Events Events
@@ -64,6 +65,7 @@ func (c Config) withDefaults() Config {
 	def(&c.TopicInterval, time.Second)
 	def(&c.GroupInterval, time.Second)
 	def(&c.VerifyInterval, time.Second)
+	def(&c.TransactionWait, time.Minute)
 	def(&c.RefusedPause, 10*time.Second)
 	if c.Replication == 0 {
 		c.Replication = -1
@@ -112,7 +114,7 @@ func (c Config) Validate() error {
 		}
 	}
 	for key, d := range map[string]time.Duration{"fetchWait": c.FetchWait, "produceTimeout": c.ProduceTimeout, "topicInterval": c.TopicInterval,
-		"verifyInterval": c.VerifyInterval, "refusedPause": c.RefusedPause} {
+		"verifyInterval": c.VerifyInterval, "refusedPause": c.RefusedPause, "transactionWait": c.TransactionWait} {
 		if d < 0 {
 			faults = append(faults, fmt.Errorf("mirror.%s: %s is negative", key, d))
 		}

@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -336,6 +337,7 @@ func (f *flow) openAll(ctx context.Context) {
 		}
 		return false
 	})
+	parts = f.withoutTransactions(ctx, parts)
 	opened, lost, err := f.m.open(ctx, f.share.Share, f.epoch, parts)
 	if err != nil {
 		for _, p := range parts {
@@ -347,6 +349,51 @@ func (f *flow) openAll(ctx context.Context) {
 		f.postpone(p, "another mirror opened an append session at the same time", 0)
 	}
 	f.toRoute = append(f.toRoute, f.withLease(ctx, opened)...)
+}
+
+// withoutTransactions lets the partitions wait in which others have a transaction
+// open at the target: its coordinator may still have to end it as it was decided,
+// and its marker would come in between. Where that takes too long it is aborted.
+// A flow with a bound does not wait: clients are held, and OpenEpoch aborts.
+func (f *flow) withoutTransactions(ctx context.Context, parts []*partition) []*partition {
+	if f.bounds != nil {
+		return parts
+	}
+	var tps []spillway.TopicPartition
+	for _, p := range parts {
+		if !p.alone {
+			tps = append(tps, p.TopicPartition)
+		}
+	}
+	if len(tps) == 0 {
+		return parts
+	}
+	open, err := f.m.openTransactions(ctx, tps)
+	return slices.DeleteFunc(parts, func(p *partition) bool {
+		now := time.Now()
+		switch {
+		case p.alone:
+			return false
+		case err != nil:
+			f.postpone(p, err.Error(), 0)
+			return true
+		case len(open[p.TopicPartition]) == 0:
+			p.alone = true
+			return false
+		case p.transactionSeen.IsZero():
+			p.transactionSeen = now
+		}
+		if left := f.m.config.TransactionWait - now.Sub(p.transactionSeen); left > 0 {
+			f.postpone(p, fmt.Sprintf("%s; the flow begins when it has ended, and aborts it after %s", open[p.TopicPartition][0].describe(f.m.site), f.m.config.TransactionWait), min(left, time.Second))
+			return true
+		}
+		if err := f.m.abortTransactions(ctx, f.epoch, open[p.TopicPartition]); err != nil {
+			f.postpone(p, err.Error(), 0)
+			return true
+		}
+		p.alone = true
+		return false
+	})
 }
 
 // route finds where opened partitions go on at the source and which broker

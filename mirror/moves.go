@@ -157,7 +157,7 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 	if _, err := m.ensureTopics(ctx, nil, todo); err != nil {
 		return -1, err
 	}
-	logEnds, err := m.local.Admin().LogEnds(ctx, todo)
+	logEnds, err := m.stableEnds(ctx, epoch, todo)
 	if err != nil {
 		return -1, fmt.Errorf("open epoch %d of share %s at site %s: %w", epoch, id, m.site, err)
 	}

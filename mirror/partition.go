@@ -39,6 +39,10 @@ type partition struct {
 	// opening.
 	cutVirtual spillway.Offset
 	cutKind    string // of the gap
+	// alone says that nobody else had a transaction open here when the flow
+	// began, or no more; transactionSeen is when one was seen first.
+	alone           bool
+	transactionSeen time.Time
 	// retryAt is when a partition with a problem is tried again.
 	retryAt time.Time
 	failed  int // openings without success, one after the other

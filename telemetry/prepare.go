@@ -8,7 +8,7 @@ import (
 // gapKinds are all kinds of the gap log.
 var gapKinds = []string{
 	maptopic.GapForeign, maptopic.GapStaleWorker, maptopic.GapRetention, maptopic.GapUnreplicated, maptopic.GapOverhang, maptopic.GapTruncated,
-	maptopic.GapSource, maptopic.GapRefused, maptopic.GapDivergence, maptopic.GapExisting, maptopic.GapRecreated, maptopic.GapDegrade,
+	maptopic.GapSource, maptopic.GapRefused, maptopic.GapDivergence, maptopic.GapExisting, maptopic.GapTransaction, maptopic.GapRecreated, maptopic.GapDegrade,
 }
 
 // Prepare makes the series of rare events begin at 0. A series that begins

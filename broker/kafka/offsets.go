@@ -20,6 +20,8 @@ const (
 	earliest      = -2
 	asConsumer    = -1
 	asDebugger    = -2
+	uncommitted   = 0
+	committed     = 1
 	listOffsetsV6 = 6 // later versions add only kinds of timestamps that are not asked for
 )
 
@@ -27,27 +29,32 @@ type offsets = map[spillway.TopicPartition]spillway.LocalOffset
 
 // LogEnds implements broker.Admin.
 func (a *admin) LogEnds(ctx context.Context, tps []spillway.TopicPartition) (offsets, error) {
-	return a.cluster.listOffsets(ctx, tps, asDebugger, latest)
+	return a.cluster.listOffsets(ctx, tps, asDebugger, uncommitted, latest)
 }
 
 // HighWatermarks implements broker.Admin.
 func (a *admin) HighWatermarks(ctx context.Context, tps []spillway.TopicPartition) (offsets, error) {
-	return a.cluster.listOffsets(ctx, tps, asConsumer, latest)
+	return a.cluster.listOffsets(ctx, tps, asConsumer, uncommitted, latest)
+}
+
+// StableEnds implements broker.Admin.
+func (a *admin) StableEnds(ctx context.Context, tps []spillway.TopicPartition) (offsets, error) {
+	return a.cluster.listOffsets(ctx, tps, asConsumer, committed, latest)
 }
 
 // LogStarts implements broker.Admin.
 func (a *admin) LogStarts(ctx context.Context, tps []spillway.TopicPartition) (offsets, error) {
-	return a.cluster.listOffsets(ctx, tps, asConsumer, earliest)
+	return a.cluster.listOffsets(ctx, tps, asConsumer, uncommitted, earliest)
 }
 
 // OffsetsForTime implements broker.Admin.
 func (a *admin) OffsetsForTime(ctx context.Context, tps []spillway.TopicPartition, milliseconds int64) (offsets, error) {
-	return a.cluster.listOffsets(ctx, tps, asConsumer, milliseconds)
+	return a.cluster.listOffsets(ctx, tps, asConsumer, uncommitted, milliseconds)
 }
 
 // listOffsets asks each leader for its partitions; those that moved meanwhile
 // are asked again.
-func (c *Cluster) listOffsets(ctx context.Context, tps []spillway.TopicPartition, replica int32, timestamp int64) (offsets, error) {
+func (c *Cluster) listOffsets(ctx context.Context, tps []spillway.TopicPartition, replica int32, isolation int8, timestamp int64) (offsets, error) {
 	found := make(offsets, len(tps))
 	err := c.retry(ctx, func() error {
 		byNode := map[int32]map[spillway.TopicPartition]leadership{}
@@ -66,7 +73,7 @@ func (c *Cluster) listOffsets(ctx context.Context, tps []spillway.TopicPartition
 		}
 		var faults []error
 		for node, of := range byNode {
-			part, err := c.listOffsetsAt(ctx, node, of, replica, timestamp)
+			part, err := c.listOffsetsAt(ctx, node, of, replica, isolation, timestamp)
 			maps.Copy(found, part)
 			faults = append(faults, err)
 		}
@@ -80,9 +87,9 @@ func (c *Cluster) listOffsets(ctx context.Context, tps []spillway.TopicPartition
 
 // listOffsetsAt names the leader's epoch in the request, so that a node that
 // only follows refuses (invariant B).
-func (c *Cluster) listOffsetsAt(ctx context.Context, node int32, of map[spillway.TopicPartition]leadership, replica int32, timestamp int64) (offsets, error) {
+func (c *Cluster) listOffsetsAt(ctx context.Context, node int32, of map[spillway.TopicPartition]leadership, replica int32, isolation int8, timestamp int64) (offsets, error) {
 	req := kmsg.NewPtrListOffsetsRequest()
-	req.ReplicaID = replica
+	req.ReplicaID, req.IsolationLevel = replica, isolation
 	byTopic := map[string]int{}
 	for tp, l := range of {
 		at, ok := byTopic[tp.Topic]
@@ -179,13 +186,52 @@ func producersOf(resp *kmsg.DescribeProducersResponse, tp spillway.TopicPartitio
 			for _, s := range p.ActiveProducers {
 				states = append(states, broker.ProducerState{
 					ID: s.ProducerID, Epoch: int16(s.ProducerEpoch), LastSequence: s.LastSequence,
-					LastTimestamp: s.LastTimestamp, CurrentTxnStart: s.CurrentTxnStartOffset,
+					LastTimestamp: s.LastTimestamp, CurrentTxnStart: s.CurrentTxnStartOffset, CoordinatorEpoch: s.CoordinatorEpoch,
 				})
 			}
 			return states, nil
 		}
 	}
 	return nil, errors.New("the partition is not in the answer")
+}
+
+// writeTxnMarkersV1 is the newest version in which a marker may carry the epoch
+// that the producer has; later ones ask for a higher one where transactions are
+// of version 2.
+const writeTxnMarkersV1 = 1
+
+// AbortTransaction implements broker.Admin.
+func (a *admin) AbortTransaction(ctx context.Context, tp spillway.TopicPartition, of broker.ProducerState) error {
+	c := a.cluster
+	err := c.retry(ctx, func() error {
+		l, err := c.leader(ctx, tp)
+		if err != nil {
+			return err
+		}
+		marker := kmsg.NewWriteTxnMarkersRequestMarker()
+		marker.ProducerID, marker.ProducerEpoch, marker.CoordinatorEpoch = of.ID, of.Epoch, max(of.CoordinatorEpoch, 0)
+		marker.Topics = []kmsg.WriteTxnMarkersRequestMarkerTopic{{Topic: tp.Topic, Partitions: []int32{tp.Partition}}}
+		req := kmsg.NewPtrWriteTxnMarkersRequest()
+		req.Markers = []kmsg.WriteTxnMarkersRequestMarker{marker}
+		answer, err := c.do(ctx, l.node, req, writeTxnMarkersV1)
+		if err != nil {
+			return err
+		}
+		for _, m := range answer.(*kmsg.WriteTxnMarkersResponse).Markers {
+			for _, t := range m.Topics {
+				for _, p := range t.Partitions {
+					if t.Topic == tp.Topic && p.Partition == tp.Partition {
+						return sentinel(kerr.ErrorForCode(p.ErrorCode))
+					}
+				}
+			}
+		}
+		return errors.New("the partition is not in the answer")
+	})
+	if err != nil {
+		return fmt.Errorf("site %s: abort the transaction of producer %d in %s: %w", c.config.Site, of.ID, tp, err)
+	}
+	return nil
 }
 
 // sentinel joins Kafka's errors with those of package broker.

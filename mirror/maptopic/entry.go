@@ -59,6 +59,7 @@ const (
 	GapRefused      = "refused"          // the target refuses the record at From; the partition waits
 	GapDivergence   = "divergence"       // the site held other records than its source in [From, To); hidden
 	GapExisting     = "existing-data"    // the topic held records before it was mirrored; hidden
+	GapTransaction  = "transaction"      // others had a transaction open in [LocalFrom, LocalTo) at a standby; Detail says what became of it
 	GapRecreated    = "re-created"       // the topic was deleted and created anew at the source
 	GapDegrade      = "degrade"          // acknowledgements waited for fewer sites
 	GapDiscarded    = "discarded"        // a person gave the unreplicated records of [LocalFrom, LocalTo) up
