@@ -12,10 +12,13 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/broker/embedded"
+	"spillway/broker/kafka"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 	"spillway/mirror/offsetmap"
@@ -277,6 +280,36 @@ func TestGroupDrain(t *testing.T) {
 				t.Errorf("some of %v were read again", offsets)
 			}
 		})
+	}
+}
+
+// After an unplanned failover a member goes on at a site that knows its group by
+// the offsets that were mirrored, and not as a group of this protocol. It has to be
+// told to join anew: "no such group", as the site says, ends the Java consumer.
+func TestAMemberMeetsASiteThatKnowsOnlyOffsets(t *testing.T) {
+	site, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "orders"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(site.Close)
+	site.ControlKey(68, func(req kmsg.Request) (kmsg.Response, error, bool) { // as Kafka answers
+		site.KeepControl()
+		resp := req.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
+		resp.ErrorCode = kerr.GroupIDNotFound.Code
+		return resp, nil, true
+	})
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Real: map[spillway.SiteID]gatewaytest.RealSite{"east": {
+		Config: kafka.Config{Bootstrap: site.ListenAddrs(), Capabilities: embedded.Capabilities(false)},
+		Dial:   []kgo.Opt{kgo.SeedBrokers(site.ListenAddrs()...)},
+	}}})
+	c := raw(t, w.Addrs[0])
+	for name, epoch := range map[string]int32{"goes on": 3, "leaves": -1} {
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Version, req.Group, req.MemberID, req.MemberEpoch = 1, "shop", "bWVtYmVyLW9uZS1vbmUxMQ", epoch
+		r := do[*kmsg.ConsumerGroupHeartbeatResponse](t, c, req)
+		if r.ErrorCode != kerr.UnknownMemberID.Code {
+			t.Errorf("a member that %s: %v, want %v", name, kerr.ErrorForCode(r.ErrorCode), kerr.UnknownMemberID)
+		}
 	}
 }
 

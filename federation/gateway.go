@@ -148,7 +148,7 @@ func New(c Config) (*Gateway, error) {
 	rc := c.Router
 	rc.Gateway, rc.Topology, rc.Sites = c.ID, c.Topology, c.Sites
 	rc.Lease, rc.Layout, rc.Maps, rc.Reserve, rc.Marks = leaseHeld{g.lease}, g.layout, siteMaps{g}, g.reserve, g.marks
-	rc.Report, rc.Events = g.reports.update, c.Events.Router
+	rc.Report, rc.Events, rc.Dial = g.reports.update, c.Events.Router, c.Dial
 	for _, s := range g.shares {
 		rc.Shares = append(rc.Shares, s)
 	}

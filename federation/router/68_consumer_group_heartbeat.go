@@ -76,6 +76,11 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		return resp
 	}
 	answer := got.(*kmsg.ConsumerGroupHeartbeatResponse)
+	if answer.ErrorCode == kerr.GroupIDNotFound.Code && req.MemberEpoch != 0 {
+		// After an unplanned failover the site knows the group by its mirrored
+		// offsets only. The member has to join anew; this error would end it.
+		answer.ErrorCode = kerr.UnknownMemberID.Code
+	}
 	c.stale(ctx, share, answer.ErrorCode)
 	if answer.ErrorCode == 0 && answer.MemberID != nil && req.MemberEpoch >= 0 {
 		ms.touch(req.Group, *answer.MemberID)

@@ -32,6 +32,7 @@ type contacts struct {
 	mu struct {
 		sync.Mutex
 		young, old map[contactKey]*contact // two generations bound the number
+		released   spillway.Epoch          // in this term nothing older comes any more
 	}
 }
 
@@ -124,7 +125,10 @@ func (cs *contacts) check(a arrival) (v verdict, at spillway.Offset, until time.
 		}
 	}
 	missing := !c.established && after(a.first, c.next)
-	until = c.since.Add(cs.outstanding)
+	until = c.since
+	if cs.mu.released != a.term.Base || !c.since.Equal(a.term.Opened) {
+		until = until.Add(cs.outstanding)
+	}
 	if c.earlier(a.first) {
 		until = until.Add(cs.outstanding)
 	}
@@ -235,6 +239,24 @@ func (cs *contacts) failed(k contactKey, epoch int16, first int32, term spillway
 	}
 	c.since = time.Now()
 	c.wake()
+}
+
+// release notes that what is missing since the term opened was lost.
+func (cs *contacts) release(term spillway.Epoch) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	cs.mu.released = term
+	for _, generation := range []map[contactKey]*contact{cs.mu.young, cs.mu.old} {
+		for _, c := range generation {
+			c.wake()
+		}
+	}
+}
+
+func (cs *contacts) isReleased(term spillway.Epoch) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return cs.mu.released == term
 }
 
 // enqueue notes that a batch waits for a missing one, until dequeue.

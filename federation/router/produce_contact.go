@@ -78,6 +78,7 @@ func (p *part) waitForMissing(until time.Time, changed <-chan struct{}) {
 	ctx, cancel := context.WithDeadline(r.ctx, end)
 	defer cancel()
 	r.background.Go(func() { p.askSite(ctx) })
+	r.background.Go(func() { r.release(ctx, p.term) })
 	for {
 		timer := time.NewTimer(time.Until(until))
 		select {

@@ -8,6 +8,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/broker/conn"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
 	"spillway/mirror/offsetmap"
@@ -75,11 +76,14 @@ type Config struct {
 	// change may be called more than once.
 	Report func(share spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport))
 	Events Events
+	// Dial reaches other gateways, to see whether they are gone; default conn.Dial.
+	Dial conn.DialFunc
 
 	HoldMax    time.Duration // of a request while its share moves; default 8 s, a failover group may lower it
 	ProduceMax time.Duration // for the site's answer beyond the request's own timeout; default 10 s
 	// OutstandingMax is how long a client may have a batch in flight that
-	// nobody here has seen (design idea 5); default 35 s.
+	// nobody here has seen (design idea 5); default 35 s. It ends sooner where
+	// that is known, see release.
 	OutstandingMax time.Duration
 	MetadataMax    time.Duration // age of a site's metadata before it is asked for again; default 5 s
 	ContactsMax    int           // producers and partitions remembered; default 200,000
@@ -102,6 +106,7 @@ type Router struct {
 	offer    *offer
 	contacts *contacts
 	members  *members
+	gone     goneFor
 
 	generations *generations // produces on their way, by the layout that let them in
 
@@ -117,6 +122,9 @@ func New(c Config) *Router {
 	def(&c.OutstandingMax, 35*time.Second)
 	def(&c.MetadataMax, 5*time.Second)
 	def(&c.ContactsMax, 200_000)
+	if c.Dial == nil {
+		c.Dial = conn.Dial
+	}
 	r := &Router{
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,

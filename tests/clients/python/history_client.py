@@ -46,6 +46,7 @@ class Client:
         self.all = [(t, p) for t in self.topics for p in range(int(args["partitions"]))]
         self.conf["bootstrap.servers"] = args["bootstrap"]
         self.conf.setdefault("client.id", self.name)
+        self.conf["error_cb"] = lambda error: print(f"error: {error!r}", file=sys.stderr)
 
     def emit(self, kind, **fields):
         event = {"t": time.time_ns(), "e": kind, "client": self.name, **fields}

@@ -123,6 +123,13 @@ func TestEachAnomalyIsFoundAndNoneMisreported(t *testing.T) {
 			w.event(history.Event{Kind: history.Position, Client: "desk-1", Group: "desk", Topic: "orders", Offset: history.NoOffset})
 			w.read("desk-1", 0, 7)
 		}, map[check.Kind]int64{check.ReRead: 3}},
+		{"read twice at the lost site", func(w *world) {
+			id := w.newID("one", 0)
+			w.invoke(id)
+			w.consume("ledger", id, 900)
+			w.consume("ledger", id, 900)
+			w.expect.Losses = []check.Range{{Topic: "orders", Partition: 0, From: 900, To: 910}}
+		}, map[check.Kind]int64{check.ReRead: 1}},
 		{"a group went back behind its commit", func(w *world) {
 			w.expect.GroupsRepeat = true
 			w.event(history.Event{Kind: history.Commit, Client: "desk-1", Group: "desk", Topic: "orders", Offset: virtualBase + stride(8)})
@@ -254,6 +261,20 @@ func TestWhatIsAllowedIsNotReported(t *testing.T) {
 			w.store(w.east, id)
 			w.store(w.west, id)
 			w.consumeAll(id)
+			w.expect.Losses = []check.Range{{Topic: "orders", Partition: 0, From: 900, To: 910}}
+		}, func(f check.Figures) int64 { return f.AnnouncedSize - 9 }},
+		{"read at the lost site, then written and read anew", func(w *world) {
+			a, b := w.newID("one", 0), w.newID("one", 0)
+			w.invoke(a)
+			w.invoke(b)
+			w.consume("ledger", a, 900)
+			w.consume("ledger", b, 901)
+			for _, id := range []history.ID{a, b} {
+				w.store(w.east, id)
+				w.store(w.west, id)
+				w.ack(id, w.virtual(0))
+				w.consumeAll(id)
+			}
 			w.expect.Losses = []check.Range{{Topic: "orders", Partition: 0, From: 900, To: 910}}
 		}, func(f check.Figures) int64 { return f.AnnouncedSize - 9 }},
 		{"a group that reads again after a kill", func(w *world) {

@@ -32,6 +32,10 @@ type cursor struct {
 	repeatMax  int32
 
 	repeated int // place in the findings of the run of re-reads that is open, or −1
+
+	// lost are virtual offsets within announced losses that were handed out before
+	// the loss. Their records may come again, at others, if they were sent again.
+	lost map[int64]bool
 }
 
 func (c *Checker) readerName(client string) string {
@@ -114,6 +118,10 @@ func (c *Checker) consume(e history.Event) {
 	if cur.client != e.Client {
 		cur.client, cur.at = e.Client, -1
 	}
+	if c.expect.announced(Partition{e.Topic, e.Partition}, e.Offset) {
+		c.consumeLost(r, cur, e)
+		return
+	}
 	k := f.index
 	if cs := c.copies[e.Payload]; cs != nil {
 		k = cs.which(cur, e.Offset)
@@ -141,6 +149,26 @@ func (c *Checker) consume(e history.Event) {
 	}
 	cur.set(k)
 	cur.at, cur.max = k, max(cur.max, k)
+}
+
+// consumeLost judges a record that a reader got from a site that was lost, at an
+// offset that no site has any more: where it would stand in the log of today
+// says nothing.
+func (c *Checker) consumeLost(r *reader, cur *cursor, e history.Event) {
+	switch {
+	case e.Offset < cur.from:
+		c.reread(cur, e, fmt.Sprintf("began at %d and was given what lies before", cur.from))
+		return
+	case !cur.lost[e.Offset]:
+		cur.repeated = -1
+	case !r.group && cur.repeatMax >= 0 && e.Offset >= cur.repeatFrom, r.group && c.setBack:
+	default:
+		c.reread(cur, e, r.name+" had read it already")
+	}
+	if cur.lost == nil {
+		cur.lost = map[int64]bool{}
+	}
+	cur.lost[e.Offset] = true
 }
 
 // copies are the places of a record that stands more than once in a log.
