@@ -79,8 +79,13 @@ func (a *App) controlEvents() control.Events {
 		failed(id, what, err)
 		said.tell(fmt.Sprintf("share %s: %s failed, trying again", id, what), err)
 	}
-	if a.traces != nil {
-		e.ActionDone = a.traces.Action // spans are sent later, in batches
+	e.ActionDone = func(i control.ActionInfo) {
+		if a.traces != nil {
+			a.traces.Action(i) // spans are sent later, in batches
+		}
+		if took := i.Ended.Sub(i.Started); took > slowAction {
+			a.log.Info("a move waited", "share", i.Share.String(), "epoch", i.Epoch, "state", i.State, "for", i.What, "at", i.Site, "took", took.Round(time.Millisecond))
+		}
 	}
 	vote := e.VoteChanged
 	e.VoteChanged = func(v failover.Vote) {
@@ -99,6 +104,9 @@ func (a *App) controlEvents() control.Events {
 	}
 	return e
 }
+
+// slowAction is how long a step of a move may take unsaid.
+const slowAction = time.Second
 
 // traceMax bounds the reading of a history: the loop that drives moves waits for it.
 const traceMax = 2 * time.Second

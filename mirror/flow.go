@@ -428,7 +428,7 @@ func (f *flow) route(ctx, lanes context.Context) {
 		}
 		l := f.lanes[node]
 		if l == nil {
-			l = newLane(f, node)
+			l = newLane(ctx, f, node)
 			f.lanes[node] = l
 			f.goroutines.Go(func() { l.run(lanes) })
 		}

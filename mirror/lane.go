@@ -28,6 +28,9 @@ type lane struct {
 	flow *flow
 	m    *Mirror
 	node int32 // of the source
+	// asking ends with the flow: what is sent to the target is waited for then, but
+	// nothing is asked of a source, which may be behind a network that drops everything.
+	asking context.Context
 
 	// Owned by run.
 	parts    map[spillway.TopicPartition]*partition
@@ -63,9 +66,9 @@ type planned struct {
 	data bool
 }
 
-func newLane(f *flow, node int32) *lane {
+func newLane(asking context.Context, f *flow, node int32) *lane {
 	return &lane{
-		flow: f, m: f.m, node: node, wake: make(chan struct{}, 1),
+		flow: f, m: f.m, node: node, asking: asking, wake: make(chan struct{}, 1),
 		parts: make(map[spillway.TopicPartition]*partition), resting: make(map[spillway.TopicPartition]time.Time),
 		target: newTarget(f.m.local, f.m.config.ProduceTimeout),
 	}
@@ -157,7 +160,7 @@ func (l *lane) pump(ctx context.Context) error {
 	}
 	l.m.config.Crash("afterFetch")
 	plans := l.plan(ctx, chunk)
-	l.ask(ctx, plans) // the next fetch travels while this chunk is written
+	l.ask(plans) // the next fetch travels while this chunk is written
 	if err := l.save(ctx, plans); err != nil {
 		return fmt.Errorf("save ranges: %w", err)
 	}
@@ -177,7 +180,7 @@ func (l *lane) pump(ctx context.Context) error {
 // fetch waits for the answer of the fetch that is on its way.
 func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	if l.asked == nil {
-		l.ask(ctx, nil)
+		l.ask(nil)
 	}
 	if l.asked == nil { // every partition rests
 		return nil, l.rest(ctx)
@@ -204,7 +207,7 @@ func (l *lane) rest(ctx context.Context) error {
 
 // ask sends the next fetch. Where a plan stands its end is asked for; should
 // the plan not come to its end, the answer is dropped.
-func (l *lane) ask(ctx context.Context, plans []*planned) {
+func (l *lane) ask(plans []*planned) {
 	ahead := make(map[*partition]*planned, len(plans))
 	for _, p := range plans {
 		ahead[p.partition] = p
@@ -234,12 +237,12 @@ func (l *lane) ask(ctx context.Context, plans []*planned) {
 	if len(parts) == 0 {
 		return
 	}
-	fetchContext, cancel := context.WithCancel(ctx)
+	fetchContext, cancel := context.WithCancel(l.asking)
 	a := &asked{cancel: cancel, answer: make(chan fetchAnswer, 1)}
 	l.asked = a
 	options := sitelog.FetchOptions{MaxWait: l.m.config.FetchWait, BytesMax: math.MaxInt32}
 	if l.conn == nil {
-		c, err := l.flow.source.cluster.Dial(ctx, l.node)
+		c, err := l.flow.source.cluster.Dial(l.asking, l.node)
 		if err != nil {
 			a.answer <- fetchAnswer{err: err}
 			return
@@ -301,8 +304,8 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 func (l *lane) sourceMoved(ctx context.Context, p *partition, f sitelog.Fetched) {
 	tps := []spillway.TopicPartition{p.TopicPartition}
 	admin := l.flow.source.cluster.Admin()
-	starts, err1 := admin.LogStarts(ctx, tps)
-	ends, err2 := admin.LogEnds(ctx, tps)
+	starts, err1 := admin.LogStarts(l.asking, tps)
+	ends, err2 := admin.LogEnds(l.asking, tps)
 	if err := errors.Join(err1, err2); err != nil {
 		l.handBack(p, returned{problem: "source position lost: " + err.Error()})
 		return
