@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -70,10 +71,21 @@ func (l logPart) span(from, to spillway.Offset) sitelog.Span {
 func (m *Mirror) comparePast(ctx context.Context, src *source, parts []*partition) (parted []*partition, problems map[*partition]error) {
 	problems = make(map[*partition]error)
 	pasts, err := m.pastOf(ctx, src, parts)
+	for some := range slices.Chunk(pasts, pastsAtOnce) {
+		parted = append(parted, m.compareSome(ctx, src, some, err, problems)...)
+	}
+	return parted, problems
+}
+
+// pastsAtOnce bounds the partitions whose records are compared at once.
+const pastsAtOnce = 128
+
+// compareSome compares some of the partitions, unless there is an error already.
+func (m *Mirror) compareSome(ctx context.Context, src *source, pasts []*past, err error, problems map[*partition]error) (parted []*partition) {
 	var ours, theirs map[spillway.TopicPartition]digested
 	if err == nil {
-		// The last record of all partitions at once, further back one by one.
-		ours, theirs, err = m.digest(ctx, src, pasts, (*past).lastRecord)
+		// The last ones of all partitions at once, further back one by one.
+		ours, theirs, err = m.digest(ctx, src, pasts, (*past).lastRecords)
 	}
 	for _, p := range pasts {
 		if err != nil {
@@ -99,7 +111,7 @@ func (m *Mirror) comparePast(ctx context.Context, src *source, parts []*partitio
 			parted = append(parted, p.partition)
 		}
 	}
-	return parted, problems
+	return parted
 }
 
 // pastOf chooses the partitions whose records have to be compared, and tells the
@@ -139,8 +151,13 @@ func (m *Mirror) pastOf(ctx context.Context, src *source, parts []*partition) ([
 	return pasts, errors.Join(err1, err2, err3, err4)
 }
 
-// lastRecord is the virtual offset of the last record that both should have.
-func (p *past) lastRecord() spillway.Offset {
+// lastRecords is the virtual offset from which on records are compared at first:
+// the last one that was mirrored, and more where this site served, since nothing
+// that it took then has been compared with anything.
+func (p *past) lastRecords() spillway.Offset {
+	if p.end <= p.settled {
+		return max(0, p.end-pastOffsets)
+	}
 	local := p.ours.span(0, p.end).To
 	if segments := p.ours.view.Segments(max(0, local-pastOffsets), local-1); len(segments) > 0 {
 		return segments[len(segments)-1].VirtualEnd() - 1

@@ -184,11 +184,12 @@ func TestTwoMirrors(t *testing.T) {
 }
 
 // TestReturningSiteIsComparedByContent lets the new site hold other records than
-// the old one below the end that the failover named (C27).
+// the old one below the end that the failover named, and the same one at it (C27).
 func TestReturningSiteIsComparedByContent(t *testing.T) {
 	ctx := testContext(t)
 	p := newPair(t, map[string]int32{"orders": 1})
 	tp := spillway.TopicPartition{Topic: "orders"}
+	at := time.Now().Truncate(time.Millisecond)
 	produce := func(addresses []string, values ...string) {
 		t.Helper()
 		c, err := kgo.NewClient(kgo.SeedBrokers(addresses...))
@@ -197,7 +198,7 @@ func TestReturningSiteIsComparedByContent(t *testing.T) {
 		}
 		defer c.Close()
 		for _, v := range values {
-			if err := c.ProduceSync(ctx, &kgo.Record{Topic: "orders", Value: []byte(v)}).FirstErr(); err != nil {
+			if err := c.ProduceSync(ctx, &kgo.Record{Topic: "orders", Value: []byte(v), Timestamp: at}).FirstErr(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -212,8 +213,8 @@ func TestReturningSiteIsComparedByContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	assign(t, p.westM, ordersAssignment("", 2))
-	produce(p.west.Addresses(), "5 west", "6 west", "7 west")
-	produce(p.east.Addresses(), "5 east", "6 east")
+	produce(p.west.Addresses(), "5 west", "6 the same", "7 west")
+	produce(p.east.Addresses(), "5 east", "6 the same")
 	// A wrong end: two records further than what is common.
 	wrong := map[spillway.TopicPartition]spillway.Offset{tp: ends[tp] + 2}
 	assign(t, p.eastM, ordersAssignment("west", 2, Term{Epoch: 1, Site: "east"}, term(2, "west", wrong)))
