@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -23,22 +22,16 @@ import (
 	cluster "spillway/tests/cluster/kafka"
 )
 
-// Leaders move inside a site of three brokers: eight times by election, twice
-// because the broker that leads is stopped in order and started again. Nothing of
-// any producer is reordered or lost; nothing of an idempotent one comes twice.
+// Leaders move inside a site of three brokers, ten times under idempotent producers
+// and ten times under plain ones: four of five by election, the fifth because the
+// broker that leads is stopped in order and started again. Nothing is reordered or
+// lost. Nothing of an idempotent producer comes twice, and it hears of no move.
 func TestRealKafkaLeaderMoves(t *testing.T) {
 	site := cluster.ForTest(t, cluster.Config{Brokers: 3})[0]
-	var mu sync.Mutex
-	refused := make(map[string]int)
+	told := &refusals{counts: make(map[string]int)}
 	w := gatewaytest.Start(t, gatewaytest.Options{
-		Real: map[spillway.SiteID]gatewaytest.RealSite{"east": {Config: kafka.Config{Bootstrap: site.Bootstrap()}, Dial: site.Dial()}},
-		Gateway: func(c *federation.Config) {
-			c.Events.Router.Refused = func(reason string) {
-				mu.Lock()
-				defer mu.Unlock()
-				refused[reason]++
-			}
-		},
+		Real:    map[spillway.SiteID]gatewaytest.RealSite{"east": {Config: kafka.Config{Bootstrap: site.Bootstrap()}, Dial: site.Dial()}},
+		Gateway: func(c *federation.Config) { c.Events.Router.Refused = told.add },
 	})
 	admin, err := kgo.NewClient(site.Dial()...)
 	if err != nil {
@@ -51,18 +44,63 @@ func TestRealKafkaLeaderMoves(t *testing.T) {
 	}
 	createReplicated(t, admin, nodes)
 
-	type producer struct {
-		*writer
-		once bool // nothing of it may come twice
-	}
 	ibm := func(name string, change func(*sarama.Config)) *writer { return &startSarama(t, w, name, change).writer }
-	five := kgo.MaxProduceRequestsInflightPerBroker(5)
-	producers := []producer{
-		{startWriter(t, w, "franz-plain", kgo.DisableIdempotentWrite(), five), false},
-		{startWriter(t, w, "franz-idempotent"), true},
-		{ibm("sarama-plain", func(c *sarama.Config) { c.Net.MaxOpenRequests = 5 }), false},
-		{ibm("sarama-idempotent", func(c *sarama.Config) { c.Net.MaxOpenRequests, c.Producer.Idempotent = 1, true }), true},
+	idempotent := []*writer{
+		startWriter(t, w, "franz-idempotent"),
+		ibm("sarama-idempotent", func(c *sarama.Config) { c.Net.MaxOpenRequests, c.Producer.Idempotent = 1, true }),
 	}
+	moveLeaders(t, w, site, admin, nodes, idempotent)
+	heard := told.take()
+	fmt.Printf("measured: idempotent producers were refused, by reason: %v\n", heard)
+	if heard["site"]+heard["behind-refused"]+heard["hold-over"] > 0 {
+		t.Error("idempotent producers heard of moves")
+	}
+	plain := []*writer{
+		startWriter(t, w, "franz-plain", kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(5)),
+		ibm("sarama-plain", func(c *sarama.Config) { c.Net.MaxOpenRequests = 5 }),
+	}
+	moveLeaders(t, w, site, admin, nodes, plain)
+	fmt.Printf("measured: plain producers were refused, by reason: %v\n", told.take())
+
+	ends, err := w.Direct["east"].Admin().LogEnds(within(t, 10*time.Second), []spillway.TopicPartition{ordersZero})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := siteLog(t, w, "east", "orders", int(ends[ordersZero]))
+	for i, wr := range append(idempotent, plain...) {
+		reordered, twice := inOrder(t, log, wr)
+		fmt.Printf("measured: %s: %d sent, %d acknowledged, %d reordered, %d twice\n", wr.name, wr.sent.Load(), len(wr.offsets), reordered, twice)
+		if reordered > 0 || i < len(idempotent) && twice > 0 {
+			t.Errorf("%s: %d reordered, %d twice", wr.name, reordered, twice)
+		}
+	}
+}
+
+var ordersZero = spillway.TopicPartition{Topic: "orders"}
+
+// refusals counts what the gateway refused, by reason.
+type refusals struct {
+	mu     sync.Mutex
+	counts map[string]int
+}
+
+func (r *refusals) add(reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.counts[reason]++
+}
+
+func (r *refusals) take() map[string]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	counts := r.counts
+	r.counts = make(map[string]int)
+	return counts
+}
+
+// moveLeaders moves the leader ten times while the producers work, and ends them.
+func moveLeaders(t *testing.T, w *gatewaytest.World, site *cluster.Cluster, admin *kgo.Client, nodes []int32, producers []*writer) {
+	t.Helper()
 	goOn := func() {
 		t.Helper()
 		for _, p := range producers {
@@ -70,10 +108,9 @@ func TestRealKafkaLeaderMoves(t *testing.T) {
 			gatewaytest.Eventually(t, p.name+" goes on", func() bool { return p.acked() > before+100 })
 		}
 	}
-	tp := spillway.TopicPartition{Topic: "orders"}
 	for i := range 10 {
 		goOn()
-		leader := leaderOf(t, w, tp)
+		leader := leaderOf(t, w, ordersZero)
 		if i%5 == 4 {
 			b := site.Brokers[slices.Index(nodes, leader)]
 			if err := b.Stop(); err != nil {
@@ -86,28 +123,11 @@ func TestRealKafkaLeaderMoves(t *testing.T) {
 		} else {
 			elect(t, admin, nodes, nodes[(slices.Index(nodes, leader)+1)%len(nodes)])
 		}
-		gatewaytest.Eventually(t, "another broker leads", func() bool { return leaderOf(t, w, tp) != leader })
+		gatewaytest.Eventually(t, "another broker leads", func() bool { return leaderOf(t, w, ordersZero) != leader })
 	}
 	goOn()
 	for _, p := range producers {
 		p.end(t)
-	}
-	ends, err := w.Direct["east"].Admin().LogEnds(within(t, 10*time.Second), []spillway.TopicPartition{tp})
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := siteLog(t, w, "east", "orders", int(ends[tp]))
-	for _, p := range producers {
-		reordered, twice := inOrder(t, log, p.writer)
-		fmt.Printf("measured: %s: %d sent, %d acknowledged, %d reordered, %d twice\n", p.name, p.sent.Load(), len(p.offsets), reordered, twice)
-		if reordered > 0 || p.once && twice > 0 {
-			t.Errorf("%s: %d reordered, %d twice", p.name, reordered, twice)
-		}
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	for _, reason := range slices.Sorted(maps.Keys(refused)) {
-		fmt.Printf("measured: refused to clients, %s: %d\n", reason, refused[reason])
 	}
 }
 
