@@ -17,8 +17,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/broker/conn"
 	"spillway/broker/embedded"
 	"spillway/broker/kafka"
+	"spillway/federation"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 	"spillway/mirror/offsetmap"
@@ -360,6 +362,61 @@ func TestTheOrderToJoinAnewIsLost(t *testing.T) {
 		t.Fatalf("joined anew: %+v", again)
 	}
 	if r := beat(again.MemberEpoch, nil); r.ErrorCode != 0 {
+		t.Errorf("after it has joined anew: %+v", r)
+	}
+}
+
+// A member is told to give up its partitions by one gateway, the move is given up,
+// and the member comes to another gateway. That one has it join anew, once.
+func TestAMemberComesToAnotherGatewayAfterADrain(t *testing.T) {
+	served := make(chan spillway.Epoch, 100)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}, Gateways: []spillway.GatewayID{"gateway-1", "gateway-2"},
+		Group: func(g *spillway.FailoverGroup) { g.GroupDrain = 5 * time.Second },
+		Gateway: func(c *federation.Config) {
+			if c.ID == "gateway-2" {
+				c.Events.ShareState = func(_ spillway.ShareID, epoch spillway.Epoch, _ failover.State, serving bool) {
+					if serving {
+						served <- epoch
+					}
+				}
+			}
+		}})
+	beat := func(c *conn.Conn, epoch int32, change func(*kmsg.ConsumerGroupHeartbeatRequest)) *kmsg.ConsumerGroupHeartbeatResponse {
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Version, req.Group, req.MemberID, req.MemberEpoch = 1, "shop", "bWVtYmVyLW9uZS1vbmUxMQ", epoch
+		if change != nil {
+			change(req)
+		}
+		return do[*kmsg.ConsumerGroupHeartbeatResponse](t, c, req)
+	}
+	join := func(req *kmsg.ConsumerGroupHeartbeatRequest) {
+		req.SubscribedTopicNames, req.RebalanceTimeoutMillis = []string{"orders"}, 10_000
+		req.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	}
+	first, second := raw(t, w.Addrs[0]), raw(t, w.Addrs[1])
+	epoch := beat(first, 0, join).MemberEpoch
+	w.SetShare(func(s *failover.Share) { s.State, s.Epoch, s.Target = failover.Draining, 2, "west" })
+	gatewaytest.Eventually(t, "the member is told to give up its partitions", func() bool {
+		r := beat(first, epoch, nil)
+		return r.ErrorCode == 0 && r.Assignment != nil && len(r.Assignment.Topics) == 0
+	})
+	w.SetShare(func(s *failover.Share) { // the move is given up
+		s.State, s.Epoch, s.Target = failover.Stable, 3, ""
+		s.Terms = append(s.Terms, failover.Term{Epoch: 3, Site: "east", Mask: s.Terms[0].Mask, Continues: true})
+	})
+	for e := range served {
+		if e == 3 {
+			break
+		}
+	}
+	if r := beat(second, epoch, nil); r.ErrorCode != kerr.FencedMemberEpoch.Code {
+		t.Fatalf("the other gateway lets it go on without partitions: %+v", r)
+	}
+	again := beat(second, 0, join)
+	if again.ErrorCode != 0 || again.Assignment == nil || len(again.Assignment.Topics) != 1 {
+		t.Fatalf("joined anew: %+v", again)
+	}
+	if r := beat(second, again.MemberEpoch, nil); r.ErrorCode != 0 {
 		t.Errorf("after it has joined anew: %+v", r)
 	}
 }

@@ -18,7 +18,9 @@ import (
 // and says so. The site's coordinator does not know that, so afterwards the
 // member is fenced and joins anew, at whichever site serves then. It is fenced
 // as often as it comes with the epoch that it had, as the order may be lost with
-// its answer: the site would let it go on for ever with no partitions.
+// its answer: the site would let it go on for ever with no partitions. So is, after
+// a move that was given up, one that this gateway does not know: another gateway
+// may have told it.
 var consumerGroupHeartbeatAPI = api{key: 68, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupHeartbeat}
 
 const (
@@ -53,6 +55,8 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		c.router.left(share, req.Group, req.MemberID)
 	case req.MemberEpoch == 0: // it joins anew, perhaps to the epoch that it had
 		ms.joins(req.Group, req.MemberID)
+	case share.givenUp(rejoinMemory):
+		ms.stranger(req.Group, req.MemberID, req.MemberEpoch)
 	}
 	t, serving := share.Serving()
 	switch {

@@ -217,6 +217,9 @@ const (
 	membersMax   = 100_000
 	memberIDMax  = 512              // bytes of a member's or group's name
 	memberMemory = 15 * time.Second // several heartbeat intervals
+	// rejoinMemory is how long a site's coordinator keeps a member that it does not
+	// hear (group.consumer.session.timeout.ms).
+	rejoinMemory = 45 * time.Second
 )
 
 func newMembers() *members {
@@ -298,6 +301,17 @@ func (m *members) rejoins(group, id string, epoch int32) bool {
 	defer m.mu.Unlock()
 	mb := m.mu.byGroup[group][id]
 	return mb != nil && mb.drained == epoch
+}
+
+// stranger notes that a member has to join anew, if it never spoke through this
+// gateway: another one may have told it to give up its partitions.
+func (m *members) stranger(group, id string, epoch int32) {
+	m.mu.Lock()
+	_, known := m.mu.byGroup[group][id]
+	m.mu.Unlock()
+	if !known {
+		m.update(group, id, func(mb *member) { mb.drained = epoch })
+	}
 }
 
 // joins notes that a member joins anew.

@@ -47,6 +47,7 @@ type Share struct {
 		record   failover.Share
 		term     Term
 		open     bool
+		opened   time.Time // when this gateway began to serve the term
 		inFlight int
 		lanes    map[*Lane]int // upstream connections with produces on their way
 		silent   map[*Lane]bool
@@ -148,9 +149,20 @@ func (s *Share) Open(t Term) bool {
 	if site, ok := s.mu.record.Serves(); !ok || site != t.Site || servedEpoch(s.mu.record) != t.Epoch {
 		return false
 	}
+	if t.Epoch != s.mu.term.Epoch {
+		s.mu.opened = time.Now()
+	}
 	s.mu.term, s.mu.open = t, true
 	s.signal()
 	return true
+}
+
+// givenUp tells whether a move of the share was given up lately: the term in force
+// only continues another.
+func (s *Share) givenUp(lately time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.open && s.mu.term.Epoch != s.mu.term.Base && time.Since(s.mu.opened) < lately
 }
 
 // Wake makes held requests look again.
