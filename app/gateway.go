@@ -38,7 +38,7 @@ func (a *App) startGateway(ctx context.Context) error {
 		ID: spillway.GatewayID(a.cfg.Process.ID), Site: spillway.SiteID(a.cfg.Process.Site), Topology: a.cfg.Topology(),
 		Sites: a.asGateway, Store: a.store, Listener: l, TLS: certificate, Host: host, Port: port,
 		Limits:         session.Limits{FrameBytesMax: c.Limits.FrameBytesMax, InFlightMax: c.Limits.InFlightMax, IdleMax: c.Limits.IdleMax},
-		BudgetBytesMax: c.Limits.UnansweredBytesMax, ConnectionsMax: c.Limits.ConnectionsMax,
+		BudgetBytesMax: c.Limits.UnansweredBytesMax, ConnectionsMax: c.Limits.ConnectionsMax, ConnectionsPerAddressMax: c.Limits.ConnectionsPerAddressMax,
 		LeaseTTL: c.Lease.TTL, LeaseEvery: c.Lease.Interval, Release: a.version, Events: a.gatewayEvents(),
 	})
 	if err != nil {

@@ -165,11 +165,12 @@ type ServerTLS struct {
 
 // GatewayLimits bound what a client controls.
 type GatewayLimits struct {
-	ConnectionsMax     int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
-	FrameBytesMax      int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"16777216"`
-	InFlightMax        int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`
-	UnansweredBytesMax int64         `key:"unansweredBytesMax" doc:"Bytes of requests without an answer, held ones included, and of answers on their way to clients, for the whole process." default:"536870912"`
-	IdleMax            time.Duration `key:"idleMax" doc:"Connections that sent nothing for so long are closed." default:"10m"`
+	ConnectionsMax           int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
+	ConnectionsPerAddressMax int           `key:"connectionsPerAddressMax" doc:"Client connections from one address (IPv6: one /64). Raise it where many clients share one, behind a proxy or NAT." default:"5000"`
+	FrameBytesMax            int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"16777216"`
+	InFlightMax              int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`
+	UnansweredBytesMax       int64         `key:"unansweredBytesMax" doc:"Bytes of requests without an answer, held ones included, and of answers on their way to clients, for the whole process." default:"536870912"`
+	IdleMax                  time.Duration `key:"idleMax" doc:"Connections that sent nothing for so long are closed." default:"10m"`
 }
 
 // Lease times. The holder counts from when it sent the renewal, a waiter from

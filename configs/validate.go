@@ -207,8 +207,9 @@ func (c *checker) gateway(g Gateway) {
 		c.at("gateway.lease.ttl", "%s is too short for renewals every %s; twice that is the least", g.Lease.TTL, g.Lease.Interval)
 	}
 	for key, n := range map[string]int64{
-		"connectionsMax": int64(g.Limits.ConnectionsMax), "frameBytesMax": int64(g.Limits.FrameBytesMax),
-		"inFlightMax": int64(g.Limits.InFlightMax), "unansweredBytesMax": g.Limits.UnansweredBytesMax,
+		"connectionsMax": int64(g.Limits.ConnectionsMax), "connectionsPerAddressMax": int64(g.Limits.ConnectionsPerAddressMax),
+		"frameBytesMax": int64(g.Limits.FrameBytesMax),
+		"inFlightMax":   int64(g.Limits.InFlightMax), "unansweredBytesMax": g.Limits.UnansweredBytesMax,
 	} {
 		if n < 1 {
 			c.at("gateway.limits."+key, "must be 1 or more")

@@ -38,6 +38,9 @@ type Config struct {
 	Limits         session.Limits
 	BudgetBytesMax int64 // of unanswered requests, all connections together; default 512 MiB
 	ConnectionsMax int   // default 10,000
+	// ConnectionsPerAddressMax bounds those of one client address; default half of
+	// ConnectionsMax.
+	ConnectionsPerAddressMax int
 
 	Router router.Config // only its bounds are read
 	// DrainMax is how long produces in flight may take to end when a share is
@@ -58,7 +61,8 @@ type Config struct {
 type Events struct {
 	Session session.Events
 	Router  router.Events
-	// ConnectionRefused: more than ConnectionsMax, or the TLS handshake failed.
+	// ConnectionRefused: more than ConnectionsMax (too-many), more of one client
+	// address (too-many-of-address), or the TLS handshake failed (tls).
 	ConnectionRefused func(reason string)
 	// LeaseState: the lease began (nil) or ended.
 	LeaseState func(err error)
@@ -119,6 +123,9 @@ func New(c Config) (*Gateway, error) {
 	}
 	if c.ConnectionsMax <= 0 {
 		c.ConnectionsMax = 10_000
+	}
+	if c.ConnectionsPerAddressMax <= 0 {
+		c.ConnectionsPerAddressMax = max(1, c.ConnectionsMax/2)
 	}
 	if c.DrainMax <= 0 {
 		c.DrainMax = 2 * time.Second

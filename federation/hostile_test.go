@@ -310,3 +310,37 @@ func TestWaitingBatchesAreBounded(t *testing.T) {
 		t.Errorf("%d of %d batches were sent back at once", n, partitions*requests)
 	}
 }
+
+// One address takes no more than its part of the connections. Others go on.
+func TestConnectionsOfOneAddressAreBounded(t *testing.T) {
+	refused := make(chan string, 10)
+	w := gatewaytest.Start(t, gatewaytest.Options{Gateway: func(c *federation.Config) {
+		c.ConnectionsMax, c.ConnectionsPerAddressMax = 10, 2
+		c.Events.ConnectionRefused = func(reason string) { refused <- reason }
+	}})
+	// from opens a connection from an address; nil if it is not served.
+	from := func(address string) *conn.Conn {
+		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+		c, err := conn.Open(within(t, 5*time.Second), conn.Config{Address: w.Addrs[0], Node: -1, Dial: dialer.DialContext})
+		if err != nil {
+			return nil
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	first, second := from("127.0.0.2"), from("127.0.0.2")
+	if first == nil || second == nil {
+		t.Fatal("two connections of one address are not served")
+	}
+	if from("127.0.0.2") != nil {
+		t.Fatal("a third connection of one address is served")
+	}
+	if reason := <-refused; reason != "too-many-of-address" {
+		t.Errorf("refused for %q", reason)
+	}
+	if from("127.0.0.3") == nil {
+		t.Error("another address is not served")
+	}
+	first.Close()
+	gatewaytest.Eventually(t, "the address has room again", func() bool { return from("127.0.0.2") != nil })
+}

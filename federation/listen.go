@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -39,6 +40,7 @@ func (g *Gateway) listen(ctx context.Context) error {
 
 func (g *Gateway) accept(ctx context.Context, serve func(c net.Conn, release func())) error {
 	slots := make(chan struct{}, g.config.ConnectionsMax)
+	clients := addresses{max: g.config.ConnectionsPerAddressMax, open: make(map[netip.Prefix]int)}
 	for {
 		c, err := g.config.Listener.Accept()
 		switch {
@@ -57,13 +59,61 @@ func (g *Gateway) accept(ctx context.Context, serve func(c net.Conn, release fun
 			}
 			continue
 		}
+		leave, ok := clients.enter(c.RemoteAddr())
+		if !ok {
+			c.Close()
+			g.connectionRefused("too-many-of-address")
+			continue
+		}
 		select {
 		case slots <- struct{}{}:
-			serve(c, func() { <-slots })
+			serve(c, func() { <-slots; leave() })
 		default:
+			leave()
 			c.Close()
 			g.connectionRefused("too-many")
 		}
+	}
+}
+
+// addresses counts the open connections of each client address, so that one
+// cannot take all (promise G).
+type addresses struct {
+	max int
+
+	mu   sync.Mutex
+	open map[netip.Prefix]int
+}
+
+// addressBits is how much of an IPv6 address tells one host from another: it
+// chooses the rest itself.
+const addressBits = 64
+
+// enter counts one in, unless its address has as many as it may.
+func (a *addresses) enter(remote net.Addr) (leave func(), ok bool) {
+	tcp, ok := remote.(*net.TCPAddr)
+	if !ok {
+		return func() {}, true
+	}
+	ip := tcp.AddrPort().Addr().Unmap()
+	of, err := ip.WithZone("").Prefix(min(ip.BitLen(), addressBits))
+	if err != nil {
+		return func() {}, true // no address to count by
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.open[of] >= a.max {
+		return nil, false
+	}
+	a.open[of]++
+	return func() { a.leave(of) }, true
+}
+
+func (a *addresses) leave(of netip.Prefix) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.open[of]--; a.open[of] == 0 {
+		delete(a.open, of)
 	}
 }
 

@@ -52,7 +52,7 @@ var (
 	gatewayContacts     = counter("spillway_gateway_first_contacts_total", "batches", "First batches of producers after a move, by outcome: forwarded, duplicate (it was there already), waited, refused.", "outcome")
 	gatewayBytesHeld    = gauge("spillway_gateway_held_bytes", "bytes", "Bytes held for clients: requests without an answer, held ones included, and answers that are not yet written.")
 	gatewayFetchLimited = counter("spillway_gateway_fetches_limited_total", "requests", "Fetches that got less than was there, because the bytes for the whole process are used up (gateway.limits.unansweredBytesMax).")
-	gatewayNotAccepted  = counter("spillway_gateway_connections_refused_total", "connections", "Client connections that were not accepted: too many, or the TLS handshake failed.", "reason")
+	gatewayNotAccepted  = counter("spillway_gateway_connections_refused_total", "connections", "Client connections that were not accepted: too many, too many of one address, or the TLS handshake failed.", "reason")
 	gatewayLease        = gauge("spillway_gateway_lease_held", "", "1 while the gateway holds its lease and so may serve.")
 	gatewayEpoch        = gauge("spillway_gateway_share_epoch", "epoch", "Newest epoch of the group that the gateway took notice of.", "failover_group")
 	gatewayServing      = gauge("spillway_gateway_share_serving", "", "1 while the gateway serves the group: it is open here and the gateway holds its lease.", "failover_group")
