@@ -353,10 +353,13 @@ func (g *gateway) see(e coordination.Entry) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if share.Epoch == g.known.Epoch && share.State == g.known.State && e.Version > g.version {
+	// A read for the lease may come behind what the watch has shown since: it must
+	// not open again what was confirmed to be closed.
+	newer := share.Epoch == g.known.Epoch && e.Version > g.version
+	if newer && share.State == g.known.State {
 		g.known, g.version = share, e.Version // acknowledgements, nothing else
 	}
-	if share.Epoch > g.known.Epoch || (share.Epoch == g.known.Epoch && share.State != g.known.State) {
+	if share.Epoch > g.known.Epoch || newer && share.State != g.known.State {
 		g.known, g.version = share, e.Version
 		select {
 		case g.share <- share:

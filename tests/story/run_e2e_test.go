@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,7 +35,8 @@ type run struct {
 	load  *orders.Workload
 	rec   *history.Recorder
 	other []*clients.Client
-	holds []time.Duration // of the switchovers, from FENCING to OPEN
+	holds []time.Duration                    // of the switchovers, from FENCING to OPEN
+	steps map[failover.State][]time.Duration // of the switchovers, until each state
 
 	losses []*loss
 	sites  []*check.Site // their logs, read by finish
@@ -113,8 +115,14 @@ func (r *run) switchover(from, to string) {
 		r.t.Fatal(err)
 	}
 	at := make(map[failover.State]time.Time)
-	for _, p := range share.Passages {
+	if r.steps == nil {
+		r.steps = make(map[failover.State][]time.Duration)
+	}
+	for i, p := range share.Passages {
 		at[p.State] = p.At
+		if i > 0 {
+			r.steps[p.State] = append(r.steps[p.State], p.At.Sub(share.Passages[i-1].At))
+		}
 	}
 	hold := at[failover.Open].Sub(at[failover.Fencing])
 	r.holds = append(r.holds, hold)
@@ -178,19 +186,16 @@ func (r *run) replay(to func(iter.Seq2[history.Event, error])) {
 
 // tell prints the figures that the closing note of a run quotes.
 func (r *run) tell(report *check.Report) {
-	// kcat does not say when a record is there, so its gaps say nothing.
 	var longest []string
 	for producer, gap := range report.Figures.AckGapMax {
-		if !strings.HasPrefix(producer, "kcat") {
+		if tells(producer) {
 			longest = append(longest, fmt.Sprintf("%s %s", producer, gap.Round(time.Millisecond)))
 		}
 	}
 	slices.Sort(longest)
 	r.t.Logf("longest time without an acknowledgement in the whole run: %s", strings.Join(longest, ", "))
 	if len(r.holds) > 0 {
-		slices.Sort(r.holds)
-		r.t.Logf("producers were held at %d switchovers: median %s, maximum %s", len(r.holds),
-			r.holds[len(r.holds)/2].Round(time.Millisecond), r.holds[len(r.holds)-1].Round(time.Millisecond))
+		r.tellMoves(report.Figures.MoveGaps)
 	}
 	r.t.Logf("counts: %v", report.Counts)
 	f := report.Figures
@@ -202,4 +207,47 @@ func (r *run) tell(report *check.Report) {
 		}
 		r.t.Error("the checker found anomalies")
 	}
+}
+
+// tells is false for kcat: it does not say when a record is there, so its gaps
+// say nothing.
+func tells(producer string) bool { return !strings.HasPrefix(producer, "kcat") }
+
+// tellMoves prints how long producers waited at the switchovers: as the share's
+// record says, step by step, and as they were told.
+func (r *run) tellMoves(gaps []check.MoveGap) {
+	line := func(what string, d []time.Duration) {
+		if len(d) == 0 {
+			return
+		}
+		slices.Sort(d)
+		fmt.Printf("measured: %-40s median %5d ms, maximum %5d ms, all %d\n", what, d[len(d)/2].Milliseconds(), d[len(d)-1].Milliseconds(), milliseconds(d))
+	}
+	for _, s := range []failover.State{failover.Fenced, failover.Cutover, failover.CaughtUp, failover.Open} {
+		line("until "+string(s), r.steps[s])
+	}
+	line("held, from FENCING to OPEN", r.holds)
+	var longest []time.Duration
+	by := make(map[string][]time.Duration)
+	for _, m := range gaps {
+		most := time.Duration(0)
+		for producer, d := range m.Producers {
+			if tells(producer) {
+				by[producer] = append(by[producer], d)
+				most = max(most, d)
+			}
+		}
+		longest = append(longest, most)
+	}
+	line("without an acknowledgement, any producer", longest)
+	for _, producer := range slices.Sorted(maps.Keys(by)) {
+		line("without an acknowledgement, "+producer, by[producer])
+	}
+}
+
+func milliseconds(all []time.Duration) (ms []int64) {
+	for _, d := range all {
+		ms = append(ms, d.Milliseconds())
+	}
+	return ms
 }

@@ -339,6 +339,9 @@ func TestMoveGap(t *testing.T) {
 	if len(gaps) != 1 || gaps[0].To != "west" || gaps[0].Gap < 5*time.Millisecond || gaps[0].Gap > 6*time.Millisecond {
 		t.Errorf("gaps: %+v, want one to west of 5 ms", gaps)
 	}
+	if len(gaps) != 1 || len(gaps[0].Producers) != 1 || gaps[0].Producers["one"] != gaps[0].Gap {
+		t.Errorf("gaps: %+v, want that of the only producer", gaps)
+	}
 	if r.Promises["A"] != "held" {
 		t.Errorf("promise A: %s", r.Promises["A"])
 	}

@@ -256,6 +256,10 @@ func (c *Checker) gap(producer string, from, to int64) {
 		}
 		if to >= m.start {
 			m.Gap = max(m.Gap, d)
+			if m.Producers == nil {
+				m.Producers = map[string]time.Duration{}
+			}
+			m.Producers[producer] = max(m.Producers[producer], d)
 		}
 	}
 }

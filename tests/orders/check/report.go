@@ -44,6 +44,8 @@ type MoveGap struct {
 	From string        `json:"from"`
 	To   string        `json:"to"`
 	Gap  time.Duration `json:"gapNanos"`
+	// Producers is the same for each producer.
+	Producers map[string]time.Duration `json:"producersNanos,omitempty"`
 }
 
 // Report is what the checker found.
