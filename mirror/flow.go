@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -24,7 +25,10 @@ type flow struct {
 	share  Assignment
 	epoch  spillway.Epoch
 	source *source
-	bounds map[spillway.TopicPartition]spillway.Offset // nil: no bound, and new partitions are looked for
+
+	// limit is set at the end of a flow, by a move. Before, there is no bound, and
+	// new partitions are looked for.
+	limit atomic.Pointer[limit]
 
 	stopping   chan struct{} // closed by stop
 	stopOnce   sync.Once
@@ -40,17 +44,35 @@ type flow struct {
 	toOpen  []*partition // with a lease
 	toRoute []*partition // opened
 	later   []*partition // wait for their retryAt; those with a lease go to toOpen
-	arrived int
+	limited *limit       // for which later was hurried
+	arrived map[spillway.TopicPartition]bool
 
 	mu struct {
 		sync.Mutex
 		back  []back
 		state map[spillway.TopicPartition]partState
 		// problem is why partitions cannot be looked for.
-		problem string
-		found   bool // they were looked for, once
+		problem    string
+		found      bool            // they were looked for, once
+		verifiedAt int64           // map position of the last verified end that was saved
+		wakes      []chan struct{} // of the lanes
 	}
 	wake chan struct{}
+}
+
+// limit is where a move lets a flow end.
+type limit struct {
+	epoch  spillway.Epoch // that the move opens; sessions are opened in it
+	bounds map[spillway.TopicPartition]spillway.Offset
+}
+
+// of is the first virtual offset that may not be mirrored. Of a partition that the
+// move does not name, nothing more is.
+func (l *limit) of(tp spillway.TopicPartition) spillway.Offset {
+	if l == nil {
+		return noBound
+	}
+	return l.bounds[tp]
 }
 
 // returned says why a lane gave a partition back.
@@ -80,13 +102,42 @@ type partState struct {
 
 func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartition]spillway.Offset) *flow {
 	f := &flow{
-		m: m, share: a, epoch: a.Epoch, source: s, bounds: bounds,
+		m: m, share: a, epoch: a.Epoch, source: s,
 		stopping: make(chan struct{}), done: make(chan struct{}), reached: make(chan struct{}),
 		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
 		limits: make(map[string]int), claimed: make(chan *partition), wake: make(chan struct{}, 1),
+		arrived: make(map[spillway.TopicPartition]bool),
 	}
-	f.mu.state = make(map[spillway.TopicPartition]partState)
+	f.mu.state, f.mu.verifiedAt = make(map[spillway.TopicPartition]partState), -1
+	if bounds != nil {
+		f.limit.Store(&limit{a.Epoch, bounds})
+	}
 	return f
+}
+
+// bound lets the flow end at the given offsets, for a move that opens an epoch.
+// Nothing is stopped, connected anew or read back for it: clients are held. A
+// partition that is there already has arrived as soon as its lane has heard of it.
+func (f *flow) bound(epoch spillway.Epoch, bounds map[spillway.TopicPartition]spillway.Offset) {
+	f.limit.Store(&limit{epoch, bounds})
+	f.mu.Lock()
+	wakes := slices.Clone(f.mu.wakes)
+	f.mu.Unlock()
+	for _, wake := range append(wakes, f.wake) {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// openIn is the epoch in which append sessions are opened: a flow that a move has
+// bounded may still have to open one, though the site has promised the new epoch.
+func (f *flow) openIn() spillway.Epoch {
+	if l := f.limit.Load(); l != nil {
+		return l.epoch
+	}
+	return f.epoch
 }
 
 // stop ends the flow in good order: what was sent is waited for. It returns
@@ -135,16 +186,11 @@ func (f *flow) run(parent context.Context) {
 	f.goroutines.Go(func() { f.reportAll(ctx) })
 	f.discover(ctx)
 	for ctx.Err() == nil {
+		f.hurry(ctx)
 		f.takeReturned(ctx)
 		f.openAll(ctx)
 		f.route(ctx, parent)
-		if f.bounds != nil && f.arrived == len(f.parts) && len(f.parts) == len(f.bounds) {
-			select {
-			case <-f.reached:
-			default:
-				close(f.reached)
-			}
-		}
+		f.finish()
 		select {
 		case p := <-f.claimed:
 			f.leased(p)
@@ -156,6 +202,43 @@ func (f *flow) run(parent context.Context) {
 			f.discover(ctx)
 		case <-ctx.Done():
 		}
+	}
+}
+
+// hurry has everything done at once that is left to do before the flow may end.
+func (f *flow) hurry(ctx context.Context) {
+	l := f.limit.Load()
+	if l == f.limited {
+		return
+	}
+	f.limited = l
+	for tp := range l.bounds {
+		if f.parts[tp] == nil {
+			f.discover(ctx)
+			break
+		}
+	}
+	for _, p := range f.later {
+		p.retryAt = time.Time{}
+	}
+	f.wakeLater(ctx)
+}
+
+// finish tells when every partition that the move names is at its bound.
+func (f *flow) finish() {
+	l := f.limit.Load()
+	if l == nil {
+		return
+	}
+	for tp := range l.bounds {
+		if !f.arrived[tp] {
+			return
+		}
+	}
+	select {
+	case <-f.reached:
+	default:
+		close(f.reached)
 	}
 }
 
@@ -216,8 +299,11 @@ func (f *flow) discover(ctx context.Context) {
 		f.fail(err)
 		return
 	}
-	tps := slices.SortedFunc(maps.Keys(f.bounds), spillway.TopicPartition.Compare)
-	if f.bounds == nil {
+	var tps []spillway.TopicPartition
+	if l := f.limit.Load(); l != nil {
+		tps = slices.SortedFunc(maps.Keys(l.bounds), spillway.TopicPartition.Compare)
+	} else {
+		var err error
 		if tps, err = f.share.partitionsAt(ctx, f.source.cluster); err != nil {
 			f.fail(err)
 			return
@@ -243,9 +329,6 @@ func (f *flow) discover(ctx context.Context) {
 	maps.Copy(f.limits, limits)
 	for _, tp := range missing {
 		p := &partition{TopicPartition: tp, terms: f.share.Terms, cutVirtual: noBound, batchBytesMax: f.limits[tp.Topic], highWatermark: -1, position: position{virtual: -1, bound: noBound}}
-		if bound, ok := f.bounds[tp]; ok {
-			p.bound = bound
-		}
 		f.parts[tp] = p
 		f.claim(ctx, p)
 	}
@@ -272,7 +355,7 @@ func (f *flow) takeReturned(ctx context.Context) {
 		switch {
 		case b.why.stopped:
 		case b.why.reached:
-			f.arrived++
+			f.arrived[p.TopicPartition] = true
 			f.setState(p, false, "")
 		case b.why.claim:
 			f.claim(ctx, p)
@@ -338,7 +421,7 @@ func (f *flow) openAll(ctx context.Context) {
 		return false
 	})
 	parts = f.withoutTransactions(ctx, parts)
-	opened, lost, err := f.m.open(ctx, f.share.Share, f.epoch, parts)
+	opened, lost, err := f.m.open(ctx, f.share.Share, f.openIn(), parts)
 	if err != nil {
 		for _, p := range parts {
 			f.postpone(p, err.Error(), 0)
@@ -430,6 +513,9 @@ func (f *flow) route(ctx, lanes context.Context) {
 		if l == nil {
 			l = newLane(ctx, f, node)
 			f.lanes[node] = l
+			f.mu.Lock()
+			f.mu.wakes = append(f.mu.wakes, l.wake)
+			f.mu.Unlock()
 			f.goroutines.Go(func() { l.run(lanes) })
 		}
 		p.failed = 0
@@ -450,8 +536,9 @@ func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts [
 	starts, err := f.source.cluster.Admin().LogStarts(ctx, tps)
 	for _, p := range parts {
 		p.session.Opened = true
+		p.bound = f.limit.Load().of(p.TopicPartition)
 		if p.bound != noBound && max(p.virtual, 0) >= p.bound {
-			f.arrived++
+			f.arrived[p.TopicPartition] = true
 			f.publish(p)
 			f.setState(p, false, "")
 			continue

@@ -94,6 +94,10 @@ func (l *lane) run(ctx context.Context) {
 		}
 		l.mu.incoming = nil
 		l.mu.Unlock()
+		l.applyLimit()
+		if err := l.arrive(ctx); err != nil && ctx.Err() == nil && !l.flow.stopped() {
+			l.giveUp(err)
+		}
 		if len(l.parts) == 0 {
 			select {
 			case <-l.wake:
@@ -102,15 +106,47 @@ func (l *lane) run(ctx context.Context) {
 			}
 			continue
 		}
-		if err := l.pump(ctx); err != nil && ctx.Err() == nil && !l.flow.stopped() {
-			// The source is in trouble, or leads others now. The flow looks
-			// for the leaders again; the target is where the plan says.
-			l.hangUp()
-			for _, p := range l.parts {
-				l.handBack(p, returned{problem: err.Error()})
-			}
+		if err := l.pump(ctx); err != nil && !errors.Is(err, errWoken) && ctx.Err() == nil && !l.flow.stopped() {
+			l.giveUp(err)
 		}
 	}
+}
+
+// giveUp hands everything back: the source is in trouble, or leads others now. The
+// flow looks for the leaders again; the target is where the plan says.
+func (l *lane) giveUp(err error) {
+	l.hangUp()
+	for _, p := range l.parts {
+		l.handBack(p, returned{problem: err.Error()})
+	}
+}
+
+// applyLimit takes over the bounds of a move.
+func (l *lane) applyLimit() {
+	limit := l.flow.limit.Load()
+	for _, p := range l.parts {
+		p.bound = limit.of(p.TopicPartition)
+	}
+}
+
+// arrive hands the partitions back that are at their bound, once the map says how
+// far they are verified: the next epoch starts there.
+func (l *lane) arrive(ctx context.Context) error {
+	var there []*partition
+	var entries []maptopic.Entry
+	for _, p := range l.parts {
+		if p.virtual >= p.bound {
+			there = append(there, p)
+			entries = append(entries, p.verifiedEntries(l.flow.source.site)...)
+		}
+	}
+	if err := l.tellVerified(ctx, entries); err != nil {
+		return err
+	}
+	for _, p := range there {
+		l.handBack(p, returned{reached: true})
+	}
+	return nil
 }
 
 // close ends the lane. What it knows to be verified it leaves in the map: holes
@@ -166,16 +202,11 @@ func (l *lane) pump(ctx context.Context) error {
 	}
 	l.produce(ctx, plans)
 	l.publish(plans)
-	if err := l.saveVerified(ctx, plans); err != nil {
-		return err
-	}
-	for _, p := range plans {
-		if l.parts[p.TopicPartition] == p.partition && p.virtual >= p.bound {
-			l.handBack(p.partition, returned{reached: true})
-		}
-	}
-	return nil
+	return l.saveVerified(ctx, plans)
 }
+
+// errWoken ends the wait for an answer, which is waited for again.
+var errWoken = errors.New("the lane was woken")
 
 // fetch waits for the answer of the fetch that is on its way.
 func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
@@ -189,6 +220,8 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	case a := <-l.asked.answer:
 		l.asked = nil
 		return a.parts, a.err
+	case <-l.wake:
+		return nil, errWoken
 	case <-l.flow.stopping:
 		return nil, errStopped
 	case <-ctx.Done():
@@ -199,6 +232,7 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 func (l *lane) rest(ctx context.Context) error {
 	select {
 	case <-time.After(waitPause):
+	case <-l.wake:
 	case <-l.flow.stopping:
 	case <-ctx.Done():
 	}
@@ -397,7 +431,7 @@ func (l *lane) saveVerified(ctx context.Context, plans []*planned) error {
 	idle := true
 	for _, p := range plans {
 		if l.parts[p.TopicPartition] == p.partition { // not handed back
-			idle = idle && (!p.data || p.virtual >= p.bound)
+			idle = idle && !p.data
 		}
 	}
 	if now := time.Now(); idle || now.Sub(l.verified) >= l.m.config.VerifyInterval {
@@ -406,14 +440,23 @@ func (l *lane) saveVerified(ctx context.Context, plans []*planned) error {
 		for _, p := range l.parts {
 			entries = append(entries, p.verifiedEntries(l.flow.source.site)...)
 		}
-		if len(entries) == 0 {
-			return nil
-		}
-		if _, err := l.m.writer.Save(ctx, entries...); err != nil {
-			return fmt.Errorf("save verified ends: %w", err)
-		}
-		l.m.config.Crash("afterVerified")
+		return l.tellVerified(ctx, entries)
 	}
+	return nil
+}
+
+func (l *lane) tellVerified(ctx context.Context, entries []maptopic.Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	position, err := l.m.writer.Save(ctx, entries...)
+	if err != nil {
+		return fmt.Errorf("save verified ends: %w", err)
+	}
+	l.flow.mu.Lock()
+	l.flow.mu.verifiedAt = max(l.flow.mu.verifiedAt, position)
+	l.flow.mu.Unlock()
+	l.m.config.Crash("afterVerified")
 	return nil
 }
 

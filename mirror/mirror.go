@@ -78,6 +78,7 @@ type share struct {
 	assignment Assignment
 	assigned   bool
 	fence      spillway.Epoch // flows of older epochs may not run
+	floorAt    int64          // where this mirror wrote that into the map
 	flow       *flow          // nil while nothing flows in
 	side       *side          // what runs beside the flow
 
@@ -204,10 +205,11 @@ func (m *Mirror) raise(ctx context.Context, s *share, epoch spillway.Epoch) erro
 	if epoch == s.fence {
 		return nil
 	}
-	if _, err := m.writer.Save(ctx, maptopic.FloorEntry(s.id, epoch)); err != nil {
+	at, err := m.writer.Save(ctx, maptopic.FloorEntry(s.id, epoch))
+	if err != nil {
 		return err
 	}
-	s.fence = epoch
+	s.fence, s.floorAt = epoch, at
 	return nil
 }
 

@@ -301,10 +301,20 @@ func (w *model) stop(s *modelSite) spillway.Offset {
 }
 
 func (w *model) catchUp(s, source *modelSite, until spillway.Offset) {
+	running := s.p
 	if s != source {
 		w.reach(s, source, until, until, true)
 	}
-	if end := w.stop(s); end != until {
+	var end spillway.Offset
+	if s.p != nil && s.p == running && s.p.virtual == until && s.p.stands(s.om, s.end) {
+		// As Mirror.boundFlow does with a flow that ran before.
+		w.moves = append(w.moves, "bounded")
+		end = s.p.virtual
+		s.p = nil
+	} else {
+		end = w.stop(s)
+	}
+	if end != until {
 		w.t.Fatalf("%s was brought to %d from %s, and says that it has %d", s.id, until, source.id, end)
 	}
 }

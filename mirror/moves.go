@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"spillway"
 	"spillway/mirror/maptopic"
@@ -70,6 +71,10 @@ func (m *Mirror) verifiedEnds(ctx context.Context, s *share, epoch spillway.Epoc
 // CatchUp brings the share's partitions exactly to a bound, each from the site
 // that is named for it, and stops there. Partitions named for this site itself
 // have what they need. It returns the verified virtual ends. It may be repeated.
+//
+// A flow that runs already from the site that is named is bounded: clients are
+// held, and to stop it, connect anew, and read the logs back is the most of a
+// hold. Where that does not do, a flow is made for the purpose.
 func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, from map[spillway.TopicPartition]spillway.SiteID, until map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error) {
 	s, err := m.share(id)
 	if err != nil {
@@ -77,10 +82,6 @@ func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillwa
 	}
 	s.moving.Lock()
 	defer s.moving.Unlock()
-	if err := m.raise(ctx, s, epoch); err != nil {
-		return nil, err
-	}
-	s.halt()
 	bounds := make(map[spillway.SiteID]map[spillway.TopicPartition]spillway.Offset)
 	for tp, site := range from {
 		bound, ok := until[tp]
@@ -92,6 +93,16 @@ func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillwa
 		}
 		bounds[site][tp] = bound
 	}
+	if f := s.flow; f != nil && len(bounds) == 1 && bounds[f.source.site] != nil {
+		ends, err := m.boundFlow(ctx, s, f, epoch, bounds[f.source.site])
+		if err != nil || ends != nil {
+			return ends, err
+		}
+	}
+	if err := m.raise(ctx, s, epoch); err != nil {
+		return nil, err
+	}
+	s.halt()
 	var flows []*flow
 	defer func() {
 		for _, f := range flows {
@@ -113,9 +124,7 @@ func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillwa
 		select {
 		case <-f.reached:
 		case <-ctx.Done():
-			info := f.info(m.config.Now())
-			return nil, fmt.Errorf("catch up share %s from site %s: %w; %d of %d partitions are not there yet: %s%v",
-				id, f.source.site, ctx.Err(), len(f.bounds)-f.reachedCount(), len(f.bounds), info.Problem, info.Problems)
+			return nil, fmt.Errorf("catch up share %s from site %s: %w; %s", id, f.source.site, ctx.Err(), f.missing())
 		case <-m.ctx.Done():
 			return nil, errors.New("the mirror was closed")
 		}
@@ -124,6 +133,76 @@ func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillwa
 		f.stop()
 	}
 	return m.verifiedEnds(ctx, s, epoch)
+}
+
+// boundPatience is how long a flow may take to come to its bound. One that takes
+// longer is far behind, or stands: its connections may be left over from a network
+// that was gone. Then another one begins anew.
+const boundPatience = time.Second
+
+// boundFlow lets the flow of a share end at its bounds. It returns the verified
+// ends, or nil if the flow is not there in time, or did not leave the logs as its
+// answers said. The flow has ended then, unless there is an error.
+func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillway.Epoch, bounds map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error) {
+	f.bound(epoch, bounds)
+	if err := m.raise(ctx, s, epoch); err != nil { // while the last records travel
+		return nil, err
+	}
+	late := time.NewTimer(boundPatience)
+	defer late.Stop()
+	select {
+	case <-f.reached:
+	case <-f.done:
+	case <-late.C:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("catch up share %s from site %s: %w; %s", s.id, f.source.site, ctx.Err(), f.missing())
+	}
+	s.halt()
+	select {
+	case <-f.reached:
+		return m.standing(ctx, s, f)
+	default:
+		return nil, nil
+	}
+}
+
+// standing returns the ends of the partitions of a flow that has ended, if log and
+// map are as it left them: its sessions are the newest of the map at a position
+// behind the floor of the epoch, so nobody who was not stopped by that floor has
+// opened one since, and each log ends where the last answer to the flow said. Else
+// it returns nil: the logs have to be read back.
+func (m *Mirror) standing(ctx context.Context, s *share, f *flow) (map[spillway.TopicPartition]spillway.Offset, error) {
+	if err := m.reader.WaitFor(ctx, max(s.floorAt, f.mu.verifiedAt)); err != nil {
+		return nil, err
+	}
+	tps := slices.SortedFunc(maps.Keys(f.parts), spillway.TopicPartition.Compare)
+	logEnds, err := m.local.Admin().LogEnds(ctx, tps)
+	if err != nil {
+		return nil, err
+	}
+	now := m.config.Now()
+	ends := make(map[spillway.TopicPartition]spillway.Offset, len(tps))
+	for _, tp := range tps {
+		p := f.parts[tp]
+		if !p.lease.Held(now) || !p.stands(m.reader.Map(tp), logEnds[tp]) {
+			return nil, nil
+		}
+		ends[tp] = max(p.virtual, 0)
+	}
+	return ends, nil
+}
+
+// stands tells whether the map and the end of the log are what the append session
+// of the partition made them.
+func (p *partition) stands(om *offsetmap.Map, logEnd spillway.LocalOffset) bool {
+	if om == nil || p.virtual < 0 || logEnd != p.local {
+		return false
+	}
+	held, view := om.Session(), om.View()
+	virtual, local := view.End()
+	_, open := view.Open()
+	return held.Session == p.session.Session && held.Worker == p.session.Worker && held.Opened && !open &&
+		virtual == p.virtual && local == p.local && om.Pending() == nil
 }
 
 // OpenEpoch starts an epoch at this site: from its log ends on, its partitions
@@ -234,15 +313,17 @@ func (m *Mirror) closeEpochs(ctx context.Context, ends map[spillway.TopicPartiti
 	return m.reader.WaitFor(ctx, position)
 }
 
-// reachedCount is the number of partitions at their bounds.
-func (f *flow) reachedCount() int {
+// missing tells people how many partitions are not at their bounds, and why.
+func (f *flow) missing() string {
+	info := f.info(f.m.config.Now())
+	bounds := f.limit.Load().bounds
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n := 0
-	for tp, s := range f.mu.state {
-		if s.virtual >= f.bounds[tp] {
+	for tp, bound := range bounds {
+		if s, ok := f.mu.state[tp]; !ok || s.virtual < bound {
 			n++
 		}
 	}
-	return n
+	return fmt.Sprintf("%d of %d partitions are not there yet: %s%v", n, len(bounds), info.Problem, info.Problems)
 }
