@@ -439,7 +439,7 @@ func (f *flow) openAll(ctx context.Context) {
 // and its marker would come in between. Where that takes too long it is aborted.
 // A flow with a bound does not wait: clients are held, and OpenEpoch aborts.
 func (f *flow) withoutTransactions(ctx context.Context, parts []*partition) []*partition {
-	if f.bounds != nil {
+	if f.limit.Load() != nil {
 		return parts
 	}
 	var tps []spillway.TopicPartition

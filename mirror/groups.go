@@ -4,59 +4,125 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 	"time"
 
 	"spillway"
 	"spillway/broker"
 	"spillway/mirror/offsetmap"
-	"spillway/mirror/sitelog"
 )
 
 // recommitInterval keeps carried offsets from expiring
 // (offsets.retention.minutes counts from the last commit).
 const recommitInterval = time.Hour
 
-// carryGroups copies group offsets again and again until ctx ends.
-func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source) {
+// carryGroups copies group offsets again and again until ctx ends, and at once when
+// it is told to hurry.
+func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source, hurry <-chan struct{}) {
 	carried := make(map[string]carriedGroup)
-	for sitelog.Pause(ctx, m.config.GroupInterval) == nil {
+	var mu sync.Mutex
+	tick := time.NewTicker(m.config.GroupInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-hurry:
+		case <-ctx.Done():
+			return
+		}
 		// A failure is met again by the next round, and shows as age.
-		_ = m.copyGroups(ctx, a, src, carried)
+		_ = m.copyGroups(ctx, a, src, func(_ context.Context, group string) carriedGroup {
+			mu.Lock()
+			defer mu.Unlock()
+			return carried[group]
+		}, func(group string, now carriedGroup) {
+			mu.Lock()
+			defer mu.Unlock()
+			carried[group] = now
+		})
 	}
 }
 
-// carriedGroup remembers what was committed here, to commit only changes.
+// HurryGroups has the group offsets carried at once, so that little is left to copy
+// when clients are held. It waits for nothing.
+func (m *Mirror) HurryGroups(id spillway.ShareID) {
+	s, err := m.share(id)
+	if err != nil {
+		return // the mirror was closed
+	}
+	s.mu.Lock()
+	hurry := s.mu.hurry
+	s.mu.Unlock()
+	select {
+	case hurry <- struct{}{}:
+	default:
+	}
+}
+
+// carriedGroup is what is committed here, so that only changes need be.
 type carriedGroup struct {
 	offsets map[spillway.TopicPartition]broker.GroupOffset
 	at      time.Time
 }
 
+// has tells whether the offsets are committed, and were lately.
+func (c carriedGroup) has(offsets map[spillway.TopicPartition]broker.GroupOffset) bool {
+	for tp, o := range offsets {
+		if there, ok := c.offsets[tp]; !ok || there != o {
+			return false
+		}
+	}
+	return time.Since(c.at) < recommitInterval
+}
+
 // CopyGroups copies the committed offsets of the share's consumer groups from a
 // site, exactly: the same virtual offsets, in this site's own numbers. Members
-// that a group left behind here are removed. It may be repeated.
+// that a group left behind here are removed. It may be repeated, and may run
+// beside OpenEpoch.
+//
+// Most offsets were carried before; those that this site has already are not
+// committed again, for clients are held meanwhile. The site itself is asked what it
+// has: another mirror of it may have carried others since.
 func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error {
 	s, err := m.share(id)
 	if err != nil {
 		return err
 	}
-	s.moving.Lock()
-	defer s.moving.Unlock()
+	s.mu.Lock()
+	a := s.mu.assignment
+	s.mu.Unlock()
 	src, err := m.source(from)
 	if err != nil {
 		return err
 	}
-	if err := src.ready(ctx, m.config.IdentitySources); err != nil {
+	var errSource, errMap, errGroups error
+	var here []broker.GroupListing
+	var wg sync.WaitGroup
+	wg.Go(func() { errSource = src.ready(ctx, m.config.IdentitySources) })
+	wg.Go(func() { errMap = m.reader.CaughtUp(ctx) })
+	wg.Go(func() { here, errGroups = m.local.Admin().ListGroups(ctx) })
+	wg.Wait()
+	if err := errors.Join(errSource, errMap, errGroups); err != nil {
 		return err
 	}
-	if err := m.reader.CaughtUp(ctx); err != nil {
-		return err
+	idle := make(map[string]bool)
+	for _, g := range here {
+		idle[g.ID] = g.State == "Empty"
 	}
-	return m.copyGroups(ctx, s.assignment, src, make(map[string]carriedGroup))
+	return m.copyGroups(ctx, a, src, func(ctx context.Context, group string) carriedGroup {
+		if !idle[group] || m.config.IdentitySources {
+			return carriedGroup{} // it has members to be removed, or is not there; or nobody waits
+		}
+		offsets, err := m.local.Admin().FetchGroupOffsets(ctx, group)
+		if err != nil {
+			return carriedGroup{} // to commit shows what is wrong
+		}
+		return carriedGroup{offsets, time.Now()}
+	}, func(string, carriedGroup) {})
 }
 
-func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, carried map[string]carriedGroup) error {
+// copyGroups copies what differs from what is there, and says what is there then.
+func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
 	groups, err := src.cluster.Admin().ListGroups(ctx)
 	if err != nil {
 		return fmt.Errorf("list groups of site %s: %w", src.site, err)
@@ -73,16 +139,14 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, carr
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			mu.Lock()
-			before := carried[g.ID]
-			mu.Unlock()
-			now, err := m.copyGroup(ctx, a, src, g.ID, before)
+			now, err := m.copyGroup(ctx, a, src, g.ID, there)
+			if err == nil {
+				keep(g.ID, now)
+				return
+			}
 			mu.Lock()
 			defer mu.Unlock()
-			carried[g.ID] = now
-			if err != nil {
-				faults = append(faults, err)
-			}
+			faults = append(faults, err)
 		})
 	}
 	wg.Wait()
@@ -93,8 +157,12 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, carr
 const groupsAtOnce = 16
 
 // copyGroup returns what is carried of the group now.
-func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group string, before carriedGroup) (carriedGroup, error) {
+func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group string, there func(context.Context, string) carriedGroup) (carriedGroup, error) {
+	var before carriedGroup
+	var wg sync.WaitGroup
+	wg.Go(func() { before = there(ctx, group) })
 	theirs, err := src.cluster.Admin().FetchGroupOffsets(ctx, group)
+	wg.Wait()
 	if err != nil {
 		return before, fmt.Errorf("copy group %s from site %s: %w", group, src.site, err)
 	}
@@ -107,7 +175,7 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 			ours[tp] = translated
 		}
 	}
-	if len(ours) == 0 || maps.Equal(ours, before.offsets) && time.Since(before.at) < recommitInterval {
+	if len(ours) == 0 || before.has(ours) {
 		return before, nil
 	}
 	err = m.local.Admin().CommitGroupOffsets(ctx, group, ours)

@@ -87,6 +87,7 @@ type share struct {
 		flow       *flow // the same, for Flows
 		assignment Assignment
 		ends       map[spillway.TopicPartition]spillway.Offset
+		hurry      chan struct{} // for the goroutine that carries groups; nil while there is none
 	}
 }
 
@@ -176,6 +177,9 @@ func (s *share) halt() {
 		s.side.cancel()
 		<-s.side.done
 		s.side = nil
+		s.mu.Lock()
+		s.mu.hurry = nil
+		s.mu.Unlock()
 	}
 	if s.flow != nil {
 		s.flow.stop()
@@ -190,12 +194,21 @@ func (s *share) setFlow(f *flow) {
 	s.mu.Unlock()
 }
 
-// raise refuses epochs below the site's floor and lifts the floor.
-func (m *Mirror) raise(ctx context.Context, s *share, epoch spillway.Epoch) error {
+// readMap reads the site's map up to now, and creates its topic where it is missing.
+func (m *Mirror) readMap(ctx context.Context) error {
+	err := m.reader.CaughtUp(ctx)
+	if !errors.Is(err, broker.ErrUnknownTopic) {
+		return err
+	}
 	if err := m.writer.EnsureTopic(ctx); err != nil {
 		return err
 	}
-	if err := m.reader.CaughtUp(ctx); err != nil {
+	return m.reader.CaughtUp(ctx)
+}
+
+// raise refuses epochs below the site's floor and lifts the floor.
+func (m *Mirror) raise(ctx context.Context, s *share, epoch spillway.Epoch) error {
+	if err := m.readMap(ctx); err != nil {
 		return err
 	}
 	s.fence = max(s.fence, m.reader.Floor(s.id))
@@ -253,7 +266,11 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 	}
 	m.follow(s, newFlow(m, a, src, nil))
 	if m.config.GroupInterval > 0 && len(a.ConsumerGroups) > 0 {
-		s.start(m, func(ctx context.Context) { m.carryGroups(ctx, a, src) })
+		hurry := make(chan struct{}, 1)
+		s.mu.Lock()
+		s.mu.hurry = hurry
+		s.mu.Unlock()
+		s.start(m, func(ctx context.Context) { m.carryGroups(ctx, a, src, hurry) })
 	}
 	return nil
 }

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
 )
@@ -42,6 +44,11 @@ func (m *Mirror) verifiedEnds(ctx context.Context, s *share, epoch spillway.Epoc
 	if err != nil {
 		return nil, err
 	}
+	return m.readBack(ctx, s, epoch, tps)
+}
+
+// readBack is verifiedEnds for some partitions.
+func (m *Mirror) readBack(ctx context.Context, s *share, epoch spillway.Epoch, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.Offset, error) {
 	ends := make(map[spillway.TopicPartition]spillway.Offset, len(tps))
 	var parts []*partition
 	for _, tp := range tps {
@@ -140,13 +147,20 @@ func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillwa
 // that was gone. Then another one begins anew.
 const boundPatience = time.Second
 
-// boundFlow lets the flow of a share end at its bounds. It returns the verified
-// ends, or nil if the flow is not there in time, or did not leave the logs as its
-// answers said. The flow has ended then, unless there is an error.
+// boundFlow lets the flow of a share end at its bounds. It returns the verified ends
+// of all partitions that this site has, or nil if the flow is not there in time, or
+// what was at its bound has been lost. The flow has ended then, unless there is an
+// error.
 func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillway.Epoch, bounds map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error) {
 	f.bound(epoch, bounds)
-	if err := m.raise(ctx, s, epoch); err != nil { // while the last records travel
-		return nil, err
+	// While the last records travel:
+	var here []spillway.TopicPartition
+	var errHere error
+	var wg sync.WaitGroup
+	wg.Go(func() { here, errHere = s.assignment.partitionsAt(ctx, m.local) })
+	err := m.raise(ctx, s, epoch)
+	if wg.Wait(); errors.Join(err, errHere) != nil {
+		return nil, errors.Join(err, errHere)
 	}
 	late := time.NewTimer(boundPatience)
 	defer late.Stop()
@@ -160,22 +174,41 @@ func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillwa
 	s.halt()
 	select {
 	case <-f.reached:
-		return m.standing(ctx, s, f)
 	default:
 		return nil, nil
 	}
+	ends, err := m.standing(ctx, s, f, here)
+	if err != nil {
+		return nil, err
+	}
+	// Others have written there, or it is this site's alone: what that is has to be
+	// found before the epoch starts behind it (promise F).
+	rest := slices.DeleteFunc(here, func(tp spillway.TopicPartition) bool { _, stands := ends[tp]; return stands })
+	if len(rest) > 0 {
+		back, err := m.readBack(ctx, s, epoch, rest)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(ends, back)
+	}
+	for tp, bound := range bounds {
+		if ends[tp] < bound {
+			return nil, nil
+		}
+	}
+	return ends, nil
 }
 
-// standing returns the ends of the partitions of a flow that has ended, if log and
-// map are as it left them: its sessions are the newest of the map at a position
+// standing returns the ends of those partitions of a flow that has ended where log and
+// map are as it left them: its session is the newest of the map at a position
 // behind the floor of the epoch, so nobody who was not stopped by that floor has
-// opened one since, and each log ends where the last answer to the flow said. Else
-// it returns nil: the logs have to be read back.
-func (m *Mirror) standing(ctx context.Context, s *share, f *flow) (map[spillway.TopicPartition]spillway.Offset, error) {
+// opened one since, and the log ends where the last answer to the flow said. Only
+// such logs need not be read back.
+func (m *Mirror) standing(ctx context.Context, s *share, f *flow, here []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.Offset, error) {
 	if err := m.reader.WaitFor(ctx, max(s.floorAt, f.mu.verifiedAt)); err != nil {
 		return nil, err
 	}
-	tps := slices.SortedFunc(maps.Keys(f.parts), spillway.TopicPartition.Compare)
+	tps := slices.DeleteFunc(slices.Clone(here), func(tp spillway.TopicPartition) bool { return f.parts[tp] == nil })
 	logEnds, err := m.local.Admin().LogEnds(ctx, tps)
 	if err != nil {
 		return nil, err
@@ -183,11 +216,9 @@ func (m *Mirror) standing(ctx context.Context, s *share, f *flow) (map[spillway.
 	now := m.config.Now()
 	ends := make(map[spillway.TopicPartition]spillway.Offset, len(tps))
 	for _, tp := range tps {
-		p := f.parts[tp]
-		if !p.lease.Held(now) || !p.stands(m.reader.Map(tp), logEnds[tp]) {
-			return nil, nil
+		if p := f.parts[tp]; p.lease.Held(now) && p.stands(m.reader.Map(tp), logEnds[tp]) {
+			ends[tp] = p.virtual
 		}
-		ends[tp] = max(p.virtual, 0)
 	}
 	return ends, nil
 }
@@ -231,12 +262,15 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		return m.reader.Position(), nil
 	}
 	slices.SortFunc(todo, spillway.TopicPartition.Compare)
-	// The reserved ends may name a partition that was made just before its site
-	// was lost. It has to start above them here too (promise D).
-	if _, err := m.ensureTopics(ctx, nil, todo); err != nil {
-		return -1, err
-	}
 	logEnds, err := m.stableEnds(ctx, epoch, todo)
+	if errors.Is(err, broker.ErrUnknownTopic) {
+		// The reserved ends may name a partition that was made just before its site
+		// was lost. It has to start above them here too (promise D).
+		if _, err := m.ensureTopics(ctx, nil, todo); err != nil {
+			return -1, err
+		}
+		logEnds, err = m.stableEnds(ctx, epoch, todo)
+	}
 	if err != nil {
 		return -1, fmt.Errorf("open epoch %d of share %s at site %s: %w", epoch, id, m.site, err)
 	}
@@ -272,15 +306,20 @@ func (m *Mirror) Arm(ctx context.Context, id spillway.ShareID, epoch spillway.Ep
 	}
 	s.moving.Lock()
 	defer s.moving.Unlock()
-	if err := m.raise(ctx, s, epoch); err != nil {
-		return fmt.Errorf("write the map of site %s: %w", m.site, err)
-	}
 	src, err := m.source(next)
 	if err != nil {
 		return err
 	}
-	if err := src.ready(ctx, m.config.IdentitySources); err != nil {
-		return fmt.Errorf("read the map of site %s: %w", next, err)
+	var errHere, errThere error
+	var wg sync.WaitGroup
+	wg.Go(func() { errHere = m.raise(ctx, s, epoch) })
+	wg.Go(func() { errThere = src.ready(ctx, m.config.IdentitySources) })
+	wg.Wait()
+	switch {
+	case errHere != nil:
+		return fmt.Errorf("write the map of site %s: %w", m.site, errHere)
+	case errThere != nil:
+		return fmt.Errorf("read the map of site %s: %w", next, errThere)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -443,6 +444,68 @@ func TestGroupOffsetsMoveExactly(t *testing.T) {
 	if v, _, _ := committed(); v != want {
 		t.Errorf("carried offset %d, want %d", v, want)
 	}
+}
+
+// Clients are held while groups are copied at a move. What was carried before is not
+// committed again; what another mirror of the site has committed since is.
+func TestOnlyChangedGroupsAreCopied(t *testing.T) {
+	ctx := testContext(t)
+	topics := map[string]int32{"orders": 1}
+	east, west := embeddedSite(t, "east", topics), embeddedSite(t, "west", topics)
+	eastM := testMirror(t, east, west)
+	committed := make(chan string, 100)
+	config := Config{Local: west, Worker: "west-1", Events: Events{GroupCarried: func(i GroupInfo) { committed <- i.Group }},
+		Sources: map[spillway.SiteID]broker.Cluster{"east": east}, FetchWait: 50 * time.Millisecond, TopicInterval: 100 * time.Millisecond, GroupInterval: time.Hour}
+	westM, err := New(ctx, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(westM.Close)
+	assign(t, eastM, ordersAssignment("", 1))
+	assign(t, westM, ordersAssignment("east", 1))
+	if err := newLoad(t, east.Addresses(), 8).write(ctx, "orders", 1, 30); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "west follows", func() bool { return caughtUp(ctx, east, eastM, westM, ordersAssignment("", 1)) })
+	at := func(local spillway.LocalOffset) map[spillway.TopicPartition]broker.GroupOffset {
+		return map[spillway.TopicPartition]broker.GroupOffset{{Topic: "orders"}: {Offset: local, LeaderEpoch: -1}}
+	}
+	commit := func(site broker.Cluster, group string, local spillway.LocalOffset) {
+		t.Helper()
+		if err := site.Admin().CommitGroupOffsets(ctx, group, at(local)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(east, "app-1", 10)
+	commit(east, "app-2", 20)
+	// Told to hurry, it does not wait for its time.
+	westM.HurryGroups(ordersShare)
+	for range 2 {
+		select {
+		case <-committed:
+		case <-ctx.Done():
+			t.Fatal("the groups were not carried")
+		}
+	}
+	copied := func(want ...string) {
+		t.Helper()
+		if err := westM.CopyGroups(ctx, ordersShare, "east"); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for len(committed) > 0 {
+			got = append(got, <-committed)
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("committed %v, want %v", got, want)
+		}
+	}
+	copied()
+	commit(east, "app-2", 25)
+	copied("app-2")
+	commit(west, "app-1", 3) // by another mirror, or by hand
+	copied("app-1")
+	copied()
 }
 
 // A site that serves shows that it can follow another one: its map takes a write

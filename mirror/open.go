@@ -25,10 +25,7 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	if len(parts) == 0 {
 		return nil, nil, nil
 	}
-	if err := m.writer.EnsureTopic(ctx); err != nil {
-		return nil, nil, err
-	}
-	if err := m.reader.CaughtUp(ctx); err != nil {
+	if err := m.readMap(ctx); err != nil {
 		return nil, nil, err
 	}
 	if floor := m.reader.Floor(id); epoch < floor {
@@ -225,10 +222,7 @@ func (m *Mirror) gap(g maptopic.Gap) maptopic.Entry {
 // LogGap adds an entry to the gap log of this site that others found; its id makes
 // it unique. What is there already in the same words is not written again.
 func (m *Mirror) LogGap(ctx context.Context, g maptopic.Gap) error {
-	if err := m.writer.EnsureTopic(ctx); err != nil {
-		return err
-	}
-	if err := m.reader.CaughtUp(ctx); err != nil {
+	if err := m.readMap(ctx); err != nil {
 		return err
 	}
 	g.Site = m.site

@@ -28,6 +28,7 @@ type Mirror interface {
 	CatchUp(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, from map[spillway.TopicPartition]spillway.SiteID, until map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error)
 	OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (int64, error)
 	Arm(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, next spillway.SiteID) error
+	HurryGroups(spillway.ShareID)
 	CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error
 	LogGap(context.Context, maptopic.Gap) error
 	Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset
@@ -333,6 +334,9 @@ func (s *followed) act(ctx context.Context, share failover.Share) error {
 	case share.State == failover.Stable || share.State == failover.Open:
 		return s.settle(ctx, share)
 	case share.State == failover.Draining, share.State == failover.Fencing, share.State == failover.Fenced && share.Kind == failover.Switchover:
+		if share.Target == s.f.site && share.State != failover.Draining {
+			m.HurryGroups(s.id) // their members have committed for the last time
+		}
 		return s.follow(ctx, share, share.Current().Epoch, share.Active)
 	case share.State == failover.Fenced:
 		return s.stop(ctx, share)
@@ -480,20 +484,25 @@ func (s *followed) catchUp(ctx context.Context, share failover.Share) error {
 	if share.Kind == failover.Failover {
 		return s.report(ctx, share.Epoch, done)
 	}
-	if share.Target == s.f.site {
-		if err := s.f.cfg.Mirror.CopyGroups(ctx, s.id, share.Active); err != nil {
-			return err
-		}
-		caughtUp := done
-		done = func(r *failover.SiteReport) { caughtUp(r); r.GroupsCopied = true }
-		if _, _, exceeded := share.Cutover.Exceeded(offsetsOf(ends)); exceeded {
-			// More than the cutover: whoever drives will give the move up.
-			return s.report(ctx, share.Epoch, done)
-		}
+	if share.Target != s.f.site {
+		// Nothing is missing for the next step, and clients are held: it is taken at
+		// once, and told in the same report. So does the target.
+		return s.open(ctx, share, done)
 	}
-	// Nothing is missing for the next step, and clients are held: it is taken at
-	// once, and told in the same report.
-	return s.open(ctx, share, done)
+	if _, _, exceeded := share.Cutover.Exceeded(offsetsOf(ends)); exceeded {
+		// More than the cutover: whoever drives will give the move up.
+		return s.report(ctx, share.Epoch, done)
+	}
+	copied := make(chan error, 1)
+	go func() { copied <- s.f.cfg.Mirror.CopyGroups(ctx, s.id, share.Active) }()
+	position, err := s.f.cfg.Mirror.OpenEpoch(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
+	if err := errors.Join(err, <-copied); err != nil {
+		return err
+	}
+	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) {
+		done(r)
+		r.GroupsCopied, r.Opened, r.MapPosition = true, true, position
+	})
 }
 
 // open starts the epoch at the target. The other sites follow it from now on; the
@@ -539,11 +548,10 @@ func (s *followed) open(ctx context.Context, share failover.Share, before ...fun
 // its map still has the old epoch open. Its log must end at the cutover; what lies
 // behind would be unreplicated.
 func (s *followed) arm(ctx context.Context, share failover.Share) error {
-	if err := s.f.cfg.Mirror.Arm(ctx, s.id, share.Epoch, share.Target); err != nil {
-		return err
-	}
+	armed := make(chan error, 1)
+	go func() { armed <- s.f.cfg.Mirror.Arm(ctx, s.id, share.Epoch, share.Target) }()
 	ends, err := s.logEnds(ctx)
-	if err != nil {
+	if err := errors.Join(<-armed, err); err != nil {
 		return err
 	}
 	for tp, end := range ends {

@@ -164,13 +164,6 @@ func (r *Reader) WaitFor(ctx context.Context, mapPosition int64) error {
 // CaughtUp returns once everything was applied that was in the topic when it
 // was called. Error: broker.ErrUnknownTopic if the site has no map topic.
 func (r *Reader) CaughtUp(ctx context.Context) error {
-	md, err := r.cluster.Metadata(ctx, spillway.MapTopic)
-	if err != nil {
-		return fmt.Errorf("read the map of site %s: %w", r.cluster.Site(), err)
-	}
-	if t, ok := md.Topics[spillway.MapTopic]; !ok || errors.Is(kerr.ErrorForCode(t.ErrorCode), kerr.UnknownTopicOrPartition) {
-		return fmt.Errorf("site %s: %s: %w", r.cluster.Site(), spillway.MapTopic, broker.ErrUnknownTopic)
-	}
 	ends, err := r.cluster.Admin().HighWatermarks(ctx, []spillway.TopicPartition{topic})
 	if err != nil {
 		return fmt.Errorf("read the map of site %s: %w", r.cluster.Site(), err)
