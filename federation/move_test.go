@@ -2,6 +2,7 @@ package federation_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -131,6 +132,40 @@ func switchoversKeepOrder(t *testing.T, o gatewaytest.Options) {
 		wr.end(t)
 	}
 	checkLog(t, w, west, writers...)
+}
+
+// A gateway of the site that a switchover is about to open raises the reserved ends
+// of the new epoch while clients are held; those of other sites leave it to it.
+func TestTheTargetsGatewayReservesAhead(t *testing.T) {
+	at := map[spillway.GatewayID]spillway.SiteID{"gateway-1": "east", "gateway-2": "west"}
+	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1},
+		Gateways: []spillway.GatewayID{"gateway-1", "gateway-2"}, Gateway: func(c *federation.Config) { c.Site = at[c.ID] }})
+	reserved := func() (r failover.Reserved) {
+		e, err := w.Store.Get(t.Context(), w.Keys.Reserved(gatewaytest.ShareID))
+		if err != nil {
+			return r
+		}
+		if err := json.Unmarshal(e.Value, &r); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	w.Fence("west", failover.Switchover)
+	if got := reserved(); got.Epoch >= 2 {
+		t.Errorf("reserved before the cutover is known: %+v", got)
+	}
+	tp := spillway.TopicPartition{Topic: "orders"}
+	w.SetShare(func(s *failover.Share) {
+		s.State, s.Start = failover.Cutover, failover.PartitionOffsets{"orders": {gatewaytest.OffsetBase}}
+	})
+	gatewaytest.Eventually(t, "epoch 2 is reserved", func() bool {
+		got := reserved()
+		return got.Epoch == 2 && got.Ends.Get(tp) > gatewaytest.OffsetBase
+	})
+	w.Open(0, 0)
+	if err := client(t, w).ProduceSync(t.Context(), &kgo.Record{Topic: "orders", Value: []byte("first")}).FirstErr(); err != nil {
+		t.Error(err)
+	}
 }
 
 // The answers of the last batches are lost and their connections die: what the

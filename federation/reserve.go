@@ -198,6 +198,31 @@ func (r *reserve) ask(share *router.Share, t router.Term, tp spillway.TopicParti
 	return have, s.changed, nil
 }
 
+// ahead has the ends of a planned move's new epoch raised while its clients are held,
+// so that the first acknowledgement does not wait for it. No gateway serves any
+// more, so nobody asks for the older epoch; should the move be given up, its ends
+// are as high as any raise would have made them.
+func (r *reserve) ahead(id spillway.ShareID, epoch spillway.Epoch, start failover.PartitionOffsets) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.shares[id]
+	if epoch < s.epoch {
+		return
+	}
+	if epoch > s.epoch {
+		s.epoch = epoch
+		clear(s.want)
+	}
+	start.All(func(tp spillway.TopicPartition, at spillway.Offset) {
+		if at >= 0 && s.reserved(epoch, tp) < at+s.block() {
+			s.want[tp] = max(s.want[tp], at+s.block())
+		}
+	})
+	if len(s.want) > 0 {
+		s.wake()
+	}
+}
+
 // run writes what is wanted until ctx ends. A share whose write hangs holds up
 // no other one.
 func (r *reserve) run(ctx context.Context) {

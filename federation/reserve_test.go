@@ -92,6 +92,44 @@ func TestReserveRecovers(t *testing.T) {
 	}
 }
 
+// Before a switchover opens, the ends of its epoch are raised: its first records are
+// acknowledged without another write. What is below stays, for the move may yet be
+// given up, and a failover burns up to what was ever reserved.
+func TestReserveAheadOfAnEpoch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := coordtest.NewMemory()
+		r, share := reserveAt(t, store)
+		other := spillway.TopicPartition{Topic: "orders", Partition: 0}
+		if err := r.Extend(t.Context(), share, router.Term{Epoch: 1}, other, 500); err != nil {
+			t.Fatal(err)
+		}
+		r.ahead(reservedShare, 2, failover.PartitionOffsets{"orders": {-1, 100}})
+		time.Sleep(time.Second)
+		if got := stored(t, store); got.Epoch != 2 || got.Ends.Get(reservedTP) != 110 || got.Ends.Get(other) < 500 {
+			t.Errorf("stored %+v", got)
+		}
+		writes := 0
+		store.Fail(func(when coordtest.Moment, _ []coordination.Op) error {
+			if when == coordtest.BeforeWrite {
+				writes++
+			}
+			return nil
+		})
+		if err := r.Extend(t.Context(), share, router.Term{Epoch: 2}, reservedTP, 101); err != nil || writes > 0 {
+			t.Errorf("the first record of the epoch waited for %d writes: %v", writes, err)
+		}
+		// Told late, it asks for nothing of an epoch that is over.
+		if err := r.Extend(t.Context(), share, router.Term{Epoch: 3}, reservedTP, 105); err != nil {
+			t.Fatal(err)
+		}
+		r.ahead(reservedShare, 2, failover.PartitionOffsets{"orders": {-1, 900}})
+		time.Sleep(time.Second)
+		if got := stored(t, store); got.Epoch != 3 || got.Ends.Get(reservedTP) >= 900 {
+			t.Errorf("an epoch that is over was reserved for: %+v", got)
+		}
+	})
+}
+
 // A store that was restored has forgotten a raise, or all of them.
 func TestReserveAfterTheStoreWasRestored(t *testing.T) {
 	for name, restore := range map[string]func(coordination.Store, coordination.Entry){

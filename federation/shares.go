@@ -51,6 +51,7 @@ func (g *Gateway) follow(ctx context.Context, s *router.Share) {
 		d := dutyOf(s.Record())
 		g.tell(s)
 		g.router.ReportDrained(s)
+		g.reserveAhead(s)
 		doing, cancel := context.WithCancel(ctx)
 		done := make(chan struct{})
 		go func() {
@@ -63,12 +64,23 @@ func (g *Gateway) follow(ctx context.Context, s *router.Share) {
 				changed = s.Changed()
 				same = dutyOf(s.Record()) == d
 				g.router.ReportDrained(s)
+				g.reserveAhead(s)
 			case <-ctx.Done():
 				same = false
 			}
 		}
 		cancel()
 		<-done
+	}
+}
+
+// reserveAhead is done by the gateways of the site that a switchover is about to
+// open, from CUTOVER on: where the epoch starts is known then, and no gateway serves.
+func (g *Gateway) reserveAhead(s *router.Share) {
+	r := s.Record()
+	held := r.State == failover.Cutover || r.State == failover.CaughtUp
+	if held && r.Kind == failover.Switchover && r.Target == g.config.Site && r.Abort == "" {
+		g.reserve.ahead(s.ID, r.Epoch, r.Start)
 	}
 }
 
