@@ -3,6 +3,7 @@ package federation_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,11 +18,12 @@ import (
 	"spillway"
 	"spillway/broker/embedded"
 	"spillway/broker/kafka"
+	"spillway/federation"
 	"spillway/federation/gatewaytest"
 )
 
 // movable is a virtual cluster over one site whose leaders the test moves.
-func movable(t *testing.T, replicas bool) (*gatewaytest.World, *kfake.Cluster) {
+func movable(t *testing.T, replicas bool, gateway ...func(*federation.Config)) (*gatewaytest.World, *kfake.Cluster) {
 	t.Helper()
 	site, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(1, "orders"))
 	if err != nil {
@@ -33,7 +35,11 @@ func movable(t *testing.T, replicas bool) (*gatewaytest.World, *kfake.Cluster) {
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Real: map[spillway.SiteID]gatewaytest.RealSite{"east": {
 		Config: kafka.Config{Bootstrap: site.ListenAddrs(), Capabilities: capabilities},
 		Dial:   []kgo.Opt{kgo.SeedBrokers(site.ListenAddrs()...)},
-	}}})
+	}}, Gateway: func(c *federation.Config) {
+		for _, change := range gateway {
+			change(c)
+		}
+	}})
 	return w, site
 }
 
@@ -202,13 +208,29 @@ func TestARefusedBatchGoesAgain(t *testing.T) {
 // the lead before its replicas have it. Nobody can send that again without a risk:
 // the client decides, and what it sent behind that batch goes back with it.
 func TestAPlainBatchThatMayBeWrittenIsTheClients(t *testing.T) {
-	w, site := movable(t, true)
+	var held atomic.Int64
+	w, site := movable(t, true, func(c *federation.Config) { c.Events.Session.BytesHeld = func(more int64) { held.Add(more) } })
 	c := raw(t, w.Addrs[0])
+	all := make(chan struct{}) // the gateway has read all three
+	site.ControlKey(0, func(kmsg.Request) (kmsg.Response, error, bool) {
+		<-all
+		site.DropControl()
+		return nil, nil, false
+	})
 	refuseOnce(site, 0)
 	var answers []func() kmsg.Response
+	bytes := 0
 	for range 3 {
-		answers = append(answers, begun(t, c, produceRequest("orders", nil)))
+		req := produceRequest("orders", nil)
+		bytes += len(req.AppendTo(nil))
+		answers = append(answers, begun(t, c, req))
 	}
+	last := kmsg.NewPtrApiVersionsRequest() // large: once it counts, all before it have been read
+	last.Version, last.ClientSoftwareName, last.ClientSoftwareVersion = 3, strings.Repeat("a", 300), "1"
+	bytes += len(last.AppendTo(nil))
+	begun(t, c, last)
+	gatewaytest.Eventually(t, "the gateway has read all", func() bool { return held.Load() >= int64(bytes) })
+	close(all)
 	for i, answer := range answers {
 		if code, _ := produced(answer().(*kmsg.ProduceResponse)); code != kerr.NotLeaderForPartition.Code {
 			t.Errorf("request %d: error %d", i, code)

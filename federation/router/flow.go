@@ -52,9 +52,7 @@ func (f *flow) enter(p *part, lane *Lane) passage {
 		f.hold(p)
 		return waits
 	}
-	if len(f.held) > 0 {
-		f.held = f.held[1:]
-	}
+	f.drop(p)
 	if f.lane != lane {
 		f.lane, f.proved = lane, false
 	}
@@ -174,6 +172,10 @@ func (f *flow) idle() bool {
 	return len(f.flying) == 0 && len(f.held) == 0 && f.untold == 0 && !f.moving
 }
 
+// blank tells whether there is nothing to remember: of a partition that does not
+// exist, a client may name as many as it likes.
+func (f *flow) blank() bool { return f.lane == nil && f.told.IsZero() }
+
 func without(parts []*part, p *part) []*part {
 	if i := slices.Index(parts, p); i >= 0 {
 		return slices.Delete(parts, i, i+1)
@@ -199,7 +201,7 @@ type produces struct {
 
 // flowsKept bounds how many idle flows a connection remembers. One that is
 // forgotten proves its broker anew.
-const flowsKept = 10_000
+const flowsKept = 2_000
 
 func newProduces(background func(func()), move func(*part)) *produces {
 	ps := &produces{background: background, move: move}
@@ -222,7 +224,7 @@ func (ps *produces) with(tp spillway.TopicPartition, step func(*flow)) {
 		f.moving = true
 		ps.background(func() { ps.run(tp) })
 	}
-	if f.idle() && len(ps.mu.flows) > flowsKept {
+	if f.idle() && (f.blank() || len(ps.mu.flows) > flowsKept) {
 		delete(ps.mu.flows, tp)
 	}
 }

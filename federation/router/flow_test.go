@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"spillway"
 )
 
 // flowWorld is a producer, a flow, and two brokers of which one leads, as dumb as
@@ -223,5 +225,27 @@ func TestFlowKeepsOrder(t *testing.T) {
 	}
 	if again == 0 || refused == 0 || most < 5 {
 		t.Errorf("held %d times, refused %d times, %d in flight at most: the test shows nothing", again, refused, most)
+	}
+}
+
+// What a client names without anything being sent is not remembered, and of what
+// was sent only so much.
+func TestFlowsAreBounded(t *testing.T) {
+	ps := newProduces(nil, nil)
+	kept := func() int { return len(ps.mu.flows) }
+	lane := &Lane{}
+	for n := range int32(3 * flowsKept) {
+		p := &part{op: &produce{acks: -1, read: time.Unix(1, 0)}, tp: spillway.TopicPartition{Topic: "orders", Partition: n}, lane: lane}
+		ps.drop(p)
+		if n == flowsKept && kept() > 0 {
+			t.Fatalf("%d flows of partitions to which nothing was sent", kept())
+		}
+		if n > flowsKept {
+			ps.enter(p, lane)
+			ps.land(p, true)
+		}
+	}
+	if n := kept(); n != flowsKept {
+		t.Errorf("%d flows are kept, want %d", n, flowsKept)
 	}
 }
