@@ -15,8 +15,10 @@
 //	   describe are sent
 //	B  a mark is published only after the target's answer was compared with the
 //	   plan and while the lease is held
-//	C  one request in flight per partition; a batch whose fate is unknown is
-//	   sent again as it was, in the same append session, or read back
+//	C  a partition's batches travel in the order of their sequences, at most
+//	   burstMax at a time, and nothing is decided before all have their answers;
+//	   a batch whose fate is unknown is sent again as it was, in the same append
+//	   session, or read back
 //	D  what the target holds and the mirror did not plan is hidden and in the
 //	   gap log; the flow goes on
 //	E  positions are virtual, so any site can feed any other

@@ -48,47 +48,98 @@ func (t *target) close() {
 // errUnsure means that nobody knows whether a batch was appended.
 var errUnsure = errors.New("no answer")
 
-// produce sends one batch per partition, one request per broker at a time, and
-// returns an answer for each.
-func (t *target) produce(ctx context.Context, parts []sitelog.ProducePart, sent func()) map[spillway.TopicPartition]sitelog.Produced {
-	answers := make(map[spillway.TopicPartition]sitelog.Produced, len(parts))
-	byNode := make(map[int32][]sitelog.ProducePart)
-	for _, p := range parts {
-		answers[p.TopicPartition] = sitelog.Produced{TopicPartition: p.TopicPartition, Err: errUnsure}
-		node, err := t.cluster.Leader(ctx, p.TopicPartition)
-		if err != nil {
-			answers[p.TopicPartition] = sitelog.Produced{TopicPartition: p.TopicPartition, Err: kerr.LeaderNotAvailable, Text: err.Error()}
-			continue
-		}
-		byNode[node] = append(byNode[node], p)
+// burstMax is how many batches of a partition travel at the same time: as many as a
+// broker remembers of a producer, so that each of them may be sent again. Their
+// sequences keep them in order: behind one that was refused, the others are too.
+const burstMax = 5
+
+// round is one batch for each of some partitions, and the answer to it.
+type round struct {
+	parts   []sitelog.ProducePart
+	answers map[spillway.TopicPartition]sitelog.Produced
+}
+
+// produce sends the rounds one behind the other, without waiting in between, and
+// returns when each has its answers.
+func (t *target) produce(ctx context.Context, rounds []*round, sent func()) {
+	unsent := func(r *round, p sitelog.ProducePart, err error) {
+		r.answers[p.TopicPartition] = sitelog.Produced{TopicPartition: p.TopicPartition, Err: kerr.LeaderNotAvailable, Text: err.Error()}
 	}
-	var mu sync.Mutex
+	type leader struct {
+		node int32
+		err  error
+	}
+	leaders := make(map[spillway.TopicPartition]leader) // one for all rounds
+	byNode := make(map[int32][][]sitelog.ProducePart)
+	for i, r := range rounds {
+		r.answers = make(map[spillway.TopicPartition]sitelog.Produced, len(r.parts))
+		for _, p := range r.parts {
+			l, known := leaders[p.TopicPartition]
+			if !known {
+				l.node, l.err = t.cluster.Leader(ctx, p.TopicPartition)
+				leaders[p.TopicPartition] = l
+			}
+			if l.err != nil {
+				unsent(r, p, l.err)
+				continue
+			}
+			r.answers[p.TopicPartition] = sitelog.Produced{TopicPartition: p.TopicPartition, Err: errUnsure}
+			if byNode[l.node] == nil {
+				byNode[l.node] = make([][]sitelog.ProducePart, len(rounds))
+			}
+			byNode[l.node][i] = append(byNode[l.node][i], p)
+		}
+	}
+	var mu sync.Mutex // guards answers and broken
 	var requests sync.WaitGroup
 	var broken []int32
 	for node, parts := range byNode {
 		c, err := t.conn(ctx, node)
 		if err != nil {
-			for _, p := range parts { // nothing was sent
-				mu.Lock()
-				answers[p.TopicPartition] = sitelog.Produced{TopicPartition: p.TopicPartition, Err: kerr.LeaderNotAvailable, Text: err.Error()}
-				mu.Unlock()
+			mu.Lock()
+			for i := range parts {
+				for _, p := range parts[i] {
+					unsent(rounds[i], p, err)
+				}
 			}
+			mu.Unlock()
 			continue
 		}
-		requests.Go(func() {
-			bounded, cancel := context.WithTimeout(ctx, t.timeout+5*time.Second)
-			defer cancel()
-			produced, err := sitelog.Produce(bounded, c, parts, t.timeout)
-			mu.Lock()
-			defer mu.Unlock()
-			for _, a := range produced {
-				answers[a.TopicPartition] = a
+		waits := make([]func(context.Context) ([]sitelog.Produced, error), len(parts))
+		for i := range parts {
+			if len(parts[i]) > 0 {
+				waits[i] = sitelog.Send(ctx, c, parts[i], t.timeout)
 			}
-			if err != nil {
-				broken = append(broken, node)
-				for _, p := range parts {
-					answers[p.TopicPartition] = sitelog.Produced{TopicPartition: p.TopicPartition, Err: errUnsure, Text: err.Error()}
+		}
+		requests.Go(func() {
+			var lost error
+			for i, wait := range waits {
+				if wait == nil {
+					continue
 				}
+				var produced []sitelog.Produced
+				if lost == nil {
+					bounded, cancel := context.WithTimeout(ctx, t.timeout+5*time.Second)
+					produced, lost = wait(bounded)
+					cancel()
+				}
+				mu.Lock()
+				for _, a := range produced {
+					if _, asked := rounds[i].answers[a.TopicPartition]; asked {
+						rounds[i].answers[a.TopicPartition] = a
+					}
+				}
+				if lost != nil {
+					for _, p := range parts[i] {
+						rounds[i].answers[p.TopicPartition] = sitelog.Produced{TopicPartition: p.TopicPartition, Err: errUnsure, Text: lost.Error()}
+					}
+				}
+				mu.Unlock()
+			}
+			if lost != nil {
+				mu.Lock()
+				broken = append(broken, node)
+				mu.Unlock()
 			}
 		})
 	}
@@ -98,7 +149,6 @@ func (t *target) produce(ctx context.Context, parts []sitelog.ProducePart, sent 
 		t.conns[node].Close()
 		delete(t.conns, node)
 	}
-	return answers
 }
 
 func (t *target) conn(ctx context.Context, node int32) (*conn.Conn, error) {
@@ -118,8 +168,9 @@ func (t *target) conn(ctx context.Context, node int32) (*conn.Conn, error) {
 	return c, nil
 }
 
-// produce writes the batches of all plans: the first batch of each partition,
-// then the second, and so on. One request is in flight per partition (C).
+// produce writes the batches of all plans: the first batches of each partition,
+// then the next ones, and so on. What follows depends on no answer that is not
+// there: a partition is handed back only when nothing of it is on its way (C).
 func (l *lane) produce(ctx context.Context, plans []*planned) {
 	left := make([]*planned, 0, len(plans))
 	for _, p := range plans {
@@ -132,28 +183,37 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 	pause, since := resendPauseMin, time.Now()
 	for len(left) > 0 {
 		left = l.withLease(left)
-		parts := make([]sitelog.ProducePart, len(left))
-		for i, p := range left {
-			parts[i] = sitelog.ProducePart{TopicPartition: p.TopicPartition, Batch: p.plan.batches[p.next].bytes}
-		}
+		rounds := l.burst(left)
 		// Once sent, a batch is waited for also while the flow stops: its
 		// fate must be known before the target's end is read (C8).
-		answers := l.target.produce(ctx, parts, func() { l.m.config.Crash("afterProduceSent") })
+		l.target.produce(ctx, rounds, func() { l.m.config.Crash("afterProduceSent") })
 		l.m.config.Crash("afterProduceAcked")
 		again, moved := left[:0], false
+		refusals := make(map[*planned]sitelog.Produced)
 		for _, p := range left {
-			switch l.compare(ctx, p, answers[p.TopicPartition]) {
-			case verdictNext:
-				moved = true
-				if p.next++; p.next < len(p.plan.batches) {
-					again = append(again, p)
-				} else {
-					p.arrive()
+			gone := false
+			for _, r := range rounds {
+				a, sent := r.answers[p.TopicPartition]
+				if !sent {
+					break
 				}
-			case verdictAgain:
-				again = append(again, p)
-			case verdictGone:
+				verdict := l.compare(ctx, p, a)
+				if verdict != verdictNext {
+					// What was sent behind it was refused too, or will be found to be
+					// there when it is sent again.
+					gone, refusals[p] = verdict == verdictGone, a
+					break
+				}
 				moved = true
+				p.next++
+			}
+			switch {
+			case gone:
+				moved = true
+			case p.next == len(p.plan.batches):
+				p.arrive()
+			default:
+				again = append(again, p)
 			}
 		}
 		left = again
@@ -166,7 +226,7 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 		}
 		if time.Since(since) > resendMax || l.flow.stopped() || ctx.Err() != nil {
 			for _, p := range left {
-				l.handBack(p.partition, returned{open: true, problem: fmt.Sprintf("produce %s/%s: %s", l.m.site, p.TopicPartition, describe(answers[p.TopicPartition]))})
+				l.handBack(p.partition, returned{open: true, problem: fmt.Sprintf("produce %s/%s: %s", l.m.site, p.TopicPartition, describe(refusals[p]))})
 			}
 			return
 		}
@@ -175,6 +235,25 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 		}
 		pause = min(2*pause, resendPauseMax)
 	}
+}
+
+// burst is what is sent next. One batch alone goes where the broker may not know the
+// session yet, for then it would take any sequence as the first one, and where it
+// may have forgotten it (C3).
+func (l *lane) burst(left []*planned) (rounds []*round) {
+	for _, p := range left {
+		ahead := p.plan.batches[p.next:]
+		for i, b := range ahead[:min(len(ahead), burstMax)] {
+			if i > 0 && (p.sequence == 0 || l.m.aged(ahead[0]) || l.m.aged(b)) {
+				break
+			}
+			if i == len(rounds) {
+				rounds = append(rounds, &round{})
+			}
+			rounds[i].parts = append(rounds[i].parts, sitelog.ProducePart{TopicPartition: p.TopicPartition, Batch: b.bytes})
+		}
+	}
+	return rounds
 }
 
 // arrive moves the partition to the end of its plan. What the plan wrote may

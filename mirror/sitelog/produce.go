@@ -2,6 +2,7 @@ package sitelog
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -28,6 +29,12 @@ type Produced struct {
 // Produce appends with acks=all. timeout is the broker's bound for replication.
 // Partitions that the broker left out are missing in the answer.
 func Produce(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.Duration) ([]Produced, error) {
+	return Send(ctx, c, parts, timeout)(ctx)
+}
+
+// Send is Produce without the wait: requests go out in the order of the calls. The
+// function that it returns waits for the answer.
+func Send(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.Duration) func(context.Context) ([]Produced, error) {
 	req := kmsg.NewPtrProduceRequest()
 	req.Version = min(produceVersionMax, c.MaxVersion(int16(kmsg.Produce)))
 	req.Acks = -1
@@ -47,12 +54,22 @@ func Produce(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout tim
 		rp.Records = p.Batch
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rp)
 	}
-	kresp, err := c.DoVersion(ctx, req)
-	if err != nil {
-		return nil, err
+	pending := c.Send(ctx, req.Key(), req.Version, true, req.AppendTo(nil))
+	return func(ctx context.Context) ([]Produced, error) {
+		body, err := pending.Wait(ctx)
+		if err != nil {
+			return nil, err
+		}
+		resp := req.ResponseKind().(*kmsg.ProduceResponse)
+		if err := conn.Decode(resp, body); err != nil {
+			return nil, fmt.Errorf("the answer to a produce: %w", err)
+		}
+		return produced(resp), nil
 	}
-	produced := make([]Produced, 0, len(parts))
-	for _, t := range kresp.(*kmsg.ProduceResponse).Topics {
+}
+
+func produced(resp *kmsg.ProduceResponse) (all []Produced) {
+	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
 			a := Produced{
 				TopicPartition: spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition},
@@ -62,8 +79,8 @@ func Produce(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout tim
 			if p.ErrorMessage != nil {
 				a.Text = *p.ErrorMessage
 			}
-			produced = append(produced, a)
+			all = append(all, a)
 		}
 	}
-	return produced, nil
+	return all
 }
