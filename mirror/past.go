@@ -103,6 +103,10 @@ func (m *Mirror) compareSome(ctx context.Context, src *source, pasts []*past, er
 			problems[p.partition] = fmt.Errorf("compare the last records of %s with site %s: %w", p.TopicPartition, src.site, fault)
 		case same:
 			p.compared = true
+		case m.overtaken(ctx, p.partition):
+			// The map that was compared with is that of another session by now, and
+			// may have been cut where that one began: nothing follows from it.
+			parted = append(parted, p.partition)
 		default:
 			p.cutVirtual, p.cutKind = at, maptopic.GapSource
 			if at < p.settled {
@@ -112,6 +116,12 @@ func (m *Mirror) compareSome(ctx context.Context, src *source, pasts []*past, er
 		}
 	}
 	return parted
+}
+
+// overtaken tells whether another mirror has opened a newer append session until
+// now. Where the map cannot be read it has, as far as anybody knows.
+func (m *Mirror) overtaken(ctx context.Context, p *partition) bool {
+	return m.reader.CaughtUp(ctx) != nil || m.succeeded(p)
 }
 
 // pastOf chooses the partitions whose records have to be compared, and tells the

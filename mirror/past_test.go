@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"spillway"
+	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
 )
 
@@ -44,6 +45,45 @@ func TestDifference(t *testing.T) {
 		p := past{end: 10, settled: c.settled, ours: logPart{view, c.ourStart, 10}, theirs: logPart{view, c.theirStart, 10}}
 		if at, same := p.difference(records(c.ours), records(c.theirs), c.compacted); at != c.want || same != (c.want == 10) {
 			t.Errorf("%s: they part at %d (same: %v), not at %d", c.name, at, same, c.want)
+		}
+	}
+}
+
+// Two mirrors of a site without a lease open one session after the other. What one
+// compares may be the map of the other, which was cut where that one began: the
+// source has lost nothing, and nothing is written into the gap log.
+func TestNothingFollowsFromTheMapOfAnotherSession(t *testing.T) {
+	ctx := testContext(t)
+	b := newBounded(t, nil)
+	b.write(t, 1)
+	b.follows(t)
+	tp := spillway.TopicPartition{Topic: "orders"}
+	src, err := b.westM.source("east")
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := b.westM.reader.Map(tp).Session()
+	end, _ := b.westM.reader.View(tp).End()
+	// The other one began some records before the end that this one has.
+	other := held
+	other.Session, other.Worker, other.Virtual = held.Session+1, "other", end-5
+	other.Local, _ = b.westM.reader.View(tp).ToLocal(other.Virtual)
+	at, err := b.westM.writer.Save(ctx, maptopic.SessionEntry(tp, other))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.westM.reader.WaitFor(ctx, at); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		session offsetmap.Session
+		cut     bool
+	}{{held, false}, {other, true}} {
+		p := &partition{TopicPartition: tp, session: c.session, cutVirtual: noBound, sourceEpoch: -1, position: position{virtual: end, bound: noBound}}
+		p.source, _ = src.view(tp).ToLocal(end)
+		parted, problems := b.westM.comparePast(ctx, src, []*partition{p})
+		if len(problems) > 0 || len(parted) != 1 || (p.cutVirtual != noBound) != c.cut {
+			t.Errorf("session %d: parted %v, problems %v, cut at %d", c.session.Session, len(parted), problems, p.cutVirtual)
 		}
 	}
 }
