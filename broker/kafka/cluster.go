@@ -42,10 +42,11 @@ type coordinatorKey struct {
 	key  string
 }
 
-// link is the cluster's own connection to one node. Its lock is held while
-// connecting, so that callers share one attempt.
+// link is the cluster's own connection to one node. Who connects has the turn, so
+// that callers share one attempt; who waits for it can give up, as the attempt may
+// be another's, who has more time.
 type link struct {
-	sync.Mutex
+	turn chan struct{} // has room for one
 	conn *conn.Conn
 }
 
@@ -95,11 +96,11 @@ func (c *Cluster) Close() error {
 	c.mu.links = nil
 	c.mu.Unlock()
 	for _, l := range links {
-		l.Lock()
+		l.turn <- struct{}{}
 		if l.conn != nil {
 			l.conn.Close()
 		}
-		l.Unlock()
+		<-l.turn
 	}
 	return c.admin.close()
 }
@@ -206,13 +207,17 @@ func (c *Cluster) own(ctx context.Context, node int32) (*conn.Conn, error) {
 	}
 	l, ok := c.mu.links[node]
 	if !ok {
-		l = &link{}
+		l = &link{turn: make(chan struct{}, 1)}
 		c.mu.links[node] = l
 	}
 	c.mu.Unlock()
 
-	l.Lock()
-	defer l.Unlock()
+	select {
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("site %s: wait for a connection to node %d: %w", c.config.Site, node, ctx.Err())
+	}
 	if l.conn != nil && l.conn.Err() == nil {
 		return l.conn, nil
 	}

@@ -46,6 +46,45 @@ func start(t *testing.T, config kafka.Config, options ...kfake.Opt) (*kfake.Clus
 
 var orders = spillway.TopicPartition{Topic: "orders", Partition: 1}
 
+// Whoever waits for a connection that another caller makes can give up. The mirror's
+// reader took ten seconds to find that a site was behind a black hole, and a failover
+// waited for it, because a flow that had to stop stood behind it.
+func TestWaitingForAConnectionEndsWithItsContext(t *testing.T) {
+	dialing := make(chan struct{}, 1)
+	_, c := start(t, kafka.Config{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		select {
+		case dialing <- struct{}{}:
+		default:
+		}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}, HandshakeTimeout: time.Hour})
+	patient, end := context.WithCancel(t.Context())
+	first := make(chan error, 1)
+	go func() {
+		_, err := c.Metadata(patient)
+		first <- err
+	}()
+	<-dialing
+	hasty, cancel := context.WithCancel(t.Context())
+	second := make(chan error, 1)
+	go func() {
+		_, err := c.Metadata(hasty)
+		second <- err
+	}()
+	cancel()
+	select {
+	case err := <-second:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("the second one: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the second one waits for the first")
+	}
+	end()
+	<-first
+}
+
 // Addresses come from the other side (reliability 3.2, row 59).
 func TestHostileMetadataIsRefused(t *testing.T) {
 	node := func(id int32, host string, port int32) []kmsg.MetadataResponseBroker {
