@@ -2,12 +2,14 @@ package federation_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 )
@@ -62,6 +64,51 @@ func TestOnlyTheLeaderAccepts(t *testing.T) {
 			if code, _ := produced(do[*kmsg.ProduceResponse](t, c, req)); code != want {
 				t.Errorf("gateway %d, partition %d led by %d: error %d", i, partition, leader, code)
 			}
+		}
+	}
+}
+
+// What is held for a partition that goes to another gateway is refused at once: the
+// client finds the new leader, and the hold there is as long as ever. Held on, it
+// came back after eight seconds, when batches behind it had been written elsewhere.
+func TestWhatIsHeldIsRefusedWhenAnotherLeads(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 8}, Sites: []spillway.SiteID{"east", "west"},
+		Gateway: func(c *federation.Config) { c.Router.HoldMax = time.Hour }})
+	w.Fence("west", failover.Switchover)
+	var answers []<-chan int16
+	for partition := range int32(8) {
+		req := produceRequest("orders", nil)
+		req.TimeoutMillis = 60_000
+		req.Topics[0].Partitions[0].Partition = partition
+		answers = append(answers, later(t, raw(t, w.Addrs[0]), req))
+	}
+	w.StartGateway("gateway-2")
+	next := w.LayOut("east")
+	var kept []<-chan int16
+	for partition, answer := range answers {
+		if n, _ := next.Leader(gatewaytest.ShareID, spillway.TopicPartition{Topic: "orders", Partition: int32(partition)}, -1); n.Gateway == "gateway-1" {
+			kept = append(kept, answer)
+			continue
+		}
+		select {
+		case code := <-answer:
+			if code != kerr.NotLeaderForPartition.Code {
+				t.Errorf("partition %d: error %d", partition, code)
+			}
+		case <-time.After(20 * time.Second):
+			t.Errorf("partition %d is held on", partition)
+		}
+	}
+	if len(kept) == len(answers) {
+		t.Error("no partition has another leader")
+	}
+	w.SetShare(func(s *failover.Share) { // the others end: the move is given up
+		s.State, s.Epoch, s.Target = failover.Stable, s.Epoch+1, ""
+		s.Terms = append(s.Terms, failover.Term{Epoch: s.Epoch, Site: s.Active, Mask: s.Current().Mask, Continues: true})
+	})
+	for _, answer := range kept {
+		if code := <-answer; code != 0 {
+			t.Errorf("what was held and is led on: error %d", code)
 		}
 	}
 }

@@ -49,9 +49,17 @@ type contact struct {
 	hasAcked    bool
 	acked       int32     // last sequence that this gateway acknowledged
 	since       time.Time // when the present uncertainty began
-	refused     int32     // first sequence of a batch that was refused for a missing one; −1 if none
-	waiting     []int32   // first sequences of the batches that wait here for a missing one
+	begun       time.Time // when the first batch of the term could have gone
+	refused     sentBack
+	waiting     []int32 // first sequences of the batches that wait here for a missing one
 	changed     chan struct{}
+}
+
+// sentBack is the oldest batch that was refused and has not come again.
+type sentBack struct {
+	epoch int16 // of the producer
+	first int32
+	at    time.Time // zero: there is none
 }
 
 type verdict int
@@ -59,9 +67,9 @@ type verdict int
 const (
 	forward     verdict = iota // send it
 	isDuplicate                // the site has it, at the offset given
-	wasThere                   // the site has it, somewhere below the offset given
 	stale                      // a newer epoch of the producer has written
-	torn                       // it overlaps what is there with other boundaries
+	wasThere                   // the site has all of it, in other batches below the offset given
+	torn                       // it comes before the end of what is there, which is not all of it
 	wait                       // an earlier sequence is missing
 )
 
@@ -82,7 +90,7 @@ func (cs *contacts) get(k contactKey) *contact {
 	}
 	c := cs.mu.old[k]
 	if c == nil {
-		c = &contact{epoch: -1, refused: -1}
+		c = &contact{epoch: -1}
 	}
 	if len(cs.mu.young) >= cs.max/2 {
 		cs.mu.old, cs.mu.young = cs.mu.young, make(map[contactKey]*contact)
@@ -125,14 +133,17 @@ func (cs *contacts) check(a arrival) (v verdict, at spillway.Offset, until time.
 		}
 	}
 	missing := !c.established && after(a.first, c.next)
-	until = c.since
-	if cs.mu.released != a.term.Base || !c.since.Equal(a.term.Opened) {
-		until = until.Add(cs.outstanding)
+	until = c.since.Add(cs.outstanding)
+	if cs.mu.released == a.term.Base && c.since.Equal(a.term.Opened) {
+		until = c.begun.Add(releaseAfter)
+	}
+	if c.refused.epoch != a.epoch || time.Since(c.refused.at) > cs.outstanding {
+		c.refused = sentBack{}
 	}
 	if c.earlier(a.first) {
 		until = until.Add(cs.outstanding)
 	}
-	if missing && time.Now().Before(until) && !(a.repeats && c.refused == a.first) {
+	if missing && time.Now().Before(until) && !(a.repeats && c.refused.is(a.first)) {
 		if c.changed == nil {
 			c.changed = make(chan struct{})
 		}
@@ -141,7 +152,9 @@ func (cs *contacts) check(a arrival) (v verdict, at spillway.Offset, until time.
 	if missing || !after(c.next, following(a.last)) {
 		c.next = following(a.last)
 	}
-	c.refused = -1
+	if !after(c.refused.first, a.first) {
+		c.refused = sentBack{}
+	}
 	c.wake()
 	return forward, 0, time.Time{}, nil
 }
@@ -162,7 +175,7 @@ func (c *contact) renew(a arrival) (verdict, spillway.Offset) {
 	if c.epoch != a.epoch {
 		c.hasAcked = false
 	}
-	c.epoch, c.term, c.next, c.since, c.refused = a.epoch, a.term.Base, expected, a.term.Opened, -1
+	c.epoch, c.term, c.next, c.since, c.begun = a.epoch, a.term.Base, expected, a.term.Opened, time.Now()
 	c.established = false
 	if len(a.term.Past) == 0 { // nothing was before: the site's own state is all there is
 		c.next = a.first
@@ -173,10 +186,15 @@ func (c *contact) renew(a arrival) (verdict, spillway.Offset) {
 // earlier tells whether a batch before the one that begins with first waits here,
 // or was sent back and has not come again.
 func (c *contact) earlier(first int32) bool {
-	return c.refused >= 0 && after(first, c.refused) || slices.ContainsFunc(c.waiting, func(w int32) bool { return after(first, w) })
+	return !c.refused.at.IsZero() && after(first, c.refused.first) || slices.ContainsFunc(c.waiting, func(w int32) bool { return after(first, w) })
 }
 
-// inTrail looks for the batch in what older terms left at the site.
+func (s sentBack) is(first int32) bool { return !s.at.IsZero() && s.first == first }
+
+// inTrail looks for the batch in what older terms left at the site. The trail has the
+// newest batches of a producer, as many as it may have open, so an older one that
+// comes was refused, and later ones were written without it: it must not be
+// acknowledged.
 func inTrail(a arrival) (verdict, spillway.Offset) {
 	n := len(a.trail)
 	if n == 0 {
@@ -194,10 +212,22 @@ func inTrail(a arrival) (verdict, spillway.Offset) {
 			return isDuplicate, e.Virtual
 		}
 	}
-	if after(a.last, newest.Last) {
-		return torn, 0
+	if next := covered(a); after(next, a.last) {
+		return wasThere, newest.End()
 	}
-	return wasThere, newest.Virtual + spillway.Offset((newest.Last-newest.First)&0x7fffffff) + 1
+	return torn, 0
+}
+
+// covered follows the batches of the trail from the arrival's first sequence on, and
+// returns the first one that none of them has.
+func covered(a arrival) int32 {
+	next := a.first
+	for _, e := range a.trail {
+		if e.ProducerEpoch == a.epoch && !after(e.First, next) && !after(next, e.Last) {
+			next = following(e.Last)
+		}
+	}
+	return next
 }
 
 func (c *contact) wake() {
@@ -277,12 +307,13 @@ func (cs *contacts) dequeue(k contactKey, first int32) {
 	}
 }
 
-// refuse notes that a batch was sent back to wait for a missing one.
+// refuse notes that a batch was sent back, and will come again.
 func (cs *contacts) refuse(k contactKey, epoch int16, first int32) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	if c := cs.get(k); c.epoch == epoch && (c.refused < 0 || after(c.refused, first)) {
-		c.refused = first
+	c := cs.get(k)
+	if old := c.refused; old.at.IsZero() || old.epoch < epoch || old.epoch == epoch && after(old.first, first) {
+		c.refused = sentBack{epoch, first, time.Now()}
 	}
 }
 

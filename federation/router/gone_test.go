@@ -10,6 +10,7 @@ import (
 
 	"spillway"
 	"spillway/federation/layout"
+	"spillway/mirror/offsetmap"
 )
 
 type fixedLayout struct{ layout.Layout }
@@ -100,6 +101,10 @@ func TestReleaseOfWhatWasLost(t *testing.T) {
 	default:
 		t.Error("what waits is not woken")
 	}
+	if v, _ := ask(k, 444); v != wait {
+		t.Errorf("444 goes at once, though older ones may just have been refused elsewhere: verdict %d", v)
+	}
+	cs.mu.young[k].begun = time.Now().Add(-releaseAfter)
 	if v, _ := ask(k, 445); v != wait {
 		t.Errorf("445 overtakes 444: verdict %d", v)
 	}
@@ -108,5 +113,33 @@ func TestReleaseOfWhatWasLost(t *testing.T) {
 	}
 	if v, _ := ask(other, 1); v != wait {
 		t.Errorf("a batch overtakes one that was lost in the term: verdict %d", v)
+	}
+}
+
+// A gateway that could not serve yet has refused a batch, or another one has, and the
+// batch behind it is the first to come when it can: it must not go first. Else the
+// refused one is out of order for good.
+func TestWhatWasSentBackComesFirst(t *testing.T) {
+	k := contactKey{id: spillway.ClientProducerID(1)}
+	for _, repeats := range []bool{true, false} {
+		cs := newContacts(100, 35*time.Second)
+		term := second()
+		term.Opened = time.Now().Add(-10 * time.Second)
+		ask := func(first int32) verdict {
+			v, _, _, _ := cs.check(arrival{contactKey: k, first: first, last: first, term: term, repeats: repeats, trail: []offsetmap.TrailEntry{{First: 270, Last: 274}}})
+			return v
+		}
+		cs.refuse(k, 0, 279) // while it was held, before anything of the term was judged
+		cs.release(term.Base)
+		if v := ask(303); v != wait {
+			t.Fatalf("303 goes first: verdict %d", v)
+		}
+		cs.mu.young[k].begun = time.Now().Add(-releaseAfter)
+		if v := ask(303); v != wait {
+			t.Fatalf("303 goes first, after a while: verdict %d", v)
+		}
+		if v := ask(279); v != forward {
+			t.Fatalf("279: verdict %d", v)
+		}
 	}
 }

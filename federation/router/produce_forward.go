@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -30,7 +31,11 @@ func (op *produce) admit(ctx context.Context, parts []*part) {
 		}
 	}()
 	for len(parts) > 0 {
-		changed, layoutChanged := changedOf(parts), r.layout.Changed()
+		layoutChanged := r.layout.Changed()
+		if parts = r.led(parts); len(parts) == 0 {
+			return
+		}
+		changed := changedOf(parts)
 		ready, moving := r.split(parts)
 		if len(ready) > 0 && len(moving) > 0 {
 			for _, p := range moving {
@@ -53,10 +58,32 @@ func (op *produce) admit(ctx context.Context, parts []*part) {
 				if p.turn > 0 { // it was judged already
 					p.failed()
 				}
+				p.sentBack()
 				p.refuse(kerr.NotLeaderForPartition.Code, "hold-over")
 			}
 			return
 		}
+	}
+}
+
+// led refuses the parts that this gateway has ceased to lead, at once: the client
+// finds the new leader, which waits until nothing is held here any more.
+func (r *Router) led(parts []*part) []*part {
+	return slices.DeleteFunc(parts, func(p *part) bool {
+		mine, _ := r.layout.Leads(p.share.ID, p.tp)
+		if !mine {
+			p.sentBack()
+			p.refuse(kerr.NotLeaderForPartition.Code, "layout")
+		}
+		return !mine
+	})
+}
+
+// sentBack notes that the batch will come again, so that none behind it is taken
+// for the first that there is.
+func (p *part) sentBack() {
+	if p.idempotent() {
+		p.op.client.router.contacts.refuse(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
 	}
 }
 
