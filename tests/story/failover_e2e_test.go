@@ -79,10 +79,11 @@ func TestASiteIsLost(t *testing.T) {
 func TestASiteIsLostAfterTwoHadAcknowledged(t *testing.T) {
 	w := world.Start(t, world.Options{Automatic: true, AckSites: 2, ReservedBlock: 2000, Control: hasty, MirrorApart: true, LeaderFirst: true})
 	r := begin(t, w, lossRate, true)
-	r.eventuallyHealthy()
-	r.must(w.Mirror("west").Pause())
-	r.runOn(2 * time.Second)
-	l := &loss{what: "the whole site died, two had to acknowledge", site: "east", inFlight: 100, bound: resumeAfterSite, act: func() { w.LoseSite("east") }}
+	l := &loss{what: "the whole site died, two had to acknowledge", site: "east", inFlight: 100, bound: resumeAfterSite, act: func() { w.LoseSite("east") },
+		prepare: func() { // west falls behind north, which acknowledgements need now
+			r.must(w.Mirror("west").Pause())
+			r.runOn(2 * time.Second)
+		}}
 	r.lose(l)
 	r.runOn(3 * time.Second)
 	w.ReturnSite("east")

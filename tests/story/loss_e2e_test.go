@@ -22,10 +22,12 @@ import (
 
 // loss is one time that the site which serves is lost.
 type loss struct {
-	what  string
-	site  string
-	act   func()
-	bound time.Duration // within which acknowledgements go on
+	what string
+	site string
+	act  func()
+	// prepare, if there, comes before anything is held back, once all sites follow.
+	prepare func()
+	bound   time.Duration // within which acknowledgements go on
 	// What is held back first: so many records are acknowledged while no mirror
 	// copies, or so many are sent and not acknowledged.
 	ahead, inFlight int64
@@ -42,6 +44,9 @@ func (r *run) lose(l *loss) {
 	r.eventuallyHealthy()
 	r.losses = append(r.losses, l)
 	before := r.share(r.w.Desk())
+	if l.prepare != nil {
+		l.prepare()
+	}
 	if l.ahead+l.inFlight > 0 {
 		r.mirrors(l.site, "pause")
 	}
