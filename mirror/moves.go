@@ -277,13 +277,15 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 	entries := make([]maptopic.Entry, len(todo))
 	for i, tp := range todo {
 		virtual, _ := m.reader.View(tp).End()
+		had := max(virtual, 0)
 		if o, open := m.reader.View(tp).Open(); open {
+			had = 0 // the map knows where that one began
 			virtual = o.Virtual + spillway.Offset(logEnds[tp]-o.Local)
 		}
 		if start[tp] < virtual {
 			return -1, fmt.Errorf("open epoch %d of %s at site %s: it would start at virtual offset %d, but the site already has records up to %d (promise D)", epoch, tp, m.site, start[tp], virtual)
 		}
-		e := offsetmap.EpochStart{Epoch: epoch, Virtual: start[tp], Local: logEnds[tp], Mask: mask}
+		e := offsetmap.EpochStart{Epoch: epoch, Virtual: start[tp], Local: logEnds[tp], Mask: mask, Had: had}
 		if om := m.reader.Map(tp); om != nil {
 			e.Session = om.Session().Session
 		}

@@ -101,7 +101,7 @@ func (h *history) step(t *rapid.T) {
 		h.write(t, VerifiedEntry(orders0, v))
 	case kind == "start" && !isOpen:
 		h.epoch++
-		h.write(t, StartEntry(orders0, offsetmap.EpochStart{Epoch: h.epoch, Virtual: virtual + 10, Local: local, Session: h.live.Session().Session}))
+		h.write(t, StartEntry(orders0, offsetmap.EpochStart{Epoch: h.epoch, Virtual: virtual + 10, Local: local, Session: h.live.Session().Session, Had: virtual}))
 	case kind == "end" && isOpen:
 		n := rapid.Int64Range(0, 9).Draw(t, "served")
 		e := offsetmap.EpochEnd{Epoch: open.Epoch, Virtual: open.Virtual + spillway.Offset(n), Local: open.Local + spillway.LocalOffset(n)}

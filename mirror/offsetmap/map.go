@@ -143,7 +143,7 @@ func (m *Map) applyStart(e EpochStart) bool {
 	if n := len(m.epochs); n > 0 && e.Epoch <= m.epochs[n-1].Epoch {
 		return false // an epoch starts once
 	}
-	m.before = m.end.virtual
+	m.before = max(m.end.virtual, e.Had)
 	if m.open != nil { // given up and never closed
 		m.before = m.open.Virtual
 	}
@@ -151,7 +151,7 @@ func (m *Map) applyStart(e EpochStart) bool {
 	if r, ok := last(m.blocks, m.tail); ok {
 		m.before = max(m.before, r.VirtualEnd())
 	}
-	m.open = &e
+	m.open, m.source = &e, sourceAt{} // where it stood at a source is compared anew
 	m.fenced = max(m.fenced, e.Session)
 	m.end.local, m.end.virtual = e.Local, e.Virtual
 	m.epochs = append(slices.Clip(m.epochs), e)

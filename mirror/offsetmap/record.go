@@ -92,6 +92,10 @@ type EpochStart struct {
 	Local   spillway.LocalOffset `json:"local"`
 	Mask    uint64               `json:"mask,string"` // XORed over client producer ids in this epoch
 	Session int64                `json:"session"`     // chunks of this and older append sessions are void from here on
+	// Had is the verified end when the epoch started. A fresh reader cannot always
+	// tell: compaction takes what was verified before if something void was written
+	// under the same key since.
+	Had spillway.Offset `json:"had,omitempty"`
 }
 
 // EpochEnd closes the range of an EpochStart. What lies behind it at the site
