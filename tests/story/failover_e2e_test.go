@@ -125,7 +125,7 @@ func (r *run) inside(site string) string {
 	})
 	r.must(err)
 	r.t.Cleanup(c.Kill)
-	r.other = append(r.other, c)
+	r.apart = append(r.apart, c)
 	return "inside-" + history.Producer
 }
 

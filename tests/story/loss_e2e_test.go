@@ -3,10 +3,14 @@
 package story
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"iter"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +19,7 @@ import (
 	"spillway/federation/control"
 	"spillway/federation/failover"
 	"spillway/mirror"
+	"spillway/tests/clients"
 	"spillway/tests/orders/check"
 	"spillway/tests/orders/history"
 	"spillway/tests/world"
@@ -35,6 +40,7 @@ type loss struct {
 	at, opened, back time.Time // lost; another site serves; there again
 	pending          int64     // sent and not acknowledged when it was lost, order workload only
 	move             control.Record
+	told             []*os.File                 // histories, from before the loss on
 	listed           []mirror.UnreplicatedRange // at the site, once it was back
 }
 
@@ -43,6 +49,7 @@ func (r *run) lose(l *loss) {
 	r.t.Helper()
 	r.eventuallyHealthy()
 	r.losses = append(r.losses, l)
+	l.told = r.histories()
 	before := r.share(r.w.Desk())
 	if l.prepare != nil {
 		l.prepare()
@@ -104,6 +111,69 @@ func (r *run) lose(l *loss) {
 		return fmt.Errorf("%d moves, none of them is it", len(moves))
 	})
 	r.timeline(l)
+}
+
+// histories are the files that all clients write, where they end now.
+func (r *run) histories() []*os.File {
+	r.t.Helper()
+	var files []*os.File
+	for _, name := range append([]string{r.told.Name()}, clientFiles(r.other)...) {
+		f, err := os.Open(name)
+		r.must(err)
+		r.t.Cleanup(func() { _ = f.Close() }) // only read
+		_, err = f.Seek(0, io.SeekEnd)
+		r.must(err)
+		files = append(files, f)
+	}
+	return files
+}
+
+func clientFiles(all []*clients.Client) (names []string) {
+	for _, c := range all {
+		names = append(names, c.HistoryFile())
+	}
+	return names
+}
+
+// readAgain waits until every consumer group has read a record since another site
+// serves. What the loss lets groups read again is read then: after the next planned
+// move nothing excuses it.
+func (r *run) readAgain(l *loss) {
+	r.t.Helper()
+	since := map[string]time.Duration{"franz-group-1": 0, "sarama-group-1": 0}
+	for _, name := range clientFiles(r.other) {
+		since[strings.TrimSuffix(filepath.Base(name), ".jsonl")+"-group"] = 0
+	}
+	tails := make([]*bufio.Reader, len(l.told))
+	parts := make([]string, len(l.told))
+	for i, f := range l.told {
+		tails[i] = bufio.NewReader(f)
+	}
+	r.w.Eventually(90*time.Second, "every group reads again", func() error {
+		r.must(r.rec.Flush())
+		for i, tail := range tails {
+			for {
+				text, err := tail.ReadString('\n')
+				if parts[i] += text; err != nil {
+					break // the rest is being written
+				}
+				var e history.Event
+				if strings.Contains(parts[i], "group") && json.Unmarshal([]byte(parts[i]), &e) == nil && e.Kind == history.Consume {
+					if at := time.Unix(0, e.Time); at.After(l.opened) && since[e.Client] == 0 {
+						since[e.Client] = at.Sub(l.at)
+					}
+				}
+				parts[i] = ""
+			}
+		}
+		for client, took := range since {
+			if took == 0 {
+				return fmt.Errorf("%s does not", client)
+			}
+		}
+		return nil
+	})
+	fmt.Printf("measured: %s: the last consumer group read again after %.1f s\n", l.what, slices.Max(slices.Collect(maps.Values(since))).Seconds())
 }
 
 // mirrors pauses or resumes the mirrors of all sites but one, where they run.
@@ -169,6 +239,7 @@ func (r *run) timeline(l *loss) {
 func (r *run) home(site string) {
 	r.t.Helper()
 	l := r.losses[len(r.losses)-1]
+	r.readAgain(l)
 	if l.back.IsZero() {
 		l.back = time.Now()
 	}

@@ -35,6 +35,7 @@ type run struct {
 	load  *orders.Workload
 	rec   *history.Recorder
 	other []*clients.Client
+	apart []*clients.Client                  // producers that end before all others: they may have much to catch up with
 	holds []time.Duration                    // of the switchovers, from FENCING to OPEN
 	steps map[failover.State][]time.Duration // of the switchovers, until each state
 
@@ -136,6 +137,9 @@ func (r *run) finish(expect check.Expect) *check.Report {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
 	defer cancel()
+	if err := clients.Stop(r.apart, 2*time.Minute); err != nil {
+		r.t.Error(err)
+	}
 	others := make(chan error, 1)
 	go func() { others <- clients.Stop(r.other, 2*time.Minute) }()
 	progress, err := r.load.Finish(ctx)
@@ -176,7 +180,7 @@ func (r *run) replay(to func(iter.Seq2[history.Event, error])) {
 	if _, err := r.told.Seek(0, 0); err != nil {
 		r.t.Fatal(err)
 	}
-	events, done, err := clients.Histories(r.other, history.Read(r.told))
+	events, done, err := clients.Histories(slices.Concat(r.other, r.apart), history.Read(r.told))
 	if err != nil {
 		r.t.Fatal(err)
 	}
