@@ -278,6 +278,7 @@ func (l *lane) ask(plans []*planned) {
 	if l.conn == nil {
 		c, err := l.flow.source.cluster.Dial(l.asking, l.node)
 		if err != nil {
+			cancel()
 			a.answer <- fetchAnswer{err: err}
 			return
 		}

@@ -32,7 +32,9 @@ type contacts struct {
 	mu struct {
 		sync.Mutex
 		young, old map[contactKey]*contact // two generations bound the number
-		released   spillway.Epoch          // in this term nothing older comes any more
+		// released are the terms in which nothing older comes any more: the newest of
+		// each share, as epochs count by share.
+		released map[spillway.ShareID]spillway.Epoch
 	}
 }
 
@@ -76,6 +78,7 @@ const (
 func newContacts(most int, outstanding time.Duration) *contacts {
 	c := &contacts{max: most, outstanding: outstanding}
 	c.mu.young, c.mu.old = make(map[contactKey]*contact), make(map[contactKey]*contact)
+	c.mu.released = make(map[spillway.ShareID]spillway.Epoch)
 	return c
 }
 
@@ -102,6 +105,7 @@ func (cs *contacts) get(k contactKey) *contact {
 // arrival is a batch that wants to be forwarded.
 type arrival struct {
 	contactKey
+	share       spillway.ShareID
 	epoch       int16 // of the producer
 	first, last int32
 	term        Term
@@ -134,7 +138,7 @@ func (cs *contacts) check(a arrival) (v verdict, at spillway.Offset, until time.
 	}
 	missing := !c.established && after(a.first, c.next)
 	until = c.since.Add(cs.outstanding)
-	if cs.mu.released == a.term.Base && c.since.Equal(a.term.Opened) {
+	if cs.mu.released[a.share] == a.term.Base && c.since.Equal(a.term.Opened) {
 		until = c.begun.Add(releaseAfter)
 	}
 	if c.refused.epoch != a.epoch || time.Since(c.refused.at) > cs.outstanding {
@@ -272,10 +276,10 @@ func (cs *contacts) failed(k contactKey, epoch int16, first int32, term spillway
 }
 
 // release notes that what is missing since the term opened was lost.
-func (cs *contacts) release(term spillway.Epoch) {
+func (cs *contacts) release(share spillway.ShareID, term spillway.Epoch) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	cs.mu.released = term
+	cs.mu.released[share] = term
 	for _, generation := range []map[contactKey]*contact{cs.mu.young, cs.mu.old} {
 		for _, c := range generation {
 			c.wake()
@@ -283,10 +287,10 @@ func (cs *contacts) release(term spillway.Epoch) {
 	}
 }
 
-func (cs *contacts) isReleased(term spillway.Epoch) bool {
+func (cs *contacts) isReleased(share spillway.ShareID, term spillway.Epoch) bool {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return cs.mu.released == term
+	return cs.mu.released[share] == term
 }
 
 // enqueue notes that a batch waits for a missing one, until dequeue.

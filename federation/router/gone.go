@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"spillway"
 	"spillway/federation/layout"
 )
 
@@ -28,7 +29,7 @@ const (
 // something open at a gateway that is gone.
 type goneFor struct {
 	mu      sync.Mutex
-	looking bool
+	looking map[spillway.ShareID]bool
 }
 
 // release ends the waits for sequences that were missing when the term opened, as
@@ -36,18 +37,23 @@ type goneFor struct {
 // is a process that has ended, so its clients' connections were reset, and they have
 // sent again what was open. Sequences that are missing then were acknowledged, and
 // lost with their site. Behind a network that drops everything, or at a machine
-// without power, nothing refuses, and the waits end by time.
-func (r *Router) release(ctx context.Context, t Term) {
+// without power, nothing refuses, and the waits end by time. A machine that has
+// booted again meanwhile refuses too: a client that waits there for an answer, and
+// has sent a later batch elsewhere, finds the older one out of order.
+func (r *Router) release(ctx context.Context, share spillway.ShareID, t Term) {
 	r.gone.mu.Lock()
-	if r.gone.looking || r.contacts.isReleased(t.Base) {
+	if r.gone.looking[share] || r.contacts.isReleased(share, t.Base) {
 		r.gone.mu.Unlock()
 		return
 	}
-	r.gone.looking = true
+	if r.gone.looking == nil {
+		r.gone.looking = make(map[spillway.ShareID]bool)
+	}
+	r.gone.looking[share] = true
 	r.gone.mu.Unlock()
 	defer func() {
 		r.gone.mu.Lock()
-		r.gone.looking = false
+		delete(r.gone.looking, share)
 		r.gone.mu.Unlock()
 	}()
 	wait := time.NewTimer(time.Until(t.Opened.Add(releaseAfter)))
@@ -59,7 +65,7 @@ func (r *Router) release(ctx context.Context, t Term) {
 			return
 		}
 		if r.allGone(ctx) {
-			r.contacts.release(t.Base)
+			r.contacts.release(share, t.Base)
 			return
 		}
 		wait.Reset(knockEvery)

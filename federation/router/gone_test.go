@@ -88,14 +88,20 @@ func TestReleaseOfWhatWasLost(t *testing.T) {
 	}
 	cs.failed(other, 0, 0, term.Base)
 	cs.enqueue(k, 444)
-	v, changed := ask(k, 444)
-	if v != wait {
+	if v, _ := ask(k, 444); v != wait {
 		t.Fatalf("verdict %d", v)
 	}
-	if cs.isReleased(term.Base) {
+	if cs.isReleased(spillway.ShareID{}, term.Base) {
 		t.Error("released before it was")
 	}
-	cs.release(term.Base)
+	cs.release(spillway.ShareID{Group: "another, in the same epoch"}, term.Base)
+	cs.mu.young[k].begun = time.Now().Add(-releaseAfter)
+	if v, _ := ask(k, 444); v != wait || cs.isReleased(spillway.ShareID{}, term.Base) {
+		t.Errorf("released with another share: verdict %d", v)
+	}
+	_, changed := ask(k, 444)
+	cs.mu.young[k].begun = time.Now()
+	cs.release(spillway.ShareID{}, term.Base)
 	select {
 	case <-changed:
 	default:
@@ -130,7 +136,7 @@ func TestWhatWasSentBackComesFirst(t *testing.T) {
 			return v
 		}
 		cs.refuse(k, 0, 279) // while it was held, before anything of the term was judged
-		cs.release(term.Base)
+		cs.release(spillway.ShareID{}, term.Base)
 		if v := ask(303); v != wait {
 			t.Fatalf("303 goes first: verdict %d", v)
 		}

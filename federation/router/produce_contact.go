@@ -25,7 +25,7 @@ func (p *part) ask() (verdict, spillway.Offset, time.Time, <-chan struct{}) {
 	return r.contacts.check(arrival{
 		contactKey: p.contact(), epoch: p.header.ProducerEpoch,
 		first: p.header.BaseSequence, last: p.header.LastSequence(),
-		term: p.term, trail: r.trailOf(p.term, p.header.ProducerID, p.tp),
+		share: p.share.ID, term: p.term, trail: r.trailOf(p.term, p.header.ProducerID, p.tp),
 		repeats: p.op.client.repeats.Load(),
 	})
 }
@@ -78,7 +78,7 @@ func (p *part) waitForMissing(until time.Time, changed <-chan struct{}) {
 	ctx, cancel := context.WithDeadline(r.ctx, end)
 	defer cancel()
 	r.background.Go(func() { p.askSite(ctx) })
-	r.background.Go(func() { r.release(ctx, p.term) })
+	r.background.Go(func() { r.release(ctx, p.share.ID, p.term) })
 	for {
 		timer := time.NewTimer(time.Until(until))
 		select {

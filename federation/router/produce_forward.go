@@ -72,6 +72,9 @@ func (r *Router) led(parts []*part) []*part {
 	return slices.DeleteFunc(parts, func(p *part) bool {
 		mine, _ := r.layout.Leads(p.share.ID, p.tp)
 		if !mine {
+			if p.turn > 0 { // it was judged already
+				p.failed()
+			}
 			p.sentBack()
 			p.refuse(kerr.NotLeaderForPartition.Code, "layout")
 		}
