@@ -302,12 +302,9 @@ func (f *flow) discover(ctx context.Context) {
 	var tps []spillway.TopicPartition
 	if l := f.limit.Load(); l != nil {
 		tps = slices.SortedFunc(maps.Keys(l.bounds), spillway.TopicPartition.Compare)
-	} else {
-		var err error
-		if tps, err = f.share.partitionsAt(ctx, f.source.cluster); err != nil {
-			f.fail(err)
-			return
-		}
+	} else if tps, err = f.share.partitionsAt(ctx, f.source.cluster); err != nil {
+		f.fail(err)
+		return
 	}
 	f.mu.Lock()
 	f.mu.problem, f.mu.found = "", true

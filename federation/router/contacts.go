@@ -216,22 +216,21 @@ func inTrail(a arrival) (verdict, spillway.Offset) {
 			return isDuplicate, e.Virtual
 		}
 	}
-	if next := covered(a); after(next, a.last) {
+	if covered(a) {
 		return wasThere, newest.End()
 	}
 	return torn, 0
 }
 
-// covered follows the batches of the trail from the arrival's first sequence on, and
-// returns the first one that none of them has.
-func covered(a arrival) int32 {
+// covered tells whether batches of the trail have every sequence of the arrival.
+func covered(a arrival) bool {
 	next := a.first
 	for _, e := range a.trail {
 		if e.ProducerEpoch == a.epoch && !after(e.First, next) && !after(next, e.Last) {
 			next = following(e.Last)
 		}
 	}
-	return next
+	return after(next, a.last)
 }
 
 func (c *contact) wake() {

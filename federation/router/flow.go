@@ -31,7 +31,7 @@ type flow struct {
 	moved  *part   // by that goroutine now; nobody else answers it
 
 	untold int       // parts that were refused, but whose answers are not written
-	told   time.Time // when the newest of such answers was written
+	told   time.Time // when the newest of such answers was about to be written
 }
 
 // passage is what a flow says to a part that could be sent now.
@@ -158,7 +158,7 @@ func (f *flow) refuse(p *part) []*part {
 	return with
 }
 
-// tell notes that the answer with a refusal is written.
+// tell notes that the answer with a refusal is about to be written.
 func (f *flow) tell(p *part, now time.Time) {
 	p.untold = false
 	f.untold--

@@ -55,11 +55,7 @@ func (op *produce) admit(ctx context.Context, parts []*part) {
 		// Nothing else tells that an unreachable partition has come back.
 		if !op.wait(ctx, changed, layoutChanged, len(moving) == 0) {
 			for _, p := range parts {
-				if p.turn > 0 { // it was judged already
-					p.failed()
-				}
-				p.sentBack()
-				p.refuse(kerr.NotLeaderForPartition.Code, "hold-over")
+				p.giveBack("hold-over")
 			}
 			return
 		}
@@ -72,22 +68,22 @@ func (r *Router) led(parts []*part) []*part {
 	return slices.DeleteFunc(parts, func(p *part) bool {
 		mine, _ := r.layout.Leads(p.share.ID, p.tp)
 		if !mine {
-			if p.turn > 0 { // it was judged already
-				p.failed()
-			}
-			p.sentBack()
-			p.refuse(kerr.NotLeaderForPartition.Code, "layout")
+			p.giveBack("layout")
 		}
 		return !mine
 	})
 }
 
-// sentBack notes that the batch will come again, so that none behind it is taken
-// for the first that there is.
-func (p *part) sentBack() {
+// giveBack refuses a part that was held, and notes that it will come again, so that
+// none behind it is taken for the first that there is.
+func (p *part) giveBack(reason string) {
+	if p.turn > 0 { // it was judged already
+		p.failed()
+	}
 	if p.idempotent() {
 		p.op.client.router.contacts.refuse(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
 	}
+	p.refuse(kerr.NotLeaderForPartition.Code, reason)
 }
 
 // wait returns false when the hold is over.
@@ -263,9 +259,10 @@ func (op *produce) judge(parts []*part) map[*Lane][]*part {
 }
 
 // enter counts the parts in at the layout, their shares and their flows, all or
-// none; those whose turn has not come are left to their flows: if a share or a partition has begun to move meanwhile, the
-// request is held as if that had been seen before, and its parts are returned.
-// Refusing it would let what the client sent behind it overtake.
+// none: if a share or a partition has begun to move meanwhile, the request is held
+// as if that had been seen before, and its parts are returned. Refusing it would
+// let what the client sent behind it overtake. Parts whose turn has not come are
+// left to their flows.
 func (op *produce) enter(groups map[*Lane][]*part) (again []*part, ok bool) {
 	r := op.client.router
 	var entered, waiting []*part
