@@ -141,6 +141,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		out.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {
 			p := &part{op: op, out: &out.Partitions[j], records: in.Records, tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}}
+			p.header.ProducerID = -1 // until it was read
 			*p.out = kmsg.NewProduceResponseTopicPartition()
 			p.out.Partition, p.out.BaseOffset = in.Partition, -1
 			p.code = cmp.Or(op.checkRequest(req), code)
@@ -218,7 +219,8 @@ func minTime(a, b time.Time) time.Time {
 }
 
 // refuse answers a part with an error of the gateway's own. Where the client is
-// to send it again, so must it those that came behind it and are not written.
+// to send it again, so must it those that came behind it and are not written; and
+// none that it sends later is taken for the first that there is.
 func (p *part) refuse(code int16, reason string) {
 	p.op.client.router.events.refused(reason)
 	if code != kerr.NotLeaderForPartition.Code {
@@ -227,10 +229,18 @@ func (p *part) refuse(code int16, reason string) {
 		return
 	}
 	with := p.op.client.produces.refuse(p)
+	p.sentBack()
 	p.finish(code)
 	for _, q := range with {
 		q.failed()
 		q.refuse(code, "behind-refused")
+	}
+}
+
+// sentBack notes that the client is told to send a part again.
+func (p *part) sentBack() {
+	if p.idempotent() {
+		p.op.client.router.contacts.refuse(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
 	}
 }
 

@@ -20,6 +20,8 @@ import (
 //	B  a batch of an older term that is at the site is never forwarded again
 //	C  a contact is established by a success of the site in the term: from then
 //	   on the site itself knows the masked id and checks every sequence
+//	D  while it is not, a batch waits for every earlier one that waits here, or was
+//	   sent back and comes again, also where next is behind that one
 //
 // A contact waits for a missing sequence for at most OutstandingMax: after that
 // the client cannot have it in flight any more. What is missing then was lost with
@@ -52,17 +54,21 @@ type contact struct {
 	acked       int32     // last sequence that this gateway acknowledged
 	since       time.Time // when the present uncertainty began
 	begun       time.Time // when the first batch of the term could have gone
-	refused     sentBack
-	waiting     []int32 // first sequences of the batches that wait here for a missing one
+	sentBack    []outside // refused, and not come again; in order, refusedMax at most
+	waiting     []outside // here for a missing one
 	changed     chan struct{}
 }
 
-// sentBack is the oldest batch that was refused and has not come again.
-type sentBack struct {
+// outside is a batch that is known to this gateway and not on its way.
+type outside struct {
 	epoch int16 // of the producer
 	first int32
-	at    time.Time // zero: there is none
+	at    time.Time // since when
 }
+
+// refusedMax is how many batches a producer may have open in a partition: of one
+// more, the first has been written elsewhere.
+const refusedMax = 5
 
 type verdict int
 
@@ -123,6 +129,8 @@ func (cs *contacts) check(a arrival) (v verdict, at spillway.Offset, until time.
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	c := cs.get(a.contactKey)
+	now := time.Now()
+	c.forget(a, now.Add(-cs.outstanding))
 	switch {
 	case c.epoch > a.epoch && c.term == a.term.Base:
 		return stale, 0, time.Time{}, nil
@@ -136,29 +144,26 @@ func (cs *contacts) check(a arrival) (v verdict, at spillway.Offset, until time.
 			return v, at, time.Time{}, nil
 		}
 	}
-	missing := !c.established && after(a.first, c.next)
 	until = c.since.Add(cs.outstanding)
 	if cs.mu.released[a.share] == a.term.Base && c.since.Equal(a.term.Opened) {
 		until = c.begun.Add(releaseAfter)
 	}
-	if c.refused.epoch != a.epoch || time.Since(c.refused.at) > cs.outstanding {
-		c.refused = sentBack{}
+	seen, earlier := c.earlier(a, now)
+	if end := seen.Add(cs.outstanding); earlier && end.After(until) {
+		until = end
 	}
-	if c.earlier(a.first) {
-		until = until.Add(cs.outstanding)
-	}
-	if missing && time.Now().Before(until) && !(a.repeats && c.refused.is(a.first)) {
+	missing := !c.established && (earlier || after(a.first, c.next))
+	proved := a.repeats && slices.ContainsFunc(c.sentBack, func(o outside) bool { return o.epoch == a.epoch && o.first == a.first })
+	if missing && !proved && now.Before(until) {
 		if c.changed == nil {
 			c.changed = make(chan struct{})
 		}
 		return wait, 0, until, c.changed
 	}
-	if missing || !after(c.next, following(a.last)) {
+	if !after(c.next, following(a.last)) {
 		c.next = following(a.last)
 	}
-	if !after(c.refused.first, a.first) {
-		c.refused = sentBack{}
-	}
+	c.came(a.epoch, a.last)
 	c.wake()
 	return forward, 0, time.Time{}, nil
 }
@@ -187,13 +192,45 @@ func (c *contact) renew(a arrival) (verdict, spillway.Offset) {
 	return forward, 0
 }
 
-// earlier tells whether a batch before the one that begins with first waits here,
-// or was sent back and has not come again.
-func (c *contact) earlier(first int32) bool {
-	return !c.refused.at.IsZero() && after(first, c.refused.first) || slices.ContainsFunc(c.waiting, func(w int32) bool { return after(first, w) })
+// earlier tells whether a batch before this one waits here, or was sent back and
+// has not come again, and when that was last known to be so.
+func (c *contact) earlier(a arrival, now time.Time) (seen time.Time, yes bool) {
+	for _, o := range c.sentBack {
+		if o.epoch == a.epoch && after(a.first, o.first) {
+			yes = true
+			if o.at.After(seen) {
+				seen = o.at
+			}
+		}
+	}
+	for _, o := range c.waiting {
+		if o.epoch == a.epoch && after(a.first, o.first) {
+			return now, true
+		}
+	}
+	return seen, yes
 }
 
-func (s sentBack) is(first int32) bool { return !s.at.IsZero() && s.first == first }
+// forget drops the batches that were sent back but do not come again: before too
+// long a time, with an older epoch of the producer, or because older terms have them.
+func (c *contact) forget(a arrival, before time.Time) {
+	if n := len(a.trail); n > 0 {
+		c.came(a.trail[n-1].ProducerEpoch, a.trail[n-1].Last)
+	}
+	c.drop(func(o outside) bool { return o.epoch < a.epoch || o.at.Before(before) })
+}
+
+// came notes that nothing up to a sequence will come for the first time.
+func (c *contact) came(epoch int16, last int32) {
+	c.drop(func(o outside) bool { return o.epoch == epoch && !after(o.first, last) })
+}
+
+func (c *contact) drop(which func(outside) bool) {
+	n := len(c.sentBack)
+	if c.sentBack = slices.DeleteFunc(c.sentBack, which); len(c.sentBack) < n {
+		c.wake()
+	}
+}
 
 // inTrail looks for the batch in what older terms left at the site. The trail has the
 // newest batches of a producer, as many as it may have open, so an older one that
@@ -251,6 +288,7 @@ func (cs *contacts) acked(k contactKey, epoch int16, last int32, term spillway.E
 	if !c.hasAcked || after(last, c.acked) {
 		c.hasAcked, c.acked = true, last
 	}
+	c.came(epoch, last)
 	if c.term == term && !c.established {
 		c.established = true
 		c.wake()
@@ -293,18 +331,18 @@ func (cs *contacts) isReleased(share spillway.ShareID, term spillway.Epoch) bool
 }
 
 // enqueue notes that a batch waits for a missing one, until dequeue.
-func (cs *contacts) enqueue(k contactKey, first int32) {
+func (cs *contacts) enqueue(k contactKey, epoch int16, first int32) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	c := cs.get(k)
-	c.waiting = append(c.waiting, first)
+	c.waiting = append(c.waiting, outside{epoch: epoch, first: first})
 }
 
-func (cs *contacts) dequeue(k contactKey, first int32) {
+func (cs *contacts) dequeue(k contactKey, epoch int16, first int32) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	c := cs.get(k)
-	if i := slices.Index(c.waiting, first); i >= 0 {
+	if i := slices.Index(c.waiting, outside{epoch: epoch, first: first}); i >= 0 {
 		c.waiting = slices.Delete(c.waiting, i, i+1)
 		c.wake()
 	}
@@ -315,8 +353,18 @@ func (cs *contacts) refuse(k contactKey, epoch int16, first int32) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	c := cs.get(k)
-	if old := c.refused; old.at.IsZero() || old.epoch < epoch || old.epoch == epoch && after(old.first, first) {
-		c.refused = sentBack{epoch, first, time.Now()}
+	if c.hasAcked && c.epoch == epoch && !after(first, c.acked) {
+		return // it came on another connection meanwhile
+	}
+	c.sentBack = slices.DeleteFunc(c.sentBack, func(o outside) bool { return o.epoch < epoch || o.epoch == epoch && o.first == first })
+	at := slices.IndexFunc(c.sentBack, func(o outside) bool { return o.epoch > epoch || after(o.first, first) })
+	if at < 0 {
+		at = len(c.sentBack)
+	}
+	c.sentBack = slices.Insert(c.sentBack, at, outside{epoch, first, time.Now()})
+	if len(c.sentBack) > refusedMax {
+		c.sentBack = slices.Delete(c.sentBack, 0, 1)
+		c.wake()
 	}
 }
 
@@ -337,7 +385,11 @@ func (cs *contacts) found(k contactKey, e offsetmap.TrailEntry, term spillway.Ep
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	c := cs.get(k)
-	if c.term == term && c.epoch == e.ProducerEpoch && !c.established && after(following(e.Last), c.next) {
+	if c.term != term || c.epoch != e.ProducerEpoch {
+		return
+	}
+	c.came(e.ProducerEpoch, e.Last)
+	if !c.established && after(following(e.Last), c.next) {
 		c.next = following(e.Last)
 		c.wake()
 	}

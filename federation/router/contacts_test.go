@@ -4,6 +4,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"spillway"
 	"spillway/broker"
 	"spillway/federation/failover"
@@ -115,13 +118,13 @@ func TestWhatWaitedGoesInOrder(t *testing.T) {
 				}
 				return v, changed
 			}
-			cs.enqueue(k, 445)
-			cs.enqueue(k, 444)
-			cs.enqueue(k, 446)
+			cs.enqueue(k, 0, 445)
+			cs.enqueue(k, 0, 444)
+			cs.enqueue(k, 0, 446)
 			if where == "was sent back" {
 				cs.check(arrival{contactKey: k, first: 444, last: 444, term: second()}) // the contact begins
 				cs.mu.young[k].since = over.Opened
-				cs.dequeue(k, 444)
+				cs.dequeue(k, 0, 444)
 				cs.refuse(k, 0, 444)
 				over.Base = second().Base
 			}
@@ -137,12 +140,131 @@ func TestWhatWaitedGoesInOrder(t *testing.T) {
 			default:
 				t.Fatal("445 is not woken")
 			}
+			cs.dequeue(k, 0, 444)
 			for _, next := range []int32{445, 446} {
 				if v, _ := ask(next); v != forward {
 					t.Fatalf("%d: verdict %d", next, v)
 				}
+				cs.dequeue(k, 0, next)
 			}
 		})
+	}
+}
+
+// A batch that was sent back comes again. Those behind it wait for it, also where
+// the site takes any first sequence, or the row is believed to be beyond it.
+func TestWhatWasSentBackIsNotOvertaken(t *testing.T) {
+	trail := []offsetmap.TrailEntry{{First: 0, Last: 14}}
+	for name, c := range map[string]struct {
+		term   Term
+		trail  []offsetmap.TrailEntry
+		before []int32 // batches that went before, one sequence each
+	}{
+		"in the first term":                     {term: first},
+		"in the first term, behind others":      {term: first, before: []int32{18, 19, 20}},
+		"in a later term, and the row is there": {term: second(), trail: trail, before: []int32{15, 16, 17, 18, 19, 20}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cs := newContacts(100, 35*time.Second)
+			k := contactKey{id: spillway.ClientProducerID(1)}
+			ask := func(first int32) (verdict, <-chan struct{}) {
+				v, _, until, changed := cs.check(arrival{contactKey: k, first: first, last: first, term: c.term, trail: c.trail})
+				if v == wait && until.Before(time.Now()) {
+					t.Errorf("%d waits until %s, which is over", first, until)
+				}
+				return v, changed
+			}
+			for _, first := range c.before {
+				if v, _ := ask(first); v != forward {
+					t.Fatalf("%d: verdict %d", first, v)
+				}
+			}
+			cs.refuse(k, 0, 19)
+			cs.refuse(k, 0, 20)
+			if v, _ := ask(20); v != wait {
+				t.Fatalf("20 overtakes 19: verdict %d", v)
+			}
+			cs.enqueue(k, 0, 20)
+			_, changed := ask(21)
+			if v, _ := ask(19); v != forward {
+				t.Fatalf("19: verdict %d", v)
+			}
+			select {
+			case <-changed:
+			default:
+				t.Fatal("21 is not woken")
+			}
+			if v, _ := ask(21); v != wait {
+				t.Fatalf("21 overtakes 20, which waits: verdict %d", v)
+			}
+			for _, next := range []int32{20, 21} {
+				if v, _ := ask(next); v != forward {
+					t.Fatalf("%d: verdict %d", next, v)
+				}
+				cs.dequeue(k, 0, next)
+			}
+		})
+	}
+}
+
+// What was sent back is waited for only while it may come: not once it has been
+// written on another way, is too old, or belongs to an older epoch of its producer.
+func TestWhatWasSentBackMayNotComeAgain(t *testing.T) {
+	k := contactKey{id: spillway.ClientProducerID(1)}
+	for name, c := range map[string]struct {
+		arrival
+		happens func(*contacts)
+	}{
+		"the trail has it":                 {arrival{term: second(), trail: []offsetmap.TrailEntry{{First: 5, Last: 9}}}, func(*contacts) {}},
+		"this gateway has acknowledged it": {arrival{term: first}, func(cs *contacts) { cs.acked(k, 0, 9, 0) }},
+		"the site's own log has it": {arrival{term: first}, func(cs *contacts) {
+			cs.found(k, offsetmap.TrailEntry{Last: 9}, first.Base)
+		}},
+		"a newer epoch":   {arrival{term: first, epoch: 1}, func(*contacts) {}},
+		"time has passed": {arrival{term: first}, func(cs *contacts) { cs.mu.young[k].sentBack[0].at = time.Now().Add(-36 * time.Second) }},
+		"five others have": {arrival{term: first}, func(cs *contacts) { // been sent back since, so it was written elsewhere
+			for n := range int32(refusedMax) {
+				cs.refuse(k, 0, 11+n)
+			}
+		}},
+		"and its client proves it": {arrival{term: first, repeats: true}, func(cs *contacts) { cs.refuse(k, 0, 10) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cs := newContacts(100, 35*time.Second)
+			a := c.arrival
+			a.contactKey, a.first, a.last = k, 10, 10
+			begin := a
+			begin.first, begin.last, begin.epoch, begin.term, begin.trail = 5, 9, 0, first, nil
+			cs.check(begin)
+			cs.refuse(k, 0, 5)
+			c.happens(cs)
+			if v, _, _, _ := cs.check(a); v != forward {
+				t.Errorf("verdict %d", v)
+			}
+		})
+	}
+}
+
+// Whatever a part is refused for with the order to send it again, the contact knows.
+func TestARefusedPartIsExpectedAgain(t *testing.T) {
+	r := &Router{contacts: newContacts(100, 35*time.Second)}
+	c := &Client{router: r, produces: newProduces(nil, nil)}
+	part := func(sequence int32) *part {
+		p := &part{op: &produce{client: c, done: make(chan struct{})}, out: &kmsg.ProduceResponseTopicPartition{}}
+		p.op.open.Store(1)
+		p.header.ProducerID, p.header.BaseSequence = spillway.ClientProducerID(1), sequence
+		return p
+	}
+	p := part(5)
+	p.refuse(kerr.NotLeaderForPartition.Code, "moving")
+	if v, _, _, _ := r.contacts.check(arrival{contactKey: p.contact(), first: 6, last: 6, term: first}); v != wait {
+		t.Errorf("verdict %d", v)
+	}
+	q := part(0)
+	q.header.ProducerID = spillway.ClientProducerID(2)
+	q.refuse(kerr.InvalidRecord.Code, "invalid")
+	if v, _, _, _ := r.contacts.check(arrival{contactKey: q.contact(), first: 1, last: 1, term: first}); v != forward {
+		t.Errorf("behind one that was refused for good: verdict %d", v)
 	}
 }
 

@@ -87,7 +87,7 @@ func TestReleaseOfWhatWasLost(t *testing.T) {
 		t.Fatalf("verdict %d", v)
 	}
 	cs.failed(other, 0, 0, term.Base)
-	cs.enqueue(k, 444)
+	cs.enqueue(k, 0, 444)
 	if v, _ := ask(k, 444); v != wait {
 		t.Fatalf("verdict %d", v)
 	}

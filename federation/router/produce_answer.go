@@ -317,6 +317,7 @@ func (op *produce) keepPromises() {
 		if !p.share.keep(p.term, p.durable) || r.lease.Term() != p.leased {
 			r.events.refused("moved")
 			p.out.ErrorCode, p.out.BaseOffset = kerr.NotLeaderForPartition.Code, -1
+			p.sentBack()
 			continue
 		}
 		if p.idempotent() {

@@ -69,8 +69,8 @@ func (p *part) waitForMissing(until time.Time, changed <-chan struct{}) {
 		return
 	}
 	r.events.firstContact("waited")
-	r.contacts.enqueue(p.contact(), p.header.BaseSequence)
-	defer r.contacts.dequeue(p.contact(), p.header.BaseSequence)
+	r.contacts.enqueue(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
+	defer r.contacts.dequeue(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
 	end := p.op.until
 	if p.op.client.repeats.Load() {
 		end = minTime(end, time.Now().Add(repeatHoldMax))
@@ -86,7 +86,6 @@ func (p *part) waitForMissing(until time.Time, changed <-chan struct{}) {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			r.contacts.refuse(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
 			p.refuse(kerr.NotLeaderForPartition.Code, "sequence-missing")
 			return
 		}

@@ -74,14 +74,10 @@ func (r *Router) led(parts []*part) []*part {
 	})
 }
 
-// giveBack refuses a part that was held, and notes that it will come again, so that
-// none behind it is taken for the first that there is.
+// giveBack refuses a part that was held.
 func (p *part) giveBack(reason string) {
 	if p.turn > 0 { // it was judged already
 		p.failed()
-	}
-	if p.idempotent() {
-		p.op.client.router.contacts.refuse(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
 	}
 	p.refuse(kerr.NotLeaderForPartition.Code, reason)
 }
