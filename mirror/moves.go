@@ -81,7 +81,8 @@ func (m *Mirror) readBack(ctx context.Context, s *share, epoch spillway.Epoch, t
 //
 // A flow that runs already from the site that is named is bounded: clients are
 // held, and to stop it, connect anew, and read the logs back is the most of a
-// hold. Where that does not do, a flow is made for the purpose.
+// hold. Where that does not do, a flow is made for the purpose. A partition that
+// an earlier attempt of the move has opened had all before it was.
 func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, from map[spillway.TopicPartition]spillway.SiteID, until map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error) {
 	s, err := m.share(id)
 	if err != nil {
@@ -110,6 +111,15 @@ func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillwa
 		return nil, err
 	}
 	s.halt()
+	for site := range bounds {
+		maps.DeleteFunc(bounds[site], func(tp spillway.TopicPartition, _ spillway.Offset) bool {
+			o, open := m.reader.View(tp).Open()
+			return open && o.Epoch == epoch
+		})
+		if len(bounds[site]) == 0 {
+			delete(bounds, site)
+		}
+	}
 	var flows []*flow
 	defer func() {
 		for _, f := range flows {

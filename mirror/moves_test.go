@@ -55,6 +55,39 @@ func term(epoch spillway.Epoch, site spillway.SiteID, ends map[spillway.TopicPar
 	}}
 }
 
+// A move may have to be tried again after its epoch was opened here, in some
+// partitions or in all: something beside it failed, or the mirror died.
+func TestCatchUpAfterTheEpochWasOpened(t *testing.T) {
+	b := newBounded(t, nil)
+	cutover := b.write(t, 1)
+	b.catchUp(t, cutover)
+	again := func(m *Mirror, cutover map[spillway.TopicPartition]spillway.Offset) {
+		t.Helper()
+		ends, err := m.CatchUp(testContext(t), ordersShare, 2, from("east", cutover), cutover)
+		if err != nil || !maps.Equal(ends, cutover) {
+			t.Errorf("ends %v, cutover %v: %v", ends, cutover, err)
+		}
+	}
+	again(b.westM, cutover)
+	restarted := testMirrorWith(t, Config{Local: b.west}, b.east)
+	if err := restarted.Know(ordersAssignment("east", 1)); err != nil {
+		t.Fatal(err)
+	}
+	again(restarted, cutover)
+
+	b = newBounded(t, nil)
+	cutover = b.write(t, 2)
+	first := maps.Clone(cutover)
+	delete(first, spillway.TopicPartition{Topic: "orders", Partition: 1})
+	if _, err := b.westM.CatchUp(testContext(t), ordersShare, 2, from("east", first), first); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.westM.OpenEpoch(testContext(t), ordersShare, 2, 5, first); err != nil {
+		t.Fatal(err)
+	}
+	b.catchUp(t, cutover)
+}
+
 // TestSwitchoverAndBack moves a share to west and back to east, with a third
 // site that follows whoever serves, and compares all sites after each move.
 func TestSwitchoverAndBack(t *testing.T) {

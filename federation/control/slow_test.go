@@ -2,7 +2,9 @@ package control
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,6 +104,57 @@ func TestSlowStandbyOfASwitchoverIsCutBack(t *testing.T) {
 		return shown[1020] == "new" && len(shown) == 21
 	})
 	if missing := w.check("north", share); missing > 0 {
+		t.Errorf("%d are missing", missing)
+	}
+}
+
+// groupless is a mirror whose first copy of the consumer groups fails, once the
+// epoch is open.
+type groupless struct {
+	Mirror
+	opened chan struct{}
+	once   *sync.Once
+	copies *atomic.Int32
+}
+
+func (m groupless) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (int64, error) {
+	position, err := m.Mirror.OpenEpoch(ctx, id, epoch, mask, start)
+	if err == nil {
+		m.once.Do(func() { close(m.opened) })
+	}
+	return position, err
+}
+
+func (m groupless) CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error {
+	select {
+	case <-m.opened:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if m.copies.Add(1) == 1 {
+		return errors.New("the coordinator of a group is loading")
+	}
+	return m.Mirror.CopyGroups(ctx, id, from)
+}
+
+// The groups cannot be copied at the first attempt, beside an epoch that opens: the
+// move goes on with the next one.
+func TestGroupsThatCannotBeCopiedAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{mirror: func(_ spillway.SiteID, m Mirror) Mirror {
+		return groupless{m, make(chan struct{}), &sync.Once{}, &atomic.Int32{}}
+	}})
+	w.settled(1)
+	w.produce("east", "a", 20)
+	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	share := w.settled(plan.Epoch)
+	if share.Active != "west" {
+		t.Fatalf("%+v; faults %q", share, last(w.failed, 5))
+	}
+	if missing := w.check("west", share); missing > 0 {
 		t.Errorf("%d are missing", missing)
 	}
 }
