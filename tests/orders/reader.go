@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -282,20 +283,40 @@ func (d *desk) commit(ctx context.Context, cl *kgo.Client) {
 	if len(offsets) == 0 {
 		return
 	}
-	cl.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+	cl.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 		if resp == nil || err != nil {
 			d.counts.commitErrors.Add(1)
 			return
 		}
-		for _, t := range resp.Topics {
-			for _, p := range t.Partitions {
-				e := history.Event{Kind: history.Commit, Client: d.client, Group: d.spec.Group, Topic: t.Topic, Partition: p.Partition, Offset: offsets[t.Topic][p.Partition].Offset}
-				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-					e.Error = err.Error()
-					d.counts.commitErrors.Add(1)
-				}
-				d.rec.Record(e)
+		for _, e := range committed(req, resp) {
+			e.Client, e.Group, e.Offset = d.client, d.spec.Group, offsets[e.Topic][e.Partition].Offset
+			if e.Error != "" {
+				d.counts.commitErrors.Add(1)
 			}
+			d.rec.Record(e)
 		}
 	})
+}
+
+// committed is the answer to a commit, without client, group and offset. From
+// version 10 on an answer has topic ids only; the client puts the names in, but
+// not where it has left the group meanwhile.
+func committed(req *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse) []history.Event {
+	var out []history.Event
+	for _, t := range resp.Topics {
+		i := slices.IndexFunc(req.Topics, func(asked kmsg.OffsetCommitRequestTopic) bool {
+			return asked.Topic == t.Topic || t.Topic == "" && asked.TopicID == t.TopicID
+		})
+		if i < 0 {
+			continue // about nothing that was asked
+		}
+		for _, p := range t.Partitions {
+			e := history.Event{Kind: history.Commit, Topic: req.Topics[i].Topic, Partition: p.Partition}
+			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+				e.Error = err.Error()
+			}
+			out = append(out, e)
+		}
+	}
+	return out
 }
