@@ -11,6 +11,7 @@ import (
 	"spillway/console/status"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
+	"spillway/tests/cluster/process"
 	"spillway/tests/orders/history"
 )
 
@@ -48,14 +49,17 @@ func (s *story) hang(ctx context.Context) error {
 	s.load.Mark(history.Event{Name: "hang", Note: gateway.name})
 	store.hold()
 	defer store.release()
-	if err := gateway.signal(syscall.SIGSTOP); err != nil {
+	if err := gateway.pause(); err != nil {
 		return err
 	}
 	committed := make(chan error, 1)
 	go func() { committed <- t.commit(ctx) }()
 	moved := s.move(ctx, from, to, "a gateway hangs")
+	if len(committed) > 0 {
+		moved = errors.Join(moved, fmt.Errorf("the till's commit did not wait for %s, which hangs", gateway.name))
+	}
 	s.say("   %s wakes up, and does not hear from the coordinator store", gateway.name)
-	if err := errors.Join(moved, gateway.signal(syscall.SIGCONT)); err != nil {
+	if err := errors.Join(moved, gateway.resume()); err != nil {
 		return errors.Join(err, <-committed)
 	}
 	cutOff := time.NewTimer(cutOffMax)
@@ -103,9 +107,17 @@ func (s *story) layoutHome(ctx context.Context) (string, error) {
 // gatewayProcess is the child with gateway, mirror and control loop.
 func (s *site) gatewayProcess() *child { return s.children[len(s.children)-1] }
 
-func (c *child) signal(sig syscall.Signal) error {
-	if err := c.cmd.Process.Signal(sig); err != nil {
-		return fmt.Errorf("send %s to %s: %w", sig, c.name, err)
+// pause holds the process up as a long pause of its machine would.
+func (c *child) pause() error {
+	if err := process.Pause(c.cmd.Process); err != nil {
+		return fmt.Errorf("pause %s: %w", c.name, err)
+	}
+	return nil
+}
+
+func (c *child) resume() error {
+	if err := c.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		return fmt.Errorf("resume %s: %w", c.name, err)
 	}
 	return nil
 }

@@ -59,7 +59,7 @@ func TestDemoNoticesEveryMutant(t *testing.T) {
 			}
 			t.Logf("%s: exit %d\n%s", m.About, o.Exit, o.Report.Text())
 			if err := m.Judge(o); err != nil {
-				t.Error(err)
+				t.Errorf("%v\n%s", err, o.Stderr)
 			}
 		})
 	}

@@ -6,7 +6,7 @@ import (
 )
 
 // every mutant that there must be, so that none gets lost.
-var every = []string{"drop-batch", "expired-lease", "repeat-batch", "shift-offset", "swap-batches"}
+var every = []string{"drop-batch", "expired-lease", "repeat-batch", "shift-offset", "stale-epoch", "swap-batches"}
 
 // Each patch applies to the product as it is. This is cheap, so whoever changes
 // the patched code hears of it at once.

@@ -161,19 +161,27 @@ func (p *Process) Quit(grace time.Duration) error {
 	}
 }
 
-// Pause stops the child with SIGSTOP and returns when all its threads stand
-// still: from then on it keeps its connections and answers nothing.
+// Pause stops the child: from then on it keeps its connections and answers nothing.
 func (p *Process) Pause() error {
-	if err := p.signal(syscall.SIGSTOP); err != nil {
+	if err := Pause(p.cmd.Process); err != nil {
+		return fmt.Errorf("pause %s: %w", p.spec.Name, err)
+	}
+	return nil
+}
+
+// Pause stops a child of this process with SIGSTOP and returns when all its
+// threads stand still, or it has ended.
+func Pause(child *os.Process) error {
+	if err := child.Signal(syscall.SIGSTOP); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	for {
-		err := unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WSTOPPED|unix.WNOWAIT, nil)
+		err := unix.Waitid(unix.P_PID, child.Pid, nil, unix.WSTOPPED|unix.WNOWAIT, nil)
 		switch {
 		case err == nil, errors.Is(err, unix.ECHILD): // it ended meanwhile
 			return nil
 		case !errors.Is(err, unix.EINTR):
-			return fmt.Errorf("wait until %s stands still: %w", p.spec.Name, err)
+			return fmt.Errorf("wait until all threads stand still: %w", err)
 		}
 	}
 }
