@@ -3,6 +3,7 @@ package federation
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"slices"
 	"sync"
 
@@ -24,6 +25,7 @@ type layoutKeeper struct {
 	kick    chan struct{}
 
 	mu      sync.Mutex
+	sites   map[string]spillway.SiteID // of layout.Layout.Sites; never changed in place
 	newest  layout.Layout
 	base    *layout.Layout  // the newest but one that all obeyed; nil if none was seen
 	since   []layout.Layout // after base, the newest included
@@ -103,6 +105,32 @@ func (k *layoutKeeper) obeyed() int64 {
 	return k.obeys
 }
 
+// serves takes notice of where a share is served next. With it leaders change only
+// where no gateway of the home lives, and while the share moves: nothing is let in, and
+// what was let in before is drained, or over with the lease, before the share opens.
+func (k *layoutKeeper) serves(share spillway.ShareID, next spillway.SiteID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	id := share.String()
+	if k.sites[id] == next {
+		return
+	}
+	sites := map[string]spillway.SiteID{}
+	maps.Copy(sites, k.sites)
+	sites[id] = next
+	k.sites, k.newest.Sites = sites, sites
+	if k.base != nil {
+		base := *k.base
+		base.Sites, k.base = sites, &base
+	}
+	k.since = slices.Clone(k.since) // Leads reads the old one
+	for i := range k.since {
+		k.since[i].Sites = sites
+	}
+	close(k.changed)
+	k.changed = make(chan struct{})
+}
+
 // seeLayout takes what the store shows.
 func (k *layoutKeeper) seeLayout(entries []coordination.Entry) {
 	for _, e := range entries {
@@ -115,6 +143,7 @@ func (k *layoutKeeper) seeLayout(entries []coordination.Entry) {
 			continue
 		}
 		k.mu.Lock()
+		l.Sites = k.sites
 		if l.Version > k.newest.Version {
 			if k.settled {
 				settled := k.newest

@@ -87,7 +87,11 @@ func (g *Gateway) takeShares(entries []coordination.Entry, read bool) {
 		case e.Version == g.mu.versions[id], !read && r.Epoch == seen.Epoch && e.Version < g.mu.versions[id]:
 		default:
 			g.mu.versions[id] = e.Version
+			if _, opens := r.Serves(); opens { // with its leaders and coordinators
+				g.layout.serves(id, r.Next())
+			}
 			s.SetRecord(r)
+			g.layout.serves(id, r.Next()) // a share that closes has the former ones until it has
 		}
 	}
 }

@@ -121,6 +121,18 @@ func (h *hub) entries(prefix string) []coordination.Entry {
 	return h.content[prefix]
 }
 
+// read tells whether everything under the prefixes has been read once.
+func (h *hub) read(prefixes ...string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, prefix := range prefixes {
+		if _, ok := h.content[prefix]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
 func (h *hub) entry(prefix, key string) (coordination.Entry, bool) {
 	for _, e := range h.entries(prefix) {
 		if e.Key == key {

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 )
 
 // keepLayout writes a new layout when gateways come or go, or when a share has
-// found a new home. All loops do; the compare-and-set lets one through.
+// a new home. All loops do; the compare-and-set lets one through.
 func (c *Control) keepLayout(ctx context.Context) {
 	ticker := time.NewTicker(c.cfg.LeaseTTL / 4)
 	defer ticker.Stop()
@@ -32,6 +33,9 @@ func (c *Control) keepLayout(ctx context.Context) {
 }
 
 func (c *Control) layOut(ctx context.Context) error {
+	if !c.hub.read(c.keys.Layout(), c.keys.Gateways(), c.keys.Shares()) {
+		return nil // a loop that starts would lay out only what it has read
+	}
 	var current layout.Layout
 	entry, ok := c.hub.entry(c.keys.Layout(), c.keys.Layout())
 	if ok {
@@ -74,25 +78,18 @@ func (c *Control) liveGateways(current layout.Layout) []layout.GatewayLease {
 	return live
 }
 
-// homes names the site whose gateways lead a share: its first active site, for
-// as long as a gateway lives there. It does not follow a move: a client that is
-// sent to another leader has two paths for a moment, which reorders plain
-// producers (C23). Only where all gateways of the home are gone, the site that
-// serves becomes the home.
+// homes names the site whose gateways lead each share (layout.Home). A share of which
+// another loop knows more keeps its home.
 func (c *Control) homes(current layout.Layout, live []layout.GatewayLease) map[string]spillway.SiteID {
 	homes := map[string]spillway.SiteID{}
+	maps.Copy(homes, current.Homes)
+	lives := func(site spillway.SiteID) bool {
+		return slices.ContainsFunc(live, func(g layout.GatewayLease) bool { return g.Site == site && !g.Leaving })
+	}
 	for _, e := range c.hub.entries(c.keys.Shares()) {
-		s, err := failover.Decode(e.Value)
-		if err != nil {
-			continue
-		}
-		id := s.ID().String()
-		home, ok := current.Homes[id]
-		lives := slices.ContainsFunc(live, func(g layout.GatewayLease) bool { return g.Site == home && !g.Leaving })
-		if ok && (lives || s.State != failover.Stable) {
-			homes[id] = home
-		} else {
-			homes[id] = s.Active
+		if s, err := failover.Decode(e.Value); err == nil {
+			id := s.ID().String()
+			homes[id] = layout.Home(current.Homes[id], s.Next(), lives)
 		}
 	}
 	return homes

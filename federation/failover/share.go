@@ -190,6 +190,15 @@ func (s Share) Serves() (spillway.SiteID, bool) {
 	}
 }
 
+// Next is the site that serves the share, or will once the move under way is over.
+// An opening does not change it.
+func (s Share) Next() spillway.SiteID {
+	if _, serves := s.Serves(); serves || s.Target == "" || s.Abort != "" {
+		return s.Active
+	}
+	return s.Target
+}
+
 // Keeps tells whether a later epoch has all that the term of an older one wrote
 // below a virtual offset of tp, at the same offsets: no term between lost
 // anything, and each that starts anew starts there or above.

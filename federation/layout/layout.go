@@ -9,6 +9,8 @@
 //	L2  the version rises with every change, and only with a change
 //	L3  a gateway that stays keeps its nodes; the partitions that it leads move
 //	    only when a gateway of their home site comes or goes, or the home moves
+//	L4  a home moves only when no gateway is left there, and before the share opens
+//	    at its next site: an opening changes no leader and no coordinator
 package layout
 
 import (
@@ -41,8 +43,12 @@ type Layout struct {
 	Version int64  `json:"version"` // 0: nothing laid out yet
 	Nodes   []Node `json:"nodes"`   // of gateways that live, by id
 	// Homes names the site whose gateways lead a share ("group/index"): the first
-	// active site, as long as a gateway lives there. It does not follow moves.
+	// active site, as long as a gateway lives there (Home).
 	Homes map[string]spillway.SiteID `json:"homes,omitempty"`
+	// Sites says where each share is served next, by the newest share records that
+	// the reader of the layout has seen. It belongs to the reader and is not stored:
+	// layout and records come in any order, and the home is the same in both (L4).
+	Sites map[string]spillway.SiteID `json:"-"`
 	// Past are nodes of gateways that are gone, newest first, so that a
 	// gateway that comes back gets its ids back.
 	Past   []Node `json:"past,omitempty"`
@@ -134,10 +140,29 @@ func (l Layout) Coordinator(share spillway.ShareID, group string) (Node, bool) {
 	return pick(l.home(share), []byte("group "+group))
 }
 
+// Home is the site whose gateways lead a share. It does not follow a move: a client
+// that is sent to another leader has two paths for a moment, which reorders plain
+// producers (C23). Only where no gateway of the home lives, the site that serves the
+// share next becomes the home: while the share moves that is the target, so that
+// clients find their leaders and coordinators before it opens (L4). Where none lives
+// there either, the home stays, and all gateways lead.
+func Home(home, next spillway.SiteID, lives func(spillway.SiteID) bool) spillway.SiteID {
+	if home == "" || !lives(home) && lives(next) {
+		return next
+	}
+	return home
+}
+
+// lives tells whether a gateway of the site is laid out.
+func (l Layout) lives(site spillway.SiteID) bool {
+	return slices.ContainsFunc(l.Nodes, func(n Node) bool { return n.Site == site })
+}
+
 // home lists the nodes at the share's home site, or all nodes where that site
 // has no gateway that lives.
 func (l Layout) home(share spillway.ShareID) []Node {
-	site := l.Homes[share.String()]
+	id := share.String()
+	site := Home(l.Homes[id], l.Sites[id], l.lives)
 	other := func(n Node) bool { return n.Site != site }
 	if !slices.ContainsFunc(l.Nodes, other) {
 		return l.Nodes

@@ -2,6 +2,8 @@ package layout
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"spillway"
@@ -92,6 +94,53 @@ func TestWithoutGatewayAtHomeOthersLead(t *testing.T) {
 	}
 	if _, ok := (Layout{}).Leader(spillway.ShareID{}, spillway.TopicPartition{}, -1); ok {
 		t.Error("an empty layout has a leader")
+	}
+}
+
+// The home follows nothing but the loss of its gateways, and then goes where the share
+// is served next, if gateways live there (L4).
+func TestHome(t *testing.T) {
+	for _, c := range []struct {
+		home, next spillway.SiteID
+		live       string
+		want       spillway.SiteID
+		why        string
+	}{
+		{"", "east", "", "east", "the first home of a share is where it is served"},
+		{"east", "east", "east west", "east", "nothing moves"},
+		{"east", "west", "east west", "east", "it does not follow a move"},
+		{"east", "west", "west north", "west", "no gateway is left, and the share is served by west, or about to be"},
+		{"east", "east", "west north", "east", "no gateway is left where the share is served: all lead"},
+		{"east", "west", "north", "east", "none at the next site either"},
+		{"west", "north", "west north", "west", "once it has moved it stays, whatever becomes of the move"},
+		{"west", "east", "east west", "west", "it does not go back when the lost gateways return"},
+	} {
+		lives := func(site spillway.SiteID) bool { return slices.Contains(strings.Fields(c.live), string(site)) }
+		got := Home(c.home, c.next, lives)
+		if got != c.want {
+			t.Errorf("%s: home %q, next %q, %s live: %q, want %q", c.why, c.home, c.next, c.live, got, c.want)
+		}
+		if again := Home(got, c.next, lives); again != got {
+			t.Errorf("%s: asked again it is %q", c.why, again)
+		}
+	}
+}
+
+// A gateway that knows a share record before the layout that follows it says what that
+// layout will say.
+func TestHomeIsTheSameBeforeTheLayoutFollows(t *testing.T) {
+	share, key := spillway.ShareID{Group: "orders"}, "orders/0"
+	live := []GatewayLease{lease("w1", "west", 1), lease("n1", "north", 1)}
+	before, _ := Next(Layout{}, live, map[string]spillway.SiteID{key: "east"})
+	after, _ := Next(before, live, map[string]spillway.SiteID{key: Home("east", "west", before.lives)})
+	before.Sites = map[string]spillway.SiteID{key: "west"}
+	for n := range 50 {
+		group := fmt.Sprint("billing-", n)
+		b, _ := before.Coordinator(share, group)
+		a, _ := after.Coordinator(share, group)
+		if a != b || a.Site != "west" {
+			t.Errorf("%s is coordinated by %s, later by %s", group, b.Gateway, a.Gateway)
+		}
 	}
 }
 
