@@ -1,12 +1,14 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway/broker"
 	"spillway/federation/session"
 )
 
@@ -20,6 +22,9 @@ import (
 // own time, the first would read and commit everything in a generation of its
 // own, and the next, which believes that it still has its partitions
 // (cooperative assignors), would go on behind those commits.
+//
+// It waits only at the gateway where clients find the group, and a member that the
+// gateway joined for a client that does not hear of it is taken back.
 var joinGroupAPI = api{key: 11, min: 0, max: 9, needs: 0, begin: (*Client).beginJoinGroup}
 
 // joinAnewMax: once without an id, and once with the one that was given.
@@ -46,13 +51,77 @@ func (c *Client) joinGroup(ctx context.Context, req *kmsg.JoinGroupRequest) kmsg
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp
 	}
+	asked := req.MemberID
+	if joined := c.join(ctx, share, req); joined != nil {
+		resp = joined
+	} else if resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code; !c.router.coordinates(share, req.Group) {
+		c.router.events.refused("coordinator")
+		c.router.left(share, req.Group, asked)
+		resp.ErrorCode = kerr.NotCoordinator.Code
+	}
+	told := (resp.ErrorCode == 0 || resp.ErrorCode == kerr.MemberIDRequired.Code) && ctx.Err() == nil && !c.gone()
+	if id := cmp.Or(req.MemberID, resp.MemberID); id != asked && !told {
+		c.router.takeBack(share, req, id)
+	}
+	return resp
+}
+
+// takeBack has a member leave whose id its client was never told: the client has gone
+// away, or has to find another gateway, and joins again as another one. The site would
+// wait for this one in every rebalance until its session ends. A member that knows its
+// id joins again with it, and one with an instance id takes its place.
+func (r *Router) takeBack(share *Share, joined *kmsg.JoinGroupRequest, id string) {
+	if id == "" || joined.InstanceID != nil {
+		return
+	}
+	r.left(share, joined.Group, id)
+	select {
+	case r.aside <- struct{}{}:
+	default:
+		return
+	}
+	r.background.Go(func() {
+		defer func() { <-r.aside }()
+		ctx, cancel := context.WithTimeout(r.ctx, groupPatience)
+		defer cancel()
+		t, serving := share.Serving()
+		if !serving || !r.lease.Held() {
+			return // at the next site nobody knows it
+		}
+		node, err := r.sites[t.Site].Coordinator(ctx, broker.GroupCoordinator, joined.Group)
+		if err != nil {
+			return // as if the member had died: its session ends
+		}
+		// The connection of the join is busy until the member has gone.
+		conn, err := r.sites[t.Site].Dial(ctx, node)
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		leave, member := kmsg.NewPtrLeaveGroupRequest(), kmsg.NewLeaveGroupRequestMember()
+		leave.Group, leave.MemberID, member.MemberID = joined.Group, id, id
+		member.Reason = kmsg.StringPtr("its client was not told of it")
+		leave.Members = append(leave.Members, member)
+		_, _ = conn.Do(ctx, leave) // as above
+	})
+}
+
+// join asks the site that serves the share, and waits while it moves. Nil: the hold
+// is over, or another gateway coordinates the group.
+func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequest) *kmsg.JoinGroupResponse {
 	rebalance := time.Duration(max(req.RebalanceTimeoutMillis, req.SessionTimeoutMillis, 0)) * time.Millisecond
-	waited, anew := false, 0
-	call := groupCall{share: share, group: req.Group, req: req, yields: true, patience: min(rebalance, rebalanceMax) + groupPatience}
+	waited, anew, asked := false, 0, req.MemberID
 	for until := time.Now().Add(share.Group.GroupDrain + c.router.config.HoldMax); ; {
 		changed := share.Changed()
 		if draining(share) {
-			c.router.settled(share, req.Group, req.MemberID)
+			c.router.settled(share, req.Group, asked)
+		}
+		if waited && !c.router.coordinates(share, req.Group) {
+			return nil
+		}
+		call := groupCall{share: share, group: req.Group, req: req, yields: true, patience: min(rebalance, rebalanceMax) + groupPatience}
+		if req.MemberID == "" {
+			call.untold = func(resp kmsg.Response) { c.router.takeBack(share, req, resp.(*kmsg.JoinGroupResponse).MemberID) }
 		}
 		got, err := c.coordinate(ctx, call)
 		if err == nil {
@@ -63,17 +132,16 @@ func (c *Client) joinGroup(ctx context.Context, req *kmsg.JoinGroupRequest) kmsg
 				continue
 			}
 			if joined.ErrorCode == 0 {
-				if joined.MemberID != resp.MemberID {
-					c.router.members.gone(req.Group, resp.MemberID)
+				if joined.MemberID != asked {
+					c.router.members.gone(req.Group, asked)
 				}
 				c.router.members.touch(req.Group, joined.MemberID)
 			}
 			return joined
 		}
 		waited = true
-		if !c.hold(ctx, changed, until) {
-			resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
-			return resp
+		if !c.router.coordinates(share, req.Group) || !c.hold(ctx, changed, until) {
+			return nil
 		}
 	}
 }

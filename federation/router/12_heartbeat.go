@@ -29,7 +29,7 @@ func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (sessio
 		}
 		got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true})
 		if err != nil {
-			resp.ErrorCode = c.unreached(share, err)
+			resp.ErrorCode = c.unreached(share, req.Group, err)
 			return resp.AppendTo(nil), nil
 		}
 		code := got.(*kmsg.HeartbeatResponse).ErrorCode
@@ -45,9 +45,11 @@ func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (sessio
 }
 
 // unreached is the answer to a member whose coordinator could not be asked: it
-// joins again if the share moves, and asks for the coordinator otherwise.
-func (c *Client) unreached(share *Share, err error) int16 {
-	if _, serving := share.Serving(); !serving || draining(share) {
+// joins again if the share moves, and asks for the coordinator otherwise, or where
+// its join would not be held here.
+func (c *Client) unreached(share *Share, group string, _ error) int16 {
+	_, serving := share.Serving()
+	if draining(share) || !serving && c.router.coordinates(share, group) {
 		return kerr.RebalanceInProgress.Code
 	}
 	c.router.events.refused("coordinator")

@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/broker/conn"
 	"spillway/federation/failover"
 )
 
@@ -28,6 +29,9 @@ type groupCall struct {
 	// yields: the request gives up its place at the site's coordinator when
 	// the groups of the share drain, and waits here (experiments L, rule 4).
 	yields bool
+	// untold takes an answer that the caller does not get, as its client has gone or
+	// the share moves; nil if nothing has to be done about it.
+	untold func(kmsg.Response)
 	// counted: the move away from the site waits for its answer, so that the
 	// last commit is in before commits are copied (C28).
 	counted bool
@@ -66,14 +70,22 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 	}
 	version := call.req.GetVersion()
 	call.req.SetVersion(min(version, lane.conn.MaxVersion(call.req.Key())))
-	resp, err := lane.conn.DoVersion(ctx, call.req)
+	resp := call.req.ResponseKind()
+	pending := lane.conn.Send(ctx, call.req.Key(), call.req.GetVersion(), true, call.req.AppendTo(nil))
 	call.req.SetVersion(version)
+	err = answered(ctx, pending, resp)
 	if call.counted { // at once: nothing that follows is on its way to the site
 		call.share.leave(lane, false, false)
 	}
 	if err != nil {
+		c.lanes.forget(lane) // an answer that comes late would hold up the next request
 		r.background.Go(func() {
-			_ = lane.conn.Close() // an answer that comes late would hold up the next request
+			if call.untold != nil {
+				r.late(pending, resp, call.untold)
+			}
+			_ = lane.conn.Close()
+		})
+		r.background.Go(func() {
 			ctx, cancel := context.WithTimeout(r.ctx, dialMax)
 			defer cancel()
 			r.refresh(ctx, t.Site) // the next look finds out whether it helped
@@ -84,10 +96,45 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 		return nil, err
 	}
 	if !call.counted && moved(call, t) || r.lease.Term() != leased {
+		if call.untold != nil {
+			call.untold(resp)
+		}
 		return nil, errMoving
 	}
 	resp.SetVersion(version)
 	return resp, nil
+}
+
+// answered waits for an answer and decodes it.
+func answered(ctx context.Context, pending *conn.Pending, resp kmsg.Response) error {
+	body, err := pending.Wait(ctx)
+	if err != nil {
+		return err
+	}
+	return conn.Decode(resp, body)
+}
+
+// asideMax bounds what is done aside for members whose client does not know of them,
+// and untoldPatience how long their answer is waited for. What is beyond is left to the
+// end of their sessions.
+const (
+	asideMax       = 256
+	untoldPatience = time.Minute
+)
+
+// late waits for an answer that nobody takes any more.
+func (r *Router) late(pending *conn.Pending, resp kmsg.Response, untold func(kmsg.Response)) {
+	select {
+	case r.aside <- struct{}{}:
+		defer func() { <-r.aside }()
+	default:
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, untoldPatience)
+	defer cancel()
+	if answered(ctx, pending, resp) == nil {
+		untold(resp)
+	}
 }
 
 // watch ends a request that waits at the site once it should not any more.
@@ -111,6 +158,14 @@ func moved(call groupCall, t Term) bool {
 }
 
 func draining(s *Share) bool { return s.Record().State == failover.Draining }
+
+// coordinates tells whether clients find the group at this gateway. It serves it
+// also where they do not, but keeps nobody waiting: a client that looks again for
+// its coordinator gives up what waits here, and joins there as another member.
+func (r *Router) coordinates(share *Share, group string) bool {
+	n, ok := r.layout.Current().Coordinator(share.ID, group)
+	return ok && n.Gateway == r.config.Gateway
+}
 
 func (c *Client) groupLane(ctx context.Context, site spillway.SiteID, group string) (*Lane, error) {
 	node, err := c.router.sites[site].Coordinator(ctx, broker.GroupCoordinator, group)

@@ -109,6 +109,15 @@ func (ls *lanes) Lane(ctx context.Context, kind LaneKind, site spillway.SiteID, 
 	return l, nil
 }
 
+// forget leaves a connection to the caller, who closes it.
+func (ls *lanes) forget(l *Lane) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if k := (laneKey{l.Kind, l.Site, l.Node}); ls.mu.byKey[k] == l {
+		delete(ls.mu.byKey, k)
+	}
+}
+
 // close closes all connections, after those of kind ProduceLane have carried
 // out what was sent: their produces must not become unsure because a client left.
 func (ls *lanes) close() {

@@ -107,6 +107,7 @@ type Router struct {
 	contacts *contacts
 	members  *members
 	gone     goneFor
+	aside    chan struct{} // a token per member that is taken back, or may have to be
 
 	generations *generations // produces on their way, by the layout that let them in
 
@@ -129,6 +130,7 @@ func New(c Config) *Router {
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,
 		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), generations: newGenerations(),
+		aside: make(chan struct{}, asideMax),
 	}
 	for _, s := range c.Shares {
 		r.shares[s.ID] = s
