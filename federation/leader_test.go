@@ -241,34 +241,6 @@ func TestAPlainBatchThatMayBeWrittenIsTheClients(t *testing.T) {
 	}
 }
 
-// A broker that refuses for ever uses up the request's time and no more.
-func TestARefusedBatchIsGivenUpInTime(t *testing.T) {
-	w, site := movable(t, true)
-	site.ControlKey(0, func(r kmsg.Request) (kmsg.Response, error, bool) {
-		site.KeepControl()
-		req := r.(*kmsg.ProduceRequest)
-		resp := req.ResponseKind().(*kmsg.ProduceResponse)
-		t, p := kmsg.NewProduceResponseTopic(), kmsg.NewProduceResponseTopicPartition()
-		t.Topic, p.ErrorCode, p.BaseOffset = "orders", kerr.NotLeaderForPartition.Code, -1
-		t.Partitions = append(t.Partitions, p)
-		resp.Topics = append(resp.Topics, t)
-		return resp, nil, true
-	})
-	c := raw(t, w.Addrs[0])
-	req := produceRequest("orders", nil)
-	req.TimeoutMillis = 500
-	begin := time.Now()
-	first, second := begun(t, c, req), begun(t, c, req)
-	for i, answer := range []func() kmsg.Response{first, second} {
-		if code, _ := produced(answer().(*kmsg.ProduceResponse)); code != kerr.NotLeaderForPartition.Code {
-			t.Errorf("request %d: error %d", i, code)
-		}
-	}
-	if took := time.Since(begin); took < 400*time.Millisecond || took > 3*time.Second {
-		t.Errorf("it took %s", took)
-	}
-}
-
 // A broker that lost the lead closes the connection of a batch without an answer,
 // which is lost then, as with Kafka. Those behind it go to the new leader.
 func TestAcksZeroFollowsTheLeader(t *testing.T) {

@@ -36,6 +36,7 @@ const produceTimeoutMax = time.Minute
 // produce is one Produce request on its way.
 type produce struct {
 	client     *Client
+	afterWrite func(func())
 	begun      time.Time
 	read       time.Time // from the client
 	until      time.Time // of any hold
@@ -104,7 +105,7 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 		return nil, ctx.Err()
 	}
 	op.keepPromises()
-	op.client.produces.tell(op.all)
+	op.afterWrite(op.client.produces.tell(op.all))
 	if op.acks != 0 {
 		return op.resp.AppendTo([]byte{}), nil
 	}
@@ -122,7 +123,7 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 // returns the others.
 func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg.ProduceRequest) (op *produce, parts []*part) {
 	op = &produce{
-		client: c, begun: time.Now(), read: sreq.ReadAt(), acks: req.Acks, done: make(chan struct{}),
+		client: c, afterWrite: sreq.AfterWrite, begun: time.Now(), read: sreq.ReadAt(), acks: req.Acks, done: make(chan struct{}),
 		timeout: min(max(time.Duration(req.TimeoutMillis)*time.Millisecond, time.Millisecond), produceTimeoutMax),
 		resp:    req.ResponseKind().(*kmsg.ProduceResponse),
 	}

@@ -30,8 +30,9 @@ type flow struct {
 	moving bool    // a goroutine sends what is held
 	moved  *part   // by that goroutine now; nobody else answers it
 
-	untold int       // parts that were refused, but whose answers are not written
-	told   time.Time // when the newest of such answers was about to be written
+	untold  int       // parts that were refused, but whose answers are not written
+	telling int       // of such answers that are being written
+	told    time.Time // when that began with the newest; where it took long, when it was over
 }
 
 // passage is what a flow says to a part that could be sent now.
@@ -73,8 +74,14 @@ func (f *flow) free(p *part, lane *Lane) bool {
 // to send an earlier one again. One that has its turn already, or waited for an
 // earlier sequence, is judged by that.
 func (f *flow) late(p *part) bool {
-	return p.turn == 0 && !p.waited && (f.untold > 0 || p.op.read.Before(f.told))
+	slow := f.telling > 0 && p.op.read.Sub(f.told) > tellMax
+	return p.turn == 0 && !p.waited && (f.untold > 0 || slow || p.op.read.Before(f.told))
 }
+
+// tellMax is how long an answer may take to be written before its client is one
+// that reads slowly, and knows it only afterwards. Other clients may answer to it
+// sooner than the gateway itself sees that it is written.
+const tellMax = 200 * time.Millisecond
 
 func (f *flow) number(p *part) {
 	if p.turn == 0 {
@@ -158,18 +165,27 @@ func (f *flow) refuse(p *part) []*part {
 	return with
 }
 
-// tell notes that the answer with a refusal is about to be written.
+// tell notes that the answer with a refusal is being written; tellEnd must follow.
 func (f *flow) tell(p *part, now time.Time) {
 	p.untold = false
 	f.untold--
+	f.telling++
 	f.told = now
+}
+
+// tellEnd notes that it has been written.
+func (f *flow) tellEnd(now time.Time) {
+	f.telling--
+	if now.Sub(f.told) > tellMax {
+		f.told = now
+	}
 }
 
 // drop forgets a held part that is answered otherwise.
 func (f *flow) drop(p *part) { f.held = without(f.held, p) }
 
 func (f *flow) idle() bool {
-	return len(f.flying) == 0 && len(f.held) == 0 && f.untold == 0 && !f.moving
+	return len(f.flying) == 0 && len(f.held) == 0 && f.untold == 0 && f.telling == 0 && !f.moving
 }
 
 // blank tells whether there is nothing to remember: of a partition that does not
@@ -320,12 +336,20 @@ func (ps *produces) refuse(p *part) (with []*part) {
 
 func (ps *produces) drop(p *part) { ps.with(p.tp, func(f *flow) { f.drop(p) }) }
 
-// tell notes that an answer is about to be written.
-func (ps *produces) tell(parts []*part) {
+// tell notes that an answer is about to be written. Call what it returns when it has been.
+func (ps *produces) tell(parts []*part) (end func()) {
 	now := time.Now()
+	var told []spillway.TopicPartition
 	for _, p := range parts {
 		if p.untold {
+			told = append(told, p.tp)
 			ps.with(p.tp, func(f *flow) { f.tell(p, now) })
+		}
+	}
+	return func() {
+		now := time.Now()
+		for _, tp := range told {
+			ps.with(tp, func(f *flow) { f.tellEnd(now) })
 		}
 	}
 }

@@ -30,6 +30,7 @@ type flowWorld struct {
 	open   []*part        // sent by the client, and not answered to it
 	result map[*part]bool // what is to be answered: true is success
 	queue  []*part        // read from the connection, and not begun
+	wrote  *part          // its answer was written, and the flow does not know
 	log    []int
 }
 
@@ -123,8 +124,14 @@ func (w *flowWorld) answer() {
 	}
 }
 
-// tell writes the answer to the oldest request, as a connection does.
+// tell writes the answer to the oldest request, as a connection does, or tells
+// the flow that it was.
 func (w *flowWorld) tell() {
+	if w.wrote != nil {
+		w.flow.tellEnd(w.now)
+		w.wrote = nil
+		return
+	}
 	if len(w.open) == 0 {
 		return
 	}
@@ -138,6 +145,7 @@ func (w *flowWorld) tell() {
 		return
 	}
 	w.flow.tell(p, w.now)
+	w.wrote = p
 	w.unsent = append(w.unsent, w.number[p])
 	slices.Sort(w.unsent)
 }
@@ -191,7 +199,7 @@ func TestFlowKeepsOrder(t *testing.T) {
 			most = max(most, len(w.flow.flying))
 		}
 		last := w.next
-		for n := 0; len(w.open)+len(w.unsent) > 0; n++ { // what is on its way comes to an end
+		for n := 0; len(w.open)+len(w.unsent) > 0 || w.wrote != nil; n++ { // what is on its way comes to an end
 			w.known = w.leads
 			w.now = w.now.Add(time.Millisecond)
 			if len(w.unsent) > 0 {

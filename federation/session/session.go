@@ -42,6 +42,14 @@ func (r Request) ReadAt() time.Time {
 	return r.slot.read
 }
 
+// AfterWrite has a func called as soon as the answer has been written. Call it in
+// the Answer, at most once.
+func (r Request) AfterWrite(f func()) {
+	if r.slot != nil {
+		r.slot.afterWrite = f
+	}
+}
+
 // Weigh counts bytes that a request costs beyond its frame while it is served.
 func (r Request) Weigh(bytes int64) {
 	if r.slot != nil {
@@ -150,6 +158,8 @@ type slot struct {
 	held    int64 // by the answer
 	read    time.Time
 	answer  Answer
+
+	afterWrite func() // set by the answer
 }
 
 // New makes a session; Run serves it. budget may be nil.
@@ -347,6 +357,9 @@ func (s *Session) write(ctx context.Context) {
 		if err == nil && body != nil {
 			sl.req.Hold(int64(len(body)))
 			err = s.put(sl, body)
+		}
+		if err == nil && sl.afterWrite != nil {
+			sl.afterWrite()
 		}
 		s.done(sl)
 		if err != nil {

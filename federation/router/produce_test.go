@@ -1,0 +1,244 @@
+package router
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/batch"
+	"spillway/broker/conn"
+	"spillway/broker/wire"
+	"spillway/federation/failover"
+	"spillway/federation/session"
+	"spillway/mirror/offsetmap"
+)
+
+// bench is a router, a site of one broker, and a client connection. All of it
+// lives in a bubble, whose time goes on when nobody has anything to do.
+type bench struct {
+	*Router
+	t      *testing.T
+	share  *Share
+	client net.Conn
+	sent   int32 // requests
+	taken  int   // batches that the broker has seen
+	// refuses is the error of the broker; it writes nothing then.
+	refuses int16
+}
+
+type always struct{}
+
+func (always) Held() bool   { return true }
+func (always) Term() uint64 { return 1 }
+
+func (always) View(spillway.SiteID, spillway.TopicPartition) *offsetmap.View { return nil }
+
+func (always) Ask(_ *Share, _ Term, _ spillway.TopicPartition, end spillway.Offset) spillway.Offset {
+	return end
+}
+
+func (always) Extend(context.Context, *Share, Term, spillway.TopicPartition, spillway.Offset) error {
+	return nil
+}
+
+// oneBroker is the site.
+type oneBroker struct {
+	broker.Cluster
+	b *bench
+}
+
+func (oneBroker) Capabilities() broker.Capabilities { return broker.Capabilities{Replicas: true} }
+
+func (oneBroker) Leader(context.Context, spillway.TopicPartition) (int32, error) { return 0, nil }
+
+func (oneBroker) Metadata(context.Context, ...string) (broker.Metadata, error) {
+	return broker.Metadata{}, nil
+}
+
+func (oneBroker) Refresh(context.Context) error { return nil }
+
+func (s oneBroker) Dial(ctx context.Context, _ int32) (*conn.Conn, error) {
+	return conn.Open(ctx, conn.Config{Dial: func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		go s.b.broker(far)
+		return near, nil
+	}})
+}
+
+// broker answers on one connection.
+func (b *bench) broker(c net.Conn) {
+	defer c.Close()
+	r := bufio.NewReader(c)
+	for {
+		frame, err := wire.ReadFrame(r, nil, 1<<20)
+		if err != nil {
+			return
+		}
+		h, body, err := wire.ParseRequest(frame)
+		if err != nil {
+			b.t.Error(err)
+			return
+		}
+		var resp kmsg.Response
+		if h.Key == produceAPI.key {
+			req := kmsg.NewPtrProduceRequest()
+			req.Version = h.Version
+			if err := req.ReadFrom(body); err != nil {
+				b.t.Error(err)
+				return
+			}
+			resp = b.takes(req)
+		} else {
+			versions := kmsg.NewPtrApiVersionsResponse()
+			versions.Version = h.Version
+			versions.ApiKeys = []kmsg.ApiVersionsResponseApiKey{{ApiKey: 0, MinVersion: 3, MaxVersion: 11}, {ApiKey: 18, MaxVersion: 3}}
+			resp = versions
+		}
+		if err := write(c, wire.AppendResponseHeader(make([]byte, 4), h.Key, h.Version, h.CorrelationID), resp.AppendTo(nil)); err != nil {
+			return
+		}
+	}
+}
+
+func (b *bench) takes(req *kmsg.ProduceRequest) kmsg.Response {
+	resp := req.ResponseKind().(*kmsg.ProduceResponse)
+	t, p := kmsg.NewProduceResponseTopic(), kmsg.NewProduceResponseTopicPartition()
+	t.Topic, p.ErrorCode, p.BaseOffset = "orders", b.refuses, -1
+	if b.taken++; b.refuses == 0 {
+		p.BaseOffset = 0
+	}
+	t.Partitions = append(t.Partitions, p)
+	resp.Topics = append(resp.Topics, t)
+	return resp
+}
+
+// write writes a frame; head begins with room for its size.
+func write(c net.Conn, head, body []byte) error {
+	binary.BigEndian.PutUint32(head, uint32(len(head)-4+len(body)))
+	_, err := c.Write(append(head, body...))
+	return err
+}
+
+// inBench runs a test in a bubble. The share is not served yet.
+func inBench(t *testing.T, run func(*testing.T, *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		group := spillway.FailoverGroup{Name: "shop", Topics: []string{"orders"}}
+		b := &bench{t: t, share: NewShare(spillway.ShareID{Group: "shop"}, group)}
+		b.Router = New(Config{
+			Topology: spillway.NewTopology("t", "id", nil, []spillway.FailoverGroup{group}), Sites: map[spillway.SiteID]broker.Cluster{"east": oneBroker{b: b}},
+			Shares: []*Share{b.share}, Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{},
+		})
+		near, far := net.Pipe()
+		b.client = near
+		s := session.New(far, b.Connect(far), session.Limits{}, nil, session.Events{})
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			s.Run(context.Background())
+		}()
+		run(t, b)
+		near.Close()
+		<-ended
+		b.Close()
+	})
+}
+
+// open has the share served from now on.
+func (b *bench) open() {
+	b.share.SetRecord(failover.Share{State: failover.Stable, Epoch: 1, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}}})
+	if !b.share.Open(Term{Epoch: 1, Base: 1, Site: "east"}) {
+		b.t.Fatal("the share does not open")
+	}
+}
+
+// send writes a request of a plain producer, which has to be read before the next.
+func (b *bench) send(timeout time.Duration) {
+	b.t.Helper()
+	records, err := batch.Rebuild(batch.Header{Magic: 2, LeaderEpoch: -1, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, []batch.Record{{Value: []byte("one")}}, batch.None)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	req := kmsg.NewPtrProduceRequest()
+	req.Version, req.Acks, req.TimeoutMillis = 9, -1, int32(timeout.Milliseconds())
+	topic, partition := kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
+	topic.Topic, partition.Records = "orders", records
+	topic.Partitions = append(topic.Partitions, partition)
+	req.Topics = append(req.Topics, topic)
+	b.sent++
+	if err := write(b.client, wire.AppendRequestHeader(make([]byte, 4), 0, req.Version, b.sent, "test"), req.AppendTo(nil)); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// answered reads one answer and returns its error code.
+func (b *bench) answered() int16 {
+	b.t.Helper()
+	frame, err := wire.ReadFrame(onlyReader{b.client}, nil, 1<<20)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	resp := kmsg.NewPtrProduceResponse()
+	resp.Version = 9
+	_, body, err := wire.ParseResponse(0, resp.Version, frame)
+	if err == nil {
+		err = resp.ReadFrom(body)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	synctest.Wait()
+	return resp.Topics[0].Partitions[0].ErrorCode
+}
+
+// onlyReader reads no more than is asked for.
+type onlyReader struct{ io.Reader }
+
+// A refused request's answer waits for a slow reader. What the client sends until
+// it has that answer may not go before it sends the refused one again.
+func TestWhatIsSentBeforeARefusalIsReadIsRefused(t *testing.T) {
+	inBench(t, func(t *testing.T, b *bench) {
+		b.send(time.Second)
+		time.Sleep(2 * time.Second) // refused by now, and not read
+		b.open()
+		b.send(time.Second)
+		time.Sleep(time.Millisecond)
+		for i := range 2 {
+			if code := b.answered(); code != kerr.NotLeaderForPartition.Code {
+				t.Errorf("request %d: error %d", i, code)
+			}
+		}
+		if b.send(time.Second); b.answered() != 0 || b.taken != 1 {
+			t.Errorf("what comes again is not taken; the broker has seen %d", b.taken)
+		}
+	})
+}
+
+// A broker that refuses for ever uses up the request's time and no more.
+func TestARefusedBatchIsGivenUpInTime(t *testing.T) {
+	inBench(t, func(t *testing.T, b *bench) {
+		b.refuses = kerr.NotLeaderForPartition.Code
+		b.open()
+		begin, timeout := time.Now(), 500*time.Millisecond
+		b.send(timeout)
+		b.send(timeout)
+		for i := range 2 {
+			if code := b.answered(); code != kerr.NotLeaderForPartition.Code {
+				t.Errorf("request %d: error %d", i, code)
+			}
+		}
+		if took := time.Since(begin); took < timeout || took > timeout+againPauseMax || b.taken < 5 {
+			t.Errorf("it took %s and %d attempts", took, b.taken)
+		}
+	})
+}
