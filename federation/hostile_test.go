@@ -282,7 +282,7 @@ func TestWaitingBatchesAreBounded(t *testing.T) {
 	refused := atomic.Int64{}
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": partitions}, Sites: []spillway.SiteID{"east", "west"}, Gateway: func(c *federation.Config) {
 		c.Events.Router.Refused = func(reason string) {
-			if reason == "too-many-waiting" {
+			if reason == "too-many-waiting" || reason == "behind-refused" { // of its partition
 				refused.Add(1)
 			}
 		}

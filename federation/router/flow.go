@@ -46,7 +46,7 @@ const (
 
 // enter asks for a part that could be sent on a lane now.
 func (f *flow) enter(p *part, lane *Lane) passage {
-	if p.behind || f.late(p) {
+	if f.past(p) {
 		return behind
 	}
 	if len(f.held) > 0 && f.held[0] != p || !f.free(p, lane) {
@@ -98,6 +98,10 @@ func (f *flow) hold(p *part) {
 		f.held = slices.Insert(f.held, at, p)
 	}
 }
+
+// past tells whether a part that waits is to be refused: it would be, once it could
+// be sent.
+func (f *flow) past(p *part) bool { return p.behind || f.late(p) }
 
 // land ends what enter began. proved: the broker took the batch.
 func (f *flow) land(p *part, proved bool) {
@@ -284,6 +288,12 @@ func (ps *produces) settle(p *part, lane *Lane) {
 func (ps *produces) enter(p *part, lane *Lane) (passed passage) {
 	ps.with(p.tp, func(f *flow) { passed = f.enter(p, lane) })
 	return passed
+}
+
+// past tells whether a part cannot go, whatever it waits for.
+func (ps *produces) past(p *part) (yes bool) {
+	ps.with(p.tp, func(f *flow) { yes = f.past(p) })
+	return yes
 }
 
 // queue holds a part behind others of its partition that are held. False: there

@@ -32,7 +32,7 @@ func (op *produce) admit(ctx context.Context, parts []*part) {
 	}()
 	for len(parts) > 0 {
 		layoutChanged := r.layout.Changed()
-		if parts = r.led(parts); len(parts) == 0 {
+		if parts = op.due(r.led(parts)); len(parts) == 0 {
 			return
 		}
 		changed := changedOf(parts)
@@ -71,6 +71,18 @@ func (r *Router) led(parts []*part) []*part {
 			p.giveBack("layout")
 		}
 		return !mine
+	})
+}
+
+// due refuses the parts that are behind a refused one, at once: their client sends
+// them again behind that one, and may wait for each as long as for the first.
+func (op *produce) due(parts []*part) []*part {
+	return slices.DeleteFunc(parts, func(p *part) bool {
+		past := op.client.produces.past(p)
+		if past {
+			p.giveBack("behind-refused")
+		}
+		return past
 	})
 }
 

@@ -204,6 +204,30 @@ func (b *bench) answered() int16 {
 // onlyReader reads no more than is asked for.
 type onlyReader struct{ io.Reader }
 
+// A client has five requests on their way when its share stops to be served. The
+// first one is held as long as may be. When it is refused the others are too: each
+// of them would be held as long again, and would be refused then.
+func TestWhatIsBehindARefusedRequestIsNotHeld(t *testing.T) {
+	inBench(t, func(t *testing.T, b *bench) {
+		begin := time.Now()
+		for range 5 {
+			b.send(30 * time.Second)
+		}
+		for i := range 5 {
+			if code := b.answered(); code != kerr.NotLeaderForPartition.Code {
+				t.Errorf("request %d: error %d", i, code)
+			}
+		}
+		if took := time.Since(begin); took != b.config.HoldMax {
+			t.Errorf("clients waited %s, want %s", took, b.config.HoldMax)
+		}
+		b.open()
+		if b.send(time.Second); b.answered() != 0 || b.taken != 1 {
+			t.Error("what comes again is not taken")
+		}
+	})
+}
+
 // A refused request's answer waits for a slow reader. What the client sends until
 // it has that answer may not go before it sends the refused one again.
 func TestWhatIsSentBeforeARefusalIsReadIsRefused(t *testing.T) {
