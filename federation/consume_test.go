@@ -420,3 +420,46 @@ func TestAMemberComesToAnotherGatewayAfterADrain(t *testing.T) {
 		t.Errorf("after it has joined anew: %+v", r)
 	}
 }
+
+// A move was given up long ago. A gateway that starts now lets members go on that it
+// does not know: all that were told to give up their partitions have joined anew.
+func TestAMoveThatWasGivenUpLongAgoFencesNobody(t *testing.T) {
+	served := make(chan struct{})
+	var once sync.Once
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2},
+		Gateway: func(c *federation.Config) {
+			if c.ID == "gateway-2" {
+				c.Events.ShareState = func(_ spillway.ShareID, _ spillway.Epoch, _ failover.State, serving bool) {
+					if serving {
+						once.Do(func() { close(served) })
+					}
+				}
+			}
+		}})
+	beat := func(c *conn.Conn, epoch int32, change func(*kmsg.ConsumerGroupHeartbeatRequest)) *kmsg.ConsumerGroupHeartbeatResponse {
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Version, req.Group, req.MemberID, req.MemberEpoch = 1, "shop", "bWVtYmVyLW9uZS1vbmUxMQ", epoch
+		if change != nil {
+			change(req)
+		}
+		return do[*kmsg.ConsumerGroupHeartbeatResponse](t, c, req)
+	}
+	w.SetShare(func(s *failover.Share) {
+		s.State, s.Epoch, s.Since = failover.Stable, 3, time.Now().Add(-10*time.Minute)
+		s.Terms = append(s.Terms, failover.Term{Epoch: 3, Site: "east", Mask: s.Terms[0].Mask, Continues: true})
+	})
+	first := raw(t, w.Addrs[0])
+	var epoch int32
+	gatewaytest.Eventually(t, "the member joins", func() bool {
+		epoch = beat(first, 0, func(req *kmsg.ConsumerGroupHeartbeatRequest) {
+			req.SubscribedTopicNames, req.RebalanceTimeoutMillis = []string{"orders"}, 10_000
+			req.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+		}).MemberEpoch
+		return epoch > 0
+	})
+	w.StartGateway("gateway-2")
+	<-served
+	if r := beat(raw(t, w.Addrs[1]), epoch, nil); r.ErrorCode != 0 {
+		t.Errorf("error %d", r.ErrorCode)
+	}
+}

@@ -148,7 +148,8 @@ func (g *Gateway) open(ctx context.Context, s *router.Share, d duty) error {
 		if err := g.reserve.load(ctx, s); err != nil {
 			return err
 		}
-		term.Opened = openedAt(record)
+		term.Began = openedAt(record)
+		term.Opened = term.Began
 		if t.Base == term.Base && !t.Opened.IsZero() {
 			term.Opened = t.Opened
 		}

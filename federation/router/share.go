@@ -24,6 +24,8 @@ type Term struct {
 	Past []failover.Term
 	// Opened is when this gateway began to serve Base, or earlier if it knows.
 	Opened time.Time
+	// Began is the same of Epoch.
+	Began time.Time
 }
 
 // LeaderEpoch is what clients see.
@@ -47,7 +49,6 @@ type Share struct {
 		record   failover.Share
 		term     Term
 		open     bool
-		opened   time.Time // when this gateway began to serve the term
 		inFlight int
 		lanes    map[*Lane]int // upstream connections with produces on their way
 		silent   map[*Lane]bool
@@ -149,9 +150,6 @@ func (s *Share) Open(t Term) bool {
 	if site, ok := s.mu.record.Serves(); !ok || site != t.Site || servedEpoch(s.mu.record) != t.Epoch {
 		return false
 	}
-	if t.Epoch != s.mu.term.Epoch {
-		s.mu.opened = time.Now()
-	}
 	s.mu.term, s.mu.open = t, true
 	s.signal()
 	return true
@@ -162,7 +160,7 @@ func (s *Share) Open(t Term) bool {
 func (s *Share) givenUp(lately time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.mu.open && s.mu.term.Epoch != s.mu.term.Base && time.Since(s.mu.opened) < lately
+	return s.mu.open && s.mu.term.Epoch != s.mu.term.Base && time.Since(s.mu.term.Began) < lately
 }
 
 // Wake makes held requests look again.
