@@ -25,9 +25,12 @@ import (
 // where the source knows it; the records themselves tell everywhere. They are
 // compared when a process reads a source for the first time.
 
-// pastOffsets is how far back records are compared at once when the last ones
-// differ.
-const pastOffsets = 1000
+// pastOffsets is how many virtual offsets are compared at once, and pastOffsetsMax
+// how many where there are only few records.
+const (
+	pastOffsets    = 1_000
+	pastOffsetsMax = 64_000
+)
 
 // digests are records by virtual offset.
 type digests map[spillway.Offset][sha256.Size]byte
@@ -71,21 +74,31 @@ func (l logPart) span(from, to spillway.Offset) sitelog.Span {
 func (m *Mirror) comparePast(ctx context.Context, src *source, parts []*partition) (parted []*partition, problems map[*partition]error) {
 	problems = make(map[*partition]error)
 	pasts, err := m.pastOf(ctx, src, parts)
+	c := &comparison{m, src, sitelog.NewSpanReader(m.local), sitelog.NewSpanReader(src.cluster)}
+	defer c.ours.Close()
+	defer c.theirs.Close()
 	for some := range slices.Chunk(pasts, pastsAtOnce) {
-		parted = append(parted, m.compareSome(ctx, src, some, err, problems)...)
+		parted = append(parted, c.compareSome(ctx, some, err, problems)...)
 	}
 	return parted, problems
+}
+
+// comparison reads this site and a source.
+type comparison struct {
+	m            *Mirror
+	src          *source
+	ours, theirs *sitelog.SpanReader
 }
 
 // pastsAtOnce bounds the partitions whose records are compared at once.
 const pastsAtOnce = 128
 
 // compareSome compares some of the partitions, unless there is an error already.
-func (m *Mirror) compareSome(ctx context.Context, src *source, pasts []*past, err error, problems map[*partition]error) (parted []*partition) {
+func (c *comparison) compareSome(ctx context.Context, pasts []*past, err error, problems map[*partition]error) (parted []*partition) {
 	var ours, theirs map[spillway.TopicPartition]digested
 	if err == nil {
 		// The last ones of all partitions at once, further back one by one.
-		ours, theirs, err = m.digest(ctx, src, pasts, (*past).lastRecords)
+		ours, theirs, err = c.digest(ctx, pasts, (*past).lastRecords)
 	}
 	for _, p := range pasts {
 		if err != nil {
@@ -96,14 +109,14 @@ func (m *Mirror) compareSome(ctx context.Context, src *source, pasts []*past, er
 		at, same := p.difference(a.digests, b.digests, false)
 		fault := errors.Join(a.err, b.err)
 		if fault == nil && !same {
-			at, same, fault = m.commonPoint(ctx, src, *p)
+			at, same, fault = c.commonPoint(ctx, *p)
 		}
 		switch {
 		case fault != nil:
-			problems[p.partition] = fmt.Errorf("compare the last records of %s with site %s: %w", p.TopicPartition, src.site, fault)
+			problems[p.partition] = fmt.Errorf("compare the last records of %s with site %s: %w", p.TopicPartition, c.src.site, fault)
 		case same:
 			p.compared = true
-		case m.overtaken(ctx, p.partition):
+		case c.m.overtaken(ctx, p.partition):
 			// The map that was compared with is that of another session by now, and
 			// may have been cut where that one began: nothing follows from it.
 			parted = append(parted, p.partition)
@@ -192,31 +205,76 @@ func (p *past) difference(ours, theirs digests, compacted bool) (first spillway.
 	return first, first == p.end
 }
 
-// commonPoint goes back until the records are the same.
-func (m *Mirror) commonPoint(ctx context.Context, src *source, p past) (at spillway.Offset, same bool, err error) {
+// commonPoint finds where the sites part.
+func (c *comparison) commonPoint(ctx context.Context, p past) (at spillway.Offset, same bool, err error) {
 	compacted := false
-	for _, c := range []broker.Cluster{m.local, src.cluster} {
-		configs, err := c.Admin().TopicConfigs(ctx, p.Topic)
+	for _, site := range []broker.Cluster{c.m.local, c.src.cluster} {
+		configs, err := site.Admin().TopicConfigs(ctx, p.Topic)
 		if err != nil {
 			return 0, false, err
 		}
 		compacted = compacted || strings.Contains(configs["cleanup.policy"].Value, "compact")
 	}
-	at, same = p.end, true
-	for p.end > 0 {
-		from := max(0, p.end-pastOffsets)
-		ours, theirs, err := m.digest(ctx, src, []*past{&p}, func(*past) spillway.Offset { return from })
+	end := p.end
+	at, err = partingPoint(max(p.ours.begin(), p.theirs.begin()), end, func(from, to spillway.Offset) (glimpse, error) {
+		p.end = to
+		ours, theirs, err := c.digest(ctx, []*past{&p}, func(*past) spillway.Offset { return from })
 		a, b := ours[p.TopicPartition], theirs[p.TopicPartition]
 		if err := errors.Join(err, a.err, b.err); err != nil {
-			return 0, false, err
+			return glimpse{}, err
 		}
-		first, equal := p.difference(a.digests, b.digests, compacted)
-		if equal {
-			break
+		first, same := p.difference(a.digests, b.digests, compacted)
+		return glimpse{first, same, same && !a.meets(b.digests)}, nil
+	})
+	return at, at == end, err
+}
+
+// glimpse is what a look at some virtual offsets showed: the first difference, that
+// there is none, or that there is nothing to compare.
+type glimpse struct {
+	first       spillway.Offset
+	same, empty bool
+}
+
+// partingPoint finds in [low, end) the virtual offset from which on two logs differ,
+// with few looks: a source that was created anew may differ in all of a long log,
+// and the flow waits. What lies below records that are the same is the same. It goes
+// back from the end, twice as far each time, and then halves what is left. Where
+// there is nothing to compare, it looks further down. end: they do not differ.
+func partingPoint(low, end spillway.Offset, look func(from, to spillway.Offset) (glimpse, error)) (at spillway.Offset, err error) {
+	at, low = end, min(low, end)
+	differs, found := end, false // from differs on they differ, and below low, once it is found, they do not
+	for low < differs {
+		to := differs - max(0, end-differs-pastOffsets)
+		if found {
+			to = low + (differs-low)/2
 		}
-		at, same, p.end = first, false, from
+		to = max(to, min(differs, low+pastOffsets))
+		from, s := to, glimpse{same: true, empty: true}
+		for size := spillway.Offset(pastOffsets); s.empty && from > low; size = min(2*size, pastOffsetsMax) {
+			upper := from
+			from = max(low, upper-size)
+			if s, err = look(from, upper); err != nil {
+				return 0, err
+			}
+		}
+		if s.same {
+			low, found = to, true
+		} else {
+			at, differs = s.first, from
+		}
 	}
-	return at, same, nil
+	return at, nil
+}
+
+// meets tells whether there is an offset at which both have a record.
+func (d digests) meets(others digests) bool {
+	for v := range d {
+		if _, there := others[v]; there {
+			return true
+		}
+	}
+	return false
 }
 
 // digested is what was read of one partition.
@@ -226,18 +284,18 @@ type digested struct {
 }
 
 // digest reads partitions from a virtual offset on, here and at a source.
-func (m *Mirror) digest(ctx context.Context, src *source, pasts []*past, from func(*past) spillway.Offset) (ours, theirs map[spillway.TopicPartition]digested, err error) {
+func (c *comparison) digest(ctx context.Context, pasts []*past, from func(*past) spillway.Offset) (ours, theirs map[spillway.TopicPartition]digested, err error) {
 	// What was written in transactions here was undecided only while this site
 	// served; of the source only what counts is taken.
-	ours, err = readPast(ctx, m.local, pasts, from, func(p *past) logPart { return p.ours }, sitelog.FetchOptions{Uncommitted: true})
+	ours, err = readPast(ctx, c.ours, pasts, from, func(p *past) logPart { return p.ours }, sitelog.FetchOptions{Uncommitted: true})
 	if err != nil {
 		return nil, nil, err
 	}
-	theirs, err = readPast(ctx, src.cluster, pasts, from, func(p *past) logPart { return p.theirs }, sitelog.FetchOptions{})
+	theirs, err = readPast(ctx, c.theirs, pasts, from, func(p *past) logPart { return p.theirs }, sitelog.FetchOptions{})
 	return ours, theirs, err
 }
 
-func readPast(ctx context.Context, c broker.Cluster, pasts []*past, from func(*past) spillway.Offset, log func(*past) logPart, o sitelog.FetchOptions) (map[spillway.TopicPartition]digested, error) {
+func readPast(ctx context.Context, r *sitelog.SpanReader, pasts []*past, from func(*past) spillway.Offset, log func(*past) logPart, o sitelog.FetchOptions) (map[spillway.TopicPartition]digested, error) {
 	found := make(map[spillway.TopicPartition]digested, len(pasts))
 	spans := make(map[spillway.TopicPartition]sitelog.Span, len(pasts))
 	byName := make(map[spillway.TopicPartition]*past, len(pasts))
@@ -246,7 +304,7 @@ func readPast(ctx context.Context, c broker.Cluster, pasts []*past, from func(*p
 		spans[p.TopicPartition] = log(p).span(from(p), p.end)
 		byName[p.TopicPartition] = p
 	}
-	failed, err := sitelog.ScanSpans(ctx, c, spans, o, func(f sitelog.Fetched) error {
+	failed, err := r.Scan(ctx, spans, o, func(f sitelog.Fetched) error {
 		p := byName[f.TopicPartition]
 		return found[f.TopicPartition].add(f, log(p).view, from(p), p.end)
 	})

@@ -1,12 +1,18 @@
 package mirror
 
 import (
+	"context"
 	"crypto/sha256"
+	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"spillway"
+	"spillway/broker"
+	"spillway/broker/conn"
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
+	"spillway/mirror/sitelog"
 )
 
 // TestDifference says what of two sites has to be equal: all that neither has
@@ -85,5 +91,94 @@ func TestNothingFollowsFromTheMapOfAnotherSession(t *testing.T) {
 		if len(problems) > 0 || len(parted) != 1 || (p.cutVirtual != noBound) != c.cut {
 			t.Errorf("session %d: parted %v, problems %v, cut at %d", c.session.Session, len(parted), problems, p.cutVirtual)
 		}
+	}
+}
+
+// However long two logs are, however much of them differs, and where there are holes:
+// it is found where they part, with few looks.
+func TestPartingPoint(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		low, length := spillway.Offset(r.IntN(3)*1000), spillway.Offset(1+r.IntN(1<<(4+r.IntN(16))))
+		end := low + length
+		parts := end - spillway.Offset(r.IntN(1+int(length)))
+		if r.IntN(5) == 0 {
+			parts = low
+		}
+		every := 1 + r.IntN(3)*r.IntN(500) // how sparse the records are
+		holeAt := low + spillway.Offset(r.IntN(int(length)))
+		holeEnd := holeAt + spillway.Offset(r.IntN(int(length)))
+		there := func(v spillway.Offset) bool { return int(v)%every == 0 && (v < holeAt || v >= holeEnd) }
+		want, records := end, 0
+		for v := low; v < end; v++ {
+			if there(v) {
+				records++
+				if v >= parts {
+					want = min(want, v)
+				}
+			}
+		}
+		looks := 0
+		at, err := partingPoint(low, end, func(from, to spillway.Offset) (glimpse, error) {
+			if looks++; from < low || to > end || from >= to || to-from > pastOffsetsMax {
+				t.Fatalf("seed %d: a look at [%d, %d) of [%d, %d)", seed, from, to, low, end)
+			}
+			s := glimpse{first: to, same: true, empty: true}
+			for v := from; v < to; v++ {
+				if there(v) {
+					s.empty = false
+					if v >= parts {
+						s.first, s.same = min(s.first, v), false
+					}
+				}
+			}
+			return s, nil
+		})
+		if err != nil || at != want {
+			t.Fatalf("seed %d: they part at %d, found %d, %v", seed, want, at, err)
+		}
+		if looks > 100 {
+			t.Errorf("seed %d: %d looks at %d offsets, %d records", seed, looks, length, records)
+		}
+	}
+	// Dense logs of a billion records, all of which differ, are no matter of hours.
+	looks := 0
+	at, err := partingPoint(0, 1_000_000_000, func(from, _ spillway.Offset) (glimpse, error) {
+		looks++
+		return glimpse{first: from}, nil
+	})
+	if err != nil || at != 0 || looks > 30 {
+		t.Errorf("found %d with %d looks, %v", at, looks, err)
+	}
+	if at, err := partingPoint(5, 3, nil); err != nil || at != 3 {
+		t.Errorf("with nothing to compare: %d, %v", at, err)
+	}
+}
+
+type counted struct {
+	broker.Cluster
+	dials atomic.Int64
+}
+
+func (c *counted) Dial(ctx context.Context, node int32) (*conn.Conn, error) {
+	c.dials.Add(1)
+	return c.Cluster.Dial(ctx, node)
+}
+
+// A comparison that goes back in steps keeps its connections.
+func TestSpansAreReadOverOneConnection(t *testing.T) {
+	b := newBounded(t, nil)
+	end := b.write(t, 1)[spillway.TopicPartition{Topic: "orders"}]
+	site := &counted{Cluster: b.east}
+	r := sitelog.NewSpanReader(site)
+	defer r.Close()
+	for range 3 {
+		spans := map[spillway.TopicPartition]sitelog.Span{{Topic: "orders"}: {To: spillway.LocalOffset(end) - 1000}}
+		if failed, err := r.Scan(testContext(t), spans, sitelog.FetchOptions{Uncommitted: true}, func(sitelog.Fetched) error { return nil }); err != nil || len(failed) > 0 {
+			t.Fatal(failed, err)
+		}
+	}
+	if n := site.dials.Load(); n != 1 {
+		t.Errorf("%d connections", n)
 	}
 }

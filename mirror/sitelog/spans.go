@@ -21,7 +21,7 @@ type Span struct {
 	From, To spillway.LocalOffset
 }
 
-// Bounds of one request of ScanSpans.
+// Bounds of one request for spans.
 const (
 	spansMax      = 256
 	spanBytesMax  = 256 << 10 // a larger first batch comes when it is the first of its request
@@ -34,23 +34,38 @@ const (
 // open transactions, or records that too few replicas have.
 var ErrUndecided = errors.New("not decided yet")
 
-// ScanSpans reads a part of many partitions, with one request for all that a
+// SpanReader reads spans of one site, over one connection to each broker that it
+// keeps. It belongs to one goroutine.
+type SpanReader struct {
+	cluster broker.Cluster
+	conns   map[int32]*conn.Conn
+}
+
+// NewSpanReader connects with the first Scan. Close it.
+func NewSpanReader(cluster broker.Cluster) *SpanReader {
+	return &SpanReader{cluster: cluster, conns: make(map[int32]*conn.Conn)}
+}
+
+// Close closes the connections. The next Scan makes others.
+func (r *SpanReader) Close() {
+	for node, c := range r.conns {
+		c.Close()
+		delete(r.conns, node)
+	}
+}
+
+// Scan reads a part of many partitions, with one request for all that a
 // broker leads, and hands each answer to visit; it may hold batches from before
 // From and from behind To. It returns what kept partitions from being read to
 // the end of their spans, and fails where a site does not answer.
-func ScanSpans(ctx context.Context, cluster broker.Cluster, spans map[spillway.TopicPartition]Span, o FetchOptions, visit func(Fetched) error) (map[spillway.TopicPartition]error, error) {
+func (r *SpanReader) Scan(ctx context.Context, spans map[spillway.TopicPartition]Span, o FetchOptions, visit func(Fetched) error) (map[spillway.TopicPartition]error, error) {
 	left := maps.Clone(spans)
 	maps.DeleteFunc(left, func(_ spillway.TopicPartition, s Span) bool { return s.From >= s.To })
 	failed := make(map[spillway.TopicPartition]error)
-	conns := make(map[int32]*conn.Conn)
-	defer func() {
-		for _, c := range conns {
-			c.Close()
-		}
-	}()
+	cluster := r.cluster
 	o.MaxWait, o.BytesMax = spansWait, spansBytesMax
 	for faults := 0; len(left) > 0; {
-		err := scanRound(ctx, cluster, conns, left, failed, o, visit)
+		err := r.round(ctx, left, failed, o, visit)
 		switch {
 		case err == nil:
 			faults = 0
@@ -61,10 +76,7 @@ func ScanSpans(ctx context.Context, cluster broker.Cluster, spans map[spillway.T
 		if faults++; faults == spansFaults {
 			return failed, fmt.Errorf("read site %s: %w", cluster.Site(), err)
 		}
-		for node, c := range conns {
-			c.Close()
-			delete(conns, node)
-		}
+		r.Close()
 		if err := Pause(ctx, retryPause); err != nil {
 			return failed, fmt.Errorf("read site %s: %w", cluster.Site(), err)
 		}
@@ -73,12 +85,12 @@ func ScanSpans(ctx context.Context, cluster broker.Cluster, spans map[spillway.T
 	return failed, nil
 }
 
-// scanRound asks one broker for what is left there.
-func scanRound(ctx context.Context, cluster broker.Cluster, conns map[int32]*conn.Conn, left map[spillway.TopicPartition]Span, failed map[spillway.TopicPartition]error, o FetchOptions, visit func(Fetched) error) error {
+// round asks one broker for what is left there.
+func (r *SpanReader) round(ctx context.Context, left map[spillway.TopicPartition]Span, failed map[spillway.TopicPartition]error, o FetchOptions, visit func(Fetched) error) error {
 	var node int32
 	var parts []FetchPart
 	for _, tp := range slices.SortedFunc(maps.Keys(left), spillway.TopicPartition.Compare) {
-		leader, err := cluster.Leader(ctx, tp)
+		leader, err := r.cluster.Leader(ctx, tp)
 		if err != nil {
 			return err
 		}
@@ -89,13 +101,13 @@ func scanRound(ctx context.Context, cluster broker.Cluster, conns map[int32]*con
 			parts = append(parts, FetchPart{TopicPartition: tp, Offset: left[tp].From, BytesMax: spanBytesMax})
 		}
 	}
-	c := conns[node]
+	c := r.conns[node]
 	if c == nil {
 		var err error
-		if c, err = cluster.Dial(ctx, node); err != nil {
+		if c, err = r.cluster.Dial(ctx, node); err != nil {
 			return err
 		}
-		conns[node] = c
+		r.conns[node] = c
 	}
 	answers, err := Fetch(ctx, c, parts, o)
 	if err != nil {
