@@ -530,7 +530,10 @@ func TestTheOldSiteProvesThatItCanFollow(t *testing.T) {
 			w.mu.Lock()
 			said := strings.Join(w.failed, "\n")
 			w.mu.Unlock()
-			if !strings.Contains(said, c.want) {
+			// The new site may be the one to find out: it copied the record before it
+			// heard of the cutover.
+			found := c.stray && strings.Contains(share.Passages[len(share.Passages)-1].Why, "west got 1 records of orders-0 from beyond the cutover")
+			if !found && !strings.Contains(said, c.want) {
 				t.Errorf("nobody said why: %s", said)
 			}
 			w.settled(share.Epoch)
