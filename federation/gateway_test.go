@@ -2,7 +2,10 @@ package federation_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -11,6 +14,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation"
+	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 )
 
@@ -169,4 +174,47 @@ func TestRecordsOfAProducerThatLeaves(t *testing.T) {
 		cl.Close()
 	}
 	siteLog(t, w, "east", "orders", producers*records)
+}
+
+// A gateway that stops still has a request of a client. Whoever knocks finds it, until
+// it has let go of everything: a port that refuses tells others that it has.
+func TestAGatewayThatStopsKeepsItsPort(t *testing.T) {
+	held := make(chan struct{}, 1)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		c.Router.HoldMax, c.Limits.LingerMax = time.Hour, time.Hour
+		c.Events.Router.Held = func(spillway.ShareID) { held <- struct{}{} }
+	}})
+	w.SetShare(func(s *failover.Share) { s.State, s.Epoch, s.Target = failover.Fencing, 2, "west" })
+	c := raw(t, w.Addrs[0])
+	req := produceRequest("orders", nil)
+	req.TimeoutMillis = 60_000
+	answer := begun(t, c, req)
+	<-held
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		w.StopGateway("gateway-1")
+	}()
+	gatewaytest.Eventually(t, "it turns others away", func() bool {
+		knock, err := net.Dial("tcp", w.Addrs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer knock.Close()
+		knock.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		_, err = knock.Read(make([]byte, 1))
+		return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+	})
+	w.SetShare(func(s *failover.Share) { // the move is given up
+		s.State, s.Epoch, s.Target = failover.Stable, 3, ""
+		s.Terms = append(s.Terms, failover.Term{Epoch: 3, Site: "east", Mask: s.Terms[0].Mask, Continues: true})
+	})
+	if code, _ := produced(answer().(*kmsg.ProduceResponse)); code != 0 {
+		t.Errorf("error %d", code)
+	}
+	<-stopped
+	if knock, err := net.Dial("tcp", w.Addrs[0]); err == nil {
+		knock.Close()
+		t.Error("somebody listens at a gateway that has stopped")
+	}
 }

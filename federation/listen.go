@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -19,9 +20,11 @@ const quietPause = 10 * time.Millisecond
 const handshakeMax = 5 * time.Second
 
 // listen accepts clients until ctx ends or the listener fails, then lets the
-// sessions finish what they have begun.
+// sessions finish what they have begun. Until then the port stays open: that it
+// refuses is a proof to other gateways that nothing is on its way here any more.
 func (g *Gateway) listen(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { g.config.Listener.Close() })
+	l := g.config.Listener
+	stop := context.AfterFunc(ctx, func() { wake(l) })
 	defer stop()
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -32,10 +35,41 @@ func (g *Gateway) listen(ctx context.Context) error {
 			g.serve(inner, c)
 		})
 	})
-	g.config.Listener.Close()
+	stop()
+	turnedAway := make(chan struct{})
+	go func() {
+		defer close(turnedAway)
+		turnAway(l)
+	}()
 	g.drainSessions()
 	wg.Wait()
+	l.Close()
+	<-turnedAway
 	return err
+}
+
+// wake ends the Accept that waits; the listener stays open, if it can.
+func wake(l net.Listener) {
+	if d, ok := l.(interface{ SetDeadline(time.Time) error }); !ok || d.SetDeadline(time.Unix(1, 0)) != nil {
+		l.Close()
+	}
+}
+
+// turnAway closes connections as soon as they are made, until the listener is closed.
+func turnAway(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		switch d, ok := l.(interface{ SetDeadline(time.Time) error }); {
+		case err == nil:
+			c.Close()
+		case errors.Is(err, net.ErrClosed):
+			return
+		case ok && errors.Is(err, os.ErrDeadlineExceeded): // by wake
+			_ = d.SetDeadline(time.Time{}) // it fails only where it is closed
+		default:
+			time.Sleep(quietPause)
+		}
+	}
 }
 
 func (g *Gateway) accept(ctx context.Context, serve func(c net.Conn, release func())) error {

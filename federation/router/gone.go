@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"sync"
 	"syscall"
@@ -30,6 +31,7 @@ const (
 type goneFor struct {
 	mu      sync.Mutex
 	looking map[spillway.ShareID]bool
+	silent  map[string]time.Time // when the machine of a gateway last did not answer, by address
 }
 
 // release ends the waits for sequences that were missing when the term opened, as
@@ -37,9 +39,18 @@ type goneFor struct {
 // is a process that has ended, so its clients' connections were reset, and they have
 // sent again what was open. Sequences that are missing then were acknowledged, and
 // lost with their site. Behind a network that drops everything, or at a machine
-// without power, nothing refuses, and the waits end by time. A machine that has
-// booted again meanwhile refuses too: a client that waits there for an answer, and
-// has sent a later batch elsewhere, finds the older one out of order.
+// without power, nothing refuses, and the waits end by time.
+//
+// What proves that a process has ended is a refusal of a machine that has answered
+// all the time. A gateway that stops in order keeps its port until its sessions are
+// over. A machine that was silent when it was asked may have booted again, and has
+// told nobody that his connection is over: its refusals count when OutstandingMax is
+// over. It is asked from the moment in which its gateway has left the layout, a few
+// seconds after its end: no machine boots in less. What stays open is a refusal by
+// something in between (a proxy, a rule of a firewall), and a client to whom the
+// network is another than to this gateway. Nothing false is acknowledged then: a client
+// that waits there for an answer, and has sent a later batch elsewhere, is told
+// that the older one is out of order.
 func (r *Router) release(ctx context.Context, share spillway.ShareID, t Term) {
 	r.gone.mu.Lock()
 	if r.gone.looking[share] || r.contacts.isReleased(share, t.Base) {
@@ -89,13 +100,11 @@ func (r *Router) allGone(ctx context.Context) bool {
 	if len(listed) > knocksMax {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, knockMax)
-	defer cancel()
 	clear := make(chan bool, len(listed))
 	for at, lives := range listed {
 		go func() {
 			connected, refused := r.knock(ctx, at)
-			clear <- refused || connected && lives
+			clear <- refused && !r.wasSilent(at) || connected && lives
 		}()
 	}
 	all := true
@@ -109,10 +118,72 @@ func address(n layout.Node) string { return net.JoinHostPort(n.Host, fmt.Sprint(
 
 // knock tells whether somebody listens, or the machine says that nobody does.
 func (r *Router) knock(ctx context.Context, at string) (connected, refused bool) {
-	c, err := r.config.Dial(ctx, "tcp", at)
-	if err != nil {
-		return false, errors.Is(err, syscall.ECONNREFUSED)
+	within, cancel := context.WithTimeout(ctx, knockMax)
+	defer cancel()
+	c, err := r.config.Dial(within, "tcp", at)
+	if err == nil {
+		_ = c.Close() // nothing was sent
+		return true, false
 	}
-	_ = c.Close() // nothing was sent
-	return true, false
+	if refused = errors.Is(err, syscall.ECONNREFUSED); !refused && ctx.Err() == nil { // else nobody waited for it
+		r.gone.mu.Lock()
+		defer r.gone.mu.Unlock()
+		if r.gone.silent == nil {
+			r.gone.silent = make(map[string]time.Time)
+		}
+		r.gone.silent[at] = time.Now()
+	}
+	return false, refused
+}
+
+// wasSilent tells whether a machine did not answer lately.
+func (r *Router) wasSilent(at string) bool {
+	r.gone.mu.Lock()
+	defer r.gone.mu.Unlock()
+	maps.DeleteFunc(r.gone.silent, func(_ string, last time.Time) bool { return time.Since(last) >= r.config.OutstandingMax })
+	_, lately := r.gone.silent[at]
+	return lately
+}
+
+// watchLeaving knocks at gateways that leave the layout, until their machines answer.
+func (r *Router) watchLeaving() {
+	before := make(map[string]bool)
+	var version int64
+	for {
+		changed := r.layout.Changed()
+		if l := r.layout.Current(); l.Version != version {
+			now := make(map[string]bool)
+			for _, n := range l.Nodes {
+				now[address(n)] = n.Gateway != r.config.Gateway
+			}
+			for at, other := range before {
+				if _, stays := now[at]; other && !stays {
+					r.background.Go(func() { r.knockOn(at) })
+				}
+			}
+			before, version = now, l.Version
+		}
+		select {
+		case <-changed:
+		case <-r.ctx.Done():
+			return
+		}
+	}
+}
+
+// knockOn knocks until there is an answer, or it does not matter any more.
+func (r *Router) knockOn(at string) {
+	ctx, cancel := context.WithTimeout(r.ctx, r.config.OutstandingMax)
+	defer cancel()
+	for ctx.Err() == nil {
+		if connected, refused := r.knock(ctx, at); connected || refused {
+			return
+		}
+		pause := time.NewTimer(knockEvery)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+		}
+		pause.Stop()
+	}
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"spillway"
@@ -71,6 +74,80 @@ func TestGatewaysThatAreGone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A machine that was silent when its gateway left the layout, or since, may have
+// booted again: that it refuses then proves nothing, until clients cannot have
+// anything open there any more.
+func TestARefusalAfterSilenceProvesNothingYet(t *testing.T) {
+	for name, silence := range map[string]bool{"it was dark": true, "it always answered": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				node := func(id string, port int32) layout.Node {
+					return layout.Node{Gateway: spillway.GatewayID(id), Host: "127.0.0.1", Port: port}
+				}
+				l := &leavingLayout{changed: make(chan struct{})}
+				l.Layout = layout.Layout{Version: 1, Nodes: []layout.Node{node("me", 1), node("other", 2)}}
+				dark := atomic.Bool{}
+				r := New(Config{Gateway: "me", Layout: l, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+					if dark.Load() {
+						<-ctx.Done()
+						return nil, ctx.Err()
+					}
+					return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+				}})
+				defer r.Close()
+				synctest.Wait()
+				dark.Store(silence)
+				l.leave()
+				time.Sleep(10 * time.Second)
+				dark.Store(false)
+				time.Sleep(10 * time.Second)
+				if gone := r.allGone(t.Context()); gone == silence {
+					t.Errorf("gone: %t", gone)
+				}
+				time.Sleep(30 * time.Second)
+				if !r.allGone(t.Context()) {
+					t.Error("it is not gone after all that time")
+				}
+				dark.Store(true)
+				ended, end := context.WithCancel(t.Context())
+				end() // whoever asked has given up: that is no silence
+				r.allGone(ended)
+				dark.Store(false)
+				if !r.allGone(t.Context()) {
+					t.Error("what was given up counts as silence")
+				}
+			})
+		})
+	}
+}
+
+// leavingLayout is a layout of two, of which the second leaves.
+type leavingLayout struct {
+	fixedLayout
+	mu      sync.Mutex
+	changed chan struct{}
+}
+
+func (l *leavingLayout) Current() layout.Layout {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Layout
+}
+
+func (l *leavingLayout) Changed() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changed
+}
+
+func (l *leavingLayout) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.Layout = layout.Layout{Version: 2, Nodes: l.Layout.Nodes[:1], Past: l.Layout.Nodes[1:]}
+	close(l.changed)
+	l.changed = make(chan struct{})
 }
 
 // Once that is known, the batches that waited for what was lost go on, in order,

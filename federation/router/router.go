@@ -138,6 +138,7 @@ func New(c Config) *Router {
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.topics = newTopics(r)
 	r.offer = newOffer(r)
+	r.background.Go(r.watchLeaving)
 	return r
 }
 
