@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"spillway"
 	"spillway/federation"
+	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 )
@@ -134,12 +136,36 @@ func switchoversKeepOrder(t *testing.T, o gatewaytest.Options) {
 	checkLog(t, w, west, writers...)
 }
 
+// raises notes each write of reserved ends by one gateway.
+type raises struct {
+	coordination.Store
+	key string
+	by  func()
+}
+
+func (s raises) Put(ctx context.Context, key string, value []byte, version uint64) (uint64, error) {
+	if key == s.key {
+		s.by()
+	}
+	return s.Store.Put(ctx, key, value, version)
+}
+
 // A gateway of the site that a switchover is about to open raises the reserved ends
-// of the new epoch while clients are held; those of other sites leave it to it.
+// of the new epoch while clients are held; those of other sites leave it to it, and
+// the first record is acknowledged without another write.
 func TestTheTargetsGatewayReservesAhead(t *testing.T) {
 	at := map[spillway.GatewayID]spillway.SiteID{"gateway-1": "east", "gateway-2": "west"}
+	var mu sync.Mutex
+	var by []spillway.GatewayID
 	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1},
-		Gateways: []spillway.GatewayID{"gateway-1", "gateway-2"}, Gateway: func(c *federation.Config) { c.Site = at[c.ID] }})
+		Gateways: []spillway.GatewayID{"gateway-1", "gateway-2"}, Gateway: func(c *federation.Config) {
+			c.Site = at[c.ID]
+			c.Store = raises{c.Store, failover.Keys(c.Topology.Name()).Reserved(gatewaytest.ShareID), func() {
+				mu.Lock()
+				defer mu.Unlock()
+				by = append(by, c.ID)
+			}}
+		}})
 	reserved := func() (r failover.Reserved) {
 		e, err := w.Store.Get(t.Context(), w.Keys.Reserved(gatewaytest.ShareID))
 		if err != nil {
@@ -165,6 +191,11 @@ func TestTheTargetsGatewayReservesAhead(t *testing.T) {
 	w.Open(0, 0)
 	if err := client(t, w).ProduceSync(t.Context(), &kgo.Record{Topic: "orders", Value: []byte("first")}).FirstErr(); err != nil {
 		t.Error(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.Equal(by, []spillway.GatewayID{"gateway-2"}) {
+		t.Errorf("raised by %v", by)
 	}
 }
 
@@ -218,8 +249,9 @@ func TestACommitIntoABlackHoleHoldsUpNoMove(t *testing.T) {
 		t.Fatalf("error %d", resp.Topics[0].Partitions[0].ErrorCode)
 	}
 	w.Wires["east"].Mute()
+	before := w.Wires["east"].Sent(commit.Key())
 	c.Send(context.Background(), commit.Key(), commit.Version, true, commit.AppendTo(nil))
-	time.Sleep(200 * time.Millisecond) // nothing tells that it is on its way
+	gatewaytest.Eventually(t, "the commit is on its way", func() bool { return w.Wires["east"].Sent(commit.Key()) > before })
 	w.Fence("west", failover.Failover)
 	w.Open(0, 0)
 }

@@ -283,3 +283,37 @@ func TestReserveGrantsWhatIsStored(t *testing.T) {
 		})
 	}
 }
+
+// Only a gateway of the site that a switchover opens raises ends ahead, once it is
+// known where the epoch starts and while it may still open.
+func TestWhoReservesAhead(t *testing.T) {
+	record := func(change func(*failover.Share)) failover.Share {
+		r := failover.Share{State: failover.Cutover, Kind: failover.Switchover, Epoch: 2, Active: "east", Target: "west", Start: failover.PartitionOffsets{"orders": {-1, 100}}}
+		change(&r)
+		return r
+	}
+	for name, c := range map[string]struct {
+		change func(*failover.Share)
+		want   bool
+	}{
+		"the target's, from the cutover on": {func(*failover.Share) {}, true},
+		"when it has caught up":             {func(r *failover.Share) { r.State = failover.CaughtUp }, true},
+		"before the cutover":                {func(r *failover.Share) { r.State = failover.Fenced }, false},
+		"when it is open":                   {func(r *failover.Share) { r.State = failover.Open }, false},
+		"that of another site":              {func(r *failover.Share) { r.Target = "north" }, false},
+		"in a failover":                     {func(r *failover.Share) { r.Kind = failover.Failover }, false},
+		"when it is given up":               {func(r *failover.Share) { r.Abort = "somebody asked for it" }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			share := router.NewShare(reservedShare, spillway.FailoverGroup{Name: "g", ReservedBlock: 10})
+			g := &Gateway{config: Config{Site: "west"}, keys: "test", shares: map[spillway.ShareID]*router.Share{reservedShare: share}}
+			g.reserve = newReserve(g)
+			share.SetRecord(record(c.change))
+			g.reserveAhead(share)
+			s := g.reserve.shares[reservedShare]
+			if got := s.want[reservedTP]; c.want != (got == 110 && s.epoch == 2) || !c.want && len(s.want) > 0 {
+				t.Errorf("wanted: %v in epoch %d", s.want, s.epoch)
+			}
+		})
+	}
+}

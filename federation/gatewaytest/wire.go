@@ -15,6 +15,7 @@ type Wire struct {
 		conns map[*wired]bool
 		mute  bool
 		down  bool
+		sent  map[int16]int // requests by key
 		loud  chan struct{} // closed when Mute ends
 	}
 }
@@ -22,6 +23,7 @@ type Wire struct {
 func newWire() *Wire {
 	w := &Wire{}
 	w.mu.conns = make(map[*wired]bool)
+	w.mu.sent = make(map[int16]int)
 	w.mu.loud = make(chan struct{})
 	close(w.mu.loud)
 	return w
@@ -49,6 +51,13 @@ func (w *Wire) APIKeys() []map[int16]bool {
 	return all
 }
 
+// Sent is how many requests with a key were sent.
+func (w *Wire) Sent(key int16) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.mu.sent[key]
+}
+
 // Write notes the key of each request: it follows the size.
 func (c *wired) Write(b []byte) (int, error) {
 	c.wire.mu.Lock()
@@ -61,7 +70,9 @@ func (c *wired) Write(b []byte) (int, error) {
 		c.frame, rest = append(c.frame, rest[0]), rest[1:]
 		if len(c.frame) == 6 {
 			c.skip = int(binary.BigEndian.Uint32(c.frame)) - 2
-			c.keys[int16(binary.BigEndian.Uint16(c.frame[4:]))] = true
+			key := int16(binary.BigEndian.Uint16(c.frame[4:]))
+			c.keys[key] = true
+			c.wire.mu.sent[key]++
 			c.frame = c.frame[:0]
 		}
 	}
