@@ -32,4 +32,4 @@ lint: $(LINTER)
 
 $(LINTER):
 	mkdir -p $(CACHE)
-	cd tests/lint && GOFLAGS=-mod=readonly go build -o $@.partial github.com/golangci/golangci-lint/v2/cmd/golangci-lint && mv $@.partial $@
+	cd tests/lint && GOFLAGS=-mod=readonly go build -o $@.$$$$ github.com/golangci/golangci-lint/v2/cmd/golangci-lint && mv $@.$$$$ $@
