@@ -41,9 +41,10 @@ type answered struct {
 
 // drive sends the steps of one order, each after those that it follows.
 func (w *Workload) drive(ctx context.Context, s *shop, p plan) {
+	loss := w.stock.untilLoss()
 	done, ok := w.steps(ctx, s, p, nil)
 	if ok && p.sale != "" {
-		rest, decided := w.decide(ctx, p)
+		rest, decided := w.decide(ctx, p, loss)
 		if !decided {
 			w.counts.abandoned.Add(1)
 			return
@@ -57,8 +58,9 @@ func (w *Workload) drive(ctx context.Context, s *shop, p plan) {
 	}
 }
 
-// decide waits until the reader of the orders has seen this one in its turn.
-func (w *Workload) decide(ctx context.Context, p plan) (plan, bool) {
+// decide waits until the reader of the orders has seen this one in its turn, but
+// not behind a failover, which may have lost it.
+func (w *Workload) decide(ctx context.Context, p plan, loss <-chan struct{}) (plan, bool) {
 	select {
 	case got := <-w.stock.verdict(p.order):
 		p.steps = notInStock
@@ -66,6 +68,8 @@ func (w *Workload) decide(ctx context.Context, p plan) (plan, bool) {
 			p.steps = inStock
 		}
 		return p, true
+	case <-loss:
+		return p, false
 	case <-ctx.Done():
 		return p, false
 	}

@@ -70,10 +70,26 @@ type stock struct {
 	left     map[string]int
 	verdicts map[string]chan bool // by order; buffered, given once
 	decided  map[string]bool
+	lossy    chan struct{} // closed by the next failover
 }
 
 func newStock() *stock {
-	return &stock{left: map[string]int{}, verdicts: map[string]chan bool{}, decided: map[string]bool{}}
+	return &stock{left: map[string]int{}, verdicts: map[string]chan bool{}, decided: map[string]bool{}, lossy: make(chan struct{})}
+}
+
+// untilLoss is closed by the next failover: what was acknowledged before it may be
+// lost, so that no reader ever sees it.
+func (s *stock) untilLoss() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lossy
+}
+
+func (s *stock) lose() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.lossy)
+	s.lossy = make(chan struct{})
 }
 
 // verdict returns where the decision about an order will appear.

@@ -1,8 +1,11 @@
 package orders
 
 import (
+	"context"
+	"io"
 	"reflect"
 	"testing"
+	"time"
 
 	"spillway/tests/orders/history"
 )
@@ -71,5 +74,22 @@ func TestSaleRule(t *testing.T) {
 		if got := s.next("o", c.won) != ""; got != c.want {
 			t.Errorf("order %d: wrong=%v, want %v", i, got, c.want)
 		}
+	}
+}
+
+// A failover may lose a placed order that was acknowledged: nobody ever reads it.
+func TestAnOrderThatMayBeLostIsNotWaitedFor(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	w := &Workload{stock: newStock(), rec: history.NewRecorder(io.Discard)}
+	before := w.stock.untilLoss()
+	w.Mark(history.Event{Name: history.MoveEnd, Move: history.Failover})
+	if _, decided := w.decide(ctx, plan{order: "sale-1-1", sale: "sale-1"}, before); decided || ctx.Err() != nil {
+		t.Errorf("decided: %v, %v", decided, ctx.Err())
+	}
+	select {
+	case <-w.stock.untilLoss():
+		t.Error("an order that begins behind the failover is lost too")
+	default:
 	}
 }

@@ -264,6 +264,7 @@ func (w *Workload) Mark(e history.Event) {
 	e.Kind = history.Mark
 	if e.Name == history.MoveEnd && e.Move == history.Failover {
 		w.counts.forgetEnds()
+		w.stock.lose()
 	}
 	w.rec.Record(e)
 }

@@ -26,6 +26,11 @@ const networkPrefix = "spillway-world-"
 
 // newNetwork needs root, ip and nft. What a killed test left is removed first.
 func newNetwork() (*network, error) {
+	for tool, pkg := range map[string]string{"ip": "iproute2", "nft": "nftables"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return nil, fmt.Errorf("a network for a site needs %s: apt-get install %s", tool, pkg)
+		}
+	}
 	if err := removeStale(); err != nil {
 		return nil, err
 	}
