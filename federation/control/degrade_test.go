@@ -16,9 +16,9 @@ import (
 	"spillway/mirror/maptopic"
 )
 
-func threeCopies(policy string) func(*spillway.FailoverGroup) {
+func threeCopies(policy string, after time.Duration) func(*spillway.FailoverGroup) {
 	return func(g *spillway.FailoverGroup) {
-		g.Ack = spillway.AckPolicy{Sites: 3, OnShortfall: policy, ShortfallAfter: time.Second}
+		g.Ack = spillway.AckPolicy{Sites: 3, OnShortfall: policy, ShortfallAfter: after}
 	}
 }
 
@@ -63,7 +63,7 @@ func (w *world) checkCopies(newest map[spillway.TopicPartition]spillway.Offset, 
 // on when it is back; the share was never degraded.
 func TestShortfallBlocks(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, options{group: threeCopies("block")})
+	w := newWorld(t, options{group: threeCopies("block", time.Second)})
 	w.settled(1)
 	stop := w.load()
 	w.loaded(20)
@@ -95,13 +95,10 @@ func TestShortfallBlocks(t *testing.T) {
 func TestShortfallDegradesAndIsRestored(t *testing.T) {
 	t.Parallel()
 	store := coordtest.NewMemory()
-	w := newWorld(t, options{store: store, group: threeCopies("degrade")})
+	w := newWorld(t, options{store: store, group: threeCopies("degrade", 3*time.Second)})
 	w.settled(1)
-	w.eventually("all sites give marks", func() bool { return !w.record().Degraded })
-	before := w.record().Degrades // a slow start may have been one
 	stop := w.load()
 	w.loaded(20)
-	_, early := w.counts()
 	var refused, killed atomic.Bool
 	var refusals atomic.Int64
 	refused.Store(true)
@@ -123,6 +120,9 @@ func TestShortfallDegradesAndIsRestored(t *testing.T) {
 		}
 		return nil
 	})
+	w.eventually("all sites give marks", func() bool { return !w.record().Degraded })
+	before := w.record().Degrades // a slow start may have been one
+	_, early := w.counts()
 	w.kill("west")
 	w.eventually("two attempts", func() bool { return refusals.Load() > 2 })
 	if _, weak := w.counts(); weak != early {
@@ -167,7 +167,7 @@ func TestShortfallDegradesAndIsRestored(t *testing.T) {
 // handed out, and announces what may be missing.
 func TestFailoverOfADegradedShareIsLossy(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, options{group: threeCopies("degrade")})
+	w := newWorld(t, options{group: threeCopies("degrade", 3*time.Second)})
 	w.settled(1)
 	stop := w.load()
 	w.loaded(20)

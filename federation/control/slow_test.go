@@ -96,8 +96,8 @@ func TestSlowStandbyOfASwitchoverIsCutBack(t *testing.T) {
 	w.eventually("north shows the stray record", func() bool { return w.visible("north", orders0)[1020] == "stray" })
 	close(hears)
 	share := w.settled(plan.Epoch)
-	if share.Active != "west" || north() < 1021 {
-		t.Fatalf("north is at %d: %+v", north(), share)
+	if share.Active != "west" {
+		t.Fatalf("%+v", share)
 	}
 	w.eventually("north shows what west shows", func() bool {
 		shown := w.visible("north", orders0)
