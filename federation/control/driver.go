@@ -182,7 +182,8 @@ func (d *driver) reread(ctx context.Context) {
 
 // mine tells whether this loop should drive now. The target's loop comes first,
 // the others only when nothing has moved for a while, so that they do not read
-// the same things at once. Safety does not rest on it.
+// the same things at once, nor write: each write that comes too late still takes
+// its turn in the store while clients are held. Safety does not rest on it.
 func (d *driver) mine() bool {
 	if d.share.State == failover.Stable || d.share.Target == d.c.cfg.Site {
 		return true
@@ -196,7 +197,11 @@ func (d *driver) mine() bool {
 			rank++
 		}
 	}
-	return d.seen.Longest(d.c.cfg.Clock.Now()) >= time.Duration(rank)*d.c.cfg.TakeoverAfter
+	stood := d.seen.Longest(d.c.cfg.Clock.Now())
+	if d.share.State == failover.Draining {
+		stood -= d.limits.Group.GroupDrain // until then nothing need move
+	}
+	return stood >= time.Duration(rank)*d.c.cfg.TakeoverAfter
 }
 
 // step asks for one decision and carries it out.
