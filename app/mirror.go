@@ -35,7 +35,7 @@ func (a *App) startMirror(ctx context.Context) error {
 	m, err := mirror.New(context.WithoutCancel(ctx), mirror.Config{
 		Worker: a.cfg.Process.ID + "-" + rand.Text()[:8], Local: a.sites[own], Sources: sources,
 		Replication: int16(c.MapReplication), FetchBytesMax: c.FetchBytesMax, PartitionBytesMax: c.PartitionBytesMax,
-		FetchWait: c.FetchWaitMax, Claim: writer.Claim, Events: a.mirrorEvents(),
+		FetchWait: c.FetchWaitMax, TransactionWait: c.TransactionWait, Claim: writer.Claim, Events: a.mirrorEvents(),
 	})
 	if err != nil {
 		return err

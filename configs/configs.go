@@ -187,6 +187,7 @@ type Mirror struct {
 	FetchBytesMax     int           `key:"fetchBytesMax" doc:"Bytes asked for in one fetch from another site." default:"8388608"`
 	FetchWaitMax      time.Duration `key:"fetchWaitMax" doc:"How long a fetch may wait for records." default:"250ms"`
 	PartitionBytesMax int           `key:"partitionBytesMax" doc:"Bytes asked for of one partition in one fetch." default:"1048576"`
+	TransactionWait   time.Duration `key:"transactionWait" doc:"How long a transaction that others have open at this site may last before a flow begins there; then it is aborted." default:"1m"`
 	MapReplication    int           `key:"mapReplication" doc:"Replication factor of the map topic. 0: that of the site." default:"0"`
 }
 

@@ -5,7 +5,8 @@ import (
 	"spillway/mirror/maptopic"
 )
 
-// gapKinds are all kinds of the gap log.
+// gapKinds are the kinds of the gap log that mirrors write. The one missing,
+// discarded, is written by a command.
 var gapKinds = []string{
 	maptopic.GapForeign, maptopic.GapStaleWorker, maptopic.GapRetention, maptopic.GapUnreplicated, maptopic.GapOverhang, maptopic.GapTruncated,
 	maptopic.GapSource, maptopic.GapRefused, maptopic.GapDivergence, maptopic.GapExisting, maptopic.GapTransaction, maptopic.GapRecreated, maptopic.GapDegrade,

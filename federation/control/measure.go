@@ -1,0 +1,168 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/failover"
+)
+
+const (
+	measureEvery = time.Second
+	// lookEvery is how many measures lie between two looks at the site's topics, and
+	// onlyHereMax how many names are told.
+	lookEvery   = 5
+	onlyHereMax = 10
+)
+
+// measure keeps what the mirror lease tells about how far this site is.
+func (s *followed) measure(ctx context.Context) {
+	var strange, before []string
+	for n := 0; ctx.Err() == nil; n++ {
+		s.mu.Lock()
+		share, problem, compacted := s.mu.share, s.mu.problem, s.mu.compacted
+		s.mu.Unlock()
+		if share.Epoch > 0 && compacted != nil {
+			at := failover.Following{Epoch: share.Epoch, Problem: problem, Compacted: *compacted}
+			if share.State != failover.Stable && share.State != failover.Open {
+				at.Epoch = share.Current().Epoch
+			}
+			var ends map[spillway.TopicPartition]spillway.Offset
+			if share.Active == s.f.site {
+				ends = s.measuredEnds(ctx)
+			} else {
+				at.Source, ends = share.Active, s.f.cfg.Mirror.Ends(s.id)
+				if n%lookEvery == 0 && len(ends) > 0 && problem == "" {
+					before, strange = strange, s.onlyHere(ctx, ends)
+				}
+				for _, topic := range strange {
+					if slices.Contains(before, topic) { // not one that is just being mirrored
+						at.OnlyHere = append(at.OnlyHere, topic)
+					}
+				}
+				for _, flow := range s.f.cfg.Mirror.Flows() {
+					if flow.Share == s.id {
+						at.LagSeconds = flow.LagTime.Round(time.Millisecond).Seconds()
+						at.SourceProblem, at.CatchingUp = flow.Problem, flow.CatchingUp
+					}
+				}
+			}
+			for _, end := range ends {
+				at.EndSum += int64(end)
+				at.Partitions++
+			}
+			s.f.mu.Lock()
+			following := maps.Clone(s.f.mu.following)
+			following[s.id.String()] = at
+			s.f.mu.following = following
+			s.f.mu.Unlock()
+		}
+		pause(ctx, measureEvery)
+	}
+}
+
+// onlyHere lists topics of the group that no flow brings; nil if the site cannot be
+// asked, for this is for people only.
+func (s *followed) onlyHere(ctx context.Context, ends map[spillway.TopicPartition]spillway.Offset) (topics []string) {
+	ctx, cancel := context.WithTimeout(ctx, measureEvery)
+	defer cancel()
+	md, err := s.f.cfg.Cluster.Metadata(ctx)
+	if err != nil {
+		return nil
+	}
+	brought := map[string]bool{}
+	for tp := range ends {
+		brought[tp.Topic] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(md.Topics)) {
+		g, ok := s.f.cfg.Topology.GroupOfTopic(name)
+		if ok && g.Name == s.group.Name && !md.Topics[name].Internal && md.Topics[name].ErrorCode == 0 && !brought[name] && len(topics) < onlyHereMax {
+			topics = append(topics, name)
+		}
+	}
+	return topics
+}
+
+const (
+	policiesEvery = 30 * time.Second
+	policiesMax   = 10 * time.Second // for one look
+)
+
+// policies looks from time to time which of the share's topics this site
+// compacts: they are not moved (C11).
+func (s *followed) policies(ctx context.Context) {
+	for ctx.Err() == nil {
+		every := policiesEvery
+		if topics, err := s.compacted(ctx); err == nil {
+			s.mu.Lock()
+			s.mu.compacted = &topics
+			s.mu.Unlock()
+		} else {
+			every = measureEvery
+		}
+		pause(ctx, every)
+	}
+}
+
+func (s *followed) compacted(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, policiesMax)
+	defer cancel()
+	md, err := s.f.cfg.Cluster.Metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var topics []string
+	for _, name := range slices.Sorted(maps.Keys(md.Topics)) {
+		if g, ok := s.f.cfg.Topology.GroupOfTopic(name); !ok || g.Name != s.group.Name || md.Topics[name].Internal {
+			continue
+		}
+		configs, err := s.f.cfg.Cluster.Admin().TopicConfigs(ctx, name)
+		if errors.Is(err, broker.ErrUnknownTopic) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		if strings.Contains(configs["cleanup.policy"].Value, "compact") {
+			topics = append(topics, name)
+		}
+	}
+	return topics, nil
+}
+
+// measuredEnds are the log ends for people; empty if the site cannot be asked.
+func (s *followed) measuredEnds(ctx context.Context) map[spillway.TopicPartition]spillway.Offset {
+	ctx, cancel := context.WithTimeout(ctx, measureEvery)
+	defer cancel()
+	ends, _ := s.logEnds(ctx) // asked again in a moment
+	return ends
+}
+
+// logEnds are the virtual log ends of the site that serves.
+func (s *followed) logEnds(ctx context.Context) (map[spillway.TopicPartition]spillway.Offset, error) {
+	r := s.f.cfg.Mirror.Map()
+	var tps []spillway.TopicPartition
+	for _, tp := range r.Partitions() {
+		if g, ok := s.f.cfg.Topology.GroupOfTopic(tp.Topic); ok && g.Name == s.group.Name {
+			tps = append(tps, tp)
+		}
+	}
+	local, err := s.f.cfg.Cluster.Admin().LogEnds(ctx, tps)
+	if err != nil {
+		return nil, fmt.Errorf("read the log ends of %s: %w", s.f.site, err)
+	}
+	ends := map[spillway.TopicPartition]spillway.Offset{}
+	for _, tp := range tps {
+		if start, open := r.View(tp).Open(); open {
+			ends[tp] = start.Virtual + spillway.Offset(local[tp]-start.Local)
+		}
+	}
+	return ends, nil
+}
