@@ -185,11 +185,12 @@ public class HistoryClient {
   }
 
   static final long QUIET_NANOS = 5_000_000_000L;
-  long lastRecord = System.nanoTime();
+  long lastRecord; // or when it was looked last and could not have come; 0 before the first look
 
-  // reading is over when the client shall stop and nothing comes any more.
-  boolean reading() {
-    if (!STOPPING.get()) {
+  // reading is over when the client shall stop and nothing comes any more from
+  // the partitions that it has: one that is slow to get them has not read to the end.
+  boolean reading(KafkaConsumer<?, ?> consumer) {
+    if (!STOPPING.get() || lastRecord == 0 || consumer.assignment().isEmpty()) {
       lastRecord = System.nanoTime();
       return true;
     }
@@ -205,7 +206,7 @@ public class HistoryClient {
     try (KafkaConsumer<String, String> consumer = new KafkaConsumer<>(reader(conf))) {
       Commits commits = new Commits(consumer, group);
       consumer.subscribe(List.of(args.get("topics").split(",")), commits);
-      while (reading()) {
+      while (reading(consumer)) {
         for (ConsumerRecord<String, String> r : consumer.poll(Duration.ofMillis(100))) consumed(r);
         commits.everySecond();
       }
@@ -276,7 +277,7 @@ public class HistoryClient {
         emit("position", where(tp.topic(), tp.partition(), o));
         consumer.seek(tp, o);
       });
-      while (reading())
+      while (reading(consumer))
         for (ConsumerRecord<String, String> r : consumer.poll(Duration.ofMillis(100))) consumed(r);
     }
   }

@@ -46,6 +46,7 @@ class Client:
         self.all = [(t, p) for t in self.topics for p in range(int(args["partitions"]))]
         self.conf["bootstrap.servers"] = args["bootstrap"]
         self.conf.setdefault("client.id", self.name)
+        self.last_record = None  # or when it was looked last and could not have come
         self.conf["error_cb"] = lambda error: print(f"error: {error!r}", file=sys.stderr)
 
     def emit(self, kind, **fields):
@@ -94,9 +95,10 @@ class Client:
 
         return told
 
-    def reading(self):
-        """Over when the client shall stop and nothing comes any more."""
-        if not STOPPING.is_set():
+    def reading(self, consumer):
+        """Over when the client shall stop and nothing comes any more from the partitions
+        that it has: one that is slow to get them has not read to the end."""
+        if not STOPPING.is_set() or self.last_record is None or not consumer.assignment():
             self.last_record = time.monotonic()
         return time.monotonic() - self.last_record < QUIET_SECONDS
 
@@ -145,7 +147,7 @@ class Client:
 
         consumer.subscribe(self.topics, on_assign=assigned, on_revoke=revoked, on_lost=lost)
         due = time.monotonic() + 1
-        while self.reading():
+        while self.reading(consumer):
             message = consumer.poll(0.1)
             self.consumed(message)
             if message is not None and not message.error():
@@ -166,7 +168,7 @@ class Client:
             self.emit("position", topic=topic, partition=partition, offset=low)
             at.append(TopicPartition(topic, partition, low))
         consumer.assign(at)
-        while self.reading():
+        while self.reading(consumer):
             self.consumed(consumer.poll(0.1))
         consumer.close()
 
