@@ -46,9 +46,9 @@ type goneFor struct {
 // over. A machine that was silent when it was asked may have booted again, and has
 // told nobody that his connection is over: its refusals count when OutstandingMax is
 // over. It is asked from the moment in which its gateway has left the layout, a few
-// seconds after its end: no machine boots in less. What stays open is a refusal by
-// something in between (a proxy, a rule of a firewall), and a client to whom the
-// network is another than to this gateway. Nothing false is acknowledged then: a client
+// seconds after its end. What stays open is a machine that boots in less, or before
+// this gateway has started; a refusal by something in between (a proxy, a rule of a
+// firewall); and a client to whom the network is another than to this gateway. Nothing false is acknowledged then: a client
 // that waits there for an answer, and has sent a later batch elsewhere, is told
 // that the older one is out of order.
 func (r *Router) release(ctx context.Context, share spillway.ShareID, t Term) {

@@ -59,18 +59,17 @@ func (p *part) settled(code int16, end spillway.Offset) {
 	}
 }
 
-// waitForMissing holds one batch until the sequence before it has been
+// waitForMissing holds one batch, which is enqueued, until the sequence before it has been
 // forwarded, or it is known that nothing is missing, or the hold is over.
 func (p *part) waitForMissing(until time.Time, changed <-chan struct{}) {
 	r := p.op.client.router
+	defer r.contacts.dequeue(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
 	defer p.op.client.waiting.Add(-1)
 	if p.op.client.waiting.Add(1) > waitingMax {
 		p.refuse(kerr.NotLeaderForPartition.Code, "too-many-waiting")
 		return
 	}
 	r.events.firstContact("waited")
-	r.contacts.enqueue(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
-	defer r.contacts.dequeue(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
 	end := p.op.until
 	if p.op.client.repeats.Load() {
 		end = minTime(end, time.Now().Add(repeatHoldMax))

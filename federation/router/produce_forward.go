@@ -253,6 +253,7 @@ func (op *produce) judge(parts []*part) map[*Lane][]*part {
 				op.client.produces.drop(p)
 			}
 			if v == wait {
+				op.client.router.contacts.enqueue(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
 				op.client.router.background.Go(func() { p.waitForMissing(until, changed) })
 				continue
 			}
