@@ -103,17 +103,23 @@ func (r *run) served() error {
 // switchover moves the group by the command line and marks it in the history.
 func (r *run) switchover(from, to string) {
 	r.t.Helper()
+	r.must(r.move(from, to))
+}
+
+// move returns an error where the command says that the group was not moved.
+func (r *run) move(from, to string) error {
+	r.t.Helper()
 	r.w.Eventually(30*time.Second, "all sites follow", func() error { return r.w.Healthy(r.t.Context()) })
 	r.load.Mark(history.Event{Name: history.MoveStart, Move: history.Switchover, From: from, To: to})
-	ctx, cancel := context.WithTimeout(r.t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 4*time.Minute)
 	defer cancel()
-	out, err := r.w.Run(ctx, to, "switchover", world.Group, "--to", to, "--timeout", "90s")
+	out, err := r.w.Run(ctx, to, "switchover", world.Group, "--to", to, "--timeout", "2m")
 	if err != nil {
-		r.t.Fatalf("%v\n%s", err, out)
+		return fmt.Errorf("%w\n%s", err, out)
 	}
 	var share failover.Share
 	if err := r.w.Share(ctx, to, &share); err != nil {
-		r.t.Fatal(err)
+		return err
 	}
 	at := make(map[failover.State]time.Time)
 	if r.steps == nil {
@@ -130,6 +136,7 @@ func (r *run) switchover(from, to string) {
 	r.t.Logf("switchover from %s to %s: groups drained for %s, producers held for %s", from, to,
 		at[failover.Fencing].Sub(at[failover.Draining]).Round(time.Millisecond), hold.Round(time.Millisecond))
 	r.load.Mark(history.Event{Name: history.MoveEnd, Move: history.Switchover, From: from, To: to})
+	return nil
 }
 
 // finish ends all clients in order and judges what they were told.
