@@ -29,7 +29,7 @@ func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (sessio
 		}
 		got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true})
 		if err != nil {
-			resp.ErrorCode = c.unreached(share, req.Group)
+			resp.ErrorCode = c.unreached(share, req.Group, err)
 			return resp.AppendTo(nil), nil
 		}
 		code := got.(*kmsg.HeartbeatResponse).ErrorCode
@@ -47,7 +47,7 @@ func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (sessio
 // unreached is the answer to a member whose coordinator could not be asked: it
 // joins again while groups drain, and while the share is fenced if its join is held
 // here; otherwise it asks for the coordinator.
-func (c *Client) unreached(share *Share, group string) int16 {
+func (c *Client) unreached(share *Share, group string, _ error) int16 {
 	_, serving := share.Serving()
 	if draining(share) || !serving && c.router.coordinates(share, group) {
 		return kerr.RebalanceInProgress.Code

@@ -49,7 +49,7 @@ func (c *Client) beginSyncGroup(_ context.Context, sreq session.Request) (sessio
 		gather(ctx, share)
 		got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true, patience: rebalanceMax})
 		if err != nil {
-			resp.ErrorCode = c.unreached(share, req.Group)
+			resp.ErrorCode = c.unreached(share, req.Group, err)
 			return resp.AppendTo(nil), nil
 		}
 		c.stale(ctx, share, got.(*kmsg.SyncGroupResponse).ErrorCode)
