@@ -61,7 +61,7 @@ type Site struct {
 	TLS              TLS           `key:"tls" doc:"Encryption towards the brokers."`
 	SASL             SASL          `key:"sasl" doc:"Credentials of mirror and control at the brokers, and of gateways where gatewaySASL is not given."`
 	GatewaySASL      SASL          `key:"gatewaySASL" doc:"Credentials of gateways, if they have their own: needed for the resource fence, which denies writes to them and not to the mirror."`
-	GatewayPrincipal string        `key:"gatewayPrincipal" doc:"Kafka principal (User:name) under which gateways write; the resource fence denies writes to it. Empty: no authorizer, moves are fenced by leases only."`
+	GatewayPrincipal string        `key:"gatewayPrincipal" doc:"Kafka principal (User:name) under which gateways write; the resource fence denies writes to it. Where brokers allow everyone on topics without an ACL, allow gateways, mirrors and clients explicitly: a denial is an ACL. Empty: no authorizer, moves are fenced by leases only."`
 	MirrorPrincipal  string        `key:"mirrorPrincipal" doc:"Kafka principal (User:name) under which mirrors write."`
 	Replication      int           `key:"replication" doc:"Replication factor of the topics that Spillway creates here. 0: that of the data topics, at most the number of brokers." default:"0"`
 }
