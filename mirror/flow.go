@@ -558,6 +558,13 @@ func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts [
 		}
 		placed = append(placed, p)
 	}
+	if err := f.begin(ctx, slices.Collect(maps.Keys(fresh))); err != nil {
+		for p := range fresh {
+			p.virtual, p.savedVirtual = -1, -1
+			f.again(p, err.Error())
+		}
+		placed = slices.DeleteFunc(placed, func(p *partition) bool { return fresh[p] })
+	}
 	return placed, fresh
 }
 

@@ -207,7 +207,7 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 func (m *Mirror) translate(a Assignment, src *source, tp spillway.TopicPartition, o broker.GroupOffset) (broker.GroupOffset, bool) {
 	theirs, ours := src.view(tp), m.reader.View(tp)
 	virtual, epoch, metadata, exact := offsetmap.DecodeCommit(o.Metadata)
-	if m.config.IdentitySources && src.reader.View(tp).Empty() {
+	if m.config.IdentitySources && src.reader.View(src.onWire(tp)).Empty() {
 		metadata, exact = o.Metadata, false // no gateway stands there, so this is a client's own
 	}
 	if !exact || epoch > a.Epoch {

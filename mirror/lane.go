@@ -14,6 +14,7 @@ import (
 	"spillway/broker/conn"
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
+	"spillway/mirror/selection"
 	"spillway/mirror/sitelog"
 )
 
@@ -274,7 +275,7 @@ func (l *lane) ask(plans []*planned) {
 	fetchContext, cancel := context.WithCancel(l.asking)
 	a := &asked{cancel: cancel, answer: make(chan fetchAnswer, 1)}
 	l.asked = a
-	options := sitelog.FetchOptions{MaxWait: l.m.config.FetchWait, BytesMax: math.MaxInt32}
+	options := sitelog.FetchOptions{MaxWait: l.m.config.FetchWait, BytesMax: math.MaxInt32, OnWire: selection.OnWire(l.flow.source.cluster)}
 	if l.conn == nil {
 		c, err := l.flow.source.cluster.Dial(l.asking, l.node)
 		if err != nil {

@@ -34,6 +34,7 @@ type Assignment struct {
 	OffsetBase     spillway.Offset // virtual minus local offset where a partition starts
 	Mask           uint64          // of Epoch
 	Terms          []Term          // of the share, oldest first; none without a control plane
+	Start          Start           // of what was never mirrored; only without a control plane
 
 	// Match, if set, must also accept a topic.
 	Match func(topic string) bool

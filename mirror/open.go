@@ -215,6 +215,9 @@ func (m *Mirror) gap(g maptopic.Gap) maptopic.Entry {
 	g.Site = m.site
 	g.At = m.config.Now().UTC().Truncate(time.Millisecond)
 	g.ID = fmt.Sprintf("%s-%d-%s-%d-%d-%d-%d", g.Topic, g.Partition, g.Kind, g.From, g.To, g.LocalFrom, g.LocalTo)
+	if g.Kind == maptopic.GapStart {
+		g.ID = maptopic.StartID(spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition})
+	}
 	m.events.gapLogged(g)
 	return maptopic.GapEntry(g)
 }

@@ -49,16 +49,17 @@ type past struct {
 type logPart struct {
 	view       *offsetmap.View
 	start, end spillway.LocalOffset
+	began      spillway.Offset // what lies below was never asked for
 }
 
 // begin is the virtual offset below which the site may have deleted records in
-// good order.
+// good order, or never had them.
 func (l logPart) begin() spillway.Offset {
 	if l.start == 0 {
-		return 0
+		return l.began
 	}
 	v, _ := l.view.ToVirtual(l.start)
-	return v
+	return max(v, l.began)
 }
 
 // span is where the site has the virtual offsets in [from, to).
@@ -143,7 +144,7 @@ func (m *Mirror) pastOf(ctx context.Context, src *source, parts []*partition) ([
 	var pasts []*past
 	var tps []spillway.TopicPartition
 	for _, p := range parts {
-		o := &past{partition: p, ours: logPart{view: m.reader.View(p.TopicPartition)}, theirs: logPart{view: src.view(p.TopicPartition)}, end: p.virtual}
+		o := &past{partition: p, ours: logPart{view: m.reader.View(p.TopicPartition), began: m.reader.Began(p.TopicPartition)}, theirs: logPart{view: src.view(p.TopicPartition)}, end: p.virtual}
 		if ends := o.ours.view.Ends(); len(ends) > 0 {
 			o.settled = ends[len(ends)-1].Virtual
 		}

@@ -48,7 +48,7 @@ func TestDifference(t *testing.T) {
 		{name: "compaction changes no record", ours: map[spillway.Offset]string{8: "b"}, theirs: map[spillway.Offset]string{7: "a", 8: "x"}, compacted: true, want: 8},
 		{name: "aborted while this site served", ours: map[spillway.Offset]string{7: "a", 8: "b"}, theirs: map[spillway.Offset]string{8: "b"}, settled: 8, want: 10},
 	} {
-		p := past{end: 10, settled: c.settled, ours: logPart{view, c.ourStart, 10}, theirs: logPart{view, c.theirStart, 10}}
+		p := past{end: 10, settled: c.settled, ours: logPart{view: view, start: c.ourStart, end: 10}, theirs: logPart{view: view, start: c.theirStart, end: 10}}
 		if at, same := p.difference(records(c.ours), records(c.theirs), c.compacted); at != c.want || same != (c.want == 10) {
 			t.Errorf("%s: they part at %d (same: %v), not at %d", c.name, at, same, c.want)
 		}

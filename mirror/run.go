@@ -13,14 +13,16 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/mirror/maptopic"
+	"spillway/mirror/selection"
 	"spillway/mirror/sitelog"
 )
 
 // RunConfig is a flow without a control plane: spillway mirror run.
 type RunConfig struct {
 	From, To broker.Cluster // with different site ids
-	Topics   *regexp.Regexp // matches whole names
+	Topics   selection.Topics
 	Groups   *regexp.Regexp // matches whole names; nil: none
+	Start    Start          // of partitions that were never mirrored
 	// UntilCaughtUp ends Run when the target has what the source had when Run
 	// looked, and group offsets are copied.
 	UntilCaughtUp bool
@@ -45,10 +47,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 	if c.From == nil || c.To == nil {
 		faults = append(faults, errors.New("mirror run: needs a source and a target"))
 	} else if c.From.Site() == c.To.Site() {
-		faults = append(faults, fmt.Errorf("mirror run: source and target are both called %s", c.From.Site()))
-	}
-	if c.Topics == nil {
-		faults = append(faults, errors.New("mirror run: topics: which? try \".*\""))
+		faults = append(faults, fmt.Errorf("mirror run: source and target are the same: %s", c.From.Site()))
 	}
 	if err := errors.Join(faults...); err != nil {
 		return RunReport{}, err
@@ -57,7 +56,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 	var groups sync.Map // by name: a group is carried again and again
 	config := c.Mirror
 	config.Worker, config.Local, config.IdentitySources = "run-"+rand.Text(), c.To, true
-	config.Sources = map[spillway.SiteID]broker.Cluster{c.From.Site(): c.From}
+	config.Sources = map[spillway.SiteID]broker.Cluster{c.From.Site(): selection.Of(c.From, c.Topics)}
 	config.Events = c.Events
 	config.Events.BatchMirrored = func(i BatchInfo) {
 		records.Add(int64(i.Records))
@@ -78,10 +77,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 	defer m.Close()
 	m.config.Claim = newMapLease(m, "run/"+string(c.From.Site())).claim
 	a := Assignment{
-		Share: spillway.ShareID{Group: "run-" + string(c.From.Site())}, Topics: []string{"*"}, Epoch: 1, Source: c.From.Site(),
-	}
-	if a.Match, err = whole(c.Topics); err != nil {
-		return RunReport{}, fmt.Errorf("mirror run: topics: %w", err)
+		Share: spillway.ShareID{Group: "run-" + string(c.From.Site())}, Topics: []string{"*"}, Epoch: 1, Source: c.From.Site(), Start: c.Start,
 	}
 	if c.Groups != nil {
 		a.ConsumerGroups = []string{"*"}

@@ -2,7 +2,9 @@ package mirror
 
 import (
 	"context"
+	"maps"
 	"regexp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -10,9 +12,21 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/mirror/audit"
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
+	"spillway/mirror/selection"
 )
+
+// selected are topics whose whole names match.
+func selected(t *testing.T, include string, rename ...string) selection.Topics {
+	t.Helper()
+	topics, err := selection.Parse(include, "", rename)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return topics
+}
 
 // TestRunUntilCaughtUp mirrors without a control plane, twice, and carries
 // groups.
@@ -35,7 +49,7 @@ func TestRunUntilCaughtUp(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		report, err := Run(ctx, RunConfig{From: east, To: west, Topics: regexp.MustCompile("ord.*"), Groups: regexp.MustCompile("app"), UntilCaughtUp: true})
+		report, err := Run(ctx, RunConfig{From: east, To: west, Topics: selected(t, "ord.*"), Groups: regexp.MustCompile("app"), UntilCaughtUp: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,7 +124,7 @@ func TestRunCarriesGroupsThatReadEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Many small answers, of which the map is told seldom.
-	if _, err := Run(ctx, RunConfig{From: east, To: west, Topics: regexp.MustCompile("orders"), Groups: regexp.MustCompile("app"), UntilCaughtUp: true,
+	if _, err := Run(ctx, RunConfig{From: east, To: west, Topics: selected(t, "orders"), Groups: regexp.MustCompile("app"), UntilCaughtUp: true,
 		Mirror: Config{FetchBytesMax: 8 << 10, PartitionBytesMax: 4 << 10, VerifyInterval: 10 * time.Second}}); err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +160,7 @@ func TestRunLease(t *testing.T) {
 		ctx, cancel := context.WithCancel(ctx)
 		r.cancel = cancel
 		done.Go(func() {
-			if _, err := Run(ctx, RunConfig{From: east, To: west, Topics: regexp.MustCompile(".*"),
+			if _, err := Run(ctx, RunConfig{From: east, To: west, Topics: selected(t, ".*"),
 				Events: Events{BatchMirrored: func(i BatchInfo) { r.records.Add(int64(i.Records)) }}}); err != nil {
 				t.Error(err)
 			}
@@ -174,4 +188,64 @@ func TestRunLease(t *testing.T) {
 	first.cancel()
 	write()
 	eventually(t, "the other run goes on", func() bool { return second.records.Load() > 0 })
+}
+
+// TestRunRenames mirrors two of three topics, one under another name, beside a topic of
+// the target that has the name of one of the source: group offsets follow, later
+// records and a second run go on where the first one stopped, and an audit finds the
+// same records.
+func TestRunRenames(t *testing.T) {
+	ctx := testContext(t)
+	partitions := map[string]int32{"orders": 2, "carts": 1, "other": 1}
+	east := embeddedSite(t, "east", partitions)
+	west := embeddedSite(t, "west", map[string]int32{"orders": 1})
+	loads := map[string]*load{}
+	for topic := range partitions {
+		loads[topic] = newLoad(t, east.Addresses(), 60+uint64(len(loads)))
+	}
+	topics, err := selection.Parse(".*", "other", []string{"(orders)=east.$1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	there, here := spillway.TopicPartition{Topic: "orders", Partition: 1}, spillway.TopicPartition{Topic: "east.orders", Partition: 1}
+	for round := range int64(2) {
+		for topic, partitions := range partitions {
+			if err := loads[topic].write(ctx, topic, partitions, 30); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := east.Admin().CommitGroupOffsets(ctx, "app", map[spillway.TopicPartition]broker.GroupOffset{there: {Offset: spillway.LocalOffset(10 + 10*round), LeaderEpoch: -1}}); err != nil {
+			t.Fatal(err)
+		}
+		report, err := Run(ctx, RunConfig{From: east, To: west, Topics: topics, Groups: regexp.MustCompile("app"), UntilCaughtUp: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if report.Partitions != 3 || len(report.Gaps) != 0 {
+			t.Errorf("report: %+v", report)
+		}
+	}
+	md, err := west.Metadata(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(md.Topics["east.orders"].Partitions) != 2 || len(md.Topics["orders"].Partitions) != 1 || len(md.Topics["other"].Partitions) != 0 {
+		t.Errorf("topics of the target: %v", slices.Sorted(maps.Keys(md.Topics)))
+	}
+	offsets, err := west.Admin().FetchGroupOffsets(ctx, "app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := maptopic.Tail(ctx, west, nil)
+	defer r.Close()
+	if err := r.CaughtUp(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if want, _ := r.View(here).ToLocal(20); len(offsets) != 1 || offsets[here].Offset != want {
+		t.Errorf("the group stands at %+v, offset 20 of %s is %d in %s", offsets, there, want, here)
+	}
+	report, err := audit.Audit(ctx, east, west, topics)
+	if err != nil || !report.Equal || report.Records == 0 || len(report.Partitions) != 3 {
+		t.Errorf("audit: %+v, %v", report, err)
+	}
 }

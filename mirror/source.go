@@ -9,6 +9,7 @@ import (
 	"spillway/broker"
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
+	"spillway/mirror/selection"
 )
 
 // source is another site, from which records are fetched, with its map.
@@ -26,10 +27,18 @@ func (s *source) view(tp spillway.TopicPartition) *offsetmap.View {
 	s.mu.Lock()
 	identity := s.identity
 	s.mu.Unlock()
-	if v := s.reader.View(tp); identity == nil || !v.Empty() {
+	if v := s.reader.View(s.onWire(tp)); identity == nil || !v.Empty() {
 		return v
 	}
 	return identity
+}
+
+// onWire is the partition as the source itself calls it, its map as well.
+func (s *source) onWire(tp spillway.TopicPartition) spillway.TopicPartition {
+	if name := selection.OnWire(s.cluster); name != nil {
+		tp.Topic = name(tp.Topic)
+	}
+	return tp
 }
 
 // ready waits until the map is read up to now. A site without a map topic is

@@ -5,7 +5,6 @@ package mirror
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -257,7 +256,7 @@ func (m *rivals) judge(t *testing.T, aged bool) {
 		records += len(theirs)
 		copies += len(ours) - len(theirs)
 	}
-	report, err := audit.Audit(ctx, m.east, west, regexp.MustCompile(topic))
+	report, err := audit.Audit(ctx, m.east, west, selected(t, topic))
 	if err != nil || !report.Equal || report.Records != int64(records) {
 		t.Errorf("audit of %d records: %+v, %v", records, report, err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"spillway"
 	"spillway/mirror/audit"
+	"spillway/mirror/selection"
 )
 
 // exitDifferent is the exit status of an audit that found a difference.
@@ -14,23 +15,23 @@ const exitDifferent = 1
 
 func newAuditCommand(s *settings) *cobra.Command {
 	e := &ends{settings: s}
-	var topics string
+	var topics topicFlags
 	cmd := &cobra.Command{
 		Use:     "audit --from BOOTSTRAP --to BOOTSTRAP --topics REGEX",
 		Short:   "Prove that two clusters hold the same records, without trusting the mirror; exit code 1 on any difference",
 		Example: "  spillway audit --from kafka-a:9092 --to kafka-b:9092 --topics 'orders|carts' -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			names, err := wholeNames("topics", topics)
+			selected, err := topics.selection()
 			if err != nil {
 				return err
 			}
-			from, to, done, err := e.open()
+			from, to, done, err := e.open(cmd.Context())
 			defer done()
 			if err != nil {
 				return err
 			}
-			report, err := audit.Audit(cmd.Context(), from, to, names)
+			report, err := audit.Audit(cmd.Context(), from, to, selected)
 			if err != nil {
 				return err
 			}
@@ -43,8 +44,7 @@ func newAuditCommand(s *settings) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&topics, "topics", "", "regular expression for whole topic names")
-	_ = cmd.MarkFlagRequired("topics") // it exists
+	topics.add(cmd)
 	return e.flags(cmd)
 }
 
@@ -65,18 +65,23 @@ func newOffsetsCommand(s *settings) *cobra.Command {
 	var tp spillway.TopicPartition
 	var offset int64
 	var reverse bool
+	topics := topicFlags{include: ".*"}
 	translate := &cobra.Command{
 		Use:     "translate --from BOOTSTRAP --to BOOTSTRAP --topic T --partition P --offset N",
 		Short:   "Where a consumer at an offset of the source goes on at the target",
 		Example: "  spillway offsets translate --from kafka-a:9092 --to kafka-b:9092 --topic orders --partition 3 --offset 1042",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			from, to, done, err := e.open()
+			selected, err := topics.selection()
+			if err != nil {
+				return err
+			}
+			from, to, done, err := e.open(cmd.Context())
 			defer done()
 			if err != nil {
 				return err
 			}
-			got, err := audit.Translate(cmd.Context(), from, to, tp, spillway.LocalOffset(offset), reverse)
+			got, err := audit.Translate(cmd.Context(), selection.Of(from, selected), to, tp, spillway.LocalOffset(offset), reverse)
 			if err != nil {
 				return err
 			}
@@ -88,7 +93,8 @@ func newOffsetsCommand(s *settings) *cobra.Command {
 			})
 		},
 	}
-	translate.Flags().StringVar(&tp.Topic, "topic", "", "topic")
+	translate.Flags().StringVar(&tp.Topic, "topic", "", "topic, by its name at the target")
+	topics.addRename(translate)
 	translate.Flags().Int32Var(&tp.Partition, "partition", 0, "partition")
 	translate.Flags().Int64Var(&offset, "offset", 0, "offset in the source's numbers (with --reverse, in the target's)")
 	translate.Flags().BoolVar(&reverse, "reverse", false, "translate from the target's numbers to the source's")

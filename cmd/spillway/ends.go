@@ -1,6 +1,9 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -10,6 +13,7 @@ import (
 	"spillway/app"
 	"spillway/broker"
 	"spillway/broker/kafka"
+	"spillway/mirror/selection"
 )
 
 // ends are the two clusters of a command that needs no control plane. Each is
@@ -29,7 +33,7 @@ func (e *ends) flags(cmd *cobra.Command) *cobra.Command {
 }
 
 // open opens both clusters. close may be called also after an error.
-func (e *ends) open() (from, to broker.Cluster, close func(), err error) {
+func (e *ends) open(ctx context.Context) (from, to broker.Cluster, close func(), err error) {
 	close = func() {
 		for _, c := range []broker.Cluster{from, to} {
 			if c != nil {
@@ -37,22 +41,43 @@ func (e *ends) open() (from, to broker.Cluster, close func(), err error) {
 			}
 		}
 	}
-	if from, err = e.cluster("source", e.from); err != nil {
+	if from, err = e.cluster(ctx, "source", e.from); err != nil {
 		return nil, nil, close, fmt.Errorf("--from: %w", err)
 	}
-	if to, err = e.cluster("target", e.to); err != nil {
+	if to, err = e.cluster(ctx, "target", e.to); err != nil {
 		return nil, nil, close, fmt.Errorf("--to: %w", err)
 	}
 	return from, to, close, nil
 }
 
-func (e *ends) cluster(name, where string) (broker.Cluster, error) {
+// topicFlags are the topics that a command means, and their names at the target.
+type topicFlags struct {
+	include, exclude string
+	rename           []string
+}
+
+func (f *topicFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.include, "topics", "", "regular expression for whole topic names at the source")
+	cmd.Flags().StringVar(&f.exclude, "exclude", "", "regular expression for whole names of topics that are left out all the same")
+	f.addRename(cmd)
+	_ = cmd.MarkFlagRequired("topics") // it exists
+}
+
+func (f *topicFlags) addRename(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&f.rename, "rename", nil, "PATTERN=NAME: another name at the target, as in '(.*)=east.$1'; the first pattern that matches counts (repeatable)")
+}
+
+func (f *topicFlags) selection() (selection.Topics, error) {
+	t, err := selection.Parse(f.include, f.exclude, f.rename)
+	if err != nil {
+		return t, exitError{exitUsage, err.Error()}
+	}
+	return t, nil
+}
+
+func (e *ends) cluster(ctx context.Context, name, where string) (broker.Cluster, error) {
 	if strings.Contains(where, ":") {
-		c := kafka.Config{Site: spillway.SiteID(name), Bootstrap: strings.Split(where, ","), ClientID: "spillway"}
-		if err := c.Validate(); err != nil {
-			return nil, err
-		}
-		return kafka.New(c)
+		return byAddress(ctx, kafka.Config{Site: spillway.SiteID(name), Bootstrap: strings.Split(where, ","), ClientID: "spillway"})
 	}
 	cfg, err := e.settings.load()
 	if err != nil {
@@ -63,4 +88,22 @@ func (e *ends) cluster(name, where string) (broker.Cluster, error) {
 		return nil, fmt.Errorf("%q is neither host:port nor a site of the configuration", where)
 	}
 	return app.OpenSite(site)
+}
+
+// byAddress opens a cluster as the site of its cluster id: what a mirror writes down of
+// a site must mean the same cluster in every run, whatever the addresses were.
+func byAddress(ctx context.Context, c kafka.Config) (broker.Cluster, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	asked, err := kafka.New(c)
+	if err != nil {
+		return nil, err
+	}
+	md, err := asked.Metadata(ctx, spillway.MapTopic) // of one topic, as the cluster may have many
+	if err := errors.Join(err, asked.Close()); err != nil {
+		return nil, err
+	}
+	c.Site = spillway.SiteID(cmp.Or(md.ClusterID, string(c.Site)))
+	return kafka.New(c)
 }

@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"os/signal"
 	"regexp"
-	"sync"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,7 +15,8 @@ import (
 func newMirrorCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{Use: "mirror", Short: "Replication flows without a control plane"}
 	e := &ends{settings: s}
-	var topics, groups string
+	var topics topicFlags
+	var groups, start string
 	c := mirror.RunConfig{}
 	run := &cobra.Command{
 		Use:     "run --from BOOTSTRAP --to BOOTSTRAP --topics REGEX",
@@ -26,7 +25,7 @@ func newMirrorCommand(s *settings) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
-			if c.Topics, err = wholeNames("topics", topics); err != nil {
+			if c.Topics, err = topics.selection(); err != nil {
 				return err
 			}
 			if groups != "" {
@@ -34,7 +33,10 @@ func newMirrorCommand(s *settings) *cobra.Command {
 					return err
 				}
 			}
-			from, to, done, err := e.open()
+			if c.Start, err = mirror.ParseStart(start); err != nil {
+				return exitError{exitUsage, "--" + err.Error()}
+			}
+			from, to, done, err := e.open(cmd.Context())
 			defer done()
 			if err != nil {
 				return err
@@ -42,7 +44,7 @@ func newMirrorCommand(s *settings) *cobra.Command {
 			c.From, c.To = from, to
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
-			c.Events = progress(cmd)
+			c.Events = newProgress(cmd.ErrOrStderr()).events()
 			report, err := mirror.Run(ctx, c)
 			if err != nil && (ctx.Err() == nil || !errors.Is(err, ctx.Err())) {
 				return err
@@ -50,10 +52,10 @@ func newMirrorCommand(s *settings) *cobra.Command {
 			return s.show(cmd.OutOrStdout(), report, func() []string { return runRows(report) })
 		},
 	}
-	run.Flags().StringVar(&topics, "topics", "", "regular expression for whole topic names")
+	topics.add(run)
 	run.Flags().StringVar(&groups, "groups", "", "regular expression for whole names of consumer groups whose offsets are carried; empty: none")
+	run.Flags().StringVar(&start, "start", "earliest", "where partitions begin that were never mirrored: earliest, latest, or a time like 2026-11-01T08:00:00Z")
 	run.Flags().BoolVar(&c.UntilCaughtUp, "until-caught-up", false, "end when the target has what the source had at the start")
-	_ = run.MarkFlagRequired("topics") // it exists
 	cmd.AddCommand(e.flags(run))
 	return cmd
 }
@@ -64,24 +66,6 @@ func wholeNames(flag, expression string) (*regexp.Regexp, error) {
 		return nil, exitError{exitUsage, fmt.Sprintf("--%s: %q is not a regular expression: %v", flag, expression, err)}
 	}
 	return r, nil
-}
-
-// progressEvery is how often a long run says how far it is.
-const progressEvery = 5 * time.Second
-
-// progress says on standard error how far a run is.
-func progress(cmd *cobra.Command) mirror.Events {
-	var mu sync.Mutex
-	records, last := int64(0), time.Now()
-	return mirror.Events{BatchMirrored: func(i mirror.BatchInfo) {
-		mu.Lock()
-		defer mu.Unlock()
-		records += int64(i.Records)
-		if time.Since(last) >= progressEvery {
-			last = time.Now()
-			fmt.Fprintf(cmd.ErrOrStderr(), "%d records mirrored\n", records)
-		}
-	}}
 }
 
 func runRows(r mirror.RunReport) []string {

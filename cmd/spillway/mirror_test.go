@@ -104,6 +104,50 @@ func TestMirrorRunAuditTranslate(t *testing.T) {
 	}
 }
 
+// What is selected, renamed and started late stays so in all commands.
+func TestMirrorRunSelects(t *testing.T) {
+	from, to := site(t, "a", map[string]int32{"orders": 1, "orders.test": 1, "carts": 1}), site(t, "b", map[string]int32{"orders": 1})
+	between := []string{"--from", from, "--to", to, "--rename", "(.*)=a.$1"}
+	topics := append([]string{"--topics", "orders.*", "--exclude", ".*test"}, between...)
+	for _, topic := range []string{"orders", "orders.test", "carts"} {
+		produce(t, from, topic, 0, 100)
+	}
+	var mirrored mirror.RunReport
+	if err := told(t, &mirrored, append([]string{"mirror", "run", "--start", "2023-11-15T00:00:00Z", "--until-caught-up"}, topics...)...); err != nil {
+		t.Fatal(err)
+	}
+	if mirrored.Partitions != 1 || mirrored.Records != 0 || len(mirrored.Gaps) != 1 {
+		t.Errorf("a start after all records: %+v", mirrored)
+	}
+	produce(t, from, "orders", 100, 50)
+	if err := told(t, &mirrored, append([]string{"mirror", "run", "--until-caught-up"}, topics...)...); err != nil {
+		t.Fatal(err)
+	}
+	if mirrored.Records != 50 {
+		t.Errorf("the second run: %+v", mirrored)
+	}
+	var report audit.Report
+	if err := told(t, &report, append([]string{"audit"}, topics...)...); err != nil || !report.Equal || report.Records != 50 || len(report.Partitions) != 1 || report.Partitions[0].Topic != "a.orders" {
+		t.Errorf("audit: %+v, %v", report, err)
+	}
+	var at audit.Translated
+	if err := told(t, &at, append([]string{"offsets", "translate", "--topic", "a.orders", "--offset", "117"}, between...)...); err != nil || at.Translated != 17 || !at.Exact {
+		t.Errorf("translate: %+v, %v", at, err)
+	}
+	for _, args := range [][]string{
+		{"mirror", "run", "--from", from, "--to", from, "--topics", "orders"},
+		{"mirror", "run", "--from", from, "--to", to, "--topics", "orders", "--start", "yesterday"},
+		{"mirror", "run", "--from", from, "--to", to, "--topics", ".*", "--rename", "orders.*=all", "--until-caught-up"},
+		{"audit", "--from", from, "--to", to, "--topics", ".*", "--rename", "orders"},
+	} {
+		if err := told(t, nil, args...); err == nil {
+			t.Errorf("%v was accepted", args[6:])
+		} else {
+			t.Log(err)
+		}
+	}
+}
+
 func TestEndsAreNamedByAddressOrSite(t *testing.T) {
 	for _, args := range [][]string{
 		{"audit", "--from", "nowhere", "--to", "127.0.0.1:1", "--topics", ".*"},

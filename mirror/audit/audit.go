@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -21,6 +20,7 @@ import (
 	"spillway/broker"
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
+	"spillway/mirror/selection"
 )
 
 // DifferencesMax is how many differences of a partition are listed; all are counted.
@@ -67,16 +67,13 @@ type Report struct {
 	Equal      bool            `json:"equal"`
 }
 
-// Audit compares all partitions of the topics whose whole names match. It looks
+// Audit compares all partitions of the topics that are meant. It looks
 // at the logs as they end when it starts: audit a flow at rest, or what is under
 // way counts as missing. The error says that it could not be done; differences
 // are in the report.
-func Audit(ctx context.Context, from, to broker.Cluster, topics *regexp.Regexp) (Report, error) {
+func Audit(ctx context.Context, from, to broker.Cluster, topics selection.Topics) (Report, error) {
 	report := Report{From: from.Site(), To: to.Site(), Equal: true}
-	anchored, err := regexp.Compile("^(?:" + topics.String() + ")$")
-	if err != nil {
-		return report, fmt.Errorf("audit: topics: %w", err)
-	}
+	from = selection.Of(from, topics)
 	theirs, err := openMap(ctx, from)
 	if err != nil {
 		return report, err
@@ -97,7 +94,7 @@ func Audit(ctx context.Context, from, to broker.Cluster, topics *regexp.Regexp) 
 	}
 	for _, name := range slices.Sorted(maps.Keys(sourceTopics.Topics)) {
 		t := sourceTopics.Topics[name]
-		if !anchored.MatchString(name) || t.Internal || strings.HasPrefix(name, spillway.InternalTopicPrefix) {
+		if t.Internal {
 			continue
 		}
 		compacted, err := isCompacted(ctx, from, name)
@@ -111,7 +108,7 @@ func Audit(ctx context.Context, from, to broker.Cluster, topics *regexp.Regexp) 
 				found.fault(Difference{Kind: Missing, Source: -1, Target: -1, Detail: "the target does not have the partition"})
 			} else {
 				a := &auditor{
-					found:  &found,
+					found: &found, began: ours.began(tp),
 					source: &reader{cluster: from, tp: tp, view: theirs.view(tp)},
 					target: &reader{cluster: to, tp: tp, view: ours.view(tp)},
 				}
@@ -125,7 +122,7 @@ func Audit(ctx context.Context, from, to broker.Cluster, topics *regexp.Regexp) 
 		}
 	}
 	if len(report.Partitions) == 0 {
-		return report, fmt.Errorf("audit: no topic of site %s matches %q", from.Site(), topics)
+		return report, fmt.Errorf("audit: no topic of site %s is meant", from.Site())
 	}
 	report.Equal = report.Faults == 0
 	return report, nil
@@ -147,13 +144,16 @@ func isCompacted(ctx context.Context, c broker.Cluster, topic string) (bool, err
 }
 
 // siteMap is a site's map, or nothing where the site has none.
-type siteMap struct{ reader *maptopic.Reader }
+type siteMap struct {
+	reader *maptopic.Reader
+	onWire func(topic string) string // how the site calls a topic; nil: as it is
+}
 
 func openMap(ctx context.Context, c broker.Cluster) (siteMap, error) {
 	r := maptopic.Tail(ctx, c, nil)
 	err := r.CaughtUp(ctx)
 	if err == nil {
-		return siteMap{r}, nil
+		return siteMap{r, selection.OnWire(c)}, nil
 	}
 	r.Close()
 	if errors.Is(err, broker.ErrUnknownTopic) {
@@ -168,10 +168,22 @@ func (m siteMap) Close() {
 	}
 }
 
+// began is the virtual offset at which the flow into the site was told to start, 0
+// where it was not.
+func (m siteMap) began(tp spillway.TopicPartition) spillway.Offset {
+	if m.reader == nil {
+		return 0
+	}
+	return m.reader.Began(tp)
+}
+
 // view is nil where nothing is known about the partition: then all is visible.
 func (m siteMap) view(tp spillway.TopicPartition) *offsetmap.View {
 	if m.reader == nil {
 		return nil
+	}
+	if m.onWire != nil {
+		tp.Topic = m.onWire(tp.Topic)
 	}
 	if v := m.reader.View(tp); !v.Empty() {
 		return v
@@ -200,8 +212,12 @@ type Translator struct {
 	theirs, ours siteMap
 }
 
-// OpenTranslator reads the maps of both sites.
+// OpenTranslator reads the maps of both sites. from may be a selection, which shows
+// topics under the names that they have at to.
 func OpenTranslator(ctx context.Context, from, to broker.Cluster) (*Translator, error) {
+	if _, err := from.Metadata(ctx); err != nil { // a selection learns the names from it
+		return nil, err
+	}
 	theirs, err := openMap(ctx, from)
 	if err != nil {
 		return nil, err

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"spillway"
 	"spillway/broker/embedded"
 	"spillway/mirror"
+	"spillway/mirror/selection"
 )
 
 func site(t *testing.T, id spillway.SiteID, topics map[string]int32) *embedded.Cluster {
@@ -49,7 +49,7 @@ func numbered(n int) []*kgo.Record {
 	return records
 }
 
-var all = regexp.MustCompile(".*")
+var all = selection.Topics{}
 
 // TestFindsWhatIsPlanted copies records by hand, damages the copy in each way
 // that there is, and expects the audit to name every damage and nothing else.

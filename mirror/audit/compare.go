@@ -20,6 +20,7 @@ const windowRecords = 64
 type auditor struct {
 	found          *Partition
 	source, target *reader
+	began          spillway.Offset // virtual: what lies below was not asked for
 }
 
 func (a *auditor) run(ctx context.Context) error {
@@ -57,6 +58,15 @@ func (a *auditor) align() {
 		return v
 	}
 	theirs, ours := virtual(a.source), virtual(a.target)
+	if theirs < a.began {
+		l := spillway.LocalOffset(a.began)
+		if sv != nil {
+			l, _ = sv.ToLocal(a.began)
+		}
+		a.found.NotCompared = fmt.Sprintf("the flow was told to start at source offset %d", l)
+		a.source.skipTo(l)
+		theirs = a.began
+	}
 	switch {
 	case theirs < ours && a.target.next > 0:
 		l := spillway.LocalOffset(ours)

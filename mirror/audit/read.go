@@ -15,6 +15,7 @@ import (
 	"spillway/broker/batch"
 	"spillway/broker/conn"
 	"spillway/mirror/offsetmap"
+	"spillway/mirror/selection"
 	"spillway/mirror/sitelog"
 )
 
@@ -122,7 +123,7 @@ func (r *reader) fetch(ctx context.Context) (sitelog.Fetched, error) {
 		}
 	}
 	fs, err := sitelog.Fetch(ctx, r.conn, []sitelog.FetchPart{{TopicPartition: r.tp, Offset: r.next, BytesMax: fetchBytesMax}},
-		sitelog.FetchOptions{MaxWait: fetchWait, BytesMax: 4 * fetchBytesMax})
+		sitelog.FetchOptions{MaxWait: fetchWait, BytesMax: 4 * fetchBytesMax, OnWire: selection.OnWire(r.cluster)})
 	if err != nil {
 		return sitelog.Fetched{}, err
 	}

@@ -61,9 +61,14 @@ const (
 	GapExisting     = "existing-data"    // the topic held records before it was mirrored; hidden
 	GapTransaction  = "transaction"      // others had a transaction open in [LocalFrom, LocalTo) at a standby; Detail says what became of it
 	GapRecreated    = "re-created"       // the topic was deleted and created anew at the source
+	GapStart        = "start"            // the flow was told to begin at To; [From, To) was not asked for
 	GapDegrade      = "degrade"          // acknowledgements waited for fewer sites
 	GapDiscarded    = "discarded"        // a person gave the unreplicated records of [LocalFrom, LocalTo) up
 )
+
+// StartID is the id of the gap of a partition that says where its flow began: there
+// is one at most.
+func StartID(tp spillway.TopicPartition) string { return tp.String() + "-" + GapStart }
 
 // Floor is the highest epoch of a share that the site saw.
 type Floor struct {

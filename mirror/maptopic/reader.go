@@ -102,6 +102,14 @@ func (r *Reader) Partitions() []spillway.TopicPartition {
 	return slices.SortedFunc(maps.Keys(r.mu.maps), spillway.TopicPartition.Compare)
 }
 
+// Began is the virtual offset at which the flow into a partition was told to start, 0
+// where it was not: what lies below was not asked for.
+func (r *Reader) Began(tp spillway.TopicPartition) spillway.Offset {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mu.gaps[StartID(tp)].To
+}
+
 // Gaps is the gap log of the site, oldest first.
 func (r *Reader) Gaps() []Gap {
 	r.mu.RLock()

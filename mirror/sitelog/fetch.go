@@ -24,6 +24,8 @@ type FetchOptions struct {
 	MaxWait     time.Duration // how long the broker may wait for the first byte
 	BytesMax    int           // of the whole answer
 	Uncommitted bool          // also records of open and aborted transactions
+	// OnWire is how the broker calls a topic; nil: by the same name.
+	OnWire func(topic string) string
 }
 
 // FetchPart asks for one partition.
@@ -77,7 +79,7 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 		req.IsolationLevel = 1
 	}
 	req.SessionEpoch = -1 // no fetch session
-	topics := make(map[string]int)
+	topics, names := make(map[string]int), make(map[string]string)
 	asked := make(map[spillway.TopicPartition]spillway.LocalOffset, len(parts))
 	for _, p := range parts {
 		i, ok := topics[p.Topic]
@@ -85,7 +87,10 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 			i = len(req.Topics)
 			topics[p.Topic] = i
 			t := kmsg.NewFetchRequestTopic()
-			t.Topic = p.Topic
+			if t.Topic = p.Topic; o.OnWire != nil {
+				t.Topic = o.OnWire(p.Topic)
+			}
+			names[t.Topic] = p.Topic
 			req.Topics = append(req.Topics, t)
 		}
 		rp := kmsg.NewFetchRequestTopicPartition()
@@ -112,7 +117,7 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
 			f := Fetched{
-				TopicPartition: spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition},
+				TopicPartition: spillway.TopicPartition{Topic: names[t.Topic], Partition: p.Partition},
 				Err:            kerr.ErrorForCode(p.ErrorCode),
 				HighWatermark:  spillway.LocalOffset(p.HighWatermark),
 				LastStable:     spillway.LocalOffset(p.LastStableOffset),

@@ -12,6 +12,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/batch"
 	"spillway/broker/conn"
+	"spillway/mirror/selection"
 )
 
 // ScanBytesMax bounds one answer of a Scan. A larger single batch still comes
@@ -91,7 +92,9 @@ func (s *scanner) fetch(ctx context.Context, from spillway.LocalOffset) (Fetched
 			return Fetched{}, err
 		}
 	}
-	parts, err := Fetch(ctx, s.conn, []FetchPart{{TopicPartition: s.tp, Offset: from, BytesMax: ScanBytesMax}}, FetchOptions{MaxWait: time.Second, BytesMax: ScanBytesMax, Uncommitted: true})
+	parts, err := Fetch(ctx, s.conn, []FetchPart{{TopicPartition: s.tp, Offset: from, BytesMax: ScanBytesMax}}, FetchOptions{
+		MaxWait: time.Second, BytesMax: ScanBytesMax, Uncommitted: true, OnWire: selection.OnWire(s.cluster),
+	})
 	if err != nil {
 		return Fetched{}, err
 	}

@@ -14,6 +14,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/batch"
 	"spillway/broker/conn"
+	"spillway/mirror/selection"
 )
 
 // Span is what is asked of one partition: [From, To).
@@ -63,7 +64,7 @@ func (r *SpanReader) Scan(ctx context.Context, spans map[spillway.TopicPartition
 	maps.DeleteFunc(left, func(_ spillway.TopicPartition, s Span) bool { return s.From >= s.To })
 	failed := make(map[spillway.TopicPartition]error)
 	cluster := r.cluster
-	o.MaxWait, o.BytesMax = spansWait, spansBytesMax
+	o.MaxWait, o.BytesMax, o.OnWire = spansWait, spansBytesMax, selection.OnWire(cluster)
 	for faults := 0; len(left) > 0; {
 		err := r.round(ctx, left, failed, o, visit)
 		switch {

@@ -1,0 +1,167 @@
+package selection
+
+import (
+	"context"
+	"fmt"
+
+	"spillway"
+	"spillway/broker"
+)
+
+// admin asks about topics by their names at the source. It embeds nothing: what a
+// broker.Admin learns to do has to be thought about here.
+type admin struct {
+	admin broker.Admin
+	names *selected
+}
+
+func (a *admin) readOnly(what, topic string) error {
+	return fmt.Errorf("%s %s at site %s: topics are only read there: %w", what, topic, a.names.Site(), broker.ErrNotSupported)
+}
+
+func (a *admin) CreateTopic(_ context.Context, name string, _ int32, _ int16, _ map[string]string) error {
+	return a.readOnly("create", name)
+}
+
+func (a *admin) DeleteTopic(_ context.Context, name string) error {
+	return a.readOnly("delete", name)
+}
+
+func (a *admin) CreatePartitions(_ context.Context, name string, _ int32) error {
+	return a.readOnly("grow", name)
+}
+
+func (a *admin) SetTopicConfigs(_ context.Context, topic string, _ map[string]*string) error {
+	return a.readOnly("change settings of", topic)
+}
+
+func (a *admin) TopicConfigs(ctx context.Context, topic string) (map[string]broker.ConfigValue, error) {
+	name, err := a.names.there(topic)
+	if err != nil {
+		return nil, err
+	}
+	return a.admin.TopicConfigs(ctx, name)
+}
+
+func (a *admin) BrokerConfig(ctx context.Context, name string) (map[int32]string, error) {
+	return a.admin.BrokerConfig(ctx, name)
+}
+
+func (a *admin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
+	return a.admin.ListGroups(ctx)
+}
+
+func (a *admin) DescribeGroup(ctx context.Context, group string) (broker.GroupDescription, error) {
+	d, err := a.admin.DescribeGroup(ctx, group)
+	for i, m := range d.Members {
+		shown := m.Assigned[:0:0]
+		for _, tp := range m.Assigned {
+			if name := a.names.topics.NameAt(tp.Topic); name != "" {
+				shown = append(shown, spillway.TopicPartition{Topic: name, Partition: tp.Partition})
+			}
+		}
+		d.Members[i].Assigned = shown
+	}
+	return d, err
+}
+
+func (a *admin) FetchGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
+	all, err := a.admin.FetchGroupOffsets(ctx, group)
+	if err != nil {
+		return nil, err
+	}
+	shown := make(map[spillway.TopicPartition]broker.GroupOffset, len(all))
+	for tp, o := range all {
+		if name := a.names.topics.NameAt(tp.Topic); name != "" {
+			shown[spillway.TopicPartition{Topic: name, Partition: tp.Partition}] = o
+		}
+	}
+	return shown, nil
+}
+
+func (a *admin) CommitGroupOffsets(_ context.Context, group string, _ map[spillway.TopicPartition]broker.GroupOffset) error {
+	return a.readOnly("commit offsets of group", group)
+}
+
+func (a *admin) RemoveMembers(_ context.Context, group string) error {
+	return a.readOnly("remove members of group", group)
+}
+
+func (a *admin) DeleteGroup(_ context.Context, group string) error {
+	return a.readOnly("delete group", group)
+}
+
+// offsets asks for one offset of each partition.
+func (a *admin) offsets(tps []spillway.TopicPartition, ask func([]spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	there := make([]spillway.TopicPartition, len(tps))
+	for i, tp := range tps {
+		name, err := a.names.there(tp.Topic)
+		if err != nil {
+			return nil, err
+		}
+		there[i] = spillway.TopicPartition{Topic: name, Partition: tp.Partition}
+	}
+	got, err := ask(there)
+	if err != nil {
+		return nil, err
+	}
+	shown := make(map[spillway.TopicPartition]spillway.LocalOffset, len(got))
+	for i, tp := range tps {
+		if o, ok := got[there[i]]; ok {
+			shown[tp] = o
+		}
+	}
+	return shown, nil
+}
+
+func (a *admin) LogEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return a.offsets(tps, func(there []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+		return a.admin.LogEnds(ctx, there)
+	})
+}
+
+func (a *admin) HighWatermarks(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return a.offsets(tps, func(there []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+		return a.admin.HighWatermarks(ctx, there)
+	})
+}
+
+func (a *admin) StableEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return a.offsets(tps, func(there []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+		return a.admin.StableEnds(ctx, there)
+	})
+}
+
+func (a *admin) LogStarts(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return a.offsets(tps, func(there []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+		return a.admin.LogStarts(ctx, there)
+	})
+}
+
+func (a *admin) OffsetsForTime(ctx context.Context, tps []spillway.TopicPartition, milliseconds int64) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return a.offsets(tps, func(there []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+		return a.admin.OffsetsForTime(ctx, there, milliseconds)
+	})
+}
+
+func (a *admin) NewProducerID(ctx context.Context) (int64, error) { return a.admin.NewProducerID(ctx) }
+
+func (a *admin) DescribeProducers(ctx context.Context, tp spillway.TopicPartition) ([]broker.ProducerState, error) {
+	name, err := a.names.there(tp.Topic)
+	if err != nil {
+		return nil, err
+	}
+	return a.admin.DescribeProducers(ctx, spillway.TopicPartition{Topic: name, Partition: tp.Partition})
+}
+
+func (a *admin) AbortTransaction(_ context.Context, tp spillway.TopicPartition, _ broker.ProducerState) error {
+	return a.readOnly("abort a transaction in", tp.String())
+}
+
+func (a *admin) DenyWrite(_ context.Context, principal string, _ []string) error {
+	return a.readOnly("deny writes by", principal)
+}
+
+func (a *admin) AllowWrite(_ context.Context, principal string, _ []string) error {
+	return a.readOnly("allow writes by", principal)
+}
