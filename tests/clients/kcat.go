@@ -92,7 +92,7 @@ func (s *speaker) start(ctx context.Context, role string) error {
 }
 
 func (s *speaker) process(spec process.Spec) (*process.Process, error) {
-	spec.Name, spec.Path, spec.Log, spec.Network = s.spec.Name, "kcat", s.spec.log(), s.spec.Network
+	spec.Name, spec.Path, spec.Log, spec.Network, spec.Nice = s.spec.Name, "kcat", s.spec.log(), s.spec.Network, clientNice
 	spec.Args = append(append([]string{}, s.base...), spec.Args...)
 	return process.Start(spec)
 }

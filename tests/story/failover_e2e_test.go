@@ -14,9 +14,11 @@ import (
 	"spillway/tests/world"
 )
 
-// hasty are the settings of the control role with which a site is found dead
-// after 1.5 s, and a failover may follow soon after another move.
-const hasty = "probeInterval: 500ms, probeTimeout: 1s, holdDown: 2s"
+// hasty are the settings of the control role with which a site whose machine lives
+// is found dead after 1.5 s, and a failover may follow soon after another move. A
+// probe may take as long as by default: everything runs on two cores, and a site that
+// is slow is not dead.
+const hasty = "probeInterval: 500ms, holdDown: 2s"
 
 // lossRate is the load, in records a second. Most of its batches have one record,
 // and a site that comes back takes one batch of each partition at a time: it has
@@ -31,8 +33,10 @@ const (
 	// A producer that hears nothing at all waits for its own request to time out
 	// and then for a sequence that will never come.
 	resumeAfterHole = 35 * time.Second
-	// slack is for a machine of two cores that runs thirty processes.
-	slack = 5 * time.Second
+	// slack is for a machine of two cores that runs thirty processes, and may share
+	// them with others: a run prints the times, and fails for those of a client that
+	// does not go on by itself.
+	slack = 15 * time.Second
 )
 
 // A site that serves seven kinds of clients is lost three times: its brokers

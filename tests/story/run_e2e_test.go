@@ -139,6 +139,16 @@ func (r *run) move(from, to string) error {
 	return nil
 }
 
+// rest lets all clients work for n stretches without a move: how long producers wait
+// there is what the machine and the clients have of the times at moves.
+func (r *run) rest(home string, n int, each time.Duration) {
+	for range n {
+		r.load.Mark(history.Event{Name: history.MoveStart, Move: history.NoMove, From: home, To: home})
+		r.runOn(each)
+		r.load.Mark(history.Event{Name: history.MoveEnd, Move: history.NoMove, From: home, To: home})
+	}
+}
+
 // finish ends all clients in order and judges what they were told.
 func (r *run) finish(expect check.Expect) *check.Report {
 	r.t.Helper()
@@ -238,19 +248,26 @@ func (r *run) tellMoves(gaps []check.MoveGap) {
 		line("until "+string(s), r.steps[s])
 	}
 	line("held, from FENCING to OPEN", r.holds)
-	var longest []time.Duration
+	var longest, resting []time.Duration
 	by := make(map[string][]time.Duration)
 	for _, m := range gaps {
 		most := time.Duration(0)
 		for producer, d := range m.Producers {
 			if tells(producer) {
-				by[producer] = append(by[producer], d)
 				most = max(most, d)
+				if m.Kind != history.NoMove {
+					by[producer] = append(by[producer], d)
+				}
 			}
 		}
-		longest = append(longest, most)
+		if m.Kind == history.NoMove {
+			resting = append(resting, most)
+		} else {
+			longest = append(longest, most)
+		}
 	}
 	line("without an acknowledgement, any producer", longest)
+	line("the same while nothing moves", resting)
 	for _, producer := range slices.Sorted(maps.Keys(by)) {
 		line("without an acknowledgement, "+producer, by[producer])
 	}

@@ -4,6 +4,7 @@ package story
 
 import (
 	"testing"
+	"time"
 
 	"spillway/tests/orders/check"
 	"spillway/tests/world"
@@ -15,6 +16,7 @@ func TestTwentySwitchovers(t *testing.T) {
 	w := world.Start(t, world.Options{})
 	r := begin(t, w, 2000, true)
 	home := 0
+	r.rest(w.Sites[home], 10, 2*time.Second)
 	for range 20 {
 		next := (home + 1) % len(w.Sites)
 		r.switchover(w.Sites[home], w.Sites[next])

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,6 +30,8 @@ type Spec struct {
 
 	// Network is the network namespace to run in; empty: that of the test.
 	Network string
+	// Nice lowers the priority, as nice(1) does: for what stands for other machines.
+	Nice int
 
 	Stdin  io.Reader // nothing to read if nil
 	Stdout io.Writer // for tests that talk with the child; nil for the log
@@ -64,8 +67,11 @@ func Start(spec Spec) (*Process, error) {
 		return nil, fmt.Errorf("start %s: open its log: %w", spec.Name, err)
 	}
 	path, args := spec.Path, spec.Args
+	if spec.Nice > 0 { // it becomes the program, as ip does
+		path, args = "nice", append([]string{"-n", strconv.Itoa(spec.Nice), path}, args...)
+	}
 	if spec.Network != "" { // ip becomes the program: pid and parent-death signal stay
-		path, args = "ip", append([]string{"netns", "exec", spec.Network, spec.Path}, spec.Args...)
+		path, args = "ip", append([]string{"netns", "exec", spec.Network, path}, args...)
 	}
 	cmd := exec.Command(path, args...)
 	cmd.Env = append(os.Environ(), spec.Env...)

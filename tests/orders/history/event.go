@@ -70,6 +70,7 @@ const (
 const (
 	Switchover = "switchover"
 	Failover   = "failover"
+	NoMove     = "none" // a stretch without a move, to compare with
 )
 
 // NoOffset stands where an offset is not known.
