@@ -54,6 +54,7 @@ type flow struct {
 		// problem is why partitions cannot be looked for.
 		problem    string
 		found      bool            // they were looked for, once
+		circular   []string        // topics that are left out, since they come from here
 		verifiedAt int64           // map position of the last verified end that was saved
 		wakes      []chan struct{} // of the lanes
 	}
@@ -306,8 +307,21 @@ func (f *flow) discover(ctx context.Context) {
 		f.fail(err)
 		return
 	}
+	if f.m.config.IdentitySources {
+		if err := f.source.ready(ctx, true); err != nil { // who feeds the topics that were created meanwhile
+			f.fail(err)
+			return
+		}
+	}
+	tps, circular, problem := f.m.allowed(f.source, tps)
+	if problem != nil {
+		f.fail(problem) // the others go on
+	}
 	f.mu.Lock()
-	f.mu.problem, f.mu.found = "", true
+	f.mu.found, f.mu.circular = true, circular
+	if problem == nil {
+		f.mu.problem = ""
+	}
 	f.mu.Unlock()
 	var missing []spillway.TopicPartition
 	for _, tp := range tps {
@@ -316,6 +330,10 @@ func (f *flow) discover(ctx context.Context) {
 		}
 	}
 	if len(missing) == 0 {
+		return
+	}
+	if err := f.m.claimTopics(ctx, f.source, missing); err != nil {
+		f.fail(err)
 		return
 	}
 	limits, err := f.m.ensureTopics(ctx, f.source, missing)

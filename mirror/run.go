@@ -38,6 +38,8 @@ type RunReport struct {
 	Rebuilt    int64          `json:"rebuilt"` // batches that could not be passed through
 	Groups     int64          `json:"groups"`  // carried
 	Gaps       []maptopic.Gap `json:"gaps"`    // all that the target's gap log holds
+	// Circular are the topics that were left out, since their records come from the target.
+	Circular []string `json:"circular,omitempty"`
 }
 
 // Run mirrors until ctx ends, or until the target has caught up. Its lease is
@@ -90,6 +92,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 	}
 	report := func() RunReport {
 		r := RunReport{Partitions: len(m.Ends(a.Share)), Records: records.Load(), Batches: batches.Load(), Rebuilt: rebuilt.Load(), Gaps: m.Map().Gaps()}
+		r.Circular = m.circular(a.Share)
 		groups.Range(func(any, any) bool { r.Groups++; return true })
 		return r
 	}
@@ -125,11 +128,14 @@ func (m *Mirror) waitCaughtUp(ctx context.Context, a Assignment) error {
 	if err != nil {
 		return err
 	}
+	tps, err := a.partitionsAt(ctx, src.cluster)
+	if err != nil {
+		return err
+	}
 	if err := src.ready(ctx, m.config.IdentitySources); err != nil {
 		return err
 	}
-	tps, err := a.partitionsAt(ctx, src.cluster)
-	if err != nil {
+	if tps, _, err = m.allowed(src, tps); err != nil {
 		return err
 	}
 	ends, err := src.cluster.Admin().HighWatermarks(ctx, tps)

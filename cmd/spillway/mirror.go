@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/signal"
 	"regexp"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -72,6 +73,9 @@ func runRows(r mirror.RunReport) []string {
 	rows := []string{
 		row("partitions", r.Partitions), row("records", r.Records), row("batches", r.Batches), row("rebuilt", r.Rebuilt),
 		row("groups carried", r.Groups), row("gaps", len(r.Gaps)),
+	}
+	if len(r.Circular) > 0 {
+		rows = append(rows, row("left out, they come from the target", strings.Join(r.Circular, ", ")))
 	}
 	for _, g := range r.Gaps {
 		rows = append(rows, row("  "+g.Kind, fmt.Sprintf("%s-%d [%d,%d) %s", g.Topic, g.Partition, g.From, g.To, g.Detail)))

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ const (
 	kindGap      = "g" // g/<id>: a Gap
 	kindFloor    = "f" // f/<group>/<index>: the highest epoch that this site saw (C30)
 	kindLease    = "l" // l/<name>: a Lease
+	kindOrigin   = "o" // o/<topic>: an Origin
 )
 
 // Gap is one entry of the gap log (promise F): a range that is not, or not as
@@ -82,6 +84,19 @@ type Lease struct {
 	Beat   int64  `json:"beat"` // rises with each renewal
 }
 
+// Origin says which flow feeds a topic, where there is no control plane.
+type Origin struct {
+	Site  spillway.SiteID `json:"site"`  // that the records come from
+	Topic string          `json:"topic"` // its name there
+	// Before are the sites through which they came there, the nearest first.
+	Before []spillway.SiteID `json:"before,omitempty"`
+}
+
+// From tells whether the records have been at a site before.
+func (o Origin) From(site spillway.SiteID) bool {
+	return o.Site == site || slices.Contains(o.Before, site)
+}
+
 func partitionKey(kind string, tp spillway.TopicPartition, rest string) string {
 	return kind + "/" + tp.Topic + "/" + strconv.Itoa(int(tp.Partition)) + "/" + rest
 }
@@ -128,6 +143,9 @@ func FloorEntry(id spillway.ShareID, e spillway.Epoch) Entry {
 // LeaseEntry takes or renews a lease.
 func LeaseEntry(name string, l Lease) Entry { return Entry{kindLease + "/" + name, encode(l)} }
 
+// OriginEntry says where a topic's records come from.
+func OriginEntry(topic string, o Origin) Entry { return Entry{kindOrigin + "/" + topic, encode(o)} }
+
 func encode(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -145,7 +163,8 @@ type decoded struct {
 	gap    *Gap
 	floor  *Floor
 	lease  *Lease
-	name   string // of a gap, floor or lease
+	origin *Origin
+	name   string // of a gap, floor, lease or topic
 }
 
 func decode(key, value []byte) (decoded, error) {
@@ -161,6 +180,9 @@ func decode(key, value []byte) (decoded, error) {
 	case kindLease:
 		d.lease = new(Lease)
 		return d, json.Unmarshal(value, d.lease)
+	case kindOrigin:
+		d.origin = new(Origin)
+		return d, json.Unmarshal(value, d.origin)
 	}
 	topic, rest, ok1 := strings.Cut(rest, "/")
 	partition, _, ok2 := strings.Cut(rest, "/")

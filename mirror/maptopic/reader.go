@@ -47,6 +47,7 @@ type Reader struct {
 		sync.RWMutex
 		maps    map[spillway.TopicPartition]*offsetmap.Map
 		gaps    map[string]Gap
+		origins map[string]Origin // by topic
 		floors  map[string]spillway.Epoch
 		leases  map[string]Lease
 		next    int64         // the first offset of the topic that was not applied
@@ -108,6 +109,14 @@ func (r *Reader) Began(tp spillway.TopicPartition) spillway.Offset {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.mu.gaps[StartID(tp)].To
+}
+
+// Origin is the flow that feeds a topic; false where none does, or a failover group.
+func (r *Reader) Origin(topic string) (Origin, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	o, ok := r.mu.origins[topic]
+	return o, ok
 }
 
 // Gaps is the gap log of the site, oldest first.
@@ -185,6 +194,7 @@ func (r *Reader) forget() {
 	defer r.mu.Unlock()
 	r.mu.maps = make(map[spillway.TopicPartition]*offsetmap.Map)
 	r.mu.gaps = make(map[string]Gap)
+	r.mu.origins = make(map[string]Origin)
 	r.mu.floors = make(map[string]spillway.Epoch)
 	r.mu.leases = make(map[string]Lease)
 	r.mu.next = 0
@@ -311,6 +321,8 @@ func (r *Reader) applyRecord(key, value []byte) {
 		r.mu.floors[d.name] = max(r.mu.floors[d.name], d.floor.Epoch)
 	case d.lease != nil:
 		r.applyLease(d.name, *d.lease)
+	case d.origin != nil:
+		r.mu.origins[d.name] = *d.origin
 	default:
 		m = r.mu.maps[d.tp]
 		if m == nil {

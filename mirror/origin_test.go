@@ -1,0 +1,96 @@
+package mirror
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/mirror/maptopic"
+)
+
+func TestOriginsRefuse(t *testing.T) {
+	o := maptopic.Origin{Site: "b", Topic: "orders", Before: []spillway.SiteID{"a"}}
+	for site, want := range map[spillway.SiteID]bool{"a": true, "b": true, "c": false} {
+		if o.From(site) != want {
+			t.Errorf("from %s: %v", site, !want)
+		}
+	}
+}
+
+// Two sites send each other everything that they have, all the time: each gets what is
+// the other's own, once, and nothing comes back. A third one that is fed by one of
+// them may not feed the first.
+func TestFlowsBothWaysDoNotTurnInCircles(t *testing.T) {
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
+	west := embeddedSite(t, "west", map[string]int32{"carts": 1})
+	north := embeddedSite(t, "north", nil)
+	if err := newLoad(t, east.Addresses(), 81).write(ctx, "orders", 1, 20); err != nil {
+		t.Fatal(err)
+	}
+	if err := newLoad(t, west.Addresses(), 82).write(ctx, "carts", 1, 20); err != nil {
+		t.Fatal(err)
+	}
+	prefix := func(site string) RunConfig { return RunConfig{Topics: selected(t, ".*", "(.*)="+site+".$1")} }
+	var runs sync.WaitGroup
+	circular := make(chan []string, 2)
+	for _, ends := range [][2]broker.Cluster{{east, west}, {west, east}} {
+		c := prefix(string(ends[0].Site()))
+		c.From, c.To, c.Mirror = ends[0], ends[1], Config{TopicInterval: 50 * time.Millisecond}
+		runs.Go(func() {
+			report, err := Run(ctx, c)
+			if err != nil {
+				t.Error(err)
+			}
+			circular <- report.Circular
+		})
+	}
+	records := func(c broker.Cluster, topic string) int {
+		found, err := read(ctx, c, spillway.TopicPartition{Topic: topic})
+		if err != nil {
+			return -1
+		}
+		return len(found)
+	}
+	eventually(t, "each site has the other's records", func() bool {
+		return records(west, "east.orders") == records(east, "orders") && records(east, "west.carts") == records(west, "carts")
+	})
+	// A third site takes over all of west, and with it what east had.
+	c := RunConfig{From: west, To: north, Topics: selected(t, ".*"), UntilCaughtUp: true}
+	if _, err := Run(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	report, err := Run(ctx, RunConfig{From: north, To: east, Topics: selected(t, ".*", "(.*)=north.$1"), UntilCaughtUp: true})
+	if err != nil || !slices.Equal(report.Circular, []string{"north.east.orders"}) || report.Partitions != 1 {
+		t.Errorf("back over a third site: %+v, %v", report, err)
+	}
+	// One topic cannot have two sources.
+	_, err = Run(ctx, RunConfig{From: east, To: north, Topics: selected(t, "orders", "orders=carts"), UntilCaughtUp: true})
+	if err == nil || !strings.Contains(err.Error(), "topic carts of site north gets its records from topic carts of site west") {
+		t.Errorf("two sources of a topic: %v", err)
+	}
+	cancel()
+	runs.Wait()
+	for range 2 {
+		if left := <-circular; len(left) == 0 {
+			t.Error("a flow carried all that there was")
+		}
+	}
+	for _, c := range []broker.Cluster{east, west} {
+		md, err := c.Metadata(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range md.Topics {
+			if strings.Contains(name, "east.west") || strings.Contains(name, "west.east") {
+				t.Errorf("site %s has topic %s", c.Site(), name)
+			}
+		}
+	}
+}
