@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -76,6 +77,13 @@ func (a *App) mirrorEvents() mirror.Events {
 		stopped(p)
 		if p.Problem != "" {
 			said.tell(fmt.Sprintf("flow %s→%s of %s stopped", p.Source, p.Target, p.TopicPartition), fmt.Errorf("%s", p.Problem))
+		}
+	}
+	state := e.FlowState
+	e.FlowState = func(f mirror.FlowInfo) {
+		state(f)
+		for tp, what := range f.Hanging {
+			said.tell(fmt.Sprintf("flow %s→%s of %s is held back", f.Source, f.Target, tp), errors.New(what))
 		}
 	}
 	return e

@@ -71,11 +71,16 @@ type FlowInfo struct {
 	Epoch          spillway.Epoch
 	Partitions     int
 	Running        int
-	LagRecords     int64         // at the source and not yet here, as far as known
-	LagTime        time.Duration // since the flow was last caught up, 0 when it is
-	CatchingUp     bool          // since it began, it never had everything that the source had
-	Problem        string        // of the flow as a whole; empty if there is none
-	Problems       map[spillway.TopicPartition]string
+	LagRecords     int64 // at the source and not yet here, as far as known
+	// UndecidedRecords are those of LagRecords that open transactions hold back at the
+	// source: no reader of committed records can have them yet.
+	UndecidedRecords int64
+	LagTime          time.Duration // since the flow was last caught up, 0 when it is
+	CatchingUp       bool          // since it began, it never had everything that the source had
+	Problem          string        // of the flow as a whole; empty if there is none
+	Problems         map[spillway.TopicPartition]string
+	// Hanging tells of transactions that are open for longer than TransactionWait.
+	Hanging map[spillway.TopicPartition]string
 }
 
 // GroupInfo is one consumer group whose offsets were carried over.

@@ -53,7 +53,8 @@ type flow struct {
 		state map[spillway.TopicPartition]partState
 		// problem is why partitions cannot be looked for.
 		problem    string
-		found      bool            // they were looked for, once
+		found      bool // they were looked for, once
+		hanging    map[spillway.TopicPartition]string
 		circular   []string        // topics that are left out, since they come from here
 		verifiedAt int64           // map position of the last verified end that was saved
 		wakes      []chan struct{} // of the lanes
@@ -93,12 +94,17 @@ type back struct {
 
 // partState is what others may know about a partition.
 type partState struct {
-	virtual  spillway.Offset
-	lag      int64
-	running  bool
-	problem  string
-	caughtUp time.Time // when it last had all that was known of the source
-	whole    bool      // it had all, once since the flow began
+	virtual spillway.Offset
+	lag     int64
+	// undecided are those of lag that open transactions hold back at the source,
+	// at lastStable since heldBack.
+	undecided  int64
+	lastStable spillway.LocalOffset
+	heldBack   time.Time
+	running    bool
+	problem    string
+	caughtUp   time.Time // when it last had all that was known of the source
+	whole      bool      // it had all, once since the flow began
 }
 
 func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartition]spillway.Offset) *flow {
@@ -185,6 +191,7 @@ func (f *flow) run(parent context.Context) {
 	retry := time.NewTicker(min(100*time.Millisecond, f.m.config.TopicInterval))
 	defer retry.Stop()
 	f.goroutines.Go(func() { f.reportAll(ctx) })
+	f.goroutines.Go(func() { f.watchTransactions(ctx) })
 	f.discover(ctx)
 	for ctx.Err() == nil {
 		f.hurry(ctx)
@@ -606,7 +613,7 @@ func (f *flow) publish(p *partition) {
 }
 
 func (f *flow) setState(p *partition, running bool, problem string) {
-	s := partState{virtual: p.virtual, lag: p.lag(), running: running, problem: problem, caughtUp: time.Now()}
+	s := partState{virtual: p.virtual, lag: p.lag(), undecided: p.undecided(), lastStable: p.lastStable, heldBack: p.heldBack, running: running, problem: problem, caughtUp: time.Now()}
 	f.mu.Lock()
 	before, known := f.mu.state[p.TopicPartition]
 	if known && (s.lag > 0 || problem != "") {
@@ -654,9 +661,10 @@ func (f *flow) info(now time.Time) FlowInfo {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	info := FlowInfo{Share: f.share.Share, Source: f.source.site, Target: f.m.site, Epoch: f.epoch,
-		Partitions: len(f.mu.state), CatchingUp: !f.mu.found, Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string)}
+		Partitions: len(f.mu.state), CatchingUp: !f.mu.found, Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string), Hanging: maps.Clone(f.mu.hanging)}
 	for tp, s := range f.mu.state {
 		info.LagRecords += s.lag
+		info.UndecidedRecords += s.undecided
 		if s.running {
 			info.Running++
 		}

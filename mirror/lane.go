@@ -319,7 +319,7 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 			l.handBack(p, returned{open: true, claim: true})
 			continue
 		}
-		p.highWatermark = f.HighWatermark
+		p.heard(f.LastStable, f.HighWatermark, now)
 		l.flow.setState(p, true, "") // behind, until the answer of the target came
 		view := l.flow.source.view(p.TopicPartition)
 		made, err := planPart(f, view, p.position, p.writer())

@@ -50,6 +50,27 @@ type partition struct {
 
 	// For FlowInfo; read by others only through the flow's reports.
 	highWatermark spillway.LocalOffset // of the source, −1 while unknown
+	lastStable    spillway.LocalOffset // the same
+	heldBack      time.Time            // since when lastStable stands still below highWatermark; zero: it does not
+}
+
+// heard notes the ends that the source told with an answer.
+func (p *partition) heard(lastStable, highWatermark spillway.LocalOffset, now time.Time) {
+	switch {
+	case lastStable < 0 || lastStable >= highWatermark:
+		p.heldBack = time.Time{}
+	case p.heldBack.IsZero() || lastStable != p.lastStable:
+		p.heldBack = now
+	}
+	p.lastStable, p.highWatermark = lastStable, highWatermark
+}
+
+// undecided are the offsets that readers of committed records cannot have yet.
+func (p *partition) undecided() int64 {
+	if p.heldBack.IsZero() {
+		return 0
+	}
+	return int64(p.highWatermark - p.lastStable)
 }
 
 func (p *partition) writer() writer {

@@ -58,10 +58,13 @@ func (t *Telemetry) MirrorEvents() mirror.Events {
 // nor catches up, and a lag that stands still would be an alarm for ever.
 func (t *Telemetry) flowEnded(f mirror.FlowInfo) {
 	gone := map[string]string{"failover_group": f.Share.Group, "source": string(f.Source), "target": string(f.Target)}
-	for _, m := range []Metric{mirrorLag, mirrorLagTime, mirrorPartitions} {
+	for _, m := range flowGauges {
 		t.gauges[m.Name].DeletePartialMatch(gone)
 	}
 }
+
+// flowGauges are the series that end with a flow.
+var flowGauges = []Metric{mirrorLag, mirrorUndecided, mirrorHanging, mirrorLagTime, mirrorPartitions}
 
 // flowState keeps only the flow that runs: after a move the group has another
 // source, and the old series would stand still for ever.
@@ -73,11 +76,13 @@ func (t *Telemetry) flowState(f mirror.FlowInfo) {
 	t.mu.Unlock()
 	if old != source {
 		gone := map[string]string{"failover_group": group, "source": old, "target": target}
-		for _, m := range []Metric{mirrorLag, mirrorLagTime, mirrorPartitions} {
+		for _, m := range flowGauges {
 			t.gauges[m.Name].DeletePartialMatch(gone)
 		}
 	}
 	t.gauge(mirrorLag, group, source, target).Set(float64(f.LagRecords))
+	t.gauge(mirrorUndecided, group, source, target).Set(float64(f.UndecidedRecords))
+	t.gauge(mirrorHanging, group, source, target).Set(float64(len(f.Hanging)))
 	t.gauge(mirrorLagTime, group, source, target).Set(f.LagTime.Seconds())
 	t.gauge(mirrorPartitions, group, source, target, "running").Set(float64(f.Running))
 	t.gauge(mirrorPartitions, group, source, target, "stopped").Set(float64(f.Partitions - f.Running))

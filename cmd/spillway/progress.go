@@ -62,6 +62,9 @@ func (p *progress) flow(i mirror.FlowInfo) {
 	for _, tp := range slices.SortedFunc(maps.Keys(i.Problems), spillway.TopicPartition.Compare) {
 		now[tp.String()+": "+i.Problems[tp]] = true
 	}
+	for _, tp := range slices.SortedFunc(maps.Keys(i.Hanging), spillway.TopicPartition.Compare) {
+		now[tp.String()+": "+i.Hanging[tp]] = true
+	}
 	for _, problem := range slices.Sorted(maps.Keys(now)) {
 		if p.seen[problem] && !p.said[problem] {
 			p.say("problem: %s", problem)
