@@ -62,6 +62,12 @@ func (l logPart) begin() spillway.Offset {
 	return max(v, l.began)
 }
 
+// first is the virtual offset below which the site never had anything.
+func (l logPart) first() spillway.Offset {
+	_, v := l.view.ToLocal(0)
+	return v
+}
+
 // span is where the site has the virtual offsets in [from, to).
 func (l logPart) span(from, to spillway.Offset) sitelog.Span {
 	first, _ := l.view.ToLocal(from)
@@ -189,6 +195,13 @@ func (p *past) lastRecords() spillway.Offset {
 	return max(0, p.end-pastOffsets)
 }
 
+// low is where there begins to be something to compare. Below it one site may have
+// deleted everything, or neither ever had a record: the first offset of a partition
+// may be as large as its offset base.
+func (p *past) low() spillway.Offset {
+	return max(p.ours.begin(), p.theirs.begin(), min(p.ours.first(), p.theirs.first()))
+}
+
 // difference returns the first virtual offset at which the sites do not agree.
 func (p *past) difference(ours, theirs digests, compacted bool) (first spillway.Offset, same bool) {
 	first = p.end
@@ -217,7 +230,7 @@ func (c *comparison) commonPoint(ctx context.Context, p past) (at spillway.Offse
 		compacted = compacted || strings.Contains(configs["cleanup.policy"].Value, "compact")
 	}
 	end := p.end
-	at, err = partingPoint(max(p.ours.begin(), p.theirs.begin()), end, func(from, to spillway.Offset) (glimpse, error) {
+	at, err = partingPoint(p.low(), end, func(from, to spillway.Offset) (glimpse, error) {
 		p.end = to
 		ours, theirs, err := c.digest(ctx, []*past{&p}, func(*past) spillway.Offset { return from })
 		a, b := ours[p.TopicPartition], theirs[p.TopicPartition]

@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
@@ -152,6 +153,42 @@ func TestPartingPoint(t *testing.T) {
 	}
 	if at, err := partingPoint(5, 3, nil); err != nil || at != 3 {
 		t.Errorf("with nothing to compare: %d, %v", at, err)
+	}
+}
+
+// Below the first offset of both sites there is nothing to look at, however large
+// the offset base is.
+func TestPartingPointBeginsAtTheFirstOffset(t *testing.T) {
+	const base = spillway.Offset(1) << 60
+	at := func(virtual spillway.Offset, start spillway.LocalOffset) logPart {
+		m := offsetmap.New()
+		m.Apply(offsetmap.EpochStart{Epoch: 1, Virtual: virtual})
+		return logPart{view: m.View(), start: start, end: 5000}
+	}
+	for _, c := range []struct {
+		name         string
+		ours, theirs logPart
+		want         spillway.Offset
+	}{
+		{"both from the beginning", at(base, 0), at(base, 0), base},
+		{"this site came later", at(base+500, 0), at(base, 0), base},
+		{"the source came later", at(base, 0), at(base+500, 0), base},
+		{"this site deleted some", at(base, 300), at(base, 0), base + 300},
+		{"the source deleted some", at(base, 0), at(base, 400), base + 400},
+	} {
+		p, looks := past{ours: c.ours, theirs: c.theirs, end: base + 5000}, 0
+		found, err := partingPoint(p.low(), p.end, func(from, _ spillway.Offset) (glimpse, error) {
+			if looks++; looks > 100 {
+				return glimpse{}, errors.New("more than a hundred looks")
+			}
+			if from < c.want {
+				return glimpse{same: true, empty: true}, nil
+			}
+			return glimpse{first: from}, nil
+		})
+		if err != nil || found != c.want {
+			t.Errorf("%s: they part at %d (%d from the base), %v", c.name, found, found-base, err)
+		}
 	}
 }
 
