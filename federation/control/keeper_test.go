@@ -84,7 +84,8 @@ func TestTheHomeMovesOnceWithTheLostGateways(t *testing.T) {
 }
 
 // A loop that starts lays out nothing before it has read everything: it would take out
-// what it has not read yet, and all clients would look for their leaders.
+// what it has not read yet, and all clients would look for their leaders. Nor does it
+// take out the home of a share that it knows nothing of.
 func TestALoopThatStartsTakesNothingOutOfTheLayout(t *testing.T) {
 	store := coordtest.NewMemory()
 	keys := failover.Keys("shop")

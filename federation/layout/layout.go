@@ -43,7 +43,9 @@ type Layout struct {
 	Version int64  `json:"version"` // 0: nothing laid out yet
 	Nodes   []Node `json:"nodes"`   // of gateways that live, by id
 	// Homes names the site whose gateways lead a share ("group/index"): the first
-	// active site, as long as a gateway lives there (Home).
+	// active site, as long as a gateway lives there (Home). A group that leaves the
+	// configuration keeps its entry: its record stays, since epochs only rise, and
+	// processes take a new configuration up one after the other.
 	Homes map[string]spillway.SiteID `json:"homes,omitempty"`
 	// Sites says where each share is served next, by the newest share records that
 	// the reader of the layout has seen. It belongs to the reader and is not stored:
@@ -268,11 +270,6 @@ func difference(a, b Layout) string {
 	for share, site := range b.Homes {
 		if a.Homes[share] != site {
 			return fmt.Sprintf("share %s is led at %s", share, site)
-		}
-	}
-	for share := range a.Homes {
-		if _, ok := b.Homes[share]; !ok {
-			return fmt.Sprintf("share %s is no more", share)
 		}
 	}
 	return ""
