@@ -154,7 +154,7 @@ func TestABoundedFlowMayOpenASession(t *testing.T) {
 	released := make(chan struct{})
 	go func() {
 		defer close(released)
-		for running.limit.Load() == nil {
+		for running.ending.bound.Load() == nil {
 			time.Sleep(time.Millisecond)
 		}
 		close(again)

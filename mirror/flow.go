@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -26,14 +25,11 @@ type flow struct {
 	epoch  spillway.Epoch
 	source *source
 
-	// limit is set at the end of a flow, by a move. Before, there is no bound, and
-	// new partitions are looked for.
-	limit atomic.Pointer[limit]
+	ending flowEnd
 
 	stopping   chan struct{} // closed by stop
 	stopOnce   sync.Once
 	done       chan struct{} // run has ended, and all it started
-	reached    chan struct{} // closed when every bounded partition is at its bound
 	goroutines sync.WaitGroup
 
 	// Owned by run.
@@ -44,8 +40,6 @@ type flow struct {
 	toOpen  []*partition // with a lease
 	toRoute []*partition // opened
 	later   []*partition // wait for their retryAt; those with a lease go to toOpen
-	limited *limit       // for which later was hurried
-	arrived map[spillway.TopicPartition]bool
 
 	mu struct {
 		sync.Mutex
@@ -60,21 +54,6 @@ type flow struct {
 		wakes      []chan struct{} // of the lanes
 	}
 	wake chan struct{}
-}
-
-// limit is where a move lets a flow end.
-type limit struct {
-	epoch  spillway.Epoch // that the move opens; sessions are opened in it
-	bounds map[spillway.TopicPartition]spillway.Offset
-}
-
-// of is the first virtual offset that may not be mirrored. Of a partition that the
-// move does not name, nothing more is.
-func (l *limit) of(tp spillway.TopicPartition) spillway.Offset {
-	if l == nil {
-		return noBound
-	}
-	return l.bounds[tp]
 }
 
 // returned says why a lane gave a partition back.
@@ -110,41 +89,15 @@ type partState struct {
 func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartition]spillway.Offset) *flow {
 	f := &flow{
 		m: m, share: a, epoch: a.Epoch, source: s,
-		stopping: make(chan struct{}), done: make(chan struct{}), reached: make(chan struct{}),
+		stopping: make(chan struct{}), done: make(chan struct{}), ending: newFlowEnd(),
 		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
 		limits: make(map[string]int), claimed: make(chan *partition), wake: make(chan struct{}, 1),
-		arrived: make(map[spillway.TopicPartition]bool),
 	}
 	f.mu.state, f.mu.verifiedAt = make(map[spillway.TopicPartition]partState), -1
 	if bounds != nil {
-		f.limit.Store(&limit{a.Epoch, bounds})
+		f.ending.bound.Store(&bound{a.Epoch, bounds})
 	}
 	return f
-}
-
-// bound lets the flow end at the given offsets, for a move that opens an epoch.
-// Nothing is stopped, connected anew or read back for it: clients are held. A
-// partition that is there already has arrived as soon as its lane has heard of it.
-func (f *flow) bound(epoch spillway.Epoch, bounds map[spillway.TopicPartition]spillway.Offset) {
-	f.limit.Store(&limit{epoch, bounds})
-	f.mu.Lock()
-	wakes := slices.Clone(f.mu.wakes)
-	f.mu.Unlock()
-	for _, wake := range append(wakes, f.wake) {
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// openIn is the epoch in which append sessions are opened: a flow that a move has
-// bounded may still have to open one, though the site has promised the new epoch.
-func (f *flow) openIn() spillway.Epoch {
-	if l := f.limit.Load(); l != nil {
-		return l.epoch
-	}
-	return f.epoch
 }
 
 // stop ends the flow in good order: what was sent is waited for. It returns
@@ -198,7 +151,7 @@ func (f *flow) run(parent context.Context) {
 		f.takeReturned(ctx)
 		f.openAll(ctx)
 		f.route(ctx, parent)
-		f.finish()
+		f.ending.look()
 		select {
 		case p := <-f.claimed:
 			f.leased(p)
@@ -210,43 +163,6 @@ func (f *flow) run(parent context.Context) {
 			f.discover(ctx)
 		case <-ctx.Done():
 		}
-	}
-}
-
-// hurry has everything done at once that is left to do before the flow may end.
-func (f *flow) hurry(ctx context.Context) {
-	l := f.limit.Load()
-	if l == f.limited {
-		return
-	}
-	f.limited = l
-	for tp := range l.bounds {
-		if f.parts[tp] == nil {
-			f.discover(ctx)
-			break
-		}
-	}
-	for _, p := range f.later {
-		p.retryAt = time.Time{}
-	}
-	f.wakeLater(ctx)
-}
-
-// finish tells when every partition that the move names is at its bound.
-func (f *flow) finish() {
-	l := f.limit.Load()
-	if l == nil {
-		return
-	}
-	for tp := range l.bounds {
-		if !f.arrived[tp] {
-			return
-		}
-	}
-	select {
-	case <-f.reached:
-	default:
-		close(f.reached)
 	}
 }
 
@@ -308,8 +224,8 @@ func (f *flow) discover(ctx context.Context) {
 		return
 	}
 	var tps []spillway.TopicPartition
-	if l := f.limit.Load(); l != nil {
-		tps = slices.SortedFunc(maps.Keys(l.bounds), spillway.TopicPartition.Compare)
+	if b := f.ending.bound.Load(); b != nil {
+		tps = slices.SortedFunc(maps.Keys(b.ends), spillway.TopicPartition.Compare)
 	} else if tps, err = f.share.partitionsAt(ctx, f.source.cluster); err != nil {
 		f.fail(err)
 		return
@@ -377,7 +293,7 @@ func (f *flow) takeReturned(ctx context.Context) {
 		switch {
 		case b.why.stopped:
 		case b.why.reached:
-			f.arrived[p.TopicPartition] = true
+			f.ending.arrived[p.TopicPartition] = true
 			f.setState(p, false, "")
 		case b.why.claim:
 			f.claim(ctx, p)
@@ -461,7 +377,7 @@ func (f *flow) openAll(ctx context.Context) {
 // and its marker would come in between. Where that takes too long it is aborted.
 // A flow with a bound does not wait: clients are held, and OpenEpoch aborts.
 func (f *flow) withoutTransactions(ctx context.Context, parts []*partition) []*partition {
-	if f.limit.Load() != nil {
+	if f.ending.bound.Load() != nil {
 		return parts
 	}
 	var tps []spillway.TopicPartition
@@ -558,9 +474,9 @@ func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts [
 	starts, err := f.source.cluster.Admin().LogStarts(ctx, tps)
 	for _, p := range parts {
 		p.session.Opened = true
-		p.bound = f.limit.Load().of(p.TopicPartition)
+		p.bound = f.ending.bound.Load().of(p.TopicPartition)
 		if p.bound != noBound && max(p.virtual, 0) >= p.bound {
-			f.arrived[p.TopicPartition] = true
+			f.ending.arrived[p.TopicPartition] = true
 			f.publish(p)
 			f.setState(p, false, "")
 			continue

@@ -95,7 +95,7 @@ func (l *lane) run(ctx context.Context) {
 		}
 		l.mu.incoming = nil
 		l.mu.Unlock()
-		l.applyLimit()
+		l.applyBound()
 		if err := l.arrive(ctx); err != nil && ctx.Err() == nil && !l.flow.stopped() {
 			l.giveUp(err)
 		}
@@ -122,11 +122,11 @@ func (l *lane) giveUp(err error) {
 	}
 }
 
-// applyLimit takes over the bounds of a move.
-func (l *lane) applyLimit() {
-	limit := l.flow.limit.Load()
+// applyBound takes over the bound of a move.
+func (l *lane) applyBound() {
+	b := l.flow.ending.bound.Load()
 	for _, p := range l.parts {
-		p.bound = limit.of(p.TopicPartition)
+		p.bound = b.of(p.TopicPartition)
 	}
 }
 

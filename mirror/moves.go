@@ -139,7 +139,7 @@ func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillwa
 	}
 	for _, f := range flows {
 		select {
-		case <-f.reached:
+		case <-f.ending.reached:
 		case <-ctx.Done():
 			return nil, fmt.Errorf("catch up share %s from site %s: %w; %s", id, f.source.site, ctx.Err(), f.missing())
 		case <-m.ctx.Done():
@@ -162,7 +162,7 @@ const boundPatience = time.Second
 // what was at its bound has been lost. The flow has ended then, unless there is an
 // error.
 func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillway.Epoch, bounds map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error) {
-	f.bound(epoch, bounds)
+	f.endAt(epoch, bounds)
 	// While the last records travel:
 	var here []spillway.TopicPartition
 	var errHere error
@@ -175,7 +175,7 @@ func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillwa
 	late := time.NewTimer(boundPatience)
 	defer late.Stop()
 	select {
-	case <-f.reached:
+	case <-f.ending.reached:
 	case <-f.done:
 	case <-late.C:
 	case <-ctx.Done():
@@ -183,7 +183,7 @@ func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillwa
 	}
 	s.halt()
 	select {
-	case <-f.reached:
+	case <-f.ending.reached:
 	default:
 		return nil, nil
 	}
@@ -362,19 +362,4 @@ func (m *Mirror) closeEpochs(ctx context.Context, ends map[spillway.TopicPartiti
 		return err
 	}
 	return m.reader.WaitFor(ctx, position)
-}
-
-// missing tells people how many partitions are not at their bounds, and why.
-func (f *flow) missing() string {
-	info := f.info(f.m.config.Now())
-	bounds := f.limit.Load().bounds
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	n := 0
-	for tp, bound := range bounds {
-		if s, ok := f.mu.state[tp]; !ok || s.virtual < bound {
-			n++
-		}
-	}
-	return fmt.Sprintf("%d of %d partitions are not there yet: %s%v", n, len(bounds), info.Problem, info.Problems)
 }

@@ -1,0 +1,150 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"spillway"
+	"spillway/federation/failover"
+)
+
+// stop ends the inbound flow for a failover and tells what is there (C8).
+func (s *followed) stop(ctx context.Context, share failover.Share) error {
+	if share.Active == s.f.site {
+		return nil
+	}
+	ends, err := s.f.cfg.Mirror.Stop(ctx, s.id, share.Epoch)
+	if err != nil {
+		return err
+	}
+	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Stopped, r.Ends = true, offsetsOf(ends) })
+}
+
+// catchUp brings this site exactly to the cutover, or to the longest prefix.
+func (s *followed) catchUp(ctx context.Context, share failover.Share) error {
+	switch {
+	case share.Kind == failover.Failover && share.Target != s.f.site:
+		return nil
+	case share.Active == s.f.site && share.Kind == failover.Switchover:
+		return s.open(ctx, share)
+	case share.Active == s.f.site:
+		return nil
+	}
+	from, until := map[spillway.TopicPartition]spillway.SiteID{}, map[spillway.TopicPartition]spillway.Offset{}
+	bound := share.Cutover
+	if share.Kind == failover.Failover {
+		bound = share.Prefix
+	}
+	bound.All(func(tp spillway.TopicPartition, o spillway.Offset) {
+		if o < 0 {
+			return
+		}
+		from[tp], until[tp] = share.Active, o
+		if share.Kind == failover.Failover {
+			from[tp] = share.PrefixSite[tp.Topic][tp.Partition]
+		}
+	})
+	ends, err := s.f.cfg.Mirror.CatchUp(ctx, s.id, share.Epoch, from, until)
+	if err != nil {
+		return err
+	}
+	done := func(r *failover.SiteReport) { r.Stopped, r.Ends = true, offsetsOf(ends) }
+	if share.Kind == failover.Failover {
+		return s.report(ctx, share.Epoch, done)
+	}
+	if share.Target != s.f.site {
+		// Nothing is missing for the next step, and clients are held: it is taken at
+		// once, and told in the same report. So does the target.
+		return s.open(ctx, share, done)
+	}
+	if _, _, exceeded := share.Cutover.Exceeded(offsetsOf(ends)); exceeded {
+		// More than the cutover: whoever drives will give the move up.
+		return s.report(ctx, share.Epoch, done)
+	}
+	copied := make(chan error, 1)
+	go func() { copied <- s.f.cfg.Mirror.CopyGroups(ctx, s.id, share.Active) }()
+	position, err := s.f.cfg.Mirror.OpenEpoch(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
+	if err := errors.Join(err, <-copied); err != nil {
+		return err
+	}
+	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) {
+		done(r)
+		r.GroupsCopied, r.Opened, r.MapPosition = true, true, position
+	})
+}
+
+// open starts the epoch at the target. The other sites follow it from now on; the
+// old site stops, and closes its own range only once the epoch is open, since an
+// abort may still give the share back to it.
+func (s *followed) open(ctx context.Context, share failover.Share, before ...func(*failover.SiteReport)) error {
+	report := func(change func(*failover.SiteReport)) error {
+		return s.report(ctx, share.Epoch, func(r *failover.SiteReport) {
+			for _, b := range before {
+				b(r)
+			}
+			change(r)
+		})
+	}
+	m := s.f.cfg.Mirror
+	switch s.f.site {
+	case share.Target:
+		position, err := m.OpenEpoch(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
+		if err != nil {
+			return err
+		}
+		return report(func(r *failover.SiteReport) { r.Opened, r.MapPosition = true, position })
+	case share.Active:
+		if share.Kind == failover.Switchover {
+			if err := s.arm(ctx, share); err != nil {
+				return err
+			}
+		}
+	default:
+		// A failover may burn offsets, and may yet be given up: who followed its
+		// target would count them as seen. So others follow it once it is open.
+		if share.Kind == failover.Switchover {
+			if err := s.follow(ctx, share, share.Epoch, share.Target); err != nil {
+				return err
+			}
+		}
+	}
+	return report(func(r *failover.SiteReport) { r.Armed = true })
+}
+
+// arm makes sure that the old site will follow: with ack.sites nobody is answered
+// before it does, and from OPEN on nothing can be given up. It has no flow yet, for
+// its map still has the old epoch open. Its log must end at the cutover; what lies
+// behind would be unreplicated.
+func (s *followed) arm(ctx context.Context, share failover.Share) error {
+	armed := make(chan error, 1)
+	go func() { armed <- s.f.cfg.Mirror.Arm(ctx, s.id, share.Epoch, share.Target) }()
+	ends, err := s.logEnds(ctx)
+	if err := errors.Join(<-armed, err); err != nil {
+		return err
+	}
+	for tp, end := range ends {
+		if cutover := share.Cutover.Get(tp); cutover >= 0 && end != cutover {
+			return fmt.Errorf("%s at %s ends at %d, the cutover is %d: somebody writes past the gateways, or the log was cut short", tp, s.f.site, end, cutover)
+		}
+	}
+	return nil
+}
+
+func offsetsOf(m map[spillway.TopicPartition]spillway.Offset) failover.PartitionOffsets {
+	p := failover.PartitionOffsets{}
+	for tp, o := range m {
+		p.Set(tp, o)
+	}
+	return p
+}
+
+func startsOf(p failover.PartitionOffsets) map[spillway.TopicPartition]spillway.Offset {
+	m := map[spillway.TopicPartition]spillway.Offset{}
+	p.All(func(tp spillway.TopicPartition, o spillway.Offset) {
+		if o >= 0 {
+			m[tp] = o
+		}
+	})
+	return m
+}
