@@ -258,9 +258,6 @@ type abortedFilter struct {
 	active  map[int64]bool
 }
 
-// Types of control records, the second number of their keys.
-const markerAbort = 0
-
 // skips tells whether the batch holds nothing to mirror: markers, or data of an
 // aborted transaction.
 func (a *abortedFilter) skips(h batch.Header, b []byte) (bool, error) {
@@ -284,8 +281,17 @@ func (a *abortedFilter) skips(h batch.Header, b []byte) (bool, error) {
 	if err != nil {
 		return true, err
 	}
-	if len(records) > 0 && len(records[0].Key) >= 4 && binary.BigEndian.Uint16(records[0].Key[2:]) == markerAbort {
+	if aborts(records) {
 		delete(a.active, h.ProducerID)
 	}
 	return true, nil
+}
+
+// markerAbort is one of the types of control records, the second number of their keys.
+const markerAbort = 0
+
+// aborts tells whether the records of a control batch say that a transaction was
+// aborted.
+func aborts(records []batch.Record) bool {
+	return len(records) > 0 && len(records[0].Key) >= 4 && binary.BigEndian.Uint16(records[0].Key[2:]) == markerAbort
 }

@@ -147,7 +147,7 @@ func (m *Mirror) committed(ctx context.Context, r UnreplicatedRange) ([]Unreplic
 			return err
 		}
 		if b.Control() {
-			if len(records) > 0 && len(records[0].Key) >= 4 && records[0].Key[3] != markerAbort {
+			if !aborts(records) {
 				decided = append(decided, open[b.ProducerID]...)
 			}
 			delete(open, b.ProducerID)

@@ -12,6 +12,7 @@ import (
 
 	"spillway"
 	"spillway/app"
+	"spillway/broker"
 	"spillway/configs"
 	"spillway/federation/control"
 	"spillway/federation/failover"
@@ -139,6 +140,10 @@ func newFailoverCommand(s *settings) *cobra.Command {
 				if _, ok := cfg.Site(to); !ok && to != "" {
 					return fmt.Errorf("--to: there is no site %q in the configuration", to)
 				}
+				if c.dryRun {
+					closeSites := readSites(cfg, o)
+					defer closeSites()
+				}
 				plan, err := o.Failover(cmd.Context(), args[0], spillway.SiteID(to), loss, who(), c.why, c.dryRun)
 				if err != nil {
 					return err
@@ -150,6 +155,18 @@ func newFailoverCommand(s *settings) *cobra.Command {
 	cmd.Flags().StringVar(&to, "to", "", "site that shall serve; without it the best survivor")
 	cmd.Flags().Int64Var(&loss, "accept-loss", 0, "records that may be lost at most; -1: any number")
 	return c.waitFlags(cmd)
+}
+
+// readSites lets a dry run look at the sites that the configuration leads to. One that
+// cannot be opened is among those that the plan names as unread.
+func readSites(cfg *configs.Config, o *control.Operator) (closeSites func()) {
+	o.Sites = map[spillway.SiteID]broker.Cluster{}
+	for _, s := range cfg.Sites {
+		if c, err := app.OpenSite(s); err == nil {
+			o.Sites[c.Site()] = c
+		}
+	}
+	return func() { _ = app.CloseSites(o.Sites) } // nothing was written
 }
 
 // follow prints the plan and then the passages of the move until its end.
@@ -203,6 +220,36 @@ func planRows(p control.Plan) []string {
 	}
 	if p.Automation != "" {
 		rows = append(rows, "  automatic failover: "+p.Automation)
+	}
+	return append(rows, lossRows(p)...)
+}
+
+// lossRowsMax is how many partitions a person is shown; -o json has them all.
+const lossRowsMax = 50
+
+// lossRows say of each partition what may be missing after a failover.
+func lossRows(p control.Plan) []string {
+	var rows []string
+	for _, u := range p.Unread {
+		first, _, _ := strings.Cut(u, "\n") // the rest tells of each broker
+		rows = append(rows, "  not read: "+first)
+	}
+	if len(p.Losses) == 0 {
+		return rows
+	}
+	rows = append(rows, "", row("MAY BE MISSING", "FROM", "AT MOST TO", "KEPT BY", fmt.Sprintf("LOG END AT %s", p.From), "RECORDS THERE"))
+	for i, l := range p.Losses {
+		if i == lossRowsMax {
+			return append(rows, fmt.Sprintf("and %d partitions more, see -o json", len(p.Losses)-i))
+		}
+		end, records := "unknown", "unknown"
+		if l.LogEnd >= 0 {
+			end = fmt.Sprint(l.LogEnd)
+		}
+		if l.Records >= 0 {
+			records = fmt.Sprint(l.Records)
+		}
+		rows = append(rows, row(fmt.Sprintf("%s-%d", l.Topic, l.Partition), l.From, l.To, l.Site, end, records))
 	}
 	return rows
 }

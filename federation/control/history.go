@@ -46,8 +46,9 @@ type Record struct {
 	Chunks int `json:"chunks,omitempty"`
 }
 
-// recordOf tells of a move from the last record before it ended.
-func recordOf(last, next failover.Share) Record {
+// recordOf tells of a move from the last record before it ended. base is where the
+// offsets of the group begin: no survivor may have known of a partition that was new.
+func recordOf(last, next failover.Share, base spillway.Offset) Record {
 	r := Record{
 		Group: last.Group, Index: last.Index, Epoch: last.Epoch, Kind: last.Kind, To: last.Target, Who: last.Who, Why: last.Why,
 		Fence: last.Fence, Started: last.Started, Ended: next.Since, Passages: next.Passages, HeldMillis: -1,
@@ -62,7 +63,7 @@ func recordOf(last, next failover.Share) Record {
 		}
 		if last.Kind == failover.Failover {
 			r.Start.All(func(tp spillway.TopicPartition, o spillway.Offset) {
-				r.LostMost += int64(max(0, o-max(r.Verified.Get(tp), 0)))
+				r.LostMost += int64(max(0, o-max(r.Verified.Get(tp), base)))
 			})
 		}
 	} else {
@@ -93,7 +94,7 @@ const chunkBytes = 128 << 10
 // neither is there without the other.
 func (d *driver) finish(ctx context.Context, next failover.Share, encoded []byte) (uint64, error) {
 	key := d.c.keys.History(d.id, d.share.Epoch)
-	value, err := json.Marshal(recordOf(d.share, next))
+	value, err := json.Marshal(recordOf(d.share, next, d.group.OffsetBase))
 	if err != nil {
 		return 0, err
 	}

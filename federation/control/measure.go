@@ -12,6 +12,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/federation/failover"
+	"spillway/mirror/offsetmap"
 )
 
 const (
@@ -148,19 +149,25 @@ func (s *followed) measuredEnds(ctx context.Context) map[spillway.TopicPartition
 // logEnds are the virtual log ends of the site that serves.
 func (s *followed) logEnds(ctx context.Context) (map[spillway.TopicPartition]spillway.Offset, error) {
 	r := s.f.cfg.Mirror.Map()
-	var tps []spillway.TopicPartition
+	views := map[spillway.TopicPartition]*offsetmap.View{}
 	for _, tp := range r.Partitions() {
 		if g, ok := s.f.cfg.Topology.GroupOfTopic(tp.Topic); ok && g.Name == s.group.Name {
-			tps = append(tps, tp)
+			views[tp] = r.View(tp)
 		}
 	}
-	local, err := s.f.cfg.Cluster.Admin().LogEnds(ctx, tps)
+	return virtualEnds(ctx, s.f.cfg.Cluster, views)
+}
+
+// virtualEnds are the log ends of the partitions of which a site serves an epoch.
+func virtualEnds(ctx context.Context, c broker.Cluster, views map[spillway.TopicPartition]*offsetmap.View) (map[spillway.TopicPartition]spillway.Offset, error) {
+	tps := slices.SortedFunc(maps.Keys(views), spillway.TopicPartition.Compare)
+	local, err := c.Admin().LogEnds(ctx, tps)
 	if err != nil {
-		return nil, fmt.Errorf("read the log ends of %s: %w", s.f.site, err)
+		return nil, fmt.Errorf("read the log ends of %s: %w", c.Site(), err)
 	}
 	ends := map[spillway.TopicPartition]spillway.Offset{}
 	for _, tp := range tps {
-		if start, open := r.View(tp).Open(); open {
+		if start, open := views[tp].Open(); open {
 			ends[tp] = start.Virtual + spillway.Offset(local[tp]-start.Local)
 		}
 	}

@@ -426,24 +426,30 @@ var errNotServing = errors.New("the gateway does not serve now")
 // produce writes one record through the gateway, and remembers what the client
 // was told.
 func (g *gateway) produce(ctx context.Context, tp spillway.TopicPartition, value string) error {
+	_, err := g.send(ctx, tp, value)
+	return err
+}
+
+// send is produce. written: the record is at the site, whatever the client is told.
+func (g *gateway) send(ctx context.Context, tp spillway.TopicPartition, value string) (written bool, err error) {
 	term := g.lease.Term()
 	g.mu.Lock()
 	known := g.known
 	active, serves := known.Serves()
 	if !serves || term == 0 || g.frozen {
 		g.mu.Unlock()
-		return errNotServing
+		return false, errNotServing
 	}
 	g.inflight.Add(1)
 	g.mu.Unlock()
 	defer g.inflight.Done()
 	at := g.s.w.sites[active]
 	if err := at.maps.WaitFor(ctx, mapPosition(known)); err != nil {
-		return err
+		return false, err
 	}
 	start, open := at.maps.View(tp).Open()
 	if !open {
-		return fmt.Errorf("the map of %s has no open epoch for %s", active, tp)
+		return false, fmt.Errorf("%w: the map of %s has no open epoch for %s", errNotServing, active, tp)
 	}
 	door := at.cluster
 	if at.asGateway != nil {
@@ -451,18 +457,18 @@ func (g *gateway) produce(ctx context.Context, tp spillway.TopicPartition, value
 	}
 	base, err := produceTo(ctx, door, tp, value)
 	if err != nil {
-		return err
+		return false, err
 	}
 	offset := start.Virtual + spillway.Offset(base-start.Local)
 	if err := g.reserve(ctx, known, tp, offset); err != nil {
-		return err
+		return true, err
 	}
 	weak, err := g.durable(ctx, known.Current().Epoch, tp, offset)
 	if err != nil {
-		return err
+		return true, err
 	}
 	if g.lease.Term() != term {
-		return errors.New("the lease lapsed")
+		return true, errors.New("the lease lapsed")
 	}
 	g.s.w.mu.Lock()
 	defer g.s.w.mu.Unlock()
@@ -476,7 +482,7 @@ func (g *gateway) produce(ctx context.Context, tp spillway.TopicPartition, value
 	if weak {
 		g.s.w.weak++
 	}
-	return nil
+	return true, nil
 }
 
 // durable waits until as many sites have a record as the record of the share asks

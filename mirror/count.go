@@ -1,0 +1,105 @@
+package mirror
+
+import (
+	"context"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/batch"
+	"spillway/mirror/offsetmap"
+	"spillway/mirror/sitelog"
+)
+
+// CountRecords counts the records that a site shows in spans of its log, as an export
+// would list them: no markers, nothing of transactions that were aborted or are not
+// decided, nothing that is hidden. Partitions that could not be read to the ends
+// of their spans are not in the answer.
+func CountRecords(ctx context.Context, cluster broker.Cluster, spans map[spillway.TopicPartition]sitelog.Span, views map[spillway.TopicPartition]*offsetmap.View) (map[spillway.TopicPartition]int64, error) {
+	r := sitelog.NewSpanReader(cluster)
+	defer r.Close()
+	tallies := make(map[spillway.TopicPartition]*tally, len(spans))
+	for tp := range spans {
+		tallies[tp] = &tally{open: make(map[int64]int64)}
+	}
+	failed, err := r.Scan(ctx, spans, sitelog.FetchOptions{Uncommitted: true}, func(f sitelog.Fetched) error {
+		return tallies[f.TopicPartition].add(f, spans[f.TopicPartition], views[f.TopicPartition])
+	})
+	if err != nil {
+		return nil, err
+	}
+	counts := make(map[spillway.TopicPartition]int64, len(spans))
+	for tp, t := range tallies {
+		if failed[tp] == nil {
+			counts[tp] = t.decided
+		}
+	}
+	return counts, nil
+}
+
+// tally is the count of one partition.
+type tally struct {
+	decided int64
+	open    map[int64]int64      // of transactions, by producer id
+	next    spillway.LocalOffset // a batch that comes in two answers counts once
+}
+
+func (t *tally) add(f sitelog.Fetched, span sitelog.Span, view *offsetmap.View) error {
+	w := batch.Over(f.Records)
+	for w.Next() {
+		h, base := w.Header, spillway.LocalOffset(w.Header.BaseOffset)
+		last := spillway.LocalOffset(h.LastOffset())
+		if last < max(span.From, t.next) || base >= span.To {
+			continue
+		}
+		t.next = last + 1
+		if h.Control() {
+			records, err := batch.Records(w.Bytes, DecompressedBytesMax)
+			if err != nil {
+				return err
+			}
+			if !aborts(records) {
+				t.decided += t.open[h.ProducerID]
+			}
+			delete(t.open, h.ProducerID)
+			continue
+		}
+		if view.Stale(h.ProducerID, base) {
+			continue
+		}
+		n, err := shown(h, w.Bytes, span, view)
+		if err != nil {
+			return err
+		}
+		if h.Transactional() {
+			t.open[h.ProducerID] += n
+		} else {
+			t.decided += n
+		}
+	}
+	return w.Err()
+}
+
+// shown is how many records of a batch are in the span and visible.
+func shown(h batch.Header, b []byte, span sitelog.Span, view *offsetmap.View) (n int64, err error) {
+	first, last := spillway.LocalOffset(h.BaseOffset), spillway.LocalOffset(h.LastOffset())
+	segments := view.Segments(max(first, span.From), min(last, span.To-1))
+	if len(segments) == 0 {
+		return 0, nil
+	}
+	if len(segments) == 1 && segments[0].Local == first && segments[0].LocalEnd() > last {
+		return int64(h.Count), nil // all of it, without decompressing
+	}
+	records, err := batch.Records(b, DecompressedBytesMax)
+	if err != nil {
+		return 0, err
+	}
+	for _, r := range records {
+		l := first + spillway.LocalOffset(r.OffsetDelta)
+		for _, s := range segments {
+			if l >= s.Local && l < s.LocalEnd() {
+				n++
+			}
+		}
+	}
+	return n, nil
+}
