@@ -63,7 +63,7 @@ func NewObserver(cfg *configs.Config, store coordination.Store) *Observer {
 }
 
 func (o *Observer) prefixes() []string {
-	return []string{o.keys.Shares(), o.keys.Gateways(), o.keys.Mirrors(), o.keys.Votes(), o.keys.Automation()}
+	return []string{o.keys.Shares(), o.keys.Gateways(), o.keys.Mirrors(), o.keys.Votes(), o.keys.Automation(), o.keys.DrainedAll()}
 }
 
 // Run watches until ctx ends.
@@ -146,7 +146,7 @@ func (o *Observer) settled() bool {
 		if !f.read {
 			return false
 		}
-		if prefix == o.keys.Shares() || prefix == o.keys.Automation() {
+		if prefix == o.keys.Shares() || prefix == o.keys.Automation() || prefix == o.keys.DrainedAll() {
 			continue
 		}
 		for _, s := range f.seen {
@@ -189,6 +189,12 @@ func (o *Observer) Status() status.Status {
 	in.Votes = fresh[failover.Vote](now, o.mu.folders[o.keys.Votes()])
 	for _, e := range o.mu.folders[o.keys.Automation()].entries {
 		_ = json.Unmarshal(e.Value, &in.Automation) // unreadable counts as not paused here; the loop that acts reads it strictly
+	}
+	in.Drained = map[spillway.SiteID]failover.Drained{}
+	for _, e := range o.mu.folders[o.keys.DrainedAll()].entries {
+		var d failover.Drained
+		_ = json.Unmarshal(e.Value, &d) // unreadable: drained all the same
+		in.Drained[spillway.SiteID(strings.TrimPrefix(e.Key, o.keys.DrainedAll()))] = d
 	}
 	return status.Assemble(in)
 }

@@ -185,7 +185,7 @@ func (c *change) follow(cmd *cobra.Command, o *control.Operator, plan control.Pl
 	defer cancel()
 	share, err := o.Await(ctx, plan.Group, plan.Epoch, func(p failover.Passage) {
 		if !json {
-			fmt.Fprintf(out, "%s  %-9s %s\n", p.At.UTC().Format("15:04:05.000"), p.State, p.Why)
+			fmt.Fprintln(out, passageRow(p))
 		}
 	})
 	if err != nil {
@@ -203,6 +203,10 @@ func (c *change) follow(cmd *cobra.Command, o *control.Operator, plan control.Pl
 		fmt.Fprintf(out, "%s serves %s in epoch %d\n", share.Active, plan.Group, share.Epoch)
 	}
 	return nil
+}
+
+func passageRow(p failover.Passage) string {
+	return fmt.Sprintf("%s  %-9s %s", p.At.UTC().Format("15:04:05.000"), p.State, p.Why)
 }
 
 func planRows(p control.Plan) []string {

@@ -31,6 +31,7 @@ type Inputs struct {
 	Coordinator Coordinator
 	LeaseTTL    time.Duration // older gateways, mirrors and votes are gone
 	Automation  failover.Automation
+	Drained     map[spillway.SiteID]failover.Drained
 	Shares      []failover.Share
 	Gateways    []Seen[layout.GatewayLease]
 	Mirrors     []Seen[failover.MirrorLease]
@@ -106,6 +107,9 @@ func (in Inputs) verdict(site spillway.SiteID) (failover.Verdict, string) {
 func (in Inputs) site(site spillway.Site) Site {
 	verdict, evidence := in.verdict(site.ID)
 	s := Site{Name: string(site.ID), State: string(verdict), Active: []string{}, Gateways: []string{}, Mirrors: []string{}}
+	if d, ok := in.Drained[site.ID]; ok {
+		s.Drained = d.String()
+	}
 	for _, share := range in.Shares {
 		if share.Active == site.ID {
 			s.Active = append(s.Active, share.Group)
@@ -137,6 +141,8 @@ func (in Inputs) site(site spillway.Site) Site {
 		s.Level, s.Why = Attention, "as last seen, since the coordinator store cannot be read"
 	case verdict != failover.Up:
 		s.Level, s.Why = Attention, evidence
+	case s.Drained != "":
+		s.Level, s.Why = Attention, "is "+s.Drained
 	case len(s.Gateways) == 0:
 		s.Level, s.Why = Attention, "no gateway holds a lease here"
 	case len(s.Mirrors) == 0:

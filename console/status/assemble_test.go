@@ -73,6 +73,9 @@ func TestWorstNewsFirst(t *testing.T) {
 			in.Votes[1].Value.Verdict, in.Votes[1].Value.Evidence = failover.Down, "3 probes failed"
 		}, Bad, "group shop: no standby follows it"},
 		{"stale votes", func(in *Inputs) { in.Votes[1].Age = time.Minute }, Attention, "site west: nobody has voted about it lately"},
+		{"a drained site", func(in *Inputs) {
+			in.Drained = map[spillway.SiteID]failover.Drained{"west": {Who: "ann", Why: "new switch"}}
+		}, Attention, "site west is drained by ann: new switch"},
 		{"own probe wins", func(in *Inputs) { in.Votes[1].Age = time.Minute; in.Probes = map[spillway.SiteID]error{"west": nil} }, Good, ""},
 		{"nothing comes from the source", func(in *Inputs) {
 			f := in.Mirrors[1].Value.Following["shop/0"]

@@ -75,10 +75,11 @@ type Site struct {
 	Why      string   `json:"why,omitempty"`
 	Evidence string   `json:"evidence,omitempty"` // what was found where the site is not up, in full
 	Witness  bool     `json:"witness,omitempty"`
-	State    string   `json:"state"`    // up, degraded, down or unknown
-	Active   []string `json:"active"`   // groups that it serves
-	Gateways []string `json:"gateways"` // that hold a lease
-	Mirrors  []string `json:"mirrors"`  // that hold a lease
+	State    string   `json:"state"`             // up, degraded, down or unknown
+	Drained  string   `json:"drained,omitempty"` // by whom and why; nothing moves there
+	Active   []string `json:"active"`            // groups that it serves
+	Gateways []string `json:"gateways"`          // that hold a lease
+	Mirrors  []string `json:"mirrors"`           // that hold a lease
 	Votes    []Vote   `json:"votes,omitempty"`
 }
 

@@ -49,7 +49,7 @@ func newHub(store coordination.Store, keys failover.Keys, clock coordination.Clo
 
 func (h *hub) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	for _, prefix := range []string{h.keys.Shares(), h.keys.Moves(), h.keys.Gateways(), h.keys.Mirrors(), h.keys.Votes(), h.keys.Automation(), h.keys.Layout()} {
+	for _, prefix := range []string{h.keys.Shares(), h.keys.Moves(), h.keys.Gateways(), h.keys.Mirrors(), h.keys.Votes(), h.keys.Automation(), h.keys.DrainedAll(), h.keys.Layout()} {
 		wg.Go(func() {
 			_ = h.store.Watch(ctx, prefix, func(entries []coordination.Entry, err error) { // ends with ctx
 				if err != nil {
@@ -309,6 +309,17 @@ func (h *hub) reports(id spillway.ShareID, epoch spillway.Epoch) (map[spillway.G
 		}
 	}
 	return gateways, sites
+}
+
+// drained are the sites that are marked so.
+func (h *hub) drained() map[spillway.SiteID]failover.Drained {
+	marks := map[spillway.SiteID]failover.Drained{}
+	for _, e := range h.entries(h.keys.DrainedAll()) {
+		var d failover.Drained
+		_ = json.Unmarshal(e.Value, &d) // unreadable: drained all the same
+		marks[spillway.SiteID(strings.TrimPrefix(e.Key, h.keys.DrainedAll()))] = d
+	}
+	return marks
 }
 
 func (h *hub) automation() failover.Automation {

@@ -48,17 +48,19 @@ func NewOperator(topology *spillway.Topology, store coordination.Store, observer
 
 // Switchover begins a planned move, or with dryRun only says what it would do.
 func (o *Operator) Switchover(ctx context.Context, group string, to spillway.SiteID, who, why string, dryRun bool) (Plan, error) {
-	return o.begin(ctx, group, failover.Request{Kind: failover.Switchover, Target: to, Who: who, Why: why}, dryRun)
+	return o.begin(ctx, group, failover.Request{Kind: failover.Switchover, Target: to, Who: who, Why: why}, dryRun, "")
 }
 
 // Failover begins an unplanned move, which does not ask the old site. It loses
 // acceptLoss records at most (−1: any). to is empty for the best survivor. While
 // a failover waits for a person, it raises what that one accepts.
 func (o *Operator) Failover(ctx context.Context, group string, to spillway.SiteID, acceptLoss int64, who, why string, dryRun bool) (Plan, error) {
-	return o.begin(ctx, group, failover.Request{Kind: failover.Failover, Target: to, Who: who, Why: why, LossMax: acceptLoss}, dryRun)
+	return o.begin(ctx, group, failover.Request{Kind: failover.Failover, Target: to, Who: who, Why: why, LossMax: acceptLoss}, dryRun, "")
 }
 
-func (o *Operator) begin(ctx context.Context, group string, r failover.Request, dryRun bool) (Plan, error) {
+// begin does what both have in common. returned is a site that a dry run takes as not
+// drained any more.
+func (o *Operator) begin(ctx context.Context, group string, r failover.Request, dryRun bool, returned spillway.SiteID) (Plan, error) {
 	g, ok := o.topology.Group(group)
 	if !ok {
 		return Plan{}, fmt.Errorf("there is no failover group %q; see spillway failover-group list", group)
@@ -78,6 +80,10 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		if plan.HeldMillis, err = o.held(ctx, group, r.Kind); err != nil {
 			return Plan{}, err
 		}
+		if site, ok := view.Sites[returned]; ok {
+			site.Drained = nil
+			view.Sites[returned] = site
+		}
 		next, err := failover.Begin(share, r, view, o.limits(g))
 		if errors.Is(err, failover.ErrBehind) && !dryRun && o.Waiting != nil && o.Waiting(err) {
 			if pause(ctx, o.look/2); ctx.Err() == nil {
@@ -95,7 +101,7 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		if dryRun {
 			return plan, nil
 		}
-		err = o.write(ctx, next, version, fmt.Sprintf("%s of %s from %s to %s", r.Kind, group, plan.From, plan.To), r.Who, r.Why)
+		err = o.write(ctx, next, version, fmt.Sprintf("%s of %s from %s to %s", r.Kind, group, plan.From, plan.To), r.Who, r.Why, o.notDrained(r)...)
 		if errors.Is(err, coordination.ErrConflict) {
 			continue // the share changed meanwhile; look again
 		}
@@ -261,7 +267,7 @@ func (o *Operator) share(ctx context.Context, group string) (failover.Share, uin
 // in which it must have: only what moves is alive.
 func (o *Operator) watch(ctx context.Context) (*hub, error) {
 	h := newHub(o.store, o.keys, o.clock, o.ttl, coordination.LeaseMargin)
-	prefixes := []string{h.keys.Moves(), h.keys.Mirrors(), h.keys.Votes(), h.keys.Gateways(), h.keys.Automation()}
+	prefixes := []string{h.keys.Moves(), h.keys.Mirrors(), h.keys.Votes(), h.keys.Gateways(), h.keys.Automation(), h.keys.DrainedAll()}
 	for began := o.clock.Now(); ; {
 		for _, p := range prefixes {
 			entries, err := o.store.List(ctx, p)
@@ -286,7 +292,7 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 		return failover.View{}, Plan{}, err
 	}
 	judged := h.judgements(g.Sites, o.limits(g).Observers)
-	view := failover.View{Now: time.Now().UTC(), NewMask: newMask(), Sites: siteViews(g, share.ID(), judged, h.mirrors(), nil)}
+	view := failover.View{Now: time.Now().UTC(), NewMask: newMask(), Sites: siteViews(g, share.ID(), judged, h.mirrors(), h.drained(), nil)}
 	plan := Plan{Group: g.Name, Gateways: []string{}, Silent: []string{}, Automation: automationOf(g, h.automation())}
 	for _, s := range g.Sites {
 		if v := view.Sites[s]; v.Judgement.Down {
@@ -316,9 +322,11 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 	return view, plan, nil
 }
 
-// write stores a record together with the entry of the audit log.
-func (o *Operator) write(ctx context.Context, next failover.Share, version uint64, what, who, why string) error {
-	return o.store.Txn(ctx, []coordination.Op{{Key: o.keys.Share(next.ID()), Value: next.Encode(), Version: version}, o.audit(what, who, why)})
+// write stores a record together with the entry of the audit log, if what is checked
+// beside it holds.
+func (o *Operator) write(ctx context.Context, next failover.Share, version uint64, what, who, why string, checks ...coordination.Op) error {
+	record := coordination.Op{Key: o.keys.Share(next.ID()), Value: next.Encode(), Version: version}
+	return o.store.Txn(ctx, append([]coordination.Op{record, o.audit(what, who, why)}, checks...))
 }
 
 func (o *Operator) audit(what, who, why string) coordination.Op {

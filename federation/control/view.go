@@ -29,7 +29,7 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 	}
 	judged := h.judgements(d.group.Sites, d.c.cfg.Observers)
 	gatewayReports, siteReports := h.reports(d.id, d.share.Epoch)
-	v.Sites = siteViews(d.group, d.id, judged, h.mirrors(), siteReports)
+	v.Sites = siteViews(d.group, d.id, judged, h.mirrors(), h.drained(), siteReports)
 	v.MarksFor = d.marks.look(d.share, &v, d.limits, now)
 	v.RestoringFor = d.memo.began.Shortest(now)
 	if d.share.State == failover.Stable && !judged[d.share.Active].Down {
@@ -145,7 +145,7 @@ func (d *driver) allowed(now coordination.Instant) bool {
 	return known || !d.fences(site)
 }
 
-func siteViews(g spillway.FailoverGroup, id spillway.ShareID, judged map[spillway.SiteID]failover.Judgement, mirrors map[spillway.SiteID]failover.MirrorLease, reports map[spillway.SiteID]failover.SiteReport) map[spillway.SiteID]failover.SiteView {
+func siteViews(g spillway.FailoverGroup, id spillway.ShareID, judged map[spillway.SiteID]failover.Judgement, mirrors map[spillway.SiteID]failover.MirrorLease, drained map[spillway.SiteID]failover.Drained, reports map[spillway.SiteID]failover.SiteReport) map[spillway.SiteID]failover.SiteView {
 	views := map[spillway.SiteID]failover.SiteView{}
 	for _, s := range g.Sites {
 		sv := failover.SiteView{Judgement: judged[s]}
@@ -154,6 +154,9 @@ func siteViews(g spillway.FailoverGroup, id spillway.ShareID, judged map[spillwa
 			if f, ok := m.Following[id.String()]; ok {
 				sv.Following = &f
 			}
+		}
+		if d, ok := drained[s]; ok {
+			sv.Drained = &d
 		}
 		if r, ok := reports[s]; ok {
 			sv.Report = &r

@@ -106,6 +106,8 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 		return refuse("%s serves share %s already", r.Target, share.ID())
 	case !slices.Contains(limits.Group.Sites, r.Target):
 		return refuse("%s is none of the sites of failover group %s: %v", r.Target, share.Group, limits.Group.Sites)
+	case r.Kind == Switchover && site.Drained != nil:
+		return refuse("target %s is %s; spillway site return %s ends that", r.Target, site.Drained, r.Target)
 	case site.Judgement.Down:
 		return refuse("target %s is down: %s", r.Target, site.Judgement.Why)
 	case !site.Mirror:
@@ -145,7 +147,7 @@ func compacted(view View, limits Limits) []string {
 	return slices.Compact(topics)
 }
 
-// bestSurvivor is the first preferred site that is up and has a mirror.
+// bestSurvivor is the first preferred site that is up, has a mirror, and is not drained.
 func bestSurvivor(share Share, view View, limits Limits) (spillway.SiteID, string) {
 	why := fmt.Sprintf("failover group %s has no other site", share.Group)
 	for _, site := range limits.Group.Sites {
@@ -153,6 +155,9 @@ func bestSurvivor(share Share, view View, limits Limits) (spillway.SiteID, strin
 			continue
 		}
 		err := checkTarget(share, Request{Kind: Failover, Target: site}, view, limits)
+		if drained := view.Sites[site].Drained; err == nil && drained != nil {
+			err = refuse("site %s is %s; name it to fail over there all the same", site, drained)
+		}
 		if err == nil {
 			return site, ""
 		}

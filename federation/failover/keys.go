@@ -91,6 +91,12 @@ func (k Keys) Vote(about, observer spillway.SiteID) string {
 // Automation tells whether failovers may happen without a person.
 func (k Keys) Automation() string { return k.root() + "automation" }
 
+// DrainedAll is the prefix of the marks of sites that are drained.
+func (k Keys) DrainedAll() string { return k.root() + "drained/" }
+
+// Drained marks a site that is drained; absent if it is not.
+func (k Keys) Drained(site spillway.SiteID) string { return k.DrainedAll() + string(site) }
+
 // Audits is the prefix of the audit log.
 func (k Keys) Audits() string { return k.root() + "audit/" }
 

@@ -1,6 +1,8 @@
 package failover
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"spillway"
@@ -75,6 +77,20 @@ type Automation struct {
 	Who    string    `json:"who,omitempty"`
 	Why    string    `json:"why,omitempty"`
 	At     time.Time `json:"at,omitzero"`
+}
+
+// Drained marks a site that a person takes out of service, stored under
+// spillway/<vc>/drained/<site>. It goes on as a standby, but no share moves there
+// unless a failover names it.
+type Drained struct {
+	Who string    `json:"who"`
+	Why string    `json:"why,omitempty"`
+	At  time.Time `json:"at"`
+}
+
+// String says it as in "the site is …".
+func (d Drained) String() string {
+	return strings.TrimSuffix(fmt.Sprintf("drained by %s: %s", d.Who, d.Why), ": ")
 }
 
 // AuditEntry says who changed what, and why.

@@ -469,6 +469,34 @@ func TestAutomaticFailoverHasLimits(t *testing.T) {
 	}
 }
 
+// Nothing moves to a drained site, but for a failover that names it.
+func TestDrainedSitesAreNoTargets(t *testing.T) {
+	v, l := healthy()
+	drain := func(site spillway.SiteID) {
+		s := v.Sites[site]
+		s.Drained = &Drained{Who: "ann", Why: "new switch"}
+		v.Sites[site] = s
+	}
+	drain("west")
+	if _, err := Begin(stable(), Request{Kind: Switchover, Target: "west"}, v, l); err == nil || err.Error() != "refused: target west is drained by ann: new switch; spillway site return west ends that" {
+		t.Errorf("switchover: %v", err)
+	}
+	if next, err := Begin(stable(), Request{Kind: Failover, Target: "west"}, v, l); err != nil || next.Target != "west" {
+		t.Errorf("a failover that names it: %+v, %v", next, err)
+	}
+	v.Sites["east"] = SiteView{Judgement: Judgement{Down: true, For: time.Minute, Why: "east is down to west, north"}}
+	v.SinceMove = time.Hour
+	l.Group.Failover = spillway.AutomaticFailover{Enabled: true}
+	if next, _ := Step(stable(), v, l); next.State != Fencing || next.Target != "north" {
+		t.Errorf("automatic failover: %s to %s", next.State, next.Target)
+	}
+	drain("north")
+	want := "east is down to west, north; a person must decide: refused: site north is drained by ann: new switch; name it to fail over there all the same"
+	if next, actions := Step(stable(), v, l); next.State != Stable || len(actions) != 1 || actions[0].Kind != Ask || actions[0].Why != want {
+		t.Errorf("none is left: %s, %+v", next.State, actions)
+	}
+}
+
 func TestOpenWaitsForTheFlowsBack(t *testing.T) {
 	v, l := healthy()
 	s := stable()

@@ -76,8 +76,9 @@ func (g GatewayView) past() bool { return g.Over && g.OverFor >= PastAfter }
 // SiteView is one site as the loop sees it.
 type SiteView struct {
 	Judgement Judgement
-	Mirror    bool // a mirror worker's lease is alive
-	Marks     bool // it follows the active site and gives durable marks
+	Mirror    bool     // a mirror worker's lease is alive
+	Marks     bool     // it follows the active site and gives durable marks
+	Drained   *Drained // nil: it is not
 	Following *Following
 	Report    *SiteReport // for the epoch of the share record
 }
