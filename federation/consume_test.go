@@ -459,7 +459,13 @@ func TestAMoveThatWasGivenUpLongAgoFencesNobody(t *testing.T) {
 	})
 	w.StartGateway("gateway-2")
 	<-served
-	if r := beat(raw(t, w.Addrs[1]), epoch, nil); r.ErrorCode != 0 {
-		t.Errorf("error %d", r.ErrorCode)
+	second := raw(t, w.Addrs[1])
+	var code int16
+	gatewaytest.Eventually(t, "gateway-2 knows the topics of the group", func() bool {
+		code = beat(second, epoch, nil).ErrorCode
+		return code != kerr.CoordinatorLoadInProgress.Code
+	})
+	if code != 0 {
+		t.Errorf("error %d", code)
 	}
 }
