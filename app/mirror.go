@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -36,7 +37,7 @@ func (a *App) startMirror(ctx context.Context) error {
 	m, err := mirror.New(context.WithoutCancel(ctx), mirror.Config{
 		Worker: a.cfg.Process.ID + "-" + rand.Text()[:8], Local: a.sites[own], Sources: sources,
 		Replication: int16(c.MapReplication), FetchBytesMax: c.FetchBytesMax, PartitionBytesMax: c.PartitionBytesMax,
-		FetchWait: c.FetchWaitMax, TransactionWait: c.TransactionWait, Claim: writer.Claim, Events: a.mirrorEvents(),
+		FetchWait: c.FetchWaitMax, TransactionWait: c.TransactionWait, MetadataInterval: c.MetadataInterval, SettingsExcluded: c.SettingsExcluded, Claim: writer.Claim, Events: a.mirrorEvents(),
 	})
 	if err != nil {
 		return err
@@ -71,6 +72,18 @@ func (a *App) mirrorEvents() mirror.Events {
 	e.GapLogged = func(g maptopic.Gap) {
 		gap(g)
 		a.log.Warn("gap logged", "kind", g.Kind, "topic", g.Topic, "partition", g.Partition, "from", g.From, "to", g.To, "localFrom", g.LocalFrom, "localTo", g.LocalTo, "detail", g.Detail)
+	}
+	changed := e.Metadata
+	e.Metadata = func(i mirror.MetadataInfo) {
+		changed(i)
+		switch {
+		case i.Problem != "":
+			said.tell(fmt.Sprintf("%s of %s: not as at site %s", i.Kind, cmp.Or(i.Name, "topics"), i.Source), errors.New(i.Problem))
+		case i.Kept:
+			a.log.Warn("metadata differs", "kind", i.Kind, "name", i.Name, "source", i.Source, "what", i.What)
+		default:
+			a.log.Info("metadata changed", "kind", i.Kind, "name", i.Name, "source", i.Source, "what", i.What)
+		}
 	}
 	stopped := e.PartitionState
 	e.PartitionState = func(p mirror.PartitionInfo) {

@@ -68,6 +68,10 @@ type Admin interface {
 	// CreatePartitions grows a topic to count partitions.
 	CreatePartitions(ctx context.Context, name string, count int32) error
 	TopicConfigs(ctx context.Context, topic string) (map[string]ConfigValue, error)
+	// TopicSettings reads what is set on the topics themselves and not inherited.
+	// Topics that do not exist are left out. With an error, the settings are those
+	// that could be read.
+	TopicSettings(ctx context.Context, topics []string) (map[string]map[string]string, error)
 	// SetTopicConfigs changes only the named settings; nil resets one to its default.
 	SetTopicConfigs(ctx context.Context, topic string, configs map[string]*string) error
 	// BrokerConfig reads one setting of every broker, by node id. Brokers that

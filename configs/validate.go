@@ -49,6 +49,9 @@ func (c *checker) validate(cfg *Config) {
 	if t := cfg.Telemetry.TraceSample; t > 1 || t < 0 {
 		c.at("telemetry.traceSample", "%v is not between 0 and 1", t)
 	}
+	if cfg.Mirror.MetadataInterval <= 0 {
+		c.at("mirror.metadataInterval", "must be longer than 0s")
+	}
 	if cfg.Control.ProbeInterval <= 0 {
 		c.at("control.probeInterval", "must be longer than 0s")
 	}

@@ -43,6 +43,8 @@ type Config struct {
 	GroupInterval     time.Duration // how often group offsets are carried; default 1 s, negative: never
 	VerifyInterval    time.Duration // how often the verified end is saved while data flows; default 1 s
 	TransactionWait   time.Duration // for transactions of others at the target to end by themselves, before a flow begins; default 1 min
+	MetadataInterval  time.Duration // how often topics are compared with the source; default MetadataIntervalDefault, negative: never
+	SettingsExcluded  []string      // settings of topics that are not carried, beside metadata.Excluded: exact names, or a prefix followed by "*"
 	RefusedPause      time.Duration // before a refused record is tried again; default 10 s
 
 	Events Events
@@ -50,6 +52,9 @@ type Config struct {
 	Crash func(point string)
 	Now   func() time.Time // default time.Now
 }
+
+// MetadataIntervalDefault is soon enough for what people change.
+const MetadataIntervalDefault = 30 * time.Second
 
 // DecompressedBytesMax bounds one batch that has to be decoded.
 const DecompressedBytesMax = 256 << 20
@@ -67,6 +72,7 @@ func (c Config) withDefaults() Config {
 	def(&c.VerifyInterval, time.Second)
 	def(&c.TransactionWait, time.Minute)
 	def(&c.RefusedPause, 10*time.Second)
+	def(&c.MetadataInterval, MetadataIntervalDefault)
 	if c.Replication == 0 {
 		c.Replication = -1
 	}

@@ -20,6 +20,7 @@ type Events struct {
 	FlowEnded      func(FlowInfo) // the last word of a flow
 	GroupCarried   func(GroupInfo)
 	PartitionState func(PartitionInfo) // a partition stopped or runs again
+	Metadata       func(MetadataInfo)
 }
 
 // BatchInfo is one batch that was appended and compared.
@@ -62,6 +63,27 @@ type PartitionInfo struct {
 	Share          spillway.ShareID
 	Source, Target spillway.SiteID
 	Problem        string
+}
+
+// Kinds of metadata.
+const (
+	KindTopic      = "topic" // was created
+	KindPartitions = "partitions"
+	KindSetting    = "setting" // of a topic
+)
+
+// Kinds of MetadataInfo.
+var Kinds = []string{KindTopic, KindPartitions, KindSetting}
+
+// MetadataInfo is something that the mirror changed at its site beside records, or
+// could not change.
+type MetadataInfo struct {
+	Source, Target spillway.SiteID
+	Kind           string
+	Name           string // of the topic, or of what else it is about
+	What           string // was done, in a sentence
+	Kept           bool   // What differs from the source, and was left so
+	Problem        string // why nothing was done; tried again
 }
 
 // FlowInfo is the state of one flow: a share and the site that feeds it.
@@ -147,5 +169,11 @@ func (e *Events) groupCarried(i GroupInfo) {
 func (e *Events) partitionState(i PartitionInfo) {
 	if e.PartitionState != nil {
 		e.PartitionState(i)
+	}
+}
+
+func (e *Events) metadata(i MetadataInfo) {
+	if e.Metadata != nil {
+		e.Metadata(i)
 	}
 }

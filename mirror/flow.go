@@ -7,9 +7,11 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway"
+	"spillway/mirror/metadata"
 	"spillway/mirror/offsetmap"
 )
 
@@ -34,17 +36,24 @@ type flow struct {
 
 	// Owned by run.
 	parts   map[spillway.TopicPartition]*partition // all of the flow
-	limits  map[string]int
 	lanes   map[int32]*lane
 	claimed chan *partition
 	toOpen  []*partition // with a lease
 	toRoute []*partition // opened
 	later   []*partition // wait for their retryAt; those with a lease go to toOpen
 
+	// metadata is held by who looks at topics, which owns what follows.
+	metadata  sync.Mutex
+	kept      map[string]metadata.Kept // what was told of, by topic and setting
+	limitSeen map[string]string        // max.message.bytes as it was set
+
 	mu struct {
 		sync.Mutex
-		back  []back
-		state map[spillway.TopicPartition]partState
+		led    map[string]Lease // of the first partitions, by topic
+		due    []string         // topics to be looked at
+		limits map[string]*atomic.Int64
+		back   []back
+		state  map[spillway.TopicPartition]partState
 		// problem is why partitions cannot be looked for.
 		problem    string
 		found      bool // they were looked for, once
@@ -53,7 +62,8 @@ type flow struct {
 		verifiedAt int64           // map position of the last verified end that was saved
 		wakes      []chan struct{} // of the lanes
 	}
-	wake chan struct{}
+	wake        chan struct{}
+	metadataDue chan struct{}
 }
 
 // returned says why a lane gave a partition back.
@@ -91,9 +101,11 @@ func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartit
 		m: m, share: a, epoch: a.Epoch, source: s,
 		stopping: make(chan struct{}), done: make(chan struct{}), ending: newFlowEnd(),
 		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
-		limits: make(map[string]int), claimed: make(chan *partition), wake: make(chan struct{}, 1),
+		claimed: make(chan *partition), wake: make(chan struct{}, 1), metadataDue: make(chan struct{}, 1),
+		kept: make(map[string]metadata.Kept), limitSeen: make(map[string]string),
 	}
 	f.mu.state, f.mu.verifiedAt = make(map[spillway.TopicPartition]partState), -1
+	f.mu.led, f.mu.limits = make(map[string]Lease), make(map[string]*atomic.Int64)
 	if bounds != nil {
 		f.ending.bound.Store(&bound{a.Epoch, bounds})
 	}
@@ -145,6 +157,7 @@ func (f *flow) run(parent context.Context) {
 	defer retry.Stop()
 	f.goroutines.Go(func() { f.reportAll(ctx) })
 	f.goroutines.Go(func() { f.watchTransactions(ctx) })
+	f.goroutines.Go(func() { f.keepMetadata(ctx) })
 	f.discover(ctx)
 	for ctx.Err() == nil {
 		f.hurry(ctx)
@@ -178,6 +191,9 @@ func (f *flow) claim(ctx context.Context, p *partition) {
 
 func (f *flow) leased(p *partition) {
 	f.setState(p, false, "reads the end of the target's log back")
+	if p.Partition == 0 {
+		f.leads(p.Topic, p.lease)
+	}
 	f.toOpen = append(f.toOpen, p)
 }
 
@@ -264,12 +280,24 @@ func (f *flow) discover(ctx context.Context) {
 		f.fail(err)
 		return
 	}
-	maps.Copy(f.limits, limits)
 	for _, tp := range missing {
-		p := &partition{TopicPartition: tp, terms: f.share.Terms, cutVirtual: noBound, batchBytesMax: f.limits[tp.Topic], highWatermark: -1, position: position{virtual: -1, bound: noBound}}
+		p := &partition{TopicPartition: tp, terms: f.share.Terms, cutVirtual: noBound, topicLimit: f.topicLimit(tp.Topic, limits), highWatermark: -1, position: position{virtual: -1, bound: noBound}}
 		f.parts[tp] = p
 		f.claim(ctx, p)
 	}
+}
+
+// topicLimit is the largest batch of a topic, for its partitions together.
+func (f *flow) topicLimit(topic string, found map[string]int) *atomic.Int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	limit := f.mu.limits[topic]
+	if limit == nil {
+		limit = new(atomic.Int64)
+		f.mu.limits[topic] = limit
+	}
+	limit.Store(int64(found[topic]))
+	return limit
 }
 
 // takeBack is called by lanes.

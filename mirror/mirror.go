@@ -326,10 +326,16 @@ func (s *share) start(m *Mirror, run func(context.Context)) {
 	})
 }
 
-// serve looks for partitions that were created since, and starts their first
-// epoch.
+// serve gives back what the mirror borrowed while it wrote here, looks for
+// partitions that were created since, and starts their first epoch.
 func (m *Mirror) serve(ctx context.Context, a Assignment) {
-	for sitelog.Pause(ctx, m.config.TopicInterval) == nil {
+	for first := true; first || sitelog.Pause(ctx, m.config.TopicInterval) == nil; first = false {
+		if err := m.returnSettings(ctx, a); err != nil && ctx.Err() == nil {
+			m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Problem: err.Error()})
+		}
+		if first {
+			continue // Assign does the rest, the first time
+		}
 		if err := m.startEpochs(ctx, a); err != nil && ctx.Err() == nil {
 			m.events.flowState(FlowInfo{Share: a.Share, Target: m.site, Epoch: a.Epoch, Problem: err.Error()})
 		}

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -17,9 +18,13 @@ type partition struct {
 	position
 	// sourceEpoch is the leader epoch of the last fetched batch, −1 unknown:
 	// with it the source tells when it has lost records (KIP-595).
-	sourceEpoch   int32
-	epochAt       spillway.LocalOffset // the source offset behind that batch
-	batchBytesMax int                  // of the target topic
+	sourceEpoch int32
+	epochAt     spillway.LocalOffset // the source offset behind that batch
+	// batchBytesMax is what the target topic takes, or less where a batch was too
+	// large; topicLimit is the former, and limitSeen its last value.
+	batchBytesMax int
+	topicLimit    *atomic.Int64
+	limitSeen     int64
 
 	// compared says that the last records here were found to be the source's, or
 	// that there are none.
@@ -74,6 +79,11 @@ func (p *partition) undecided() int64 {
 }
 
 func (p *partition) writer() writer {
+	if p.topicLimit != nil {
+		if now := p.topicLimit.Load(); now != p.limitSeen {
+			p.limitSeen, p.batchBytesMax = now, int(now)
+		}
+	}
 	return writer{producerID: p.session.ProducerID, producerEpoch: p.session.ProducerEpoch, batchBytesMax: p.batchBytesMax}
 }
 

@@ -37,6 +37,7 @@ type RunReport struct {
 	Batches    int64          `json:"batches"`
 	Rebuilt    int64          `json:"rebuilt"` // batches that could not be passed through
 	Groups     int64          `json:"groups"`  // carried
+	Changes    int64          `json:"changes"` // of metadata
 	Gaps       []maptopic.Gap `json:"gaps"`    // all that the target's gap log holds
 	// Circular are the topics that were left out, since their records come from the target.
 	Circular []string `json:"circular,omitempty"`
@@ -54,7 +55,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 	if err := errors.Join(faults...); err != nil {
 		return RunReport{}, err
 	}
-	var records, batches, rebuilt atomic.Int64
+	var records, batches, rebuilt, changes atomic.Int64
 	var groups sync.Map // by name: a group is carried again and again
 	config := c.Mirror
 	config.Worker, config.Local, config.IdentitySources = "run-"+rand.Text(), c.To, true
@@ -71,6 +72,12 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 	config.Events.GroupCarried = func(i GroupInfo) {
 		groups.Store(i.Group, true)
 		c.Events.groupCarried(i)
+	}
+	config.Events.Metadata = func(i MetadataInfo) {
+		if i.Problem == "" && !i.Kept {
+			changes.Add(1)
+		}
+		c.Events.metadata(i)
 	}
 	m, err := New(ctx, config)
 	if err != nil {
@@ -91,7 +98,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 		return RunReport{}, err
 	}
 	report := func() RunReport {
-		r := RunReport{Partitions: len(m.Ends(a.Share)), Records: records.Load(), Batches: batches.Load(), Rebuilt: rebuilt.Load(), Gaps: m.Map().Gaps()}
+		r := RunReport{Partitions: len(m.Ends(a.Share)), Records: records.Load(), Batches: batches.Load(), Rebuilt: rebuilt.Load(), Changes: changes.Load(), Gaps: m.Map().Gaps()}
 		r.Circular = m.circular(a.Share)
 		groups.Range(func(any, any) bool { r.Groups++; return true })
 		return r
@@ -103,6 +110,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 	if err := m.waitCaughtUp(ctx, a); err != nil {
 		return report(), err
 	}
+	m.keepMetadata(ctx, a.Share)
 	if c.Groups != nil {
 		if err := m.CopyGroups(ctx, a.Share, c.From.Site()); err != nil {
 			return report(), err

@@ -47,7 +47,7 @@ func testMirrorWith(t *testing.T, c Config, sources ...broker.Cluster) *Mirror {
 		c.Sources[s.Site()] = s
 	}
 	c.FetchWait, c.TopicInterval, c.GroupInterval = 50*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
-	c.VerifyInterval = 200 * time.Millisecond
+	c.VerifyInterval, c.MetadataInterval = 200*time.Millisecond, 100*time.Millisecond
 	m, err := New(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

@@ -22,6 +22,14 @@ type source struct {
 	identity *offsetmap.View // set if the site has no map and is taken as it is
 }
 
+// id is the site's name, empty where there is no source.
+func (s *source) id() spillway.SiteID {
+	if s == nil {
+		return ""
+	}
+	return s.site
+}
+
 // view is the source's map of a partition.
 func (s *source) view(tp spillway.TopicPartition) *offsetmap.View {
 	s.mu.Lock()

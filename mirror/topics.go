@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,23 +52,6 @@ func (a Assignment) partitionsAt(ctx context.Context, c broker.Cluster) ([]spill
 	return tps, nil
 }
 
-// configsCopied are the settings of a topic that decide what its log keeps.
-// Replication, min.insync.replicas and placement are each site's own.
-var configsCopied = []string{
-	"cleanup.policy", "retention.ms", "retention.bytes", "delete.retention.ms", "max.message.bytes",
-	"min.compaction.lag.ms", "max.compaction.lag.ms", "segment.bytes", "segment.ms", "min.cleanable.dirty.ratio",
-}
-
-// configsOwn are what a topic needs so that its records can be equal to their
-// source (C36): no recompression, the producer's times, and any time allowed.
-var configsOwn = map[string]string{
-	"compression.type":                "producer",
-	"message.timestamp.type":          "CreateTime",
-	"message.timestamp.before.max.ms": strconv.FormatInt(math.MaxInt64, 10),
-	"message.timestamp.after.max.ms":  strconv.FormatInt(math.MaxInt64, 10),
-	"unclean.leader.election.enable":  "false",
-}
-
 // ensureTopics creates the topics that the source has and this site has not,
 // and grows those that are smaller. It returns the largest batch each takes.
 func (m *Mirror) ensureTopics(ctx context.Context, from *source, tps []spillway.TopicPartition) (map[string]int, error) {
@@ -85,18 +67,30 @@ func (m *Mirror) ensureTopics(ctx context.Context, from *source, tps []spillway.
 		return nil, fmt.Errorf("list topics of site %s: %w", m.site, err)
 	}
 	limits := make(map[string]int, len(counts))
-	for name, count := range counts {
+	var existing []string
+	for _, name := range slices.Sorted(maps.Keys(counts)) {
+		count := counts[name]
 		t, ok := md.Topics[name]
 		switch {
 		case !ok || t.ErrorCode != 0 || len(t.Partitions) == 0:
 			if err := m.createTopic(ctx, from, name, count); err != nil {
 				return nil, err
 			}
+			continue
 		case len(t.Partitions) < int(count):
 			if err := m.local.Admin().CreatePartitions(ctx, name, count); err != nil {
 				return nil, fmt.Errorf("grow topic %s/%s to %d partitions: %w", m.site, name, count, err)
 			}
+			m.events.metadata(MetadataInfo{Source: from.id(), Target: m.site, Kind: KindPartitions, Name: name, What: fmt.Sprintf("grown from %d to %d partitions", len(t.Partitions), count)})
 		}
+		existing = append(existing, name)
+	}
+	if from != nil { // nil: its site is lost, and this one is about to serve
+		if err := m.borrowSettings(ctx, from, existing); err != nil {
+			return nil, err
+		}
+	}
+	for name := range counts {
 		if limits[name], err = m.batchBytesMax(ctx, name); err != nil {
 			return nil, err
 		}
@@ -104,34 +98,45 @@ func (m *Mirror) ensureTopics(ctx context.Context, from *source, tps []spillway.
 	return limits, nil
 }
 
+// createTopic creates a topic with the settings that it has at the source. That
+// they are the mirror's own is in the map before.
 func (m *Mirror) createTopic(ctx context.Context, from *source, name string, count int32) error {
-	configs := make(map[string]string)
-	if from != nil { // nil: its site is lost
-		theirs, err := from.cluster.Admin().TopicConfigs(ctx, name)
-		if err != nil {
-			return fmt.Errorf("create topic %s/%s: read its settings at %s: %w", m.site, name, from.site, err)
+	plans, err := m.planSettings(ctx, from, []string{name}, map[string]map[string]string{name: {}})
+	if err != nil {
+		return fmt.Errorf("create topic %s/%s: %w", m.site, name, err)
+	}
+	if len(plans) == 0 { // it was deleted at the source meanwhile
+		return fmt.Errorf("create topic %s/%s: %w at site %s", m.site, name, broker.ErrUnknownTopic, from.site)
+	}
+	p := plans[0]
+	if err := m.saveTopics(ctx, plans, topicPlan.intent); err != nil {
+		return err
+	}
+	all, carried := make(map[string]string), make(map[string]string)
+	for _, c := range p.settings.Changes {
+		all[c.Key], carried[c.Key] = *c.New, *c.New
+	}
+	for _, c := range p.borrows {
+		all[c.Key] = *c.New
+	}
+	// A broker that does not know a setting still can hold the topic; what it
+	// then refuses is in the gap log.
+	for _, configs := range []map[string]string{all, carried, nil} {
+		again := m.local.Admin().CreateTopic(ctx, name, count, m.config.Replication, configs)
+		if again == nil {
+			m.events.metadata(MetadataInfo{Source: from.id(), Target: m.site, Kind: KindTopic, Name: name, What: fmt.Sprintf("created with %d partitions", count)})
 		}
-		for _, key := range configsCopied {
-			if v, ok := theirs[key]; ok && !v.Default {
-				configs[key] = v.Value
-			}
+		if again == nil || errors.Is(again, broker.ErrTopicExists) {
+			return nil
+		}
+		if err == nil {
+			err = again
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
-	essential := maps.Clone(configs)
-	maps.Copy(configs, configsOwn)
-	admin := m.local.Admin()
-	err := admin.CreateTopic(ctx, name, count, m.config.Replication, configs)
-	if err != nil && !errors.Is(err, broker.ErrTopicExists) && ctx.Err() == nil {
-		// A broker that does not know one of our own settings still can hold
-		// the topic; what it then refuses is in the gap log.
-		if again := admin.CreateTopic(ctx, name, count, m.config.Replication, essential); again == nil || errors.Is(again, broker.ErrTopicExists) {
-			err = nil
-		}
-	}
-	if err != nil && !errors.Is(err, broker.ErrTopicExists) {
-		return fmt.Errorf("create topic %s/%s with %d partitions: %w", m.site, name, count, err)
-	}
-	return nil
+	return fmt.Errorf("create topic %s/%s with %d partitions: %w", m.site, name, count, err)
 }
 
 // batchBytesDefault is Kafka's max.message.bytes.

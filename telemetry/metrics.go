@@ -76,6 +76,7 @@ var (
 	mirrorSessions   = counter("spillway_mirror_append_sessions_total", "sessions", "Append sessions that were opened. Many: the mirror changes hands or restarts.", "target")
 	mirrorMarks      = counter("spillway_mirror_marks_total", "marks", "Durable marks that were published.", "site")
 	mirrorGroups     = counter("spillway_mirror_group_offsets_total", "offsets", "Positions of consumer groups that were carried over.", "failover_group")
+	mirrorMetadata   = counter("spillway_mirror_metadata_total", "items", "What the mirror carried beside records, by kind and outcome: changed here, kept although it differs from the source because somebody else had set it, or failed and is tried again. The log says what.", "target", "kind", "outcome")
 	mirrorStops      = counter("spillway_mirror_partition_stops_total", "stops", "Times that a partition of a flow stopped. The log says why.", "failover_group", "source", "target")
 )
 

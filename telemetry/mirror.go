@@ -46,6 +46,16 @@ func (t *Telemetry) MirrorEvents() mirror.Events {
 		FlowState:    t.flowState,
 		FlowEnded:    t.flowEnded,
 		GroupCarried: func(g mirror.GroupInfo) { t.counter(mirrorGroups, g.Share.Group).Add(float64(g.Partitions)) },
+		Metadata: func(i mirror.MetadataInfo) {
+			outcome := "changed"
+			switch {
+			case i.Problem != "":
+				outcome = "failed"
+			case i.Kept:
+				outcome = "kept"
+			}
+			t.counter(mirrorMetadata, string(i.Target), i.Kind, outcome).Inc()
+		},
 		PartitionState: func(p mirror.PartitionInfo) {
 			if p.Problem != "" {
 				t.counter(mirrorStops, p.Share.Group, string(p.Source), string(p.Target)).Inc()

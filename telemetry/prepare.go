@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"spillway/federation/failover"
+	"spillway/mirror"
 	"spillway/mirror/maptopic"
 )
 
@@ -41,5 +42,10 @@ func (t *Telemetry) Prepare(groups []string, of string) {
 	t.counter(mirrorSessions, of)
 	for _, kind := range gapKinds {
 		t.counter(mirrorGaps, of, kind)
+	}
+	for _, kind := range mirror.Kinds {
+		for _, outcome := range []string{"changed", "kept", "failed"} {
+			t.counter(mirrorMetadata, of, kind, outcome)
+		}
 	}
 }

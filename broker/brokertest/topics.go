@@ -63,6 +63,13 @@ func settings(t *testing.T, f *fixture) {
 		now := read()
 		return now["max.message.bytes"] == (broker.ConfigValue{Value: value}) && now["retention.ms"].Default
 	})
+	other := f.topic(1, nil)
+	absent := f.name("absent")
+	set, err := f.admin.TopicSettings(f.ctx, []string{tp.Topic, other.Topic, absent})
+	f.must(err)
+	if _, ok := set[absent]; ok || len(set) != 2 || len(set[other.Topic]) != 0 || len(set[tp.Topic]) != 1 || set[tp.Topic]["max.message.bytes"] != value {
+		t.Errorf("what is set on topics: %v", set)
+	}
 	if f.can.ProducerExpiry {
 		brokers, err := f.admin.BrokerConfig(f.ctx, "producer.id.expiration.ms")
 		f.must(err)

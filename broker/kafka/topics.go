@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
 	"spillway/broker"
@@ -127,6 +129,56 @@ func (a *admin) TopicConfigs(ctx context.Context, topic string) (map[string]brok
 		configs[e.Name] = broker.ConfigValue{Value: e.Value, Default: e.Source != sarama.SourceTopic}
 	}
 	return configs, nil
+}
+
+// topicsAtOnce bounds the topics of one request for settings: each brings some
+// forty settings of a hundred bytes.
+const topicsAtOnce = 200
+
+// TopicSettings implements broker.Admin.
+func (a *admin) TopicSettings(ctx context.Context, topics []string) (map[string]map[string]string, error) {
+	settings := make(map[string]map[string]string, len(topics))
+	var faults []error
+	for some := range slices.Chunk(topics, topicsAtOnce) {
+		if err := a.topicSettings(ctx, some, settings); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	return settings, errors.Join(faults...)
+}
+
+func (a *admin) topicSettings(ctx context.Context, topics []string, into map[string]map[string]string) error {
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	for _, name := range topics {
+		r := kmsg.NewDescribeConfigsRequestResource()
+		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, name
+		req.Resources = append(req.Resources, r)
+	}
+	var answer kmsg.Response
+	err := a.cluster.retry(ctx, func() (err error) {
+		answer, err = a.cluster.any(ctx, req, req.MaxVersion())
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("site %s: read settings of topics: %w", a.cluster.config.Site, err)
+	}
+	var faults []error
+	for _, r := range answer.(*kmsg.DescribeConfigsResponse).Resources {
+		switch err := kerr.ErrorForCode(r.ErrorCode); {
+		case errors.Is(err, kerr.UnknownTopicOrPartition):
+		case err != nil:
+			faults = append(faults, fmt.Errorf("site %s: read settings of topic %s: %w", a.cluster.config.Site, r.ResourceName, sentinel(err)))
+		default:
+			set := make(map[string]string)
+			for _, e := range r.Configs {
+				if e.Source == kmsg.ConfigSourceDynamicTopicConfig && e.Value != nil {
+					set[e.Name] = *e.Value
+				}
+			}
+			into[r.ResourceName] = set
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // BrokerConfig implements broker.Admin.

@@ -56,6 +56,8 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	topics.add(run)
 	run.Flags().StringVar(&groups, "groups", "", "regular expression for whole names of consumer groups whose offsets are carried; empty: none")
 	run.Flags().StringVar(&start, "start", "earliest", "where partitions begin that were never mirrored: earliest, latest, or a time like 2026-11-01T08:00:00Z")
+	run.Flags().StringSliceVar(&c.Mirror.SettingsExcluded, "exclude-settings", nil, "settings of topics that are not carried, beside those that are each cluster's own: exact names, or a prefix followed by *")
+	run.Flags().DurationVar(&c.Mirror.MetadataInterval, "metadata-interval", mirror.MetadataIntervalDefault, "how often topics are compared with the source; negative: never")
 	run.Flags().BoolVar(&c.UntilCaughtUp, "until-caught-up", false, "end when the target has what the source had at the start")
 	cmd.AddCommand(e.flags(run))
 	return cmd
@@ -72,7 +74,7 @@ func wholeNames(flag, expression string) (*regexp.Regexp, error) {
 func runRows(r mirror.RunReport) []string {
 	rows := []string{
 		row("partitions", r.Partitions), row("records", r.Records), row("batches", r.Batches), row("rebuilt", r.Rebuilt),
-		row("groups carried", r.Groups), row("gaps", len(r.Gaps)),
+		row("groups carried", r.Groups), row("metadata changed", r.Changes), row("gaps", len(r.Gaps)),
 	}
 	if len(r.Circular) > 0 {
 		rows = append(rows, row("left out, they come from the target", strings.Join(r.Circular, ", ")))

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,14 +26,15 @@ type progress struct {
 	last    time.Time
 	seen    map[string]bool // problems of the last look
 	said    map[string]bool
+	failed  map[string]bool // metadata
 }
 
 func newProgress(out io.Writer) *progress {
-	return &progress{out: out, last: time.Now(), seen: map[string]bool{}, said: map[string]bool{}}
+	return &progress{out: out, last: time.Now(), seen: map[string]bool{}, said: map[string]bool{}, failed: map[string]bool{}}
 }
 
 func (p *progress) events() mirror.Events {
-	return mirror.Events{BatchMirrored: p.mirrored, FlowState: p.flow, GapLogged: p.gap}
+	return mirror.Events{BatchMirrored: p.mirrored, FlowState: p.flow, GapLogged: p.gap, Metadata: p.metadata}
 }
 
 func (p *progress) mirrored(i mirror.BatchInfo) {
@@ -44,6 +47,20 @@ func (p *progress) gap(g maptopic.Gap) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.say("gap: %s %s-%d [%d,%d) %s", g.Kind, g.Topic, g.Partition, g.From, g.To, g.Detail)
+}
+
+// metadata says what was changed, and each problem once: it is tried again and again.
+func (p *progress) metadata(i mirror.MetadataInfo) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	line := strings.TrimSpace(fmt.Sprintf("%s %s: %s", i.Kind, i.Name, cmp.Or(i.Problem, i.What)))
+	if i.Problem != "" && p.failed[line] {
+		return
+	}
+	if i.Problem != "" {
+		p.failed[line] = true
+	}
+	p.say("%s", line)
 }
 
 func (p *progress) say(format string, args ...any) {

@@ -1,6 +1,7 @@
 package maptopic
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"spillway"
+	"spillway/mirror/metadata"
 	"spillway/mirror/offsetmap"
 )
 
@@ -30,6 +32,7 @@ const (
 	kindFloor    = "f" // f/<group>/<index>: the highest epoch that this site saw (C30)
 	kindLease    = "l" // l/<name>: a Lease
 	kindOrigin   = "o" // o/<topic>: an Origin
+	kindTopic    = "t" // t/<topic>: a Topic
 )
 
 // Gap is one entry of the gap log (promise F): a range that is not, or not as
@@ -97,6 +100,18 @@ func (o Origin) From(site spillway.SiteID) bool {
 	return o.Site == site || slices.Contains(o.Before, site)
 }
 
+// Topic is what the site's mirror did to a topic beside its records: what it may
+// change again and take back.
+type Topic struct {
+	Settings map[string]metadata.Owned `json:"settings,omitempty"`
+	// Borrowed are settings that are the mirror's while it writes, with what the
+	// source has in their place; null: nothing.
+	Borrowed map[string]*string `json:"borrowed,omitempty"`
+}
+
+// Equal compares what both say.
+func (t Topic) Equal(o Topic) bool { return bytes.Equal(encode(t), encode(o)) }
+
 func partitionKey(kind string, tp spillway.TopicPartition, rest string) string {
 	return kind + "/" + tp.Topic + "/" + strconv.Itoa(int(tp.Partition)) + "/" + rest
 }
@@ -146,6 +161,10 @@ func LeaseEntry(name string, l Lease) Entry { return Entry{kindLease + "/" + nam
 // OriginEntry says where a topic's records come from.
 func OriginEntry(topic string, o Origin) Entry { return Entry{kindOrigin + "/" + topic, encode(o)} }
 
+// TopicEntry says what the mirror did to a topic. It is written by who has the
+// lease of the topic's first partition, and whole: the last word counts.
+func TopicEntry(name string, t Topic) Entry { return Entry{kindTopic + "/" + name, encode(t)} }
+
 func encode(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -164,6 +183,7 @@ type decoded struct {
 	floor  *Floor
 	lease  *Lease
 	origin *Origin
+	topic  *Topic
 	name   string // of a gap, floor, lease or topic
 }
 
@@ -183,6 +203,9 @@ func decode(key, value []byte) (decoded, error) {
 	case kindOrigin:
 		d.origin = new(Origin)
 		return d, json.Unmarshal(value, d.origin)
+	case kindTopic:
+		d.topic = new(Topic)
+		return d, json.Unmarshal(value, d.topic)
 	}
 	topic, rest, ok1 := strings.Cut(rest, "/")
 	partition, _, ok2 := strings.Cut(rest, "/")

@@ -50,6 +50,7 @@ type Reader struct {
 		origins map[string]Origin // by topic
 		floors  map[string]spillway.Epoch
 		leases  map[string]Lease
+		topics  map[string]Topic
 		next    int64         // the first offset of the topic that was not applied
 		moved   chan struct{} // closed when next changes
 		skipped int           // records that could not be understood
@@ -145,6 +146,20 @@ func (r *Reader) Lease(name string) Lease {
 	return r.mu.leases[name]
 }
 
+// Topic is what the site's mirror did to a topic; what it says is not to be changed.
+func (r *Reader) Topic(name string) Topic {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mu.topics[name]
+}
+
+// Topics lists the topics of which Topic tells something, sorted.
+func (r *Reader) Topics() []string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.Sorted(maps.Keys(r.mu.topics))
+}
+
 // Skipped is the number of records that could not be understood.
 func (r *Reader) Skipped() int {
 	r.mu.RLock()
@@ -197,6 +212,7 @@ func (r *Reader) forget() {
 	r.mu.origins = make(map[string]Origin)
 	r.mu.floors = make(map[string]spillway.Epoch)
 	r.mu.leases = make(map[string]Lease)
+	r.mu.topics = make(map[string]Topic)
 	r.mu.next = 0
 }
 
@@ -323,6 +339,8 @@ func (r *Reader) applyRecord(key, value []byte) {
 		r.applyLease(d.name, *d.lease)
 	case d.origin != nil:
 		r.mu.origins[d.name] = *d.origin
+	case d.topic != nil:
+		r.mu.topics[d.name] = *d.topic
 	default:
 		m = r.mu.maps[d.tp]
 		if m == nil {

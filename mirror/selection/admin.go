@@ -43,6 +43,23 @@ func (a *admin) TopicConfigs(ctx context.Context, topic string) (map[string]brok
 	return a.admin.TopicConfigs(ctx, name)
 }
 
+func (a *admin) TopicSettings(ctx context.Context, topics []string) (map[string]map[string]string, error) {
+	shown := make(map[string]string, len(topics)) // by the name at the source
+	there := make([]string, 0, len(topics))
+	for _, topic := range topics {
+		if name, err := a.names.there(topic); err == nil { // others do not exist, and are left out
+			shown[name] = topic
+			there = append(there, name)
+		}
+	}
+	got, err := a.admin.TopicSettings(ctx, there)
+	settings := make(map[string]map[string]string, len(got))
+	for name, s := range got {
+		settings[shown[name]] = s
+	}
+	return settings, err
+}
+
 func (a *admin) BrokerConfig(ctx context.Context, name string) (map[int32]string, error) {
 	return a.admin.BrokerConfig(ctx, name)
 }

@@ -1,0 +1,412 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/mirror/maptopic"
+	"spillway/mirror/metadata"
+)
+
+// Settings of topics are kept in step by who has the lease of the topic's first
+// partition. What the mirror writes is in the map before it is written, so that
+// it knows for ever what is its own (docs/decisions/0014).
+
+// topicPlan is what to do about the settings of one topic here.
+type topicPlan struct {
+	name     string
+	settings metadata.SettingsPlan
+	borrows  []metadata.Change
+	borrowed map[string]*string
+	known    maptopic.Topic // as the map has it
+}
+
+// intent is what the map is told before the changes, and done after them.
+func (p topicPlan) intent() maptopic.Topic {
+	t := p.known
+	t.Settings, t.Borrowed = p.settings.Intent, p.borrowed
+	return t
+}
+
+func (p topicPlan) done() maptopic.Topic {
+	t := p.known
+	t.Settings, t.Borrowed = p.settings.Done, p.borrowed
+	return t
+}
+
+func (p topicPlan) changes() []metadata.Change { return slices.Concat(p.settings.Changes, p.borrows) }
+
+// planSettings compares topics with the source. Those that the source does not
+// have are left out. Without a source there is only what the mirror needs itself.
+func (m *Mirror) planSettings(ctx context.Context, from *source, topics []string, here map[string]map[string]string) ([]topicPlan, error) {
+	cluster, theirs := "", make(map[string]map[string]string)
+	if from != nil {
+		md, err := from.cluster.Metadata(ctx, topics...)
+		if err != nil {
+			return nil, fmt.Errorf("look for topics at site %s: %w", from.site, err)
+		}
+		cluster = md.ClusterID
+		if theirs, err = from.cluster.Admin().TopicSettings(ctx, topics); err != nil {
+			return nil, err
+		}
+	}
+	var plans []topicPlan
+	for _, name := range topics {
+		settings, ok := theirs[name]
+		mine, exists := here[name]
+		if !ok && from != nil || !exists {
+			continue
+		}
+		p := topicPlan{name: name, known: m.reader.Topic(name)}
+		var agreed map[string]string
+		lent := maps.Clone(settings)
+		if from != nil && !m.config.IdentitySources {
+			// It followed before it served, and what its mirror did is in its map.
+			before := from.reader.Topic(name)
+			agreed = make(map[string]string, len(before.Settings))
+			for key, o := range before.Settings {
+				if o.From != "" {
+					agreed[key] = o.Value
+				}
+			}
+			for key, value := range before.Borrowed { // not given back yet
+				delete(lent, key)
+				if value != nil {
+					lent[key] = *value
+				}
+			}
+		}
+		p.settings = metadata.PlanSettings(cluster, metadata.Carried(cluster, settings, m.config.SettingsExcluded), mine, p.known.Settings, agreed)
+		p.borrows, p.borrowed = metadata.PlanBorrowed(lent, mine, p.known.Borrowed)
+		plans = append(plans, p)
+	}
+	return plans, nil
+}
+
+// saveTopics tells the map what is the mirror's own, where that is news.
+func (m *Mirror) saveTopics(ctx context.Context, plans []topicPlan, say func(topicPlan) maptopic.Topic) error {
+	var entries []maptopic.Entry
+	for _, p := range plans {
+		if now := say(p); !now.Equal(m.reader.Topic(p.name)) {
+			entries = append(entries, maptopic.TopicEntry(p.name, now))
+		}
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	at, err := m.writer.Save(ctx, entries...)
+	if err != nil {
+		return err
+	}
+	return m.reader.WaitFor(ctx, at)
+}
+
+// borrowSettings sees to what existing topics need before records are written.
+func (m *Mirror) borrowSettings(ctx context.Context, from *source, topics []string) error {
+	if len(topics) == 0 {
+		return nil
+	}
+	here, err := m.local.Admin().TopicSettings(ctx, topics)
+	if err != nil {
+		return err
+	}
+	plans, err := m.planSettings(ctx, from, topics, here)
+	if err != nil {
+		return err
+	}
+	for i, p := range plans { // all else is for who has the lease
+		plans[i].settings = metadata.SettingsPlan{Intent: p.known.Settings, Done: p.known.Settings}
+	}
+	m.changeSettings(ctx, from, plans)
+	return nil
+}
+
+// changeSettings carries plans out. What is refused is told and stays to be done.
+func (m *Mirror) changeSettings(ctx context.Context, from *source, plans []topicPlan) {
+	problem := func(topic string, err error) {
+		m.events.metadata(MetadataInfo{Source: from.site, Target: m.site, Kind: KindSetting, Name: topic, Problem: err.Error()})
+	}
+	if err := m.saveTopics(ctx, plans, topicPlan.intent); err != nil {
+		problem("", err)
+		return
+	}
+	m.config.Crash("afterSettingsIntended")
+	for i, p := range plans {
+		changes := p.changes()
+		refused := m.setTopic(ctx, p.name, changes)
+		for _, c := range changes {
+			if err := refused[c.Key]; err != nil {
+				// It may have been done all the same.
+				if o, ours := p.settings.Intent[c.Key]; ours {
+					plans[i].settings.Done[c.Key] = o
+				}
+				problem(p.name, err)
+				continue
+			}
+			m.events.metadata(MetadataInfo{Source: from.site, Target: m.site, Kind: KindSetting, Name: p.name, What: describeChange(c)})
+		}
+	}
+	m.config.Crash("afterSettingsChanged")
+	if err := m.saveTopics(ctx, plans, topicPlan.done); err != nil {
+		problem("", err)
+	}
+}
+
+// setTopic makes changes, one by one where they are refused together, and returns
+// what could not be done.
+func (m *Mirror) setTopic(ctx context.Context, topic string, changes []metadata.Change) map[string]error {
+	if len(changes) == 0 {
+		return nil
+	}
+	set := func(changes ...metadata.Change) error {
+		configs := make(map[string]*string, len(changes))
+		for _, c := range changes {
+			configs[c.Key] = c.New
+		}
+		return m.local.Admin().SetTopicConfigs(ctx, topic, configs)
+	}
+	err := set(changes...)
+	if err == nil {
+		return nil
+	}
+	refused := make(map[string]error)
+	var answered *kerr.Error
+	for _, c := range changes {
+		one := err
+		if len(changes) > 1 && errors.As(err, &answered) {
+			one = set(c)
+		}
+		if one != nil {
+			refused[c.Key] = fmt.Errorf("%s: %w", describeChange(c), one)
+		}
+	}
+	return refused
+}
+
+func describeChange(c metadata.Change) string {
+	switch {
+	case c.New == nil:
+		return fmt.Sprintf("%s is removed, was %s (%s)", c.Key, *c.Old, c.Why)
+	case c.Old == nil:
+		return fmt.Sprintf("%s is set to %s (%s)", c.Key, *c.New, c.Why)
+	}
+	return fmt.Sprintf("%s is set to %s, was %s (%s)", c.Key, *c.New, *c.Old, c.Why)
+}
+
+// returnSettings gives back what was borrowed of topics that this site serves and
+// no other share of it follows.
+func (m *Mirror) returnSettings(ctx context.Context, a Assignment) error {
+	var topics []string
+	for _, name := range m.reader.Topics() {
+		if len(m.reader.Topic(name).Borrowed) > 0 && a.covers(name) && !m.follows(name) {
+			topics = append(topics, name)
+		}
+	}
+	if len(topics) == 0 {
+		return nil
+	}
+	here, err := m.local.Admin().TopicSettings(ctx, topics)
+	if err != nil {
+		return err
+	}
+	var faults []error
+	var entries []maptopic.Entry
+	for _, name := range topics {
+		t := m.reader.Topic(name)
+		changes := metadata.PlanReturned(here[name], t.Borrowed)
+		if refused := m.setTopic(ctx, name, changes); len(refused) > 0 {
+			for _, err := range refused {
+				faults = append(faults, err)
+			}
+			continue
+		}
+		for _, c := range changes {
+			m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Name: name, What: describeChange(c)})
+		}
+		t.Borrowed = nil
+		entries = append(entries, maptopic.TopicEntry(name, t))
+	}
+	if len(entries) > 0 {
+		at, err := m.writer.Save(ctx, entries...)
+		if err != nil {
+			return errors.Join(append(faults, err)...)
+		}
+		faults = append(faults, m.reader.WaitFor(ctx, at))
+	}
+	return errors.Join(faults...)
+}
+
+// follows tells whether a flow of any share writes to the topic here.
+func (m *Mirror) follows(topic string) bool {
+	m.mu.Lock()
+	shares := slices.Collect(maps.Values(m.mu.shares))
+	m.mu.Unlock()
+	return slices.ContainsFunc(shares, func(s *share) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.mu.flow != nil && s.mu.assignment.covers(topic)
+	})
+}
+
+// keepMetadata keeps topics like those of the source until the flow ends: those
+// whose lease has come at once, and all of them from time to time.
+func (f *flow) keepMetadata(ctx context.Context) {
+	if f.m.config.MetadataInterval < 0 {
+		return
+	}
+	tick := time.NewTicker(f.m.config.MetadataInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-f.metadataDue:
+			f.mu.Lock()
+			due := f.mu.due
+			f.mu.due = nil
+			f.mu.Unlock()
+			f.metadataRound(ctx, due)
+		case <-tick.C:
+			f.metadataRound(ctx, f.topics())
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// keepMetadata looks at the topics of a share's flow once, if this mirror does so
+// at all.
+func (m *Mirror) keepMetadata(ctx context.Context, id spillway.ShareID) {
+	s, err := m.share(id)
+	if err != nil || m.config.MetadataInterval < 0 {
+		return
+	}
+	s.mu.Lock()
+	f := s.mu.flow
+	s.mu.Unlock()
+	if f != nil {
+		f.metadataRound(ctx, f.topics())
+	}
+}
+
+// leads is called when the lease of a topic's first partition has come.
+func (f *flow) leads(topic string, lease Lease) {
+	f.mu.Lock()
+	f.mu.led[topic] = lease
+	f.mu.due = append(f.mu.due, topic)
+	f.mu.Unlock()
+	select {
+	case f.metadataDue <- struct{}{}:
+	default:
+	}
+}
+
+// topics are those of the flow.
+func (f *flow) topics() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	names := make(map[string]bool)
+	for tp := range f.mu.state {
+		names[tp.Topic] = true
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// led are those of the topics about which this worker decides.
+func (f *flow) led(topics []string) []string {
+	now := f.m.config.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var led []string
+	for _, name := range topics {
+		if lease := f.mu.led[name]; lease != nil && lease.Held(now) {
+			led = append(led, name)
+		}
+	}
+	return led
+}
+
+// metadataRound looks at topics once. A move is not disturbed.
+func (f *flow) metadataRound(ctx context.Context, topics []string) {
+	f.metadata.Lock()
+	defer f.metadata.Unlock()
+	if len(topics) == 0 || f.ending.bound.Load() != nil {
+		return
+	}
+	err := f.keepSettings(ctx, topics)
+	if err != nil && ctx.Err() == nil {
+		f.m.events.metadata(MetadataInfo{Source: f.source.site, Target: f.m.site, Kind: KindSetting, Problem: err.Error()})
+	}
+}
+
+func (f *flow) keepSettings(ctx context.Context, topics []string) error {
+	here, err := f.m.local.Admin().TopicSettings(ctx, topics)
+	if err != nil {
+		return err
+	}
+	led := f.led(topics)
+	if len(led) > 0 {
+		plans, err := f.m.planSettings(ctx, f.source, led, here)
+		if err != nil {
+			return err
+		}
+		f.m.changeSettings(ctx, f.source, plans)
+		f.tellKept(plans)
+		for _, p := range plans {
+			for _, c := range p.changes() {
+				if c.New == nil {
+					delete(here[p.name], c.Key)
+				} else {
+					here[p.name][c.Key] = *c.New
+				}
+			}
+		}
+	}
+	return f.learnLimits(ctx, here)
+}
+
+// tellKept says once what differs and stays.
+func (f *flow) tellKept(plans []topicPlan) {
+	for _, p := range plans {
+		for _, k := range p.settings.Kept {
+			id := p.name + "/" + k.Key
+			if f.kept[id] == k {
+				continue
+			}
+			f.kept[id] = k
+			f.m.events.metadata(MetadataInfo{Source: f.source.site, Target: f.m.site, Kind: KindSetting, Name: p.name,
+				What: fmt.Sprintf("%s stays %s, the source has %s (%s)", k.Key, k.Here, k.Source, k.Why), Kept: true})
+		}
+	}
+}
+
+// learnLimits tells partitions how large a batch their topic takes now.
+func (f *flow) learnLimits(ctx context.Context, here map[string]map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(here)) {
+		value := here[name]["max.message.bytes"]
+		if seen, ok := f.limitSeen[name]; ok && seen == value {
+			continue
+		}
+		n, err := f.m.batchBytesMax(ctx, name)
+		if errors.Is(err, broker.ErrUnknownTopic) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		f.limitSeen[name] = value
+		f.mu.Lock()
+		limit := f.mu.limits[name]
+		f.mu.Unlock()
+		if limit != nil {
+			limit.Store(int64(n))
+		}
+	}
+	return nil
+}
