@@ -43,57 +43,64 @@ type RunReport struct {
 	Circular []string `json:"circular,omitempty"`
 }
 
+// open makes the mirror of a run, which does nothing yet, and its assignment.
+func (c RunConfig) open(ctx context.Context) (*Mirror, Assignment, error) {
+	switch {
+	case c.From == nil || c.To == nil:
+		return nil, Assignment{}, errors.New("mirror run: needs a source and a target")
+	case c.From.Site() == c.To.Site():
+		return nil, Assignment{}, fmt.Errorf("mirror run: source and target are the same: %s", c.From.Site())
+	}
+	a := Assignment{
+		Share: spillway.ShareID{Group: "run-" + string(c.From.Site())}, Topics: []string{"*"}, Epoch: 1, Source: c.From.Site(), Start: c.Start,
+	}
+	if c.Groups != nil {
+		matches, err := whole(c.Groups)
+		if err != nil {
+			return nil, a, fmt.Errorf("mirror run: groups: %w", err)
+		}
+		a.ConsumerGroups, a.MatchGroup = []string{"*"}, matches
+	}
+	config := c.Mirror
+	config.Worker, config.Local, config.IdentitySources, config.Events = "run-"+rand.Text(), c.To, true, c.Events
+	config.Sources = map[spillway.SiteID]broker.Cluster{c.From.Site(): selection.Of(c.From, c.Topics)}
+	m, err := New(ctx, config)
+	if err != nil {
+		return nil, a, err
+	}
+	m.config.Claim = newMapLease(m, "run/"+string(c.From.Site())).claim
+	return m, a, nil
+}
+
 // Run mirrors until ctx ends, or until the target has caught up. Its lease is
 // kept in the target's map topic, so that of several runs one writes.
 func Run(ctx context.Context, c RunConfig) (RunReport, error) {
-	var faults []error
-	if c.From == nil || c.To == nil {
-		faults = append(faults, errors.New("mirror run: needs a source and a target"))
-	} else if c.From.Site() == c.To.Site() {
-		faults = append(faults, fmt.Errorf("mirror run: source and target are the same: %s", c.From.Site()))
-	}
-	if err := errors.Join(faults...); err != nil {
-		return RunReport{}, err
-	}
 	var records, batches, rebuilt, changes atomic.Int64
 	var groups sync.Map // by name: a group is carried again and again
-	config := c.Mirror
-	config.Worker, config.Local, config.IdentitySources = "run-"+rand.Text(), c.To, true
-	config.Sources = map[spillway.SiteID]broker.Cluster{c.From.Site(): selection.Of(c.From, c.Topics)}
-	config.Events = c.Events
-	config.Events.BatchMirrored = func(i BatchInfo) {
+	told := c.Events
+	c.Events.BatchMirrored = func(i BatchInfo) {
 		records.Add(int64(i.Records))
 		batches.Add(1)
 		if i.Rebuilt {
 			rebuilt.Add(1)
 		}
-		c.Events.batchMirrored(i)
+		told.batchMirrored(i)
 	}
-	config.Events.GroupCarried = func(i GroupInfo) {
+	c.Events.GroupCarried = func(i GroupInfo) {
 		groups.Store(i.Group, true)
-		c.Events.groupCarried(i)
+		told.groupCarried(i)
 	}
-	config.Events.Metadata = func(i MetadataInfo) {
+	c.Events.Metadata = func(i MetadataInfo) {
 		if i.Problem == "" && !i.Kept {
 			changes.Add(1)
 		}
-		c.Events.metadata(i)
+		told.metadata(i)
 	}
-	m, err := New(ctx, config)
+	m, a, err := c.open(ctx)
 	if err != nil {
 		return RunReport{}, err
 	}
 	defer m.Close()
-	m.config.Claim = newMapLease(m, "run/"+string(c.From.Site())).claim
-	a := Assignment{
-		Share: spillway.ShareID{Group: "run-" + string(c.From.Site())}, Topics: []string{"*"}, Epoch: 1, Source: c.From.Site(), Start: c.Start,
-	}
-	if c.Groups != nil {
-		a.ConsumerGroups = []string{"*"}
-		if a.MatchGroup, err = whole(c.Groups); err != nil {
-			return RunReport{}, fmt.Errorf("mirror run: groups: %w", err)
-		}
-	}
 	if err := m.Assign(ctx, a); err != nil {
 		return RunReport{}, err
 	}

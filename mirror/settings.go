@@ -151,7 +151,7 @@ func (m *Mirror) changeSettings(ctx context.Context, from *source, plans []topic
 				problem(p.name, err)
 				continue
 			}
-			m.events.metadata(MetadataInfo{Source: from.site, Target: m.site, Kind: KindSetting, Name: p.name, What: describeChange(c)})
+			m.events.metadata(MetadataInfo{Source: from.site, Target: m.site, Kind: KindSetting, Name: p.name, What: c.String()})
 		}
 	}
 	m.config.Crash("afterSettingsChanged")
@@ -185,20 +185,10 @@ func (m *Mirror) setTopic(ctx context.Context, topic string, changes []metadata.
 			one = set(c)
 		}
 		if one != nil {
-			refused[c.Key] = fmt.Errorf("%s: %w", describeChange(c), one)
+			refused[c.Key] = fmt.Errorf("%s: %w", c, one)
 		}
 	}
 	return refused
-}
-
-func describeChange(c metadata.Change) string {
-	switch {
-	case c.New == nil:
-		return fmt.Sprintf("%s is removed, was %s (%s)", c.Key, *c.Old, c.Why)
-	case c.Old == nil:
-		return fmt.Sprintf("%s is set to %s (%s)", c.Key, *c.New, c.Why)
-	}
-	return fmt.Sprintf("%s is set to %s, was %s (%s)", c.Key, *c.New, *c.Old, c.Why)
 }
 
 // returnSettings gives back what was borrowed of topics that this site serves and
@@ -229,7 +219,7 @@ func (m *Mirror) returnSettings(ctx context.Context, a Assignment) error {
 			continue
 		}
 		for _, c := range changes {
-			m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Name: name, What: describeChange(c)})
+			m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Name: name, What: c.String()})
 		}
 		t.Borrowed = nil
 		entries = append(entries, maptopic.TopicEntry(name, t))
@@ -381,7 +371,7 @@ func (f *flow) tellKept(plans []topicPlan) {
 			}
 			f.kept[id] = k
 			f.m.events.metadata(MetadataInfo{Source: f.source.site, Target: f.m.site, Kind: KindSetting, Name: p.name,
-				What: fmt.Sprintf("%s stays %s, the source has %s (%s)", k.Key, k.Here, k.Source, k.Why), Kept: true})
+				What: k.String(), Kept: true})
 		}
 	}
 }

@@ -55,10 +55,7 @@ func (a Assignment) partitionsAt(ctx context.Context, c broker.Cluster) ([]spill
 // ensureTopics creates the topics that the source has and this site has not,
 // and grows those that are smaller. It returns the largest batch each takes.
 func (m *Mirror) ensureTopics(ctx context.Context, from *source, tps []spillway.TopicPartition) (map[string]int, error) {
-	counts := make(map[string]int32)
-	for _, tp := range tps {
-		counts[tp.Topic] = max(counts[tp.Topic], tp.Partition+1)
-	}
+	counts := partitionCounts(tps)
 	if len(counts) == 0 {
 		return nil, nil
 	}
@@ -70,9 +67,9 @@ func (m *Mirror) ensureTopics(ctx context.Context, from *source, tps []spillway.
 	var existing []string
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
 		count := counts[name]
-		t, ok := md.Topics[name]
+		t := md.Topics[name]
 		switch {
-		case !ok || t.ErrorCode != 0 || len(t.Partitions) == 0:
+		case !exists(t):
 			if err := m.createTopic(ctx, from, name, count); err != nil {
 				return nil, err
 			}

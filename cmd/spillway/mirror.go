@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -18,6 +20,7 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	e := &ends{settings: s}
 	var topics topicFlags
 	var groups, start string
+	var dryRun bool
 	c := mirror.RunConfig{}
 	run := &cobra.Command{
 		Use:     "run --from BOOTSTRAP --to BOOTSTRAP --topics REGEX",
@@ -45,6 +48,13 @@ func newMirrorCommand(s *settings) *cobra.Command {
 			c.From, c.To = from, to
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
+			if dryRun {
+				would, err := mirror.PreviewRun(ctx, c)
+				if err != nil {
+					return err
+				}
+				return s.show(cmd.OutOrStdout(), would, func() []string { return previewRows(would) })
+			}
 			c.Events = newProgress(cmd.ErrOrStderr()).events()
 			report, err := mirror.Run(ctx, c)
 			if err != nil && (ctx.Err() == nil || !errors.Is(err, ctx.Err())) {
@@ -59,6 +69,7 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	run.Flags().StringSliceVar(&c.Mirror.SettingsExcluded, "exclude-settings", nil, "settings of topics that are not carried, beside those that are each cluster's own: exact names, or a prefix followed by *")
 	run.Flags().DurationVar(&c.Mirror.MetadataInterval, "metadata-interval", mirror.MetadataIntervalDefault, "how often topics are compared with the source; negative: never")
 	run.Flags().BoolVar(&c.UntilCaughtUp, "until-caught-up", false, "end when the target has what the source had at the start")
+	run.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be changed at the target beside records, and change nothing")
 	cmd.AddCommand(e.flags(run))
 	return cmd
 }
@@ -69,6 +80,31 @@ func wholeNames(flag, expression string) (*regexp.Regexp, error) {
 		return nil, exitError{exitUsage, fmt.Sprintf("--%s: %q is not a regular expression: %v", flag, expression, err)}
 	}
 	return r, nil
+}
+
+// previewRows has a line for each change.
+func previewRows(v mirror.Preview) []string {
+	rows := []string{row("CHANGE", "OF", "WHAT")}
+	for _, t := range v.Topics {
+		var settings []string
+		for _, key := range slices.Sorted(maps.Keys(t.Settings)) {
+			settings = append(settings, key+"="+t.Settings[key])
+		}
+		rows = append(rows, row("create topic", t.Topic, fmt.Sprintf("%d partitions, %s", t.Partitions, strings.Join(settings, " "))))
+	}
+	for _, p := range v.Partitions {
+		rows = append(rows, row("add partitions", p.Topic, fmt.Sprintf("%d, are %d", p.To, p.From)))
+	}
+	for _, s := range v.Settings {
+		rows = append(rows, row("set", s.Topic, s.String()))
+	}
+	for _, k := range v.Kept {
+		rows = append(rows, row("keep", k.Topic, k.String()))
+	}
+	if len(rows) == 1 {
+		return []string{"nothing is to be changed"}
+	}
+	return rows
 }
 
 func runRows(r mirror.RunReport) []string {

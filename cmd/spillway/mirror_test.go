@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway"
@@ -160,5 +162,48 @@ func TestEndsAreNamedByAddressOrSite(t *testing.T) {
 		} else {
 			t.Log(err)
 		}
+	}
+}
+
+// A dry run says what a run would do, and does nothing.
+func TestMirrorDryRun(t *testing.T) {
+	from, to := site(t, "a", map[string]int32{"orders": 2, "carts": 3}), site(t, "b", map[string]int32{"carts": 1})
+	produce(t, from, "orders", 0, 10)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(from, ",")...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	admin := kadm.NewClient(cl)
+	for _, topic := range []string{"orders", "carts"} {
+		if _, err := admin.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "retention.ms", Value: kadm.StringPtr("1000000")}}, topic); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := []string{"mirror", "run", "--topics", ".*", "--from", from, "--to", to}
+	for range 2 { // the first changed nothing
+		var would mirror.Preview
+		if err := told(t, &would, append(run, "--dry-run")...); err != nil {
+			t.Fatal(err)
+		}
+		if len(would.Topics) != 1 || would.Topics[0].Topic != "orders" || would.Topics[0].Partitions != 2 || would.Topics[0].Settings["retention.ms"] != "1000000" {
+			t.Errorf("topics to be created: %+v", would.Topics)
+		}
+		if len(would.Partitions) != 1 || would.Partitions[0] != (mirror.PreviewGrowth{Topic: "carts", From: 1, To: 3}) {
+			t.Errorf("partitions to be added: %+v", would.Partitions)
+		}
+		if !slices.ContainsFunc(would.Settings, func(s mirror.PreviewSetting) bool {
+			return s.Topic == "carts" && s.Key == "retention.ms" && *s.New == "1000000" && s.Old == nil
+		}) {
+			t.Errorf("settings to be changed: %+v", would.Settings)
+		}
+	}
+	var report mirror.RunReport
+	if err := told(t, &report, append(run, "--until-caught-up")...); err != nil {
+		t.Fatal(err)
+	}
+	var would mirror.Preview
+	if err := told(t, &would, append(run, "--dry-run")...); err != nil || len(would.Topics)+len(would.Partitions)+len(would.Settings)+len(would.Kept) != 0 {
+		t.Errorf("after a run there is still to be done: %+v, %v", would, err)
 	}
 }

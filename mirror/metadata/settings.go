@@ -1,6 +1,7 @@
 package metadata
 
 import (
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -39,12 +40,28 @@ type Change struct {
 	Why string  `json:"why"`
 }
 
+// String is the change in a sentence.
+func (c Change) String() string {
+	switch {
+	case c.New == nil:
+		return fmt.Sprintf("%s is removed, was %s (%s)", c.Key, *c.Old, c.Why)
+	case c.Old == nil:
+		return fmt.Sprintf("%s is set to %s (%s)", c.Key, *c.New, c.Why)
+	}
+	return fmt.Sprintf("%s is set to %s, was %s (%s)", c.Key, *c.New, *c.Old, c.Why)
+}
+
 // Kept is a setting that differs from the source and stays as it is.
 type Kept struct {
 	Key    string `json:"key"`
 	Here   string `json:"here"`
 	Source string `json:"source"`
 	Why    string `json:"why"`
+}
+
+// String is what differs, in a sentence.
+func (k Kept) String() string {
+	return fmt.Sprintf("%s stays %s, the source has %s (%s)", k.Key, k.Here, k.Source, k.Why)
 }
 
 // SettingsPlan is what to do about the settings of one thing.

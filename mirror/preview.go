@@ -1,0 +1,131 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/mirror/metadata"
+)
+
+// Preview is what a Run would change at its target beside records.
+type Preview struct {
+	Topics     []PreviewTopic   `json:"topics"`     // to be created
+	Partitions []PreviewGrowth  `json:"partitions"` // to be added
+	Settings   []PreviewSetting `json:"settings"`   // to be changed
+	Kept       []PreviewKept    `json:"kept"`       // differ, and stay
+	Circular   []string         `json:"circular"`   // topics that are left out, since their records come from the target
+}
+
+// PreviewTopic is a topic that would be created.
+type PreviewTopic struct {
+	Topic      string            `json:"topic"`
+	Partitions int               `json:"partitions"`
+	Settings   map[string]string `json:"settings"`
+}
+
+// PreviewGrowth is a topic that would get more partitions.
+type PreviewGrowth struct {
+	Topic string `json:"topic"`
+	From  int    `json:"from"`
+	To    int    `json:"to"`
+}
+
+// PreviewSetting is a setting that would be changed.
+type PreviewSetting struct {
+	Topic string `json:"topic"`
+	metadata.Change
+}
+
+// PreviewKept is a setting that would stay as somebody else set it.
+type PreviewKept struct {
+	Topic string `json:"topic"`
+	metadata.Kept
+}
+
+// PreviewRun tells what Run would change at the target, and changes nothing.
+func PreviewRun(ctx context.Context, c RunConfig) (Preview, error) {
+	m, a, err := c.open(ctx)
+	if err != nil {
+		return Preview{}, err
+	}
+	defer m.Close()
+	src, err := m.source(a.Source)
+	if err != nil {
+		return Preview{}, err
+	}
+	if err := m.reader.CaughtUp(ctx); err != nil && !errors.Is(err, broker.ErrUnknownTopic) {
+		return Preview{}, err
+	}
+	if err := src.ready(ctx, true); err != nil {
+		return Preview{}, err
+	}
+	return m.preview(ctx, a, src)
+}
+
+func (m *Mirror) preview(ctx context.Context, a Assignment, src *source) (Preview, error) {
+	var v Preview
+	tps, err := a.partitionsAt(ctx, src.cluster)
+	if err != nil {
+		return v, err
+	}
+	if tps, v.Circular, err = m.allowed(src, tps); err != nil {
+		return v, err
+	}
+	counts := partitionCounts(tps)
+	names := slices.Sorted(maps.Keys(counts))
+	if len(names) == 0 {
+		return v, nil
+	}
+	md, err := m.local.Metadata(ctx, names...)
+	if err != nil {
+		return v, fmt.Errorf("list topics of site %s: %w", m.site, err)
+	}
+	here, err := m.local.Admin().TopicSettings(ctx, names)
+	if err != nil {
+		return v, err
+	}
+	for _, name := range names {
+		if !exists(md.Topics[name]) {
+			here[name] = map[string]string{}
+		} else if have := len(md.Topics[name].Partitions); have < int(counts[name]) {
+			v.Partitions = append(v.Partitions, PreviewGrowth{name, have, int(counts[name])})
+		}
+	}
+	plans, err := m.planSettings(ctx, src, names, here)
+	if err != nil {
+		return v, err
+	}
+	for _, p := range plans {
+		if !exists(md.Topics[p.name]) {
+			t := PreviewTopic{Topic: p.name, Partitions: int(counts[p.name]), Settings: make(map[string]string)}
+			for _, c := range p.changes() {
+				t.Settings[c.Key] = *c.New
+			}
+			v.Topics = append(v.Topics, t)
+			continue
+		}
+		for _, c := range p.changes() {
+			v.Settings = append(v.Settings, PreviewSetting{p.name, c})
+		}
+		for _, k := range p.settings.Kept {
+			v.Kept = append(v.Kept, PreviewKept{p.name, k})
+		}
+	}
+	return v, nil
+}
+
+// partitionCounts is how many partitions each topic needs.
+func partitionCounts(tps []spillway.TopicPartition) map[string]int32 {
+	counts := make(map[string]int32)
+	for _, tp := range tps {
+		counts[tp.Topic] = max(counts[tp.Topic], tp.Partition+1)
+	}
+	return counts
+}
+
+func exists(t broker.TopicMetadata) bool { return t.ErrorCode == 0 && len(t.Partitions) > 0 }
