@@ -2,6 +2,10 @@ package broker
 
 import (
 	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
 
 	"spillway"
 )
@@ -118,4 +122,56 @@ type Admin interface {
 	// that back. Both may be repeated. ErrNotSupported without an authorizer.
 	DenyWrite(ctx context.Context, principal string, topics []string) error
 	AllowWrite(ctx context.Context, principal string, topics []string) error
+
+	// ACLs are all entries about topics and groups. ErrNotSupported without an
+	// authorizer, here and for the two that follow.
+	ACLs(ctx context.Context) ([]spillway.ACL, error)
+	// CreateACLs and DeleteACLs change exactly these. Both may be repeated.
+	CreateACLs(ctx context.Context, acls []spillway.ACL) error
+	DeleteACLs(ctx context.Context, acls []spillway.ACL) error
+
+	// Quotas are those of clients, by entity.
+	Quotas(ctx context.Context) (map[QuotaEntity]map[string]float64, error)
+	// SetQuota changes only the named values; nil removes one.
+	SetQuota(ctx context.Context, entity QuotaEntity, values map[string]*float64) error
+	// ScramUsers are the users that have SCRAM credentials, with their mechanisms;
+	// the credentials themselves cannot be read.
+	ScramUsers(ctx context.Context) (map[string][]string, error)
+}
+
+// QuotaEntity is whom a quota binds: parts like user=alice, sorted and joined by
+// commas, with names escaped as in URLs; a name that is missing is the default
+// for all of that kind.
+type QuotaEntity string
+
+// NewQuotaEntity makes one of names by kind (user, client-id, ip); nil: the default.
+func NewQuotaEntity(parts map[string]*string) QuotaEntity {
+	words := make([]string, 0, len(parts))
+	for kind, name := range parts {
+		word := kind
+		if name != nil {
+			word += "=" + url.QueryEscape(*name)
+		}
+		words = append(words, word)
+	}
+	slices.Sort(words)
+	return QuotaEntity(strings.Join(words, ","))
+}
+
+// Parts takes it apart again.
+func (e QuotaEntity) Parts() (map[string]*string, error) {
+	parts := make(map[string]*string)
+	for word := range strings.SplitSeq(string(e), ",") {
+		kind, escaped, named := strings.Cut(word, "=")
+		if !named {
+			parts[kind] = nil
+			continue
+		}
+		name, err := url.QueryUnescape(escaped)
+		if err != nil {
+			return nil, fmt.Errorf("quota entity %q: %w", e, err)
+		}
+		parts[kind] = &name
+	}
+	return parts, nil
 }

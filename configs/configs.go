@@ -190,6 +190,7 @@ type Mirror struct {
 	TransactionWait   time.Duration `key:"transactionWait" doc:"How long a transaction that others have open at this site may last before a flow begins there; then it is aborted." default:"1m"`
 	MetadataInterval  time.Duration `key:"metadataInterval" doc:"How often topics are compared with those of the site that is followed, and their settings carried." default:"30s"`
 	SettingsExcluded  []string      `key:"settingsExcluded" doc:"Settings of topics that are not carried, beside those that are each site's own: exact names, or a prefix followed by *."`
+	ACLs              bool          `key:"acls" doc:"Carry entries of the access control list about the topics and consumer groups of failover groups, those of gateways and mirrors excepted." default:"false"`
 	MapReplication    int           `key:"mapReplication" doc:"Replication factor of the map topic. 0: that of the site." default:"0"`
 }
 

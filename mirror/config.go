@@ -45,7 +45,15 @@ type Config struct {
 	TransactionWait   time.Duration // for transactions of others at the target to end by themselves, before a flow begins; default 1 min
 	MetadataInterval  time.Duration // how often topics are compared with the source; default MetadataIntervalDefault, negative: never
 	SettingsExcluded  []string      // settings of topics that are not carried, beside metadata.Excluded: exact names, or a prefix followed by "*"
-	RefusedPause      time.Duration // before a refused record is tried again; default 10 s
+	// ACLs has entries of access control lists about the topics and groups of a
+	// flow carried, but for those about PrincipalsExcluded: Spillway's own are each
+	// site's.
+	ACLs               bool
+	PrincipalsExcluded []string
+	// Quotas has all quotas of clients carried: only where one source is all there is.
+	Quotas bool
+
+	RefusedPause time.Duration // before a refused record is tried again; default 10 s
 
 	Events Events
 	// Crash is called at every crash point with its name. Only tests set it.

@@ -70,10 +70,12 @@ const (
 	KindTopic      = "topic" // was created
 	KindPartitions = "partitions"
 	KindSetting    = "setting" // of a topic
+	KindACL        = "acl"
+	KindQuota      = "quota"
 )
 
 // Kinds of MetadataInfo.
-var Kinds = []string{KindTopic, KindPartitions, KindSetting}
+var Kinds = []string{KindTopic, KindPartitions, KindSetting, KindACL, KindQuota}
 
 // MetadataInfo is something that the mirror changed at its site beside records, or
 // could not change.

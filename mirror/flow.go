@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"spillway"
-	"spillway/mirror/metadata"
 	"spillway/mirror/offsetmap"
 )
 
@@ -44,8 +43,8 @@ type flow struct {
 
 	// metadata is held by who looks at topics, which owns what follows.
 	metadata  sync.Mutex
-	kept      map[string]metadata.Kept // what was told of, by topic and setting
-	limitSeen map[string]string        // max.message.bytes as it was set
+	told      map[string]bool   // what differs and stays
+	limitSeen map[string]string // max.message.bytes as it was set
 
 	mu struct {
 		sync.Mutex
@@ -102,7 +101,7 @@ func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartit
 		stopping: make(chan struct{}), done: make(chan struct{}), ending: newFlowEnd(),
 		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
 		claimed: make(chan *partition), wake: make(chan struct{}, 1), metadataDue: make(chan struct{}, 1),
-		kept: make(map[string]metadata.Kept), limitSeen: make(map[string]string),
+		told: make(map[string]bool), limitSeen: make(map[string]string),
 	}
 	f.mu.state, f.mu.verifiedAt = make(map[spillway.TopicPartition]partState), -1
 	f.mu.led, f.mu.limits = make(map[string]Lease), make(map[string]*atomic.Int64)

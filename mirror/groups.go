@@ -133,7 +133,7 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, ther
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, groupsAtOnce)
 	for _, g := range groups {
-		if !matches(a.ConsumerGroups, g.ID) || a.MatchGroup != nil && !a.MatchGroup(g.ID) {
+		if !a.coversGroup(g.ID) {
 			continue
 		}
 		slots <- struct{}{}

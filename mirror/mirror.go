@@ -36,6 +36,10 @@ type Assignment struct {
 	Terms          []Term          // of the share, oldest first; none without a control plane
 	Start          Start           // of what was never mirrored; only without a control plane
 
+	// TopicPrefixes and GroupPrefixes are prefixes of which every name is meant;
+	// only without a control plane, where patterns do not say so.
+	TopicPrefixes, GroupPrefixes []string
+
 	// Match, if set, must also accept a topic.
 	Match func(topic string) bool
 	// MatchGroup, if set, must also accept a consumer group.

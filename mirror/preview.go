@@ -19,6 +19,14 @@ type Preview struct {
 	Settings   []PreviewSetting `json:"settings"`   // to be changed
 	Kept       []PreviewKept    `json:"kept"`       // differ, and stay
 	Circular   []string         `json:"circular"`   // topics that are left out, since their records come from the target
+
+	CreateACLs  []spillway.ACL   `json:"createACLs"`
+	DeleteACLs  []spillway.ACL   `json:"deleteACLs"`
+	RefusedACLs []spillway.ACL   `json:"refusedACLs"` // would stop the mirror itself
+	Quotas      []PreviewSetting `json:"quotas"`      // to be changed, by entity in place of a topic
+
+	MissingUsers []MissingUser `json:"missingUsers"` // have SCRAM credentials only at the source
+	UsersUnknown string        `json:"usersUnknown,omitempty"`
 }
 
 // PreviewTopic is a topic that would be created.
@@ -64,7 +72,40 @@ func PreviewRun(ctx context.Context, c RunConfig) (Preview, error) {
 	if err := src.ready(ctx, true); err != nil {
 		return Preview{}, err
 	}
-	return m.preview(ctx, a, src)
+	v, err := m.preview(ctx, a, src)
+	if err != nil {
+		return v, err
+	}
+	if err := m.previewRights(ctx, a, src, &v); err != nil {
+		return v, err
+	}
+	v.MissingUsers, v.UsersUnknown = m.lookForUsers(ctx, a)
+	return v, nil
+}
+
+func (m *Mirror) previewRights(ctx context.Context, a Assignment, src *source, v *Preview) error {
+	if m.config.ACLs {
+		p, refused, err := m.planACLs(ctx, a, src)
+		if err != nil {
+			return err
+		}
+		v.CreateACLs, v.DeleteACLs, v.RefusedACLs = p.Create, p.Delete, refused
+	}
+	if m.config.Quotas {
+		plans, err := m.planQuotas(ctx, src)
+		if err != nil {
+			return err
+		}
+		for _, p := range plans {
+			for _, c := range p.Changes {
+				v.Quotas = append(v.Quotas, PreviewSetting{string(p.entity), c})
+			}
+			for _, k := range p.Kept {
+				v.Kept = append(v.Kept, PreviewKept{string(p.entity), k})
+			}
+		}
+	}
+	return nil
 }
 
 func (m *Mirror) preview(ctx context.Context, a Assignment, src *source) (Preview, error) {

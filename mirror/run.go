@@ -41,6 +41,10 @@ type RunReport struct {
 	Gaps       []maptopic.Gap `json:"gaps"`    // all that the target's gap log holds
 	// Circular are the topics that were left out, since their records come from the target.
 	Circular []string `json:"circular,omitempty"`
+	// MissingUsers have SCRAM credentials only at the source; UsersUnknown says why
+	// nobody could look.
+	MissingUsers []MissingUser `json:"missingUsers"`
+	UsersUnknown string        `json:"usersUnknown,omitempty"`
 }
 
 // open makes the mirror of a run, which does nothing yet, and its assignment.
@@ -59,8 +63,9 @@ func (c RunConfig) open(ctx context.Context) (*Mirror, Assignment, error) {
 		if err != nil {
 			return nil, a, fmt.Errorf("mirror run: groups: %w", err)
 		}
-		a.ConsumerGroups, a.MatchGroup = []string{"*"}, matches
+		a.ConsumerGroups, a.MatchGroup, a.GroupPrefixes = []string{"*"}, matches, selection.Prefixes(c.Groups)
 	}
+	a.TopicPrefixes = c.Topics.Prefixes()
 	config := c.Mirror
 	config.Worker, config.Local, config.IdentitySources, config.Events = "run-"+rand.Text(), c.To, true, c.Events
 	config.Sources = map[spillway.SiteID]broker.Cluster{c.From.Site(): selection.Of(c.From, c.Topics)}
@@ -108,6 +113,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 		r := RunReport{Partitions: len(m.Ends(a.Share)), Records: records.Load(), Batches: batches.Load(), Rebuilt: rebuilt.Load(), Changes: changes.Load(), Gaps: m.Map().Gaps()}
 		r.Circular = m.circular(a.Share)
 		groups.Range(func(any, any) bool { r.Groups++; return true })
+		r.MissingUsers, r.UsersUnknown = m.lookForUsers(ctx, a)
 		return r
 	}
 	if !c.UntilCaughtUp {
@@ -124,6 +130,24 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 		}
 	}
 	return report(), nil
+}
+
+// usersMax bounds the look for users when a run ends.
+const usersMax = 10 * time.Second
+
+// lookForUsers compares the SCRAM users of both clusters, also when the run was
+// told to end.
+func (m *Mirror) lookForUsers(ctx context.Context, a Assignment) (missing []MissingUser, unknown string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), usersMax)
+	defer cancel()
+	src, err := m.source(a.Source)
+	if err == nil {
+		missing, err = m.missingUsers(ctx, src)
+	}
+	if err != nil {
+		return nil, err.Error()
+	}
+	return missing, ""
 }
 
 // whole makes a match of whole names.

@@ -99,14 +99,7 @@ func (m *Mirror) saveTopics(ctx context.Context, plans []topicPlan, say func(top
 			entries = append(entries, maptopic.TopicEntry(p.name, now))
 		}
 	}
-	if len(entries) == 0 {
-		return nil
-	}
-	at, err := m.writer.Save(ctx, entries...)
-	if err != nil {
-		return err
-	}
-	return m.reader.WaitFor(ctx, at)
+	return m.saveAndRead(ctx, entries)
 }
 
 // borrowSettings sees to what existing topics need before records are written.
@@ -329,9 +322,23 @@ func (f *flow) metadataRound(ctx context.Context, topics []string) {
 	if len(topics) == 0 || f.ending.bound.Load() != nil {
 		return
 	}
-	err := f.keepSettings(ctx, topics)
-	if err != nil && ctx.Err() == nil {
-		f.m.events.metadata(MetadataInfo{Source: f.source.site, Target: f.m.site, Kind: KindSetting, Problem: err.Error()})
+	f.keep(ctx, KindSetting, func() error { return f.keepSettings(ctx, topics) })
+	all := f.topics()
+	if len(all) == 0 || topics[0] != all[0] || len(f.led(all[:1])) == 0 {
+		return // another worker's
+	}
+	if f.m.config.ACLs {
+		f.keep(ctx, KindACL, func() error { return f.keepACLs(ctx) })
+	}
+	if f.m.config.Quotas {
+		f.keep(ctx, KindQuota, func() error { return f.keepQuotas(ctx) })
+	}
+}
+
+// keep tells what could not be done. It is tried again.
+func (f *flow) keep(ctx context.Context, kind string, do func() error) {
+	if err := do(); err != nil && ctx.Err() == nil {
+		f.m.events.metadata(MetadataInfo{Source: f.source.site, Target: f.m.site, Kind: kind, Problem: err.Error()})
 	}
 }
 
@@ -347,8 +354,10 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 			return err
 		}
 		f.m.changeSettings(ctx, f.source, plans)
-		f.tellKept(plans)
 		for _, p := range plans {
+			for _, k := range p.settings.Kept {
+				f.tellOnce(KindSetting, p.name, k.String())
+			}
 			for _, c := range p.changes() {
 				if c.New == nil {
 					delete(here[p.name], c.Key)
@@ -359,21 +368,6 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 		}
 	}
 	return f.learnLimits(ctx, here)
-}
-
-// tellKept says once what differs and stays.
-func (f *flow) tellKept(plans []topicPlan) {
-	for _, p := range plans {
-		for _, k := range p.settings.Kept {
-			id := p.name + "/" + k.Key
-			if f.kept[id] == k {
-				continue
-			}
-			f.kept[id] = k
-			f.m.events.metadata(MetadataInfo{Source: f.source.site, Target: f.m.site, Kind: KindSetting, Name: p.name,
-				What: k.String(), Kept: true})
-		}
-	}
 }
 
 // learnLimits tells partitions how large a batch their topic takes now.

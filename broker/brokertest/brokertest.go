@@ -27,6 +27,7 @@ type Site struct {
 	// nil where there is no authorizer.
 	Guest          broker.Cluster
 	GuestPrincipal string
+	ScramUser      string // a user with SCRAM credentials, empty where there is none
 	// ExpiryCheck is how often the brokers look for producers to forget
 	// (producer.id.expiration.check.interval.ms), or would.
 	ExpiryCheck time.Duration
@@ -59,6 +60,8 @@ func Run(t *testing.T, site Site) {
 		{"LogAppendTime", logAppendTime},
 		{"ConsumerGroupV2", consumerGroupV2},
 		{"ACLs", acls},
+		{"Quotas", quotas},
+		{"ScramUsers", scramUsers},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

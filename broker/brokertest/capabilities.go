@@ -2,6 +2,8 @@ package brokertest
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -141,11 +143,37 @@ func acls(t *testing.T, f *fixture) {
 		if err := f.admin.AllowWrite(f.ctx, "User:guest", names); !errors.Is(err, broker.ErrNotSupported) {
 			t.Errorf("taking it back: %v", err)
 		}
+		if _, err := f.admin.ACLs(f.ctx); !errors.Is(err, broker.ErrNotSupported) {
+			t.Errorf("ACLs without an authorizer: %v", err)
+		}
 		return
 	}
 	if f.Guest == nil {
 		t.Fatal("ACLs are declared, but the test has no guest")
 	}
+	entries := []spillway.ACL{
+		{Resource: spillway.ACLTopic, Pattern: spillway.ACLPrefixed, Name: tp.Topic, Principal: "User:nobody", Host: "*", Operation: "READ", Permission: "ALLOW"},
+		{Resource: spillway.ACLGroup, Pattern: spillway.ACLLiteral, Name: tp.Topic, Principal: "User:nobody", Host: "10.0.0.1", Operation: "READ", Permission: spillway.ACLDeny},
+	}
+	listed := func() (n int) {
+		all, err := f.admin.ACLs(f.ctx)
+		f.must(err)
+		for _, e := range entries {
+			if slices.Contains(all, e) {
+				n++
+			}
+		}
+		return n
+	}
+	for range 2 {
+		f.must(f.admin.CreateACLs(f.ctx, entries))
+	}
+	f.eventually("the entries are listed", func() bool { return listed() == 2 })
+	for range 2 {
+		f.must(f.admin.DeleteACLs(f.ctx, entries[:1]))
+	}
+	f.eventually("one of them is gone", func() bool { return listed() == 1 })
+	f.must(f.admin.DeleteACLs(f.ctx, entries))
 	refused := func() bool {
 		_, code := f.produce(f.Guest, tp, -1, plain(1, time.Now()))
 		if code != 0 && code != kerr.TopicAuthorizationFailed.Code {
@@ -165,4 +193,37 @@ func acls(t *testing.T, f *fixture) {
 		f.must(f.admin.AllowWrite(f.ctx, f.GuestPrincipal, names))
 	}
 	f.eventually("the fence is gone", func() bool { return !refused() })
+}
+
+// quotas bind users, clients, and the defaults of both.
+func quotas(t *testing.T, f *fixture) {
+	name := "alice, of=sales"
+	alice := broker.NewQuotaEntity(map[string]*string{"user": &name, "client-id": nil})
+	rate, half := 1000.0, 0.5
+	read := func() map[string]float64 {
+		all, err := f.admin.Quotas(f.ctx)
+		f.must(err)
+		return all[alice]
+	}
+	f.must(f.admin.SetQuota(f.ctx, alice, map[string]*float64{"producer_byte_rate": &rate, "request_percentage": &half}))
+	f.eventually("both values are there", func() bool {
+		return maps.Equal(read(), map[string]float64{"producer_byte_rate": rate, "request_percentage": half})
+	})
+	f.must(f.admin.SetQuota(f.ctx, alice, map[string]*float64{"producer_byte_rate": nil}))
+	f.eventually("one is left", func() bool { return maps.Equal(read(), map[string]float64{"request_percentage": half}) })
+	f.must(f.admin.SetQuota(f.ctx, alice, map[string]*float64{"request_percentage": nil}))
+	f.eventually("none is left", func() bool { return len(read()) == 0 })
+}
+
+func scramUsers(t *testing.T, f *fixture) {
+	users, err := f.admin.ScramUsers(f.ctx)
+	f.must(err)
+	for user, mechanisms := range users {
+		if user == "" || len(mechanisms) == 0 || slices.Contains(mechanisms, "") {
+			t.Errorf("user %q with %v", user, mechanisms)
+		}
+	}
+	if f.ScramUser != "" && len(users[f.ScramUser]) == 0 {
+		t.Errorf("user %s is not among %v", f.ScramUser, users)
+	}
 }

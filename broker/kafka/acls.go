@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway"
 	"spillway/broker"
 )
 
@@ -24,12 +26,14 @@ func (a *admin) DenyWrite(ctx context.Context, principal string, topics []string
 		c.Operation, c.PermissionType = kmsg.ACLOperationWrite, kmsg.ACLPermissionTypeDeny
 		req.Creations = append(req.Creations, c)
 	}
-	return a.acls(ctx, "deny write to "+principal, req, len(topics), func(answer kmsg.Response) (codes []int16) {
-		for _, r := range answer.(*kmsg.CreateACLsResponse).Results {
-			codes = append(codes, r.ErrorCode)
-		}
-		return codes
-	})
+	return a.acls(ctx, "deny write to "+principal, req, len(topics), created)
+}
+
+func created(answer kmsg.Response) (codes []int16) {
+	for _, r := range answer.(*kmsg.CreateACLsResponse).Results {
+		codes = append(codes, r.ErrorCode)
+	}
+	return codes
 }
 
 // AllowWrite implements broker.Admin.
@@ -43,17 +47,95 @@ func (a *admin) AllowWrite(ctx context.Context, principal string, topics []strin
 		f.Operation, f.PermissionType = kmsg.ACLOperationWrite, kmsg.ACLPermissionTypeDeny
 		req.Filters = append(req.Filters, f)
 	}
-	return a.acls(ctx, "allow write to "+principal, req, len(topics), func(answer kmsg.Response) (codes []int16) {
-		for _, r := range answer.(*kmsg.DeleteACLsResponse).Results {
-			codes = append(codes, r.ErrorCode)
-			for _, m := range r.MatchingACLs {
-				if m.ErrorCode != 0 {
-					codes[len(codes)-1] = m.ErrorCode
-				}
+	return a.acls(ctx, "allow write to "+principal, req, len(topics), deleted)
+}
+
+func deleted(answer kmsg.Response) (codes []int16) {
+	for _, r := range answer.(*kmsg.DeleteACLsResponse).Results {
+		codes = append(codes, r.ErrorCode)
+		for _, m := range r.MatchingACLs {
+			if m.ErrorCode != 0 {
+				codes[len(codes)-1] = m.ErrorCode
 			}
 		}
-		return codes
-	})
+	}
+	return codes
+}
+
+// ACLs implements broker.Admin.
+func (a *admin) ACLs(ctx context.Context) ([]spillway.ACL, error) {
+	var all []spillway.ACL
+	for _, kind := range []kmsg.ACLResourceType{kmsg.ACLResourceTypeTopic, kmsg.ACLResourceTypeGroup} {
+		req := kmsg.NewPtrDescribeACLsRequest()
+		req.ResourceType, req.ResourcePatternType = kind, kmsg.ACLResourcePatternTypeAny
+		req.Operation, req.PermissionType = kmsg.ACLOperationAny, kmsg.ACLPermissionTypeAny
+		err := a.acls(ctx, "list ACLs", req, 1, func(answer kmsg.Response) []int16 {
+			resp := answer.(*kmsg.DescribeACLsResponse)
+			for _, r := range resp.Resources {
+				for _, e := range r.ACLs {
+					all = append(all, spillway.ACL{
+						Resource: r.ResourceType.String(), Pattern: r.ResourcePatternType.String(), Name: r.ResourceName,
+						Principal: e.Principal, Host: e.Host, Operation: e.Operation.String(), Permission: e.PermissionType.String(),
+					})
+				}
+			}
+			return []int16{resp.ErrorCode}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(all, spillway.ACL.Compare)
+	return slices.Compact(all), nil // an answer that was asked for twice
+}
+
+// aclsAtOnce bounds the entries of one request.
+const aclsAtOnce = 200
+
+// CreateACLs implements broker.Admin.
+func (a *admin) CreateACLs(ctx context.Context, acls []spillway.ACL) error {
+	var faults []error
+	for some := range slices.Chunk(acls, aclsAtOnce) {
+		req := kmsg.NewPtrCreateACLsRequest()
+		for _, e := range some {
+			c := kmsg.NewCreateACLsRequestCreation()
+			c.ResourceName, c.Principal, c.Host = e.Name, e.Principal, e.Host
+			if err := words(e, &c.ResourceType, &c.ResourcePatternType, &c.Operation, &c.PermissionType); err != nil {
+				return err
+			}
+			req.Creations = append(req.Creations, c)
+		}
+		faults = append(faults, a.acls(ctx, "create ACLs", req, len(some), created))
+	}
+	return errors.Join(faults...)
+}
+
+// DeleteACLs implements broker.Admin.
+func (a *admin) DeleteACLs(ctx context.Context, acls []spillway.ACL) error {
+	var faults []error
+	for some := range slices.Chunk(acls, aclsAtOnce) {
+		req := kmsg.NewPtrDeleteACLsRequest()
+		for _, e := range some {
+			f := kmsg.NewDeleteACLsRequestFilter()
+			f.ResourceName, f.Principal, f.Host = &e.Name, &e.Principal, &e.Host
+			if err := words(e, &f.ResourceType, &f.ResourcePatternType, &f.Operation, &f.PermissionType); err != nil {
+				return err
+			}
+			req.Filters = append(req.Filters, f)
+		}
+		faults = append(faults, a.acls(ctx, "delete ACLs", req, len(some), deleted))
+	}
+	return errors.Join(faults...)
+}
+
+// words puts an entry's words into the protocol's numbers.
+func words(e spillway.ACL, resource *kmsg.ACLResourceType, pattern *kmsg.ACLResourcePatternType, operation *kmsg.ACLOperation, permission *kmsg.ACLPermissionType) (err error) {
+	var faults [4]error
+	*resource, faults[0] = kmsg.ParseACLResourceType(e.Resource)
+	*pattern, faults[1] = kmsg.ParseACLResourcePatternType(e.Pattern)
+	*operation, faults[2] = kmsg.ParseACLOperation(e.Operation)
+	*permission, faults[3] = kmsg.ParseACLPermissionType(e.Permission)
+	return errors.Join(faults[:]...)
 }
 
 func (a *admin) acls(ctx context.Context, what string, req kmsg.Request, want int, codesOf func(kmsg.Response) []int16) error {
@@ -69,7 +151,7 @@ func (a *admin) acls(ctx context.Context, what string, req kmsg.Request, want in
 		}
 		codes := codesOf(answer)
 		if len(codes) != want {
-			return fmt.Errorf("%d results for %d topics", len(codes), want)
+			return fmt.Errorf("%d results, not %d", len(codes), want)
 		}
 		var faults []error
 		for _, code := range codes {

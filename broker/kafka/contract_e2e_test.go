@@ -53,7 +53,7 @@ func TestContract(t *testing.T) {
 				site.Guest = reach(t, running, kafka.Config{
 					TLS: &tls.Config{RootCAs: roots}, SASL: &conn.SASL{Mechanism: "PLAIN", User: "guest", Password: users["guest"]},
 				})
-				site.GuestPrincipal = "User:guest"
+				site.GuestPrincipal, site.ScramUser = "User:guest", "admin"
 			}
 			want := broker.Capabilities{
 				LogEndOffset: true, DescribeProducers: true, ProducerExpiry: true, Replicas: true,

@@ -69,6 +69,9 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	run.Flags().StringSliceVar(&c.Mirror.SettingsExcluded, "exclude-settings", nil, "settings of topics that are not carried, beside those that are each cluster's own: exact names, or a prefix followed by *")
 	run.Flags().DurationVar(&c.Mirror.MetadataInterval, "metadata-interval", mirror.MetadataIntervalDefault, "how often topics are compared with the source; negative: never")
 	run.Flags().BoolVar(&c.UntilCaughtUp, "until-caught-up", false, "end when the target has what the source had at the start")
+	run.Flags().BoolVar(&c.Mirror.ACLs, "acls", false, "carry entries of the access control list about the topics and groups that are meant")
+	run.Flags().StringSliceVar(&c.Mirror.PrincipalsExcluded, "exclude-principals", nil, "principals (User:name) whose entries are each cluster's own")
+	run.Flags().BoolVar(&c.Mirror.Quotas, "quotas", false, "carry the quotas of clients")
 	run.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be changed at the target beside records, and change nothing")
 	cmd.AddCommand(e.flags(run))
 	return cmd
@@ -101,8 +104,34 @@ func previewRows(v mirror.Preview) []string {
 	for _, k := range v.Kept {
 		rows = append(rows, row("keep", k.Topic, k.String()))
 	}
+	for _, e := range v.CreateACLs {
+		rows = append(rows, row("create ACL", e.Name, e))
+	}
+	for _, e := range v.DeleteACLs {
+		rows = append(rows, row("delete ACL", e.Name, e))
+	}
+	for _, e := range v.RefusedACLs {
+		rows = append(rows, row("leave out ACL", e.Name, fmt.Sprintf("%s: it would stop the mirror itself", e)))
+	}
+	for _, q := range v.Quotas {
+		rows = append(rows, row("set quota", q.Topic, q.String()))
+	}
+	for _, topic := range v.Circular {
+		rows = append(rows, row("leave out", topic, "its records come from the target"))
+	}
 	if len(rows) == 1 {
-		return []string{"nothing is to be changed"}
+		rows = []string{"nothing is to be changed"}
+	}
+	return append(rows, userRows(v.MissingUsers, v.UsersUnknown)...)
+}
+
+// userRows are the users that a person has to bring to the target.
+func userRows(missing []mirror.MissingUser, unknown string) (rows []string) {
+	if unknown != "" {
+		rows = append(rows, row("SCRAM users", "not compared: "+unknown))
+	}
+	for _, u := range missing {
+		rows = append(rows, row("user is missing", u.User, strings.Join(u.Mechanisms, " ")))
 	}
 	return rows
 }
@@ -115,6 +144,7 @@ func runRows(r mirror.RunReport) []string {
 	if len(r.Circular) > 0 {
 		rows = append(rows, row("left out, they come from the target", strings.Join(r.Circular, ", ")))
 	}
+	rows = append(rows, userRows(r.MissingUsers, r.UsersUnknown)...)
 	for _, g := range r.Gaps {
 		rows = append(rows, row("  "+g.Kind, fmt.Sprintf("%s-%d [%d,%d) %s", g.Topic, g.Partition, g.From, g.To, g.Detail)))
 	}

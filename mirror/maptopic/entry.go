@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,6 +34,8 @@ const (
 	kindLease    = "l" // l/<name>: a Lease
 	kindOrigin   = "o" // o/<topic>: an Origin
 	kindTopic    = "t" // t/<topic>: a Topic
+	kindACL      = "a" // a/<the words of an entry>: a metadata.OwnedACL; a tombstone where it is not the mirror's any more
+	kindQuota    = "q" // q/<entity>: the values that the mirror set, metadata.Owned by key; a tombstone where there is none
 )
 
 // Gap is one entry of the gap log (promise F): a range that is not, or not as
@@ -165,6 +168,47 @@ func OriginEntry(topic string, o Origin) Entry { return Entry{kindOrigin + "/" +
 // lease of the topic's first partition, and whole: the last word counts.
 func TopicEntry(name string, t Topic) Entry { return Entry{kindTopic + "/" + name, encode(t)} }
 
+// ACLEntry says that the mirror made an entry of the access control list.
+func ACLEntry(e spillway.ACL, o metadata.OwnedACL) Entry { return Entry{aclKey(e), encode(o)} }
+
+// NoACLEntry says that it does not count as the mirror's any more.
+func NoACLEntry(e spillway.ACL) Entry { return Entry{Key: aclKey(e)} }
+
+// aclKey has every word escaped, so that none holds the slash between them.
+func aclKey(e spillway.ACL) string {
+	words := []string{kindACL}
+	for _, w := range aclWords(&e) {
+		words = append(words, url.QueryEscape(*w))
+	}
+	return strings.Join(words, "/")
+}
+
+func aclWords(e *spillway.ACL) []*string {
+	return []*string{&e.Resource, &e.Pattern, &e.Name, &e.Principal, &e.Host, &e.Operation, &e.Permission}
+}
+
+func aclOf(rest string) (e spillway.ACL, err error) {
+	words := strings.Split(rest, "/")
+	into := aclWords(&e)
+	if len(words) != len(into) {
+		return e, errKey
+	}
+	for i, w := range words {
+		if *into[i], err = url.QueryUnescape(w); err != nil {
+			return e, err
+		}
+	}
+	return e, nil
+}
+
+// QuotaEntry says which values of a quota the mirror set.
+func QuotaEntry(entity string, values map[string]metadata.Owned) Entry {
+	if len(values) == 0 {
+		return Entry{Key: kindQuota + "/" + entity}
+	}
+	return Entry{kindQuota + "/" + entity, encode(values)}
+}
+
 func encode(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -184,13 +228,35 @@ type decoded struct {
 	lease  *Lease
 	origin *Origin
 	topic  *Topic
+	acl    *ownedACL
+	quota  *map[string]metadata.Owned
+	gone   bool   // a tombstone, of an acl or quota
 	name   string // of a gap, floor, lease or topic
 }
 
+type ownedACL struct {
+	spillway.ACL
+	metadata.OwnedACL
+}
+
+// decode of a nil value fails but for the kinds whose tombstones mean something.
 func decode(key, value []byte) (decoded, error) {
 	kind, rest, _ := strings.Cut(string(key), "/")
-	d := decoded{name: rest}
+	d := decoded{name: rest, gone: value == nil}
 	switch kind {
+	case kindACL:
+		e, err := aclOf(rest)
+		d.acl = &ownedACL{ACL: e}
+		if err != nil || d.gone {
+			return d, err
+		}
+		return d, json.Unmarshal(value, &d.acl.OwnedACL)
+	case kindQuota:
+		d.quota = new(map[string]metadata.Owned)
+		if d.gone {
+			return d, nil
+		}
+		return d, json.Unmarshal(value, d.quota)
 	case kindGap:
 		d.gap = new(Gap)
 		return d, json.Unmarshal(value, d.gap)

@@ -15,6 +15,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/batch"
 	"spillway/broker/conn"
+	"spillway/mirror/metadata"
 	"spillway/mirror/offsetmap"
 	"spillway/mirror/sitelog"
 )
@@ -51,6 +52,8 @@ type Reader struct {
 		floors  map[string]spillway.Epoch
 		leases  map[string]Lease
 		topics  map[string]Topic
+		acls    map[spillway.ACL]metadata.OwnedACL
+		quotas  map[string]map[string]metadata.Owned
 		next    int64         // the first offset of the topic that was not applied
 		moved   chan struct{} // closed when next changes
 		skipped int           // records that could not be understood
@@ -160,6 +163,20 @@ func (r *Reader) Topics() []string {
 	return slices.Sorted(maps.Keys(r.mu.topics))
 }
 
+// ACLs are the entries of the access control list that the site's mirror made.
+func (r *Reader) ACLs() map[spillway.ACL]metadata.OwnedACL {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return maps.Clone(r.mu.acls)
+}
+
+// Quotas are the values that the site's mirror set, by entity and key.
+func (r *Reader) Quotas() map[string]map[string]metadata.Owned {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return maps.Clone(r.mu.quotas)
+}
+
 // Skipped is the number of records that could not be understood.
 func (r *Reader) Skipped() int {
 	r.mu.RLock()
@@ -213,6 +230,8 @@ func (r *Reader) forget() {
 	r.mu.floors = make(map[string]spillway.Epoch)
 	r.mu.leases = make(map[string]Lease)
 	r.mu.topics = make(map[string]Topic)
+	r.mu.acls = make(map[spillway.ACL]metadata.OwnedACL)
+	r.mu.quotas = make(map[string]map[string]metadata.Owned)
 	r.mu.next = 0
 }
 
@@ -319,10 +338,10 @@ func (r *Reader) apply(h batch.Header, b []byte) error {
 }
 
 func (r *Reader) applyRecord(key, value []byte) {
-	if value == nil {
+	d, err := decode(key, value)
+	if value == nil && d.acl == nil && d.quota == nil {
 		return // a cleaned-up entry; what it said is below both log starts
 	}
-	d, err := decode(key, value)
 	r.mu.Lock()
 	if err != nil {
 		r.mu.skipped++
@@ -341,6 +360,14 @@ func (r *Reader) applyRecord(key, value []byte) {
 		r.mu.origins[d.name] = *d.origin
 	case d.topic != nil:
 		r.mu.topics[d.name] = *d.topic
+	case d.acl != nil && d.gone:
+		delete(r.mu.acls, d.acl.ACL)
+	case d.acl != nil:
+		r.mu.acls[d.acl.ACL] = d.acl.OwnedACL
+	case d.quota != nil && d.gone:
+		delete(r.mu.quotas, d.name)
+	case d.quota != nil:
+		r.mu.quotas[d.name] = *d.quota
 	default:
 		m = r.mu.maps[d.tp]
 		if m == nil {

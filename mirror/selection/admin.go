@@ -182,3 +182,26 @@ func (a *admin) DenyWrite(_ context.Context, principal string, _ []string) error
 func (a *admin) AllowWrite(_ context.Context, principal string, _ []string) error {
 	return a.readOnly("allow writes by", principal)
 }
+
+// ACLs, quotas and users are those of the whole cluster, under its own names.
+func (a *admin) ACLs(ctx context.Context) ([]spillway.ACL, error) { return a.admin.ACLs(ctx) }
+
+func (a *admin) CreateACLs(context.Context, []spillway.ACL) error {
+	return a.readOnly("create", "ACLs")
+}
+
+func (a *admin) DeleteACLs(context.Context, []spillway.ACL) error {
+	return a.readOnly("delete", "ACLs")
+}
+
+func (a *admin) Quotas(ctx context.Context) (map[broker.QuotaEntity]map[string]float64, error) {
+	return a.admin.Quotas(ctx)
+}
+
+func (a *admin) SetQuota(_ context.Context, entity broker.QuotaEntity, _ map[string]*float64) error {
+	return a.readOnly("change the quota of", string(entity))
+}
+
+func (a *admin) ScramUsers(ctx context.Context) (map[string][]string, error) {
+	return a.admin.ScramUsers(ctx)
+}
