@@ -40,12 +40,16 @@ func (a *App) startMirror(ctx context.Context) error {
 			}
 		}
 	}
+	var caps []mirror.Cap
+	for _, limit := range c.Caps {
+		caps = append(caps, mirror.Cap{Source: spillway.SiteID(limit.Source), Topics: limit.Topics, BytesPerSecond: int64(limit.BytesPerSecond)})
+	}
 	writer := control.NewWriter(a.store, failover.Keys(a.cfg.VirtualCluster.Name), own, a.cfg.Process.ID, a.cfg.Gateway.Lease.TTL)
 	a.teardown.background("writer lease", writer.Run)
 	m, err := mirror.New(context.WithoutCancel(ctx), mirror.Config{
 		Worker: a.cfg.Process.ID + "-" + rand.Text()[:8], Local: a.sites[own], Sources: sources,
 		Replication: int16(c.MapReplication), FetchBytesMax: c.FetchBytesMax, PartitionBytesMax: c.PartitionBytesMax,
-		FetchWait: c.FetchWaitMax, TransactionWait: c.TransactionWait, MetadataInterval: c.MetadataInterval, SettingsExcluded: c.SettingsExcluded, ACLs: c.ACLs, PrincipalsExcluded: principals, Claim: writer.Claim, Events: a.mirrorEvents(),
+		FetchWait: c.FetchWaitMax, TransactionWait: c.TransactionWait, Caps: caps, MetadataInterval: c.MetadataInterval, SettingsExcluded: c.SettingsExcluded, ACLs: c.ACLs, PrincipalsExcluded: principals, Claim: writer.Claim, Events: a.mirrorEvents(),
 	})
 	if err != nil {
 		return err

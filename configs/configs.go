@@ -191,7 +191,15 @@ type Mirror struct {
 	MetadataInterval  time.Duration `key:"metadataInterval" doc:"How often topics are compared with those of the site that is followed, and their settings carried." default:"30s"`
 	SettingsExcluded  []string      `key:"settingsExcluded" doc:"Settings of topics that are not carried, beside those that are each site's own: exact names, or a prefix followed by *."`
 	ACLs              bool          `key:"acls" doc:"Carry entries of the access control list about the topics and consumer groups of failover groups, those of gateways and mirrors excepted." default:"false"`
+	Caps              []Cap         `key:"caps" doc:"Bounds on what is fetched from other sites. Each that fits a topic counts; moves are not bounded, since clients are held."`
 	MapReplication    int           `key:"mapReplication" doc:"Replication factor of the map topic. 0: that of the site." default:"0"`
+}
+
+// Cap bounds how fast a mirror fetches from another site.
+type Cap struct {
+	Source         string   `key:"source" doc:"The site that is fetched from. Empty: each of them has this for itself."`
+	Topics         []string `key:"topics" doc:"Names, or prefixes followed by *, of the topics that share it. Empty: all."`
+	BytesPerSecond int      `key:"bytesPerSecond" doc:"Bytes a second as they travel: compressed." required:"true"`
 }
 
 // Control drives moves and watches sites.

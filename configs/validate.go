@@ -46,6 +46,7 @@ func (c *checker) validate(cfg *Config) {
 		c.address(key, address, true)
 	}
 	c.address("mirror.advertised", cfg.Mirror.Advertised, true)
+	c.caps(cfg)
 	if t := cfg.Telemetry.TraceSample; t > 1 || t < 0 {
 		c.at("telemetry.traceSample", "%v is not between 0 and 1", t)
 	}
@@ -91,6 +92,18 @@ func (c *checker) sites(cfg *Config) []string {
 		places = append(places, w.Name)
 	}
 	return places
+}
+
+func (c *checker) caps(cfg *Config) {
+	for i, limit := range cfg.Mirror.Caps {
+		key := fmt.Sprintf("mirror.caps[%d]", i)
+		if limit.BytesPerSecond < 1 {
+			c.at(key+".bytesPerSecond", "must be 1 or more: nothing would ever be carried")
+		}
+		if limit.Source != "" && !slices.ContainsFunc(cfg.Sites, func(s Site) bool { return s.Name == limit.Source }) {
+			c.at(key+".source", "%q is no site", limit.Source)
+		}
+	}
 }
 
 func (c *checker) embedded(key string, e *EmbeddedSite) {

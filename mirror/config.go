@@ -55,6 +55,8 @@ type Config struct {
 
 	RefusedPause time.Duration // before a refused record is tried again; default 10 s
 
+	Caps []Cap // of what is fetched; each that fits counts
+
 	Events Events
 	// Crash is called at every crash point with its name. Only tests set it.
 	Crash func(point string)
@@ -131,6 +133,11 @@ func (c Config) Validate() error {
 		"verifyInterval": c.VerifyInterval, "refusedPause": c.RefusedPause, "transactionWait": c.TransactionWait} {
 		if d < 0 {
 			faults = append(faults, fmt.Errorf("mirror.%s: %s is negative", key, d))
+		}
+	}
+	for i, limit := range c.Caps {
+		if err := limit.validate(fmt.Sprintf("mirror.caps[%d]", i)); err != nil {
+			faults = append(faults, err)
 		}
 	}
 	if c.FetchBytesMax < 0 || c.PartitionBytesMax < 0 {

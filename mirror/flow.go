@@ -280,7 +280,7 @@ func (f *flow) discover(ctx context.Context) {
 		return
 	}
 	for _, tp := range missing {
-		p := &partition{TopicPartition: tp, terms: f.share.Terms, cutVirtual: noBound, topicLimit: f.topicLimit(tp.Topic, limits), highWatermark: -1, position: position{virtual: -1, bound: noBound}}
+		p := &partition{TopicPartition: tp, pacers: f.m.pacers(f.source.site, tp.Topic), terms: f.share.Terms, cutVirtual: noBound, topicLimit: f.topicLimit(tp.Topic, limits), highWatermark: -1, position: position{virtual: -1, bound: noBound}}
 		f.parts[tp] = p
 		f.claim(ctx, p)
 	}

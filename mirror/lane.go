@@ -196,6 +196,7 @@ func (l *lane) pump(ctx context.Context) error {
 		return fmt.Errorf("fetch: %w", err)
 	}
 	l.m.config.Crash("afterFetch")
+	l.pay(chunk, time.Now())
 	plans := l.plan(ctx, chunk)
 	l.ask(plans) // the next fetch travels while this chunk is written
 	if err := l.save(ctx, plans); err != nil {
@@ -257,6 +258,10 @@ func (l *lane) ask(plans []*planned) {
 			}
 			delete(l.resting, tp)
 		}
+		bytes := l.paced(p, share, now)
+		if bytes == 0 {
+			continue
+		}
 		at, epoch := p.source, p.sourceEpoch
 		if a, ok := ahead[p]; ok {
 			if a.plan.end.virtual >= p.bound {
@@ -267,7 +272,7 @@ func (l *lane) ask(plans []*planned) {
 				epoch = a.plan.sourceEpoch
 			}
 		}
-		parts = append(parts, sitelog.FetchPart{TopicPartition: tp, Offset: at, BytesMax: share, LastEpoch: epoch, CheckEpoch: epoch >= 0})
+		parts = append(parts, sitelog.FetchPart{TopicPartition: tp, Offset: at, BytesMax: bytes, LastEpoch: epoch, CheckEpoch: epoch >= 0})
 	}
 	if len(parts) == 0 {
 		return

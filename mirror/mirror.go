@@ -69,6 +69,7 @@ type Mirror struct {
 		sync.Mutex
 		shares  map[spillway.ShareID]*share
 		sources map[spillway.SiteID]*source
+		pacers  map[paced]*pacer
 		closed  bool
 	}
 }
@@ -113,6 +114,7 @@ func New(ctx context.Context, config Config) (*Mirror, error) {
 	m := &Mirror{config: config, events: &config.Events, site: config.Local.Site(), local: config.Local, marks: newMarks(), ctx: ctx, cancel: cancel}
 	m.mu.shares = make(map[spillway.ShareID]*share)
 	m.mu.sources = make(map[spillway.SiteID]*source)
+	m.mu.pacers = make(map[paced]*pacer)
 	m.writer = maptopic.NewWriter(ctx, config.Local, config.Replication)
 	m.reader = maptopic.Tail(ctx, config.Local, nil)
 	return m, nil

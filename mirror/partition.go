@@ -25,6 +25,7 @@ type partition struct {
 	batchBytesMax int
 	topicLimit    *atomic.Int64
 	limitSeen     int64
+	pacers        []*pacer // of the caps that bound it
 
 	// compared says that the last records here were found to be the source's, or
 	// that there are none.

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os/signal"
 	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"spillway/mirror"
@@ -21,6 +23,7 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	var topics topicFlags
 	var groups, start string
 	var dryRun bool
+	var caps []string
 	c := mirror.RunConfig{}
 	run := &cobra.Command{
 		Use:     "run --from BOOTSTRAP --to BOOTSTRAP --topics REGEX",
@@ -39,6 +42,9 @@ func newMirrorCommand(s *settings) *cobra.Command {
 			}
 			if c.Start, err = mirror.ParseStart(start); err != nil {
 				return exitError{exitUsage, "--" + err.Error()}
+			}
+			if c.Mirror.Caps, err = parseCaps(caps); err != nil {
+				return err
 			}
 			from, to, done, err := e.open(cmd.Context())
 			defer done()
@@ -68,6 +74,7 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	run.Flags().StringVar(&start, "start", "earliest", "where partitions begin that were never mirrored: earliest, latest, or a time like 2026-11-01T08:00:00Z")
 	run.Flags().StringSliceVar(&c.Mirror.SettingsExcluded, "exclude-settings", nil, "settings of topics that are not carried, beside those that are each cluster's own: exact names, or a prefix followed by *")
 	run.Flags().DurationVar(&c.Mirror.MetadataInterval, "metadata-interval", mirror.MetadataIntervalDefault, "how often topics are compared with the source; negative: never")
+	run.Flags().StringArrayVar(&caps, "cap", nil, "[TOPICS=]BYTES: fetch no faster than this in a second, all topics together or those named, as in 50MiB or 'orders,cart*=10MiB' (repeatable; each that fits counts)")
 	run.Flags().BoolVar(&c.UntilCaughtUp, "until-caught-up", false, "end when the target has what the source had at the start")
 	run.Flags().BoolVar(&c.Mirror.ACLs, "acls", false, "carry entries of the access control list about the topics and groups that are meant")
 	run.Flags().StringSliceVar(&c.Mirror.PrincipalsExcluded, "exclude-principals", nil, "principals (User:name) whose entries are each cluster's own")
@@ -75,6 +82,24 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	run.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be changed at the target beside records, and change nothing")
 	cmd.AddCommand(e.flags(run))
 	return cmd
+}
+
+// parseCaps reads [TOPICS=]BYTES.
+func parseCaps(all []string) (caps []mirror.Cap, err error) {
+	for _, s := range all {
+		var c mirror.Cap
+		rate := s
+		if topics, after, ok := strings.Cut(s, "="); ok {
+			c.Topics, rate = strings.Split(topics, ","), after
+		}
+		bytes, err := humanize.ParseBytes(rate)
+		if err != nil || bytes == 0 || bytes > math.MaxInt64 || slices.Contains(c.Topics, "") {
+			return nil, exitError{exitUsage, fmt.Sprintf("--cap: %q: want [TOPICS=]BYTES, as in 50MiB or 'orders,cart*=10MiB'", s)}
+		}
+		c.BytesPerSecond = int64(bytes)
+		caps = append(caps, c)
+	}
+	return caps, nil
 }
 
 func wholeNames(flag, expression string) (*regexp.Regexp, error) {

@@ -156,6 +156,8 @@ func TestEndsAreNamedByAddressOrSite(t *testing.T) {
 		{"audit", "--from", "127.0.0.1:1", "--to", "127.0.0.1:1,x", "--topics", ".*"},
 		{"mirror", "run", "--from", "127.0.0.1:1", "--to", "127.0.0.1:2", "--topics", "("},
 		{"mirror", "run", "--topics", "orders"},
+		{"mirror", "run", "--from", "127.0.0.1:1", "--to", "127.0.0.1:2", "--topics", "orders", "--cap", "fast"},
+		{"mirror", "run", "--from", "127.0.0.1:1", "--to", "127.0.0.1:2", "--topics", "orders", "--cap", "orders=0"},
 	} {
 		if err := told(t, nil, args...); err == nil {
 			t.Errorf("%v was accepted", args)
@@ -205,5 +207,13 @@ func TestMirrorDryRun(t *testing.T) {
 	var would mirror.Preview
 	if err := told(t, &would, append(run, "--dry-run")...); err != nil || len(would.Topics)+len(would.Partitions)+len(would.Settings)+len(would.Kept) != 0 {
 		t.Errorf("after a run there is still to be done: %+v, %v", would, err)
+	}
+}
+
+func TestParseCaps(t *testing.T) {
+	got, err := parseCaps([]string{"50MiB", "orders,cart*=10kB"})
+	want := []mirror.Cap{{BytesPerSecond: 50 << 20}, {Topics: []string{"orders", "cart*"}, BytesPerSecond: 10_000}}
+	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
 	}
 }

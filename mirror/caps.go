@@ -1,0 +1,126 @@
+package mirror
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/mirror/sitelog"
+)
+
+// Cap bounds how fast records are fetched from other sites, in bytes as they travel:
+// compressed, batch by batch. A move is not bounded by it, since clients are held.
+type Cap struct {
+	Source         spillway.SiteID // "": each source has it for itself
+	Topics         []string        // exact names, or a prefix followed by "*"; none: all
+	BytesPerSecond int64
+}
+
+// fits tells whether the cap bounds a topic of a source.
+func (c Cap) fits(source spillway.SiteID, topic string) bool {
+	return (c.Source == "" || c.Source == source) && (len(c.Topics) == 0 || matches(c.Topics, topic))
+}
+
+func (c Cap) String() string {
+	what := "all topics"
+	if len(c.Topics) > 0 {
+		what = strings.Join(c.Topics, ", ")
+	}
+	return fmt.Sprintf("%d bytes a second for %s", c.BytesPerSecond, what)
+}
+
+// validate names what is wrong; key is where the cap stands.
+func (c Cap) validate(key string) error {
+	if c.BytesPerSecond <= 0 {
+		return fmt.Errorf("%s: %d bytes a second: nothing would ever be carried", key, c.BytesPerSecond)
+	}
+	return nil
+}
+
+// pacer keeps one cap for one source: what was fetched has to be paid for, in time,
+// before more is asked for. All partitions under the cap wait for the same moment and
+// are then asked for together, each for the same number of bytes, so they share it
+// fairly.
+type pacer struct {
+	cap Cap
+
+	mu   sync.Mutex
+	free time.Time // everything is paid for then
+}
+
+// pay counts bytes that have arrived.
+func (p *pacer) pay(bytes int, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.free.Before(now) {
+		p.free = now
+	}
+	p.free = p.free.Add(time.Duration(float64(bytes) / float64(p.cap.BytesPerSecond) * float64(time.Second)))
+}
+
+// next is when more may be asked for.
+func (p *pacer) next() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.free
+}
+
+// paceRound is how much of a cap one fetch may take, so that it is kept over short
+// times as well.
+const paceRound = 250 * time.Millisecond
+
+// share is what one of so many partitions may bring in one answer.
+func (p *pacer) share(partitions int) int {
+	return max(partitionBytesMin, int(float64(p.cap.BytesPerSecond)*paceRound.Seconds())/max(partitions, 1))
+}
+
+// pacers are the caps of a source that bound a topic.
+func (m *Mirror) pacers(source spillway.SiteID, topic string) []*pacer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var found []*pacer
+	for i, c := range m.config.Caps {
+		if !c.fits(source, topic) {
+			continue
+		}
+		key := paced{source, i}
+		if m.mu.pacers[key] == nil {
+			m.mu.pacers[key] = &pacer{cap: c}
+		}
+		found = append(found, m.mu.pacers[key])
+	}
+	return found
+}
+
+// paced is a cap, by its place, at a source.
+type paced struct {
+	source spillway.SiteID
+	cap    int
+}
+
+// pay counts what has arrived under the caps that it comes under.
+func (l *lane) pay(chunk []sitelog.Fetched, now time.Time) {
+	for _, f := range chunk {
+		if p := l.parts[f.TopicPartition]; p != nil {
+			for _, pacer := range p.pacers {
+				pacer.pay(len(f.Records), now)
+			}
+		}
+	}
+}
+
+// paced is how many bytes of a partition may be asked for now; 0: none.
+func (l *lane) paced(p *partition, share int, now time.Time) int {
+	if p.bound != noBound {
+		return share
+	}
+	for _, pacer := range p.pacers {
+		if now.Before(pacer.next()) {
+			return 0
+		}
+		share = min(share, pacer.share(len(l.parts)))
+	}
+	return share
+}
