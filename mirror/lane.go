@@ -327,13 +327,20 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 		p.heard(f.LastStable, f.HighWatermark, now)
 		l.flow.setState(p, true, "") // behind, until the answer of the target came
 		view := l.flow.source.view(p.TopicPartition)
-		made, err := planPart(f, view, p.position, p.writer())
+		w := p.writer()
+		if d := l.flow.share.Delay; d > 0 && p.bound == noBound {
+			w.youngest = now.Add(-d).UnixMilli()
+		}
+		made, err := planPart(f, view, p.position, w)
 		if err != nil {
 			l.handBack(p, returned{problem: "plan: " + err.Error(), pause: l.m.config.RefusedPause})
 			continue
 		}
 		if made.waits && len(made.batches) == 0 {
 			l.resting[p.TopicPartition] = time.Now().Add(waitPause)
+		}
+		if made.early > 0 {
+			l.resting[p.TopicPartition] = time.Now().Add(l.flow.untilDue(made.early, now))
 		}
 		plans = append(plans, &planned{partition: p, plan: made, data: len(f.Records) > 0})
 	}

@@ -35,6 +35,7 @@ type Assignment struct {
 	Mask           uint64          // of Epoch
 	Terms          []Term          // of the share, oldest first; none without a control plane
 	Start          Start           // of what was never mirrored; only without a control plane
+	Delay          time.Duration   // how old a batch must be; only without a control plane
 
 	// TopicPrefixes and GroupPrefixes are prefixes of which every name is meant;
 	// only without a control plane, where patterns do not say so.

@@ -49,6 +49,9 @@ type plan struct {
 	// sourceEpoch is the leader epoch of the batch before end.source, −1 where
 	// none was looked at.
 	sourceEpoch int32
+	// early is the time of the first batch that is younger than the writer takes, in
+	// milliseconds since 1970; 0: none.
+	early int64
 	// waits is set where the source's map does not say yet what comes next.
 	waits bool
 	// mirrored tells that some batches were written by the source's mirror.
@@ -60,6 +63,9 @@ type writer struct {
 	producerID    int64
 	producerEpoch int16
 	batchBytesMax int
+	// youngest is the largest time of a batch that is taken, in milliseconds since
+	// 1970; 0: any.
+	youngest int64
 }
 
 // planPart turns fetched batches into a plan. The result is a function of the
@@ -82,6 +88,10 @@ func planPart(f sitelog.Fetched, view *offsetmap.View, at position, w writer) (p
 		skip, err := aborted.skips(h, walk.Bytes)
 		if err != nil {
 			return p, fmt.Errorf("%s: batch at %d: %w", f.TopicPartition, h.BaseOffset, err)
+		}
+		if !skip && h.Count > 0 && w.youngest > 0 && h.MaxTimestamp > w.youngest {
+			p.early = h.MaxTimestamp
+			break
 		}
 		if !skip && h.Count > 0 {
 			reached, err := p.take(h, walk.Bytes, view, w)

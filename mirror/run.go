@@ -23,6 +23,12 @@ type RunConfig struct {
 	Topics   selection.Topics
 	Groups   *regexp.Regexp // matches whole names; nil: none
 	Start    Start          // of partitions that were never mirrored
+	// Delay keeps the target behind by so much: a batch is carried when its youngest
+	// record is as old.
+	Delay time.Duration
+	// Until ends Run when the target has all records up to that time, and none of those
+	// behind the first younger one of their partition.
+	Until time.Time
 	// UntilCaughtUp ends Run when the target has what the source had when Run
 	// looked, and group offsets are copied.
 	UntilCaughtUp bool
@@ -55,8 +61,11 @@ func (c RunConfig) open(ctx context.Context) (*Mirror, Assignment, error) {
 	case c.From.Site() == c.To.Site():
 		return nil, Assignment{}, fmt.Errorf("mirror run: source and target are the same: %s", c.From.Site())
 	}
+	if err := c.checkTimes(time.Now()); err != nil {
+		return nil, Assignment{}, err
+	}
 	a := Assignment{
-		Share: spillway.ShareID{Group: "run-" + string(c.From.Site())}, Topics: []string{"*"}, Epoch: 1, Source: c.From.Site(), Start: c.Start,
+		Share: spillway.ShareID{Group: "run-" + string(c.From.Site())}, Topics: []string{"*"}, Epoch: 1, Source: c.From.Site(), Start: c.Start, Delay: c.Delay,
 	}
 	if c.Groups != nil {
 		matches, err := whole(c.Groups)
@@ -116,11 +125,16 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 		r.MissingUsers, r.UsersUnknown = m.lookForUsers(ctx, a)
 		return r
 	}
-	if !c.UntilCaughtUp {
+	switch {
+	case !c.Until.IsZero():
+		err = m.runUntil(ctx, a, c.Until)
+	case c.UntilCaughtUp:
+		err = m.waitCaughtUp(ctx, a)
+	default:
 		<-ctx.Done()
 		return report(), nil
 	}
-	if err := m.waitCaughtUp(ctx, a); err != nil {
+	if err != nil {
 		return report(), err
 	}
 	m.keepMetadata(ctx, a.Share)
@@ -163,18 +177,8 @@ func whole(r *regexp.Regexp) (func(string) bool, error) {
 // says so: by the map group offsets are translated, and it follows the marks
 // with a delay. Records of open transactions count only when they are decided.
 func (m *Mirror) waitCaughtUp(ctx context.Context, a Assignment) error {
-	src, err := m.source(a.Source)
+	src, tps, err := m.sourcePartitions(ctx, a)
 	if err != nil {
-		return err
-	}
-	tps, err := a.partitionsAt(ctx, src.cluster)
-	if err != nil {
-		return err
-	}
-	if err := src.ready(ctx, m.config.IdentitySources); err != nil {
-		return err
-	}
-	if tps, _, err = m.allowed(src, tps); err != nil {
 		return err
 	}
 	ends, err := src.cluster.Admin().HighWatermarks(ctx, tps)
@@ -197,4 +201,21 @@ func (m *Mirror) waitCaughtUp(ctx context.Context, a Assignment) error {
 			return fmt.Errorf("catch up with site %s: %d of %d partitions are behind: %w", a.Source, missing, len(tps), ctx.Err())
 		}
 	}
+}
+
+// sourcePartitions are what a run carries, as the source has it now.
+func (m *Mirror) sourcePartitions(ctx context.Context, a Assignment) (*source, []spillway.TopicPartition, error) {
+	src, err := m.source(a.Source)
+	if err != nil {
+		return nil, nil, err
+	}
+	tps, err := a.partitionsAt(ctx, src.cluster)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := src.ready(ctx, m.config.IdentitySources); err != nil {
+		return nil, nil, err
+	}
+	tps, _, err = m.allowed(src, tps)
+	return src, tps, err
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -21,7 +22,7 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{Use: "mirror", Short: "Replication flows without a control plane"}
 	e := &ends{settings: s}
 	var topics topicFlags
-	var groups, start string
+	var groups, start, until string
 	var dryRun bool
 	var caps []string
 	c := mirror.RunConfig{}
@@ -42,6 +43,11 @@ func newMirrorCommand(s *settings) *cobra.Command {
 			}
 			if c.Start, err = mirror.ParseStart(start); err != nil {
 				return exitError{exitUsage, "--" + err.Error()}
+			}
+			if until != "" {
+				if c.Until, err = time.Parse(time.RFC3339, until); err != nil {
+					return exitError{exitUsage, fmt.Sprintf("--until %q: want a time like 2026-11-01T08:00:00Z", until)}
+				}
 			}
 			if c.Mirror.Caps, err = parseCaps(caps); err != nil {
 				return err
@@ -75,6 +81,8 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	run.Flags().StringSliceVar(&c.Mirror.SettingsExcluded, "exclude-settings", nil, "settings of topics that are not carried, beside those that are each cluster's own: exact names, or a prefix followed by *")
 	run.Flags().DurationVar(&c.Mirror.MetadataInterval, "metadata-interval", mirror.MetadataIntervalDefault, "how often topics are compared with the source; negative: never")
 	run.Flags().StringArrayVar(&caps, "cap", nil, "[TOPICS=]BYTES: fetch no faster than this in a second, all topics together or those named, as in 50MiB or 'orders,cart*=10MiB' (repeatable; each that fits counts)")
+	run.Flags().DurationVar(&c.Delay, "delay", 0, "keep the target behind by so much, as 1h: what is deleted or corrupted at the source comes later")
+	run.Flags().StringVar(&until, "until", "", "end when the target has all records up to a time like 2026-11-01T08:00:00Z, and none behind the first younger one")
 	run.Flags().BoolVar(&c.UntilCaughtUp, "until-caught-up", false, "end when the target has what the source had at the start")
 	run.Flags().BoolVar(&c.Mirror.ACLs, "acls", false, "carry entries of the access control list about the topics and groups that are meant")
 	run.Flags().StringSliceVar(&c.Mirror.PrincipalsExcluded, "exclude-principals", nil, "principals (User:name) whose entries are each cluster's own")
