@@ -244,7 +244,7 @@ func TestRunRenames(t *testing.T) {
 	if want, _ := r.View(here).ToLocal(20); len(offsets) != 1 || offsets[here].Offset != want {
 		t.Errorf("the group stands at %+v, offset 20 of %s is %d in %s", offsets, there, want, here)
 	}
-	report, err := audit.Audit(ctx, east, west, topics)
+	report, err := audit.Audit(ctx, east, west, topics, audit.Scope{}, nil)
 	if err != nil || !report.Equal || report.Records == 0 || len(report.Partitions) != 3 {
 		t.Errorf("audit: %+v, %v", report, err)
 	}

@@ -52,7 +52,7 @@ func TestRunStartsWhereItIsTold(t *testing.T) {
 					t.Fatalf("record %d differs", i)
 				}
 			}
-			found, err := audit.Audit(ctx, east, west, c.Topics)
+			found, err := audit.Audit(ctx, east, west, c.Topics, audit.Scope{}, nil)
 			if err != nil || !found.Equal || int(found.Records) != len(ours) || found.Partitions[0].NotCompared == "" {
 				t.Errorf("audit: %+v, %v", found, err)
 			}

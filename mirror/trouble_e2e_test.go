@@ -256,7 +256,7 @@ func (m *rivals) judge(t *testing.T, aged bool) {
 		records += len(theirs)
 		copies += len(ours) - len(theirs)
 	}
-	report, err := audit.Audit(ctx, m.east, west, selected(t, topic))
+	report, err := audit.Audit(ctx, m.east, west, selected(t, topic), audit.Scope{}, nil)
 	if err != nil || !report.Equal || report.Records != int64(records) {
 		t.Errorf("audit of %d records: %+v, %v", records, report, err)
 	}

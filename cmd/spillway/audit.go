@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +17,10 @@ const exitDifferent = 1
 func newAuditCommand(s *settings) *cobra.Command {
 	e := &ends{settings: s}
 	var topics topicFlags
+	var scope audit.Scope
+	var since string
+	var partitions []int
+	var from, to int64
 	cmd := &cobra.Command{
 		Use:     "audit --from BOOTSTRAP --to BOOTSTRAP --topics REGEX",
 		Short:   "Prove that two clusters hold the same records, without trusting the mirror; exit code 1 on any difference",
@@ -26,12 +31,24 @@ func newAuditCommand(s *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			from, to, done, err := e.open(cmd.Context())
+			for _, p := range partitions {
+				scope.Partitions = append(scope.Partitions, int32(p))
+			}
+			scope.From, scope.To = spillway.LocalOffset(from), spillway.LocalOffset(to)
+			if since != "" {
+				if scope.Since, err = time.Parse(time.RFC3339, since); err != nil {
+					return exitError{exitUsage, fmt.Sprintf("--since %q: want a time like 2026-11-01T08:00:00Z", since)}
+				}
+			}
+			if err := scope.Validate(); err != nil {
+				return exitError{exitUsage, err.Error()}
+			}
+			source, target, done, err := e.open(cmd.Context())
 			defer done()
 			if err != nil {
 				return err
 			}
-			report, err := audit.Audit(cmd.Context(), from, to, selected)
+			report, err := audit.Audit(cmd.Context(), source, target, selected, scope, auditProgress(cmd))
 			if err != nil {
 				return err
 			}
@@ -45,7 +62,24 @@ func newAuditCommand(s *settings) *cobra.Command {
 		},
 	}
 	topics.add(cmd)
+	cmd.Flags().IntSliceVar(&partitions, "partition", nil, "compare only these partitions")
+	cmd.Flags().Int64Var(&from, "from-offset", 0, "compare from this offset of the source on")
+	cmd.Flags().Int64Var(&to, "to-offset", 0, "compare below this offset of the source; 0: to the end")
+	cmd.Flags().StringVar(&since, "since", "", "compare from the first record of a time like 2026-11-01T08:00:00Z on")
+	cmd.Flags().Float64Var(&scope.Sample, "sample", 0, "compare this part of the offsets, in rows of 1,000, as 0.01; 0: all")
+	cmd.Flags().Uint64Var(&scope.Seed, "seed", 0, "choose other rows for the sample")
 	return e.flags(cmd)
+}
+
+// auditProgress says on standard error how far an audit is.
+func auditProgress(cmd *cobra.Command) func(audit.Progress) {
+	last := time.Now()
+	return func(p audit.Progress) {
+		if p.Records%1024 == 0 && time.Since(last) >= progressEvery {
+			last = time.Now()
+			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%d records compared, %d partitions done, now %s\n", p.Records, p.Partitions, p.Current) // nobody may be reading any more
+		}
+	}
 }
 
 func auditRows(r audit.Report) []string {

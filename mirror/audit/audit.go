@@ -67,11 +67,21 @@ type Report struct {
 	Equal      bool            `json:"equal"`
 }
 
+// Progress tells how far an audit is.
+type Progress struct {
+	Partitions int // compared
+	Current    spillway.TopicPartition
+	Records    int64 // compared
+}
+
 // Audit compares all partitions of the topics that are meant. It looks
 // at the logs as they end when it starts: audit a flow at rest, or what is under
 // way counts as missing. The error says that it could not be done; differences
-// are in the report.
-func Audit(ctx context.Context, from, to broker.Cluster, topics selection.Topics) (Report, error) {
+// are in the report. said, if not nil, hears of each record that was compared.
+func Audit(ctx context.Context, from, to broker.Cluster, topics selection.Topics, scope Scope, said func(Progress)) (Report, error) {
+	if err := scope.Validate(); err != nil {
+		return Report{}, err
+	}
 	report := Report{From: from.Site(), To: to.Site(), Equal: true}
 	from = selection.Of(from, topics)
 	theirs, err := openMap(ctx, from)
@@ -102,6 +112,9 @@ func Audit(ctx context.Context, from, to broker.Cluster, topics selection.Topics
 			return report, err
 		}
 		for _, p := range t.Partitions {
+			if !scope.has(p.Partition) {
+				continue
+			}
 			tp := spillway.TopicPartition{Topic: name, Partition: p.Partition}
 			found := Partition{Topic: name, Partition: p.Partition, Compacted: compacted}
 			if int(p.Partition) >= len(targetTopics.Topics[name].Partitions) {
@@ -109,10 +122,15 @@ func Audit(ctx context.Context, from, to broker.Cluster, topics selection.Topics
 			} else {
 				a := &auditor{
 					found: &found, began: ours.began(tp),
+					progress: func(records int64) {
+						if said != nil {
+							said(Progress{Partitions: len(report.Partitions), Current: tp, Records: report.Records + records})
+						}
+					},
 					source: &reader{cluster: from, tp: tp, view: theirs.view(tp)},
 					target: &reader{cluster: to, tp: tp, view: ours.view(tp)},
 				}
-				if err := a.run(ctx); err != nil {
+				if err := a.run(ctx, scope); err != nil {
 					return report, fmt.Errorf("audit %s: %w", tp, err)
 				}
 			}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,7 +79,7 @@ func TestFindsWhatIsPlanted(t *testing.T) {
 			east, west := site(t, "east", map[string]int32{"orders": 1}), site(t, "west", map[string]int32{"orders": 1})
 			produce(t, east, numbered(100)...)
 			produce(t, west, d.do(numbered(100))...)
-			report, err := Audit(t.Context(), east, west, all)
+			report, err := Audit(t.Context(), east, west, all, Scope{}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -112,7 +113,7 @@ func TestMirroredSitesAreEqualAndTranslated(t *testing.T) {
 	if _, err := mirror.Run(ctx, mirror.RunConfig{From: east, To: west, Topics: all, UntilCaughtUp: true}); err != nil {
 		t.Fatal(err)
 	}
-	report, err := Audit(ctx, east, west, all)
+	report, err := Audit(ctx, east, west, all, Scope{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +144,7 @@ func TestMirroredSitesAreEqualAndTranslated(t *testing.T) {
 	}
 	// A foreign record is hidden, and does not make the sites unequal.
 	produce(t, west, &kgo.Record{Topic: "orders", Value: []byte("foreign")})
-	if report, err = Audit(ctx, east, west, all); err != nil || !report.Equal || report.Partitions[0].Hidden != 1 {
+	if report, err = Audit(ctx, east, west, all, Scope{}, nil); err != nil || !report.Equal || report.Partitions[0].Hidden != 1 {
 		t.Errorf("report: %+v, %v", report, err)
 	}
 }
@@ -165,7 +166,7 @@ func TestCompactedTopicsAreComparedByKey(t *testing.T) {
 	}
 	produce(t, east, rec("a", "1"), rec("b", "1"), rec("a", "2"), rec("c", "1"), rec("c", ""), rec("d", "4"))
 	produce(t, west, rec("b", "1"), rec("a", "2"))
-	report, err := Audit(t.Context(), east, west, all)
+	report, err := Audit(t.Context(), east, west, all, Scope{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,11 +185,103 @@ func TestLongSearch(t *testing.T) {
 		r.Value = bytes.ToUpper(r.Value)
 	}
 	produce(t, west, records...)
-	report, err := Audit(t.Context(), east, west, all)
+	report, err := Audit(t.Context(), east, west, all, Scope{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if report.Faults != 2*windowRecords || len(report.Partitions[0].Differences) != DifferencesMax {
 		t.Errorf("%d faults, %d listed", report.Faults, len(report.Partitions[0].Differences))
+	}
+}
+
+// A part of a partition is compared as it is asked for: what is planted inside is
+// found, what lies outside is not looked at. A sample of all rows finds everything.
+func TestScopes(t *testing.T) {
+	ctx := t.Context()
+	east, west := site(t, "east", map[string]int32{"orders": 2}), site(t, "west", nil)
+	var records []*kgo.Record
+	for i := range 5000 {
+		records = append(records, &kgo.Record{Topic: "orders", Partition: int32(i % 2), Value: fmt.Appendf(nil, "value %d", i), Timestamp: time.UnixMilli(1_700_000_000_000 + int64(i))})
+	}
+	for some := range slices.Chunk(records, 100) {
+		produceAtOnce(t, east, some...)
+	}
+	if _, err := mirror.Run(ctx, mirror.RunConfig{From: east, To: west, UntilCaughtUp: true}); err != nil {
+		t.Fatal(err)
+	}
+	// More records at the source only: missing at the end of partition 1.
+	for i := range 10 {
+		produce(t, east, &kgo.Record{Topic: "orders", Partition: 1, Value: fmt.Appendf(nil, "late %d", i), Timestamp: time.UnixMilli(1_700_000_100_000 + int64(i))})
+	}
+	for name, c := range map[string]struct {
+		scope           Scope
+		records, faults int64
+	}{
+		"all":               {Scope{}, 5000, 10},
+		"one partition":     {Scope{Partitions: []int32{0}}, 2500, 0},
+		"a range":           {Scope{From: 100, To: 1100}, 2000, 0},
+		"a range at an end": {Scope{From: 2400, Partitions: []int32{1}}, 100, 10},
+		"since":             {Scope{Since: time.UnixMilli(1_700_000_004_000)}, 1000, 10},
+		"since the last":    {Scope{Since: time.UnixMilli(1_700_000_100_005)}, 0, 5},
+		"since later":       {Scope{Since: time.UnixMilli(1_800_000_000_000)}, 0, 0},
+		"a sample of all":   {Scope{Sample: 0.9999}, 5000, 10},
+	} {
+		last := int64(0)
+		report, err := Audit(ctx, east, west, all, c.scope, func(p Progress) { last = p.Records })
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if report.Records != c.records || report.Faults != c.faults || last != c.records {
+			t.Errorf("%s: %d records, %d faults, progress up to %d; want %d, %d", name, report.Records, report.Faults, last, c.records, c.faults)
+		}
+	}
+	seen := map[string]bool{}
+	for seed := range uint64(20) {
+		report, err := Audit(ctx, east, west, all, Scope{Sample: 0.3, Seed: seed}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if report.Records < 500 || report.Records > 2000 {
+			t.Errorf("seed %d: a third of 5,000 records is not %d", seed, report.Records)
+		}
+		seen[report.Partitions[1].NotCompared+fmt.Sprint(report.Records)] = true
+	}
+	if len(seen) < 2 {
+		t.Errorf("all seeds chose the same rows: %v", seen)
+	}
+	for want, s := range map[string]Scope{"[7,3)": {From: 7, To: 3}, "sample of 2": {Sample: 2}, "[-1,0)": {From: -1}} {
+		if _, err := Audit(ctx, east, west, all, s, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v", s, err)
+		}
+	}
+}
+
+func TestSampledBlocksAreSpread(t *testing.T) {
+	for seed := range uint64(50) {
+		blocks := Scope{Sample: 0.1, Seed: seed}.blocks(500, 100_500)
+		if len(blocks) != 10 {
+			t.Fatalf("a tenth of 100 rows is not %d", len(blocks))
+		}
+		for i, b := range blocks {
+			if tenth := 500 + spillway.LocalOffset(i)*10_000; b.from < tenth || b.to > tenth+10_000 || b.to-b.from != sampleBlock {
+				t.Errorf("seed %d: row %d is [%d,%d)", seed, i, b.from, b.to)
+			}
+		}
+	}
+	if got := (Scope{Sample: 0.001}).blocks(0, 10); len(got) != 1 || got[0] != (block{0, 10}) {
+		t.Errorf("of one short row: %v", got)
+	}
+}
+
+// produceAtOnce writes batches of several records.
+func produceAtOnce(t *testing.T, c *embedded.Cluster, records ...*kgo.Record) {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.Addresses()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
+		t.Fatal(err)
 	}
 }

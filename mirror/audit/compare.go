@@ -19,11 +19,12 @@ const windowRecords = 64
 // auditor compares one partition.
 type auditor struct {
 	found          *Partition
+	progress       func(records int64) // as they are compared
 	source, target *reader
 	began          spillway.Offset // virtual: what lies below was not asked for
 }
 
-func (a *auditor) run(ctx context.Context) error {
+func (a *auditor) run(ctx context.Context, scope Scope) error {
 	defer a.source.close()
 	defer a.target.close()
 	if err := a.source.start(ctx); err != nil {
@@ -36,7 +37,13 @@ func (a *auditor) run(ctx context.Context) error {
 		return a.compareKeys(ctx)
 	}
 	a.align()
-	if err := a.compareRecords(ctx); err != nil {
+	var err error
+	if scope.whole() {
+		err = a.compareRecords(ctx)
+	} else {
+		err = a.compareBlocks(ctx, scope)
+	}
+	if err != nil {
 		return err
 	}
 	a.found.Hidden = a.target.hidden
@@ -103,6 +110,7 @@ func (a *auditor) compareRecords(ctx context.Context) error {
 			a.target.drop(1)
 		case equal(s, t):
 			a.matched(s, t)
+			a.progress(a.found.Records)
 			a.source.drop(1)
 			a.target.drop(1)
 		default:

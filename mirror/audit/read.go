@@ -43,9 +43,11 @@ type reader struct {
 	view    *offsetmap.View // nil: all is visible
 
 	next, end spillway.LocalOffset
-	conn      *conn.Conn
-	queue     []record
-	hidden    int64
+	// What the log had when it was first looked at.
+	logStart, logEnd spillway.LocalOffset
+	conn             *conn.Conn
+	queue            []record
+	hidden           int64
 }
 
 // start fixes the part of the log that is read.
@@ -59,7 +61,8 @@ func (r *reader) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.next, r.end = starts[r.tp], ends[r.tp]
+	r.logStart, r.logEnd = starts[r.tp], ends[r.tp]
+	r.reset(r.logStart, r.logEnd)
 	return nil
 }
 
@@ -69,6 +72,9 @@ func (r *reader) close() {
 		r.conn = nil
 	}
 }
+
+// reset has another part of the log read.
+func (r *reader) reset(from, to spillway.LocalOffset) { r.next, r.end, r.queue = from, to, nil }
 
 // skipTo leaves out what lies below a local offset.
 func (r *reader) skipTo(l spillway.LocalOffset) { r.next = max(r.next, l) }
