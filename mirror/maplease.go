@@ -32,6 +32,7 @@ type mapLease struct {
 	mu struct {
 		sync.Mutex
 		term  int64
+		wrote int64         // the newest term that this worker asked for
 		until time.Time     // 0 while not held
 		held  chan struct{} // closed while held
 	}
@@ -99,15 +100,28 @@ func (l *mapLease) keep(ctx context.Context) {
 		mine, err := l.look(ctx)
 		switch current := l.m.reader.Lease(l.name); {
 		case err != nil: // the site is away; what is held runs out by itself
-		case mine, current.Beat == leaseFree, current.Term == 0, !since.IsZero() && current == seen && now.Sub(since) > leaseTTL+leaseMargin:
+		case mine, current.Beat == leaseFree, current.Term == 0, !since.IsZero() && current == seen && now.Sub(since) > patience(current):
 			l.write(ctx, mine, current)
 		case since.IsZero() || current != seen:
 			seen, since = current, now
 			l.set(0, time.Time{})
 		}
-		_ = sitelog.Pause(ctx, leaseRenew)
+		pause := leaseRenew
+		if !mine {
+			pause = leaseRenew / 4
+		}
+		_ = sitelog.Pause(ctx, pause)
 	}
 	l.release()
+}
+
+// patience is how long a lease must have stood still until another worker may take it.
+// What a process that has ended had sent arrives within the margin.
+func patience(l maptopic.Lease) time.Duration {
+	if l.Holder.Gone() {
+		return leaseMargin
+	}
+	return leaseTTL + leaseMargin
 }
 
 // look reads the map up to now and tells whether the lease is this worker's.
@@ -128,10 +142,13 @@ func (l *mapLease) look(ctx context.Context) (mine bool, err error) {
 
 // write renews the lease, or tries to take it with the next term.
 func (l *mapLease) write(ctx context.Context, mine bool, current maptopic.Lease) {
-	next := maptopic.Lease{Worker: l.m.config.Worker, Term: current.Term, Beat: current.Beat + 1}
+	next := maptopic.Lease{Worker: l.m.config.Worker, Term: current.Term, Beat: current.Beat + 1, Holder: maptopic.ThisProcess()}
 	if !mine {
 		next.Term++
 	}
+	l.mu.Lock()
+	l.mu.wrote = next.Term
+	l.mu.Unlock()
 	sent := l.m.config.Now()
 	bounded, cancel := context.WithTimeout(ctx, leaseTTL)
 	defer cancel()
@@ -152,10 +169,10 @@ func (l *mapLease) write(ctx context.Context, mine bool, current maptopic.Lease)
 // release frees the lease, so that the next worker need not wait for its end.
 func (l *mapLease) release() {
 	l.mu.Lock()
-	term, held := l.mu.term, !l.mu.until.IsZero()
+	term := l.mu.wrote // it may be there, though nobody has said so; it counts only if it is
 	l.mu.Unlock()
 	l.set(0, time.Time{})
-	if !held {
+	if term == 0 {
 		return
 	}
 	// The mirror's context has ended; its writer too. A writer of its own

@@ -216,6 +216,9 @@ func (m *Mirror) sourcePartitions(ctx context.Context, a Assignment) (*source, [
 	if err := src.ready(ctx, m.config.IdentitySources); err != nil {
 		return nil, nil, err
 	}
-	tps, _, err = m.allowed(src, tps)
+	tps, circular, err := m.allowed(src, tps)
+	if err == nil && len(tps)+len(circular) == 0 {
+		err = fmt.Errorf("no topic of site %s is meant, or its principal may not see it (Describe)", a.Source)
+	}
 	return src, tps, err
 }

@@ -139,6 +139,7 @@ func TestMirrorRunSelects(t *testing.T) {
 	for _, args := range [][]string{
 		{"mirror", "run", "--from", from, "--to", from, "--topics", "orders"},
 		{"mirror", "run", "--from", from, "--to", to, "--topics", "orders", "--start", "yesterday"},
+		{"mirror", "run", "--from", from, "--to", to, "--topics", "nothing", "--until-caught-up"},
 		{"mirror", "run", "--from", from, "--to", to, "--topics", ".*", "--rename", "orders.*=all", "--until-caught-up"},
 		{"audit", "--from", from, "--to", to, "--topics", ".*", "--rename", "orders"},
 	} {

@@ -88,6 +88,7 @@ type Lease struct {
 	Worker string `json:"worker"`
 	Term   int64  `json:"term"` // the first record of a term decides who has it
 	Beat   int64  `json:"beat"` // rises with each renewal
+	Holder Holder `json:"holder,omitzero"`
 }
 
 // Origin says which flow feeds a topic, where there is no control plane.

@@ -19,8 +19,11 @@ import (
 )
 
 // copyTask makes this program the plain copier: addresses of source and target,
-// a topic, a topic at the target.
-const copyTask = "SPILLWAY_BENCH_COPY"
+// a topic, a topic at the target, and follow if it shall not end.
+const (
+	copyTask = "SPILLWAY_BENCH_COPY"
+	follow   = "follow"
+)
 
 func TestMain(m *testing.M) {
 	if task := os.Getenv(copyTask); task != "" {
@@ -52,14 +55,14 @@ func copyTopic(task []string) error {
 	for i := range faults {
 		copies.Go(func() {
 			source, target := spillway.TopicPartition{Topic: task[2], Partition: int32(i)}, spillway.TopicPartition{Topic: task[3], Partition: int32(i)}
-			faults[i] = copyPartition(ctx, from, to, source, target)
+			faults[i] = copyPartition(ctx, from, to, source, target, len(task) > 4 && task[4] == follow)
 		})
 	}
 	copies.Wait()
 	return errors.Join(faults...)
 }
 
-func copyPartition(ctx context.Context, from, to *kafka.Cluster, source, target spillway.TopicPartition) error {
+func copyPartition(ctx context.Context, from, to *kafka.Cluster, source, target spillway.TopicPartition, follows bool) error {
 	tps := []spillway.TopicPartition{source}
 	ends, err := from.Admin().HighWatermarks(ctx, tps)
 	if err != nil {
@@ -77,7 +80,7 @@ func copyPartition(ctx context.Context, from, to *kafka.Cluster, source, target 
 	}
 	defer in.Close()
 	defer out.Close()
-	for at := spillway.LocalOffset(0); at < ends[source]; {
+	for at := spillway.LocalOffset(0); follows || at < ends[source]; {
 		fetched, err := sitelog.Fetch(ctx, in, []sitelog.FetchPart{{TopicPartition: source, Offset: at, BytesMax: 2 << 20}}, sitelog.FetchOptions{MaxWait: time.Second, BytesMax: 16 << 20})
 		if err != nil {
 			return err

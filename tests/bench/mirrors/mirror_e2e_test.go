@@ -216,17 +216,27 @@ func (b *bench) copier(ctx context.Context) result {
 
 func (b *bench) spillway(ctx context.Context) result {
 	b.t.Helper()
+	return b.measure(ctx, "spillway", topic, b.spillwaySpec(ctx))
+}
+
+func (b *bench) spillwaySpec(ctx context.Context) process.Spec {
+	b.t.Helper()
 	program := filepath.Join(b.dir, "spillway")
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "spillway/cmd/spillway").CombinedOutput(); err != nil {
 		b.t.Fatalf("build spillway: %v\n%s", err, out)
 	}
-	return b.measure(ctx, "spillway", topic, process.Spec{Path: program, Args: []string{"mirror", "run", "--from", b.address(0), "--to", b.address(1), "--topics", topic}})
+	return process.Spec{Path: program, Args: []string{"mirror", "run", "--from", b.address(0), "--to", b.address(1), "--topics", topic}}
 }
 
-// mirrorMaker runs MirrorMaker 2 as its own documentation starts it: dedicated,
+func (b *bench) mirrorMaker(ctx context.Context) result {
+	b.t.Helper()
+	return b.measure(ctx, "MirrorMaker 2", "east."+topic, b.mirrorMakerSpec(ctx))
+}
+
+// mirrorMakerSpec runs MirrorMaker 2 as its own documentation starts it: dedicated,
 // with its defaults, as many tasks as partitions. The virtual machine has both
 // compilers and its usual collector, other than the tests' brokers.
-func (b *bench) mirrorMaker(ctx context.Context) result {
+func (b *bench) mirrorMakerSpec(ctx context.Context) process.Spec {
 	b.t.Helper()
 	java, err := cluster.Tools(ctx, "mirrormaker-4.3.1")
 	b.must(err)
@@ -248,7 +258,7 @@ status.storage.replication.factor = 1
 config.storage.replication.factor = 1
 dedicated.mode.enable.internal.rest = false
 `, b.address(0), b.address(1), topic, partitions), 0o600))
-	return b.measure(ctx, "MirrorMaker 2", "east."+topic, java.Spec("mm2", "", "org.apache.kafka.connect.mirror.MirrorMaker", settings))
+	return java.Spec("mm2", "", "org.apache.kafka.connect.mirror.MirrorMaker", settings)
 }
 
 func (b *bench) address(site int) string { return strings.Join(b.sites[site].Bootstrap(), ",") }

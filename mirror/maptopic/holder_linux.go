@@ -1,0 +1,46 @@
+package maptopic
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+)
+
+// ThisProcess is the process that runs.
+var ThisProcess = sync.OnceValue(func() Holder {
+	boot, err1 := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	processes, err2 := os.Readlink("/proc/self/ns/pid")
+	started, lives := processStart(os.Getpid())
+	if err1 != nil || err2 != nil || started == "" || !lives {
+		return Holder{}
+	}
+	return Holder{Boot: strings.TrimSpace(string(boot)), Processes: processes, PID: os.Getpid(), Started: started}
+})
+
+// processStart is when a process began, "" where that cannot be told, and whether it
+// lives. One that has ended and was not waited for yet does nothing any more.
+func processStart(pid int) (started string, lives bool) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", false
+	}
+	// The second field is the name in brackets; behind it come the state, as field 3,
+	// and the start, as field 22 (proc(5)).
+	_, rest, ok := cutLast(string(stat), ')')
+	fields := strings.Fields(rest)
+	if err != nil || !ok || len(fields) < 20 {
+		return "", true
+	}
+	return fields[19], fields[0] != "Z" && fields[0] != "X"
+}
+
+func cutLast(s string, sep byte) (before, after string, found bool) {
+	i := strings.LastIndexByte(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+1:], true
+}
