@@ -183,6 +183,11 @@ func (p *plan) add(o outgoing, segments []offsetmap.Range, w writer) {
 // rebuild decodes a batch and writes the records that are visible as one batch
 // without holes, or as several where one would be too large for the target.
 func (p *plan) rebuild(h batch.Header, b []byte, segments []offsetmap.Range, w writer) error {
+	// What passes as it is keeps its checksum, and the target compares it. What is
+	// built anew gets another one.
+	if err := batch.Verify(b); err != nil {
+		return err
+	}
 	records, err := batch.Records(b, DecompressedBytesMax)
 	if err != nil {
 		return err

@@ -1,9 +1,11 @@
 package mirror
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -255,6 +257,22 @@ func TestVerifyFindsWhatWasWritten(t *testing.T) {
 		}
 		if foreignFound != foreign || int64(ver.verdict.end) != at {
 			t.Fatalf("%d foreign records, want %d; end %d, want %d", foreignFound, foreign, ver.verdict.end, at)
+		}
+	})
+}
+
+// A batch that has to be built anew must be what was written into it: a new checksum
+// would hide that it is not.
+func TestPlanDoesNotSealWhatIsCorrupt(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b := sourceBatch(t, 40, []int32{0, 2}, 3, 0, batch.None) // with holes
+		at := rapid.IntRange(batch.HeaderBytes, len(b)-1).Draw(t, "at")
+		b[at] ^= byte(rapid.IntRange(1, 255).Draw(t, "bits"))
+		om := offsetmap.New()
+		om.Apply(offsetmap.EpochStart{Epoch: 1})
+		p, err := planPart(sitelog.Fetched{Records: b}, om.View(), position{source: 40, virtual: 40, bound: noBound}, writer{batchBytesMax: 1 << 20})
+		if !errors.Is(err, batch.ErrCorrupt) || !strings.Contains(err.Error(), "at 40") || len(p.batches) > 0 {
+			t.Errorf("byte %d: %v, %d batches", at, err, len(p.batches))
 		}
 	})
 }

@@ -329,6 +329,9 @@ func (l *lane) compare(ctx context.Context, p *planned, a sitelog.Produced) verd
 		return verdictGone
 	case errors.Is(a.Err, kerr.MessageTooLarge), errors.Is(a.Err, kerr.RecordListTooLarge):
 		return l.tooLarge(ctx, p, b, a)
+	case errors.Is(a.Err, kerr.CorruptMessage) && batch.Verify(b.bytes) != nil:
+		l.stops(ctx, p, b, maptopic.GapCorrupt, fmt.Sprintf("the batch of %d records at virtual offset %d is corrupt as site %s has it: %v", b.records, b.virtual, l.flow.source.site, batch.Verify(b.bytes)))
+		return verdictGone
 	case unsure(a.Err):
 		if aged {
 			// The target may not remember the producer, so a second copy
@@ -411,8 +414,13 @@ func (l *lane) tooLarge(ctx context.Context, p *planned, b outgoing, a sitelog.P
 // refused stops the partition for a while and says so: the record is neither
 // skipped nor may it hold up other partitions.
 func (l *lane) refused(ctx context.Context, p *planned, b outgoing, a sitelog.Produced) {
-	why := strings.TrimSpace(fmt.Sprintf("site %s refuses %d records at virtual offset %d: %s", l.m.site, b.records, b.virtual, describe(a)))
-	entry := l.m.gap(maptopic.Gap{Kind: maptopic.GapRefused, Topic: p.Topic, Partition: p.Partition, Epoch: l.flow.epoch,
+	l.stops(ctx, p, b, maptopic.GapRefused, strings.TrimSpace(fmt.Sprintf("site %s refuses %d records at virtual offset %d: %s", l.m.site, b.records, b.virtual, describe(a))))
+}
+
+// stops logs why a batch cannot be at the target, and lets its partition wait; the
+// others go on.
+func (l *lane) stops(ctx context.Context, p *planned, b outgoing, kind, why string) {
+	entry := l.m.gap(maptopic.Gap{Kind: kind, Topic: p.Topic, Partition: p.Partition, Epoch: l.flow.epoch,
 		From: b.virtual, To: b.virtualEnd, LocalFrom: p.local, LocalTo: p.local, Detail: why})
 	if _, err := l.m.writer.Save(ctx, entry); err != nil {
 		why += "; " + err.Error()

@@ -65,6 +65,7 @@ const (
 	GapTruncated    = "target-truncated" // the site lost verified records; they are mirrored again
 	GapSource       = "source-truncated" // the source lost records that this site has
 	GapRefused      = "refused"          // the target refuses the record at From; the partition waits
+	GapCorrupt      = "corrupt"          // the source's batch at From is not what was written into it; the partition waits
 	GapDivergence   = "divergence"       // the site held other records than its source in [From, To); hidden
 	GapExisting     = "existing-data"    // the topic held records before it was mirrored; hidden
 	GapTransaction  = "transaction"      // others had a transaction open in [LocalFrom, LocalTo) at a standby; Detail says what became of it
