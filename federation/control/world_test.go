@@ -161,7 +161,7 @@ const (
 func (s *site) start() {
 	s.w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
+	s.setCancel(cancel)
 	sources, access := map[spillway.SiteID]broker.Cluster{}, map[spillway.SiteID]Access{}
 	for id, o := range s.w.sites {
 		access[id] = Access{Cluster: o.cluster}
@@ -238,7 +238,14 @@ func (s *site) stop() {
 	s.wg.Wait()
 	s.mirror.Close()
 	s.maps.Close()
-	s.cancel = nil
+	s.setCancel(nil)
+}
+
+// setCancel is seen by the load that runs beside the test.
+func (s *site) setCancel(cancel context.CancelFunc) {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	s.cancel = cancel
 }
 
 func (w *world) fault(format string, args ...any) {
