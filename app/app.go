@@ -97,8 +97,10 @@ func (a *App) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop ends all parts, the last first.
+// Stop ends all parts, the last first. It says at once that this process is not
+// ready: no more clients are to be sent here, while those of now finish.
 func (a *App) Stop() error {
+	a.tel.Health.Set("process", errors.New("it is stopping"))
 	ctx, cancel := context.WithTimeout(context.Background(), stopMax)
 	defer cancel()
 	return a.teardown.run(ctx)

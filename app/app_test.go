@@ -235,3 +235,34 @@ func TestEmbeddedExampleServes(t *testing.T) {
 		t.Error("the record was not counted")
 	}
 }
+
+// While parts finish what clients have begun, a load balancer that asks sends no more.
+func TestAProcessThatStopsIsNotReady(t *testing.T) {
+	a, _ := start(t, parse(t, fmt.Sprintf(`
+virtualCluster: {name: shop, clusterID: shop-1}
+process: {id: here-1, site: here, roles: [broker, console], dataDir: $DIR}
+sites: [{name: here, embedded: {listen: "%s", dir: $DIR/here}}]
+coordinator: {embedded: {file: $DIR/store.db, socket: $DIR/store.sock}}
+failoverGroups: [{name: shop, topics: [orders], sites: [here]}]
+telemetry: {listen: "127.0.0.1:0"}
+`, freeAddress(t))))
+	ready := func() (int, string) { return httpGet(t, a.Addr("telemetry"), "/readyz") }
+	eventually(t, "ready", func() bool {
+		code, _ := ready()
+		return code == http.StatusOK
+	})
+	asked := false
+	a.teardown.push("the first part that ends", func(context.Context) error {
+		asked = true
+		if code, body := ready(); code != http.StatusServiceUnavailable || !strings.Contains(body, "[-] process: it is stopping") {
+			t.Errorf("%d %s", code, body)
+		}
+		return nil
+	})
+	if err := a.Stop(); err != nil {
+		t.Error(err)
+	}
+	if !asked {
+		t.Error("nobody asked")
+	}
+}
