@@ -2,7 +2,9 @@ package federation_test
 
 import (
 	"fmt"
+	"net"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -166,6 +168,29 @@ func (r *resident) joins() {
 	}
 }
 
+// tornListener has connections to which nothing can be written once torn is set.
+type tornListener struct {
+	net.Listener
+	torn *atomic.Bool
+}
+
+func (l tornListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return tornConn{c, l.torn}, err
+}
+
+type tornConn struct {
+	net.Conn
+	torn *atomic.Bool
+}
+
+func (c tornConn) Write(b []byte) (int, error) {
+	if c.torn.Load() {
+		return 0, syscall.ECONNRESET
+	}
+	return c.Conn.Write(b)
+}
+
 // The client of a join that waits at the site goes away without knowing the id that its
 // member has there. The member leaves: the group would wait for it in every rebalance,
 // until its session ends.
@@ -180,15 +205,23 @@ func TestAMemberThatNobodyKnowsLeaves(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		move bool
+		torn bool // the client is there, and the answer cannot be written
 		req  func() *kmsg.JoinGroupRequest
 	}{
-		{"the gateway joined for it at the next site", true, func() *kmsg.JoinGroupRequest { return joining("billing", "member-of-east") }},
-		{"the site has not told its id", false, func() *kmsg.JoinGroupRequest { return joinRequest("billing") }},
+		{"the gateway joined for it at the next site", true, false, func() *kmsg.JoinGroupRequest { return joining("billing", "member-of-east") }},
+		{"the site has not told its id", false, false, func() *kmsg.JoinGroupRequest { return joinRequest("billing") }},
+		{"the answer with its id is lost", false, true, func() *kmsg.JoinGroupRequest { return joinRequest("billing") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var read atomic.Int64 // bytes of requests without an answer
+			var torn atomic.Bool
 			w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
-				Gateway: func(c *federation.Config) { c.Events.Session.BytesHeld = func(more int64) { read.Add(more) } }})
+				Gateway: func(gateway *federation.Config) {
+					gateway.Events.Session.BytesHeld = func(more int64) { read.Add(more) }
+					if c.torn {
+						gateway.Listener = tornListener{gateway.Listener, &torn}
+					}
+				}})
 			site := spillway.SiteID("east")
 			if c.move {
 				site = "west"
@@ -206,7 +239,9 @@ func TestAMemberThatNobodyKnowsLeaves(t *testing.T) {
 				w.Open(0, 0)
 			}
 			gatewaytest.Eventually(t, "the member waits at the site", func() bool { return count(t, w, site) == 2 })
-			client.Close()
+			if torn.Store(c.torn); !c.torn {
+				client.Close()
+			}
 			if !c.move {
 				other.joins() // only then does the site tell the id
 			}

@@ -36,7 +36,7 @@ const produceTimeoutMax = time.Minute
 // produce is one Produce request on its way.
 type produce struct {
 	client     *Client
-	afterWrite func(func())
+	afterWrite func(func(error))
 	begun      time.Time
 	read       time.Time // from the client
 	until      time.Time // of any hold
@@ -105,7 +105,12 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 		return nil, ctx.Err()
 	}
 	op.keepPromises()
-	op.afterWrite(op.client.produces.tell(op.all))
+	told := op.client.produces.tell(op.all)
+	op.afterWrite(func(err error) {
+		if err == nil { // else the client never knows
+			told()
+		}
+	})
 	if op.acks != 0 {
 		return op.resp.AppendTo([]byte{}), nil
 	}

@@ -39,11 +39,11 @@ func (c *Client) beginJoinGroup(_ context.Context, sreq session.Request) (sessio
 		return nil, err
 	}
 	return func(ctx context.Context) ([]byte, error) {
-		return c.joinGroup(ctx, req).AppendTo(nil), nil
+		return c.joinGroup(ctx, sreq, req).AppendTo(nil), nil
 	}, nil
 }
 
-func (c *Client) joinGroup(ctx context.Context, req *kmsg.JoinGroupRequest) kmsg.Response {
+func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.JoinGroupRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
 	resp.Generation, resp.MemberID = -1, req.MemberID
 	share, ok := c.router.GroupShare(req.Group)
@@ -59,9 +59,13 @@ func (c *Client) joinGroup(ctx context.Context, req *kmsg.JoinGroupRequest) kmsg
 		c.router.left(share, req.Group, asked)
 		resp.ErrorCode = kerr.NotCoordinator.Code
 	}
-	told := (resp.ErrorCode == 0 || resp.ErrorCode == kerr.MemberIDRequired.Code) && ctx.Err() == nil && !c.gone()
-	if id := cmp.Or(req.MemberID, resp.MemberID); id != asked && !told {
-		c.router.takeBack(share, req, id)
+	told := (resp.ErrorCode == 0 || resp.ErrorCode == kerr.MemberIDRequired.Code) && !c.gone()
+	if id := cmp.Or(req.MemberID, resp.MemberID); id != asked {
+		sreq.AfterWrite(func(err error) {
+			if !told || err != nil {
+				c.router.takeBack(share, req, id)
+			}
+		})
 	}
 	return resp
 }

@@ -42,9 +42,9 @@ func (r Request) ReadAt() time.Time {
 	return r.slot.read
 }
 
-// AfterWrite has a func called as soon as the answer has been written. Call it in
-// the Answer, at most once.
-func (r Request) AfterWrite(f func()) {
+// AfterWrite has a func called as soon as the answer has been written, or with why
+// it was not. Call it in the Answer, at most once.
+func (r Request) AfterWrite(f func(err error)) {
 	if r.slot != nil {
 		r.slot.afterWrite = f
 	}
@@ -159,7 +159,7 @@ type slot struct {
 	read    time.Time
 	answer  Answer
 
-	afterWrite func() // set by the answer
+	afterWrite func(error) // set by the answer
 }
 
 // New makes a session; Run serves it. budget may be nil.
@@ -358,8 +358,8 @@ func (s *Session) write(ctx context.Context) {
 			sl.req.Hold(int64(len(body)))
 			err = s.put(sl, body)
 		}
-		if err == nil && sl.afterWrite != nil {
-			sl.afterWrite()
+		if sl.afterWrite != nil {
+			sl.afterWrite(err)
 		}
 		s.done(sl)
 		if err != nil {
