@@ -20,34 +20,36 @@ func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (sessio
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context) ([]byte, error) {
-		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
-		share, ok := c.router.GroupShare(req.Group)
-		if !ok {
-			resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
-			return resp.AppendTo(nil), nil
-		}
-		got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true})
-		if err != nil {
-			resp.ErrorCode = c.unreached(share, req.Group, err)
-			return resp.AppendTo(nil), nil
-		}
-		code := got.(*kmsg.HeartbeatResponse).ErrorCode
-		c.stale(ctx, share, code)
-		switch code {
-		case 0, kerr.RebalanceInProgress.Code: // the coordinator knows it
-			c.router.members.touch(req.Group, req.MemberID)
-		case kerr.UnknownMemberID.Code:
-			c.router.left(share, req.Group, req.MemberID)
-		}
-		return got.AppendTo(nil), nil
-	}, nil
+	return func(ctx context.Context) ([]byte, error) { return c.heartbeat(ctx, req).AppendTo(nil), nil }, nil
+}
+
+func (c *Client) heartbeat(ctx context.Context, req *kmsg.HeartbeatRequest) kmsg.Response {
+	resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
+	share, ok := c.router.GroupShare(req.Group)
+	if !ok {
+		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return resp
+	}
+	got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true})
+	if err != nil {
+		resp.ErrorCode = c.unreached(share, req.Group)
+		return resp
+	}
+	code := got.(*kmsg.HeartbeatResponse).ErrorCode
+	c.stale(ctx, share, code)
+	switch code {
+	case 0, kerr.RebalanceInProgress.Code: // the coordinator knows it
+		c.router.members.touch(req.Group, req.MemberID)
+	case kerr.UnknownMemberID.Code:
+		c.router.left(share, req.Group, req.MemberID)
+	}
+	return got
 }
 
 // unreached is the answer to a member whose coordinator could not be asked: it
 // joins again while groups drain, and while the share is fenced if its join is held
 // here; otherwise it asks for the coordinator.
-func (c *Client) unreached(share *Share, group string, _ error) int16 {
+func (c *Client) unreached(share *Share, group string) int16 {
 	_, serving := share.Serving()
 	if draining(share) || !serving && c.router.coordinates(share, group) {
 		return kerr.RebalanceInProgress.Code

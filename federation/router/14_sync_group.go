@@ -39,20 +39,22 @@ func (c *Client) beginSyncGroup(_ context.Context, sreq session.Request) (sessio
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context) ([]byte, error) {
-		resp := req.ResponseKind().(*kmsg.SyncGroupResponse)
-		share, ok := c.router.GroupShare(req.Group)
-		if !ok {
-			resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
-			return resp.AppendTo(nil), nil
-		}
-		gather(ctx, share)
-		got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true, patience: rebalanceMax})
-		if err != nil {
-			resp.ErrorCode = c.unreached(share, req.Group, err)
-			return resp.AppendTo(nil), nil
-		}
-		c.stale(ctx, share, got.(*kmsg.SyncGroupResponse).ErrorCode)
-		return got.AppendTo(nil), nil
-	}, nil
+	return func(ctx context.Context) ([]byte, error) { return c.syncGroup(ctx, req).AppendTo(nil), nil }, nil
+}
+
+func (c *Client) syncGroup(ctx context.Context, req *kmsg.SyncGroupRequest) kmsg.Response {
+	resp := req.ResponseKind().(*kmsg.SyncGroupResponse)
+	share, ok := c.router.GroupShare(req.Group)
+	if !ok {
+		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return resp
+	}
+	gather(ctx, share)
+	got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true, patience: rebalanceMax})
+	if err != nil {
+		resp.ErrorCode = c.unreached(share, req.Group)
+		return resp
+	}
+	c.stale(ctx, share, got.(*kmsg.SyncGroupResponse).ErrorCode)
+	return got
 }
