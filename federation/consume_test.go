@@ -2,6 +2,7 @@ package federation_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,6 +22,8 @@ import (
 	"spillway/broker/embedded"
 	"spillway/broker/kafka"
 	"spillway/federation"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 	"spillway/mirror/offsetmap"
@@ -418,6 +421,79 @@ func TestAMemberComesToAnotherGatewayAfterADrain(t *testing.T) {
 	}
 	if r := beat(second, again.MemberEpoch, nil); r.ErrorCode != 0 {
 		t.Errorf("after it has joined anew: %+v", r)
+	}
+}
+
+// A share is not served, and its groups were not drained: a failover that is given up.
+// A member keeps its partitions meanwhile. It comes again to the gateway where clients
+// find its group, and is sent away from any other.
+func TestAMemberKeepsItsPartitionsWhileNobodyServes(t *testing.T) {
+	again := make(chan spillway.GatewayID, 100) // who serves after the failover
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}, Gateways: []spillway.GatewayID{"gateway-1", "gateway-2"},
+		Gateway: func(c *federation.Config) {
+			c.Events.ShareState = func(_ spillway.ShareID, epoch spillway.Epoch, _ failover.State, serving bool) {
+				if serving && epoch == 3 {
+					again <- c.ID
+				}
+			}
+		}})
+	request := func(epoch int32) *kmsg.ConsumerGroupHeartbeatRequest {
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Version, req.Group, req.MemberID, req.MemberEpoch = 1, "shop", "bWVtYmVyLW9uZS1vbmUxMQ", epoch
+		return req
+	}
+	conns := []*conn.Conn{raw(t, w.Addrs[0]), raw(t, w.Addrs[1])}
+	coordinator, _ := w.LayOut("east").Coordinator(gatewaytest.ShareID, "shop")
+	home := slices.Index([]spillway.GatewayID{"gateway-1", "gateway-2"}, coordinator.Gateway)
+	join := request(0)
+	join.SubscribedTopicNames, join.RebalanceTimeoutMillis = []string{"orders"}, 10_000
+	join.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	epoch := do[*kmsg.ConsumerGroupHeartbeatResponse](t, conns[home], join).MemberEpoch
+	if epoch < 1 {
+		t.Fatalf("joined in epoch %d", epoch)
+	}
+	w.Fence("west", failover.Failover)
+	for i, c := range conns {
+		want := kerr.CoordinatorLoadInProgress.Code
+		if i != home {
+			want = kerr.NotCoordinator.Code
+		}
+		if r := do[*kmsg.ConsumerGroupHeartbeatResponse](t, c, request(epoch)); r.ErrorCode != want || r.Assignment != nil {
+			t.Errorf("gateway-%d answers %+v, want error %d", i+1, r, want)
+		}
+	}
+	w.SetShare(func(s *failover.Share) {
+		s.State, s.Epoch, s.Target = failover.Stable, 3, ""
+		s.Terms = append(s.Terms, failover.Term{Epoch: 3, Site: "east", Mask: s.Terms[0].Mask, Continues: true})
+	})
+	for id := range again {
+		if id == coordinator.Gateway {
+			break
+		}
+	}
+	if r := do[*kmsg.ConsumerGroupHeartbeatResponse](t, conns[home], request(epoch)); r.ErrorCode != 0 {
+		t.Errorf("after the move was given up: %+v", r)
+	}
+}
+
+// A gateway has lost its lease. A member of a group that clients find there has to ask
+// for its coordinator: another gateway may serve it.
+func TestAMemberLeavesAGatewayWithoutLease(t *testing.T) {
+	lost := make(chan error, 10)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}, Gateway: func(c *federation.Config) {
+		c.LeaseTTL = time.Second
+		c.Events.LeaseState = func(err error) { lost <- err }
+	}})
+	w.Store.Fail(func(coordtest.Moment, []coordination.Op) error { return errors.New("the store is away") })
+	for err := range lost {
+		if err != nil {
+			break
+		}
+	}
+	req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	req.Version, req.Group, req.MemberID, req.MemberEpoch = 1, "shop", "bWVtYmVyLW9uZS1vbmUxMQ", 1
+	if r := do[*kmsg.ConsumerGroupHeartbeatResponse](t, raw(t, w.Addrs[0]), req); r.ErrorCode != kerr.NotCoordinator.Code {
+		t.Errorf("%+v", r)
 	}
 }
 

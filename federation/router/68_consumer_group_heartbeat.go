@@ -21,6 +21,11 @@ import (
 // its answer: the site would let it go on for ever with no partitions. So is, after
 // a move that was given up, one that this gateway does not know: another gateway
 // may have told it.
+//
+// A member that was not told keeps its partitions while the share is not served,
+// and comes again: nothing of it can be committed now, and if the same site serves
+// again it goes on. It does not wait here for its answer, as its commits are to be
+// answered behind it.
 var consumerGroupHeartbeatAPI = api{key: 68, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupHeartbeat}
 
 const (
@@ -59,14 +64,15 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		ms.stranger(req.Group, req.MemberID, req.MemberEpoch)
 	}
 	t, serving := share.Serving()
+	told := req.MemberEpoch > 0 && ms.rejoins(req.Group, req.MemberID, req.MemberEpoch)
 	switch {
-	case req.MemberEpoch > 0 && (!serving || draining(share)):
+	case req.MemberEpoch > 0 && draining(share), told && !serving && c.router.coordinates(share, req.Group):
 		return c.drainMember(share, req, resp)
-	case req.MemberEpoch > 0 && ms.rejoins(req.Group, req.MemberID, req.MemberEpoch):
+	case told && serving:
 		resp.ErrorCode, resp.MemberEpoch = kerr.FencedMemberEpoch.Code, 0
 		return resp
 	case !serving || draining(share):
-		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code // a new member comes back in a moment
+		resp.ErrorCode = c.later(share, req.Group)
 		return resp
 	}
 	up, ok := c.router.siteHeartbeat(ctx, t, req)
@@ -76,7 +82,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	}
 	got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: up})
 	if err != nil {
-		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+		resp.ErrorCode = c.later(share, req.Group)
 		return resp
 	}
 	answer := got.(*kmsg.ConsumerGroupHeartbeatResponse)
@@ -95,6 +101,16 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		return resp
 	}
 	return answer
+}
+
+// later is the answer to a member that cannot be served now: it comes again in a
+// moment, or asks for its coordinator where another gateway may serve it.
+func (c *Client) later(share *Share, group string) int16 {
+	if c.router.lease.Held() && c.router.coordinates(share, group) {
+		return kerr.CoordinatorLoadInProgress.Code
+	}
+	c.router.events.refused("coordinator")
+	return kerr.NotCoordinator.Code
 }
 
 // drainMember tells a member to give up its partitions and notes when it has.
