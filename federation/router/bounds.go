@@ -39,30 +39,17 @@ func weigh(sreq session.Request, req kmsg.Request) error {
 func entries(req kmsg.Request) (n int) {
 	switch r := req.(type) {
 	case *kmsg.ProduceRequest:
-		for _, t := range r.Topics {
-			n += 1 + len(t.Partitions)
-		}
+		n = withPartitions(r.Topics, func(t kmsg.ProduceRequestTopic) int { return len(t.Partitions) })
 	case *kmsg.FetchRequest:
-		for _, t := range r.Topics {
-			n += 1 + len(t.Partitions)
-		}
+		n = withPartitions(r.Topics, func(t kmsg.FetchRequestTopic) int { return len(t.Partitions) })
 	case *kmsg.ListOffsetsRequest:
-		for _, t := range r.Topics {
-			n += 1 + len(t.Partitions)
-		}
+		n = withPartitions(r.Topics, func(t kmsg.ListOffsetsRequestTopic) int { return len(t.Partitions) })
 	case *kmsg.OffsetCommitRequest:
-		for _, t := range r.Topics {
-			n += 1 + len(t.Partitions)
-		}
+		n = withPartitions(r.Topics, func(t kmsg.OffsetCommitRequestTopic) int { return len(t.Partitions) })
 	case *kmsg.OffsetFetchRequest:
-		for _, t := range r.Topics {
-			n += 1 + len(t.Partitions)
-		}
+		n = withPartitions(r.Topics, func(t kmsg.OffsetFetchRequestTopic) int { return len(t.Partitions) })
 		for _, g := range r.Groups {
-			n++
-			for _, t := range g.Topics {
-				n += 1 + len(t.Partitions)
-			}
+			n += 1 + withPartitions(g.Topics, func(t kmsg.OffsetFetchRequestGroupTopic) int { return len(t.Partitions) })
 		}
 	case *kmsg.MetadataRequest:
 		n = len(r.Topics)
@@ -79,10 +66,16 @@ func entries(req kmsg.Request) (n int) {
 	case *kmsg.SyncGroupRequest:
 		n = len(r.GroupAssignment)
 	case *kmsg.ConsumerGroupHeartbeatRequest:
-		n = len(r.SubscribedTopicNames)
-		for _, t := range r.Topics {
-			n += 1 + len(t.Partitions)
-		}
+		n = len(r.SubscribedTopicNames) + withPartitions(r.Topics, func(t kmsg.ConsumerGroupHeartbeatRequestTopic) int { return len(t.Partitions) })
+	}
+	return n
+}
+
+// withPartitions counts topics and what they have of partitions.
+func withPartitions[T any](topics []T, partitions func(T) int) int {
+	n := len(topics)
+	for _, t := range topics {
+		n += partitions(t)
 	}
 	return n
 }
