@@ -48,9 +48,12 @@ func (g *Gateway) listen(ctx context.Context) error {
 	return err
 }
 
+// deadliner is a listener whose Accept ends at a time, as those of TCP are.
+type deadliner interface{ SetDeadline(time.Time) error }
+
 // wake ends the Accept that waits; the listener stays open, if it can.
 func wake(l net.Listener) {
-	if d, ok := l.(interface{ SetDeadline(time.Time) error }); !ok || d.SetDeadline(time.Unix(1, 0)) != nil {
+	if d, ok := l.(deadliner); !ok || d.SetDeadline(time.Unix(1, 0)) != nil {
 		l.Close()
 	}
 }
@@ -59,7 +62,7 @@ func wake(l net.Listener) {
 func turnAway(l net.Listener) {
 	for {
 		c, err := l.Accept()
-		switch d, ok := l.(interface{ SetDeadline(time.Time) error }); {
+		switch d, ok := l.(deadliner); {
 		case err == nil:
 			c.Close()
 		case errors.Is(err, net.ErrClosed):

@@ -252,10 +252,11 @@ type glimpse struct {
 
 // partingPoint finds in [low, end) the virtual offset from which on two logs differ,
 // with few looks: a source that was created anew may differ in all of a long log,
-// and the flow waits. It takes it that what lies below records that are the same is the
-// same too: where some old records differ and all later ones do not, only an audit
-// finds them. It goes back from the end, twice as far each time, and then halves what is left. Where
-// there is nothing to compare, it looks further down. end: they do not differ.
+// and the flow waits. It takes it that what lies below records that are the same is
+// the same too: where some old records differ and all later ones do not, only an
+// audit finds them. It goes back from the end, twice as far each time, and then
+// halves what is left. Where there is nothing to compare, it looks further down.
+// end: they do not differ.
 func partingPoint(low, end spillway.Offset, look func(from, to spillway.Offset) (glimpse, error)) (at spillway.Offset, err error) {
 	at, low = end, min(low, end)
 	differs, found := end, false // from differs on they differ, and below low, once it is found, they do not

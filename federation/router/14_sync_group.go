@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway/federation/session"
+	"spillway/mirror/sitelog"
 )
 
 // SyncGroup (14). v3 static members; v4 flexible; v5 protocol.
@@ -25,12 +26,7 @@ const gatherMax = 300 * time.Millisecond
 func gather(ctx context.Context, s *Share) {
 	t, serving := s.Serving()
 	if left := gatherMax - time.Since(t.Opened); serving && len(t.Past) > 0 && left > 0 {
-		timer := time.NewTimer(left)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		}
+		_ = sitelog.Pause(ctx, left) // what the site is asked ends with ctx too
 	}
 }
 

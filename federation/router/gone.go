@@ -12,6 +12,7 @@ import (
 
 	"spillway"
 	"spillway/federation/layout"
+	"spillway/mirror/sitelog"
 )
 
 const (
@@ -48,9 +49,9 @@ type goneFor struct {
 // over. It is asked from the moment in which its gateway has left the layout, a few
 // seconds after its end. What stays open is a machine that boots in less, or before
 // this gateway has started; a refusal by something in between (a proxy, a rule of a
-// firewall); and a client to whom the network is another than to this gateway. Nothing false is acknowledged then: a client
-// that waits there for an answer, and has sent a later batch elsewhere, is told
-// that the older one is out of order.
+// firewall); and a client to whom the network is another than to this gateway.
+// Nothing false is acknowledged then: a client that waits there for an answer, and
+// has sent a later batch elsewhere, is told that the older one is out of order.
 func (r *Router) release(ctx context.Context, share spillway.ShareID, t Term) {
 	r.gone.mu.Lock()
 	if r.gone.looking[share] || r.contacts.isReleased(share, t.Base) {
@@ -175,15 +176,9 @@ func (r *Router) watchLeaving() {
 func (r *Router) knockOn(at string) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.config.OutstandingMax)
 	defer cancel()
-	for ctx.Err() == nil {
-		if connected, refused := r.knock(ctx, at); connected || refused {
+	for {
+		if connected, refused := r.knock(ctx, at); connected || refused || sitelog.Pause(ctx, knockEvery) != nil {
 			return
 		}
-		pause := time.NewTimer(knockEvery)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-		}
-		pause.Stop()
 	}
 }

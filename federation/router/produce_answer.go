@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker/conn"
+	"spillway/mirror/sitelog"
 )
 
 // finish waits for the site's answer to one request and answers its parts. A
@@ -187,12 +188,7 @@ const (
 func moveHeld(p *part) {
 	r := p.op.client.router
 	if p.refusals > 1 {
-		pause := time.NewTimer(min(againPauseMin<<min(p.refusals-2, 8), againPauseMax))
-		defer pause.Stop()
-		select {
-		case <-pause.C:
-		case <-r.ctx.Done():
-		}
+		_ = sitelog.Pause(r.ctx, min(againPauseMin<<min(p.refusals-2, 8), againPauseMax)) // the router's end is looked at below
 	}
 	mine, _ := r.layout.Leads(p.share.ID, p.tp)
 	switch {

@@ -59,8 +59,8 @@ func (p *part) settled(code int16, end spillway.Offset) {
 	}
 }
 
-// waitForMissing holds one batch, which is enqueued, until the sequence before it has been
-// forwarded, or it is known that nothing is missing, or the hold is over.
+// waitForMissing holds one batch, which is enqueued, until the sequence before it
+// has been forwarded, or it is known that nothing is missing, or the hold is over.
 func (p *part) waitForMissing(until time.Time, changed <-chan struct{}) {
 	r := p.op.client.router
 	defer r.contacts.dequeue(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
