@@ -38,7 +38,7 @@ type produce struct {
 	client     *Client
 	afterWrite func(func(error))
 	begun      time.Time
-	read       time.Time // from the client
+	came       time.Time // the first of it, from the client
 	until      time.Time // of any hold
 	timeout    time.Duration
 	acks       int16
@@ -128,7 +128,7 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 // returns the others.
 func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg.ProduceRequest) (op *produce, parts []*part) {
 	op = &produce{
-		client: c, afterWrite: sreq.AfterWrite, begun: time.Now(), read: sreq.ReadAt(), acks: req.Acks, done: make(chan struct{}),
+		client: c, afterWrite: sreq.AfterWrite, begun: time.Now(), came: sreq.CameAt(), acks: req.Acks, done: make(chan struct{}),
 		timeout: min(max(time.Duration(req.TimeoutMillis)*time.Millisecond, time.Millisecond), produceTimeoutMax),
 		resp:    req.ResponseKind().(*kmsg.ProduceResponse),
 	}

@@ -17,8 +17,16 @@ import (
 //	   again before all that came behind it
 //	C  a broker that has not yet taken a batch has one at a time: one that does not
 //	   know yet that it leads refuses it, and might take the next
-//	D  behind a part that the client is told to send again nothing goes, but what
-//	   it sent when it could know
+//	D  behind a part that the client is told to send again nothing goes that came
+//	   before the answer was being written, or while the writing took long
+//
+// D ends where the gateway sees nothing more: what the client sends while the answer
+// is on its way to it, or lies there unread, looks like what it sends when it knows,
+// and goes. So does what lay unread here, where there was no room for it. Nothing in
+// the protocol says that an answer was read, and a batch that comes again need not
+// look as before. For an idempotent producer its sequence is judged then (contacts,
+// and the site). A plain one that has several requests open and tries again may find
+// its batches in another order, as with Kafka (promise C).
 type flow struct {
 	lane   *Lane
 	proved bool // the broker behind the lane has taken a batch on it
@@ -70,12 +78,12 @@ func (f *flow) free(p *part, lane *Lane) bool {
 	return f.lane == lane && (f.proved || p.op.acks == 0)
 }
 
-// late tells whether the client sent the part before it could know that it has
-// to send an earlier one again. One that has its turn already, or waited for an
-// earlier sequence, is judged by that.
+// late tells whether the part came before the client could know that it has to send
+// an earlier one again, as far as that is seen here (D). One that has its turn
+// already, or waited for an earlier sequence, is judged by that.
 func (f *flow) late(p *part) bool {
-	slow := f.telling > 0 && p.op.read.Sub(f.told) > tellMax
-	return p.turn == 0 && !p.waited && (f.untold > 0 || slow || p.op.read.Before(f.told))
+	slow := f.telling > 0 && p.op.came.Sub(f.told) > tellMax
+	return p.turn == 0 && !p.waited && (f.untold > 0 || slow || p.op.came.Before(f.told))
 }
 
 // tellMax is how long an answer may take to be written before its client is one

@@ -53,7 +53,7 @@ func (w *flowWorld) send() {
 	default:
 		w.next++
 	}
-	p := &part{op: &produce{acks: -1, read: w.now}}
+	p := &part{op: &produce{acks: -1, came: w.now}}
 	p.header.ProducerID = -1
 	w.number[p] = n
 	w.open = append(w.open, p)
@@ -243,7 +243,7 @@ func TestFlowsAreBounded(t *testing.T) {
 	kept := func() int { return len(ps.mu.flows) }
 	lane := &Lane{}
 	for n := range int32(3 * flowsKept) {
-		p := &part{op: &produce{acks: -1, read: time.Unix(1, 0)}, tp: spillway.TopicPartition{Topic: "orders", Partition: n}, lane: lane}
+		p := &part{op: &produce{acks: -1, came: time.Unix(1, 0)}, tp: spillway.TopicPartition{Topic: "orders", Partition: n}, lane: lane}
 		ps.drop(p)
 		if n == flowsKept && kept() > 0 {
 			t.Fatalf("%d flows of partitions to which nothing was sent", kept())

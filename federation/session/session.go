@@ -34,12 +34,13 @@ func (r Request) Reserve(want int64) (room int64) {
 	return room
 }
 
-// ReadAt is when the request was read from the connection.
-func (r Request) ReadAt() time.Time {
+// CameAt is when the first of the request was read from the connection: its client
+// had begun to send it by then.
+func (r Request) CameAt() time.Time {
 	if r.slot == nil {
 		return time.Now()
 	}
-	return r.slot.read
+	return r.slot.came
 }
 
 // AfterWrite has a func called as soon as the answer has been written, or with why
@@ -154,9 +155,10 @@ type Session struct {
 type slot struct {
 	session *Session
 	req     Request
-	size    int64 // of the frame
-	held    int64 // by the answer
-	read    time.Time
+	size    int64     // of the frame
+	held    int64     // by the answer
+	came    time.Time // the first byte of the frame
+	read    time.Time // the last
 	answer  Answer
 
 	afterWrite func(error) // set by the answer
@@ -256,7 +258,7 @@ func (s *Session) read(ctx context.Context) error {
 		if err := s.window.wait(ctx, s.budget, func() bool { return Gone(s.conn) }); err != nil {
 			return err
 		}
-		frame, err := s.frame(ctx, r)
+		frame, came, err := s.frame(ctx, r)
 		if err != nil {
 			return err
 		}
@@ -264,22 +266,23 @@ func (s *Session) read(ctx context.Context) error {
 		if err != nil {
 			return Close(ReasonHeader, err)
 		}
-		sl := &slot{session: s, size: int64(len(frame)), read: time.Now()}
+		sl := &slot{session: s, size: int64(len(frame)), came: came, read: time.Now()}
 		sl.req = Request{RequestHeader: h, Body: body, slot: sl}
 		s.requests <- sl // never full: slots bound it
 	}
 }
 
-// frame reads a frame, and counts it before it is allocated.
-func (s *Session) frame(ctx context.Context, r *bufio.Reader) ([]byte, error) {
+// frame reads a frame, and counts it before it is allocated. It tells when the frame began.
+func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, came time.Time, err error) {
 	s.deadline(s.limits.IdleMax)
 	if _, err := r.Peek(1); err != nil {
-		return nil, s.readFault(err, ReasonIdle, ReasonClient)
+		return nil, came, s.readFault(err, ReasonIdle, ReasonClient)
 	}
+	came = time.Now()
 	s.deadline(s.limits.FrameMax)
 	prefix, err := r.Peek(4)
 	if err != nil {
-		return nil, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
+		return nil, came, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
 	}
 	size := int64(int32(binary.BigEndian.Uint32(prefix)))
 	if size < 0 || size > int64(s.limits.FrameBytesMax) {
@@ -287,17 +290,16 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) ([]byte, error) {
 	}
 	if size > frameBytesFree {
 		if err := s.budget.wait(ctx, size, func() bool { return Gone(s.conn) }); err != nil {
-			return nil, err
+			return nil, came, err
 		}
 		s.deadline(s.limits.FrameMax)
 	}
 	s.count(size)
-	frame, err := wire.ReadFrame(r, nil, s.limits.FrameBytesMax)
-	if err != nil {
+	if frame, err = wire.ReadFrame(r, nil, s.limits.FrameBytesMax); err != nil {
 		s.count(-size)
-		return nil, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
+		return nil, came, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
 	}
-	return frame, nil
+	return frame, came, nil
 }
 
 // deadline sets the read deadline unless Drain has set its own.

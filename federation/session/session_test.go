@@ -234,6 +234,23 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// A request has come with its first byte: its client was sending it by then, however
+// long the rest takes.
+func TestARequestComesWithItsFirstByte(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, Limits{}, nil)
+		time.Sleep(time.Second)
+		began, frame := time.Now(), frameOf(1, 100)
+		for _, b := range frame {
+			r.write([]byte{b})
+			time.Sleep(time.Millisecond)
+		}
+		if came := (<-r.begun).CameAt(); !came.Equal(began) {
+			t.Errorf("it came %s after its first byte", came.Sub(began))
+		}
+	})
+}
+
 // An answer counts until it was written, gets what the budget has left for
 // answers, and never all of it.
 func TestAnswersAreInTheBudget(t *testing.T) {
