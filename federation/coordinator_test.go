@@ -3,6 +3,7 @@ package federation_test
 import (
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -84,14 +85,21 @@ func joining(group, member string) *kmsg.JoinGroupRequest {
 // A join waits for a share that moves only where clients find the group: held on at
 // another gateway it would be forwarded for a client that has joined there meanwhile.
 func TestAJoinIsHeldAtItsCoordinator(t *testing.T) {
+	var clients watched // of gateway-1
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
-		Gateway: func(c *federation.Config) { c.Router.HoldMax = time.Hour }})
+		Gateway: func(c *federation.Config) {
+			c.Router.HoldMax = time.Hour
+			if c.ID == "gateway-1" {
+				clients.Listener, c.Listener = c.Listener, &clients
+			}
+		}})
 	w.Fence("west", failover.Switchover)
 	answers := make(map[string]func() kmsg.Response)
 	for n := range 8 {
 		group := fmt.Sprint("billing-", n)
 		answers[group] = begun(t, raw(t, w.Addrs[0]), joining(group, "member"))
 	}
+	gatewaytest.Eventually(t, "all are held", func() bool { return int(clients.holds.Load()) == len(answers) })
 	w.StartGateway("gateway-2")
 	next := w.LayOut("east")
 	goes := 0
@@ -169,24 +177,32 @@ func (r *resident) joins() {
 	}
 }
 
-// tornListener has connections to which nothing can be written once torn is set.
-type tornListener struct {
+// watched counts the connections of which a gateway holds a request: while it does, it
+// looks whether the client is still there. Once torn is set, nothing can be written.
+type watched struct {
 	net.Listener
-	torn *atomic.Bool
+	holds atomic.Int32
+	torn  atomic.Bool
 }
 
-func (l tornListener) Accept() (net.Conn, error) {
+func (l *watched) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	return tornConn{c, l.torn}, err
+	return &watchedConn{Conn: c, of: l}, err
 }
 
-type tornConn struct {
+type watchedConn struct {
 	net.Conn
-	torn *atomic.Bool
+	of     *watched
+	looked sync.Once
 }
 
-func (c tornConn) Write(b []byte) (int, error) {
-	if c.torn.Load() {
+func (c *watchedConn) SyscallConn() (syscall.RawConn, error) {
+	c.looked.Do(func() { c.of.holds.Add(1) })
+	return c.Conn.(syscall.Conn).SyscallConn()
+}
+
+func (c *watchedConn) Write(b []byte) (int, error) {
+	if c.of.torn.Load() {
 		return 0, syscall.ECONNRESET
 	}
 	return c.Conn.Write(b)
@@ -214,14 +230,11 @@ func TestAMemberThatNobodyKnowsLeaves(t *testing.T) {
 		{"the answer with its id is lost", false, true, func() *kmsg.JoinGroupRequest { return joinRequest("billing") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var read atomic.Int64 // bytes of requests without an answer
-			var torn atomic.Bool
+			var clients watched
 			w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
 				Gateway: func(gateway *federation.Config) {
-					gateway.Events.Session.BytesHeld = func(more int64) { read.Add(more) }
-					if c.torn {
-						gateway.Listener = tornListener{gateway.Listener, &torn}
-					}
+					clients.Listener, gateway.Listener = gateway.Listener, &clients
+					gateway.Router.HoldMax = time.Hour
 				}})
 			site := spillway.SiteID("east")
 			if c.move {
@@ -236,11 +249,11 @@ func TestAMemberThatNobodyKnowsLeaves(t *testing.T) {
 			req.SessionTimeoutMillis, req.RebalanceTimeoutMillis = 300_000, 300_000
 			client.Send(t.Context(), req.Key(), req.GetVersion(), true, req.AppendTo(nil))
 			if c.move {
-				gatewaytest.Eventually(t, "the gateway has read the join", func() bool { return read.Load() > 0 })
+				gatewaytest.Eventually(t, "the gateway holds the join", func() bool { return clients.holds.Load() > 0 })
 				w.Open(0, 0)
 			}
 			gatewaytest.Eventually(t, "the member waits at the site", func() bool { return count(t, w, site) == 2 })
-			if torn.Store(c.torn); !c.torn {
+			if clients.torn.Store(c.torn); !c.torn {
 				client.Close()
 			}
 			if !c.move {
