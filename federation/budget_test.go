@@ -38,7 +38,7 @@ func budgetWorld(t *testing.T) (w *gatewaytest.World, held, limited *atomic.Int6
 	}})
 	writer := client(t, w, kgo.ProducerBatchCompression(kgo.NoCompression()))
 	for range 256 {
-		if err := writer.ProduceSync(within(t, 10*time.Second), &kgo.Record{Topic: "orders", Value: bytes.Repeat([]byte("x"), 16<<10)}).FirstErr(); err != nil {
+		if err := writer.ProduceSync(within(t, soon), &kgo.Record{Topic: "orders", Value: bytes.Repeat([]byte("x"), 16<<10)}).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -58,7 +58,7 @@ func TestSlowReadersPinNoMoreThanTheBudget(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		deadline(t, conn, 20*time.Second)
+		deadline(t, conn, soon)
 		for range taken { // so that the gateway expects much
 			if _, err := conn.Write(ask); err != nil {
 				t.Fatal(err)
@@ -85,7 +85,7 @@ func TestSlowReadersPinNoMoreThanTheBudget(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	good := client(t, w, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{"orders": {0: kgo.NewOffset().At(gatewaytest.OffsetBase)}}))
-	if err := good.ProduceSync(within(t, 5*time.Second), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err != nil {
+	if err := good.ProduceSync(within(t, soon), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err != nil {
 		t.Error(err)
 	}
 	read(t, good, 257)
@@ -106,19 +106,15 @@ func TestAWaitingFetchCostsNothing(t *testing.T) {
 			next = int64(binary.BigEndian.Uint64(b)) + int64(binary.BigEndian.Uint32(b[23:])) + 1
 		}
 	}
-	req := fetchRequest(next, 20*time.Second)
+	req := fetchRequest(next, 30*time.Second)
 	pending := c.Send(t.Context(), 1, req.Version, true, req.AppendTo(nil))
 	time.Sleep(300 * time.Millisecond)
 	if n := held.Load(); n > 4<<10 {
 		t.Errorf("a waiting fetch holds %d bytes", n)
 	}
-	begin := time.Now()
 	fill(t, w, "orders", 1, 1)
-	if _, err := pending.Wait(within(t, 10*time.Second)); err != nil {
+	if _, err := pending.Wait(within(t, 20*time.Second)); err != nil { // less than it may wait
 		t.Fatal(err)
-	}
-	if took := time.Since(begin); took > 5*time.Second {
-		t.Errorf("it was answered after %s", took)
 	}
 	gatewaytest.Eventually(t, "everything is given back", func() bool { return held.Load() == 0 })
 }

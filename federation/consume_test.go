@@ -2,7 +2,6 @@ package federation_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,8 +21,6 @@ import (
 	"spillway/broker/embedded"
 	"spillway/broker/kafka"
 	"spillway/federation"
-	"spillway/federation/coordination"
-	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 	"spillway/mirror/offsetmap"
@@ -35,7 +32,7 @@ func fill(t *testing.T, w *gatewaytest.World, topic string, partitions int32, n 
 	cl := client(t, w)
 	for i := range n {
 		r := &kgo.Record{Topic: topic, Partition: int32(i) % partitions, Value: []byte(gatewaytest.Value(i))}
-		if err := cl.ProduceSync(within(t, 10*time.Second), r).FirstErr(); err != nil {
+		if err := cl.ProduceSync(within(t, soon), r).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -46,7 +43,7 @@ func fill(t *testing.T, w *gatewaytest.World, topic string, partitions int32, n 
 func read(t *testing.T, cl *kgo.Client, count int) []*kgo.Record {
 	t.Helper()
 	var found []*kgo.Record
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, soon)
 	for len(found) < count {
 		fs := cl.PollFetches(ctx)
 		if err := fs.Err(); err != nil {
@@ -88,7 +85,7 @@ func TestReadersSeeWhatIsDurable(t *testing.T) {
 		cl.Produce(t.Context(), &kgo.Record{Topic: "orders", Partition: p, Value: []byte(gatewaytest.Value(int(p)))}, nil)
 	}
 	siteLog(t, w, "east", "orders", 1)
-	reader := client(t, w, kgo.FetchMaxWait(10*time.Second),
+	reader := client(t, w, kgo.FetchMaxWait(30*time.Second),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{"orders": {0: kgo.NewOffset().At(gatewaytest.OffsetBase), 1: kgo.NewOffset().At(gatewaytest.OffsetBase)}}))
 	early, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -97,7 +94,7 @@ func TestReadersSeeWhatIsDurable(t *testing.T) {
 	}
 	for p := range 2 {
 		marks <- markLine("west", 1-p, 1, gatewaytest.OffsetBase+1)
-		fs := reader.PollFetches(within(t, 5*time.Second)) // half of what one fetch may wait
+		fs := reader.PollFetches(within(t, 20*time.Second)) // less than one fetch may wait
 		if got := fs.Records(); len(got) != 1 || got[0].Partition != int32(1-p) || got[0].Offset != gatewaytest.OffsetBase {
 			t.Fatalf("after the mark of partition %d: %v, %v", 1-p, got, fs.Err())
 		}
@@ -109,10 +106,10 @@ func TestListOffsets(t *testing.T) {
 	fill(t, w, "orders", 1, 10)
 	adm := kadm.NewClient(client(t, w))
 	for what, ask := range map[string]func() (kadm.ListedOffsets, error){
-		"start": func() (kadm.ListedOffsets, error) { return adm.ListStartOffsets(within(t, 10*time.Second), "orders") },
-		"end":   func() (kadm.ListedOffsets, error) { return adm.ListEndOffsets(within(t, 10*time.Second), "orders") },
+		"start": func() (kadm.ListedOffsets, error) { return adm.ListStartOffsets(within(t, soon), "orders") },
+		"end":   func() (kadm.ListedOffsets, error) { return adm.ListEndOffsets(within(t, soon), "orders") },
 		"time": func() (kadm.ListedOffsets, error) {
-			return adm.ListOffsetsAfterMilli(within(t, 10*time.Second), 1, "orders")
+			return adm.ListOffsetsAfterMilli(within(t, soon), 1, "orders")
 		},
 	} {
 		got, err := ask()
@@ -132,7 +129,7 @@ func TestOutOfRangeIsSaid(t *testing.T) {
 	for _, at := range []int64{5, gatewaytest.OffsetBase + 100} { // the site's own numbers mean nothing here
 		cl := client(t, w, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{"orders": {0: kgo.NewOffset().At(at)}}),
 			kgo.ConsumeResetOffset(kgo.NoResetOffset()))
-		fs := cl.PollFetches(within(t, 10*time.Second))
+		fs := cl.PollFetches(within(t, soon))
 		if fs.Err() == nil {
 			t.Errorf("a fetch at %d got %d records", at, fs.NumRecords())
 		}
@@ -148,12 +145,12 @@ func TestGroupCommitsAreExact(t *testing.T) {
 	}
 	first := member()
 	read(t, first, 20)
-	if err := first.CommitUncommittedOffsets(within(t, 10*time.Second)); err != nil {
+	if err := first.CommitUncommittedOffsets(within(t, soon)); err != nil {
 		t.Fatal(err)
 	}
 	first.Close()
 
-	committed, err := w.Sites["east"].Admin().FetchGroupOffsets(within(t, 10*time.Second), "shop")
+	committed, err := w.Sites["east"].Admin().FetchGroupOffsets(within(t, soon), "shop")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +160,7 @@ func TestGroupCommitsAreExact(t *testing.T) {
 			t.Errorf("%s is committed at the site as %+v", tp, o)
 		}
 	}
-	seen, err := kadm.NewClient(client(t, w)).FetchOffsets(within(t, 10*time.Second), "shop")
+	seen, err := kadm.NewClient(client(t, w)).FetchOffsets(within(t, soon), "shop")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +179,7 @@ func TestGroupCommitsAreExact(t *testing.T) {
 func TestAGroupWithoutAHomeIsRefused(t *testing.T) {
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1},
 		Group: func(g *spillway.FailoverGroup) { g.ConsumerGroups = []string{"shop-*"} }})
-	_, err := kadm.NewClient(client(t, w)).FetchOffsets(within(t, 10*time.Second), "somebody")
+	_, err := kadm.NewClient(client(t, w)).FetchOffsets(within(t, soon), "somebody")
 	if err == nil {
 		t.Error("a group of no failover group was served")
 	}
@@ -479,17 +476,9 @@ func TestAMemberKeepsItsPartitionsWhileNobodyServes(t *testing.T) {
 // A gateway has lost its lease. A member of a group that clients find there has to ask
 // for its coordinator: another gateway may serve it.
 func TestAMemberLeavesAGatewayWithoutLease(t *testing.T) {
-	lost := make(chan error, 10)
-	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}, Gateway: func(c *federation.Config) {
-		c.LeaseTTL = time.Second
-		c.Events.LeaseState = func(err error) { lost <- err }
-	}})
-	w.Store.Fail(func(coordtest.Moment, []coordination.Op) error { return errors.New("the store is away") })
-	for err := range lost {
-		if err != nil {
-			break
-		}
-	}
+	lease := newLapse()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}, Gateway: lease.of})
+	lease.end(w)
 	req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
 	req.Version, req.Group, req.MemberID, req.MemberEpoch = 1, "shop", "bWVtYmVyLW9uZS1vbmUxMQ", 1
 	if r := do[*kmsg.ConsumerGroupHeartbeatResponse](t, raw(t, w.Addrs[0]), req); r.ErrorCode != kerr.NotCoordinator.Code {

@@ -146,11 +146,11 @@ type resident struct {
 
 func reside(t *testing.T, w *gatewaytest.World, site spillway.SiteID, group string) *resident {
 	t.Helper()
-	node, err := w.Direct[site].Coordinator(within(t, 5*time.Second), broker.GroupCoordinator, group)
+	node, err := w.Direct[site].Coordinator(within(t, soon), broker.GroupCoordinator, group)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := w.Direct[site].Dial(within(t, 5*time.Second), node)
+	c, err := w.Direct[site].Dial(within(t, soon), node)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func (c *watchedConn) Write(b []byte) (int, error) {
 // until its session ends.
 func TestAMemberThatNobodyKnowsLeaves(t *testing.T) {
 	count := func(t *testing.T, w *gatewaytest.World, site spillway.SiteID) int {
-		d, err := w.Direct[site].Admin().DescribeGroup(within(t, 10*time.Second), "billing")
+		d, err := w.Direct[site].Admin().DescribeGroup(within(t, soon), "billing")
 		if err != nil {
 			t.Fatal(err)
 		}

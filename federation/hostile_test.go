@@ -88,7 +88,7 @@ func TestHostileBytes(t *testing.T) {
 	canary := client(t, w)
 	must := func(what string) {
 		t.Helper()
-		if err := canary.ProduceSync(within(t, 10*time.Second), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err != nil {
+		if err := canary.ProduceSync(within(t, soon), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err != nil {
 			t.Fatalf("after %s a good client fails: %v", what, err)
 		}
 	}
@@ -102,7 +102,7 @@ func TestHostileBytes(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			deadline(t, conn, 10*time.Second)
+			deadline(t, conn, soon)
 			_, _ = conn.Write(c.bytes) // the gateway may close before the end
 			if c.reason == session.ReasonTruncated {
 				_ = conn.(*net.TCPConn).CloseWrite()
@@ -115,7 +115,7 @@ func TestHostileBytes(t *testing.T) {
 				if got != c.reason {
 					t.Errorf("closed for %q, want %q", got, c.reason)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(soon):
 				t.Fatal("the connection stays open")
 			}
 			must(c.name)
@@ -152,7 +152,7 @@ func TestClientThatNeverReads(t *testing.T) {
 		if got != session.ReasonSlowReader {
 			t.Errorf("closed for %q", got)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(soon):
 		t.Fatal("the connection stays open")
 	}
 	conn.Close()
@@ -202,7 +202,7 @@ func TestDamagedRequests(t *testing.T) {
 		}
 		conn.Close()
 	}
-	if err := client(t, w).ProduceSync(within(t, 10*time.Second), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err != nil {
+	if err := client(t, w).ProduceSync(within(t, soon), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err != nil {
 		t.Fatalf("a good client fails: %v", err)
 	}
 	gatewaytest.Eventually(t, "goroutines fall back", func() bool { return runtime.NumGoroutine() <= goroutines+20 })
@@ -267,7 +267,7 @@ func TestTooManyEntries(t *testing.T) {
 		"topics":  &kmsg.MetadataRequest{Version: 12, Topics: make([]kmsg.MetadataRequestTopic, 10_001)},
 	} {
 		c := raw(t, w.Addrs[0])
-		if _, err := c.Send(t.Context(), req.Key(), req.GetVersion(), true, req.AppendTo(nil)).Wait(within(t, 10*time.Second)); err == nil {
+		if _, err := c.Send(t.Context(), req.Key(), req.GetVersion(), true, req.AppendTo(nil)).Wait(within(t, soon)); err == nil {
 			t.Errorf("%s: it was answered", name)
 		}
 		if got := <-reasons; got != session.ReasonTooMany {
@@ -302,7 +302,7 @@ func TestWaitingBatchesAreBounded(t *testing.T) {
 		pending = append(pending, c.Send(t.Context(), 0, req.Version, true, req.AppendTo(nil)))
 	}
 	for _, p := range pending {
-		if _, err := p.Wait(within(t, 20*time.Second)); err != nil {
+		if _, err := p.Wait(within(t, soon)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -321,7 +321,7 @@ func TestConnectionsOfOneAddressAreBounded(t *testing.T) {
 	// from opens a connection from an address; nil if it is not served.
 	from := func(address string) *conn.Conn {
 		dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
-		c, err := conn.Open(within(t, 5*time.Second), conn.Config{Address: w.Addrs[0], Node: -1, Dial: dialer.DialContext})
+		c, err := conn.Open(within(t, soon), conn.Config{Address: w.Addrs[0], Node: -1, Dial: dialer.DialContext})
 		if err != nil {
 			return nil
 		}

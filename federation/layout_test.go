@@ -95,7 +95,7 @@ func TestWhatIsHeldIsRefusedWhenAnotherLeads(t *testing.T) {
 			if code != kerr.NotLeaderForPartition.Code {
 				t.Errorf("partition %d: error %d", partition, code)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(soon):
 			t.Errorf("partition %d is held on", partition)
 		}
 	}

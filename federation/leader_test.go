@@ -260,13 +260,13 @@ func TestAcksZeroFollowsTheLeader(t *testing.T) {
 	send := func() {
 		req := produceRequest("orders", nil)
 		req.Acks = 0
-		if _, err := c.DoVersion(within(t, 5*time.Second), req); err != nil {
+		if _, err := c.DoVersion(within(t, soon), req); err != nil {
 			t.Fatal(err)
 		}
 	}
 	end := func() spillway.LocalOffset {
 		tp := spillway.TopicPartition{Topic: "orders"}
-		ends, err := w.Direct["east"].Admin().LogEnds(within(t, 5*time.Second), []spillway.TopicPartition{tp})
+		ends, err := w.Direct["east"].Admin().LogEnds(within(t, soon), []spillway.TopicPartition{tp})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -274,7 +274,7 @@ func TestAcksZeroFollowsTheLeader(t *testing.T) {
 	}
 	send()
 	gatewaytest.Eventually(t, "the first one is written", func() bool { return end() == 2 })
-	former, err := w.Direct["east"].Leader(within(t, 5*time.Second), spillway.TopicPartition{Topic: "orders"})
+	former, err := w.Direct["east"].Leader(within(t, soon), spillway.TopicPartition{Topic: "orders"})
 	if err != nil {
 		t.Fatal(err)
 	}

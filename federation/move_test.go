@@ -261,17 +261,14 @@ func TestACommitIntoABlackHoleHoldsUpNoMove(t *testing.T) {
 func TestLossOfAcknowledgedRecordsStopsNobody(t *testing.T) { lossStopsNobody(t, twoSites) }
 
 func lossStopsNobody(t *testing.T, o gatewaytest.Options) {
+	o.Gateway = func(c *federation.Config) { c.Router.OutstandingMax = time.Hour }
 	w := gatewaytest.Start(t, o)
 	wr := startWriter(t, w, "idempotent")
 	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > 200 })
 	w.Fence(o.Sites[1], failover.Failover)
-	begin := time.Now()
 	w.Open(50, 1000)
 	acked := wr.acked()
 	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > acked+100 })
-	if took := time.Since(begin); took > 5*time.Second {
-		t.Errorf("it took %s", took)
-	}
 	wr.end(t)
 }
 
@@ -281,7 +278,9 @@ func lossStopsNobody(t *testing.T, o gatewaytest.Options) {
 func TestAnotherGatewayAfterLoss(t *testing.T) {
 	o := twoSites
 	o.Gateways = []spillway.GatewayID{"gateway-1", "gateway-2"}
-	o.Gateway = func(c *federation.Config) { c.Limits.LingerMax = 100 * time.Millisecond }
+	o.Gateway = func(c *federation.Config) {
+		c.Limits.LingerMax, c.Router.OutstandingMax = 100*time.Millisecond, time.Hour
+	}
 	w := gatewaytest.Start(t, o)
 	wr := startWriter(t, w, "idempotent", kgo.MetadataMinAge(10*time.Millisecond))
 	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > 200 })
@@ -290,16 +289,12 @@ func TestAnotherGatewayAfterLoss(t *testing.T) {
 	n, _ := l.Leader(gatewaytest.ShareID, spillway.TopicPartition{Topic: "orders"}, -1)
 	w.StopGateway(n.Gateway)
 	w.LayOut("east")
-	begin := time.Now()
 	w.Open(50, 1000)
 	acked := wr.acked()
 	gatewaytest.Eventually(t, "the producer goes on", func() bool { return wr.acked() > acked+100 })
-	if took := time.Since(begin); took > 8*time.Second {
-		t.Errorf("it took %s", took)
-	}
 	wr.end(t)
 	tp := spillway.TopicPartition{Topic: "orders"}
-	ends, err := w.Direct["west"].Admin().LogEnds(within(t, 10*time.Second), []spillway.TopicPartition{tp})
+	ends, err := w.Direct["west"].Admin().LogEnds(within(t, soon), []spillway.TopicPartition{tp})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,9 +3,11 @@ package federation_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,7 +28,7 @@ import (
 // raw opens a connection on which tests send what they like.
 func raw(t *testing.T, address string) *conn.Conn {
 	t.Helper()
-	c, err := conn.Open(within(t, 5*time.Second), conn.Config{Address: address, Node: -1})
+	c, err := conn.Open(within(t, soon), conn.Config{Address: address, Node: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +38,7 @@ func raw(t *testing.T, address string) *conn.Conn {
 
 func do[R kmsg.Response](t *testing.T, c *conn.Conn, req kmsg.Request) R {
 	t.Helper()
-	resp, err := c.DoVersion(within(t, 30*time.Second), req)
+	resp, err := c.DoVersion(within(t, soon), req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +182,7 @@ func TestAPIVersions(t *testing.T) {
 		}
 	}
 	// A version of the future, with a body that nobody can read.
-	body, err := c.Send(context.Background(), 18, 99, true, []byte{1, 2, 3}).Wait(within(t, 5*time.Second))
+	body, err := c.Send(context.Background(), 18, 99, true, []byte{1, 2, 3}).Wait(within(t, soon))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,32 +206,41 @@ func TestProduceByTopicID(t *testing.T) {
 	}
 }
 
+// What bounds a hold first ends it: the failover group's, or what the request itself
+// allows (C29).
 func TestHoldEnds(t *testing.T) {
-	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
-		Group: func(g *spillway.FailoverGroup) { g.HoldMax = 400 * time.Millisecond }})
-	w.Fence("west", failover.Switchover)
-	c := raw(t, w.Addrs[0])
-	begin := time.Now()
-	code, _ := produced(do[*kmsg.ProduceResponse](t, c, produceRequest("orders", nil)))
-	if took := time.Since(begin); code != kerr.NotLeaderForPartition.Code || took < 350*time.Millisecond || took > 5*time.Second {
-		t.Errorf("error %d after %s", code, took)
-	}
-	// Never longer than the request itself allows (C29).
-	req := produceRequest("orders", nil)
-	req.TimeoutMillis = 50
-	begin = time.Now()
-	code, _ = produced(do[*kmsg.ProduceResponse](t, c, req))
-	if took := time.Since(begin); code != kerr.NotLeaderForPartition.Code || took < 40*time.Millisecond || took > 350*time.Millisecond {
-		t.Errorf("error %d after %s", code, took)
+	const short = 200 * time.Millisecond
+	var w *gatewaytest.World
+	var req *kmsg.ProduceRequest
+	for name, c := range map[string]struct{ group, request time.Duration }{
+		"the group's":   {short, time.Hour},
+		"the request's": {time.Hour, short},
+	} {
+		w = gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
+			Group:   func(g *spillway.FailoverGroup) { g.HoldMax = c.group },
+			Gateway: func(c *federation.Config) { c.Router.HoldMax = time.Hour }})
+		w.Fence("west", failover.Switchover)
+		req = produceRequest("orders", nil)
+		req.TimeoutMillis = int32(c.request.Milliseconds())
+		begin, answer := time.Now(), later(t, raw(t, w.Addrs[0]), req)
+		select {
+		case code := <-answer:
+			if took := time.Since(begin); code != kerr.NotLeaderForPartition.Code || took < short {
+				t.Errorf("%s: error %d after %s", name, code, took)
+			}
+		case <-time.After(soon / 2): // a request may allow twice as long at most
+			t.Errorf("%s does not end it", name)
+		}
 	}
 	// Without an answer to give, the connection is closed (C29).
-	req.Acks = 0
-	if _, err := c.DoVersion(within(t, 5*time.Second), req); err != nil {
+	c := raw(t, w.Addrs[0])
+	req.Acks, req.TimeoutMillis = 0, int32(short.Milliseconds())
+	if _, err := c.DoVersion(within(t, soon), req); err != nil {
 		t.Fatal(err)
 	}
 	select {
 	case <-c.Closed():
-	case <-time.After(5 * time.Second):
+	case <-time.After(soon):
 		t.Error("the connection of an acks=0 produce stays open")
 	}
 }
@@ -258,14 +269,41 @@ func TestHeldRequestDiesWithItsConnection(t *testing.T) {
 	}
 }
 
+// lapse has the lease of a gateway end when a test says so.
+type lapse struct {
+	ahead atomic.Int64 // of the machine's clocks
+	lost  chan error
+}
+
+func newLapse() *lapse { return &lapse{lost: make(chan error, 10)} }
+
+func (l *lapse) of(c *federation.Config) {
+	c.Clock, c.Events.LeaseState = l, func(err error) { l.lost <- err }
+}
+
+// Now implements coordination.Clock.
+func (l *lapse) Now() coordination.Instant {
+	now, ahead := coordination.SystemClock{}.Now(), time.Duration(l.ahead.Load())
+	now.Time, now.Boot = now.Time.Add(ahead), now.Boot+ahead
+	return now
+}
+
+// end takes the store away until the lease has run out, and the gateway has seen it.
+func (l *lapse) end(w *gatewaytest.World) {
+	w.Store.Fail(func(coordtest.Moment, []coordination.Op) error { return errors.New("the store is away") })
+	l.ahead.Add(int64(2 * coordination.LeaseTTL))
+	for err := range l.lost {
+		if err != nil {
+			return
+		}
+	}
+}
+
 // Without the store the lease ends, and then nothing is acknowledged, also if
 // the site has taken it meanwhile (C10, C32).
 func TestNoAnswerWithoutLease(t *testing.T) {
-	lost := make(chan error, 10)
-	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
-		c.LeaseTTL = time.Second
-		c.Events.LeaseState = func(err error) { lost <- err }
-	}})
+	lease := newLapse()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: lease.of})
 	c := raw(t, w.Addrs[0])
 	if code, _ := produced(do[*kmsg.ProduceResponse](t, c, produceRequest("orders", nil))); code != 0 {
 		t.Fatalf("error %d", code)
@@ -273,14 +311,9 @@ func TestNoAnswerWithoutLease(t *testing.T) {
 	w.Wires["east"].Mute()
 	req := produceRequest("orders", nil)
 	pending := c.Send(context.Background(), 0, req.Version, true, req.AppendTo(nil))
-	w.Store.Fail(func(coordtest.Moment, []coordination.Op) error { return fmt.Errorf("the store is away") })
-	for err := range lost {
-		if err != nil {
-			break
-		}
-	}
+	lease.end(w)
 	w.Wires["east"].Unmute()
-	body, err := pending.Wait(within(t, 20*time.Second))
+	body, err := pending.Wait(within(t, soon))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -360,7 +393,7 @@ func TestAckSites(t *testing.T) {
 		if r.Offset != gatewaytest.OffsetBase {
 			t.Errorf("offset %d", r.Offset)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(soon):
 		t.Fatal("not acknowledged after the mark")
 	}
 	// A mark of another epoch says nothing, and the request's own timeout ends the wait.
@@ -378,7 +411,7 @@ func TestReservedEnd(t *testing.T) {
 	cl := client(t, w)
 	for range 100 {
 		r := &kgo.Record{Topic: "orders", Value: []byte("x")}
-		if err := cl.ProduceSync(within(t, 10*time.Second), r).FirstErr(); err != nil {
+		if err := cl.ProduceSync(within(t, soon), r).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
 		e, err := w.Store.Get(context.Background(), w.Keys.Reserved(gatewaytest.ShareID))

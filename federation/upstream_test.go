@@ -2,8 +2,6 @@ package federation_test
 
 import (
 	"context"
-	"errors"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,8 +12,6 @@ import (
 	"spillway"
 	"spillway/broker/conn"
 	"spillway/federation"
-	"spillway/federation/coordination"
-	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 )
@@ -64,16 +60,21 @@ func begun(t *testing.T, c *conn.Conn, req kmsg.Request) (wait func() kmsg.Respo
 	pending := c.Send(context.Background(), req.Key(), req.GetVersion(), true, req.AppendTo(nil))
 	return func() kmsg.Response {
 		t.Helper()
-		body, err := pending.Wait(within(t, 20*time.Second))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp := req.ResponseKind()
-		if err := conn.Decode(resp, body); err != nil {
-			t.Fatal(err)
-		}
-		return resp
+		return answered(t, pending, req)
 	}
+}
+
+func answered(t *testing.T, pending *conn.Pending, req kmsg.Request) kmsg.Response {
+	t.Helper()
+	body, err := pending.Wait(within(t, soon))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp := req.ResponseKind()
+	if err := conn.Decode(resp, body); err != nil {
+		t.Fatal(err)
+	}
+	return resp
 }
 
 // Reads and consumer groups rest on the lease as produces do: what the site
@@ -100,11 +101,11 @@ func TestNothingIsAnsweredWithoutLease(t *testing.T) {
 	}
 	for name, a := range answered {
 		t.Run(name, func(t *testing.T) {
-			lost := make(chan error, 10)
+			lease := newLapse()
 			w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1},
 				Gateway: func(c *federation.Config) {
-					c.LeaseTTL, c.Router.HoldMax = time.Second, 300*time.Millisecond
-					c.Events.LeaseState = func(err error) { lost <- err }
+					c.Router.HoldMax = 300 * time.Millisecond
+					lease.of(c)
 				}})
 			if code, _ := produced(do[*kmsg.ProduceResponse](t, raw(t, w.Addrs[0]), produceRequest("orders", nil))); code != 0 {
 				t.Fatalf("error %d", code)
@@ -115,12 +116,7 @@ func TestNothingIsAnsweredWithoutLease(t *testing.T) {
 			}
 			w.Wires["east"].Mute()
 			wait := begun(t, c, a.req)
-			w.Store.Fail(func(coordtest.Moment, []coordination.Op) error { return errors.New("the store is away") })
-			for err := range lost {
-				if err != nil {
-					break
-				}
-			}
+			lease.end(w)
 			w.Wires["east"].Unmute()
 			if resp := wait(); a.served(resp) {
 				t.Errorf("answered from the site without a lease: %+v", resp)
@@ -194,11 +190,13 @@ func TestPlainProducersKeepOrderWhenTheLayoutChanges(t *testing.T) {
 // The one that leads it now holds what comes to it until the other has let go.
 func TestANewLeaderWaitsForTheFormer(t *testing.T) {
 	at := map[spillway.GatewayID]spillway.SiteID{"gateway-1": "east", "gateway-2": "west"}
-	var held atomic.Int64
+	held := make(chan struct{}, 10) // at the next one
 	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1},
 		Gateways: []spillway.GatewayID{"gateway-1", "gateway-2"}, Gateway: func(c *federation.Config) {
-			c.Site = at[c.ID]
-			c.Events.Router.Held = func(spillway.ShareID) { held.Add(1) }
+			c.Site, c.Router.HoldMax = at[c.ID], time.Hour
+			if c.ID == "gateway-2" {
+				c.Events.Router.Held = func(spillway.ShareID) { held <- struct{}{} }
+			}
 		}})
 	former, next := raw(t, w.Addrs[0]), raw(t, w.Addrs[1])
 	if code, _ := produced(do[*kmsg.ProduceResponse](t, former, produceRequest("orders", nil))); code != 0 {
@@ -206,7 +204,7 @@ func TestANewLeaderWaitsForTheFormer(t *testing.T) {
 	}
 	end := func() spillway.LocalOffset {
 		tp := spillway.TopicPartition{Topic: "orders"}
-		ends, err := w.Direct["east"].Admin().LogEnds(within(t, 5*time.Second), []spillway.TopicPartition{tp})
+		ends, err := w.Direct["east"].Admin().LogEnds(within(t, soon), []spillway.TopicPartition{tp})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -216,12 +214,20 @@ func TestANewLeaderWaitsForTheFormer(t *testing.T) {
 	first := begun(t, former, produceRequest("orders", nil))
 	gatewaytest.Eventually(t, "the produce is in the log", func() bool { return end() == 4 })
 	w.ProposeLayout("west")
-	var second func() kmsg.Response
-	gatewaytest.Eventually(t, "the other gateway leads", func() bool {
-		second = begun(t, next, produceRequest("orders", nil))
-		time.Sleep(100 * time.Millisecond)
-		return held.Load() > 0 || end() != 4
-	})
+	behind := produceRequest("orders", nil)
+	behind.TimeoutMillis = 60_000
+	var second *conn.Pending
+	for waits := false; !waits; {
+		second = next.Send(t.Context(), 0, behind.Version, true, behind.AppendTo(nil))
+		select {
+		case <-held:
+			waits = true
+		case <-second.Done(): // it does not know yet that it leads
+			if code, _ := produced(answered(t, second, behind).(*kmsg.ProduceResponse)); code != kerr.NotLeaderForPartition.Code {
+				t.Fatalf("error %d: a produce overtook one without an answer", code)
+			}
+		}
+	}
 	if n := end(); n != 4 {
 		t.Errorf("the log ends at %d: a produce overtook one without an answer", n)
 	}
@@ -229,7 +235,7 @@ func TestANewLeaderWaitsForTheFormer(t *testing.T) {
 	if code, offset := produced(first().(*kmsg.ProduceResponse)); code != 0 || offset != gatewaytest.OffsetBase+2 {
 		t.Errorf("error %d, offset %d at the former leader", code, offset)
 	}
-	if code, offset := produced(second().(*kmsg.ProduceResponse)); code != 0 || offset != gatewaytest.OffsetBase+4 {
+	if code, offset := produced(answered(t, second, behind).(*kmsg.ProduceResponse)); code != 0 || offset != gatewaytest.OffsetBase+4 {
 		t.Errorf("error %d, offset %d at the new one", code, offset)
 	}
 }
@@ -273,7 +279,7 @@ func TestAcksZeroIsBehindTheBarrier(t *testing.T) {
 			}
 			req := produceRequest("orders", nil)
 			req.Acks = 0
-			if _, err := c.DoVersion(within(t, 5*time.Second), req); err != nil {
+			if _, err := c.DoVersion(within(t, soon), req); err != nil {
 				t.Fatal(err)
 			}
 			after := kmsg.NewPtrApiVersionsRequest() // answered once the produce was begun
@@ -283,7 +289,7 @@ func TestAcksZeroIsBehindTheBarrier(t *testing.T) {
 				t.Errorf("unsure: %t", unsure)
 			}
 			tp := spillway.TopicPartition{Topic: "orders"}
-			ends, err := w.Direct["east"].Admin().LogEnds(within(t, 5*time.Second), []spillway.TopicPartition{tp})
+			ends, err := w.Direct["east"].Admin().LogEnds(within(t, soon), []spillway.TopicPartition{tp})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -316,7 +322,7 @@ func TestACommitBehindTheFenceGoesToTheNewSite(t *testing.T) {
 	reader := client(t, w, kgo.ConsumerGroup("billing"), kgo.ConsumeTopics("orders"), kgo.DisableAutoCommit())
 	var offsets []int64
 	for len(offsets) < 4 {
-		fs := reader.PollFetches(within(t, 10*time.Second))
+		fs := reader.PollFetches(within(t, soon))
 		if err := fs.Err(); err != nil {
 			t.Fatalf("after %v: %v", offsets, err)
 		}
