@@ -83,6 +83,7 @@ func (b *bounded) catchUp(t *testing.T, cutover map[spillway.TopicPartition]spil
 func TestTheFlowThatRunsIsBounded(t *testing.T) {
 	b := newBounded(t, nil)
 	b.write(t, 1)
+	b.westM.config.BoundPatience = time.Hour
 	b.follows(t)
 	before := b.sessions.Load()
 	b.catchUp(t, b.write(t, 2))
@@ -91,13 +92,10 @@ func TestTheFlowThatRunsIsBounded(t *testing.T) {
 	}
 	// A site may also be at the cutover, and the source silent.
 	b = newBounded(t, nil)
+	b.westM.config.BoundPatience = time.Hour
 	cutover := b.write(t, 3)
 	b.follows(t)
-	begun := time.Now()
 	b.catchUp(t, cutover)
-	if took := time.Since(begun); took >= boundPatience {
-		t.Errorf("nothing was left to bring, and it took %s", took)
-	}
 }
 
 // What others wrote into the standby behind the flow's last answer is found before

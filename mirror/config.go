@@ -54,6 +54,10 @@ type Config struct {
 	Quotas bool
 
 	RefusedPause time.Duration // before a refused record is tried again; default 10 s
+	// BoundPatience is how long a flow may take to come to the bound of a move; default
+	// 1 s. One that takes longer is far behind, or stands: its connections may be left
+	// over from a network that was gone. Then another one begins anew.
+	BoundPatience time.Duration
 
 	Caps []Cap // of what is fetched; each that fits counts
 
@@ -83,6 +87,7 @@ func (c Config) withDefaults() Config {
 	def(&c.TransactionWait, time.Minute)
 	def(&c.RefusedPause, 10*time.Second)
 	def(&c.MetadataInterval, MetadataIntervalDefault)
+	def(&c.BoundPatience, time.Second)
 	if c.Replication == 0 {
 		c.Replication = -1
 	}
@@ -130,7 +135,7 @@ func (c Config) Validate() error {
 		}
 	}
 	for key, d := range map[string]time.Duration{"fetchWait": c.FetchWait, "produceTimeout": c.ProduceTimeout, "topicInterval": c.TopicInterval,
-		"verifyInterval": c.VerifyInterval, "refusedPause": c.RefusedPause, "transactionWait": c.TransactionWait} {
+		"verifyInterval": c.VerifyInterval, "refusedPause": c.RefusedPause, "transactionWait": c.TransactionWait, "boundPatience": c.BoundPatience} {
 		if d < 0 {
 			faults = append(faults, fmt.Errorf("mirror.%s: %s is negative", key, d))
 		}

@@ -82,7 +82,7 @@ func TestAFlowStopsWhileItsSourceIsDark(t *testing.T) {
 			t.Fatal("nobody tries to connect again")
 		}
 	}
-	stop, cancel := context.WithTimeout(ctx, 20*time.Second)
+	stop, cancel := context.WithTimeout(ctx, soon)
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() {

@@ -152,11 +152,6 @@ func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillwa
 	return m.verifiedEnds(ctx, s, epoch)
 }
 
-// boundPatience is how long a flow may take to come to its bound. One that takes
-// longer is far behind, or stands: its connections may be left over from a network
-// that was gone. Then another one begins anew.
-const boundPatience = time.Second
-
 // boundFlow lets the flow of a share end at its bounds. It returns the verified ends
 // of all partitions that this site has, or nil if the flow is not there in time, or
 // what was at its bound has been lost. The flow has ended then, unless there is an
@@ -172,7 +167,7 @@ func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillwa
 	if wg.Wait(); errors.Join(err, errHere) != nil {
 		return nil, errors.Join(err, errHere)
 	}
-	late := time.NewTimer(boundPatience)
+	late := time.NewTimer(m.config.BoundPatience)
 	defer late.Stop()
 	select {
 	case <-f.ending.reached:

@@ -56,9 +56,13 @@ func testMirrorWith(t *testing.T, c Config, sources ...broker.Cluster) *Mirror {
 	return m
 }
 
+// soon bounds what is to come at once. No test judges how long that takes, and a busy
+// machine may take long.
+const soon = time.Minute
+
 func testContext(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*soon)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -79,10 +83,10 @@ func assign(t *testing.T, m *Mirror, a Assignment) {
 // eventually polls a condition until it holds.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(soon)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
+			t.Fatalf("not within %s: %s", soon, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
