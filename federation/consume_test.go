@@ -101,6 +101,58 @@ func TestReadersSeeWhatIsDurable(t *testing.T) {
 	}
 }
 
+// The records of one partition are in the log, and no second site has them. A fetch
+// waits for that; meanwhile another partition of it gets records, from the same node
+// or from another one. They are handed out at once.
+func TestAPartitionThatWaitsForItsMarkHoldsUpNoOther(t *testing.T) {
+	const waits, partitions = 0, 8
+	w, marks := markedWorld(t, partitions, nil)
+	same, other := int32(-1), int32(-1)
+	led, err := w.Direct["east"].Leader(within(t, soon), spillway.TopicPartition{Topic: "orders", Partition: waits})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p := int32(waits + 1); p < partitions; p++ {
+		node, err := w.Direct["east"].Leader(within(t, soon), spillway.TopicPartition{Topic: "orders", Partition: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if node == led {
+			same = p
+		} else {
+			other = p
+		}
+	}
+	if same < 0 || other < 0 {
+		t.Fatalf("partition %d: beside %d, apart from %d: the test shows nothing", waits, same, other)
+	}
+	write := func(p int32) {
+		req := produceRequest("orders", nil)
+		req.Topics[0].Partitions[0].Partition, req.TimeoutMillis = p, 100 // nobody waits for the answer
+		begun(t, raw(t, w.Addrs[0]), req)
+	}
+	write(waits)
+	siteLog(t, w, "east", "orders", 2)
+	for _, p := range []int32{same, other} {
+		req := fetchRequest(gatewaytest.OffsetBase, 30*time.Second)
+		req.Topics[0].Partitions = append(req.Topics[0].Partitions, req.Topics[0].Partitions[0])
+		req.Topics[0].Partitions[1].Partition = p
+		pending := raw(t, w.Addrs[0]).Send(t.Context(), 1, req.Version, true, req.AppendTo(nil))
+		time.Sleep(200 * time.Millisecond) // it waits for the mark
+		marks <- markLine("west", int(p), 1, gatewaytest.OffsetBase+2)
+		write(p)
+		select {
+		case <-pending.Done():
+		case <-time.After(20 * time.Second): // less than the fetch may wait
+			t.Fatalf("partition %d is held up", p)
+		}
+		got := answered(t, pending, req).(*kmsg.FetchResponse).Topics[0].Partitions
+		if len(got[0].RecordBatches) > 0 || len(got[1].RecordBatches) == 0 {
+			t.Errorf("partition %d: %d bytes of the one that waits, %d of the other one", p, len(got[0].RecordBatches), len(got[1].RecordBatches))
+		}
+	}
+}
+
 func TestListOffsets(t *testing.T) {
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	fill(t, w, "orders", 1, 10)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -334,23 +335,36 @@ func TestNoAnswerWithoutLease(t *testing.T) {
 // the test puts into the channel.
 func markedWorld(t *testing.T, partitions int32, real map[spillway.SiteID]gatewaytest.RealSite) (*gatewaytest.World, chan<- string) {
 	t.Helper()
-	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": partitions}, Sites: []spillway.SiteID{"east", "west"}, Real: real,
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": partitions}, Brokers: 2, Sites: []spillway.SiteID{"east", "west"}, Real: real,
 		Group: func(g *spillway.FailoverGroup) { g.Ack = spillway.AckPolicy{Sites: 2, OnShortfall: "block"} }})
 	return w, markStream(t, w, "west")
 }
 
-// markStream is a mirror that says what the test puts into the channel.
+// markStream is a mirror that says what the test puts into the channel; to a gateway
+// that connects again, all of it. Each second it says that it lives.
 func markStream(t *testing.T, w *gatewaytest.World, site spillway.SiteID) chan<- string {
 	t.Helper()
 	marks := make(chan string, 10)
+	var mu sync.Mutex
+	var said []string
 	mirror := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(rw)
-		rc.Flush()
-		for {
+		alive := time.NewTicker(time.Second)
+		defer alive.Stop()
+		for told := 0; ; {
+			mu.Lock()
+			for ; told < len(said); told++ {
+				fmt.Fprintln(rw, said[told])
+			}
+			mu.Unlock()
+			rc.Flush()
 			select {
 			case line := <-marks:
-				fmt.Fprintln(rw, line)
-				rc.Flush()
+				mu.Lock()
+				said = append(said, line)
+				mu.Unlock()
+			case <-alive.C:
+				fmt.Fprintf(rw, "{\"site\":%q}\n", site)
 			case <-r.Context().Done():
 				return
 			}

@@ -72,7 +72,8 @@ type fetchPart struct {
 	term  Term
 	view  *offsetmap.View
 	local spillway.LocalOffset
-	limit spillway.Offset // nothing from here on may be handed out
+	limit spillway.Offset                   // nothing from here on may be handed out
+	early *kmsg.FetchResponseTopicPartition // of the site; it came before any of it may be handed out
 }
 
 func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -196,7 +197,8 @@ func (f *fetch) try(ctx context.Context) bool {
 	if f.answered() {
 		return false
 	}
-	if len(byNode) == 0 {
+	early := f.early()
+	if len(byNode) == 0 && len(early) == 0 {
 		f.pause(ctx, changed)
 		return true
 	}
@@ -211,18 +213,61 @@ func (f *fetch) try(ctx context.Context) bool {
 		case <-stop:
 		}
 	}()
-	f.got.Store(0)
-	f.found.Store(0)
-	well := f.ask(ctx, byNode)
-	f.sreq.Hold(f.got.Load())
+	well := f.ask(ctx, byNode, f.keep(early))
 	if f.answered() {
 		return false
+	}
+	if early = f.early(); len(early) > 0 {
+		f.await(ctx, early)
+		return !f.answered()
 	}
 	f.makeRoom(0)
 	if !well {
 		f.pause(ctx, changed)
 	}
 	return true
+}
+
+// early are the partitions whose records came before they may be handed out.
+func (f *fetch) early() (early []*fetchPart) {
+	for _, p := range f.parts {
+		if p.early != nil {
+			early = append(early, p)
+		}
+	}
+	return early
+}
+
+// keep counts what came early, and makes room beside it for the other partitions. It
+// tells how long the sites may wait for these.
+func (f *fetch) keep(early []*fetchPart) (wait time.Duration) {
+	var kept int64
+	for _, p := range early {
+		kept += int64(len(p.early.RecordBatches))
+	}
+	f.got.Store(kept)
+	f.found.Store(kept)
+	if len(early) == 0 {
+		return f.waits()
+	}
+	f.room = 0
+	if kept < min(int64(f.req.MaxBytes), fetchBytesMax) {
+		f.room = max(f.sreq.Reserve(kept+fetchBytesFree), fetchBytesFree) - kept
+	}
+	return 0
+}
+
+// await waits for a moment until something of what came early may be handed out. A
+// partition that waits must hold up no other: all are looked at again then, whether
+// its mark has risen or not, and the sites are asked for the rest.
+func (f *fetch) await(ctx context.Context, early []*fetchPart) {
+	pause, cancel := context.WithTimeout(ctx, min(markPause, time.Until(f.deadline)))
+	defer cancel()
+	p := early[0]
+	f.client.router.awaitVisible(pause, p.share, p.term, p.tp, p.limit) // if it does not, another one may go
+	for _, p := range early {
+		p.serve(f, p.early)
+	}
 }
 
 // changed is closed when a share of the request changes.
@@ -266,8 +311,12 @@ func (f *fetch) plan(ctx context.Context) map[laneKey][]*fetchPart {
 		if p.done || len(p.out.RecordBatches) > 0 {
 			continue
 		}
-		var serving bool
-		if p.term, serving = p.share.Serving(); !serving || !r.lease.Held() {
+		t, serving := p.share.Serving()
+		if serving = serving && r.lease.Held(); serving && p.early != nil && t.Epoch == p.term.Epoch {
+			continue
+		}
+		p.term, p.early = t, nil
+		if !serving {
 			continue
 		}
 		if p.view = r.viewOf(p.share, p.term, p.tp); p.view == nil {
@@ -337,18 +386,19 @@ func (f *fetch) settle() {
 	}
 }
 
-// serve turns the site's answer for one partition into the client's. It returns
-// false if there are records, but none of them may be handed out yet: they are
-// not durable, or their offsets not reserved (C5, C19).
-func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) bool {
+// serve turns the site's answer for one partition into the client's. The answer is
+// kept if there are records, but none of them may be handed out yet: they are not
+// durable, or their offsets not reserved (C5, C19).
+func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 	r := f.client.router
+	p.early = nil
 	switch in.ErrorCode {
 	case 0:
 	case kerr.OffsetOutOfRange.Code, kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code, kerr.CorruptMessage.Code:
 		p.fail(in.ErrorCode)
-		return true
+		return
 	default:
-		return true // the site's own business (leader moves); asked again
+		return // the site's own business (leader moves); asked again
 	}
 	// The map may have grown while the site waited for data.
 	if v := r.viewOf(p.share, p.term, p.tp); v != nil {
@@ -359,7 +409,7 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) bool {
 	a, err := records.Serve(in.RecordBatches, p.view, p.wanted, limit)
 	if err != nil {
 		p.fail(kerr.CorruptMessage.Code)
-		return true
+		return
 	}
 	p.limit, p.served = limit, true
 	start, _ := p.view.ToVirtual(spillway.LocalOffset(max(in.LogStartOffset, 0)))
@@ -376,5 +426,7 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) bool {
 		t.FirstOffset = int64(first)
 		p.out.AbortedTransactions = append(p.out.AbortedTransactions, t)
 	}
-	return len(a.Records) > 0 || len(in.RecordBatches) == 0 || limit >= end
+	if len(a.Records) == 0 && len(in.RecordBatches) > 0 && limit < end {
+		p.early = in
+	}
 }

@@ -12,10 +12,14 @@ import (
 	"spillway/broker/conn"
 )
 
-// ask sends one request to each node and serves what they answer. It returns
-// false if something could not be reached or has another leader by now.
-func (f *fetch) ask(ctx context.Context, byNode map[laneKey][]*fetchPart) bool {
-	wait, room := f.waits(), max(f.room/int64(len(byNode)), 1)
+// ask sends one request to each node, if there is room, and serves what they answer.
+// It returns false if something could not be reached or has another leader by now.
+func (f *fetch) ask(ctx context.Context, byNode map[laneKey][]*fetchPart, wait time.Duration) bool {
+	defer func() { f.sreq.Hold(f.got.Load()) }()
+	if len(byNode) == 0 || f.room <= 0 {
+		return true
+	}
+	room := max(f.room/int64(len(byNode)), 1)
 	if len(byNode) > 1 {
 		// Answers of several nodes are waited for together, so each waits
 		// only a moment, and the round is repeated.
@@ -73,8 +77,6 @@ func (f *fetch) take(ctx context.Context, site spillway.SiteID, parts []*fetchPa
 		byName[p.tp] = p
 	}
 	well := resp.ErrorCode == 0
-	var early []earlyPart
-	some := false // of this answer may be handed out
 	for i := range resp.Topics {
 		t := &resp.Topics[i]
 		for j := range t.Partitions {
@@ -88,44 +90,13 @@ func (f *fetch) take(ctx context.Context, site spillway.SiteID, parts []*fetchPa
 			case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.ReplicaNotAvailable.Code, kerr.KafkaStorageError.Code:
 				well = false
 			}
-			if !p.serve(f, in) {
-				early = append(early, earlyPart{p, in})
-			}
-			some = some || len(p.out.RecordBatches) > 0
+			p.serve(f, in)
 		}
-	}
-	if !some {
-		f.await(ctx, early)
 	}
 	if !well {
 		f.client.router.refresh(ctx, site)
 	}
 	return well
-}
-
-// earlyPart is a partition whose records came before they may be handed out.
-type earlyPart struct {
-	part *fetchPart
-	in   *kmsg.FetchResponseTopicPartition
-}
-
-// await waits until something of what came early may be handed out, or until
-// the deadline. A partition that waits must not hold up others, so it is looked
-// at again soon whether its mark has risen or not.
-func (f *fetch) await(ctx context.Context, early []earlyPart) {
-	for len(early) > 0 && ctx.Err() == nil && time.Now().Before(f.deadline) {
-		p := early[0].part
-		pause, cancel := context.WithTimeout(ctx, min(markPause, time.Until(f.deadline)))
-		f.client.router.awaitVisible(pause, p.share, p.term, p.tp, p.limit) // if it does not, another one may go
-		cancel()
-		some := false
-		for _, e := range early {
-			some = e.part.serve(f, e.in) || some
-		}
-		if some {
-			return
-		}
-	}
 }
 
 // upstream is the request for one node of a site: in the site's offsets,
