@@ -19,6 +19,7 @@ func TestASiteThatComesBackLateFindsWhereItsTimeEnded(t *testing.T) {
 	w := newWorld(t, options{store: store})
 	w.settled(1)
 	w.produce("east", "a", 20)
+	w.sites["east"].endLoop() // which might be the one that opens the other: it could not wait for its own end
 	var once sync.Once
 	store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
 		if when != coordtest.BeforeWrite {

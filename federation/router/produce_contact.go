@@ -76,8 +76,9 @@ func (p *part) waitForMissing(until time.Time, changed <-chan struct{}) {
 	}
 	ctx, cancel := context.WithDeadline(r.ctx, end)
 	defer cancel()
-	r.background.Go(func() { p.askSite(ctx) })
-	r.background.Go(func() { r.release(ctx, p.share.ID, p.term) })
+	t := p.term // once it is sent, the part may come to another one
+	r.background.Go(func() { p.askSite(ctx, t) })
+	r.background.Go(func() { r.release(ctx, p.share.ID, t) })
 	for {
 		timer := time.NewTimer(time.Until(until))
 		select {
@@ -137,9 +138,9 @@ func (p *part) askAgain(ctx context.Context) (done bool, until time.Time, change
 // askSite asks the site what it knows of the producer: in this term, if the
 // client wrote through another gateway; in older terms that the site itself
 // served, as these batches are in no trail.
-func (p *part) askSite(ctx context.Context) {
+func (p *part) askSite(ctx context.Context, t Term) {
 	r := p.op.client.router
-	cluster := r.sites[p.term.Site]
+	cluster := r.sites[t.Site]
 	if !cluster.Capabilities().DescribeProducers {
 		return
 	}
@@ -153,14 +154,14 @@ func (p *part) askSite(ctx context.Context) {
 	if err != nil {
 		return // the wait goes on, and ends by time
 	}
-	known, older := ofProducer(p.term, p.header.ProducerID, states)
+	known, older := ofProducer(t, p.header.ProducerID, states)
 	for _, epoch := range known {
 		if epoch == p.header.ProducerEpoch {
-			r.contacts.known(p.contact(), epoch, p.term.Base)
+			r.contacts.known(p.contact(), epoch, t.Base)
 		}
 	}
 	for _, e := range older {
-		r.contacts.found(p.contact(), e, p.term.Base)
+		r.contacts.found(p.contact(), e, t.Base)
 	}
 }
 
