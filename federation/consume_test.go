@@ -105,7 +105,7 @@ func TestReadersSeeWhatIsDurable(t *testing.T) {
 // waits for that; meanwhile another partition of it gets records, from the same node
 // or from another one. They are handed out at once.
 func TestAPartitionThatWaitsForItsMarkHoldsUpNoOther(t *testing.T) {
-	const waits, partitions = 0, 8
+	const waits, partitions = 0, 32 // on two brokers
 	w, marks := markedWorld(t, partitions, nil)
 	same, other := int32(-1), int32(-1)
 	led, err := w.Direct["east"].Leader(within(t, soon), spillway.TopicPartition{Topic: "orders", Partition: waits})

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -71,6 +72,10 @@ type World struct {
 	t       testing.TB
 	options Options
 	stops   map[spillway.GatewayID]func()
+	mu      struct {
+		sync.Mutex
+		serves map[spillway.GatewayID]bool // has served
+	}
 
 	// The dumb mirror's state (move.go).
 	writers map[spillway.SiteID]*maptopic.Writer
@@ -98,6 +103,7 @@ func Start(t testing.TB, o Options) *World {
 		virtual: make(map[spillway.TopicPartition]spillway.Offset), Embedded: make(map[spillway.SiteID]*embedded.Cluster),
 		Gateways: make(map[spillway.GatewayID]*federation.Gateway), stops: make(map[spillway.GatewayID]func()),
 	}
+	w.mu.serves = make(map[spillway.GatewayID]bool)
 	var sites []spillway.Site
 	for _, id := range o.Sites {
 		sites = append(sites, spillway.Site{ID: id})
@@ -121,6 +127,11 @@ func Start(t testing.TB, o Options) *World {
 		w.StartGateway(id)
 	}
 	w.LayOut(o.Sites[0])
+	Eventually(t, "all gateways serve", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.mu.serves) == len(o.Gateways)
+	})
 	return w
 }
 
@@ -177,6 +188,17 @@ func (w *World) StartGateway(id spillway.GatewayID) {
 	c.Events.Problem = func(what string, err error) { w.t.Logf("%s: %s: %v", id, what, err) }
 	if w.options.Gateway != nil {
 		w.options.Gateway(&c)
+	}
+	told := c.Events.ShareState
+	c.Events.ShareState = func(share spillway.ShareID, epoch spillway.Epoch, state failover.State, serving bool) {
+		if serving {
+			w.mu.Lock()
+			w.mu.serves[id] = true
+			w.mu.Unlock()
+		}
+		if told != nil {
+			told(share, epoch, state, serving)
+		}
 	}
 	g, err := federation.New(c)
 	if err != nil {
