@@ -44,9 +44,10 @@ type flow struct {
 
 	// metadata is held by who looks at topics, which owns what follows.
 	metadata  sync.Mutex
-	told      map[string]bool      // what differs and stays
-	limitSeen map[string]string    // max.message.bytes as it was set
-	absent    map[string]time.Time // topics that the source does not have, since when
+	told      map[string]bool                 // what differs and stays
+	limitSeen map[string]string               // max.message.bytes as it was set
+	wanted    map[string]map[string]time.Time // of a delayed flow: changes by topic, since when
+	absent    map[string]time.Time            // topics that the source does not have, since when
 
 	mu struct {
 		sync.Mutex
@@ -105,7 +106,7 @@ func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartit
 		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
 		claimed: make(chan *partition), wake: make(chan struct{}, 1), metadataDue: make(chan struct{}, 1),
 		told: make(map[string]bool), limitSeen: make(map[string]string),
-		absent: make(map[string]time.Time), retired: make(map[string]bool),
+		absent: make(map[string]time.Time), wanted: make(map[string]map[string]time.Time), retired: make(map[string]bool),
 	}
 	f.mu.state, f.mu.verifiedAt = make(map[spillway.TopicPartition]partState), -1
 	f.mu.led, f.mu.limits = make(map[string]Lease), make(map[string]*atomic.Int64)

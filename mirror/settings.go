@@ -363,6 +363,7 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 		if err != nil {
 			return err
 		}
+		f.late(plans)
 		f.m.changeSettings(ctx, f.source, plans)
 		for _, p := range plans {
 			for _, k := range p.settings.Kept {
@@ -378,6 +379,31 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 		}
 	}
 	return f.learnLimits(ctx, here)
+}
+
+// late leaves changes out that are not as old as the flow's delay: with a shorter
+// retention, for one, a target that is behind on purpose would lose what it is for.
+func (f *flow) late(plans []topicPlan) {
+	if f.share.Delay == 0 {
+		return
+	}
+	now := f.m.config.Now()
+	for i, p := range plans {
+		wanted, due := make(map[string]time.Time), []metadata.Change(nil)
+		for _, c := range p.settings.Changes {
+			since, seen := f.wanted[p.name][c.String()]
+			if !seen {
+				since = now
+			}
+			wanted[c.String()] = since
+			if now.Sub(since) >= f.share.Delay {
+				due = append(due, c)
+			} else {
+				plans[i].settings.Leave(c.Key, p.known.Settings)
+			}
+		}
+		f.wanted[p.name], plans[i].settings.Changes = wanted, due
+	}
 }
 
 // learnLimits tells partitions how large a batch their topic takes now.
