@@ -56,10 +56,13 @@ type FailoverGroup struct {
 	Sites          []SiteID // preferred first; the first is the initial home
 	Ack            AckPolicy
 	OffsetBase     Offset // virtual minus local offset in epoch 1
-	ReservedBlock  int64  // how far the reserved end is raised ahead of use
-	GroupDrain     time.Duration
-	HoldMax        time.Duration
-	Failover       AutomaticFailover
+	// FollowDeletions has topics deleted at standbys that are deleted at the active
+	// site, where a mirror had created them.
+	FollowDeletions bool
+	ReservedBlock   int64 // how far the reserved end is raised ahead of use
+	GroupDrain      time.Duration
+	HoldMax         time.Duration
+	Failover        AutomaticFailover
 }
 
 // Topology is the immutable description of one virtual cluster: built once

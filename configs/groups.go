@@ -110,16 +110,17 @@ func (g FailoverGroup) noun() spillway.FailoverGroup {
 		sites[i] = spillway.SiteID(s)
 	}
 	return spillway.FailoverGroup{
-		Name:           g.Name,
-		Kind:           spillway.Ordered,
-		Topics:         g.Topics,
-		ConsumerGroups: g.ConsumerGroups,
-		Sites:          sites,
-		Ack:            spillway.AckPolicy{Sites: g.Ack.Sites, OnShortfall: g.Ack.OnShortfall, ShortfallAfter: g.Ack.ShortfallAfter},
-		OffsetBase:     spillway.Offset(g.OffsetBase),
-		ReservedBlock:  g.ReservedBlock,
-		GroupDrain:     g.GroupDrain,
-		HoldMax:        g.HoldMax,
+		Name:            g.Name,
+		Kind:            spillway.Ordered,
+		Topics:          g.Topics,
+		ConsumerGroups:  g.ConsumerGroups,
+		Sites:           sites,
+		Ack:             spillway.AckPolicy{Sites: g.Ack.Sites, OnShortfall: g.Ack.OnShortfall, ShortfallAfter: g.Ack.ShortfallAfter},
+		OffsetBase:      spillway.Offset(g.OffsetBase),
+		FollowDeletions: g.Deletes == "follow",
+		ReservedBlock:   g.ReservedBlock,
+		GroupDrain:      g.GroupDrain,
+		HoldMax:         g.HoldMax,
 		Failover: spillway.AutomaticFailover{
 			Enabled: g.Failover.Automatic, After: g.Failover.After,
 			LossRecordsMax: g.Failover.LossRecordsMax, PerHourMax: g.Failover.PerHourMax,

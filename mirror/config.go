@@ -44,6 +44,7 @@ type Config struct {
 	VerifyInterval    time.Duration // how often the verified end is saved while data flows; default 1 s
 	TransactionWait   time.Duration // for transactions of others at the target to end by themselves, before a flow begins; default 1 min
 	MetadataInterval  time.Duration // how often topics are compared with the source; default MetadataIntervalDefault, negative: never
+	DeletedAfter      time.Duration // for so long a source must lack a topic until that counts as a deletion; default 1 min
 	SettingsExcluded  []string      // settings of topics that are not carried, beside metadata.Excluded: exact names, or a prefix followed by "*"
 	// ACLs has entries of access control lists about the topics and groups of a
 	// flow carried, but for those about PrincipalsExcluded: Spillway's own are each
@@ -88,6 +89,7 @@ func (c Config) withDefaults() Config {
 	def(&c.RefusedPause, 10*time.Second)
 	def(&c.MetadataInterval, MetadataIntervalDefault)
 	def(&c.BoundPatience, time.Second)
+	def(&c.DeletedAfter, time.Minute)
 	if c.Replication == 0 {
 		c.Replication = -1
 	}
@@ -135,7 +137,7 @@ func (c Config) Validate() error {
 		}
 	}
 	for key, d := range map[string]time.Duration{"fetchWait": c.FetchWait, "produceTimeout": c.ProduceTimeout, "topicInterval": c.TopicInterval,
-		"verifyInterval": c.VerifyInterval, "refusedPause": c.RefusedPause, "transactionWait": c.TransactionWait, "boundPatience": c.BoundPatience} {
+		"verifyInterval": c.VerifyInterval, "refusedPause": c.RefusedPause, "transactionWait": c.TransactionWait, "boundPatience": c.BoundPatience, "deletedAfter": c.DeletedAfter} {
 		if d < 0 {
 			faults = append(faults, fmt.Errorf("mirror.%s: %s is negative", key, d))
 		}

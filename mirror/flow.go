@@ -37,22 +37,26 @@ type flow struct {
 	parts   map[spillway.TopicPartition]*partition // all of the flow
 	lanes   map[int32]*lane
 	claimed chan *partition
-	toOpen  []*partition // with a lease
-	toRoute []*partition // opened
-	later   []*partition // wait for their retryAt; those with a lease go to toOpen
+	toOpen  []*partition    // with a lease
+	toRoute []*partition    // opened
+	later   []*partition    // wait for their retryAt; those with a lease go to toOpen
+	retired map[string]bool // topics that are let go
 
 	// metadata is held by who looks at topics, which owns what follows.
 	metadata  sync.Mutex
-	told      map[string]bool   // what differs and stays
-	limitSeen map[string]string // max.message.bytes as it was set
+	told      map[string]bool                 // what differs and stays
+	limitSeen map[string]string               // max.message.bytes as it was set
+	wanted    map[string]map[string]time.Time // of a delayed flow: changes by topic, since when
+	absent    map[string]time.Time            // topics that the source does not have, since when
 
 	mu struct {
 		sync.Mutex
-		led    map[string]Lease // of the first partitions, by topic
-		due    []string         // topics to be looked at
-		limits map[string]*atomic.Int64
-		back   []back
-		state  map[spillway.TopicPartition]partState
+		retired []string         // topics to be let go
+		led     map[string]Lease // of the first partitions, by topic
+		due     []string         // topics to be looked at
+		limits  map[string]*atomic.Int64
+		back    []back
+		state   map[spillway.TopicPartition]partState
 		// problem is why partitions cannot be looked for.
 		problem    string
 		found      bool // they were looked for, once
@@ -102,6 +106,7 @@ func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartit
 		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
 		claimed: make(chan *partition), wake: make(chan struct{}, 1), metadataDue: make(chan struct{}, 1),
 		told: make(map[string]bool), limitSeen: make(map[string]string),
+		absent: make(map[string]time.Time), wanted: make(map[string]map[string]time.Time), retired: make(map[string]bool),
 	}
 	f.mu.state, f.mu.verifiedAt = make(map[spillway.TopicPartition]partState), -1
 	f.mu.led, f.mu.limits = make(map[string]Lease), make(map[string]*atomic.Int64)
@@ -161,6 +166,7 @@ func (f *flow) run(parent context.Context) {
 	for ctx.Err() == nil {
 		f.hurry(ctx)
 		f.takeReturned(ctx)
+		f.letGo()
 		f.openAll(ctx)
 		f.route(ctx, parent)
 		f.ending.look()
@@ -189,6 +195,10 @@ func (f *flow) claim(ctx context.Context, p *partition) {
 }
 
 func (f *flow) leased(p *partition) {
+	if f.retired[p.Topic] {
+		f.forget(p)
+		return
+	}
 	f.setState(p, false, "reads the end of the target's log back")
 	if p.Partition == 0 {
 		f.leads(p.Topic, p.lease)
@@ -244,6 +254,8 @@ func (f *flow) discover(ctx context.Context) {
 	} else if tps, err = f.share.partitionsAt(ctx, f.source.cluster); err != nil {
 		f.fail(err)
 		return
+	} else {
+		f.found(tps)
 	}
 	if f.m.config.IdentitySources {
 		if err := f.source.ready(ctx, true); err != nil { // who feeds the topics that were created meanwhile
@@ -319,6 +331,8 @@ func (f *flow) takeReturned(ctx context.Context) {
 		p := b.partition
 		switch {
 		case b.why.stopped:
+		case f.retired[p.Topic]:
+			f.forget(p)
 		case b.why.reached:
 			f.ending.arrived[p.TopicPartition] = true
 			f.setState(p, false, "")

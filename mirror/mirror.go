@@ -37,6 +37,10 @@ type Assignment struct {
 	Start          Start           // of what was never mirrored; only without a control plane
 	Delay          time.Duration   // how old a batch must be; only without a control plane
 
+	// FollowDeletions has topics deleted here that are deleted at the source, if the
+	// mirror created them.
+	FollowDeletions bool
+
 	// TopicPrefixes and GroupPrefixes are prefixes of which every name is meant;
 	// only without a control plane, where patterns do not say so.
 	TopicPrefixes, GroupPrefixes []string

@@ -14,11 +14,12 @@ import (
 
 // Preview is what a Run would change at its target beside records.
 type Preview struct {
-	Topics     []PreviewTopic   `json:"topics"`     // to be created
-	Partitions []PreviewGrowth  `json:"partitions"` // to be added
-	Settings   []PreviewSetting `json:"settings"`   // to be changed
-	Kept       []PreviewKept    `json:"kept"`       // differ, and stay
-	Circular   []string         `json:"circular"`   // topics that are left out, since their records come from the target
+	Topics     []PreviewTopic    `json:"topics"`     // to be created
+	Partitions []PreviewGrowth   `json:"partitions"` // to be added
+	Settings   []PreviewSetting  `json:"settings"`   // to be changed
+	Kept       []PreviewKept     `json:"kept"`       // differ, and stay
+	Deletions  []PreviewDeletion `json:"deletions"`  // of topics that the source does not have any more
+	Circular   []string          `json:"circular"`   // topics that are left out, since their records come from the target
 
 	CreateACLs  []spillway.ACL   `json:"createACLs"`
 	DeleteACLs  []spillway.ACL   `json:"deleteACLs"`
@@ -55,6 +56,13 @@ type PreviewKept struct {
 	metadata.Kept
 }
 
+// PreviewDeletion is a topic that would be deleted, or not, and why.
+type PreviewDeletion struct {
+	Topic   string `json:"topic"`
+	Deleted bool   `json:"deleted"`
+	Why     string `json:"why"`
+}
+
 // PreviewRun tells what Run would change at the target, and changes nothing.
 func PreviewRun(ctx context.Context, c RunConfig) (Preview, error) {
 	m, a, err := c.open(ctx)
@@ -76,11 +84,32 @@ func PreviewRun(ctx context.Context, c RunConfig) (Preview, error) {
 	if err != nil {
 		return v, err
 	}
+	if err := m.previewDeletions(ctx, a, src, &v); err != nil {
+		return v, err
+	}
 	if err := m.previewRights(ctx, a, src, &v); err != nil {
 		return v, err
 	}
 	v.MissingUsers, v.UsersUnknown = m.lookForUsers(ctx, a)
 	return v, nil
+}
+
+func (m *Mirror) previewDeletions(ctx context.Context, a Assignment, src *source, v *Preview) error {
+	gone, cluster, err := newFlow(m, a, src, nil).gone(ctx)
+	if err != nil || len(gone) == 0 {
+		return err
+	}
+	md, err := m.local.Metadata(ctx, gone...)
+	if err != nil {
+		return err
+	}
+	for _, name := range gone {
+		if t := md.Topics[name]; exists(t) {
+			deleted, why := m.deletion(a, name, cluster, t).Verdict()
+			v.Deletions = append(v.Deletions, PreviewDeletion{name, deleted, why})
+		}
+	}
+	return nil
 }
 
 func (m *Mirror) previewRights(ctx context.Context, a Assignment, src *source, v *Preview) error {

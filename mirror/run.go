@@ -29,6 +29,8 @@ type RunConfig struct {
 	// Until ends Run when the target has all records up to that time, and none of those
 	// behind the first younger one of their partition.
 	Until time.Time
+	// FollowDeletions has topics deleted at the target, if a run created them there.
+	FollowDeletions bool
 	// UntilCaughtUp ends Run when the target has what the source had when Run
 	// looked, and group offsets are copied.
 	UntilCaughtUp bool
@@ -65,7 +67,7 @@ func (c RunConfig) open(ctx context.Context) (*Mirror, Assignment, error) {
 		return nil, Assignment{}, err
 	}
 	a := Assignment{
-		Share: spillway.ShareID{Group: "run-" + string(c.From.Site())}, Topics: []string{"*"}, Epoch: 1, Source: c.From.Site(), Start: c.Start, Delay: c.Delay,
+		Share: spillway.ShareID{Group: "run-" + string(c.From.Site())}, Topics: []string{"*"}, Epoch: 1, Source: c.From.Site(), Start: c.Start, Delay: c.Delay, FollowDeletions: c.FollowDeletions,
 	}
 	if c.Groups != nil {
 		matches, err := whole(c.Groups)

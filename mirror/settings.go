@@ -23,6 +23,7 @@ import (
 // topicPlan is what to do about the settings of one topic here.
 type topicPlan struct {
 	name     string
+	source   string // id of the source's cluster
 	settings metadata.SettingsPlan
 	borrows  []metadata.Change
 	borrowed map[string]*string
@@ -65,7 +66,10 @@ func (m *Mirror) planSettings(ctx context.Context, from *source, topics []string
 		if !ok && from != nil || !exists {
 			continue
 		}
-		p := topicPlan{name: name, known: m.reader.Topic(name)}
+		p := topicPlan{name: name, source: cluster, known: m.reader.Topic(name)}
+		if c := p.known.Created; c != nil && from != nil && c.From != cluster {
+			p.known.Created = &metadata.Created{From: cluster, Here: c.Here}
+		}
 		var agreed map[string]string
 		lent := maps.Clone(settings)
 		if from != nil && !m.config.IdentitySources {
@@ -254,9 +258,9 @@ func (f *flow) keepMetadata(ctx context.Context) {
 			due := f.mu.due
 			f.mu.due = nil
 			f.mu.Unlock()
-			f.metadataRound(ctx, due)
+			f.metadataRound(ctx, due, false)
 		case <-tick.C:
-			f.metadataRound(ctx, f.topics())
+			f.metadataRound(ctx, nil, true)
 		case <-ctx.Done():
 			return
 		}
@@ -274,7 +278,7 @@ func (m *Mirror) keepMetadata(ctx context.Context, id spillway.ShareID) {
 	f := s.mu.flow
 	s.mu.Unlock()
 	if f != nil {
-		f.metadataRound(ctx, f.topics())
+		f.metadataRound(ctx, nil, true)
 	}
 }
 
@@ -315,16 +319,22 @@ func (f *flow) led(topics []string) []string {
 	return led
 }
 
-// metadataRound looks at topics once. A move is not disturbed.
-func (f *flow) metadataRound(ctx context.Context, topics []string) {
+// metadataRound looks at topics once, or at the whole flow. A move is not disturbed.
+func (f *flow) metadataRound(ctx context.Context, topics []string, whole bool) {
 	f.metadata.Lock()
 	defer f.metadata.Unlock()
-	if len(topics) == 0 || f.ending.bound.Load() != nil {
+	if whole {
+		topics = f.topics()
+	}
+	if f.ending.bound.Load() != nil {
 		return
 	}
 	f.keep(ctx, KindSetting, func() error { return f.keepSettings(ctx, topics) })
+	if whole {
+		f.keep(ctx, KindTopic, func() error { return f.followDeletions(ctx) })
+	}
 	all := f.topics()
-	if len(all) == 0 || topics[0] != all[0] || len(f.led(all[:1])) == 0 {
+	if len(all) == 0 || len(topics) == 0 || topics[0] != all[0] || len(f.led(all[:1])) == 0 {
 		return // another worker's
 	}
 	if f.m.config.ACLs {
@@ -353,6 +363,7 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 		if err != nil {
 			return err
 		}
+		f.late(plans)
 		f.m.changeSettings(ctx, f.source, plans)
 		for _, p := range plans {
 			for _, k := range p.settings.Kept {
@@ -368,6 +379,31 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 		}
 	}
 	return f.learnLimits(ctx, here)
+}
+
+// late leaves changes out that are not as old as the flow's delay: with a shorter
+// retention, for one, a target that is behind on purpose would lose what it is for.
+func (f *flow) late(plans []topicPlan) {
+	if f.share.Delay == 0 {
+		return
+	}
+	now := f.m.config.Now()
+	for i, p := range plans {
+		wanted, due := make(map[string]time.Time), []metadata.Change(nil)
+		for _, c := range p.settings.Changes {
+			since, seen := f.wanted[p.name][c.String()]
+			if !seen {
+				since = now
+			}
+			wanted[c.String()] = since
+			if now.Sub(since) >= f.share.Delay {
+				due = append(due, c)
+			} else {
+				plans[i].settings.Leave(c.Key, p.known.Settings)
+			}
+		}
+		f.wanted[p.name], plans[i].settings.Changes = wanted, due
+	}
 }
 
 // learnLimits tells partitions how large a batch their topic takes now.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -281,5 +282,36 @@ func TestARunCarriesSettings(t *testing.T) {
 		if got := settingsOf(t, west, "east.orders"); !maps.Equal(got, map[string]string{"retention.ms": value}) {
 			t.Errorf("after a run: %v", got)
 		}
+	}
+}
+
+// A target that is behind on purpose gets changes of settings as late as records.
+func TestADelayedTargetGetsSettingsLate(t *testing.T) {
+	ctx := testContext(t)
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	set(t, east, "orders", map[string]string{"retention.ms": "2000000"})
+	eastM, later := testMirror(t, east, west), new(atomic.Int64)
+	assign(t, eastM, ordersAssignment("", 1))
+	m := testMirrorWith(t, Config{Local: west, Now: func() time.Time { return time.Now().Add(time.Duration(later.Load())) }}, east)
+	a := ordersAssignment("east", 1)
+	a.Delay = time.Hour
+	assign(t, m, a)
+	eventually(t, "west has the topic", func() bool {
+		md, err := west.Metadata(ctx, "orders")
+		return err == nil && len(md.Topics["orders"].Partitions) == 1
+	})
+	awaitSettings(t, west, "orders", map[string]string{"retention.ms": "2000000"})
+	eventually(t, "the mirror decides about the topic", func() bool { return len(m.Flows()) == 1 && m.Flows()[0].Partitions == 1 && m.Flows()[0].Running == 1 })
+	set(t, east, "orders", map[string]string{"retention.ms": "1"})
+	for range 2 {
+		m.keepMetadata(ctx, ordersShare)
+	}
+	if got := settingsOf(t, west, "orders"); got["retention.ms"] != "2000000" {
+		t.Errorf("it came at once: %v", got)
+	}
+	later.Store(int64(2 * time.Hour))
+	m.keepMetadata(ctx, ordersShare)
+	if got := settingsOf(t, west, "orders"); got["retention.ms"] != "1" {
+		t.Errorf("it did not come: %v", got)
 	}
 }

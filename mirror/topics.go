@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/mirror/metadata"
 )
 
 // matches tells whether a name is meant by one of the patterns: exact names, or
@@ -105,6 +106,9 @@ func (m *Mirror) createTopic(ctx context.Context, from *source, name string, cou
 	if len(plans) == 0 { // it was deleted at the source meanwhile
 		return fmt.Errorf("create topic %s/%s: %w at site %s", m.site, name, broker.ErrUnknownTopic, from.site)
 	}
+	if from != nil {
+		plans[0].known.Created = &metadata.Created{From: plans[0].source}
+	}
 	p := plans[0]
 	if err := m.saveTopics(ctx, plans, topicPlan.intent); err != nil {
 		return err
@@ -122,8 +126,9 @@ func (m *Mirror) createTopic(ctx context.Context, from *source, name string, cou
 		again := m.local.Admin().CreateTopic(ctx, name, count, m.config.Replication, configs)
 		if again == nil {
 			m.events.metadata(MetadataInfo{Source: from.id(), Target: m.site, Kind: KindTopic, Name: name, What: fmt.Sprintf("created with %d partitions", count)})
+			return m.createdHere(ctx, name)
 		}
-		if again == nil || errors.Is(again, broker.ErrTopicExists) {
+		if errors.Is(again, broker.ErrTopicExists) {
 			return nil
 		}
 		if err == nil {

@@ -22,7 +22,7 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{Use: "mirror", Short: "Replication flows without a control plane"}
 	e := &ends{settings: s}
 	var topics topicFlags
-	var groups, start, until string
+	var groups, start, until, deletes string
 	var dryRun bool
 	var caps []string
 	c := mirror.RunConfig{}
@@ -40,6 +40,9 @@ func newMirrorCommand(s *settings) *cobra.Command {
 				if c.Groups, err = wholeNames("groups", groups); err != nil {
 					return err
 				}
+			}
+			if c.FollowDeletions = deletes == "follow"; deletes != "keep" && deletes != "follow" {
+				return exitError{exitUsage, fmt.Sprintf("--deletes %s: want keep or follow", deletes)}
 			}
 			if c.Start, err = mirror.ParseStart(start); err != nil {
 				return exitError{exitUsage, "--" + err.Error()}
@@ -84,6 +87,7 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	run.Flags().DurationVar(&c.Delay, "delay", 0, "keep the target behind by so much, as 1h: what is deleted or corrupted at the source comes later")
 	run.Flags().StringVar(&until, "until", "", "end when the target has all records up to a time like 2026-11-01T08:00:00Z, and none behind the first younger one")
 	run.Flags().BoolVar(&c.UntilCaughtUp, "until-caught-up", false, "end when the target has what the source had at the start")
+	run.Flags().StringVar(&deletes, "deletes", "keep", "what becomes of topics at the target that are deleted at the source: keep or follow")
 	run.Flags().BoolVar(&c.Mirror.ACLs, "acls", false, "carry entries of the access control list about the topics and groups that are meant")
 	run.Flags().StringSliceVar(&c.Mirror.PrincipalsExcluded, "exclude-principals", nil, "principals (User:name) whose entries are each cluster's own")
 	run.Flags().BoolVar(&c.Mirror.Quotas, "quotas", false, "carry the quotas of clients")
@@ -136,6 +140,13 @@ func previewRows(v mirror.Preview) []string {
 	}
 	for _, k := range v.Kept {
 		rows = append(rows, row("keep", k.Topic, k.String()))
+	}
+	for _, d := range v.Deletions {
+		what := "keep"
+		if d.Deleted {
+			what = "delete topic"
+		}
+		rows = append(rows, row(what, d.Topic, "deleted at the source: "+d.Why))
 	}
 	for _, e := range v.CreateACLs {
 		rows = append(rows, row("create ACL", e.Name, e))

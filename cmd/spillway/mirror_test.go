@@ -209,6 +209,19 @@ func TestMirrorDryRun(t *testing.T) {
 	if err := told(t, &would, append(run, "--dry-run")...); err != nil || len(would.Topics)+len(would.Partitions)+len(would.Settings)+len(would.Kept) != 0 {
 		t.Errorf("after a run there is still to be done: %+v, %v", would, err)
 	}
+	if _, err := admin.DeleteTopics(t.Context(), "orders", "carts"); err != nil {
+		t.Fatal(err)
+	}
+	for policy, deleted := range map[string]bool{"keep": false, "follow": true} {
+		var would mirror.Preview
+		if err := told(t, &would, append(run, "--dry-run", "--deletes", policy)...); err != nil {
+			t.Fatal(err)
+		}
+		// carts was there before the first run.
+		if d := would.Deletions; len(d) != 2 || d[0].Topic != "carts" || d[0].Deleted || d[1].Topic != "orders" || d[1].Deleted != deleted {
+			t.Errorf("--deletes %s: %+v", policy, d)
+		}
+	}
 }
 
 func TestParseCaps(t *testing.T) {

@@ -231,7 +231,7 @@ func (s *followed) act(ctx context.Context, share failover.Share) error {
 
 func (s *followed) assignment(share failover.Share, epoch spillway.Epoch, source spillway.SiteID) mirror.Assignment {
 	a := mirror.Assignment{
-		Share: s.id, Topics: s.group.Topics, ConsumerGroups: s.group.ConsumerGroups, Epoch: epoch, OffsetBase: s.group.OffsetBase,
+		Share: s.id, Topics: s.group.Topics, ConsumerGroups: s.group.ConsumerGroups, Epoch: epoch, OffsetBase: s.group.OffsetBase, FollowDeletions: s.group.FollowDeletions,
 		Match: func(topic string) bool {
 			g, ok := s.f.cfg.Topology.GroupOfTopic(topic)
 			return ok && g.Name == s.group.Name

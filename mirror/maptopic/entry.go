@@ -108,6 +108,7 @@ func (o Origin) From(site spillway.SiteID) bool {
 // Topic is what the site's mirror did to a topic beside its records: what it may
 // change again and take back.
 type Topic struct {
+	Created  *metadata.Created         `json:"created,omitempty"` // nil: it was there
 	Settings map[string]metadata.Owned `json:"settings,omitempty"`
 	// Borrowed are settings that are the mirror's while it writes, with what the
 	// source has in their place; null: nothing.

@@ -117,6 +117,16 @@ func PlanSettings(source string, wanted map[string]Wanted, here map[string]strin
 
 func (p *SettingsPlan) own(key string, intent, done Owned) { p.Intent[key], p.Done[key] = intent, done }
 
+// Leave makes the plan say of a setting what was known before.
+func (p *SettingsPlan) Leave(key string, owned map[string]Owned) {
+	if o, ours := owned[key]; ours {
+		p.own(key, o, o)
+		return
+	}
+	delete(p.Intent, key)
+	delete(p.Done, key)
+}
+
 func keysOf(wanted map[string]Wanted, owned map[string]Owned, agreed map[string]string) []string {
 	all := make(map[string]bool)
 	for key := range wanted {

@@ -72,3 +72,11 @@ func TopicsOf(c broker.Cluster) Topics {
 	}
 	return Topics{}
 }
+
+// Whole is the cluster of which Of shows some topics.
+func Whole(c broker.Cluster) broker.Cluster {
+	if s, ok := c.(*selected); ok {
+		return s.Cluster
+	}
+	return c
+}
