@@ -111,16 +111,27 @@ func (l *lane) pay(chunk []sitelog.Fetched, now time.Time) {
 	}
 }
 
-// paced is how many bytes of a partition may be asked for now; 0: none.
-func (l *lane) paced(p *partition, share int, now time.Time) int {
+// paced is how many bytes of a partition may be asked for now; 0: none before next.
+func (l *lane) paced(p *partition, share int, under map[*pacer]int, now time.Time) (bytes int, next time.Time) {
 	if p.bound != noBound {
-		return share
+		return share, now
 	}
 	for _, pacer := range p.pacers {
-		if now.Before(pacer.next()) {
-			return 0
+		if at := pacer.next(); now.Before(at) {
+			return 0, at
 		}
-		share = min(share, pacer.share(len(l.parts)))
+		share = min(share, pacer.share(under[pacer]))
 	}
-	return share
+	return share, now
+}
+
+// underCaps counts the partitions of the lane under each cap.
+func (l *lane) underCaps() map[*pacer]int {
+	under := make(map[*pacer]int)
+	for _, p := range l.parts {
+		for _, pacer := range p.pacers {
+			under[pacer]++
+		}
+	}
+	return under
 }

@@ -114,3 +114,29 @@ func endsOf(t *testing.T, c broker.Cluster, topic string, partitions int32) map[
 	}
 	return ends
 }
+
+// Only the partitions under a cap divide it.
+func TestCapsAreDividedByThoseUnderThem(t *testing.T) {
+	capped := &pacer{cap: Cap{BytesPerSecond: 64 << 20}}
+	l := &lane{parts: make(map[spillway.TopicPartition]*partition)}
+	for i := range int32(100) {
+		p := &partition{TopicPartition: spillway.TopicPartition{Topic: "orders", Partition: i}, position: position{bound: noBound}}
+		if i < 4 {
+			p.pacers = []*pacer{capped}
+		}
+		l.parts[p.TopicPartition] = p
+	}
+	now := time.Now()
+	one := l.parts[spillway.TopicPartition{Topic: "orders"}]
+	if bytes, _ := l.paced(one, 16<<20, l.underCaps(), now); bytes != 4<<20 {
+		t.Errorf("one of four partitions under the cap may bring %d bytes", bytes)
+	}
+	capped.pay(64<<20, now)
+	if bytes, next := l.paced(one, 16<<20, l.underCaps(), now); bytes != 0 || next.Sub(now) != time.Second {
+		t.Errorf("what is not paid for: %d bytes, %s", bytes, next.Sub(now))
+	}
+	one.bound = 7
+	if bytes, _ := l.paced(one, 16<<20, l.underCaps(), now); bytes != 16<<20 {
+		t.Errorf("in a move: %d bytes", bytes)
+	}
+}

@@ -46,16 +46,29 @@ func (m *Mirror) boundsAt(ctx context.Context, s *source, tps []spillway.TopicPa
 	return bounds, nil
 }
 
-// runUntil lets the flow of a run end behind the last records up to a time.
-func (m *Mirror) runUntil(ctx context.Context, a Assignment, until time.Time) error {
+// until sets where the flow of a run ends, before it begins: behind the last records up
+// to a time.
+func (m *Mirror) until(ctx context.Context, a Assignment, until time.Time) (Assignment, error) {
+	if err := m.readMap(ctx); err != nil {
+		return a, err
+	}
 	src, tps, err := m.sourcePartitions(ctx, a)
 	if err != nil {
-		return err
+		return a, err
 	}
-	bounds, err := m.boundsAt(ctx, src, tps, until)
-	if err != nil {
-		return err
+	if a.Until, err = m.boundsAt(ctx, src, tps, until); err != nil {
+		return a, err
 	}
+	for _, tp := range tps {
+		if end, _ := m.reader.View(tp).End(); end > a.Until[tp] {
+			return a, fmt.Errorf("site %s has records of %s up to virtual offset %d already, those up to %s end at %d", m.site, tp, end, until.Format(time.RFC3339), a.Until[tp])
+		}
+	}
+	return a, nil
+}
+
+// waitUntil waits until the flow has come to its end.
+func (m *Mirror) waitUntil(ctx context.Context, a Assignment) error {
 	s, err := m.share(a.Share)
 	if err != nil {
 		return err
@@ -63,14 +76,13 @@ func (m *Mirror) runUntil(ctx context.Context, a Assignment, until time.Time) er
 	s.mu.Lock()
 	f := s.mu.flow
 	s.mu.Unlock()
-	f.endAt(a.Epoch, bounds)
 	select {
 	case <-f.ending.reached:
 		return nil
 	case <-f.done:
 		return errors.New("the flow was stopped")
 	case <-ctx.Done():
-		return fmt.Errorf("mirror until %s from site %s: %w; %s", until.Format(time.RFC3339), a.Source, ctx.Err(), f.missing())
+		return fmt.Errorf("mirror from site %s: %w; %s", a.Source, ctx.Err(), f.missing())
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway"
+	"spillway/broker"
 )
 
 // A delayed flow carries what is old enough and nothing else. Then its target is
@@ -53,7 +54,7 @@ func TestADelayedTargetIsBroughtToAMoment(t *testing.T) {
 	for _, c := range []struct {
 		until time.Duration
 		want  int
-	}{{19 * time.Minute, 6}, {25 * time.Minute, 6}, {10*time.Minute + time.Millisecond, 6}, {10 * time.Minute, 7}} {
+	}{{25 * time.Minute, 4}, {19 * time.Minute, 6}, {10*time.Minute + time.Millisecond, 6}, {10 * time.Minute, 7}} {
 		run.Until = now.Add(-c.until)
 		if _, err := Run(ctx, run); err != nil {
 			t.Fatal(err)
@@ -61,6 +62,43 @@ func TestADelayedTargetIsBroughtToAMoment(t *testing.T) {
 		if got := readOrders(t, west); len(got) != c.want {
 			t.Errorf("until %s ago: %d records, want %d", c.until, len(got), c.want)
 		}
+	}
+	run.Until = now.Add(-25 * time.Minute)
+	if _, err := Run(ctx, run); err == nil || !strings.Contains(err.Error(), "has records of orders-0 up to virtual offset 7 already") {
+		t.Errorf("until a moment that is past: %v", err)
+	}
+}
+
+// slowTimes is a source that takes long to find records by their time.
+type slowTimes struct{ broker.Cluster }
+
+func (s slowTimes) Admin() broker.Admin { return slowAdmin{s.Cluster.Admin()} }
+
+type slowAdmin struct{ broker.Admin }
+
+func (s slowAdmin) OffsetsForTime(ctx context.Context, tps []spillway.TopicPartition, milliseconds int64) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	time.Sleep(time.Second) // long enough for a flow that runs to carry everything
+	return s.Admin.OffsetsForTime(ctx, tps, milliseconds)
+}
+
+// Nothing is carried before it is known where to end.
+func TestUntilIsKnownBeforeTheFlowBegins(t *testing.T) {
+	ctx := testContext(t)
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	l := newLoad(t, east.Addresses(), 98)
+	l.at = time.Now().Add(-time.Hour).Truncate(time.Second)
+	until := l.at
+	if err := l.plain.ProduceSync(ctx, &kgo.Record{Topic: "orders", Value: []byte("good"), Timestamp: until}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.write(ctx, "orders", 1, 5); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(ctx, RunConfig{From: slowTimes{east}, To: west, Topics: selected(t, "orders"), Until: until}); err != nil {
+		t.Fatal(err)
+	}
+	if got := readOrders(t, west); len(got) != 1 {
+		t.Errorf("%d records are there, one is not younger", len(got))
 	}
 }
 
@@ -91,4 +129,20 @@ func TestADelayedPartitionDoesNotLookForEachBatch(t *testing.T) {
 			t.Errorf("%+v: rests for %s", c, got)
 		}
 	}
+}
+
+// A batch with a time in the future would hold its partition up for as long, and nobody
+// would know why.
+func TestADelayedFlowSaysThatATimeIsInTheFuture(t *testing.T) {
+	ctx := testContext(t)
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	l := newLoad(t, east.Addresses(), 99)
+	if err := l.plain.ProduceSync(ctx, &kgo.Record{Topic: "orders", Timestamp: time.Now().Add(10 * time.Hour)}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	m := testMirrorWith(t, Config{Local: west, IdentitySources: true}, east)
+	assign(t, m, Assignment{Share: spillway.ShareID{Group: "run-east"}, Topics: []string{"*"}, Epoch: 1, Source: "east", Delay: time.Hour})
+	eventually(t, "the flow says it", func() bool {
+		return strings.Contains(m.Flows()[0].Problems[spillway.TopicPartition{Topic: "orders"}], "offset 0 of site east has a time in the future")
+	})
 }

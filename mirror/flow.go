@@ -258,13 +258,17 @@ func (f *flow) discover(ctx context.Context) {
 		f.found(tps)
 	}
 	if f.m.config.IdentitySources {
-		if err := f.source.ready(ctx, true); err != nil { // who feeds the topics that were created meanwhile
+		bounded, cancel := context.WithTimeout(ctx, readyMax)
+		err := f.source.ready(bounded, true) // who feeds the topics that were created meanwhile
+		cancel()
+		if err != nil {
 			f.fail(err)
 			return
 		}
 	}
 	tps, circular, problem := f.m.allowed(f.source, tps)
-	if problem != nil {
+	tps, err = f.m.claimTopics(ctx, f.source, tps)
+	if problem = errors.Join(problem, err); problem != nil {
 		f.fail(problem) // the others go on
 	}
 	f.mu.Lock()
@@ -280,10 +284,6 @@ func (f *flow) discover(ctx context.Context) {
 		}
 	}
 	if len(missing) == 0 {
-		return
-	}
-	if err := f.m.claimTopics(ctx, f.source, missing); err != nil {
-		f.fail(err)
 		return
 	}
 	limits, err := f.m.ensureTopics(ctx, f.source, missing)
@@ -565,7 +565,7 @@ func (f *flow) again(p *partition, problem string) {
 
 // publish is called by lanes after a plan was compared.
 func (f *flow) publish(p *partition) {
-	f.setState(p, true, "")
+	f.setState(p, true, p.notice)
 	f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, Session: p.session.Session, End: p.virtual})
 }
 

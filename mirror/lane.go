@@ -204,7 +204,11 @@ func (l *lane) pump(ctx context.Context) error {
 	}
 	l.produce(ctx, plans)
 	l.publish(plans)
-	return l.saveVerified(ctx, plans)
+	if err := l.saveVerified(ctx, plans); err != nil {
+		return err
+	}
+	l.stopCorrupt(ctx, plans)
+	return nil
 }
 
 // errWoken ends the wait for an answer, which is waited for again.
@@ -250,6 +254,7 @@ func (l *lane) ask(plans []*planned) {
 	}
 	now := time.Now()
 	share := l.m.config.partitionBytes(len(l.parts))
+	under, wait := l.underCaps(), l.m.config.FetchWait
 	var parts []sitelog.FetchPart
 	for tp, p := range l.parts {
 		if until, ok := l.resting[tp]; ok {
@@ -258,8 +263,9 @@ func (l *lane) ask(plans []*planned) {
 			}
 			delete(l.resting, tp)
 		}
-		bytes := l.paced(p, share, now)
+		bytes, next := l.paced(p, share, under, now)
 		if bytes == 0 {
+			wait = min(wait, max(next.Sub(now), time.Millisecond)) // then it is asked for too
 			continue
 		}
 		at, epoch := p.source, p.sourceEpoch
@@ -280,7 +286,7 @@ func (l *lane) ask(plans []*planned) {
 	fetchContext, cancel := context.WithCancel(l.asking)
 	a := &asked{cancel: cancel, answer: make(chan fetchAnswer, 1)}
 	l.asked = a
-	options := sitelog.FetchOptions{MaxWait: l.m.config.FetchWait, BytesMax: math.MaxInt32, OnWire: selection.OnWire(l.flow.source.cluster)}
+	options := sitelog.FetchOptions{MaxWait: wait, BytesMax: math.MaxInt32, OnWire: selection.OnWire(l.flow.source.cluster)}
 	if l.conn == nil {
 		c, err := l.flow.source.cluster.Dial(l.asking, l.node)
 		if err != nil {
@@ -338,6 +344,10 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 		}
 		if made.waits && len(made.batches) == 0 {
 			l.resting[p.TopicPartition] = time.Now().Add(waitPause)
+		}
+		p.notice = ""
+		if made.early > now.UnixMilli() {
+			p.notice = fmt.Sprintf("the batch at offset %d of site %s has a time in the future, %s: it is carried only %s after that", made.end.source, l.flow.source.site, time.UnixMilli(made.early).UTC().Format(time.RFC3339), l.flow.share.Delay)
 		}
 		if made.early > 0 {
 			l.resting[p.TopicPartition] = time.Now().Add(l.flow.untilDue(made.early, now))

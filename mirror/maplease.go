@@ -169,7 +169,7 @@ func (l *mapLease) write(ctx context.Context, mine bool, current maptopic.Lease)
 // release frees the lease, so that the next worker need not wait for its end.
 func (l *mapLease) release() {
 	l.mu.Lock()
-	term := l.mu.wrote // it may be there, though nobody has said so; it counts only if it is
+	term := l.mu.wrote // it may be there, though nobody has said so
 	l.mu.Unlock()
 	l.set(0, time.Time{})
 	if term == 0 {

@@ -36,6 +36,9 @@ type Assignment struct {
 	Terms          []Term          // of the share, oldest first; none without a control plane
 	Start          Start           // of what was never mirrored; only without a control plane
 	Delay          time.Duration   // how old a batch must be; only without a control plane
+	// Until are the virtual offsets at which the flow ends; nil: it goes on. Only
+	// without a control plane.
+	Until map[spillway.TopicPartition]spillway.Offset
 
 	// FollowDeletions has topics deleted here that are deleted at the source, if the
 	// mirror created them.
@@ -276,7 +279,7 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 	if err := m.closeOver(ctx, a); err != nil {
 		return err
 	}
-	m.follow(s, newFlow(m, a, src, nil))
+	m.follow(s, newFlow(m, a, src, a.Until))
 	if m.config.GroupInterval > 0 && len(a.ConsumerGroups) > 0 {
 		hurry := make(chan struct{}, 1)
 		s.mu.Lock()

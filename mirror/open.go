@@ -126,7 +126,7 @@ func (m *Mirror) verify(ctx context.Context, epoch spillway.Epoch, p *partition,
 func (m *Mirror) agree(view *offsetmap.View, epoch spillway.Epoch, p *partition, previous offsetmap.Session, pending *offsetmap.Chunk, logStart, logEnd spillway.LocalOffset,
 	scan func(from spillway.LocalOffset, see func(batch.Header)) error) ([]maptopic.Entry, error) {
 	virtual, local := view.End()
-	fresh := view.Empty() && previous.Session == 0
+	fresh := view.Empty() && !view.Begun()
 	if fresh {
 		virtual = -1
 	}
@@ -178,6 +178,9 @@ func (m *Mirror) agree(view *offsetmap.View, epoch spillway.Epoch, p *partition,
 		entries = append(entries, gap(p.cutKind, l, p.local, p.cutVirtual, p.virtual))
 		opened.Virtual, p.virtual = min(opened.Virtual, p.cutVirtual), p.cutVirtual
 		v.dropFrom(p.cutVirtual)
+		if p.cutVirtual < m.reader.Began(p.TopicPartition) {
+			entries = append(entries, m.startVoid(p, epoch))
+		}
 	}
 	p.session = opened
 	entries = append(entries, maptopic.SessionEntry(p.TopicPartition, opened))

@@ -2,12 +2,16 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/mirror/maptopic"
+	"spillway/mirror/selection"
 )
 
 // Without a control plane nothing says which flows there are, so each writes down at
@@ -33,6 +37,7 @@ func (m *Mirror) allowed(s *source, tps []spillway.TopicPartition) (allowed []sp
 	if !m.config.IdentitySources {
 		return tps, nil, nil // the record of a failover group says who feeds whom
 	}
+	var faults []error
 	known := make(map[string]bool)
 	for _, tp := range tps {
 		ok, seen := known[tp.Topic]
@@ -43,7 +48,8 @@ func (m *Mirror) allowed(s *source, tps []spillway.TopicPartition) (allowed []sp
 			case theirs.From(m.site):
 				circular = append(circular, tp.Topic)
 			case fed && (ours.Site != theirs.Site || ours.Topic != theirs.Topic):
-				err = fmt.Errorf("topic %s of site %s gets its records from topic %s of site %s; topic %s of site %s needs another name here", tp.Topic, m.site, ours.Topic, ours.Site, theirs.Topic, theirs.Site)
+				faults = append(faults, fmt.Errorf("topic %s of site %s gets its records from topic %s of site %s; topic %s of site %s needs another name here, or that flow has to be given up (spillway mirror release)",
+					tp.Topic, m.site, ours.Topic, ours.Site, theirs.Topic, theirs.Site))
 			default:
 				ok = true
 			}
@@ -53,25 +59,47 @@ func (m *Mirror) allowed(s *source, tps []spillway.TopicPartition) (allowed []sp
 			allowed = append(allowed, tp)
 		}
 	}
-	return allowed, circular, err
+	return allowed, circular, errors.Join(faults...)
 }
 
-// claimTopics writes down that this source feeds the topics of the partitions.
-func (m *Mirror) claimTopics(ctx context.Context, s *source, tps []spillway.TopicPartition) error {
+// claimTopics writes down that this source feeds the topics of the partitions, and
+// leaves out those that another flow has claimed at the same time and before.
+func (m *Mirror) claimTopics(ctx context.Context, s *source, tps []spillway.TopicPartition) ([]spillway.TopicPartition, error) {
 	if !m.config.IdentitySources {
-		return nil
+		return tps, nil
 	}
 	entries := make(map[string]maptopic.Entry)
 	for _, tp := range tps {
 		o := s.origin(tp.Topic)
-		if there, ok := m.reader.Origin(tp.Topic); !ok || there.Site != o.Site || there.Topic != o.Topic || !slices.Equal(there.Before, o.Before) {
+		if there, ok := m.reader.Origin(tp.Topic); !ok || !slices.Equal(there.Before, o.Before) {
 			entries[tp.Topic] = maptopic.OriginEntry(tp.Topic, o)
 		}
 	}
 	if len(entries) == 0 {
+		return tps, nil
+	}
+	if err := m.tell(ctx, slices.Collect(maps.Values(entries))); err != nil {
+		return nil, err
+	}
+	ours, _, conflict := m.allowed(s, tps)
+	if conflict == nil {
+		return ours, nil
+	}
+	var back []maptopic.Entry
+	for topic := range entries {
+		if first, ok := m.reader.Origin(topic); ok && first.Site != s.site {
+			back = append(back, maptopic.NoOriginEntry(topic, s.site))
+		}
+	}
+	return ours, errors.Join(conflict, m.tell(ctx, back))
+}
+
+// tell writes entries into this site's map and waits until they are read.
+func (m *Mirror) tell(ctx context.Context, entries []maptopic.Entry) error {
+	if len(entries) == 0 {
 		return nil
 	}
-	at, err := m.writer.Save(ctx, slices.Collect(maps.Values(entries))...)
+	at, err := m.writer.Save(ctx, entries...)
 	if err != nil {
 		return err
 	}
@@ -93,4 +121,47 @@ func (m *Mirror) circular(id spillway.ShareID) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.mu.circular)
+}
+
+// feeds tells whether a topic here is fed from the source, as far as a flow without a
+// control plane has to ask.
+func (m *Mirror) feeds(s *source, topic string) bool {
+	if !m.config.IdentitySources {
+		return true
+	}
+	o, ok := m.reader.Origin(topic)
+	return ok && o.Site == s.site && o.Topic == s.onWire(spillway.TopicPartition{Topic: topic}).Topic
+}
+
+// Released is a topic whose flow was given up.
+type Released struct {
+	Topic string `json:"topic"`
+	maptopic.Origin
+}
+
+// Release has topics of a cluster forget which flow feeds them, so that another one
+// may, or the one back: to be done when the former has ended for good. Records and
+// offsets that were mirrored stay as they are.
+func Release(ctx context.Context, c broker.Cluster, topics selection.Topics) ([]Released, error) {
+	r := maptopic.Tail(ctx, c, nil)
+	defer r.Close()
+	if err := r.CaughtUp(ctx); err != nil {
+		return nil, err
+	}
+	released := []Released{}
+	var entries []maptopic.Entry
+	for topic, o := range r.Origins() {
+		if topics.NameAt(topic) != "" {
+			released = append(released, Released{topic, o})
+			entries = append(entries, maptopic.NoOriginEntry(topic, o.Site))
+		}
+	}
+	slices.SortFunc(released, func(a, b Released) int { return strings.Compare(a.Topic, b.Topic) })
+	if len(entries) == 0 {
+		return released, nil
+	}
+	w := maptopic.NewWriter(ctx, c, -1)
+	defer w.Close()
+	_, err := w.Save(ctx, entries...)
+	return released, err
 }

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/broker/embedded"
 	"spillway/mirror/maptopic"
 )
 
@@ -92,5 +94,89 @@ func TestFlowsBothWaysDoNotTurnInCircles(t *testing.T) {
 				t.Errorf("site %s has topic %s", c.Site(), name)
 			}
 		}
+	}
+}
+
+// A flow carries the offsets of groups for what it carries, and no others: those of
+// topics that it leaves out would be set back to where this site has nothing.
+func TestGroupsOfTopicsThatAreLeftOutStay(t *testing.T) {
+	ctx := testContext(t)
+	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
+	west := embeddedSite(t, "west", map[string]int32{"carts": 1})
+	for seed, c := range []*embedded.Cluster{east, west} {
+		if err := newLoad(t, c.Addresses(), uint64(84+seed)).write(ctx, []string{"orders", "carts"}[seed], 1, 20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tp := spillway.TopicPartition{Topic: "orders"}
+	if err := east.Admin().CommitGroupOffsets(ctx, "app", map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 15, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	all := regexp.MustCompile(".*")
+	for _, c := range []RunConfig{{From: east, To: west}, {From: west, To: east}} {
+		c.Topics, c.Groups, c.UntilCaughtUp = selected(t, ".*"), all, true
+		if _, err := Run(ctx, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	offsets, err := east.Admin().FetchGroupOffsets(ctx, "app")
+	if err != nil || offsets[tp].Offset != 15 {
+		t.Errorf("the group stands at %+v, %v", offsets, err)
+	}
+	if _, err := Run(ctx, RunConfig{From: west, To: east, Topics: selected(t, "orders"), UntilCaughtUp: true}); err == nil || !strings.Contains(err.Error(), "come from the target: orders") {
+		t.Errorf("only what comes from the target: %v", err)
+	}
+}
+
+// Of two flows that begin to feed a topic at the same time one does.
+func TestOneOfTwoSourcesFeedsATopic(t *testing.T) {
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	north := embeddedSite(t, "north", nil)
+	var sources []*embedded.Cluster
+	for seed, id := range []spillway.SiteID{"east", "west"} {
+		c := embeddedSite(t, id, map[string]int32{"orders": 1})
+		if err := newLoad(t, c.Addresses(), uint64(87+seed)).write(ctx, "orders", 1, 20); err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, c)
+	}
+	var runs sync.WaitGroup
+	for _, c := range sources {
+		runs.Go(func() {
+			if _, err := Run(ctx, RunConfig{From: c, To: north, Topics: selected(t, "orders"), Mirror: Config{TopicInterval: 50 * time.Millisecond}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, "one has brought all", func() bool {
+		r, err := read(ctx, north, spillway.TopicPartition{Topic: "orders"})
+		return err == nil && (len(r) == len(readOrders(t, sources[0])) || len(r) == len(readOrders(t, sources[1])))
+	})
+	time.Sleep(500 * time.Millisecond) // the other one looks again and again
+	cancel()
+	runs.Wait()
+	ours := readOrders(t, north)
+	feeder := -1
+	for i, c := range sources {
+		if theirs := readOrders(t, c); len(theirs) == len(ours) && theirs[0].equal(ours[0]) && theirs[len(theirs)-1].equal(ours[len(ours)-1]) {
+			feeder = i
+		}
+	}
+	if feeder < 0 {
+		t.Fatalf("%d records are there, which neither source alone has", len(ours))
+	}
+	// Once the flow is given up, the other source may feed it.
+	other := RunConfig{From: sources[1-feeder], To: north, Topics: selected(t, "orders"), UntilCaughtUp: true}
+	again := testContext(t)
+	if _, err := Run(again, other); err == nil || !strings.Contains(err.Error(), "spillway mirror release") {
+		t.Errorf("a second source: %v", err)
+	}
+	released, err := Release(again, north, selected(t, "orders"))
+	if err != nil || len(released) != 1 || released[0].Topic != "orders" {
+		t.Fatalf("released %+v, %v", released, err)
+	}
+	if _, err := Run(again, other); err != nil {
+		t.Error(err)
 	}
 }

@@ -51,8 +51,8 @@ type partition struct {
 	transactionSeen time.Time
 	// retryAt is when a partition with a problem is tried again.
 	retryAt time.Time
-	failed  int // openings without success, one after the other
-	problem string
+	failed  int    // openings without success, one after the other
+	notice  string // what people should know of it while it runs
 
 	// For FlowInfo; read by others only through the flow's reports.
 	highWatermark spillway.LocalOffset // of the source, −1 while unknown

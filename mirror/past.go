@@ -68,6 +68,12 @@ func (l logPart) first() spillway.Offset {
 	return v
 }
 
+// oldest is the virtual offset of the first record that the log may have now.
+func (l logPart) oldest() spillway.Offset {
+	v, _ := l.view.ToVirtual(l.start)
+	return v
+}
+
 // span is where the site has the virtual offsets in [from, to).
 func (l logPart) span(from, to spillway.Offset) sitelog.Span {
 	first, _ := l.view.ToLocal(from)
@@ -128,6 +134,9 @@ func (c *comparison) compareSome(ctx context.Context, pasts []*past, err error, 
 			// may have been cut where that one began: nothing follows from it.
 			parted = append(parted, p.partition)
 		default:
+			if at <= p.ours.began {
+				at = p.theirs.oldest() // nothing is as it was when the flow began
+			}
 			p.cutVirtual, p.cutKind = at, maptopic.GapSource
 			if at < p.settled {
 				p.cutKind = maptopic.GapDivergence
@@ -177,6 +186,9 @@ func (m *Mirror) pastOf(ctx context.Context, src *source, parts []*partition) ([
 		p.theirs.start, p.theirs.end = theirStarts[p.TopicPartition], theirEnds[p.TopicPartition]
 		end, _ := p.theirs.view.ToVirtual(p.theirs.end)
 		p.end = min(p.end, end) // a source that is shorter is met by the first fetch
+		if end < p.ours.began {
+			p.ours.began = 0 // it ends before the flow began: it is not what it was then
+		}
 	}
 	return pasts, errors.Join(err1, err2, err3, err4)
 }

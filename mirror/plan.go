@@ -3,6 +3,7 @@ package mirror
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -49,6 +50,8 @@ type plan struct {
 	// sourceEpoch is the leader epoch of the batch before end.source, −1 where
 	// none was looked at.
 	sourceEpoch int32
+	// corrupt is the batch behind the plan that cannot be built anew; nil: it can.
+	corrupt *corruptBatch
 	// early is the time of the first batch that is younger than the writer takes, in
 	// milliseconds since 1970; 0: none.
 	early int64
@@ -56,6 +59,12 @@ type plan struct {
 	waits bool
 	// mirrored tells that some batches were written by the source's mirror.
 	mirrored bool
+}
+
+// corruptBatch is one that is not what was written into it.
+type corruptBatch struct {
+	from, to spillway.Offset // virtual
+	why      error
 }
 
 // writer is under which producer a plan writes, and what the target takes.
@@ -94,7 +103,15 @@ func planPart(f sitelog.Fetched, view *offsetmap.View, at position, w writer) (p
 			break
 		}
 		if !skip && h.Count > 0 {
+			trail, mirrored := len(p.trail), p.mirrored
 			reached, err := p.take(h, walk.Bytes, view, w)
+			if errors.Is(err, batch.ErrCorrupt) {
+				p.trail, p.mirrored = p.trail[:trail], mirrored
+				p.corrupt = &corruptBatch{why: fmt.Errorf("batch at %d: %w", h.BaseOffset, err)}
+				p.corrupt.from, _ = view.ToVirtual(max(spillway.LocalOffset(h.BaseOffset), p.end.source))
+				p.corrupt.to, _ = view.ToVirtual(next)
+				break
+			}
 			if err != nil {
 				return p, fmt.Errorf("%s: batch at %d: %w", f.TopicPartition, h.BaseOffset, err)
 			}

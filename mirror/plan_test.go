@@ -270,9 +270,16 @@ func TestPlanDoesNotSealWhatIsCorrupt(t *testing.T) {
 		b[at] ^= byte(rapid.IntRange(1, 255).Draw(t, "bits"))
 		om := offsetmap.New()
 		om.Apply(offsetmap.EpochStart{Epoch: 1})
-		p, err := planPart(sitelog.Fetched{Records: b}, om.View(), position{source: 40, virtual: 40, bound: noBound}, writer{batchBytesMax: 1 << 20})
-		if !errors.Is(err, batch.ErrCorrupt) || !strings.Contains(err.Error(), "at 40") || len(p.batches) > 0 {
-			t.Errorf("byte %d: %v, %d batches", at, err, len(p.batches))
+		good := sourceBatch(t, 36, []int32{0, 1, 2, 3}, 3, 0, batch.None)
+		p, err := planPart(sitelog.Fetched{Records: append(good, b...)}, om.View(), position{source: 36, virtual: 36, bound: noBound}, writer{batchBytesMax: 1 << 20})
+		if err != nil || p.corrupt == nil {
+			t.Fatalf("byte %d: %v, it passes for good", at, err)
+		}
+		if !errors.Is(p.corrupt.why, batch.ErrCorrupt) || !strings.Contains(p.corrupt.why.Error(), "at 40") || p.corrupt.from != 40 || p.corrupt.to != 44 {
+			t.Errorf("byte %d: %+v", at, p.corrupt)
+		}
+		if len(p.batches) != 1 || p.end.source != 40 || p.end.virtual != 40 || len(p.trail) != 1 {
+			t.Errorf("byte %d: what lies before it is not planned alone: %+v", at, p)
 		}
 	})
 }

@@ -330,7 +330,7 @@ func (l *lane) compare(ctx context.Context, p *planned, a sitelog.Produced) verd
 	case errors.Is(a.Err, kerr.MessageTooLarge), errors.Is(a.Err, kerr.RecordListTooLarge):
 		return l.tooLarge(ctx, p, b, a)
 	case errors.Is(a.Err, kerr.CorruptMessage) && batch.Verify(b.bytes) != nil:
-		l.stops(ctx, p, b, maptopic.GapCorrupt, fmt.Sprintf("the batch of %d records at virtual offset %d is corrupt as site %s has it: %v", b.records, b.virtual, l.flow.source.site, batch.Verify(b.bytes)))
+		l.stops(ctx, p, maptopic.GapCorrupt, b.virtual, b.virtualEnd, l.describeCorrupt(b.virtual, batch.Verify(b.bytes)))
 		return verdictGone
 	case unsure(a.Err):
 		if aged {
@@ -414,16 +414,30 @@ func (l *lane) tooLarge(ctx context.Context, p *planned, b outgoing, a sitelog.P
 // refused stops the partition for a while and says so: the record is neither
 // skipped nor may it hold up other partitions.
 func (l *lane) refused(ctx context.Context, p *planned, b outgoing, a sitelog.Produced) {
-	l.stops(ctx, p, b, maptopic.GapRefused, strings.TrimSpace(fmt.Sprintf("site %s refuses %d records at virtual offset %d: %s", l.m.site, b.records, b.virtual, describe(a))))
+	l.stops(ctx, p, maptopic.GapRefused, b.virtual, b.virtualEnd, strings.TrimSpace(fmt.Sprintf("site %s refuses %d records at virtual offset %d: %s", l.m.site, b.records, b.virtual, describe(a))))
 }
 
 // stops logs why a batch cannot be at the target, and lets its partition wait; the
 // others go on.
-func (l *lane) stops(ctx context.Context, p *planned, b outgoing, kind, why string) {
+func (l *lane) stops(ctx context.Context, p *planned, kind string, from, to spillway.Offset, why string) {
 	entry := l.m.gap(maptopic.Gap{Kind: kind, Topic: p.Topic, Partition: p.Partition, Epoch: l.flow.epoch,
-		From: b.virtual, To: b.virtualEnd, LocalFrom: p.local, LocalTo: p.local, Detail: why})
+		From: from, To: to, LocalFrom: p.local, LocalTo: p.local, Detail: why})
 	if _, err := l.m.writer.Save(ctx, entry); err != nil {
 		why += "; " + err.Error()
 	}
 	l.handBack(p.partition, returned{problem: why, pause: l.m.config.RefusedPause})
+}
+
+// stopCorrupt lets the partitions wait whose next batch cannot be built anew. What lies
+// before it is at the target.
+func (l *lane) stopCorrupt(ctx context.Context, plans []*planned) {
+	for _, p := range plans {
+		if c := p.plan.corrupt; c != nil && l.parts[p.TopicPartition] == p.partition && p.next == len(p.plan.batches) {
+			l.stops(ctx, p, maptopic.GapCorrupt, c.from, c.to, l.describeCorrupt(c.from, c.why))
+		}
+	}
+}
+
+func (l *lane) describeCorrupt(at spillway.Offset, why error) string {
+	return fmt.Sprintf("the batch at virtual offset %d is corrupt as site %s has it: %v", at, l.flow.source.site, why)
 }

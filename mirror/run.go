@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -117,6 +118,11 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 		return RunReport{}, err
 	}
 	defer m.Close()
+	if !c.Until.IsZero() {
+		if a, err = m.until(ctx, a, c.Until); err != nil {
+			return RunReport{}, err
+		}
+	}
 	if err := m.Assign(ctx, a); err != nil {
 		return RunReport{}, err
 	}
@@ -129,7 +135,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 	}
 	switch {
 	case !c.Until.IsZero():
-		err = m.runUntil(ctx, a, c.Until)
+		err = m.waitUntil(ctx, a)
 	case c.UntilCaughtUp:
 		err = m.waitCaughtUp(ctx, a)
 	default:
@@ -219,7 +225,11 @@ func (m *Mirror) sourcePartitions(ctx context.Context, a Assignment) (*source, [
 		return nil, nil, err
 	}
 	tps, circular, err := m.allowed(src, tps)
-	if err == nil && len(tps)+len(circular) == 0 {
+	switch {
+	case err != nil || len(tps) > 0:
+	case len(circular) > 0:
+		err = fmt.Errorf("all topics of site %s that are meant come from the target: %s", a.Source, strings.Join(circular, ", "))
+	default:
 		err = fmt.Errorf("no topic of site %s is meant, or its principal may not see it (Describe)", a.Source)
 	}
 	return src, tps, err

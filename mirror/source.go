@@ -44,7 +44,7 @@ func (s *source) view(tp spillway.TopicPartition) *offsetmap.View {
 // onWire is the partition as the source itself calls it, its map as well.
 func (s *source) onWire(tp spillway.TopicPartition) spillway.TopicPartition {
 	if name := selection.OnWire(s.cluster); name != nil {
-		tp.Topic = name(tp.Topic)
+		tp.Topic, _ = name(tp.Topic) // "": nothing is known of such a topic
 	}
 	return tp
 }

@@ -86,12 +86,12 @@ func (f *flow) begin(ctx context.Context, fresh []*partition) error {
 		}
 		entries = append(entries, p.verifiedEntries(f.source.site)...)
 	}
-	if len(entries) == 0 {
-		return nil
-	}
-	at, err := f.m.writer.Save(ctx, entries...)
-	if err != nil {
-		return err
-	}
-	return f.m.reader.WaitFor(ctx, at)
+	return f.m.tell(ctx, entries)
+}
+
+// startVoid takes back where a flow began: the source has other records by now, and all
+// of them are younger than that.
+func (m *Mirror) startVoid(p *partition, epoch spillway.Epoch) maptopic.Entry {
+	return m.gap(maptopic.Gap{Kind: maptopic.GapStart, Topic: p.Topic, Partition: p.Partition, Epoch: epoch, LocalFrom: p.local, LocalTo: p.local,
+		Detail: "nothing is left out any more: the source has other records than when the flow began"})
 }

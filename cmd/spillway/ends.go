@@ -22,6 +22,9 @@ import (
 type ends struct {
 	settings *settings
 	from, to string
+	// byID names sites of the configuration by their cluster ids too, as those that are
+	// named by addresses.
+	byID bool
 }
 
 func (e *ends) flags(cmd *cobra.Command) *cobra.Command {
@@ -63,6 +66,14 @@ func (f *topicFlags) add(cmd *cobra.Command) {
 	_ = cmd.MarkFlagRequired("topics") // it exists
 }
 
+// addOptional adds the same where all topics are meant unless some are named.
+func (f *topicFlags) addOptional(cmd *cobra.Command) {
+	f.add(cmd)
+	flag := cmd.Flag("topics")
+	flag.DefValue, flag.Annotations = ".*", nil
+	f.include = ".*"
+}
+
 func (f *topicFlags) addRename(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.rename, "rename", nil, "PATTERN=NAME: another name at the target, as in '(.*)=east.$1'; the first pattern that matches counts (repeatable)")
 }
@@ -87,6 +98,15 @@ func (e *ends) cluster(ctx context.Context, name, where string) (broker.Cluster,
 	if !ok {
 		return nil, fmt.Errorf("%q is neither host:port nor a site of the configuration", where)
 	}
+	opened, err := app.OpenSite(site)
+	if err != nil || !e.byID || site.Embedded != nil {
+		return opened, err
+	}
+	md, err := opened.Metadata(ctx, spillway.MapTopic)
+	if err := errors.Join(err, opened.Close()); err != nil {
+		return nil, err
+	}
+	site.Name = cmp.Or(md.ClusterID, site.Name)
 	return app.OpenSite(site)
 }
 

@@ -20,7 +20,7 @@ import (
 
 func newMirrorCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{Use: "mirror", Short: "Replication flows without a control plane"}
-	e := &ends{settings: s}
+	e := &ends{settings: s, byID: true}
 	var topics topicFlags
 	var groups, start, until, deletes string
 	var dryRun bool
@@ -92,8 +92,47 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	run.Flags().StringSliceVar(&c.Mirror.PrincipalsExcluded, "exclude-principals", nil, "principals (User:name) whose entries are each cluster's own")
 	run.Flags().BoolVar(&c.Mirror.Quotas, "quotas", false, "carry the quotas of clients")
 	run.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be changed at the target beside records, and change nothing")
-	cmd.AddCommand(e.flags(run))
+	cmd.AddCommand(e.flags(run), newReleaseCommand(s))
 	return cmd
+}
+
+func newReleaseCommand(s *settings) *cobra.Command {
+	e := &ends{settings: s, byID: true}
+	var topics topicFlags
+	cmd := &cobra.Command{
+		Use:     "release --to BOOTSTRAP --topics REGEX",
+		Short:   "Let topics of a cluster forget which flow fed them, once it has ended for good",
+		Example: "  spillway mirror release --to kafka-b:9092 --topics 'orders|carts'",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			selected, err := topics.selection()
+			if err != nil {
+				return err
+			}
+			to, err := e.cluster(cmd.Context(), "target", e.to)
+			if err != nil {
+				return fmt.Errorf("--to: %w", err)
+			}
+			defer func() { _ = to.Close() }() // nothing is left to be written
+			released, err := mirror.Release(cmd.Context(), to, selected)
+			if err != nil {
+				return err
+			}
+			return s.show(cmd.OutOrStdout(), released, func() []string {
+				rows := []string{row("TOPIC", "WAS FED FROM", "TOPIC THERE")}
+				for _, r := range released {
+					rows = append(rows, row(r.Topic, r.Site, r.Origin.Topic))
+				}
+				return rows
+			})
+		},
+	}
+	cmd.Flags().StringVar(&e.to, "to", "", "the cluster: host:port[,host:port...], or the name of a site in --config")
+	cmd.Flags().StringVar(&topics.include, "topics", "", "regular expression for whole topic names")
+	for _, name := range []string{"to", "topics"} {
+		_ = cmd.MarkFlagRequired(name) // they exist
+	}
+	return s.addOutput(cmd)
 }
 
 // parseCaps reads [TOPICS=]BYTES.

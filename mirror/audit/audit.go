@@ -164,7 +164,7 @@ func isCompacted(ctx context.Context, c broker.Cluster, topic string) (bool, err
 // siteMap is a site's map, or nothing where the site has none.
 type siteMap struct {
 	reader *maptopic.Reader
-	onWire func(topic string) string // how the site calls a topic; nil: as it is
+	onWire func(topic string) (string, bool) // how the site calls a topic; nil: as it is
 }
 
 func openMap(ctx context.Context, c broker.Cluster) (siteMap, error) {
@@ -201,7 +201,7 @@ func (m siteMap) view(tp spillway.TopicPartition) *offsetmap.View {
 		return nil
 	}
 	if m.onWire != nil {
-		tp.Topic = m.onWire(tp.Topic)
+		tp.Topic, _ = m.onWire(tp.Topic) // "": nothing is known of such a topic
 	}
 	if v := m.reader.View(tp); !v.Empty() {
 		return v

@@ -65,7 +65,7 @@ func (a *auditor) align() {
 		return v
 	}
 	theirs, ours := virtual(a.source), virtual(a.target)
-	if theirs < a.began {
+	if end := a.sourceEnd(); theirs < a.began && end >= a.began {
 		l := spillway.LocalOffset(a.began)
 		if sv != nil {
 			l, _ = sv.ToLocal(a.began)
@@ -87,6 +87,15 @@ func (a *auditor) align() {
 		a.found.NotCompared = fmt.Sprintf("the source has deleted its records below offset %d (target offset %d)", a.source.next, l)
 		a.target.skipTo(l)
 	}
+}
+
+// sourceEnd is the virtual offset behind the source's log.
+func (a *auditor) sourceEnd() spillway.Offset {
+	if a.source.view == nil {
+		return spillway.Offset(a.source.end)
+	}
+	v, _ := a.source.view.ToVirtual(a.source.end)
+	return v
 }
 
 func (a *auditor) compareRecords(ctx context.Context) error {

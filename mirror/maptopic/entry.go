@@ -32,7 +32,7 @@ const (
 	kindGap      = "g" // g/<id>: a Gap
 	kindFloor    = "f" // f/<group>/<index>: the highest epoch that this site saw (C30)
 	kindLease    = "l" // l/<name>: a Lease
-	kindOrigin   = "o" // o/<topic>: an Origin
+	kindOrigin   = "o" // o/<topic>/<site>: an Origin
 	kindTopic    = "t" // t/<topic>: a Topic
 	kindACL      = "a" // a/<the words of an entry>: a metadata.OwnedACL; a tombstone where it is not the mirror's any more
 	kindQuota    = "q" // q/<entity>: the values that the mirror set, metadata.Owned by key; a tombstone where there is none
@@ -164,8 +164,27 @@ func FloorEntry(id spillway.ShareID, e spillway.Epoch) Entry {
 // LeaseEntry takes or renews a lease.
 func LeaseEntry(name string, l Lease) Entry { return Entry{kindLease + "/" + name, encode(l)} }
 
-// OriginEntry says where a topic's records come from.
-func OriginEntry(topic string, o Origin) Entry { return Entry{kindOrigin + "/" + topic, encode(o)} }
+// OriginEntry claims a topic for a source. Of several claims the first one counts, until
+// it is taken back.
+func OriginEntry(topic string, o Origin) Entry {
+	return Entry{originKey(topic, o.Site), encode(o)}
+}
+
+// NoOriginEntry takes a claim back.
+func NoOriginEntry(topic string, site spillway.SiteID) Entry {
+	return Entry{originKey(topic, site), nil}
+}
+
+func originKey(topic string, site spillway.SiteID) string {
+	return kindOrigin + "/" + topic + "/" + string(site)
+}
+
+// originOf is the topic and the site of a claim's key.
+func originOf(key string) (topic string, site spillway.SiteID, ok bool) {
+	kind, rest, _ := strings.Cut(key, "/")
+	topic, name, ok := strings.Cut(rest, "/")
+	return topic, spillway.SiteID(name), ok && kind == kindOrigin && topic != ""
+}
 
 // TopicEntry says what the mirror did to a topic. It is written by who has the
 // lease of the topic's first partition, and whole: the last word counts.
@@ -270,7 +289,11 @@ func decode(key, value []byte) (decoded, error) {
 		d.lease = new(Lease)
 		return d, json.Unmarshal(value, d.lease)
 	case kindOrigin:
-		d.origin = new(Origin)
+		topic, _, ok := originOf(string(key))
+		if !ok {
+			return d, errKey
+		}
+		d.name, d.origin = topic, new(Origin)
 		return d, json.Unmarshal(value, d.origin)
 	case kindTopic:
 		d.topic = new(Topic)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // ThisProcess is the process that runs.
@@ -25,7 +26,8 @@ var ThisProcess = sync.OnceValue(func() Holder {
 func processStart(pid int) (started string, lives bool) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", false
+		// It may be another user's, and hidden (hidepid): then it may not be sent signals.
+		return "", !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 	}
 	// The second field is the name in brackets; behind it come the state, as field 3,
 	// and the start, as field 22 (proc(5)).

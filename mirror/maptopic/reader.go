@@ -48,7 +48,7 @@ type Reader struct {
 		sync.RWMutex
 		maps    map[spillway.TopicPartition]*offsetmap.Map
 		gaps    map[string]Gap
-		origins map[string]Origin // by topic
+		origins map[string][]Origin // by topic, in the order of their claims
 		floors  map[string]spillway.Epoch
 		leases  map[string]Lease
 		topics  map[string]Topic
@@ -119,8 +119,42 @@ func (r *Reader) Began(tp spillway.TopicPartition) spillway.Offset {
 func (r *Reader) Origin(topic string) (Origin, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	o, ok := r.mu.origins[topic]
-	return o, ok
+	claims := r.mu.origins[topic]
+	if len(claims) == 0 {
+		return Origin{}, false
+	}
+	return claims[0], true
+}
+
+// Origins lists the topics that flows feed, with the flows.
+func (r *Reader) Origins() map[string]Origin {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	all := make(map[string]Origin, len(r.mu.origins))
+	for topic, claims := range r.mu.origins {
+		if len(claims) > 0 {
+			all[topic] = claims[0]
+		}
+	}
+	return all
+}
+
+// claim notes who feeds a topic, in the place of the same source's earlier claim.
+func (r *Reader) claim(topic string, o Origin) {
+	claims := slices.Clone(r.mu.origins[topic])
+	if i := slices.IndexFunc(claims, func(c Origin) bool { return c.Site == o.Site }); i >= 0 {
+		claims[i] = o
+	} else {
+		claims = append(claims, o)
+	}
+	r.mu.origins[topic] = claims
+}
+
+// unclaim takes a claim back.
+func (r *Reader) unclaim(topic string, site spillway.SiteID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.origins[topic] = slices.DeleteFunc(slices.Clone(r.mu.origins[topic]), func(c Origin) bool { return c.Site == site })
 }
 
 // Gaps is the gap log of the site, oldest first.
@@ -226,7 +260,7 @@ func (r *Reader) forget() {
 	defer r.mu.Unlock()
 	r.mu.maps = make(map[spillway.TopicPartition]*offsetmap.Map)
 	r.mu.gaps = make(map[string]Gap)
-	r.mu.origins = make(map[string]Origin)
+	r.mu.origins = make(map[string][]Origin)
 	r.mu.floors = make(map[string]spillway.Epoch)
 	r.mu.leases = make(map[string]Lease)
 	r.mu.topics = make(map[string]Topic)
@@ -338,6 +372,10 @@ func (r *Reader) apply(h batch.Header, b []byte) error {
 }
 
 func (r *Reader) applyRecord(key, value []byte) {
+	if topic, site, ok := originOf(string(key)); ok && value == nil {
+		r.unclaim(topic, site)
+		return
+	}
 	d, err := decode(key, value)
 	if value == nil && d.acl == nil && d.quota == nil {
 		return // a cleaned-up entry; what it said is below both log starts
@@ -357,7 +395,7 @@ func (r *Reader) applyRecord(key, value []byte) {
 	case d.lease != nil:
 		r.applyLease(d.name, *d.lease)
 	case d.origin != nil:
-		r.mu.origins[d.name] = *d.origin
+		r.claim(d.name, *d.origin)
 	case d.topic != nil:
 		r.mu.topics[d.name] = *d.topic
 	case d.acl != nil && d.gone:

@@ -29,6 +29,7 @@ type Map struct {
 	ids    []int64      // producer ids under which mirrors wrote the partition
 	source sourceAt
 	trail  *trail
+	begun  bool // an append session was opened, ranges were saved, or an epoch started
 
 	view *View // nil after a change
 }
@@ -73,6 +74,7 @@ func (m *Map) applyChunk(c *Chunk) bool {
 	first, last := c.Ranges[0], c.Ranges[len(c.Ranges)-1]
 	m.cut(first.Virtual, c.First)
 	m.trail.add(c.Trail)
+	m.begun = true
 	if c.Verified {
 		for _, r := range c.Ranges {
 			m.append(r)
@@ -106,6 +108,7 @@ func (m *Map) applySession(s Session) bool {
 	if v < 0 {
 		v = math.MaxInt64
 	}
+	m.begun = true
 	m.cut(v, s.Local)
 	m.end.local, m.end.virtual = s.Local, s.Virtual
 	return true
@@ -143,6 +146,7 @@ func (m *Map) applyStart(e EpochStart) bool {
 	if n := len(m.epochs); n > 0 && e.Epoch <= m.epochs[n-1].Epoch {
 		return false // an epoch starts once
 	}
+	m.begun = true
 	m.before = max(m.end.virtual, e.Had)
 	if m.open != nil { // given up and never closed
 		m.before = m.open.Virtual
@@ -257,7 +261,7 @@ func (m *Map) View() *View {
 		m.view = &View{
 			blocks: m.blocks, tail: slices.Clone(m.tail), open: m.open,
 			local: m.end.local, virtual: m.end.virtual,
-			epochs: m.epochs, ends: m.ends, ids: m.ids, trail: m.trail, source: m.source,
+			epochs: m.epochs, ends: m.ends, ids: m.ids, trail: m.trail, source: m.source, begun: m.begun,
 		}
 	}
 	return m.view

@@ -22,7 +22,12 @@ type View struct {
 	ids     []int64
 	trail   *trail
 	source  sourceAt
+	begun   bool
 }
+
+// Begun tells whether anything was ever written into the partition by the map: an
+// append session that was claimed and not opened has not.
+func (v *View) Begun() bool { return v.begun }
 
 // Empty tells that nothing is known about the partition.
 func (v *View) Empty() bool {

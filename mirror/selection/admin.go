@@ -88,8 +88,9 @@ func (a *admin) FetchGroupOffsets(ctx context.Context, group string) (map[spillw
 		return nil, err
 	}
 	shown := make(map[spillway.TopicPartition]broker.GroupOffset, len(all))
+	here := a.names.here()
 	for tp, o := range all {
-		if name := a.names.topics.NameAt(tp.Topic); name != "" {
+		if name := here[tp.Topic]; name != "" {
 			shown[spillway.TopicPartition{Topic: name, Partition: tp.Partition}] = o
 		}
 	}

@@ -20,17 +20,16 @@ func Of(c broker.Cluster, topics Topics) broker.Cluster {
 }
 
 // OnWire tells how a cluster's brokers call a topic; nil: as the cluster does.
-func OnWire(c broker.Cluster) func(topic string) string {
+// Of a topic that the cluster does not show (any more) it is false: by its name there
+// may be another one.
+func OnWire(c broker.Cluster) func(topic string) (name string, ok bool) {
 	s, ok := c.(*selected)
 	if !ok {
 		return nil
 	}
-	return func(topic string) string {
+	return func(topic string) (string, bool) {
 		name, err := s.there(topic)
-		if err != nil {
-			return topic // brokers say that there is none
-		}
-		return name
+		return name, err == nil
 	}
 }
 
@@ -54,6 +53,17 @@ func (s *selected) there(topic string) (string, error) {
 		return "", fmt.Errorf("topic %s of site %s: %w", topic, s.Site(), broker.ErrUnknownTopic)
 	}
 	return name, nil
+}
+
+// here are the topics that were shown: by the name at the source, that at the target.
+func (s *selected) here() map[string]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	here := make(map[string]string, len(s.source))
+	for name, there := range s.source {
+		here[there] = name
+	}
+	return here
 }
 
 // Metadata asks for all topics: which of them have a name shows only there.

@@ -25,7 +25,8 @@ type FetchOptions struct {
 	BytesMax    int           // of the whole answer
 	Uncommitted bool          // also records of open and aborted transactions
 	// OnWire is how the broker calls a topic; nil: by the same name.
-	OnWire func(topic string) string
+	// What it does not have is unknown, and not asked for.
+	OnWire func(topic string) (name string, ok bool)
 }
 
 // FetchPart asks for one partition.
@@ -81,15 +82,21 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 	req.SessionEpoch = -1 // no fetch session
 	topics, names := make(map[string]int), make(map[string]string)
 	asked := make(map[spillway.TopicPartition]spillway.LocalOffset, len(parts))
+	var fetched []Fetched
 	for _, p := range parts {
 		i, ok := topics[p.Topic]
 		if !ok {
+			t := kmsg.NewFetchRequestTopic()
+			known := true
+			if t.Topic = p.Topic; o.OnWire != nil {
+				t.Topic, known = o.OnWire(p.Topic)
+			}
+			if !known {
+				fetched = append(fetched, Fetched{TopicPartition: p.TopicPartition, Asked: p.Offset, Err: kerr.UnknownTopicOrPartition, HighWatermark: -1, LastStable: -1, LogStart: -1, Diverged: -1})
+				continue
+			}
 			i = len(req.Topics)
 			topics[p.Topic] = i
-			t := kmsg.NewFetchRequestTopic()
-			if t.Topic = p.Topic; o.OnWire != nil {
-				t.Topic = o.OnWire(p.Topic)
-			}
 			names[t.Topic] = p.Topic
 			req.Topics = append(req.Topics, t)
 		}
@@ -103,6 +110,9 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rp)
 		asked[p.TopicPartition] = p.Offset
 	}
+	if len(asked) == 0 {
+		return fetched, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, o.MaxWait+fetchSilenceMax)
 	defer cancel()
 	kresp, err := c.DoVersion(ctx, req)
@@ -113,7 +123,6 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
 		return nil, fmt.Errorf("fetch: %w", err)
 	}
-	var fetched []Fetched
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
 			f := Fetched{
