@@ -189,17 +189,22 @@ func (f *flow) found(tps []spillway.TopicPartition) {
 	}
 }
 
-// createdHere saves which topic the mirror has created.
-func (m *Mirror) createdHere(ctx context.Context, name string) error {
-	md, err := m.local.Metadata(ctx, name)
+// createdHere saves which topics the mirror has created.
+func (m *Mirror) createdHere(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	md, err := m.local.Metadata(ctx, names...)
 	if err != nil {
 		return err
 	}
-	t := m.reader.Topic(name)
-	id := md.Topics[name].ID
-	if t.Created == nil || id == [16]byte{} {
-		return nil
+	var entries []maptopic.Entry
+	for _, name := range names {
+		t := m.reader.Topic(name)
+		if id := md.Topics[name].ID; t.Created != nil && id != [16]byte{} {
+			t.Created = &metadata.Created{From: t.Created.From, Here: hex.EncodeToString(id[:])}
+			entries = append(entries, maptopic.TopicEntry(name, t))
+		}
 	}
-	t.Created = &metadata.Created{From: t.Created.From, Here: hex.EncodeToString(id[:])}
-	return m.saveAndRead(ctx, []maptopic.Entry{maptopic.TopicEntry(name, t)})
+	return m.saveAndRead(ctx, entries)
 }

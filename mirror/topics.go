@@ -64,16 +64,13 @@ func (m *Mirror) ensureTopics(ctx context.Context, from *source, tps []spillway.
 	if err != nil {
 		return nil, fmt.Errorf("list topics of site %s: %w", m.site, err)
 	}
-	limits := make(map[string]int, len(counts))
-	var existing []string
+	var existing, absent []string
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
 		count := counts[name]
 		t := md.Topics[name]
 		switch {
 		case !exists(t):
-			if err := m.createTopic(ctx, from, name, count); err != nil {
-				return nil, err
-			}
+			absent = append(absent, name)
 			continue
 		case len(t.Partitions) < int(count):
 			if err := m.local.Admin().CreatePartitions(ctx, name, count); err != nil {
@@ -83,11 +80,15 @@ func (m *Mirror) ensureTopics(ctx context.Context, from *source, tps []spillway.
 		}
 		existing = append(existing, name)
 	}
+	if err := m.createTopics(ctx, from, absent, counts); err != nil {
+		return nil, err
+	}
 	if from != nil { // nil: its site is lost, and this one is about to serve
 		if err := m.borrowSettings(ctx, from, existing); err != nil {
 			return nil, err
 		}
 	}
+	limits := make(map[string]int, len(counts))
 	for name := range counts {
 		if limits[name], err = m.batchBytesMax(ctx, name); err != nil {
 			return nil, err
@@ -96,23 +97,47 @@ func (m *Mirror) ensureTopics(ctx context.Context, from *source, tps []spillway.
 	return limits, nil
 }
 
-// createTopic creates a topic with the settings that it has at the source. That
-// they are the mirror's own is in the map before.
-func (m *Mirror) createTopic(ctx context.Context, from *source, name string, count int32) error {
-	plans, err := m.planSettings(ctx, from, []string{name}, map[string]map[string]string{name: {}})
+// createTopics creates topics with the settings that they have at the source. That
+// these are the mirror's own is in the map before, for all at once: there may be
+// thousands, and the source may be far away.
+func (m *Mirror) createTopics(ctx context.Context, from *source, names []string, counts map[string]int32) error {
+	if len(names) == 0 {
+		return nil
+	}
+	nothing := make(map[string]map[string]string, len(names))
+	for _, name := range names {
+		nothing[name] = map[string]string{}
+	}
+	plans, err := m.planSettings(ctx, from, names, nothing)
 	if err != nil {
-		return fmt.Errorf("create topic %s/%s: %w", m.site, name, err)
+		return fmt.Errorf("create %d topics at site %s: %w", len(names), m.site, err)
 	}
-	if len(plans) == 0 { // it was deleted at the source meanwhile
-		return fmt.Errorf("create topic %s/%s: %w at site %s", m.site, name, broker.ErrUnknownTopic, from.site)
+	if len(plans) < len(names) {
+		return fmt.Errorf("create %d topics at site %s: %w at site %s: some were deleted meanwhile", len(names), m.site, broker.ErrUnknownTopic, from.site)
 	}
-	if from != nil {
-		plans[0].known.Created = &metadata.Created{From: plans[0].source}
+	for i := range plans {
+		if from != nil {
+			plans[i].known.Created = &metadata.Created{From: plans[i].source}
+		}
 	}
-	p := plans[0]
 	if err := m.saveTopics(ctx, plans, topicPlan.intent); err != nil {
 		return err
 	}
+	var created []string
+	for _, p := range plans {
+		var made bool
+		if made, err = m.createTopic(ctx, from, p, counts[p.name]); err != nil {
+			break
+		}
+		if made {
+			created = append(created, p.name)
+		}
+	}
+	return errors.Join(err, m.createdHere(ctx, created))
+}
+
+// createTopic tells whether it has created the topic.
+func (m *Mirror) createTopic(ctx context.Context, from *source, p topicPlan, count int32) (made bool, err error) {
 	all, carried := make(map[string]string), make(map[string]string)
 	for _, c := range p.settings.Changes {
 		all[c.Key], carried[c.Key] = *c.New, *c.New
@@ -123,13 +148,13 @@ func (m *Mirror) createTopic(ctx context.Context, from *source, name string, cou
 	// A broker that does not know a setting still can hold the topic; what it
 	// then refuses is in the gap log.
 	for _, configs := range []map[string]string{all, carried, nil} {
-		again := m.local.Admin().CreateTopic(ctx, name, count, m.config.Replication, configs)
+		again := m.local.Admin().CreateTopic(ctx, p.name, count, m.config.Replication, configs)
 		if again == nil {
-			m.events.metadata(MetadataInfo{Source: from.id(), Target: m.site, Kind: KindTopic, Name: name, What: fmt.Sprintf("created with %d partitions", count)})
-			return m.createdHere(ctx, name)
+			m.events.metadata(MetadataInfo{Source: from.id(), Target: m.site, Kind: KindTopic, Name: p.name, What: fmt.Sprintf("created with %d partitions", count)})
+			return true, nil
 		}
 		if errors.Is(again, broker.ErrTopicExists) {
-			return nil
+			return false, nil
 		}
 		if err == nil {
 			err = again
@@ -138,7 +163,7 @@ func (m *Mirror) createTopic(ctx context.Context, from *source, name string, cou
 			break
 		}
 	}
-	return fmt.Errorf("create topic %s/%s with %d partitions: %w", m.site, name, count, err)
+	return false, fmt.Errorf("create topic %s/%s with %d partitions: %w", m.site, p.name, count, err)
 }
 
 // batchBytesDefault is Kafka's max.message.bytes.
