@@ -24,7 +24,7 @@ const hasty = "probeInterval: 500ms, holdDown: 2s"
 // and a site that comes back takes one batch of each partition at a time: it has
 // to be several times faster than this to catch up, on a machine of two cores that
 // runs all three sites.
-const lossRate = 500
+const lossRate = 300
 
 // How soon acknowledgements must go on after a loss.
 const (
