@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,14 +20,6 @@ type Cap struct {
 // fits tells whether the cap bounds a topic of a source.
 func (c Cap) fits(source spillway.SiteID, topic string) bool {
 	return (c.Source == "" || c.Source == source) && (len(c.Topics) == 0 || matches(c.Topics, topic))
-}
-
-func (c Cap) String() string {
-	what := "all topics"
-	if len(c.Topics) > 0 {
-		what = strings.Join(c.Topics, ", ")
-	}
-	return fmt.Sprintf("%d bytes a second for %s", c.BytesPerSecond, what)
 }
 
 // validate names what is wrong; key is where the cap stands.

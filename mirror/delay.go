@@ -27,21 +27,13 @@ func (f *flow) untilDue(timestamp int64, now time.Time) time.Duration {
 // boundsAt are the virtual offsets of a source behind all that is older than a time:
 // in each partition, that of the first record that is younger.
 func (m *Mirror) boundsAt(ctx context.Context, s *source, tps []spillway.TopicPartition, until time.Time) (map[spillway.TopicPartition]spillway.Offset, error) {
-	found, err := s.cluster.Admin().OffsetsForTime(ctx, tps, until.UnixMilli()+1)
-	if err != nil {
-		return nil, err
-	}
-	ends, err := s.cluster.Admin().StableEnds(ctx, tps)
+	ends, err := firstFrom(ctx, s.cluster, tps, until.UnixMilli()+1)
 	if err != nil {
 		return nil, err
 	}
 	bounds := make(map[spillway.TopicPartition]spillway.Offset, len(tps))
 	for _, tp := range tps {
-		at := ends[tp]
-		if o, ok := found[tp]; ok && o >= 0 {
-			at = min(at, o)
-		}
-		bounds[tp], _ = s.view(tp).ToVirtual(at)
+		bounds[tp], _ = s.view(tp).ToVirtual(ends[tp])
 	}
 	return bounds, nil
 }
@@ -73,9 +65,7 @@ func (m *Mirror) waitUntil(ctx context.Context, a Assignment) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	f := s.mu.flow
-	s.mu.Unlock()
+	f := s.running()
 	select {
 	case <-f.ending.reached:
 		return nil

@@ -68,18 +68,6 @@ func (f *flow) followed() []string {
 	return slices.Compact(names)
 }
 
-// fedBy is how a source calls a topic that it feeds here; empty if it does not.
-func (m *Mirror) fedBy(src *source, topic string) string {
-	if !m.config.IdentitySources {
-		return topic
-	}
-	o, known := m.reader.Origin(topic)
-	if !known || o.Site != src.site || selection.TopicsOf(src.cluster).NameAt(o.Topic) != topic {
-		return ""
-	}
-	return o.Topic
-}
-
 // followDeletions lets topics go that the source does not have any more, and
 // deletes here those of which that is asked.
 func (f *flow) followDeletions(ctx context.Context) error {

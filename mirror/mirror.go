@@ -202,6 +202,13 @@ func (s *share) halt() {
 	}
 }
 
+// running is the share's flow, nil while nothing flows in.
+func (s *share) running() *flow {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.flow
+}
+
 func (s *share) setFlow(f *flow) {
 	s.flow = f
 	s.mu.Lock()
@@ -219,6 +226,18 @@ func (m *Mirror) readMap(ctx context.Context) error {
 		return err
 	}
 	return m.reader.CaughtUp(ctx)
+}
+
+// saveAndRead writes entries into the site's map and waits until they are read.
+func (m *Mirror) saveAndRead(ctx context.Context, entries []maptopic.Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	at, err := m.writer.Save(ctx, entries...)
+	if err != nil {
+		return err
+	}
+	return m.reader.WaitFor(ctx, at)
 }
 
 // raise refuses epochs below the site's floor and lifts the floor.
@@ -379,11 +398,7 @@ func (m *Mirror) startEpochs(ctx context.Context, a Assignment) error {
 		l := starts[tp]
 		entries[i] = maptopic.StartEntry(tp, offsetmap.EpochStart{Epoch: a.Epoch, Virtual: spillway.Offset(l) + a.OffsetBase, Local: l, Mask: a.Mask})
 	}
-	position, err := m.writer.Save(ctx, entries...)
-	if err != nil {
-		return err
-	}
-	return m.reader.WaitFor(ctx, position)
+	return m.saveAndRead(ctx, entries)
 }
 
 func (m *Mirror) publish(mark Mark) {
@@ -421,10 +436,7 @@ func (m *Mirror) Flows() []FlowInfo {
 	m.mu.Unlock()
 	var infos []FlowInfo
 	for _, s := range shares {
-		s.mu.Lock()
-		f := s.mu.flow
-		s.mu.Unlock()
-		if f != nil {
+		if f := s.running(); f != nil {
 			infos = append(infos, f.info(time.Now()))
 		}
 	}

@@ -43,11 +43,7 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 		}
 		claims[i] = maptopic.SessionEntry(p.TopicPartition, p.session)
 	}
-	at, err := m.writer.Save(ctx, claims...)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := m.reader.WaitFor(ctx, at); err != nil {
+	if err := m.saveAndRead(ctx, claims); err != nil {
 		return nil, nil, err
 	}
 	m.config.Crash("afterClaim")
@@ -78,10 +74,7 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 		entries = append(entries, es...)
 		opened = append(opened, p)
 	}
-	if at, err = m.writer.Save(ctx, entries...); err != nil {
-		return nil, nil, err
-	}
-	if err := m.reader.WaitFor(ctx, at); err != nil {
+	if err := m.saveAndRead(ctx, entries); err != nil {
 		return nil, nil, err
 	}
 	m.config.Crash("afterOpen")

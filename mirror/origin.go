@@ -38,27 +38,21 @@ func (m *Mirror) allowed(s *source, tps []spillway.TopicPartition) (allowed []sp
 		return tps, nil, nil // the record of a failover group says who feeds whom
 	}
 	var faults []error
-	known := make(map[string]bool)
-	for _, tp := range tps {
-		ok, seen := known[tp.Topic]
-		if !seen {
-			theirs := s.origin(tp.Topic)
-			ours, fed := m.reader.Origin(tp.Topic)
-			switch {
-			case theirs.From(m.site):
-				circular = append(circular, tp.Topic)
-			case fed && (ours.Site != theirs.Site || ours.Topic != theirs.Topic):
-				faults = append(faults, fmt.Errorf("topic %s of site %s gets its records from topic %s of site %s; topic %s of site %s needs another name here, or that flow has to be given up (spillway mirror release)",
-					tp.Topic, m.site, ours.Topic, ours.Site, theirs.Topic, theirs.Site))
-			default:
-				ok = true
-			}
-			known[tp.Topic] = ok
-		}
-		if ok {
-			allowed = append(allowed, tp)
+	ok := make(map[string]bool)
+	for _, topic := range slices.Sorted(maps.Keys(partitionCounts(tps))) {
+		theirs := s.origin(topic)
+		ours, fed := m.reader.Origin(topic)
+		switch {
+		case theirs.From(m.site):
+			circular = append(circular, topic)
+		case fed && (ours.Site != theirs.Site || ours.Topic != theirs.Topic):
+			faults = append(faults, fmt.Errorf("topic %s of site %s gets its records from topic %s of site %s; topic %s of site %s needs another name here, or that flow has to be given up (spillway mirror release)",
+				topic, m.site, ours.Topic, ours.Site, theirs.Topic, theirs.Site))
+		default:
+			ok[topic] = true
 		}
 	}
+	allowed = slices.DeleteFunc(slices.Clone(tps), func(tp spillway.TopicPartition) bool { return !ok[tp.Topic] })
 	return allowed, circular, errors.Join(faults...)
 }
 
@@ -69,16 +63,16 @@ func (m *Mirror) claimTopics(ctx context.Context, s *source, tps []spillway.Topi
 		return tps, nil
 	}
 	entries := make(map[string]maptopic.Entry)
-	for _, tp := range tps {
-		o := s.origin(tp.Topic)
-		if there, ok := m.reader.Origin(tp.Topic); !ok || !slices.Equal(there.Before, o.Before) {
-			entries[tp.Topic] = maptopic.OriginEntry(tp.Topic, o)
+	for topic := range partitionCounts(tps) {
+		o := s.origin(topic)
+		if there, ok := m.reader.Origin(topic); !ok || !slices.Equal(there.Before, o.Before) {
+			entries[topic] = maptopic.OriginEntry(topic, o)
 		}
 	}
 	if len(entries) == 0 {
 		return tps, nil
 	}
-	if err := m.tell(ctx, slices.Collect(maps.Values(entries))); err != nil {
+	if err := m.saveAndRead(ctx, slices.Collect(maps.Values(entries))); err != nil {
 		return nil, err
 	}
 	ours, _, conflict := m.allowed(s, tps)
@@ -91,19 +85,7 @@ func (m *Mirror) claimTopics(ctx context.Context, s *source, tps []spillway.Topi
 			back = append(back, maptopic.NoOriginEntry(topic, s.site))
 		}
 	}
-	return ours, errors.Join(conflict, m.tell(ctx, back))
-}
-
-// tell writes entries into this site's map and waits until they are read.
-func (m *Mirror) tell(ctx context.Context, entries []maptopic.Entry) error {
-	if len(entries) == 0 {
-		return nil
-	}
-	at, err := m.writer.Save(ctx, entries...)
-	if err != nil {
-		return err
-	}
-	return m.reader.WaitFor(ctx, at)
+	return ours, errors.Join(conflict, m.saveAndRead(ctx, back))
 }
 
 // circular are the topics that a share's flow leaves out.
@@ -112,9 +94,7 @@ func (m *Mirror) circular(id spillway.ShareID) []string {
 	if err != nil {
 		return nil // the mirror was closed
 	}
-	s.mu.Lock()
-	f := s.mu.flow
-	s.mu.Unlock()
+	f := s.running()
 	if f == nil {
 		return nil
 	}
@@ -123,14 +103,16 @@ func (m *Mirror) circular(id spillway.ShareID) []string {
 	return slices.Clone(f.mu.circular)
 }
 
-// feeds tells whether a topic here is fed from the source, as far as a flow without a
-// control plane has to ask.
-func (m *Mirror) feeds(s *source, topic string) bool {
+// fedBy is how a source calls a topic that it feeds here; empty if it does not.
+func (m *Mirror) fedBy(src *source, topic string) string {
 	if !m.config.IdentitySources {
-		return true
+		return topic
 	}
-	o, ok := m.reader.Origin(topic)
-	return ok && o.Site == s.site && o.Topic == s.onWire(spillway.TopicPartition{Topic: topic}).Topic
+	o, known := m.reader.Origin(topic)
+	if !known || o.Site != src.site || selection.TopicsOf(src.cluster).NameAt(o.Topic) != topic {
+		return ""
+	}
+	return o.Topic
 }
 
 // Released is a topic whose flow was given up.

@@ -329,8 +329,12 @@ func (l *lane) compare(ctx context.Context, p *planned, a sitelog.Produced) verd
 		return verdictGone
 	case errors.Is(a.Err, kerr.MessageTooLarge), errors.Is(a.Err, kerr.RecordListTooLarge):
 		return l.tooLarge(ctx, p, b, a)
-	case errors.Is(a.Err, kerr.CorruptMessage) && batch.Verify(b.bytes) != nil:
-		l.stops(ctx, p, maptopic.GapCorrupt, b.virtual, b.virtualEnd, l.describeCorrupt(b.virtual, batch.Verify(b.bytes)))
+	case errors.Is(a.Err, kerr.CorruptMessage):
+		why := batch.Verify(b.bytes)
+		if why == nil {
+			return verdictAgain // it became so on the way
+		}
+		l.stops(ctx, p, maptopic.GapCorrupt, b.virtual, b.virtualEnd, l.describeCorrupt(b.virtual, why))
 		return verdictGone
 	case unsure(a.Err):
 		if aged {

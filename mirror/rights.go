@@ -124,17 +124,6 @@ func (m *Mirror) saveACLs(ctx context.Context, now map[spillway.ACL]metadata.Own
 	return m.saveAndRead(ctx, entries)
 }
 
-func (m *Mirror) saveAndRead(ctx context.Context, entries []maptopic.Entry) error {
-	if len(entries) == 0 {
-		return nil
-	}
-	at, err := m.writer.Save(ctx, entries...)
-	if err != nil {
-		return err
-	}
-	return m.reader.WaitFor(ctx, at)
-}
-
 // keepACLs carries entries over.
 func (f *flow) keepACLs(ctx context.Context) error {
 	m := f.m

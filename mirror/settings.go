@@ -221,14 +221,7 @@ func (m *Mirror) returnSettings(ctx context.Context, a Assignment) error {
 		t.Borrowed = nil
 		entries = append(entries, maptopic.TopicEntry(name, t))
 	}
-	if len(entries) > 0 {
-		at, err := m.writer.Save(ctx, entries...)
-		if err != nil {
-			return errors.Join(append(faults, err)...)
-		}
-		faults = append(faults, m.reader.WaitFor(ctx, at))
-	}
-	return errors.Join(faults...)
+	return errors.Join(append(faults, m.saveAndRead(ctx, entries))...)
 }
 
 // follows tells whether a flow of any share writes to the topic here.
@@ -274,10 +267,7 @@ func (m *Mirror) keepMetadata(ctx context.Context, id spillway.ShareID) {
 	if err != nil || m.config.MetadataInterval < 0 {
 		return
 	}
-	s.mu.Lock()
-	f := s.mu.flow
-	s.mu.Unlock()
-	if f != nil {
+	if f := s.running(); f != nil {
 		f.metadataRound(ctx, nil, true)
 	}
 }

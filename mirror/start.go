@@ -47,20 +47,29 @@ func (s Start) offsets(ctx context.Context, c broker.Cluster, tps []spillway.Top
 	if s == (Start{}) || len(tps) == 0 {
 		return nil, nil
 	}
-	ends, err := c.Admin().StableEnds(ctx, tps)
-	if err != nil || s.Latest {
-		return ends, err
+	if s.Latest {
+		return c.Admin().StableEnds(ctx, tps)
 	}
-	found, err := c.Admin().OffsetsForTime(ctx, tps, s.At.UnixMilli())
+	return firstFrom(ctx, c, tps, s.At.UnixMilli())
+}
+
+// firstFrom are the offsets of the first records of a time, in milliseconds since
+// 1970, or later; where there is none, or it is not decided, the last stable ones.
+func firstFrom(ctx context.Context, c broker.Cluster, tps []spillway.TopicPartition, milliseconds int64) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	offsets, err := c.Admin().StableEnds(ctx, tps) // first: what comes in between is behind them
+	if err != nil {
+		return nil, err
+	}
+	found, err := c.Admin().OffsetsForTime(ctx, tps, milliseconds)
 	if err != nil {
 		return nil, err
 	}
 	for tp, o := range found {
 		if o >= 0 {
-			ends[tp] = min(ends[tp], o)
+			offsets[tp] = min(offsets[tp], o)
 		}
 	}
-	return ends, nil
+	return offsets, nil
 }
 
 // begin moves fresh partitions to where the flow shall begin in them, and has the map
@@ -86,7 +95,7 @@ func (f *flow) begin(ctx context.Context, fresh []*partition) error {
 		}
 		entries = append(entries, p.verifiedEntries(f.source.site)...)
 	}
-	return f.m.tell(ctx, entries)
+	return f.m.saveAndRead(ctx, entries)
 }
 
 // startVoid takes back where a flow began: the source has other records by now, and all

@@ -99,7 +99,7 @@ func newOffsetsCommand(s *settings) *cobra.Command {
 	var tp spillway.TopicPartition
 	var offset int64
 	var reverse bool
-	var topics topicFlags
+	topics := topicFlags{include: ".*"}
 	translate := &cobra.Command{
 		Use:     "translate --from BOOTSTRAP --to BOOTSTRAP --topic T --partition P --offset N",
 		Short:   "Where a consumer at an offset of the source goes on at the target",
@@ -128,7 +128,7 @@ func newOffsetsCommand(s *settings) *cobra.Command {
 		},
 	}
 	translate.Flags().StringVar(&tp.Topic, "topic", "", "topic, by its name at the target")
-	topics.addOptional(translate)
+	topics.add(translate)
 	translate.Flags().Int32Var(&tp.Partition, "partition", 0, "partition")
 	translate.Flags().Int64Var(&offset, "offset", 0, "offset in the source's numbers (with --reverse, in the target's)")
 	translate.Flags().BoolVar(&reverse, "reverse", false, "translate from the target's numbers to the source's")

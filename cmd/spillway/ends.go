@@ -59,19 +59,15 @@ type topicFlags struct {
 	rename           []string
 }
 
+// add adds the flags. Where include is not set before, --topics has to be given.
 func (f *topicFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.include, "topics", "", "regular expression for whole topic names at the source")
+	required := f.include == ""
+	cmd.Flags().StringVar(&f.include, "topics", f.include, "regular expression for whole topic names at the source")
 	cmd.Flags().StringVar(&f.exclude, "exclude", "", "regular expression for whole names of topics that are left out all the same")
 	f.addRename(cmd)
-	_ = cmd.MarkFlagRequired("topics") // it exists
-}
-
-// addOptional adds the same where all topics are meant unless some are named.
-func (f *topicFlags) addOptional(cmd *cobra.Command) {
-	f.add(cmd)
-	flag := cmd.Flag("topics")
-	flag.DefValue, flag.Annotations = ".*", nil
-	f.include = ".*"
+	if required {
+		_ = cmd.MarkFlagRequired("topics") // it exists
+	}
 }
 
 func (f *topicFlags) addRename(cmd *cobra.Command) {
@@ -98,25 +94,30 @@ func (e *ends) cluster(ctx context.Context, name, where string) (broker.Cluster,
 	if !ok {
 		return nil, fmt.Errorf("%q is neither host:port nor a site of the configuration", where)
 	}
-	opened, err := app.OpenSite(site)
-	if err != nil || !e.byID || site.Embedded != nil {
-		return opened, err
+	if !e.byID || site.Embedded != nil {
+		return app.OpenSite(site)
 	}
-	md, err := opened.Metadata(ctx, spillway.MapTopic)
-	if err := errors.Join(err, opened.Close()); err != nil {
-		return nil, err
-	}
-	site.Name = cmp.Or(md.ClusterID, site.Name)
-	return app.OpenSite(site)
+	return identified(ctx, site.Name, func(name string) (broker.Cluster, error) {
+		site.Name = name
+		return app.OpenSite(site)
+	})
 }
 
-// byAddress opens a cluster as the site of its cluster id: what a mirror writes down of
-// a site must mean the same cluster in every run, whatever the addresses were.
+// byAddress opens a cluster that only its addresses name.
 func byAddress(ctx context.Context, c kafka.Config) (broker.Cluster, error) {
-	if err := c.Validate(); err != nil {
-		return nil, err
-	}
-	asked, err := kafka.New(c)
+	return identified(ctx, string(c.Site), func(name string) (broker.Cluster, error) {
+		c.Site = spillway.SiteID(name)
+		if err := c.Validate(); err != nil {
+			return nil, err
+		}
+		return kafka.New(c)
+	})
+}
+
+// identified opens a cluster as the site of its cluster id: what a mirror writes down of
+// a site must mean the same cluster in every run, whatever it was called.
+func identified(ctx context.Context, name string, open func(name string) (broker.Cluster, error)) (broker.Cluster, error) {
+	asked, err := open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +125,5 @@ func byAddress(ctx context.Context, c kafka.Config) (broker.Cluster, error) {
 	if err := errors.Join(err, asked.Close()); err != nil {
 		return nil, err
 	}
-	c.Site = spillway.SiteID(cmp.Or(md.ClusterID, string(c.Site)))
-	return kafka.New(c)
+	return open(cmp.Or(md.ClusterID, name))
 }
