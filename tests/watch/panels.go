@@ -82,7 +82,7 @@ var flowPanels = map[string]expected{
 	"Records acknowledged":           {">0", "=0", ">0"},
 	"Bytes acknowledged":             {">0", "=0", ">0"},
 	"Time to acknowledge":            {">0", ">0", ">0"},
-	"Time to acknowledge B":          {">0", ">1", ">0"}, // some waited for the failover
+	"Time to acknowledge B":          {">0", ">0", ">0"}, // whether more than one in a hundred waited for the failover is chance
 	"Time to acknowledge C":          {">0", ">0", ">0"},
 	"Leases of gateways":             {"=1", "=0", "=1"},
 	"Groups served by gateways":      {"=1", "=0", "=1"},
