@@ -54,6 +54,7 @@ func later(t *testing.T, c *conn.Conn, req *kmsg.ProduceRequest) <-chan int16 {
 // may be the only one that has it, so its acknowledgement waits for the durable
 // mark like any other: as success, and as "duplicate", which clients take for it.
 func TestTheTrailIsAcknowledgedWhenItIsDurable(t *testing.T) {
+	t.Parallel()
 	w, west := markedWorld(t, 1, nil)
 	c := raw(t, w.Addrs[0])
 	west <- markLine("west", 0, 1, gatewaytest.OffsetBase+4)
@@ -84,6 +85,7 @@ func TestTheTrailIsAcknowledgedWhenItIsDurable(t *testing.T) {
 // A broker that says "duplicate" has the batch, and does not say where. The
 // answer waits until all that the broker had then is durable.
 func TestADuplicateAtTheSiteIsAcknowledgedWhenItIsDurable(t *testing.T) {
+	t.Parallel()
 	site, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "orders"))
 	if err != nil {
 		t.Fatal(err)
@@ -123,6 +125,7 @@ func TestADuplicateAtTheSiteIsAcknowledgedWhenItIsDurable(t *testing.T) {
 // acknowledged or handed out, what lies below is read as ever, and a produce
 // that waits is acknowledged when the store is back.
 func TestNothingPassesTheReservedEnd(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Group: func(g *spillway.FailoverGroup) { g.ReservedBlock = 10 }})
 	c := raw(t, w.Addrs[0])
 	if code, _ := produced(do[*kmsg.ProduceResponse](t, c, sequenced(0, 5*time.Second))); code != 0 {

@@ -19,6 +19,7 @@ import (
 // that is about to open. It is below the cutover, so that mark counts: the
 // producer is told, and has nothing to send again (promise C).
 func TestAMarkOfTheNextEpochCountsBelowTheCutover(t *testing.T) {
+	t.Parallel()
 	w, west := markedWorld(t, 1, nil)
 	answer := later(t, raw(t, w.Addrs[0]), sequenced(0, 10*time.Second))
 	siteLog(t, w, "east", "orders", 2)
@@ -38,6 +39,7 @@ func TestAMarkOfTheNextEpochCountsBelowTheCutover(t *testing.T) {
 // After a failover that may have lost records, marks of the new epoch say
 // nothing about what was written in the old one: other records may have its offsets.
 func TestAMarkBehindALossDoesNotCount(t *testing.T) {
+	t.Parallel()
 	w, west := markedWorld(t, 1, nil)
 	answer := later(t, raw(t, w.Addrs[0]), sequenced(0, 2*time.Second))
 	siteLog(t, w, "east", "orders", 2)
@@ -89,6 +91,7 @@ func waitingPair(t *testing.T, lease func(*federation.Config)) (*gatewaytest.Wor
 // request. Meanwhile the share fails over and the batch is lost: the client
 // must not be told that all is well (promise A).
 func TestAnAcknowledgementThatWaitedIsWithdrawn(t *testing.T) {
+	t.Parallel()
 	w, answer := waitingPair(t, func(*federation.Config) {})
 	w.Fence("east", failover.Failover)
 	select {
@@ -105,6 +108,7 @@ func TestAnAcknowledgementThatWaitedIsWithdrawn(t *testing.T) {
 // The same where nobody asks the gateway: its lease ends while the answer waits,
 // and others count on that.
 func TestAnAcknowledgementThatOutlivesTheLeaseIsWithdrawn(t *testing.T) {
+	t.Parallel()
 	lease := newLapse()
 	w, answer := waitingPair(t, lease.of)
 	lease.end(w)
@@ -117,6 +121,7 @@ func TestAnAcknowledgementThatOutlivesTheLeaseIsWithdrawn(t *testing.T) {
 // The mirror found that records were lost: its next append session says less.
 // What was marked before counts no more, also if its line comes late.
 func TestAMarkFallsWithALaterSession(t *testing.T) {
+	t.Parallel()
 	w, west := markedWorld(t, 2, nil)
 	c := raw(t, w.Addrs[0])
 	line := func(partition, session, end int) string {

@@ -48,6 +48,7 @@ func budgetWorld(t *testing.T) (w *gatewaytest.World, held, limited *atomic.Int6
 // Readers that ask for everything and then take nothing pin what the budget
 // has for answers and no more; others go on reading and writing.
 func TestSlowReadersPinNoMoreThanTheBudget(t *testing.T) {
+	t.Parallel()
 	w, held, limited := budgetWorld(t)
 	req := fetchRequest(gatewaytest.OffsetBase, 0)
 	ask := request(req, req.AppendTo(nil))
@@ -94,6 +95,7 @@ func TestSlowReadersPinNoMoreThanTheBudget(t *testing.T) {
 // A fetch that waits for records keeps no room for them, also if its client
 // has just read a lot.
 func TestAWaitingFetchCostsNothing(t *testing.T) {
+	t.Parallel()
 	w, held, _ := budgetWorld(t)
 	c := raw(t, w.Addrs[0])
 	next := int64(gatewaytest.OffsetBase)

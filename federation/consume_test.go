@@ -61,6 +61,7 @@ func read(t *testing.T, cl *kgo.Client, count int) []*kgo.Record {
 }
 
 func TestAssignedReadersSeeVirtualNumbers(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}, Brokers: 2})
 	fill(t, w, "orders", 2, 40)
 	cl := client(t, w, kgo.ConsumeTopics("orders"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
@@ -79,6 +80,7 @@ func TestAssignedReadersSeeVirtualNumbers(t *testing.T) {
 // Records become visible with the durable mark and not before (C19), and a
 // partition that waits for its mark holds up no other one.
 func TestReadersSeeWhatIsDurable(t *testing.T) {
+	t.Parallel()
 	w, marks := markedWorld(t, 2, nil)
 	cl := client(t, w)
 	for p := range int32(2) {
@@ -105,6 +107,7 @@ func TestReadersSeeWhatIsDurable(t *testing.T) {
 // waits for that; meanwhile another partition of it gets records, from the same node
 // or from another one. They are handed out at once.
 func TestAPartitionThatWaitsForItsMarkHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
 	const waits, partitions = 0, 32 // on two brokers
 	w, marks := markedWorld(t, partitions, nil)
 	same, other := int32(-1), int32(-1)
@@ -154,6 +157,7 @@ func TestAPartitionThatWaitsForItsMarkHoldsUpNoOther(t *testing.T) {
 }
 
 func TestListOffsets(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	fill(t, w, "orders", 1, 10)
 	adm := kadm.NewClient(client(t, w))
@@ -176,6 +180,7 @@ func TestListOffsets(t *testing.T) {
 }
 
 func TestOutOfRangeIsSaid(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	fill(t, w, "orders", 1, 3)
 	for _, at := range []int64{5, gatewaytest.OffsetBase + 100} { // the site's own numbers mean nothing here
@@ -189,6 +194,7 @@ func TestOutOfRangeIsSaid(t *testing.T) {
 }
 
 func TestGroupCommitsAreExact(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}})
 	fill(t, w, "orders", 2, 20)
 	member := func() *kgo.Client {
@@ -229,6 +235,7 @@ func TestGroupCommitsAreExact(t *testing.T) {
 }
 
 func TestAGroupWithoutAHomeIsRefused(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1},
 		Group: func(g *spillway.FailoverGroup) { g.ConsumerGroups = []string{"shop-*"} }})
 	_, err := kadm.NewClient(client(t, w)).FetchOffsets(within(t, soon), "somebody")
@@ -238,6 +245,7 @@ func TestAGroupWithoutAHomeIsRefused(t *testing.T) {
 }
 
 func TestSaramaConsumes(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	fill(t, w, "orders", 1, 20)
 	c := sarama.NewConfig()
@@ -284,6 +292,7 @@ func (h *saramaHandler) ConsumeClaim(s sarama.ConsumerGroupSession, c sarama.Con
 // waits; the gateway says so; when the share goes on, the group reads on at the
 // next record (experiments L, rule 4).
 func TestGroupDrain(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []string{"classic", "consumer"} {
 		t.Run(protocol, func(t *testing.T) {
 			w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2},
@@ -341,6 +350,7 @@ func TestGroupDrain(t *testing.T) {
 // the offsets that were mirrored, and not as a group of this protocol. It has to be
 // told to join anew: "no such group", as the site says, ends the Java consumer.
 func TestAMemberMeetsASiteThatKnowsOnlyOffsets(t *testing.T) {
+	t.Parallel()
 	site, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "orders"))
 	if err != nil {
 		t.Fatal(err)
@@ -371,6 +381,7 @@ func TestAMemberMeetsASiteThatKnowsOnlyOffsets(t *testing.T) {
 // before and must be told again: its coordinator would let it go on for ever
 // without partitions.
 func TestTheOrderToJoinAnewIsLost(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2},
 		Group: func(g *spillway.FailoverGroup) { g.GroupDrain = 5 * time.Second }})
 	c := raw(t, w.Addrs[0])
@@ -421,6 +432,7 @@ func TestTheOrderToJoinAnewIsLost(t *testing.T) {
 // A member is told to give up its partitions by one gateway, the move is given up,
 // and the member comes to another gateway. That one has it join anew, once.
 func TestAMemberComesToAnotherGatewayAfterADrain(t *testing.T) {
+	t.Parallel()
 	served := make(chan spillway.Epoch, 100)
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}, Gateways: []spillway.GatewayID{"gateway-1", "gateway-2"},
 		Group: func(g *spillway.FailoverGroup) { g.GroupDrain = 5 * time.Second },
@@ -477,6 +489,7 @@ func TestAMemberComesToAnotherGatewayAfterADrain(t *testing.T) {
 // A member keeps its partitions meanwhile. It comes again to the gateway where clients
 // find its group, and is sent away from any other.
 func TestAMemberKeepsItsPartitionsWhileNobodyServes(t *testing.T) {
+	t.Parallel()
 	again := make(chan spillway.GatewayID, 100) // who serves after the failover
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}, Gateways: []spillway.GatewayID{"gateway-1", "gateway-2"},
 		Gateway: func(c *federation.Config) {
@@ -528,6 +541,7 @@ func TestAMemberKeepsItsPartitionsWhileNobodyServes(t *testing.T) {
 // A gateway has lost its lease. A member of a group that clients find there has to ask
 // for its coordinator: another gateway may serve it.
 func TestAMemberLeavesAGatewayWithoutLease(t *testing.T) {
+	t.Parallel()
 	lease := newLapse()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}, Gateway: lease.of})
 	lease.end(w)
@@ -541,6 +555,7 @@ func TestAMemberLeavesAGatewayWithoutLease(t *testing.T) {
 // A move was given up long ago. A gateway that starts now lets members go on that it
 // does not know: all that were told to give up their partitions have joined anew.
 func TestAMoveThatWasGivenUpLongAgoFencesNobody(t *testing.T) {
+	t.Parallel()
 	served := make(chan struct{})
 	var once sync.Once
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2},

@@ -48,6 +48,7 @@ func leadersOf(t *testing.T, c *conn.Conn) (nodes []int32) {
 // afterwards. A member that joined anywhere else meanwhile would look for its coordinator
 // again, and join a second time.
 func TestAnOpeningMovesNoCoordinator(t *testing.T) {
+	t.Parallel()
 	at := map[spillway.GatewayID]spillway.SiteID{"gateway-1": "east", "gateway-2": "west", "gateway-3": "north"}
 	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west", "north"}, Topics: map[string]int32{"orders": 8},
 		Gateways: []spillway.GatewayID{"gateway-1", "gateway-2", "gateway-3"}, Gateway: func(c *federation.Config) { c.Site = at[c.ID] }})
@@ -85,6 +86,7 @@ func joining(group, member string) *kmsg.JoinGroupRequest {
 // A join waits for a share that moves only where clients find the group: held on at
 // another gateway it would be forwarded for a client that has joined there meanwhile.
 func TestAJoinIsHeldAtItsCoordinator(t *testing.T) {
+	t.Parallel()
 	var clients watched // of gateway-1
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
 		Gateway: func(c *federation.Config) {
@@ -212,6 +214,7 @@ func (c *watchedConn) Write(b []byte) (int, error) {
 // member has there. The member leaves: the group would wait for it in every rebalance,
 // until its session ends.
 func TestAMemberThatNobodyKnowsLeaves(t *testing.T) {
+	t.Parallel()
 	count := func(t *testing.T, w *gatewaytest.World, site spillway.SiteID) int {
 		d, err := w.Direct[site].Admin().DescribeGroup(within(t, soon), "billing")
 		if err != nil {

@@ -60,6 +60,7 @@ func siteLog(t *testing.T, w *gatewaytest.World, site spillway.SiteID, topic str
 }
 
 func TestMetadataShowsNothingOfTheSite(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 3}, Brokers: 2})
 	cl := client(t, w)
 	md, err := w.Sites["east"].Metadata(within(t, soon), "orders")
@@ -91,6 +92,7 @@ func TestMetadataShowsNothingOfTheSite(t *testing.T) {
 }
 
 func TestProduceAcks(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Brokers: 2})
 	n := 0
 	for name, opts := range map[string][]kgo.Opt{
@@ -125,6 +127,7 @@ func TestProduceAcks(t *testing.T) {
 }
 
 func TestProducerIDIsMasked(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	cl := client(t, w)
 	if err := cl.ProduceSync(within(t, soon), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err != nil {
@@ -141,6 +144,7 @@ func TestProducerIDIsMasked(t *testing.T) {
 }
 
 func TestSaramaProduces(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	c := sarama.NewConfig()
 	c.Producer.Return.Successes, c.Producer.Idempotent, c.Net.MaxOpenRequests = true, true, 1
@@ -161,6 +165,7 @@ func TestSaramaProduces(t *testing.T) {
 // A producer that waits for no answer closes right behind its last record. All
 // of them are kept, as Kafka keeps them.
 func TestRecordsOfAProducerThatLeaves(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	const producers, records = 5, 10
 	for range producers {
@@ -183,6 +188,7 @@ func TestRecordsOfAProducerThatLeaves(t *testing.T) {
 // A gateway that stops still has a request of a client. Whoever knocks finds it, until
 // it has let go of everything: a port that refuses tells others that it has.
 func TestAGatewayThatStopsKeepsItsPort(t *testing.T) {
+	t.Parallel()
 	held := make(chan struct{}, 1)
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
 		c.Router.HoldMax, c.Limits.LingerMax = time.Hour, time.Hour

@@ -17,6 +17,7 @@ import (
 // Gateways come and go under load: partitions change their leaders, and no
 // record is lost, repeated or overtaken (C23).
 func TestGatewaysComeAndGo(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateways: []spillway.GatewayID{"gateway-1"}})
 	wr := startWriter(t, w, "idempotent", kgo.MetadataMinAge(10e6))
 	goOn := func() {
@@ -39,6 +40,7 @@ func TestGatewaysComeAndGo(t *testing.T) {
 
 // Only the leader accepts, and Metadata says who it is, everywhere the same.
 func TestOnlyTheLeaderAccepts(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 8}, Gateways: []spillway.GatewayID{"a", "b", "c"}})
 	leaders := make(map[int32]int32)
 	for _, address := range w.Addrs {
@@ -72,6 +74,7 @@ func TestOnlyTheLeaderAccepts(t *testing.T) {
 // client finds the new leader, and the hold there is as long as ever. Held on, it
 // came back after eight seconds, when batches behind it had been written elsewhere.
 func TestWhatIsHeldIsRefusedWhenAnotherLeads(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 8}, Sites: []spillway.SiteID{"east", "west"},
 		Gateway: func(c *federation.Config) { c.Router.HoldMax = time.Hour }})
 	w.Fence("west", failover.Switchover)
@@ -116,6 +119,7 @@ func TestWhatIsHeldIsRefusedWhenAnotherLeads(t *testing.T) {
 // An abort raises the epoch and keeps site, mask and numbering: what was held
 // goes on where it was.
 func TestAbortedMoveGoesOnWhereItWas(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"}})
 	writers := []*writer{startWriter(t, w, "idempotent"), startWriter(t, w, "plain", kgo.DisableIdempotentWrite())}
 	gatewaytest.Eventually(t, "producers go on", func() bool { return writers[0].acked() > 100 })

@@ -107,6 +107,7 @@ func startSarama(t *testing.T, w *gatewaytest.World, name string, change func(*s
 // have several requests in flight. What the former broker refuses goes to the next
 // one before all that came behind it, and no client hears of it.
 func TestProducersKeepOrderWhenALeaderMoves(t *testing.T) {
+	t.Parallel()
 	franz := func(opts ...kgo.Opt) func(*testing.T, *gatewaytest.World) (numbered, *writer) {
 		return func(t *testing.T, w *gatewaytest.World) (numbered, *writer) {
 			wr := startWriter(t, w, "record", append(opts, kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond }))...)
@@ -164,6 +165,7 @@ func refuseOnce(site *kfake.Cluster, wrote int64) *atomic.Bool {
 // the others: a plain producer keeps its order, and an idempotent one is not told
 // that its second batch is out of sequence.
 func TestARefusedBatchGoesAgain(t *testing.T) {
+	t.Parallel()
 	plain := func(int32) *kmsg.ProduceRequest { return produceRequest("orders", nil) }
 	idempotent := func(n int32) *kmsg.ProduceRequest { return sequenced(n, 5*time.Second) }
 	for name, c1 := range map[string]struct {
@@ -208,6 +210,7 @@ func TestARefusedBatchGoesAgain(t *testing.T) {
 // the lead before its replicas have it. Nobody can send that again without a risk:
 // the client decides, and what it sent behind that batch goes back with it.
 func TestAPlainBatchThatMayBeWrittenIsTheClients(t *testing.T) {
+	t.Parallel()
 	var held atomic.Int64
 	w, site := movable(t, true, func(c *federation.Config) { c.Events.Session.BytesHeld = func(more int64) { held.Add(more) } })
 	c := raw(t, w.Addrs[0])
@@ -241,6 +244,7 @@ func TestAPlainBatchThatMayBeWrittenIsTheClients(t *testing.T) {
 // A broker that lost the lead closes the connection of a batch without an answer,
 // which is lost then, as with Kafka. Those behind it go to the new leader.
 func TestAcksZeroFollowsTheLeader(t *testing.T) {
+	t.Parallel()
 	w, site := movable(t, true)
 	var mu sync.Mutex
 	leads := int32(-1)

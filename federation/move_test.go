@@ -154,6 +154,7 @@ func (s raises) Put(ctx context.Context, key string, value []byte, version uint6
 // of the new epoch while clients are held; those of other sites leave it to it, and
 // the first record is acknowledged without another write.
 func TestTheTargetsGatewayReservesAhead(t *testing.T) {
+	t.Parallel()
 	at := map[spillway.GatewayID]spillway.SiteID{"gateway-1": "east", "gateway-2": "west"}
 	var mu sync.Mutex
 	var by []spillway.GatewayID
@@ -238,6 +239,7 @@ func lostAnswers(t *testing.T, o gatewaytest.Options) {
 // gateway gives it up and looks for the site again, which gets no answer either;
 // the failover does not wait for that.
 func TestACommitIntoABlackHoleHoldsUpNoMove(t *testing.T) {
+	t.Parallel()
 	o := twoSites
 	o.Gateway = func(c *federation.Config) { c.DrainMax = 300 * time.Millisecond }
 	w := gatewaytest.Start(t, o)
@@ -276,6 +278,7 @@ func lossStopsNobody(t *testing.T, o gatewaytest.Options) {
 // cannot know whether something is missing, but franz-go sends a refused batch
 // again only when nothing older is in flight, and then it may go.
 func TestAnotherGatewayAfterLoss(t *testing.T) {
+	t.Parallel()
 	o := twoSites
 	o.Gateways = []spillway.GatewayID{"gateway-1", "gateway-2"}
 	o.Gateway = func(c *federation.Config) {
@@ -312,6 +315,7 @@ func TestAnotherGatewayAfterLoss(t *testing.T) {
 // the producer under the new mask. The trail of the site in between knows, also
 // where it lost what came later.
 func TestARetryIsRecognizedAtTheSiteThatTookIt(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"}})
 	c := raw(t, w.Addrs[0])
 	for _, sequence := range []int32{0, 2} {

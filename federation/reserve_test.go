@@ -47,6 +47,7 @@ func stored(t *testing.T, store *coordtest.Memory) (r failover.Reserved) {
 // A store that fails, keeps its answers back, or hangs: what waits for a raise
 // gets it when the store is back, and nobody has to ask again.
 func TestReserveRecovers(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]func(coordtest.Moment, []coordination.Op) error{
 		"fails": func(coordtest.Moment, []coordination.Op) error { return errAway },
 		"loses answers": func(when coordtest.Moment, _ []coordination.Op) error {
@@ -96,6 +97,7 @@ func TestReserveRecovers(t *testing.T) {
 // acknowledged without another write. What is below stays, for the move may yet be
 // given up, and a failover burns up to what was ever reserved.
 func TestReserveAheadOfAnEpoch(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := coordtest.NewMemory()
 		r, share := reserveAt(t, store)
@@ -132,6 +134,7 @@ func TestReserveAheadOfAnEpoch(t *testing.T) {
 
 // A store that was restored has forgotten a raise, or all of them.
 func TestReserveAfterTheStoreWasRestored(t *testing.T) {
+	t.Parallel()
 	for name, restore := range map[string]func(coordination.Store, coordination.Entry){
 		"to an older record": func(s coordination.Store, e coordination.Entry) {
 			old := encode(failover.Reserved{Epoch: 1, Ends: failover.PartitionOffsets{"orders": {-1, 20}}})
@@ -171,6 +174,7 @@ func TestReserveAfterTheStoreWasRestored(t *testing.T) {
 // written again at once. A failover begins its epoch above what the store has,
 // so whoever waited for the next raise would see offsets used twice (C5).
 func TestReserveIsWrittenAgainWithoutAnybodyAsking(t *testing.T) {
+	t.Parallel()
 	all := failover.Keys("test").ReservedAll()
 	for name, since := range map[string]spillway.Offset{"to an older record": 20, "to nothing": 0} {
 		t.Run(name, func(t *testing.T) {
@@ -216,6 +220,7 @@ func TestReserveIsWrittenAgainWithoutAnybodyAsking(t *testing.T) {
 // store that fails in all its ways: what is granted lies below the end that is
 // in the store (C5), and in the end everything that may be granted is.
 func TestReserveGrantsWhatIsStored(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(40) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 1))
@@ -287,6 +292,7 @@ func TestReserveGrantsWhatIsStored(t *testing.T) {
 // Only a gateway of the site that a switchover opens raises ends ahead, once it is
 // known where the epoch starts and while it may still open.
 func TestWhoReservesAhead(t *testing.T) {
+	t.Parallel()
 	record := func(change func(*failover.Share)) failover.Share {
 		r := failover.Share{State: failover.Cutover, Kind: failover.Switchover, Epoch: 2, Active: "east", Target: "west", Start: failover.PartitionOffsets{"orders": {-1, 100}}}
 		change(&r)

@@ -16,6 +16,7 @@ import (
 // sites know better, and the gateway does not serve the old one again (promise
 // A): each of the two sites alone is enough to tell.
 func TestARestoredStoreIsNotBelieved(t *testing.T) {
+	t.Parallel()
 	for name, moved := range map[string]func(w *gatewaytest.World){
 		"the old site closed its epoch": func(w *gatewaytest.World) {
 			w.Fence("west", failover.Failover)

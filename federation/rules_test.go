@@ -71,6 +71,7 @@ func produced(r *kmsg.ProduceResponse) (code int16, offset int64) {
 }
 
 func TestProduceIsChecked(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	c := raw(t, w.Addrs[0])
 	ours := spillway.ClientProducerID(1)
@@ -123,6 +124,7 @@ func TestProduceIsChecked(t *testing.T) {
 }
 
 func TestInitProducerID(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{})
 	c := raw(t, w.Addrs[0])
 	req := kmsg.NewPtrInitProducerIDRequest()
@@ -150,6 +152,7 @@ func TestInitProducerID(t *testing.T) {
 
 // The fourth version of what experiments K found brokers to answer.
 func TestAPIVersions(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{})
 	c := raw(t, w.Addrs[0])
 	ask := func(cluster *string, node int32) *kmsg.ApiVersionsResponse {
@@ -194,6 +197,7 @@ func TestAPIVersions(t *testing.T) {
 }
 
 func TestProduceByTopicID(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	c := raw(t, w.Addrs[0])
 	req := produceRequest("orders", nil)
@@ -210,6 +214,7 @@ func TestProduceByTopicID(t *testing.T) {
 // What bounds a hold first ends it: the failover group's, or what the request itself
 // allows (C29).
 func TestHoldEnds(t *testing.T) {
+	t.Parallel()
 	const short = 200 * time.Millisecond
 	var w *gatewaytest.World
 	var req *kmsg.ProduceRequest
@@ -249,6 +254,7 @@ func TestHoldEnds(t *testing.T) {
 // A held request whose client went away is dropped: the client has sent it
 // again elsewhere by then (C29).
 func TestHeldRequestDiesWithItsConnection(t *testing.T) {
+	t.Parallel()
 	held := make(chan struct{}, 10)
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
 		Gateway: func(c *federation.Config) {
@@ -303,6 +309,7 @@ func (l *lapse) end(w *gatewaytest.World) {
 // Without the store the lease ends, and then nothing is acknowledged, also if
 // the site has taken it meanwhile (C10, C32).
 func TestNoAnswerWithoutLease(t *testing.T) {
+	t.Parallel()
 	lease := newLapse()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: lease.of})
 	c := raw(t, w.Addrs[0])
@@ -385,6 +392,7 @@ func markLine(site spillway.SiteID, partition, epoch, end int) string {
 
 // Acknowledgements wait for the durable mark of the right epoch.
 func TestAckSites(t *testing.T) {
+	t.Parallel()
 	w, marks := markedWorld(t, 1, nil)
 	cl := client(t, w)
 	acked := make(chan *kgo.Record, 1)
@@ -421,6 +429,7 @@ func TestAckSites(t *testing.T) {
 
 // Everything acknowledged lies below the reserved end that is in the store.
 func TestReservedEnd(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Group: func(g *spillway.FailoverGroup) { g.ReservedBlock = 10 }})
 	cl := client(t, w)
 	for range 100 {

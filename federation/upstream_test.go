@@ -80,6 +80,7 @@ func answered(t *testing.T, pending *conn.Pending, req kmsg.Request) kmsg.Respon
 // Reads and consumer groups rest on the lease as produces do: what the site
 // answers after its end is kept from the client (C10).
 func TestNothingIsAnsweredWithoutLease(t *testing.T) {
+	t.Parallel()
 	answered := map[string]struct {
 		req kmsg.Request
 		// served tells whether the answer is that of the site.
@@ -129,6 +130,7 @@ func TestNothingIsAnsweredWithoutLease(t *testing.T) {
 // fetches and group calls have their own again: a broker serves the requests of
 // a connection one after the other, so one that waits would hold up others (C22).
 func TestUpstreamConnectionsAreNotShared(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	carrying := func(keys ...int16) int {
 		n := 0
@@ -165,6 +167,7 @@ func TestUpstreamConnectionsAreNotShared(t *testing.T) {
 // The gateway that leads a partition changes while a plain producer has five
 // requests in flight: nothing overtakes and nothing comes twice (C23).
 func TestPlainProducersKeepOrderWhenTheLayoutChanges(t *testing.T) {
+	t.Parallel()
 	at := map[spillway.GatewayID]spillway.SiteID{"gateway-1": "east", "gateway-2": "west"}
 	o := gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}, Brokers: 2,
 		Gateways: []spillway.GatewayID{"gateway-1", "gateway-2"}, Gateway: func(c *federation.Config) { c.Site = at[c.ID] }}
@@ -189,6 +192,7 @@ func TestPlainProducersKeepOrderWhenTheLayoutChanges(t *testing.T) {
 // The gateway that led a partition before still has a produce without an answer.
 // The one that leads it now holds what comes to it until the other has let go.
 func TestANewLeaderWaitsForTheFormer(t *testing.T) {
+	t.Parallel()
 	at := map[spillway.GatewayID]spillway.SiteID{"gateway-1": "east", "gateway-2": "west"}
 	held := make(chan struct{}, 10) // at the next one
 	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1},
@@ -243,6 +247,7 @@ func TestANewLeaderWaitsForTheFormer(t *testing.T) {
 // A batch comes before one that its producer sent earlier: it waits for that one
 // and goes behind it. If it never comes, the batch is sent back.
 func TestABatchWaitsForTheMissingOne(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"}})
 	c := raw(t, w.Addrs[0])
 	if code, _ := produced(do[*kmsg.ProduceResponse](t, c, sequenced(0, 5*time.Second))); code != 0 {
@@ -266,6 +271,7 @@ func TestABatchWaitsForTheMissingOne(t *testing.T) {
 // A produce without an answer is in the log before the gateway says that it has
 // drained, or the gateway says that it cannot know (C9).
 func TestAcksZeroIsBehindTheBarrier(t *testing.T) {
+	t.Parallel()
 	for name, mute := range map[string]bool{"the barrier comes back": false, "it does not": true} {
 		t.Run(name, func(t *testing.T) {
 			w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
@@ -303,6 +309,7 @@ func TestAcksZeroIsBehindTheBarrier(t *testing.T) {
 // A commit that comes behind the fence waits, and goes to the new site: nothing
 // is read again there (C16, C28).
 func TestACommitBehindTheFenceGoesToTheNewSite(t *testing.T) {
+	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"}})
 	c := raw(t, w.Addrs[0])
 	for range 2 {

@@ -19,6 +19,7 @@ import (
 // switchovers: what clients were told and what the sites hold agree in every
 // record, and readers with positions of their own go on at the next one.
 func TestOrdersThroughSwitchovers(t *testing.T) {
+	t.Parallel()
 	const partitions = 4
 	topics := make(map[string]int32)
 	for _, topic := range orders.Topics {

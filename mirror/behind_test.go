@@ -10,6 +10,7 @@ import (
 // everything once: before that, a switchover to its site would hold clients for
 // as long as the copying takes, and its lag in time began only now.
 func TestAFlowThatBeganIsCatchingUp(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	topics := map[string]int32{"orders": 2}
 	east, west := embeddedSite(t, "east", topics), embeddedSite(t, "west", topics)

@@ -81,6 +81,7 @@ func (b *bounded) catchUp(t *testing.T, cutover map[spillway.TopicPartition]spil
 // Clients are held while a standby is brought to the cutover, so the flow that runs
 // goes on to it: no session is opened, which would read the logs back.
 func TestTheFlowThatRunsIsBounded(t *testing.T) {
+	t.Parallel()
 	b := newBounded(t, nil)
 	b.write(t, 1)
 	b.westM.config.BoundPatience = time.Hour
@@ -102,6 +103,7 @@ func TestTheFlowThatRunsIsBounded(t *testing.T) {
 // the epoch starts there: the logs are read back where they are not as the flow
 // left them (promise F).
 func TestForeignRecordsAtTheBoundAreFound(t *testing.T) {
+	t.Parallel()
 	b := newBounded(t, nil)
 	cutover := b.write(t, 1)
 	b.follows(t)
@@ -123,6 +125,7 @@ func TestForeignRecordsAtTheBoundAreFound(t *testing.T) {
 // A flow that has to open a session when its site has promised the next epoch
 // already opens it for that epoch, and is not taken for one that was stopped.
 func TestABoundedFlowMayOpenASession(t *testing.T) {
+	t.Parallel()
 	first, again := &ending{}, make(chan struct{})
 	b := newBounded(t, func(ctx context.Context, _ spillway.TopicPartition) (Lease, error) {
 		if !first.over.Load() {
@@ -178,6 +181,7 @@ func (l *ending) Held(time.Time) bool { return !l.over.Load() }
 
 // A flow that stands does not hold up a move: another one is begun.
 func TestAFlowThatStandsIsReplaced(t *testing.T) {
+	t.Parallel()
 	var claims atomic.Int64
 	b := newBounded(t, func(ctx context.Context, _ spillway.TopicPartition) (Lease, error) {
 		if claims.Add(1) <= 2 { // of the first flow
@@ -193,6 +197,7 @@ func TestAFlowThatStandsIsReplaced(t *testing.T) {
 
 // Only what is as the session of a flow left it need not be read back.
 func TestStands(t *testing.T) {
+	t.Parallel()
 	session := offsetmap.Session{Session: 3, Worker: "one", ProducerID: spillway.MirrorProducerID(1), Opened: true, Local: 0, Virtual: 1000}
 	chunk := func(at spillway.LocalOffset, virtual spillway.Offset) *offsetmap.Chunk {
 		return &offsetmap.Chunk{Session: 3, Worker: "one", First: at, Sequence: int32(at), Ranges: []offsetmap.Range{{Epoch: 1, Virtual: virtual, Local: at, Length: 5}}}

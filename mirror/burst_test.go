@@ -36,6 +36,7 @@ func small(t *testing.T, addresses []string, n int) {
 // Busy producers that do not wait write small batches, a hundred a second and more
 // in each partition. One round trip for each would let the mirror fall behind.
 func TestBatchesOfAPartitionTravelTogether(t *testing.T) {
+	t.Parallel()
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	eastM := testMirror(t, east, west)
 	var sent, batches atomic.Int64
@@ -61,6 +62,7 @@ func TestBatchesOfAPartitionTravelTogether(t *testing.T) {
 // it by their sequences. An answer that is lost in the middle may be that of a batch
 // that is there. Either way each record is there once, in order.
 func TestARefusalInTheMiddleOfABurst(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]func(*kfake.Cluster, *kmsg.ProduceRequest) (kmsg.Response, error, bool){
 		"refused": func(_ *kfake.Cluster, req *kmsg.ProduceRequest) (kmsg.Response, error, bool) {
 			resp := req.ResponseKind().(*kmsg.ProduceResponse)
@@ -129,6 +131,7 @@ func TestARefusalInTheMiddleOfABurst(t *testing.T) {
 // One batch travels alone where the broker may not know, or not remember, the
 // session: it would take one whose predecessor it has refused.
 func TestBurst(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	of := func(sequence int32, ages ...time.Duration) *planned {
 		p := &planned{partition: &partition{position: position{sequence: sequence}}}

@@ -10,6 +10,7 @@ import (
 )
 
 func TestPacerKeepsItsCap(t *testing.T) {
+	t.Parallel()
 	start := time.Now()
 	p := &pacer{cap: Cap{BytesPerSecond: 1000}}
 	p.pay(500, start)
@@ -31,6 +32,7 @@ func TestPacerKeepsItsCap(t *testing.T) {
 }
 
 func TestCapsFit(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		cap  Cap
 		want bool
@@ -55,6 +57,7 @@ func TestCapsFit(t *testing.T) {
 // Under a cap the partitions that it bounds share it, and another topic does not wait
 // for them; a move is not bounded by it.
 func TestCapsBoundFlowsAndNotMoves(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 2, "carts": 1}), embeddedSite(t, "west", nil)
 	l := newLoad(t, east.Addresses(), 95)
@@ -117,6 +120,7 @@ func endsOf(t *testing.T, c broker.Cluster, topic string, partitions int32) map[
 
 // Only the partitions under a cap divide it.
 func TestCapsAreDividedByThoseUnderThem(t *testing.T) {
+	t.Parallel()
 	capped := &pacer{cap: Cap{BytesPerSecond: 64 << 20}}
 	l := &lane{parts: make(map[spillway.TopicPartition]*partition)}
 	for i := range int32(100) {

@@ -13,6 +13,7 @@ import (
 
 // A record counts if a reader would be shown it.
 func TestCountRecords(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
 	tp := spillway.TopicPartition{Topic: "orders"}

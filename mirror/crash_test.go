@@ -89,6 +89,7 @@ func child() error {
 // records, markers and aborted transactions come in, and then compares the
 // sites (promises B, D, E, H).
 func TestKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 2}), embeddedSite(t, "west", nil)
 	t.Log(killAtEveryStep(t, east, west, east.Addresses(), west.Addresses(), 10))
 }

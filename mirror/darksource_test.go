@@ -54,6 +54,7 @@ func (d *dark) fall() {
 // the site may be the target of a failover just then. It used to wait for a
 // connection that was being made, for ten seconds.
 func TestAFlowStopsWhileItsSourceIsDark(t *testing.T) {
+	t.Parallel()
 	server := embeddedSite(t, "east", map[string]int32{"orders": 2})
 	west := embeddedSite(t, "west", nil)
 	network := &dark{tries: make(chan struct{}, 1)}

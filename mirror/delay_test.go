@@ -16,6 +16,7 @@ import (
 // brought to a moment, to the record: the middle of a batch, before somebody wrote what
 // he should not have.
 func TestADelayedTargetIsBroughtToAMoment(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	c, err := kgo.NewClient(kgo.SeedBrokers(east.Addresses()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
@@ -83,6 +84,7 @@ func (s slowAdmin) OffsetsForTime(ctx context.Context, tps []spillway.TopicParti
 
 // Nothing is carried before it is known where to end.
 func TestUntilIsKnownBeforeTheFlowBegins(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	l := newLoad(t, east.Addresses(), 98)
@@ -103,6 +105,7 @@ func TestUntilIsKnownBeforeTheFlowBegins(t *testing.T) {
 }
 
 func TestRunRefusesTimesThatContradict(t *testing.T) {
+	t.Parallel()
 	east, west := embeddedSite(t, "east", nil), embeddedSite(t, "west", nil)
 	for want, c := range map[string]RunConfig{
 		"never caught up": {Delay: time.Hour, UntilCaughtUp: true},
@@ -117,6 +120,7 @@ func TestRunRefusesTimesThatContradict(t *testing.T) {
 }
 
 func TestADelayedPartitionDoesNotLookForEachBatch(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	for _, c := range []struct{ delay, due, want time.Duration }{
 		{time.Hour, 10 * time.Minute, 30 * time.Second},
@@ -134,6 +138,7 @@ func TestADelayedPartitionDoesNotLookForEachBatch(t *testing.T) {
 // A batch with a time in the future would hold its partition up for as long, and nobody
 // would know why.
 func TestADelayedFlowSaysThatATimeIsInTheFuture(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	l := newLoad(t, east.Addresses(), 99)

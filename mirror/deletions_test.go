@@ -109,6 +109,7 @@ func (d *deletions) awaitCalm(m *Mirror, partitions int) {
 // Topics that are deleted at the source stay at the target, and are no problem of
 // the flow any more.
 func TestDeletedTopicsAreKept(t *testing.T) {
+	t.Parallel()
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1, "orders-old": 1}), embeddedSite(t, "west", nil)
 	d := newDeletions(t, east, west, east.Addresses(), false)
 	m := d.start()
@@ -125,6 +126,7 @@ func TestDeletedTopicsAreKept(t *testing.T) {
 // Where it is asked for they are deleted, if the mirror created them: over a restart
 // too, and not if they come again.
 func TestDeletionsAreFollowed(t *testing.T) {
+	t.Parallel()
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1, "orders-own": 1, "orders-again": 1, "orders-late": 1}), embeddedSite(t, "west", nil)
 	followDeletions(newDeletions(t, east, west, east.Addresses(), true))
 }
@@ -159,6 +161,7 @@ func followDeletions(d *deletions) {
 
 // A source that was set up anew has deleted nothing.
 func TestAnEmptySourceDeletesNothing(t *testing.T) {
+	t.Parallel()
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1, "orders-old": 1}), embeddedSite(t, "west", nil)
 	d := newDeletions(t, east, west, east.Addresses(), true)
 	m := d.start()
@@ -200,6 +203,7 @@ func (h *hiding) Metadata(ctx context.Context, topics ...string) (broker.Metadat
 
 // That a topic may not be seen any more is told, and nothing is deleted.
 func TestATopicThatMayNotBeSeenIsNotDeleted(t *testing.T) {
+	t.Parallel()
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1, "orders-old": 1}), embeddedSite(t, "west", nil)
 	source := &hiding{Cluster: east}
 	d := newDeletions(t, source, west, east.Addresses(), true)

@@ -36,6 +36,7 @@ func (a *expiryAdmin) BrokerConfig(_ context.Context, name string) (map[int32]st
 // A target that forgets producers sooner than Kafka's default gets records in
 // aged mode sooner too, or a resend would be appended twice (C3).
 func TestAgedAsTheTargetForgets(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
 	site := &expirySite{admin: expiryAdmin{expiry: map[int32]string{1: "86400000", 2: "3600000", 3: "not told"}}}
 	m := &Mirror{local: site, config: Config{Now: func() time.Time { return now }}}

@@ -32,6 +32,7 @@ func (p *pair) wait(t *testing.T) {
 }
 
 func TestMirrorsRecordForRecord(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, map[string]int32{"orders": 3, "orders-audit": 1, "other": 1})
 	l := newLoad(t, p.east.Addresses(), 1)
 	for range 4 {

@@ -15,6 +15,7 @@ import (
 // when and whose it is, counts what waits apart from what is merely behind, and goes on
 // when it has ended.
 func TestAHangingTransactionIsNamed(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	c, err := kgo.NewClient(kgo.SeedBrokers(east.Addresses()...), kgo.TransactionalID("hangs"), kgo.TransactionTimeout(5*time.Minute), kgo.RecordPartitioner(kgo.ManualPartitioner()))

@@ -38,6 +38,7 @@ func (a countingAdmin) NewProducerID(context.Context) (int64, error) {
 // TestSiteThatHandsOutOurProducerIDsIsRefused meets a cluster that begins above
 // the highest id that it has seen, which was a mirror's (C25).
 func TestSiteThatHandsOutOurProducerIDsIsRefused(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	above := countsFrom(west, 1<<62+7, 1000)

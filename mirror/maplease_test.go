@@ -7,6 +7,7 @@ import (
 )
 
 func TestLeaseOfAnEndedProcessIsTakenSoon(t *testing.T) {
+	t.Parallel()
 	ended := maptopic.ThisProcess()
 	ended.Started = "0" // as long as the machine: another process, with an id that was given again
 	for name, c := range map[string]struct {
@@ -26,6 +27,7 @@ func TestLeaseOfAnEndedProcessIsTakenSoon(t *testing.T) {
 // A run that ends before it has heard that it got the lease gives it back all the same:
 // the next one need not wait for it.
 func TestALeaseThatWasAskedForIsGivenBack(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	west := embeddedSite(t, "west", nil)
 	m := testMirror(t, west)

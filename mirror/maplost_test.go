@@ -10,6 +10,7 @@ import (
 // A site that serves in a later epoch has a map. Where it was lost, the site
 // does not number its records anew: others had those numbers (C14, promise D).
 func TestLostMapIsNotBegunAnew(t *testing.T) {
+	t.Parallel()
 	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
 	m := testMirror(t, east)
 	a := ordersAssignment("", 3)

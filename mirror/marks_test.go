@@ -10,6 +10,7 @@ import (
 // it really is, in a new append session, so that nobody acknowledges by the mark
 // of before.
 func TestMarksFallWhenTheTargetLostRecords(t *testing.T) {
+	t.Parallel()
 	tp := spillway.TopicPartition{Topic: "orders"}
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	eastM := testMirror(t, east, west)

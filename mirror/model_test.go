@@ -51,6 +51,7 @@ type model struct {
 }
 
 func TestSitesAgainstTwin(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		w := &model{t: t, epoch: 1, truth: make(map[spillway.Offset]string), highest: 1000}
 		for _, id := range []spillway.SiteID{"east", "west", "north", "south"} {

@@ -58,6 +58,7 @@ func term(epoch spillway.Epoch, site spillway.SiteID, ends map[spillway.TopicPar
 // A move may have to be tried again after its epoch was opened here, in some
 // partitions or in all: something beside it failed, or the mirror died.
 func TestCatchUpAfterTheEpochWasOpened(t *testing.T) {
+	t.Parallel()
 	b := newBounded(t, nil)
 	cutover := b.write(t, 1)
 	b.catchUp(t, cutover)
@@ -91,6 +92,7 @@ func TestCatchUpAfterTheEpochWasOpened(t *testing.T) {
 // TestSwitchoverAndBack moves a share to west and back to east, with a third
 // site that follows whoever serves, and compares all sites after each move.
 func TestSwitchoverAndBack(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	topics := map[string]int32{"orders": 2}
 	east, west, north := embeddedSite(t, "east", topics), embeddedSite(t, "west", nil), embeddedSite(t, "north", nil)
@@ -175,6 +177,7 @@ func TestSwitchoverAndBack(t *testing.T) {
 // site stopped the epoch: its flow must not begin again where that one has ended
 // it for good (C8).
 func TestAFlowThatAnotherMirrorStoppedStaysStopped(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	eastM := testMirror(t, east, west)
@@ -228,6 +231,7 @@ func TestAFlowThatAnotherMirrorStoppedStaysStopped(t *testing.T) {
 // TestFailoverHidesAndListsTheRest loses east with records that west does not
 // have, and lets it come back.
 func TestFailoverHidesAndListsTheRest(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	p := newPair(t, map[string]int32{"orders": 1})
 	tp := spillway.TopicPartition{Topic: "orders"}
@@ -278,6 +282,7 @@ func TestFailoverHidesAndListsTheRest(t *testing.T) {
 // does. East goes on, and all it has must come to west, also what lies between
 // west's end and that start.
 func TestFailoverIsGivenUpAfterItsTargetOpened(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	p := newPair(t, map[string]int32{"orders": 1})
 	tp := spillway.TopicPartition{Topic: "orders"}
@@ -311,6 +316,7 @@ func TestFailoverIsGivenUpAfterItsTargetOpened(t *testing.T) {
 // it is hidden there and listed, and north gets what west writes at the same
 // virtual offsets, or at those that it would otherwise think to have.
 func TestStandbyThatWasNotHeardIsCutBack(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		burnt spillway.Offset
 		heard bool // in a second failover, before north follows west
@@ -413,6 +419,7 @@ func TestStandbyThatWasNotHeardIsCutBack(t *testing.T) {
 
 // TestGroupOffsetsMoveExactly carries a group and copies it again at a move.
 func TestGroupOffsetsMoveExactly(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	p := newPair(t, map[string]int32{"orders": 1})
 	tp := spillway.TopicPartition{Topic: "orders"}
@@ -482,6 +489,7 @@ func TestGroupOffsetsMoveExactly(t *testing.T) {
 // Clients are held while groups are copied at a move. What was carried before is not
 // committed again; what another mirror of the site has committed since is.
 func TestOnlyChangedGroupsAreCopied(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	topics := map[string]int32{"orders": 1}
 	east, west := embeddedSite(t, "east", topics), embeddedSite(t, "west", topics)
@@ -544,6 +552,7 @@ func TestOnlyChangedGroupsAreCopied(t *testing.T) {
 // A site that serves shows that it can follow another one: its map takes a write
 // and the other map is read. Nothing of what it serves ends by that.
 func TestArmWritesTheMapAndReadsTheOther(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	eastM, westM := testMirror(t, east, west), testMirror(t, west, east)

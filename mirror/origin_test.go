@@ -16,6 +16,7 @@ import (
 )
 
 func TestOriginsRefuse(t *testing.T) {
+	t.Parallel()
 	o := maptopic.Origin{Site: "b", Topic: "orders", Before: []spillway.SiteID{"a"}}
 	for site, want := range map[spillway.SiteID]bool{"a": true, "b": true, "c": false} {
 		if o.From(site) != want {
@@ -28,6 +29,7 @@ func TestOriginsRefuse(t *testing.T) {
 // the other's own, once, and nothing comes back. A third one that is fed by one of
 // them may not feed the first.
 func TestFlowsBothWaysDoNotTurnInCircles(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancel(testContext(t))
 	defer cancel()
 	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
@@ -100,6 +102,7 @@ func TestFlowsBothWaysDoNotTurnInCircles(t *testing.T) {
 // A flow carries the offsets of groups for what it carries, and no others: those of
 // topics that it leaves out would be set back to where this site has nothing.
 func TestGroupsOfTopicsThatAreLeftOutStay(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
 	west := embeddedSite(t, "west", map[string]int32{"carts": 1})
@@ -130,6 +133,7 @@ func TestGroupsOfTopicsThatAreLeftOutStay(t *testing.T) {
 
 // Of two flows that begin to feed a topic at the same time one does.
 func TestOneOfTwoSourcesFeedsATopic(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithCancel(testContext(t))
 	defer cancel()
 	north := embeddedSite(t, "north", nil)

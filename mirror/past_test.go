@@ -19,6 +19,7 @@ import (
 // TestDifference says what of two sites has to be equal: all that neither has
 // deleted in good order.
 func TestDifference(t *testing.T) {
+	t.Parallel()
 	records := func(values map[spillway.Offset]string) digests {
 		d := make(digests)
 		for v, value := range values {
@@ -60,6 +61,7 @@ func TestDifference(t *testing.T) {
 // compares may be the map of the other, which was cut where that one began: the
 // source has lost nothing, and nothing is written into the gap log.
 func TestNothingFollowsFromTheMapOfAnotherSession(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	b := newBounded(t, nil)
 	b.write(t, 1)
@@ -98,6 +100,7 @@ func TestNothingFollowsFromTheMapOfAnotherSession(t *testing.T) {
 // However long two logs are, however much of them differs, and where there are holes:
 // it is found where they part, with few looks.
 func TestPartingPoint(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		low, length := spillway.Offset(r.IntN(3)*1000), spillway.Offset(1+r.IntN(1<<(4+r.IntN(16))))
@@ -159,6 +162,7 @@ func TestPartingPoint(t *testing.T) {
 // Below the first offset of both sites there is nothing to look at, however large
 // the offset base is.
 func TestPartingPointBeginsAtTheFirstOffset(t *testing.T) {
+	t.Parallel()
 	const base = spillway.Offset(1) << 60
 	at := func(virtual spillway.Offset, start spillway.LocalOffset) logPart {
 		m := offsetmap.New()
@@ -204,6 +208,7 @@ func (c *counted) Dial(ctx context.Context, node int32) (*conn.Conn, error) {
 
 // A comparison that goes back in steps keeps its connections.
 func TestSpansAreReadOverOneConnection(t *testing.T) {
+	t.Parallel()
 	b := newBounded(t, nil)
 	end := b.write(t, 1)[spillway.TopicPartition{Topic: "orders"}]
 	site := &counted{Cluster: b.east}

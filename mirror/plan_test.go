@@ -35,6 +35,7 @@ func sourceBatch(t *rapid.T, base int64, deltas []int32, last int32, attributes 
 // append times and delete horizons, from random positions, to random bounds,
 // with random limits of the target, and compares every record.
 func TestPlanAgainstTwin(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		type rec struct {
 			local     spillway.LocalOffset
@@ -156,6 +157,7 @@ func TestPlanAgainstTwin(t *testing.T) {
 // into a partition that its site serves (C8): while it does, and when the epoch
 // is over and others are fed from there.
 func TestPlanLeavesOutWhatAStaleMirrorWrote(t *testing.T) {
+	t.Parallel()
 	var set []byte
 	for base, producer := range []int64{99, spillway.ClientProducerID(7), 99, spillway.ClientProducerID(7)} {
 		b, err := batch.Rebuild(batch.Header{BaseOffset: int64(base), ProducerID: producer}, []batch.Record{{Value: []byte("v")}}, batch.None)
@@ -186,6 +188,7 @@ func TestPlanLeavesOutWhatAStaleMirrorWrote(t *testing.T) {
 // batches and markers between, and expects the verifier to find each of the
 // chunk's records where it lies.
 func TestVerifyFindsWhatWasWritten(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		session := offsetmap.Session{Session: 4, Worker: "w", ProducerID: spillway.MirrorProducerID(9), ProducerEpoch: 4}
@@ -264,6 +267,7 @@ func TestVerifyFindsWhatWasWritten(t *testing.T) {
 // A batch that has to be built anew must be what was written into it: a new checksum
 // would hide that it is not.
 func TestPlanDoesNotSealWhatIsCorrupt(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		b := sourceBatch(t, 40, []int32{0, 2}, 3, 0, batch.None) // with holes
 		at := rapid.IntRange(batch.HeaderBytes, len(b)-1).Draw(t, "at")

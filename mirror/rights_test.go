@@ -92,6 +92,7 @@ func (r *rights) awaitQuota(user string, want map[string]float64) {
 // Entries about what a flow means follow the source, writers' ones too, over a
 // restart of the mirror. Those that others made stay, and the fence stays where it is.
 func TestRightsAreCarried(t *testing.T) {
+	t.Parallel()
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1, "other": 1}), embeddedSite(t, "west", nil)
 	carryRights(&rights{t, withACLs(t, east), withACLs(t, west)})
 }
@@ -142,6 +143,7 @@ func carryRights(r *rights) {
 // After a move an entry that a person takes back at the new site is taken back at
 // the old one, though it was made there by hand.
 func TestRightsFollowTheShareHome(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	eastSite, westSite := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	r := &rights{t, withACLs(t, eastSite), withACLs(t, westSite)}
@@ -174,6 +176,7 @@ func TestRightsFollowTheShareHome(t *testing.T) {
 // A run reports which users a person has to bring to the target, and a preview shows
 // the rights that it would carry.
 func TestARunCarriesRightsUnderOtherNames(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	r := &rights{t, withACLs(t, east), withACLs(t, west)}

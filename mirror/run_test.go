@@ -31,6 +31,7 @@ func selected(t *testing.T, include string, rename ...string) selection.Topics {
 // TestRunUntilCaughtUp mirrors without a control plane, twice, and carries
 // groups.
 func TestRunUntilCaughtUp(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east := embeddedSite(t, "east", map[string]int32{"orders": 2, "other": 1})
 	west := embeddedSite(t, "west", nil)
@@ -105,6 +106,7 @@ func TestRunUntilCaughtUp(t *testing.T) {
 // log. When its offset is translated, the map must hold the last records: else
 // the group reads them again.
 func TestRunCarriesGroupsThatReadEverything(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east := embeddedSite(t, "east", map[string]int32{"orders": 2})
 	west := embeddedSite(t, "west", nil)
@@ -146,6 +148,7 @@ func TestRunCarriesGroupsThatReadEverything(t *testing.T) {
 // TestRunLease starts two runs of one flow: one writes, and when it ends the
 // other goes on.
 func TestRunLease(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
 	west := embeddedSite(t, "west", nil)
@@ -195,6 +198,7 @@ func TestRunLease(t *testing.T) {
 // records and a second run go on where the first one stopped, and an audit finds the
 // same records.
 func TestRunRenames(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	partitions := map[string]int32{"orders": 2, "carts": 1, "other": 1}
 	east := embeddedSite(t, "east", partitions)

@@ -52,6 +52,7 @@ func awaitSettings(t *testing.T, c broker.Cluster, topic string, want map[string
 // Settings follow the source while the flow runs, over a restart of the mirror
 // too. What a person set at the target stays.
 func TestSettingsAreKeptInStep(t *testing.T) {
+	t.Parallel()
 	east, west := embeddedSite(t, "east", nil), embeddedSite(t, "west", nil)
 	keepInStep(t, east, west)
 }
@@ -106,6 +107,7 @@ func keepInStep(t *testing.T, east, west broker.Cluster) {
 
 // A mirror that dies before or after it changed a setting knows it again as its own.
 func TestSettingsAfterACrash(t *testing.T) {
+	t.Parallel()
 	for _, point := range []string{"afterSettingsIntended", "afterSettingsChanged"} {
 		t.Run(point, func(t *testing.T) {
 			east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
@@ -147,6 +149,7 @@ func TestSettingsAfterACrash(t *testing.T) {
 // After a move the settings that a person changes at the new site are carried to
 // the old one, though no mirror had set them there.
 func TestSettingsFollowTheShareHome(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	set(t, east, "orders", map[string]string{"retention.ms": "1000000", "segment.bytes": "2000000", "message.timestamp.type": "LogAppendTime"})
@@ -184,6 +187,7 @@ func TestSettingsFollowTheShareHome(t *testing.T) {
 
 // A topic that takes larger batches than before gets them as they are.
 func TestALargerLimitIsLearned(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", map[string]int32{"orders": 1})
 	set(t, west, "orders", map[string]string{"max.message.bytes": "200"})
@@ -226,6 +230,7 @@ func TestALargerLimitIsLearned(t *testing.T) {
 // Partitions that the source gets are at the target with all their records, the
 // first ones too.
 func TestNewPartitionsAreFollowedFromTheirFirstRecord(t *testing.T) {
+	t.Parallel()
 	growAndCompare(t, embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil), func(c broker.Cluster) []string {
 		return c.(interface{ Addresses() []string }).Addresses()
 	})
@@ -266,6 +271,7 @@ func growAndCompare(t *testing.T, east, west broker.Cluster, addresses func(brok
 
 // A run that ends when it has caught up has carried settings, under other names too.
 func TestARunCarriesSettings(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", map[string]int32{"east.orders": 1})
 	set(t, east, "orders", map[string]string{"retention.ms": "1000000"})
@@ -287,6 +293,7 @@ func TestARunCarriesSettings(t *testing.T) {
 
 // A target that is behind on purpose gets changes of settings as late as records.
 func TestADelayedTargetGetsSettingsLate(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	set(t, east, "orders", map[string]string{"retention.ms": "2000000"})

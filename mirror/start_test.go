@@ -21,6 +21,7 @@ import (
 // written while it was down and had carried nothing yet. What lies before is in the gap
 // log, and an audit does not call it missing.
 func TestRunStartsWhereItIsTold(t *testing.T) {
+	t.Parallel()
 	at := time.Now().Add(time.Hour).Truncate(time.Second) // younger than the markers of transactions
 	for name, start := range map[string]Start{"latest": {Latest: true}, "time": {At: at.Add(time.Hour)}} {
 		t.Run(name, func(t *testing.T) {
@@ -88,6 +89,7 @@ func stableEnd(t *testing.T, c *embedded.Cluster) spillway.LocalOffset {
 
 // A start in the middle of the log leaves out what is older, to the record.
 func TestRunStartsAtATime(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
 	l := newLoad(t, east.Addresses(), 72)
@@ -116,6 +118,7 @@ func TestRunStartsAtATime(t *testing.T) {
 }
 
 func TestParseStart(t *testing.T) {
+	t.Parallel()
 	for s, want := range map[string]Start{"": {}, "earliest": {}, "latest": {Latest: true}, "2026-11-01T08:00:00Z": {At: time.Date(2026, 11, 1, 8, 0, 0, 0, time.UTC)}} {
 		if got, err := ParseStart(s); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", s, got, err)
@@ -148,6 +151,7 @@ func (n noEndsAdmin) LogEnds(ctx context.Context, tps []spillway.TopicPartition)
 
 // A start holds also where the first append session was claimed and never opened.
 func TestAStartOutlivesAFailedOpening(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	if err := newLoad(t, east.Addresses(), 73).write(ctx, "orders", 1, 20); err != nil {
@@ -166,6 +170,7 @@ func TestAStartOutlivesAFailedOpening(t *testing.T) {
 // A topic that is created anew at the source has other records, and all of them are
 // younger than the start.
 func TestAStartIsVoidForATopicCreatedAnew(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	l := newLoad(t, east.Addresses(), 74)

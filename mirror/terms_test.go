@@ -8,6 +8,7 @@ import (
 )
 
 func TestTermsSayWhatCounts(t *testing.T) {
+	t.Parallel()
 	tp := spillway.TopicPartition{Topic: "orders"}
 	newer := spillway.TopicPartition{Topic: "orders", Partition: 1}
 	at := func(o spillway.Offset) map[spillway.TopicPartition]spillway.Offset {

@@ -18,6 +18,7 @@ import (
 // standby's partition: when a flow begins, and when the standby is about to serve
 // (C6).
 func TestTransactionsOfOthersAtTheTarget(t *testing.T) {
+	t.Parallel()
 	east, west := embeddedSite(t, "east", nil), embeddedSite(t, "west", nil)
 	transactionsOfOthers(t, east, west, east.Addresses(), west.Addresses())
 }

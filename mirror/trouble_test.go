@@ -22,6 +22,7 @@ import (
 // TestForeignWriterIsHiddenAndLogged lets a client write to the standby while
 // the mirror does (C6, C14, C37).
 func TestForeignWriterIsHiddenAndLogged(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	topics := map[string]int32{"orders": 1}
 	east, west := embeddedSite(t, "east", topics), embeddedSite(t, "west", topics)
@@ -130,6 +131,7 @@ func idle(m *Mirror) bool {
 // under load; in the second run the first one never notices that it has lost
 // it. One copy is visible, and with a lease that is obeyed there is only one.
 func TestTwoMirrors(t *testing.T) {
+	t.Parallel()
 	for name, zombie := range map[string]bool{"lease obeyed": false, "zombie": true} {
 		t.Run(name, func(t *testing.T) {
 			ctx := testContext(t)
@@ -186,6 +188,7 @@ func TestTwoMirrors(t *testing.T) {
 // TestReturningSiteIsComparedByContent lets the new site hold other records than
 // the old one below the end that the failover named, and the same one at it (C27).
 func TestReturningSiteIsComparedByContent(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	p := newPair(t, map[string]int32{"orders": 1})
 	tp := spillway.TopicPartition{Topic: "orders"}
@@ -232,6 +235,7 @@ func TestReturningSiteIsComparedByContent(t *testing.T) {
 // away while no mirror runs, and lets others write in its place, beyond where the
 // mirror stood: by number nothing is missing (C27).
 func TestSourceThatGrewAgainIsSeenAfterARestart(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	eastM := testMirror(t, east, west)
@@ -287,6 +291,7 @@ func TestSourceThatGrewAgainIsSeenAfterARestart(t *testing.T) {
 
 // TestUnreplicatedRecords lists, exports and discards what only the lost site had.
 func TestUnreplicatedRecords(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	p := newPair(t, map[string]int32{"orders": 1})
 	tp := spillway.TopicPartition{Topic: "orders"}

@@ -47,6 +47,7 @@ func run(t *testing.T, cfg coordination.LeaseConfig) (*coordination.Lease, func(
 }
 
 func TestHolderCountsFromSend(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := coordtest.NewMemory()
 		var slow atomic.Int64
@@ -69,6 +70,7 @@ func TestHolderCountsFromSend(t *testing.T) {
 // A renewal that was written but whose answer was lost must neither extend the
 // lease nor make the holder fight itself.
 func TestLostAnswersEndTheLeaseInTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := coordtest.NewMemory()
 		var lost, ended atomic.Bool
@@ -107,6 +109,7 @@ func TestLostAnswersEndTheLeaseInTime(t *testing.T) {
 }
 
 func TestConfirmComesBeforeExtension(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fails atomic.Bool
 		cfg := config(coordtest.NewMemory(), "a")
@@ -130,6 +133,7 @@ func TestConfirmComesBeforeExtension(t *testing.T) {
 // however late writes come (C3): all combinations of when the store goes away for
 // the holder and how long writes take.
 func TestHolderStopsBeforeWaiterGoesOn(t *testing.T) {
+	t.Parallel()
 	for away := 500 * time.Millisecond; away < 3*time.Second; away += 190 * time.Millisecond {
 		for _, delay := range []time.Duration{0, 300 * time.Millisecond, 1900 * time.Millisecond} {
 			synctest.Test(t, func(t *testing.T) {
@@ -182,6 +186,7 @@ func (f *farStore) Get(ctx context.Context, key string) (coordination.Entry, err
 
 // C4: a key deleted by an operator ends the wait no sooner.
 func TestVanishedKeyIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := coordtest.NewMemory()
 		clock := coordination.GoClock{}
@@ -225,6 +230,7 @@ func TestVanishedKeyIsWaitedFor(t *testing.T) {
 
 // C2: a waiter that was stopped itself must read again before it believes.
 func TestWaiterBelievesOnlyALateRead(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		clock := coordination.GoClock{}
 		w := coordination.NewWaiter(4*time.Second, time.Second, clock)
@@ -254,6 +260,7 @@ type brokenClock struct {
 func (c *brokenClock) Now() coordination.Instant { return *c.at.Load() }
 
 func TestClocks(t *testing.T) {
+	t.Parallel()
 	base := time.Now() // with a monotonic part
 	at := func(mono, boot time.Duration) coordination.Instant {
 		return coordination.Instant{Time: base.Add(mono), Boot: time.Hour + boot}
@@ -343,6 +350,7 @@ func holdAndTell(addr string) {
 // A process stopped by SIGSTOP wakes up long after its lease was over. It must
 // not believe for an instant that it still holds it.
 func TestStoppedHolderNeverBelieves(t *testing.T) {
+	t.Parallel()
 	s, err := embedded.Open(filepath.Join(t.TempDir(), "store"))
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 // What is known already is passed in one write, and is in the history all the same;
 // what is not known stops there.
 func TestDecidePassesWhatIsKnown(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	s, err := Begin(stable(), Request{Kind: Switchover, Target: "west", Who: "ann"}, v, l)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 // The way into a degrade and back, one condition after the other: each step is in
 // the record before the next, and nothing is skipped (C17).
 func TestDegradeAndBack(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	l.Group.Ack = spillway.AckPolicy{Sites: 2, OnShortfall: "degrade", ShortfallAfter: 10 * time.Second}
 	l.Lease = 5 * time.Second
@@ -102,6 +103,7 @@ func TestDegradeAndBack(t *testing.T) {
 }
 
 func TestShortfallBlocksProducers(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	l.Group.Ack = spillway.AckPolicy{Sites: 3, OnShortfall: "block"}
 	v.MarksFor = time.Hour

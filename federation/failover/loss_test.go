@@ -10,6 +10,7 @@ import (
 // What may be lost is said by partition; sums would let one that is ahead of the
 // reserved ends hide another that is behind.
 func TestLossesAreByPartition(t *testing.T) {
+	t.Parallel()
 	k := Known{
 		Order: []spillway.SiteID{"west", "north"},
 		Ends: map[spillway.SiteID]PartitionOffsets{

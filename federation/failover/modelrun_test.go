@@ -9,6 +9,7 @@ import (
 const statesMax = 1_000_000
 
 func TestModelHolds(t *testing.T) {
+	t.Parallel()
 	for name, z := range map[string]size{
 		"switchover, two loops":                {kind: Switchover, loops: 2, gates: 1, records: 1, ack: 1},
 		"switchover, abort":                    {kind: Switchover, loops: 1, gates: 1, records: 1, aborts: 1, ack: 1},
@@ -31,6 +32,7 @@ func TestModelHolds(t *testing.T) {
 }
 
 func TestModelHoldsOnRandomWalks(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []Kind{Switchover, Failover} {
 		for ack := 1; ack <= 2; ack++ {
 			for deletes := range int8(3) {
@@ -47,6 +49,7 @@ func TestModelHoldsOnRandomWalks(t *testing.T) {
 
 // Each rule that is left out must be found, or the model proves nothing.
 func TestModelFindsBrokenVariants(t *testing.T) {
+	t.Parallel()
 	switchover := size{kind: Switchover, loops: 1, gates: 1, records: 1, ack: 1}
 	failover := size{kind: Failover, loops: 1, gates: 1, records: 1, ack: 1}
 	twoLoops := size{kind: Switchover, loops: 2, gates: 1, records: 1, aborts: 1, ack: 1}

@@ -9,6 +9,7 @@ import (
 // Where a share is served next is known from the beginning of a move, and neither its
 // opening nor the end of its giving up changes it.
 func TestNext(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		state                 State
 		active, target, abort string

@@ -15,6 +15,7 @@ func vote(about, by string, v Verdict, held time.Duration) Vote {
 }
 
 func TestJudge(t *testing.T) {
+	t.Parallel()
 	three := []spillway.SiteID{"east", "west", "witness"}
 	for _, c := range []struct {
 		name      string
@@ -56,6 +57,7 @@ func healthy() (View, Limits) {
 // What a later epoch keeps of an older one decides whether its durable marks
 // speak for batches of the older.
 func TestKeeps(t *testing.T) {
+	t.Parallel()
 	tp := spillway.TopicPartition{Topic: "orders", Partition: 1}
 	s := Share{Terms: []Term{
 		{Epoch: 1},
@@ -92,6 +94,7 @@ const compactedWant = "share orders/0 has compacted topics, which are mirrored b
 // A site dies that has compacted topics: nothing moves by itself, and it is said
 // why (C11).
 func TestAutomationLeavesCompactedTopicsToAPerson(t *testing.T) {
+	t.Parallel()
 	s := stable()
 	v, l := healthy()
 	l.Group.Failover.Enabled = true
@@ -109,6 +112,7 @@ func TestAutomationLeavesCompactedTopicsToAPerson(t *testing.T) {
 }
 
 func TestBeginRefuses(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		change func(*Share, *View, *Request)
 		want   string
@@ -165,6 +169,7 @@ func TestBeginRefuses(t *testing.T) {
 // one they would be negative, and clients would take every move for an old one. A
 // move that begins can also be given up.
 func TestEpochsEndWhereLeaderEpochsWouldTurnNegative(t *testing.T) {
+	t.Parallel()
 	if spillway.VirtualLeaderEpoch(spillway.EpochMax) <= 0 || spillway.VirtualLeaderEpoch(spillway.EpochMax+1) > 0 {
 		t.Fatal("EpochMax is not the last one")
 	}
@@ -195,6 +200,7 @@ func TestEpochsEndWhereLeaderEpochsWouldTurnNegative(t *testing.T) {
 // A failover that could not go on, because too few sites are heard, is refused: it
 // would stand in FENCED, and nobody would be served. Who accepts any loss may.
 func TestFailoverThatCouldNotGoOnIsRefused(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	l.Group.Ack.Sites = 2
 	v.Sites["east"], v.Sites["north"] = SiteView{}, SiteView{}
@@ -210,6 +216,7 @@ func TestFailoverThatCouldNotGoOnIsRefused(t *testing.T) {
 }
 
 func TestAbortRaisesTheEpochAndKeepsTheMask(t *testing.T) {
+	t.Parallel()
 	s := stable()
 	v, l := healthy()
 	moving, err := Begin(s, Request{Kind: Switchover, Target: "west", Who: "ann"}, v, l)
@@ -239,6 +246,7 @@ func TestAbortRaisesTheEpochAndKeepsTheMask(t *testing.T) {
 // takes writes again. What the view says before the record names the abort is about
 // the target.
 func TestGivingUpAllowsWritesAgain(t *testing.T) {
+	t.Parallel()
 	for _, state := range []State{Fencing, Fenced, Cutover, CaughtUp} {
 		for _, who := range []string{"bob", "automation"} {
 			v, l := healthy()
@@ -277,6 +285,7 @@ func TestGivingUpAllowsWritesAgain(t *testing.T) {
 // A denial that reached the brokers behind the end of its move is lifted while the
 // share stands still.
 func TestASiteThatServesIsAllowedToBeWritten(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	v.Allowed = false
 	same, actions := Step(stable(), v, l)
@@ -286,6 +295,7 @@ func TestASiteThatServesIsAllowedToBeWritten(t *testing.T) {
 }
 
 func TestSwitchoverGivesUpInTime(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	l.Group.HoldMax = 4 * time.Second
 	moving, err := Begin(stable(), Request{Kind: Switchover, Target: "west", Who: "ann"}, v, l)
@@ -308,6 +318,7 @@ func TestSwitchoverGivesUpInTime(t *testing.T) {
 // A process start that ended long ago has no part in a move: named, it would make
 // each later move read the ends twice, with clients held.
 func TestGatewaysOfLongAgoAreNotNamed(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	s := stable()
 	s.State, s.Kind, s.Target, s.Epoch = Fencing, Switchover, "west", 5
@@ -340,6 +351,7 @@ func TestGatewaysOfLongAgoAreNotNamed(t *testing.T) {
 
 // A loop that has just begun does not know whose lease was deleted before (C30).
 func TestANewLoopWaitsForGatewaysThatItNeverSaw(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	l.Group.GroupDrain = 3 * time.Second
 	s := stable()
@@ -364,6 +376,7 @@ func TestANewLoopWaitsForGatewaysThatItNeverSaw(t *testing.T) {
 }
 
 func TestBypassedFenceGivesUp(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	s := stable()
 	s.State, s.Kind, s.Target, s.Epoch = Cutover, Switchover, "west", 5
@@ -377,6 +390,7 @@ func TestBypassedFenceGivesUp(t *testing.T) {
 }
 
 func TestFailoverStartsAboveReservedEnds(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	l.Group.ReservedBlock = 100
 	s := stable()
@@ -415,6 +429,7 @@ func TestFailoverStartsAboveReservedEnds(t *testing.T) {
 // With ack.sites 2 of 3 a failover must hear both survivors: each record that was
 // acknowledged is at one of them, nobody knows at which (C17).
 func TestFailoverHearsEnoughSites(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	l.Group.Ack = spillway.AckPolicy{Sites: 2}
 	s := stable()
@@ -440,6 +455,7 @@ func TestFailoverHearsEnoughSites(t *testing.T) {
 }
 
 func TestAutomaticFailoverHasLimits(t *testing.T) {
+	t.Parallel()
 	dead := Judgement{Down: true, For: 10 * time.Second, Why: "east is down to west, north: silence"}
 	for name, c := range map[string]struct {
 		change func(*View, *Limits)
@@ -471,6 +487,7 @@ func TestAutomaticFailoverHasLimits(t *testing.T) {
 
 // Nothing moves to a drained site, but for a failover that names it.
 func TestDrainedSitesAreNoTargets(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	drain := func(site spillway.SiteID) {
 		s := v.Sites[site]
@@ -498,6 +515,7 @@ func TestDrainedSitesAreNoTargets(t *testing.T) {
 }
 
 func TestOpenWaitsForTheFlowsBack(t *testing.T) {
+	t.Parallel()
 	v, l := healthy()
 	s := stable()
 	s.State, s.Kind, s.Target, s.Epoch, s.Mask = CaughtUp, Switchover, "west", 5, 77

@@ -66,6 +66,7 @@ func hundredMoves(t *testing.T, partitions int, random *rand.Rand, see func(Shar
 // A group of 3,000 partitions moves a hundred times, a third of that by failovers,
 // and its record stays far below what a store takes.
 func TestTheRecordDoesNotGrowWithItsMoves(t *testing.T) {
+	t.Parallel()
 	largest, moves := 0, 0
 	hundredMoves(t, 3000, rand.New(rand.NewPCG(1, 2)), func(s Share) {
 		largest = max(largest, len(s.Encode()))
@@ -88,6 +89,7 @@ func TestTheRecordDoesNotGrowWithItsMoves(t *testing.T) {
 // What failovers burnt at the very beginning of a partition has nothing below it, so
 // no map tells of it: it is kept apart, and grows only as long as nothing came between.
 func TestBurntBeginningsAreKept(t *testing.T) {
+	t.Parallel()
 	s := stable()
 	s.Terms = []Term{
 		{Epoch: 1, Site: "east"},
@@ -110,6 +112,7 @@ func TestBurntBeginningsAreKept(t *testing.T) {
 // A record as it was written before, with the offsets of all terms, decodes, and the
 // next move trims it.
 func TestOldRecordsDecode(t *testing.T) {
+	t.Parallel()
 	s, err := Decode([]byte(`{"group":"orders","state":"STABLE","epoch":3,"active":"east","terms":[
 		{"epoch":1,"site":"east","mask":"7"},
 		{"epoch":2,"site":"west","mask":"8","start":{"t":[1010]},"verified":{"t":[1010]}},

@@ -55,6 +55,7 @@ var all = selection.Topics{}
 // TestFindsWhatIsPlanted copies records by hand, damages the copy in each way
 // that there is, and expects the audit to name every damage and nothing else.
 func TestFindsWhatIsPlanted(t *testing.T) {
+	t.Parallel()
 	damage := map[string]struct {
 		do   func([]*kgo.Record) []*kgo.Record
 		want []Difference
@@ -91,6 +92,7 @@ func TestFindsWhatIsPlanted(t *testing.T) {
 }
 
 func TestMirroredSitesAreEqualAndTranslated(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	east, west := site(t, "east", map[string]int32{"orders": 1}), site(t, "west", nil)
@@ -150,6 +152,7 @@ func TestMirroredSitesAreEqualAndTranslated(t *testing.T) {
 }
 
 func TestCompactedTopicsAreComparedByKey(t *testing.T) {
+	t.Parallel()
 	east, west := site(t, "east", nil), site(t, "west", nil)
 	for _, c := range []*embedded.Cluster{east, west} {
 		if err := c.Admin().CreateTopic(t.Context(), "orders", 1, 1, map[string]string{"cleanup.policy": "compact"}); err != nil {
@@ -178,6 +181,7 @@ func TestCompactedTopicsAreComparedByKey(t *testing.T) {
 
 // TestLongSearch has more changed records in a row than the window is long.
 func TestLongSearch(t *testing.T) {
+	t.Parallel()
 	east, west := site(t, "east", map[string]int32{"orders": 1}), site(t, "west", map[string]int32{"orders": 1})
 	records := numbered(3 * windowRecords)
 	produce(t, east, records...)
@@ -197,6 +201,7 @@ func TestLongSearch(t *testing.T) {
 // A part of a partition is compared as it is asked for: what is planted inside is
 // found, what lies outside is not looked at. A sample of all rows finds everything.
 func TestScopes(t *testing.T) {
+	t.Parallel()
 	ctx := t.Context()
 	east, west := site(t, "east", map[string]int32{"orders": 2}), site(t, "west", nil)
 	var records []*kgo.Record
@@ -257,6 +262,7 @@ func TestScopes(t *testing.T) {
 }
 
 func TestSampledBlocksAreSpread(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(50) {
 		blocks := Scope{Sample: 0.1, Seed: seed}.blocks(500, 100_500)
 		if len(blocks) != 10 {

@@ -37,6 +37,7 @@ func read(t *rapid.T, e Entry) offsetmap.Record {
 // Whoever reads the map topic after its compaction knows what those know who
 // read it as it was written.
 func TestCompactionChangesNothing(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		h := &history{live: offsetmap.New(), epoch: 1}
 		for range rapid.IntRange(1, 25).Draw(t, "steps") {

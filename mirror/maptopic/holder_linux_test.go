@@ -6,6 +6,7 @@ import (
 )
 
 func TestHolderIsGone(t *testing.T) {
+	t.Parallel()
 	here := ThisProcess()
 	if here.PID == 0 || here.Gone() {
 		t.Errorf("this process: %+v, gone %v", here, here.Gone())

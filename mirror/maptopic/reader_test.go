@@ -66,6 +66,7 @@ func (c *silenced) Read(b []byte) (int, error) {
 // Otherwise whoever waits for the map waits for ever: a site could not take over
 // after the network had been gone, though all seemed well.
 func TestReaderLeavesASilentConnection(t *testing.T) {
+	t.Parallel()
 	server, err := embedded.Start(embedded.Config{Site: "east"})
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 // TestMillionRecords builds the map of a million records with the holes that
 // transactions and compaction leave, and checks every offset both ways.
 func TestMillionRecords(t *testing.T) {
+	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
 	m := New()
 	m.Apply(Session{Session: 1, Worker: "w", Opened: true})
@@ -72,6 +73,7 @@ func TestMillionRecords(t *testing.T) {
 // its target had written the start of the epoch: what the start left out as
 // burnt still exists at the site that goes on, and must be mirrored from there.
 func TestEpochThatKeptNothingGivesNoProgress(t *testing.T) {
+	t.Parallel()
 	m := New()
 	m.Apply(Session{Session: 1, Worker: "w", Opened: true})
 	m.Apply(&Chunk{Session: 1, Worker: "w", Verified: true, Ranges: []Range{{1, 1000, 0, 90}}})
@@ -93,6 +95,7 @@ func TestEpochThatKeptNothingGivesNoProgress(t *testing.T) {
 }
 
 func TestTrailKeepsFivePerProducerEpoch(t *testing.T) {
+	t.Parallel()
 	m := New()
 	c := &Chunk{Session: 1, Worker: "w", Ranges: []Range{{1, 0, 0, 1000}}}
 	for i := range int32(40) {
@@ -127,6 +130,7 @@ func TestTrailKeepsFivePerProducerEpoch(t *testing.T) {
 }
 
 func TestTrailIsBounded(t *testing.T) {
+	t.Parallel()
 	tr := &trail{}
 	for i := range TrailProducersMax + 10 {
 		tr.add([]TrailEntry{{ProducerID: int64(i), Virtual: spillway.Offset(i)}})
@@ -140,6 +144,7 @@ func TestTrailIsBounded(t *testing.T) {
 }
 
 func TestConcurrentReaders(t *testing.T) {
+	t.Parallel()
 	m := New()
 	m.Apply(Session{Session: 1, Worker: "w", Opened: true})
 	var readers sync.WaitGroup
@@ -175,6 +180,7 @@ func TestConcurrentReaders(t *testing.T) {
 }
 
 func TestCommitPrefix(t *testing.T) {
+	t.Parallel()
 	for _, metadata := range []string{"", "a", "~s1/1/1/", "/", "\x00\xff"} {
 		s := EncodeCommit(1<<62, 1<<30, metadata)
 		v, e, m, ok := DecodeCommit(s)
@@ -244,6 +250,7 @@ func BenchmarkToLocal(b *testing.B) {
 // arrived, is not vouched for: a client that sends it again is not told that it
 // is there. Neither is one that was cut off in the middle, whatever follows.
 func TestTrailVouchesForWholeBatchesOnly(t *testing.T) {
+	t.Parallel()
 	m := New()
 	split := TrailEntry{ProducerID: 7, Epoch: 1, First: 0, Last: 9, Virtual: 100}
 	m.Apply(Session{Session: 1, Worker: "w", ProducerID: 99})

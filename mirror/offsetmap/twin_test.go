@@ -64,6 +64,7 @@ func (t *twin) visible() []pair {
 // epochs and stale writers, and compares every offset of every view with the
 // twin, also of views that were taken earlier.
 func TestMapAgainstTwin(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m, tw := New(), &twin{}
 		var old []*View

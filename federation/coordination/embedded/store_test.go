@@ -52,12 +52,14 @@ func serve(t *testing.T, s *embedded.Store, network, addr string) (string, func(
 }
 
 func TestStoreKeepsTheContract(t *testing.T) {
+	t.Parallel()
 	coordtest.Contract(t, func(t *testing.T) (coordination.Store, string) {
 		return open(t, filepath.Join(t.TempDir(), "store")), "t/"
 	})
 }
 
 func TestClientKeepsTheContract(t *testing.T) {
+	t.Parallel()
 	for network, addr := range map[string]func(*testing.T) string{
 		"tcp":  func(*testing.T) string { return "127.0.0.1:0" },
 		"unix": func(t *testing.T) string { return filepath.Join(t.TempDir(), "s") },
@@ -77,6 +79,7 @@ func TestClientKeepsTheContract(t *testing.T) {
 }
 
 func TestFileIsLocked(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "store")
 	open(t, path)
 	if _, err := embedded.Open(path); err == nil || !strings.Contains(err.Error(), "another process has it open") {
@@ -85,6 +88,7 @@ func TestFileIsLocked(t *testing.T) {
 }
 
 func TestOnlyLocalProcessesAreServed(t *testing.T) {
+	t.Parallel()
 	s := open(t, filepath.Join(t.TempDir(), "store"))
 	l, err := net.Listen("tcp", "0.0.0.0:0")
 	if err != nil {
@@ -109,6 +113,7 @@ func TestOnlyLocalProcessesAreServed(t *testing.T) {
 
 // A watcher must hear of changes made while the process was away, deletions too.
 func TestWatchOutlivesARestart(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "store")
 	s := open(t, path)
 	addr, stop := serve(t, s, "tcp", "127.0.0.1:0")
@@ -176,6 +181,7 @@ func ownStore(path string) {
 // Every answered write must be there after the owner was killed, and versions
 // must go on rising.
 func TestKilledOwnerLosesNothingAnswered(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "store")
 	start := func() (*exec.Cmd, *embedded.Client) {
 		cmd := exec.Command(os.Args[0])
