@@ -39,7 +39,6 @@ func request(req kmsg.Request, body []byte) []byte {
 // TestHostileBytes sends what no client sends. Each connection ends with its
 // reason, nothing else happens, and a well-behaved client notices nothing.
 func TestHostileBytes(t *testing.T) {
-	t.Parallel()
 	produce := kmsg.NewPtrProduceRequest()
 	produce.Version = 9
 	produce.Acks = 1
@@ -127,7 +126,6 @@ func TestHostileBytes(t *testing.T) {
 
 // A client that pipelines and never reads is held back, not buffered for.
 func TestClientThatNeverReads(t *testing.T) {
-	t.Parallel()
 	reasons := make(chan session.Reason, 10)
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 64}, Gateway: func(c *federation.Config) {
 		c.Events.Session.ConnectionClosed = func(r session.Reason) { reasons <- r }
@@ -165,7 +163,6 @@ func TestClientThatNeverReads(t *testing.T) {
 // times. Whatever they come to mean, the gateway lives, forgets the
 // connections, and serves others.
 func TestDamagedRequests(t *testing.T) {
-	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	c := raw(t, w.Addrs[0])
 	random := rand.New(rand.NewPCG(1, 2))
@@ -221,7 +218,6 @@ func deadline(t *testing.T, c net.Conn, d time.Duration) {
 // What a client names is not remembered: neither topics that do not exist, nor
 // its own name, however long they are.
 func TestNamesAreNotRemembered(t *testing.T) {
-	t.Parallel()
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
 	c := raw(t, w.Addrs[0])
 	heap := func() int64 {
@@ -259,7 +255,6 @@ func TestNamesAreNotRemembered(t *testing.T) {
 
 // A request with very many entries is refused, not served slowly.
 func TestTooManyEntries(t *testing.T) {
-	t.Parallel()
 	reasons := make(chan session.Reason, 10)
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
 		c.Events.Session.ConnectionClosed = func(r session.Reason) { reasons <- r }
@@ -283,7 +278,6 @@ func TestTooManyEntries(t *testing.T) {
 
 // A producer that leaves gaps everywhere makes only so many of its batches wait.
 func TestWaitingBatchesAreBounded(t *testing.T) {
-	t.Parallel()
 	const partitions, requests = 20, 60
 	refused := atomic.Int64{}
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": partitions}, Sites: []spillway.SiteID{"east", "west"}, Gateway: func(c *federation.Config) {
@@ -319,7 +313,6 @@ func TestWaitingBatchesAreBounded(t *testing.T) {
 
 // One address takes no more than its part of the connections. Others go on.
 func TestConnectionsOfOneAddressAreBounded(t *testing.T) {
-	t.Parallel()
 	refused := make(chan string, 10)
 	w := gatewaytest.Start(t, gatewaytest.Options{Gateway: func(c *federation.Config) {
 		c.ConnectionsMax, c.ConnectionsPerAddressMax = 10, 2
