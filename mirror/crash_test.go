@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -26,6 +27,7 @@ const (
 	childPoint = "SPILLWAY_TEST_CRASH_POINT"
 	childCount = "SPILLWAY_TEST_CRASH_COUNT"
 	childReal  = "SPILLWAY_TEST_REAL_KAFKA"
+	childAlone = "SPILLWAY_TEST_WITHOUT_CONTROL"
 )
 
 func TestMain(m *testing.M) {
@@ -65,9 +67,14 @@ func child() error {
 	}
 	left.Store(int64(n))
 	point := os.Getenv(childPoint)
+	assignment := ordersAssignment("east", 1)
+	alone := os.Getenv(childAlone) != ""
+	if alone {
+		assignment = aloneAssignment()
+	}
 	m, err := New(context.Background(), Config{
 		Worker: fmt.Sprintf("child-%d", os.Getpid()), Local: west, Sources: map[spillway.SiteID]broker.Cluster{"east": east},
-		FetchWait: 20 * time.Millisecond, TopicInterval: 50 * time.Millisecond, VerifyInterval: 20 * time.Millisecond, FetchBytesMax: 8 << 10, PartitionBytesMax: 4 << 10,
+		FetchWait: 20 * time.Millisecond, TopicInterval: 50 * time.Millisecond, VerifyInterval: 20 * time.Millisecond, FetchBytesMax: 8 << 10, PartitionBytesMax: 4 << 10, IdentitySources: alone,
 		Crash: func(at string) {
 			if at == point && left.Add(-1) <= 0 {
 				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
@@ -78,7 +85,7 @@ func child() error {
 	if err != nil {
 		return err
 	}
-	if err := m.Assign(context.Background(), ordersAssignment("east", 1)); err != nil {
+	if err := m.Assign(context.Background(), assignment); err != nil {
 		return err
 	}
 	time.Sleep(20 * time.Second)
@@ -172,8 +179,92 @@ func killAtEveryStep(t *testing.T, east, west broker.Cluster, eastAddresses, wes
 	return strings.Join(seen, "; ")
 }
 
+// aloneAssignment is that of a flow without a control plane.
+func aloneAssignment() Assignment {
+	return Assignment{Share: ordersShare, Topics: []string{"orders*"}, Epoch: 1, Source: "east"}
+}
+
+// TestKilledWithoutAControlPlane kills a flow that describes records in the map before
+// they come, at each step. Stretches without a hole are longer than what it fetches at
+// once, and end in holes that it did not foretell (promises E, H).
+func TestKilledWithoutAControlPlane(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 2}), embeddedSite(t, "west", nil)
+	var stop atomic.Bool
+	l := newLoad(t, east.Addresses(), 12)
+	loaded := make(chan error, 1)
+	go func() {
+		var err error
+		for n := 0; err == nil && !stop.Load(); n++ {
+			if n%20 == 0 {
+				err = l.write(t.Context(), "orders", 2, 4) // with markers
+			} else {
+				err = l.plain.ProduceSync(t.Context(), l.records("orders", 2)...).FirstErr()
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+		loaded <- err
+	}()
+	r := rand.New(rand.NewPCG(5, 6))
+	for _, point := range CrashPoints {
+		for range 4 {
+			runChild(t, east.Addresses(), west.Addresses(), point, 1+r.IntN(4), childAlone+"=1")
+		}
+	}
+	stop.Store(true)
+	if err := <-loaded; err != nil {
+		t.Fatal(err)
+	}
+	var saves atomic.Int64
+	m := testMirrorWith(t, Config{Local: west, IdentitySources: true, Crash: func(at string) {
+		if at == "beforeSaveRanges" {
+			saves.Add(1)
+		}
+	}}, east)
+	assign(t, m, aloneAssignment())
+	tps := []spillway.TopicPartition{{Topic: "orders"}, {Topic: "orders", Partition: 1}}
+	isThere := func() {
+		t.Helper()
+		eventually(t, "west has what east has", func() bool {
+			ends, err := east.Admin().HighWatermarks(ctx, tps)
+			have := m.Ends(ordersShare)
+			return err == nil && int64(have[tps[0]]) == int64(ends[tps[0]]) && int64(have[tps[1]]) == int64(ends[tps[1]]) && m.Map().CaughtUp(ctx) == nil
+		})
+	}
+	isThere()
+	before := saves.Load()
+	for range 100 {
+		if err := l.plain.ProduceSync(ctx, l.records("orders", 2)...).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	isThere()
+	if n := saves.Load() - before; n > 4 {
+		t.Errorf("ranges were saved %d times for records that a map can foretell", n)
+	}
+	for _, tp := range tps {
+		theirs, err1 := read(ctx, east, tp)
+		ours, err2 := read(ctx, west, tp)
+		if err := errors.Join(err1, err2); err != nil || len(ours) != len(theirs) {
+			t.Fatalf("%s: %d records at the target, %d at the source: %v", tp, len(ours), len(theirs), err)
+		}
+		for i := range ours {
+			if !ours[i].equal(theirs[i]) {
+				t.Fatalf("%s: record %d differs", tp, i)
+			}
+			if at, exact := m.Map().View(tp).ToLocal(spillway.Offset(theirs[i].offset)); int64(at) != int64(ours[i].offset) || int64(exact) != int64(theirs[i].offset) {
+				t.Fatalf("%s: offset %d is translated to %d, and lies at %d", tp, theirs[i].offset, at, ours[i].offset)
+			}
+		}
+	}
+	if gaps := m.Map().Gaps(); len(gaps) != 0 {
+		t.Errorf("gaps: %v", gaps)
+	}
+}
+
 // runChild starts a mirror and waits until it has killed itself.
-func runChild(t *testing.T, east, west []string, point string, count int) {
+func runChild(t *testing.T, east, west []string, point string, count int, env ...string) {
 	t.Helper()
 	switch point {
 	case "afterClaim", "afterOpen":
@@ -181,6 +272,7 @@ func runChild(t *testing.T, east, west []string, point string, count int) {
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
 	cmd.Env = append(os.Environ(), childEast+"="+strings.Join(east, ","), childWest+"="+strings.Join(west, ","), childPoint+"="+point, childCount+"="+strconv.Itoa(count))
+	cmd.Env = append(cmd.Env, env...)
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("the mirror did not die at %s: %v\n%s", point, err, out)

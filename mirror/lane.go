@@ -401,8 +401,12 @@ func (l *lane) sourceMoved(ctx context.Context, p *partition, f sitelog.Fetched)
 func (l *lane) save(ctx context.Context, plans []*planned) error {
 	var entries []maptopic.Entry
 	for _, p := range plans {
-		if len(p.plan.batches) > 0 {
-			entries = append(entries, maptopic.ChunkEntry(p.TopicPartition, p.chunk(0, p.local)))
+		if len(p.plan.batches) > 0 && !p.foretold() {
+			c := p.chunk(0, p.local)
+			if l.m.config.IdentitySources {
+				p.foretell(c)
+			}
+			entries = append(entries, maptopic.ChunkEntry(p.TopicPartition, c))
 		}
 	}
 	if len(entries) == 0 {
@@ -430,6 +434,28 @@ func (p *planned) chunk(from int, at spillway.LocalOffset) *offsetmap.Chunk {
 		}
 	}
 	return c
+}
+
+// foretoldMax is how many records without a hole a flow describes ahead.
+const foretoldMax = 1 << 16
+
+// foretell adds to a chunk the records that come next unless there is a hole, so that
+// the map need not be written for them. Who reads the log back takes of it what is
+// there. Nobody asks a flow without a control plane for its producer trail.
+func (p *planned) foretell(c *offsetmap.Chunk) {
+	c.Trail = nil
+	last := &c.Ranges[len(c.Ranges)-1]
+	p.ahead = offsetmap.Range{Epoch: last.Epoch, Virtual: last.VirtualEnd(), Local: last.LocalEnd(), Length: foretoldMax}
+	last.Length += foretoldMax
+}
+
+// foretold tells whether the map describes all of the plan already.
+func (p *planned) foretold() bool {
+	if len(p.plan.ranges) != 1 {
+		return false
+	}
+	r, ahead := p.plan.ranges[0], p.ahead
+	return r.Epoch == ahead.Epoch && r.Local >= ahead.Local && r.LocalEnd() <= ahead.LocalEnd() && int64(r.Virtual-ahead.Virtual) == int64(r.Local-ahead.Local)
 }
 
 // publish tells the world how far the partitions are.

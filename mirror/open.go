@@ -152,6 +152,7 @@ func (m *Mirror) agree(view *offsetmap.View, epoch spillway.Epoch, p *partition,
 	opened.Epoch = max(previous.Epoch, newest(p.terms))
 	opened.Opened, opened.Local, opened.Virtual = true, v.straight.Local, v.straight.Virtual
 	p.virtual, p.local, p.sequence, p.source, p.compared = v.verdict.virtual, max(v.verdict.end, logEnd), 0, -1, false
+	p.ahead = offsetmap.Range{}
 	if overhang := givenUp(p.terms, p.TopicPartition, max(previous.Epoch, v.lastEpoch(view))); overhang < min(p.virtual, p.cutVirtual) {
 		// This site was not heard when a later epoch opened, and has more than
 		// those that were. Virtual offsets from there on are burnt, or belong to

@@ -38,6 +38,9 @@ type partition struct {
 	savedVirtual spillway.Offset
 	savedLocal   spillway.LocalOffset
 
+	// ahead is what the map says of records that are still to come.
+	ahead offsetmap.Range
+
 	// forceNewID makes the next session start with another producer id.
 	forceNewID bool
 	// cutVirtual, if not noBound, is where the source turned out to have lost

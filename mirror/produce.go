@@ -15,6 +15,7 @@ import (
 	"spillway/broker/batch"
 	"spillway/broker/conn"
 	"spillway/mirror/maptopic"
+	"spillway/mirror/offsetmap"
 	"spillway/mirror/sitelog"
 )
 
@@ -396,6 +397,7 @@ func (l *lane) classify(ctx context.Context, p *planned, base spillway.LocalOffs
 		entries = append(entries, l.m.hiddenEntries(p.partition, l.flow.epoch, h)...)
 	}
 	entries = append(entries, maptopic.ChunkEntry(p.TopicPartition, p.chunk(p.next, base)))
+	p.ahead = offsetmap.Range{}
 	if _, err := l.m.writer.Save(ctx, entries...); err != nil {
 		return err
 	}

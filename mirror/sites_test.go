@@ -118,23 +118,29 @@ func newLoad(t *testing.T, addresses []string, seed uint64) *load {
 	return l
 }
 
+// records are some that are still to be written.
+func (l *load) records(topic string, partitions int32) []*kgo.Record {
+	records := make([]*kgo.Record, 1+l.random.IntN(20))
+	for i := range records {
+		l.written++
+		value := make([]byte, l.random.IntN(200))
+		for j := range value {
+			value[j] = byte('a' + l.random.IntN(4))
+		}
+		records[i] = &kgo.Record{Topic: topic, Partition: l.random.Int32N(partitions), Key: fmt.Appendf(nil, "key-%d", l.written), Value: value,
+			Headers: []kgo.RecordHeader{{Key: "n", Value: fmt.Append(nil, l.written)}}}
+		if !l.at.IsZero() {
+			l.at = l.at.Add(time.Second)
+			records[i].Timestamp = l.at
+		}
+	}
+	return records
+}
+
 // write appends n batches spread over the partitions of a topic.
 func (l *load) write(ctx context.Context, topic string, partitions int32, n int) error {
 	for range n {
-		records := make([]*kgo.Record, 1+l.random.IntN(20))
-		for i := range records {
-			l.written++
-			value := make([]byte, l.random.IntN(200))
-			for j := range value {
-				value[j] = byte('a' + l.random.IntN(4))
-			}
-			records[i] = &kgo.Record{Topic: topic, Partition: l.random.Int32N(partitions), Key: fmt.Appendf(nil, "key-%d", l.written), Value: value,
-				Headers: []kgo.RecordHeader{{Key: "n", Value: fmt.Append(nil, l.written)}}}
-			if !l.at.IsZero() {
-				l.at = l.at.Add(time.Second)
-				records[i].Timestamp = l.at
-			}
-		}
+		records := l.records(topic, partitions)
 		if l.random.IntN(3) > 0 {
 			if err := l.plain.ProduceSync(ctx, records...).FirstErr(); err != nil {
 				return err
