@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,7 +20,7 @@ import (
 )
 
 // copyTask makes this program the plain copier: addresses of source and target,
-// a topic, a topic at the target, and follow if it shall not end.
+// a topic, a topic at the target, its partitions, and follow if it shall not end.
 const (
 	copyTask = "SPILLWAY_BENCH_COPY"
 	follow   = "follow"
@@ -34,7 +35,12 @@ func TestMain(m *testing.M) {
 		time.Sleep(contenderMax) // it is killed once what it used was read
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := writeReport(*out); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // copyTopic is the lower bound of what a mirror costs: the batches of each
@@ -49,13 +55,17 @@ func copyTopic(task []string) error {
 	if err != nil {
 		return err
 	}
+	partitions, err := strconv.Atoi(task[4])
+	if err != nil {
+		return err
+	}
 	ctx := context.Background()
 	faults := make([]error, partitions)
 	var copies sync.WaitGroup
 	for i := range faults {
 		copies.Go(func() {
 			source, target := spillway.TopicPartition{Topic: task[2], Partition: int32(i)}, spillway.TopicPartition{Topic: task[3], Partition: int32(i)}
-			faults[i] = copyPartition(ctx, from, to, source, target, len(task) > 4 && task[4] == follow)
+			faults[i] = copyPartition(ctx, from, to, source, target, len(task) > 5 && task[5] == follow)
 		})
 	}
 	copies.Wait()

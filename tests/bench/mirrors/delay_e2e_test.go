@@ -5,12 +5,9 @@ package mirrors
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +20,8 @@ import (
 
 const (
 	trickle     = 1000 // records a second, as they come: no batching
+	topic       = "orders"
+	recordBytes = 200
 	settleFor   = 5 * time.Second
 	measureFor  = 20 * time.Second
 	firstRecord = time.Minute // for a contender to bring its first one
@@ -30,15 +29,14 @@ const (
 
 // delays is what a contender makes of a trickle.
 type delays struct {
-	Name        string        `json:"name"`
-	First       time.Duration `json:"firstRecordNanos"` // from the start of the process
-	Records     int           `json:"records"`
-	Missing     int           `json:"missing"`
-	Repeated    int           `json:"repeated"`
-	P50         time.Duration `json:"p50Nanos"` // from produce to read at the target
-	P99         time.Duration `json:"p99Nanos"`
-	Cores       float64       `json:"cores"` // of processor time while it was measured
-	ResidentKiB int64         `json:"residentKiB"`
+	name        string
+	first       time.Duration // from the start of the process
+	records     int
+	missing     int
+	repeated    int
+	p50, p99    time.Duration // from produce to read at the target
+	cores       float64       // of processor time while it was measured
+	residentKiB int64
 }
 
 // TestDelays has the same contenders carry a thousand records a second, one after the
@@ -49,34 +47,33 @@ func TestDelays(t *testing.T) {
 	defer cancel()
 	sites := cluster.ForTest(t, cluster.Config{Name: "east", HeapMB: 512}, cluster.Config{Name: "west", FirstNode: 11, HeapMB: 512})
 	b := &bench{t: t, sites: sites, dir: t.TempDir(), admin: kadm.NewClient(client(t, sites[1].Dial()...))}
-	_, err := b.admin.CreateTopics(ctx, partitions, 1, nil, topic, "copied", "east."+topic)
+	b.program = b.build(ctx)
+	s := shape{name: topic, partitions: 4}
+	_, err := b.admin.CreateTopics(ctx, int32(s.partitions), 1, nil, topic, "copied-"+topic, "east."+topic)
 	b.must(err)
-	_, err = kadm.NewClient(client(t, sites[0].Dial()...)).CreateTopic(ctx, partitions, 1, nil, topic)
+	_, err = kadm.NewClient(client(t, sites[0].Dial()...)).CreateTopic(ctx, int32(s.partitions), 1, nil, topic)
 	b.must(err)
-	task := strings.Join([]string{b.address(0), b.address(1), topic, "copied", follow}, " ")
-	all := []delays{
-		b.trickle(ctx, "plain copy", "copied", process.Spec{Path: os.Args[0], Env: []string{copyTask + "=" + task}}),
-		b.trickle(ctx, "spillway", topic, b.spillwaySpec(ctx)),
-		b.trickle(ctx, "MirrorMaker 2", "east."+topic, b.mirrorMakerSpec(ctx)),
+	copied := b.trickle(ctx, plainCopy, "copied-"+topic, b.copySpec(s, true))
+	mine := b.trickle(ctx, ours, topic, b.spillwaySpec(topic))
+	other := b.trickle(ctx, theirs, "east."+topic, b.mirrorMakerSpec(ctx, topic, s.partitions, "lz4"))
+	for _, d := range []delays{copied, mine, other} {
+		fmt.Printf("measured: %-14s %d records, %d missing, %d repeated\n", d.name, d.records, d.missing, d.repeated)
 	}
-	for _, d := range all {
-		fmt.Printf("measured: %-14s first record after %5.2f s, delay %6.2f ms median, %7.2f ms p99, %5.3f cores, %4d MiB resident; %d records, %d missing, %d repeated\n",
-			d.Name, d.First.Seconds(), ms(d.P50), ms(d.P99), d.Cores, d.ResidentKiB>>10, d.Records, d.Missing, d.Repeated)
+	all := func(of func(delays) float64) map[string]float64 {
+		return map[string]float64{plainCopy: of(copied), ours: of(mine), theirs: of(other)}
 	}
-	copied, ours, theirs := all[0], all[1], all[2]
-	fmt.Printf("measured: spillway against a plain copy: median %.2f, p99 %.2f; against MirrorMaker 2: p99 %.2f, processor %.2f\n",
-		ratio(ours.P50, copied.P50), ratio(ours.P99, copied.P99), ratio(ours.P99, theirs.P99), ours.Cores/theirs.Cores)
-	if text, err := json.Marshal(all); err == nil {
-		fmt.Printf("measured: %s\n", text)
-	}
-	if ours.Missing+ours.Repeated > 0 {
-		t.Errorf("%d records are missing at the target and %d are there more than once", ours.Missing, ours.Repeated)
+	const trickled = "1,000 records/s"
+	tell(trickled, "start to the first record", "s", all(func(d delays) float64 { return d.first.Seconds() }), goal{of: theirs})
+	tell(trickled, "delay, median", "ms", all(func(d delays) float64 { return ms(d.p50) }), atMost(1.5, plainCopy), goal{of: theirs})
+	tell(trickled, "delay, p99", "ms", all(func(d delays) float64 { return ms(d.p99) }), atMost(2, plainCopy), atMost(0.25, theirs))
+	tell(trickled, "processor", "cores", all(func(d delays) float64 { return d.cores }), goal{of: plainCopy}, atMost(0.1, theirs))
+	tell(trickled, "resident at most", "MiB", all(func(d delays) float64 { return float64(d.residentKiB) / 1024 }), goal{of: plainCopy}, goal{of: theirs})
+	if mine.missing+mine.repeated > 0 {
+		t.Errorf("%d records are missing at the target and %d are there more than once", mine.missing, mine.repeated)
 	}
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-func ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }
 
 // trickle starts a contender while records come, and reads at the target what it
 // brings.
@@ -98,7 +95,7 @@ func (b *bench) trickle(ctx context.Context, name, target string, spec process.S
 	p, err := process.Start(spec)
 	b.must(err)
 	defer func() { b.must(p.Kill()) }()
-	d := delays{Name: name}
+	d := delays{name: name}
 	var took []time.Duration
 	var from usage
 	seen := map[uint64]int{}
@@ -113,8 +110,8 @@ func (b *bench) trickle(ctx context.Context, name, target string, spec process.S
 			if at.Before(began) {
 				return // of the contender before
 			}
-			if d.First == 0 {
-				d.First = now.Sub(started)
+			if d.first == 0 {
+				d.first = now.Sub(started)
 				measureFrom = now.Add(settleFor)
 			}
 			seen[n]++
@@ -123,7 +120,7 @@ func (b *bench) trickle(ctx context.Context, name, target string, spec process.S
 			}
 		})
 		switch {
-		case d.First == 0 && now.Sub(started) > firstRecord:
+		case d.first == 0 && now.Sub(started) > firstRecord:
 			b.t.Fatalf("%s brought nothing within %s:\n%s", name, firstRecord, p.Tail(30))
 		case !measureFrom.IsZero() && from == (usage{}) && now.After(measureFrom):
 			from, _ = use(p.Pid())
@@ -132,7 +129,7 @@ func (b *bench) trickle(ctx context.Context, name, target string, spec process.S
 			if !lives {
 				b.t.Fatalf("%s ended:\n%s", name, p.Tail(30))
 			}
-			d.Cores, d.ResidentKiB = (used.cpu-from.cpu).Seconds()/measureFor.Seconds(), used.residentKiB
+			d.cores, d.residentKiB = (used.cpu-from.cpu).Seconds()/measureFor.Seconds(), used.residentKiB
 			stop()
 			last = now.Add(3 * time.Second) // what is under way
 		}
@@ -141,17 +138,17 @@ func (b *bench) trickle(ctx context.Context, name, target string, spec process.S
 	for n := range total {
 		switch seen[uint64(n)] {
 		case 0:
-			d.Missing++
+			d.missing++
 		case 1:
 		default:
-			d.Repeated++
+			d.repeated++
 		}
 	}
 	if len(took) == 0 {
 		b.t.Fatalf("%s: nothing was measured", name)
 	}
 	slices.Sort(took)
-	d.Records, d.P50, d.P99 = len(took), took[len(took)/2], took[len(took)*99/100]
+	d.records, d.p50, d.p99 = len(took), took[len(took)/2], took[len(took)*99/100]
 	return d
 }
 
