@@ -346,17 +346,29 @@ func (w *takeover) content(site int, topic string) map[int32]*check.Log {
 
 // judge is where the copies of a partition lie, by payload counters.
 type judge struct {
-	source []check.Record // visible ones
-	number map[history.ID]int
-	target []check.Record
+	source []int64 // offsets of the visible records, which are numbered so
+	copies []placedCopy
+	last   []int64 // of each, the offset of its last copy; −1: there is none
+}
+
+type placedCopy struct {
+	offset int64
+	number int
 }
 
 func judgeOf(source, target *check.Log) *judge {
-	j := &judge{number: make(map[history.ID]int), target: target.Records}
+	j := &judge{}
+	number := make(map[history.ID]int)
 	for _, r := range source.Records {
 		if r.State == check.Visible {
-			j.number[r.ID] = len(j.source)
-			j.source = append(j.source, r)
+			number[r.ID] = len(j.source)
+			j.source, j.last = append(j.source, r.Offset), append(j.last, -1)
+		}
+	}
+	for _, r := range target.Records {
+		if n, visible := number[r.ID]; visible { // else an aborted transaction wrote it
+			j.copies = append(j.copies, placedCopy{r.Offset, n})
+			j.last[n] = r.Offset
 		}
 	}
 	return j
@@ -364,28 +376,18 @@ func judgeOf(source, target *check.Log) *judge {
 
 // look tells what a reader that stood at an offset of the source finds from one of the
 // target on: whether its next record is the one that is due, how many that it has read
-// come again, and how many that it has not are before.
+// come again, and how many that it has not are only before.
 func (j *judge) look(at, got int64) (exact bool, reread, skipped int) {
-	due, _ := slices.BinarySearchFunc(j.source, at, func(r check.Record, o int64) int { return int(r.Offset - o) })
-	there := make(map[int]bool)
+	due, _ := slices.BinarySearch(j.source, at)
 	exact = due == len(j.source)
-	before := make(map[int]bool)
-	for _, r := range j.target {
-		n, visible := j.number[r.ID]
-		switch {
-		case !visible: // of an aborted transaction
-		case r.Offset < got:
-			before[n] = true
-		default:
-			there[n] = true
-			exact = exact || r.Offset == got && n == due
-			if n < due {
-				reread++
-			}
+	for _, c := range j.copies {
+		exact = exact || c.offset == got && c.number == due
+		if c.offset >= got && c.number < due {
+			reread++
 		}
 	}
-	for n := range before {
-		if n >= due && !there[n] {
+	for _, last := range j.last[due:] {
+		if last >= 0 && last < got {
 			skipped++
 		}
 	}

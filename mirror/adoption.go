@@ -291,6 +291,8 @@ func (a *adoption) compare(ctx context.Context, p *matched, theirs, ours logPart
 			a.Compared(p.TopicPartition, records)
 		}
 	})
+	source.close() // what they have found may be looked at now
+	target.close()
 	if err != nil {
 		return fmt.Errorf("compare %s: %w", p.TopicPartition, err)
 	}

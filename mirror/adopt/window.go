@@ -10,25 +10,28 @@ type entry struct {
 
 // behind holds the last source records that were passed, by number.
 type behind struct {
-	ring       []entry
+	max        int
+	ring       []entry          // grows to max
 	begin, end int64            // numbers: [begin, end)
 	byDigest   map[Digest]int64 // the last one's number
 }
 
 func newBehind(max int) *behind {
-	return &behind{ring: make([]entry, max), byDigest: make(map[Digest]int64)}
+	return &behind{max: max, byDigest: make(map[Digest]int64)}
 }
 
-func (b *behind) at(number int64) *entry { return &b.ring[number%int64(len(b.ring))] }
+func (b *behind) at(number int64) *entry { return &b.ring[number%int64(b.max)] }
 
 // push adds a record, and returns the one that had to go for it.
 func (b *behind) push(s Record, target int64) (gone entry, full bool) {
-	if full = b.end-b.begin == int64(len(b.ring)); full {
+	if full = b.end-b.begin == int64(b.max); full {
 		gone = *b.at(b.begin)
 		if b.byDigest[gone.digest] == b.begin {
 			delete(b.byDigest, gone.digest)
 		}
 		b.begin++
+	} else {
+		b.ring = append(b.ring, entry{})
 	}
 	*b.at(b.end) = entry{s.Offset, target, s.Digest, s.Key, s.Tombstone}
 	b.byDigest[s.Digest] = b.end
@@ -47,15 +50,17 @@ type ahead struct {
 	log   Log
 	limit int
 
-	// records[from:] come; passed is how many were taken. The others of one digest
-	// are chained behind its first one, by number.
+	// records[from:] come; passed is how many were taken. Of those with numbers below
+	// linked, the others of one digest are chained behind its first one.
 	records []chained
 	from    int
 	passed  int64
-	chains  map[Digest]chain // of what fill has read
+	linked  int64
+	chains  map[Digest]chain
 
 	dropped     map[Digest]int64 // aborted records: the number of the last of a digest
-	droppedRing []Digest
+	droppedRing []Digest         // grows to droppedMax
+	droppedMax  int
 	droppedEnd  int64
 }
 
@@ -67,7 +72,7 @@ type chained struct {
 type chain struct{ first, last int64 }
 
 func newAhead(limits Limits, log Log) *ahead {
-	return &ahead{log: log, limit: limits.Ahead, chains: make(map[Digest]chain), dropped: make(map[Digest]int64), droppedRing: make([]Digest, limits.Behind)}
+	return &ahead{log: log, limit: limits.Ahead, chains: make(map[Digest]chain), dropped: make(map[Digest]int64), droppedMax: limits.Behind}
 }
 
 // read appends the next committed record.
@@ -81,26 +86,37 @@ func (a *ahead) read() (ok bool, err error) {
 			a.drop(r.Digest)
 			continue
 		}
-		number := a.passed + int64(len(a.records)-a.from)
 		a.records = append(a.records, chained{Record: r})
-		c, there := a.chains[r.Digest]
-		if there {
-			a.records[a.from+int(c.last-a.passed)].next = number
-			c.last = number
-		} else {
-			c = chain{number, number}
-		}
-		a.chains[r.Digest] = c
 		return true, nil
 	}
 }
 
-func (a *ahead) drop(d Digest) {
-	at := &a.droppedRing[a.droppedEnd%int64(len(a.droppedRing))]
-	if a.droppedEnd >= int64(len(a.droppedRing)) && a.dropped[*at] == a.droppedEnd-int64(len(a.droppedRing)) {
-		delete(a.dropped, *at)
+// link puts the records that were read into their chains.
+func (a *ahead) link() {
+	end := a.passed + int64(len(a.records)-a.from)
+	for a.linked = max(a.linked, a.passed); a.linked < end; a.linked++ {
+		d := a.records[a.from+int(a.linked-a.passed)].Digest
+		c, there := a.chains[d]
+		if there {
+			a.records[a.from+int(c.last-a.passed)].next = a.linked
+			c.last = a.linked
+		} else {
+			c = chain{a.linked, a.linked}
+		}
+		a.chains[d] = c
 	}
-	*at = d
+}
+
+func (a *ahead) drop(d Digest) {
+	if oldest := a.droppedEnd - int64(a.droppedMax); oldest < 0 {
+		a.droppedRing = append(a.droppedRing, d)
+	} else {
+		at := &a.droppedRing[a.droppedEnd%int64(a.droppedMax)]
+		if a.dropped[*at] == oldest {
+			delete(a.dropped, *at)
+		}
+		*at = d
+	}
 	a.dropped[d] = a.droppedEnd
 	a.droppedEnd++
 }
@@ -124,9 +140,11 @@ func (a *ahead) first() (Record, bool, error) {
 // take removes the next record, which first or find has shown.
 func (a *ahead) take() Record {
 	r := a.records[a.from]
-	if r.next == 0 {
+	switch {
+	case a.passed >= a.linked: // it is in none
+	case r.next == 0:
 		delete(a.chains, r.Digest)
-	} else {
+	default:
 		a.chains[r.Digest] = chain{r.next, a.chains[r.Digest].last}
 	}
 	a.from++
@@ -138,8 +156,9 @@ func (a *ahead) take() Record {
 	return r.Record
 }
 
-// fill reads as far ahead as it may.
+// fill reads as far ahead as it may, for find.
 func (a *ahead) fill() error {
+	defer a.link()
 	for len(a.records)-a.from < a.limit {
 		if ok, err := a.read(); err != nil || !ok {
 			return err
@@ -148,7 +167,8 @@ func (a *ahead) fill() error {
 	return nil
 }
 
-// find is how many records come before the first one with the digest.
+// find is how many records come before the first one with the digest, among those that
+// fill has read.
 func (a *ahead) find(d Digest) (distance int, ok bool) {
 	c, ok := a.chains[d]
 	return int(c.first - a.passed), ok
