@@ -61,11 +61,11 @@ func (a *adoption) writePartition(ctx context.Context, p *matched) error {
 	a.m.config.Crash("afterClaim")
 	session.Opened, session.Local, session.Virtual = true, p.from.Local, p.from.Virtual
 	entries := append(a.gaps(p), maptopic.SessionEntry(p.TopicPartition, session))
-	for at := p.from.Local; at < p.TargetEnd; at += adoptOffsets {
-		for _, c := range adoptedChunks(session, p.ranges.Segments(at, min(at+adoptOffsets, p.TargetEnd)-1)) {
+	for at := p.from.Local; at < p.TargetEnd; at += a.pieceOffsets {
+		for _, c := range adoptedChunks(session, p.ranges.Segments(at, min(at+a.pieceOffsets, p.TargetEnd)-1)) {
 			entries = append(entries, maptopic.ChunkEntry(p.TopicPartition, c))
 		}
-		if at+adoptOffsets < p.TargetEnd {
+		if at+a.pieceOffsets < p.TargetEnd {
 			if err := a.m.saveAndRead(ctx, entries); err != nil {
 				return err
 			}

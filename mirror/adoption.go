@@ -37,9 +37,11 @@ type AdoptConfig struct {
 	Compared func(tp spillway.TopicPartition, records int64)
 	Limits   adopt.Limits // the zero value: adopt.DefaultLimits
 	// Watch is how long a MirrorMaker 2 may be silent that runs; default 3 s.
-	Watch  time.Duration
-	Events Events
-	Mirror Config // further settings, as those of a RunConfig
+	Watch time.Duration
+	// pieceOffsets is how many offsets of the target are written into the map at once.
+	pieceOffsets spillway.LocalOffset
+	Events       Events
+	Mirror       Config // further settings, as those of a RunConfig
 }
 
 // AdoptReport is what was found, and done.
@@ -108,6 +110,9 @@ func Adopt(ctx context.Context, c AdoptConfig) (AdoptReport, error) {
 	}
 	if c.Watch == 0 {
 		c.Watch = 3 * time.Second
+	}
+	if c.pieceOffsets == 0 {
+		c.pieceOffsets = adoptOffsets
 	}
 	a := &adoption{AdoptConfig: c, m: m, share: share, seed: maphash.MakeSeed()}
 	report := AdoptReport{Partitions: []Adopted{}, Absent: []string{}}
@@ -266,7 +271,8 @@ func (a *adoption) compare(ctx context.Context, p *matched, theirs, ours logPart
 			return nil
 		}
 		virtual, local := view.End()
-		known, _ := theirs.view.ToLocal(max(0, virtual))
+		limits.Known = max(0, int64(virtual))
+		known, _ := theirs.view.ToLocal(spillway.Offset(max(0, limits.Known-int64(limits.Behind))))
 		from, at = max(from, known), max(at, local)
 		p.from.Local, p.from.Virtual = local, virtual
 	} else {
@@ -300,6 +306,7 @@ func (a *adoption) compare(ctx context.Context, p *matched, theirs, ours logPart
 	p.Records, p.First, p.Next, p.Findings, p.Counts = found.Records, spillway.Offset(found.First), spillway.Offset(found.SourceEnd), found.Rows, found.Counts
 	if p.Next < 0 {
 		p.Next, _ = theirs.view.ToVirtual(from)
+		p.Next = max(p.Next, spillway.Offset(limits.Known))
 	}
 	end, _ := theirs.view.ToVirtual(theirs.end)
 	p.Left = max(0, int64(end-p.Next))

@@ -348,3 +348,51 @@ func TestAdoptRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestAdoptKilled ends a take-over at each of its steps. The next one goes on, also where
+// repeated runs lie across the place at which the first one ended.
+func TestAdoptKilled(t *testing.T) {
+	for _, point := range []string{"afterClaim", "afterSaveRanges"} {
+		t.Run(point, func(t *testing.T) {
+			ctx := testContext(t)
+			east, west, l, cp, config := adoptedPair(t)
+			for range 3 {
+				if err := l.write(ctx, "orders", 2, 60); err != nil {
+					t.Fatal(err)
+				}
+				cp.copy(ctx, 0, 2)
+				cp.copy(ctx, 1, 1)
+			}
+			killed, kill := context.WithCancel(ctx)
+			dies := config
+			dies.pieceOffsets = 50
+			left := 5 // pieces
+			dies.Mirror.Crash = func(p string) {
+				if p == point {
+					left--
+				}
+				if p == point && (left == 0 || point == "afterClaim") {
+					kill()
+				}
+			}
+			if _, err := Adopt(killed, dies); err == nil {
+				t.Fatal("it was not ended")
+			}
+			again, err := Adopt(ctx, config)
+			if err != nil || !again.Written || again.Unknown+again.Missing != 0 {
+				t.Fatalf("%+v, %v", again, err)
+			}
+			if err := l.write(ctx, "orders", 2, 20); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Run(ctx, RunConfig{From: east, To: west, Topics: config.Topics, UntilCaughtUp: true}); err != nil {
+				t.Fatal(err)
+			}
+			audited, err := audit.Audit(ctx, east, west, config.Topics, audit.Scope{}, nil)
+			if err != nil || !audited.Equal {
+				t.Errorf("audit: %+v, %v", audited, err)
+			}
+			everyOffsetIsExact(t, ctx, east, west, config, nil)
+		})
+	}
+}

@@ -129,6 +129,22 @@ func TestHandBackAndAdoptAgain(t *testing.T) {
 		t.Errorf("audit: %+v, %v", audited, err)
 	}
 	everyOffsetIsExact(t, ctx, east, west, config, nil)
+
+	// Without being handed anything back, it copies once more what ours has carried.
+	write()
+	cp.copy(ctx, 0, 0)
+	cp.copy(ctx, 1, 0)
+	if again, err = Adopt(ctx, config); err != nil || again.Records == 0 || rowsOf(again, adopt.Duplicate) == 0 || again.Unknown+again.Missing > 0 {
+		t.Fatalf("%+v, %v", again, err)
+	}
+	write()
+	if _, err := Run(ctx, RunConfig{From: east, To: west, Topics: config.Topics, UntilCaughtUp: true}); err != nil {
+		t.Fatal(err)
+	}
+	if audited, err = audit.Audit(ctx, east, west, config.Topics, audit.Scope{}, nil); err != nil || !audited.Equal {
+		t.Errorf("audit: %+v, %v", audited, err)
+	}
+	everyOffsetIsExact(t, ctx, east, west, config, nil)
 	for _, o := range []HandBackConfig{
 		{From: east, To: west, Topics: config.Topics, Alias: "south", OffsetsTopic: offsets, Watch: time.Millisecond},
 		{From: east, To: west, Topics: selected(t, "nothing"), Alias: "east", Watch: time.Millisecond},

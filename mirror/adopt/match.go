@@ -32,9 +32,11 @@ type Limits struct {
 	SourceDeleted bool
 	// Compacted says that one of the logs is: records may be missing at either side.
 	Compacted bool
-	// Resumes says that what lies before is mapped already, so that nothing at the
-	// beginning is as a matter of course without a pair.
+	// Resumes says that what the source has below Known is mapped already: it is read
+	// only to know copies of it that came later. Then nothing at the beginning is as a
+	// matter of course without a pair.
 	Resumes bool
+	Known   int64
 }
 
 // DefaultLimits keep a partition below about 100 MiB.
@@ -91,7 +93,23 @@ type again struct {
 	at   []int64 // where its records are
 }
 
+// Where a source record is at the target, other than an offset there.
+const (
+	nowhere = -1
+	settled = -2 // it was known before, and stays where it is
+)
+
 func (m *matcher) run() error {
+	for m.limits.Resumes {
+		s, ok, err := m.source.first()
+		if err != nil {
+			return err
+		}
+		if !ok || s.Offset >= m.limits.Known {
+			break
+		}
+		m.pass(m.source.take(), settled)
+	}
 	for {
 		t, ok, err := m.peek(0)
 		if err != nil {
@@ -182,7 +200,7 @@ func (m *matcher) goOn() error {
 		m.dropAgain()
 	}
 	for range records {
-		m.pass(m.source.take(), -1)
+		m.pass(m.source.take(), nowhere)
 	}
 	return nil
 }
@@ -208,7 +226,11 @@ func (m *matcher) unknown(t Record) {
 func (m *matcher) takeAgain() {
 	for i, at := range m.again.at {
 		e := m.behind.at(m.again.from + int64(i))
-		if e.target >= 0 {
+		if e.target == settled {
+			m.found.add(Duplicate, at, 1)
+			continue
+		}
+		if e.target != nowhere {
 			m.found.add(Duplicate, e.target, 1)
 		}
 		e.target = at
@@ -228,7 +250,7 @@ func (m *matcher) dropAgain() {
 	m.again = nil
 }
 
-// pass puts a record of the source behind, with where it is at the target, −1: nowhere.
+// pass puts a record of the source behind, with where it is at the target.
 func (m *matcher) pass(s Record, target int64) {
 	if e, full := m.behind.push(s, target); full {
 		m.settle(e)
@@ -241,7 +263,8 @@ func (m *matcher) settle(e entry) {
 		delete(m.lost, e.key)
 	}
 	switch {
-	case e.target >= 0:
+	case e.target == settled:
+	case e.target != nowhere:
 		m.emitPair(e.offset, e.target)
 	case m.result.Records == 0 && !m.limits.Resumes:
 		m.found.add(Before, e.offset, 1)

@@ -25,6 +25,8 @@ func TestMatch(t *testing.T) {
 	deleted, resumes := small, small
 	deleted.SourceDeleted = true
 	resumes.Resumes = true
+	known := resumes
+	known.Known = 3
 	for _, c := range []struct {
 		name           string
 		limits         Limits
@@ -43,10 +45,12 @@ func TestMatch(t *testing.T) {
 		{"aborted ones copied", limits, logOf(1, -2, 3), logOf(1, 2, 3), []Range{{0, 0, 1}, {2, 2, 1}}, []Finding{{Aborted, 1, 2, 1}}},
 		{"aborted, and written again, left out", limits, logOf(1, -2, 2, 3), logOf(1, 2, 3), []Range{{0, 0, 1}, {2, 1, 2}}, nil},
 		{"aborted, and written again, copied", limits, logOf(1, -2, 2, 3), logOf(1, 2, 2, 3), []Range{{0, 0, 1}, {2, 2, 2}}, []Finding{{Duplicate, 1, 2, 1}}},
+		{"aborted, and written again, after what was copied", limits, logOf(1, -2, 3, 4, 2), logOf(1, 2), []Range{{0, 0, 1}}, []Finding{{Aborted, 1, 2, 1}}},
 		{"somebody else's", limits, logOf(1, 2), logOf(1, 9, 9, 2, 9), []Range{{0, 0, 1}, {1, 3, 1}}, []Finding{{Unknown, 1, 3, 2}, {Unknown, 4, 5, 1}}},
 		{"left out in between", limits, logOf(1, 2, 3, 4), logOf(1, 4), []Range{{0, 0, 1}, {3, 1, 1}}, []Finding{{Missing, 1, 3, 2}}},
 		{"begun late", limits, logOf(1, 2, 3), logOf(3), []Range{{2, 0, 1}}, []Finding{{Before, 0, 2, 2}}},
 		{"begun late, and mapped before", resumes, logOf(1, 2, 3), logOf(3), []Range{{2, 0, 1}}, []Finding{{Missing, 0, 2, 2}}},
+		{"what was mapped before, again", known, logOf(1, 2, 3, 4, 5), logOf(2, 3, 4, 3, 4, 5), []Range{{3, 4, 2}}, []Finding{{Duplicate, 0, 4, 4}}},
 		{"the source has lost its beginning", deleted, logOf(3, 4), logOf(1, 2, 3, 4), []Range{{0, 2, 2}}, []Finding{{Older, 0, 2, 2}}},
 		{"the source has its beginning", limits, logOf(3, 4), logOf(1, 2, 3, 4), []Range{{0, 2, 2}}, []Finding{{Unknown, 0, 2, 2}}},
 		{"the target begins in a run again", limits, logOf(1, 2, 3, 4, 5), logOf(4, 2, 3, 4, 5), []Range{{1, 1, 4}}, []Finding{{Duplicate, 0, 1, 1}, {Before, 0, 1, 1}}},

@@ -105,6 +105,12 @@ func (w *world) copyAll(s shape) {
 // matched runs Match and checks what holds whatever happened (A, B, D).
 func (w *world) matched(limits Limits) (pairs map[int64]int64, result Result) {
 	w.t.Helper()
+	return w.matchedFrom(limits, 0)
+}
+
+// matchedFrom expects pairs from a source offset on.
+func (w *world) matchedFrom(limits Limits, from int64) (pairs map[int64]int64, result Result) {
+	w.t.Helper()
 	var target []Record
 	bySite := map[int64]copied{}
 	for _, c := range w.target {
@@ -112,7 +118,7 @@ func (w *world) matched(limits Limits) (pairs map[int64]int64, result Result) {
 		bySite[c.Offset] = c
 	}
 	pairs = make(map[int64]int64)
-	lastSource, lastTarget := int64(-1), int64(-1)
+	lastSource, lastTarget := from-1, int64(-1)
 	result, err := Match(limits, &slice{w.source}, &slice{target}, func(r Range) {
 		if r.Source <= lastSource || r.Target <= lastTarget || r.Length < 1 {
 			w.t.Fatalf("%+v comes behind %d, %d", r, lastSource, lastTarget)
@@ -133,12 +139,12 @@ func (w *world) matched(limits Limits) (pairs map[int64]int64, result Result) {
 	if result.Records != int64(len(pairs)) {
 		w.t.Fatalf("%d pairs, the result says %d", len(pairs), result.Records)
 	}
-	w.allAccounted(pairs, result)
+	w.allAccounted(from, pairs, result)
 	return pairs, result
 }
 
 // allAccounted checks that each record is in a pair or in one finding (D).
-func (w *world) allAccounted(pairs map[int64]int64, result Result) {
+func (w *world) allAccounted(from int64, pairs map[int64]int64, result Result) {
 	w.t.Helper()
 	kinds := map[bool]map[int64]Kind{true: {}, false: {}}
 	for _, f := range result.Rows {
@@ -166,7 +172,7 @@ func (w *world) allAccounted(pairs map[int64]int64, result Result) {
 	}
 	for _, s := range w.source {
 		_, has := pairs[s.Offset]
-		if _, also := kinds[true][s.Offset]; !s.Aborted && s.Offset < result.SourceEnd && also == has {
+		if _, also := kinds[true][s.Offset]; !s.Aborted && s.Offset >= from && s.Offset < result.SourceEnd && also == has {
 			w.t.Fatalf("source %d: pair %v, finding %v", s.Offset, has, also)
 		}
 	}
@@ -284,5 +290,30 @@ func TestSmallWindows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := draw(t, shape{foreign: true, drops: true, cutSource: true})
 		w.matched(Limits{Behind: rapid.IntRange(1, 8).Draw(t, "behind"), Ahead: rapid.IntRange(1, 8).Draw(t, "ahead"), TargetAhead: rapid.IntRange(1, 4).Draw(t, "target ahead"), SourceDeleted: true})
+	})
+}
+
+// What is taken over in two parts is mapped as well, wherever the parts meet.
+func TestInTwoParts(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := draw(t, shape{committedOnly: rapid.Bool().Draw(t, "read_committed")})
+		all := w.target
+		at := rapid.IntRange(0, len(all)).Draw(t, "first part")
+		w.target = all[:at]
+		first, result := w.matched(small)
+		limits := small
+		limits.Resumes, limits.Known = true, max(0, result.SourceEnd)
+		w.target = all[at:]
+		second, again := w.matchedFrom(limits, result.SourceEnd)
+		if n := again.Counts[Unknown] + again.Counts[Missing] + again.Counts[Before] + again.Counts[Older]; n > 0 {
+			t.Fatalf("%+v", again.Rows)
+		}
+		for _, c := range all {
+			_, before := first[c.from]
+			_, after := second[c.from]
+			if !w.byFrom[c.from].Aborted && before == after {
+				t.Fatalf("source %d: mapped by the first part %v, by the second %v", c.from, before, after)
+			}
+		}
 	})
 }

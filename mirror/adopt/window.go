@@ -2,7 +2,7 @@ package adopt
 
 // entry is a source record that was passed, with where it is at the target.
 type entry struct {
-	offset, target int64 // target −1: nowhere
+	offset, target int64 // target may be nowhere or settled
 	digest         Digest
 	key            uint64
 	tombstone      bool
