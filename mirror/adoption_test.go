@@ -108,6 +108,7 @@ func adoptedPair(t *testing.T) (*embedded.Cluster, *embedded.Cluster, *load, *co
 // TestAdoptGoesOnWhereAnotherMirrorEnded takes over a copy with repeated runs and aborted
 // records: nothing is copied again, and every offset and group is where its record is.
 func TestAdoptGoesOnWhereAnotherMirrorEnded(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west, l, cp, config := adoptedPair(t)
 	write := func(n int) {
@@ -239,6 +240,7 @@ func everyOffsetIsExact(t *testing.T, ctx context.Context, east, west broker.Clu
 
 // TestAdoptRefuses lists what a person has to decide, or to do before.
 func TestAdoptRefuses(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west, l, cp, config := adoptedPair(t)
 	if err := l.write(ctx, "orders", 2, 60); err != nil {
@@ -352,8 +354,10 @@ func TestAdoptRefuses(t *testing.T) {
 // TestAdoptKilled ends a take-over at each of its steps. The next one goes on, also where
 // repeated runs lie across the place at which the first one ended.
 func TestAdoptKilled(t *testing.T) {
+	t.Parallel()
 	for _, point := range []string{"afterClaim", "afterSaveRanges"} {
 		t.Run(point, func(t *testing.T) {
+			t.Parallel()
 			ctx := testContext(t)
 			east, west, l, cp, config := adoptedPair(t)
 			for range 3 {

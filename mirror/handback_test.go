@@ -51,6 +51,7 @@ func TestConnectKeys(t *testing.T) {
 // TestHandBackAndAdoptAgain goes the whole way round: another mirror, ours, the other one
 // from where ours had come, and ours again. No record is copied twice on any of the ways.
 func TestHandBackAndAdoptAgain(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	east, west, l, cp, config := adoptedPair(t)
 	write := func() {
