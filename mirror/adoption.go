@@ -33,6 +33,9 @@ type AdoptConfig struct {
 	// are not the source's, and how many of the source's may lack at the target in between.
 	AcceptUnknown, AcceptMissing int64
 	DryRun                       bool // look, and write nothing
+	// WhileRunning takes over what is there while MirrorMaker 2 goes on. When it has been
+	// stopped, the rest is taken over without.
+	WhileRunning bool
 	// Compared, if set, hears now and then how far it is.
 	Compared func(tp spillway.TopicPartition, records int64)
 	Limits   adopt.Limits // the zero value: adopt.DefaultLimits
@@ -126,9 +129,11 @@ func (a *adoption) run(ctx context.Context, report *AdoptReport) (err error) {
 	if a.src, err = a.m.source(a.share.Source); err != nil {
 		return err
 	}
-	running, err := watchMirrorMaker(ctx, a.To, a.Alias)
-	if err != nil {
-		return err
+	running := &mirrorMakerWatch{}
+	if !a.WhileRunning {
+		if running, err = watchMirrorMaker(ctx, a.To, a.Alias); err != nil {
+			return err
+		}
 	}
 	if !a.DryRun {
 		if err := a.m.lead(ctx, a.share); err != nil {
@@ -145,8 +150,10 @@ func (a *adoption) run(ctx context.Context, report *AdoptReport) (err error) {
 	if err := running.stopped(ctx, a.Watch); err != nil {
 		return err
 	}
-	if err := a.atRest(ctx, tps); err != nil {
-		return err
+	if !a.WhileRunning {
+		if err := a.atRest(ctx, tps); err != nil {
+			return err
+		}
 	}
 	if err := a.verdict(*report); err != nil || a.DryRun {
 		return err

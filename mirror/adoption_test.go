@@ -400,3 +400,119 @@ func TestAdoptKilled(t *testing.T) {
 		})
 	}
 }
+
+// TestAdoptOfTransactions takes over what was copied exactly once: committed records only,
+// in transactions at the target, of which some were aborted and written again.
+func TestAdoptOfTransactions(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	east, west, l, cp, config := adoptedPair(t)
+	client, err := kgo.NewClient(kgo.SeedBrokers(west.Addresses()...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.TransactionalID("copier"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	if err := l.write(ctx, "orders", 2, 120); err != nil {
+		t.Fatal(err)
+	}
+	aborted := 0
+	for p := range int32(2) {
+		records, err := read(ctx, east, spillway.TopicPartition{Topic: "orders", Partition: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for records = records[:len(records)/2]; len(records) > 0; {
+			n := min(len(records), 1+cp.random.IntN(30))
+			if err := client.BeginTransaction(); err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range records[:n] {
+				k := &kgo.Record{Topic: "east.orders", Partition: p, Key: r.key, Value: r.value, Timestamp: time.UnixMilli(r.timestamp)}
+				for _, h := range r.headers {
+					k.Headers = append(k.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
+				}
+				client.Produce(ctx, k, nil)
+			}
+			commit := cp.random.IntN(3) > 0
+			if err := errors.Join(client.Flush(ctx), client.EndTransaction(ctx, kgo.TransactionEndTry(commit))); err != nil {
+				t.Fatal(err)
+			}
+			if commit {
+				records = records[n:]
+			} else {
+				aborted++
+			}
+		}
+	}
+	report, err := Adopt(ctx, config)
+	if err != nil || aborted == 0 || report.Records == 0 || report.Unknown+report.Missing+rowsOf(report, adopt.Aborted)+rowsOf(report, adopt.Duplicate) > 0 {
+		t.Fatalf("%+v, %v; %d transactions were aborted", report, err, aborted)
+	}
+	run, err := Run(ctx, RunConfig{From: east, To: west, Topics: config.Topics, UntilCaughtUp: true})
+	if err != nil || len(run.Gaps) > 0 {
+		t.Fatalf("%+v, %v", run, err)
+	}
+	audited, err := audit.Audit(ctx, east, west, config.Topics, audit.Scope{}, nil)
+	if err != nil || !audited.Equal || audited.Records != report.Records+run.Records {
+		t.Errorf("audit: %+v, %v", audited, err)
+	}
+	everyOffsetIsExact(t, ctx, east, west, config, nil)
+
+	// A transaction that is open at the target has to end before.
+	if err := errors.Join(client.BeginTransaction(), client.ProduceSync(ctx, &kgo.Record{Topic: "east.orders", Value: []byte("open")}).FirstErr()); err != nil {
+		t.Fatal(err)
+	}
+	config.Mirror.TransactionWait = time.Millisecond
+	if again, err := Adopt(ctx, config); err == nil || !strings.Contains(err.Error(), "a transaction is open at the target") {
+		t.Errorf("%+v, %v", again, err)
+	}
+	if err := client.EndTransaction(ctx, kgo.TryAbort); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestAdoptWhileRunning takes over what is there while the other mirror goes on, and is
+// restarted, and the rest when it has ended.
+func TestAdoptWhileRunning(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	east, west, l, cp, config := adoptedPair(t)
+	config.WhileRunning = true
+	last := int64(0)
+	for range 3 {
+		if err := l.write(ctx, "orders", 2, 60); err != nil {
+			t.Fatal(err)
+		}
+		cp.copy(ctx, 0, 1)
+		cp.copy(ctx, 1, 0)
+		once := true
+		config.Compared = func(spillway.TopicPartition, int64) {
+			if once {
+				once = false
+				cp.next[0] = max(0, cp.next[0]-50)
+				cp.copy(ctx, 0, 1)
+			}
+		}
+		report, err := Adopt(ctx, config)
+		if err != nil || !report.Written || report.Records == 0 || report.Unknown+report.Missing > 0 {
+			t.Fatalf("%+v, %v", report, err)
+		}
+		last = report.Records
+	}
+	config.WhileRunning, config.Compared = false, nil
+	rest, err := Adopt(ctx, config)
+	if err != nil || rest.Records >= last || rest.Unknown+rest.Missing > 0 {
+		t.Fatalf("%+v, %v", rest, err)
+	}
+	if err := l.write(ctx, "orders", 2, 20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(ctx, RunConfig{From: east, To: west, Topics: config.Topics, UntilCaughtUp: true}); err != nil {
+		t.Fatal(err)
+	}
+	audited, err := audit.Audit(ctx, east, west, config.Topics, audit.Scope{}, nil)
+	if err != nil || !audited.Equal {
+		t.Errorf("audit: %+v, %v", audited, err)
+	}
+	everyOffsetIsExact(t, ctx, east, west, config, nil)
+}

@@ -51,6 +51,7 @@ func newAdoptCommand(s *settings) *cobra.Command {
 	cmd.Flags().StringVar(&c.Alias, "alias", "", "what MirrorMaker 2 calls the source: only that one has to be stopped; empty: none may run into the target")
 	cmd.Flags().Int64Var(&c.AcceptUnknown, "accept-unknown", 0, "go on though so many records at the target are not the source's")
 	cmd.Flags().Int64Var(&c.AcceptMissing, "accept-missing", 0, "go on though so many records of the source are not at the target, and later ones are")
+	cmd.Flags().BoolVar(&c.WhileRunning, "while-running", false, "take over what is there while MirrorMaker 2 goes on; the rest, without this, when it has been stopped")
 	cmd.Flags().BoolVar(&c.DryRun, "dry-run", false, "compare, say what was found, and write nothing")
 	return e.flags(cmd)
 }
