@@ -2,11 +2,15 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"spillway"
 	"spillway/mirror/adopt"
 	"spillway/mirror/maptopic"
+	"spillway/mirror/metadata"
 	"spillway/mirror/offsetmap"
 )
 
@@ -29,6 +33,9 @@ func (a *adoption) write(ctx context.Context, tps []spillway.TopicPartition) err
 	for _, tp := range claimed {
 		ours[tp] = true
 	}
+	if err := a.takeSettings(ctx, slices.Sorted(maps.Keys(partitionCounts(claimed)))); err != nil {
+		return err
+	}
 	for _, p := range a.matched {
 		if p.Records == 0 || !ours[p.TopicPartition] {
 			continue // a flow begins there as in any other
@@ -38,6 +45,35 @@ func (a *adoption) write(ctx context.Context, tps []spillway.TopicPartition) err
 		}
 	}
 	return nil
+}
+
+// takeSettings has the settings that the other mirror kept as they are at the source
+// count as this one's, so that they stay so.
+func (a *adoption) takeSettings(ctx context.Context, topics []string) error {
+	md, err1 := a.src.cluster.Metadata(ctx, topics...)
+	theirs, err2 := a.src.cluster.Admin().TopicSettings(ctx, topics)
+	here, err3 := a.To.Admin().TopicSettings(ctx, topics)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	var entries []maptopic.Entry
+	for _, name := range topics {
+		known := a.m.reader.Topic(name)
+		owned := maps.Clone(known.Settings)
+		for key, w := range metadata.Carried(md.ClusterID, theirs[name], a.m.config.SettingsExcluded) {
+			if value, set := here[name][key]; set && value == w.Value {
+				if owned == nil {
+					owned = make(map[string]metadata.Owned)
+				}
+				owned[key] = metadata.Owned{Value: value, From: w.From}
+			}
+		}
+		if !maps.Equal(owned, known.Settings) {
+			known.Settings = owned
+			entries = append(entries, maptopic.TopicEntry(name, known))
+		}
+	}
+	return a.m.saveAndRead(ctx, entries)
 }
 
 // writePartition opens an append session in which nothing is appended. What it says is

@@ -516,3 +516,25 @@ func TestAdoptWhileRunning(t *testing.T) {
 	}
 	everyOffsetIsExact(t, ctx, east, west, config, nil)
 }
+
+// TestAdoptTakesSettings has settings that were kept in step go on to be, and leaves alone
+// what differs.
+func TestAdoptTakesSettings(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	east, west, l, cp, config := adoptedPair(t)
+	set(t, east, "orders", map[string]string{"retention.ms": "1000000000", "segment.bytes": "100000000"})
+	set(t, west, "east.orders", map[string]string{"retention.ms": "1000000000", "segment.bytes": "200000000"})
+	if err := l.write(ctx, "orders", 2, 20); err != nil {
+		t.Fatal(err)
+	}
+	cp.copy(ctx, 0, 0)
+	if _, err := Adopt(ctx, config); err != nil {
+		t.Fatal(err)
+	}
+	set(t, east, "orders", map[string]string{"retention.ms": "1100000000", "segment.bytes": "300000000"})
+	if _, err := Run(ctx, RunConfig{From: east, To: west, Topics: config.Topics, UntilCaughtUp: true}); err != nil {
+		t.Fatal(err)
+	}
+	awaitSettings(t, west, "east.orders", map[string]string{"retention.ms": "1100000000", "segment.bytes": "200000000"})
+}
