@@ -283,7 +283,7 @@ func (w *takeover) adopt(flags ...string) {
 		began := time.Now()
 		var report AdoptReport
 		w.done(&report, append(append(w.between(site), "mirror", "adopt"), flags...)...)
-		fmt.Printf("measured: %s was taken over in %s%s: %d records mapped, %d duplicates, %d aborted copies, %d unknown, %d missing\n", siteNames[site]+".orders",
+		fmt.Printf("measured: %s was taken over in %s %s: %d records mapped, %d duplicates, %d aborted copies, %d unknown, %d missing\n", siteNames[site]+".orders",
 			time.Since(began).Round(100*time.Millisecond), strings.Join(flags, " "), report.Records, rowsOf(report, adopt.Duplicate), rowsOf(report, adopt.Aborted), report.Unknown, report.Missing)
 		if !report.Written || report.Unknown+report.Missing > 0 || report.Records == 0 {
 			w.t.Errorf("%+v", report)
