@@ -85,9 +85,11 @@ func (c RunConfig) open(ctx context.Context) (*Mirror, Assignment, error) {
 	if err != nil {
 		return nil, a, err
 	}
-	m.config.Claim = newMapLease(m, "run/"+string(c.From.Site())).claim
 	return m, a, nil
 }
+
+// leaseOf is the name of the lease of a flow without a control plane.
+func leaseOf(source spillway.SiteID) string { return "run/" + string(source) }
 
 // Run mirrors until ctx ends, or until the target has caught up. Its lease is
 // kept in the target's map topic, so that of several runs one writes.
@@ -118,6 +120,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 		return RunReport{}, err
 	}
 	defer m.Close()
+	m.config.Claim = newMapLease(m, leaseOf(c.From.Site())).claim
 	if !c.Until.IsZero() {
 		if a, err = m.until(ctx, a, c.Until); err != nil {
 			return RunReport{}, err

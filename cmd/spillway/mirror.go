@@ -92,7 +92,7 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	run.Flags().StringSliceVar(&c.Mirror.PrincipalsExcluded, "exclude-principals", nil, "principals (User:name) whose entries are each cluster's own")
 	run.Flags().BoolVar(&c.Mirror.Quotas, "quotas", false, "carry the quotas of clients")
 	run.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be changed at the target beside records, and change nothing")
-	cmd.AddCommand(e.flags(run), newReleaseCommand(s))
+	cmd.AddCommand(e.flags(run), newAdoptCommand(s), newHandBackCommand(s), newReleaseCommand(s))
 	return cmd
 }
 

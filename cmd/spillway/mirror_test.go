@@ -201,6 +201,14 @@ func TestMirrorDryRun(t *testing.T) {
 			t.Errorf("settings to be changed: %+v", would.Settings)
 		}
 	}
+	there, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(to, ",")...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	if topics, err := kadm.NewClient(there).ListTopics(t.Context()); err != nil || len(topics) != 1 {
+		t.Errorf("dry runs have changed the target: %v, %v", topics.Names(), err)
+	}
 	var report mirror.RunReport
 	if err := told(t, &report, append(run, "--until-caught-up")...); err != nil {
 		t.Fatal(err)

@@ -178,6 +178,10 @@ func (a *auditor) differ(ctx context.Context, s, t record) error {
 			}
 		}
 	}
+	if missing, err := a.missing(ctx, t); err != nil || missing > 0 {
+		a.skip(missing, 0)
+		return err
+	}
 	a.changed(s, t)
 	a.source.drop(1)
 	a.target.drop(1)

@@ -68,6 +68,9 @@ const (
 	GapCorrupt      = "corrupt"          // the source's batch at From is not what was written into it; the partition waits
 	GapDivergence   = "divergence"       // the site held other records than its source in [From, To); hidden
 	GapExisting     = "existing-data"    // the topic held records before it was mirrored; hidden
+	GapDuplicate    = "duplicate"        // another mirror wrote [LocalFrom, LocalTo) once more before this one came; hidden
+	GapAborted      = "aborted-copy"     // it copied what aborted transactions had written to [LocalFrom, LocalTo); hidden
+	GapMissing      = "missing"          // it left [From, To) out, and wrote what comes behind
 	GapTransaction  = "transaction"      // others had a transaction open in [LocalFrom, LocalTo) at a standby; Detail says what became of it
 	GapRecreated    = "re-created"       // the topic was deleted and created anew at the source
 	GapStart        = "start"            // the flow was told to begin at To; [From, To) was not asked for

@@ -68,10 +68,10 @@ func (j Java) Run(ctx context.Context, main string, args ...string) (string, err
 }
 
 // loggingOption writes the logging set-up into the temporary folder and returns
-// the option that names it. 3.9 logs through log4j 1, the later ones through 2.
+// the option that names it. 3.9 and before log through log4j 1, the later ones through 2.
 func loggingOption(version string) (string, error) {
 	option, text := "-Dlog4j2.configurationFile=", log4j2
-	if strings.Contains(version, "3.9.") {
+	if strings.Contains(version, "3.9.") || version == OldestVersion {
 		option, text = "-Dlog4j.configuration=file:", log4j1
 	}
 	digest := sha256.Sum256([]byte(text))
