@@ -20,7 +20,7 @@ import (
 
 const (
 	trickle     = 1000 // records a second, as they come: no batching
-	topic       = "orders"
+	trickled    = 4    // partitions
 	recordBytes = 200
 	settleFor   = 5 * time.Second
 	measureFor  = 20 * time.Second
@@ -48,26 +48,27 @@ func TestDelays(t *testing.T) {
 	sites := cluster.ForTest(t, cluster.Config{Name: "east", HeapMB: 512}, cluster.Config{Name: "west", FirstNode: 11, HeapMB: 512})
 	b := &bench{t: t, sites: sites, dir: t.TempDir(), admin: kadm.NewClient(client(t, sites[1].Dial()...))}
 	b.program = b.build(ctx)
-	s := shape{name: topic, partitions: 4}
-	_, err := b.admin.CreateTopics(ctx, int32(s.partitions), 1, nil, topic, "copied-"+topic, "east."+topic)
+	// Each has a topic of its own: nobody carries first what was sent to another.
+	topics := []string{"for-copy", "for-spillway", "for-mirrormaker"}
+	_, err := kadm.NewClient(client(t, sites[0].Dial()...)).CreateTopics(ctx, trickled, 1, nil, topics...)
 	b.must(err)
-	_, err = kadm.NewClient(client(t, sites[0].Dial()...)).CreateTopic(ctx, int32(s.partitions), 1, nil, topic)
+	_, err = b.admin.CreateTopics(ctx, trickled, 1, nil, "copied-for-copy", "for-spillway", "east.for-mirrormaker")
 	b.must(err)
-	copied := b.trickle(ctx, plainCopy, "copied-"+topic, b.copySpec(s, true))
-	mine := b.trickle(ctx, ours, topic, b.spillwaySpec(topic))
-	other := b.trickle(ctx, theirs, "east."+topic, b.mirrorMakerSpec(ctx, topic, s.partitions, "lz4"))
+	copied := b.trickle(ctx, plainCopy, topics[0], "copied-for-copy", b.copySpec(shape{name: topics[0], partitions: trickled}, true))
+	mine := b.trickle(ctx, ours, topics[1], topics[1], b.spillwaySpec(topics[1]))
+	other := b.trickle(ctx, theirs, topics[2], "east.for-mirrormaker", b.mirrorMakerSpec(ctx, topics[2], trickled, "lz4"))
 	for _, d := range []delays{copied, mine, other} {
 		fmt.Printf("measured: %-14s %d records, %d missing, %d repeated\n", d.name, d.records, d.missing, d.repeated)
 	}
 	all := func(of func(delays) float64) map[string]float64 {
 		return map[string]float64{plainCopy: of(copied), ours: of(mine), theirs: of(other)}
 	}
-	const trickled = "1,000 records/s"
-	tell(trickled, "start to the first record", "s", all(func(d delays) float64 { return d.first.Seconds() }), goal{of: theirs})
-	tell(trickled, "delay, median", "ms", all(func(d delays) float64 { return ms(d.p50) }), atMost(1.5, plainCopy), goal{of: theirs})
-	tell(trickled, "delay, p99", "ms", all(func(d delays) float64 { return ms(d.p99) }), atMost(2, plainCopy), atMost(0.25, theirs))
-	tell(trickled, "processor", "cores", all(func(d delays) float64 { return d.cores }), goal{of: plainCopy}, atMost(0.1, theirs))
-	tell(trickled, "resident at most", "MiB", all(func(d delays) float64 { return float64(d.residentKiB) / 1024 }), goal{of: plainCopy}, goal{of: theirs})
+	const data = "1,000 records/s"
+	tell(data, "start to the first record", "s", all(func(d delays) float64 { return d.first.Seconds() }), goal{of: theirs})
+	tell(data, "delay, median", "ms", all(func(d delays) float64 { return ms(d.p50) }), atMost(1.5, plainCopy), goal{of: theirs})
+	tell(data, "delay, p99", "ms", all(func(d delays) float64 { return ms(d.p99) }), atMost(2, plainCopy), atMost(0.25, theirs))
+	tell(data, "processor", "cores", all(func(d delays) float64 { return d.cores }), goal{of: plainCopy}, atMost(0.1, theirs))
+	tell(data, "resident at most", "MiB", all(func(d delays) float64 { return float64(d.residentKiB) / 1024 }), goal{of: plainCopy}, goal{of: theirs})
 	if mine.missing+mine.repeated > 0 {
 		t.Errorf("%d records are missing at the target and %d are there more than once", mine.missing, mine.repeated)
 	}
@@ -77,7 +78,7 @@ func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond)
 
 // trickle starts a contender while records come, and reads at the target what it
 // brings.
-func (b *bench) trickle(ctx context.Context, name, target string, spec process.Spec) delays {
+func (b *bench) trickle(ctx context.Context, name, topic, target string, spec process.Spec) delays {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, contenderMax)
 	defer cancel()
@@ -86,7 +87,7 @@ func (b *bench) trickle(ctx context.Context, name, target string, spec process.S
 	source := client(b.t, append(b.sites[0].Dial(), kgo.ProducerLinger(0), kgo.ProducerBatchCompression(kgo.Lz4Compression()))...)
 	sent := make(chan int, 1)
 	began := time.Now()
-	go func() { sent <- send(produce, source, began) }()
+	go func() { sent <- send(produce, source, topic, began) }()
 	time.Sleep(time.Second) // it finds a log that grows, not an empty one
 
 	reader := client(b.t, append(b.sites[1].Dial(), kgo.ConsumeTopics(target), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))...)
@@ -107,9 +108,6 @@ func (b *bench) trickle(ctx context.Context, name, target string, spec process.S
 		now := time.Now()
 		fetches.EachRecord(func(r *kgo.Record) {
 			at, n := time.Unix(0, int64(binary.BigEndian.Uint64(r.Value))), binary.BigEndian.Uint64(r.Value[8:])
-			if at.Before(began) {
-				return // of the contender before
-			}
 			if d.first == 0 {
 				d.first = now.Sub(started)
 				measureFrom = now.Add(settleFor)
@@ -154,7 +152,7 @@ func (b *bench) trickle(ctx context.Context, name, target string, spec process.S
 
 // send writes records at an even rate until ctx ends: their values are the time and
 // their number, from 0. It returns how many were acknowledged, all below that number.
-func send(ctx context.Context, c *kgo.Client, began time.Time) int {
+func send(ctx context.Context, c *kgo.Client, topic string, began time.Time) int {
 	tick := time.NewTicker(time.Second / trickle)
 	defer tick.Stop()
 	n := 0
