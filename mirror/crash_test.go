@@ -26,6 +26,8 @@ const (
 	childPoint = "SPILLWAY_TEST_CRASH_POINT"
 	childCount = "SPILLWAY_TEST_CRASH_COUNT"
 	childReal  = "SPILLWAY_TEST_REAL_KAFKA"
+	// childRewrites lets the child run the flow of newRewritten.
+	childRewrites = "SPILLWAY_TEST_REWRITES"
 )
 
 func TestMain(m *testing.M) {
@@ -65,7 +67,7 @@ func child() error {
 	}
 	left.Store(int64(n))
 	point := os.Getenv(childPoint)
-	m, err := New(context.Background(), Config{
+	config := Config{
 		Worker: fmt.Sprintf("child-%d", os.Getpid()), Local: west, Sources: map[spillway.SiteID]broker.Cluster{"east": east},
 		FetchWait: 20 * time.Millisecond, TopicInterval: 50 * time.Millisecond, VerifyInterval: 20 * time.Millisecond, FetchBytesMax: 8 << 10, PartitionBytesMax: 4 << 10,
 		Crash: func(at string) {
@@ -74,7 +76,20 @@ func child() error {
 				select {} // it does not return from its own death
 			}
 		},
-	})
+	}
+	if os.Getenv(childRewrites) != "" {
+		c, err := rewritingRun(east, west)
+		if err != nil {
+			return err
+		}
+		config.Rewrite, config.RepackBytes = c.Mirror.Rewrite, c.Mirror.RepackBytes
+		c.Mirror, c.UntilCaughtUp = config, false
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		report, err := Run(ctx, c)
+		return fmt.Errorf("crash point %q was not hit: %+v, %w", point, report, err)
+	}
+	m, err := New(context.Background(), config)
 	if err != nil {
 		return err
 	}
@@ -173,14 +188,14 @@ func killAtEveryStep(t *testing.T, east, west broker.Cluster, eastAddresses, wes
 }
 
 // runChild starts a mirror and waits until it has killed itself.
-func runChild(t *testing.T, east, west []string, point string, count int) {
+func runChild(t *testing.T, east, west []string, point string, count int, env ...string) {
 	t.Helper()
 	switch point {
 	case "afterClaim", "afterOpen":
 		count = 1
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), childEast+"="+strings.Join(east, ","), childWest+"="+strings.Join(west, ","), childPoint+"="+point, childCount+"="+strconv.Itoa(count))
+	cmd.Env = append(append(os.Environ(), env...), childEast+"="+strings.Join(east, ","), childWest+"="+strings.Join(west, ","), childPoint+"="+point, childCount+"="+strconv.Itoa(count))
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("the mirror did not die at %s: %v\n%s", point, err, out)
