@@ -2,7 +2,9 @@ package mirror
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -348,5 +350,78 @@ func (c *carried) compare(want []sourceRecord, marks bool, from spillway.TopicPa
 			fmt.Sprintf("%q", got.record.Headers) != fmt.Sprintf("%q", headers) {
 			c.t.Fatalf("record %d at virtual offset %d: %+v, want %+v with headers %q", i, c.virtual[i], got, w, headers)
 		}
+	}
+}
+
+// hostileSeeds are what bytes of anybody are made of.
+func hostileSeeds(t testing.TB) (sets [][]byte) {
+	for _, codec := range []batch.Codec{batch.None, batch.Gzip, batch.Snappy, batch.LZ4, batch.Zstd} {
+		var set []byte
+		for i := range 3 {
+			b, err := batch.Rebuild(batch.Header{BaseOffset: int64(2 * i), Attributes: int16(i&1) * batch.AttributeLogAppendTime},
+				[]batch.Record{{Key: []byte("k1"), Value: []byte("v")}, {OffsetDelta: 1, Key: []byte("k2"), Headers: []batch.RecordHeader{{Key: "h", Value: []byte("x")}}}}, codec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			set = append(set, b...)
+		}
+		sets = append(sets, set)
+	}
+	return sets
+}
+
+func FuzzRewrite(f *testing.F) {
+	for i, set := range hostileSeeds(f) {
+		f.Add(set, uint8(i))
+	}
+	f.Fuzz(func(t *testing.T, set []byte, how uint8) { rewriteHostile(t, set, how) })
+}
+
+// TestRewriteOfHostileBatches does the same with good batches in which some bytes are others.
+func TestRewriteOfHostileBatches(t *testing.T) {
+	t.Parallel()
+	seeds := hostileSeeds(t)
+	random := rand.New(rand.NewPCG(95, 1))
+	for range 20_000 {
+		set := bytes.Clone(seeds[random.IntN(len(seeds))])
+		for range random.IntN(4) {
+			set[random.IntN(len(set))] = byte(random.Uint32())
+		}
+		rewriteHostile(t, set, uint8(random.Uint32()))
+	}
+}
+
+// rewriteHostile gives bytes of anybody to a plan that looks into all of them. What it makes
+// of them are batches, in order, of which none is too large but those of one record.
+func rewriteHostile(t testing.TB, set []byte, how uint8) {
+	filters, err := rewrite.ParseFilters([]string{"key!=k1", "header:h!=y"}[:how&3%3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := writer{producerID: spillway.MirrorProducerID(3), batchBytesMax: 300, rangesMax: int(how >> 6),
+		rules: rewrite.Rules{Filters: filters, Provenance: how&4 != 0}.For(spillway.TopicPartition{Topic: "orders"})}
+	w.repackBytes = int(how>>3&1) * 200
+	for walk := batch.Over(set); walk.Next(); {
+		binary.BigEndian.PutUint32(walk.Bytes[17:], batch.CRC(walk.Bytes)) // or nothing would be looked into
+	}
+	identity := offsetmap.New()
+	identity.Apply(offsetmap.EpochStart{Epoch: 1})
+	p, err := planPart(sitelog.Fetched{Records: set}, identity.View(), position{bound: noBound}, w)
+	if err != nil {
+		return
+	}
+	records := int64(0)
+	for _, b := range p.batches {
+		h, rest, err := batch.Parse(b.bytes)
+		if err != nil || len(rest) > 0 || h.Count != b.records || len(b.bytes) > w.batchBytesMax && h.Count > 1 {
+			t.Fatalf("%+v, %v, %d bytes left", h, err, len(rest))
+		}
+		records += int64(h.Count)
+	}
+	for _, r := range p.ranges {
+		records -= r.Length
+	}
+	if records != 0 || p.held != nil {
+		t.Fatalf("ranges and batches differ by %d records", records)
 	}
 }
