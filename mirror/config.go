@@ -8,6 +8,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/mirror/rewrite"
 )
 
 // Lease is the right to write one target partition. Once lost it stays lost:
@@ -61,6 +62,14 @@ type Config struct {
 	BoundPatience time.Duration
 
 	Caps []Cap // of what is fetched; each that fits counts
+
+	// Rewrite has records left out, or something added to them; only without a control
+	// plane. The target's map remembers it by topic, and another one is refused.
+	Rewrite rewrite.Rules
+	// RepackBytes has batches that were fetched together written as one of so many bytes,
+	// compressed, or of what the target takes, if that is less; 0: never. Only without a
+	// control plane.
+	RepackBytes int
 
 	Events Events
 	// Crash is called at every crash point with its name. Only tests set it.
@@ -146,6 +155,12 @@ func (c Config) Validate() error {
 		if err := limit.validate(fmt.Sprintf("mirror.caps[%d]", i)); err != nil {
 			faults = append(faults, err)
 		}
+	}
+	if (c.Rewrite.Any() || c.RepackBytes != 0) && !c.IdentitySources {
+		faults = append(faults, errors.New("mirror.rewrite, mirror.repackBytes: flows of failover groups carry all records as they are, for a failover would lose what a filter leaves out; use spillway mirror run"))
+	}
+	if c.RepackBytes < 0 || c.RepackBytes > RepackBytesMax {
+		faults = append(faults, fmt.Errorf("mirror.repackBytes: %d, want at most %d", c.RepackBytes, RepackBytesMax))
 	}
 	if c.FetchBytesMax < 0 || c.PartitionBytesMax < 0 {
 		faults = append(faults, errors.New("mirror.fetchBytesMax, mirror.partitionBytesMax: must not be negative"))

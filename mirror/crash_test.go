@@ -28,6 +28,8 @@ const (
 	childCount = "SPILLWAY_TEST_CRASH_COUNT"
 	childReal  = "SPILLWAY_TEST_REAL_KAFKA"
 	childAlone = "SPILLWAY_TEST_WITHOUT_CONTROL"
+	// childRewrites lets the child run the flow of newRewritten.
+	childRewrites = "SPILLWAY_TEST_REWRITES"
 )
 
 func TestMain(m *testing.M) {
@@ -72,7 +74,7 @@ func child() error {
 	if alone {
 		assignment = aloneAssignment()
 	}
-	m, err := New(context.Background(), Config{
+	config := Config{
 		Worker: fmt.Sprintf("child-%d", os.Getpid()), Local: west, Sources: map[spillway.SiteID]broker.Cluster{"east": east},
 		FetchWait: 20 * time.Millisecond, TopicInterval: 50 * time.Millisecond, VerifyInterval: 20 * time.Millisecond, FetchBytesMax: 8 << 10, PartitionBytesMax: 4 << 10, IdentitySources: alone,
 		Crash: func(at string) {
@@ -81,7 +83,20 @@ func child() error {
 				select {} // it does not return from its own death
 			}
 		},
-	})
+	}
+	if os.Getenv(childRewrites) != "" {
+		c, err := rewritingRun(east, west)
+		if err != nil {
+			return err
+		}
+		config.Rewrite, config.RepackBytes = c.Mirror.Rewrite, c.Mirror.RepackBytes
+		c.Mirror, c.UntilCaughtUp = config, false
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		report, err := Run(ctx, c)
+		return fmt.Errorf("crash point %q was not hit: %+v, %w", point, report, err)
+	}
+	m, err := New(context.Background(), config)
 	if err != nil {
 		return err
 	}
@@ -271,8 +286,7 @@ func runChild(t *testing.T, east, west []string, point string, count int, env ..
 		count = 1
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), childEast+"="+strings.Join(east, ","), childWest+"="+strings.Join(west, ","), childPoint+"="+point, childCount+"="+strconv.Itoa(count))
-	cmd.Env = append(cmd.Env, env...)
+	cmd.Env = append(append(os.Environ(), env...), childEast+"="+strings.Join(east, ","), childWest+"="+strings.Join(west, ","), childPoint+"="+point, childCount+"="+strconv.Itoa(count))
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("the mirror did not die at %s: %v\n%s", point, err, out)

@@ -21,6 +21,7 @@ type Events struct {
 	GroupCarried   func(GroupInfo)
 	PartitionState func(PartitionInfo) // a partition stopped or runs again
 	Metadata       func(MetadataInfo)
+	RecordsLeftOut func(LeftOutInfo)
 }
 
 // BatchInfo is one batch that was appended and compared.
@@ -31,6 +32,15 @@ type BatchInfo struct {
 	Rebuilt        bool  // decoded and written anew
 	Aged           bool  // older than the target remembers producers
 	MaxTimestamp   int64 // milliseconds since 1970
+}
+
+// LeftOutInfo are records that filters left out. Those of batches that are planned again
+// after a fault count once; a process that dies may have told of some that its successor
+// tells of again.
+type LeftOutInfo struct {
+	spillway.TopicPartition
+	Source, Target spillway.SiteID
+	Records        int64
 }
 
 // ResyncInfo says why a partition's position was read back from the target.
@@ -177,5 +187,11 @@ func (e *Events) partitionState(i PartitionInfo) {
 func (e *Events) metadata(i MetadataInfo) {
 	if e.Metadata != nil {
 		e.Metadata(i)
+	}
+}
+
+func (e *Events) recordsLeftOut(i LeftOutInfo) {
+	if e.RecordsLeftOut != nil && i.Records > 0 {
+		e.RecordsLeftOut(i)
 	}
 }

@@ -293,6 +293,7 @@ func (f *flow) discover(ctx context.Context) {
 	}
 	for _, tp := range missing {
 		p := &partition{TopicPartition: tp, pacers: f.m.pacers(f.source.site, tp.Topic), terms: f.share.Terms, cutVirtual: noBound, topicLimit: f.topicLimit(tp.Topic, limits), highWatermark: -1, position: position{virtual: -1, bound: noBound}}
+		p.rules, p.repackBytes = f.m.config.Rewrite.For(f.source.onWire(tp)), f.m.config.RepackBytes
 		f.parts[tp] = p
 		f.claim(ctx, p)
 	}

@@ -30,16 +30,22 @@ func (s *source) origin(topic string) maptopic.Origin {
 
 // allowed leaves out the partitions whose records were at this site before, which is
 // as it should be where two sites send each other what is their own, and those of
-// topics that others feed, which is an error.
+// topics that others feed, or that were carried by other rules, which is an error.
 //
 // The source's map must have been read up to now since the topics were listed.
 func (m *Mirror) allowed(s *source, tps []spillway.TopicPartition) (allowed []spillway.TopicPartition, circular []string, err error) {
-	if !m.config.IdentitySources {
-		return tps, nil, nil // the record of a failover group says who feeds whom
-	}
 	var faults []error
 	ok := make(map[string]bool)
-	for _, topic := range slices.Sorted(maps.Keys(partitionCounts(tps))) {
+	counts := partitionCounts(tps)
+	for _, topic := range slices.Sorted(maps.Keys(counts)) {
+		if err := m.rewritten(s, topic, counts[topic]); err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		if !m.config.IdentitySources {
+			ok[topic] = true // the record of a failover group says who feeds whom
+			continue
+		}
 		theirs := s.origin(topic)
 		ours, fed := m.reader.Origin(topic)
 		switch {
@@ -56,23 +62,29 @@ func (m *Mirror) allowed(s *source, tps []spillway.TopicPartition) (allowed []sp
 	return allowed, circular, errors.Join(faults...)
 }
 
-// claimTopics writes down that this source feeds the topics of the partitions, and
-// leaves out those that another flow has claimed at the same time and before.
+// claimTopics writes down that this source feeds the topics of the partitions, and by
+// which rules, and leaves out those that another flow has claimed at the same time and
+// before.
 func (m *Mirror) claimTopics(ctx context.Context, s *source, tps []spillway.TopicPartition) ([]spillway.TopicPartition, error) {
 	if !m.config.IdentitySources {
 		return tps, nil
 	}
 	entries := make(map[string]maptopic.Entry)
-	for topic := range partitionCounts(tps) {
+	var all []maptopic.Entry
+	for topic, count := range partitionCounts(tps) {
 		o := s.origin(topic)
 		if there, ok := m.reader.Origin(topic); !ok || !slices.Equal(there.Before, o.Before) {
 			entries[topic] = maptopic.OriginEntry(topic, o)
+			all = append(all, entries[topic])
+		}
+		if _, known := m.reader.Rewrite(topic); !known && !m.written(topic, count) {
+			all = append(all, maptopic.RewriteEntry(topic, m.config.Rewrite.Of(o.Topic)))
 		}
 	}
-	if len(entries) == 0 {
+	if len(all) == 0 {
 		return tps, nil
 	}
-	if err := m.saveAndRead(ctx, slices.Collect(maps.Values(entries))); err != nil {
+	if err := m.saveAndRead(ctx, all); err != nil {
 		return nil, err
 	}
 	ours, _, conflict := m.allowed(s, tps)
@@ -86,6 +98,34 @@ func (m *Mirror) claimTopics(ctx context.Context, s *source, tps []spillway.Topi
 		}
 	}
 	return ours, errors.Join(conflict, m.saveAndRead(ctx, back))
+}
+
+// rewritten refuses to go on with a topic whose records were carried by other rules: which
+// of them are missing, and which were left out, nobody could tell any more.
+func (m *Mirror) rewritten(s *source, topic string, partitions int32) error {
+	there, known := m.reader.Rewrite(topic)
+	if !known && !m.written(topic, partitions) {
+		return nil // as is asked for now
+	}
+	asked := m.config.Rewrite.Of(s.onWire(spillway.TopicPartition{Topic: topic}).Topic)
+	switch {
+	case asked.Equal(there):
+		return nil
+	case !m.config.IdentitySources:
+		return fmt.Errorf("topic %s of site %s was carried with %s by spillway mirror run, and a failover group needs all records as they are; use a topic of another name", topic, m.site, there)
+	default:
+		return fmt.Errorf("topic %s of site %s was carried with %s, and this flow has %s; give it what it had, or another name here (--rename)", topic, m.site, there, asked)
+	}
+}
+
+// written tells whether a mirror wrote, or was about to write, into a topic.
+func (m *Mirror) written(topic string, partitions int32) bool {
+	for i := range partitions {
+		if om := m.reader.Map(spillway.TopicPartition{Topic: topic, Partition: i}); om != nil && om.Session().Session > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // circular are the topics that a share's flow leaves out.

@@ -6,6 +6,7 @@ import (
 
 	"spillway"
 	"spillway/mirror/offsetmap"
+	"spillway/mirror/rewrite"
 )
 
 // partition is one target partition of a flow. Whoever has it owns all of it:
@@ -26,6 +27,8 @@ type partition struct {
 	topicLimit    *atomic.Int64
 	limitSeen     int64
 	pacers        []*pacer // of the caps that bound it
+	rules         *rewrite.Partition
+	repackBytes   int
 
 	// compared says that the last records here were found to be the source's, or
 	// that there are none.
@@ -88,7 +91,7 @@ func (p *partition) writer() writer {
 			p.limitSeen, p.batchBytesMax = now, int(now)
 		}
 	}
-	return writer{producerID: p.session.ProducerID, producerEpoch: p.session.ProducerEpoch, batchBytesMax: p.batchBytesMax}
+	return writer{producerID: p.session.ProducerID, producerEpoch: p.session.ProducerEpoch, batchBytesMax: p.batchBytesMax, rules: p.rules, repackBytes: min(p.repackBytes, p.batchBytesMax), rangesMax: planRangesMax}
 }
 
 // lag is how many offsets the source has that were not looked at yet.

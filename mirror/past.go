@@ -16,6 +16,7 @@ import (
 	"spillway/broker/batch"
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
+	"spillway/mirror/rewrite"
 	"spillway/mirror/sitelog"
 )
 
@@ -50,6 +51,8 @@ type logPart struct {
 	view       *offsetmap.View
 	start, end spillway.LocalOffset
 	began      spillway.Offset // what lies below was never asked for
+	// rules are what became of the records on their way from there.
+	rules *rewrite.Partition
 }
 
 // begin is the virtual offset below which the site may have deleted records in
@@ -121,6 +124,9 @@ func (c *comparison) compareSome(ctx context.Context, pasts []*past, err error, 
 		a, b := ours[p.TopicPartition], theirs[p.TopicPartition]
 		at, same := p.difference(a.digests, b.digests, false)
 		fault := errors.Join(a.err, b.err)
+		if fault == nil && same {
+			same, fault = c.sameLast(ctx, *p)
+		}
 		if fault == nil && !same {
 			at, same, fault = c.commonPoint(ctx, *p)
 		}
@@ -147,6 +153,23 @@ func (c *comparison) compareSome(ctx context.Context, pasts []*past, err error, 
 	return parted
 }
 
+// sameLast compares the last record that is here, where filters have left out so much
+// behind it that it was not among those that were compared.
+func (c *comparison) sameLast(ctx context.Context, p past) (same bool, err error) {
+	last, found := p.lastHere()
+	if p.theirs.rules == nil || !found || last >= p.lastRecords() {
+		return true, nil
+	}
+	p.end = last + 1
+	ours, theirs, err := c.digest(ctx, []*past{&p}, func(*past) spillway.Offset { return last })
+	a, b := ours[p.TopicPartition], theirs[p.TopicPartition]
+	if err := errors.Join(err, a.err, b.err); err != nil {
+		return false, err
+	}
+	_, same = p.difference(a.digests, b.digests, false)
+	return same, nil
+}
+
 // overtaken tells whether another mirror has opened a newer append session until
 // now. Where the map cannot be read it has, as far as anybody knows.
 func (m *Mirror) overtaken(ctx context.Context, p *partition) bool {
@@ -159,7 +182,7 @@ func (m *Mirror) pastOf(ctx context.Context, src *source, parts []*partition) ([
 	var pasts []*past
 	var tps []spillway.TopicPartition
 	for _, p := range parts {
-		o := &past{partition: p, ours: logPart{view: m.reader.View(p.TopicPartition), began: m.reader.Began(p.TopicPartition)}, theirs: logPart{view: src.view(p.TopicPartition)}, end: p.virtual}
+		o := &past{partition: p, ours: logPart{view: m.reader.View(p.TopicPartition), began: m.reader.Began(p.TopicPartition)}, theirs: logPart{view: src.view(p.TopicPartition), rules: p.rules}, end: p.virtual}
 		if ends := o.ours.view.Ends(); len(ends) > 0 {
 			o.settled = ends[len(ends)-1].Virtual
 		}
@@ -200,11 +223,23 @@ func (p *past) lastRecords() spillway.Offset {
 	if p.end <= p.settled {
 		return max(0, p.end-pastOffsets)
 	}
+	last, found := p.lastHere()
+	switch {
+	case !found:
+		return max(0, p.end-pastOffsets)
+	case p.theirs.rules != nil:
+		return max(last, p.end-pastOffsetsMax) // filters may have left much out since
+	}
+	return last
+}
+
+// lastHere is the last record that is at this site.
+func (p *past) lastHere() (v spillway.Offset, found bool) {
 	local := p.ours.span(0, p.end).To
 	if segments := p.ours.view.Segments(max(0, local-pastOffsets), local-1); len(segments) > 0 {
-		return segments[len(segments)-1].VirtualEnd() - 1
+		return segments[len(segments)-1].VirtualEnd() - 1, true
 	}
-	return max(0, p.end-pastOffsets)
+	return 0, false
 }
 
 // low is where there begins to be something to compare. Below it one site may have
@@ -334,7 +369,7 @@ func readPast(ctx context.Context, r *sitelog.SpanReader, pasts []*past, from fu
 	}
 	failed, err := r.Scan(ctx, spans, o, func(f sitelog.Fetched) error {
 		p := byName[f.TopicPartition]
-		return found[f.TopicPartition].add(f, log(p).view, from(p), p.end)
+		return found[f.TopicPartition].add(f, log(p), from(p), p.end)
 	})
 	for tp, fault := range failed {
 		if errors.Is(fault, kerr.OffsetOutOfRange) {
@@ -347,8 +382,10 @@ func readPast(ctx context.Context, r *sitelog.SpanReader, pasts []*past, from fu
 	return found, err
 }
 
-// add takes the records with virtual offsets in [from, to) that count.
-func (d digests) add(f sitelog.Fetched, view *offsetmap.View, from, to spillway.Offset) error {
+// add takes the records with virtual offsets in [from, to) that count, as they are when
+// they have been carried from the log.
+func (d digests) add(f sitelog.Fetched, log logPart, from, to spillway.Offset) error {
+	view := log.view
 	aborted := abortedFilter{waiting: f.Aborted}
 	w := batch.Over(f.Records)
 	for w.Next() {
@@ -369,7 +406,8 @@ func (d digests) add(f sitelog.Fetched, view *offsetmap.View, from, to spillway.
 		for i := range records {
 			l := base + spillway.LocalOffset(records[i].OffsetDelta)
 			for _, s := range segments {
-				if l >= s.Local && l < s.LocalEnd() {
+				if l >= s.Local && l < s.LocalEnd() && log.rules.Keeps(&records[i]) {
+					log.rules.Mark(&records[i], int64(l))
 					d[s.Virtual+spillway.Offset(l-s.Local)] = digest(h, &records[i])
 				}
 			}

@@ -11,6 +11,7 @@ import (
 	"spillway"
 	"spillway/broker/batch"
 	"spillway/mirror/offsetmap"
+	"spillway/mirror/rewrite"
 	"spillway/mirror/sitelog"
 )
 
@@ -38,6 +39,7 @@ type outgoing struct {
 	virtualEnd   spillway.Offset // after the last record
 	maxTimestamp int64
 	rebuilt      bool
+	leftOut      int64 // by filters, before the batch and since the one before it
 }
 
 // plan is what one fetched answer asks to be done at the target: ranges to
@@ -59,6 +61,10 @@ type plan struct {
 	waits bool
 	// mirrored tells that some batches were written by the source's mirror.
 	mirrored bool
+	// leftOut are the records that filters have left out behind the last batch.
+	leftOut int64
+	// held are batches that wait for others to be written as one with them.
+	held []parcel
 }
 
 // corruptBatch is one that is not what was written into it.
@@ -75,11 +81,18 @@ type writer struct {
 	// youngest is the largest time of a batch that is taken, in milliseconds since
 	// 1970; 0: any.
 	youngest int64
+	// rules say which records are taken and what is added to them; nil: all, nothing.
+	rules *rewrite.Partition
+	// repackBytes is how large batches become that are written as one; 0: each stays.
+	repackBytes int
+	// rangesMax is about how many ranges one plan may have; 0: any number.
+	rangesMax int
 }
 
-// planPart turns fetched batches into a plan. The result is a function of the
-// source's bytes, the source's map, and the position alone. Batches are patched
-// in place: the fetched bytes belong to the plan from here on.
+// planPart turns fetched batches into a plan. What is written, and where, is a
+// function of the source's bytes, the source's map, the position, and the writer's
+// rules alone; so are the batches' borders, but where they are repacked. Batches are
+// patched in place: the fetched bytes belong to the plan from here on.
 func planPart(f sitelog.Fetched, view *offsetmap.View, at position, w writer) (plan, error) {
 	p := plan{end: at, sourceEpoch: -1}
 	aborted := abortedFilter{waiting: f.Aborted}
@@ -124,6 +137,9 @@ func planPart(f sitelog.Fetched, view *offsetmap.View, at position, w writer) (p
 	if err := walk.Err(); err != nil {
 		return p, fmt.Errorf("%s: at %d: %w", f.TopicPartition, p.end.source, err)
 	}
+	if err := p.flush(w); err != nil {
+		return p, fmt.Errorf("%s: before %d: %w", f.TopicPartition, p.end.source, err)
+	}
 	if p.mirrored {
 		p.trail = append(p.trail, view.TrailBetween(at.virtual, p.end.virtual)...)
 		slices.SortFunc(p.trail, func(a, b offsetmap.TrailEntry) int { return cmp.Compare(a.Virtual, b.Virtual) })
@@ -135,8 +151,11 @@ func planPart(f sitelog.Fetched, view *offsetmap.View, at position, w writer) (p
 	return p, nil
 }
 
-// take adds one batch of data. It tells whether the bound was reached.
-func (p *plan) take(h batch.Header, b []byte, view *offsetmap.View, w writer) (reached bool, err error) {
+// take adds one batch of data. It tells whether the plan ends with it.
+func (p *plan) take(h batch.Header, b []byte, view *offsetmap.View, w writer) (ends bool, err error) {
+	if w.rangesMax > 0 && len(p.ranges) >= w.rangesMax {
+		return true, nil
+	}
 	first := max(spillway.LocalOffset(h.BaseOffset), p.end.source)
 	segments := view.Segments(first, spillway.LocalOffset(h.LastOffset()))
 	segments = slices.DeleteFunc(segments, func(r offsetmap.Range) bool { return view.Stale(h.ProducerID, r.Local) })
@@ -146,17 +165,37 @@ func (p *plan) take(h batch.Header, b []byte, view *offsetmap.View, w writer) (r
 		if v < p.end.bound {
 			return false, nil
 		}
-		p.end.virtual = p.end.bound // nothing is left below it
+		// Nothing is left below it.
+		if err := p.flush(w); err != nil {
+			return false, err
+		}
+		p.end.virtual = p.end.bound
 		return true, nil
 	}
-	p.remember(h, segments, view)
-	whole := len(segments) == 1 && segments[0].Length == int64(h.LastOffsetDelta)+1
-	if whole && h.PassThrough() && len(b) <= w.batchBytesMax {
-		p.add(outgoing{bytes: b, records: h.Count, maxTimestamp: h.MaxTimestamp}, segments, w)
-	} else if err := p.rebuild(h, b, segments, w); err != nil {
+	c := parcel{header: h, segments: segments}
+	if whole := len(segments) == 1 && segments[0].Length == int64(h.LastOffsetDelta)+1; whole && h.PassThrough() && len(b) <= w.batchBytesMax {
+		c.bytes = b
+	}
+	rest, err := c.open(b, w)
+	if err != nil {
 		return false, err
 	}
-	return p.end.virtual >= p.end.bound, nil
+	if w.rules == nil { // else not all of the batch may be here
+		p.remember(h, segments, view)
+	}
+	if err := p.put(c, w); err != nil {
+		return false, err
+	}
+	if rest >= 0 {
+		p.end.source, p.sourceEpoch = rest, h.LeaderEpoch
+		return true, nil
+	}
+	if segments[len(segments)-1].VirtualEnd() < p.end.bound {
+		return false, nil
+	}
+	err = p.flush(w)
+	p.end.virtual = p.end.bound
+	return true, err
 }
 
 // within cuts segments to virtual offsets in [from, to).
@@ -182,6 +221,7 @@ func (p *plan) add(o outgoing, segments []offsetmap.Range, w writer) {
 	batch.Clean(o.bytes, w.producerID, w.producerEpoch, p.end.sequence)
 	o.sequence = p.end.sequence
 	o.virtual = segments[0].Virtual
+	o.leftOut, p.leftOut = p.leftOut, 0
 	for _, s := range segments {
 		s.Local = p.end.local
 		if n := len(p.ranges); n > 0 && p.ranges[n-1].Epoch == s.Epoch && p.ranges[n-1].VirtualEnd() == s.Virtual {
@@ -195,76 +235,6 @@ func (p *plan) add(o outgoing, segments []offsetmap.Range, w writer) {
 	o.virtualEnd = p.end.virtual
 	p.end.sequence = batch.NextSequence(p.end.sequence, o.records)
 	p.batches = append(p.batches, o)
-}
-
-// rebuild decodes a batch and writes the records that are visible as one batch
-// without holes, or as several where one would be too large for the target.
-func (p *plan) rebuild(h batch.Header, b []byte, segments []offsetmap.Range, w writer) error {
-	// What passes as it is keeps its checksum, and the target compares it. What is
-	// built anew gets another one.
-	if err := batch.Verify(b); err != nil {
-		return err
-	}
-	records, err := batch.Records(b, DecompressedBytesMax)
-	if err != nil {
-		return err
-	}
-	base := h.BaseTimestamp
-	if h.Attributes&batch.AttributeDeleteHorizon != 0 {
-		// The header's time is the horizon; the deltas count from it.
-		h.Attributes &^= batch.AttributeDeleteHorizon
-	}
-	if h.Attributes&batch.AttributeLogAppendTime != 0 {
-		// Readers of the source see the append time for every record.
-		base = h.MaxTimestamp
-		for i := range records {
-			records[i].TimestampDelta = 0
-		}
-	}
-	var kept []batch.Record
-	var ranges []offsetmap.Range
-	for _, r := range records {
-		local := spillway.LocalOffset(h.BaseOffset) + spillway.LocalOffset(r.OffsetDelta)
-		i := slices.IndexFunc(segments, func(s offsetmap.Range) bool { return local >= s.Local && local < s.LocalEnd() })
-		if i < 0 {
-			continue
-		}
-		s := segments[i]
-		kept = append(kept, r)
-		ranges = append(ranges, offsetmap.Range{Epoch: s.Epoch, Virtual: s.Virtual + spillway.Offset(local-s.Local), Length: 1})
-	}
-	return p.pack(h, base, kept, ranges, w)
-}
-
-// pack writes records as one batch, or halves them until each half fits. A
-// single record that is still too large is sent as it is: the target refuses
-// it, and that is logged.
-func (p *plan) pack(h batch.Header, base int64, records []batch.Record, ranges []offsetmap.Range, w writer) error {
-	if len(records) == 0 {
-		return nil
-	}
-	header := batch.Header{BaseTimestamp: base, LeaderEpoch: -1, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}
-	packed := slices.Clone(records)
-	for i := range packed {
-		packed[i].OffsetDelta = int32(i)
-	}
-	b, err := batch.Rebuild(header, packed, h.Codec())
-	if err != nil {
-		return err
-	}
-	if len(b) > w.batchBytesMax && len(records) > 1 {
-		half := len(records) / 2
-		if err := p.pack(h, base, records[:half], ranges[:half], w); err != nil {
-			return err
-		}
-		return p.pack(h, base, records[half:], ranges[half:], w)
-	}
-	built, _, err := batch.Parse(b)
-	if err != nil {
-		return err
-	}
-	p.add(outgoing{bytes: b, records: built.Count, maxTimestamp: built.MaxTimestamp, rebuilt: true}, ranges, w)
-	return nil
 }
 
 // remember keeps the producer trail from a batch that a client wrote, whole also

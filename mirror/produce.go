@@ -176,7 +176,7 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 	left := make([]*planned, 0, len(plans))
 	for _, p := range plans {
 		if len(p.plan.batches) == 0 {
-			p.arrive()
+			l.arrived(p)
 		} else {
 			left = append(left, p)
 		}
@@ -212,7 +212,7 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 			case gone:
 				moved = true
 			case p.next == len(p.plan.batches):
-				p.arrive()
+				l.arrived(p)
 			default:
 				again = append(again, p)
 			}
@@ -255,6 +255,16 @@ func (l *lane) burst(left []*planned) (rounds []*round) {
 		}
 	}
 	return rounds
+}
+
+// arrived ends a plan that is at the target.
+func (l *lane) arrived(p *planned) {
+	l.toldLeftOut(p, p.plan.leftOut)
+	p.arrive()
+}
+
+func (l *lane) toldLeftOut(p *planned, records int64) {
+	l.m.events.recordsLeftOut(LeftOutInfo{p.TopicPartition, l.flow.source.site, l.m.site, records})
 }
 
 // arrive moves the partition to the end of its plan. What the plan wrote may
@@ -354,6 +364,7 @@ func (l *lane) compare(ctx context.Context, p *planned, a sitelog.Produced) verd
 	p.local += spillway.LocalOffset(b.records)
 	p.sequence = batch.NextSequence(b.sequence, b.records)
 	p.virtual = b.virtualEnd
+	l.toldLeftOut(p, b.leftOut)
 	l.m.events.batchMirrored(BatchInfo{
 		TopicPartition: p.TopicPartition, Source: l.flow.source.site, Target: l.m.site,
 		Records: int(b.records), Bytes: len(b.bytes), Rebuilt: b.rebuilt, Aged: aged, MaxTimestamp: b.maxTimestamp,

@@ -45,6 +45,7 @@ type RunReport struct {
 	Records    int64          `json:"records"` // mirrored by this run
 	Batches    int64          `json:"batches"`
 	Rebuilt    int64          `json:"rebuilt"` // batches that could not be passed through
+	LeftOut    int64          `json:"leftOut"` // records that filters left out
 	Groups     int64          `json:"groups"`  // carried
 	Changes    int64          `json:"changes"` // of metadata
 	Gaps       []maptopic.Gap `json:"gaps"`    // all that the target's gap log holds
@@ -81,6 +82,15 @@ func (c RunConfig) open(ctx context.Context) (*Mirror, Assignment, error) {
 	config := c.Mirror
 	config.Worker, config.Local, config.IdentitySources, config.Events = "run-"+rand.Text(), c.To, true, c.Events
 	config.Sources = map[spillway.SiteID]broker.Cluster{c.From.Site(): selection.Of(c.From, c.Topics)}
+	if config.Rewrite.Provenance {
+		md, err := c.From.Metadata(ctx, spillway.MapTopic) // of one topic, as the cluster may have many
+		if err != nil {
+			return nil, a, fmt.Errorf("mirror run: %w", err)
+		}
+		if config.Rewrite.Cluster = md.ClusterID; md.ClusterID == "" {
+			return nil, a, fmt.Errorf("mirror run: site %s does not tell its cluster id, which the provenance headers would say", c.From.Site())
+		}
+	}
 	m, err := New(ctx, config)
 	if err != nil {
 		return nil, a, err
@@ -94,7 +104,7 @@ func leaseOf(source spillway.SiteID) string { return "run/" + string(source) }
 // Run mirrors until ctx ends, or until the target has caught up. Its lease is
 // kept in the target's map topic, so that of several runs one writes.
 func Run(ctx context.Context, c RunConfig) (RunReport, error) {
-	var records, batches, rebuilt, changes atomic.Int64
+	var records, batches, rebuilt, leftOut, changes atomic.Int64
 	var groups sync.Map // by name: a group is carried again and again
 	told := c.Events
 	c.Events.BatchMirrored = func(i BatchInfo) {
@@ -104,6 +114,10 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 			rebuilt.Add(1)
 		}
 		told.batchMirrored(i)
+	}
+	c.Events.RecordsLeftOut = func(i LeftOutInfo) {
+		leftOut.Add(i.Records)
+		told.recordsLeftOut(i)
 	}
 	c.Events.GroupCarried = func(i GroupInfo) {
 		groups.Store(i.Group, true)
@@ -130,7 +144,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 		return RunReport{}, err
 	}
 	report := func() RunReport {
-		r := RunReport{Partitions: len(m.Ends(a.Share)), Records: records.Load(), Batches: batches.Load(), Rebuilt: rebuilt.Load(), Changes: changes.Load(), Gaps: m.Map().Gaps()}
+		r := RunReport{Partitions: len(m.Ends(a.Share)), Records: records.Load(), Batches: batches.Load(), Rebuilt: rebuilt.Load(), LeftOut: leftOut.Load(), Changes: changes.Load(), Gaps: m.Map().Gaps()}
 		r.Circular = m.circular(a.Share)
 		groups.Range(func(any, any) bool { r.Groups++; return true })
 		r.MissingUsers, r.UsersUnknown = m.lookForUsers(ctx, a)

@@ -63,7 +63,8 @@ var (
 var (
 	mirrorRecords    = counter("spillway_mirror_records_total", "records", "Records that were appended at the target and compared with the plan.", "source", "target", "topic")
 	mirrorBytes      = counter("spillway_mirror_bytes_total", "bytes", "Bytes of the batches that were appended at the target.", "source", "target", "topic")
-	mirrorBatches    = counter("spillway_mirror_batches_total", "batches", "Batches that were appended, by form: passed as they were, or rebuilt because of holes or limits.", "source", "target", "form")
+	mirrorBatches    = counter("spillway_mirror_batches_total", "batches", "Batches that were appended, by form: passed as they were, or rebuilt because of holes, limits, filters, provenance or repack.", "source", "target", "form")
+	mirrorLeftOut    = counter("spillway_mirror_left_out_records_total", "records", "Records that filters left out. They are no gaps.", "source", "target", "topic")
 	mirrorLatency    = histogram("spillway_mirror_replication_seconds", "Age of a batch's newest record when its mark was due. Records that carry old timestamps count as old.", []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}, "source", "target")
 	mirrorUndecided  = gauge("spillway_mirror_undecided_records", "records", "Of spillway_mirror_lag_records, those that open transactions hold back at the source.", "failover_group", "source", "target")
 	mirrorHanging    = gauge("spillway_mirror_hanging_transactions", "partitions", "Partitions whose records a transaction at the source has held back for longer than mirror.transactionWait.", "failover_group", "source", "target")

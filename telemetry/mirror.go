@@ -27,6 +27,9 @@ func (t *Telemetry) MirrorEvents() mirror.Events {
 				t.histogram(mirrorLatency, source, target).Observe(age.Seconds())
 			}
 		},
+		RecordsLeftOut: func(i mirror.LeftOutInfo) {
+			t.counter(mirrorLeftOut, string(i.Source), string(i.Target), i.Topic).Add(float64(i.Records))
+		},
 		MarkPublished: func(m mirror.Mark) { t.counter(mirrorMarks, string(m.Site)).Inc() },
 		GapLogged:     func(g maptopic.Gap) { t.counter(mirrorGaps, string(g.Site), g.Kind).Inc() },
 		Resync:        func(r mirror.ResyncInfo) { t.counter(mirrorResyncs, string(r.Target)).Inc() },

@@ -2,11 +2,13 @@ package batch_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math"
 	"reflect"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
 	"pgregory.net/rapid"
 
 	"spillway/broker/batch"
@@ -218,6 +220,41 @@ func TestDecompressionStopsAtTheBound(t *testing.T) {
 		}
 		if _, err := batch.Records(b, 1<<20); !errors.Is(err, batch.ErrTooLarge) {
 			t.Errorf("%v: error %v", codec, err)
+		}
+	}
+}
+
+// A frame that asks for a larger window than every decoder has to support is decoded
+// where the caller allows as many bytes; others before and behind it are as before.
+func TestZstdWindows(t *testing.T) {
+	for round := range 2 {
+		for _, window := range []int{1 << 20, 16 << 20} {
+			records := []batch.Record{{Value: bytes.Repeat([]byte("0123456789abcdef"), 1<<20)}}
+			var compressed bytes.Buffer
+			w, err := zstd.NewWriter(&compressed, zstd.WithWindowSize(window), zstd.WithEncoderConcurrency(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			plain, err := batch.Rebuild(batch.Header{}, records, batch.None)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write(plain[batch.HeaderBytes:]); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			b := append(bytes.Clone(plain[:batch.HeaderBytes]), compressed.Bytes()...)
+			binary.BigEndian.PutUint32(b[8:], uint32(len(b)-12))
+			b[22] |= byte(batch.Zstd)
+			got, err := batch.Records(b, 64<<20)
+			if err != nil || len(got) != 1 || !bytes.Equal(got[0].Value, records[0].Value) {
+				t.Errorf("round %d, window %d: %d records, %v", round, window, len(got), err)
+			}
+			if _, err := batch.Records(b, 1<<20); !errors.Is(err, batch.ErrTooLarge) && !errors.Is(err, batch.ErrCorrupt) {
+				t.Errorf("round %d, window %d: a bomb: %v", round, window, err)
+			}
 		}
 	}
 }

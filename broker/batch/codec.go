@@ -50,22 +50,16 @@ func decompress(c Codec, payload []byte, bytesMax int) ([]byte, error) {
 	case None:
 		return payload, nil // already in memory; no bound applies
 	case Gzip:
-		var r *gzip.Reader
-		if r, err = gzip.NewReader(bytes.NewReader(payload)); err == nil {
-			out, err = readAll(r, bytesMax)
-		}
+		out, err = gunzip(payload, bytesMax)
 	case Snappy:
 		out, err = decompressSnappy(payload, bytesMax)
 	case LZ4:
-		out, err = readAll(lz4.NewReader(bytes.NewReader(payload)), bytesMax)
+		r := lz4Readers.Get().(*lz4.Reader)
+		r.Reset(bytes.NewReader(payload))
+		out, err = readAll(r, len(payload), bytesMax)
+		lz4Readers.Put(r)
 	case Zstd:
-		var r *zstd.Decoder
-		r, err = zstd.NewReader(bytes.NewReader(payload), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxWindow(uint64(max(windowBytesMin, bytesMax))))
-		if err == nil {
-			out, err = readAll(r, bytesMax)
-			r.Close()
-		}
+		out, err = decompressZstd(payload, bytesMax)
 	default:
 		return nil, fmt.Errorf("%w: codec %d", ErrCorrupt, c)
 	}
@@ -75,10 +69,62 @@ func decompress(c Codec, payload []byte, bytesMax int) ([]byte, error) {
 	return out, err
 }
 
-// readAll reads to the end, or fails with ErrTooLarge.
-func readAll(r io.Reader, bytesMax int) ([]byte, error) {
+// Decoders are costly to make. One in a pool may still point to the payload that it read
+// last, for as long as it is there.
+var (
+	gzipReaders = sync.Pool{New: func() any { return new(gzip.Reader) }}
+	lz4Readers  = sync.Pool{New: func() any { return lz4.NewReader(nil) }}
+	zstdReaders = sync.Pool{} // of windows of windowBytesMin at most
+)
+
+func gunzip(payload []byte, bytesMax int) ([]byte, error) {
+	r := gzipReaders.Get().(*gzip.Reader)
+	defer gzipReaders.Put(r)
+	if err := r.Reset(bytes.NewReader(payload)); err != nil {
+		return nil, err
+	}
+	return readAll(r, len(payload), bytesMax)
+}
+
+func decompressZstd(payload []byte, bytesMax int) ([]byte, error) {
+	r, ok := zstdReaders.Get().(*zstd.Decoder)
+	var err error
+	if ok {
+		err = r.Reset(bytes.NewReader(payload))
+	} else {
+		r, err = newZstd(payload, windowBytesMin)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out, err := readAll(r, len(payload), bytesMax)
+	if resetErr := r.Reset(nil); resetErr == nil {
+		zstdReaders.Put(r)
+	} else {
+		r.Close()
+	}
+	if !errors.Is(err, zstd.ErrWindowSizeExceeded) || bytesMax <= windowBytesMin {
+		return out, err
+	}
+	if r, err = newZstd(payload, bytesMax); err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return readAll(r, len(payload), bytesMax)
+}
+
+func newZstd(payload []byte, windowBytesMax int) (*zstd.Decoder, error) {
+	return zstd.NewReader(bytes.NewReader(payload), zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(windowBytesMax)))
+}
+
+// usualRatio is what orders in JSON compress to.
+const usualRatio = 4
+
+// readAll reads to the end, or fails with ErrTooLarge. size is that of what is read from.
+func readAll(r io.Reader, size, bytesMax int) ([]byte, error) {
 	var out bytes.Buffer
-	n, err := io.Copy(&out, io.LimitReader(r, int64(bytesMax)+1))
+	out.Grow(min(usualRatio*size+bytes.MinRead, bytesMax))
+	n, err := out.ReadFrom(io.LimitReader(r, int64(bytesMax)+1))
 	if n > int64(bytesMax) {
 		return nil, ErrTooLarge
 	}

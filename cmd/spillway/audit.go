@@ -18,6 +18,7 @@ func newAuditCommand(s *settings) *cobra.Command {
 	e := &ends{settings: s}
 	var topics topicFlags
 	var scope audit.Scope
+	var rewrite rewriteFlags
 	var since string
 	var partitions []int
 	var from, to int64
@@ -29,6 +30,9 @@ func newAuditCommand(s *settings) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			selected, err := topics.selection()
 			if err != nil {
+				return err
+			}
+			if scope.Rewrite, err = rewrite.rules(); err != nil {
 				return err
 			}
 			for _, p := range partitions {
@@ -62,6 +66,7 @@ func newAuditCommand(s *settings) *cobra.Command {
 		},
 	}
 	topics.add(cmd)
+	rewrite.add(cmd)
 	cmd.Flags().IntSliceVar(&partitions, "partition", nil, "compare only these partitions")
 	cmd.Flags().Int64Var(&from, "from-offset", 0, "compare from this offset of the source on")
 	cmd.Flags().Int64Var(&to, "to-offset", 0, "compare below this offset of the source; 0: to the end")
@@ -83,11 +88,11 @@ func auditProgress(cmd *cobra.Command) func(audit.Progress) {
 }
 
 func auditRows(r audit.Report) []string {
-	rows := []string{row("TOPIC-PARTITION", "RECORDS", "HIDDEN", "DIFFERENCES", "NOTE")}
+	rows := []string{row("TOPIC-PARTITION", "RECORDS", "LEFT OUT", "HIDDEN", "DIFFERENCES", "NOTE")}
 	for _, p := range r.Partitions {
-		rows = append(rows, row(fmt.Sprintf("%s-%d", p.Topic, p.Partition), p.Records, p.Hidden, p.Faults, p.NotCompared))
+		rows = append(rows, row(fmt.Sprintf("%s-%d", p.Topic, p.Partition), p.Records, p.LeftOut, p.Hidden, p.Faults, p.NotCompared))
 		for _, d := range p.Differences {
-			rows = append(rows, row("  "+d.Kind, fmt.Sprintf("source %d", d.Source), fmt.Sprintf("target %d", d.Target), "", d.Detail))
+			rows = append(rows, row("  "+d.Kind, fmt.Sprintf("source %d", d.Source), fmt.Sprintf("target %d", d.Target), "", "", d.Detail))
 		}
 	}
 	return rows

@@ -13,6 +13,7 @@ import (
 	"spillway/app"
 	"spillway/broker"
 	"spillway/broker/kafka"
+	"spillway/mirror/rewrite"
 	"spillway/mirror/selection"
 )
 
@@ -126,4 +127,23 @@ func identified(ctx context.Context, name string, open func(name string) (broker
 		return nil, err
 	}
 	return open(cmp.Or(md.ClusterID, name))
+}
+
+// rewriteFlags say what becomes of the records of a flow.
+type rewriteFlags struct {
+	filters    []string
+	provenance bool
+}
+
+func (f *rewriteFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&f.filters, "filter", nil, "[TOPICS/]key=REGEX or [TOPICS/]header:NAME=REGEX, != for what does not match: only such records, as in 'orders,cart*/key=EU-.*' (repeatable; all that mean a topic count; needs decoding)")
+	cmd.Flags().BoolVar(&f.provenance, "provenance", false, "each record has headers that say its cluster, topic, partition and offset at the source (needs decoding)")
+}
+
+func (f *rewriteFlags) rules() (rewrite.Rules, error) {
+	filters, err := rewrite.ParseFilters(f.filters)
+	if err != nil {
+		return rewrite.Rules{}, exitError{exitUsage, "--" + err.Error()}
+	}
+	return rewrite.Rules{Filters: filters, Provenance: f.provenance}, nil
 }

@@ -25,6 +25,8 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	var groups, start, until, deletes string
 	var dryRun bool
 	var caps []string
+	var rewrite rewriteFlags
+	var repack string
 	c := mirror.RunConfig{}
 	run := &cobra.Command{
 		Use:     "run --from BOOTSTRAP --to BOOTSTRAP --topics REGEX",
@@ -53,6 +55,12 @@ func newMirrorCommand(s *settings) *cobra.Command {
 				}
 			}
 			if c.Mirror.Caps, err = parseCaps(caps); err != nil {
+				return err
+			}
+			if c.Mirror.Rewrite, err = rewrite.rules(); err != nil {
+				return err
+			}
+			if c.Mirror.RepackBytes, err = parseRepack(repack); err != nil {
 				return err
 			}
 			from, to, done, err := e.open(cmd.Context())
@@ -91,6 +99,9 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	run.Flags().BoolVar(&c.Mirror.ACLs, "acls", false, "carry entries of the access control list about the topics and groups that are meant")
 	run.Flags().StringSliceVar(&c.Mirror.PrincipalsExcluded, "exclude-principals", nil, "principals (User:name) whose entries are each cluster's own")
 	run.Flags().BoolVar(&c.Mirror.Quotas, "quotas", false, "carry the quotas of clients")
+	rewrite.add(run)
+	run.Flags().StringVar(&repack, "repack", "", "write small batches that were fetched together as one of up to so many bytes, compressed as they were (--repack alone: 1MiB); needs decoding")
+	run.Flags().Lookup("repack").NoOptDefVal = "1MiB"
 	run.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be changed at the target beside records, and change nothing")
 	cmd.AddCommand(e.flags(run), newAdoptCommand(s), newHandBackCommand(s), newReleaseCommand(s))
 	return cmd
@@ -151,6 +162,18 @@ func parseCaps(all []string) (caps []mirror.Cap, err error) {
 		caps = append(caps, c)
 	}
 	return caps, nil
+}
+
+// parseRepack reads how large batches become; "": they stay.
+func parseRepack(s string) (int, error) {
+	if s == "" {
+		return 0, nil
+	}
+	bytes, err := humanize.ParseBytes(s)
+	if err != nil || bytes == 0 || bytes > mirror.RepackBytesMax {
+		return 0, exitError{exitUsage, fmt.Sprintf("--repack: %q: want bytes, as in 1MiB, and at most %s", s, humanize.IBytes(mirror.RepackBytesMax))}
+	}
+	return int(bytes), nil
 }
 
 func wholeNames(flag, expression string) (*regexp.Regexp, error) {
@@ -221,7 +244,7 @@ func userRows(missing []mirror.MissingUser, unknown string) (rows []string) {
 
 func runRows(r mirror.RunReport) []string {
 	rows := []string{
-		row("partitions", r.Partitions), row("records", r.Records), row("batches", r.Batches), row("rebuilt", r.Rebuilt),
+		row("partitions", r.Partitions), row("records", r.Records), row("batches", r.Batches), row("rebuilt", r.Rebuilt), row("left out by filters", r.LeftOut),
 		row("groups carried", r.Groups), row("metadata changed", r.Changes), row("gaps", len(r.Gaps)),
 	}
 	if len(r.Circular) > 0 {

@@ -20,6 +20,7 @@ import (
 	"spillway/broker"
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
+	"spillway/mirror/rewrite"
 	"spillway/mirror/selection"
 )
 
@@ -33,6 +34,7 @@ const (
 	Extra       = "extra"   // at the target only
 	Swapped     = "swapped" // with the record after it
 	Translation = "translation"
+	Provenance  = "provenance"  // the headers that say where the record comes from are missing, or not true
 	KeyDiffers  = "key differs" // compacted: the key's last record is another, or only at one site
 )
 
@@ -51,6 +53,7 @@ type Partition struct {
 	Compacted   bool         `json:"compacted,omitempty"`
 	Records     int64        `json:"records"` // compared; of a compacted topic, keys
 	Hidden      int64        `json:"hidden"`  // at the target and hidden from clients
+	LeftOut     int64        `json:"leftOut"` // at the source, and filters leave them out
 	Faults      int64        `json:"faults"`
 	Differences []Difference `json:"differences,omitempty"` // the first ones
 	// NotCompared says what could not be compared and why.
@@ -111,6 +114,13 @@ func Audit(ctx context.Context, from, to broker.Cluster, topics selection.Topics
 		if err != nil {
 			return report, err
 		}
+		nameThere := name
+		if onWire := selection.OnWire(from); onWire != nil {
+			nameThere, _ = onWire(name)
+		}
+		if err := ours.carried(name, scope.Rewrite.Of(nameThere)); err != nil {
+			return report, err
+		}
 		for _, p := range t.Partitions {
 			if !scope.has(p.Partition) {
 				continue
@@ -120,15 +130,16 @@ func Audit(ctx context.Context, from, to broker.Cluster, topics selection.Topics
 			if int(p.Partition) >= len(targetTopics.Topics[name].Partitions) {
 				found.fault(Difference{Kind: Missing, Source: -1, Target: -1, Detail: "the target does not have the partition"})
 			} else {
+				rules := rulesFor(scope.Rewrite, sourceTopics.ClusterID, spillway.TopicPartition{Topic: nameThere, Partition: p.Partition})
 				a := &auditor{
-					found: &found, began: ours.began(tp),
+					found: &found, began: ours.began(tp), rules: &rules,
 					progress: func(records int64) {
 						if said != nil {
 							said(Progress{Partitions: len(report.Partitions), Current: tp, Records: report.Records + records})
 						}
 					},
-					source: &reader{cluster: from, tp: tp, view: theirs.view(tp)},
-					target: &reader{cluster: to, tp: tp, view: ours.view(tp)},
+					source: &reader{cluster: from, tp: tp, view: theirs.view(tp), leaves: &rules},
+					target: &reader{cluster: to, tp: tp, view: ours.view(tp), marked: rules.provenance},
 				}
 				if err := a.run(ctx, scope); err != nil {
 					return report, fmt.Errorf("audit %s: %w", tp, err)
@@ -193,6 +204,18 @@ func (m siteMap) began(tp spillway.TopicPartition) spillway.Offset {
 		return 0
 	}
 	return m.reader.Began(tp)
+}
+
+// carried refuses to compare with other rules than those by which the map says that a
+// topic was carried: all that they do differently would count as faults of the mirror.
+func (m siteMap) carried(topic string, asked rewrite.Text) error {
+	if m.reader == nil {
+		return nil
+	}
+	if there, known := m.reader.Rewrite(topic); known && !there.Equal(asked) {
+		return fmt.Errorf("audit: topic %s was carried with %s, and this audit has %s; give it the same", topic, there, asked)
+	}
+	return nil
 }
 
 // view is nil where nothing is known about the partition: then all is visible.

@@ -22,6 +22,7 @@ type auditor struct {
 	progress       func(records int64) // as they are compared
 	source, target *reader
 	began          spillway.Offset // virtual: what lies below was not asked for
+	rules          *rules
 }
 
 func (a *auditor) run(ctx context.Context, scope Scope) error {
@@ -33,11 +34,12 @@ func (a *auditor) run(ctx context.Context, scope Scope) error {
 	if err := a.target.start(ctx); err != nil {
 		return err
 	}
+	var err error
+	defer func() { a.found.LeftOut = a.source.leftOut }()
 	if a.found.Compacted {
 		return a.compareKeys(ctx)
 	}
 	a.align()
-	var err error
 	if scope.whole() {
 		err = a.compareRecords(ctx)
 	} else {
@@ -115,7 +117,7 @@ func (a *auditor) compareRecords(ctx context.Context) error {
 			a.found.fault(Difference{Kind: Missing, Source: s.local, Target: -1})
 			a.source.drop(1)
 		case !more:
-			a.found.fault(Difference{Kind: Extra, Source: -1, Target: t.local})
+			a.extra(t)
 			a.target.drop(1)
 		case equal(s, t):
 			a.matched(s, t)
@@ -130,9 +132,20 @@ func (a *auditor) compareRecords(ctx context.Context) error {
 	}
 }
 
+func (a *auditor) extra(t record) {
+	d := Difference{Kind: Extra, Source: -1, Target: t.local}
+	if !a.rules.wants(t) {
+		d.Detail = "a filter leaves it out"
+	}
+	a.found.fault(d)
+}
+
 // matched checks that the pair is found under one virtual offset, both ways.
 func (a *auditor) matched(s, t record) {
 	a.found.Records++
+	if why := a.rules.untrue(t.says, s.local); why != "" {
+		a.found.fault(Difference{Provenance, s.local, t.local, why})
+	}
 	tv := a.target.view
 	if tv == nil {
 		return
@@ -211,7 +224,7 @@ func (a *auditor) skip(i, j int) {
 		a.found.fault(Difference{Kind: Missing, Source: a.source.queue[k].local, Target: -1})
 	}
 	for k := pairs; k < j; k++ {
-		a.found.fault(Difference{Kind: Extra, Source: -1, Target: a.target.queue[k].local})
+		a.extra(a.target.queue[k])
 	}
 	a.source.drop(i)
 	a.target.drop(j)
@@ -245,69 +258,108 @@ func sameBytes(a, b []byte) bool { return (a == nil) == (b == nil) && bytes.Equa
 type lastOfKey struct {
 	digest [sha256.Size]byte
 	local  spillway.LocalOffset
+	says   []string // provenance
+}
+
+// keyed is the last record of each key.
+type keyed struct {
+	last map[[sha256.Size]byte]lastOfKey
+	// leftOut are the keys whose last record filters leave out.
+	leftOut map[[sha256.Size]byte]bool
 }
 
 // compareKeys compares the last record of each key. A tombstone counts as no
-// record: cleaners remove it at their own time.
+// record: cleaners remove it at their own time. A key whose last record is left out
+// may still have an earlier one at the target, which the source's cleaner has removed.
 func (a *auditor) compareKeys(ctx context.Context) error {
-	theirs, err := lastByKey(ctx, a.source)
+	a.source.showLeftOut = true
+	theirs, err := a.lastByKey(ctx, a.source, nil)
 	if err != nil {
 		return err
 	}
-	ours, err := lastByKey(ctx, a.target)
+	ours, err := a.lastByKey(ctx, a.target, a.extra)
 	if err != nil {
 		return err
 	}
-	for key, s := range theirs {
+	for key, s := range theirs.last {
 		a.found.Records++
-		t, ok := ours[key]
+		t, ok := ours.last[key]
 		switch {
 		case !ok:
 			a.found.fault(Difference{KeyDiffers, s.local, -1, "only at the source"})
 		case t.digest != s.digest:
 			a.found.fault(Difference{KeyDiffers, s.local, t.local, "another record"})
+		default:
+			if why := a.rules.untrue(t.says, s.local); why != "" {
+				a.found.fault(Difference{Provenance, s.local, t.local, why})
+			}
 		}
 	}
-	for key, t := range ours {
-		if _, ok := theirs[key]; !ok {
-			a.found.fault(Difference{KeyDiffers, -1, t.local, "only at the target"})
+	superseded := 0
+	for key, t := range ours.last {
+		if _, ok := theirs.last[key]; ok {
+			continue
 		}
+		if theirs.leftOut[key] {
+			superseded++
+			continue
+		}
+		a.found.fault(Difference{KeyDiffers, -1, t.local, "only at the target"})
 	}
 	a.found.Hidden = a.target.hidden
 	a.found.NotCompared = "records that compaction may remove are compared by key only"
+	if superseded > 0 {
+		a.note(fmt.Sprintf("%d keys whose last record a filter leaves out were not compared", superseded))
+	}
 	return nil
 }
 
-func lastByKey(ctx context.Context, r *reader) (map[[sha256.Size]byte]lastOfKey, error) {
-	last := make(map[[sha256.Size]byte]lastOfKey)
+// lastByKey reads a log to its end. unwanted hears of the records of the target that
+// filters leave out.
+func (a *auditor) lastByKey(ctx context.Context, r *reader, unwanted func(record)) (keyed, error) {
+	k := keyed{make(map[[sha256.Size]byte]lastOfKey), make(map[[sha256.Size]byte]bool)}
 	for {
 		rec, ok, err := r.peek(ctx, 0)
 		if err != nil || !ok {
-			return last, err
+			return k, err
 		}
 		r.drop(1)
 		key := sha256.Sum256(rec.key)
-		if rec.value == nil {
-			delete(last, key)
+		if !a.rules.wants(rec) {
+			if unwanted != nil {
+				unwanted(rec)
+				continue
+			}
+			delete(k.last, key)
+			k.leftOut[key] = true
 			continue
 		}
-		h := sha256.New()
-		field := func(b []byte) {
-			var n [8]byte
-			binary.BigEndian.PutUint64(n[:], uint64(len(b)))
-			h.Write(n[:])
-			h.Write(b)
+		delete(k.leftOut, key)
+		if rec.value == nil {
+			delete(k.last, key)
+			continue
 		}
-		var ts [8]byte
-		binary.BigEndian.PutUint64(ts[:], uint64(rec.timestamp))
-		h.Write(ts[:])
-		field(rec.value)
-		for _, header := range rec.headers {
-			field([]byte(header.Key))
-			field(header.Value)
-		}
-		out := lastOfKey{local: rec.local}
-		h.Sum(out.digest[:0])
-		last[key] = out
+		k.last[key] = lastOfKey{digest(rec), rec.local, rec.says}
 	}
+}
+
+// digest covers time, value and headers.
+func digest(rec record) (sum [sha256.Size]byte) {
+	h := sha256.New()
+	field := func(b []byte) {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
+		h.Write(n[:])
+		h.Write(b)
+	}
+	var ts [8]byte
+	binary.BigEndian.PutUint64(ts[:], uint64(rec.timestamp))
+	h.Write(ts[:])
+	field(rec.value)
+	for _, header := range rec.headers {
+		field([]byte(header.Key))
+		field(header.Value)
+	}
+	h.Sum(sum[:0])
+	return sum
 }

@@ -34,6 +34,7 @@ type record struct {
 	timestamp  int64
 	key, value []byte
 	headers    []batch.RecordHeader
+	says       []string // what the provenance headers say, which are not in headers; nil: there are none
 }
 
 // reader hands out the committed, visible records of one partition in order.
@@ -48,6 +49,11 @@ type reader struct {
 	conn             *conn.Conn
 	queue            []record
 	hidden           int64
+
+	leaves      *rules // left out are records that these do not want; nil: none
+	showLeftOut bool   // they are in the queue all the same
+	leftOut     int64
+	marked      bool // provenance headers are taken off
 }
 
 // start fixes the part of the log that is read.
@@ -191,6 +197,15 @@ func (r *reader) take(h batch.Header, records []batch.Record) {
 				continue
 			}
 			out.virtual = v
+		}
+		if r.marked {
+			out.headers, out.says = split(out.headers)
+		}
+		if r.leaves != nil && !r.leaves.wants(out) {
+			r.leftOut++
+			if !r.showLeftOut {
+				continue
+			}
 		}
 		r.queue = append(r.queue, out)
 	}

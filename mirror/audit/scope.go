@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/mirror/rewrite"
 )
 
 // Scope says which part of the topics is compared. The zero value is all of it. Where
@@ -25,6 +26,8 @@ type Scope struct {
 	// spread from a random block on; 0: all.
 	Sample float64
 	Seed   uint64
+	// Rewrite is what the flow was told to do to records; its Cluster is not looked at.
+	Rewrite rewrite.Rules
 }
 
 // sampleBlock is how many offsets are compared in a row where a sample is.

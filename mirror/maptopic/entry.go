@@ -2,6 +2,8 @@ package maptopic
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +16,7 @@ import (
 	"spillway"
 	"spillway/mirror/metadata"
 	"spillway/mirror/offsetmap"
+	"spillway/mirror/rewrite"
 )
 
 // Entry is one record of the map topic. A nil value is a tombstone.
@@ -33,6 +36,7 @@ const (
 	kindFloor    = "f" // f/<group>/<index>: the highest epoch that this site saw (C30)
 	kindLease    = "l" // l/<name>: a Lease
 	kindOrigin   = "o" // o/<topic>/<site>: an Origin
+	kindRewrite  = "x" // x/<topic>/<hash of the value>: a rewrite.Text
 	kindTopic    = "t" // t/<topic>: a Topic
 	kindACL      = "a" // a/<the words of an entry>: a metadata.OwnedACL; a tombstone where it is not the mirror's any more
 	kindQuota    = "q" // q/<entity>: the values that the mirror set, metadata.Owned by key; a tombstone where there is none
@@ -182,6 +186,14 @@ func originKey(topic string, site spillway.SiteID) string {
 	return kindOrigin + "/" + topic + "/" + string(site)
 }
 
+// RewriteEntry claims that the records of a topic are rewritten so, or not at all. Of
+// several claims the first one counts, for good: what is there was made by it.
+func RewriteEntry(topic string, t rewrite.Text) Entry {
+	value := encode(t)
+	sum := sha256.Sum256(value)
+	return Entry{kindRewrite + "/" + topic + "/" + hex.EncodeToString(sum[:8]), value}
+}
+
 // originOf is the topic and the site of a claim's key.
 func originOf(key string) (topic string, site spillway.SiteID, ok bool) {
 	kind, rest, _ := strings.Cut(key, "/")
@@ -252,6 +264,7 @@ type decoded struct {
 	floor  *Floor
 	lease  *Lease
 	origin *Origin
+	rules  *rewrite.Text
 	topic  *Topic
 	acl    *ownedACL
 	quota  *map[string]metadata.Owned
@@ -298,6 +311,13 @@ func decode(key, value []byte) (decoded, error) {
 		}
 		d.name, d.origin = topic, new(Origin)
 		return d, json.Unmarshal(value, d.origin)
+	case kindRewrite:
+		var ok bool
+		if d.name, _, ok = strings.Cut(rest, "/"); !ok || d.name == "" {
+			return d, errKey
+		}
+		d.rules = new(rewrite.Text)
+		return d, json.Unmarshal(value, d.rules)
 	case kindTopic:
 		d.topic = new(Topic)
 		return d, json.Unmarshal(value, d.topic)

@@ -17,6 +17,7 @@ import (
 	"spillway/broker/conn"
 	"spillway/mirror/metadata"
 	"spillway/mirror/offsetmap"
+	"spillway/mirror/rewrite"
 	"spillway/mirror/sitelog"
 )
 
@@ -49,6 +50,7 @@ type Reader struct {
 		maps    map[spillway.TopicPartition]*offsetmap.Map
 		gaps    map[string]Gap
 		origins map[string][]Origin // by topic, in the order of their claims
+		rules   map[string]rewrite.Text
 		floors  map[string]spillway.Epoch
 		leases  map[string]Lease
 		topics  map[string]Topic
@@ -137,6 +139,15 @@ func (r *Reader) Origins() map[string]Origin {
 		}
 	}
 	return all
+}
+
+// Rewrite is how the records of a topic are rewritten on their way here; false where
+// nobody has said it.
+func (r *Reader) Rewrite(topic string) (rewrite.Text, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	t, ok := r.mu.rules[topic]
+	return t, ok
 }
 
 // claim notes who feeds a topic, in the place of the same source's earlier claim.
@@ -261,6 +272,7 @@ func (r *Reader) forget() {
 	r.mu.maps = make(map[spillway.TopicPartition]*offsetmap.Map)
 	r.mu.gaps = make(map[string]Gap)
 	r.mu.origins = make(map[string][]Origin)
+	r.mu.rules = make(map[string]rewrite.Text)
 	r.mu.floors = make(map[string]spillway.Epoch)
 	r.mu.leases = make(map[string]Lease)
 	r.mu.topics = make(map[string]Topic)
@@ -396,6 +408,10 @@ func (r *Reader) applyRecord(key, value []byte) {
 		r.applyLease(d.name, *d.lease)
 	case d.origin != nil:
 		r.claim(d.name, *d.origin)
+	case d.rules != nil:
+		if _, claimed := r.mu.rules[d.name]; !claimed {
+			r.mu.rules[d.name] = *d.rules
+		}
 	case d.topic != nil:
 		r.mu.topics[d.name] = *d.topic
 	case d.acl != nil && d.gone:
