@@ -145,7 +145,7 @@ sync.group.offsets.interval.seconds = 1
 
 func (w *takeover) address(site int) string { return strings.Join(w.servers[site].Bootstrap(), ",") }
 
-const both = "east->west.topics = orders\nwest->east.enabled = true\nwest->east.topics = orders"
+const bothWays = "east->west.topics = orders\nwest->east.enabled = true\nwest->east.topics = orders"
 
 // copies counts what lies in a topic.
 func (w *takeover) copies(site int, topic string) (n int64) {
@@ -195,7 +195,7 @@ func (w *takeover) still(site int, topic string) bool {
 func (w *takeover) copiedByMirrorMaker() {
 	w.t.Helper()
 	w.write(takenRecords)
-	p := w.mirrorMaker([2]string{"east", "west"}, both)
+	p := w.mirrorMaker([2]string{"east", "west"}, bothWays)
 	w.await(p, "both directions are under way", func() bool {
 		return w.copies(1, "east.orders") > takenRecords && w.copies(0, "west.orders") > takenRecords/2
 	})
@@ -208,7 +208,7 @@ func (w *takeover) copiedByMirrorMaker() {
 		}
 	})
 	killed := w.copies(1, "east.orders")
-	p = w.mirrorMaker([2]string{"east", "west"}, both)
+	p = w.mirrorMaker([2]string{"east", "west"}, bothWays)
 	w.await(p, "it goes on", func() bool { return w.copies(1, "east.orders") > killed+3*takenRecords })
 	w.writeBeside(func() {
 		w.adopt("--while-running")
@@ -419,7 +419,7 @@ func (w *takeover) handedBackAndTakenAgain() {
 		}
 	}
 	before := w.copies(1, "east.orders")
-	p := w.mirrorMaker([2]string{"east", "west"}, both)
+	p := w.mirrorMaker([2]string{"east", "west"}, bothWays)
 	w.write(2000)
 	w.await(p, "it has copied what came", func() bool {
 		return w.copies(1, "east.orders") > before && w.still(1, "east.orders") && w.still(0, "west.orders")

@@ -158,6 +158,9 @@ func (a *adoption) run(ctx context.Context, report *AdoptReport) (err error) {
 	if err := a.verdict(*report); err != nil || a.DryRun {
 		return err
 	}
+	if err := a.m.alone(ctx, a.share, leaseRenew); err != nil {
+		return err
+	}
 	if err := a.write(ctx, tps); err != nil {
 		return err
 	}
@@ -168,12 +171,19 @@ func (a *adoption) run(ctx context.Context, report *AdoptReport) (err error) {
 // leadMax is how long a take-over waits for a run that was killed to be over.
 const leadMax = leaseTTL + leaseMargin + 5*time.Second
 
-// lead takes the lease of the flow, so that no run writes meanwhile.
+// lead joins the workers of the flow, and returns when there are no others. A run that
+// begins later leaves what belongs to this one alone.
 func (m *Mirror) lead(ctx context.Context, share Assignment) error {
-	bounded, cancel := context.WithTimeout(ctx, leadMax)
+	m.crew.begin()
+	return m.alone(ctx, share, leadMax)
+}
+
+// alone waits so long for all other workers to be gone.
+func (m *Mirror) alone(ctx context.Context, share Assignment, patience time.Duration) error {
+	bounded, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if _, err := newMapLease(m, leaseOf(share.Source)).claim(bounded, spillway.TopicPartition{}); err != nil {
-		return fmt.Errorf("a mirror run from site %s to site %s has the lease; stop it first: %w", share.Source, m.site, errors.Join(ctx.Err(), err))
+	if others, err := m.crew.alone(bounded); err != nil {
+		return fmt.Errorf("a mirror run from site %s to site %s works (%s); stop it first: %w", share.Source, m.site, strings.Join(others, ", "), err)
 	}
 	return nil
 }

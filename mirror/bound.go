@@ -3,7 +3,6 @@ package mirror
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -63,15 +62,8 @@ func (e *flowEnd) look() {
 // partition that is there already has arrived as soon as its lane has heard of it.
 func (f *flow) endAt(epoch spillway.Epoch, ends map[spillway.TopicPartition]spillway.Offset) {
 	f.ending.bound.Store(&bound{epoch, ends})
-	f.mu.Lock()
-	wakes := slices.Clone(f.mu.wakes)
-	f.mu.Unlock()
-	for _, wake := range append(wakes, f.wake) {
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
-	}
+	f.wakeLanes()
+	f.wakeUp()
 }
 
 // openIn is the epoch in which append sessions are opened: a flow that a move has

@@ -39,7 +39,11 @@ type pacer struct {
 
 	mu   sync.Mutex
 	free time.Time // everything is paid for then
+	gone float64   // part of the cap that other workers have
 }
+
+// rate is how many bytes a second this worker may fetch. The caller holds mu.
+func (p *pacer) rate() float64 { return float64(p.cap.BytesPerSecond) * (1 - p.gone) }
 
 // pay counts bytes that have arrived.
 func (p *pacer) pay(bytes int, now time.Time) {
@@ -48,7 +52,7 @@ func (p *pacer) pay(bytes int, now time.Time) {
 	if p.free.Before(now) {
 		p.free = now
 	}
-	p.free = p.free.Add(time.Duration(float64(bytes) / float64(p.cap.BytesPerSecond) * float64(time.Second)))
+	p.free = p.free.Add(time.Duration(float64(bytes) / p.rate() * float64(time.Second)))
 }
 
 // next is when more may be asked for.
@@ -64,7 +68,9 @@ const paceRound = 250 * time.Millisecond
 
 // share is what one of so many partitions may bring in one answer.
 func (p *pacer) share(partitions int) int {
-	return max(partitionBytesMin, int(float64(p.cap.BytesPerSecond)*paceRound.Seconds())/max(partitions, 1))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(partitionBytesMin, int(p.rate()*paceRound.Seconds())/max(partitions, 1))
 }
 
 // pacers are the caps of a source that bound a topic.
@@ -125,4 +131,26 @@ func (l *lane) underCaps() map[*pacer]int {
 		}
 	}
 	return under
+}
+
+// shareCaps gives this worker the part of each cap that its partitions are of those
+// under the cap: all workers together keep it.
+func (m *Mirror) shareCaps(parts map[spillway.TopicPartition]*partition) {
+	if len(m.config.Caps) == 0 {
+		return
+	}
+	own, all := make(map[*pacer]int), make(map[*pacer]int)
+	for tp, p := range parts {
+		for _, pacer := range p.pacers {
+			all[pacer]++
+			if !m.crew.elsewhere(tp) {
+				own[pacer]++
+			}
+		}
+	}
+	for pacer, n := range all {
+		pacer.mu.Lock()
+		pacer.gone = 1 - float64(max(own[pacer], 1))/float64(n)
+		pacer.mu.Unlock()
+	}
 }

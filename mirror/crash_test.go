@@ -18,6 +18,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/embedded"
 	"spillway/broker/kafka"
+	"spillway/mirror/selection"
 )
 
 // A child process is a mirror that kills itself at a crash point.
@@ -30,6 +31,9 @@ const (
 	childAlone = "SPILLWAY_TEST_WITHOUT_CONTROL"
 	// childRewrites lets the child run the flow of newRewritten.
 	childRewrites = "SPILLWAY_TEST_REWRITES"
+	// childTopics has a child run like the command, until it is killed.
+	childTopics = "SPILLWAY_TEST_TOPICS"
+	childName   = "SPILLWAY_TEST_WORKER"
 )
 
 func TestMain(m *testing.M) {
@@ -60,6 +64,14 @@ func child() error {
 	}
 	west, err := dialSite("west", os.Getenv(childWest))
 	if err != nil {
+		return err
+	}
+	if pattern := os.Getenv(childTopics); pattern != "" {
+		topics, err := selection.Parse(pattern, "", nil)
+		if err != nil {
+			return err
+		}
+		_, err = Run(context.Background(), RunConfig{From: east, To: west, Topics: topics, Mirror: Config{Worker: os.Getenv(childName)}})
 		return err
 	}
 	left := new(atomic.Int64)

@@ -50,6 +50,13 @@ func (d *dark) fall() {
 	}
 }
 
+// rise lets new connections come about again.
+func (d *dark) rise() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fell = false
+}
+
 // A flow stops though its source lies behind a network that drops everything:
 // the site may be the target of a failover just then. It used to wait for a
 // connection that was being made, for ten seconds.

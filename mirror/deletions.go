@@ -132,7 +132,10 @@ func (f *flow) decides(topic string) bool {
 	f.mu.Lock()
 	lease, known := f.mu.led[topic]
 	f.mu.Unlock()
-	return lease != nil && lease.Held(f.m.config.Now()) || !known && !slices.Contains(f.topics(), topic)
+	if known {
+		return lease.Held(f.m.config.Now()) && !askedBack(lease)
+	}
+	return !slices.Contains(f.topics(), topic) && !f.m.crew.elsewhere(spillway.TopicPartition{Topic: topic})
 }
 
 // letGo forgets the partitions of topics that the source does not have any more,
@@ -161,6 +164,7 @@ func (f *flow) letGo() {
 }
 
 func (f *flow) forget(p *partition) {
+	letGo(p.lease)
 	delete(f.parts, p.TopicPartition)
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -22,6 +22,7 @@ type Events struct {
 	PartitionState func(PartitionInfo) // a partition stopped or runs again
 	Metadata       func(MetadataInfo)
 	RecordsLeftOut func(LeftOutInfo)
+	Workers        func(WorkersInfo) // of a flow: one has come or gone
 }
 
 // BatchInfo is one batch that was appended and compared.
@@ -103,7 +104,8 @@ type FlowInfo struct {
 	Share          spillway.ShareID
 	Source, Target spillway.SiteID
 	Epoch          spillway.Epoch
-	Partitions     int
+	Partitions     int // of this worker
+	Elsewhere      int // partitions of other workers
 	Running        int
 	LagRecords     int64 // at the source and not yet here, as far as known
 	// UndecidedRecords are those of LagRecords that open transactions hold back at the
@@ -115,6 +117,8 @@ type FlowInfo struct {
 	Problems         map[spillway.TopicPartition]string
 	// Hanging tells of transactions that are open for longer than TransactionWait.
 	Hanging map[spillway.TopicPartition]string
+	// Workers share the flow; none where a control plane says who writes.
+	Workers []WorkerShare
 }
 
 // GroupInfo is one consumer group whose offsets were carried over.
@@ -122,6 +126,38 @@ type GroupInfo struct {
 	Share      spillway.ShareID
 	Group      string
 	Partitions int
+}
+
+// And tells two listeners.
+func (e Events) And(o Events) Events {
+	return Events{
+		BatchMirrored:  both(e.BatchMirrored, o.BatchMirrored),
+		MarkPublished:  both(e.MarkPublished, o.MarkPublished),
+		GapLogged:      both(e.GapLogged, o.GapLogged),
+		Resync:         both(e.Resync, o.Resync),
+		ForeignWriter:  both(e.ForeignWriter, o.ForeignWriter),
+		SessionOpened:  both(e.SessionOpened, o.SessionOpened),
+		FlowState:      both(e.FlowState, o.FlowState),
+		FlowEnded:      both(e.FlowEnded, o.FlowEnded),
+		GroupCarried:   both(e.GroupCarried, o.GroupCarried),
+		PartitionState: both(e.PartitionState, o.PartitionState),
+		Metadata:       both(e.Metadata, o.Metadata),
+		RecordsLeftOut: both(e.RecordsLeftOut, o.RecordsLeftOut),
+		Workers:        both(e.Workers, o.Workers),
+	}
+}
+
+func both[T any](a, b func(T)) func(T) {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
+	}
+	return func(v T) {
+		a(v)
+		b(v)
+	}
 }
 
 func (e *Events) batchMirrored(i BatchInfo) {
@@ -181,6 +217,12 @@ func (e *Events) groupCarried(i GroupInfo) {
 func (e *Events) partitionState(i PartitionInfo) {
 	if e.PartitionState != nil {
 		e.PartitionState(i)
+	}
+}
+
+func (e *Events) workersChanged(i WorkersInfo) {
+	if e.Workers != nil {
+		e.Workers(i)
 	}
 }
 

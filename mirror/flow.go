@@ -41,6 +41,8 @@ type flow struct {
 	toRoute []*partition    // opened
 	later   []*partition    // wait for their retryAt; those with a lease go to toOpen
 	retired map[string]bool // topics that are let go
+	shared  shared
+	claims  []*partition // another worker's again already
 
 	// metadata is held by who looks at topics, which owns what follows.
 	metadata  sync.Mutex
@@ -95,6 +97,7 @@ type partState struct {
 	heldBack   time.Time
 	running    bool
 	problem    string
+	waits      bool      // until it is this worker's, of several
 	caughtUp   time.Time // when it last had all that was known of the source
 	whole      bool      // it had all, once since the flow began
 }
@@ -153,6 +156,9 @@ func (f *flow) run(parent context.Context) {
 		<-stopWatch
 		f.stopOnce.Do(func() { close(f.stopping) })
 		f.goroutines.Wait()
+		if parent.Err() == nil { // otherwise nobody knows what is on its way
+			f.releaseAll()
+		}
 		f.m.events.flowEnded(f.info(time.Now()))
 	}()
 	tick := time.NewTicker(f.m.config.TopicInterval)
@@ -162,13 +168,20 @@ func (f *flow) run(parent context.Context) {
 	f.goroutines.Go(func() { f.reportAll(ctx) })
 	f.goroutines.Go(func() { f.watchTransactions(ctx) })
 	f.goroutines.Go(func() { f.keepMetadata(ctx) })
+	if f.m.crew != nil {
+		f.goroutines.Go(func() { f.watchWorkers(ctx) })
+		f.goroutines.Go(func() { f.watchSource(ctx) })
+	}
 	f.discover(ctx)
 	for ctx.Err() == nil {
 		f.hurry(ctx)
 		f.takeReturned(ctx)
 		f.letGo()
+		f.shareOut(ctx)
 		f.openAll(ctx)
-		f.route(ctx, parent)
+		here, done := f.m.crew.whileHere(ctx)
+		f.route(here, ctx, parent)
+		done()
 		f.ending.look()
 		select {
 		case p := <-f.claimed:
@@ -187,16 +200,26 @@ func (f *flow) run(parent context.Context) {
 // waitsForLease is the problem of a partition that another mirror may feed.
 const waitsForLease = "waits for the lease; another mirror may have it"
 
-// claim waits for the partition's lease, anew where it had one.
+// claim waits for the partition's lease, anew where it had one: nothing of it is on its
+// way then.
 func (f *flow) claim(ctx context.Context, p *partition) {
+	letGo(p.lease)
 	p.session.Opened = false
-	f.setState(p, false, waitsForLease)
+	if f.m.crew == nil {
+		f.setState(p, false, waitsForLease)
+	} else {
+		f.setWaits(p)
+	}
 	f.goroutines.Go(func() { f.m.claimLease(ctx, p, f.claimed) })
 }
 
 func (f *flow) leased(p *partition) {
 	if f.retired[p.Topic] {
 		f.forget(p)
+		return
+	}
+	if askedBack(p.lease) {
+		f.claims = append(f.claims, p)
 		return
 	}
 	f.setState(p, false, "reads the end of the target's log back")
@@ -239,7 +262,12 @@ const readyMax = 2 * time.Second
 
 // discover finds the share's partitions at the source, and creates here what is
 // missing.
-func (f *flow) discover(ctx context.Context) {
+func (f *flow) discover(flow context.Context) {
+	ctx, done := f.m.crew.whileHere(flow)
+	defer done()
+	if ctx.Err() != nil {
+		return
+	}
 	f.m.learnExpiry(ctx)
 	bounded, cancel := context.WithTimeout(ctx, readyMax)
 	err := f.source.ready(bounded, f.m.config.IdentitySources)
@@ -295,7 +323,7 @@ func (f *flow) discover(ctx context.Context) {
 		p := &partition{TopicPartition: tp, pacers: f.m.pacers(f.source.site, tp.Topic), terms: f.share.Terms, cutVirtual: noBound, topicLimit: f.topicLimit(tp.Topic, limits), highWatermark: -1, position: position{virtual: -1, bound: noBound}}
 		p.rules, p.repackBytes = f.m.config.Rewrite.For(f.source.onWire(tp)), f.m.config.RepackBytes
 		f.parts[tp] = p
-		f.claim(ctx, p)
+		f.claim(flow, p)
 	}
 }
 
@@ -317,9 +345,27 @@ func (f *flow) takeBack(p *partition, why returned) {
 	f.mu.Lock()
 	f.mu.back = append(f.mu.back, back{p, why})
 	f.mu.Unlock()
+	f.wakeUp()
+}
+
+// wakeUp has the flow look after its partitions.
+func (f *flow) wakeUp() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
+	}
+}
+
+// wakeLanes has them look for what they are to hand back.
+func (f *flow) wakeLanes() {
+	f.mu.Lock()
+	wakes := slices.Clone(f.mu.wakes)
+	f.mu.Unlock()
+	for _, wake := range wakes {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -336,8 +382,9 @@ func (f *flow) takeReturned(ctx context.Context) {
 			f.forget(p)
 		case b.why.reached:
 			f.ending.arrived[p.TopicPartition] = true
+			letGo(p.lease)
 			f.setState(p, false, "")
-		case b.why.claim:
+		case b.why.claim, askedBack(p.lease):
 			f.claim(ctx, p)
 		case b.why.open && b.why.problem == "" && b.why.pause == 0 && p.failed == 0:
 			p.failed++ // a second resync without a success waits
@@ -461,7 +508,7 @@ func (f *flow) withoutTransactions(ctx context.Context, parts []*partition) []*p
 
 // route finds where opened partitions go on at the source and which broker
 // leads them there.
-func (f *flow) route(ctx, lanes context.Context) {
+func (f *flow) route(ctx, asking, lanes context.Context) {
 	if len(f.toRoute) == 0 {
 		return
 	}
@@ -491,7 +538,7 @@ func (f *flow) route(ctx, lanes context.Context) {
 		}
 		l := f.lanes[node]
 		if l == nil {
-			l = newLane(ctx, f, node)
+			l = newLane(asking, f, node)
 			f.lanes[node] = l
 			f.mu.Lock()
 			f.mu.wakes = append(f.mu.wakes, l.wake)
@@ -520,6 +567,7 @@ func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts [
 		if p.bound != noBound && max(p.virtual, 0) >= p.bound {
 			f.ending.arrived[p.TopicPartition] = true
 			f.publish(p)
+			letGo(p.lease)
 			f.setState(p, false, "")
 			continue
 		}
@@ -585,6 +633,14 @@ func (f *flow) setState(p *partition, running bool, problem string) {
 	}
 }
 
+// setWaits notes a partition that another worker may have. That is no problem, but
+// while it is this one's.
+func (f *flow) setWaits(p *partition) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.state[p.TopicPartition] = partState{virtual: p.virtual, waits: true, caughtUp: time.Now()}
+}
+
 func (f *flow) fail(err error) {
 	if errors.Is(err, context.Canceled) && f.stopped() {
 		return
@@ -620,7 +676,17 @@ func (f *flow) info(now time.Time) FlowInfo {
 	defer f.mu.Unlock()
 	info := FlowInfo{Share: f.share.Share, Source: f.source.site, Target: f.m.site, Epoch: f.epoch,
 		Partitions: len(f.mu.state), CatchingUp: !f.mu.found, Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string), Hanging: maps.Clone(f.mu.hanging)}
+	tps := make([]spillway.TopicPartition, 0, len(f.mu.state))
 	for tp, s := range f.mu.state {
+		tps = append(tps, tp)
+		if s.waits && f.m.crew.elsewhere(tp) {
+			info.Partitions--
+			info.Elsewhere++
+			continue
+		}
+		if s.waits {
+			s.problem = waitsForLease
+		}
 		info.LagRecords += s.lag
 		info.UndecidedRecords += s.undecided
 		if s.running {
@@ -633,6 +699,9 @@ func (f *flow) info(now time.Time) FlowInfo {
 		if s.problem != "" || s.lag > 0 {
 			info.LagTime = max(info.LagTime, now.Sub(s.caughtUp))
 		}
+	}
+	if f.m.crew != nil {
+		info.Workers = f.m.crew.shares(tps)
 	}
 	return info
 }

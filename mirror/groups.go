@@ -31,7 +31,7 @@ func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source, hur
 			return
 		}
 		// A failure is met again by the next round, and shows as age.
-		_ = m.copyGroups(ctx, a, src, func(_ context.Context, group string) carriedGroup {
+		_ = m.copyGroups(ctx, a, src, false, func(_ context.Context, group string) carriedGroup {
 			mu.Lock()
 			defer mu.Unlock()
 			return carried[group]
@@ -109,7 +109,7 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	for _, g := range here {
 		idle[g.ID] = g.State == "Empty"
 	}
-	return m.copyGroups(ctx, a, src, func(ctx context.Context, group string) carriedGroup {
+	return m.copyGroups(ctx, a, src, true, func(ctx context.Context, group string) carriedGroup {
 		if !idle[group] || m.config.IdentitySources {
 			return carriedGroup{} // it has members to be removed, or is not there; or nobody waits
 		}
@@ -121,8 +121,9 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	}, func(string, carriedGroup) {})
 }
 
-// copyGroups copies what differs from what is there, and says what is there then.
-func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
+// copyGroups copies what differs from what is there, and says what is there then. Of
+// several workers each has its own groups; it may wait for those that are becoming so.
+func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
 	groups, err := src.cluster.Admin().ListGroups(ctx)
 	if err != nil {
 		return fmt.Errorf("list groups of site %s: %w", src.site, err)
@@ -139,6 +140,13 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, ther
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
+			if m.crew != nil {
+				lease, ok := m.crew.takeGroup(ctx, g.ID, wait)
+				if !ok {
+					return
+				}
+				defer lease.release()
+			}
 			now, err := m.copyGroup(ctx, a, src, g.ID, there)
 			if err == nil {
 				keep(g.ID, now)

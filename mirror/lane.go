@@ -40,6 +40,7 @@ type lane struct {
 	asked    *asked
 	target   *target
 	verified time.Time // when verified ends were saved last
+	looked   int64     // of the workers that share the flow, when the lane looked last
 
 	mu struct {
 		sync.Mutex
@@ -92,6 +93,7 @@ func (l *lane) run(ctx context.Context) {
 		l.mu.Lock()
 		for _, p := range l.mu.incoming {
 			l.parts[p.TopicPartition] = p
+			l.looked = -1
 		}
 		l.mu.incoming = nil
 		l.mu.Unlock()
@@ -130,13 +132,17 @@ func (l *lane) applyBound() {
 	}
 }
 
-// arrive hands the partitions back that are at their bound, once the map says how
-// far they are verified: the next epoch starts there.
+// arrive hands the partitions back that are at their bound, or another worker's by now,
+// once the map says how far they are verified: the next epoch starts there, or the other
+// worker.
 func (l *lane) arrive(ctx context.Context) error {
+	looked := l.m.crew.lookedAt()
+	asked := looked != l.looked
+	l.looked = looked
 	var there []*partition
 	var entries []maptopic.Entry
 	for _, p := range l.parts {
-		if p.virtual >= p.bound {
+		if p.virtual >= p.bound || asked && askedBack(p.lease) {
 			there = append(there, p)
 			entries = append(entries, p.verifiedEntries(l.flow.source.site)...)
 		}
@@ -145,7 +151,9 @@ func (l *lane) arrive(ctx context.Context) error {
 		return err
 	}
 	for _, p := range there {
-		l.handBack(p, returned{reached: true})
+		reached := p.virtual >= p.bound
+		letGo(p.lease) // nothing of it is on its way
+		l.handBack(p, returned{reached: reached, claim: !reached})
 	}
 	return nil
 }

@@ -66,6 +66,7 @@ type Mirror struct {
 	reader *maptopic.Reader
 	writer *maptopic.Writer
 	marks  *marks
+	crew   *crew           // of a run; nil where a control plane says who writes
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 

@@ -253,6 +253,7 @@ func (m *Mirror) claimLease(ctx context.Context, p *partition, got chan<- *parti
 	select {
 	case got <- p:
 	case <-ctx.Done():
+		letGo(p.lease)
 	}
 }
 

@@ -1,8 +1,8 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"regexp"
@@ -36,19 +36,22 @@ type RunConfig struct {
 	// looked, and group offsets are copied.
 	UntilCaughtUp bool
 	Events        Events
-	Mirror        Config // further settings; Worker, Local, Sources and Claim are Run's
+	Mirror        Config // further settings; Local, Sources and Claim are Run's
 }
 
 // RunReport is what a Run did.
 type RunReport struct {
-	Partitions int            `json:"partitions"`
-	Records    int64          `json:"records"` // mirrored by this run
+	Worker     string         `json:"worker"`
+	Partitions int            `json:"partitions"` // of this worker, when it ended
+	Records    int64          `json:"records"`    // mirrored by this run
 	Batches    int64          `json:"batches"`
 	Rebuilt    int64          `json:"rebuilt"` // batches that could not be passed through
 	LeftOut    int64          `json:"leftOut"` // records that filters left out
 	Groups     int64          `json:"groups"`  // carried
 	Changes    int64          `json:"changes"` // of metadata
 	Gaps       []maptopic.Gap `json:"gaps"`    // all that the target's gap log holds
+	// Workers shared the flow when this one ended, with it.
+	Workers []WorkerShare `json:"workers"`
 	// Circular are the topics that were left out, since their records come from the target.
 	Circular []string `json:"circular,omitempty"`
 	// MissingUsers have SCRAM credentials only at the source; UsersUnknown says why
@@ -80,7 +83,7 @@ func (c RunConfig) open(ctx context.Context) (*Mirror, Assignment, error) {
 	}
 	a.TopicPrefixes = c.Topics.Prefixes()
 	config := c.Mirror
-	config.Worker, config.Local, config.IdentitySources, config.Events = "run-"+rand.Text(), c.To, true, c.Events
+	config.Worker, config.Local, config.IdentitySources, config.Events = cmp.Or(config.Worker, workerName()), c.To, true, c.Events
 	config.Sources = map[spillway.SiteID]broker.Cluster{c.From.Site(): selection.Of(c.From, c.Topics)}
 	if config.Rewrite.Provenance {
 		md, err := c.From.Metadata(ctx, spillway.MapTopic) // of one topic, as the cluster may have many
@@ -95,14 +98,37 @@ func (c RunConfig) open(ctx context.Context) (*Mirror, Assignment, error) {
 	if err != nil {
 		return nil, a, err
 	}
+	m.crew = newCrew(m, flowOf(c.From.Site()), meaningOf(c.Topics, c.Groups))
+	m.config.Claim = m.crew.claim
 	return m, a, nil
 }
 
-// leaseOf is the name of the lease of a flow without a control plane.
-func leaseOf(source spillway.SiteID) string { return "run/" + string(source) }
+// flowOf is the name of a flow without a control plane, by which its workers know each other.
+func flowOf(source spillway.SiteID) string { return "run/" + string(source) }
 
-// Run mirrors until ctx ends, or until the target has caught up. Its lease is
-// kept in the target's map topic, so that of several runs one writes.
+// stopMax bounds how long a run that is told to end waits for what it has sent.
+const stopMax = 20 * time.Second
+
+// outlive is a context that ends some time after another one: what was sent is waited
+// for, so that the next worker finds all of it.
+func outlive(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	longer, end := context.WithCancel(context.WithoutCancel(ctx))
+	forget := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(by):
+			end()
+		case <-longer.Done():
+		}
+	})
+	return longer, func() {
+		forget()
+		end()
+	}
+}
+
+// Run mirrors until ctx ends, or until the target has caught up. Several runs with the
+// same ends share the partitions that they mean; they know each other from the target's
+// map topic.
 func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 	var records, batches, rebuilt, leftOut, changes atomic.Int64
 	var groups sync.Map // by name: a group is carried again and again
@@ -129,12 +155,14 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 		}
 		told.metadata(i)
 	}
-	m, a, err := c.open(ctx)
+	lasting, end := outlive(ctx, stopMax)
+	defer end()
+	m, a, err := c.open(lasting)
 	if err != nil {
 		return RunReport{}, err
 	}
 	defer m.Close()
-	m.config.Claim = newMapLease(m, leaseOf(c.From.Site())).claim
+	m.crew.begin()
 	if !c.Until.IsZero() {
 		if a, err = m.until(ctx, a, c.Until); err != nil {
 			return RunReport{}, err
@@ -144,7 +172,10 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 		return RunReport{}, err
 	}
 	report := func() RunReport {
-		r := RunReport{Partitions: len(m.Ends(a.Share)), Records: records.Load(), Batches: batches.Load(), Rebuilt: rebuilt.Load(), LeftOut: leftOut.Load(), Changes: changes.Load(), Gaps: m.Map().Gaps()}
+		r := RunReport{Worker: m.config.Worker, Workers: []WorkerShare{}, Records: records.Load(), Batches: batches.Load(), Rebuilt: rebuilt.Load(), LeftOut: leftOut.Load(), Changes: changes.Load(), Gaps: m.Map().Gaps()}
+		for _, f := range m.Flows() { // of one run there is one
+			r.Partitions, r.Workers = f.Partitions, f.Workers
+		}
 		r.Circular = m.circular(a.Share)
 		groups.Range(func(any, any) bool { r.Groups++; return true })
 		r.MissingUsers, r.UsersUnknown = m.lookForUsers(ctx, a)
@@ -215,7 +246,11 @@ func (m *Mirror) waitCaughtUp(ctx context.Context, a Assignment) error {
 		for _, tp := range tps {
 			want, _ := src.view(tp).ToVirtual(ends[tp])
 			mapped, _ := m.reader.View(tp).End()
-			if end, ok := have[tp]; !ok || min(end, mapped) < want {
+			end, ok := have[tp]
+			if m.crew.elsewhere(tp) { // then what this worker knew of it is old
+				end, ok = mapped, true
+			}
+			if !ok || min(end, mapped) < want {
 				missing++
 			}
 		}

@@ -302,7 +302,7 @@ func (f *flow) led(topics []string) []string {
 	defer f.mu.Unlock()
 	var led []string
 	for _, name := range topics {
-		if lease := f.mu.led[name]; lease != nil && lease.Held(now) {
+		if lease := f.mu.led[name]; lease != nil && lease.Held(now) && !askedBack(lease) {
 			led = append(led, name)
 		}
 	}

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"time"
 
+	"spillway"
 	"spillway/mirror"
 	"spillway/mirror/maptopic"
 )
@@ -59,6 +60,11 @@ func (t *Telemetry) MirrorEvents() mirror.Events {
 			}
 			t.counter(mirrorMetadata, string(i.Target), i.Kind, outcome).Inc()
 		},
+		Workers: func(w mirror.WorkersInfo) {
+			for direction, tps := range map[string][]spillway.TopicPartition{"taken": w.Taken, "given": w.Given} {
+				t.counter(mirrorMoved, w.Share.Group, string(w.Source), string(w.Target), direction).Add(float64(len(tps)))
+			}
+		},
 		PartitionState: func(p mirror.PartitionInfo) {
 			if p.Problem != "" {
 				t.counter(mirrorStops, p.Share.Group, string(p.Source), string(p.Target)).Inc()
@@ -77,7 +83,7 @@ func (t *Telemetry) flowEnded(f mirror.FlowInfo) {
 }
 
 // flowGauges are the series that end with a flow.
-var flowGauges = []Metric{mirrorLag, mirrorUndecided, mirrorHanging, mirrorLagTime, mirrorPartitions}
+var flowGauges = []Metric{mirrorLag, mirrorUndecided, mirrorHanging, mirrorLagTime, mirrorPartitions, mirrorWorkers}
 
 // flowState keeps only the flow that runs: after a move the group has another
 // source, and the old series would stand still for ever.
@@ -99,4 +105,8 @@ func (t *Telemetry) flowState(f mirror.FlowInfo) {
 	t.gauge(mirrorLagTime, group, source, target).Set(f.LagTime.Seconds())
 	t.gauge(mirrorPartitions, group, source, target, "running").Set(float64(f.Running))
 	t.gauge(mirrorPartitions, group, source, target, "stopped").Set(float64(f.Partitions - f.Running))
+	if len(f.Workers) > 0 {
+		t.gauge(mirrorPartitions, group, source, target, "elsewhere").Set(float64(f.Elsewhere))
+		t.gauge(mirrorWorkers, group, source, target).Set(float64(len(f.Workers)))
+	}
 }

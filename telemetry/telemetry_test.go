@@ -243,7 +243,9 @@ func TestMirrorEventsAreCounted(t *testing.T) {
 	flow := mirror.FlowInfo{Share: spillway.ShareID{Group: "shop"}, Source: "east", Target: "west", Partitions: 6, Running: 5, LagRecords: 3}
 	e.FlowState(flow)
 	flow.Source = "north"
+	flow.Elsewhere, flow.Workers = 4, []mirror.WorkerShare{{Worker: "a", Partitions: 6, This: true}, {Worker: "b", Partitions: 4}}
 	e.FlowState(flow)
+	e.Workers(mirror.WorkersInfo{Share: flow.Share, Source: "north", Target: "west", Given: []spillway.TopicPartition{orders}})
 	_, body := get(t, tel, "/metrics")
 	for _, want := range []string{
 		`spillway_mirror_records_total{source="east",target="west",topic="orders"} 9`,
@@ -251,6 +253,10 @@ func TestMirrorEventsAreCounted(t *testing.T) {
 		`spillway_mirror_gaps_total{kind="foreign-write",site="west"} 1`,
 		`spillway_mirror_lag_records{failover_group="shop",source="north",target="west"} 3`,
 		`spillway_mirror_partitions{failover_group="shop",source="north",state="stopped",target="west"} 1`,
+		`spillway_mirror_partitions{failover_group="shop",source="north",state="elsewhere",target="west"} 4`,
+		`spillway_mirror_workers{failover_group="shop",source="north",target="west"} 2`,
+		`spillway_mirror_partitions_moved_total{direction="given",failover_group="shop",source="north",target="west"} 1`,
+		`spillway_mirror_partitions_moved_total{direction="taken",failover_group="shop",source="north",target="west"} 0`,
 	} {
 		if !strings.Contains(body, want+"\n") {
 			t.Errorf("lacks %s", want)

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"math"
+	"net"
+	"net/http"
 	"os/signal"
 	"regexp"
 	"slices"
@@ -16,13 +19,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"spillway/mirror"
+	"spillway/telemetry"
 )
 
 func newMirrorCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{Use: "mirror", Short: "Replication flows without a control plane"}
 	e := &ends{settings: s, byID: true}
 	var topics topicFlags
-	var groups, start, until, deletes string
+	var groups, start, until, deletes, metrics string
 	var dryRun bool
 	var caps []string
 	var rewrite rewriteFlags
@@ -79,6 +83,15 @@ func newMirrorCommand(s *settings) *cobra.Command {
 				return s.show(cmd.OutOrStdout(), would, func() []string { return previewRows(would) })
 			}
 			c.Events = newProgress(cmd.ErrOrStderr()).events()
+			if metrics != "" {
+				counted, at, end, err := serveMetrics(ctx, metrics, string(to.Site()))
+				if err != nil {
+					return err
+				}
+				defer end()
+				cmd.PrintErrf("metrics are at http://%s/metrics\n", at)
+				c.Events = c.Events.And(counted)
+			}
 			report, err := mirror.Run(ctx, c)
 			if err != nil && (ctx.Err() == nil || !errors.Is(err, ctx.Err())) {
 				return err
@@ -102,6 +115,7 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	rewrite.add(run)
 	run.Flags().StringVar(&repack, "repack", "", "write small batches that were fetched together as one of up to so many bytes, compressed as they were (--repack alone: 1MiB); needs decoding")
 	run.Flags().Lookup("repack").NoOptDefVal = "1MiB"
+	run.Flags().StringVar(&metrics, "metrics", "", "HOST:PORT where /metrics, /livez and /readyz are served; empty: nowhere")
 	run.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be changed at the target beside records, and change nothing")
 	cmd.AddCommand(e.flags(run), newAdoptCommand(s), newHandBackCommand(s), newReleaseCommand(s))
 	return cmd
@@ -144,6 +158,29 @@ func newReleaseCommand(s *settings) *cobra.Command {
 		_ = cmd.MarkFlagRequired(name) // they exist
 	}
 	return s.addOutput(cmd)
+}
+
+// serveMetrics counts what a mirror to a site does, and serves it until end.
+func serveMetrics(ctx context.Context, address, of string) (e mirror.Events, at net.Addr, end func(), err error) {
+	t := telemetry.New(versionText())
+	t.Prepare(nil, of)
+	mux := http.NewServeMux()
+	t.Register(mux)
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	if err != nil {
+		return e, nil, nil, fmt.Errorf("--metrics: %w", err)
+	}
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 16 << 10}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = srv.Serve(l) // it ends when it is closed
+	}()
+	return t.MirrorEvents(), l.Addr(), func() {
+		_ = srv.Close() // nothing is left to be said
+		<-done
+	}, nil
 }
 
 // parseCaps reads [TOPICS=]BYTES.
@@ -246,6 +283,14 @@ func runRows(r mirror.RunReport) []string {
 	rows := []string{
 		row("partitions", r.Partitions), row("records", r.Records), row("batches", r.Batches), row("rebuilt", r.Rebuilt), row("left out by filters", r.LeftOut),
 		row("groups carried", r.Groups), row("metadata changed", r.Changes), row("gaps", len(r.Gaps)),
+	}
+	for _, w := range r.Workers {
+		if name := w.Worker; len(r.Workers) > 1 {
+			if w.This {
+				name += " (this one)"
+			}
+			rows = append(rows, row("worker", name, fmt.Sprintf("%d partitions", w.Partitions)))
+		}
 	}
 	if len(r.Circular) > 0 {
 		rows = append(rows, row("left out, they come from the target", strings.Join(r.Circular, ", ")))

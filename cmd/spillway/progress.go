@@ -34,7 +34,7 @@ func newProgress(out io.Writer) *progress {
 }
 
 func (p *progress) events() mirror.Events {
-	return mirror.Events{BatchMirrored: p.mirrored, FlowState: p.flow, GapLogged: p.gap, Metadata: p.metadata}
+	return mirror.Events{BatchMirrored: p.mirrored, FlowState: p.flow, GapLogged: p.gap, Metadata: p.metadata, Workers: p.workers}
 }
 
 func (p *progress) mirrored(i mirror.BatchInfo) {
@@ -97,6 +97,69 @@ func (p *progress) flow(i mirror.FlowInfo) {
 	p.seen = now
 	if time.Since(p.last) >= progressEvery {
 		p.last = time.Now()
-		p.say("%d records mirrored, %d offsets behind in %d partitions", p.records, i.LagRecords, i.Partitions)
+		p.say("%d records mirrored, %d offsets behind in %d partitions%s", p.records, i.LagRecords, i.Partitions, others(i.Workers))
 	}
+}
+
+// others are the workers beside this one, with what they have.
+func others(workers []mirror.WorkerShare) string {
+	var said []string
+	for _, w := range workers {
+		if !w.This {
+			said = append(said, fmt.Sprintf("%s has %d", w.Worker, w.Partitions))
+		}
+	}
+	if len(said) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(said, ", ")
+}
+
+// workers says who came and went, and what changes hands.
+func (p *progress) workers(i mirror.WorkersInfo) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var said []string
+	if len(i.Came) > 0 {
+		said = append(said, strings.Join(i.Came, ", ")+" came")
+	}
+	if len(i.Gone) > 0 {
+		said = append(said, strings.Join(i.Gone, ", ")+" has gone")
+	}
+	own := 0
+	for _, w := range i.Workers {
+		if w.This {
+			own = w.Partitions
+		}
+	}
+	said = append(said, fmt.Sprintf("%d of %d partitions are here", own, i.Partitions))
+	if len(i.Given) > 0 {
+		said = append(said, fmt.Sprintf("%d are given away: %s", len(i.Given), few(i.Given)))
+	}
+	if len(i.Taken) > 0 {
+		said = append(said, fmt.Sprintf("%d are taken over: %s", len(i.Taken), few(i.Taken)))
+	}
+	p.say("%s: %s", count(len(i.Workers), "worker"), strings.Join(said, "; "))
+}
+
+// fewMax is how many partitions a line names.
+const fewMax = 10
+
+func few(tps []spillway.TopicPartition) string {
+	names := make([]string, 0, fewMax)
+	for _, tp := range tps[:min(len(tps), fewMax)] {
+		names = append(names, tp.String())
+	}
+	if more := len(tps) - fewMax; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names, ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
+
+// count is a number of things.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }

@@ -17,6 +17,7 @@ import (
 	"spillway/mirror/metadata"
 	"spillway/mirror/offsetmap"
 	"spillway/mirror/rewrite"
+	"spillway/mirror/workers"
 )
 
 // Entry is one record of the map topic. A nil value is a tombstone.
@@ -34,7 +35,7 @@ const (
 	kindEnd      = "c" // c/<topic>/<partition>/<epoch>, with /discarded where it was: an offsetmap.EpochEnd
 	kindGap      = "g" // g/<id>: a Gap
 	kindFloor    = "f" // f/<group>/<index>: the highest epoch that this site saw (C30)
-	kindLease    = "l" // l/<name>: a Lease
+	kindWorker   = "w" // w/<flow>/<worker>: a workers.Record; a tombstone where it has said good-bye
 	kindOrigin   = "o" // o/<topic>/<site>: an Origin
 	kindRewrite  = "x" // x/<topic>/<hash of the value>: a rewrite.Text
 	kindTopic    = "t" // t/<topic>: a Topic
@@ -89,14 +90,6 @@ func StartID(tp spillway.TopicPartition) string { return tp.String() + "-" + Gap
 // Floor is the highest epoch of a share that the site saw.
 type Floor struct {
 	Epoch spillway.Epoch `json:"epoch"`
-}
-
-// Lease is a lease kept in the map topic by mirrors without a control plane.
-type Lease struct {
-	Worker string `json:"worker"`
-	Term   int64  `json:"term"` // the first record of a term decides who has it
-	Beat   int64  `json:"beat"` // rises with each renewal
-	Holder Holder `json:"holder,omitzero"`
 }
 
 // Origin says which flow feeds a topic, where there is no control plane.
@@ -168,8 +161,15 @@ func FloorEntry(id spillway.ShareID, e spillway.Epoch) Entry {
 	return Entry{kindFloor + "/" + id.String(), encode(Floor{e})}
 }
 
-// LeaseEntry takes or renews a lease.
-func LeaseEntry(name string, l Lease) Entry { return Entry{kindLease + "/" + name, encode(l)} }
+// WorkerEntry is what a worker of a flow says of itself, or another one of it.
+func WorkerEntry(flow string, r workers.Record) Entry {
+	return Entry{kindWorker + "/" + flow + "/" + r.Worker, encode(r)}
+}
+
+// NoWorkerEntry is the good-bye of a worker.
+func NoWorkerEntry(flow, worker string) Entry {
+	return Entry{kindWorker + "/" + flow + "/" + worker, nil}
+}
 
 // OriginEntry claims a topic for a source. Of several claims the first one counts, until
 // it is taken back.
@@ -256,20 +256,28 @@ func encode(v any) []byte {
 
 var errKey = errors.New("no key of a map topic")
 
+func cutLast(s string, sep byte) (before, after string, found bool) {
+	i := strings.LastIndexByte(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+1:], true
+}
+
 // decoded is an entry that was understood: one of its fields is set.
 type decoded struct {
 	tp     spillway.TopicPartition
 	record offsetmap.Record
 	gap    *Gap
 	floor  *Floor
-	lease  *Lease
+	worker *workers.Record
 	origin *Origin
 	rules  *rewrite.Text
 	topic  *Topic
 	acl    *ownedACL
 	quota  *map[string]metadata.Owned
-	gone   bool   // a tombstone, of an acl or quota
-	name   string // of a gap, floor, lease or topic
+	gone   bool   // a tombstone, of an acl, quota or worker
+	name   string // of a gap, floor, flow or topic
 }
 
 type ownedACL struct {
@@ -301,9 +309,19 @@ func decode(key, value []byte) (decoded, error) {
 	case kindFloor:
 		d.floor = new(Floor)
 		return d, json.Unmarshal(value, d.floor)
-	case kindLease:
-		d.lease = new(Lease)
-		return d, json.Unmarshal(value, d.lease)
+	case kindWorker:
+		flow, name, ok := cutLast(rest, '/')
+		if !ok || flow == "" || name == "" {
+			return d, errKey
+		}
+		d.name, d.worker = flow, &workers.Record{Worker: name}
+		if d.gone {
+			return d, nil
+		}
+		if err := json.Unmarshal(value, d.worker); err != nil || d.worker.Worker == name {
+			return d, err
+		}
+		return d, errKey
 	case kindOrigin:
 		topic, _, ok := originOf(string(key))
 		if !ok {

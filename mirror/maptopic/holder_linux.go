@@ -38,11 +38,3 @@ func processStart(pid int) (started string, lives bool) {
 	}
 	return fields[19], fields[0] != "Z" && fields[0] != "X"
 }
-
-func cutLast(s string, sep byte) (before, after string, found bool) {
-	i := strings.LastIndexByte(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+1:], true
-}

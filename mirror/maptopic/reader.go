@@ -19,6 +19,7 @@ import (
 	"spillway/mirror/offsetmap"
 	"spillway/mirror/rewrite"
 	"spillway/mirror/sitelog"
+	"spillway/mirror/workers"
 )
 
 // Bounds of a Reader's requests.
@@ -52,7 +53,8 @@ type Reader struct {
 		origins map[string][]Origin // by topic, in the order of their claims
 		rules   map[string]rewrite.Text
 		floors  map[string]spillway.Epoch
-		leases  map[string]Lease
+		workers map[string]*workers.Table // by flow
+		changed chan struct{}             // closed when somebody may have to do other things
 		topics  map[string]Topic
 		acls    map[spillway.ACL]metadata.OwnedACL
 		quotas  map[string]map[string]metadata.Owned
@@ -187,11 +189,21 @@ func (r *Reader) Floor(id spillway.ShareID) spillway.Epoch {
 	return r.mu.floors[id.String()]
 }
 
-// Lease returns a lease as last seen.
-func (r *Reader) Lease(name string) Lease {
+// Workers are those of a flow, at the position that was read.
+func (r *Reader) Workers(flow string) *workers.Table {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.mu.leases[name]
+	if t := r.mu.workers[flow]; t != nil {
+		return t
+	}
+	return workers.Empty()
+}
+
+// WorkersChanged is closed when the workers of a flow have changed, or what they hold.
+func (r *Reader) WorkersChanged() <-chan struct{} {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mu.changed
 }
 
 // Topic is what the site's mirror did to a topic; what it says is not to be changed.
@@ -274,7 +286,16 @@ func (r *Reader) forget() {
 	r.mu.origins = make(map[string][]Origin)
 	r.mu.rules = make(map[string]rewrite.Text)
 	r.mu.floors = make(map[string]spillway.Epoch)
-	r.mu.leases = make(map[string]Lease)
+	if r.mu.workers == nil {
+		r.mu.workers = make(map[string]*workers.Table)
+	}
+	for flow, t := range r.mu.workers {
+		r.mu.workers[flow] = t.Forgotten()
+	}
+	if r.mu.changed != nil {
+		close(r.mu.changed)
+	}
+	r.mu.changed = make(chan struct{})
 	r.mu.topics = make(map[string]Topic)
 	r.mu.acls = make(map[spillway.ACL]metadata.OwnedACL)
 	r.mu.quotas = make(map[string]map[string]metadata.Owned)
@@ -375,7 +396,7 @@ func (r *Reader) apply(h batch.Header, b []byte) error {
 		base := h.BaseOffset
 		for i := range records {
 			if base+int64(records[i].OffsetDelta) >= next {
-				r.applyRecord(records[i].Key, records[i].Value)
+				r.applyRecord(base+int64(records[i].OffsetDelta), records[i].Key, records[i].Value)
 			}
 		}
 	}
@@ -383,13 +404,13 @@ func (r *Reader) apply(h batch.Header, b []byte) error {
 	return nil
 }
 
-func (r *Reader) applyRecord(key, value []byte) {
+func (r *Reader) applyRecord(position int64, key, value []byte) {
 	if topic, site, ok := originOf(string(key)); ok && value == nil {
 		r.unclaim(topic, site)
 		return
 	}
 	d, err := decode(key, value)
-	if value == nil && d.acl == nil && d.quota == nil {
+	if value == nil && d.acl == nil && d.quota == nil && d.worker == nil {
 		return // a cleaned-up entry; what it said is below both log starts
 	}
 	r.mu.Lock()
@@ -404,8 +425,8 @@ func (r *Reader) applyRecord(key, value []byte) {
 		r.mu.gaps[d.name] = *d.gap
 	case d.floor != nil:
 		r.mu.floors[d.name] = max(r.mu.floors[d.name], d.floor.Epoch)
-	case d.lease != nil:
-		r.applyLease(d.name, *d.lease)
+	case d.worker != nil:
+		r.applyWorker(position, d.name, *d.worker, d.gone)
 	case d.origin != nil:
 		r.claim(d.name, *d.origin)
 	case d.rules != nil:
@@ -435,11 +456,19 @@ func (r *Reader) applyRecord(key, value []byte) {
 	}
 }
 
-// applyLease keeps the first worker of the highest term.
-func (r *Reader) applyLease(name string, l Lease) {
-	held := r.mu.leases[name]
-	if l.Term > held.Term || l.Term == held.Term && l.Worker == held.Worker {
-		r.mu.leases[name] = l
+func (r *Reader) applyWorker(position int64, flow string, said workers.Record, gone bool) {
+	t := r.mu.workers[flow]
+	if t == nil {
+		t = workers.Empty()
+	}
+	next := t.With(position, said)
+	if gone {
+		next = t.Without(position, said.Worker)
+	}
+	r.mu.workers[flow] = next
+	if next.Version() != t.Version() {
+		close(r.mu.changed)
+		r.mu.changed = make(chan struct{})
 	}
 }
 

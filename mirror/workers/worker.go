@@ -1,0 +1,183 @@
+package workers
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// Limits are the times of workers.
+type Limits struct {
+	TTL    time.Duration // for which a worker may act, from when it sent what it said last
+	Renew  time.Duration // how often it says that it lives
+	Margin time.Duration // others wait longer by it, from when they saw what it said last
+}
+
+// KeepsMax is how many keys of others a worker may name. With more it says nothing new,
+// and whoever waits for them goes on waiting.
+const KeepsMax = 256
+
+// Worker is one worker: what it said, and what it holds. It is for one goroutine at a
+// time.
+type Worker struct {
+	name, means, process string
+	limits               Limits
+	covers               Means
+
+	term, beat int64     // said last
+	until      time.Time // to act; zero: it may not
+	sent       time.Time // when it said something last
+	said       Record    // what it said last, and read
+	left       bool      // it has put itself out, as far as it knows
+	held       map[string]bool
+	foreign    map[string]bool // those of held that belong to others
+	foreignAt  int64           // version of the table by which they do
+	others     map[string]sighting
+}
+
+// sighting is since when another worker has said nothing new.
+type sighting struct {
+	term, beat int64
+	since      time.Time
+	told       time.Time // when it was put out, as far as this worker can
+}
+
+// New makes a worker that is not there yet.
+func New(name, means, process string, limits Limits, covers Means) *Worker {
+	return &Worker{name: name, means: means, process: process, limits: limits, covers: covers, held: make(map[string]bool), foreign: make(map[string]bool), foreignAt: -1, others: make(map[string]sighting)}
+}
+
+// member tells whether the table has the worker in its present term.
+func (w *Worker) member(t *Table) bool {
+	r, there := t.Member(w.name)
+	return there && r.Term == w.term
+}
+
+// Next is what the worker has to say now, if anything: that it comes, that it lives, or
+// that it has let keys go. It must be sent at once.
+func (w *Worker) Next(now time.Time, t *Table) (r Record, due bool) {
+	if w.left && w.member(t) {
+		return w.Leave(now, t) // what it said may have been lost
+	}
+	if !w.member(t) {
+		w.until = time.Time{}
+		// Until it holds nothing others could be wrong about it (C).
+		if len(w.held) > 0 || now.Sub(w.sent) < w.limits.Renew/4 {
+			return r, false
+		}
+		last, _ := t.Member(w.name)
+		w.left = false
+		w.term, w.beat = max(w.term, t.terms[w.name], last.Term)+1, 0
+		return w.say(now, t.position, nil), true
+	}
+	keeps := w.keeps(t)
+	seen := t.position
+	if len(keeps) > KeepsMax {
+		seen, keeps = w.said.Seen, w.said.Keeps
+	}
+	waited := t.changedBetween(w.said.Seen, seen) || len(keeps) < len(w.said.Keeps)
+	if !waited && now.Sub(w.sent) < w.limits.Renew {
+		return r, false
+	}
+	return w.say(now, seen, keeps), true
+}
+
+// Leave puts the worker out by its own word, if it holds nothing. It does not act any
+// more, and may come again with Next. Unlike a good-bye that may come late, it is void
+// once the worker has come again.
+func (w *Worker) Leave(now time.Time, t *Table) (r Record, due bool) {
+	if len(w.held) > 0 || !w.member(t) || w.left && now.Sub(w.sent) < w.limits.Renew/4 {
+		return r, false
+	}
+	last, _ := t.Member(w.name)
+	w.until, w.left, w.sent = time.Time{}, true, now
+	return Record{Worker: w.name, Term: last.Term, Beat: last.Beat, Evict: true}, true
+}
+
+func (w *Worker) say(now time.Time, seen int64, keeps []string) Record {
+	w.beat++
+	w.sent = now
+	return Record{Worker: w.name, Term: w.term, Beat: w.beat, Seen: seen, Keeps: keeps, Means: w.means, Process: w.process}
+}
+
+// keeps are the keys that the worker holds and that belong to others, sorted.
+func (w *Worker) keeps(t *Table) []string {
+	if w.foreignAt != t.Version() { // there may be many, and this is asked again and again
+		w.foreignAt = t.Version()
+		clear(w.foreign)
+		for key := range w.held {
+			if t.Owner(key, w.covers) != w.name {
+				w.foreign[key] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(w.foreign))
+}
+
+// Heard notes that a record of Next, sent at a time, is in the table. It tells whether
+// the worker may act again, which it could not before.
+func (w *Worker) Heard(r Record, sent, now time.Time, t *Table) (again bool) {
+	last, there := t.Member(w.name)
+	if r.Evict || w.left || !there || last.Term != r.Term || r.Term != w.term || last.Beat < r.Beat {
+		return false
+	}
+	again = !now.Before(w.until)
+	w.until, w.said = sent.Add(w.limits.TTL), last
+	return again
+}
+
+// Acts tells whether the worker may act now.
+func (w *Worker) Acts(now time.Time) bool { return now.Before(w.until) }
+
+// Term is the worker's, for what it took during it.
+func (w *Worker) Term() int64 { return w.term }
+
+// Take takes a key if it may (C). It holds it until Release.
+func (w *Worker) Take(now time.Time, t *Table, key string) bool {
+	if !w.Acts(now) || !w.member(t) || !t.Free(w.name, key, w.covers) {
+		return false
+	}
+	w.held[key] = true
+	delete(w.foreign, key)
+	return true
+}
+
+// Release lets a key go: nothing of it is on its way any more (D).
+func (w *Worker) Release(key string) {
+	delete(w.held, key)
+	delete(w.foreign, key)
+}
+
+// Holds are the keys that the worker holds, sorted.
+func (w *Worker) Holds() []string { return slices.Sorted(maps.Keys(w.held)) }
+
+// Evictions put those out that have said nothing for so long that they do not act any
+// more by their own clocks. gone tells whether a process is known to have ended: then
+// only what it had sent has to arrive.
+func (w *Worker) Evictions(now time.Time, t *Table, gone func(process string) bool) []Record {
+	var all []Record
+	for _, name := range t.Members() {
+		r, _ := t.Member(name)
+		seen, known := w.others[name]
+		switch {
+		case name == w.name:
+			continue
+		case !known || seen.term != r.Term || seen.beat != r.Beat:
+			w.others[name] = sighting{term: r.Term, beat: r.Beat, since: now}
+			continue
+		case now.Sub(seen.told) < w.limits.Renew:
+			continue
+		}
+		patience := w.limits.TTL + w.limits.Margin
+		if gone(r.Process) {
+			patience = w.limits.Margin
+		}
+		if now.Sub(seen.since) > patience {
+			seen.told = now
+			w.others[name] = seen
+			all = append(all, Record{Worker: name, Term: r.Term, Beat: r.Beat, Evict: true})
+		}
+	}
+	maps.DeleteFunc(w.others, func(name string, _ sighting) bool { _, there := t.Member(name); return !there })
+	return all
+}
