@@ -280,7 +280,7 @@ func TestKilledWithoutAControlPlane(t *testing.T) {
 			if !ours[i].equal(theirs[i]) {
 				t.Fatalf("%s: record %d differs", tp, i)
 			}
-			if at, exact := m.Map().View(tp).ToLocal(spillway.Offset(theirs[i].offset)); int64(at) != int64(ours[i].offset) || int64(exact) != int64(theirs[i].offset) {
+			if at, exact := m.Map().View(tp).ToLocal(spillway.Offset(theirs[i].offset)); int64(at) != ours[i].offset || int64(exact) != theirs[i].offset {
 				t.Fatalf("%s: offset %d is translated to %d, and lies at %d", tp, theirs[i].offset, at, ours[i].offset)
 			}
 		}

@@ -377,6 +377,11 @@ func TestWorkersShareConsumerGroups(t *testing.T) {
 	sameRecords(t, east, west, tps)
 	commit(5)
 	stands(5)
+	eventually(t, "each group was said to be carried", func() bool { // right after it is
+		mu.Lock()
+		defer mu.Unlock()
+		return len(carried[0])+len(carried[1]) >= groups
+	})
 	mu.Lock()
 	for g := range carried[0] {
 		if carried[1][g] {
