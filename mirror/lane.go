@@ -409,7 +409,7 @@ func (l *lane) sourceMoved(ctx context.Context, p *partition, f sitelog.Fetched)
 func (l *lane) save(ctx context.Context, plans []*planned) error {
 	var entries []maptopic.Entry
 	for _, p := range plans {
-		if len(p.plan.batches) > 0 && !p.foretold() {
+		if len(p.plan.batches) > 0 && !(p.foretold() && l.m.has(p.session, p.TopicPartition)) {
 			c := p.chunk(0, p.local)
 			if l.m.config.IdentitySources {
 				p.foretell(c)
@@ -455,6 +455,14 @@ func (p *planned) foretell(c *offsetmap.Chunk) {
 	last := &c.Ranges[len(c.Ranges)-1]
 	p.ahead = offsetmap.Range{Epoch: last.Epoch, Virtual: last.VirtualEnd(), Local: last.LocalEnd(), Length: foretoldMax}
 	last.Length += foretoldMax
+	c.Foretold = foretoldMax
+}
+
+// has tells whether the map knows a session: a map topic that has lost its end, or was
+// deleted, knows nothing of what was foretold.
+func (m *Mirror) has(s offsetmap.Session, tp spillway.TopicPartition) bool {
+	om := m.reader.Map(tp)
+	return om != nil && om.Session().Session == s.Session
 }
 
 // foretold tells whether the map describes all of the plan already.

@@ -170,7 +170,11 @@ func (w *model) closeOver(s *modelSite) {
 // open is what Mirror.open does. The mirror may die between claim and opening.
 func (w *model) open(s *modelSite, mayCrash bool) bool {
 	w.closeOver(s)
-	previous, pending := s.om.Session(), s.om.Pending()
+	previous := s.om.Session()
+	pending, writer := s.om.Pending()
+	if pending == nil {
+		writer = previous
+	}
 	p := &partition{TopicPartition: modelPartition, terms: w.terms, cutVirtual: noBound, batchBytesMax: 1 << 20, position: position{virtual: -1, bound: noBound}}
 	var err error
 	if p.session, err = s.m.nextSession(previous, false); err != nil {
@@ -180,7 +184,7 @@ func (w *model) open(s *modelSite, mayCrash bool) bool {
 	if mayCrash && rapid.IntRange(0, 7).Draw(w.t, "dies after the claim") == 0 {
 		return false
 	}
-	entries, err := s.m.agree(s.om.View(), w.epoch, p, previous, pending, 0, s.end, func(from spillway.LocalOffset, see func(batch.Header)) error {
+	entries, err := s.m.agree(s.om.View(), w.epoch, p, writer, pending, 0, s.end, func(from spillway.LocalOffset, see func(batch.Header)) error {
 		walk := batch.Over(s.log)
 		for walk.Next() {
 			if spillway.LocalOffset(walk.Header.NextOffset()) > from {

@@ -237,8 +237,9 @@ func (p *partition) stands(om *offsetmap.Map, logEnd spillway.LocalOffset) bool 
 	held, view := om.Session(), om.View()
 	virtual, local := view.End()
 	_, open := view.Open()
+	pending, _ := om.Pending()
 	return held.Session == p.session.Session && held.Worker == p.session.Worker && held.Opened && !open &&
-		virtual == p.virtual && local == p.local && om.Pending() == nil
+		virtual == p.virtual && local == p.local && pending == nil
 }
 
 // OpenEpoch starts an epoch at this site: from its log ends on, its partitions

@@ -31,12 +31,15 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	if floor := m.reader.Floor(id); epoch < floor {
 		return nil, nil, fmt.Errorf("share %s, epoch %d at site %s: %w: %d", id, epoch, m.site, ErrFenced, floor)
 	}
-	previous := make([]offsetmap.Session, len(parts))
+	previous, writers := make([]offsetmap.Session, len(parts)), make([]offsetmap.Session, len(parts))
 	pending := make([]*offsetmap.Chunk, len(parts))
 	claims := make([]maptopic.Entry, len(parts))
 	for i, p := range parts {
 		if om := m.reader.Map(p.TopicPartition); om != nil {
-			previous[i], pending[i] = om.Session(), om.Pending()
+			previous[i] = om.Session()
+			if pending[i], writers[i] = om.Pending(); pending[i] == nil {
+				writers[i] = previous[i]
+			}
 		}
 		if p.session, err = m.nextSession(previous[i], p.forceNewID); err != nil {
 			return nil, nil, err
@@ -66,7 +69,7 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 			lost = append(lost, p)
 			continue
 		}
-		es, err := m.verify(ctx, epoch, p, previous[i], pending[i], starts[p.TopicPartition], ends[p.TopicPartition])
+		es, err := m.verify(ctx, epoch, p, writers[i], pending[i], starts[p.TopicPartition], ends[p.TopicPartition])
 		if err != nil {
 			return nil, nil, err
 		}
@@ -104,10 +107,11 @@ func (m *Mirror) nextSession(previous offsetmap.Session, forceNewID bool) (offse
 	return next, nil
 }
 
-// verify reads the target's log from the verified end on and sets the
-// partition to where it may go on. It returns what the map has to be told.
-func (m *Mirror) verify(ctx context.Context, epoch spillway.Epoch, p *partition, previous offsetmap.Session, pending *offsetmap.Chunk, logStart, logEnd spillway.LocalOffset) ([]maptopic.Entry, error) {
-	return m.agree(m.reader.View(p.TopicPartition), epoch, p, previous, pending, logStart, logEnd, func(from spillway.LocalOffset, see func(batch.Header)) error {
+// verify reads the target's log from the verified end on and sets the partition to
+// where it may go on. The writer is the session that saved what is pending. It returns
+// what the map has to be told.
+func (m *Mirror) verify(ctx context.Context, epoch spillway.Epoch, p *partition, writer offsetmap.Session, pending *offsetmap.Chunk, logStart, logEnd spillway.LocalOffset) ([]maptopic.Entry, error) {
+	return m.agree(m.reader.View(p.TopicPartition), epoch, p, writer, pending, logStart, logEnd, func(from spillway.LocalOffset, see func(batch.Header)) error {
 		return sitelog.Scan(ctx, m.local, p.TopicPartition, from, logEnd, func(b sitelog.Batch) error {
 			see(b.Header)
 			return nil
@@ -116,7 +120,7 @@ func (m *Mirror) verify(ctx context.Context, epoch spillway.Epoch, p *partition,
 }
 
 // agree is verify, with the map and the log that scan shows from an offset on.
-func (m *Mirror) agree(view *offsetmap.View, epoch spillway.Epoch, p *partition, previous offsetmap.Session, pending *offsetmap.Chunk, logStart, logEnd spillway.LocalOffset,
+func (m *Mirror) agree(view *offsetmap.View, epoch spillway.Epoch, p *partition, writer offsetmap.Session, pending *offsetmap.Chunk, logStart, logEnd spillway.LocalOffset,
 	scan func(from spillway.LocalOffset, see func(batch.Header)) error) ([]maptopic.Entry, error) {
 	virtual, local := view.End()
 	fresh := view.Empty() && !view.Begun()
@@ -141,7 +145,7 @@ func (m *Mirror) agree(view *offsetmap.View, epoch spillway.Epoch, p *partition,
 	case fresh:
 		local = logEnd
 	}
-	v := newVerifier(local, virtual, pending, previous, p.session)
+	v := newVerifier(local, virtual, pending, writer, p.session)
 	v.retained(min(logStart, logEnd))
 	if v.at < logEnd {
 		if err := scan(v.at, v.see); err != nil {
@@ -149,11 +153,11 @@ func (m *Mirror) agree(view *offsetmap.View, epoch spillway.Epoch, p *partition,
 		}
 	}
 	opened := p.session
-	opened.Epoch = max(previous.Epoch, newest(p.terms))
+	opened.Epoch = max(p.session.Epoch, newest(p.terms))
 	opened.Opened, opened.Local, opened.Virtual = true, v.straight.Local, v.straight.Virtual
 	p.virtual, p.local, p.sequence, p.source, p.compared = v.verdict.virtual, max(v.verdict.end, logEnd), 0, -1, false
 	p.ahead = offsetmap.Range{}
-	if overhang := givenUp(p.terms, p.TopicPartition, max(previous.Epoch, v.lastEpoch(view))); overhang < min(p.virtual, p.cutVirtual) {
+	if overhang := givenUp(p.terms, p.TopicPartition, max(p.session.Epoch, v.lastEpoch(view))); overhang < min(p.virtual, p.cutVirtual) {
 		// This site was not heard when a later epoch opened, and has more than
 		// those that were. Virtual offsets from there on are burnt, or belong to
 		// others (promises B, D).

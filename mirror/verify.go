@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"math"
 	"slices"
 
 	"spillway"
@@ -44,11 +45,16 @@ type verifier struct {
 	verdict
 	previous offsetmap.Session // the session that wrote the chunk
 	ranges   []offsetmap.Range // of the chunk, not found yet
-	trail    []offsetmap.TrailEntry
-	sequence int32 // of the first record in ranges
-	session  int64 // the session that verifies
-	worker   string
-	at       spillway.LocalOffset
+	foretold int64             // of the records of ranges, at their end
+	// deleted offsets before the log's start are there, from deletedFrom on, of which
+	// nobody knows what they were.
+	deleted     int64
+	deletedFrom spillway.LocalOffset
+	trail       []offsetmap.TrailEntry
+	sequence    int32 // of the first record in ranges
+	session     int64 // the session that verifies
+	worker      string
+	at          spillway.LocalOffset
 }
 
 // newVerifier starts at the verified end of a map.
@@ -57,27 +63,43 @@ func newVerifier(from spillway.LocalOffset, virtual spillway.Offset, pending *of
 	v.straight = offsetmap.Verified{Session: claimed.Session, Local: from, Virtual: virtual}
 	v.verdict.end, v.verdict.virtual = from, virtual
 	if pending != nil && pending.Session == previous.Session && pending.Sequence >= 0 {
-		v.ranges, v.trail = pending.Ranges, pending.Trail
+		v.ranges, v.trail, v.foretold = pending.Ranges, pending.Trail, pending.Foretold
 		v.sequence = batch.NextSequence(pending.Sequence, int32(pending.Ranges[0].Local-pending.First))
 	}
 	return v
 }
 
 // retained skips what the target has deleted from its log's start by its own
-// retention: it was written, or the start would not be there.
+// retention. What was on its way when it was saved was written, or the start would not
+// be there. What was foretold may have been, or others wrote there: that is seen from
+// the sequence of the first batch of the session that is left, if there is one. Else it
+// is mirrored again, rather than missing.
 func (v *verifier) retained(logStart spillway.LocalOffset) {
 	if logStart <= v.at {
 		return
 	}
-	n := int64(0)
-	for _, r := range v.ranges {
-		n += r.Length
-	}
-	if gone := min(int64(logStart-v.at), n); gone > 0 {
+	gone := max(0, min(int64(logStart-v.at), v.left()-v.foretold))
+	if gone > 0 {
 		v.found(v.at, gone)
 	}
+	v.deletedFrom = v.at + spillway.LocalOffset(gone)
+	v.deleted = int64(logStart - v.deletedFrom)
 	v.at = max(v.at, logStart)
 	v.verdict.end = v.at
+}
+
+// passed takes off the chunk what the session wrote before the log's start, as the
+// sequence of its first batch that is left there shows.
+func (v *verifier) passed(h batch.Header) {
+	deleted := v.deleted
+	v.deleted = 0
+	n := (int64(h.BaseSequence) - int64(v.sequence)) & math.MaxInt32
+	if n == 0 || n > deleted || n+int64(h.LastOffsetDelta)+1 > v.left() {
+		return
+	}
+	end := v.verdict.end
+	v.found(v.deletedFrom, n)
+	v.verdict.end = end
 }
 
 // lastEpoch is the epoch of the last record that counts, 0 without any. The view
@@ -121,6 +143,9 @@ func (v *verifier) see(h batch.Header) {
 	}
 	n := int64(h.LastOffsetDelta) + 1
 	own := h.ProducerID == v.previous.ProducerID && h.ProducerEpoch == v.previous.ProducerEpoch
+	if own && v.deleted > 0 && len(v.ranges) > 0 {
+		v.passed(h)
+	}
 	switch {
 	case own && first >= v.at && len(v.ranges) > 0 && h.BaseSequence == v.sequence && n <= v.left():
 		v.found(first, n)

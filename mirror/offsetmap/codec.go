@@ -19,6 +19,13 @@ const (
 
 const chunkVersion = 1
 
+// Bits of a chunk's flags.
+const (
+	chunkVerified = 1 << iota
+	chunkForetold // a number of records follows the trail
+	chunkFlags    = chunkVerified | chunkForetold
+)
+
 // Bits in front of an encoded range's length.
 const (
 	rangeLocalGap = 1 << iota // a distance to the local end of the range before follows
@@ -76,7 +83,10 @@ func (c *Chunk) Encode() []byte {
 	b = append(b, chunkVersion)
 	flags := byte(0)
 	if c.Verified {
-		flags |= 1
+		flags |= chunkVerified
+	}
+	if c.Foretold > 0 {
+		flags |= chunkForetold
 	}
 	b = append(b, flags)
 	b = binary.AppendUvarint(b, uint64(c.Session))
@@ -106,6 +116,9 @@ func (c *Chunk) Encode() []byte {
 		b = binary.AppendUvarint(b, uint64(uint32(t.Last-t.First)&math.MaxInt32))
 		last = t
 	}
+	if c.Foretold > 0 {
+		b = binary.AppendUvarint(b, uint64(c.Foretold))
+	}
 	return b
 }
 
@@ -117,10 +130,10 @@ func DecodeChunk(b []byte) (*Chunk, error) {
 	}
 	c := &Chunk{}
 	flags := d.byte()
-	if flags > 1 {
+	if flags&^chunkFlags != 0 {
 		d.fail(fmt.Errorf("unknown flags %#x", flags))
 	}
-	c.Verified = flags&1 != 0
+	c.Verified = flags&chunkVerified != 0
 	c.Session = int64(d.uvarint(math.MaxInt64))
 	c.Worker = string(d.bytes(int(d.uvarint(ChunkWorkerMax))))
 	c.First = spillway.LocalOffset(d.uvarint(math.MaxInt64))
@@ -139,6 +152,12 @@ func DecodeChunk(b []byte) (*Chunk, error) {
 		prev = r
 	}
 	d.readTrail(c)
+	if flags&chunkForetold != 0 {
+		c.Foretold = int64(d.uvarint(uint64(c.Count())))
+		if d.err == nil && c.Foretold == 0 {
+			d.err = errors.New("nothing is foretold")
+		}
+	}
 	if d.err == nil && len(d.b) != 0 {
 		d.err = fmt.Errorf("%d bytes too many", len(d.b))
 	}

@@ -16,6 +16,7 @@ type Map struct {
 	session Session // the newest that was claimed
 	fenced  int64   // chunks of this and older sessions are void
 	pending *Chunk  // saved and not yet verified
+	writer  Session // that saved pending: a newer one may have been claimed since
 	blocks  []block
 	tail    []Range // behind the blocks, ascending, contiguous ones merged
 	open    *EpochStart
@@ -82,7 +83,7 @@ func (m *Map) applyChunk(c *Chunk) bool {
 		m.end.local, m.end.virtual = last.LocalEnd(), last.VirtualEnd()
 		return true
 	}
-	m.pending = c
+	m.pending, m.writer = c, m.session
 	m.end.local, m.end.virtual = c.First, first.Virtual
 	return true
 }
@@ -127,6 +128,7 @@ func (m *Map) applyVerified(v Verified) bool {
 		if len(rest) > 0 {
 			kept := *p
 			kept.Ranges = rest
+			kept.Foretold = min(kept.Foretold, kept.Count())
 			m.pending = &kept
 		}
 	}
@@ -276,12 +278,13 @@ func (m *Map) Session() Session {
 	return s
 }
 
-// Pending returns what was saved and not yet verified, or nil. It must not be
-// changed.
-func (m *Map) Pending() *Chunk {
+// Pending returns what was saved and not yet verified, or nil, and the session that
+// saved it: who claims one later and does not come to open it has written nothing. The
+// chunk must not be changed.
+func (m *Map) Pending() (saved *Chunk, by Session) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.pending
+	return m.pending, m.writer
 }
 
 // split divides ranges at a local offset.

@@ -199,6 +199,7 @@ func TestCommitPrefix(t *testing.T) {
 }
 
 func FuzzDecodeChunk(f *testing.F) {
+	f.Add((&Chunk{Session: 3, Worker: "w", First: 9, Sequence: 1, Foretold: 3, Ranges: []Range{{1, 5, 9, 4}}}).Encode())
 	f.Add((&Chunk{Session: 3, Worker: "w", First: 9, Sequence: 1, Ranges: []Range{{1, 5, 9, 2}, {2, 9, 11, 1}},
 		Trail: []TrailEntry{{ProducerID: 1 << 62, Epoch: 1, ProducerEpoch: 2, First: 1<<31 - 1, Last: 3, Virtual: 5}}}).Encode())
 	f.Add(Verified{Session: 1, Local: 2, Virtual: -1}.Encode())

@@ -36,6 +36,9 @@ type Chunk struct {
 	Verified bool  // the records were read back before the chunk was saved
 	Ranges   []Range
 	Trail    []TrailEntry
+	// Foretold of the records, the last ones, were not fetched yet when the chunk was
+	// saved: they come if there is no hole before them.
+	Foretold int64
 }
 
 // NoSequence marks a chunk that describes records of an older session.
