@@ -1,6 +1,7 @@
 # make demo    three embedded sites serve orders, one is lost, a report says what held
 # make check   format, vet, build, lint, fast tests; under 3 minutes once things are built
 # make test    everything, with real Kafka and real Consul; the stages are in tests/stages
+# make bench   spillway mirror run beside MirrorMaker 2 and a plain copy; the report is in .cache/bench
 
 CACHE := $(shell echo $${SPILLWAY_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/spillway})
 LINTER := $(CACHE)/golangci-lint-$(shell cat tests/lint/go.mod tests/lint/go.sum | sha256sum | cut -c 1-8)
@@ -8,7 +9,7 @@ LINTER := $(CACHE)/golangci-lint-$(shell cat tests/lint/go.mod tests/lint/go.sum
 # Built and not run by "go run", which adds a line of its own after a failure.
 CI := .cache/ci/ci
 
-.PHONY: demo check test lint $(CI)
+.PHONY: demo check test bench lint $(CI)
 
 demo:
 	go run ./cmd/spillway demo
@@ -18,6 +19,9 @@ check: $(CI)
 
 test: $(CI)
 	@$(CI)
+
+bench:
+	go test -count=1 -tags e2e -v -timeout 60m ./tests/bench/mirrors -out $(CURDIR)/.cache/bench
 
 $(CI):
 	@go build -o $@ ./tests/ci

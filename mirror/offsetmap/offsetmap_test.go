@@ -218,7 +218,7 @@ func FuzzDecodeChunk(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%+v: %v", c, err)
 		}
-		if again.Session != c.Session || again.First != c.First || !slices.Equal(again.Ranges, c.Ranges) || !slices.Equal(again.Trail, c.Trail) {
+		if again.Session != c.Session || again.First != c.First || again.Foretold != c.Foretold || !slices.Equal(again.Ranges, c.Ranges) || !slices.Equal(again.Trail, c.Trail) {
 			t.Fatalf("%+v became %+v", c, again)
 		}
 		for i, r := range c.Ranges {

@@ -152,8 +152,8 @@ func (b *bench) copySpec(s shape, follows bool) process.Spec {
 	return process.Spec{Path: os.Args[0], Env: []string{copyTask + "=" + strings.Join(task, " ")}}
 }
 
-func (b *bench) spillwaySpec(name string) process.Spec {
-	return process.Spec{Path: b.program, Args: []string{"mirror", "run", "--from", b.address(0), "--to", b.address(1), "--topics", name}}
+func (b *bench) spillwaySpec(name string, flags ...string) process.Spec {
+	return process.Spec{Path: b.program, Args: append([]string{"mirror", "run", "--from", b.address(0), "--to", b.address(1), "--topics", name}, flags...)}
 }
 
 // mirrorMakerSpec runs MirrorMaker 2 as its own documentation starts it: dedicated,
