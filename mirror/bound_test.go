@@ -30,16 +30,24 @@ type bounded struct {
 
 func newBounded(t *testing.T, claim func(context.Context, spillway.TopicPartition) (Lease, error)) *bounded {
 	t.Helper()
+	return newBoundedWith(t, Config{Claim: claim})
+}
+
+// newBoundedWith begins with a configuration of west.
+func newBoundedWith(t *testing.T, c Config) *bounded {
+	t.Helper()
 	b := &bounded{east: embeddedSite(t, "east", map[string]int32{"orders": 2}), west: embeddedSite(t, "west", nil)}
 	b.eastM = testMirror(t, b.east, b.west)
-	b.westM = testMirrorWith(t, Config{Local: b.west, Claim: claim, Events: Events{
+	c.Local = b.west
+	c.Events = Events{
 		SessionOpened: func(SessionInfo) { b.sessions.Add(1) },
 		PartitionState: func(i PartitionInfo) {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.problems = append(b.problems, i.Problem)
 		},
-	}}, b.east)
+	}
+	b.westM = testMirrorWith(t, c, b.east)
 	assign(t, b.eastM, ordersAssignment("", 1))
 	assign(t, b.westM, ordersAssignment("east", 1))
 	return b
@@ -82,9 +90,9 @@ func (b *bounded) catchUp(t *testing.T, cutover map[spillway.TopicPartition]spil
 // goes on to it: no session is opened, which would read the logs back.
 func TestTheFlowThatRunsIsBounded(t *testing.T) {
 	t.Parallel()
-	b := newBounded(t, nil)
+	patient := Config{BoundPatience: time.Hour}
+	b := newBoundedWith(t, patient)
 	b.write(t, 1)
-	b.westM.config.BoundPatience = time.Hour
 	b.follows(t)
 	before := b.sessions.Load()
 	b.catchUp(t, b.write(t, 2))
@@ -92,8 +100,7 @@ func TestTheFlowThatRunsIsBounded(t *testing.T) {
 		t.Errorf("%d append sessions were opened while clients were held", opened)
 	}
 	// A site may also be at the cutover, and the source silent.
-	b = newBounded(t, nil)
-	b.westM.config.BoundPatience = time.Hour
+	b = newBoundedWith(t, patient)
 	cutover := b.write(t, 3)
 	b.follows(t)
 	b.catchUp(t, cutover)

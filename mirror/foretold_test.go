@@ -122,20 +122,20 @@ func TestWhatIsLeftOfASessionTellsWhatWasWritten(t *testing.T) {
 	}
 }
 
-// forgetful is a cluster that does not tell its log ends when it is asked next.
-type forgetful struct {
+// silent is a cluster that does not tell its log ends when it is asked next.
+type silent struct {
 	broker.Cluster
 	refuses *atomic.Bool
 }
 
-type forgetfulAdmin struct {
+type silentAdmin struct {
 	broker.Admin
 	refuses *atomic.Bool
 }
 
-func (f forgetful) Admin() broker.Admin { return forgetfulAdmin{f.Cluster.Admin(), f.refuses} }
+func (f silent) Admin() broker.Admin { return silentAdmin{f.Cluster.Admin(), f.refuses} }
 
-func (f forgetfulAdmin) LogEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+func (f silentAdmin) LogEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
 	if f.refuses.Swap(false) {
 		return nil, errors.New("not now")
 	}
@@ -150,7 +150,7 @@ func TestAnOpeningThatFailsForgetsNothing(t *testing.T) {
 		"the target does not answer": func(_ *testing.T, _, _ []string, c *Config) {
 			var refuses atomic.Bool
 			var once sync.Once
-			c.Local = forgetful{c.Local, &refuses}
+			c.Local = silent{c.Local, &refuses}
 			c.Crash = func(at string) {
 				if at == "afterClaim" {
 					once.Do(func() { refuses.Store(true) })

@@ -77,7 +77,7 @@ func (m *Mirror) claimTopics(ctx context.Context, s *source, tps []spillway.Topi
 			entries[topic] = maptopic.OriginEntry(topic, o)
 			all = append(all, entries[topic])
 		}
-		if _, known := m.reader.Rewrite(topic); !known && !m.written(topic, count) {
+		if _, holds := m.reader.Rewrite(topic, count); !holds {
 			all = append(all, maptopic.RewriteEntry(topic, m.config.Rewrite.Of(o.Topic)))
 		}
 	}
@@ -103,8 +103,8 @@ func (m *Mirror) claimTopics(ctx context.Context, s *source, tps []spillway.Topi
 // rewritten refuses to go on with a topic whose records were carried by other rules: which
 // of them are missing, and which were left out, nobody could tell any more.
 func (m *Mirror) rewritten(s *source, topic string, partitions int32) error {
-	there, known := m.reader.Rewrite(topic)
-	if !known && !m.written(topic, partitions) {
+	there, holds := m.reader.Rewrite(topic, partitions)
+	if !holds {
 		return nil // as is asked for now
 	}
 	asked := m.config.Rewrite.Of(s.onWire(spillway.TopicPartition{Topic: topic}).Topic)
@@ -116,16 +116,6 @@ func (m *Mirror) rewritten(s *source, topic string, partitions int32) error {
 	default:
 		return fmt.Errorf("topic %s of site %s was carried with %s, and this flow has %s; give it what it had, or another name here (--rename)", topic, m.site, there, asked)
 	}
-}
-
-// written tells whether a mirror wrote, or was about to write, into a topic.
-func (m *Mirror) written(topic string, partitions int32) bool {
-	for i := range partitions {
-		if om := m.reader.Map(spillway.TopicPartition{Topic: topic, Partition: i}); om != nil && om.Session().Session > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // circular are the topics that a share's flow leaves out.

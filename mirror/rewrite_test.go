@@ -236,6 +236,35 @@ func TestOtherRulesAreRefused(t *testing.T) {
 	r.compare(ctx)
 }
 
+// A topic that a failover group carried came whole, and nothing in its map says so: a run
+// and an audit with rules are refused all the same.
+func TestRulesBehindAFailoverGroupAreRefused(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	b := newBounded(t, nil)
+	b.write(t, 1)
+	b.follows(t)
+	b.westM.Close()
+	rules := rulesOf(t, false, `key=key-\d*[02468]`)
+	for what, do := range map[string]func(rewrite.Rules) error{
+		"run": func(r rewrite.Rules) error {
+			_, err := PreviewRun(ctx, RunConfig{From: b.east, To: b.west, Mirror: Config{Rewrite: r}})
+			return err
+		},
+		"audit": func(r rewrite.Rules) error {
+			_, err := audit.Audit(ctx, b.east, b.west, selection.Topics{}, audit.Scope{Rewrite: r}, nil)
+			return err
+		},
+	} {
+		if err := do(rules); err == nil || !strings.Contains(err.Error(), "orders") || !strings.Contains(err.Error(), "was carried with ") {
+			t.Errorf("%s with rules: %v", what, err)
+		}
+		if err := do(rewrite.Rules{}); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 func (r *rewritten) compareCounts(ctx context.Context) string {
 	r.t.Helper()
 	var counts []int

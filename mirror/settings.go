@@ -126,9 +126,13 @@ func (m *Mirror) borrowSettings(ctx context.Context, from *source, topics []stri
 	return nil
 }
 
-// changeSettings carries plans out. What is refused is told and stays to be done.
+// changeSettings carries plans out. What is refused is told and stays to be done; so does,
+// without a word, what ctx cuts short.
 func (m *Mirror) changeSettings(ctx context.Context, from *source, plans []topicPlan) {
 	problem := func(topic string, err error) {
+		if ctx.Err() != nil {
+			return
+		}
 		m.events.metadata(MetadataInfo{Source: from.site, Target: m.site, Kind: KindSetting, Name: topic, Problem: err.Error()})
 	}
 	if err := m.saveTopics(ctx, plans, topicPlan.intent); err != nil {

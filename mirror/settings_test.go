@@ -105,6 +105,55 @@ func keepInStep(t *testing.T, east, west broker.Cluster) {
 	m.Close()
 }
 
+// stuckSettings is a cluster that does not answer when settings are changed, once asked.
+type stuckSettings struct {
+	broker.Cluster
+	armed *atomic.Bool
+	asked chan struct{}
+}
+
+func (s stuckSettings) Admin() broker.Admin { return stuckSettingsAdmin{s.Cluster.Admin(), s} }
+
+type stuckSettingsAdmin struct {
+	broker.Admin
+	of stuckSettings
+}
+
+func (a stuckSettingsAdmin) SetTopicConfigs(ctx context.Context, topic string, configs map[string]*string) error {
+	if !a.of.armed.Load() {
+		return a.Admin.SetTopicConfigs(ctx, topic, configs)
+	}
+	close(a.of.asked)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A mirror that is closed while it changes a setting tells of no problem: nothing refused
+// the change, and the next mirror makes it.
+func TestClosingWhileASettingIsChanged(t *testing.T) {
+	t.Parallel()
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	assign(t, testMirror(t, east, west), ordersAssignment("", 1))
+	stuck := stuckSettings{west, new(atomic.Bool), make(chan struct{})}
+	m := testMirrorWith(t, Config{Local: stuck, Events: Events{Metadata: func(i MetadataInfo) {
+		if i.Problem != "" {
+			t.Errorf("problem of %q: %s", i.Name, i.Problem)
+		}
+	}}}, east)
+	assign(t, m, ordersAssignment("east", 1))
+	eventually(t, "west has the topic", func() bool {
+		md, err := west.Metadata(testContext(t), "orders")
+		return err == nil && len(md.Topics["orders"].Partitions) == 1
+	})
+	stuck.armed.Store(true)
+	set(t, east, "orders", map[string]string{"retention.ms": "1000000"})
+	<-stuck.asked
+	m.Close()
+	m = testMirror(t, west, east)
+	assign(t, m, ordersAssignment("east", 1))
+	awaitSettings(t, west, "orders", map[string]string{"retention.ms": "1000000"})
+}
+
 // A mirror that dies before or after it changed a setting knows it again as its own.
 func TestSettingsAfterACrash(t *testing.T) {
 	t.Parallel()

@@ -54,10 +54,7 @@ func decompress(c Codec, payload []byte, bytesMax int) ([]byte, error) {
 	case Snappy:
 		out, err = decompressSnappy(payload, bytesMax)
 	case LZ4:
-		r := lz4Readers.Get().(*lz4.Reader)
-		r.Reset(bytes.NewReader(payload))
-		out, err = readAll(r, len(payload), bytesMax)
-		lz4Readers.Put(r)
+		out, err = decompressLZ4(payload, bytesMax)
 	case Zstd:
 		out, err = decompressZstd(payload, bytesMax)
 	default:
@@ -73,7 +70,6 @@ func decompress(c Codec, payload []byte, bytesMax int) ([]byte, error) {
 // last, for as long as it is there.
 var (
 	gzipReaders = sync.Pool{New: func() any { return new(gzip.Reader) }}
-	lz4Readers  = sync.Pool{New: func() any { return lz4.NewReader(nil) }}
 	zstdReaders = sync.Pool{} // of windows of windowBytesMin at most
 )
 
@@ -83,6 +79,15 @@ func gunzip(payload []byte, bytesMax int) ([]byte, error) {
 	if err := r.Reset(bytes.NewReader(payload)); err != nil {
 		return nil, err
 	}
+	return readAll(r, len(payload), bytesMax)
+}
+
+// decompressLZ4 uses no reader again: a Reset keeps the dictionary that blocks of one
+// payload filled, and blocks of the next one could point into it. The blocks' buffers,
+// which are what is costly, lz4 keeps in a pool of its own.
+func decompressLZ4(payload []byte, bytesMax int) ([]byte, error) {
+	r := lz4.NewReader(bytes.NewReader(payload))
+	defer r.Reset(nil) // gives the buffers back
 	return readAll(r, len(payload), bytesMax)
 }
 

@@ -176,3 +176,22 @@ func TestLinksOfPages(t *testing.T) {
 		t.Errorf("only %d links were found", count)
 	}
 }
+
+// A heading that follows text without an empty line is part of it to some readers. Merges
+// leave such.
+func TestHeadingsStandAlone(t *testing.T) {
+	for page, text := range pages(t) {
+		before, code := "", false
+		for i, line := range strings.Split(text, "\n") {
+			if strings.HasPrefix(line, "```") {
+				code = !code
+			}
+			if !code && before != "" && heading.MatchString(line) {
+				t.Errorf("%s:%d: no empty line before %q", page, i+1, line)
+			}
+			before = line
+		}
+	}
+}
+
+var heading = regexp.MustCompile(`^#+ `)

@@ -118,7 +118,7 @@ func Audit(ctx context.Context, from, to broker.Cluster, topics selection.Topics
 		if onWire := selection.OnWire(from); onWire != nil {
 			nameThere, _ = onWire(name)
 		}
-		if err := ours.carried(name, scope.Rewrite.Of(nameThere)); err != nil {
+		if err := ours.carried(name, len(targetTopics.Topics[name].Partitions), scope.Rewrite.Of(nameThere)); err != nil {
 			return report, err
 		}
 		for _, p := range t.Partitions {
@@ -207,12 +207,13 @@ func (m siteMap) began(tp spillway.TopicPartition) spillway.Offset {
 }
 
 // carried refuses to compare with other rules than those by which the map says that a
-// topic was carried: all that they do differently would count as faults of the mirror.
-func (m siteMap) carried(topic string, asked rewrite.Text) error {
+// topic was carried, as a run does: all that they do differently would count as faults of
+// the mirror.
+func (m siteMap) carried(topic string, partitions int, asked rewrite.Text) error {
 	if m.reader == nil {
 		return nil
 	}
-	if there, known := m.reader.Rewrite(topic); known && !there.Equal(asked) {
+	if there, holds := m.reader.Rewrite(topic, int32(partitions)); holds && !there.Equal(asked) {
 		return fmt.Errorf("audit: topic %s was carried with %s, and this audit has %s; give it the same", topic, there, asked)
 	}
 	return nil

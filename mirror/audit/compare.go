@@ -150,10 +150,7 @@ func (a *auditor) matched(s, t record) {
 	if tv == nil {
 		return
 	}
-	virtual := s.virtual
-	if virtual < 0 {
-		virtual = spillway.Offset(s.local)
-	}
+	virtual := s.at()
 	if virtual != t.virtual {
 		a.found.fault(Difference{Translation, s.local, t.local, fmt.Sprintf("virtual offset %d at the source, %d at the target", virtual, t.virtual)})
 		return

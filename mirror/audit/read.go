@@ -23,19 +23,12 @@ import (
 const (
 	fetchBytesMax  = 8 << 20
 	decodeBytesMax = 256 << 20
-	fetchWait      = time.Second
-	retryPause     = 200 * time.Millisecond
+	// aheadBytesMax is how many bytes of records the audit holds of a site until it reads
+	// no further ahead; one answer more may come on top.
+	aheadBytesMax = 64 << 20
+	fetchWait     = time.Second
+	retryPause    = 200 * time.Millisecond
 )
-
-// record is one record as a client sees it.
-type record struct {
-	local      spillway.LocalOffset
-	virtual    spillway.Offset // −1 without a map
-	timestamp  int64
-	key, value []byte
-	headers    []batch.RecordHeader
-	says       []string // what the provenance headers say, which are not in headers; nil: there are none
-}
 
 // reader hands out the committed, visible records of one partition in order.
 type reader struct {
@@ -48,6 +41,7 @@ type reader struct {
 	logStart, logEnd spillway.LocalOffset
 	conn             *conn.Conn
 	queue            []record
+	queueBytes       int // in memory
 	hidden           int64
 
 	leaves      *rules // left out are records that these do not want; nil: none
@@ -80,14 +74,17 @@ func (r *reader) close() {
 }
 
 // reset has another part of the log read.
-func (r *reader) reset(from, to spillway.LocalOffset) { r.next, r.end, r.queue = from, to, nil }
+func (r *reader) reset(from, to spillway.LocalOffset) {
+	r.next, r.end, r.queue, r.queueBytes = from, to, nil, 0
+}
 
 // skipTo leaves out what lies below a local offset.
 func (r *reader) skipTo(l spillway.LocalOffset) { r.next = max(r.next, l) }
 
-// peek returns the i-th record that comes, if there is one.
+// peek returns the i-th record that comes, if there is one. Of those behind the next two
+// there is none while the ones before take too much memory.
 func (r *reader) peek(ctx context.Context, i int) (record, bool, error) {
-	for len(r.queue) <= i && r.next < r.end {
+	for len(r.queue) <= i && r.next < r.end && (i < 2 || r.queueBytes < aheadBytesMax) {
 		if err := r.fill(ctx); err != nil {
 			return record{}, false, err
 		}
@@ -98,7 +95,13 @@ func (r *reader) peek(ctx context.Context, i int) (record, bool, error) {
 	return r.queue[i], true, nil
 }
 
-func (r *reader) drop(n int) { r.queue = r.queue[n:] }
+func (r *reader) drop(n int) {
+	for _, rec := range r.queue[:n] {
+		r.queueBytes -= rec.holds
+	}
+	clear(r.queue[:n]) // what the array holds stays in memory
+	r.queue = r.queue[n:]
+}
 
 // fill reads on. It tries again after lost connections and moved leaders.
 func (r *reader) fill(ctx context.Context) error {
@@ -151,7 +154,7 @@ func (r *reader) fetch(ctx context.Context) (sitelog.Fetched, error) {
 func (r *reader) decode(f sitelog.Fetched) error {
 	slices.SortFunc(f.Aborted, func(a, b sitelog.AbortedTransaction) int { return int(a.First - b.First) })
 	inAborted := make(map[int64]bool)
-	next := 0
+	next, queued, decoded := 0, len(r.queue), 0
 	w := batch.Over(f.Records)
 	for w.Next() {
 		h := w.Header
@@ -166,6 +169,11 @@ func (r *reader) decode(f sitelog.Fetched) error {
 		if err != nil {
 			return fmt.Errorf("read %s/%s at %d: %w", r.cluster.Site(), r.tp, h.BaseOffset, err)
 		}
+		if h.Codec() != batch.None {
+			for _, rec := range records {
+				decoded += contentBytes(rec.Key, rec.Value, rec.Headers)
+			}
+		}
 		switch {
 		case h.Control():
 			if len(records) > 0 && len(records[0].Key) >= 4 && binary.BigEndian.Uint16(records[0].Key[2:]) == 0 {
@@ -177,7 +185,31 @@ func (r *reader) decode(f sitelog.Fetched) error {
 		}
 		r.next = max(r.next, spillway.LocalOffset(h.NextOffset()))
 	}
+	r.account(queued, len(f.Records)+decoded)
 	return w.Err()
+}
+
+// account notes what the records from the i-th on, which came in one answer, keep in
+// memory: they point into the answer and into what was decompressed of it. Where most of
+// that belongs to records that are not needed it is let go.
+func (r *reader) account(i, answerBytes int) {
+	added := r.queue[i:]
+	if len(added) == 0 {
+		return
+	}
+	own, kept := len(added)*recordBytes, 0
+	for _, rec := range added {
+		kept += contentBytes(rec.key, rec.value, rec.headers)
+	}
+	if 4*kept < answerBytes {
+		for k := range added {
+			added[k].detach()
+		}
+		answerBytes = kept
+	}
+	last := &added[len(added)-1]
+	last.holds = own + answerBytes
+	r.queueBytes += last.holds
 }
 
 func (r *reader) take(h batch.Header, records []batch.Record) {

@@ -10,8 +10,10 @@ import (
 	"spillway/mirror/rewrite"
 )
 
-// rules are what a flow was told to do to the records of one partition, as the audit
-// understands it: it shares no code with what does it.
+// rules are what a flow was told to do to the records of one partition. How flags are read,
+// which topics a filter means, its compiled expression and the words in the map are those
+// of package rewrite, which the flow uses too. Whether a record meets a filter, and what
+// its provenance has to be, the audit decides by itself.
 type rules struct {
 	filters    []rewrite.Filter
 	provenance bool

@@ -143,12 +143,17 @@ func (r *Reader) Origins() map[string]Origin {
 	return all
 }
 
-// Rewrite is how the records of a topic are rewritten on their way here; false where
-// nobody has said it.
-func (r *Reader) Rewrite(topic string) (rewrite.Text, bool) {
+// Rewrite is how the records of a topic of so many partitions are rewritten on their way
+// here. Where nobody has said it they come as they are, once a mirror wrote, or was about
+// to write, into a partition; false: nothing holds yet.
+func (r *Reader) Rewrite(topic string, partitions int32) (rewrite.Text, bool) {
 	r.mu.RLock()
-	defer r.mu.RUnlock()
 	t, ok := r.mu.rules[topic]
+	r.mu.RUnlock()
+	for i := int32(0); i < partitions && !ok; i++ {
+		m := r.Map(spillway.TopicPartition{Topic: topic, Partition: i})
+		ok = m != nil && m.Session().Session > 0
+	}
 	return t, ok
 }
 
