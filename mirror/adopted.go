@@ -22,6 +22,9 @@ const (
 
 // write tells the map who feeds the topics, what was found, and which records are which.
 func (a *adoption) write(ctx context.Context, tps []spillway.TopicPartition) error {
+	if err := a.m.alone(ctx, a.share, leaseRenew); err != nil {
+		return err
+	}
 	if err := a.m.readMap(ctx); err != nil {
 		return err
 	}
@@ -33,14 +36,25 @@ func (a *adoption) write(ctx context.Context, tps []spillway.TopicPartition) err
 	for _, tp := range claimed {
 		ours[tp] = true
 	}
+	var due []spillway.TopicPartition
+	for _, p := range a.matched {
+		if ours[p.TopicPartition] && p.says() {
+			due = append(due, p.TopicPartition)
+		}
+	}
+	h, err := a.m.hold(ctx, a.share, due)
+	if err != nil {
+		return err
+	}
+	defer h.letGo()
 	if err := a.takeSettings(ctx, slices.Sorted(maps.Keys(partitionCounts(claimed)))); err != nil {
 		return err
 	}
 	for _, p := range a.matched {
-		if p.Records == 0 || !ours[p.TopicPartition] {
-			continue // a flow begins there as in any other
+		if h[p.TopicPartition] == nil {
+			continue
 		}
-		if err := a.writePartition(ctx, p); err != nil {
+		if err := a.writePartition(ctx, h, p); err != nil {
 			return fmt.Errorf("write the map of %s: %w", p.TopicPartition, err)
 		}
 	}
@@ -78,17 +92,27 @@ func (a *adoption) takeSettings(ctx context.Context, topics []string) error {
 
 // writePartition opens an append session in which nothing is appended. What it says is
 // true at every step: where it is ended in between, the map holds a part, and the next
-// take-over goes on there.
-func (a *adoption) writePartition(ctx context.Context, p *matched) error {
+// take-over goes on there. Without pairs it says what the target's end is made of: a flow
+// would take that for a foreign writer's.
+func (a *adoption) writePartition(ctx context.Context, h held, p *matched) error {
+	save := func(entries []maptopic.Entry) error {
+		if err := h.still(p.TopicPartition, a.m.config.Now()); err != nil {
+			return err
+		}
+		return a.m.saveAndRead(ctx, entries)
+	}
 	var previous offsetmap.Session
 	if om := a.m.reader.Map(p.TopicPartition); om != nil {
 		previous = om.Session()
+	}
+	if previous.Session != p.session {
+		return errors.New("a mirror run has opened it since it was compared; take it over again")
 	}
 	session, err := a.m.nextSession(previous, false)
 	if err != nil {
 		return err
 	}
-	if err := a.m.saveAndRead(ctx, []maptopic.Entry{maptopic.SessionEntry(p.TopicPartition, session)}); err != nil {
+	if err := save([]maptopic.Entry{maptopic.SessionEntry(p.TopicPartition, session)}); err != nil {
 		return err
 	}
 	if held := a.m.reader.Map(p.TopicPartition).Session(); held.Session != session.Session || held.Worker != session.Worker {
@@ -102,15 +126,19 @@ func (a *adoption) writePartition(ctx context.Context, p *matched) error {
 			entries = append(entries, maptopic.ChunkEntry(p.TopicPartition, c))
 		}
 		if at+a.pieceOffsets < p.TargetEnd {
-			if err := a.m.saveAndRead(ctx, entries); err != nil {
+			if err := save(entries); err != nil {
 				return err
 			}
 			a.m.config.Crash("afterSaveRanges")
 			entries = nil
 		}
 	}
-	entries = append(entries, maptopic.VerifiedEntry(p.TopicPartition, offsetmap.Verified{Session: session.Session, Local: p.TargetEnd, Virtual: p.Next}))
-	return a.m.saveAndRead(ctx, entries)
+	verified := offsetmap.Verified{Session: session.Session, Local: p.TargetEnd, Virtual: p.verified.Virtual}
+	if p.Records > 0 {
+		verified.Virtual = p.Next
+	}
+	entries = append(entries, maptopic.VerifiedEntry(p.TopicPartition, verified))
+	return save(entries)
 }
 
 // adoptedChunks are ranges in chunks without local gaps.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"spillway"
 	"spillway/broker"
 	"spillway/mirror/adopt"
@@ -96,6 +98,17 @@ type matched struct {
 	Adopted
 	from   offsetmap.Session // that opens what is taken over
 	ranges *offsetmap.View
+	// What the map said before: its newest append session, how far it was verified, and
+	// whether a mirror had written there at all.
+	session  int64
+	verified offsetmap.Verified
+	begun    bool
+}
+
+// says tells whether the map has to hear anything. Where it does not, a flow goes on, or
+// begins, as in any other partition.
+func (p *matched) says() bool {
+	return p.Records > 0 || len(p.Findings) > 0 || p.begun && p.TargetEnd > p.verified.Local
 }
 
 // Adopt takes over what another mirror has copied. It may be repeated: what is mapped
@@ -158,33 +171,10 @@ func (a *adoption) run(ctx context.Context, report *AdoptReport) (err error) {
 	if err := a.verdict(*report); err != nil || a.DryRun {
 		return err
 	}
-	if err := a.m.alone(ctx, a.share, leaseRenew); err != nil {
-		return err
-	}
 	if err := a.write(ctx, tps); err != nil {
 		return err
 	}
 	report.Written = true
-	return nil
-}
-
-// leadMax is how long a take-over waits for a run that was killed to be over.
-const leadMax = leaseTTL + leaseMargin + 5*time.Second
-
-// lead joins the workers of the flow, and returns when there are no others. A run that
-// begins later leaves what belongs to this one alone.
-func (m *Mirror) lead(ctx context.Context, share Assignment) error {
-	m.crew.begin()
-	return m.alone(ctx, share, leadMax)
-}
-
-// alone waits so long for all other workers to be gone.
-func (m *Mirror) alone(ctx context.Context, share Assignment, patience time.Duration) error {
-	bounded, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	if others, err := m.crew.alone(bounded); err != nil {
-		return fmt.Errorf("a mirror run from site %s to site %s works (%s); stop it first: %w", share.Source, m.site, strings.Join(others, ", "), err)
-	}
 	return nil
 }
 
@@ -223,18 +213,11 @@ func (a *adoption) partitions(ctx context.Context, report *AdoptReport) ([]spill
 	}), nil
 }
 
-// match compares all partitions.
+// match compares all partitions. One that fails has a problem, and the others are looked
+// at all the same.
 func (a *adoption) match(ctx context.Context, tps []spillway.TopicPartition, report *AdoptReport) error {
 	var err error
 	if a.ends, err = a.To.Admin().LogEnds(ctx, tps); err != nil {
-		return err
-	}
-	targets, err1 := a.To.Admin().HighWatermarks(ctx, tps)
-	targetStarts, err2 := a.To.Admin().LogStarts(ctx, tps)
-	// The source is asked after the target: it has all of which copies are there.
-	sources, err3 := a.src.cluster.Admin().HighWatermarks(ctx, tps)
-	starts, err4 := a.src.cluster.Admin().LogStarts(ctx, tps)
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return err
 	}
 	compacted := make(map[string]bool)
@@ -242,14 +225,17 @@ func (a *adoption) match(ctx context.Context, tps []spillway.TopicPartition, rep
 	for _, tp := range tps {
 		if _, known := compacted[tp.Topic]; !known {
 			if compacted[tp.Topic], refused[tp.Topic], err = a.look(ctx, tp.Topic); err != nil {
-				return err
+				refused[tp.Topic] = err.Error()
 			}
 		}
-		p := &matched{Adopted: Adopted{TopicPartition: tp, First: -1, Next: -1, TargetEnd: targets[tp], Problem: refused[tp.Topic]}}
+		p := &matched{Adopted: Adopted{TopicPartition: tp, First: -1, Next: -1, Problem: refused[tp.Topic]}}
 		if p.Problem == "" {
-			if err := a.compare(ctx, p, logPart{view: a.src.view(tp), start: starts[tp], end: sources[tp]}, logPart{start: targetStarts[tp], end: targets[tp]}, compacted[tp.Topic]); err != nil {
-				return err
+			if err := a.compareAtRest(ctx, p, compacted[tp.Topic]); err != nil {
+				p.Problem = err.Error()
 			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		a.matched = append(a.matched, p)
 		report.Partitions = append(report.Partitions, p.Adopted)
@@ -258,6 +244,40 @@ func (a *adoption) match(ctx context.Context, tps []spillway.TopicPartition, rep
 		report.Missing += p.Counts[adopt.Missing]
 	}
 	return nil
+}
+
+// comparesMax is how often a partition is compared because the start of a log moves.
+const comparesMax = 5
+
+// compareAtRest compares a partition again where retention took away what was to be read:
+// by then what it took is known to be deleted.
+func (a *adoption) compareAtRest(ctx context.Context, p *matched, compacted bool) error {
+	for tries := 1; ; tries++ {
+		theirs, ours, err := a.logs(ctx, p.TopicPartition)
+		if err != nil {
+			return err
+		}
+		p.TargetEnd = ours.end
+		err = a.compare(ctx, p, theirs, ours, compacted)
+		switch {
+		case !errors.Is(err, kerr.OffsetOutOfRange):
+			return err
+		case tries == comparesMax:
+			return fmt.Errorf("%d times records were deleted before they were read; try again when retention deletes less, or with a longer one: %w", tries, err)
+		}
+	}
+}
+
+// logs are a partition at both sites as they are now. The source is asked after the
+// target: it has all of which copies are there.
+func (a *adoption) logs(ctx context.Context, tp spillway.TopicPartition) (theirs, ours logPart, err error) {
+	ends, err1 := a.To.Admin().HighWatermarks(ctx, []spillway.TopicPartition{tp})
+	starts, err2 := a.To.Admin().LogStarts(ctx, []spillway.TopicPartition{tp})
+	ours = logPart{start: starts[tp], end: ends[tp]}
+	ends, err3 := a.src.cluster.Admin().HighWatermarks(ctx, []spillway.TopicPartition{tp})
+	starts, err4 := a.src.cluster.Admin().LogStarts(ctx, []spillway.TopicPartition{tp})
+	theirs = logPart{view: a.src.view(tp), start: starts[tp], end: ends[tp]}
+	return theirs, ours, errors.Join(err1, err2, err3, err4)
 }
 
 // look tells whether a topic is compacted at one of the sites, and why it cannot be
@@ -278,23 +298,33 @@ func (a *adoption) look(ctx context.Context, topic string) (compacted bool, prob
 
 // compare matches one partition.
 func (a *adoption) compare(ctx context.Context, p *matched, theirs, ours logPart, compacted bool) error {
+	if om := a.m.reader.Map(p.TopicPartition); om != nil {
+		p.session = om.Session().Session
+	}
 	view := a.m.reader.View(p.TopicPartition)
+	if _, open := view.Open(); open {
+		p.Problem = "site " + string(a.m.site) + " serves it in a failover group"
+		return nil
+	}
+	virtual, local := view.End()
+	p.begun, p.verified = view.Begun(), offsetmap.Verified{Local: local, Virtual: virtual}
+	if !p.begun {
+		p.verified.Virtual = -1
+	}
 	limits := a.Limits
-	limits.Compacted, limits.SourceDeleted, limits.Resumes = compacted, theirs.start > 0, view.Begun()
+	// A session that was opened, and in which nothing was found, says nothing of what the
+	// target holds: the one before may have been killed.
+	limits.Compacted, limits.Resumes = compacted, !view.Empty()
 	from, at := theirs.start, ours.start
+	p.from.Local, p.from.Virtual = at, -1
 	if limits.Resumes {
-		if _, open := view.Open(); open {
-			p.Problem = "site " + string(a.m.site) + " serves it in a failover group"
-			return nil
-		}
-		virtual, local := view.End()
 		limits.Known = max(0, int64(virtual))
 		known, _ := theirs.view.ToLocal(spillway.Offset(max(0, limits.Known-int64(limits.Behind))))
 		from, at = max(from, known), max(at, local)
 		p.from.Local, p.from.Virtual = local, virtual
-	} else {
-		p.from.Local, p.from.Virtual = at, -1
 	}
+	first, _ := theirs.view.ToLocal(spillway.Offset(limits.Known))
+	limits.SourceDeleted = theirs.start > first
 	source := &adoptLog{cluster: a.src.cluster, tp: p.TopicPartition, view: theirs.view, aborted: true, next: from, end: theirs.end, patience: a.m.config.TransactionWait}
 	target := &adoptLog{cluster: a.To, tp: p.TopicPartition, next: at, end: ours.end, patience: a.m.config.TransactionWait}
 	if compacted {
@@ -306,6 +336,7 @@ func (a *adoption) compare(ctx context.Context, p *matched, theirs, ours logPart
 	defer target.close()
 	m := offsetmap.New()
 	records := int64(0)
+	p.Ranges = 0
 	found, err := adopt.Match(limits, source, target, func(r adopt.Range) {
 		m.Apply(&offsetmap.Chunk{Session: 1, First: spillway.LocalOffset(r.Target), Sequence: offsetmap.NoSequence, Verified: true,
 			Ranges: []offsetmap.Range{{Epoch: a.share.Epoch, Virtual: spillway.Offset(r.Source), Local: spillway.LocalOffset(r.Target), Length: r.Length}}})
@@ -317,7 +348,7 @@ func (a *adoption) compare(ctx context.Context, p *matched, theirs, ours logPart
 	source.close() // what they have found may be looked at now
 	target.close()
 	if err != nil {
-		return fmt.Errorf("compare %s: %w", p.TopicPartition, err)
+		return err
 	}
 	p.ranges = m.View()
 	p.Records, p.First, p.Next, p.Findings, p.Counts = found.Records, spillway.Offset(found.First), spillway.Offset(found.SourceEnd), found.Rows, found.Counts

@@ -61,7 +61,8 @@ type ConnectPartition struct {
 }
 
 // HandBack writes how far the flow into To has come where MirrorMaker 2 looks when it is
-// started. Both have to be stopped.
+// started. Both have to be stopped. What a run that was killed has left is read back; a dry
+// run, which must not tell the map, is refused there.
 func HandBack(ctx context.Context, c HandBackConfig) (HandBackReport, error) {
 	report := HandBackReport{Topic: cmp.Or(c.OffsetsTopic, "mm2-offsets."+c.Alias+".internal"), Offsets: []ConnectOffset{}}
 	m, share, err := RunConfig{From: c.From, To: c.To, Topics: c.Topics, Mirror: c.Mirror}.open(ctx)
@@ -89,8 +90,24 @@ func (m *Mirror) handBack(ctx context.Context, c HandBackConfig, share Assignmen
 			return err
 		}
 	}
-	if report.Offsets, err = m.copiedOffsets(ctx, c.Alias, share, src); err != nil {
+	tps, err := m.fed(ctx, share, src)
+	if err != nil {
 		return err
+	}
+	if c.DryRun {
+		err = m.allVerified(ctx, tps)
+	} else {
+		var h held
+		if h, err = m.hold(ctx, share, tps); err == nil {
+			defer h.letGo()
+			err = m.readAllBack(ctx, share, tps)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if report.Offsets = m.copiedOffsets(c.Alias, src, tps); len(report.Offsets) == 0 {
+		return fmt.Errorf("the flow from site %s has brought nothing into these topics yet", src.site)
 	}
 	if err := running.stopped(ctx, cmp.Or(c.Watch, 3*time.Second)); err != nil {
 		return err
@@ -106,8 +123,8 @@ func (m *Mirror) handBack(ctx context.Context, c HandBackConfig, share Assignmen
 	return nil
 }
 
-// copiedOffsets are where MirrorMaker 2 would stand if it had copied what the flow has.
-func (m *Mirror) copiedOffsets(ctx context.Context, alias string, share Assignment, src *source) ([]ConnectOffset, error) {
+// fed are the partitions into which a flow from the source has written.
+func (m *Mirror) fed(ctx context.Context, share Assignment, src *source) ([]spillway.TopicPartition, error) {
 	tps, err := share.partitionsAt(ctx, src.cluster)
 	if err != nil {
 		return nil, err
@@ -115,23 +132,63 @@ func (m *Mirror) copiedOffsets(ctx context.Context, alias string, share Assignme
 	if err := errors.Join(m.reader.CaughtUp(ctx), src.ready(ctx, true)); err != nil {
 		return nil, err
 	}
+	tps = slices.DeleteFunc(tps, func(tp spillway.TopicPartition) bool {
+		return m.fedBy(src, tp.Topic) == "" || !m.reader.View(tp).Begun()
+	})
+	if len(tps) == 0 {
+		return nil, fmt.Errorf("the map of site %s knows no flow from site %s into these topics", m.site, src.site)
+	}
+	return tps, nil
+}
+
+// unverified are the partitions whose log ends elsewhere than the map says for certain: a
+// run was killed, or somebody has written there since.
+func (m *Mirror) unverified(ctx context.Context, tps []spillway.TopicPartition) ([]spillway.TopicPartition, error) {
+	ends, err := m.local.Admin().LogEnds(ctx, tps)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(tps), func(tp spillway.TopicPartition) bool {
+		view := m.reader.View(tp)
+		_, open := view.Open()
+		_, local := view.End()
+		return open || local == ends[tp]
+	}), nil
+}
+
+// readAllBack has the map say of all that the target has what it is. The caller holds the
+// partitions.
+func (m *Mirror) readAllBack(ctx context.Context, a Assignment, tps []spillway.TopicPartition) error {
+	some, err := m.unverified(ctx, tps)
+	if err != nil {
+		return err
+	}
+	_, err = m.readBack(ctx, &share{id: a.Share, assignment: a}, a.Epoch, some)
+	return err
+}
+
+// allVerified refuses to tell where MirrorMaker 2 would go on while the map does not say
+// it for certain: it would copy again what is there.
+func (m *Mirror) allVerified(ctx context.Context, tps []spillway.TopicPartition) error {
+	some, err := m.unverified(ctx, tps)
+	if err == nil && len(some) > 0 {
+		err = fmt.Errorf("of %d partitions, %s first, the map of site %s does not say yet what the end of the log is: a mirror run works, or was killed, or somebody else has written there; let mirror run --until-caught-up end before, or leave --dry-run out, which reads it back", len(some), some[0], m.site)
+	}
+	return err
+}
+
+// copiedOffsets are where MirrorMaker 2 would stand if it had copied what the flow has.
+func (m *Mirror) copiedOffsets(alias string, src *source, tps []spillway.TopicPartition) []ConnectOffset {
 	offsets := []ConnectOffset{}
 	for _, tp := range tps {
-		topic := m.fedBy(src, tp.Topic)
 		end, _ := m.reader.View(tp).End()
-		if topic == "" || end <= 0 {
-			continue
-		}
 		next, _ := src.view(tp).ToLocal(end)
-		o := ConnectOffset{Partition: ConnectPartition{alias, tp.Partition, topic}}
-		if o.Offset.Offset = int64(next) - 1; next > 0 {
+		o := ConnectOffset{Partition: ConnectPartition{alias, tp.Partition, m.fedBy(src, tp.Topic)}}
+		if o.Offset.Offset = int64(next) - 1; end > 0 && next > 0 {
 			offsets = append(offsets, o)
 		}
 	}
-	if len(offsets) == 0 {
-		return nil, fmt.Errorf("the map of site %s knows no flow from site %s into these topics", m.site, src.site)
-	}
-	return offsets, nil
+	return offsets
 }
 
 // connectOffsets is what the offsets topic says of one source connector.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -155,5 +156,52 @@ func TestHandBackAndAdoptAgain(t *testing.T) {
 			t.Errorf("%+v was accepted", o)
 		}
 		t.Log(fmt.Sprint(err))
+	}
+}
+
+// TestHandBackAfterAKill hands back behind a run that was killed with records at the target
+// of which the map does not know yet whether they came there.
+func TestHandBackAfterAKill(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	const offsets = "mm2-offsets.east.internal"
+	if err := west.Admin().CreateTopic(ctx, offsets, 1, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	write := func(addresses []string, records ...*kgo.Record) {
+		t.Helper()
+		cl, err := kgo.NewClient(kgo.SeedBrokers(addresses...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchMaxBytes(1<<10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		if err := cl.ProduceSync(ctx, records...).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	records := make([]*kgo.Record, 2000)
+	for i := range records {
+		records[i] = &kgo.Record{Topic: "orders", Value: fmt.Appendf(nil, "record %d", i)}
+	}
+	write(east.Addresses(), records...)
+	write(west.Addresses(), &kgo.Record{Topic: offsets, Key: []byte(`["MirrorSourceConnector",{"topic":"orders","cluster":"east","partition":0}]`), Value: []byte(`{"offset":1}`)})
+	runChild(t, east.Addresses(), west.Addresses(), "afterProduceAcked", 5, childAlone+"=1")
+	ours, err := read(ctx, west, spillway.TopicPartition{Topic: "orders"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := HandBackConfig{From: east, To: west, Topics: selected(t, ".*"), Alias: "east", Watch: time.Millisecond}
+	dry := back
+	dry.DryRun = true
+	if would, err := HandBack(ctx, dry); err == nil || !strings.Contains(err.Error(), "--until-caught-up") {
+		t.Errorf("dry run: %+v, %v", would, err)
+	}
+	report, err := HandBack(ctx, back)
+	if err != nil || !report.Written || len(report.Offsets) != 1 || report.Offsets[0].Offset.Offset != int64(len(ours))-1 {
+		t.Fatalf("%+v, %v; %d records are at the target", report, err, len(ours))
+	}
+	if would, err := HandBack(ctx, dry); err != nil || would.Offsets[0] != report.Offsets[0] {
+		t.Errorf("dry run: %+v, %v; want %+v", would, err, report)
 	}
 }

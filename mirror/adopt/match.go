@@ -28,7 +28,8 @@ type Limits struct {
 	Behind      int // of the source, to know runs that lie at the target again
 	Ahead       int // of the source, to find where the target goes on
 	TargetAhead int // of the target, to get past what is not the source's
-	// SourceDeleted says that the source has not its beginning any more.
+	// SourceDeleted says that the source has not its beginning any more; of one that
+	// Resumes, that it has not what came first behind Known.
 	SourceDeleted bool
 	// Compacted says that one of the logs is: records may be missing at either side.
 	Compacted bool
@@ -215,7 +216,7 @@ func (m *matcher) unknown(t Record) {
 		m.found.add(Aborted, t.Offset, 1)
 	case m.limits.Compacted:
 		m.found.add(Superseded, t.Offset, 1)
-	case m.limits.SourceDeleted && !m.limits.Resumes && m.behind.end == 0:
+	case m.limits.SourceDeleted && m.behind.end == 0:
 		m.found.add(Older, t.Offset, 1)
 	default:
 		m.found.add(Unknown, t.Offset, 1)
