@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway"
@@ -20,7 +19,7 @@ import (
 
 var orders0 = spillway.TopicPartition{Topic: "orders"}
 
-// append one record after the other, each in a batch of its own.
+// appendTexts writes one record after the other, each in a batch of its own.
 func appendTexts(ctx context.Context, t *testing.T, addresses []string, n int, text string) {
 	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(addresses...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
@@ -65,17 +64,7 @@ func TestForetoldIsNotTakenForWritten(t *testing.T) {
 	appendTexts(ctx, t, east.Addresses(), 10, "early")
 	aloneIs(t, Config{Local: west}, east, 10).Close()
 	appendTexts(ctx, t, west.Addresses(), 50, "of others")
-	cl, err := kgo.NewClient(kgo.SeedBrokers(west.Addresses()...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	var deleted kadm.Offsets
-	deleted.AddOffset(orders0.Topic, orders0.Partition, 40, -1)
-	answers, err := kadm.NewClient(cl).DeleteRecords(ctx, deleted)
-	if err := errors.Join(err, answers.Error()); err != nil {
-		t.Fatal(err)
-	}
+	retainFrom(t, ctx, west, orders0.Topic, orders0.Partition, 40)
 	appendTexts(ctx, t, east.Addresses(), 100, "late")
 	aloneIs(t, Config{Local: west}, east, 110)
 	holds(ctx, t, west, 20+100)
