@@ -157,36 +157,55 @@ func TestAdoptTellsWhatFails(t *testing.T) {
 }
 
 // TestAdoptKilledBeforeTheFirstPair ends a take-over while the map has only heard of
-// records that the source has deleted. The next one finds what the first one did.
+// records that have no pair. The next one finds what the first one did.
 func TestAdoptKilledBeforeTheFirstPair(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
-	east, _, l, cp, config := adoptedPair(t)
-	copied(t, ctx, l, cp, 300)
-	retainFrom(t, ctx, east, "orders", 0, 200)
-	retainFrom(t, ctx, east, "orders", 1, 200)
-	dry := config
-	dry.DryRun = true
-	would, err := Adopt(ctx, dry)
-	if err != nil || rowsOf(would, adopt.Older) < 100 {
-		t.Fatalf("%+v, %v", would, err)
+	for _, begins := range []string{"the source has deleted its beginning", "the copy was begun late, behind others"} {
+		t.Run(begins, func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			east, _, l, cp, config := adoptedPair(t)
+			kind := adopt.Older
+			if begins == "the source has deleted its beginning" {
+				copied(t, ctx, l, cp, 300)
+				retainFrom(t, ctx, east, "orders", 0, 200)
+				retainFrom(t, ctx, east, "orders", 1, 200)
+			} else {
+				kind, config.AcceptUnknown = adopt.Before, 60
+				for range 60 {
+					if err := cp.client.ProduceSync(ctx, &kgo.Record{Topic: "east.orders", Value: []byte("not the source's")}).FirstErr(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				cp.next[0], cp.next[1] = 100, 100
+				copied(t, ctx, l, cp, 300)
+			}
+			dry := config
+			dry.DryRun = true
+			would, err := Adopt(ctx, dry)
+			if err != nil || rowsOf(would, kind) < 30 {
+				t.Fatalf("%+v, %v", would, err)
+			}
+			killed, kill := context.WithCancel(ctx)
+			dies := config
+			dies.pieceOffsets = 20
+			dies.Mirror.Crash = func(p string) {
+				if p == "afterSaveRanges" {
+					kill()
+				}
+			}
+			if _, err := Adopt(killed, dies); err == nil {
+				t.Fatal("it was not ended")
+			}
+			again, err := Adopt(ctx, config)
+			if err != nil || again.Records != would.Records || rowsOf(again, kind) != rowsOf(would, kind) {
+				t.Fatalf("%+v, %v; want %+v", again, err, would)
+			}
+			if kind == adopt.Older {
+				runsOn(t, ctx, config, again.Records)
+			}
+		})
 	}
-	killed, kill := context.WithCancel(ctx)
-	dies := config
-	dies.pieceOffsets = 20
-	dies.Mirror.Crash = func(p string) {
-		if p == "afterSaveRanges" {
-			kill()
-		}
-	}
-	if _, err := Adopt(killed, dies); err == nil {
-		t.Fatal("it was not ended")
-	}
-	again, err := Adopt(ctx, config)
-	if err != nil || again.Records != would.Records || rowsOf(again, adopt.Older) != rowsOf(would, adopt.Older) {
-		t.Fatalf("%+v, %v; want %+v", again, err, would)
-	}
-	runsOn(t, ctx, config, again.Records)
 }
 
 // TestAdoptAfterRetentionBetween has the source delete records that came to the target after
@@ -322,7 +341,7 @@ func TestAdoptAfterARunWrote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.Limits = adopt.DefaultLimits()
+	config.Limits, config.pieceOffsets = adopt.DefaultLimits(), adoptOffsets
 	a := &adoption{AdoptConfig: config, m: m, share: share, src: src}
 	if err := m.lead(ctx, share); err != nil {
 		t.Fatal(err)
