@@ -123,7 +123,10 @@ func (a stuckSettingsAdmin) SetTopicConfigs(ctx context.Context, topic string, c
 	if !a.of.armed.Load() {
 		return a.Admin.SetTopicConfigs(ctx, topic, configs)
 	}
-	close(a.of.asked)
+	select {
+	case a.of.asked <- struct{}{}:
+	default: // it is known
+	}
 	<-ctx.Done()
 	return ctx.Err()
 }
@@ -134,7 +137,7 @@ func TestClosingWhileASettingIsChanged(t *testing.T) {
 	t.Parallel()
 	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
 	assign(t, testMirror(t, east, west), ordersAssignment("", 1))
-	stuck := stuckSettings{west, new(atomic.Bool), make(chan struct{})}
+	stuck := stuckSettings{west, new(atomic.Bool), make(chan struct{}, 1)}
 	m := testMirrorWith(t, Config{Local: stuck, Events: Events{Metadata: func(i MetadataInfo) {
 		if i.Problem != "" {
 			t.Errorf("problem of %q: %s", i.Name, i.Problem)
