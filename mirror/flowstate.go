@@ -1,0 +1,120 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"time"
+
+	"spillway"
+)
+
+// partState is what others may know about a partition.
+type partState struct {
+	virtual spillway.Offset
+	lag     int64
+	// undecided are those of lag that open transactions hold back at the source,
+	// at lastStable since heldBack.
+	undecided  int64
+	lastStable spillway.LocalOffset
+	heldBack   time.Time
+	running    bool
+	problem    string
+	waits      bool      // until it is this worker's, of several
+	caughtUp   time.Time // when it last had all that was known of the source
+	whole      bool      // it had all, once since the flow began
+}
+
+// publish is called by lanes after a plan was compared.
+func (f *flow) publish(p *partition) {
+	f.setState(p, true, p.notice)
+	f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, Session: p.session.Session, End: p.virtual})
+}
+
+func (f *flow) setState(p *partition, running bool, problem string) {
+	s := partState{virtual: p.virtual, lag: p.lag(), undecided: p.undecided(), lastStable: p.lastStable, heldBack: p.heldBack, running: running, problem: problem, caughtUp: time.Now()}
+	f.mu.Lock()
+	before, known := f.mu.state[p.TopicPartition]
+	if known && (s.lag > 0 || problem != "") {
+		s.caughtUp = before.caughtUp
+	}
+	s.whole = before.whole || running && problem == "" && s.lag == 0 && p.highWatermark >= 0
+	f.mu.state[p.TopicPartition] = s
+	f.mu.Unlock()
+	if (!known || before.problem != problem) && (known || problem != "") {
+		f.m.events.partitionState(PartitionInfo{p.TopicPartition, f.share.Share, f.source.site, f.m.site, problem})
+	}
+}
+
+// setWaits notes a partition that another worker may have. That is no problem, but
+// while it is this one's.
+func (f *flow) setWaits(p *partition) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.state[p.TopicPartition] = partState{virtual: p.virtual, waits: true, caughtUp: time.Now()}
+}
+
+func (f *flow) fail(err error) {
+	if errors.Is(err, context.Canceled) && f.stopped() {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.problem = err.Error()
+}
+
+// reportAll reports until ctx ends. It waits for no broker: a target that
+// freezes stops everything else, and that is what there is to report.
+func (f *flow) reportAll(ctx context.Context) {
+	tick := time.NewTicker(f.m.config.TopicInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			f.report()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// report tells how the flow is.
+func (f *flow) report() {
+	info := f.info(time.Now())
+	f.m.events.flowState(info)
+}
+
+func (f *flow) info(now time.Time) FlowInfo {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	info := FlowInfo{Share: f.share.Share, Source: f.source.site, Target: f.m.site, Epoch: f.epoch,
+		Partitions: len(f.mu.state), CatchingUp: !f.mu.found, Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string), Hanging: maps.Clone(f.mu.hanging)}
+	tps := make([]spillway.TopicPartition, 0, len(f.mu.state))
+	for tp, s := range f.mu.state {
+		tps = append(tps, tp)
+		if s.waits && f.m.crew.elsewhere(tp) {
+			info.Partitions--
+			info.Elsewhere++
+			continue
+		}
+		if s.waits {
+			s.problem = waitsForLease
+		}
+		info.LagRecords += s.lag
+		info.UndecidedRecords += s.undecided
+		if s.running {
+			info.Running++
+		}
+		info.CatchingUp = info.CatchingUp || !s.whole
+		if s.problem != "" {
+			info.Problems[tp] = s.problem
+		}
+		if s.problem != "" || s.lag > 0 {
+			info.LagTime = max(info.LagTime, now.Sub(s.caughtUp))
+		}
+	}
+	if f.m.crew != nil {
+		info.Workers = f.m.crew.shares(tps)
+	}
+	return info
+}
