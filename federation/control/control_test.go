@@ -134,10 +134,7 @@ func TestSwitchoverGivesUpAndTheOldSiteGoesOn(t *testing.T) {
 	gw := w.sites["west"].gateway
 	stuck := make(chan struct{})
 	gw.inflight.Go(func() { <-stuck })
-	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plan := w.switchover("west", "")
 	share, err := w.operator.Await(within(t), "orders", plan.Epoch+1, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -125,9 +125,7 @@ func TestDrivingLoopDiesInEachState(t *testing.T) {
 				})
 				return err
 			})
-			if _, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false); err != nil {
-				t.Fatal(err)
-			}
+			w.switchover("west", "")
 			share, err := w.operator.Await(within(t), "orders", 2, nil)
 			if err != nil {
 				t.Fatal(err)
@@ -190,10 +188,7 @@ func frozenGateway(t *testing.T, deleted, anew bool, want string) {
 			s.anew()
 		}
 	}
-	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plan := w.switchover("west", "")
 	opened := make(chan struct{})
 	go func() {
 		defer close(opened)
@@ -262,10 +257,7 @@ func TestOlderStoreIsRefused(t *testing.T) {
 	store := coordtest.NewMemory()
 	w := newWorld(t, options{store: store})
 	w.settled(1)
-	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plan := w.switchover("west", "")
 	w.settled(plan.Epoch)
 	empty := func() {
 		t.Helper()
@@ -436,10 +428,7 @@ func TestOnlyTheWriterActs(t *testing.T) {
 		return l
 	}
 	w.eventually("the second one waits", func() bool { l := said(); return l.Beat > 2 && l.Waits && len(l.Following) == 0 })
-	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plan := w.switchover("west", "")
 	w.settled(plan.Epoch)
 	if k.asked.Load() > 0 {
 		t.Fatal("a mirror without the lease was asked to act")
@@ -530,10 +519,7 @@ func TestTheOldSiteProvesThatItCanFollow(t *testing.T) {
 				}
 				return nil
 			})
-			plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
-			if err != nil {
-				t.Fatal(err)
-			}
+			plan := w.switchover("west", "")
 			share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil)
 			if err != nil || share.Active != "east" || share.Epoch != plan.Epoch+1 {
 				t.Fatalf("%v: %+v", err, share)
@@ -566,10 +552,8 @@ func TestTrimmedTermsAreReadFromTheHistory(t *testing.T) {
 	for i, to := range []spillway.SiteID{"west", "east", "west"} {
 		active := w.record().Active
 		w.produce(active, fmt.Sprint(i, "-"), 10)
-		plan, err := w.operator.Switchover(within(t), "orders", to, "test", "", false)
-		if err != nil {
-			t.Fatal(err)
-		}
+		plan := w.switchover(to, "")
+		var err error
 		if share, err = w.operator.Await(within(t), "orders", plan.Epoch, nil); err != nil || share.Active != to {
 			t.Fatalf("%v: %+v", err, share)
 		}

@@ -31,10 +31,7 @@ func TestASiteThatComesBackLateFindsWhereItsTimeEnded(t *testing.T) {
 		return nil
 	})
 	for _, to := range []spillway.SiteID{"west", "north"} {
-		plan, err := w.operator.Switchover(within(t), "orders", to, "test", "", false)
-		if err != nil {
-			t.Fatal(err)
-		}
+		plan := w.switchover(to, "")
 		share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil)
 		if err != nil || share.Active != to {
 			t.Fatalf("%v: %+v", err, share)

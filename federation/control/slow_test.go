@@ -86,10 +86,7 @@ func TestSlowStandbyOfASwitchoverIsCutBack(t *testing.T) {
 		})
 		return nil
 	})
-	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plan := w.switchover("west", "")
 	w.eventually("west serves", func() bool { return w.record().Active == "west" })
 	w.write("west", orders0, "new")
 	w.eventually("north shows the stray record", func() bool { return w.visible("north", orders0)[1020] == "stray" })
@@ -145,10 +142,7 @@ func TestGroupsThatCannotBeCopiedAtOnce(t *testing.T) {
 	}})
 	w.settled(1)
 	w.produce("east", "a", 20)
-	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plan := w.switchover("west", "")
 	share := w.settled(plan.Epoch)
 	if share.Active != "west" {
 		t.Fatalf("%+v; faults %q", share, last(w.failed, 5))

@@ -267,6 +267,22 @@ func (w *world) eventually(what string, ok func() bool) {
 	}
 }
 
+// switchover asks for a planned move, as a person does: what is refused, since on a busy
+// machine somebody has just not been heard, is asked for again.
+func (w *world) switchover(to spillway.SiteID, why string) Plan {
+	w.t.Helper()
+	var refusal error
+	for limit := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		var plan Plan
+		if plan, refusal = w.operator.Switchover(within(w.t), "orders", to, "test", why, false); refusal == nil {
+			return plan
+		}
+		if time.Now().After(limit) {
+			w.t.Fatal(refusal)
+		}
+	}
+}
+
 func last(s []string, n int) []string { return s[max(0, len(s)-n):] }
 
 func (w *world) record() failover.Share {

@@ -101,10 +101,7 @@ func TestAHoldAsksTheStoreNoMoreThanItMust(t *testing.T) {
 	store := newCounting(coordtest.NewMemory())
 	w := newWorld(t, options{store: store, group: func(g *spillway.FailoverGroup) { g.GroupDrain = 2 * time.Second }})
 	w.settled(1)
-	plan, err := w.operator.Switchover(within(t), "orders", "west", "test", "", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plan := w.switchover("west", "")
 	if _, err := w.operator.Await(within(t), "orders", plan.Epoch, nil); err != nil {
 		t.Fatal(err)
 	}
