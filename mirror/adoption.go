@@ -17,6 +17,7 @@ import (
 	"spillway/mirror/adopt"
 	"spillway/mirror/offsetmap"
 	"spillway/mirror/selection"
+	"spillway/mirror/sitelog"
 )
 
 // A topic that another mirror has filled (MirrorMaker 2) is taken over before the first
@@ -325,8 +326,8 @@ func (a *adoption) compare(ctx context.Context, p *matched, theirs, ours logPart
 	}
 	first, _ := theirs.view.ToLocal(spillway.Offset(limits.Known))
 	limits.SourceDeleted = theirs.start > first
-	source := &adoptLog{cluster: a.src.cluster, tp: p.TopicPartition, view: theirs.view, aborted: true, next: from, end: theirs.end, patience: a.m.config.TransactionWait}
-	target := &adoptLog{cluster: a.To, tp: p.TopicPartition, next: at, end: ours.end, patience: a.m.config.TransactionWait}
+	source := &adoptLog{log: sitelog.PartitionReader{Cluster: a.src.cluster, Of: p.TopicPartition}, view: theirs.view, aborted: true, next: from, end: theirs.end, patience: a.m.config.TransactionWait}
+	target := &adoptLog{log: sitelog.PartitionReader{Cluster: a.To, Of: p.TopicPartition}, next: at, end: ours.end, patience: a.m.config.TransactionWait}
 	if compacted {
 		source.seed = &a.seed
 	}

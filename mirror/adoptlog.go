@@ -10,12 +10,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"spillway"
-	"spillway/broker"
 	"spillway/broker/batch"
-	"spillway/broker/conn"
 	"spillway/mirror/adopt"
 	"spillway/mirror/offsetmap"
-	"spillway/mirror/selection"
 	"spillway/mirror/sitelog"
 )
 
@@ -29,8 +26,7 @@ const (
 // transactions where they are asked for. It implements adopt.Log. A goroutine reads ahead.
 type adoptLog struct {
 	// Set once, read by anyone.
-	cluster  broker.Cluster
-	tp       spillway.TopicPartition
+	log      sitelog.PartitionReader
 	view     *offsetmap.View // of a source: records are told by virtual offsets; nil: by the log's own
 	aborted  bool
 	seed     *maphash.Seed // of keys; nil: they are not asked for
@@ -40,7 +36,6 @@ type adoptLog struct {
 
 	// Owned by read until chunks is closed, and then by who calls Next.
 	next, end spillway.LocalOffset
-	conn      *conn.Conn
 	err       error
 	undecided bool // an open transaction hid what comes from next on
 
@@ -77,7 +72,7 @@ func (l *adoptLog) Next() (adopt.Record, bool, error) {
 
 func (l *adoptLog) read(ctx context.Context) {
 	defer close(l.chunks)
-	defer l.hangUp()
+	defer l.log.Close()
 	faults := 0
 	var waits time.Time // since when nothing is decided
 	for l.next < l.end && l.err == nil {
@@ -87,14 +82,14 @@ func (l *adoptLog) read(ctx context.Context) {
 			l.err = ctx.Err()
 			return
 		case err != nil:
-			l.hangUp()
+			l.log.Close()
 			var kafka *kerr.Error
 			if faults++; errors.As(err, &kafka) && !kafka.Retriable || faults == adoptFaults {
-				l.err = fmt.Errorf("read %s/%s at %d: %w", l.cluster.Site(), l.tp, l.next, err)
+				l.err = fmt.Errorf("read %s/%s at %d: %w", l.log.Cluster.Site(), l.log.Of, l.next, err)
 				return
 			}
 			_ = sitelog.Pause(ctx, time.Second/4)
-			_ = l.cluster.Refresh(ctx) // met again by the next fetch
+			_ = l.log.Cluster.Refresh(ctx) // met again by the next fetch
 			continue
 		}
 		faults = 0
@@ -114,32 +109,8 @@ func (l *adoptLog) read(ctx context.Context) {
 	}
 }
 
-func (l *adoptLog) hangUp() {
-	if l.conn != nil {
-		l.conn.Close()
-		l.conn = nil
-	}
-}
-
 func (l *adoptLog) fetch(ctx context.Context) (sitelog.Fetched, error) {
-	if l.conn == nil {
-		node, err := l.cluster.Leader(ctx, l.tp)
-		if err != nil {
-			return sitelog.Fetched{}, err
-		}
-		if l.conn, err = l.cluster.Dial(ctx, node); err != nil {
-			return sitelog.Fetched{}, err
-		}
-	}
-	fs, err := sitelog.Fetch(ctx, l.conn, []sitelog.FetchPart{{TopicPartition: l.tp, Offset: l.next, BytesMax: adoptBytesMax}},
-		sitelog.FetchOptions{MaxWait: time.Second / 4, BytesMax: adoptBytesMax, OnWire: selection.OnWire(l.cluster)})
-	if err != nil {
-		return sitelog.Fetched{}, err
-	}
-	if len(fs) != 1 {
-		return sitelog.Fetched{}, fmt.Errorf("%d partitions in the answer for one", len(fs))
-	}
-	return fs[0], fs[0].Err
+	return l.log.Fetch(ctx, l.next, adoptBytesMax, sitelog.FetchOptions{MaxWait: time.Second / 4, BytesMax: adoptBytesMax})
 }
 
 // take hands on what an answer holds.
@@ -153,16 +124,16 @@ func (l *adoptLog) take(ctx context.Context, f sitelog.Fetched) error {
 			return nil
 		}
 		if err := batch.Verify(w.Bytes); err != nil {
-			return fmt.Errorf("read %s/%s at %d: %w", l.cluster.Site(), l.tp, h.BaseOffset, err)
+			return fmt.Errorf("read %s/%s at %d: %w", l.log.Cluster.Site(), l.log.Of, h.BaseOffset, err)
 		}
 		skip, err := filter.skips(h, w.Bytes)
 		if err != nil {
-			return fmt.Errorf("read %s/%s at %d: %w", l.cluster.Site(), l.tp, h.BaseOffset, err)
+			return fmt.Errorf("read %s/%s at %d: %w", l.log.Cluster.Site(), l.log.Of, h.BaseOffset, err)
 		}
 		if !h.Control() && (!skip || l.aborted) {
 			records, err := batch.Records(w.Bytes, DecompressedBytesMax)
 			if err != nil {
-				return fmt.Errorf("read %s/%s at %d: %w", l.cluster.Site(), l.tp, h.BaseOffset, err)
+				return fmt.Errorf("read %s/%s at %d: %w", l.log.Cluster.Site(), l.log.Of, h.BaseOffset, err)
 			}
 			select {
 			case l.chunks <- l.records(h, records, skip):

@@ -9,6 +9,7 @@ import (
 
 	"spillway"
 	"spillway/broker/embedded"
+	"spillway/mirror/sitelog"
 )
 
 // queued is a reader that has read all, with a value for each virtual offset.
@@ -89,7 +90,7 @@ func TestHowFarTheAuditLooksAhead(t *testing.T) {
 	t.Parallel()
 	const n = 90
 	east, tp := large(t, n), spillway.TopicPartition{Topic: "orders"}
-	r := &reader{cluster: east, tp: tp}
+	r := &reader{log: sitelog.PartitionReader{Cluster: east, Of: tp}}
 	defer r.close()
 	if err := r.start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -115,7 +116,7 @@ func TestHowFarTheAuditLooksAhead(t *testing.T) {
 
 	// What a filter leaves out takes no memory.
 	rules := rulesFor(parsed(t, false, "key=small"), "", tp)
-	r = &reader{cluster: east, tp: tp, leaves: &rules}
+	r = &reader{log: sitelog.PartitionReader{Cluster: east, Of: tp}, leaves: &rules}
 	defer r.close()
 	if err := r.start(t.Context()); err != nil {
 		t.Fatal(err)

@@ -22,6 +22,7 @@ import (
 	"spillway/mirror/offsetmap"
 	"spillway/mirror/rewrite"
 	"spillway/mirror/selection"
+	"spillway/mirror/sitelog"
 )
 
 // DifferencesMax is how many differences of a partition are listed; all are counted.
@@ -138,8 +139,8 @@ func Audit(ctx context.Context, from, to broker.Cluster, topics selection.Topics
 							said(Progress{Partitions: len(report.Partitions), Current: tp, Records: report.Records + records})
 						}
 					},
-					source: &reader{cluster: from, tp: tp, view: theirs.view(tp), leaves: &rules},
-					target: &reader{cluster: to, tp: tp, view: ours.view(tp), marked: rules.provenance},
+					source: &reader{log: sitelog.PartitionReader{Cluster: from, Of: tp}, view: theirs.view(tp), leaves: &rules},
+					target: &reader{log: sitelog.PartitionReader{Cluster: to, Of: tp}, view: ours.view(tp), marked: rules.provenance},
 				}
 				if err := a.run(ctx, scope); err != nil {
 					return report, fmt.Errorf("audit %s: %w", tp, err)

@@ -11,11 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"spillway"
-	"spillway/broker"
 	"spillway/broker/batch"
-	"spillway/broker/conn"
 	"spillway/mirror/offsetmap"
-	"spillway/mirror/selection"
 	"spillway/mirror/sitelog"
 )
 
@@ -32,14 +29,12 @@ const (
 
 // reader hands out the committed, visible records of one partition in order.
 type reader struct {
-	cluster broker.Cluster
-	tp      spillway.TopicPartition
-	view    *offsetmap.View // nil: all is visible
+	log  sitelog.PartitionReader
+	view *offsetmap.View // nil: all is visible
 
 	next, end spillway.LocalOffset
 	// What the log had when it was first looked at.
 	logStart, logEnd spillway.LocalOffset
-	conn             *conn.Conn
 	queue            []record
 	queueBytes       int // in memory
 	hidden           int64
@@ -52,26 +47,21 @@ type reader struct {
 
 // start fixes the part of the log that is read.
 func (r *reader) start(ctx context.Context) error {
-	tps := []spillway.TopicPartition{r.tp}
-	starts, err := r.cluster.Admin().LogStarts(ctx, tps)
+	tps := []spillway.TopicPartition{r.log.Of}
+	starts, err := r.log.Cluster.Admin().LogStarts(ctx, tps)
 	if err != nil {
 		return err
 	}
-	ends, err := r.cluster.Admin().HighWatermarks(ctx, tps)
+	ends, err := r.log.Cluster.Admin().HighWatermarks(ctx, tps)
 	if err != nil {
 		return err
 	}
-	r.logStart, r.logEnd = starts[r.tp], ends[r.tp]
+	r.logStart, r.logEnd = starts[r.log.Of], ends[r.log.Of]
 	r.reset(r.logStart, r.logEnd)
 	return nil
 }
 
-func (r *reader) close() {
-	if r.conn != nil {
-		r.conn.Close()
-		r.conn = nil
-	}
-}
+func (r *reader) close() { r.log.Close() }
 
 // reset has another part of the log read.
 func (r *reader) reset(from, to spillway.LocalOffset) {
@@ -109,13 +99,13 @@ func (r *reader) fill(ctx context.Context) error {
 	if err != nil {
 		r.close()
 		if !retriable(err) || sitelog.Pause(ctx, retryPause) != nil {
-			return fmt.Errorf("read %s/%s at %d: %w", r.cluster.Site(), r.tp, r.next, err)
+			return fmt.Errorf("read %s/%s at %d: %w", r.log.Cluster.Site(), r.log.Of, r.next, err)
 		}
-		_ = r.cluster.Refresh(ctx) // met again by the next fetch
+		_ = r.log.Cluster.Refresh(ctx) // met again by the next fetch
 		return nil
 	}
 	if len(f.Records) == 0 && f.LastStable <= r.next {
-		return fmt.Errorf("read %s/%s at %d: an open transaction hides the rest; audit when it is decided", r.cluster.Site(), r.tp, r.next)
+		return fmt.Errorf("read %s/%s at %d: an open transaction hides the rest; audit when it is decided", r.log.Cluster.Site(), r.log.Of, r.next)
 	}
 	return r.decode(f)
 }
@@ -128,24 +118,7 @@ func retriable(err error) bool {
 }
 
 func (r *reader) fetch(ctx context.Context) (sitelog.Fetched, error) {
-	if r.conn == nil {
-		node, err := r.cluster.Leader(ctx, r.tp)
-		if err != nil {
-			return sitelog.Fetched{}, err
-		}
-		if r.conn, err = r.cluster.Dial(ctx, node); err != nil {
-			return sitelog.Fetched{}, err
-		}
-	}
-	fs, err := sitelog.Fetch(ctx, r.conn, []sitelog.FetchPart{{TopicPartition: r.tp, Offset: r.next, BytesMax: fetchBytesMax}},
-		sitelog.FetchOptions{MaxWait: fetchWait, BytesMax: 4 * fetchBytesMax, OnWire: selection.OnWire(r.cluster)})
-	if err != nil {
-		return sitelog.Fetched{}, err
-	}
-	if len(fs) != 1 {
-		return sitelog.Fetched{}, fmt.Errorf("%d partitions in the answer for one", len(fs))
-	}
-	return fs[0], fs[0].Err
+	return r.log.Fetch(ctx, r.next, fetchBytesMax, sitelog.FetchOptions{MaxWait: fetchWait, BytesMax: 4 * fetchBytesMax})
 }
 
 // decode takes the records that count: not those of aborted transactions, not
@@ -163,11 +136,11 @@ func (r *reader) decode(f sitelog.Fetched) error {
 			next++
 		}
 		if err := batch.Verify(w.Bytes); err != nil {
-			return fmt.Errorf("read %s/%s at %d: %w", r.cluster.Site(), r.tp, h.BaseOffset, err)
+			return fmt.Errorf("read %s/%s at %d: %w", r.log.Cluster.Site(), r.log.Of, h.BaseOffset, err)
 		}
 		records, err := batch.Records(w.Bytes, decodeBytesMax)
 		if err != nil {
-			return fmt.Errorf("read %s/%s at %d: %w", r.cluster.Site(), r.tp, h.BaseOffset, err)
+			return fmt.Errorf("read %s/%s at %d: %w", r.log.Cluster.Site(), r.log.Of, h.BaseOffset, err)
 		}
 		if h.Codec() != batch.None {
 			for _, rec := range records {

@@ -99,7 +99,7 @@ func (a *auditor) compareBlocks(ctx context.Context, scope Scope) error {
 	if a.target.view == nil {
 		return errors.New("the target has no map of it, so only the whole can be compared")
 	}
-	from, to, err := scope.bounds(ctx, a.source.cluster, a.source.tp, a.source.next, a.source.end)
+	from, to, err := scope.bounds(ctx, a.source.log.Cluster, a.source.log.Of, a.source.next, a.source.end)
 	if err != nil {
 		return err
 	}

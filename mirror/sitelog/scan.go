@@ -11,8 +11,6 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/batch"
-	"spillway/broker/conn"
-	"spillway/mirror/selection"
 )
 
 // ScanBytesMax bounds one answer of a Scan. A larger single batch still comes
@@ -33,10 +31,10 @@ type Batch struct {
 // end (−2) lies above the high watermark. Lost connections and moving leaders
 // are its own business; visit's error ends it.
 func Scan(ctx context.Context, cluster broker.Cluster, tp spillway.TopicPartition, from, to spillway.LocalOffset, visit func(Batch) error) error {
-	s := scanner{cluster: cluster, tp: tp}
-	defer s.close()
+	r := PartitionReader{Cluster: cluster, Of: tp}
+	defer r.Close()
 	for from < to {
-		fetched, err := s.fetch(ctx, from)
+		fetched, err := r.Fetch(ctx, from, ScanBytesMax, FetchOptions{MaxWait: time.Second, BytesMax: ScanBytesMax, Uncommitted: true})
 		switch {
 		case err == nil:
 		case ctx.Err() != nil:
@@ -44,7 +42,7 @@ func Scan(ctx context.Context, cluster broker.Cluster, tp spillway.TopicPartitio
 		case errors.Is(err, kerr.OffsetOutOfRange):
 			return fmt.Errorf("scan %s/%s: offset %d: %w", cluster.Site(), tp, from, err)
 		default:
-			if err := s.recover(ctx); err != nil {
+			if err := r.recover(ctx); err != nil {
 				return err
 			}
 			continue
@@ -69,49 +67,14 @@ func Scan(ctx context.Context, cluster broker.Cluster, tp spillway.TopicPartitio
 	return nil
 }
 
-type scanner struct {
-	cluster broker.Cluster
-	tp      spillway.TopicPartition
-	conn    *conn.Conn
-}
-
-func (s *scanner) close() {
-	if s.conn != nil {
-		s.conn.Close()
-		s.conn = nil
-	}
-}
-
-func (s *scanner) fetch(ctx context.Context, from spillway.LocalOffset) (Fetched, error) {
-	if s.conn == nil {
-		node, err := s.cluster.Leader(ctx, s.tp)
-		if err != nil {
-			return Fetched{}, err
-		}
-		if s.conn, err = s.cluster.Dial(ctx, node); err != nil {
-			return Fetched{}, err
-		}
-	}
-	parts, err := Fetch(ctx, s.conn, []FetchPart{{TopicPartition: s.tp, Offset: from, BytesMax: ScanBytesMax}}, FetchOptions{
-		MaxWait: time.Second, BytesMax: ScanBytesMax, Uncommitted: true, OnWire: selection.OnWire(s.cluster),
-	})
-	if err != nil {
-		return Fetched{}, err
-	}
-	if len(parts) != 1 {
-		return Fetched{}, fmt.Errorf("%d partitions in the answer for one", len(parts))
-	}
-	return parts[0], parts[0].Err
-}
-
 // recover drops the connection and what is cached about leaders. It fails only
 // when ctx ends.
-func (s *scanner) recover(ctx context.Context) error {
-	s.close()
+func (r *PartitionReader) recover(ctx context.Context) error {
+	r.Close()
 	if err := Pause(ctx, retryPause); err != nil {
-		return fmt.Errorf("scan %s/%s: %w", s.cluster.Site(), s.tp, err)
+		return fmt.Errorf("scan %s/%s: %w", r.Cluster.Site(), r.Of, err)
 	}
-	_ = s.cluster.Refresh(ctx) // an unreachable site is met again by the next fetch
+	_ = r.Cluster.Refresh(ctx) // an unreachable site is met again by the next fetch
 	return nil
 }
 
