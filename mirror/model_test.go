@@ -172,9 +172,6 @@ func (w *model) open(s *modelSite, mayCrash bool) bool {
 	w.closeOver(s)
 	previous := s.om.Session()
 	pending, writer := s.om.Pending()
-	if pending == nil {
-		writer = previous
-	}
 	p := &partition{TopicPartition: modelPartition, terms: w.terms, cutVirtual: noBound, batchBytesMax: 1 << 20, position: position{virtual: -1, bound: noBound}}
 	var err error
 	if p.session, err = s.m.nextSession(previous, false); err != nil {

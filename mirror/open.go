@@ -37,9 +37,7 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	for i, p := range parts {
 		if om := m.reader.Map(p.TopicPartition); om != nil {
 			previous[i] = om.Session()
-			if pending[i], writers[i] = om.Pending(); pending[i] == nil {
-				writers[i] = previous[i]
-			}
+			pending[i], writers[i] = om.Pending()
 		}
 		if p.session, err = m.nextSession(previous[i], p.forceNewID); err != nil {
 			return nil, nil, err

@@ -273,17 +273,25 @@ func (m *Map) View() *View {
 func (m *Map) Session() Session {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.newest()
+}
+
+// newest is Session for who holds mu.
+func (m *Map) newest() Session {
 	s := m.session
 	s.Session = max(s.Session, m.fenced)
 	return s
 }
 
 // Pending returns what was saved and not yet verified, or nil, and the session that
-// saved it: who claims one later and does not come to open it has written nothing. The
+// wrote last: who claims one later and does not come to open it has written nothing. The
 // chunk must not be changed.
 func (m *Map) Pending() (saved *Chunk, by Session) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.pending == nil {
+		return nil, m.newest()
+	}
 	return m.pending, m.writer
 }
 
