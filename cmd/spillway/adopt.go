@@ -21,16 +21,13 @@ func newAdoptCommand(s *settings) *cobra.Command {
 		Example: "  spillway mirror adopt --from kafka-a:9092 --to kafka-b:9092 --topics 'orders|carts' --rename '(.*)=east.$1' --dry-run",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var done func()
 			var err error
-			if c.Topics, err = topics.selection(); err != nil {
-				return err
-			}
-			from, to, done, err := e.open(cmd.Context())
+			c.Topics, c.From, c.To, done, err = e.openFor(cmd.Context(), topics)
 			defer done()
 			if err != nil {
 				return err
 			}
-			c.From, c.To = from, to
 			last := time.Now()
 			c.Compared = func(tp spillway.TopicPartition, records int64) {
 				if time.Since(last) >= progressEvery {
@@ -102,16 +99,13 @@ func newHandBackCommand(s *settings) *cobra.Command {
 		Example: "  spillway mirror hand-back --from kafka-a:9092 --to kafka-b:9092 --topics 'orders|carts' --rename '(.*)=east.$1' --alias east --dry-run",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var done func()
 			var err error
-			if c.Topics, err = topics.selection(); err != nil {
-				return err
-			}
-			from, to, done, err := e.open(cmd.Context())
+			c.Topics, c.From, c.To, done, err = e.openFor(cmd.Context(), topics)
 			defer done()
 			if err != nil {
 				return err
 			}
-			c.From, c.To = from, to
 			report, err := mirror.HandBack(cmd.Context(), c)
 			if err != nil {
 				return err

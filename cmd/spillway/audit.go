@@ -111,11 +111,7 @@ func newOffsetsCommand(s *settings) *cobra.Command {
 		Example: "  spillway offsets translate --from kafka-a:9092 --to kafka-b:9092 --topic orders --partition 3 --offset 1042",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			selected, err := topics.selection()
-			if err != nil {
-				return err
-			}
-			from, to, done, err := e.open(cmd.Context())
+			selected, from, to, done, err := e.openFor(cmd.Context(), topics)
 			defer done()
 			if err != nil {
 				return err

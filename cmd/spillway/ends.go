@@ -54,6 +54,15 @@ func (e *ends) open(ctx context.Context) (from, to broker.Cluster, close func(),
 	return from, to, close, nil
 }
 
+// openFor is open, and the topics that are meant. What is wrong with these is said first.
+func (e *ends) openFor(ctx context.Context, topics topicFlags) (selected selection.Topics, from, to broker.Cluster, close func(), err error) {
+	if selected, err = topics.selection(); err != nil {
+		return selected, nil, nil, func() {}, err
+	}
+	from, to, close, err = e.open(ctx)
+	return selected, from, to, close, err
+}
+
 // topicFlags are the topics that a command means, and their names at the target.
 type topicFlags struct {
 	include, exclude string
