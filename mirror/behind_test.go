@@ -1,7 +1,9 @@
 package mirror
 
 import (
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"spillway"
 )
@@ -50,4 +52,46 @@ func TestAFlowThatBeganIsCatchingUp(t *testing.T) {
 		flows := m.Flows()
 		return len(flows) == 1 && flows[0].Partitions == 2 && !flows[0].CatchingUp
 	})
+}
+
+// A mirror that is slow has, after each answer of the source, all that it knows of.
+// It lags since that answer came, not since the target has what was in it.
+func TestTheLagIsSinceTheSourceAnswered(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	topics := map[string]int32{"orders": 1}
+	east, west := embeddedSite(t, "east", topics), embeddedSite(t, "west", topics)
+	eastM := testMirror(t, east, west)
+	assign(t, eastM, ordersAssignment("", 1))
+	l := newLoad(t, east.Addresses(), 5)
+	write := func() {
+		t.Helper()
+		if err := l.write(ctx, "orders", 1, 3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var slow atomic.Bool
+	entered, leave := make(chan time.Time), make(chan struct{})
+	m := testMirrorWith(t, Config{Local: west, Crash: func(point string) {
+		if point == "afterProduceAcked" && slow.Load() {
+			entered <- time.Now()
+			<-leave
+		}
+	}}, east)
+	assign(t, m, ordersAssignment("east", 1))
+	write()
+	eventually(t, "the flow has caught up", func() bool { f := m.Flows(); return len(f) == 1 && f[0].Partitions == 1 && !f[0].CatchingUp })
+	slow.Store(true)
+	write()
+	first := <-entered // its answer is in work, and the next one is asked for
+	eventually(t, "the lag grows", func() bool { return m.Flows()[0].LagTime > 300*time.Millisecond })
+	write()
+	leave <- struct{}{}
+	second := <-entered
+	if lag, least := m.Flows()[0].LagTime, second.Sub(first); lag < least {
+		t.Errorf("the flow lags by %s, and what the target has was the source's answer of %s ago", lag, least)
+	}
+	slow.Store(false)
+	leave <- struct{}{}
+	eventually(t, "the flow has everything", func() bool { return m.Flows()[0].LagTime == 0 })
 }

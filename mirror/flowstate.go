@@ -20,9 +20,12 @@ type partState struct {
 	heldBack   time.Time
 	running    bool
 	problem    string
-	waits      bool      // until it is this worker's, of several
-	caughtUp   time.Time // when it last had all that was known of the source
-	whole      bool      // it had all, once since the flow began
+	waits      bool // until it is this worker's, of several
+	// caughtUp is the last time of which it has all that the source had then. As with
+	// a follower of Kafka, that is when the source answered, not when the answer was
+	// written: a mirror that cannot keep up has all that it knows after each answer.
+	caughtUp time.Time
+	whole    bool // it had all, once since the flow began
 }
 
 // publish is called by lanes after a plan was compared.
@@ -33,6 +36,9 @@ func (f *flow) publish(p *partition) {
 
 func (f *flow) setState(p *partition, running bool, problem string) {
 	s := partState{virtual: p.virtual, lag: p.lag(), undecided: p.undecided(), lastStable: p.lastStable, heldBack: p.heldBack, running: running, problem: problem, caughtUp: time.Now()}
+	if !p.heardAt.IsZero() {
+		s.caughtUp = p.heardAt
+	}
 	f.mu.Lock()
 	before, known := f.mu.state[p.TopicPartition]
 	if known && (s.lag > 0 || problem != "") {

@@ -39,6 +39,7 @@ type lane struct {
 	conn     *conn.Conn
 	asked    *asked
 	target   *target
+	heardAt  time.Time // when the answer in work came
 	verified time.Time // when verified ends were saved last
 	looked   int64     // of the workers that share the flow, when the lane looked last
 
@@ -58,6 +59,7 @@ type asked struct {
 type fetchAnswer struct {
 	parts []sitelog.Fetched
 	err   error
+	at    time.Time // when it came
 }
 
 // planned is a plan and the partition that it is for.
@@ -232,7 +234,7 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	}
 	select {
 	case a := <-l.asked.answer:
-		l.asked = nil
+		l.asked, l.heardAt = nil, a.at
 		return a.parts, a.err
 	case <-l.wake:
 		return nil, errWoken
@@ -299,7 +301,7 @@ func (l *lane) ask(plans []*planned) {
 		c, err := l.flow.source.cluster.Dial(l.asking, l.node)
 		if err != nil {
 			cancel()
-			a.answer <- fetchAnswer{err: err}
+			a.answer <- fetchAnswer{err: err, at: time.Now()}
 			return
 		}
 		l.conn = c
@@ -308,7 +310,7 @@ func (l *lane) ask(plans []*planned) {
 	l.flow.goroutines.Go(func() {
 		defer cancel()
 		fetched, err := sitelog.Fetch(fetchContext, c, parts, options)
-		a.answer <- fetchAnswer{fetched, err}
+		a.answer <- fetchAnswer{fetched, err, time.Now()}
 	})
 }
 
@@ -339,6 +341,7 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 			continue
 		}
 		p.heard(f.LastStable, f.HighWatermark, now)
+		p.heardAt = l.heardAt
 		l.flow.setState(p, true, "") // behind, until the answer of the target came
 		view := l.flow.source.view(p.TopicPartition)
 		w := p.writer()

@@ -63,6 +63,7 @@ type partition struct {
 	// For FlowInfo; read by others only through the flow's reports.
 	highWatermark spillway.LocalOffset // of the source, −1 while unknown
 	lastStable    spillway.LocalOffset // the same
+	heardAt       time.Time            // when the answer with both came; zero: none did
 	heldBack      time.Time            // since when lastStable stands still below highWatermark; zero: it does not
 }
 

@@ -33,7 +33,7 @@ type Following struct {
 	// difference between two sites is the lag in offsets.
 	EndSum     int64 `json:"endSum"`
 	Partitions int   `json:"partitions"`
-	// LagSeconds: since the site had everything that its mirror knows of.
+	// LagSeconds: since when the site may lack what the active one has.
 	LagSeconds float64 `json:"lagSeconds,omitempty"`
 	// CatchingUp: since it began to follow Source, it never had everything.
 	CatchingUp bool `json:"catchingUp,omitempty"`
