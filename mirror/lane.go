@@ -310,7 +310,7 @@ func (l *lane) ask(plans []*planned) {
 	l.flow.goroutines.Go(func() {
 		defer cancel()
 		fetched, err := sitelog.Fetch(fetchContext, c, parts, options)
-		a.answer <- fetchAnswer{fetched, err, time.Now()}
+		a.answer <- fetchAnswer{parts: fetched, err: err, at: time.Now()}
 	})
 }
 
