@@ -139,6 +139,9 @@ type Ack struct {
 	Sites          int           `key:"sites" doc:"Sites that must hold a record, the active one included." default:"1"`
 	OnShortfall    string        `key:"onShortfall" doc:"What to do when fewer sites are there: block the producers, or degrade, which is recorded first." enum:"block,degrade" default:"block"`
 	ShortfallAfter time.Duration `key:"shortfallAfter" doc:"How long too few sites must have been there until the group is degraded, and enough until that ends." default:"10s"`
+	OnLag          string        `key:"onLag" doc:"What to do where sites is 1 and every other site lacks more of a partition than lagMax or lagRecordsMax allows: warn, throttle the producers to what the mirrors carry, or block them until the others are near again." enum:"warn,throttle,block" default:"warn"`
+	LagMax         time.Duration `key:"lagMax" doc:"How long a record may lie at the active site alone. 0s: no limit." default:"30s"`
+	LagRecordsMax  int64         `key:"lagRecordsMax" doc:"Records of one partition that may lie at the active site alone. 0: no limit." default:"0"`
 }
 
 // AutomaticFailover bounds what may happen without a person.
