@@ -34,13 +34,16 @@ type lane struct {
 	asking context.Context
 
 	// Owned by run.
-	parts    map[spillway.TopicPartition]*partition
-	resting  map[spillway.TopicPartition]time.Time // until then not asked for
-	conn     *conn.Conn
-	asked    *asked
-	target   *target
-	verified time.Time // when verified ends were saved last
-	looked   int64     // of the workers that share the flow, when the lane looked last
+	parts   map[spillway.TopicPartition]*partition
+	resting map[spillway.TopicPartition]time.Time // until then not asked for
+	parked  map[spillway.TopicPartition]*planned  // their broker at the target wants a pause
+	// sourceQuiet is until when the source wants a pause.
+	sourceQuiet time.Time
+	conn        *conn.Conn
+	asked       *asked
+	target      *target
+	verified    time.Time // when verified ends were saved last
+	looked      int64     // of the workers that share the flow, when the lane looked last
 
 	mu struct {
 		sync.Mutex
@@ -57,22 +60,27 @@ type asked struct {
 
 type fetchAnswer struct {
 	parts []sitelog.Fetched
+	pause time.Duration // that the source wants now
 	err   error
 }
 
 // planned is a plan and the partition that it is for.
 type planned struct {
 	*partition
-	plan plan
-	next int // first batch that is not at the target
-	data bool
+	plan  plan
+	next  int // first batch that is not at the target
+	data  bool
+	saved bool // its ranges are in the map
 }
 
 func newLane(asking context.Context, f *flow, node int32) *lane {
+	paused := func(node int32, pause time.Duration) {
+		f.m.events.throttled(ThrottleInfo{Site: f.m.site, Node: node, Target: true, Pause: pause})
+	}
 	return &lane{
 		flow: f, m: f.m, node: node, asking: asking, wake: make(chan struct{}, 1),
 		parts: make(map[spillway.TopicPartition]*partition), resting: make(map[spillway.TopicPartition]time.Time),
-		target: newTarget(f.m.local, f.m.config.ProduceTimeout),
+		parked: make(map[spillway.TopicPartition]*planned), target: newTarget(f.m.local, f.m.config.ProduceTimeout, paused),
 	}
 }
 
@@ -191,6 +199,9 @@ func (l *lane) hangUp() {
 func (l *lane) handBack(p *partition, why returned) {
 	delete(l.parts, p.TopicPartition)
 	delete(l.resting, p.TopicPartition)
+	if put := l.parked[p.TopicPartition]; put != nil {
+		delete(l.parked, p.TopicPartition)
+	}
 	l.flow.takeBack(p, why)
 }
 
@@ -206,6 +217,7 @@ func (l *lane) pump(ctx context.Context) error {
 	l.m.config.Crash("afterFetch")
 	l.pay(chunk, time.Now())
 	plans := l.plan(ctx, chunk)
+	plans = append(l.unpark(), plans...)
 	l.ask(plans) // the next fetch travels while this chunk is written
 	if err := l.save(ctx, plans); err != nil {
 		return fmt.Errorf("save ranges: %w", err)
@@ -233,6 +245,7 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	select {
 	case a := <-l.asked.answer:
 		l.asked = nil
+		l.sourceThrottles(a.pause)
 		return a.parts, a.err
 	case <-l.wake:
 		return nil, errWoken
@@ -261,6 +274,9 @@ func (l *lane) ask(plans []*planned) {
 		ahead[p.partition] = p
 	}
 	now := time.Now()
+	if now.Before(l.sourceQuiet) {
+		return
+	}
 	share := l.m.config.partitionBytes(len(l.parts))
 	under, wait := l.underCaps(), l.m.config.FetchWait
 	var parts []sitelog.FetchPart
@@ -271,13 +287,18 @@ func (l *lane) ask(plans []*planned) {
 			}
 			delete(l.resting, tp)
 		}
+		a, isAhead := ahead[p]
+		if until, yes := l.quiet(tp, isAhead, now); yes {
+			wait = min(wait, max(until.Sub(now), time.Millisecond))
+			continue
+		}
 		bytes, next := l.paced(p, share, under, now)
 		if bytes == 0 {
 			wait = min(wait, max(next.Sub(now), time.Millisecond)) // then it is asked for too
 			continue
 		}
 		at, epoch := p.source, p.sourceEpoch
-		if a, ok := ahead[p]; ok {
+		if isAhead {
 			if a.plan.end.virtual >= p.bound {
 				continue
 			}
@@ -308,7 +329,7 @@ func (l *lane) ask(plans []*planned) {
 	l.flow.goroutines.Go(func() {
 		defer cancel()
 		fetched, err := sitelog.Fetch(fetchContext, c, parts, options)
-		a.answer <- fetchAnswer{fetched, err}
+		a.answer <- fetchAnswer{fetched, time.Until(c.MutedUntil()), err}
 	})
 }
 
@@ -409,7 +430,7 @@ func (l *lane) sourceMoved(ctx context.Context, p *partition, f sitelog.Fetched)
 func (l *lane) save(ctx context.Context, plans []*planned) error {
 	var entries []maptopic.Entry
 	for _, p := range plans {
-		if len(p.plan.batches) > 0 && !(p.foretold() && l.m.has(p.session, p.TopicPartition)) {
+		if len(p.plan.batches) > 0 && !p.saved && !(p.foretold() && l.m.has(p.session, p.TopicPartition)) {
 			c := p.chunk(0, p.local)
 			if l.m.config.IdentitySources {
 				p.foretell(c)

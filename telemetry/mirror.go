@@ -65,6 +65,13 @@ func (t *Telemetry) MirrorEvents() mirror.Events {
 				t.counter(mirrorMoved, w.Share.Group, string(w.Source), string(w.Target), direction).Add(float64(len(tps)))
 			}
 		},
+		Throttled: func(i mirror.ThrottleInfo) {
+			side := "source"
+			if i.Target {
+				side = "target"
+			}
+			t.counter(mirrorThrottle, string(i.Site), side).Add(i.Pause.Seconds())
+		},
 		PartitionState: func(p mirror.PartitionInfo) {
 			if p.Problem != "" {
 				t.counter(mirrorStops, p.Share.Group, string(p.Source), string(p.Target)).Inc()

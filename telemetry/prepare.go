@@ -43,6 +43,7 @@ func (t *Telemetry) Prepare(groups []string, of string) {
 	}
 	t.counter(mirrorResyncs, of)
 	t.counter(mirrorSessions, of)
+	t.counter(mirrorThrottle, of, "target")
 	for _, kind := range gapKinds {
 		t.counter(mirrorGaps, of, kind)
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -39,6 +40,7 @@ type Conn struct {
 	mu struct {
 		sync.Mutex
 		cause error // why the connection ended; nil while it lives
+		muted time.Time
 	}
 }
 
@@ -129,6 +131,49 @@ func (c *Conn) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.mu.cause
+}
+
+// MuteMax bounds how long a broker may have a connection wait.
+const MuteMax = 5 * time.Minute
+
+// Mute notes that an answer asked for a pause (throttle_time_ms): the broker reads
+// nothing more of the connection before that is over (KIP-219). Send does not care: a
+// time-out of what is sent all the same is the caller's.
+func (c *Conn) Mute(pause time.Duration) {
+	if pause <= 0 {
+		return
+	}
+	until := time.Now().Add(min(pause, MuteMax))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if until.After(c.mu.muted) {
+		c.mu.muted = until
+	}
+}
+
+// MutedUntil is when the broker reads again; in the past if it does.
+func (c *Conn) MutedUntil() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.muted
+}
+
+// Unmuted waits until the broker reads again, ctx ends, or the connection.
+func (c *Conn) Unmuted(ctx context.Context) error {
+	left := time.Until(c.MutedUntil())
+	if left <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-c.closed:
+		return c.fault("wait for the end of a throttle time", c.Err())
+	case <-ctx.Done():
+		return c.fault("wait for the end of a throttle time", ctx.Err())
+	}
 }
 
 // Close ends the connection and waits for its goroutines. Requests without an

@@ -27,12 +27,16 @@ type Produced struct {
 }
 
 // Produce appends with acks=all. timeout is the broker's bound for replication.
-// Partitions that the broker left out are missing in the answer.
+// Partitions that the broker left out are missing in the answer. A throttle time of the
+// answer mutes the connection; Produce waits for the end of an earlier one.
 func Produce(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.Duration) ([]Produced, error) {
+	if err := c.Unmuted(ctx); err != nil {
+		return nil, err
+	}
 	return Send(ctx, c, parts, timeout)(ctx)
 }
 
-// Send is Produce without the wait: requests go out in the order of the calls. The
+// Send is Produce without waiting for anything: requests go out in the order of the calls. The
 // function that it returns waits for the answer.
 func Send(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.Duration) func(context.Context) ([]Produced, error) {
 	req := kmsg.NewPtrProduceRequest()
@@ -64,6 +68,7 @@ func Send(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.D
 		if err := conn.Decode(resp, body); err != nil {
 			return nil, fmt.Errorf("the answer to a produce: %w", err)
 		}
+		c.Mute(time.Duration(resp.ThrottleMillis) * time.Millisecond)
 		return produced(resp), nil
 	}
 }
