@@ -127,6 +127,8 @@ type FlowInfo struct {
 	Problems         map[spillway.TopicPartition]string
 	// Hanging tells of transactions that are open for longer than TransactionWait.
 	Hanging map[spillway.TopicPartition]string
+	// MemoryBytes are held of records by all flows of the mirror, MemoryBytesMax may be.
+	MemoryBytes, MemoryBytesMax int64
 	// Workers share the flow; none where a control plane says who writes.
 	Workers []WorkerShare
 }

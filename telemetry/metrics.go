@@ -86,6 +86,8 @@ var (
 	mirrorMarks      = counter("spillway_mirror_marks_total", "marks", "Durable marks that were published.", "site")
 	mirrorGroups     = counter("spillway_mirror_group_offsets_total", "offsets", "Positions of consumer groups that were carried over.", "failover_group")
 	mirrorMetadata   = counter("spillway_mirror_metadata_total", "items", "What the mirror carried beside records, by kind and outcome: changed here, kept although it differs from the source because somebody else had set it, or failed and is tried again. The log says what.", "target", "kind", "outcome")
+	mirrorMemory     = gauge("spillway_mirror_memory_bytes", "bytes", "Bytes that the flows of the process hold of records: asked for, being written, and copied into requests.", "target")
+	mirrorMemoryMax  = gauge("spillway_mirror_memory_bytes_max", "bytes", "Bytes that they may hold (mirror.memory, --memory). Close to that all the time: flows wait for memory.", "target")
 	mirrorThrottle   = counter("spillway_mirror_throttle_seconds_total", "seconds", "Pauses that brokers of the site asked for, added up over connections, since the mirror's principal has a quota there. side: source (records are read) or target (they are written). Rises by 1 a second and more: the quota is what the mirror goes as fast as.", "site", "side")
 	mirrorStops      = counter("spillway_mirror_partition_stops_total", "stops", "Times that a partition of a flow stopped. The log says why.", "failover_group", "source", "target")
 )

@@ -106,6 +106,8 @@ func (t *Telemetry) flowState(f mirror.FlowInfo) {
 			t.gauges[m.Name].DeletePartialMatch(gone)
 		}
 	}
+	t.gauge(mirrorMemory, target).Set(float64(f.MemoryBytes))
+	t.gauge(mirrorMemoryMax, target).Set(float64(f.MemoryBytesMax))
 	t.gauge(mirrorLag, group, source, target).Set(float64(f.LagRecords))
 	t.gauge(mirrorUndecided, group, source, target).Set(float64(f.UndecidedRecords))
 	t.gauge(mirrorHanging, group, source, target).Set(float64(len(f.Hanging)))

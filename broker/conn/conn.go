@@ -39,8 +39,9 @@ type Conn struct {
 
 	mu struct {
 		sync.Mutex
-		cause error // why the connection ended; nil while it lives
-		muted time.Time
+		cause  error // why the connection ended; nil while it lives
+		muted  time.Time
+		expect int // see Expect
 	}
 }
 
@@ -131,6 +132,20 @@ func (c *Conn) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.mu.cause
+}
+
+// Expect says how large answers may well be, in bytes: their memory is taken in one piece.
+// It holds for all that follow.
+func (c *Conn) Expect(bytes int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.expect = bytes
+}
+
+func (c *Conn) trusted() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(frameBytesTrusted, c.mu.expect)
 }
 
 // MuteMax bounds how long a broker may have a connection wait.
@@ -306,12 +321,12 @@ func (c *Conn) writeAll() error {
 const frameBytesTrusted = 4 << 20
 
 // room for the next frame, nil if it is not known how large it is or may be.
-func room(r *bufio.Reader) []byte {
+func room(r *bufio.Reader, trusted func() int) []byte {
 	prefix, err := r.Peek(4)
 	if err != nil {
 		return nil // as the reading of the frame will find
 	}
-	if n := int32(binary.BigEndian.Uint32(prefix)); n > 0 && n <= frameBytesTrusted {
+	if n := int32(binary.BigEndian.Uint32(prefix)); n > 0 && int64(n) <= int64(trusted()) {
 		return make([]byte, 0, max(n, 4))
 	}
 	return nil
@@ -329,7 +344,7 @@ func (c *Conn) read(readDone chan<- struct{}) {
 func (c *Conn) readAll() error {
 	r := bufio.NewReaderSize(c.transport, 64<<10)
 	for {
-		frame, err := wire.ReadFrame(r, room(r), c.config.FrameBytesMax)
+		frame, err := wire.ReadFrame(r, room(r, c.trusted), c.config.FrameBytesMax)
 		if err != nil {
 			return fmt.Errorf("read: %w", err)
 		}

@@ -44,7 +44,9 @@ func Send(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.D
 	req.Acks = -1
 	req.TimeoutMillis = int32(timeout.Milliseconds())
 	topics := make(map[string]int)
+	size := 256
 	for _, p := range parts {
+		size += len(p.Topic) + 32 + len(p.Batch)
 		i, ok := topics[p.Topic]
 		if !ok {
 			i = len(req.Topics)
@@ -58,7 +60,7 @@ func Send(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.D
 		rp.Records = p.Batch
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rp)
 	}
-	pending := c.Send(ctx, req.Key(), req.Version, true, req.AppendTo(nil))
+	pending := c.Send(ctx, req.Key(), req.Version, true, req.AppendTo(make([]byte, 0, size)))
 	return func(ctx context.Context) ([]Produced, error) {
 		body, err := pending.Wait(ctx)
 		if err != nil {
