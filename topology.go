@@ -28,6 +28,13 @@ type Site struct {
 	GatewayPrincipal string
 }
 
+// What becomes of producers when the other sites lack more than AckPolicy allows.
+const (
+	OnLagWarn     = "warn"     // nothing, but that people are told
+	OnLagThrottle = "throttle" // they are answered late, so that they write less
+	OnLagBlock    = "block"    // they are answered when the others are within the limits again
+)
+
 // AckPolicy says how many sites must hold a record before its producer is
 // answered.
 type AckPolicy struct {
@@ -36,6 +43,11 @@ type AckPolicy struct {
 	// ShortfallAfter is how long too few sites must have held records up until
 	// that is done, and enough must have come back until it is undone.
 	ShortfallAfter time.Duration
+	// OnLag says what becomes of producers where Sites is 1 and the other sites lack more
+	// of a partition than LagMax and LagRecordsMax allow: one of OnLagWarn, OnLagThrottle and OnLagBlock.
+	OnLag         string
+	LagMax        time.Duration // since the oldest record that they lack; 0: no limit
+	LagRecordsMax int64         // 0: no limit
 }
 
 // AutomaticFailover bounds what may happen without a person.

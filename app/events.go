@@ -8,6 +8,7 @@ import (
 	"spillway"
 	"spillway/federation"
 	"spillway/federation/failover"
+	"spillway/federation/router"
 )
 
 // sayAgain is how long a problem that goes on is kept quiet after it was told.
@@ -55,10 +56,28 @@ func (a *App) gatewayEvents() federation.Events {
 		lease(err)
 		a.health("gateway lease", "lease of the gateway", err)
 	}
+	e.Lag = a.tellLag(e.Lag)
 	share := e.ShareState
 	e.ShareState = func(id spillway.ShareID, epoch spillway.Epoch, state failover.State, serving bool) {
 		share(id, epoch, state, serving)
 		a.log.Info("gateway took notice", "share", id.String(), "epoch", epoch, "state", state, "serving", serving)
 	}
 	return e
+}
+
+// tellLag logs when ack.onLag begins to count for a share, and when it ceases to.
+func (a *App) tellLag(count func(spillway.ShareID, router.LagInfo)) func(spillway.ShareID, router.LagInfo) {
+	acting := map[spillway.ShareID]bool{} // events about lags come one after the other
+	return func(id spillway.ShareID, info router.LagInfo) {
+		count(id, info)
+		if now := info.Acting > 0; now != acting[id] {
+			acting[id] = now
+			if !now {
+				a.log.Info("other sites are near enough again", "share", id.String())
+				return
+			}
+			a.log.Warn("other sites are behind", "share", id.String(), "onLag", info.Limits.OnLag, "partitions", info.Acting,
+				"worst", info.Worst.String(), "records", info.Records, "age", info.Age.Round(time.Millisecond), "lagMax", info.Limits.Age, "lagRecordsMax", info.Limits.Records)
+		}
+	}
 }

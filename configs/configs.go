@@ -139,6 +139,9 @@ type Ack struct {
 	Sites          int           `key:"sites" doc:"Sites that must hold a record, the active one included." default:"1"`
 	OnShortfall    string        `key:"onShortfall" doc:"What to do when fewer sites are there: block the producers, or degrade, which is recorded first." enum:"block,degrade" default:"block"`
 	ShortfallAfter time.Duration `key:"shortfallAfter" doc:"How long too few sites must have been there until the group is degraded, and enough until that ends." default:"10s"`
+	OnLag          string        `key:"onLag" doc:"What to do where sites is 1 and every other site lacks more of a partition than lagMax or lagRecordsMax allows: warn, throttle the producers to what the mirrors carry, or block them until the others are near again." enum:"warn,throttle,block" default:"warn"`
+	LagMax         time.Duration `key:"lagMax" doc:"How long a record may lie at the active site alone. 0s: no limit." default:"30s"`
+	LagRecordsMax  int64         `key:"lagRecordsMax" doc:"Records of one partition that may lie at the active site alone. 0: no limit." default:"0"`
 }
 
 // AutomaticFailover bounds what may happen without a person.
@@ -188,6 +191,7 @@ type Mirror struct {
 	FetchBytesMax     int           `key:"fetchBytesMax" doc:"Bytes asked for in one fetch from another site." default:"8388608"`
 	FetchWaitMax      time.Duration `key:"fetchWaitMax" doc:"How long a fetch may wait for records." default:"250ms"`
 	PartitionBytesMax int           `key:"partitionBytesMax" doc:"Bytes asked for of one partition in one fetch." default:"1048576"`
+	Memory            int64         `key:"memory" doc:"Bytes that all flows together may hold of records: what was asked for, what is written, and copies in requests. A batch that is larger gets through alone; what batches decompress to, where they have to be decoded, comes on top." default:"134217728"`
 	TransactionWait   time.Duration `key:"transactionWait" doc:"How long a transaction that others have open at this site may last before a flow begins there; then it is aborted." default:"1m"`
 	MetadataInterval  time.Duration `key:"metadataInterval" doc:"How often topics are compared with those of the site that is followed, and their settings carried." default:"30s"`
 	SettingsExcluded  []string      `key:"settingsExcluded" doc:"Settings of topics that are not carried, beside those that are each site's own: exact names, or a prefix followed by *."`

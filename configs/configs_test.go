@@ -119,7 +119,7 @@ gateway: {listen: "127.0.0.1:1"}
 	check("process", cfg.ReadyToServe("x.yaml"), nil)
 	g := cfg.Topology().Groups()[0]
 	check("default in a list", g.HoldMax, 8*time.Second)
-	check("default in a section in a list", g.Ack, spillway.AckPolicy{Sites: 1, OnShortfall: "degrade", ShortfallAfter: 10 * time.Second})
+	check("default in a section in a list", g.Ack, spillway.AckPolicy{Sites: 1, OnShortfall: "degrade", ShortfallAfter: 10 * time.Second, OnLag: "warn", LagMax: 30 * time.Second})
 	check("names keep their case", g.Topics, []string{"Orders-*"})
 	check("default of an absent section in a list", g.Failover.LossRecordsMax, int64(10000))
 

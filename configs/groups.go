@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"spillway"
 )
@@ -77,6 +78,7 @@ func (c *checker) groupLimits(key string, g FailoverGroup, places int) {
 	if g.Ack.Sites > len(g.Sites) {
 		c.at(key+".ack.sites", "%d sites cannot hold the records of a group that has %d", g.Ack.Sites, len(g.Sites))
 	}
+	c.lag(key+".ack", g)
 	if g.ReservedBlock < 1 {
 		c.at(key+".reservedBlock", "must be 1 or more")
 	}
@@ -88,6 +90,29 @@ func (c *checker) groupLimits(key string, g FailoverGroup, places int) {
 	}
 	if g.Failover.Automatic && g.Failover.PerHourMax < 1 {
 		c.at(key+".failover.perHourMax", "must be 1 or more, or automatic false")
+	}
+}
+
+// lagMaxLeast is a few rounds between sites that are far from each other.
+const lagMaxLeast = time.Second
+
+func (c *checker) lag(key string, g FailoverGroup) {
+	if g.Ack.LagRecordsMax < 0 {
+		c.at(key+".lagRecordsMax", "%d is negative; 0 means no limit", g.Ack.LagRecordsMax)
+	}
+	if g.Ack.LagMax < 0 || g.Ack.LagMax > 0 && g.Ack.LagMax < lagMaxLeast {
+		c.at(key+".lagMax", "%s: must be %s or more, or 0s for no limit", g.Ack.LagMax, lagMaxLeast)
+	}
+	if g.Ack.OnLag == spillway.OnLagWarn {
+		return
+	}
+	switch {
+	case g.Ack.Sites > 1:
+		c.at(key+".onLag", "%s is for ack.sites 1: with %d every acknowledgement waits for another site", g.Ack.OnLag, g.Ack.Sites)
+	case len(g.Sites) < 2:
+		c.at(key+".onLag", "%s needs another site that could have the records", g.Ack.OnLag)
+	case g.Ack.LagMax == 0 && g.Ack.LagRecordsMax == 0:
+		c.at(key+".onLag", "%s needs a limit: lagMax, lagRecordsMax, or both", g.Ack.OnLag)
 	}
 }
 
@@ -110,12 +135,13 @@ func (g FailoverGroup) noun() spillway.FailoverGroup {
 		sites[i] = spillway.SiteID(s)
 	}
 	return spillway.FailoverGroup{
-		Name:            g.Name,
-		Kind:            spillway.Ordered,
-		Topics:          g.Topics,
-		ConsumerGroups:  g.ConsumerGroups,
-		Sites:           sites,
-		Ack:             spillway.AckPolicy{Sites: g.Ack.Sites, OnShortfall: g.Ack.OnShortfall, ShortfallAfter: g.Ack.ShortfallAfter},
+		Name:           g.Name,
+		Kind:           spillway.Ordered,
+		Topics:         g.Topics,
+		ConsumerGroups: g.ConsumerGroups,
+		Sites:          sites,
+		Ack: spillway.AckPolicy{Sites: g.Ack.Sites, OnShortfall: g.Ack.OnShortfall, ShortfallAfter: g.Ack.ShortfallAfter,
+			OnLag: g.Ack.OnLag, LagMax: g.Ack.LagMax, LagRecordsMax: g.Ack.LagRecordsMax},
 		OffsetBase:      spillway.Offset(g.OffsetBase),
 		FollowDeletions: g.Deletes == "follow",
 		ReservedBlock:   g.ReservedBlock,

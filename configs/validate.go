@@ -94,7 +94,13 @@ func (c *checker) sites(cfg *Config) []string {
 	return places
 }
 
+// memoryMin is what a mirror can do with at all.
+const memoryMin = 1 << 20
+
 func (c *checker) caps(cfg *Config) {
+	if cfg.Mirror.Memory < memoryMin {
+		c.at("mirror.memory", "%d bytes, must be %d or more", cfg.Mirror.Memory, memoryMin)
+	}
 	for i, limit := range cfg.Mirror.Caps {
 		key := fmt.Sprintf("mirror.caps[%d]", i)
 		if limit.BytesPerSecond < 1 {

@@ -89,6 +89,27 @@ func groupPanels() []picture {
 			queries: []query{{per("max", "failover_group", fresh(shared("spillway_share_degraded"))), "{{failover_group}}"}},
 		},
 		{
+			kind: timeseries, title: "At the active site alone", unit: "s", thresholds: plain(),
+			help:    "How long the oldest record lies at the active site that no other site has, in the partition that is worst off. Where acknowledgements wait for one site; see ack.onLag.",
+			queries: []query{{per("max", "failover_group", shared("spillway_gateway_lag_seconds")), "{{failover_group}}"}},
+		},
+		{
+			kind: timeseries, title: "Partitions beyond the limit of lag", unit: "short", thresholds: plain(), stack: true,
+			help: "Partitions of which the other sites lack more than ack.lagMax or ack.lagRecordsMax allows, or for which producers are slowed down, and batches whose producers wait for that.",
+			queries: []query{
+				{per("sum", "failover_group", shared("spillway_gateway_lagging_partitions")), "{{failover_group}} partitions"},
+				{per("sum", "failover_group", shared("spillway_gateway_blocked_acknowledgements")), "{{failover_group}} batches that wait"},
+			},
+		},
+		{
+			kind: timeseries, title: "How late producers are answered for a lag", unit: "s", thresholds: plain(),
+			help: "99th percentiles of what ack.onLag adds to the time until producers are answered.",
+			queries: []query{
+				{quantile(0.99, "failover_group", shared("spillway_gateway_throttle_seconds_bucket")), "{{failover_group}} slowed down"},
+				{quantile(0.99, "failover_group", shared("spillway_gateway_block_seconds_bucket")), "{{failover_group}} blocked"},
+			},
+		},
+		{
 			kind: timeseries, title: "Leases at each site", unit: "short", thresholds: plain(),
 			help: "Gateways and mirrors that hold a lease. 0 gateways: no client is served there; 0 mirrors: the site falls behind.",
 			queries: []query{

@@ -68,6 +68,9 @@ type Events struct {
 	LeaseState func(err error)
 	// ShareState: the gateway took notice of a record, opened or closed the share.
 	ShareState func(share spillway.ShareID, epoch spillway.Epoch, state failover.State, serving bool)
+	// Lag: how far the other sites are behind, each second for each share whose
+	// acknowledgements wait for one site only.
+	Lag func(share spillway.ShareID, info router.LagInfo)
 	// Problem: something that is tried again failed.
 	Problem func(what string, err error)
 }
@@ -95,6 +98,7 @@ type Gateway struct {
 		draining bool                        // sessions end
 		leaving  bool                        // nothing is served or on its way any more
 		versions map[spillway.ShareID]uint64 // of the newest record seen
+		lagging  map[string]layout.Lagging   // as the lease tells it; replaced, never changed
 	}
 }
 
@@ -180,6 +184,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	wg.Go(func() { g.reports.run(inner) })
 	wg.Go(func() { g.reserve.run(inner) })
 	wg.Go(func() { g.layout.run(inner) })
+	wg.Go(func() { g.tellLags(inner) })
 	for _, s := range g.shares {
 		wg.Go(func() { g.follow(inner, s) })
 	}
@@ -251,11 +256,11 @@ func (l leaseHeld) Term() uint64 { return l.lease.Term() }
 // leaseValue is what the gateway writes about itself.
 func (g *Gateway) leaseValue(beat uint64) []byte {
 	g.mu.Lock()
-	leaving := g.mu.leaving
+	leaving, lagging := g.mu.leaving, g.mu.lagging
 	g.mu.Unlock()
 	return encode(layout.GatewayLease{
 		ID: g.config.ID, Boot: g.boot, Site: g.config.Site, Host: g.config.Host, Port: g.config.Port,
 		Slots:  1, // one node id per address: librdkafka cannot hold more apart (docs/decisions/0005)
-		Layout: g.layout.obeyed(), Leaving: leaving, Release: g.config.Release, Beat: beat,
+		Layout: g.layout.obeyed(), Leaving: leaving, Release: g.config.Release, Beat: beat, Lagging: lagging,
 	})
 }

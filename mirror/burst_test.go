@@ -141,7 +141,7 @@ func TestBurst(t *testing.T) {
 		return p
 	}
 	east := embeddedSite(t, "east", nil)
-	l := &lane{m: &Mirror{local: remembers{east}, config: Config{Now: func() time.Time { return now }}}}
+	l := &lane{target: newTarget(nil, 0, nil), m: &Mirror{local: remembers{east}, config: Config{Now: func() time.Time { return now }}}}
 	const old = 20 * time.Hour
 	for name, c := range map[string]struct {
 		left []*planned

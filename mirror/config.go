@@ -61,6 +61,12 @@ type Config struct {
 	// over from a network that was gone. Then another one begins anew.
 	BoundPatience time.Duration
 
+	// MemoryBytes bounds what all flows hold of records at the same time: what was asked
+	// for, what is written, and copies in requests. A batch that is larger gets through
+	// alone. Default MemoryBytesDefault. What a batch decompresses to, where one has to be
+	// decoded, comes on top.
+	MemoryBytes int64
+
 	Caps []Cap // of what is fetched; each that fits counts
 
 	// Rewrite has records left out, or something added to them; only without a control
@@ -108,6 +114,9 @@ func (c Config) withDefaults() Config {
 	if c.PartitionBytesMax == 0 {
 		c.PartitionBytesMax = 2 << 20
 	}
+	if c.MemoryBytes == 0 {
+		c.MemoryBytes = MemoryBytesDefault
+	}
 	if c.Claim == nil {
 		c.Claim = func(context.Context, spillway.TopicPartition) (Lease, error) { return alwaysHeld{}, nil }
 	}
@@ -124,11 +133,20 @@ func (c Config) withDefaults() Config {
 // there are.
 const partitionBytesMin = 32 << 10
 
-// partitionBytes bounds an answer by its parts, not as a whole: few partitions
-// have records at the same moment, so each gets four times its share. (kfake
-// forgets the list of aborted transactions where the whole is cut off.)
-func (c Config) partitionBytes(partitions int) int {
-	return min(c.PartitionBytesMax, max(partitionBytesMin, 4*c.FetchBytesMax/max(partitions, 1)))
+// answerBytesMax is what a lane asks for at most.
+func (c Config) answerBytesMax() int {
+	return int(min(int64(4*c.FetchBytesMax), c.MemoryBytes/4/costsCopied))
+}
+
+// partitionBytes is what a partition may bring in an answer of so many bytes: few
+// partitions have records at the same moment, so each may have four times its share where
+// the answer is bounded as a whole.
+func (c Config) partitionBytes(partitions, answer int, whole bool) int {
+	share := answer / max(partitions, 1)
+	if whole {
+		share *= 4
+	}
+	return min(c.PartitionBytesMax, answer, max(partitionBytesMin, share))
 }
 
 // Validate reports all faults.
@@ -161,6 +179,9 @@ func (c Config) Validate() error {
 	}
 	if c.RepackBytes < 0 || c.RepackBytes > RepackBytesMax {
 		faults = append(faults, fmt.Errorf("mirror.repackBytes: %d, want at most %d", c.RepackBytes, RepackBytesMax))
+	}
+	if c.MemoryBytes != 0 && c.MemoryBytes < MemoryBytesMin {
+		faults = append(faults, fmt.Errorf("mirror.memory: %d bytes, want at least %d", c.MemoryBytes, MemoryBytesMin))
 	}
 	if c.FetchBytesMax < 0 || c.PartitionBytesMax < 0 {
 		faults = append(faults, errors.New("mirror.fetchBytesMax, mirror.partitionBytesMax: must not be negative"))

@@ -23,6 +23,7 @@ type Events struct {
 	Metadata       func(MetadataInfo)
 	RecordsLeftOut func(LeftOutInfo)
 	Workers        func(WorkersInfo) // of a flow: one has come or gone
+	Throttled      func(ThrottleInfo)
 }
 
 // BatchInfo is one batch that was appended and compared.
@@ -66,6 +67,15 @@ type SessionInfo struct {
 	Session int64
 	Local   spillway.LocalOffset
 	Virtual spillway.Offset
+}
+
+// ThrottleInfo is a pause that a broker asked for, since the mirror's principal has a quota
+// at that site. What goes over other brokers goes on.
+type ThrottleInfo struct {
+	Site   spillway.SiteID
+	Node   int32
+	Target bool // records are written there; else they are read
+	Pause  time.Duration
 }
 
 // PartitionInfo is a change of one partition's state; Problem is empty when it runs.
@@ -117,6 +127,8 @@ type FlowInfo struct {
 	Problems         map[spillway.TopicPartition]string
 	// Hanging tells of transactions that are open for longer than TransactionWait.
 	Hanging map[spillway.TopicPartition]string
+	// MemoryBytes are held of records by all flows of the mirror, MemoryBytesMax may be.
+	MemoryBytes, MemoryBytesMax int64
 	// Workers share the flow; none where a control plane says who writes.
 	Workers []WorkerShare
 }
@@ -144,6 +156,7 @@ func (e Events) And(o Events) Events {
 		Metadata:       both(e.Metadata, o.Metadata),
 		RecordsLeftOut: both(e.RecordsLeftOut, o.RecordsLeftOut),
 		Workers:        both(e.Workers, o.Workers),
+		Throttled:      both(e.Throttled, o.Throttled),
 	}
 }
 
@@ -235,5 +248,11 @@ func (e *Events) metadata(i MetadataInfo) {
 func (e *Events) recordsLeftOut(i LeftOutInfo) {
 	if e.RecordsLeftOut != nil && i.Records > 0 {
 		e.RecordsLeftOut(i)
+	}
+}
+
+func (e *Events) throttled(i ThrottleInfo) {
+	if e.Throttled != nil {
+		e.Throttled(i)
 	}
 }

@@ -34,14 +34,19 @@ type lane struct {
 	asking context.Context
 
 	// Owned by run.
-	parts    map[spillway.TopicPartition]*partition
-	resting  map[spillway.TopicPartition]time.Time // until then not asked for
-	conn     *conn.Conn
-	asked    *asked
-	target   *target
-	heardAt  time.Time // when the answer in work came
-	verified time.Time // when verified ends were saved last
-	looked   int64     // of the workers that share the flow, when the lane looked last
+	parts   map[spillway.TopicPartition]*partition
+	resting map[spillway.TopicPartition]time.Time // until then not asked for
+	parked  map[spillway.TopicPartition]*planned  // their broker at the target wants a pause
+	holding holding
+	answer  *heldAnswer // that was not planned yet
+	heardAt time.Time   // when it came, or the one before it
+	// sourceQuiet is until when the source wants a pause.
+	sourceQuiet time.Time
+	conn        *conn.Conn
+	asked       *asked
+	target      *target
+	verified    time.Time // when verified ends were saved last
+	looked      int64     // of the workers that share the flow, when the lane looked last
 
 	mu struct {
 		sync.Mutex
@@ -52,29 +57,37 @@ type lane struct {
 
 // asked is a fetch on its way.
 type asked struct {
-	cancel context.CancelFunc
-	answer chan fetchAnswer
+	granted int64 // of memory, for the answer
+	cancel  context.CancelFunc
+	answer  chan fetchAnswer
 }
 
 type fetchAnswer struct {
-	parts []sitelog.Fetched
-	err   error
-	at    time.Time // when it came
+	parts   []sitelog.Fetched
+	pause   time.Duration // that the source wants now
+	granted int64
+	err     error
+	at      time.Time // when it came
 }
 
 // planned is a plan and the partition that it is for.
 type planned struct {
 	*partition
-	plan plan
-	next int // first batch that is not at the target
-	data bool
+	plan  plan
+	next  int // first batch that is not at the target
+	data  bool
+	saved bool // its ranges are in the map
+	held  *heldAnswer
 }
 
 func newLane(asking context.Context, f *flow, node int32) *lane {
+	paused := func(node int32, pause time.Duration) {
+		f.m.events.throttled(ThrottleInfo{Site: f.m.site, Node: node, Target: true, Pause: pause})
+	}
 	return &lane{
 		flow: f, m: f.m, node: node, asking: asking, wake: make(chan struct{}, 1),
 		parts: make(map[spillway.TopicPartition]*partition), resting: make(map[spillway.TopicPartition]time.Time),
-		target: newTarget(f.m.local, f.m.config.ProduceTimeout),
+		holding: f.m.budget.begin(), parked: make(map[spillway.TopicPartition]*planned), target: newTarget(f.m.local, f.m.config.ProduceTimeout, paused),
 	}
 }
 
@@ -164,6 +177,7 @@ func (l *lane) arrive(ctx context.Context) error {
 // at the end of the source's log can be known only from there.
 func (l *lane) close(ctx context.Context) {
 	l.hangUp()
+	defer l.holding.end()
 	l.target.close()
 	bounded, cancel := context.WithTimeout(ctx, lastWordMax)
 	_ = l.saveVerified(bounded, nil) // the next opening reads the log back anyway
@@ -181,6 +195,7 @@ func (l *lane) close(ctx context.Context) {
 func (l *lane) hangUp() {
 	if l.asked != nil {
 		l.asked.cancel()
+		l.holding.change(-l.asked.granted)
 		l.asked = nil
 	}
 	if l.conn != nil {
@@ -193,6 +208,11 @@ func (l *lane) hangUp() {
 func (l *lane) handBack(p *partition, why returned) {
 	delete(l.parts, p.TopicPartition)
 	delete(l.resting, p.TopicPartition)
+	if put := l.parked[p.TopicPartition]; put != nil {
+		delete(l.parked, p.TopicPartition)
+		put.held.done()
+		put.held = nil
+	}
 	l.flow.takeBack(p, why)
 }
 
@@ -208,6 +228,9 @@ func (l *lane) pump(ctx context.Context) error {
 	l.m.config.Crash("afterFetch")
 	l.pay(chunk, time.Now())
 	plans := l.plan(ctx, chunk)
+	l.hold(plans, l.answer)
+	plans, l.answer = append(l.unpark(), plans...), nil
+	defer l.letGo(plans)
 	l.ask(plans) // the next fetch travels while this chunk is written
 	if err := l.save(ctx, plans); err != nil {
 		return fmt.Errorf("save ranges: %w", err)
@@ -235,6 +258,12 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	select {
 	case a := <-l.asked.answer:
 		l.asked, l.heardAt = nil, a.at
+		l.sourceThrottles(a.pause)
+		l.answer = l.counted(a)
+		if a.err != nil {
+			l.answer.done()
+			l.answer = nil
+		}
 		return a.parts, a.err
 	case <-l.wake:
 		return nil, errWoken
@@ -263,9 +292,12 @@ func (l *lane) ask(plans []*planned) {
 		ahead[p.partition] = p
 	}
 	now := time.Now()
-	share := l.m.config.partitionBytes(len(l.parts))
+	if now.Before(l.sourceQuiet) {
+		return
+	}
 	under, wait := l.underCaps(), l.m.config.FetchWait
 	var parts []sitelog.FetchPart
+	busy := false // some records are known to be there
 	for tp, p := range l.parts {
 		if until, ok := l.resting[tp]; ok {
 			if now.Before(until) {
@@ -273,13 +305,18 @@ func (l *lane) ask(plans []*planned) {
 			}
 			delete(l.resting, tp)
 		}
-		bytes, next := l.paced(p, share, under, now)
+		a, isAhead := ahead[p]
+		if until, yes := l.quiet(tp, isAhead, now); yes {
+			wait = min(wait, max(until.Sub(now), time.Millisecond))
+			continue
+		}
+		bytes, next := l.paced(p, l.m.config.PartitionBytesMax, under, now)
 		if bytes == 0 {
 			wait = min(wait, max(next.Sub(now), time.Millisecond)) // then it is asked for too
 			continue
 		}
 		at, epoch := p.source, p.sourceEpoch
-		if a, ok := ahead[p]; ok {
+		if isAhead {
 			if a.plan.end.virtual >= p.bound {
 				continue
 			}
@@ -288,31 +325,52 @@ func (l *lane) ask(plans []*planned) {
 				epoch = a.plan.sourceEpoch
 			}
 		}
+		busy = busy || p.lastStable != at
 		parts = append(parts, sitelog.FetchPart{TopicPartition: tp, Offset: at, BytesMax: bytes, LastEpoch: epoch, CheckEpoch: epoch >= 0})
 	}
 	if len(parts) == 0 {
 		return
 	}
+	granted := l.holding.ask(l.wants(busy) * l.costs())
+	if granted == 0 {
+		return // asked again in a moment
+	}
+	bytesMax := int(max(1, granted/l.costs()))
+	for i, share := 0, l.m.config.partitionBytes(len(l.parts), bytesMax, l.whole()); i < len(parts); i++ {
+		parts[i].BytesMax = min(parts[i].BytesMax, share)
+	}
 	fetchContext, cancel := context.WithCancel(l.asking)
-	a := &asked{cancel: cancel, answer: make(chan fetchAnswer, 1)}
+	a := &asked{granted: granted, cancel: cancel, answer: make(chan fetchAnswer, 1)}
 	l.asked = a
-	options := sitelog.FetchOptions{MaxWait: wait, BytesMax: math.MaxInt32, OnWire: selection.OnWire(l.flow.source.cluster)}
+	options := sitelog.FetchOptions{MaxWait: wait, BytesMax: bytesMax, OnWire: selection.OnWire(l.flow.source.cluster)}
 	if l.conn == nil {
 		c, err := l.flow.source.cluster.Dial(l.asking, l.node)
 		if err != nil {
 			cancel()
-			a.answer <- fetchAnswer{err: err, at: time.Now()}
+			a.answer <- fetchAnswer{granted: granted, err: err, at: time.Now()}
 			return
 		}
 		l.conn = c
 	}
+	if !l.whole() {
+		options.BytesMax = math.MaxInt32
+	}
 	c := l.conn
+	c.Expect(bytesMax + expectMore)
 	l.flow.goroutines.Go(func() {
 		defer cancel()
 		fetched, err := sitelog.Fetch(fetchContext, c, parts, options)
-		a.answer <- fetchAnswer{parts: fetched, err: err, at: time.Now()}
+		a.answer <- fetchAnswer{parts: fetched, pause: time.Until(c.MutedUntil()), granted: granted, err: err, at: time.Now()}
 	})
 }
+
+// expectMore is what an answer takes beside its records, and what a single batch may
+// exceed what was asked for.
+const expectMore = 1 << 20
+
+// whole tells whether the size of an answer is bounded as a whole. kfake forgets the list
+// of aborted transactions where that cuts an answer off.
+func (l *lane) whole() bool { return l.flow.source.cluster.Capabilities().Replicas }
 
 // lastWordMax bounds what a lane that ends writes into the map.
 const lastWordMax = 30 * time.Second
@@ -348,7 +406,9 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 		if d := l.flow.share.Delay; d > 0 && p.bound == noBound {
 			w.youngest = now.Add(-d).UnixMilli()
 		}
+		w.turn = &turn{ctx: ctx, slots: l.m.budget.decoding}
 		made, err := planPart(f, view, p.position, w)
+		w.turn.end()
 		if err != nil {
 			l.handBack(p, returned{problem: "plan: " + err.Error(), pause: l.m.config.RefusedPause})
 			continue
@@ -412,7 +472,7 @@ func (l *lane) sourceMoved(ctx context.Context, p *partition, f sitelog.Fetched)
 func (l *lane) save(ctx context.Context, plans []*planned) error {
 	var entries []maptopic.Entry
 	for _, p := range plans {
-		if len(p.plan.batches) > 0 && !(p.foretold() && l.m.has(p.session, p.TopicPartition)) {
+		if len(p.plan.batches) > 0 && !p.saved && !(p.foretold() && l.m.has(p.session, p.TopicPartition)) {
 			c := p.chunk(0, p.local)
 			if l.m.config.IdentitySources {
 				p.foretell(c)

@@ -66,6 +66,7 @@ type Mirror struct {
 	reader *maptopic.Reader
 	writer *maptopic.Writer
 	marks  *marks
+	budget *budget
 	crew   *crew           // of a run; nil where a control plane says who writes
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -120,7 +121,7 @@ func New(ctx context.Context, config Config) (*Mirror, error) {
 	}
 	config = config.withDefaults()
 	ctx, cancel := context.WithCancel(ctx)
-	m := &Mirror{config: config, events: &config.Events, site: config.Local.Site(), local: config.Local, marks: newMarks(), ctx: ctx, cancel: cancel}
+	m := &Mirror{config: config, events: &config.Events, site: config.Local.Site(), local: config.Local, marks: newMarks(), budget: newBudget(config.MemoryBytes), ctx: ctx, cancel: cancel}
 	m.mu.shares = make(map[spillway.ShareID]*share)
 	m.mu.sources = make(map[spillway.SiteID]*source)
 	m.mu.pacers = make(map[paced]*pacer)

@@ -87,6 +87,8 @@ type writer struct {
 	repackBytes int
 	// rangesMax is about how many ranges one plan may have; 0: any number.
 	rangesMax int
+	// turn is taken before a batch is decoded; nil: there is nobody to wait for.
+	turn *turn
 }
 
 // planPart turns fetched batches into a plan. What is written, and where, is a

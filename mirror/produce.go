@@ -33,10 +33,17 @@ type target struct {
 	cluster broker.Cluster
 	timeout time.Duration
 	conns   map[int32]*conn.Conn
+	leads   map[spillway.TopicPartition]int32 // to whom a partition was sent last
+
+	throttled map[int32]*throttled // brokers that asked for pauses lately
+	paused    func(node int32, pause time.Duration)
 }
 
-func newTarget(c broker.Cluster, timeout time.Duration) *target {
-	return &target{cluster: c, timeout: timeout, conns: make(map[int32]*conn.Conn)}
+func newTarget(c broker.Cluster, timeout time.Duration, paused func(node int32, pause time.Duration)) *target {
+	return &target{
+		cluster: c, timeout: timeout, conns: make(map[int32]*conn.Conn), leads: make(map[spillway.TopicPartition]int32),
+		throttled: make(map[int32]*throttled), paused: paused,
+	}
 }
 
 func (t *target) close() {
@@ -85,13 +92,14 @@ func (t *target) produce(ctx context.Context, rounds []*round, sent func()) {
 				continue
 			}
 			r.answers[p.TopicPartition] = sitelog.Produced{TopicPartition: p.TopicPartition, Err: errUnsure}
+			t.leads[p.TopicPartition] = l.node
 			if byNode[l.node] == nil {
 				byNode[l.node] = make([][]sitelog.ProducePart, len(rounds))
 			}
 			byNode[l.node][i] = append(byNode[l.node][i], p)
 		}
 	}
-	var mu sync.Mutex // guards answers and broken
+	var mu sync.Mutex // guards answers, broken and throttled
 	var requests sync.WaitGroup
 	var broken []int32
 	for node, parts := range byNode {
@@ -120,11 +128,19 @@ func (t *target) produce(ctx context.Context, rounds []*round, sent func()) {
 				}
 				var produced []sitelog.Produced
 				if lost == nil {
-					bounded, cancel := context.WithTimeout(ctx, t.timeout+5*time.Second)
+					// What was sent behind an answer with a throttle time is read when that is over.
+					bounded, cancel := context.WithTimeout(ctx, t.timeout+5*time.Second+max(0, time.Until(c.MutedUntil())))
 					produced, lost = wait(bounded)
 					cancel()
 				}
+				pause := max(0, time.Until(c.MutedUntil()))
 				mu.Lock()
+				if lost == nil {
+					t.answered(node, bytesOf(parts[i]), pause, time.Now())
+				}
+				if pause > 0 && lost == nil {
+					t.paused(node, pause)
+				}
 				for _, a := range produced {
 					if _, asked := rounds[i].answers[a.TopicPartition]; asked {
 						rounds[i].answers[a.TopicPartition] = a
@@ -150,6 +166,13 @@ func (t *target) produce(ctx context.Context, rounds []*round, sent func()) {
 		t.conns[node].Close()
 		delete(t.conns, node)
 	}
+}
+
+func bytesOf(parts []sitelog.ProducePart) (n int) {
+	for _, p := range parts {
+		n += len(p.Batch)
+	}
+	return n
 }
 
 func (t *target) conn(ctx context.Context, node int32) (*conn.Conn, error) {
@@ -183,13 +206,16 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 	}
 	pause, since := resendPauseMin, time.Now()
 	for len(left) > 0 {
-		left = l.withLease(left)
+		if left = l.park(l.withLease(left)); len(left) == 0 {
+			return
+		}
 		rounds := l.burst(left)
 		// Once sent, a batch is waited for also while the flow stops: its
 		// fate must be known before the target's end is read (C8).
 		l.target.produce(ctx, rounds, func() { l.m.config.Crash("afterProduceSent") })
 		l.m.config.Crash("afterProduceAcked")
-		again, moved := left[:0], false
+		var again, unsent []*planned // the latter had no room in the requests
+		moved := false
 		refusals := make(map[*planned]sitelog.Produced)
 		for _, p := range left {
 			gone := false
@@ -213,11 +239,13 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 				moved = true
 			case p.next == len(p.plan.batches):
 				l.arrived(p)
+			case !sentIn(rounds, p):
+				unsent = append(unsent, p)
 			default:
 				again = append(again, p)
 			}
 		}
-		left = again
+		left = append(unsent, again...)
 		if l.flow.stopped() && moved {
 			return // the rest is planned again by whoever follows
 		}
@@ -241,10 +269,23 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 // burst is what is sent next. One batch alone goes where the broker may not know the
 // session yet, for then it would take any sequence as the first one, and where it
 // may have forgotten it (C3).
+//
+// Where a broker throttles, it gets one request, of no more than it is to have at once.
 func (l *lane) burst(left []*planned) (rounds []*round) {
+	now, bytes := time.Now(), make(map[int32]int)
 	for _, p := range left {
 		ahead := p.plan.batches[p.next:]
+		node, known := l.target.leads[p.TopicPartition]
+		slow := l.target.throttled[node]
+		slowly := known && slow.lately(now)
+		if slowly && slow.bytesMax > 0 && bytes[node] > 0 && bytes[node]+len(ahead[0].bytes) > slow.bytesMax {
+			continue
+		}
+		bytes[node] += len(ahead[0].bytes)
 		for i, b := range ahead[:min(len(ahead), burstMax)] {
+			if i > 0 && slowly {
+				break
+			}
 			if i > 0 && (p.sequence == 0 || l.m.aged(ahead[0]) || l.m.aged(b)) {
 				break
 			}
@@ -255,6 +296,14 @@ func (l *lane) burst(left []*planned) (rounds []*round) {
 		}
 	}
 	return rounds
+}
+
+func sentIn(rounds []*round, p *planned) bool {
+	if len(rounds) == 0 {
+		return false
+	}
+	_, sent := rounds[0].answers[p.TopicPartition]
+	return sent
 }
 
 // arrived ends a plan that is at the target.

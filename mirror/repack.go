@@ -45,6 +45,9 @@ func (c *parcel) open(b []byte, w writer) (rest spillway.LocalOffset, err error)
 	if c.bytes != nil && w.rules == nil {
 		return -1, nil
 	}
+	if err := w.turn.take(); err != nil {
+		return -1, err
+	}
 	opened, err := rewrite.Open(c.header, b, DecompressedBytesMax)
 	if err != nil {
 		return -1, err

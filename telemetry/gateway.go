@@ -51,6 +51,14 @@ func (t *Telemetry) RouterEvents() router.Events {
 			t.histogram(gatewayProduceLocal, id.Group).Observe(local.Seconds())
 			t.histogram(gatewayProduceTime, id.Group).Observe(took.Seconds())
 		},
+		Throttled: func(id spillway.ShareID, took time.Duration) {
+			t.histogram(gatewayThrottle, id.Group).Observe(took.Seconds())
+		},
+		Blocked: func(id spillway.ShareID) { t.gauge(gatewayBlockedNow, id.Group).Inc() },
+		Unblocked: func(id spillway.ShareID, waited time.Duration) {
+			t.gauge(gatewayBlockedNow, id.Group).Dec()
+			t.histogram(gatewayBlockTime, id.Group).Observe(waited.Seconds())
+		},
 		FirstContact: func(outcome string) { t.counter(gatewayContacts, outcome).Inc() },
 		FetchLimited: func() { t.counter(gatewayFetchLimited).Inc() },
 	}
@@ -68,6 +76,11 @@ func (t *Telemetry) GatewayEvents() federation.Events {
 		ShareState: func(id spillway.ShareID, epoch spillway.Epoch, _ failover.State, serving bool) {
 			t.gauge(gatewayEpoch, id.Group).Set(float64(epoch))
 			s.share(id.Group, serving)
+		},
+		Lag: func(id spillway.ShareID, info router.LagInfo) {
+			t.gauge(gatewayLagRecords, id.Group).Set(float64(info.Records))
+			t.gauge(gatewayLagTime, id.Group).Set(info.Age.Seconds())
+			t.gauge(gatewayLagging, id.Group).Set(float64(info.Acting))
 		},
 		Problem: func(string, error) { problems.Inc() },
 	}

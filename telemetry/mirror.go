@@ -65,6 +65,13 @@ func (t *Telemetry) MirrorEvents() mirror.Events {
 				t.counter(mirrorMoved, w.Share.Group, string(w.Source), string(w.Target), direction).Add(float64(len(tps)))
 			}
 		},
+		Throttled: func(i mirror.ThrottleInfo) {
+			side := "source"
+			if i.Target {
+				side = "target"
+			}
+			t.counter(mirrorThrottle, string(i.Site), side).Add(i.Pause.Seconds())
+		},
 		PartitionState: func(p mirror.PartitionInfo) {
 			if p.Problem != "" {
 				t.counter(mirrorStops, p.Share.Group, string(p.Source), string(p.Target)).Inc()
@@ -99,6 +106,8 @@ func (t *Telemetry) flowState(f mirror.FlowInfo) {
 			t.gauges[m.Name].DeletePartialMatch(gone)
 		}
 	}
+	t.gauge(mirrorMemory, target).Set(float64(f.MemoryBytes))
+	t.gauge(mirrorMemoryMax, target).Set(float64(f.MemoryBytesMax))
 	t.gauge(mirrorLag, group, source, target).Set(float64(f.LagRecords))
 	t.gauge(mirrorUndecided, group, source, target).Set(float64(f.UndecidedRecords))
 	t.gauge(mirrorHanging, group, source, target).Set(float64(len(f.Hanging)))

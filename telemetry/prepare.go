@@ -24,6 +24,9 @@ func (t *Telemetry) Prepare(groups []string, of string) {
 		t.counter(gatewayHeld, g)
 		t.gauge(gatewayHeldNow, g)
 		t.histogram(gatewayHoldTime, g)
+		t.gauge(gatewayBlockedNow, g)
+		t.histogram(gatewayThrottle, g)
+		t.histogram(gatewayBlockTime, g)
 		t.counter(moveAsks, g)
 		for _, kind := range []failover.Kind{failover.Switchover, failover.Failover} {
 			t.histogram(moveHeld, g, string(kind))
@@ -40,6 +43,7 @@ func (t *Telemetry) Prepare(groups []string, of string) {
 	}
 	t.counter(mirrorResyncs, of)
 	t.counter(mirrorSessions, of)
+	t.counter(mirrorThrottle, of, "target")
 	for _, kind := range gapKinds {
 		t.counter(mirrorGaps, of, kind)
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -38,7 +39,9 @@ type Conn struct {
 
 	mu struct {
 		sync.Mutex
-		cause error // why the connection ended; nil while it lives
+		cause  error // why the connection ended; nil while it lives
+		muted  time.Time
+		expect int // see Expect
 	}
 }
 
@@ -129,6 +132,63 @@ func (c *Conn) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.mu.cause
+}
+
+// Expect says how large answers may well be, in bytes: their memory is taken in one piece.
+// It holds for all that follow.
+func (c *Conn) Expect(bytes int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.expect = bytes
+}
+
+func (c *Conn) trusted() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(frameBytesTrusted, c.mu.expect)
+}
+
+// MuteMax bounds how long a broker may have a connection wait.
+const MuteMax = 5 * time.Minute
+
+// Mute notes that an answer asked for a pause (throttle_time_ms): the broker reads
+// nothing more of the connection before that is over (KIP-219). Send does not care: a
+// time-out of what is sent all the same is the caller's.
+func (c *Conn) Mute(pause time.Duration) {
+	if pause <= 0 {
+		return
+	}
+	until := time.Now().Add(min(pause, MuteMax))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if until.After(c.mu.muted) {
+		c.mu.muted = until
+	}
+}
+
+// MutedUntil is when the broker reads again; in the past if it does.
+func (c *Conn) MutedUntil() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.muted
+}
+
+// Unmuted waits until the broker reads again, ctx ends, or the connection.
+func (c *Conn) Unmuted(ctx context.Context) error {
+	left := time.Until(c.MutedUntil())
+	if left <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-c.closed:
+		return c.fault("wait for the end of a throttle time", c.Err())
+	case <-ctx.Done():
+		return c.fault("wait for the end of a throttle time", ctx.Err())
+	}
 }
 
 // Close ends the connection and waits for its goroutines. Requests without an
@@ -261,12 +321,12 @@ func (c *Conn) writeAll() error {
 const frameBytesTrusted = 4 << 20
 
 // room for the next frame, nil if it is not known how large it is or may be.
-func room(r *bufio.Reader) []byte {
+func room(r *bufio.Reader, trusted func() int) []byte {
 	prefix, err := r.Peek(4)
 	if err != nil {
 		return nil // as the reading of the frame will find
 	}
-	if n := int32(binary.BigEndian.Uint32(prefix)); n > 0 && n <= frameBytesTrusted {
+	if n := int32(binary.BigEndian.Uint32(prefix)); n > 0 && int64(n) <= int64(trusted()) {
 		return make([]byte, 0, max(n, 4))
 	}
 	return nil
@@ -284,7 +344,7 @@ func (c *Conn) read(readDone chan<- struct{}) {
 func (c *Conn) readAll() error {
 	r := bufio.NewReaderSize(c.transport, 64<<10)
 	for {
-		frame, err := wire.ReadFrame(r, room(r), c.config.FrameBytesMax)
+		frame, err := wire.ReadFrame(r, room(r, c.trusted), c.config.FrameBytesMax)
 		if err != nil {
 			return fmt.Errorf("read: %w", err)
 		}

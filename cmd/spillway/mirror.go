@@ -27,11 +27,10 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{Use: "mirror", Short: "Replication flows without a control plane"}
 	e := &ends{settings: s, byID: true}
 	var topics topicFlags
-	var groups, start, until, deletes, metrics string
+	var groups, start, until, deletes, metrics, repack, memory string
 	var dryRun bool
 	var caps []string
 	var rewrite rewriteFlags
-	var repack string
 	c := mirror.RunConfig{}
 	run := &cobra.Command{
 		Use:     "run --from BOOTSTRAP --to BOOTSTRAP --topics REGEX",
@@ -68,6 +67,10 @@ func newMirrorCommand(s *settings) *cobra.Command {
 			if c.Mirror.RepackBytes, err = parseRepack(repack); err != nil {
 				return err
 			}
+			if c.Mirror.MemoryBytes, err = parseMemory(memory); err != nil {
+				return err
+			}
+			limitMemory(c.Mirror.MemoryBytes + memoryBeside)
 			from, to, done, err := e.open(cmd.Context())
 			defer done()
 			if err != nil {
@@ -116,6 +119,7 @@ func newMirrorCommand(s *settings) *cobra.Command {
 	rewrite.add(run)
 	run.Flags().StringVar(&repack, "repack", "", "write small batches that were fetched together as one of up to so many bytes, compressed as they were (--repack alone: 1MiB); needs decoding")
 	run.Flags().Lookup("repack").NoOptDefVal = "1MiB"
+	run.Flags().StringVar(&memory, "memory", "128MiB", "bytes that may be held of records at the same time; the process takes up to 96 MiB beside; a batch that is larger gets through alone")
 	run.Flags().StringVar(&metrics, "metrics", "", "HOST:PORT where /metrics, /livez and /readyz are served; empty: nowhere")
 	run.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be changed at the target beside records, and change nothing")
 	cmd.AddCommand(e.flags(run), newAdoptCommand(s), newHandBackCommand(s), newReleaseCommand(s))
@@ -212,6 +216,14 @@ func parseRepack(s string) (int, error) {
 		return 0, exitError{exitUsage, fmt.Sprintf("--repack: %q: want bytes, as in 1MiB, and at most %s", s, humanize.IBytes(mirror.RepackBytesMax))}
 	}
 	return int(bytes), nil
+}
+
+func parseMemory(s string) (int64, error) {
+	bytes, err := humanize.ParseBytes(s)
+	if err != nil || bytes < mirror.MemoryBytesMin || bytes > math.MaxInt64/2 {
+		return 0, exitError{exitUsage, fmt.Sprintf("--memory: %q: want bytes, as in 128MiB, and at least %s", s, humanize.IBytes(mirror.MemoryBytesMin))}
+	}
+	return int64(bytes), nil
 }
 
 func wholeNames(flag, expression string) (*regexp.Regexp, error) {

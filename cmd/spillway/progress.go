@@ -26,15 +26,16 @@ type progress struct {
 	last    time.Time
 	seen    map[string]bool // problems of the last look
 	said    map[string]bool
-	failed  map[string]bool // metadata
+	failed  map[string]bool          // metadata
+	pauses  map[string]time.Duration // that brokers asked for since the last line
 }
 
 func newProgress(out io.Writer) *progress {
-	return &progress{out: out, last: time.Now(), seen: map[string]bool{}, said: map[string]bool{}, failed: map[string]bool{}}
+	return &progress{out: out, last: time.Now(), seen: map[string]bool{}, said: map[string]bool{}, failed: map[string]bool{}, pauses: map[string]time.Duration{}}
 }
 
 func (p *progress) events() mirror.Events {
-	return mirror.Events{BatchMirrored: p.mirrored, FlowState: p.flow, GapLogged: p.gap, Metadata: p.metadata, Workers: p.workers}
+	return mirror.Events{BatchMirrored: p.mirrored, FlowState: p.flow, GapLogged: p.gap, Metadata: p.metadata, Workers: p.workers, Throttled: p.throttled}
 }
 
 func (p *progress) mirrored(i mirror.BatchInfo) {
@@ -97,8 +98,28 @@ func (p *progress) flow(i mirror.FlowInfo) {
 	p.seen = now
 	if time.Since(p.last) >= progressEvery {
 		p.last = time.Now()
-		p.say("%d records mirrored, %d offsets behind in %d partitions%s", p.records, i.LagRecords, i.Partitions, others(i.Workers))
+		p.say("%d records mirrored, %d offsets behind in %d partitions%s%s", p.records, i.LagRecords, i.Partitions, others(i.Workers), p.throttling())
 	}
+}
+
+func (p *progress) throttled(i mirror.ThrottleInfo) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	side := "source"
+	if i.Target {
+		side = "target"
+	}
+	p.pauses[fmt.Sprintf("node %d of the %s", i.Node, side)] += i.Pause
+}
+
+// throttling says which brokers asked for pauses since the last time. The caller holds mu.
+func (p *progress) throttling() string {
+	var said []string
+	for _, who := range slices.Sorted(maps.Keys(p.pauses)) {
+		said = append(said, fmt.Sprintf("; %s throttles (a quota), pauses of %.1f s", who, p.pauses[who].Seconds()))
+	}
+	clear(p.pauses)
+	return strings.Join(said, "")
 }
 
 // others are the workers beside this one, with what they have.

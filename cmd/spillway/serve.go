@@ -29,6 +29,7 @@ func newServeCommand(s *settings) *cobra.Command {
 			if err := cfg.ReadyToServe(s.file()); err != nil {
 				return err
 			}
+			limitServing(cfg)
 			a := app.New(cfg, app.Options{Version: versionText(), Log: newLog(cfg.Log)})
 			if err := a.Start(cmd.Context()); err != nil {
 				return err

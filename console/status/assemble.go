@@ -9,6 +9,7 @@ import (
 
 	"spillway"
 	"spillway/federation/failover"
+	"spillway/federation/lag"
 	"spillway/federation/layout"
 )
 
@@ -247,8 +248,71 @@ func (in Inputs) group(g spillway.FailoverGroup, share failover.Share, known boo
 	// Acknowledgements that wait for a second site lose nothing acknowledged.
 	covered := g.Ack.Sites > 1 && !share.Degraded
 	out.Safe = standby && out.Unreplicated >= 0 && (covered || out.Unreplicated <= out.LossMax)
+	if limits, ok := lag.Of(g); ok {
+		out.OnLag, out.LagMax, out.LagRecordsMax = limits.OnLag, limits.Age.Seconds(), limits.Records
+		out.Lagging = in.lagging(share)
+	}
 	in.judge(&out, g, share)
+	in.tellLagging(&out)
 	return out
+}
+
+// tellLagging adds what comes of a lag to what is said of a group.
+func (in Inputs) tellLagging(out *Group) {
+	text := behindLimit(*out)
+	if text == "" || !in.Coordinator.Up {
+		return
+	}
+	out.Level = max(out.Level, Attention)
+	if out.OnLag == spillway.OnLagBlock {
+		out.Level = Bad
+	}
+	if out.Why != "" {
+		text = out.Why + "; " + text
+	}
+	out.Why = text
+}
+
+// lagging is what the gateways say that live.
+func (in Inputs) lagging(share failover.Share) []Lagging {
+	var out []Lagging
+	for _, g := range in.Gateways {
+		if l, ok := g.Value.Lagging[share.ID().String()]; ok && g.Age <= in.LeaseTTL && !g.Value.Leaving {
+			out = append(out, Lagging{string(g.Value.ID), l.Partitions, l.Worst, l.Records, l.Seconds})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Lagging) int {
+		return cmp.Or(cmp.Compare(b.Seconds, a.Seconds), cmp.Compare(b.Records, a.Records))
+	})
+	return out
+}
+
+// behindLimit says what comes of a lag; empty if nothing does.
+func behindLimit(g Group) string {
+	if len(g.Lagging) == 0 {
+		return ""
+	}
+	partitions := 0
+	for _, l := range g.Lagging {
+		partitions += l.Partitions
+	}
+	worst := g.Lagging[0]
+	var limits []string
+	if g.LagMax > 0 {
+		limits = append(limits, fmt.Sprintf("%g s", g.LagMax))
+	}
+	if g.LagRecordsMax > 0 {
+		limits = append(limits, fmt.Sprintf("%d records", g.LagRecordsMax))
+	}
+	text := "other sites lack more than allowed"
+	switch g.OnLag {
+	case spillway.OnLagThrottle:
+		text = "producers are slowed down"
+	case spillway.OnLagBlock:
+		text = "producers wait"
+	}
+	return fmt.Sprintf("%s in %d partitions: of %s they lack %d records, the oldest for %.1f s (limit %s)",
+		text, partitions, worst.Worst, worst.Records, worst.Seconds, strings.Join(limits, ", "))
 }
 
 // doing says the state of a share in words, with what it means for clients.
@@ -342,7 +406,7 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 			f.Silent = -1
 		}
 		if heard && f.Behind >= 0 {
-			f.Lag = lag(word.LagSeconds, silent, f.Behind, in.LeaseTTL)
+			f.Lag = lacking(word.LagSeconds, silent, f.Behind, in.LeaseTTL)
 		}
 		source, _ := in.verdict(share.Active)
 		target, _ := in.verdict(site)
@@ -373,9 +437,9 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 	return out
 }
 
-// lag is for how long a target has lacked something: what its mirror said, and
+// lacking is for how long a target has lacked something: what its mirror said, and
 // longer if it has said nothing since.
-func lag(said float64, silent time.Duration, behind int64, leaseTTL time.Duration) float64 {
+func lacking(said float64, silent time.Duration, behind int64, leaseTTL time.Duration) float64 {
 	switch {
 	case behind == 0:
 		return 0

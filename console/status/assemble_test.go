@@ -128,6 +128,41 @@ func TestWorstNewsFirst(t *testing.T) {
 	}
 }
 
+// What the gateways say of other sites that are behind is told with what comes of it, also
+// where something worse is the reason.
+func TestProducersThatAreHeldBack(t *testing.T) {
+	for _, c := range []struct {
+		onLag string
+		spoil func(*Inputs)
+		level Level
+		want  string
+	}{
+		{spillway.OnLagWarn, nil, Attention, "group shop: other sites lack more than allowed in 4 partitions: of orders-3 they lack 700 records, the oldest for 12.3 s (limit 10 s, 500 records)"},
+		{spillway.OnLagThrottle, nil, Attention, "group shop: producers are slowed down in 4 partitions: of orders-3"},
+		{spillway.OnLagBlock, nil, Bad, "group shop: producers wait in 4 partitions: of orders-3"},
+		{spillway.OnLagBlock, func(in *Inputs) {
+			in.Votes[1].Value.Verdict = failover.Down
+		}, Bad, "group shop: no standby follows it: losing the active site would stop the group; producers wait in 4 partitions"},
+		{spillway.OnLagWarn, func(in *Inputs) { in.Gateways[0].Age, in.Gateways[1].Value.Leaving = time.Minute, true }, Attention, "site"},
+	} {
+		t.Run(c.onLag, func(t *testing.T) {
+			in := healthy()
+			g := in.Topology.Groups()[0]
+			g.Ack = spillway.AckPolicy{Sites: 1, OnLag: c.onLag, LagMax: 10 * time.Second, LagRecordsMax: 500}
+			in.Topology = spillway.NewTopology("shop", "shop-1", in.Topology.Sites(), []spillway.FailoverGroup{g})
+			in.Gateways[0].Value.Lagging = map[string]layout.Lagging{"shop/0": {Partitions: 1, Worst: "orders-1", Records: 600, Seconds: 2}}
+			in.Gateways[1].Value.Lagging = map[string]layout.Lagging{"shop/0": {Partitions: 3, Worst: "orders-3", Records: 700, Seconds: 12.3}}
+			if c.spoil != nil {
+				c.spoil(&in)
+			}
+			s := Assemble(in)
+			if s.Level != c.level || !strings.HasPrefix(s.News[0], c.want) {
+				t.Errorf("level %s, news %q", s.Level, s.News)
+			}
+		})
+	}
+}
+
 // The lag in time is the mirror's word, and grows while it is silent.
 func TestLagInTime(t *testing.T) {
 	in := healthy()

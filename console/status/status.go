@@ -109,6 +109,12 @@ type Group struct {
 	// AckSites must hold a record before its producer is answered.
 	AckSites int  `json:"ackSites"`
 	Degraded bool `json:"degraded,omitempty"`
+	// OnLag says what becomes of producers beyond LagMax and LagRecordsMax (0: no
+	// limit): warn, throttle or block; empty where AckSites is above 1.
+	OnLag         string    `json:"onLag,omitempty"`
+	LagMax        float64   `json:"lagMaxSeconds,omitempty"`
+	LagRecordsMax int64     `json:"lagRecordsMax,omitempty"`
+	Lagging       []Lagging `json:"lagging,omitempty"` // the worst first; empty while nothing comes of it
 	// Unreplicated records are held by the active site and at most partly by
 	// any one standby; −1: unknown.
 	Unreplicated int64 `json:"unreplicated"`
@@ -116,6 +122,16 @@ type Group struct {
 	// Safe: losing the active site now would keep the group within LossMax.
 	Safe  bool      `json:"safe"`
 	Sites []Standby `json:"sites"` // preferred first
+}
+
+// Lagging is what one gateway says about partitions of which the other sites lack more
+// than the group allows, or nearly so many that producers are slowed down.
+type Lagging struct {
+	Gateway    string  `json:"gateway"`
+	Partitions int     `json:"partitions"`
+	Worst      string  `json:"worst"`
+	Records    int64   `json:"records"` // of it that no other site has
+	Seconds    float64 `json:"seconds"` // since the oldest of them was written
 }
 
 // Standby is what one site holds of a group.

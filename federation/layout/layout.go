@@ -77,6 +77,17 @@ type GatewayLease struct {
 	Leaving bool   `json:"leaving,omitempty"`
 	Release string `json:"release,omitempty"` // of the binary
 	Beat    uint64 `json:"beat"`              // rises with every renewal
+	// Lagging tells, by share ("group/index"), where the other sites lack more than
+	// ack.onLag allows; nothing where they do not. For people.
+	Lagging map[string]Lagging `json:"lagging,omitempty"`
+}
+
+// Lagging is what a gateway says of a share whose other sites are behind.
+type Lagging struct {
+	Partitions int     `json:"partitions"` // that are concerned, of those that the gateway leads
+	Worst      string  `json:"worst"`      // of them
+	Records    int64   `json:"records"`    // of it that no other site has
+	Seconds    float64 `json:"seconds"`    // since the oldest of them was appended
 }
 
 // Decode reads a layout record.

@@ -22,6 +22,13 @@ type Events struct {
 	// FirstContact: what became of a producer's first batch in a term.
 	// outcome: forwarded, duplicate, waited, refused.
 	FirstContact func(outcome string)
+	// Throttled: an answer to a producer was late by took, because the other sites are
+	// behind.
+	Throttled func(share spillway.ShareID, took time.Duration)
+	// Blocked: an acknowledgement begins to wait until the other sites are near enough.
+	Blocked func(spillway.ShareID)
+	// Unblocked: it goes on or is given up, after waited.
+	Unblocked func(share spillway.ShareID, waited time.Duration)
 	// FetchLimited: sites were asked for less than a client would have got,
 	// because the budget of the process is used up.
 	FetchLimited func()
@@ -54,6 +61,24 @@ func (e *Events) produced(id spillway.ShareID, records int32, bytes int, local, 
 func (e *Events) firstContact(outcome string) {
 	if e.FirstContact != nil {
 		e.FirstContact(outcome)
+	}
+}
+
+func (e *Events) throttled(id spillway.ShareID, took time.Duration) {
+	if e.Throttled != nil {
+		e.Throttled(id, took)
+	}
+}
+
+func (e *Events) blocked(id spillway.ShareID) {
+	if e.Blocked != nil {
+		e.Blocked(id)
+	}
+}
+
+func (e *Events) unblocked(id spillway.ShareID, waited time.Duration) {
+	if e.Unblocked != nil {
+		e.Unblocked(id, waited)
 	}
 }
 

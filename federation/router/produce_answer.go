@@ -284,6 +284,8 @@ func (p *part) acknowledge(code int16, end spillway.Offset) bool {
 			return false
 		}
 		p.durable = true
+	} else if !p.awaitOthers(end) {
+		return false
 	}
 	if r.lease.Term() != p.leased {
 		p.leave(true, false)

@@ -105,6 +105,7 @@ type Router struct {
 	topics   *topics
 	offer    *offer
 	contacts *contacts
+	lags     *lags
 	members  *members
 	gone     goneFor
 	aside    chan struct{} // a token per member that is taken back, or may have to be
@@ -138,6 +139,7 @@ func New(c Config) *Router {
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.topics = newTopics(r)
 	r.offer = newOffer(r)
+	r.lags = newLags(r)
 	r.background.Go(r.watchLeaving)
 	return r
 }

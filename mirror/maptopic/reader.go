@@ -349,6 +349,9 @@ func (r *Reader) read(ctx context.Context) error {
 		}
 	}
 	next := r.Position() + 1
+	if err := r.conn.Unmuted(ctx); err != nil {
+		return err
+	}
 	bounded, cancel := context.WithTimeout(ctx, readMax)
 	defer cancel()
 	parts, err := sitelog.Fetch(bounded, r.conn, []sitelog.FetchPart{{TopicPartition: topic, Offset: spillway.LocalOffset(next), BytesMax: readBytesMax}},

@@ -229,6 +229,9 @@ func (w *Writer) try(ctx context.Context, b []byte) (int64, error) {
 			return -1, err
 		}
 	}
+	if err := w.conn.Unmuted(ctx); err != nil {
+		return -1, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout+5*time.Second)
 	defer cancel()
 	answer, err := sitelog.ProduceOne(ctx, w.conn, sitelog.ProducePart{TopicPartition: topic, Batch: b}, writeTimeout)

@@ -68,7 +68,8 @@ const fetchSilenceMax = 30 * time.Second
 
 // Fetch asks the broker at the other end of c. The answers have the order of
 // the parts and leave out partitions that the broker left out. After an error
-// the connection is of no use: its answer may still come.
+// the connection is of no use: its answer may still come. A throttle time of the answer
+// mutes the connection; Fetch waits for the end of an earlier one.
 func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions) ([]Fetched, error) {
 	req := kmsg.NewPtrFetchRequest()
 	req.Version = min(fetchVersionMax, c.MaxVersion(int16(kmsg.Fetch)))
@@ -113,6 +114,9 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 	if len(asked) == 0 {
 		return fetched, nil
 	}
+	if err := c.Unmuted(ctx); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, o.MaxWait+fetchSilenceMax)
 	defer cancel()
 	kresp, err := c.DoVersion(ctx, req)
@@ -120,6 +124,7 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 		return nil, err
 	}
 	resp := kresp.(*kmsg.FetchResponse)
+	c.Mute(time.Duration(resp.ThrottleMillis) * time.Millisecond)
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
 		return nil, fmt.Errorf("fetch: %w", err)
 	}

@@ -27,8 +27,12 @@ type Produced struct {
 }
 
 // Produce appends with acks=all. timeout is the broker's bound for replication.
-// Partitions that the broker left out are missing in the answer.
+// Partitions that the broker left out are missing in the answer. A throttle time of the
+// answer mutes the connection; Produce waits for the end of an earlier one.
 func Produce(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.Duration) ([]Produced, error) {
+	if err := c.Unmuted(ctx); err != nil {
+		return nil, err
+	}
 	return Send(ctx, c, parts, timeout)(ctx)
 }
 
@@ -45,7 +49,7 @@ func ProduceOne(ctx context.Context, c *conn.Conn, part ProducePart, timeout tim
 	return answers[0], answers[0].Err
 }
 
-// Send is Produce without the wait: requests go out in the order of the calls. The
+// Send is Produce without waiting for anything: requests go out in the order of the calls. The
 // function that it returns waits for the answer.
 func Send(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.Duration) func(context.Context) ([]Produced, error) {
 	req := kmsg.NewPtrProduceRequest()
@@ -53,7 +57,9 @@ func Send(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.D
 	req.Acks = -1
 	req.TimeoutMillis = int32(timeout.Milliseconds())
 	topics := make(map[string]int)
+	size := 256
 	for _, p := range parts {
+		size += len(p.Topic) + 32 + len(p.Batch)
 		i, ok := topics[p.Topic]
 		if !ok {
 			i = len(req.Topics)
@@ -67,7 +73,7 @@ func Send(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.D
 		rp.Records = p.Batch
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rp)
 	}
-	pending := c.Send(ctx, req.Key(), req.Version, true, req.AppendTo(nil))
+	pending := c.Send(ctx, req.Key(), req.Version, true, req.AppendTo(make([]byte, 0, size)))
 	return func(ctx context.Context) ([]Produced, error) {
 		body, err := pending.Wait(ctx)
 		if err != nil {
@@ -77,6 +83,7 @@ func Send(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.D
 		if err := conn.Decode(resp, body); err != nil {
 			return nil, fmt.Errorf("the answer to a produce: %w", err)
 		}
+		c.Mute(time.Duration(resp.ThrottleMillis) * time.Millisecond)
 		return produced(resp), nil
 	}
 }

@@ -48,9 +48,9 @@ func TestFailoverIsSeen(t *testing.T) {
 	w.await("firing", "ForeignWriter", "GapLogged")
 	w.run("automation", "pause", "--why", "somebody writes past the mirror")
 	w.must(w.Kafka["west"].Pause())
-	w.await("firing", "SiteDown", "GroupNotSafeToFailOver", "FlowLagging")
+	w.await("firing", "SiteDown", "GroupNotSafeToFailOver", "FlowLagging", "LagBeyondLimit")
 	w.must(w.Kafka["west"].Resume())
-	w.await("inactive", "SiteDown", "GroupNotSafeToFailOver", "FlowLagging", "ForeignWriter", "GapLogged")
+	w.await("inactive", "SiteDown", "GroupNotSafeToFailOver", "FlowLagging", "LagBeyondLimit", "ForeignWriter", "GapLogged")
 
 	w.chapter("the coordinator store is lost, and comes back")
 	w.must(w.Consul.Servers[0].Kill())

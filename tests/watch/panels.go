@@ -24,33 +24,38 @@ func alarm() expected { return expected{"=0", ">=1", "=0"} }
 // panel's title and, from its second query on, the query's letter. The group
 // goes from east to west.
 var groupPanels = map[string]expected{
-	"Groups not served":                       alarm(),
-	"Groups not safe to fail over":            alarm(),
-	"Sites down":                              alarm(),
-	"Processes without the coordinator store": alarm(),
-	"Gaps logged":                             {"=0", ">=1", ">=1"}, // the page still shows the time of the failover
-	"Automatic failover paused":               {"=0", "=1", "=0"},
-	"State":                                   always("state=STABLE =1"), // a move passes its states between two scrapes; Steps of moves counts them
-	"Active site":                             {"site=east =1; site=west =0", "site=west =1", "site=east =0; site=west =1"},
-	"Sites":                                   {"site=east =1; site=west =1", "site=east =0; site=west =0", "site=east =1; site=west =1"},
-	"Safe to fail over":                       {"=1", "=0", "=1"},
-	"What a failover now could lose":          {"<1000", ">1000", "<1000"},
-	"What a failover now could lose B":        always("=1e6"),
-	"Acknowledgements degraded":               always("=0"), // two sites with ack.sites 1 have nothing to degrade
-	"Leases at each site":                     {"=1", "site=east =0", "=1"},
-	"Leases at each site B":                   {"=1", "site=east =0", "=1"},
-	"Gaps by kind":                            {"none", "site=west kind=foreign-write >0", "none"},
-	"Votes for down":                          {"=0", "site=east =1; site=west =1", "=0"},
-	"Failover epoch":                          {"=1", ">=2", ">=2"},
-	"Failover epoch B":                        {"=1", ">=2", ">=2"},
-	"Requests that wait":                      {"=0", ">0", "=0"},
-	"How long requests waited":                {"none", ">0", "none"},
-	"How long requests waited B":              {"none", ">0", "none"},
-	"Hold of a move":                          {"none", "kind=failover >0", "kind=failover >0"},
-	"Steps of moves":                          {"none", "kind=failover state=OPEN >0", "none"},
-	"Steps that failed":                       {"none", "any", "none"}, // whether a step fails while the store is away is chance
-	"Steps that failed B":                     {"none", "any", "none"},
-	"Questions to a person":                   always("=0"), // the group does not fail over by itself, so nothing asks
+	"Groups not served":                           alarm(),
+	"Groups not safe to fail over":                alarm(),
+	"Sites down":                                  alarm(),
+	"Processes without the coordinator store":     alarm(),
+	"Gaps logged":                                 {"=0", ">=1", ">=1"}, // the page still shows the time of the failover
+	"Automatic failover paused":                   {"=0", "=1", "=0"},
+	"State":                                       always("state=STABLE =1"), // a move passes its states between two scrapes; Steps of moves counts them
+	"Active site":                                 {"site=east =1; site=west =0", "site=west =1", "site=east =0; site=west =1"},
+	"Sites":                                       {"site=east =1; site=west =1", "site=east =0; site=west =0", "site=east =1; site=west =1"},
+	"Safe to fail over":                           {"=1", "=0", "=1"},
+	"What a failover now could lose":              {"<1000", ">1000", "<1000"},
+	"What a failover now could lose B":            always("=1e6"),
+	"Acknowledgements degraded":                   always("=0"), // two sites with ack.sites 1 have nothing to degrade
+	"At the active site alone":                    {"<30", ">30", "<30"},
+	"Partitions beyond the limit of lag":          alarm(),
+	"Partitions beyond the limit of lag B":        always("=0"), // the group only warns
+	"How late producers are answered for a lag":   always("none"),
+	"How late producers are answered for a lag B": always("none"),
+	"Leases at each site":                         {"=1", "site=east =0", "=1"},
+	"Leases at each site B":                       {"=1", "site=east =0", "=1"},
+	"Gaps by kind":                                {"none", "site=west kind=foreign-write >0", "none"},
+	"Votes for down":                              {"=0", "site=east =1; site=west =1", "=0"},
+	"Failover epoch":                              {"=1", ">=2", ">=2"},
+	"Failover epoch B":                            {"=1", ">=2", ">=2"},
+	"Requests that wait":                          {"=0", ">0", "=0"},
+	"How long requests waited":                    {"none", ">0", "none"},
+	"How long requests waited B":                  {"none", ">0", "none"},
+	"Hold of a move":                              {"none", "kind=failover >0", "kind=failover >0"},
+	"Steps of moves":                              {"none", "kind=failover state=OPEN >0", "none"},
+	"Steps that failed":                           {"none", "any", "none"}, // whether a step fails while the store is away is chance
+	"Steps that failed B":                         {"none", "any", "none"},
+	"Questions to a person":                       always("=0"), // the group does not fail over by itself, so nothing asks
 }
 
 // flowPanels are those of the page about flows and gateways.

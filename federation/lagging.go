@@ -1,0 +1,54 @@
+package federation
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"spillway/federation/lag"
+	"spillway/federation/layout"
+	"spillway/federation/router"
+)
+
+// lagEvery is how often a gateway tells how far the other sites are behind.
+const lagEvery = time.Second
+
+// tellLags tells, until ctx ends, how far the other sites are behind, of each share that
+// has limits, and what the lease is to say of it.
+func (g *Gateway) tellLags(ctx context.Context) {
+	tick := time.NewTicker(lagEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		infos := g.router.Lags(time.Now())
+		lagging := make(map[string]layout.Lagging)
+		for id, s := range g.shares {
+			limits, ok := lag.Of(s.Group)
+			if !ok {
+				continue
+			}
+			info := infos[id]
+			info.Limits = limits
+			if g.events.Lag != nil {
+				g.events.Lag(id, info)
+			}
+			if info.Acting > 0 {
+				lagging[id.String()] = laggingOf(info)
+			}
+		}
+		g.mu.Lock()
+		g.mu.lagging = lagging
+		g.mu.Unlock()
+	}
+}
+
+func laggingOf(info router.LagInfo) layout.Lagging {
+	return layout.Lagging{
+		Partitions: info.Acting, Worst: info.Worst.String(), Records: info.Records,
+		Seconds: math.Round(info.Age.Seconds()*10) / 10,
+	}
+}
