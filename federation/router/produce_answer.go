@@ -150,11 +150,10 @@ func (op *produce) answered(lane *Lane, parts []*part, body []byte) {
 			op.client.produces.land(p, false)
 		default:
 			op.client.produces.land(p, true)
+			p.leaveLayout() // whoever leads next finds it in the log
+			p.records = nil
 			// One that waits for its mark must not keep others in the share.
-			waiting.Go(func() {
-				p.appended(in, local)
-				p.leaveLayout()
-			})
+			waiting.Go(func() { p.appended(in, local) })
 		}
 	}
 }
@@ -231,7 +230,7 @@ func (p *part) appended(in *kmsg.ProduceResponseTopicPartition, local time.Time)
 		}
 	}
 	if p.acknowledge(in.ErrorCode, end) {
-		r.events.produced(p.share.ID, p.header.Count, len(p.records), local.Sub(p.sent), time.Since(op.begun))
+		r.events.produced(p.share.ID, p.header.Count, p.size, local.Sub(p.sent), time.Since(op.begun))
 	}
 }
 
@@ -279,8 +278,8 @@ func (p *part) acknowledge(code int16, end spillway.Offset) bool {
 		p.leave(false, false)
 		ctx, cancel := context.WithDeadline(r.ctx, op.begun.Add(op.timeout))
 		defer cancel()
-		if r.marks.Wait(ctx, p.term, p.tp, end, k) != nil {
-			p.refuse(kerr.RequestTimedOut.Code, "not-durable")
+		if err := r.marks.Wait(ctx, p.term, p.tp, end, k); err != nil {
+			p.refuseUnreplicated(err, "not-durable")
 			return false
 		}
 		p.durable = true
@@ -311,6 +310,9 @@ func (op *produce) keepPromises() {
 	for _, p := range op.all {
 		if !p.promised {
 			continue
+		}
+		if p.end > 0 && !p.durable && !p.share.Holds(p.term) { // as block: others of the request have waited
+			p.durable = p.awaitAnother(p.end) == nil
 		}
 		if !p.share.keep(p.term, p.durable) || r.lease.Term() != p.leased {
 			r.events.refused("moved")
