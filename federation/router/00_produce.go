@@ -104,10 +104,10 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 	select {
 	case <-op.done:
 	case <-ctx.Done():
-		op.client.router.background.Go(func() { <-op.done; op.keepPromises() })
+		op.client.router.background.Go(func() { <-op.done; op.keepPromises(ctx) })
 		return nil, ctx.Err()
 	}
-	op.keepPromises()
+	op.keepPromises(ctx)
 	op.tellSlowed()
 	told := op.client.produces.tell(op.all)
 	op.afterWrite(func(err error) {

@@ -251,7 +251,7 @@ func (p *part) block(t *tracked, end spillway.Offset) bool {
 	r.events.blocked(p.share.ID)
 	defer func() { r.events.unblocked(p.share.ID, time.Since(began)) }()
 	for need > have {
-		if err := p.awaitAnother(need); err != nil {
+		if err := p.awaitAnother(r.ctx, need); err != nil {
 			p.refuseUnreplicated(err, "not-replicated")
 			return false
 		}
@@ -265,12 +265,13 @@ func (p *part) block(t *tracked, end spillway.Offset) bool {
 	return true
 }
 
-// awaitAnother waits until another site has all below end, as long as the request allows and
-// the gateway stays.
-func (p *part) awaitAnother(end spillway.Offset) error {
+// awaitAnother waits until another site has all below end, as long as ctx and the request
+// allow and the gateway stays.
+func (p *part) awaitAnother(ctx context.Context, end spillway.Offset) error {
 	r := p.op.client.router
-	ctx, cancel := context.WithDeadline(r.staying, p.op.begun.Add(p.op.timeout))
+	ctx, cancel := context.WithDeadline(ctx, p.op.begun.Add(p.op.timeout))
 	defer cancel()
+	defer context.AfterFunc(r.staying, cancel)()
 	return r.marks.Wait(ctx, p.term, p.tp, end, 2)
 }
 

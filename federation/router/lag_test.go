@@ -8,6 +8,7 @@ import (
 	"time"
 	"weak"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
@@ -163,5 +164,56 @@ func TestWhatWaitsForAnotherSiteKeepsNoRecords(t *testing.T) {
 		b.Leave()
 		<-done
 		c.Close()
+	})
+}
+
+// Two groups are in one request. While what one of them promised waits for another site,
+// the other may be lost: nothing is acknowledged on the word of before that wait. And what
+// is promised in a term that still answers waits for nobody.
+func TestPromisesAreLookedAtAfterTheLastWait(t *testing.T) {
+	inBenchOf(t, lagging(spillway.OnLagBlock), func(t *testing.T, b *bench) {
+		b.open()
+		term := Term{Epoch: 1, Base: 1, Site: "east"}
+		moving := failover.Share{State: failover.Fencing, Epoch: 2, Active: "east", Target: "west", Kind: failover.Switchover, Terms: []failover.Term{{Epoch: 1, Site: "east"}}}
+		blocked := NewShare(spillway.ShareID{Group: "stock"}, b.share.Group)
+		blocked.SetRecord(b.share.Record())
+		if !blocked.Open(term) {
+			t.Fatal("the share does not open")
+		}
+		promise := func(op *produce, s *Share, end spillway.Offset) *part {
+			s.promise()
+			p := &part{op: op, share: s, term: term, leased: 1, promised: true, end: end, out: &kmsg.ProduceResponseTopicPartition{}}
+			p.header.ProducerID = -1
+			op.all = append(op.all, p)
+			return p
+		}
+		op := &produce{client: &Client{router: b.Router}, begun: time.Now(), timeout: 10 * time.Second}
+		first, second := promise(op, b.share, 0), promise(op, blocked, 5)
+		began := time.Now()
+		promise(op, b.share, 5) // not sealed when the answer is written
+		b.share.SetRecord(moving)
+		op.all = op.all[2:]
+		op.keepPromises(t.Context())
+		if took := time.Since(began); took != 0 {
+			t.Errorf("a term that still answers waited %s for another site", took)
+		}
+
+		b.open()
+		op.all = []*part{first, second}
+		blocked.SetRecord(moving)
+		if err := blocked.seal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			time.Sleep(time.Second) // second waits for a mark that does not come
+			b.share.SetRecord(moving)
+			_ = b.share.seal(t.Context())
+		}()
+		op.keepPromises(t.Context())
+		for i, p := range op.all {
+			if p.out.ErrorCode != kerr.NotLeaderForPartition.Code {
+				t.Errorf("part %d of a term that is over is answered with error %d", i, p.out.ErrorCode)
+			}
+		}
 	})
 }

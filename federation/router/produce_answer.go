@@ -305,14 +305,12 @@ func (p *part) acknowledge(code int16, end spillway.Offset) bool {
 // be written: they were made one by one, and some have waited for other parts,
 // while the lease may have ended and the share moved. What does not hold any
 // more is refused: to send it again is the client's, to find it the trail's.
-func (op *produce) keepPromises() {
+func (op *produce) keepPromises(ctx context.Context) {
 	r := op.client.router
+	op.awaitSealed(ctx)
 	for _, p := range op.all {
 		if !p.promised {
 			continue
-		}
-		if p.end > 0 && !p.durable && !p.share.Holds(p.term) { // as block: others of the request have waited
-			p.durable = p.awaitAnother(p.end) == nil
 		}
 		if !p.share.keep(p.term, p.durable) || r.lease.Term() != p.leased {
 			r.events.refused("moved")
@@ -326,6 +324,22 @@ func (op *produce) keepPromises() {
 				term = 0 // of older terms: the site does not know the producer in this one
 			}
 			r.contacts.acked(p.contact(), p.header.ProducerEpoch, p.header.LastSequence(), term)
+		}
+	}
+}
+
+// awaitSealed waits for other sites with what this request's other parts have waited for
+// so long that its term is sealed: as with ack.onLag block, it is acknowledged where
+// another site has it. Nothing is let go or looked at for good before the last of these
+// waits is over, since anything may end meanwhile.
+func (op *produce) awaitSealed(ctx context.Context) {
+	for waited := true; waited; {
+		waited = false
+		for _, p := range op.all {
+			if p.promised && !p.durable && p.end > 0 && p.share.sealed(p.term) {
+				p.durable, p.end = p.awaitAnother(ctx, p.end) == nil, 0
+				waited = true
+			}
 		}
 	}
 }
