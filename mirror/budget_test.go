@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -141,4 +142,26 @@ func large(t *testing.T, server *kfake.Cluster, n, size int) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// A lane that has handed back all it had while a fetch was on its way holds nothing for
+// that fetch any more: other lanes need the memory, and it may never get another partition.
+func TestALaneWithoutPartitionsHoldsNothing(t *testing.T) {
+	t.Parallel()
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	eastM := testMirror(t, east, west)
+	assign(t, eastM, ordersAssignment("", 1))
+	small(t, east.Addresses(), 20)
+	lease := &testLease{holder: "one"}
+	var armed atomic.Bool
+	m := testMirrorWith(t, Config{Local: west, Worker: "one", Claim: lease.claim("one", false), Crash: func(point string) {
+		if point == "beforeMark" && armed.Swap(false) { // the next fetch is on its way
+			lease.set("nobody")
+		}
+	}}, east)
+	assign(t, m, ordersAssignment("east", 1))
+	eventually(t, "west has all", func() bool { return caughtUp(testContext(t), east, eastM, m, ordersAssignment("", 1)) })
+	armed.Store(true)
+	eventually(t, "the lane has handed back all", func() bool { return idle(m) })
+	eventually(t, "memory is let go", func() bool { used, _ := m.budget.usage(); return used == 0 })
 }

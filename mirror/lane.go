@@ -117,6 +117,7 @@ func (l *lane) run(ctx context.Context) {
 			l.giveUp(err)
 		}
 		if len(l.parts) == 0 {
+			l.hangUp() // a fetch that was asked ahead would keep its memory
 			select {
 			case <-l.wake:
 			case <-l.flow.stopping:
