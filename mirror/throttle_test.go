@@ -49,8 +49,9 @@ func TestThrottled(t *testing.T) {
 			t.Errorf("%s: %d bytes, until %s", step.what, known.bytesMax, known.until.Sub(now))
 		}
 	}
-	if !known.lately(at(5)) || known.lately(at(5).Add(throttledFor)) || (*throttled)(nil).lately(now) {
-		t.Error("lately is not for so long")
+	over := at(5).Add(time.Hour)
+	if !known.lately(at(5)) || !known.lately(over.Add(throttledFor-time.Second)) || known.lately(over.Add(throttledFor)) || (*throttled)(nil).lately(now) {
+		t.Error("lately is for so long behind the pause, and no longer")
 	}
 }
 
