@@ -64,7 +64,7 @@ type asked struct {
 
 type fetchAnswer struct {
 	parts   []sitelog.Fetched
-	pause   time.Duration // that the source wants now
+	pause   time.Duration // that the source wants, from when the answer came
 	granted int64
 	err     error
 	at      time.Time // when it came
@@ -259,7 +259,7 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	select {
 	case a := <-l.asked.answer:
 		l.asked, l.heardAt = nil, a.at
-		l.sourceThrottles(a.pause)
+		l.sourceThrottles(a.pause, a.at)
 		l.answer = l.counted(a)
 		if a.err != nil {
 			l.answer.done()

@@ -114,11 +114,12 @@ func (l *lane) quiet(tp spillway.TopicPartition, ahead bool, now time.Time) (unt
 	return until, false
 }
 
-// sourceThrottles notes a pause that the source wants: the lane asks for nothing before.
-func (l *lane) sourceThrottles(pause time.Duration) {
+// sourceThrottles notes a pause that the source wants since its answer came, which may
+// have lain for a while: the lane asks for nothing before it is over.
+func (l *lane) sourceThrottles(pause time.Duration, since time.Time) {
 	if pause <= 0 {
 		return
 	}
-	l.sourceQuiet = time.Now().Add(pause)
+	l.sourceQuiet = since.Add(pause)
 	l.m.events.throttled(ThrottleInfo{Site: l.flow.source.site, Node: l.node, Pause: pause})
 }

@@ -55,6 +55,17 @@ func TestThrottled(t *testing.T) {
 	}
 }
 
+// A pause that the source wants begins when its answer comes, not when the lane takes it.
+func TestAPauseOfTheSourceBeginsWithItsAnswer(t *testing.T) {
+	t.Parallel()
+	l := &lane{m: &Mirror{events: &Events{}}, flow: &flow{source: &source{site: "east"}}}
+	came := time.Now().Add(-time.Minute)
+	l.sourceThrottles(time.Second, came)
+	if want := came.Add(time.Second); !l.sourceQuiet.Equal(want) {
+		t.Errorf("quiet until %s behind the answer, want a second", l.sourceQuiet.Sub(came))
+	}
+}
+
 // scripted is a site of two brokers with two partitions of orders, led by leaders.
 func scripted(t *testing.T, id spillway.SiteID, leaders ...int32) (*kfake.Cluster, broker.Cluster) {
 	t.Helper()
