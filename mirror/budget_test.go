@@ -165,3 +165,42 @@ func TestALaneWithoutPartitionsHoldsNothing(t *testing.T) {
 	eventually(t, "the lane has handed back all", func() bool { return idle(m) })
 	eventually(t, "memory is let go", func() bool { used, _ := m.budget.usage(); return used == 0 })
 }
+
+// A plan that is put aside holds what it has yet to write, also of an answer of which
+// the others have let go.
+func TestAPlanPutAsideHoldsOnlyItsOwn(t *testing.T) {
+	t.Parallel()
+	l := &lane{m: &Mirror{}, holding: newBudget(128 << 20).begin(), parked: make(map[spillway.TopicPartition]*planned)}
+	answer := make([]byte, 32<<20)
+	of := func(from int, lengths ...int) *planned {
+		p := &planned{partition: &partition{TopicPartition: spillway.TopicPartition{Topic: "orders", Partition: int32(from)}}}
+		for _, n := range lengths {
+			p.plan.batches = append(p.plan.batches, outgoing{bytes: answer[from : from+n]})
+			from += n
+		}
+		return p
+	}
+	aside, other := of(0, 1000, 64<<10), of(1<<20, 31<<20)
+	aside.next = 1
+	used := func() int64 { used, _ := l.holding.budget.usage(); return used }
+	l.holding.change(costsCopied * int64(len(answer)))
+	l.hold([]*planned{aside, other}, &heldAnswer{holding: &l.holding, bytes: costsCopied * int64(len(answer))})
+	const own = costsCopied * 64 << 10
+	for range 2 { // it may be put aside again
+		l.holdAlone(aside)
+		l.parked[aside.TopicPartition] = aside
+		l.letGo([]*planned{aside, other})
+		if used() != own {
+			t.Errorf("%d bytes are held, want %d", used(), own)
+		}
+	}
+	answer[1000] = 7
+	if aside.plan.batches[0].bytes != nil || len(aside.plan.batches[1].bytes) != 64<<10 || aside.plan.batches[1].bytes[0] == 7 {
+		t.Error("the plan points into the answer")
+	}
+	delete(l.parked, aside.TopicPartition)
+	l.letGo([]*planned{aside})
+	if used() != 0 {
+		t.Errorf("%d bytes are held behind all", used())
+	}
+}

@@ -78,6 +78,9 @@ type planned struct {
 	data  bool
 	saved bool // its ranges are in the map
 	held  *heldAnswer
+	// since is when the next batch was sent first, also where the plan was put aside
+	// meanwhile; the zero time: it was not.
+	since time.Time
 }
 
 func newLane(asking context.Context, f *flow, node int32) *lane {

@@ -83,6 +83,7 @@ func (l *lane) park(plans []*planned) []*planned {
 	for _, p := range plans {
 		if until, _ := l.target.quiet(p.TopicPartition, now); now.Before(until) {
 			p.saved = true
+			l.holdAlone(p)
 			l.parked[p.TopicPartition] = p
 			continue
 		}

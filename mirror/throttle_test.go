@@ -1,7 +1,9 @@
 package mirror
 
 import (
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -233,5 +235,36 @@ func TestAPlanGoesOnBehindAPause(t *testing.T) {
 	defer mu.Unlock()
 	if early > 0 || pauses < 20 {
 		t.Errorf("%d requests, %d of them before the end of a pause", pauses, early)
+	}
+}
+
+// A batch that is refused with a pause each time is reported as one that is refused
+// without: it is put aside in between, and its time goes on.
+func TestARefusalWithPausesIsReported(t *testing.T) {
+	t.Parallel()
+	eastServer, east := scripted(t, "east", 0, 0)
+	westServer, west := scripted(t, "west", 0, 1)
+	var asked atomic.Int64
+	westServer.ControlKey(0, func(r kmsg.Request) (kmsg.Response, error, bool) {
+		westServer.KeepControl()
+		req := r.(*kmsg.ProduceRequest)
+		if req.Topics[0].Topic != "orders" || westServer.CurrentNode() != 1 {
+			return nil, nil, false
+		}
+		asked.Add(1)
+		return refuse(req, resendMax*6/10), nil, true
+	})
+	eastM := testMirror(t, east)
+	westM := testMirrorWith(t, Config{Local: west}, east)
+	assign(t, eastM, ordersAssignment("", 1))
+	fill(t, eastServer, 3)
+	assign(t, westM, ordersAssignment("east", 1))
+	behind := spillway.TopicPartition{Topic: "orders", Partition: 1}
+	eventually(t, "the refusal is reported", func() bool {
+		flows := westM.Flows()
+		return len(flows) == 1 && strings.Contains(flows[0].Problems[behind], kerr.NotEnoughReplicas.Message)
+	})
+	if n := asked.Load(); n < 2 {
+		t.Errorf("it was tried %d times", n)
 	}
 }
