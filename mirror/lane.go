@@ -81,6 +81,8 @@ type planned struct {
 	// since is when the next batch was sent first, also where the plan was put aside
 	// meanwhile; the zero time: it was not.
 	since time.Time
+	// unsure tells that the next batch was sent, and may be at the target or come there yet.
+	unsure bool
 }
 
 func newLane(asking context.Context, f *flow, node int32) *lane {
@@ -153,7 +155,8 @@ func (l *lane) applyBound() {
 
 // arrive hands the partitions back that are at their bound, or another worker's by now,
 // once the map says how far they are verified: the next epoch starts there, or the other
-// worker.
+// worker. One whose plan was put aside behind a batch without an answer stays until it has
+// one: a muted broker reads that batch when its pause is over.
 func (l *lane) arrive(ctx context.Context) error {
 	looked := l.m.crew.lookedAt()
 	asked := looked != l.looked
@@ -161,10 +164,17 @@ func (l *lane) arrive(ctx context.Context) error {
 	var there []*partition
 	var entries []maptopic.Entry
 	for _, p := range l.parts {
-		if p.virtual >= p.bound || asked && askedBack(p.lease) {
-			there = append(there, p)
-			entries = append(entries, p.verifiedEntries(l.flow.source.site)...)
+		if p.virtual < p.bound {
+			if !asked || !askedBack(p.lease) {
+				continue
+			}
+			if put := l.parked[p.TopicPartition]; put != nil && put.unsure {
+				l.looked = -1 // looked at again: a copy of it would come behind the log's end that the other worker reads
+				continue
+			}
 		}
+		there = append(there, p)
+		entries = append(entries, p.verifiedEntries(l.flow.source.site)...)
 	}
 	if err := l.tellVerified(ctx, entries); err != nil {
 		return err

@@ -230,11 +230,12 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 					// What was sent behind it was refused too, or will be found to be
 					// there when it is sent again.
 					gone, refusals[p] = verdict == verdictGone, a
+					p.unsure = p.unsure || unsure(a.Err)
 					break
 				}
 				moved = true
 				p.next++
-				p.since = time.Time{}
+				p.since, p.unsure = time.Time{}, false
 			}
 			switch {
 			case gone:

@@ -16,6 +16,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/embedded"
 	"spillway/broker/kafka"
+	"spillway/mirror/workers"
 )
 
 func TestThrottled(t *testing.T) {
@@ -266,5 +267,36 @@ func TestARefusalWithPausesIsReported(t *testing.T) {
 	})
 	if n := asked.Load(); n < 2 {
 		t.Errorf("it was tried %d times", n)
+	}
+}
+
+// A partition that another worker asks for stays while the fate of a batch is open that
+// waits for the end of a pause, and goes when it is known.
+func TestAnOpenBatchIsNotHandedOver(t *testing.T) {
+	t.Parallel()
+	m := &Mirror{events: &Events{}}
+	m.crew = &crew{m: m}
+	m.crew.mu.away = true // all is asked back
+	m.crew.mu.worker = workers.New("one", "", "", workers.Limits{}, nil)
+	f := newFlow(m, ordersAssignment("east", 1), &source{site: "east"}, nil)
+	lease := &crewLease{c: m.crew, key: "orders"}
+	p := &partition{TopicPartition: spillway.TopicPartition{Topic: "orders"}, lease: lease, position: position{bound: noBound}}
+	put := &planned{partition: p, unsure: true}
+	l := &lane{m: m, flow: f, looked: -1, parts: map[spillway.TopicPartition]*partition{p.TopicPartition: p},
+		resting: make(map[spillway.TopicPartition]time.Time), parked: map[spillway.TopicPartition]*planned{p.TopicPartition: put}}
+	arrive := func() bool {
+		if err := l.arrive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return l.parts[p.TopicPartition] == nil && lease.released.Load()
+	}
+	for range 2 {
+		if arrive() || lease.released.Load() {
+			t.Fatal("it was handed over while a batch of it may come yet")
+		}
+	}
+	put.unsure = false
+	if !arrive() {
+		t.Error("it was not handed over when nothing of it was on its way")
 	}
 }
