@@ -40,6 +40,7 @@ type lane struct {
 	holding holding
 	answer  *heldAnswer // that was not planned yet
 	heardAt time.Time   // when it came, or the one before it
+	came    int64       // bytes of records in the last answer
 	// sourceQuiet is until when the source wants a pause.
 	sourceQuiet time.Time
 	conn        *conn.Conn
