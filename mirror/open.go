@@ -39,6 +39,9 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 			previous[i] = om.Session()
 			pending[i], writers[i] = om.Pending()
 		}
+		if previous[i].Session != p.cutIn {
+			p.cutVirtual = noBound
+		}
 		if p.session, err = m.nextSession(previous[i], p.forceNewID); err != nil {
 			return nil, nil, err
 		}
@@ -67,6 +70,7 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 			lost = append(lost, p)
 			continue
 		}
+		p.cutIn = held.Session
 		es, err := m.verify(ctx, epoch, p, writers[i], pending[i], starts[p.TopicPartition], ends[p.TopicPartition])
 		if err != nil {
 			return nil, nil, err
