@@ -173,7 +173,7 @@ func (l *lane) costs() int64 {
 
 // answerMin is what a lane asks for at most while it has everything that it knows of and
 // little comes, so that it holds little while it waits.
-const answerMin = 256 << 10
+const answerMin = 1 << 20
 
 // growth is how much larger than the last answer the next one may be: what comes while a
 // busy machine writes the last one. One that is cut off small holds the records of a few

@@ -217,7 +217,7 @@ func TestAnswersGrowWithWhatComes(t *testing.T) {
 	}{
 		{0, answerMin, false},
 		{1000, answerMin, false},
-		{200 << 10, 1600 << 10, false},
+		{800 << 10, 6400 << 10, false},
 		{10 << 20, 16 << 20, false},
 		{0, 16 << 20, true},
 		{0, answerMin, false},
