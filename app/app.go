@@ -127,7 +127,7 @@ func (a *App) startStore(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		a.store = store
+		a.store = coordination.ShareWatches(store)
 		a.teardown.push("coordinator store", func(context.Context) error { return store.Close() })
 		return nil
 	}
@@ -135,7 +135,7 @@ func (a *App) startStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.store = store
+	a.store = coordination.ShareWatches(store)
 	a.teardown.push("coordinator store", func(context.Context) error { return stop() })
 	return nil
 }

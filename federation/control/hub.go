@@ -49,7 +49,7 @@ func newHub(store coordination.Store, keys failover.Keys, clock coordination.Clo
 
 func (h *hub) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	for _, prefix := range []string{h.keys.Shares(), h.keys.Moves(), h.keys.Gateways(), h.keys.Mirrors(), h.keys.Votes(), h.keys.Automation(), h.keys.DrainedAll(), h.keys.Layout()} {
+	for _, prefix := range []string{h.keys.Shares(), h.keys.Moves(), h.keys.Gateways(), h.keys.Mirrors(), h.keys.Ballots(), h.keys.AutomationAll(), h.keys.DrainedAll(), h.keys.Layout()} {
 		wg.Go(func() {
 			_ = h.store.Watch(ctx, prefix, func(entries []coordination.Entry, err error) { // ends with ctx
 				if err != nil {
@@ -91,7 +91,7 @@ func (h *hub) take(prefix string, entries []coordination.Entry) {
 			h.waiter.Expect(e.Key, bootOf(e.Value)) // its key may be gone before the next read
 		}
 	}
-	if prefix == h.keys.Mirrors() || prefix == h.keys.Votes() || prefix == h.keys.Gateways() {
+	if prefix == h.keys.Mirrors() || prefix == h.keys.Ballots() || prefix == h.keys.Gateways() {
 		now := h.clock.Now()
 		for _, e := range entries {
 			b, known := h.beats[e.Key]
@@ -255,10 +255,10 @@ func (h *hub) starts() []failover.WaitGateway {
 // judgements adds up the votes that are alive.
 func (h *hub) judgements(sites []spillway.SiteID, observers []spillway.SiteID) map[spillway.SiteID]failover.Judgement {
 	var votes []failover.Vote
-	for _, e := range h.entries(h.keys.Votes()) {
-		var v failover.Vote
-		if h.alive(e.Key) && json.Unmarshal(e.Value, &v) == nil {
-			votes = append(votes, v)
+	for _, e := range h.entries(h.keys.Ballots()) {
+		var b failover.Ballot
+		if h.alive(e.Key) && json.Unmarshal(e.Value, &b) == nil {
+			votes = append(votes, b.Votes...)
 		}
 	}
 	judged := map[spillway.SiteID]failover.Judgement{}
@@ -324,7 +324,7 @@ func (h *hub) drained() map[spillway.SiteID]failover.Drained {
 
 func (h *hub) automation() failover.Automation {
 	var a failover.Automation
-	if e, ok := h.entry(h.keys.Automation(), h.keys.Automation()); ok {
+	if e, ok := h.entry(h.keys.AutomationAll(), h.keys.Automation()); ok {
 		_ = json.Unmarshal(e.Value, &a) // unreadable: not paused, as if absent
 	}
 	return a

@@ -16,15 +16,24 @@ import (
 )
 
 // observer probes every site from where this process runs and votes about it.
-type observer struct{ c *Control }
+type observer struct {
+	c *Control
 
-func newObserver(c *Control) *observer { return &observer{c: c} }
+	mu      sync.Mutex
+	minds   map[spillway.SiteID]opinion
+	changed chan struct{} // has one when a verdict is new
+}
+
+func newObserver(c *Control) *observer {
+	return &observer{c: c, minds: map[spillway.SiteID]opinion{}, changed: make(chan struct{}, 1)}
+}
 
 func (o *observer) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, s := range o.c.cfg.Topology.Sites() {
 		wg.Go(func() { o.watch(ctx, s.ID) })
 	}
+	wg.Go(func() { o.vote(ctx) })
 	wg.Wait()
 }
 
@@ -35,13 +44,13 @@ type opinion struct {
 	verdict  failover.Verdict
 	evidence string
 	since    coordination.Instant
+	probed   coordination.Instant // when the last probe ended
 	failures int
 }
 
 func (o *observer) watch(ctx context.Context, site spillway.SiteID) {
 	clock := o.c.cfg.Clock
 	mind := opinion{verdict: failover.Up, evidence: "not probed yet", since: clock.Now()}
-	var version, beat uint64
 	ticker := time.NewTicker(o.c.cfg.ProbeInterval)
 	defer ticker.Stop()
 	for first := true; ; first = false {
@@ -50,12 +59,14 @@ func (o *observer) watch(ctx context.Context, site spillway.SiteID) {
 		if ctx.Err() != nil {
 			return
 		}
-		beat++
-		vote := failover.Vote{About: site, Observer: o.c.cfg.Site, Verdict: mind.verdict, Evidence: mind.evidence, For: mind.since.Shortest(clock.Now()), Beat: beat}
+		o.think(site, mind)
 		if first || mind.verdict != before {
-			o.c.cfg.Events.voteChanged(vote)
+			o.c.cfg.Events.voteChanged(o.voteOn(site, mind))
+			select {
+			case o.changed <- struct{}{}:
+			default: // it votes soon
+			}
 		}
-		version = o.cast(ctx, vote, version)
 		select {
 		case <-ctx.Done():
 			return
@@ -64,9 +75,51 @@ func (o *observer) watch(ctx context.Context, site spillway.SiteID) {
 	}
 }
 
+func (o *observer) think(site spillway.SiteID, m opinion) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.minds[site] = m
+}
+
+func (o *observer) voteOn(site spillway.SiteID, m opinion) failover.Vote {
+	return failover.Vote{About: site, Observer: o.c.cfg.Site, Verdict: m.verdict, Evidence: m.evidence, For: m.since.Shortest(o.c.cfg.Clock.Now())}
+}
+
+// vote writes all votes as often as a lease is renewed, and at once when a verdict
+// is new. One write for all of them: whoever watches is woken by each, and there
+// are as many opinions as sites times observers.
+func (o *observer) vote(ctx context.Context) {
+	ticker := time.NewTicker(o.c.cfg.LeaseTTL / 4)
+	defer ticker.Stop()
+	var version uint64
+	for beat := uint64(1); ; beat++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-o.changed:
+		case <-ticker.C:
+		}
+		version = o.cast(ctx, failover.Ballot{Votes: o.votes(), Beat: beat}, version)
+	}
+}
+
+// votes are those on sites that were probed within the time that a vote counts.
+func (o *observer) votes() []failover.Vote {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	votes := []failover.Vote{}
+	for _, s := range o.c.cfg.Topology.Sites() {
+		if m, ok := o.minds[s.ID]; ok && m.probed.Longest(o.c.cfg.Clock.Now()) < o.c.cfg.LeaseTTL {
+			votes = append(votes, o.voteOn(s.ID, m))
+		}
+	}
+	return votes
+}
+
 // after is the opinion after one more probe.
 func (m opinion) after(p probed, failuresMax int, now coordination.Instant) opinion {
 	next := m
+	next.probed = now
 	switch {
 	case p.err != nil:
 		next.failures++
@@ -105,15 +158,15 @@ func (o *observer) probe(ctx context.Context, site spillway.SiteID) probed {
 	return probed{failing: r.Failing}
 }
 
-// cast writes the vote and returns its version.
-func (o *observer) cast(ctx context.Context, v failover.Vote, version uint64) uint64 {
-	value, err := json.Marshal(v)
+// cast writes the ballot and returns its version.
+func (o *observer) cast(ctx context.Context, b failover.Ballot, version uint64) uint64 {
+	value, err := json.Marshal(b)
 	if err != nil {
 		return version
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeMax)
 	defer cancel()
-	key := o.c.keys.Vote(v.About, v.Observer)
+	key := o.c.keys.Ballot(o.c.cfg.Site)
 	if version == 0 {
 		if e, err := o.c.cfg.Store.Get(ctx, key); err == nil {
 			version = e.Version

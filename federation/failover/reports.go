@@ -59,16 +59,22 @@ const (
 	Down     Verdict = "down"
 )
 
-// Vote is one observer's verdict about one site, stored under
-// spillway/<vc>/votes/<site>/<observer site> and rewritten like a lease.
+// Ballot is what one observer says about all sites, stored under
+// spillway/<vc>/votes/<observer site> and rewritten like a lease: one key for each
+// observer, since each write of it wakes everybody who watches.
+type Ballot struct {
+	Votes []Vote `json:"votes"` // of sites that were probed lately
+	Beat  uint64 `json:"beat"`  // rises with every write
+}
+
+// Vote is one observer's verdict about one site.
 type Vote struct {
 	About    spillway.SiteID `json:"about"`
 	Observer spillway.SiteID `json:"observer"` // the site at which the observer runs
 	Verdict  Verdict         `json:"verdict"`
 	Evidence string          `json:"evidence"` // one sentence
 	// For is how long the verdict has been the same, by the observer's clock.
-	For  time.Duration `json:"for"`
-	Beat uint64        `json:"beat"` // rises with every probe
+	For time.Duration `json:"for"`
 }
 
 // Automation tells whether failovers may happen without a person.

@@ -1,9 +1,12 @@
 package clients
 
 import (
+	"bytes"
+	"fmt"
 	"iter"
 	"os"
 	"testing"
+	"time"
 
 	"spillway/tests/orders/history"
 )
@@ -17,8 +20,14 @@ type Load struct {
 	Dir               string  // for histories and logs; a temporary folder if empty
 }
 
+// startPatience is how long a client may take until it is served: a Java client
+// loads for ten seconds of a processor's time before it asks for anything.
+const startPatience = 90 * time.Second
+
 // ForTest starts one client of each kind, each writing, reading in a group of
-// its own and reading by assignment.
+// its own and reading by assignment. They start one after another, each once
+// the one before it is served: a Java client that loads beside clients at work,
+// on a machine of two cores, may take minutes.
 func ForTest(t testing.TB, l Load) []*Client {
 	t.Helper()
 	if l.Dir == "" {
@@ -44,9 +53,29 @@ func ForTest(t testing.TB, l Load) []*Client {
 			t.Fatal(err)
 		}
 		t.Cleanup(c.Kill)
+		if err := c.processes[0].Await(startPatience, c.served); err != nil {
+			t.Fatalf("client %s is not served: %v", s.Name, err)
+		}
 		all = append(all, c)
 	}
 	return all
+}
+
+// served returns an error while a role of the client has no first record in the
+// history.
+func (c *Client) served() error {
+	text, err := os.ReadFile(c.HistoryFile())
+	if err != nil {
+		return err
+	}
+	first := map[string]history.Kind{history.Producer: history.Invoke, history.Member: history.Consume, history.Assigned: history.Consume}
+	for _, role := range c.spec.Roles {
+		want := fmt.Sprintf(`"e":%q,"client":"%s-%s"`, first[role], c.spec.Name, role)
+		if !bytes.Contains(text, []byte(want)) {
+			return fmt.Errorf("nothing like %s in %s yet", want, c.HistoryFile())
+		}
+	}
+	return nil
 }
 
 // Histories merges what the clients were told. Call done when it has been read.
