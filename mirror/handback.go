@@ -320,14 +320,8 @@ func produceOnce(ctx context.Context, c broker.Cluster, tp spillway.TopicPartiti
 		return err
 	}
 	defer conn.Close()
-	answers, err := sitelog.Produce(ctx, conn, []sitelog.ProducePart{{TopicPartition: tp, Batch: b}}, 10*time.Second)
-	if err != nil {
-		return err
-	}
-	if len(answers) != 1 {
-		return fmt.Errorf("%d partitions in the answer for one", len(answers))
-	}
-	return answers[0].Err
+	_, err = sitelog.ProduceOne(ctx, conn, sitelog.ProducePart{TopicPartition: tp, Batch: b}, 10*time.Second)
+	return err
 }
 
 // connectKeyOf is a key as Kafka Connect writes it.

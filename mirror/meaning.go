@@ -60,7 +60,7 @@ func parseMeaning(s string) (topics selection.Topics, groups *regexp.Regexp, err
 	}
 	topics.Include, topics.Exclude, groups = compile(m.Include), compile(m.Exclude), compile(m.Groups)
 	for _, r := range m.Rename {
-		topics.Rename = append(topics.Rename, selection.Rename{From: compile("^(?:" + r[0] + ")$"), To: r[1]})
+		topics.Rename = append(topics.Rename, selection.Rename{From: compile(r[0]), To: r[1]})
 	}
 	return topics, groups, err
 }

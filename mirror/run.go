@@ -222,7 +222,7 @@ func (m *Mirror) lookForUsers(ctx context.Context, a Assignment) (missing []Miss
 
 // whole makes a match of whole names.
 func whole(r *regexp.Regexp) (func(string) bool, error) {
-	anchored, err := regexp.Compile("^(?:" + r.String() + ")$")
+	anchored, err := selection.Pattern(r.String())
 	if err != nil {
 		return nil, err
 	}

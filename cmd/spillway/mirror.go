@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"spillway/mirror"
+	"spillway/mirror/selection"
 	"spillway/telemetry"
 )
 
@@ -214,7 +215,7 @@ func parseRepack(s string) (int, error) {
 }
 
 func wholeNames(flag, expression string) (*regexp.Regexp, error) {
-	r, err := regexp.Compile("^(?:" + expression + ")$")
+	r, err := selection.Pattern(expression)
 	if err != nil {
 		return nil, exitError{exitUsage, fmt.Sprintf("--%s: %q is not a regular expression: %v", flag, expression, err)}
 	}

@@ -231,12 +231,9 @@ func (w *Writer) try(ctx context.Context, b []byte) (int64, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout+5*time.Second)
 	defer cancel()
-	answers, err := sitelog.Produce(ctx, w.conn, []sitelog.ProducePart{{TopicPartition: topic, Batch: b}}, writeTimeout)
+	answer, err := sitelog.ProduceOne(ctx, w.conn, sitelog.ProducePart{TopicPartition: topic, Batch: b}, writeTimeout)
 	if err != nil {
 		return -1, err
 	}
-	if len(answers) != 1 {
-		return -1, fmt.Errorf("produce to %s: %d partitions in the answer", topic, len(answers))
-	}
-	return int64(answers[0].Base), answers[0].Err
+	return int64(answer.Base), nil
 }

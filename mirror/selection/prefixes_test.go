@@ -20,7 +20,7 @@ func TestPrefixes(t *testing.T) {
 		".+":                  nil,
 		"a(b.*|c)":            {"ab"},
 	} {
-		r, err := whole(pattern)
+		r, err := Pattern(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -33,23 +33,23 @@ func ParseRename(s string) (Rename, error) {
 	if !ok || from == "" || to == "" {
 		return Rename{}, fmt.Errorf("rename %q: want PATTERN=NAME, as in '(.*)=east.$1'", s)
 	}
-	r, err := whole(from)
+	r, err := Pattern(from)
 	if err != nil {
 		return Rename{}, fmt.Errorf("rename %q: %w", s, err)
 	}
 	return Rename{From: r, To: to}, nil
 }
 
-// whole compiles a pattern for whole names.
-func whole(pattern string) (*regexp.Regexp, error) { return regexp.Compile("^(?:" + pattern + ")$") }
+// Pattern compiles an expression that matches whole names.
+func Pattern(pattern string) (*regexp.Regexp, error) { return regexp.Compile("^(?:" + pattern + ")$") }
 
 // Parse makes a selection of the patterns that a user writes; "" excludes nothing.
 func Parse(include, exclude string, rename []string) (t Topics, err error) {
-	if t.Include, err = whole(include); err != nil {
+	if t.Include, err = Pattern(include); err != nil {
 		return t, fmt.Errorf("topics %q: %w", include, err)
 	}
 	if exclude != "" {
-		if t.Exclude, err = whole(exclude); err != nil {
+		if t.Exclude, err = Pattern(exclude); err != nil {
 			return t, fmt.Errorf("exclude %q: %w", exclude, err)
 		}
 	}

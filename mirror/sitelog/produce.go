@@ -32,6 +32,19 @@ func Produce(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout tim
 	return Send(ctx, c, parts, timeout)(ctx)
 }
 
+// ProduceOne is Produce for one partition. An error is the broker's, or the
+// connection's.
+func ProduceOne(ctx context.Context, c *conn.Conn, part ProducePart, timeout time.Duration) (Produced, error) {
+	answers, err := Produce(ctx, c, []ProducePart{part}, timeout)
+	if err != nil {
+		return Produced{}, err
+	}
+	if len(answers) != 1 {
+		return Produced{}, fmt.Errorf("produce to %s: %d partitions in the answer for one", part.TopicPartition, len(answers))
+	}
+	return answers[0], answers[0].Err
+}
+
 // Send is Produce without the wait: requests go out in the order of the calls. The
 // function that it returns waits for the answer.
 func Send(ctx context.Context, c *conn.Conn, parts []ProducePart, timeout time.Duration) func(context.Context) ([]Produced, error) {

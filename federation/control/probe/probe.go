@@ -89,30 +89,20 @@ func canary(ctx context.Context, cluster broker.Cluster, tp spillway.TopicPartit
 	if at, ok := ctx.Deadline(); ok {
 		timeout = max(time.Millisecond, time.Until(at))
 	}
-	done, err := sitelog.Produce(ctx, c, []sitelog.ProducePart{{TopicPartition: tp, Batch: b}}, timeout)
+	done, err := sitelog.ProduceOne(ctx, c, sitelog.ProducePart{TopicPartition: tp, Batch: b}, timeout)
 	if err != nil {
 		return fmt.Errorf("produce: %w", err)
 	}
-	if len(done) != 1 || done[0].Err != nil {
-		return fmt.Errorf("produce: %w", refused(done))
-	}
-	got, err := sitelog.Fetch(ctx, c, []sitelog.FetchPart{{TopicPartition: tp, Offset: done[0].Base, BytesMax: 4096}}, sitelog.FetchOptions{MaxWait: timeout / 2, BytesMax: 4096, Uncommitted: true})
+	got, err := sitelog.Fetch(ctx, c, []sitelog.FetchPart{{TopicPartition: tp, Offset: done.Base, BytesMax: 4096}}, sitelog.FetchOptions{MaxWait: timeout / 2, BytesMax: 4096, Uncommitted: true})
 	switch {
 	case err != nil:
 		return fmt.Errorf("fetch: %w", err)
 	case len(got) != 1 || got[0].Err != nil:
-		return fmt.Errorf("fetch at %d refused", done[0].Base)
+		return fmt.Errorf("fetch at %d refused", done.Base)
 	case len(got[0].Records) == 0:
-		return fmt.Errorf("fetch at %d: the record that was acknowledged is not there", done[0].Base)
+		return fmt.Errorf("fetch at %d: the record that was acknowledged is not there", done.Base)
 	}
 	return nil
-}
-
-func refused(done []sitelog.Produced) error {
-	if len(done) == 1 {
-		return done[0].Err
-	}
-	return fmt.Errorf("%d answers", len(done))
 }
 
 // Fenced tells whether every leader refuses this principal's writes to the
