@@ -63,7 +63,7 @@ func NewObserver(cfg *configs.Config, store coordination.Store) *Observer {
 }
 
 func (o *Observer) prefixes() []string {
-	return []string{o.keys.Shares(), o.keys.Gateways(), o.keys.Mirrors(), o.keys.Ballots(), o.keys.AutomationAll(), o.keys.DrainedAll()}
+	return []string{o.keys.Shares(), o.keys.Gateways(), o.keys.Mirrors(), o.keys.Ballots(), o.keys.Automation(), o.keys.DrainedAll()}
 }
 
 // Run watches until ctx ends.
@@ -146,7 +146,7 @@ func (o *Observer) settled() bool {
 		if !f.read {
 			return false
 		}
-		if prefix == o.keys.Shares() || prefix == o.keys.AutomationAll() || prefix == o.keys.DrainedAll() {
+		if prefix == o.keys.Shares() || prefix == o.keys.Automation() || prefix == o.keys.DrainedAll() {
 			continue
 		}
 		for _, s := range f.seen {
@@ -191,7 +191,7 @@ func (o *Observer) Status() status.Status {
 			in.Votes = append(in.Votes, status.Seen[failover.Vote]{Value: v, Age: b.Age})
 		}
 	}
-	for _, e := range o.mu.folders[o.keys.AutomationAll()].entries {
+	for _, e := range o.mu.folders[o.keys.Automation()].entries {
 		_ = json.Unmarshal(e.Value, &in.Automation) // unreadable counts as not paused here; the loop that acts reads it strictly
 	}
 	in.Drained = map[spillway.SiteID]failover.Drained{}

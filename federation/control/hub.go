@@ -49,7 +49,7 @@ func newHub(store coordination.Store, keys failover.Keys, clock coordination.Clo
 
 func (h *hub) run(ctx context.Context) {
 	var wg sync.WaitGroup
-	for _, prefix := range []string{h.keys.Shares(), h.keys.Moves(), h.keys.Gateways(), h.keys.Mirrors(), h.keys.Ballots(), h.keys.AutomationAll(), h.keys.DrainedAll(), h.keys.Layout()} {
+	for _, prefix := range []string{h.keys.Shares(), h.keys.Moves(), h.keys.Gateways(), h.keys.Mirrors(), h.keys.Ballots(), h.keys.Automation(), h.keys.DrainedAll(), h.keys.Layout()} {
 		wg.Go(func() {
 			_ = h.store.Watch(ctx, prefix, func(entries []coordination.Entry, err error) { // ends with ctx
 				if err != nil {
@@ -324,7 +324,7 @@ func (h *hub) drained() map[spillway.SiteID]failover.Drained {
 
 func (h *hub) automation() failover.Automation {
 	var a failover.Automation
-	if e, ok := h.entry(h.keys.AutomationAll(), h.keys.Automation()); ok {
+	if e, ok := h.entry(h.keys.Automation(), h.keys.Automation()); ok {
 		_ = json.Unmarshal(e.Value, &a) // unreadable: not paused, as if absent
 	}
 	return a

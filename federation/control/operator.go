@@ -267,7 +267,7 @@ func (o *Operator) share(ctx context.Context, group string) (failover.Share, uin
 // in which it must have: only what moves is alive.
 func (o *Operator) watch(ctx context.Context) (*hub, error) {
 	h := newHub(o.store, o.keys, o.clock, o.ttl, coordination.LeaseMargin)
-	prefixes := []string{h.keys.Moves(), h.keys.Mirrors(), h.keys.Ballots(), h.keys.Gateways(), h.keys.AutomationAll(), h.keys.DrainedAll()}
+	prefixes := []string{h.keys.Moves(), h.keys.Mirrors(), h.keys.Ballots(), h.keys.Gateways(), h.keys.Automation(), h.keys.DrainedAll()}
 	for began := o.clock.Now(); ; {
 		for _, p := range prefixes {
 			entries, err := o.store.List(ctx, p)

@@ -66,7 +66,10 @@ func (s *sharing) join(prefix string) *stream {
 		s.streams[prefix] = st
 		go func() {
 			defer close(st.ended)
-			_ = s.Store.Watch(ctx, prefix, st.tell) // ends with ctx
+			if err := s.Store.Watch(ctx, prefix, st.tell); ctx.Err() == nil {
+				s.drop(prefix, st) // who comes now tries again
+				st.tell(nil, err)
+			}
 		}()
 	}
 	st.watchers++
@@ -78,13 +81,21 @@ func (s *sharing) leave(prefix string, st *stream) {
 	s.mu.Lock()
 	st.watchers--
 	last := st.watchers == 0
-	if last {
+	if last && s.streams[prefix] == st {
 		delete(s.streams, prefix)
 	}
 	s.mu.Unlock()
 	if last {
 		st.stop()
 		<-st.ended
+	}
+}
+
+func (s *sharing) drop(prefix string, st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.streams[prefix] == st {
+		delete(s.streams, prefix)
 	}
 }
 

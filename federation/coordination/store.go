@@ -59,8 +59,8 @@ type Store interface {
 	// Watch calls fn with the whole content under prefix: once at the start,
 	// then after changes (several changes may come as one call), until ctx
 	// ends. It hides interruptions of the store and retries; fn(nil, err) is
-	// called when an interruption begins. A watch is a hint: decisions that
-	// must not be stale read again.
+	// called when an interruption begins. A watch is a hint, from its first call
+	// on: decisions that must not be stale read again.
 	Watch(ctx context.Context, prefix string, fn func(entries []Entry, err error)) error
 	Close() error
 }

@@ -81,16 +81,13 @@ func (k Keys) HistoryDegrade(id spillway.ShareID, e spillway.Epoch, count int) s
 }
 
 // Ballots is the prefix of all observers' votes.
-func (k Keys) Ballots() string { return k.root() + "votes/" }
+func (k Keys) Ballots() string { return k.root() + "ballots/" }
 
 // Ballot is what the observer at one site says about all.
 func (k Keys) Ballot(observer spillway.SiteID) string { return k.Ballots() + string(observer) }
 
-// AutomationAll is the prefix under which Automation alone is.
-func (k Keys) AutomationAll() string { return k.root() + "automation/" }
-
 // Automation tells whether failovers may happen without a person.
-func (k Keys) Automation() string { return k.AutomationAll() + "paused" }
+func (k Keys) Automation() string { return k.root() + "automation" }
 
 // DrainedAll is the prefix of the marks of sites that are drained.
 func (k Keys) DrainedAll() string { return k.root() + "drained/" }

@@ -60,7 +60,7 @@ const (
 )
 
 // Ballot is what one observer says about all sites, stored under
-// spillway/<vc>/votes/<observer site> and rewritten like a lease: one key for each
+// spillway/<vc>/ballots/<observer site> and rewritten like a lease: one key for each
 // observer, since each write of it wakes everybody who watches.
 type Ballot struct {
 	Votes []Vote `json:"votes"` // of sites that were probed lately

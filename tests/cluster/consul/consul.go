@@ -123,7 +123,7 @@ const memory = "/dev/shm"
 
 // ForTest starts a datacenter of n servers for one test and kills it at its
 // end. If the test failed, the ends of the logs are shown. Its data is in memory
-// where the machine has room for it: a server forces each write to its disk, and
+// where the machine has a folder for that: a server forces each write to its disk, and
 // a disk that builds share takes ten times as long for that as those that a
 // service is given.
 func ForTest(t testing.TB, n int, places ...Place) *Cluster {
