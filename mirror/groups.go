@@ -140,17 +140,22 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, wait
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			if m.crew != nil {
-				lease, ok := m.crew.takeGroup(ctx, g.ID, wait)
-				if !ok {
+			// Else what one read before could be committed behind what another read since.
+			leave, err := m.copying.enter(ctx, g.ID)
+			if err == nil {
+				defer leave()
+				if m.crew != nil {
+					lease, ok := m.crew.takeGroup(ctx, g.ID, wait)
+					if !ok {
+						return
+					}
+					defer lease.release()
+				}
+				var now carriedGroup
+				if now, err = m.copyGroup(ctx, a, src, g.ID, there); err == nil {
+					keep(g.ID, now)
 					return
 				}
-				defer lease.release()
-			}
-			now, err := m.copyGroup(ctx, a, src, g.ID, there)
-			if err == nil {
-				keep(g.ID, now)
-				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -159,6 +164,40 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, wait
 	}
 	wg.Wait()
 	return errors.Join(faults...)
+}
+
+// turns lets one at a time do something to a consumer group.
+type turns struct {
+	mu   sync.Mutex
+	busy map[string]chan struct{} // by group, closed when it is free
+}
+
+// enter waits until the group is free. Call leave.
+func (t *turns) enter(ctx context.Context, group string) (leave func(), err error) {
+	for {
+		t.mu.Lock()
+		free, busy := t.busy[group]
+		if !busy {
+			if t.busy == nil {
+				t.busy = make(map[string]chan struct{})
+			}
+			free = make(chan struct{})
+			t.busy[group] = free
+			t.mu.Unlock()
+			return func() {
+				t.mu.Lock()
+				delete(t.busy, group)
+				t.mu.Unlock()
+				close(free)
+			}, nil
+		}
+		t.mu.Unlock()
+		select {
+		case <-free:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("copy group %s: %w", group, ctx.Err())
+		}
+	}
 }
 
 // groupsAtOnce bounds the groups that are copied at the same time.

@@ -74,6 +74,7 @@ type Mirror struct {
 	goroutines sync.WaitGroup
 	expiry     expiry
 	ids        ids
+	copying    turns // of consumer groups
 
 	mu struct {
 		sync.Mutex
