@@ -140,22 +140,9 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, wait
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			// Else what one read before could be committed behind what another read since.
-			leave, err := m.copying.enter(ctx, g.ID)
+			err := m.copyAlone(ctx, a, src, g.ID, wait, there, keep)
 			if err == nil {
-				defer leave()
-				if m.crew != nil {
-					lease, ok := m.crew.takeGroup(ctx, g.ID, wait)
-					if !ok {
-						return
-					}
-					defer lease.release()
-				}
-				var now carriedGroup
-				if now, err = m.copyGroup(ctx, a, src, g.ID, there); err == nil {
-					keep(g.ID, now)
-					return
-				}
+				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -166,38 +153,29 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, wait
 	return errors.Join(faults...)
 }
 
-// turns lets one at a time do something to a consumer group.
-type turns struct {
-	mu   sync.Mutex
-	busy map[string]chan struct{} // by group, closed when it is free
-}
-
-// enter waits until the group is free. Call leave.
-func (t *turns) enter(ctx context.Context, group string) (leave func(), err error) {
-	for {
-		t.mu.Lock()
-		free, busy := t.busy[group]
-		if !busy {
-			if t.busy == nil {
-				t.busy = make(map[string]chan struct{})
-			}
-			free = make(chan struct{})
-			t.busy[group] = free
-			t.mu.Unlock()
-			return func() {
-				t.mu.Lock()
-				delete(t.busy, group)
-				t.mu.Unlock()
-				close(free)
-			}, nil
-		}
-		t.mu.Unlock()
-		select {
-		case <-free:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("copy group %s: %w", group, ctx.Err())
-		}
+// copyAlone copies a group while nobody else of this mirror does: else what one read
+// before could be committed behind what another read since.
+func (m *Mirror) copyAlone(ctx context.Context, a Assignment, src *source, group string, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
+	turn, _ := m.copying.LoadOrStore(group, make(chan struct{}, 1))
+	select {
+	case turn.(chan struct{}) <- struct{}{}:
+		defer func() { <-turn.(chan struct{}) }()
+	case <-ctx.Done():
+		return fmt.Errorf("copy group %s: %w", group, ctx.Err())
 	}
+	if m.crew != nil {
+		lease, ok := m.crew.takeGroup(ctx, group, wait)
+		if !ok {
+			return nil
+		}
+		defer lease.release()
+	}
+	now, err := m.copyGroup(ctx, a, src, group, there)
+	if err != nil {
+		return err
+	}
+	keep(group, now)
+	return nil
 }
 
 // groupsAtOnce bounds the groups that are copied at the same time.

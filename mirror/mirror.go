@@ -74,7 +74,7 @@ type Mirror struct {
 	goroutines sync.WaitGroup
 	expiry     expiry
 	ids        ids
-	copying    turns // of consumer groups
+	copying    sync.Map // by consumer group, a channel with room for who copies it
 
 	mu struct {
 		sync.Mutex

@@ -138,9 +138,9 @@ func (t *target) produce(ctx context.Context, rounds []*round, sent func()) {
 				mu.Lock()
 				if lost == nil {
 					t.answered(node, bytesOf(parts[i]), pause, time.Now())
-				}
-				if pause > 0 && lost == nil {
-					t.paused(node, pause)
+					if pause > 0 {
+						t.paused(node, pause)
+					}
 				}
 				for _, a := range produced {
 					if _, asked := rounds[i].answers[a.TopicPartition]; asked {
