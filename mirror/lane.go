@@ -22,8 +22,8 @@ import (
 // what the next records are.
 const waitPause = 20 * time.Millisecond
 
-// lane moves the partitions of one flow that one broker of the source leads:
-// one fetch for all of them, one request per target broker.
+// lane moves partitions of one flow that one broker of the source leads: one fetch for
+// all of them, one request per target broker.
 type lane struct {
 	// Set once, read by anyone.
 	flow *flow
@@ -37,10 +37,16 @@ type lane struct {
 	parts    map[spillway.TopicPartition]*partition
 	resting  map[spillway.TopicPartition]time.Time // until then not asked for
 	conn     *conn.Conn
+	session  *sitelog.Session // over conn
 	asked    *asked
+	caughtUp time.Time // until then partitions of which the last answer says nothing had all
+	leasesAt time.Time // when the leases were looked at last
 	target   *target
 	verified time.Time // when verified ends were saved last
 	looked   int64     // of the workers that share the flow, when the lane looked last
+	quiet    quiet
+	bounded  *bound // as the lane knows it
+	mapRead  int64  // position of the source's map up to which holes were looked for
 
 	mu struct {
 		sync.Mutex
@@ -51,6 +57,7 @@ type lane struct {
 
 // asked is a fetch on its way.
 type asked struct {
+	at     time.Time
 	cancel context.CancelFunc
 	answer chan fetchAnswer
 }
@@ -90,13 +97,7 @@ func (l *lane) give(p *partition) {
 func (l *lane) run(ctx context.Context) {
 	defer l.close(ctx)
 	for ctx.Err() == nil && !l.flow.stopped() {
-		l.mu.Lock()
-		for _, p := range l.mu.incoming {
-			l.parts[p.TopicPartition] = p
-			l.looked = -1
-		}
-		l.mu.incoming = nil
-		l.mu.Unlock()
+		l.takeIn()
 		l.applyBound()
 		if err := l.arrive(ctx); err != nil && ctx.Err() == nil && !l.flow.stopped() {
 			l.giveUp(err)
@@ -112,7 +113,23 @@ func (l *lane) run(ctx context.Context) {
 		if err := l.pump(ctx); err != nil && !errors.Is(err, errWoken) && ctx.Err() == nil && !l.flow.stopped() {
 			l.giveUp(err)
 		}
+		l.calmDown(ctx)
 	}
+}
+
+// takeIn takes what was given to the lane.
+func (l *lane) takeIn() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.mu.incoming {
+		l.parts[p.TopicPartition] = p
+		p.newsAt = time.Now()
+		l.looked, l.mapRead = -1, -1
+	}
+	if len(l.mu.incoming) > 0 && l.quiet.busy != nil {
+		l.hangUp() // its fetch would keep them waiting for long
+	}
+	l.mu.incoming = nil
 }
 
 // giveUp hands everything back: the source is in trouble, or leads others now. The
@@ -127,6 +144,10 @@ func (l *lane) giveUp(err error) {
 // applyBound takes over the bound of a move.
 func (l *lane) applyBound() {
 	b := l.flow.ending.bound.Load()
+	if b != l.bounded && l.quiet.busy != nil {
+		l.hangUp() // clients are held: everything is asked for once more, now
+	}
+	l.bounded = b
 	for _, p := range l.parts {
 		p.bound = b.of(p.TopicPartition)
 	}
@@ -183,14 +204,14 @@ func (l *lane) hangUp() {
 	}
 	if l.conn != nil {
 		l.conn.Close()
-		l.conn = nil
+		l.conn, l.session = nil, nil
 	}
 }
 
 // handBack gives a partition back to the flow.
 func (l *lane) handBack(p *partition, why returned) {
-	delete(l.parts, p.TopicPartition)
-	delete(l.resting, p.TopicPartition)
+	p.answered = l.caughtUp
+	l.leave(p)
 	l.flow.takeBack(p, why)
 }
 
@@ -205,7 +226,7 @@ func (l *lane) pump(ctx context.Context) error {
 	}
 	l.m.config.Crash("afterFetch")
 	l.pay(chunk, time.Now())
-	plans := l.plan(ctx, chunk)
+	plans := l.plan(ctx, l.withHoles(chunk))
 	l.ask(plans) // the next fetch travels while this chunk is written
 	if err := l.save(ctx, plans); err != nil {
 		return fmt.Errorf("save ranges: %w", err)
@@ -216,6 +237,8 @@ func (l *lane) pump(ctx context.Context) error {
 		return err
 	}
 	l.stopCorrupt(ctx, plans)
+	l.checkLeases(time.Now())
+	l.speakUp(plans)
 	return nil
 }
 
@@ -232,6 +255,10 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	}
 	select {
 	case a := <-l.asked.answer:
+		l.caughtUp = l.asked.at
+		if a.err == nil { // a broker that has records does not wait
+			l.caughtUp = later(l.asked.at, time.Now().Add(-time.Second))
+		}
 		l.asked = nil
 		return a.parts, a.err
 	case <-l.wake:
@@ -261,8 +288,8 @@ func (l *lane) ask(plans []*planned) {
 		ahead[p.partition] = p
 	}
 	now := time.Now()
-	share := l.m.config.partitionBytes(len(l.parts))
-	under, wait := l.underCaps(), l.m.config.FetchWait
+	share, wait := l.fetchLimits()
+	under := l.underCaps()
 	var parts []sitelog.FetchPart
 	for tp, p := range l.parts {
 		if until, ok := l.resting[tp]; ok {
@@ -278,7 +305,7 @@ func (l *lane) ask(plans []*planned) {
 		}
 		at, epoch := p.source, p.sourceEpoch
 		if a, ok := ahead[p]; ok {
-			if a.plan.end.virtual >= p.bound {
+			if a.plan.end.virtual >= p.bound || l.goesBack(a) {
 				continue
 			}
 			at = a.plan.end.source
@@ -292,7 +319,7 @@ func (l *lane) ask(plans []*planned) {
 		return
 	}
 	fetchContext, cancel := context.WithCancel(l.asking)
-	a := &asked{cancel: cancel, answer: make(chan fetchAnswer, 1)}
+	a := &asked{at: now, cancel: cancel, answer: make(chan fetchAnswer, 1)}
 	l.asked = a
 	options := sitelog.FetchOptions{MaxWait: wait, BytesMax: math.MaxInt32, OnWire: selection.OnWire(l.flow.source.cluster)}
 	if l.conn == nil {
@@ -302,12 +329,12 @@ func (l *lane) ask(plans []*planned) {
 			a.answer <- fetchAnswer{err: err}
 			return
 		}
-		l.conn = c
+		l.conn, l.session = c, sitelog.NewSession(c)
 	}
-	c := l.conn
+	session := l.session
 	l.flow.goroutines.Go(func() {
 		defer cancel()
-		fetched, err := sitelog.Fetch(fetchContext, c, parts, options)
+		fetched, err := session.Fetch(fetchContext, parts, options)
 		a.answer <- fetchAnswer{fetched, err}
 	})
 }
@@ -339,6 +366,10 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 			continue
 		}
 		p.heard(f.LastStable, f.HighWatermark, now)
+		p.answered = l.caughtUp
+		if len(f.Records) > 0 {
+			p.newsAt = now
+		}
 		l.flow.setState(p, true, "") // behind, until the answer of the target came
 		view := l.flow.source.view(p.TopicPartition)
 		w := p.writer()
@@ -363,6 +394,29 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 		plans = append(plans, &planned{partition: p, plan: made, data: len(f.Records) > 0})
 	}
 	return plans
+}
+
+// withHoles adds answers for partitions of which the source says nothing, since nothing is
+// new, while its map does: holes behind the last record are mirrored too.
+func (l *lane) withHoles(chunk []sitelog.Fetched) []sitelog.Fetched {
+	at := l.flow.source.reader.Position()
+	if at == l.mapRead {
+		return chunk
+	}
+	l.mapRead = at
+	answered := make(map[spillway.TopicPartition]bool, len(chunk))
+	for _, f := range chunk {
+		answered[f.TopicPartition] = true
+	}
+	for tp, p := range l.parts {
+		if answered[tp] || p.highWatermark < 0 {
+			continue
+		}
+		if v, _ := l.flow.source.view(tp).ToVirtual(p.source); v > p.virtual {
+			chunk = append(chunk, sitelog.Fetched{TopicPartition: tp, Asked: p.source, HighWatermark: p.highWatermark, LastStable: p.lastStable, LogStart: -1, Diverged: -1})
+		}
+	}
+	return chunk
 }
 
 // sourceMoved handles a source that does not have the position any more:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -169,10 +170,24 @@ func (t *target) conn(ctx context.Context, node int32) (*conn.Conn, error) {
 	return c, nil
 }
 
-// produce writes the batches of all plans: the first batches of each partition,
+// producedAtOnce bounds the partitions of a request: a broker that writes to many for the
+// first time makes files for each, and has to answer in time.
+const producedAtOnce = 250
+
+// produce writes the batches of all plans, those of some partitions after others.
+func (l *lane) produce(ctx context.Context, plans []*planned) {
+	for some := range slices.Chunk(plans, producedAtOnce) {
+		l.produceSome(ctx, some)
+		if l.flow.stopped() {
+			return // the rest is planned again by whoever follows
+		}
+	}
+}
+
+// produceSome writes the batches of plans: the first batches of each partition,
 // then the next ones, and so on. What follows depends on no answer that is not
 // there: a partition is handed back only when nothing of it is on its way (C).
-func (l *lane) produce(ctx context.Context, plans []*planned) {
+func (l *lane) produceSome(ctx context.Context, plans []*planned) {
 	left := make([]*planned, 0, len(plans))
 	for _, p := range plans {
 		if len(p.plan.batches) == 0 {
