@@ -196,10 +196,11 @@ const partitionsLooked = 500
 func (f *flow) discoverEvery() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	intervals := len(f.parts) / partitionsLooked
 	if f.mu.problem != "" {
-		return 0 // with each tick
+		intervals = min(intervals, 5)
 	}
-	return f.m.config.TopicInterval * time.Duration(len(f.parts)/partitionsLooked)
+	return f.m.config.TopicInterval * time.Duration(intervals)
 }
 
 // waitsForLease is the problem of a partition that another mirror may feed.

@@ -52,18 +52,17 @@ func TestQuietLanes(t *testing.T) {
 // How often is looked for topics, and which of them are compared, goes by how many there are.
 func TestLooksGoByTheNumber(t *testing.T) {
 	f := &flow{m: &Mirror{config: Config{TopicInterval: time.Second}}, parts: make(map[spillway.TopicPartition]*partition)}
-	for n, want := range map[int]time.Duration{10: 0, 999: time.Second, 10_000: 20 * time.Second} {
+	for n, want := range map[int][2]time.Duration{10: {0, 0}, 999: {time.Second, time.Second}, 10_000: {20 * time.Second, 5 * time.Second}} {
 		clear(f.parts)
 		for i := range n {
 			f.parts[spillway.TopicPartition{Partition: int32(i)}] = nil
 		}
-		if got := f.discoverEvery(); got != want {
-			t.Errorf("%d partitions are looked for every %s", n, got)
+		for i, problem := range []string{"", "no answer"} {
+			f.mu.problem = problem
+			if got := f.discoverEvery(); got != want[i] {
+				t.Errorf("%d partitions are looked for every %s, problem %q", n, got, problem)
+			}
 		}
-	}
-	f.mu.problem = "no answer"
-	if got := f.discoverEvery(); got != 0 {
-		t.Errorf("after a failure the next look comes after %s", got)
 	}
 	var all []string
 	for i := range 450 {
@@ -86,6 +85,27 @@ func TestLooksGoByTheNumber(t *testing.T) {
 	}
 	if some := f.nextTopics(all[:10]); !slices.Equal(some, all[:10]) {
 		t.Errorf("of few topics: %v", some)
+	}
+}
+
+// More partitions than one request names, with records in all of them at once.
+func TestManyPartitions(t *testing.T) {
+	t.Parallel()
+	const partitions = 2*producedAtOnce + 1
+	p := newPair(t, map[string]int32{"orders": partitions})
+	l := newLoad(t, p.east.Addresses(), 1)
+	var records []*kgo.Record
+	for i := range int32(partitions) {
+		records = append(records, &kgo.Record{Topic: "orders", Partition: i, Value: fmt.Append(nil, i)})
+	}
+	for range 2 {
+		if err := l.plain.ProduceSync(testContext(t), records...).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		p.wait(t)
+	}
+	for _, i := range []int32{0, producedAtOnce, partitions - 1} {
+		compareSites(t, p.east, p.west, p.eastM, p.westM, spillway.TopicPartition{Topic: "orders", Partition: i})
 	}
 }
 
