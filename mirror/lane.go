@@ -83,10 +83,10 @@ func newLane(asking context.Context, f *flow, node int32) *lane {
 	}
 }
 
-// give hands a partition, opened and with its source position known, to the lane.
-func (l *lane) give(p *partition) {
+// give hands partitions, opened and with their source positions known, to the lane.
+func (l *lane) give(parts ...*partition) {
 	l.mu.Lock()
-	l.mu.incoming = append(l.mu.incoming, p)
+	l.mu.incoming = append(l.mu.incoming, parts...)
 	l.mu.Unlock()
 	select {
 	case l.wake <- struct{}{}:
@@ -368,7 +368,7 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 		p.heard(f.LastStable, f.HighWatermark, now)
 		p.answered = l.caughtUp
 		if len(f.Records) > 0 {
-			p.newsAt = now
+			p.newsAt = time.Now()
 		}
 		l.flow.setState(p, true, "") // behind, until the answer of the target came
 		view := l.flow.source.view(p.TopicPartition)

@@ -60,10 +60,11 @@ func (l *lane) calmDown(ctx context.Context) {
 		return
 	}
 	now := time.Now()
-	if now.Sub(l.quiet.looked) < limits.after { // many at once: a quiet lane asks anew for each
+	if now.Sub(l.quiet.looked) < limits.after {
 		return
 	}
 	l.quiet.looked = now
+	calm := make(map[*lane][]*partition) // each lane asks anew once, not for each
 	for _, p := range l.parts {
 		if now.Sub(p.newsAt) < limits.after || p.highWatermark < 0 || p.lag() > 0 || p.local != p.savedLocal || p.virtual != p.savedVirtual {
 			continue
@@ -74,7 +75,10 @@ func (l *lane) calmDown(ctx context.Context) {
 		q := l.quietLane(ctx)
 		l.leave(p)
 		q.quiet.count.Add(1)
-		q.give(p)
+		calm[q] = append(calm[q], p)
+	}
+	for q, parts := range calm {
+		q.give(parts...)
 	}
 }
 
