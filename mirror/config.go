@@ -61,6 +61,8 @@ type Config struct {
 	// over from a network that was gone. Then another one begins anew.
 	BoundPatience time.Duration
 
+	quiet quietLimits
+
 	Caps []Cap // of what is fetched; each that fits counts
 
 	// Rewrite has records left out, or something added to them; only without a control
@@ -116,6 +118,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.quiet == (quietLimits{}) {
+		c.quiet = quietLimits{from: 256, after: 10 * time.Second, laneMax: 250}
 	}
 	return c
 }

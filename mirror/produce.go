@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -169,10 +170,32 @@ func (t *target) conn(ctx context.Context, node int32) (*conn.Conn, error) {
 	return c, nil
 }
 
-// produce writes the batches of all plans: the first batches of each partition,
-// then the next ones, and so on. What follows depends on no answer that is not
-// there: a partition is handed back only when nothing of it is on its way (C).
+// producedAtOnce bounds the partitions of a request: a broker that writes to many for the
+// first time makes files for each, and has to answer in time.
+const producedAtOnce = 250
+
+// produce writes the batches of all plans, those of some partitions after others.
 func (l *lane) produce(ctx context.Context, plans []*planned) {
+	problem := ""
+	for some := range slices.Chunk(plans, producedAtOnce) {
+		if problem == "" {
+			problem = l.produceSome(ctx, some)
+		} else { // the target has had its time
+			for _, p := range some {
+				l.handBack(p.partition, returned{open: true, problem: "was not sent, since others were not taken: " + problem})
+			}
+		}
+		if l.flow.stopped() {
+			return // the rest is planned again by whoever follows
+		}
+	}
+}
+
+// produceSome writes the batches of plans: the first batches of each partition,
+// then the next ones, and so on. What follows depends on no answer that is not
+// there: a partition is handed back only when nothing of it is on its way (C). It returns
+// why, if the target took nothing at all for so long that they were handed back.
+func (l *lane) produceSome(ctx context.Context, plans []*planned) (problem string) {
 	left := make([]*planned, 0, len(plans))
 	for _, p := range plans {
 		if len(p.plan.batches) == 0 {
@@ -181,7 +204,7 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 			left = append(left, p)
 		}
 	}
-	pause, since := resendPauseMin, time.Now()
+	pause, since, took := resendPauseMin, time.Now(), false
 	for len(left) > 0 {
 		left = l.withLease(left)
 		rounds := l.burst(left)
@@ -219,23 +242,29 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 		}
 		left = again
 		if l.flow.stopped() && moved {
-			return // the rest is planned again by whoever follows
+			return "" // the rest is planned again by whoever follows
 		}
+		took = took || moved
 		if moved || len(left) == 0 {
 			pause, since = resendPauseMin, time.Now()
 			continue
 		}
 		if time.Since(since) > resendMax || l.flow.stopped() || ctx.Err() != nil {
 			for _, p := range left {
-				l.handBack(p.partition, returned{open: true, problem: fmt.Sprintf("produce %s/%s: %s", l.m.site, p.TopicPartition, describe(refusals[p]))})
+				problem = fmt.Sprintf("produce %s/%s: %s", l.m.site, p.TopicPartition, describe(refusals[p]))
+				l.handBack(p.partition, returned{open: true, problem: problem})
 			}
-			return
+			if took {
+				return ""
+			}
+			return problem
 		}
 		if sitelog.Pause(ctx, pause) == nil {
 			_ = l.m.local.Refresh(ctx) // met again by the next try
 		}
 		pause = min(2*pause, resendPauseMax)
 	}
+	return ""
 }
 
 // burst is what is sent next. One batch alone goes where the broker may not know the
