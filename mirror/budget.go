@@ -178,7 +178,7 @@ const answerMin = 256 << 10
 // wants is how large the next answer may be.
 func (l *lane) wants(busy bool) int64 {
 	most := int64(l.m.config.answerBytesMax())
-	if busy {
+	if busy && l.quiet.busy == nil {
 		return most
 	}
 	return min(l.m.budget.idle(l.costs()), most)

@@ -22,8 +22,8 @@ import (
 // what the next records are.
 const waitPause = 20 * time.Millisecond
 
-// lane moves the partitions of one flow that one broker of the source leads:
-// one fetch for all of them, one request per target broker.
+// lane moves partitions of one flow that one broker of the source leads: one fetch for
+// all of them, one request per target broker.
 type lane struct {
 	// Set once, read by anyone.
 	flow *flow
@@ -43,10 +43,16 @@ type lane struct {
 	// sourceQuiet is until when the source wants a pause.
 	sourceQuiet time.Time
 	conn        *conn.Conn
+	session     *sitelog.Session // over conn
 	asked       *asked
+	caughtUp    time.Time // until then partitions of which the last answer says nothing had all
+	leasesAt    time.Time // when the leases were looked at last
 	target      *target
 	verified    time.Time // when verified ends were saved last
 	looked      int64     // of the workers that share the flow, when the lane looked last
+	quiet       quiet
+	bounded     *bound // as the lane knows it
+	mapRead     int64  // position of the source's map up to which holes were looked for
 
 	mu struct {
 		sync.Mutex
@@ -57,6 +63,7 @@ type lane struct {
 
 // asked is a fetch on its way.
 type asked struct {
+	at      time.Time
 	granted int64 // of memory, for the answer
 	cancel  context.CancelFunc
 	answer  chan fetchAnswer
@@ -96,10 +103,10 @@ func newLane(asking context.Context, f *flow, node int32) *lane {
 	}
 }
 
-// give hands a partition, opened and with its source position known, to the lane.
-func (l *lane) give(p *partition) {
+// give hands partitions, opened and with their source positions known, to the lane.
+func (l *lane) give(parts ...*partition) {
 	l.mu.Lock()
-	l.mu.incoming = append(l.mu.incoming, p)
+	l.mu.incoming = append(l.mu.incoming, parts...)
 	l.mu.Unlock()
 	select {
 	case l.wake <- struct{}{}:
@@ -110,13 +117,7 @@ func (l *lane) give(p *partition) {
 func (l *lane) run(ctx context.Context) {
 	defer l.close(ctx)
 	for ctx.Err() == nil && !l.flow.stopped() {
-		l.mu.Lock()
-		for _, p := range l.mu.incoming {
-			l.parts[p.TopicPartition] = p
-			l.looked = -1
-		}
-		l.mu.incoming = nil
-		l.mu.Unlock()
+		l.takeIn()
 		l.applyBound()
 		if err := l.arrive(ctx); err != nil && ctx.Err() == nil && !l.flow.stopped() {
 			l.giveUp(err)
@@ -133,7 +134,23 @@ func (l *lane) run(ctx context.Context) {
 		if err := l.pump(ctx); err != nil && !errors.Is(err, errWoken) && ctx.Err() == nil && !l.flow.stopped() {
 			l.giveUp(err)
 		}
+		l.calmDown(ctx)
 	}
+}
+
+// takeIn takes what was given to the lane.
+func (l *lane) takeIn() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.mu.incoming {
+		l.parts[p.TopicPartition] = p
+		p.newsAt = time.Now()
+		l.looked, l.mapRead = -1, -1
+	}
+	if len(l.mu.incoming) > 0 && l.quiet.busy != nil {
+		l.hangUp() // its fetch would keep them waiting for long
+	}
+	l.mu.incoming = nil
 }
 
 // giveUp hands everything back: the source is in trouble, or leads others now. The
@@ -148,6 +165,10 @@ func (l *lane) giveUp(err error) {
 // applyBound takes over the bound of a move.
 func (l *lane) applyBound() {
 	b := l.flow.ending.bound.Load()
+	if b != l.bounded && l.quiet.busy != nil {
+		l.hangUp() // clients are held: everything is asked for once more, now
+	}
+	l.bounded = b
 	for _, p := range l.parts {
 		p.bound = b.of(p.TopicPartition)
 	}
@@ -214,19 +235,14 @@ func (l *lane) hangUp() {
 	}
 	if l.conn != nil {
 		l.conn.Close()
-		l.conn = nil
+		l.conn, l.session = nil, nil
 	}
 }
 
 // handBack gives a partition back to the flow.
 func (l *lane) handBack(p *partition, why returned) {
-	delete(l.parts, p.TopicPartition)
-	delete(l.resting, p.TopicPartition)
-	if put := l.parked[p.TopicPartition]; put != nil {
-		delete(l.parked, p.TopicPartition)
-		put.held.done()
-		put.held = nil
-	}
+	p.answered = l.caughtUp
+	l.leave(p)
 	l.flow.takeBack(p, why)
 }
 
@@ -241,7 +257,7 @@ func (l *lane) pump(ctx context.Context) error {
 	}
 	l.m.config.Crash("afterFetch")
 	l.pay(chunk, time.Now())
-	plans := l.plan(ctx, chunk)
+	plans := l.plan(ctx, l.withHoles(chunk))
 	l.hold(plans, l.answer)
 	plans, l.answer = append(l.unpark(), plans...), nil
 	defer l.letGo(plans)
@@ -255,6 +271,8 @@ func (l *lane) pump(ctx context.Context) error {
 		return err
 	}
 	l.stopCorrupt(ctx, plans)
+	l.checkLeases(time.Now())
+	l.speakUp(plans)
 	return nil
 }
 
@@ -271,6 +289,10 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	}
 	select {
 	case a := <-l.asked.answer:
+		l.caughtUp = l.asked.at
+		if a.err == nil { // a broker that has records does not wait
+			l.caughtUp = later(l.asked.at, a.at.Add(-time.Second))
+		}
 		l.asked, l.heardAt = nil, a.at
 		l.sourceThrottles(a.pause, a.at)
 		l.answer = l.counted(a)
@@ -309,7 +331,7 @@ func (l *lane) ask(plans []*planned) {
 	if now.Before(l.sourceQuiet) {
 		return
 	}
-	under, wait := l.underCaps(), l.m.config.FetchWait
+	under, wait := l.underCaps(), l.fetchWait()
 	var parts []sitelog.FetchPart
 	busy := false // some records are known to be there
 	for tp, p := range l.parts {
@@ -320,7 +342,7 @@ func (l *lane) ask(plans []*planned) {
 			delete(l.resting, tp)
 		}
 		a, isAhead := ahead[p]
-		if until, yes := l.quiet(tp, isAhead, now); yes {
+		if until, yes := l.muted(tp, isAhead, now); yes {
 			wait = min(wait, max(until.Sub(now), time.Millisecond))
 			continue
 		}
@@ -331,7 +353,7 @@ func (l *lane) ask(plans []*planned) {
 		}
 		at, epoch := p.source, p.sourceEpoch
 		if isAhead {
-			if a.plan.end.virtual >= p.bound {
+			if a.plan.end.virtual >= p.bound || l.goesBack(a) {
 				continue
 			}
 			at = a.plan.end.source
@@ -350,11 +372,11 @@ func (l *lane) ask(plans []*planned) {
 		return // asked again in a moment
 	}
 	bytesMax := int(max(1, granted/l.costs()))
-	for i, share := 0, l.m.config.partitionBytes(len(l.parts), bytesMax, l.whole()); i < len(parts); i++ {
+	for i, share := 0, l.partitionBytes(bytesMax); i < len(parts); i++ {
 		parts[i].BytesMax = min(parts[i].BytesMax, share)
 	}
 	fetchContext, cancel := context.WithCancel(l.asking)
-	a := &asked{granted: granted, cancel: cancel, answer: make(chan fetchAnswer, 1)}
+	a := &asked{at: now, granted: granted, cancel: cancel, answer: make(chan fetchAnswer, 1)}
 	l.asked = a
 	options := sitelog.FetchOptions{MaxWait: wait, BytesMax: bytesMax, OnWire: selection.OnWire(l.flow.source.cluster)}
 	if l.conn == nil {
@@ -364,16 +386,16 @@ func (l *lane) ask(plans []*planned) {
 			a.answer <- fetchAnswer{granted: granted, err: err, at: time.Now()}
 			return
 		}
-		l.conn = c
+		l.conn, l.session = c, sitelog.NewSession(c)
 	}
 	if !l.whole() {
 		options.BytesMax = math.MaxInt32
 	}
-	c := l.conn
+	c, session := l.conn, l.session
 	c.Expect(bytesMax + expectMore)
 	l.flow.goroutines.Go(func() {
 		defer cancel()
-		fetched, err := sitelog.Fetch(fetchContext, c, parts, options)
+		fetched, err := session.Fetch(fetchContext, parts, options)
 		a.answer <- fetchAnswer{parts: fetched, pause: time.Until(c.MutedUntil()), granted: granted, err: err, at: time.Now()}
 	})
 }
@@ -381,6 +403,16 @@ func (l *lane) ask(plans []*planned) {
 // expectMore is what an answer takes beside its records, and what a single batch may
 // exceed what was asked for.
 const expectMore = 1 << 20
+
+// partitionBytes is what a partition may bring in an answer of so many bytes. Where that is
+// bounded as a whole, it is the same whatever is granted, or the broker would have to be
+// told each time (Session).
+func (l *lane) partitionBytes(answer int) int {
+	if l.whole() {
+		answer = l.m.config.answerBytesMax()
+	}
+	return l.m.config.partitionBytes(len(l.parts), answer, l.whole())
+}
 
 // whole tells whether the size of an answer is bounded as a whole. kfake forgets the list
 // of aborted transactions where that cuts an answer off.
@@ -413,7 +445,10 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 			continue
 		}
 		p.heard(f.LastStable, f.HighWatermark, now)
-		p.heardAt = l.heardAt
+		p.answered, p.heardAt = l.caughtUp, l.heardAt
+		if len(f.Records) > 0 {
+			p.newsAt = time.Now()
+		}
 		l.flow.setState(p, true, "") // behind, until the answer of the target came
 		view := l.flow.source.view(p.TopicPartition)
 		w := p.writer()
@@ -440,6 +475,29 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 		plans = append(plans, &planned{partition: p, plan: made, data: len(f.Records) > 0})
 	}
 	return plans
+}
+
+// withHoles adds answers for partitions of which the source says nothing, since nothing is
+// new, while its map does: holes behind the last record are mirrored too.
+func (l *lane) withHoles(chunk []sitelog.Fetched) []sitelog.Fetched {
+	at := l.flow.source.reader.Position()
+	if at == l.mapRead {
+		return chunk
+	}
+	l.mapRead = at
+	answered := make(map[spillway.TopicPartition]bool, len(chunk))
+	for _, f := range chunk {
+		answered[f.TopicPartition] = true
+	}
+	for tp, p := range l.parts {
+		if answered[tp] || p.highWatermark < 0 {
+			continue
+		}
+		if v, _ := l.flow.source.view(tp).ToVirtual(p.source); v > p.virtual {
+			chunk = append(chunk, sitelog.Fetched{TopicPartition: tp, Asked: p.source, HighWatermark: p.highWatermark, LastStable: p.lastStable, LogStart: -1, Diverged: -1})
+		}
+	}
+	return chunk
 }
 
 // sourceMoved handles a source that does not have the position any more:

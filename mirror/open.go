@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"spillway"
@@ -60,21 +62,28 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	if err != nil {
 		return nil, nil, err
 	}
-	var entries []maptopic.Entry
+	told, faults := make([][]maptopic.Entry, len(parts)), make([]error, len(parts))
+	var reading sync.WaitGroup
+	slots := make(chan struct{}, verifiedAtOnce)
 	for i, p := range parts {
 		held := m.reader.Map(p.TopicPartition).Session()
 		if held.Session != p.session.Session || held.Worker != p.session.Worker {
 			lost = append(lost, p)
 			continue
 		}
-		es, err := m.verify(ctx, epoch, p, writers[i], pending[i], starts[p.TopicPartition], ends[p.TopicPartition])
-		if err != nil {
-			return nil, nil, err
-		}
 		p.resumes = previous[i].Worker == m.config.Worker
-		entries = append(entries, es...)
 		opened = append(opened, p)
+		slots <- struct{}{}
+		reading.Go(func() {
+			defer func() { <-slots }()
+			told[i], faults[i] = m.verify(ctx, epoch, p, writers[i], pending[i], starts[p.TopicPartition], ends[p.TopicPartition])
+		})
 	}
+	reading.Wait()
+	if err := errors.Join(faults...); err != nil {
+		return nil, nil, err
+	}
+	entries := slices.Concat(told...)
 	if err := m.saveAndRead(ctx, entries); err != nil {
 		return nil, nil, err
 	}
@@ -85,6 +94,9 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	}
 	return opened, lost, nil
 }
+
+// verifiedAtOnce bounds the logs that are read back at the same time.
+const verifiedAtOnce = 16
 
 // nextSession continues the producer id with the next producer epoch, so that
 // the broker refuses the older session's writers; where epochs run out, or the

@@ -60,7 +60,11 @@ type partition struct {
 	failed  int    // openings without success, one after the other
 	notice  string // what people should know of it while it runs
 
+	// newsAt is when records came last, or the partition to its lane.
+	newsAt time.Time
+
 	// For FlowInfo; read by others only through the flow's reports.
+	answered      time.Time            // when it had all that the source had, at the last
 	highWatermark spillway.LocalOffset // of the source, −1 while unknown
 	lastStable    spillway.LocalOffset // the same
 	heardAt       time.Time            // when the answer with both came; zero: none did

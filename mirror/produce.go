@@ -169,6 +169,18 @@ func (t *target) produce(ctx context.Context, rounds []*round, sent func()) {
 	}
 }
 
+// lookUp finds out who leads partitions of which nothing was sent yet.
+func (t *target) lookUp(ctx context.Context, plans []*planned) {
+	for _, p := range plans {
+		if _, known := t.leads[p.TopicPartition]; known {
+			continue
+		}
+		if node, err := t.cluster.Leader(ctx, p.TopicPartition); err == nil { // met again when it is sent
+			t.leads[p.TopicPartition] = node
+		}
+	}
+}
+
 func bytesOf(parts []sitelog.ProducePart) (n int) {
 	for _, p := range parts {
 		n += len(p.Batch)
@@ -205,6 +217,7 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 			left = append(left, p)
 		}
 	}
+	l.target.lookUp(ctx, left)
 	pause := resendPauseMin
 	for len(left) > 0 {
 		if left = l.park(l.withLease(left)); len(left) == 0 {
@@ -274,22 +287,30 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 	}
 }
 
+// producedAtOnce bounds the partitions of a request: a broker that writes to many for the
+// first time makes files for each, and has to answer in time.
+const producedAtOnce = 250
+
 // burst is what is sent next. One batch alone goes where the broker may not know the
 // session yet, for then it would take any sequence as the first one, and where it
 // may have forgotten it (C3).
 //
 // Where a broker throttles, it gets one request, of no more than it is to have at once.
 func (l *lane) burst(left []*planned) (rounds []*round) {
-	now, bytes := time.Now(), make(map[int32]int)
+	now, bytes, partitions := time.Now(), make(map[int32]int), make(map[int32]int)
 	for _, p := range left {
 		ahead := p.plan.batches[p.next:]
 		node, known := l.target.leads[p.TopicPartition]
+		if partitions[node] == producedAtOnce {
+			continue
+		}
 		slow := l.target.throttled[node]
 		slowly := known && slow.lately(now)
 		if slowly && slow.bytesMax > 0 && bytes[node] > 0 && bytes[node]+len(ahead[0].bytes) > slow.bytesMax {
 			continue
 		}
 		bytes[node] += len(ahead[0].bytes)
+		partitions[node]++
 		for i, b := range ahead[:min(len(ahead), burstMax)] {
 			if i > 0 && slowly {
 				break

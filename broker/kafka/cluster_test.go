@@ -3,6 +3,7 @@ package kafka_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -338,5 +339,33 @@ func TestConfigurationFaultsAreNamed(t *testing.T) {
 	}
 	if _, err := kafka.New(kafka.Config{Site: "east"}); err == nil || !strings.Contains(err.Error(), "bootstrap: needs at least one") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// What is asked of the partitions of many topics needs no request for each topic, though
+// nothing is known of their leaders.
+func TestLeadersOfManyTopics(t *testing.T) {
+	var topics []string
+	var tps []spillway.TopicPartition
+	for i := range 50 {
+		topics = append(topics, fmt.Sprintf("topic-%d", i))
+		tps = append(tps, spillway.TopicPartition{Topic: topics[i]})
+	}
+	server, c := start(t, kafka.Config{}, kfake.SeedTopics(1, topics...))
+	if err := c.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int64
+	server.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		asked.Add(1)
+		return nil, nil, false
+	})
+	starts, err := c.Admin().LogStarts(t.Context(), tps)
+	if err != nil || len(starts) != len(tps) {
+		t.Fatalf("%d of %d: %v", len(starts), len(tps), err)
+	}
+	if n := asked.Load(); n > 2 {
+		t.Errorf("the metadata was asked for %d times", n)
 	}
 }
