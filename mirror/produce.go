@@ -218,7 +218,7 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 		}
 	}
 	l.target.lookUp(ctx, left)
-	pause := resendPauseMin
+	pause, refusals := resendPauseMin, make(map[*planned]sitelog.Produced)
 	for len(left) > 0 {
 		if left = l.park(l.withLease(left)); len(left) == 0 {
 			return
@@ -228,9 +228,8 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 		// fate must be known before the target's end is read (C8).
 		l.target.produce(ctx, rounds, func() { l.m.config.Crash("afterProduceSent") })
 		l.m.config.Crash("afterProduceAcked")
-		var again, unsent []*planned // the latter had no room in the requests
-		moved := false
-		refusals := make(map[*planned]sitelog.Produced)
+		var again, unsent []*planned               // the latter had no room in the requests
+		moved, took := false, make(map[int32]bool) // the latter are brokers
 		for _, p := range left {
 			gone := false
 			for _, r := range rounds {
@@ -246,7 +245,7 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 					p.unsure = p.unsure || unsure(a.Err)
 					break
 				}
-				moved = true
+				moved, took[l.target.leads[p.TopicPartition]] = true, true
 				p.next++
 				p.since, p.unsure = time.Time{}, false
 			}
@@ -268,14 +267,7 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 		if l.flow.stopped() && moved {
 			return // the rest is planned again by whoever follows
 		}
-		ends := !moved && (l.flow.stopped() || ctx.Err() != nil)
-		left = slices.DeleteFunc(left, func(p *planned) bool {
-			if !ends && !p.overdue(time.Now()) {
-				return false
-			}
-			l.handBack(p.partition, returned{open: true, problem: fmt.Sprintf("produce %s/%s: %s", l.m.site, p.TopicPartition, describe(refusals[p]))})
-			return true
-		})
+		left = l.withoutLate(left, rounds, refusals, took, !moved && (l.flow.stopped() || ctx.Err() != nil))
 		if moved || len(left) == 0 {
 			pause = resendPauseMin
 			continue
@@ -331,6 +323,32 @@ func (l *lane) burst(left []*planned) (rounds []*round) {
 // broker wanted included: somebody must hear of it.
 func (p *planned) overdue(now time.Time) bool {
 	return !p.since.IsZero() && now.Sub(p.since) > resendMax
+}
+
+// withoutLate hands back the plans that are overdue, or all that were sent where the lane
+// ends. Where the broker of one took nothing of anybody, those that had no room in its
+// request have had their time too: the other brokers' partitions wait meanwhile.
+func (l *lane) withoutLate(left []*planned, rounds []*round, refusals map[*planned]sitelog.Produced, took map[int32]bool, ends bool) []*planned {
+	now, stuck := time.Now(), make(map[int32]string)
+	left = slices.DeleteFunc(left, func(p *planned) bool {
+		if !ends && !p.overdue(now) {
+			return false
+		}
+		problem := fmt.Sprintf("produce %s/%s: %s", l.m.site, p.TopicPartition, describe(refusals[p]))
+		if node := l.target.leads[p.TopicPartition]; !took[node] {
+			stuck[node] = problem
+		}
+		l.handBack(p.partition, returned{open: true, problem: problem})
+		return true
+	})
+	return slices.DeleteFunc(left, func(p *planned) bool {
+		problem, is := stuck[l.target.leads[p.TopicPartition]]
+		if !is || sentIn(rounds, p) {
+			return false
+		}
+		l.handBack(p.partition, returned{open: true, problem: "was not sent, since its broker takes nothing: " + problem})
+		return true
+	})
 }
 
 func sentIn(rounds []*round, p *planned) bool {
