@@ -144,7 +144,7 @@ func (l *lane) takeIn() {
 	defer l.mu.Unlock()
 	for _, p := range l.mu.incoming {
 		l.parts[p.TopicPartition] = p
-		p.newsAt = time.Now()
+		p.newsAt, p.told = time.Now(), false
 		l.looked, l.mapRead = -1, -1
 	}
 	if len(l.mu.incoming) > 0 && l.quiet.busy != nil {
@@ -334,6 +334,7 @@ func (l *lane) ask(plans []*planned) {
 	under, wait := l.underCaps(), l.fetchWait()
 	var parts []sitelog.FetchPart
 	busy := false // some records are known to be there
+	anew := false // an answer is needed about a partition of which the broker would say nothing
 	for tp, p := range l.parts {
 		if until, ok := l.resting[tp]; ok {
 			if now.Before(until) {
@@ -362,6 +363,7 @@ func (l *lane) ask(plans []*planned) {
 			}
 		}
 		busy = busy || p.lastStable != at
+		anew = anew || !p.told && l.session != nil && l.session.Remembers(tp)
 		parts = append(parts, sitelog.FetchPart{TopicPartition: tp, Offset: at, BytesMax: bytes, LastEpoch: epoch, CheckEpoch: epoch >= 0})
 	}
 	if len(parts) == 0 {
@@ -387,6 +389,9 @@ func (l *lane) ask(plans []*planned) {
 			return
 		}
 		l.conn, l.session = c, sitelog.NewSession(c)
+	}
+	if anew {
+		l.session.Forget()
 	}
 	if !l.whole() {
 		options.BytesMax = math.MaxInt32
@@ -428,7 +433,10 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 	now := l.m.config.Now()
 	for _, f := range chunk {
 		p, ok := l.parts[f.TopicPartition]
-		if !ok || f.Asked != p.source {
+		if !ok {
+			continue
+		}
+		if p.told = f.Asked == p.source; !p.told {
 			continue
 		}
 		switch {

@@ -1,15 +1,19 @@
 package mirror
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway"
+	"spillway/broker"
+	"spillway/broker/embedded"
 )
 
 // lanesOf counts the lanes of a mirror's flow. Each broker of the source has one that is
@@ -143,6 +147,143 @@ func TestHolesWithoutAnAnswer(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "west knows that nothing comes", func() bool { return end(westM) == written() })
+	}
+}
+
+// laneOf is a lane of a mirror that is not run, with partitions of orders that one broker
+// leads.
+func laneOf(t *testing.T, m *Mirror, east broker.Cluster, partitions ...int32) (*lane, []*partition) {
+	t.Helper()
+	src, err := m.source(east.Site())
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := east.Leader(t.Context(), spillway.TopicPartition{Topic: "orders"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLane(t.Context(), newFlow(m, ordersAssignment(east.Site(), 1), src, nil), node)
+	var parts []*partition
+	for _, i := range partitions {
+		parts = append(parts, &partition{TopicPartition: spillway.TopicPartition{Topic: "orders", Partition: i}, lease: alwaysHeld{},
+			highWatermark: -1, sourceEpoch: -1, position: position{bound: noBound}})
+	}
+	l.give(parts...)
+	l.takeIn()
+	t.Cleanup(func() {
+		l.hangUp()
+		l.flow.goroutines.Wait()
+	})
+	return l, parts
+}
+
+// answered are the partitions of which the source says something now, in turn.
+func answered(t *testing.T, l *lane) (parts []int32) {
+	t.Helper()
+	l.asked = nil
+	l.ask(nil)
+	a := <-l.asked.answer
+	if a.err != nil {
+		t.Fatal(a.err)
+	}
+	l.counted(a).done()
+	for _, f := range a.parts {
+		parts = append(parts, f.Partition)
+	}
+	l.plan(t.Context(), a.parts)
+	slices.Sort(parts)
+	return parts
+}
+
+// A broker that remembers a partition says nothing of it while nothing is new. One that
+// comes back to its lane gets an answer all the same: how far the source is would never be
+// known otherwise.
+func TestAPartitionThatComesBackIsAnswered(t *testing.T) {
+	t.Parallel()
+	east, err := embedded.Start(embedded.Config{Site: "east", Topics: map[string]int32{"orders": 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { east.Close() })
+	l, parts := laneOf(t, testMirror(t, embeddedSite(t, "west", nil), east), east, 0, 1)
+	expect := func(what string, want ...int32) {
+		t.Helper()
+		if got := answered(t, l); !slices.Equal(got, want) {
+			t.Errorf("%s: answers about %v, want %v", what, got, want)
+		}
+	}
+	expect("first", 0, 1)
+	expect("nothing is new")
+	l.leave(parts[0])
+	l.give(parts[0])
+	l.takeIn()
+	expect("one has come back", 0, 1)
+	expect("nothing is new then")
+	if parts[0].highWatermark != 0 || parts[1].highWatermark != 0 {
+		t.Errorf("the source ends at %d and %d", parts[0].highWatermark, parts[1].highWatermark)
+	}
+}
+
+// behind is a cluster whose in-sync replicas lack records.
+type behind struct {
+	broker.Cluster
+	lack, asked *atomic.Int64
+}
+
+type behindAdmin struct {
+	broker.Admin
+	behind
+}
+
+func (b behind) Admin() broker.Admin { return behindAdmin{b.Cluster.Admin(), b} }
+
+func (b behindAdmin) HighWatermarks(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	if tps[0].Topic != "orders" {
+		return b.Admin.HighWatermarks(ctx, tps)
+	}
+	b.asked.Add(1)
+	lack := b.lack.Load()
+	if lack < 0 {
+		return nil, errors.New("not now")
+	}
+	ends, err := b.Admin.HighWatermarks(ctx, tps)
+	for tp := range ends {
+		ends[tp] -= spillway.LocalOffset(lack)
+	}
+	return ends, err
+}
+
+// A mark tells of no more than all in-sync replicas have, and of all when they have it,
+// without a new record (promise B).
+func TestAMarkWaitsForTheReplicas(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ lack, first int64 }{"they lack some": {3, 7}, "nobody says what they have": {-1, 0}} {
+		t.Run(name, func(t *testing.T) {
+			east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+			eastM, before := testMirror(t, east), testMirror(t, west, east)
+			assign(t, eastM, ordersAssignment("", 1))
+			assign(t, before, ordersAssignment("east", 1))
+			small(t, east.Addresses(), 10)
+			tp, base := spillway.TopicPartition{Topic: "orders"}, ordersAssignment("", 1).OffsetBase
+			eventually(t, "west has all", func() bool { return before.Ends(ordersShare)[tp] == base+10 })
+			before.Close()
+
+			var lack, asked atomic.Int64
+			lack.Store(c.lack)
+			m := testMirrorWith(t, Config{Local: behind{west, &lack, &asked}}, east)
+			assign(t, m, ordersAssignment("east", 1))
+			eventually(t, "it has asked more than once", func() bool { return asked.Load() > 2 })
+			want := base + spillway.Offset(c.first)
+			if c.first == 0 {
+				want = 0 // there is no mark
+			}
+			if end := m.Ends(ordersShare)[tp]; end != want {
+				t.Errorf("the mark is at %d, want %d", end, want)
+			}
+			lack.Store(0)
+			eventually(t, "the mark is whole", func() bool { return m.Ends(ordersShare)[tp] == base+10 })
+			eventually(t, "it has caught up", func() bool { flows := m.Flows(); return !flows[0].CatchingUp && len(flows[0].Problems) == 0 })
+		})
 	}
 }
 

@@ -29,12 +29,20 @@ type Session struct {
 // NewSession begins with the first Fetch.
 func NewSession(c *conn.Conn) *Session {
 	s := &Session{conn: c}
-	s.forget()
+	s.Forget()
 	return s
 }
 
-// forget has the next request say everything, and end what the broker remembers.
-func (s *Session) forget() {
+// Remembers tells whether the broker knows that the partition is asked for, and will say
+// nothing of it while nothing is new.
+func (s *Session) Remembers(tp spillway.TopicPartition) bool {
+	_, known := s.parts[tp]
+	return known
+}
+
+// Forget has the next request say everything, and end what the broker remembers: there
+// will be an answer about each partition.
+func (s *Session) Forget() {
 	s.epoch = 0
 	s.parts = make(map[spillway.TopicPartition]FetchPart)
 	s.wire, s.names = make(map[string]string), make(map[string]string)
@@ -47,7 +55,7 @@ func (s *Session) forget() {
 func (s *Session) Fetch(ctx context.Context, parts []FetchPart, o FetchOptions) ([]Fetched, error) {
 	fetched, err := s.fetch(ctx, parts, o)
 	if errors.Is(err, kerr.FetchSessionIDNotFound) || errors.Is(err, kerr.InvalidFetchSessionEpoch) {
-		s.forget() // the broker has needed the room
+		s.Forget() // the broker has needed the room
 		fetched, err = s.fetch(ctx, parts, o)
 	}
 	return fetched, err
@@ -56,12 +64,12 @@ func (s *Session) Fetch(ctx context.Context, parts []FetchPart, o FetchOptions) 
 func (s *Session) fetch(ctx context.Context, parts []FetchPart, o FetchOptions) ([]Fetched, error) {
 	r := newRequest(s.conn, o)
 	if s.renamed(r, parts) {
-		s.forget()
+		s.Forget()
 	}
 	r.req.SessionID, r.req.SessionEpoch = s.id, s.epoch
 	s.tell(r, parts)
 	if len(s.parts) == 0 {
-		s.forget()
+		s.Forget()
 		return r.unknown, nil
 	}
 	resp, err := r.send(ctx, s.conn, o)
@@ -71,7 +79,7 @@ func (s *Session) fetch(ctx context.Context, parts []FetchPart, o FetchOptions) 
 	fetched := append(r.unknown, answers(resp, s.names, s.parts)...)
 	switch s.id = resp.SessionID; {
 	case s.id == 0:
-		s.forget()
+		s.Forget()
 	case s.epoch == math.MaxInt32:
 		s.epoch = 1
 	default:

@@ -99,11 +99,17 @@ func sessionContract(t *testing.T, cluster broker.Cluster) {
 	at[2] = 1
 
 	other := Session{conn: c, id: s.id}
-	other.forget()
+	other.Forget()
 	_, err = other.Fetch(ctx, []FetchPart{{TopicPartition: spillway.TopicPartition{Topic: "shown"}, BytesMax: 1 << 20}}, o)
 	must(err)
 	expect("the broker has forgotten the session", -3, -2, -1)
 	expect("and knows it again")
+	if !s.Remembers(spillway.TopicPartition{Topic: "shown", Partition: 2}) || s.Remembers(spillway.TopicPartition{Topic: "shown", Partition: 3}) {
+		t.Error("the broker remembers what was asked for")
+	}
+	s.Forget()
+	expect("all is told anew", -3, -2, -1)
+	expect("and once only")
 
 	named = "other"
 	fetched, err := s.Fetch(ctx, []FetchPart{{TopicPartition: spillway.TopicPartition{Topic: "shown"}, Offset: 1}}, o)
