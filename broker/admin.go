@@ -78,7 +78,8 @@ type Admin interface {
 	CreateTopic(ctx context.Context, name string, partitions int32, replication int16, configs map[string]string) error
 	// CreateTopics creates many, some with each request, and returns when they have
 	// leaders. refused has the topics that the cluster did not create, with its reason:
-	// ErrTopicExists for one. With an error nothing is said of those that are in
+	// ErrTopicExists for one. One that is there after an attempt without an answer counts
+	// as created. With an error nothing is said of those that are in
 	// neither: they may have been created.
 	CreateTopics(ctx context.Context, topics []NewTopic) (created []string, refused map[string]error, err error)
 	// DeleteTopic: ErrUnknownTopic if there is none.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -367,5 +368,36 @@ func TestLeadersOfManyTopics(t *testing.T) {
 	}
 	if n := asked.Load(); n > 2 {
 		t.Errorf("the metadata was asked for %d times", n)
+	}
+}
+
+// Topics whose creation was not answered count as created when they are there then:
+// whoever asked for them must know that they are its own.
+func TestTopicsAreCreatedThoughNobodyAnswers(t *testing.T) {
+	server, c := start(t, kafka.Config{})
+	var attempts atomic.Int64
+	server.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		if attempts.Add(1) != 1 {
+			return nil, nil, false
+		}
+		server.SleepControl(func() { // the attempt succeeds
+			other, err := kafka.New(kafka.Config{Site: "east", Bootstrap: server.ListenAddrs(), Capabilities: &broker.Capabilities{}})
+			if err == nil {
+				_ = other.Admin().CreateTopic(context.Background(), "carts", 1, 1, nil)
+				_ = other.Close()
+			}
+		})
+		return nil, errors.New("gone"), true
+	})
+	topics := []broker.NewTopic{{Name: "carts", Partitions: 1, Replication: 1}, {Name: "parcels", Partitions: 1, Replication: 1}}
+	created, refused, err := c.Admin().CreateTopics(t.Context(), topics)
+	slices.Sort(created)
+	if err != nil || len(refused) > 0 || !slices.Equal(created, []string{"carts", "parcels"}) {
+		t.Errorf("created %v, refused %v, %v", created, refused, err)
+	}
+	created, refused, err = c.Admin().CreateTopics(t.Context(), topics)
+	if err != nil || len(created) > 0 || !errors.Is(refused["carts"], broker.ErrTopicExists) {
+		t.Errorf("once more: created %v, refused %v, %v", created, refused, err)
 	}
 }

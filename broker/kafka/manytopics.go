@@ -61,16 +61,23 @@ func (a *admin) createTopics(ctx context.Context, topics []broker.NewTopic, refu
 		}
 		req.Topics = append(req.Topics, rt)
 	}
+	lost := false // an attempt, or its answer: what is there then may be its work
 	err = a.cluster.retry(ctx, func() error {
-		answer, err := a.cluster.controller(ctx, req, req.MaxVersion())
+		node, err := a.cluster.controller(ctx)
 		if err != nil {
+			return err
+		}
+		answer, err := a.cluster.do(ctx, node, req, req.MaxVersion())
+		if err != nil {
+			lost = lost || !final(err)
 			return err
 		}
 		created = created[:0]
 		for _, t := range answer.(*kmsg.CreateTopicsResponse).Topics {
 			switch err := kerr.ErrorForCode(t.ErrorCode); {
-			case err == nil:
+			case err == nil, lost && errors.Is(err, kerr.TopicAlreadyExists):
 				created = append(created, t.Topic)
+				delete(refused, t.Topic)
 			case errors.Is(err, kerr.NotController):
 				return err
 			case t.ErrorMessage != nil:
@@ -92,19 +99,19 @@ func (a *admin) createTopics(ctx context.Context, topics []broker.NewTopic, refu
 	}, created...)
 }
 
-// controller asks the node that decides over topics; where the controllers are apart
-// every broker passes it on.
-func (c *Cluster) controller(ctx context.Context, req kmsg.Request, highest int16) (kmsg.Response, error) {
+// controller is the node that decides over topics; where the controllers are apart every
+// broker passes on what it is asked.
+func (c *Cluster) controller(ctx context.Context) (int32, error) {
 	nodes := kmsg.NewPtrMetadataRequest()
 	nodes.Topics = []kmsg.MetadataRequestTopic{}
 	m, err := c.ask(ctx, nodes)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	if m.Controller < 0 {
-		return c.any(ctx, req, highest)
+		return broker.AnyNode, nil
 	}
-	return c.do(ctx, m.Controller, req, highest)
+	return m.Controller, nil
 }
 
 // TopicValues implements broker.Admin.
