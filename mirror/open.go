@@ -1,10 +1,10 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -80,7 +80,7 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 		})
 	}
 	reading.Wait()
-	if err := errors.Join(faults...); err != nil {
+	if err := some(faults); err != nil {
 		return nil, nil, err
 	}
 	entries := slices.Concat(told...)
@@ -93,6 +93,21 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 		m.events.sessionOpened(SessionInfo{p.TopicPartition, m.site, p.session.Session, p.local, p.virtual})
 	}
 	return opened, lost, nil
+}
+
+// some is the first fault, and how many there are: each of thousands of partitions tells it.
+func some(faults []error) (err error) {
+	n := 0
+	for _, fault := range faults {
+		if fault != nil {
+			err = cmp.Or(err, fault)
+			n++
+		}
+	}
+	if n > 1 {
+		err = fmt.Errorf("%w, and %d more faults", err, n-1)
+	}
+	return err
 }
 
 // verifiedAtOnce bounds the logs that are read back at the same time.

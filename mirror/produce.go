@@ -519,8 +519,9 @@ func (l *lane) classify(ctx context.Context, p *planned, base spillway.LocalOffs
 }
 
 // tooLarge plans the partition again with smaller batches. A single record that
-// is too large is refused.
+// is too large is refused, until the topic takes it as the source does.
 func (l *lane) tooLarge(ctx context.Context, p *planned, b outgoing, a sitelog.Produced) verdictKind {
+	l.flow.lookAt(p.Topic)
 	if b.records == 1 {
 		l.refused(ctx, p, b, a)
 		return verdictGone

@@ -279,7 +279,16 @@ func (m *Mirror) keepMetadata(ctx context.Context, id spillway.ShareID) {
 func (f *flow) leads(topic string, lease Lease) {
 	f.mu.Lock()
 	f.mu.led[topic] = lease
-	f.mu.due = append(f.mu.due, topic)
+	f.mu.Unlock()
+	f.lookAt(topic)
+}
+
+// lookAt has the settings of a topic looked at before its turn.
+func (f *flow) lookAt(topic string) {
+	f.mu.Lock()
+	if !slices.Contains(f.mu.due, topic) {
+		f.mu.due = append(f.mu.due, topic)
+	}
 	f.mu.Unlock()
 	select {
 	case f.metadataDue <- struct{}{}:
@@ -317,14 +326,20 @@ func (f *flow) led(topics []string) []string {
 func (f *flow) metadataRound(ctx context.Context, topics []string, whole bool) {
 	f.metadata.Lock()
 	defer f.metadata.Unlock()
-	all := f.topics()
+	all, turn := f.topics(), f.turn
 	if whole && topics == nil {
 		topics = f.nextTopics(all)
 	}
 	if f.ending.bound.Load() != nil {
 		return
 	}
-	f.keep(ctx, KindSetting, func() error { return f.keepSettings(ctx, topics) })
+	f.keep(ctx, KindSetting, func() error {
+		read, err := f.keepSettings(ctx, topics)
+		if !read {
+			f.turn = turn // they are looked at again
+		}
+		return err
+	})
 	if whole {
 		f.keep(ctx, KindTopic, func() error { return f.followDeletions(ctx) })
 	}
@@ -363,16 +378,22 @@ func (f *flow) keep(ctx context.Context, kind string, do func() error) {
 	}
 }
 
-func (f *flow) keepSettings(ctx context.Context, topics []string) error {
+// keepSettings tells whether both sites have said something of the settings: one topic that
+// may not be read keeps no others from their turn.
+func (f *flow) keepSettings(ctx context.Context, topics []string) (read bool, err error) {
+	defer func() {
+		var answered *kerr.Error
+		read = err == nil || errors.As(err, &answered)
+	}()
 	here, err := f.m.local.Admin().TopicSettings(ctx, topics)
 	if err != nil {
-		return err
+		return false, err
 	}
 	led := f.led(topics)
 	if len(led) > 0 {
 		plans, err := f.m.planSettings(ctx, f.source, led, here)
 		if err != nil {
-			return err
+			return false, err
 		}
 		f.late(plans)
 		f.m.changeSettings(ctx, f.source, plans)
@@ -389,7 +410,7 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 			}
 		}
 	}
-	return f.learnLimits(ctx, here)
+	return true, f.learnLimits(ctx, here)
 }
 
 // late leaves changes out that are not as old as the flow's delay: with a shorter

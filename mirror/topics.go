@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"spillway"
 	"spillway/broker"
 	"spillway/mirror/metadata"
@@ -126,6 +128,7 @@ func (m *Mirror) createTopics(ctx context.Context, from *source, names []string,
 // in the gap log.
 func (m *Mirror) makeTopics(ctx context.Context, from *source, plans []topicPlan, counts map[string]int32) (created []string, err error) {
 	first := make(map[string]error) // why a topic was not created as it should be
+	var faults []error
 	for _, with := range []func(topicPlan) []metadata.Change{topicPlan.changes, func(p topicPlan) []metadata.Change { return p.settings.Changes }, nil} {
 		var topics []broker.NewTopic
 		for _, p := range plans {
@@ -150,17 +153,26 @@ func (m *Mirror) makeTopics(ctx context.Context, from *source, plans []topicPlan
 			if is && first[p.name] == nil {
 				first[p.name] = err
 			}
-			return !is || errors.Is(err, broker.ErrTopicExists)
+			switch {
+			case !is, errors.Is(err, broker.ErrTopicExists):
+				return true
+			case with != nil && forSettings(err):
+				return false
+			}
+			faults = append(faults, fmt.Errorf("create topic %s/%s with %d partitions: %w", m.site, p.name, counts[p.name], first[p.name]))
+			return true
 		})
 		if len(plans) == 0 {
-			return created, nil
+			break
 		}
 	}
-	var faults []error
-	for _, p := range plans {
-		faults = append(faults, fmt.Errorf("create topic %s/%s with %d partitions: %w", m.site, p.name, counts[p.name], first[p.name]))
-	}
 	return created, errors.Join(faults...)
+}
+
+// forSettings tells whether a topic may have been refused for its settings. All else
+// passes, or would be refused without them too.
+func forSettings(err error) bool {
+	return errors.Is(err, kerr.InvalidConfig) || errors.Is(err, kerr.InvalidRequest) || errors.Is(err, kerr.PolicyViolation)
 }
 
 // batchBytesDefault is Kafka's max.message.bytes.
