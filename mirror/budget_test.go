@@ -204,3 +204,17 @@ func TestAPlanPutAsideHoldsOnlyItsOwn(t *testing.T) {
 		t.Errorf("%d bytes are held behind all", used())
 	}
 }
+
+// A lane of quiet partitions never asks for much, however many of them have records.
+func TestAQuietLaneHoldsLittle(t *testing.T) {
+	t.Parallel()
+	m := &Mirror{config: Config{MemoryBytes: MemoryBytesDefault}.withDefaults(), budget: newBudget(MemoryBytesDefault)}
+	l := &lane{m: m}
+	if got := l.wants(true); got != int64(m.config.answerBytesMax()) {
+		t.Errorf("a lane with records wants %d bytes", got)
+	}
+	l.quiet.busy = &lane{m: m}
+	if got := l.wants(true); got != answerMin {
+		t.Errorf("a quiet one wants %d bytes", got)
+	}
+}

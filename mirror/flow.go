@@ -65,9 +65,9 @@ type flow struct {
 		problem    string
 		found      bool // they were looked for, once
 		hanging    map[spillway.TopicPartition]string
-		circular   []string        // topics that are left out, since they come from here
-		verifiedAt int64           // map position of the last verified end that was saved
-		wakes      []chan struct{} // of the lanes
+		circular   []string // topics that are left out, since they come from here
+		verifiedAt int64    // map position of the last verified end that was saved
+		running    []*lane  // quiet ones too
 	}
 	wake        chan struct{}
 	metadataDue chan struct{}
@@ -194,6 +194,9 @@ const partitionsLooked = 500
 
 // discoverEvery is how often the flow looks for partitions.
 func (f *flow) discoverEvery() time.Duration {
+	if f.ending.bound.Load() != nil {
+		return 0 // it looks for no more than the move names
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	intervals := len(f.parts) / partitionsLooked
@@ -373,11 +376,11 @@ func (f *flow) wakeUp() {
 // wakeLanes has them look for what they are to hand back.
 func (f *flow) wakeLanes() {
 	f.mu.Lock()
-	wakes := slices.Clone(f.mu.wakes)
+	lanes := slices.Clone(f.mu.running)
 	f.mu.Unlock()
-	for _, wake := range wakes {
+	for _, l := range lanes {
 		select {
-		case wake <- struct{}{}:
+		case l.wake <- struct{}{}:
 		default:
 		}
 	}

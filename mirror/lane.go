@@ -43,7 +43,7 @@ type lane struct {
 	// sourceQuiet is until when the source wants a pause.
 	sourceQuiet time.Time
 	conn        *conn.Conn
-	session     *sitelog.Session // over conn
+	session     *sitelog.Session // over conn, or the next one
 	asked       *asked
 	caughtUp    time.Time // until then partitions of which the last answer says nothing had all
 	leasesAt    time.Time // when the leases were looked at last
@@ -52,6 +52,7 @@ type lane struct {
 	looked      int64     // of the workers that share the flow, when the lane looked last
 	quiet       quiet
 	bounded     *bound // as the lane knows it
+	hurries     bool   // it is new to it
 	mapRead     int64  // position of the source's map up to which holes were looked for
 
 	mu struct {
@@ -100,6 +101,7 @@ func newLane(asking context.Context, f *flow, node int32) *lane {
 		flow: f, m: f.m, node: node, asking: asking, wake: make(chan struct{}, 1),
 		parts: make(map[spillway.TopicPartition]*partition), resting: make(map[spillway.TopicPartition]time.Time),
 		holding: f.m.budget.begin(), parked: make(map[spillway.TopicPartition]*planned), target: newTarget(f.m.local, f.m.config.ProduceTimeout, paused),
+		session: sitelog.NewSession(nil),
 	}
 }
 
@@ -141,16 +143,17 @@ func (l *lane) run(ctx context.Context) {
 // takeIn takes what was given to the lane.
 func (l *lane) takeIn() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, p := range l.mu.incoming {
+	incoming := l.mu.incoming
+	l.mu.incoming = nil
+	l.mu.Unlock()
+	for _, p := range incoming {
 		l.parts[p.TopicPartition] = p
 		p.newsAt, p.told = time.Now(), false
 		l.looked, l.mapRead = -1, -1
 	}
-	if len(l.mu.incoming) > 0 && l.quiet.busy != nil {
+	if len(incoming) > 0 && l.quiet.busy != nil {
 		l.hangUp() // its fetch would keep them waiting for long
 	}
-	l.mu.incoming = nil
 }
 
 // giveUp hands everything back: the source is in trouble, or leads others now. The
@@ -162,13 +165,13 @@ func (l *lane) giveUp(err error) {
 	}
 }
 
-// applyBound takes over the bound of a move.
+// applyBound takes over the bound of a move. Clients are held: what the source's map knows
+// is looked for at once, though the source is still asked.
 func (l *lane) applyBound() {
 	b := l.flow.ending.bound.Load()
-	if b != l.bounded && l.quiet.busy != nil {
-		l.hangUp() // clients are held: everything is asked for once more, now
+	if b != l.bounded {
+		l.bounded, l.mapRead, l.hurries = b, -1, true
 	}
-	l.bounded = b
 	for _, p := range l.parts {
 		p.bound = b.of(p.TopicPartition)
 	}
@@ -227,15 +230,20 @@ func (l *lane) close(ctx context.Context) {
 	}
 }
 
+// hangUp ends the connection to the source. The session goes on over the next one, or each
+// would leave one at the broker, which has room for a thousand of all its clients.
 func (l *lane) hangUp() {
 	if l.asked != nil {
 		l.asked.cancel()
 		l.holding.change(-l.asked.granted)
-		l.asked = nil
 	}
 	if l.conn != nil {
 		l.conn.Close()
-		l.conn, l.session = nil, nil
+		l.conn = nil
+	}
+	if l.asked != nil {
+		<-l.asked.answer // then nobody has the session
+		l.asked = nil
 	}
 }
 
@@ -279,7 +287,8 @@ func (l *lane) pump(ctx context.Context) error {
 // errWoken ends the wait for an answer, which is waited for again.
 var errWoken = errors.New("the lane was woken")
 
-// fetch waits for the answer of the fetch that is on its way.
+// fetch waits for the answer of the fetch that is on its way. There may be none yet: the
+// lane looks after the rest then.
 func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	if l.asked == nil {
 		l.ask(nil)
@@ -287,7 +296,17 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	if l.asked == nil { // every partition rests
 		return nil, l.rest(ctx)
 	}
+	if l.hurries {
+		l.hurries = false
+		return nil, nil
+	}
+	var look <-chan time.Time
+	if l.quiet.busy != nil { // the source may take long
+		look = time.After(l.m.config.FetchWait)
+	}
 	select {
+	case <-look:
+		return nil, nil
 	case a := <-l.asked.answer:
 		l.caughtUp = l.asked.at
 		if a.err == nil { // a broker that has records does not wait
@@ -320,9 +339,12 @@ func (l *lane) rest(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// ask sends the next fetch. Where a plan stands its end is asked for; should
+// ask sends the next fetch, if none is on its way. Where a plan stands its end is asked for; should
 // the plan not come to its end, the answer is dropped.
 func (l *lane) ask(plans []*planned) {
+	if l.asked != nil {
+		return
+	}
 	ahead := make(map[*partition]*planned, len(plans))
 	for _, p := range plans {
 		ahead[p.partition] = p
@@ -363,7 +385,7 @@ func (l *lane) ask(plans []*planned) {
 			}
 		}
 		busy = busy || p.lastStable != at
-		anew = anew || !p.told && l.session != nil && l.session.Remembers(tp)
+		anew = anew || !p.told && l.session.Remembers(tp)
 		parts = append(parts, sitelog.FetchPart{TopicPartition: tp, Offset: at, BytesMax: bytes, LastEpoch: epoch, CheckEpoch: epoch >= 0})
 	}
 	if len(parts) == 0 {
@@ -388,7 +410,8 @@ func (l *lane) ask(plans []*planned) {
 			a.answer <- fetchAnswer{granted: granted, err: err, at: time.Now()}
 			return
 		}
-		l.conn, l.session = c, sitelog.NewSession(c)
+		l.conn = c
+		l.session.Move(c)
 	}
 	if anew {
 		l.session.Forget()

@@ -120,7 +120,7 @@ func (f *flow) route(ctx, asking, lanes context.Context) {
 			l = newLane(asking, f, node)
 			f.lanes[node] = l
 			f.mu.Lock()
-			f.mu.wakes = append(f.mu.wakes, l.wake)
+			f.mu.running = append(f.mu.running, l)
 			f.mu.Unlock()
 			f.goroutines.Go(func() { l.run(lanes) })
 		}

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -43,7 +44,7 @@ func (l *lane) fetchWait() time.Duration {
 	switch {
 	case l.quiet.busy != nil && l.bounded == nil:
 		return quietWaits * wait
-	case len(l.quiet.lanes) > 0:
+	case slices.ContainsFunc(l.quiet.lanes, func(q *lane) bool { return q.quiet.count.Load() > 0 }):
 		return min(wait, busyWait)
 	}
 	return wait
@@ -93,14 +94,15 @@ func (l *lane) quietLane(ctx context.Context) *lane {
 	q.quiet.busy = l
 	l.quiet.lanes = append(l.quiet.lanes, q)
 	l.flow.mu.Lock()
-	l.flow.mu.wakes = append(l.flow.mu.wakes, q.wake)
+	l.flow.mu.running = append(l.flow.mu.running, q)
 	l.flow.mu.Unlock()
 	l.flow.goroutines.Go(func() { q.run(ctx) })
 	return q
 }
 
-// goesBack tells whether a quiet lane gives the partition back when its plan is done.
-func (l *lane) goesBack(p *planned) bool { return l.quiet.busy != nil && p.data }
+// goesBack tells whether a quiet lane gives the partition back when its plan is done. It
+// does not while clients are held by a move.
+func (l *lane) goesBack(p *planned) bool { return l.quiet.busy != nil && p.data && l.bounded == nil }
 
 // speakUp gives partitions with records back.
 func (l *lane) speakUp(plans []*planned) {

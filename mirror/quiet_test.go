@@ -14,11 +14,11 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/embedded"
+	"spillway/mirror/sitelog"
 )
 
-// lanesOf counts the lanes of a mirror's flow. Each broker of the source has one that is
-// busy.
-func lanesOf(t *testing.T, m *Mirror) int {
+// lanesOf counts the lanes of a mirror's flow, and the partitions in quiet ones.
+func lanesOf(t *testing.T, m *Mirror) (lanes int, quiet int64) {
 	t.Helper()
 	s, err := m.share(ordersShare)
 	if err != nil {
@@ -27,7 +27,10 @@ func lanesOf(t *testing.T, m *Mirror) int {
 	f := s.running()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.mu.wakes)
+	for _, l := range f.mu.running {
+		quiet += l.quiet.count.Load()
+	}
+	return len(f.mu.running), quiet
 }
 
 // Partitions without news go to quiet lanes, and what comes then is carried all the same,
@@ -37,19 +40,45 @@ func TestQuietLanes(t *testing.T) {
 	p := newPair(t, map[string]int32{"orders": 6})
 	few := testMirrorWith(t, Config{Local: embeddedSite(t, "north", nil), quiet: quietLimits{from: 100, after: time.Millisecond, laneMax: 1}}, p.east)
 	assign(t, few, ordersAssignment("east", 1))
+	led, many := make(map[int32]int64), int64(0) // partitions of brokers that have as many as it takes
+	for i := range int32(6) {
+		node, err := p.east.Leader(testContext(t), spillway.TopicPartition{Topic: "orders", Partition: i})
+		if err != nil {
+			t.Fatal(err)
+		}
+		led[node]++
+	}
+	for _, n := range led {
+		if n >= 2 {
+			many += n
+		}
+	}
 	l := newLoad(t, p.east.Addresses(), 1)
 	for range 4 {
 		if err := l.write(testContext(t), "orders", 6, 20); err != nil {
 			t.Fatal(err)
 		}
 		p.wait(t)
-		eventually(t, "there are quiet lanes", func() bool { return lanesOf(t, p.westM) >= 2+3 })
+		eventually(t, "all partitions are in quiet lanes", func() bool { _, quiet := lanesOf(t, p.westM); return quiet == many })
 	}
 	for i := range int32(6) {
 		compareSites(t, p.east, p.west, p.eastM, p.westM, spillway.TopicPartition{Topic: "orders", Partition: i})
 	}
-	if n := lanesOf(t, few); n > 2 {
-		t.Errorf("%d lanes for two brokers", n)
+	if lanes, quiet := lanesOf(t, few); lanes > 2 || quiet > 0 {
+		t.Errorf("%d lanes for two brokers, %d partitions in quiet ones", lanes, quiet)
+	}
+}
+
+// A lane whose quiet ones are empty lets the source wait as long as any other.
+func TestAnEmptyQuietLaneCostsNothing(t *testing.T) {
+	t.Parallel()
+	l := &lane{m: &Mirror{config: Config{FetchWait: time.Second}}, quiet: quiet{lanes: []*lane{{}}}}
+	if got := l.fetchWait(); got != time.Second {
+		t.Errorf("beside an empty one it waits %s", got)
+	}
+	l.quiet.lanes[0].quiet.count.Store(1)
+	if got := l.fetchWait(); got != busyWait {
+		t.Errorf("beside one with a partition it waits %s", got)
 	}
 }
 
@@ -86,6 +115,10 @@ func TestLooksGoByTheNumber(t *testing.T) {
 		if seen[name] != 4 {
 			t.Errorf("%s was looked at %d times in 9 rounds", name, seen[name])
 		}
+	}
+	f.ending.bound.Store(&bound{})
+	if got := f.discoverEvery(); got != 0 {
+		t.Errorf("what a move names is looked for every %s", got)
 	}
 	if some := f.nextTopics(all[:10]); !slices.Equal(some, all[:10]) {
 		t.Errorf("of few topics: %v", some)
@@ -169,6 +202,7 @@ func laneOf(t *testing.T, m *Mirror, east broker.Cluster, partitions ...int32) (
 			highWatermark: -1, sourceEpoch: -1, position: position{bound: noBound}})
 	}
 	l.give(parts...)
+	<-l.wake
 	l.takeIn()
 	t.Cleanup(func() {
 		l.hangUp()
@@ -180,17 +214,19 @@ func laneOf(t *testing.T, m *Mirror, east broker.Cluster, partitions ...int32) (
 // answered are the partitions of which the source says something now, in turn.
 func answered(t *testing.T, l *lane) (parts []int32) {
 	t.Helper()
-	l.asked = nil
-	l.ask(nil)
-	a := <-l.asked.answer
-	if a.err != nil {
-		t.Fatal(a.err)
+	var chunk []sitelog.Fetched
+	for l.ask(nil); l.asked != nil; {
+		var err error
+		if chunk, err = l.fetch(t.Context()); err != nil && !errors.Is(err, errWoken) {
+			t.Fatal(err)
+		}
 	}
-	l.counted(a).done()
-	for _, f := range a.parts {
+	l.answer.done()
+	l.answer = nil
+	for _, f := range chunk {
 		parts = append(parts, f.Partition)
 	}
-	l.plan(t.Context(), a.parts)
+	l.plan(t.Context(), chunk)
 	slices.Sort(parts)
 	return parts
 }
@@ -291,20 +327,66 @@ type heldUntil struct{ end time.Time }
 
 func (h heldUntil) Held(now time.Time) bool { return now.Before(h.end) }
 
+// silentLane is a quiet lane whose source does not answer.
+func silentLane(t *testing.T, c Config, partitions ...int32) (*lane, []*partition) {
+	t.Helper()
+	east := embeddedSite(t, "east", map[string]int32{"orders": 2})
+	c.Local = embeddedSite(t, "west", nil)
+	m := testMirrorWith(t, c, east)
+	l, parts := laneOf(t, m, east, partitions...)
+	l.quiet.busy = newLane(t.Context(), l.flow, l.node)
+	l.asked = &asked{answer: make(chan fetchAnswer, 1)}
+	l.asked.cancel = func() { l.asked.answer <- fetchAnswer{} }
+	return l, parts
+}
+
 // A lease that is over is noticed though the source says nothing of the partition.
 func TestALostLeaseWithoutAnAnswer(t *testing.T) {
+	t.Parallel()
 	now := time.Now()
-	f := &flow{m: &Mirror{config: Config{Now: func() time.Time { return now }}, budget: newBudget(MemoryBytesDefault)}, wake: make(chan struct{}, 1)}
-	l := newLane(t.Context(), f, 1)
-	for i, end := range []time.Time{now.Add(time.Hour), now.Add(time.Second / 2)} {
-		p := &partition{TopicPartition: spillway.TopicPartition{Topic: "orders", Partition: int32(i)}, lease: heldUntil{end}}
-		l.parts[p.TopicPartition] = p
+	l, parts := silentLane(t, Config{Now: func() time.Time { return now }}, 0, 1)
+	parts[1].lease = heldUntil{now}
+	if err := l.pump(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	l.checkLeases(now)
-	now = now.Add(time.Second)
-	l.checkLeases(now)
-	if len(f.mu.back) != 1 || f.mu.back[0].Partition != 1 || !f.mu.back[0].why.claim || len(l.parts) != 1 {
-		t.Errorf("given back: %+v", f.mu.back)
+	if back := l.flow.mu.back; len(back) != 1 || back[0].partition != parts[1] || !back[0].why.claim || len(l.parts) != 1 {
+		t.Errorf("given back: %+v", back)
+	}
+}
+
+// While clients are held by a move, no lane connects anew or waits for an answer, and a
+// partition goes on where it is.
+func TestAMoveDoesNotDisturbAQuietLane(t *testing.T) {
+	t.Parallel()
+	l, parts := silentLane(t, Config{}, 0)
+	l.m.config.FetchWait = time.Hour
+	news := &planned{partition: parts[0], data: true}
+	if !l.goesBack(news) {
+		t.Error("without a move a partition with records goes back")
+	}
+	before := l.asked
+	l.flow.ending.bound.Store(&bound{epoch: 2, ends: map[spillway.TopicPartition]spillway.Offset{parts[0].TopicPartition: 5}})
+	l.applyBound()
+	if err := l.pump(t.Context()); err != nil { // at once
+		t.Fatal(err)
+	}
+	if l.asked != before || l.goesBack(news) || parts[0].bound != 5 {
+		t.Errorf("asked anew: %t, goes back: %t, bound %d", l.asked != before, l.goesBack(news), parts[0].bound)
+	}
+}
+
+// A connection that ends takes no session with it.
+func TestASessionOutlivesItsConnection(t *testing.T) {
+	t.Parallel()
+	l, _ := silentLane(t, Config{}, 0)
+	l.asked = nil
+	session := l.session
+	if got := answered(t, l); !slices.Equal(got, []int32{0}) {
+		t.Errorf("answers about %v", got)
+	}
+	l.hangUp()
+	if got := answered(t, l); !slices.Equal(got, []int32{0}) || l.session != session {
+		t.Errorf("answers about %v", got)
 	}
 }
 

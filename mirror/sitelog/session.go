@@ -28,9 +28,16 @@ type Session struct {
 
 // NewSession begins with the first Fetch.
 func NewSession(c *conn.Conn) *Session {
-	s := &Session{conn: c}
-	s.Forget()
+	s := &Session{}
+	s.Move(c)
 	return s
+}
+
+// Move goes on over another connection to the same broker, with a request that says
+// everything: how much of what was asked over the former one has come there, nobody knows.
+func (s *Session) Move(c *conn.Conn) {
+	s.conn = c
+	s.Forget()
 }
 
 // Remembers tells whether the broker knows that the partition is asked for, and will say

@@ -111,6 +111,21 @@ func sessionContract(t *testing.T, cluster broker.Cluster) {
 	expect("all is told anew", -3, -2, -1)
 	expect("and once only")
 
+	s.epoch += 7
+	expect("the broker counts otherwise", -3, -2, -1)
+	expect("and goes on from there")
+
+	former := &Session{conn: c, id: s.id, parts: map[spillway.TopicPartition]FetchPart{}, wire: map[string]string{}, names: map[string]string{}, epoch: 1}
+	next, err := cluster.Dial(ctx, node)
+	must(err)
+	defer next.Close()
+	s.Move(next)
+	expect("over another connection", -3, -2, -1)
+	expect("it is known there")
+	if _, err := former.fetch(ctx, []FetchPart{{TopicPartition: spillway.TopicPartition{Topic: "shown"}, BytesMax: 1 << 20}}, o); !errors.Is(err, kerr.FetchSessionIDNotFound) {
+		t.Errorf("the session over the former connection is there still: %v", err)
+	}
+
 	named = "other"
 	fetched, err := s.Fetch(ctx, []FetchPart{{TopicPartition: spillway.TopicPartition{Topic: "shown"}, Offset: 1}}, o)
 	must(err)
