@@ -45,6 +45,7 @@ type lane struct {
 	conn        *conn.Conn
 	session     *sitelog.Session // over conn, or the next one
 	asked       *asked
+	asks        int64     // for records
 	caughtUp    time.Time // until then partitions of which the last answer says nothing had all
 	leasesAt    time.Time // when the leases were looked at last
 	target      *target
@@ -148,7 +149,7 @@ func (l *lane) takeIn() {
 	l.mu.Unlock()
 	for _, p := range incoming {
 		l.parts[p.TopicPartition] = p
-		p.newsAt, p.told = time.Now(), false
+		p.newsAt, p.told, p.asks = time.Now(), false, -1
 		l.looked, l.mapRead = -1, -1
 	}
 	if len(incoming) > 0 && l.quiet.busy != nil {
@@ -249,7 +250,9 @@ func (l *lane) hangUp() {
 
 // handBack gives a partition back to the flow.
 func (l *lane) handBack(p *partition, why returned) {
-	p.answered = l.caughtUp
+	if p.followed && p.asks == l.asks {
+		p.answered = l.caughtUp
+	}
 	l.leave(p)
 	l.flow.takeBack(p, why)
 }
@@ -308,8 +311,12 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	case <-look:
 		return nil, nil
 	case a := <-l.asked.answer:
-		l.caughtUp = l.asked.at
-		if a.err == nil { // a broker that has records does not wait
+		if a.pause > 0 { // it says nothing of what it has
+			l.asks++
+		} else {
+			l.caughtUp = l.asked.at
+		}
+		if a.err == nil && a.pause <= 0 { // a broker that has records does not wait
 			l.caughtUp = later(l.asked.at, a.at.Add(-time.Second))
 		}
 		l.asked, l.heardAt = nil, a.at
@@ -384,6 +391,7 @@ func (l *lane) ask(plans []*planned) {
 				epoch = a.plan.sourceEpoch
 			}
 		}
+		p.followed, p.asks = p.asks == l.asks, l.asks+1
 		busy = busy || p.lastStable != at
 		anew = anew || !p.told && l.session.Remembers(tp)
 		parts = append(parts, sitelog.FetchPart{TopicPartition: tp, Offset: at, BytesMax: bytes, LastEpoch: epoch, CheckEpoch: epoch >= 0})
@@ -400,6 +408,7 @@ func (l *lane) ask(plans []*planned) {
 		parts[i].BytesMax = min(parts[i].BytesMax, share)
 	}
 	fetchContext, cancel := context.WithCancel(l.asking)
+	l.asks++
 	a := &asked{at: now, granted: granted, cancel: cancel, answer: make(chan fetchAnswer, 1)}
 	l.asked = a
 	options := sitelog.FetchOptions{MaxWait: wait, BytesMax: bytesMax, OnWire: selection.OnWire(l.flow.source.cluster)}
@@ -476,7 +485,10 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 			continue
 		}
 		p.heard(f.LastStable, f.HighWatermark, now)
-		p.answered, p.heardAt = l.caughtUp, l.heardAt
+		p.heardAt = l.heardAt
+		if p.followed { // else it may have been behind for long
+			p.answered = l.caughtUp
+		}
 		if len(f.Records) > 0 {
 			p.newsAt = time.Now()
 		}

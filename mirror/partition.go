@@ -71,6 +71,8 @@ type partition struct {
 
 	// For FlowInfo; read by others only through the flow's reports.
 	answered      time.Time            // when it had all that the source had, at the last
+	asks          int64                // of its lane, when it was among what was asked for last
+	followed      bool                 // it was so the time before, too
 	highWatermark spillway.LocalOffset // of the source, −1 while unknown
 	lastStable    spillway.LocalOffset // the same
 	heardAt       time.Time            // when the answer with both came; zero: none did

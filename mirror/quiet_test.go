@@ -82,6 +82,31 @@ func TestAnEmptyQuietLaneCostsNothing(t *testing.T) {
 	}
 }
 
+// A partition that was not asked for, since it rested, may have been behind all the while.
+func TestWhatWasNotAskedForMayBeBehind(t *testing.T) {
+	t.Parallel()
+	east, err := embedded.Start(embedded.Config{Site: "east", Topics: map[string]int32{"orders": 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { east.Close() })
+	l, parts := laneOf(t, testMirror(t, embeddedSite(t, "west", nil), east), east, 0, 1)
+	for range 2 {
+		answered(t, l)
+		parts[0].told, parts[1].told = false, false // so that there is an answer
+	}
+	had := parts[1].answered
+	if had.IsZero() || !had.Equal(parts[0].answered) {
+		t.Fatalf("at the last they had all at %s and %s", parts[0].answered, had)
+	}
+	l.resting[parts[1].TopicPartition] = time.Now().Add(time.Hour)
+	answered(t, l)
+	delete(l.resting, parts[1].TopicPartition)
+	if got := answered(t, l); !slices.Contains(got, 1) || !parts[1].answered.Equal(had) {
+		t.Errorf("answers about %v; it had all at %s, and was not asked for since %s", got, parts[1].answered, had)
+	}
+}
+
 // How often is looked for topics, and which of them are compared, goes by how many there are.
 func TestLooksGoByTheNumber(t *testing.T) {
 	f := &flow{m: &Mirror{config: Config{TopicInterval: time.Second}}, parts: make(map[spillway.TopicPartition]*partition)}
