@@ -171,9 +171,14 @@ func (l *lane) costs() int64 {
 	return costsCopied
 }
 
-// answerMin is what a lane asks for at most while it has everything that it knows of, so
-// that it holds little while it waits.
-const answerMin = 256 << 10
+// answerMin is what a lane asks for at most while it has everything that it knows of and
+// little comes, so that it holds little while it waits.
+const answerMin = 1 << 20
+
+// growth is how much larger than the last answer the next one may be: what comes while a
+// busy machine writes the last one. One that is cut off small holds the records of a few
+// partitions, and these go to the target in far more rounds than those of all together.
+const growth = 8
 
 // wants is how large the next answer may be.
 func (l *lane) wants(busy bool) int64 {
@@ -181,7 +186,7 @@ func (l *lane) wants(busy bool) int64 {
 	if busy && l.quiet.busy == nil {
 		return most
 	}
-	return min(l.m.budget.idle(l.costs()), most)
+	return min(max(l.m.budget.idle(l.costs()), growth*l.came), most)
 }
 
 // counted counts an answer for what it is.
@@ -190,6 +195,7 @@ func (l *lane) counted(a fetchAnswer) *heldAnswer {
 	for _, f := range a.parts {
 		bytes += int64(len(f.Records))
 	}
+	l.came = bytes
 	c := &heldAnswer{holding: &l.holding, bytes: bytes * l.costs()}
 	l.holding.change(c.bytes - a.granted)
 	return c

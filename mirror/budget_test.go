@@ -4,14 +4,14 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"pgregory.net/rapid"
 
 	"spillway"
 	"spillway/broker"
-
-	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
+	"spillway/mirror/sitelog"
 )
 
 func TestGrant(t *testing.T) {
@@ -244,5 +244,29 @@ func TestAGrantChangesNoPartition(t *testing.T) {
 	l.flow.source.cluster = east // answers are bounded by their partitions alone
 	if each := l.partitionBytes(8 << 20); each != 8<<20/100 {
 		t.Errorf("%d bytes of a partition", each)
+	}
+}
+
+// A lane that has everything it knows of asks for little while little comes, and for more
+// as soon as much does.
+func TestAnswersGrowWithWhatComes(t *testing.T) {
+	t.Parallel()
+	l := &lane{m: &Mirror{config: Config{MemoryBytes: 128 << 20, FetchBytesMax: 16 << 20}, budget: newBudget(128 << 20)}}
+	l.holding = l.m.budget.begin()
+	for _, c := range []struct {
+		came, want int64
+		busy       bool
+	}{
+		{0, answerMin, false},
+		{1000, answerMin, false},
+		{800 << 10, 6400 << 10, false},
+		{10 << 20, 16 << 20, false},
+		{0, 16 << 20, true},
+		{0, answerMin, false},
+	} {
+		l.counted(fetchAnswer{parts: []sitelog.Fetched{{Records: make([]byte, c.came)}}}).done()
+		if got := l.wants(c.busy); got != c.want {
+			t.Errorf("after %d bytes, more known %v: wants %d, want %d", c.came, c.busy, got, c.want)
+		}
 	}
 }

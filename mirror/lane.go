@@ -40,6 +40,7 @@ type lane struct {
 	holding holding
 	answer  *heldAnswer // that was not planned yet
 	heardAt time.Time   // when it came, or the one before it
+	came    int64       // bytes of records in the last answer
 	// sourceQuiet is until when the source wants a pause.
 	sourceQuiet time.Time
 	conn        *conn.Conn
@@ -572,8 +573,8 @@ func (l *lane) sourceMoved(ctx context.Context, p *partition, f sitelog.Fetched)
 		if f.Err == nil {
 			truncated = min(end, f.Diverged)
 		}
-		p.cutVirtual, _ = view.ToVirtual(truncated)
-		p.cutKind = maptopic.GapSource
+		from, _ := view.ToVirtual(truncated)
+		p.cut(from, maptopic.GapSource)
 		l.handBack(p, returned{open: true, problem: fmt.Sprintf("site %s lost records from offset %d on", l.flow.source.site, truncated)})
 	default:
 		// It has the position, and does not know the epoch: it may be a topic

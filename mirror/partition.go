@@ -51,9 +51,11 @@ type partition struct {
 	forceNewID bool
 	// cutVirtual, if not noBound, is where the source turned out to have lost
 	// records, or other ones: what this site has above is hidden at the next
-	// opening.
+	// opening, if the session in which that was found is still the last one then. Where
+	// another mirror has had one in between, it has looked too, and may have cut.
 	cutVirtual spillway.Offset
 	cutKind    string // of the gap
+	cutIn      int64  // the session
 	// alone says that nobody else had a transaction open here when the flow
 	// began, or no more; transactionSeen is when one was seen first.
 	alone           bool
@@ -88,6 +90,11 @@ func (p *partition) heard(lastStable, highWatermark spillway.LocalOffset, now ti
 		p.heldBack = now
 	}
 	p.lastStable, p.highWatermark = lastStable, highWatermark
+}
+
+// cut notes that the source has other records from a virtual offset on.
+func (p *partition) cut(from spillway.Offset, kind string) {
+	p.cutVirtual, p.cutKind, p.cutIn = from, kind, p.session.Session
 }
 
 // undecided are the offsets that readers of committed records cannot have yet.

@@ -163,10 +163,11 @@ func (c *comparison) compareSome(ctx context.Context, pasts []*past, err error, 
 			if at <= p.ours.began {
 				at = p.theirs.oldest() // nothing is as it was when the flow began
 			}
-			p.cutVirtual, p.cutKind = at, maptopic.GapSource
+			kind := maptopic.GapSource
 			if at < p.settled {
-				p.cutKind = maptopic.GapDivergence
+				kind = maptopic.GapDivergence
 			}
+			p.cut(at, kind)
 			parted = append(parted, p.partition)
 		}
 	}

@@ -97,6 +97,35 @@ func TestNothingFollowsFromTheMapOfAnotherSession(t *testing.T) {
 	}
 }
 
+// What was found in one session is not done in a later one where another mirror has had
+// one in between: that one has looked as well, and what there is may be its own.
+func TestACutIsNotForTheMapOfAnotherSession(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	b := newBounded(t, nil)
+	b.write(t, 1)
+	b.follows(t)
+	b.westM.Close()
+	m := testMirrorWith(t, Config{Local: b.west}, b.east)
+	tp := spillway.TopicPartition{Topic: "orders"}
+	if err := m.reader.CaughtUp(ctx); err != nil {
+		t.Fatal(err)
+	}
+	end, _ := m.reader.View(tp).End()
+	for _, c := range []struct {
+		before int64 // sessions between the one in which the cut was found and the last one
+		want   spillway.Offset
+	}{{1, end}, {0, end - 5}} {
+		last := m.reader.Map(tp).Session().Session
+		p := &partition{TopicPartition: tp, session: offsetmap.Session{Session: last - c.before}, cutVirtual: noBound, sourceEpoch: -1, batchBytesMax: 1 << 20}
+		p.cut(end-5, maptopic.GapSource)
+		opened, _, err := m.open(ctx, ordersShare, 1, []*partition{p})
+		if err != nil || len(opened) != 1 || p.virtual != c.want {
+			t.Errorf("cut in session %d, the last was %d: opened %d partitions at %d, want at %d: %v", last-c.before, last, len(opened), p.virtual, c.want, err)
+		}
+	}
+}
+
 // However long two logs are, however much of them differs, and where there are holes:
 // it is found where they part, with few looks.
 func TestPartingPoint(t *testing.T) {

@@ -102,6 +102,7 @@ func (s *settings) operate(ctx context.Context, run func(*configs.Config, *contr
 func newSwitchoverCommand(s *settings) *cobra.Command {
 	c := &change{settings: s}
 	var to string
+	var behindMax time.Duration
 	cmd := &cobra.Command{
 		Use:     "switchover NAME --to SITE",
 		Short:   "Move a failover group as planned: nothing is lost, repeated or reordered",
@@ -112,7 +113,10 @@ func newSwitchoverCommand(s *settings) *cobra.Command {
 				if _, ok := cfg.Site(to); !ok {
 					return fmt.Errorf("--to: there is no site %q in the configuration", to)
 				}
-				o.Waiting = c.waiting(cmd)
+				if behindMax <= 0 {
+					return fmt.Errorf("--behind-max: %s must be more than 0s", behindMax)
+				}
+				o.Waiting, o.BehindMax = c.waiting(cmd), behindMax
 				plan, err := o.Switchover(cmd.Context(), args[0], spillway.SiteID(to), who(), c.why, c.dryRun)
 				if err != nil {
 					return err
@@ -123,6 +127,7 @@ func newSwitchoverCommand(s *settings) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&to, "to", "", "site that shall serve")
 	_ = cmd.MarkFlagRequired("to") // the flag exists
+	cmd.Flags().DurationVar(&behindMax, "behind-max", failover.BehindMax, "begin while the site is no further behind: clients are held until it has everything")
 	return c.waitFlags(cmd)
 }
 

@@ -31,6 +31,9 @@ type Operator struct {
 	// Waiting, if not nil, is told again and again why a switchover cannot begin
 	// yet, while its target is catching up; it ends the waiting by saying false.
 	Waiting func(why error) bool
+	// BehindMax is how far the target of a switchover may be behind, since clients are
+	// held until it has everything; 0: failover.BehindMax.
+	BehindMax time.Duration
 	// Sites, if not nil, are read for the dry run of a failover, so that it can say
 	// what exactly would be lost. A command without a way to a site goes without.
 	Sites map[spillway.SiteID]broker.Cluster
@@ -48,7 +51,7 @@ func NewOperator(topology *spillway.Topology, store coordination.Store, observer
 
 // Switchover begins a planned move, or with dryRun only says what it would do.
 func (o *Operator) Switchover(ctx context.Context, group string, to spillway.SiteID, who, why string, dryRun bool) (Plan, error) {
-	return o.begin(ctx, group, failover.Request{Kind: failover.Switchover, Target: to, Who: who, Why: why}, dryRun, "")
+	return o.begin(ctx, group, failover.Request{Kind: failover.Switchover, Target: to, Who: who, Why: why, BehindMax: o.BehindMax}, dryRun, "")
 }
 
 // Failover begins an unplanned move, which does not ask the old site. It loses

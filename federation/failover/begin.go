@@ -23,19 +23,21 @@ func refuse(format string, args ...any) error {
 var ErrBehind = fmt.Errorf("%w for now", ErrRefused)
 
 // BehindMax is how far, in time, the target of a switchover may be behind when
-// the move begins: clients are held until it has everything.
+// the move begins, unless its request says otherwise: clients are held until it has
+// everything.
 const BehindMax = 2 * time.Second
 
 // behind tells why clients would be held for long if the site became the target
 // of a switchover, nil if they would not.
-func behind(share Share, target spillway.SiteID, f Following) error {
+func behind(share Share, r Request, f Following) error {
+	target, most := r.Target, or(r.BehindMax, BehindMax)
 	switch {
 	case f.SourceProblem != "":
 		return fmt.Errorf("%w: target %s gets nothing from %s for share %s: %s", ErrBehind, target, share.Active, share.ID(), f.SourceProblem)
 	case f.CatchingUp:
 		return fmt.Errorf("%w: target %s has not caught up with %s yet for share %s", ErrBehind, target, share.Active, share.ID())
-	case f.LagSeconds > BehindMax.Seconds():
-		return fmt.Errorf("%w: target %s is %.1f s behind %s for share %s, at most %s", ErrBehind, target, f.LagSeconds, share.Active, share.ID(), BehindMax)
+	case f.LagSeconds > most.Seconds():
+		return fmt.Errorf("%w: target %s is %.1f s behind %s for share %s, at most %s", ErrBehind, target, f.LagSeconds, share.Active, share.ID(), most)
 	}
 	return nil
 }
@@ -125,7 +127,7 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 		return refuse("share %s has compacted topics, which are mirrored but cannot be moved yet: %s; a cleaner that meets hidden records deletes the visible ones with their keys; set cleanup.policy=delete, or take them out of the failover group", share.ID(), strings.Join(topics, ", "))
 	}
 	if r.Kind == Switchover {
-		return behind(share, r.Target, *site.Following)
+		return behind(share, r, *site.Following)
 	}
 	return nil
 }

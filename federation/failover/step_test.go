@@ -137,6 +137,10 @@ func TestBeginRefuses(t *testing.T) {
 		"is far behind": {func(_ *Share, v *View, _ *Request) {
 			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, LagSeconds: 12.34}}
 		}, " for now: target west is 12.3 s behind east for share orders/0, at most 2s"},
+		"is further behind than the request allows": {func(_ *Share, v *View, r *Request) {
+			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, LagSeconds: 12.34}}
+			r.BehindMax = 12 * time.Second
+		}, " for now: target west is 12.3 s behind east for share orders/0, at most 12s"},
 		"follows another": {func(_ *Share, v *View, _ *Request) {
 			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 3}}
 		}, "target west follows epoch 3 of share orders/0, not 4"},

@@ -148,6 +148,8 @@ type Request struct {
 	Who     string
 	Why     string
 	LossMax int64 // accepted, in records; −1: any
+	// BehindMax is how far the target of a switchover may be behind; 0: BehindMax.
+	BehindMax time.Duration
 }
 
 // WaitInfoKey tells reasons apart without their numbers, so that a loop says
