@@ -401,3 +401,23 @@ func TestTopicsAreCreatedThoughNobodyAnswers(t *testing.T) {
 		t.Errorf("once more: created %v, refused %v, %v", created, refused, err)
 	}
 }
+
+// A topic that is there when the controller can be reached at last is somebody else's:
+// nothing was sent before.
+func TestATopicOfOthersIsNotOnesOwn(t *testing.T) {
+	var refuse atomic.Bool
+	_, c := start(t, kafka.Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if refuse.Swap(false) {
+			return nil, errors.New("refused")
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}})
+	if _, err := c.Metadata(t.Context()); err != nil { // over a connection of its own
+		t.Fatal(err)
+	}
+	refuse.Store(true)
+	created, refused, err := c.Admin().CreateTopics(t.Context(), []broker.NewTopic{{Name: "orders", Partitions: 3, Replication: 1}})
+	if err != nil || len(created) > 0 || !errors.Is(refused["orders"], broker.ErrTopicExists) || refuse.Load() {
+		t.Errorf("created %v, refused %v, %v", created, refused, err)
+	}
+}

@@ -67,6 +67,9 @@ func (a *admin) createTopics(ctx context.Context, topics []broker.NewTopic, refu
 		if err != nil {
 			return err
 		}
+		if _, err := a.cluster.own(ctx, node); err != nil {
+			return err // nothing was sent
+		}
 		answer, err := a.cluster.do(ctx, node, req, req.MaxVersion())
 		if err != nil {
 			lost = lost || !final(err)
