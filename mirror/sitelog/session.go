@@ -57,8 +57,8 @@ func (s *Session) Forget() {
 
 // Fetch is the function Fetch, but that of a partition of which nothing is new, and
 // nothing is to be had, there may be no answer. New are records, an error, another high
-// watermark or log start, and the partition itself. After an error connection and session
-// are of no use.
+// watermark or log start, and the partition itself. After an error the connection is of no
+// use; Move takes the session to another one.
 func (s *Session) Fetch(ctx context.Context, parts []FetchPart, o FetchOptions) ([]Fetched, error) {
 	fetched, err := s.fetch(ctx, parts, o)
 	if errors.Is(err, kerr.FetchSessionIDNotFound) || errors.Is(err, kerr.InvalidFetchSessionEpoch) {

@@ -3,16 +3,21 @@ package sitelog
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/batch"
 	"spillway/broker/embedded"
+	"spillway/broker/kafka"
 )
 
 func TestSession(t *testing.T) {
@@ -52,8 +57,9 @@ func sessionContract(t *testing.T, cluster broker.Cluster) {
 	named, o := "orders", FetchOptions{MaxWait: 100 * time.Millisecond, BytesMax: 1 << 20}
 	o.OnWire = func(string) (string, bool) { return "orders", named == "orders" }
 	s, at := NewSession(c), map[int32]spillway.LocalOffset{0: 0, 1: 0, 2: 0}
+	const outOfRange = 100
 	// ask fetches all of at, and returns which partitions were answered, with records as
-	// they are and without as their negatives less one.
+	// they are, without as their negatives less one, and errors from outOfRange on.
 	ask := func() (answered []int32) {
 		t.Helper()
 		var parts []FetchPart
@@ -63,6 +69,10 @@ func sessionContract(t *testing.T, cluster broker.Cluster) {
 		fetched, err := s.Fetch(ctx, parts, o)
 		must(err)
 		for _, f := range fetched {
+			if errors.Is(f.Err, kerr.OffsetOutOfRange) {
+				answered = append(answered, outOfRange+f.Partition)
+				continue
+			}
 			must(f.Err)
 			if f.Topic != "shown" || f.Asked != at[f.Partition] {
 				t.Errorf("an answer about %s at %d, which was asked for at %d", f.TopicPartition, f.Asked, at[f.Partition])
@@ -97,6 +107,32 @@ func sessionContract(t *testing.T, cluster broker.Cluster) {
 	at[2] = 0
 	expect("it is asked for again", 2)
 	at[2] = 1
+
+	at[0] = 50
+	expect("an offset that is not there", outOfRange)
+	expect("that is said each time", outOfRange)
+	at[0] = 1
+	expect("one that is", -1)
+	expect("that is said once")
+
+	o.BytesMax = 1
+	came := make(map[int32]bool)
+	for p := range int32(3) {
+		write(p)
+	}
+	for range 3 {
+		for _, p := range ask() {
+			if p >= 0 {
+				came[p] = true
+				at[p]++
+			}
+		}
+	}
+	if len(came) != 3 {
+		t.Errorf("answers that are cut off brought records of %v", came)
+	}
+	o.BytesMax = 1 << 20
+	ask() // it may be said once that all is there
 
 	other := Session{conn: c, id: s.id}
 	other.Forget()
@@ -134,6 +170,101 @@ func sessionContract(t *testing.T, cluster broker.Cluster) {
 	}
 	named = "orders"
 	expect("it has one again", -3, -2, -1)
+}
+
+// A session counts on behind answers of each kind, and says only what is new.
+func TestASessionKeepsStep(t *testing.T) {
+	t.Parallel()
+	server, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "orders"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	cluster, err := kafka.New(kafka.Config{Site: "east", Bootstrap: server.ListenAddrs(), Capabilities: embedded.Capabilities(false)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cluster.Close() })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	tp := spillway.TopicPartition{Topic: "orders"}
+	node, err := cluster.Leader(ctx, tp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := cluster.Dial(ctx, node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	type request struct {
+		id, epoch int32
+		parts     int
+	}
+	type answer struct {
+		id       int32
+		pause    time.Duration
+		about    bool // the partition
+		code     int16
+		diverged int64
+	}
+	var mu sync.Mutex
+	var asked request
+	var says answer
+	server.ControlKey(int16(kmsg.Fetch), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		mu.Lock()
+		defer mu.Unlock()
+		req := r.(*kmsg.FetchRequest)
+		asked = request{req.SessionID, req.SessionEpoch, len(req.Topics)}
+		resp := req.ResponseKind().(*kmsg.FetchResponse)
+		resp.SessionID, resp.ThrottleMillis = says.id, int32(says.pause.Milliseconds())
+		if says.about {
+			p := kmsg.NewFetchResponseTopicPartition()
+			p.ErrorCode, p.DivergingEpoch.EndOffset = says.code, says.diverged
+			topic := kmsg.NewFetchResponseTopic()
+			topic.Topic, topic.Partitions = "orders", append(topic.Partitions, p)
+			resp.Topics = append(resp.Topics, topic)
+		}
+		return resp, nil, true
+	})
+	s := NewSession(c)
+	for _, step := range []struct {
+		what string
+		says answer
+		want request
+	}{
+		{"it begins", answer{7, 0, true, 0, -1}, request{0, 0, 1}},
+		{"the broker wants a pause", answer{id: 7, pause: time.Millisecond}, request{7, 1, 0}},
+		{"an error", answer{7, 0, true, kerr.OffsetOutOfRange.Code, -1}, request{7, 2, 0}},
+		{"another log", answer{7, 0, true, 0, 3}, request{7, 3, 0}},
+		{"the last epoch", answer{id: 7}, request{7, math.MaxInt32, 0}},
+		{"behind it", answer{id: 0}, request{7, 1, 0}},
+		{"no room", answer{7, 0, true, 0, -1}, request{0, 0, 1}},
+		{"there is room", answer{id: 7}, request{7, 1, 0}},
+	} {
+		mu.Lock()
+		says = step.says
+		mu.Unlock()
+		if step.want.epoch == math.MaxInt32 {
+			s.epoch = math.MaxInt32
+		}
+		fetched, err := s.Fetch(ctx, []FetchPart{{TopicPartition: tp, Offset: 5, BytesMax: 1 << 20, LastEpoch: 2, CheckEpoch: true}}, FetchOptions{BytesMax: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		if asked != step.want {
+			t.Errorf("%s: the request was %+v, want %+v", step.what, asked, step.want)
+		}
+		mu.Unlock()
+		switch {
+		case len(fetched) > 1 || (len(fetched) == 1) != step.says.about:
+			t.Errorf("%s: %d answers", step.what, len(fetched))
+		case len(fetched) == 1 && (fetched[0].Asked != 5 || fetched[0].Diverged != spillway.LocalOffset(step.says.diverged) || !errors.Is(fetched[0].Err, kerr.ErrorForCode(step.says.code))):
+			t.Errorf("%s: %+v", step.what, fetched[0])
+		}
+	}
 }
 
 func TestSessionAsksForNoLess(t *testing.T) {
