@@ -222,6 +222,37 @@ func TestABrokerThatTakesNothingIsWaitedForOnce(t *testing.T) {
 	}
 }
 
+// A partition without a leader takes no room of broker 0, and blames it for nothing.
+func TestNobodyIsNotBrokerZero(t *testing.T) {
+	t.Parallel()
+	m := &Mirror{events: &Events{}, site: "west", budget: newBudget(MemoryBytesDefault), config: Config{Now: time.Now}}
+	l := newLane(t.Context(), newFlow(m, ordersAssignment("east", 1), &source{site: "east"}, nil), 1)
+	of := func(i int32) *planned {
+		p := &planned{partition: &partition{TopicPartition: spillway.TopicPartition{Topic: "orders", Partition: i}}, plan: plan{batches: make([]outgoing, 1)}}
+		l.parts[p.TopicPartition] = p.partition
+		return p
+	}
+	var left []*planned
+	for i := range int32(producedAtOnce) {
+		left = append(left, of(i))
+	}
+	zero := of(producedAtOnce)
+	l.target.leads[zero.TopicPartition] = 0
+	if rounds := l.burst(append(left, zero)); len(rounds[0].parts) != producedAtOnce+1 {
+		t.Errorf("%d partitions are sent", len(rounds[0].parts))
+	}
+	late := left[0]
+	late.since = time.Now().Add(-2 * resendMax)
+	r := &round{answers: map[spillway.TopicPartition]sitelog.Produced{late.TopicPartition: {Err: kerr.LeaderNotAvailable}}}
+	if stay := l.withoutLate([]*planned{late, zero}, []*round{r}, map[*planned]sitelog.Produced{late: {Err: kerr.LeaderNotAvailable}}, nil, false); len(stay) != 1 || stay[0] != zero {
+		t.Errorf("%d stay", len(stay))
+	}
+	l.withoutLate([]*planned{zero}, nil, nil, nil, true)
+	if back := l.flow.mu.back; len(back) != 2 || !strings.Contains(back[1].why.problem, "was not sent") {
+		t.Errorf("given back: %+v", back)
+	}
+}
+
 // remembers is a site that says how long it remembers producers.
 type remembers struct{ broker.Cluster }
 

@@ -169,6 +169,17 @@ func (t *target) produce(ctx context.Context, rounds []*round, sent func()) {
 	}
 }
 
+// nobody is in place of a leader that is not known; 0 is a node.
+const nobody = -1
+
+// leader is to whom a partition was sent last, or is to be sent first.
+func (t *target) leader(tp spillway.TopicPartition) int32 {
+	if node, known := t.leads[tp]; known {
+		return node
+	}
+	return nobody
+}
+
 // lookUp finds out who leads partitions of which nothing was sent yet.
 func (t *target) lookUp(ctx context.Context, plans []*planned) {
 	for _, p := range plans {
@@ -245,7 +256,7 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 					p.unsure = p.unsure || unsure(a.Err)
 					break
 				}
-				moved, took[l.target.leads[p.TopicPartition]] = true, true
+				moved, took[l.target.leader(p.TopicPartition)] = true, true
 				p.next++
 				p.since, p.unsure = time.Time{}, false
 			}
@@ -292,12 +303,12 @@ func (l *lane) burst(left []*planned) (rounds []*round) {
 	now, bytes, partitions := time.Now(), make(map[int32]int), make(map[int32]int)
 	for _, p := range left {
 		ahead := p.plan.batches[p.next:]
-		node, known := l.target.leads[p.TopicPartition]
+		node := l.target.leader(p.TopicPartition)
 		if partitions[node] == producedAtOnce {
 			continue
 		}
 		slow := l.target.throttled[node]
-		slowly := known && slow.lately(now)
+		slowly := slow.lately(now)
 		if slowly && slow.bytesMax > 0 && bytes[node] > 0 && bytes[node]+len(ahead[0].bytes) > slow.bytesMax {
 			continue
 		}
@@ -334,15 +345,19 @@ func (l *lane) withoutLate(left []*planned, rounds []*round, refusals map[*plann
 		if !ends && !p.overdue(now) {
 			return false
 		}
-		problem := fmt.Sprintf("produce %s/%s: %s", l.m.site, p.TopicPartition, describe(refusals[p]))
-		if node := l.target.leads[p.TopicPartition]; !took[node] {
+		why := "it was not sent"
+		if refused, is := refusals[p]; is {
+			why = describe(refused)
+		}
+		problem := fmt.Sprintf("produce %s/%s: %s", l.m.site, p.TopicPartition, why)
+		if node := l.target.leader(p.TopicPartition); !took[node] {
 			stuck[node] = problem
 		}
 		l.handBack(p.partition, returned{open: true, problem: problem})
 		return true
 	})
 	return slices.DeleteFunc(left, func(p *planned) bool {
-		problem, is := stuck[l.target.leads[p.TopicPartition]]
+		problem, is := stuck[l.target.leader(p.TopicPartition)]
 		if !is || sentIn(rounds, p) {
 			return false
 		}
