@@ -253,8 +253,9 @@ func (f *flow) withLease(ctx context.Context, parts []*partition) []*partition {
 // drainClaims takes the leases that have come in the meantime, and those that come in
 // quick succession, so that many partitions are opened together.
 func (f *flow) drainClaims() {
-	wait := time.NewTimer(claimPause)
+	wait, most := time.NewTimer(claimPause), time.NewTimer(claimsMax)
 	defer wait.Stop()
+	defer most.Stop()
 	for len(f.toOpen) < openedAtOnce {
 		select {
 		case p := <-f.claimed:
@@ -262,12 +263,16 @@ func (f *flow) drainClaims() {
 			wait.Reset(claimPause)
 		case <-wait.C:
 			return
+		case <-most.C:
+			return
 		}
 	}
 }
 
 const (
 	claimPause = 5 * time.Millisecond
+	// claimsMax bounds the wait for all of them: the flow does nothing else meanwhile.
+	claimsMax = 100 * time.Millisecond
 	// openedAtOnce bounds the partitions of one opening, so that the first ones need not
 	// wait for the last.
 	openedAtOnce = 2000

@@ -334,8 +334,9 @@ func (f *flow) metadataRound(ctx context.Context, topics []string, whole bool) {
 		return
 	}
 	f.keep(ctx, KindSetting, func() error {
-		read, err := f.keepSettings(ctx, topics)
-		if !read {
+		err := f.keepSettings(ctx, topics)
+		var answered *kerr.Error // one topic that may not be read keeps no others from their turn
+		if err != nil && !errors.As(err, &answered) {
 			f.turn = turn // they are looked at again
 		}
 		return err
@@ -378,22 +379,16 @@ func (f *flow) keep(ctx context.Context, kind string, do func() error) {
 	}
 }
 
-// keepSettings tells whether both sites have said something of the settings: one topic that
-// may not be read keeps no others from their turn.
-func (f *flow) keepSettings(ctx context.Context, topics []string) (read bool, err error) {
-	defer func() {
-		var answered *kerr.Error
-		read = err == nil || errors.As(err, &answered)
-	}()
+func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 	here, err := f.m.local.Admin().TopicSettings(ctx, topics)
 	if err != nil {
-		return false, err
+		return err
 	}
 	led := f.led(topics)
 	if len(led) > 0 {
 		plans, err := f.m.planSettings(ctx, f.source, led, here)
 		if err != nil {
-			return false, err
+			return err
 		}
 		f.late(plans)
 		f.m.changeSettings(ctx, f.source, plans)
@@ -410,7 +405,7 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) (read bool, er
 			}
 		}
 	}
-	return true, f.learnLimits(ctx, here)
+	return f.learnLimits(ctx, here)
 }
 
 // late leaves changes out that are not as old as the flow's delay: with a shorter
