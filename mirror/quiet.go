@@ -132,14 +132,15 @@ func (l *lane) leave(p *partition) {
 // says nothing.
 const leasesEvery = time.Second
 
-// checkLeases hands back what may be another's by now.
+// checkLeases hands back what may be another's by now, but nothing of which a batch may
+// come to the target yet (arrive).
 func (l *lane) checkLeases(now time.Time) {
 	if now.Sub(l.leasesAt) < leasesEvery {
 		return
 	}
 	l.leasesAt = now
-	for _, p := range l.parts {
-		if !p.lease.Held(l.m.config.Now()) {
+	for tp, p := range l.parts {
+		if put := l.parked[tp]; (put == nil || !put.unsure) && !p.lease.Held(l.m.config.Now()) {
 			l.handBack(p, returned{open: true, claim: true})
 		}
 	}

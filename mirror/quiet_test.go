@@ -379,6 +379,25 @@ func TestALostLeaseWithoutAnAnswer(t *testing.T) {
 	}
 }
 
+// A lease that is over ends nothing of which a batch may come to the target yet: it would
+// come behind the log's end that the next worker reads.
+func TestALeaseThatIsOverWaitsForAnOpenBatch(t *testing.T) {
+	t.Parallel()
+	m := &Mirror{events: &Events{}, config: Config{Now: time.Now}}
+	p := &partition{TopicPartition: spillway.TopicPartition{Topic: "orders"}, lease: heldUntil{}}
+	put := &planned{partition: p, unsure: true}
+	l := &lane{m: m, flow: newFlow(m, ordersAssignment("east", 1), &source{site: "east"}, nil), parts: map[spillway.TopicPartition]*partition{p.TopicPartition: p},
+		resting: make(map[spillway.TopicPartition]time.Time), parked: map[spillway.TopicPartition]*planned{p.TopicPartition: put}}
+	now := time.Now()
+	if l.checkLeases(now); len(l.parts) == 0 {
+		t.Error("it was handed over while a batch of it may come yet")
+	}
+	put.unsure = false
+	if l.checkLeases(now.Add(leasesEvery)); len(l.parts) > 0 {
+		t.Error("it was not handed over when nothing of it was on its way")
+	}
+}
+
 // While clients are held by a move, no lane connects anew or waits for an answer, and a
 // partition goes on where it is.
 func TestAMoveDoesNotDisturbAQuietLane(t *testing.T) {
