@@ -206,6 +206,30 @@ func TestAPlanPutAsideHoldsOnlyItsOwn(t *testing.T) {
 	}
 }
 
+// A lane that has everything it knows of asks for little while little comes, and for more
+// as soon as much does.
+func TestAnswersGrowWithWhatComes(t *testing.T) {
+	t.Parallel()
+	l := &lane{m: &Mirror{config: Config{MemoryBytes: 128 << 20, FetchBytesMax: 16 << 20}, budget: newBudget(128 << 20)}}
+	l.holding = l.m.budget.begin()
+	for _, c := range []struct {
+		came, want int64
+		busy       bool
+	}{
+		{0, answerMin, false},
+		{1000, answerMin, false},
+		{800 << 10, 6400 << 10, false},
+		{10 << 20, 16 << 20, false},
+		{0, 16 << 20, true},
+		{0, answerMin, false},
+	} {
+		l.counted(fetchAnswer{parts: []sitelog.Fetched{{Records: make([]byte, c.came)}}}).done()
+		if got := l.wants(c.busy); got != c.want {
+			t.Errorf("after %d bytes, more known %v: wants %d, want %d", c.came, c.busy, got, c.want)
+		}
+	}
+}
+
 // A lane of quiet partitions never asks for much, however many of them have records.
 func TestAQuietLaneHoldsLittle(t *testing.T) {
 	t.Parallel()
@@ -217,6 +241,10 @@ func TestAQuietLaneHoldsLittle(t *testing.T) {
 	l.quiet.busy = &lane{m: m}
 	if got := l.wants(true); got != answerMin {
 		t.Errorf("a quiet one wants %d bytes", got)
+	}
+	l.bounded = &bound{}
+	if got := l.wants(true); got != int64(m.config.answerBytesMax()) {
+		t.Errorf("while clients are held it wants %d bytes", got)
 	}
 }
 
@@ -244,29 +272,5 @@ func TestAGrantChangesNoPartition(t *testing.T) {
 	l.flow.source.cluster = east // answers are bounded by their partitions alone
 	if each := l.partitionBytes(8 << 20); each != 8<<20/100 {
 		t.Errorf("%d bytes of a partition", each)
-	}
-}
-
-// A lane that has everything it knows of asks for little while little comes, and for more
-// as soon as much does.
-func TestAnswersGrowWithWhatComes(t *testing.T) {
-	t.Parallel()
-	l := &lane{m: &Mirror{config: Config{MemoryBytes: 128 << 20, FetchBytesMax: 16 << 20}, budget: newBudget(128 << 20)}}
-	l.holding = l.m.budget.begin()
-	for _, c := range []struct {
-		came, want int64
-		busy       bool
-	}{
-		{0, answerMin, false},
-		{1000, answerMin, false},
-		{800 << 10, 6400 << 10, false},
-		{10 << 20, 16 << 20, false},
-		{0, 16 << 20, true},
-		{0, answerMin, false},
-	} {
-		l.counted(fetchAnswer{parts: []sitelog.Fetched{{Records: make([]byte, c.came)}}}).done()
-		if got := l.wants(c.busy); got != c.want {
-			t.Errorf("after %d bytes, more known %v: wants %d, want %d", c.came, c.busy, got, c.want)
-		}
 	}
 }

@@ -41,13 +41,14 @@ type lane struct {
 	answer  *heldAnswer // that was not planned yet
 	heardAt time.Time   // when it came, or the one before it
 	came    int64       // bytes of records in the last answer
-	// sourceQuiet is until when the source wants a pause.
-	sourceQuiet time.Time
+	// sourceMuted is until when the source wants a pause.
+	sourceMuted time.Time
 	conn        *conn.Conn
 	session     *sitelog.Session // over conn, or the next one
 	asked       *asked
 	asks        int64     // for records
 	caughtUp    time.Time // until then partitions of which the last answer says nothing had all
+	news        time.Time // until then those of which it says something had all
 	leasesAt    time.Time // when the leases were looked at last
 	target      *target
 	verified    time.Time // when verified ends were saved last
@@ -60,6 +61,7 @@ type lane struct {
 	mu struct {
 		sync.Mutex
 		incoming []*partition
+		closed   bool
 	}
 	wake chan struct{}
 }
@@ -110,8 +112,16 @@ func newLane(asking context.Context, f *flow, node int32) *lane {
 // give hands partitions, opened and with their source positions known, to the lane.
 func (l *lane) give(parts ...*partition) {
 	l.mu.Lock()
-	l.mu.incoming = append(l.mu.incoming, parts...)
+	closed := l.mu.closed
+	if !closed {
+		l.mu.incoming = append(l.mu.incoming, parts...)
+	}
 	l.mu.Unlock()
+	if closed {
+		for _, p := range parts {
+			l.flow.takeBack(p, returned{stopped: true})
+		}
+	}
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -219,14 +229,15 @@ func (l *lane) close(ctx context.Context) {
 	l.hangUp()
 	defer l.holding.end()
 	l.target.close()
-	bounded, cancel := context.WithTimeout(ctx, lastWordMax)
-	_ = l.saveVerified(bounded, nil) // the next opening reads the log back anyway
-	cancel()
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	for _, p := range l.mu.incoming {
 		l.parts[p.TopicPartition] = p
 	}
+	l.mu.incoming, l.mu.closed = nil, true
+	l.mu.Unlock()
+	bounded, cancel := context.WithTimeout(ctx, lastWordMax)
+	_ = l.saveVerified(bounded, nil) // the next opening reads the log back anyway
+	cancel()
 	for _, p := range l.parts {
 		l.flow.takeBack(p, returned{stopped: true})
 	}
@@ -243,17 +254,32 @@ func (l *lane) hangUp() {
 		l.conn.Close()
 		l.conn = nil
 	}
-	if l.asked != nil {
-		<-l.asked.answer // then nobody has the session
-		l.asked = nil
+	if l.asked == nil {
+		return
+	}
+	a := <-l.asked.answer // then nobody has the session
+	l.asked = nil
+	l.sourceThrottles(a.pause, a.at)
+	l.toldNothing()
+}
+
+// toldNothing ends what was asked for last without an answer.
+func (l *lane) toldNothing() {
+	for _, p := range l.parts {
+		l.hadAll(p)
+	}
+	l.asks++
+}
+
+// hadAll notes until when a partition had all of which the answers so far say nothing.
+func (l *lane) hadAll(p *partition) {
+	if p.followed && p.asks == l.asks {
+		p.answered = l.caughtUp
 	}
 }
 
 // handBack gives a partition back to the flow.
 func (l *lane) handBack(p *partition, why returned) {
-	if p.followed && p.asks == l.asks {
-		p.answered = l.caughtUp
-	}
 	l.leave(p)
 	l.flow.takeBack(p, why)
 }
@@ -269,7 +295,8 @@ func (l *lane) pump(ctx context.Context) error {
 	}
 	l.m.config.Crash("afterFetch")
 	l.pay(chunk, time.Now())
-	plans := l.plan(ctx, l.withHoles(chunk))
+	l.overHoles(chunk)
+	plans := l.plan(ctx, chunk)
 	l.hold(plans, l.answer)
 	plans, l.answer = append(l.unpark(), plans...), nil
 	defer l.letGo(plans)
@@ -312,14 +339,7 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	case <-look:
 		return nil, nil
 	case a := <-l.asked.answer:
-		if a.pause > 0 { // it says nothing of what it has
-			l.asks++
-		} else {
-			l.caughtUp = l.asked.at
-		}
-		if a.err == nil && a.pause <= 0 { // a broker that has records does not wait
-			l.caughtUp = later(l.asked.at, a.at.Add(-time.Second))
-		}
+		l.dates(a)
 		l.asked, l.heardAt = nil, a.at
 		l.sourceThrottles(a.pause, a.at)
 		l.answer = l.counted(a)
@@ -334,6 +354,23 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 		return nil, errStopped
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+}
+
+// dates notes of when an answer tells. A broker that has records does not wait, so where it
+// has waited there was nothing until shortly before it came. Of what comes at once nobody
+// knows since when it was there, but for the answer before, which may be old: it is asked
+// for again only when the target has what was in that.
+func (l *lane) dates(a fetchAnswer) {
+	l.news = l.caughtUp
+	switch waited := a.at.Add(-time.Second); {
+	case a.pause > 0:
+		l.toldNothing()
+	case a.err != nil:
+	case waited.After(l.asked.at):
+		l.news, l.caughtUp = waited, waited
+	default:
+		l.caughtUp = l.asked.at
 	}
 }
 
@@ -358,7 +395,7 @@ func (l *lane) ask(plans []*planned) {
 		ahead[p.partition] = p
 	}
 	now := time.Now()
-	if now.Before(l.sourceQuiet) {
+	if now.Before(l.sourceMuted) {
 		return
 	}
 	under, wait := l.underCaps(), l.fetchWait()
@@ -443,8 +480,8 @@ func (l *lane) ask(plans []*planned) {
 const expectMore = 1 << 20
 
 // partitionBytes is what a partition may bring in an answer of so many bytes. Where that is
-// bounded as a whole, it is the same whatever is granted, or the broker would have to be
-// told each time (Session).
+// bounded as a whole, it is the same whatever is granted: the broker would have to be told
+// each time (Session), as it is where partitions come and go.
 func (l *lane) partitionBytes(answer int) int {
 	if l.whole() {
 		answer = l.m.config.answerBytesMax()
@@ -469,6 +506,9 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 		if !ok {
 			continue
 		}
+		if p.followed { // else it may have been behind for long
+			p.answered, p.followed = l.news, false
+		}
 		if p.told = f.Asked == p.source; !p.told {
 			continue
 		}
@@ -487,9 +527,6 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 		}
 		p.heard(f.LastStable, f.HighWatermark, now)
 		p.heardAt = l.heardAt
-		if p.followed { // else it may have been behind for long
-			p.answered = l.caughtUp
-		}
 		if len(f.Records) > 0 {
 			p.newsAt = time.Now()
 		}
@@ -521,27 +558,30 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 	return plans
 }
 
-// withHoles adds answers for partitions of which the source says nothing, since nothing is
-// new, while its map does: holes behind the last record are mirrored too.
-func (l *lane) withHoles(chunk []sitelog.Fetched) []sitelog.Fetched {
+// overHoles moves partitions over holes behind the last record, which are mirrored too. The
+// source says nothing of a partition in which nothing is new, while its map does. Where it
+// has said nothing yet its log may be another one by now; what it says, plan looks at.
+func (l *lane) overHoles(chunk []sitelog.Fetched) {
 	at := l.flow.source.reader.Position()
 	if at == l.mapRead {
-		return chunk
+		return
 	}
 	l.mapRead = at
 	answered := make(map[spillway.TopicPartition]bool, len(chunk))
 	for _, f := range chunk {
 		answered[f.TopicPartition] = true
 	}
+	now := l.m.config.Now()
 	for tp, p := range l.parts {
-		if answered[tp] || p.highWatermark < 0 {
+		if answered[tp] || !p.told || l.parked[tp] != nil || !p.lease.Held(now) {
 			continue
 		}
-		if v, _ := l.flow.source.view(tp).ToVirtual(p.source); v > p.virtual {
-			chunk = append(chunk, sitelog.Fetched{TopicPartition: tp, Asked: p.source, HighWatermark: p.highWatermark, LastStable: p.lastStable, LogStart: -1, Diverged: -1})
+		v, _ := l.flow.source.view(tp).ToVirtual(p.source)
+		if v = min(v, p.bound); v > p.virtual {
+			p.virtual = v
+			l.flow.publish(p)
 		}
 	}
-	return chunk
 }
 
 // sourceMoved handles a source that does not have the position any more:

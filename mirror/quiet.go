@@ -12,7 +12,8 @@ import (
 // are many, a lane gives those without news to quiet lanes, whose fetches wait for long. A
 // quiet lane carries what comes, and gives the partition back.
 //
-//	A  a partition is in one lane, and nothing of it is on its way when it goes to another
+//	A  a partition is in one lane, and nothing of it is on its way to the target when it
+//	   goes to another
 
 // quietLimits say when lanes part.
 type quietLimits struct {
@@ -116,6 +117,7 @@ func (l *lane) speakUp(plans []*planned) {
 
 // leave takes a partition out of the lane.
 func (l *lane) leave(p *partition) {
+	l.hadAll(p)
 	delete(l.parts, p.TopicPartition)
 	delete(l.resting, p.TopicPartition)
 	if put := l.parked[p.TopicPartition]; put != nil {

@@ -398,6 +398,21 @@ func TestALeaseThatIsOverWaitsForAnOpenBatch(t *testing.T) {
 	}
 }
 
+// A lane that has ended keeps nothing that it is given.
+func TestALaneThatHasEndedGivesBack(t *testing.T) {
+	t.Parallel()
+	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
+	l, parts := laneOf(t, testMirror(t, embeddedSite(t, "west", nil), east), east, 0)
+	p := parts[0]
+	p.savedLocal, p.savedVirtual = p.local, p.virtual
+	l.leave(p)
+	l.close(t.Context())
+	l.give(p)
+	if back := l.flow.mu.back; len(back) != 1 || back[0].partition != p || !back[0].why.stopped {
+		t.Errorf("given back: %+v", back)
+	}
+}
+
 // While clients are held by a move, no lane connects anew or waits for an answer, and a
 // partition goes on where it is.
 func TestAMoveDoesNotDisturbAQuietLane(t *testing.T) {
@@ -428,9 +443,54 @@ func TestASessionOutlivesItsConnection(t *testing.T) {
 	if got := answered(t, l); !slices.Equal(got, []int32{0}) {
 		t.Errorf("answers about %v", got)
 	}
-	l.hangUp()
+	l.ask(nil)
+	l.hangUp() // while the source waits
 	if got := answered(t, l); !slices.Equal(got, []int32{0}) || l.session != session {
 		t.Errorf("answers about %v", got)
+	}
+}
+
+// What the source says while its connection is given up is heard: a pause that it wants
+// goes on.
+func TestAPauseOutlivesItsConnection(t *testing.T) {
+	t.Parallel()
+	l, _ := silentLane(t, Config{}, 0)
+	answer := l.asked.answer
+	l.asked.cancel = func() {
+		l.flow.goroutines.Go(func() { answer <- fetchAnswer{pause: time.Hour, at: time.Now()} })
+	}
+	asks := l.asks
+	l.hangUp()
+	if l.ask(nil); l.asked != nil || l.asks != asks+1 {
+		t.Errorf("it is asked in its pause: %t; %d questions are over", l.asked != nil, l.asks-asks)
+	}
+}
+
+// A partition takes along until when it had all, or its lag in time would count from the
+// last answer that named it.
+func TestAPartitionTakesItsTimeAlong(t *testing.T) {
+	t.Parallel()
+	east, err := embedded.Start(embedded.Config{Site: "east", Topics: map[string]int32{"orders": 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { east.Close() })
+	l, parts := laneOf(t, testMirror(t, embeddedSite(t, "west", nil), east), east, 0, 1)
+	for range 2 {
+		answered(t, l)
+	}
+	for _, p := range parts {
+		if p.told, p.answered = true, (time.Time{}); !p.followed {
+			t.Fatalf("%s was not asked for twice", p.TopicPartition)
+		}
+	}
+	l.leave(parts[0])
+	l.ask(nil)
+	l.hangUp()
+	for _, p := range parts {
+		if p.answered.IsZero() || !p.answered.Equal(l.caughtUp) {
+			t.Errorf("%s had all at %s, want %s", p.TopicPartition, p.answered, l.caughtUp)
+		}
 	}
 }
 
@@ -447,5 +507,68 @@ func TestLagCountsFromTheLastAnswer(t *testing.T) {
 			t.Errorf("behind since %s, and the last answer was at %s", got, answered)
 		}
 		p.answered = answered.Add(time.Minute) // what was said then was that it is behind
+	}
+}
+
+// What comes at once may have been there since the answer before, which is long ago where
+// the target is slow. What the source has waited for has just come. Of when no answer came
+// nothing is known.
+func TestLagIsNotSinceTheQuestion(t *testing.T) {
+	t.Parallel()
+	type step struct {
+		asked, came   float64 // seconds
+		highWatermark int64   // −1: nothing is said, −2: but that it wants a pause
+	}
+	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
+	m := testMirror(t, embeddedSite(t, "west", nil), east)
+	for name, c := range map[string]struct {
+		steps []step
+		fails bool // the next answer
+		since float64
+	}{
+		"at once":     {[]step{{0, 0.1, 0}, {0.1, 0.2, -1}, {60, 60.1, 5}}, false, 0.1},
+		"behind more": {[]step{{0, 0.1, 0}, {0.1, 0.2, -1}, {60, 60.1, -1}, {120, 120.1, 5}}, false, 60},
+		"with a wait": {[]step{{0, 0.1, 0}, {0.1, 5.1, -1}, {5.1, 10.1, 5}}, false, 9.1},
+		"behind that": {[]step{{0, 0.1, 0}, {0.1, 5.1, -1}, {60, 60.1, 5}}, false, 4.1},
+		"a pause":     {[]step{{0, 0.1, 0}, {0.1, 0.2, -1}, {60, 60.1, -2}, {120, 120.1, 5}}, false, 0.1},
+		"an error":    {[]step{{0, 0.1, 0}, {0.1, 0.2, -1}}, true, 0.1},
+	} {
+		l, parts := laneOf(t, m, east, 0)
+		p, begun := parts[0], time.Now()
+		at := func(seconds float64) time.Time {
+			return begun.Add(time.Duration(seconds * float64(time.Second)))
+		}
+		take := func(question float64, a fetchAnswer) error {
+			p.followed, p.asks = p.asks == l.asks, l.asks+1
+			l.asks++
+			l.asked = &asked{at: at(question), cancel: func() {}, answer: make(chan fetchAnswer, 1)}
+			l.asked.answer <- a
+			chunk, err := l.fetch(t.Context())
+			l.answer.done()
+			l.answer = nil
+			l.plan(t.Context(), chunk)
+			return err
+		}
+		for _, s := range c.steps {
+			a := fetchAnswer{at: at(s.came)}
+			if end := spillway.LocalOffset(s.highWatermark); end >= 0 {
+				a.parts = []sitelog.Fetched{{TopicPartition: p.TopicPartition, HighWatermark: end, LastStable: end, Diverged: -1}}
+			}
+			if s.highWatermark == -2 {
+				a.pause = time.Hour
+			}
+			if err := take(s.asked, a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.fails {
+			err := take(60, fetchAnswer{err: errors.New("gone"), at: at(60.1)})
+			l.giveUp(err)
+			p.highWatermark = 5
+			l.flow.setState(p, true, "")
+		}
+		if got := l.flow.mu.state[p.TopicPartition].caughtUp; got.Sub(at(c.since)).Abs() > time.Millisecond {
+			t.Errorf("%s: behind since %s, want %.1f s", name, got.Sub(begun), c.since)
+		}
 	}
 }
