@@ -22,8 +22,8 @@ import (
 // what the next records are.
 const waitPause = 20 * time.Millisecond
 
-// lane moves the partitions of one flow that one broker of the source leads:
-// one fetch for all of them, one request per target broker.
+// lane moves partitions of one flow that one broker of the source leads: one fetch for
+// all of them, one request per target broker.
 type lane struct {
 	// Set once, read by anyone.
 	flow *flow
@@ -41,23 +41,34 @@ type lane struct {
 	answer  *heldAnswer // that was not planned yet
 	heardAt time.Time   // when it came, or the one before it
 	came    int64       // bytes of records in the last answer
-	// sourceQuiet is until when the source wants a pause.
-	sourceQuiet time.Time
+	// sourceMuted is until when the source wants a pause.
+	sourceMuted time.Time
 	conn        *conn.Conn
+	session     *sitelog.Session // over conn, or the next one
 	asked       *asked
+	asks        int64     // for records
+	caughtUp    time.Time // until then partitions of which the last answer says nothing had all
+	news        time.Time // until then those of which it says something had all
+	leasesAt    time.Time // when the leases were looked at last
 	target      *target
 	verified    time.Time // when verified ends were saved last
 	looked      int64     // of the workers that share the flow, when the lane looked last
+	quiet       quiet
+	bounded     *bound // as the lane knows it
+	hurries     bool   // it is new to it
+	mapRead     int64  // position of the source's map up to which holes were looked for
 
 	mu struct {
 		sync.Mutex
 		incoming []*partition
+		closed   bool
 	}
 	wake chan struct{}
 }
 
 // asked is a fetch on its way.
 type asked struct {
+	at      time.Time
 	granted int64 // of memory, for the answer
 	cancel  context.CancelFunc
 	answer  chan fetchAnswer
@@ -94,14 +105,23 @@ func newLane(asking context.Context, f *flow, node int32) *lane {
 		flow: f, m: f.m, node: node, asking: asking, wake: make(chan struct{}, 1),
 		parts: make(map[spillway.TopicPartition]*partition), resting: make(map[spillway.TopicPartition]time.Time),
 		holding: f.m.budget.begin(), parked: make(map[spillway.TopicPartition]*planned), target: newTarget(f.m.local, f.m.config.ProduceTimeout, paused),
+		session: sitelog.NewSession(nil),
 	}
 }
 
-// give hands a partition, opened and with its source position known, to the lane.
-func (l *lane) give(p *partition) {
+// give hands partitions, opened and with their source positions known, to the lane.
+func (l *lane) give(parts ...*partition) {
 	l.mu.Lock()
-	l.mu.incoming = append(l.mu.incoming, p)
+	closed := l.mu.closed
+	if !closed {
+		l.mu.incoming = append(l.mu.incoming, parts...)
+	}
 	l.mu.Unlock()
+	if closed {
+		for _, p := range parts {
+			l.flow.takeBack(p, returned{stopped: true})
+		}
+	}
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -111,13 +131,7 @@ func (l *lane) give(p *partition) {
 func (l *lane) run(ctx context.Context) {
 	defer l.close(ctx)
 	for ctx.Err() == nil && !l.flow.stopped() {
-		l.mu.Lock()
-		for _, p := range l.mu.incoming {
-			l.parts[p.TopicPartition] = p
-			l.looked = -1
-		}
-		l.mu.incoming = nil
-		l.mu.Unlock()
+		l.takeIn()
 		l.applyBound()
 		if err := l.arrive(ctx); err != nil && ctx.Err() == nil && !l.flow.stopped() {
 			l.giveUp(err)
@@ -134,6 +148,23 @@ func (l *lane) run(ctx context.Context) {
 		if err := l.pump(ctx); err != nil && !errors.Is(err, errWoken) && ctx.Err() == nil && !l.flow.stopped() {
 			l.giveUp(err)
 		}
+		l.calmDown(ctx)
+	}
+}
+
+// takeIn takes what was given to the lane.
+func (l *lane) takeIn() {
+	l.mu.Lock()
+	incoming := l.mu.incoming
+	l.mu.incoming = nil
+	l.mu.Unlock()
+	for _, p := range incoming {
+		l.parts[p.TopicPartition] = p
+		p.newsAt, p.told, p.asks = time.Now(), false, -1
+		l.looked, l.mapRead = -1, -1
+	}
+	if len(incoming) > 0 && l.quiet.busy != nil {
+		l.hangUp() // its fetch would keep them waiting for long
 	}
 }
 
@@ -146,9 +177,13 @@ func (l *lane) giveUp(err error) {
 	}
 }
 
-// applyBound takes over the bound of a move.
+// applyBound takes over the bound of a move. Clients are held: what the source's map knows
+// is looked for at once, though the source is still asked.
 func (l *lane) applyBound() {
 	b := l.flow.ending.bound.Load()
+	if b != l.bounded {
+		l.bounded, l.mapRead, l.hurries = b, -1, true
+	}
 	for _, p := range l.parts {
 		p.bound = b.of(p.TopicPartition)
 	}
@@ -194,40 +229,58 @@ func (l *lane) close(ctx context.Context) {
 	l.hangUp()
 	defer l.holding.end()
 	l.target.close()
-	bounded, cancel := context.WithTimeout(ctx, lastWordMax)
-	_ = l.saveVerified(bounded, nil) // the next opening reads the log back anyway
-	cancel()
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	for _, p := range l.mu.incoming {
 		l.parts[p.TopicPartition] = p
 	}
+	l.mu.incoming, l.mu.closed = nil, true
+	l.mu.Unlock()
+	bounded, cancel := context.WithTimeout(ctx, lastWordMax)
+	_ = l.saveVerified(bounded, nil) // the next opening reads the log back anyway
+	cancel()
 	for _, p := range l.parts {
 		l.flow.takeBack(p, returned{stopped: true})
 	}
 }
 
+// hangUp ends the connection to the source. The session goes on over the next one, or each
+// would leave one at the broker, which has room for a thousand of all its clients.
 func (l *lane) hangUp() {
 	if l.asked != nil {
 		l.asked.cancel()
 		l.holding.change(-l.asked.granted)
-		l.asked = nil
 	}
 	if l.conn != nil {
 		l.conn.Close()
 		l.conn = nil
 	}
+	if l.asked == nil {
+		return
+	}
+	a := <-l.asked.answer // then nobody has the session
+	l.asked = nil
+	l.sourceThrottles(a.pause, a.at)
+	l.toldNothing()
+}
+
+// toldNothing ends what was asked for last without an answer.
+func (l *lane) toldNothing() {
+	for _, p := range l.parts {
+		l.hadAll(p)
+	}
+	l.asks++
+}
+
+// hadAll notes until when a partition had all of which the answers so far say nothing.
+func (l *lane) hadAll(p *partition) {
+	if p.followed && p.asks == l.asks {
+		p.answered = l.caughtUp
+	}
 }
 
 // handBack gives a partition back to the flow.
 func (l *lane) handBack(p *partition, why returned) {
-	delete(l.parts, p.TopicPartition)
-	delete(l.resting, p.TopicPartition)
-	if put := l.parked[p.TopicPartition]; put != nil {
-		delete(l.parked, p.TopicPartition)
-		put.held.done()
-		put.held = nil
-	}
+	l.leave(p)
 	l.flow.takeBack(p, why)
 }
 
@@ -242,6 +295,7 @@ func (l *lane) pump(ctx context.Context) error {
 	}
 	l.m.config.Crash("afterFetch")
 	l.pay(chunk, time.Now())
+	l.overHoles(chunk)
 	plans := l.plan(ctx, chunk)
 	l.hold(plans, l.answer)
 	plans, l.answer = append(l.unpark(), plans...), nil
@@ -256,13 +310,16 @@ func (l *lane) pump(ctx context.Context) error {
 		return err
 	}
 	l.stopCorrupt(ctx, plans)
+	l.checkLeases(time.Now())
+	l.speakUp(plans)
 	return nil
 }
 
 // errWoken ends the wait for an answer, which is waited for again.
 var errWoken = errors.New("the lane was woken")
 
-// fetch waits for the answer of the fetch that is on its way.
+// fetch waits for the answer of the fetch that is on its way. There may be none yet: the
+// lane looks after the rest then.
 func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	if l.asked == nil {
 		l.ask(nil)
@@ -270,8 +327,19 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	if l.asked == nil { // every partition rests
 		return nil, l.rest(ctx)
 	}
+	if l.hurries {
+		l.hurries = false
+		return nil, nil
+	}
+	var look <-chan time.Time
+	if l.quiet.busy != nil { // the source may take long
+		look = time.After(l.m.config.FetchWait)
+	}
 	select {
+	case <-look:
+		return nil, nil
 	case a := <-l.asked.answer:
+		l.dates(a)
 		l.asked, l.heardAt = nil, a.at
 		l.sourceThrottles(a.pause, a.at)
 		l.answer = l.counted(a)
@@ -289,6 +357,23 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	}
 }
 
+// dates notes of when an answer tells. A broker that has records does not wait, so where it
+// has waited there was nothing until shortly before it came. Of what comes at once nobody
+// knows since when it was there, but for the answer before, which may be old: it is asked
+// for again only when the target has what was in that.
+func (l *lane) dates(a fetchAnswer) {
+	l.news = l.caughtUp
+	switch waited := a.at.Add(-time.Second); {
+	case a.pause > 0:
+		l.toldNothing()
+	case a.err != nil:
+	case waited.After(l.asked.at):
+		l.news, l.caughtUp = waited, waited
+	default:
+		l.caughtUp = l.asked.at
+	}
+}
+
 func (l *lane) rest(ctx context.Context) error {
 	select {
 	case <-time.After(waitPause):
@@ -299,20 +384,24 @@ func (l *lane) rest(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// ask sends the next fetch. Where a plan stands its end is asked for; should
+// ask sends the next fetch, if none is on its way. Where a plan stands its end is asked for; should
 // the plan not come to its end, the answer is dropped.
 func (l *lane) ask(plans []*planned) {
+	if l.asked != nil {
+		return
+	}
 	ahead := make(map[*partition]*planned, len(plans))
 	for _, p := range plans {
 		ahead[p.partition] = p
 	}
 	now := time.Now()
-	if now.Before(l.sourceQuiet) {
+	if now.Before(l.sourceMuted) {
 		return
 	}
-	under, wait := l.underCaps(), l.m.config.FetchWait
+	under, wait := l.underCaps(), l.fetchWait()
 	var parts []sitelog.FetchPart
 	busy := false // some records are known to be there
+	anew := false // an answer is needed about a partition of which the broker would say nothing
 	for tp, p := range l.parts {
 		if until, ok := l.resting[tp]; ok {
 			if now.Before(until) {
@@ -321,7 +410,7 @@ func (l *lane) ask(plans []*planned) {
 			delete(l.resting, tp)
 		}
 		a, isAhead := ahead[p]
-		if until, yes := l.quiet(tp, isAhead, now); yes {
+		if until, yes := l.muted(tp, isAhead, now); yes {
 			wait = min(wait, max(until.Sub(now), time.Millisecond))
 			continue
 		}
@@ -332,7 +421,7 @@ func (l *lane) ask(plans []*planned) {
 		}
 		at, epoch := p.source, p.sourceEpoch
 		if isAhead {
-			if a.plan.end.virtual >= p.bound {
+			if a.plan.end.virtual >= p.bound || l.goesBack(a) {
 				continue
 			}
 			at = a.plan.end.source
@@ -340,7 +429,9 @@ func (l *lane) ask(plans []*planned) {
 				epoch = a.plan.sourceEpoch
 			}
 		}
+		p.followed, p.asks = p.asks == l.asks, l.asks+1
 		busy = busy || p.lastStable != at
+		anew = anew || !p.told && l.session.Remembers(tp)
 		parts = append(parts, sitelog.FetchPart{TopicPartition: tp, Offset: at, BytesMax: bytes, LastEpoch: epoch, CheckEpoch: epoch >= 0})
 	}
 	if len(parts) == 0 {
@@ -351,11 +442,12 @@ func (l *lane) ask(plans []*planned) {
 		return // asked again in a moment
 	}
 	bytesMax := int(max(1, granted/l.costs()))
-	for i, share := 0, l.m.config.partitionBytes(len(l.parts), bytesMax, l.whole()); i < len(parts); i++ {
+	for i, share := 0, l.partitionBytes(bytesMax); i < len(parts); i++ {
 		parts[i].BytesMax = min(parts[i].BytesMax, share)
 	}
 	fetchContext, cancel := context.WithCancel(l.asking)
-	a := &asked{granted: granted, cancel: cancel, answer: make(chan fetchAnswer, 1)}
+	l.asks++
+	a := &asked{at: now, granted: granted, cancel: cancel, answer: make(chan fetchAnswer, 1)}
 	l.asked = a
 	options := sitelog.FetchOptions{MaxWait: wait, BytesMax: bytesMax, OnWire: selection.OnWire(l.flow.source.cluster)}
 	if l.conn == nil {
@@ -366,15 +458,19 @@ func (l *lane) ask(plans []*planned) {
 			return
 		}
 		l.conn = c
+		l.session.Move(c)
+	}
+	if anew {
+		l.session.Forget()
 	}
 	if !l.whole() {
 		options.BytesMax = math.MaxInt32
 	}
-	c := l.conn
+	c, session := l.conn, l.session
 	c.Expect(bytesMax + expectMore)
 	l.flow.goroutines.Go(func() {
 		defer cancel()
-		fetched, err := sitelog.Fetch(fetchContext, c, parts, options)
+		fetched, err := session.Fetch(fetchContext, parts, options)
 		a.answer <- fetchAnswer{parts: fetched, pause: time.Until(c.MutedUntil()), granted: granted, err: err, at: time.Now()}
 	})
 }
@@ -382,6 +478,16 @@ func (l *lane) ask(plans []*planned) {
 // expectMore is what an answer takes beside its records, and what a single batch may
 // exceed what was asked for.
 const expectMore = 1 << 20
+
+// partitionBytes is what a partition may bring in an answer of so many bytes. Where that is
+// bounded as a whole, it is the same whatever is granted: the broker would have to be told
+// each time (Session), as it is where partitions come and go.
+func (l *lane) partitionBytes(answer int) int {
+	if l.whole() {
+		answer = l.m.config.answerBytesMax()
+	}
+	return l.m.config.partitionBytes(len(l.parts), answer, l.whole())
+}
 
 // whole tells whether the size of an answer is bounded as a whole. kfake forgets the list
 // of aborted transactions where that cuts an answer off.
@@ -397,7 +503,13 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 	now := l.m.config.Now()
 	for _, f := range chunk {
 		p, ok := l.parts[f.TopicPartition]
-		if !ok || f.Asked != p.source {
+		if !ok {
+			continue
+		}
+		if p.followed { // else it may have been behind for long
+			p.answered, p.followed = l.news, false
+		}
+		if p.told = f.Asked == p.source; !p.told {
 			continue
 		}
 		switch {
@@ -415,6 +527,9 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 		}
 		p.heard(f.LastStable, f.HighWatermark, now)
 		p.heardAt = l.heardAt
+		if len(f.Records) > 0 {
+			p.newsAt = time.Now()
+		}
 		l.flow.setState(p, true, "") // behind, until the answer of the target came
 		view := l.flow.source.view(p.TopicPartition)
 		w := p.writer()
@@ -441,6 +556,32 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 		plans = append(plans, &planned{partition: p, plan: made, data: len(f.Records) > 0})
 	}
 	return plans
+}
+
+// overHoles moves partitions over holes behind the last record, which are mirrored too. The
+// source says nothing of a partition in which nothing is new, while its map does. Where it
+// has said nothing yet its log may be another one by now; what it says, plan looks at.
+func (l *lane) overHoles(chunk []sitelog.Fetched) {
+	at := l.flow.source.reader.Position()
+	if at == l.mapRead {
+		return
+	}
+	l.mapRead = at
+	answered := make(map[spillway.TopicPartition]bool, len(chunk))
+	for _, f := range chunk {
+		answered[f.TopicPartition] = true
+	}
+	now := l.m.config.Now()
+	for tp, p := range l.parts {
+		if answered[tp] || !p.told || l.parked[tp] != nil || !p.lease.Held(now) {
+			continue
+		}
+		v, _ := l.flow.source.view(tp).ToVirtual(p.source)
+		if v = min(v, p.bound); v > p.virtual {
+			p.virtual = v
+			l.flow.publish(p)
+		}
+	}
 }
 
 // sourceMoved handles a source that does not have the position any more:

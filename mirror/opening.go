@@ -92,19 +92,22 @@ func (f *flow) route(ctx, asking, lanes context.Context) {
 	if len(f.toRoute) == 0 {
 		return
 	}
-	parts := f.toRoute
+	parts := f.acknowledged(ctx, f.toRoute)
 	f.toRoute = nil
 	_ = f.source.cluster.Refresh(ctx) // an unreachable source is met again below
 	tps := make([]spillway.TopicPartition, len(parts))
 	for i, p := range parts {
 		tps[i] = p.TopicPartition
 	}
-	acknowledged, targetErr := f.m.local.Admin().HighWatermarks(ctx, tps)
-	placed, fresh := f.place(ctx, tps, parts)
+	placed := f.place(ctx, tps, parts)
 	parted, problems := f.m.comparePast(ctx, f.source, placed)
 	f.toOpen = append(f.toOpen, parted...)
+	apart := make(map[*partition]bool, len(parted))
+	for _, p := range parted {
+		apart[p] = true
+	}
 	for _, p := range placed {
-		if slices.Contains(parted, p) {
+		if apart[p] {
 			continue
 		}
 		if problem := problems[p]; problem != nil {
@@ -121,25 +124,106 @@ func (f *flow) route(ctx, asking, lanes context.Context) {
 			l = newLane(asking, f, node)
 			f.lanes[node] = l
 			f.mu.Lock()
-			f.mu.wakes = append(f.mu.wakes, l.wake)
+			f.mu.running = append(f.mu.running, l)
 			f.mu.Unlock()
 			f.goroutines.Go(func() { l.run(lanes) })
 		}
 		p.failed = 0
 		f.setState(p, true, "")
 		// Said at once, not with the next record: if records were lost, the
-		// mark of the session before is not true any more.
-		if !fresh[p] && targetErr == nil && acknowledged[p.TopicPartition] >= p.local && p.lease.Held(f.m.config.Now()) {
+		// mark of the session before is not true any more. And of a partition
+		// without news there is no answer that would say it.
+		if p.lease.Held(f.m.config.Now()) {
 			f.publish(p)
 		}
 		l.give(p)
 	}
 }
 
+// acknowledged lets the partitions wait of which not all in-sync replicas have what was
+// read back: their marks would say so. What they do have is said at once, for the mark of
+// the session before may be higher. Nobody writes again what the log itself has lost
+// since it was read, so such a partition is opened anew.
+func (f *flow) acknowledged(ctx context.Context, parts []*partition) []*partition {
+	due := make(map[spillway.TopicPartition]*partition)
+	for _, p := range parts {
+		if p.durable != p.session.Session && p.virtual >= 0 {
+			due[p.TopicPartition] = p
+		}
+	}
+	if len(due) == 0 {
+		return parts
+	}
+	marks, ends, err := f.m.reached(ctx, due)
+	return slices.DeleteFunc(parts, func(p *partition) bool {
+		if due[p.TopicPartition] == nil {
+			return false
+		}
+		at, led := marks[p.TopicPartition]
+		switch {
+		case err != nil:
+			f.again(p, err.Error())
+			return true
+		case !led:
+			f.again(p, fmt.Sprintf("has no leader at site %s", f.m.site))
+			return true
+		case at >= p.local:
+			p.durable = p.session.Session
+			return false
+		}
+		if v, _ := f.m.reader.View(p.TopicPartition).ToVirtual(at); p.lease.Held(f.m.config.Now()) {
+			f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, Session: p.session.Session, End: min(v, p.virtual)})
+		}
+		if end, known := ends[p.TopicPartition]; known && end < p.local {
+			f.postpone(p, fmt.Sprintf("site %s has lost records: the log ends at offset %d, and ended at %d", f.m.site, end, p.local), 0)
+		} else {
+			f.again(p, fmt.Sprintf("waits for the in-sync replicas at site %s: they have %d of %d offsets", f.m.site, at, p.local))
+		}
+		return true
+	})
+}
+
+// reached is how far the in-sync replicas of partitions are here, and where the logs end
+// of those that lack something. Partitions without a leader are left out: with them, what
+// is asked of all would fail for all.
+func (m *Mirror) reached(ctx context.Context, parts map[spillway.TopicPartition]*partition) (marks, ends map[spillway.TopicPartition]spillway.LocalOffset, err error) {
+	topics := make(map[string]bool)
+	for tp := range parts {
+		topics[tp.Topic] = true
+	}
+	md, err := m.local.Metadata(ctx, slices.Sorted(maps.Keys(topics))...)
+	if err != nil {
+		return nil, nil, err
+	}
+	var led, lack []spillway.TopicPartition
+	for name, t := range md.Topics {
+		for _, p := range t.Partitions {
+			if tp := (spillway.TopicPartition{Topic: name, Partition: p.Partition}); p.Leader >= 0 && parts[tp] != nil {
+				led = append(led, tp)
+			}
+		}
+	}
+	if len(led) == 0 {
+		return nil, nil, nil
+	}
+	if marks, err = m.local.Admin().HighWatermarks(ctx, led); err != nil {
+		return nil, nil, err
+	}
+	for tp, at := range marks {
+		if at < parts[tp].local {
+			lack = append(lack, tp)
+		}
+	}
+	if len(lack) > 0 {
+		ends, _ = m.local.Admin().LogEnds(ctx, lack) // they wait, and the others do not
+	}
+	return marks, ends, nil
+}
+
 // place sets where opened partitions go on at the source. What is at its bound
 // already, or unknown to the source, is not among those that it returns.
-func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts []*partition) (placed []*partition, fresh map[*partition]bool) {
-	fresh = make(map[*partition]bool)
+func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts []*partition) (placed []*partition) {
+	fresh := make(map[*partition]bool)
 	starts, err := f.source.cluster.Admin().LogStarts(ctx, tps)
 	for _, p := range parts {
 		p.session.Opened = true
@@ -162,6 +246,7 @@ func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts [
 		}
 		if p.virtual < 0 {
 			fresh[p], p.compared = true, true // there is nothing yet
+			p.durable = p.session.Session
 			p.virtual, _ = view.ToVirtual(starts[p.TopicPartition])
 			p.source = starts[p.TopicPartition]
 		} else {
@@ -176,7 +261,7 @@ func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts [
 		}
 		placed = slices.DeleteFunc(placed, func(p *partition) bool { return fresh[p] })
 	}
-	return placed, fresh
+	return placed
 }
 
 // told tells whether a source's map says what a partition holds. That of an empty

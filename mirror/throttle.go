@@ -51,9 +51,9 @@ func (t *throttled) lately(now time.Time) bool {
 	return t != nil && now.Before(t.until.Add(throttledFor))
 }
 
-// quiet is until when nothing is sent to the leader of a partition at the target; the zero
+// muted is until when nothing is sent to the leader of a partition at the target; the zero
 // time where nothing is known of that.
-func (t *target) quiet(tp spillway.TopicPartition, now time.Time) (until time.Time, lately bool) {
+func (t *target) muted(tp spillway.TopicPartition, now time.Time) (until time.Time, lately bool) {
 	node, known := t.leads[tp]
 	if !known || !t.throttled[node].lately(now) {
 		return time.Time{}, false
@@ -81,7 +81,7 @@ func (l *lane) park(plans []*planned) []*planned {
 	now := time.Now()
 	kept := plans[:0]
 	for _, p := range plans {
-		if until, _ := l.target.quiet(p.TopicPartition, now); now.Before(until) {
+		if until, _ := l.target.muted(p.TopicPartition, now); now.Before(until) {
 			p.saved = true
 			l.holdAlone(p)
 			l.parked[p.TopicPartition] = p
@@ -96,19 +96,20 @@ func (l *lane) park(plans []*planned) []*planned {
 func (l *lane) unpark() (due []*planned) {
 	now := time.Now()
 	for tp, p := range l.parked {
-		if until, _ := l.target.quiet(tp, now); !now.Before(until) {
+		if until, _ := l.target.muted(tp, now); !now.Before(until) {
 			delete(l.parked, tp)
+			l.mapRead = -1 // holes behind it were not looked for
 			due = append(due, p)
 		}
 	}
 	return due
 }
 
-// quiet is until when a partition is not asked for because its broker at the target wants
+// muted is until when a partition is not asked for because its broker at the target wants
 // a pause. One that throttles gets nothing asked ahead for it: it would be dropped when
 // the plan before it has to wait.
-func (l *lane) quiet(tp spillway.TopicPartition, ahead bool, now time.Time) (until time.Time, yes bool) {
-	until, lately := l.target.quiet(tp, now)
+func (l *lane) muted(tp spillway.TopicPartition, ahead bool, now time.Time) (until time.Time, yes bool) {
+	until, lately := l.target.muted(tp, now)
 	if l.parked[tp] != nil || now.Before(until) || lately && ahead {
 		return until, true
 	}
@@ -121,6 +122,6 @@ func (l *lane) sourceThrottles(pause time.Duration, since time.Time) {
 	if pause <= 0 {
 		return
 	}
-	l.sourceQuiet = since.Add(pause)
+	l.sourceMuted = since.Add(pause)
 	l.m.events.throttled(ThrottleInfo{Site: l.flow.source.site, Node: l.node, Pause: pause})
 }

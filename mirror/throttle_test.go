@@ -64,8 +64,8 @@ func TestAPauseOfTheSourceBeginsWithItsAnswer(t *testing.T) {
 	l := &lane{m: &Mirror{events: &Events{}}, flow: &flow{source: &source{site: "east"}}}
 	came := time.Now().Add(-time.Minute)
 	l.sourceThrottles(time.Second, came)
-	if want := came.Add(time.Second); !l.sourceQuiet.Equal(want) {
-		t.Errorf("quiet until %s behind the answer, want a second", l.sourceQuiet.Sub(came))
+	if want := came.Add(time.Second); !l.sourceMuted.Equal(want) {
+		t.Errorf("quiet until %s behind the answer, want a second", l.sourceMuted.Sub(came))
 	}
 }
 

@@ -28,8 +28,9 @@ type Batch struct {
 
 // Scan hands every batch of a partition that holds an offset in [from, to) to
 // visit, committed or not, control batches included. It waits where the log
-// end (−2) lies above the high watermark. Lost connections and moving leaders
-// are its own business; visit's error ends it.
+// end (−2) lies above the high watermark, and fails where that is below to: records
+// were lost since. Lost connections and moving leaders are its own business; visit's
+// error ends it.
 func Scan(ctx context.Context, cluster broker.Cluster, tp spillway.TopicPartition, from, to spillway.LocalOffset, visit func(Batch) error) error {
 	r := PartitionReader{Cluster: cluster, Of: tp}
 	defer r.Close()
@@ -46,6 +47,11 @@ func Scan(ctx context.Context, cluster broker.Cluster, tp spillway.TopicPartitio
 				return err
 			}
 			continue
+		}
+		if len(fetched.Records) == 0 {
+			if end, known := logEnd(ctx, cluster, tp); known && end < to {
+				return fmt.Errorf("scan %s/%s at %d: the log ends at %d, and ended at %d: records were lost meanwhile", cluster.Site(), tp, from, end, to)
+			}
 		}
 		w := batch.Over(fetched.Records)
 		for w.Next() {
@@ -65,6 +71,13 @@ func Scan(ctx context.Context, cluster broker.Cluster, tp spillway.TopicPartitio
 		}
 	}
 	return nil
+}
+
+// logEnd is asked again with the next empty answer where it is not known.
+func logEnd(ctx context.Context, cluster broker.Cluster, tp spillway.TopicPartition) (end spillway.LocalOffset, known bool) {
+	ends, err := cluster.Admin().LogEnds(ctx, []spillway.TopicPartition{tp})
+	end, known = ends[tp]
+	return end, known && err == nil
 }
 
 // recover drops the connection and what is cached about leaders. It fails only
