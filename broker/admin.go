@@ -16,6 +16,15 @@ type ConfigValue struct {
 	Default bool // inherited, not set on the topic itself
 }
 
+// NewTopic is a topic to be created. Partitions and replication −1: the cluster's
+// defaults.
+type NewTopic struct {
+	Name        string
+	Partitions  int32
+	Replication int16
+	Configs     map[string]string
+}
+
 // GroupListing is one consumer group in a list.
 type GroupListing struct {
 	ID           string
@@ -67,6 +76,12 @@ type Admin interface {
 	// CreateTopic returns when the topic has leaders. partitions and
 	// replication −1: the cluster's defaults. Error: ErrTopicExists.
 	CreateTopic(ctx context.Context, name string, partitions int32, replication int16, configs map[string]string) error
+	// CreateTopics creates many, some with each request, and returns when they have
+	// leaders. refused has the topics that the cluster did not create, with its reason:
+	// ErrTopicExists for one. One that is there after an attempt without an answer counts
+	// as created. With an error nothing is said of those that are in
+	// neither: they may have been created.
+	CreateTopics(ctx context.Context, topics []NewTopic) (created []string, refused map[string]error, err error)
 	// DeleteTopic: ErrUnknownTopic if there is none.
 	DeleteTopic(ctx context.Context, name string) error
 	// CreatePartitions grows a topic to count partitions.
@@ -76,6 +91,9 @@ type Admin interface {
 	// Topics that do not exist are left out. With an error, the settings are those
 	// that could be read.
 	TopicSettings(ctx context.Context, topics []string) (map[string]map[string]string, error)
+	// TopicValues reads one setting of many topics as it holds for them, inherited or
+	// not. Topics that do not exist, or know no such setting, are left out.
+	TopicValues(ctx context.Context, topics []string, key string) (map[string]string, error)
 	// SetTopicConfigs changes only the named settings; nil resets one to its default.
 	SetTopicConfigs(ctx context.Context, topic string, configs map[string]*string) error
 	// BrokerConfig reads one setting of every broker, by node id. Brokers that

@@ -183,7 +183,7 @@ const growth = 8
 // wants is how large the next answer may be.
 func (l *lane) wants(busy bool) int64 {
 	most := int64(l.m.config.answerBytesMax())
-	if busy {
+	if busy && l.quiet.busy == nil {
 		return most
 	}
 	return min(max(l.m.budget.idle(l.costs()), growth*l.came), most)

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/mirror/sitelog"
 )
 
@@ -226,5 +227,46 @@ func TestAnswersGrowWithWhatComes(t *testing.T) {
 		if got := l.wants(c.busy); got != c.want {
 			t.Errorf("after %d bytes, more known %v: wants %d, want %d", c.came, c.busy, got, c.want)
 		}
+	}
+}
+
+// A lane of quiet partitions never asks for much, however many of them have records.
+func TestAQuietLaneHoldsLittle(t *testing.T) {
+	t.Parallel()
+	m := &Mirror{config: Config{MemoryBytes: MemoryBytesDefault}.withDefaults(), budget: newBudget(MemoryBytesDefault)}
+	l := &lane{m: m}
+	if got := l.wants(true); got != int64(m.config.answerBytesMax()) {
+		t.Errorf("a lane with records wants %d bytes", got)
+	}
+	l.quiet.busy = &lane{m: m}
+	if got := l.wants(true); got != answerMin {
+		t.Errorf("a quiet one wants %d bytes", got)
+	}
+}
+
+// replicated is a site that says it bounds answers as a whole.
+type replicated struct{ broker.Cluster }
+
+func (r replicated) Capabilities() broker.Capabilities {
+	c := r.Cluster.Capabilities()
+	c.Replicas = true
+	return c
+}
+
+// What is granted is no reason to tell a broker of each partition anew: what it remembers
+// of one is the same for a large answer and for a small one.
+func TestAGrantChangesNoPartition(t *testing.T) {
+	t.Parallel()
+	east := embeddedSite(t, "east", nil)
+	l := &lane{m: &Mirror{config: Config{}.withDefaults()}, flow: &flow{source: &source{cluster: replicated{east}}}, parts: make(map[spillway.TopicPartition]*partition)}
+	for i := range int32(100) {
+		l.parts[spillway.TopicPartition{Partition: i}] = nil
+	}
+	if small, large := l.partitionBytes(answerMin), l.partitionBytes(16<<20); small != large {
+		t.Errorf("%d bytes of a partition in a small answer, %d in a large one", small, large)
+	}
+	l.flow.source.cluster = east // answers are bounded by their partitions alone
+	if each := l.partitionBytes(8 << 20); each != 8<<20/100 {
+		t.Errorf("%d bytes of a partition", each)
 	}
 }

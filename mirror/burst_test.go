@@ -3,6 +3,7 @@ package mirror
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/embedded"
 	"spillway/broker/kafka"
+	"spillway/mirror/sitelog"
 )
 
 // small writes n batches of one record each to a partition of a site.
@@ -163,6 +165,60 @@ func TestBurst(t *testing.T) {
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%s: rounds %v, want %v", name, got, c.want)
 		}
+	}
+}
+
+// A request names so many partitions, and those of other brokers go beside it.
+func TestARequestHasRoomForSoMany(t *testing.T) {
+	t.Parallel()
+	l := &lane{target: newTarget(nil, 0, nil), m: &Mirror{config: Config{Now: time.Now}}}
+	var left []*planned
+	for i := range int32(producedAtOnce + 10) {
+		p := &planned{partition: &partition{TopicPartition: spillway.TopicPartition{Topic: "orders", Partition: i}}, plan: plan{batches: make([]outgoing, 1)}}
+		left = append(left, p)
+		l.target.leads[p.TopicPartition] = i / (producedAtOnce + 5) // the last five are another's
+	}
+	rounds := l.burst(left)
+	if len(rounds) != 1 || len(rounds[0].parts) != producedAtOnce+5 || rounds[0].parts[producedAtOnce].Partition != producedAtOnce+5 {
+		t.Errorf("%d rounds, the first of %d partitions", len(rounds), len(rounds[0].parts))
+	}
+}
+
+// A broker that takes nothing is waited for once, however many requests its partitions
+// would fill; those of others, and of one that takes something, are still sent.
+func TestABrokerThatTakesNothingIsWaitedForOnce(t *testing.T) {
+	t.Parallel()
+	m := &Mirror{events: &Events{}, site: "west", budget: newBudget(MemoryBytesDefault)}
+	l := newLane(t.Context(), newFlow(m, ordersAssignment("east", 1), &source{site: "east"}, nil), 1)
+	r := &round{answers: make(map[spillway.TopicPartition]sitelog.Produced)}
+	refusals := make(map[*planned]sitelog.Produced)
+	var left []*planned
+	long := time.Now().Add(-2 * resendMax)
+	for i, c := range []struct {
+		node  int32
+		sent  bool
+		since time.Time
+	}{
+		{node: 1}, {node: 2}, {node: 3}, // had no room
+		{1, true, long}, {1, true, time.Now()}, {2, true, time.Now()}, {3, true, long},
+	} {
+		p := &planned{partition: &partition{TopicPartition: spillway.TopicPartition{Topic: "orders", Partition: int32(i)}}, since: c.since}
+		l.parts[p.TopicPartition], l.target.leads[p.TopicPartition] = p.partition, c.node
+		if c.sent {
+			r.answers[p.TopicPartition] = sitelog.Produced{Err: errUnsure}
+			refusals[p] = r.answers[p.TopicPartition]
+		}
+		left = append(left, p)
+	}
+	var stay []int32
+	for _, p := range l.withoutLate(left, []*round{r}, refusals, map[int32]bool{3: true}, false) {
+		stay = append(stay, p.Partition)
+	}
+	if want := []int32{1, 2, 4, 5}; !slices.Equal(stay, want) {
+		t.Errorf("%v stay, want %v", stay, want)
+	}
+	if back := l.flow.mu.back; len(back) != 3 || !strings.Contains(back[2].why.problem, errUnsure.Error()) || !back[2].why.open {
+		t.Errorf("handed back: %+v", back)
 	}
 }
 

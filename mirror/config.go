@@ -67,6 +67,8 @@ type Config struct {
 	// decoded, comes on top.
 	MemoryBytes int64
 
+	quiet quietLimits
+
 	Caps []Cap // of what is fetched; each that fits counts
 
 	// Rewrite has records left out, or something added to them; only without a control
@@ -125,6 +127,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.quiet == (quietLimits{}) {
+		c.quiet = quietLimits{from: 256, after: 10 * time.Second, laneMax: 250}
 	}
 	return c
 }

@@ -169,6 +169,7 @@ func (f *flow) forget(p *partition) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.mu.state, p.TopicPartition)
+	f.mu.listed++
 	if p.Partition == 0 {
 		delete(f.mu.led, p.Topic)
 	}

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -45,25 +46,28 @@ type flow struct {
 	// metadata is held by who looks at topics, which owns what follows.
 	metadata  sync.Mutex
 	told      map[string]bool                 // what differs and stays
+	turn      string                          // topics from this name on are looked at next
 	limitSeen map[string]string               // max.message.bytes as it was set
 	wanted    map[string]map[string]time.Time // of a delayed flow: changes by topic, since when
 	absent    map[string]time.Time            // topics that the source does not have, since when
 
 	mu struct {
 		sync.Mutex
-		retired []string         // topics to be let go
-		led     map[string]Lease // of the first partitions, by topic
-		due     []string         // topics to be looked at
-		limits  map[string]*atomic.Int64
-		back    []back
-		state   map[spillway.TopicPartition]partState
+		retired    []string         // topics to be let go
+		led        map[string]Lease // of the first partitions, by topic
+		due        []string         // topics to be looked at
+		limits     map[string]*atomic.Int64
+		back       []back
+		state      map[spillway.TopicPartition]partState
+		listed     int64 // rises when a partition comes into state or goes
+		shareCount shareCount
 		// problem is why partitions cannot be looked for.
 		problem    string
 		found      bool // they were looked for, once
 		hanging    map[spillway.TopicPartition]string
-		circular   []string        // topics that are left out, since they come from here
-		verifiedAt int64           // map position of the last verified end that was saved
-		wakes      []chan struct{} // of the lanes
+		circular   []string // topics that are left out, since they come from here
+		verifiedAt int64    // map position of the last verified end that was saved
+		running    []*lane  // quiet ones too
 	}
 	wake        chan struct{}
 	metadataDue chan struct{}
@@ -155,6 +159,7 @@ func (f *flow) run(parent context.Context) {
 		f.goroutines.Go(func() { f.watchSource(ctx) })
 	}
 	f.discover(ctx)
+	discovered := time.Now()
 	for ctx.Err() == nil {
 		f.hurry(ctx)
 		f.takeReturned(ctx)
@@ -172,11 +177,33 @@ func (f *flow) run(parent context.Context) {
 		case <-f.wake:
 		case <-retry.C:
 			f.wakeLater(ctx)
-		case <-tick.C:
-			f.discover(ctx)
+		case now := <-tick.C:
+			if now.Sub(discovered) >= f.discoverEvery() {
+				f.discover(ctx)
+				discovered = time.Now()
+			}
 		case <-ctx.Done():
 		}
 	}
+}
+
+// partitionsLooked is how many partitions a flow looks for in each interval: to list
+// topics costs brokers and mirror so much by partition that nobody could do it each second
+// for ten thousand.
+const partitionsLooked = 500
+
+// discoverEvery is how often the flow looks for partitions.
+func (f *flow) discoverEvery() time.Duration {
+	if f.ending.bound.Load() != nil {
+		return 0 // it looks for no more than the move names
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	intervals := len(f.parts) / partitionsLooked
+	if f.mu.problem != "" {
+		intervals = min(intervals, 5)
+	}
+	return f.m.config.TopicInterval * time.Duration(intervals)
 }
 
 // waitsForLease is the problem of a partition that another mirror may feed.
@@ -223,20 +250,28 @@ func (f *flow) withLease(ctx context.Context, parts []*partition) []*partition {
 	})
 }
 
-// drainClaims takes the leases that have come in the meantime, so that many
-// partitions are opened together.
+// drainClaims takes the leases that have come in the meantime, and those that come in
+// quick succession, so that many partitions are opened together.
 func (f *flow) drainClaims() {
-	wait := time.NewTimer(5 * time.Millisecond)
+	wait := time.NewTimer(claimPause)
 	defer wait.Stop()
-	for {
+	for len(f.toOpen) < openedAtOnce {
 		select {
 		case p := <-f.claimed:
 			f.leased(p)
+			wait.Reset(claimPause)
 		case <-wait.C:
 			return
 		}
 	}
 }
+
+const (
+	claimPause = 5 * time.Millisecond
+	// openedAtOnce bounds the partitions of one opening, so that the first ones need not
+	// wait for the last.
+	openedAtOnce = 2000
+)
 
 // readyMax is how long a flow waits for the source's map before it says so. The
 // map is read on meanwhile.
@@ -318,7 +353,7 @@ func (f *flow) topicLimit(topic string, found map[string]int) *atomic.Int64 {
 		limit = new(atomic.Int64)
 		f.mu.limits[topic] = limit
 	}
-	limit.Store(int64(found[topic]))
+	limit.Store(int64(cmp.Or(found[topic], batchBytesDefault)))
 	return limit
 }
 
@@ -341,11 +376,11 @@ func (f *flow) wakeUp() {
 // wakeLanes has them look for what they are to hand back.
 func (f *flow) wakeLanes() {
 	f.mu.Lock()
-	wakes := slices.Clone(f.mu.wakes)
+	lanes := slices.Clone(f.mu.running)
 	f.mu.Unlock()
-	for _, wake := range wakes {
+	for _, l := range lanes {
 		select {
-		case wake <- struct{}{}:
+		case l.wake <- struct{}{}:
 		default:
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"spillway"
@@ -43,9 +44,15 @@ func (f *flow) setState(p *partition, running bool, problem string) {
 	before, known := f.mu.state[p.TopicPartition]
 	if known && (s.lag > 0 || problem != "") {
 		s.caughtUp = before.caughtUp
+		if before.lag == 0 && before.problem == "" { // and nothing was said of it since
+			s.caughtUp = later(before.caughtUp, p.answered)
+		}
 	}
 	s.whole = before.whole || running && problem == "" && s.lag == 0 && p.highWatermark >= 0
 	f.mu.state[p.TopicPartition] = s
+	if !known {
+		f.mu.listed++
+	}
 	f.mu.Unlock()
 	if (!known || before.problem != problem) && (known || problem != "") {
 		f.m.events.partitionState(PartitionInfo{p.TopicPartition, f.share.Share, f.source.site, f.m.site, problem})
@@ -57,6 +64,7 @@ func (f *flow) setState(p *partition, running bool, problem string) {
 func (f *flow) setWaits(p *partition) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.mu.listed++
 	f.mu.state[p.TopicPartition] = partState{virtual: p.virtual, waits: true, caughtUp: time.Now()}
 }
 
@@ -121,7 +129,24 @@ func (f *flow) info(now time.Time) FlowInfo {
 		}
 	}
 	if f.m.crew != nil {
-		info.Workers = f.m.crew.shares(tps)
+		info.Workers = f.workers(tps)
 	}
 	return info
+}
+
+// shareCount is how many partitions each worker has, as long as nobody comes or goes, and
+// no partition: to ask whose each is costs more than all else that a report says.
+type shareCount struct {
+	version int64 // of the workers
+	listed  int64
+	shares  []WorkerShare
+}
+
+// workers counts the partitions by worker. The caller holds mu.
+func (f *flow) workers(tps []spillway.TopicPartition) []WorkerShare {
+	version := f.m.crew.table().Version()
+	if c := f.mu.shareCount; c.shares == nil || c.version != version || c.listed != f.mu.listed {
+		f.mu.shareCount = shareCount{version, f.mu.listed, f.m.crew.shares(tps)}
+	}
+	return slices.Clone(f.mu.shareCount.shares)
 }

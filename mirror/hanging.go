@@ -36,15 +36,17 @@ func (f *flow) watchTransactions(ctx context.Context) {
 
 // hanging describes the transactions that have held records back for too long.
 func (f *flow) hanging(ctx context.Context, now time.Time) map[spillway.TopicPartition]string {
+	states := make(map[spillway.TopicPartition]partState)
 	f.mu.Lock()
-	states := maps.Clone(f.mu.state)
+	for tp, s := range f.mu.state {
+		if s.undecided > 0 && now.Sub(s.heldBack) >= f.m.config.TransactionWait {
+			states[tp] = s
+		}
+	}
 	f.mu.Unlock()
 	found := make(map[spillway.TopicPartition]string)
 	for _, tp := range slices.SortedFunc(maps.Keys(states), spillway.TopicPartition.Compare) {
 		s := states[tp]
-		if s.undecided == 0 || now.Sub(s.heldBack) < f.m.config.TransactionWait {
-			continue
-		}
 		who := "a transaction"
 		producers, err := f.source.cluster.Admin().DescribeProducers(ctx, tp)
 		if i := slices.IndexFunc(producers, func(p broker.ProducerState) bool { return p.CurrentTxnStart == int64(s.lastStable) }); err == nil && i >= 0 {

@@ -46,7 +46,7 @@ func TestAHangingTransactionIsNamed(t *testing.T) {
 	var info FlowInfo
 	eventually(t, "the flow says what holds it back", func() bool {
 		info = m.Flows()[0]
-		return info.Hanging[tp] != ""
+		return info.Hanging[tp] != "" && info.LagRecords == info.UndecidedRecords // all else is there
 	})
 	for _, want := range []string{"transaction of producer ", "at site east since offset "} {
 		if !strings.Contains(info.Hanging[tp], want) {

@@ -22,8 +22,8 @@ import (
 // what the next records are.
 const waitPause = 20 * time.Millisecond
 
-// lane moves the partitions of one flow that one broker of the source leads:
-// one fetch for all of them, one request per target broker.
+// lane moves partitions of one flow that one broker of the source leads: one fetch for
+// all of them, one request per target broker.
 type lane struct {
 	// Set once, read by anyone.
 	flow *flow
@@ -44,10 +44,18 @@ type lane struct {
 	// sourceQuiet is until when the source wants a pause.
 	sourceQuiet time.Time
 	conn        *conn.Conn
+	session     *sitelog.Session // over conn, or the next one
 	asked       *asked
+	asks        int64     // for records
+	caughtUp    time.Time // until then partitions of which the last answer says nothing had all
+	leasesAt    time.Time // when the leases were looked at last
 	target      *target
 	verified    time.Time // when verified ends were saved last
 	looked      int64     // of the workers that share the flow, when the lane looked last
+	quiet       quiet
+	bounded     *bound // as the lane knows it
+	hurries     bool   // it is new to it
+	mapRead     int64  // position of the source's map up to which holes were looked for
 
 	mu struct {
 		sync.Mutex
@@ -58,6 +66,7 @@ type lane struct {
 
 // asked is a fetch on its way.
 type asked struct {
+	at      time.Time
 	granted int64 // of memory, for the answer
 	cancel  context.CancelFunc
 	answer  chan fetchAnswer
@@ -94,13 +103,14 @@ func newLane(asking context.Context, f *flow, node int32) *lane {
 		flow: f, m: f.m, node: node, asking: asking, wake: make(chan struct{}, 1),
 		parts: make(map[spillway.TopicPartition]*partition), resting: make(map[spillway.TopicPartition]time.Time),
 		holding: f.m.budget.begin(), parked: make(map[spillway.TopicPartition]*planned), target: newTarget(f.m.local, f.m.config.ProduceTimeout, paused),
+		session: sitelog.NewSession(nil),
 	}
 }
 
-// give hands a partition, opened and with its source position known, to the lane.
-func (l *lane) give(p *partition) {
+// give hands partitions, opened and with their source positions known, to the lane.
+func (l *lane) give(parts ...*partition) {
 	l.mu.Lock()
-	l.mu.incoming = append(l.mu.incoming, p)
+	l.mu.incoming = append(l.mu.incoming, parts...)
 	l.mu.Unlock()
 	select {
 	case l.wake <- struct{}{}:
@@ -111,13 +121,7 @@ func (l *lane) give(p *partition) {
 func (l *lane) run(ctx context.Context) {
 	defer l.close(ctx)
 	for ctx.Err() == nil && !l.flow.stopped() {
-		l.mu.Lock()
-		for _, p := range l.mu.incoming {
-			l.parts[p.TopicPartition] = p
-			l.looked = -1
-		}
-		l.mu.incoming = nil
-		l.mu.Unlock()
+		l.takeIn()
 		l.applyBound()
 		if err := l.arrive(ctx); err != nil && ctx.Err() == nil && !l.flow.stopped() {
 			l.giveUp(err)
@@ -134,6 +138,23 @@ func (l *lane) run(ctx context.Context) {
 		if err := l.pump(ctx); err != nil && !errors.Is(err, errWoken) && ctx.Err() == nil && !l.flow.stopped() {
 			l.giveUp(err)
 		}
+		l.calmDown(ctx)
+	}
+}
+
+// takeIn takes what was given to the lane.
+func (l *lane) takeIn() {
+	l.mu.Lock()
+	incoming := l.mu.incoming
+	l.mu.incoming = nil
+	l.mu.Unlock()
+	for _, p := range incoming {
+		l.parts[p.TopicPartition] = p
+		p.newsAt, p.told, p.asks = time.Now(), false, -1
+		l.looked, l.mapRead = -1, -1
+	}
+	if len(incoming) > 0 && l.quiet.busy != nil {
+		l.hangUp() // its fetch would keep them waiting for long
 	}
 }
 
@@ -146,9 +167,13 @@ func (l *lane) giveUp(err error) {
 	}
 }
 
-// applyBound takes over the bound of a move.
+// applyBound takes over the bound of a move. Clients are held: what the source's map knows
+// is looked for at once, though the source is still asked.
 func (l *lane) applyBound() {
 	b := l.flow.ending.bound.Load()
+	if b != l.bounded {
+		l.bounded, l.mapRead, l.hurries = b, -1, true
+	}
 	for _, p := range l.parts {
 		p.bound = b.of(p.TopicPartition)
 	}
@@ -207,27 +232,29 @@ func (l *lane) close(ctx context.Context) {
 	}
 }
 
+// hangUp ends the connection to the source. The session goes on over the next one, or each
+// would leave one at the broker, which has room for a thousand of all its clients.
 func (l *lane) hangUp() {
 	if l.asked != nil {
 		l.asked.cancel()
 		l.holding.change(-l.asked.granted)
-		l.asked = nil
 	}
 	if l.conn != nil {
 		l.conn.Close()
 		l.conn = nil
 	}
+	if l.asked != nil {
+		<-l.asked.answer // then nobody has the session
+		l.asked = nil
+	}
 }
 
 // handBack gives a partition back to the flow.
 func (l *lane) handBack(p *partition, why returned) {
-	delete(l.parts, p.TopicPartition)
-	delete(l.resting, p.TopicPartition)
-	if put := l.parked[p.TopicPartition]; put != nil {
-		delete(l.parked, p.TopicPartition)
-		put.held.done()
-		put.held = nil
+	if p.followed && p.asks == l.asks {
+		p.answered = l.caughtUp
 	}
+	l.leave(p)
 	l.flow.takeBack(p, why)
 }
 
@@ -242,7 +269,7 @@ func (l *lane) pump(ctx context.Context) error {
 	}
 	l.m.config.Crash("afterFetch")
 	l.pay(chunk, time.Now())
-	plans := l.plan(ctx, chunk)
+	plans := l.plan(ctx, l.withHoles(chunk))
 	l.hold(plans, l.answer)
 	plans, l.answer = append(l.unpark(), plans...), nil
 	defer l.letGo(plans)
@@ -256,13 +283,16 @@ func (l *lane) pump(ctx context.Context) error {
 		return err
 	}
 	l.stopCorrupt(ctx, plans)
+	l.checkLeases(time.Now())
+	l.speakUp(plans)
 	return nil
 }
 
 // errWoken ends the wait for an answer, which is waited for again.
 var errWoken = errors.New("the lane was woken")
 
-// fetch waits for the answer of the fetch that is on its way.
+// fetch waits for the answer of the fetch that is on its way. There may be none yet: the
+// lane looks after the rest then.
 func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	if l.asked == nil {
 		l.ask(nil)
@@ -270,8 +300,26 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	if l.asked == nil { // every partition rests
 		return nil, l.rest(ctx)
 	}
+	if l.hurries {
+		l.hurries = false
+		return nil, nil
+	}
+	var look <-chan time.Time
+	if l.quiet.busy != nil { // the source may take long
+		look = time.After(l.m.config.FetchWait)
+	}
 	select {
+	case <-look:
+		return nil, nil
 	case a := <-l.asked.answer:
+		if a.pause > 0 { // it says nothing of what it has
+			l.asks++
+		} else {
+			l.caughtUp = l.asked.at
+		}
+		if a.err == nil && a.pause <= 0 { // a broker that has records does not wait
+			l.caughtUp = later(l.asked.at, a.at.Add(-time.Second))
+		}
 		l.asked, l.heardAt = nil, a.at
 		l.sourceThrottles(a.pause, a.at)
 		l.answer = l.counted(a)
@@ -299,9 +347,12 @@ func (l *lane) rest(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// ask sends the next fetch. Where a plan stands its end is asked for; should
+// ask sends the next fetch, if none is on its way. Where a plan stands its end is asked for; should
 // the plan not come to its end, the answer is dropped.
 func (l *lane) ask(plans []*planned) {
+	if l.asked != nil {
+		return
+	}
 	ahead := make(map[*partition]*planned, len(plans))
 	for _, p := range plans {
 		ahead[p.partition] = p
@@ -310,9 +361,10 @@ func (l *lane) ask(plans []*planned) {
 	if now.Before(l.sourceQuiet) {
 		return
 	}
-	under, wait := l.underCaps(), l.m.config.FetchWait
+	under, wait := l.underCaps(), l.fetchWait()
 	var parts []sitelog.FetchPart
 	busy := false // some records are known to be there
+	anew := false // an answer is needed about a partition of which the broker would say nothing
 	for tp, p := range l.parts {
 		if until, ok := l.resting[tp]; ok {
 			if now.Before(until) {
@@ -321,7 +373,7 @@ func (l *lane) ask(plans []*planned) {
 			delete(l.resting, tp)
 		}
 		a, isAhead := ahead[p]
-		if until, yes := l.quiet(tp, isAhead, now); yes {
+		if until, yes := l.muted(tp, isAhead, now); yes {
 			wait = min(wait, max(until.Sub(now), time.Millisecond))
 			continue
 		}
@@ -332,7 +384,7 @@ func (l *lane) ask(plans []*planned) {
 		}
 		at, epoch := p.source, p.sourceEpoch
 		if isAhead {
-			if a.plan.end.virtual >= p.bound {
+			if a.plan.end.virtual >= p.bound || l.goesBack(a) {
 				continue
 			}
 			at = a.plan.end.source
@@ -340,7 +392,9 @@ func (l *lane) ask(plans []*planned) {
 				epoch = a.plan.sourceEpoch
 			}
 		}
+		p.followed, p.asks = p.asks == l.asks, l.asks+1
 		busy = busy || p.lastStable != at
+		anew = anew || !p.told && l.session.Remembers(tp)
 		parts = append(parts, sitelog.FetchPart{TopicPartition: tp, Offset: at, BytesMax: bytes, LastEpoch: epoch, CheckEpoch: epoch >= 0})
 	}
 	if len(parts) == 0 {
@@ -351,11 +405,12 @@ func (l *lane) ask(plans []*planned) {
 		return // asked again in a moment
 	}
 	bytesMax := int(max(1, granted/l.costs()))
-	for i, share := 0, l.m.config.partitionBytes(len(l.parts), bytesMax, l.whole()); i < len(parts); i++ {
+	for i, share := 0, l.partitionBytes(bytesMax); i < len(parts); i++ {
 		parts[i].BytesMax = min(parts[i].BytesMax, share)
 	}
 	fetchContext, cancel := context.WithCancel(l.asking)
-	a := &asked{granted: granted, cancel: cancel, answer: make(chan fetchAnswer, 1)}
+	l.asks++
+	a := &asked{at: now, granted: granted, cancel: cancel, answer: make(chan fetchAnswer, 1)}
 	l.asked = a
 	options := sitelog.FetchOptions{MaxWait: wait, BytesMax: bytesMax, OnWire: selection.OnWire(l.flow.source.cluster)}
 	if l.conn == nil {
@@ -366,15 +421,19 @@ func (l *lane) ask(plans []*planned) {
 			return
 		}
 		l.conn = c
+		l.session.Move(c)
+	}
+	if anew {
+		l.session.Forget()
 	}
 	if !l.whole() {
 		options.BytesMax = math.MaxInt32
 	}
-	c := l.conn
+	c, session := l.conn, l.session
 	c.Expect(bytesMax + expectMore)
 	l.flow.goroutines.Go(func() {
 		defer cancel()
-		fetched, err := sitelog.Fetch(fetchContext, c, parts, options)
+		fetched, err := session.Fetch(fetchContext, parts, options)
 		a.answer <- fetchAnswer{parts: fetched, pause: time.Until(c.MutedUntil()), granted: granted, err: err, at: time.Now()}
 	})
 }
@@ -382,6 +441,16 @@ func (l *lane) ask(plans []*planned) {
 // expectMore is what an answer takes beside its records, and what a single batch may
 // exceed what was asked for.
 const expectMore = 1 << 20
+
+// partitionBytes is what a partition may bring in an answer of so many bytes. Where that is
+// bounded as a whole, it is the same whatever is granted, or the broker would have to be
+// told each time (Session).
+func (l *lane) partitionBytes(answer int) int {
+	if l.whole() {
+		answer = l.m.config.answerBytesMax()
+	}
+	return l.m.config.partitionBytes(len(l.parts), answer, l.whole())
+}
 
 // whole tells whether the size of an answer is bounded as a whole. kfake forgets the list
 // of aborted transactions where that cuts an answer off.
@@ -397,7 +466,10 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 	now := l.m.config.Now()
 	for _, f := range chunk {
 		p, ok := l.parts[f.TopicPartition]
-		if !ok || f.Asked != p.source {
+		if !ok {
+			continue
+		}
+		if p.told = f.Asked == p.source; !p.told {
 			continue
 		}
 		switch {
@@ -415,6 +487,12 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 		}
 		p.heard(f.LastStable, f.HighWatermark, now)
 		p.heardAt = l.heardAt
+		if p.followed { // else it may have been behind for long
+			p.answered = l.caughtUp
+		}
+		if len(f.Records) > 0 {
+			p.newsAt = time.Now()
+		}
 		l.flow.setState(p, true, "") // behind, until the answer of the target came
 		view := l.flow.source.view(p.TopicPartition)
 		w := p.writer()
@@ -441,6 +519,29 @@ func (l *lane) plan(ctx context.Context, chunk []sitelog.Fetched) []*planned {
 		plans = append(plans, &planned{partition: p, plan: made, data: len(f.Records) > 0})
 	}
 	return plans
+}
+
+// withHoles adds answers for partitions of which the source says nothing, since nothing is
+// new, while its map does: holes behind the last record are mirrored too.
+func (l *lane) withHoles(chunk []sitelog.Fetched) []sitelog.Fetched {
+	at := l.flow.source.reader.Position()
+	if at == l.mapRead {
+		return chunk
+	}
+	l.mapRead = at
+	answered := make(map[spillway.TopicPartition]bool, len(chunk))
+	for _, f := range chunk {
+		answered[f.TopicPartition] = true
+	}
+	for tp, p := range l.parts {
+		if answered[tp] || p.highWatermark < 0 {
+			continue
+		}
+		if v, _ := l.flow.source.view(tp).ToVirtual(p.source); v > p.virtual {
+			chunk = append(chunk, sitelog.Fetched{TopicPartition: tp, Asked: p.source, HighWatermark: p.highWatermark, LastStable: p.lastStable, LogStart: -1, Diverged: -1})
+		}
+	}
+	return chunk
 }
 
 // sourceMoved handles a source that does not have the position any more:

@@ -1,12 +1,14 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"spillway"
@@ -63,7 +65,9 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	if err != nil {
 		return nil, nil, err
 	}
-	var entries []maptopic.Entry
+	told, faults := make([][]maptopic.Entry, len(parts)), make([]error, len(parts))
+	var reading sync.WaitGroup
+	slots := make(chan struct{}, verifiedAtOnce)
 	for i, p := range parts {
 		held := m.reader.Map(p.TopicPartition).Session()
 		if held.Session != p.session.Session || held.Worker != p.session.Worker {
@@ -71,14 +75,19 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 			continue
 		}
 		p.cutIn = held.Session
-		es, err := m.verify(ctx, epoch, p, writers[i], pending[i], starts[p.TopicPartition], ends[p.TopicPartition])
-		if err != nil {
-			return nil, nil, err
-		}
 		p.resumes = previous[i].Worker == m.config.Worker
-		entries = append(entries, es...)
 		opened = append(opened, p)
+		slots <- struct{}{}
+		reading.Go(func() {
+			defer func() { <-slots }()
+			told[i], faults[i] = m.verify(ctx, epoch, p, writers[i], pending[i], starts[p.TopicPartition], ends[p.TopicPartition])
+		})
 	}
+	reading.Wait()
+	if err := some(faults); err != nil {
+		return nil, nil, err
+	}
+	entries := slices.Concat(told...)
 	if err := m.saveAndRead(ctx, entries); err != nil {
 		return nil, nil, err
 	}
@@ -89,6 +98,24 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	}
 	return opened, lost, nil
 }
+
+// some is the first fault, and how many there are: each of thousands of partitions tells it.
+func some(faults []error) (err error) {
+	n := 0
+	for _, fault := range faults {
+		if fault != nil {
+			err = cmp.Or(err, fault)
+			n++
+		}
+	}
+	if n > 1 {
+		err = fmt.Errorf("%w, and %d more faults", err, n-1)
+	}
+	return err
+}
+
+// verifiedAtOnce bounds the logs that are read back at the same time.
+const verifiedAtOnce = 16
 
 // nextSession continues the producer id with the next producer epoch, so that
 // the broker refuses the older session's writers; where epochs run out, or the

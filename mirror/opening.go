@@ -92,15 +92,14 @@ func (f *flow) route(ctx, asking, lanes context.Context) {
 	if len(f.toRoute) == 0 {
 		return
 	}
-	parts := f.toRoute
+	parts := f.acknowledged(ctx, f.toRoute)
 	f.toRoute = nil
 	_ = f.source.cluster.Refresh(ctx) // an unreachable source is met again below
 	tps := make([]spillway.TopicPartition, len(parts))
 	for i, p := range parts {
 		tps[i] = p.TopicPartition
 	}
-	acknowledged, targetErr := f.m.local.Admin().HighWatermarks(ctx, tps)
-	placed, fresh := f.place(ctx, tps, parts)
+	placed := f.place(ctx, tps, parts)
 	parted, problems := f.m.comparePast(ctx, f.source, placed)
 	f.toOpen = append(f.toOpen, parted...)
 	for _, p := range placed {
@@ -121,25 +120,60 @@ func (f *flow) route(ctx, asking, lanes context.Context) {
 			l = newLane(asking, f, node)
 			f.lanes[node] = l
 			f.mu.Lock()
-			f.mu.wakes = append(f.mu.wakes, l.wake)
+			f.mu.running = append(f.mu.running, l)
 			f.mu.Unlock()
 			f.goroutines.Go(func() { l.run(lanes) })
 		}
 		p.failed = 0
 		f.setState(p, true, "")
 		// Said at once, not with the next record: if records were lost, the
-		// mark of the session before is not true any more.
-		if !fresh[p] && targetErr == nil && acknowledged[p.TopicPartition] >= p.local && p.lease.Held(f.m.config.Now()) {
+		// mark of the session before is not true any more. And of a partition
+		// without news there is no answer that would say it.
+		if p.lease.Held(f.m.config.Now()) {
 			f.publish(p)
 		}
 		l.give(p)
 	}
 }
 
+// acknowledged lets the partitions wait of which not all in-sync replicas have what was
+// read back: their marks would say so. What they do have is said at once, for the mark of
+// the session before may be higher.
+func (f *flow) acknowledged(ctx context.Context, parts []*partition) []*partition {
+	var due []spillway.TopicPartition
+	for _, p := range parts {
+		if p.durable != p.session.Session && p.virtual >= 0 {
+			due = append(due, p.TopicPartition)
+		}
+	}
+	if len(due) == 0 {
+		return parts
+	}
+	marks, err := f.m.local.Admin().HighWatermarks(ctx, due)
+	return slices.DeleteFunc(parts, func(p *partition) bool {
+		at := marks[p.TopicPartition]
+		switch {
+		case p.durable == p.session.Session || p.virtual < 0:
+			return false
+		case err != nil:
+			f.again(p, err.Error())
+			return true
+		case at < p.local:
+			if v, _ := f.m.reader.View(p.TopicPartition).ToVirtual(at); p.lease.Held(f.m.config.Now()) {
+				f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, Session: p.session.Session, End: min(v, p.virtual)})
+			}
+			f.again(p, fmt.Sprintf("waits for the in-sync replicas at site %s: they have %d of %d offsets", f.m.site, at, p.local))
+			return true
+		}
+		p.durable = p.session.Session
+		return false
+	})
+}
+
 // place sets where opened partitions go on at the source. What is at its bound
 // already, or unknown to the source, is not among those that it returns.
-func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts []*partition) (placed []*partition, fresh map[*partition]bool) {
-	fresh = make(map[*partition]bool)
+func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts []*partition) (placed []*partition) {
+	fresh := make(map[*partition]bool)
 	starts, err := f.source.cluster.Admin().LogStarts(ctx, tps)
 	for _, p := range parts {
 		p.session.Opened = true
@@ -176,7 +210,7 @@ func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts [
 		}
 		placed = slices.DeleteFunc(placed, func(p *partition) bool { return fresh[p] })
 	}
-	return placed, fresh
+	return placed
 }
 
 // told tells whether a source's map says what a partition holds. That of an empty

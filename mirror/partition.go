@@ -30,6 +30,9 @@ type partition struct {
 	rules         *rewrite.Partition
 	repackBytes   int
 
+	// durable is the append session of which all in-sync replicas have what was read back.
+	durable int64
+
 	// compared says that the last records here were found to be the source's, or
 	// that there are none.
 	compared bool
@@ -62,7 +65,16 @@ type partition struct {
 	failed  int    // openings without success, one after the other
 	notice  string // what people should know of it while it runs
 
+	// told says that an answer of the source was taken since the partition came to its
+	// lane: there need not be another one while nothing is new.
+	told bool
+	// newsAt is when records came last, or the partition to its lane.
+	newsAt time.Time
+
 	// For FlowInfo; read by others only through the flow's reports.
+	answered      time.Time            // when it had all that the source had, at the last
+	asks          int64                // of its lane, when it was among what was asked for last
+	followed      bool                 // it was so the time before, too
 	highWatermark spillway.LocalOffset // of the source, −1 while unknown
 	lastStable    spillway.LocalOffset // the same
 	heardAt       time.Time            // when the answer with both came; zero: none did

@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -90,12 +92,26 @@ func (l logPart) span(from, to spillway.Offset) sitelog.Span {
 func (m *Mirror) comparePast(ctx context.Context, src *source, parts []*partition) (parted []*partition, problems map[*partition]error) {
 	problems = make(map[*partition]error)
 	pasts, err := m.pastOf(ctx, src, parts)
-	c := &comparison{m, src, sitelog.NewSpanReader(m.local), sitelog.NewSpanReader(src.cluster)}
-	defer c.ours.Close()
-	defer c.theirs.Close()
-	for some := range slices.Chunk(pasts, pastsAtOnce) {
-		parted = append(parted, c.compareSome(ctx, some, err, problems)...)
+	chunks := slices.Collect(slices.Chunk(pasts, pastsAtOnce))
+	readers := min(pastReaders, len(chunks))
+	var mu sync.Mutex // guards parted and problems
+	var reading sync.WaitGroup
+	for i := range readers {
+		reading.Go(func() {
+			c := &comparison{m, src, sitelog.NewSpanReader(m.local), sitelog.NewSpanReader(src.cluster)}
+			defer c.ours.Close()
+			defer c.theirs.Close()
+			for j := i; j < len(chunks); j += readers {
+				met := make(map[*partition]error)
+				apart := c.compareSome(ctx, chunks[j], err, met)
+				mu.Lock()
+				parted = append(parted, apart...)
+				maps.Copy(problems, met)
+				mu.Unlock()
+			}
+		})
 	}
+	reading.Wait()
 	return parted, problems
 }
 
@@ -108,6 +124,10 @@ type comparison struct {
 
 // pastsAtOnce bounds the partitions whose records are compared at once.
 const pastsAtOnce = 128
+
+// pastReaders is how many of these are read at the same time, each with connections of
+// its own.
+const pastReaders = 4
 
 // compareSome compares some of the partitions, unless there is an error already.
 func (c *comparison) compareSome(ctx context.Context, pasts []*past, err error, problems map[*partition]error) (parted []*partition) {

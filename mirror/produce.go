@@ -169,6 +169,18 @@ func (t *target) produce(ctx context.Context, rounds []*round, sent func()) {
 	}
 }
 
+// lookUp finds out who leads partitions of which nothing was sent yet.
+func (t *target) lookUp(ctx context.Context, plans []*planned) {
+	for _, p := range plans {
+		if _, known := t.leads[p.TopicPartition]; known {
+			continue
+		}
+		if node, err := t.cluster.Leader(ctx, p.TopicPartition); err == nil { // met again when it is sent
+			t.leads[p.TopicPartition] = node
+		}
+	}
+}
+
 func bytesOf(parts []sitelog.ProducePart) (n int) {
 	for _, p := range parts {
 		n += len(p.Batch)
@@ -205,7 +217,8 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 			left = append(left, p)
 		}
 	}
-	pause := resendPauseMin
+	l.target.lookUp(ctx, left)
+	pause, refusals := resendPauseMin, make(map[*planned]sitelog.Produced)
 	for len(left) > 0 {
 		if left = l.park(l.withLease(left)); len(left) == 0 {
 			return
@@ -215,9 +228,8 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 		// fate must be known before the target's end is read (C8).
 		l.target.produce(ctx, rounds, func() { l.m.config.Crash("afterProduceSent") })
 		l.m.config.Crash("afterProduceAcked")
-		var again, unsent []*planned // the latter had no room in the requests
-		moved := false
-		refusals := make(map[*planned]sitelog.Produced)
+		var again, unsent []*planned               // the latter had no room in the requests
+		moved, took := false, make(map[int32]bool) // the latter are brokers
 		for _, p := range left {
 			gone := false
 			for _, r := range rounds {
@@ -233,7 +245,7 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 					p.unsure = p.unsure || unsure(a.Err)
 					break
 				}
-				moved = true
+				moved, took[l.target.leads[p.TopicPartition]] = true, true
 				p.next++
 				p.since, p.unsure = time.Time{}, false
 			}
@@ -255,14 +267,7 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 		if l.flow.stopped() && moved {
 			return // the rest is planned again by whoever follows
 		}
-		ends := !moved && (l.flow.stopped() || ctx.Err() != nil)
-		left = slices.DeleteFunc(left, func(p *planned) bool {
-			if !ends && !p.overdue(time.Now()) {
-				return false
-			}
-			l.handBack(p.partition, returned{open: true, problem: fmt.Sprintf("produce %s/%s: %s", l.m.site, p.TopicPartition, describe(refusals[p]))})
-			return true
-		})
+		left = l.withoutLate(left, rounds, refusals, took, !moved && (l.flow.stopped() || ctx.Err() != nil))
 		if moved || len(left) == 0 {
 			pause = resendPauseMin
 			continue
@@ -274,22 +279,30 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 	}
 }
 
+// producedAtOnce bounds the partitions of a request: a broker that writes to many for the
+// first time makes files for each, and has to answer in time.
+const producedAtOnce = 250
+
 // burst is what is sent next. One batch alone goes where the broker may not know the
 // session yet, for then it would take any sequence as the first one, and where it
 // may have forgotten it (C3).
 //
 // Where a broker throttles, it gets one request, of no more than it is to have at once.
 func (l *lane) burst(left []*planned) (rounds []*round) {
-	now, bytes := time.Now(), make(map[int32]int)
+	now, bytes, partitions := time.Now(), make(map[int32]int), make(map[int32]int)
 	for _, p := range left {
 		ahead := p.plan.batches[p.next:]
 		node, known := l.target.leads[p.TopicPartition]
+		if partitions[node] == producedAtOnce {
+			continue
+		}
 		slow := l.target.throttled[node]
 		slowly := known && slow.lately(now)
 		if slowly && slow.bytesMax > 0 && bytes[node] > 0 && bytes[node]+len(ahead[0].bytes) > slow.bytesMax {
 			continue
 		}
 		bytes[node] += len(ahead[0].bytes)
+		partitions[node]++
 		for i, b := range ahead[:min(len(ahead), burstMax)] {
 			if i > 0 && slowly {
 				break
@@ -310,6 +323,32 @@ func (l *lane) burst(left []*planned) (rounds []*round) {
 // broker wanted included: somebody must hear of it.
 func (p *planned) overdue(now time.Time) bool {
 	return !p.since.IsZero() && now.Sub(p.since) > resendMax
+}
+
+// withoutLate hands back the plans that are overdue, or all that were sent where the lane
+// ends. Where the broker of one took nothing of anybody, those that had no room in its
+// request have had their time too: the other brokers' partitions wait meanwhile.
+func (l *lane) withoutLate(left []*planned, rounds []*round, refusals map[*planned]sitelog.Produced, took map[int32]bool, ends bool) []*planned {
+	now, stuck := time.Now(), make(map[int32]string)
+	left = slices.DeleteFunc(left, func(p *planned) bool {
+		if !ends && !p.overdue(now) {
+			return false
+		}
+		problem := fmt.Sprintf("produce %s/%s: %s", l.m.site, p.TopicPartition, describe(refusals[p]))
+		if node := l.target.leads[p.TopicPartition]; !took[node] {
+			stuck[node] = problem
+		}
+		l.handBack(p.partition, returned{open: true, problem: problem})
+		return true
+	})
+	return slices.DeleteFunc(left, func(p *planned) bool {
+		problem, is := stuck[l.target.leads[p.TopicPartition]]
+		if !is || sentIn(rounds, p) {
+			return false
+		}
+		l.handBack(p.partition, returned{open: true, problem: "was not sent, since its broker takes nothing: " + problem})
+		return true
+	})
 }
 
 func sentIn(rounds []*round, p *planned) bool {
@@ -480,8 +519,9 @@ func (l *lane) classify(ctx context.Context, p *planned, base spillway.LocalOffs
 }
 
 // tooLarge plans the partition again with smaller batches. A single record that
-// is too large is refused.
+// is too large is refused, until the topic takes it as the source does.
 func (l *lane) tooLarge(ctx context.Context, p *planned, b outgoing, a sitelog.Produced) verdictKind {
+	l.flow.lookAt(p.Topic)
 	if b.records == 1 {
 		l.refused(ctx, p, b, a)
 		return verdictGone

@@ -11,7 +11,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"spillway"
-	"spillway/broker"
 	"spillway/mirror/maptopic"
 	"spillway/mirror/metadata"
 )
@@ -272,7 +271,7 @@ func (m *Mirror) keepMetadata(ctx context.Context, id spillway.ShareID) {
 		return
 	}
 	if f := s.running(); f != nil {
-		f.metadataRound(ctx, nil, true)
+		f.metadataRound(ctx, f.topics(), true)
 	}
 }
 
@@ -280,7 +279,16 @@ func (m *Mirror) keepMetadata(ctx context.Context, id spillway.ShareID) {
 func (f *flow) leads(topic string, lease Lease) {
 	f.mu.Lock()
 	f.mu.led[topic] = lease
-	f.mu.due = append(f.mu.due, topic)
+	f.mu.Unlock()
+	f.lookAt(topic)
+}
+
+// lookAt has the settings of a topic looked at before its turn.
+func (f *flow) lookAt(topic string) {
+	f.mu.Lock()
+	if !slices.Contains(f.mu.due, topic) {
+		f.mu.due = append(f.mu.due, topic)
+	}
 	f.mu.Unlock()
 	select {
 	case f.metadataDue <- struct{}{}:
@@ -313,22 +321,29 @@ func (f *flow) led(topics []string) []string {
 	return led
 }
 
-// metadataRound looks at topics once, or at the whole flow. A move is not disturbed.
+// metadataRound looks at topics once, or at the whole flow, of which it has the topics
+// whose turn it is unless it is told others. A move is not disturbed.
 func (f *flow) metadataRound(ctx context.Context, topics []string, whole bool) {
 	f.metadata.Lock()
 	defer f.metadata.Unlock()
-	if whole {
-		topics = f.topics()
+	all, turn := f.topics(), f.turn
+	if whole && topics == nil {
+		topics = f.nextTopics(all)
 	}
 	if f.ending.bound.Load() != nil {
 		return
 	}
-	f.keep(ctx, KindSetting, func() error { return f.keepSettings(ctx, topics) })
+	f.keep(ctx, KindSetting, func() error {
+		read, err := f.keepSettings(ctx, topics)
+		if !read {
+			f.turn = turn // they are looked at again
+		}
+		return err
+	})
 	if whole {
 		f.keep(ctx, KindTopic, func() error { return f.followDeletions(ctx) })
 	}
-	all := f.topics()
-	if len(all) == 0 || len(topics) == 0 || topics[0] != all[0] || len(f.led(all[:1])) == 0 {
+	if len(all) == 0 || !whole && !slices.Contains(topics, all[0]) || len(f.led(all[:1])) == 0 {
 		return // another worker's
 	}
 	if f.m.config.ACLs {
@@ -339,6 +354,23 @@ func (f *flow) metadataRound(ctx context.Context, topics []string, whole bool) {
 	}
 }
 
+// topicsRound bounds the topics of one look at settings: brokers tell all forty of each.
+const topicsRound = 200
+
+// nextTopics are those whose turn it is.
+func (f *flow) nextTopics(all []string) []string {
+	if len(all) <= topicsRound {
+		return all
+	}
+	from, _ := slices.BinarySearch(all, f.turn)
+	some := slices.Clone(all[from:min(from+topicsRound, len(all))])
+	if n := topicsRound - len(some); n > 0 {
+		some = append(some, all[:n]...)
+	}
+	f.turn = some[len(some)-1] + "\x00" // the first one behind it
+	return some
+}
+
 // keep tells what could not be done. It is tried again.
 func (f *flow) keep(ctx context.Context, kind string, do func() error) {
 	if err := do(); err != nil && ctx.Err() == nil {
@@ -346,16 +378,22 @@ func (f *flow) keep(ctx context.Context, kind string, do func() error) {
 	}
 }
 
-func (f *flow) keepSettings(ctx context.Context, topics []string) error {
+// keepSettings tells whether both sites have said something of the settings: one topic that
+// may not be read keeps no others from their turn.
+func (f *flow) keepSettings(ctx context.Context, topics []string) (read bool, err error) {
+	defer func() {
+		var answered *kerr.Error
+		read = err == nil || errors.As(err, &answered)
+	}()
 	here, err := f.m.local.Admin().TopicSettings(ctx, topics)
 	if err != nil {
-		return err
+		return false, err
 	}
 	led := f.led(topics)
 	if len(led) > 0 {
 		plans, err := f.m.planSettings(ctx, f.source, led, here)
 		if err != nil {
-			return err
+			return false, err
 		}
 		f.late(plans)
 		f.m.changeSettings(ctx, f.source, plans)
@@ -372,7 +410,7 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 			}
 		}
 	}
-	return f.learnLimits(ctx, here)
+	return true, f.learnLimits(ctx, here)
 }
 
 // late leaves changes out that are not as old as the flow's delay: with a shorter
@@ -402,23 +440,24 @@ func (f *flow) late(plans []topicPlan) {
 
 // learnLimits tells partitions how large a batch their topic takes now.
 func (f *flow) learnLimits(ctx context.Context, here map[string]map[string]string) error {
+	var changed []string
 	for _, name := range slices.Sorted(maps.Keys(here)) {
-		value := here[name]["max.message.bytes"]
-		if seen, ok := f.limitSeen[name]; ok && seen == value {
-			continue
+		if seen, ok := f.limitSeen[name]; !ok || seen != here[name]["max.message.bytes"] {
+			changed = append(changed, name)
 		}
-		n, err := f.m.batchBytesMax(ctx, name)
-		if errors.Is(err, broker.ErrUnknownTopic) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		f.limitSeen[name] = value
-		f.mu.Lock()
-		limit := f.mu.limits[name]
-		f.mu.Unlock()
-		if limit != nil {
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	now, err := f.m.batchBytesMax(ctx, changed)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for name, n := range now {
+		f.limitSeen[name] = here[name]["max.message.bytes"]
+		if limit := f.mu.limits[name]; limit != nil {
 			limit.Store(int64(n))
 		}
 	}

@@ -48,6 +48,9 @@ func testMirrorWith(t *testing.T, c Config, sources ...broker.Cluster) *Mirror {
 	}
 	c.FetchWait, c.TopicInterval, c.GroupInterval = 50*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
 	c.VerifyInterval, c.MetadataInterval = 200*time.Millisecond, 100*time.Millisecond
+	if c.quiet == (quietLimits{}) { // so that partitions go to and fro
+		c.quiet = quietLimits{from: 2, after: 50 * time.Millisecond, laneMax: 1}
+	}
 	m, err := New(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)

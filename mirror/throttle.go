@@ -104,10 +104,10 @@ func (l *lane) unpark() (due []*planned) {
 	return due
 }
 
-// quiet is until when a partition is not asked for because its broker at the target wants
+// muted is until when a partition is not asked for because its broker at the target wants
 // a pause. One that throttles gets nothing asked ahead for it: it would be dropped when
 // the plan before it has to wait.
-func (l *lane) quiet(tp spillway.TopicPartition, ahead bool, now time.Time) (until time.Time, yes bool) {
+func (l *lane) muted(tp spillway.TopicPartition, ahead bool, now time.Time) (until time.Time, yes bool) {
 	until, lately := l.target.quiet(tp, now)
 	if l.parked[tp] != nil || now.Before(until) || lately && ahead {
 		return until, true

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"spillway"
 	"spillway/broker"
 	"spillway/mirror/metadata"
@@ -38,7 +40,8 @@ func (a Assignment) partitionsAt(ctx context.Context, c broker.Cluster) ([]spill
 		return nil, fmt.Errorf("list topics of site %s: %w", c.Site(), err)
 	}
 	var tps []spillway.TopicPartition
-	for name, t := range md.Topics {
+	for _, name := range slices.Sorted(maps.Keys(md.Topics)) {
+		t := md.Topics[name]
 		if t.ErrorCode != 0 || t.Internal || !a.covers(name) {
 			continue
 		}
@@ -49,8 +52,7 @@ func (a Assignment) partitionsAt(ctx context.Context, c broker.Cluster) ([]spill
 			}
 		}
 	}
-	slices.SortFunc(tps, spillway.TopicPartition.Compare)
-	return tps, nil
+	return tps, nil // partitions ascend
 }
 
 // ensureTopics creates the topics that the source has and this site has not,
@@ -88,13 +90,7 @@ func (m *Mirror) ensureTopics(ctx context.Context, from *source, tps []spillway.
 			return nil, err
 		}
 	}
-	limits := make(map[string]int, len(counts))
-	for name := range counts {
-		if limits[name], err = m.batchBytesMax(ctx, name); err != nil {
-			return nil, err
-		}
-	}
-	return limits, nil
+	return m.batchBytesMax(ctx, slices.Sorted(maps.Keys(counts)))
 }
 
 // createTopics creates topics with the settings that they have at the source. That
@@ -123,59 +119,78 @@ func (m *Mirror) createTopics(ctx context.Context, from *source, names []string,
 	if err := m.saveTopics(ctx, plans, topicPlan.intent); err != nil {
 		return err
 	}
-	var created []string
-	for _, p := range plans {
-		var made bool
-		if made, err = m.createTopic(ctx, from, p, counts[p.name]); err != nil {
-			break
-		}
-		if made {
-			created = append(created, p.name)
-		}
-	}
+	created, err := m.makeTopics(ctx, from, plans, counts)
 	return errors.Join(err, m.createdHere(ctx, created))
 }
 
-// createTopic tells whether it has created the topic.
-func (m *Mirror) createTopic(ctx context.Context, from *source, p topicPlan, count int32) (made bool, err error) {
-	all, carried := make(map[string]string), make(map[string]string)
-	for _, c := range p.settings.Changes {
-		all[c.Key], carried[c.Key] = *c.New, *c.New
-	}
-	for _, c := range p.borrows {
-		all[c.Key] = *c.New
-	}
-	// A broker that does not know a setting still can hold the topic; what it
-	// then refuses is in the gap log.
-	for _, configs := range []map[string]string{all, carried, nil} {
-		again := m.local.Admin().CreateTopic(ctx, p.name, count, m.config.Replication, configs)
-		if again == nil {
-			m.events.metadata(MetadataInfo{Source: from.id(), Target: m.site, Kind: KindTopic, Name: p.name, What: fmt.Sprintf("created with %d partitions", count)})
-			return true, nil
+// makeTopics creates topics, and returns those that nobody else has created meanwhile.
+// A broker that does not know a setting still can hold the topic; what it then refuses is
+// in the gap log.
+func (m *Mirror) makeTopics(ctx context.Context, from *source, plans []topicPlan, counts map[string]int32) (created []string, err error) {
+	first := make(map[string]error) // why a topic was not created as it should be
+	var faults []error
+	for _, with := range []func(topicPlan) []metadata.Change{topicPlan.changes, func(p topicPlan) []metadata.Change { return p.settings.Changes }, nil} {
+		var topics []broker.NewTopic
+		for _, p := range plans {
+			t := broker.NewTopic{Name: p.name, Partitions: counts[p.name], Replication: m.config.Replication, Configs: make(map[string]string)}
+			if with != nil {
+				for _, c := range with(p) {
+					t.Configs[c.Key] = *c.New
+				}
+			}
+			topics = append(topics, t)
 		}
-		if errors.Is(again, broker.ErrTopicExists) {
-			return false, nil
+		made, refused, err := m.local.Admin().CreateTopics(ctx, topics)
+		for _, name := range made {
+			m.events.metadata(MetadataInfo{Source: from.id(), Target: m.site, Kind: KindTopic, Name: name, What: fmt.Sprintf("created with %d partitions", counts[name])})
 		}
-		if err == nil {
-			err = again
+		created = append(created, made...)
+		if err != nil {
+			return created, err
 		}
-		if ctx.Err() != nil {
+		plans = slices.DeleteFunc(slices.Clone(plans), func(p topicPlan) bool {
+			err, is := refused[p.name]
+			if is && first[p.name] == nil {
+				first[p.name] = err
+			}
+			switch {
+			case !is, errors.Is(err, broker.ErrTopicExists):
+				return true
+			case with != nil && forSettings(err):
+				return false
+			}
+			faults = append(faults, fmt.Errorf("create topic %s/%s with %d partitions: %w", m.site, p.name, counts[p.name], first[p.name]))
+			return true
+		})
+		if len(plans) == 0 {
 			break
 		}
 	}
-	return false, fmt.Errorf("create topic %s/%s with %d partitions: %w", m.site, p.name, count, err)
+	return created, errors.Join(faults...)
+}
+
+// forSettings tells whether a topic may have been refused for its settings. All else
+// passes, or would be refused without them too.
+func forSettings(err error) bool {
+	return errors.Is(err, kerr.InvalidConfig) || errors.Is(err, kerr.InvalidRequest) || errors.Is(err, kerr.PolicyViolation)
 }
 
 // batchBytesDefault is Kafka's max.message.bytes.
 const batchBytesDefault = 1048588
 
-func (m *Mirror) batchBytesMax(ctx context.Context, topic string) (int, error) {
-	configs, err := m.local.Admin().TopicConfigs(ctx, topic)
+// batchBytesMax is the largest batch that each topic takes. Topics that do not exist are
+// left out.
+func (m *Mirror) batchBytesMax(ctx context.Context, topics []string) (map[string]int, error) {
+	values, err := m.local.Admin().TopicValues(ctx, topics, "max.message.bytes")
 	if err != nil {
-		return 0, fmt.Errorf("read the settings of %s/%s: %w", m.site, topic, err)
+		return nil, fmt.Errorf("how large a batch topics of site %s take: %w", m.site, err)
 	}
-	if n, err := strconv.Atoi(configs["max.message.bytes"].Value); err == nil && n > 0 {
-		return n, nil
+	limits := make(map[string]int, len(values))
+	for name, value := range values {
+		limits[name] = batchBytesDefault
+		if n, err := strconv.Atoi(value); err == nil && n > 0 {
+			limits[name] = n
+		}
 	}
-	return batchBytesDefault, nil
+	return limits, nil
 }

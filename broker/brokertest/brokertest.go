@@ -40,6 +40,7 @@ func Run(t *testing.T, site Site) {
 		run  func(*testing.T, *fixture)
 	}{
 		{"Topics", topics},
+		{"ManyTopics", manyTopics},
 		{"Settings", settings},
 		{"Leaders", leaders},
 		{"Nodes", nodes},

@@ -2,6 +2,9 @@ package brokertest
 
 import (
 	"errors"
+	"maps"
+	"slices"
+	"strconv"
 	"testing"
 
 	"spillway"
@@ -40,6 +43,45 @@ func topics(t *testing.T, f *fixture) {
 	m, err = f.Cluster.Metadata(f.ctx, name)
 	if got, ok := m.Topics[name]; err != nil || !ok || got.ErrorCode != 3 {
 		t.Errorf("metadata of a deleted topic: %+v, %v", got, err)
+	}
+}
+
+// manyTopics are created together, and one that cannot be keeps no other from it.
+func manyTopics(t *testing.T, f *fixture) {
+	there := f.topic(1, nil)
+	topics := []broker.NewTopic{{Name: there.Topic, Partitions: 1, Replication: 1}, {Name: f.name("none"), Partitions: 0, Replication: 1}}
+	want := map[string]string{}
+	for i := range 7 {
+		topic := broker.NewTopic{Name: f.name("many"), Partitions: 100, Replication: 1, Configs: map[string]string{"max.message.bytes": strconv.Itoa(2_000_000 + i)}}
+		topics, want[topic.Name] = append(topics, topic), topic.Configs["max.message.bytes"]
+	}
+	created, refused, err := f.admin.CreateTopics(f.ctx, topics)
+	f.must(err)
+	slices.Sort(created)
+	if !slices.Equal(created, slices.Sorted(maps.Keys(want))) {
+		t.Errorf("created: %v", created)
+	}
+	if len(refused) != 2 || !errors.Is(refused[there.Topic], broker.ErrTopicExists) || refused[topics[1].Name] == nil {
+		t.Errorf("refused: %v", refused)
+	}
+	var tps []spillway.TopicPartition
+	for name := range want {
+		for p := range int32(100) {
+			tps = append(tps, spillway.TopicPartition{Topic: name, Partition: p})
+		}
+	}
+	ends, err := f.admin.HighWatermarks(f.ctx, tps) // they have leaders
+	if err != nil || len(ends) != len(tps) {
+		t.Errorf("ends of %d partitions: %v", len(ends), err)
+	}
+	values, err := f.admin.TopicValues(f.ctx, append(created, f.name("absent"), there.Topic), "max.message.bytes")
+	f.must(err)
+	if values[there.Topic] == "" {
+		t.Errorf("a value that is not set: %q", values[there.Topic])
+	}
+	delete(values, there.Topic)
+	if !maps.Equal(values, want) {
+		t.Errorf("values: %v", values)
 	}
 }
 

@@ -3,7 +3,9 @@ package kafka_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -338,5 +340,64 @@ func TestConfigurationFaultsAreNamed(t *testing.T) {
 	}
 	if _, err := kafka.New(kafka.Config{Site: "east"}); err == nil || !strings.Contains(err.Error(), "bootstrap: needs at least one") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// What is asked of the partitions of many topics needs no request for each topic, though
+// nothing is known of their leaders.
+func TestLeadersOfManyTopics(t *testing.T) {
+	var topics []string
+	var tps []spillway.TopicPartition
+	for i := range 50 {
+		topics = append(topics, fmt.Sprintf("topic-%d", i))
+		tps = append(tps, spillway.TopicPartition{Topic: topics[i]})
+	}
+	server, c := start(t, kafka.Config{}, kfake.SeedTopics(1, topics...))
+	if err := c.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int64
+	server.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		asked.Add(1)
+		return nil, nil, false
+	})
+	starts, err := c.Admin().LogStarts(t.Context(), tps)
+	if err != nil || len(starts) != len(tps) {
+		t.Fatalf("%d of %d: %v", len(starts), len(tps), err)
+	}
+	if n := asked.Load(); n > 2 {
+		t.Errorf("the metadata was asked for %d times", n)
+	}
+}
+
+// Topics whose creation was not answered count as created when they are there then:
+// whoever asked for them must know that they are its own.
+func TestTopicsAreCreatedThoughNobodyAnswers(t *testing.T) {
+	server, c := start(t, kafka.Config{})
+	var attempts atomic.Int64
+	server.ControlKey(int16(kmsg.CreateTopics), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		if attempts.Add(1) != 1 {
+			return nil, nil, false
+		}
+		server.SleepControl(func() { // the attempt succeeds
+			other, err := kafka.New(kafka.Config{Site: "east", Bootstrap: server.ListenAddrs(), Capabilities: &broker.Capabilities{}})
+			if err == nil {
+				_ = other.Admin().CreateTopic(context.Background(), "carts", 1, 1, nil)
+				_ = other.Close()
+			}
+		})
+		return nil, errors.New("gone"), true
+	})
+	topics := []broker.NewTopic{{Name: "carts", Partitions: 1, Replication: 1}, {Name: "parcels", Partitions: 1, Replication: 1}}
+	created, refused, err := c.Admin().CreateTopics(t.Context(), topics)
+	slices.Sort(created)
+	if err != nil || len(refused) > 0 || !slices.Equal(created, []string{"carts", "parcels"}) {
+		t.Errorf("created %v, refused %v, %v", created, refused, err)
+	}
+	created, refused, err = c.Admin().CreateTopics(t.Context(), topics)
+	if err != nil || len(created) > 0 || !errors.Is(refused["carts"], broker.ErrTopicExists) {
+		t.Errorf("once more: created %v, refused %v, %v", created, refused, err)
 	}
 }

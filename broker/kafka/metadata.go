@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -168,6 +169,30 @@ func (c *Cluster) leader(ctx context.Context, tp spillway.TopicPartition) (leade
 		fault = broker.ErrNoLeader
 	}
 	return leadership{}, fmt.Errorf("site %s: leader of %s: %w", c.config.Site, tp, fault)
+}
+
+// leadersAtOnce bounds the topics whose leaders are asked for with one request.
+const leadersAtOnce = 500
+
+// leadersOf learns the leaders of many partitions, as far as they are not known.
+func (c *Cluster) leadersOf(ctx context.Context, tps []spillway.TopicPartition) error {
+	unknown := make(map[string]bool)
+	c.mu.Lock()
+	for _, tp := range tps {
+		if _, ok := c.mu.leaders[tp]; !ok {
+			unknown[tp.Topic] = true
+		}
+	}
+	c.mu.Unlock()
+	if len(unknown) < 2 {
+		return nil // leader asks for it
+	}
+	for some := range slices.Chunk(slices.Sorted(maps.Keys(unknown)), leadersAtOnce) {
+		if _, err := c.Metadata(ctx, some...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Coordinator implements broker.Cluster.

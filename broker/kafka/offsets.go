@@ -57,6 +57,9 @@ func (a *admin) OffsetsForTime(ctx context.Context, tps []spillway.TopicPartitio
 func (c *Cluster) listOffsets(ctx context.Context, tps []spillway.TopicPartition, replica int32, isolation int8, timestamp int64) (offsets, error) {
 	found := make(offsets, len(tps))
 	err := c.retry(ctx, func() error {
+		if err := c.leadersOf(ctx, tps); err != nil {
+			return err
+		}
 		byNode := map[int32]map[spillway.TopicPartition]leadership{}
 		for _, tp := range tps {
 			if _, ok := found[tp]; ok {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
 	"spillway/broker"
@@ -83,14 +82,14 @@ func led(m broker.TopicMetadata) bool {
 
 // await asks until the metadata shows what was done: brokers learn of it later
 // than the controller answers.
-func (a *admin) await(ctx context.Context, what string, done func(broker.TopicMetadata) bool, topic string) error {
+func (a *admin) await(ctx context.Context, what string, done func(broker.TopicMetadata) bool, topics ...string) error {
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		m, err := a.cluster.Metadata(ctx, topic)
+		m, err := a.cluster.Metadata(ctx, topics...)
 		if err != nil {
 			return fmt.Errorf("%s: done, but not seen yet: %w", what, err)
 		}
-		if done(m.Topics[topic]) {
-			return a.settle(ctx, m.Topics[topic])
+		if !slices.ContainsFunc(topics, func(name string) bool { return !done(m.Topics[name]) }) {
+			return a.settle(ctx, m, topics)
 		}
 		select {
 		case <-ctx.Done():
@@ -102,17 +101,26 @@ func (a *admin) await(ctx context.Context, what string, done func(broker.TopicMe
 
 // settle waits until the leaders themselves know their partitions, which they
 // learn a moment after the metadata names them.
-func (a *admin) settle(ctx context.Context, m broker.TopicMetadata) error {
+func (a *admin) settle(ctx context.Context, m broker.Metadata, topics []string) error {
 	if err := a.cluster.Refresh(ctx); err != nil {
 		return err
 	}
 	var tps []spillway.TopicPartition
-	for _, p := range m.Partitions {
-		tps = append(tps, spillway.TopicPartition{Topic: m.Name, Partition: p.Partition})
+	for _, name := range topics {
+		for _, p := range m.Topics[name].Partitions {
+			tps = append(tps, spillway.TopicPartition{Topic: name, Partition: p.Partition})
+		}
 	}
-	_, err := a.LogStarts(ctx, tps)
-	return err
+	for began := time.Now(); ; {
+		_, err := a.LogStarts(ctx, tps)
+		if err == nil || !mayRetry(err) || ctx.Err() != nil || time.Since(began) > settleMax {
+			return err
+		}
+	}
 }
+
+// settleMax is for leaders to make the files of many partitions.
+const settleMax = 30 * time.Second
 
 // TopicConfigs implements broker.Admin.
 func (a *admin) TopicConfigs(ctx context.Context, topic string) (map[string]broker.ConfigValue, error) {
@@ -129,56 +137,6 @@ func (a *admin) TopicConfigs(ctx context.Context, topic string) (map[string]brok
 		configs[e.Name] = broker.ConfigValue{Value: e.Value, Default: e.Source != sarama.SourceTopic}
 	}
 	return configs, nil
-}
-
-// topicsAtOnce bounds the topics of one request for settings: each brings some
-// forty settings of a hundred bytes.
-const topicsAtOnce = 200
-
-// TopicSettings implements broker.Admin.
-func (a *admin) TopicSettings(ctx context.Context, topics []string) (map[string]map[string]string, error) {
-	settings := make(map[string]map[string]string, len(topics))
-	var faults []error
-	for some := range slices.Chunk(topics, topicsAtOnce) {
-		if err := a.topicSettings(ctx, some, settings); err != nil {
-			faults = append(faults, err)
-		}
-	}
-	return settings, errors.Join(faults...)
-}
-
-func (a *admin) topicSettings(ctx context.Context, topics []string, into map[string]map[string]string) error {
-	req := kmsg.NewPtrDescribeConfigsRequest()
-	for _, name := range topics {
-		r := kmsg.NewDescribeConfigsRequestResource()
-		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, name
-		req.Resources = append(req.Resources, r)
-	}
-	var answer kmsg.Response
-	err := a.cluster.retry(ctx, func() (err error) {
-		answer, err = a.cluster.any(ctx, req, req.MaxVersion())
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("site %s: read settings of topics: %w", a.cluster.config.Site, err)
-	}
-	var faults []error
-	for _, r := range answer.(*kmsg.DescribeConfigsResponse).Resources {
-		switch err := kerr.ErrorForCode(r.ErrorCode); {
-		case errors.Is(err, kerr.UnknownTopicOrPartition):
-		case err != nil:
-			faults = append(faults, fmt.Errorf("site %s: read settings of topic %s: %w", a.cluster.config.Site, r.ResourceName, sentinel(err)))
-		default:
-			set := make(map[string]string)
-			for _, e := range r.Configs {
-				if e.Source == kmsg.ConfigSourceDynamicTopicConfig && e.Value != nil {
-					set[e.Name] = *e.Value
-				}
-			}
-			into[r.ResourceName] = set
-		}
-	}
-	return errors.Join(faults...)
 }
 
 // BrokerConfig implements broker.Admin.

@@ -1,6 +1,7 @@
 package offsetmap
 
 import (
+	"encoding/binary"
 	"math"
 	"slices"
 	"sync"
@@ -337,6 +338,38 @@ func newBlock(ranges []Range) block {
 	}
 	b.data = slices.Clip(buffer)
 	return b
+}
+
+// until is the first range that in wants, the last one if there is none. To decode no
+// more than these, and with no more checks than a block needs, is most of what a
+// translation costs.
+func (b block) until(in func(Range) bool) Range {
+	r, data := b.first, b.data
+	next := func() (v uint64) {
+		if c := data[0]; c < 1<<7 { // nearly all are
+			data = data[1:]
+			return uint64(c)
+		}
+		v, n := binary.Uvarint(data)
+		data = data[n:]
+		return v
+	}
+	for len(data) > 0 {
+		virtual, local := r.VirtualEnd(), r.LocalEnd()
+		head := next()
+		r.Length, r.Virtual, r.Local = int64(head>>rangeFlagBits), virtual+spillway.Offset(next()), local
+		if head&rangeLocalGap != 0 {
+			r.Local += spillway.LocalOffset(next())
+		}
+		if head&rangeEpoch != 0 {
+			epoch, n := binary.Varint(data)
+			r.Epoch, data = r.Epoch+spillway.Epoch(epoch), data[n:]
+		}
+		if in(r) {
+			break
+		}
+	}
+	return r
 }
 
 // ranges appends the ranges of the block to rs.

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"spillway"
 )
 
@@ -270,4 +272,29 @@ func TestTrailVouchesForWholeBatchesOnly(t *testing.T) {
 	if got := m.View().LastOf(7, 1); len(got) != 0 {
 		t.Errorf("half of the batch was cut off: %v", got)
 	}
+}
+
+// What a search decodes of a block is what all of it is decoded to.
+func TestBlockUntil(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var ranges []Range
+		last := Range{Epoch: 1, Virtual: 1000, Local: 10}
+		for range rapid.IntRange(1, blockRanges).Draw(t, "ranges") {
+			last.Virtual = last.VirtualEnd() + spillway.Offset(rapid.Int64Range(0, 1<<20).Draw(t, "hole"))
+			last.Local = last.LocalEnd() + spillway.LocalOffset(rapid.SampledFrom([]int64{0, 0, 1, 300, 1 << 40}).Draw(t, "gap"))
+			last.Epoch += spillway.Epoch(rapid.SampledFrom([]int32{0, 0, 0, 1, 1000}).Draw(t, "epoch"))
+			last.Length = rapid.SampledFrom([]int64{1, 10, 31, 32, 5000, 1 << 33}).Draw(t, "length")
+			ranges = append(ranges, last)
+		}
+		b := newBlock(ranges)
+		if all := b.ranges(nil); !slices.Equal(all, ranges) {
+			t.Fatalf("%v became %v", ranges, all)
+		}
+		for i, want := range append(ranges, ranges[len(ranges)-1]) {
+			seen := 0
+			if got := b.until(func(Range) bool { seen++; return seen > i }); got != want {
+				t.Fatalf("range %d is %v, not %v", i, got, want)
+			}
+		}
+	})
 }

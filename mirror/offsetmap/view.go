@@ -253,9 +253,7 @@ func (v *View) rangeFromLocal(l spillway.LocalOffset) (Range, bool) {
 
 func (v *View) first(inBlock func(block) bool, in func(Range) bool) (Range, bool) {
 	if i := sort.Search(len(v.blocks), func(i int) bool { return inBlock(v.blocks[i]) }); i < len(v.blocks) {
-		var buffer [blockRanges]Range
-		rs := v.blocks[i].ranges(buffer[:0])
-		return rs[sort.Search(len(rs)-1, func(j int) bool { return in(rs[j]) })], true
+		return v.blocks[i].until(in), true
 	}
 	if i := sort.Search(len(v.tail), func(i int) bool { return in(v.tail[i]) }); i < len(v.tail) {
 		return v.tail[i], true

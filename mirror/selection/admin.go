@@ -23,6 +23,10 @@ func (a *admin) CreateTopic(_ context.Context, name string, _ int32, _ int16, _ 
 	return a.readOnly("create", name)
 }
 
+func (a *admin) CreateTopics(_ context.Context, topics []broker.NewTopic) ([]string, map[string]error, error) {
+	return nil, nil, a.readOnly("create", fmt.Sprintf("%d topics", len(topics)))
+}
+
 func (a *admin) DeleteTopic(_ context.Context, name string) error {
 	return a.readOnly("delete", name)
 }
@@ -44,6 +48,19 @@ func (a *admin) TopicConfigs(ctx context.Context, topic string) (map[string]brok
 }
 
 func (a *admin) TopicSettings(ctx context.Context, topics []string) (map[string]map[string]string, error) {
+	return ofMany(a, topics, func(there []string) (map[string]map[string]string, error) {
+		return a.admin.TopicSettings(ctx, there)
+	})
+}
+
+func (a *admin) TopicValues(ctx context.Context, topics []string, key string) (map[string]string, error) {
+	return ofMany(a, topics, func(there []string) (map[string]string, error) {
+		return a.admin.TopicValues(ctx, there, key)
+	})
+}
+
+// ofMany asks for something of each topic.
+func ofMany[V any](a *admin, topics []string, ask func(there []string) (map[string]V, error)) (map[string]V, error) {
 	shown := make(map[string]string, len(topics)) // by the name at the source
 	there := make([]string, 0, len(topics))
 	for _, topic := range topics {
@@ -52,12 +69,12 @@ func (a *admin) TopicSettings(ctx context.Context, topics []string) (map[string]
 			there = append(there, name)
 		}
 	}
-	got, err := a.admin.TopicSettings(ctx, there)
-	settings := make(map[string]map[string]string, len(got))
-	for name, s := range got {
-		settings[shown[name]] = s
+	got, err := ask(there)
+	all := make(map[string]V, len(got))
+	for name, v := range got {
+		all[shown[name]] = v
 	}
-	return settings, err
+	return all, err
 }
 
 func (a *admin) BrokerConfig(ctx context.Context, name string) (map[int32]string, error) {

@@ -71,6 +71,34 @@ const fetchSilenceMax = 30 * time.Second
 // the connection is of no use: its answer may still come. A throttle time of the answer
 // mutes the connection; Fetch waits for the end of an earlier one.
 func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions) ([]Fetched, error) {
+	r := newRequest(c, o)
+	r.req.SessionEpoch = -1 // no fetch session
+	asked := make(map[spillway.TopicPartition]FetchPart, len(parts))
+	for _, p := range parts {
+		if r.ask(p) {
+			asked[p.TopicPartition] = p
+		}
+	}
+	if len(asked) == 0 {
+		return r.unknown, nil
+	}
+	resp, err := r.send(ctx, c, o)
+	if err != nil {
+		return nil, err
+	}
+	return append(r.unknown, answers(resp, r.names, asked)...), nil
+}
+
+// request is one that is being put together.
+type request struct {
+	req     *kmsg.FetchRequest
+	onWire  func(topic string) (name string, ok bool)
+	topics  map[string]int    // places in the request
+	names   map[string]string // of topics, by those on the wire
+	unknown []Fetched         // what cannot be asked for
+}
+
+func newRequest(c *conn.Conn, o FetchOptions) *request {
 	req := kmsg.NewPtrFetchRequest()
 	req.Version = min(fetchVersionMax, c.MaxVersion(int16(kmsg.Fetch)))
 	req.ReplicaID = -1
@@ -80,54 +108,64 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 	if !o.Uncommitted {
 		req.IsolationLevel = 1
 	}
-	req.SessionEpoch = -1 // no fetch session
-	topics, names := make(map[string]int), make(map[string]string)
-	asked := make(map[spillway.TopicPartition]spillway.LocalOffset, len(parts))
-	var fetched []Fetched
-	for _, p := range parts {
-		i, ok := topics[p.Topic]
-		if !ok {
-			t := kmsg.NewFetchRequestTopic()
-			known := true
-			if t.Topic = p.Topic; o.OnWire != nil {
-				t.Topic, known = o.OnWire(p.Topic)
-			}
-			if !known {
-				fetched = append(fetched, Fetched{TopicPartition: p.TopicPartition, Asked: p.Offset, Err: kerr.UnknownTopicOrPartition, HighWatermark: -1, LastStable: -1, LogStart: -1, Diverged: -1})
-				continue
-			}
-			i = len(req.Topics)
-			topics[p.Topic] = i
-			names[t.Topic] = p.Topic
-			req.Topics = append(req.Topics, t)
-		}
-		rp := kmsg.NewFetchRequestTopicPartition()
-		rp.Partition = p.Partition
-		rp.FetchOffset = int64(p.Offset)
-		rp.PartitionMaxBytes = int32(p.BytesMax)
-		if p.CheckEpoch {
-			rp.LastFetchedEpoch = p.LastEpoch
-		}
-		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rp)
-		asked[p.TopicPartition] = p.Offset
+	return &request{req: req, onWire: o.OnWire, topics: make(map[string]int), names: make(map[string]string)}
+}
+
+// nameOf is how the broker calls a topic; false where it does not have it.
+func (r *request) nameOf(topic string) (string, bool) {
+	if r.onWire == nil {
+		return topic, true
 	}
-	if len(asked) == 0 {
-		return fetched, nil
+	return r.onWire(topic)
+}
+
+// ask tells whether the partition could be asked for.
+func (r *request) ask(p FetchPart) bool {
+	i, ok := r.topics[p.Topic]
+	if !ok {
+		t := kmsg.NewFetchRequestTopic()
+		known := false
+		if t.Topic, known = r.nameOf(p.Topic); !known {
+			r.unknown = append(r.unknown, Fetched{TopicPartition: p.TopicPartition, Asked: p.Offset, Err: kerr.UnknownTopicOrPartition, HighWatermark: -1, LastStable: -1, LogStart: -1, Diverged: -1})
+			return false
+		}
+		i = len(r.req.Topics)
+		r.topics[p.Topic] = i
+		r.names[t.Topic] = p.Topic
+		r.req.Topics = append(r.req.Topics, t)
 	}
+	rp := kmsg.NewFetchRequestTopicPartition()
+	rp.Partition = p.Partition
+	rp.FetchOffset = int64(p.Offset)
+	rp.PartitionMaxBytes = int32(p.BytesMax)
+	if p.CheckEpoch {
+		rp.LastFetchedEpoch = p.LastEpoch
+	}
+	r.req.Topics[i].Partitions = append(r.req.Topics[i].Partitions, rp)
+	return true
+}
+
+// send waits for the answer, as long as the broker was asked to wait and some more.
+func (r *request) send(ctx context.Context, c *conn.Conn, o FetchOptions) (*kmsg.FetchResponse, error) {
 	if err := c.Unmuted(ctx); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.MaxWait+fetchSilenceMax)
 	defer cancel()
-	kresp, err := c.DoVersion(ctx, req)
+	answer, err := c.DoVersion(ctx, r.req)
 	if err != nil {
 		return nil, err
 	}
-	resp := kresp.(*kmsg.FetchResponse)
+	resp := answer.(*kmsg.FetchResponse)
 	c.Mute(time.Duration(resp.ThrottleMillis) * time.Millisecond)
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
 		return nil, fmt.Errorf("fetch: %w", err)
 	}
+	return resp, nil
+}
+
+// answers are those about what was asked for; names are of topics, by those on the wire.
+func answers(resp *kmsg.FetchResponse, names map[string]string, asked map[spillway.TopicPartition]FetchPart) (fetched []Fetched) {
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
 			f := Fetched{
@@ -139,16 +177,16 @@ func Fetch(ctx context.Context, c *conn.Conn, parts []FetchPart, o FetchOptions)
 				Records:        p.RecordBatches,
 				Diverged:       spillway.LocalOffset(p.DivergingEpoch.EndOffset),
 			}
-			offset, ok := asked[f.TopicPartition]
+			part, ok := asked[f.TopicPartition]
 			if !ok {
 				continue // not asked for; a broker would not do that
 			}
-			f.Asked = offset
+			f.Asked = part.Offset
 			for _, a := range p.AbortedTransactions {
 				f.Aborted = append(f.Aborted, AbortedTransaction{a.ProducerID, spillway.LocalOffset(a.FirstOffset)})
 			}
 			fetched = append(fetched, f)
 		}
 	}
-	return fetched, nil
+	return fetched
 }

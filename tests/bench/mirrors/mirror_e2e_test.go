@@ -158,9 +158,9 @@ func (b *bench) spillwaySpec(name string, flags ...string) process.Spec {
 
 // mirrorMakerSpec runs MirrorMaker 2 as its own documentation starts it: dedicated,
 // as many tasks as partitions, and producers that batch well and compress as the
-// source does. The virtual machine has both compilers and its usual collector, other
+// source does; more are further settings. The virtual machine has both compilers and its usual collector, other
 // than the tests' brokers.
-func (b *bench) mirrorMakerSpec(ctx context.Context, name string, partitions int, codec string) process.Spec {
+func (b *bench) mirrorMakerSpec(ctx context.Context, name string, partitions int, codec string, more ...string) process.Spec {
 	b.t.Helper()
 	java, err := cluster.Tools(ctx, "mirrormaker-4.3.1")
 	b.must(err)
@@ -183,7 +183,8 @@ config.storage.replication.factor = 1
 dedicated.mode.enable.internal.rest = false
 west.producer.compression.type = %s
 west.producer.batch.size = 131072
-`, b.address(0), b.address(1), name, partitions, codec), 0o600))
+%s
+`, b.address(0), b.address(1), name, partitions, codec, strings.Join(more, "\n")), 0o600))
 	return java.Spec("mm2", "", "org.apache.kafka.connect.mirror.MirrorMaker", settings)
 }
 

@@ -25,9 +25,9 @@ type row struct {
 	Ratios []ratioTo          `json:"ratios"`
 }
 
-// ratioTo is Spillway's value by that of another contender.
+// ratioTo is Spillway's value by that of another contender, or, of nobody, the value.
 type ratioTo struct {
-	Of    string  `json:"of"`
+	Of    string  `json:"of,omitempty"`
 	Value float64 `json:"value"`
 	// Goal of the ratio: at least so much if AtLeast, else at most; 0: none.
 	Goal    float64 `json:"goal,omitempty"`
@@ -36,6 +36,8 @@ type ratioTo struct {
 
 func (r ratioTo) String() string {
 	switch {
+	case r.Of == "":
+		return fmt.Sprintf("goal: ≤ %s, %s", number(r.Goal), met(r.Value <= r.Goal))
 	case r.Goal == 0:
 		return fmt.Sprintf("%.2f × %s", r.Value, r.Of)
 	case r.AtLeast:
@@ -69,6 +71,12 @@ type goal struct {
 func atLeast(value float64, of string) goal { return goal{of, value, true} }
 func atMost(value float64, of string) goal  { return goal{of, value, false} }
 
+// below is a goal for the value itself.
+func below(value float64) goal { return goal{value: value} }
+
+// none is the goal of a count that has to be 0.
+var none = below(0)
+
 // report collects the rows of all tests of one run.
 var report struct {
 	sync.Mutex
@@ -79,7 +87,9 @@ var report struct {
 func tell(shape, figure, unit string, values map[string]float64, goals ...goal) {
 	r := row{Shape: shape, Figure: figure, Unit: unit, Values: values}
 	for _, g := range goals {
-		if other := values[g.of]; other > 0 {
+		if g.of == "" {
+			r.Ratios = append(r.Ratios, ratioTo{Value: values[ours], Goal: g.value})
+		} else if other := values[g.of]; other > 0 {
 			r.Ratios = append(r.Ratios, ratioTo{g.of, values[ours] / other, g.value, g.atLeast})
 		}
 	}
