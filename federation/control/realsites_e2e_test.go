@@ -165,10 +165,12 @@ func (w *world) givenUpInFenced(store *withoutCutover, share failover.Share, tps
 	if !fenced(false)() {
 		t.Errorf("%s serves again, but does not take writes of the gateways", active.id)
 	}
+	before := active.allowed.Load()
 	if err := active.cluster.Admin().DenyWrite(within(t), gatewayPrincipal, []string{"orders"}); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("the late denial is in force", fenced(true))
+	// A loop looks first, and may see it before the test does.
+	w.eventually("the late denial is in force, and seen", func() bool { return active.allowed.Load() > before })
 	w.eventually("and lifted", fenced(false))
 	return w.settled(share.Epoch)
 }

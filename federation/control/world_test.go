@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -67,6 +68,26 @@ type site struct {
 	endLoop   context.CancelFunc
 	wg        sync.WaitGroup
 	gateway   *gateway
+	allowed   atomic.Int64 // times that control loops let gateways write here
+}
+
+// allowing is a site as control loops see it, which counts how often they let its
+// gateways write.
+type allowing struct {
+	broker.Cluster
+	times *atomic.Int64
+}
+
+type allowingAdmin struct {
+	broker.Admin
+	times *atomic.Int64
+}
+
+func (c allowing) Admin() broker.Admin { return allowingAdmin{c.Cluster.Admin(), c.times} }
+
+func (a allowingAdmin) AllowWrite(ctx context.Context, principal string, topics []string) error {
+	a.times.Add(1)
+	return a.Admin.AllowWrite(ctx, principal, topics)
 }
 
 type options struct {
@@ -164,9 +185,9 @@ func (s *site) start() {
 	s.setCancel(cancel)
 	sources, access := map[spillway.SiteID]broker.Cluster{}, map[spillway.SiteID]Access{}
 	for id, o := range s.w.sites {
-		access[id] = Access{Cluster: o.cluster}
+		access[id] = Access{Cluster: allowing{o.cluster, &o.allowed}}
 		if o.asGateway != nil {
-			access[id] = Access{Cluster: o.cluster, AsGateway: o.asGateway}
+			access[id] = Access{Cluster: allowing{o.cluster, &o.allowed}, AsGateway: o.asGateway}
 		}
 		if id != s.id {
 			sources[id] = o.cluster
