@@ -44,6 +44,7 @@ type world struct {
 	actors []*actor
 	keys   []string
 	taken  int
+	whole  int // times that one took it
 }
 
 func (w *world) now(a *actor) time.Time { return time.Unix(1_000_000, 0).Add(w.at + a.skew) }
@@ -119,7 +120,7 @@ func (w *world) acts(a *actor, most time.Duration) {
 		}
 	}
 	for _, key := range a.Holds() {
-		if (a.leaving || a.away || !a.Acts(now) || a.table.Owner(key, a.covers) != a.name) && w.random.IntN(3) == 0 {
+		if (key == Whole || a.leaving || a.away || !a.Acts(now) || a.table.Owner(key, a.covers) != a.name) && w.random.IntN(3) == 0 {
 			a.Release(key)
 		}
 	}
@@ -135,22 +136,33 @@ func (w *world) acts(a *actor, most time.Duration) {
 			w.taken++
 		}
 	}
+	if !a.away && w.random.IntN(3) == 0 && a.Take(now, a.table, Whole) {
+		w.whole++
+	}
 }
 
-// judge finds two that may work on the same key. One that is paused may go on at any
-// moment.
+// judge finds two that may work on the same key, or one beside who holds the whole. One
+// that is paused may go on at any moment.
 func (w *world) judge() {
 	w.t.Helper()
 	owner := make(map[string]string)
+	working := make(map[string]bool)
 	for _, a := range w.actors {
 		if a.dead || !a.Acts(w.now(a)) {
 			continue
 		}
+		working[a.name] = len(a.Holds()) > 0
 		for _, key := range a.Holds() {
 			if other, both := owner[key]; both {
 				w.t.Fatalf("after %s: %s and %s work on %s", w.at, other, a.name, key)
 			}
 			owner[key] = a.name
+		}
+	}
+	alone, whole := owner[Whole]
+	for name, works := range working {
+		if whole && works && name != alone {
+			w.t.Fatalf("after %s: %s holds the whole, and %s works", w.at, alone, name)
 		}
 	}
 }
@@ -186,6 +198,8 @@ func (w *world) happens() {
 		a.paused = false
 	case 9, 10:
 		a.away = !a.away
+	case 11, 12, 13:
+		a.SetRank(w.random.Int64N(3))
 	}
 }
 
@@ -215,6 +229,7 @@ func TestNoTwoWorkersHoldAKey(t *testing.T) {
 			}
 			for _, a := range w.living() {
 				a.paused, a.away = false, false
+				a.SetRank(7)
 			}
 			for range 3000 {
 				w.at += 10 * time.Millisecond
@@ -230,6 +245,9 @@ func TestNoTwoWorkersHoldAKey(t *testing.T) {
 			held := 0
 			for _, a := range w.living() {
 				for _, key := range a.Holds() {
+					if key == Whole && len(w.living()) == 1 {
+						continue
+					}
 					held++
 					if want := w.living()[0].table.Owner(key, a.covers); want != a.name {
 						t.Errorf("%s is with %s, and belongs to %s", key, a.name, want)
@@ -239,8 +257,8 @@ func TestNoTwoWorkersHoldAKey(t *testing.T) {
 			if held != len(w.keys) {
 				t.Errorf("%d of %d keys are with somebody", held, len(w.keys))
 			}
-			if w.taken < 50 {
-				t.Errorf("only %d keys changed hands", w.taken)
+			if w.taken < 50 || w.whole < 5 {
+				t.Errorf("only %d keys changed hands, and the whole was taken %d times", w.taken, w.whole)
 			}
 		})
 	}

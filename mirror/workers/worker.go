@@ -24,6 +24,7 @@ type Worker struct {
 	limits               Limits
 	covers               Means
 
+	rank       int64     // to be said
 	term, beat int64     // said last
 	until      time.Time // to act; zero: it may not
 	sent       time.Time // when it said something last
@@ -75,7 +76,7 @@ func (w *Worker) Next(now time.Time, t *Table) (r Record, due bool) {
 	if len(keeps) > KeepsMax {
 		seen, keeps = w.said.Seen, w.said.Keeps
 	}
-	waited := t.changedBetween(w.said.Seen, seen) || len(keeps) < len(w.said.Keeps)
+	waited := t.changedBetween(w.said.Seen, seen) || len(keeps) < len(w.said.Keeps) || w.rank != w.said.Rank
 	if !waited && now.Sub(w.sent) < w.limits.Renew {
 		return r, false
 	}
@@ -97,8 +98,12 @@ func (w *Worker) Leave(now time.Time, t *Table) (r Record, due bool) {
 func (w *Worker) say(now time.Time, seen int64, keeps []string) Record {
 	w.beat++
 	w.sent = now
-	return Record{Worker: w.name, Term: w.term, Beat: w.beat, Seen: seen, Keeps: keeps, Means: w.means, Process: w.process}
+	return Record{Worker: w.name, Term: w.term, Beat: w.beat, Seen: seen, Keeps: keeps, Means: w.means, Process: w.process, Rank: w.rank}
 }
+
+// SetRank sets what the worker is to say of its rank. Others count it from when it is in
+// the table.
+func (w *Worker) SetRank(rank int64) { w.rank = rank }
 
 // keeps are the keys that the worker holds and that belong to others, sorted.
 func (w *Worker) keeps(t *Table) []string {
