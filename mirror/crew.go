@@ -24,17 +24,19 @@ const (
 	leaseMargin = time.Second
 )
 
-// crew is this process as one of the workers that share a flow without a control plane
-// (package workers, docs/decisions/0020). What they say of themselves is in the map
-// topic of the site that they feed; its order decides.
+// crew is this process as one of the workers that share a flow without a control plane,
+// or what flows in for a share under one (package workers, docs/decisions/0020 and 0021).
+// What they say of themselves is in the map topic of the site that they feed; its order
+// decides.
 type crew struct {
 	// Set once, read by anyone.
-	m        *Mirror
-	flow     string // in the map topic
-	meanings *meanings
-	here     chan struct{} // closed when the first key is asked for
-	kick     chan struct{} // a key was let go
-	looked   atomic.Int64  // rises with what may decide over a key
+	m       *Mirror
+	flow    string // in the map topic
+	covers  workers.Means
+	outrank func()        // called when another worker has all that this one had; nil: never
+	here    chan struct{} // closed when the first key is asked for
+	kick    chan struct{} // a key was let go
+	looked  atomic.Int64  // rises with what may decide over a key
 
 	once sync.Once // closes here
 
@@ -45,6 +47,8 @@ type crew struct {
 		worker  *workers.Worker
 		owners  map[string]string // by key, at the version ownersAt
 		at      int64
+		holders map[string]int // of a key that this worker holds
+		rank    ranks
 		keys    map[spillway.TopicPartition]string
 		changed chan struct{} // closed when a key may have become free, or another's
 		away    bool          // it can do nothing: others are to have all that it has
@@ -72,9 +76,10 @@ func workerName() string {
 
 // newCrew makes one more worker of a flow. The others hear of it when the first
 // partition is asked for: before that it could not do anything with it.
-func newCrew(m *Mirror, flow, means string) *crew {
-	c := &crew{m: m, flow: flow, meanings: newMeanings(), here: make(chan struct{}), kick: make(chan struct{}, 1), sourceLook: sourceLook, sourcePatience: sourcePatience}
-	c.mu.worker = workers.New(m.config.Worker, means, maptopic.ThisProcess().String(), workers.Limits{TTL: leaseTTL, Renew: leaseRenew, Margin: leaseMargin}, c.meanings.covers)
+func newCrew(m *Mirror, flow, means string, covers workers.Means) *crew {
+	c := &crew{m: m, flow: flow, covers: covers, here: make(chan struct{}), kick: make(chan struct{}, 1), sourceLook: sourceLook, sourcePatience: sourcePatience}
+	c.mu.worker = workers.New(m.config.Worker, means, maptopic.ThisProcess().String(), workers.Limits{TTL: leaseTTL, Renew: leaseRenew, Margin: leaseMargin}, covers)
+	c.mu.holders = make(map[string]int)
 	c.mu.keys = make(map[spillway.TopicPartition]string)
 	c.mu.changed, c.mu.at = make(chan struct{}), -1
 	c.mu.here, c.mu.leave = context.WithCancel(m.ctx)
@@ -132,7 +137,7 @@ func (c *crew) owner(t *workers.Table, key string) string {
 	}
 	owner, known := c.mu.owners[key]
 	if !known {
-		owner = t.Owner(key, c.meanings.covers)
+		owner = t.Owner(key, c.covers)
 		c.mu.owners[key] = owner
 	}
 	return owner
@@ -186,10 +191,18 @@ func (l *crewLease) release() {
 		return
 	}
 	l.c.mu.Lock()
-	l.c.mu.worker.Release(l.key)
+	if l.c.mu.holders[l.key]--; l.c.mu.holders[l.key] == 0 {
+		delete(l.c.mu.holders, l.key)
+		l.c.mu.worker.Release(l.key)
+	}
 	l.c.mu.Unlock()
+	l.c.hurry()
+}
+
+// hurry has what is to be said be said at once.
+func (c *crew) hurry() {
 	select {
-	case l.c.kick <- struct{}{}:
+	case c.kick <- struct{}{}:
 	default:
 	}
 }
@@ -216,6 +229,7 @@ func (c *crew) take(key string) (*crewLease, bool) {
 	if c.mu.away || c.owner(t, key) != c.m.config.Worker || !c.mu.worker.Take(c.m.config.Now(), t, key) {
 		return nil, false
 	}
+	c.mu.holders[key]++
 	return &crewLease{c: c, key: key, term: c.mu.worker.Term()}, true
 }
 
@@ -238,7 +252,7 @@ func (c *crew) claim(ctx context.Context, tp spillway.TopicPartition) (Lease, er
 }
 
 // takeGroup takes a consumer group if it is this worker's. If wait is set, and it is,
-// it waits until it is free.
+// it waits until it is free; a worker that leads waits until it is its own, too.
 func (c *crew) takeGroup(ctx context.Context, group string, wait bool) (*crewLease, bool) {
 	for {
 		changed := c.changed()
@@ -247,8 +261,9 @@ func (c *crew) takeGroup(ctx context.Context, group string, wait bool) (*crewLea
 		}
 		c.mu.Lock()
 		owner := c.owner(c.table(), groupKey(group))
+		leads := c.mu.rank.leads(c.m.config.Now())
 		c.mu.Unlock()
-		if !wait || owner != "" && owner != c.m.config.Worker {
+		if !wait || owner != "" && owner != c.m.config.Worker && !leads {
 			return nil, false
 		}
 		select {
@@ -259,14 +274,18 @@ func (c *crew) takeGroup(ctx context.Context, group string, wait bool) (*crewLea
 	}
 }
 
+// others are the other workers that are there.
+func (c *crew) others() []string {
+	return slices.DeleteFunc(c.table().Members(), func(name string) bool { return name == c.m.config.Worker })
+}
+
 // alone makes the others hear of this worker, and waits until there are none.
 func (c *crew) alone(ctx context.Context) (others []string, err error) {
 	c.once.Do(func() { close(c.here) })
 	for {
 		changed := c.changed()
-		members := c.table().Members()
-		others = slices.DeleteFunc(slices.Clone(members), func(name string) bool { return name == c.m.config.Worker })
-		if len(members) == 1 && len(others) == 0 {
+		others = c.others()
+		if _, here := c.table().Member(c.m.config.Worker); here && len(others) == 0 {
 			return nil, nil
 		}
 		select {
@@ -287,6 +306,9 @@ func (c *crew) watch(ctx context.Context) {
 			c.mu.Lock()
 			c.news()
 			c.mu.Unlock()
+			if c.outrank != nil && c.outranked() {
+				c.outrank()
+			}
 		}
 		select {
 		case <-changed:
@@ -334,6 +356,7 @@ func (c *crew) speak(ctx context.Context) {
 	var said workers.Record
 	var entries []maptopic.Entry
 	due := false
+	c.mu.worker.SetRank(c.mu.rank.at(sent))
 	switch {
 	case !c.isHere():
 	case !c.mu.away || len(c.mu.worker.Holds()) > 0:

@@ -124,6 +124,7 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 // copyGroups copies what differs from what is there, and says what is there then. Of
 // several workers each has its own groups; it may wait for those that are becoming so.
 func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
+	crew := m.crewOf(a.Share)
 	groups, err := src.cluster.Admin().ListGroups(ctx)
 	if err != nil {
 		return fmt.Errorf("list groups of site %s: %w", src.site, err)
@@ -140,8 +141,8 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, wait
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			if m.crew != nil {
-				lease, ok := m.crew.takeGroup(ctx, g.ID, wait)
+			if crew != nil {
+				lease, ok := crew.takeGroup(ctx, g.ID, wait)
 				if !ok {
 					return
 				}

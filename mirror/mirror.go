@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -66,7 +67,7 @@ type Mirror struct {
 	reader *maptopic.Reader
 	writer *maptopic.Writer
 	marks  *marks
-	crew   *crew           // of a run; nil where a control plane says who writes
+	crew   *crew           // of a run; under a control plane each share has its own
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 
@@ -88,10 +89,14 @@ type share struct {
 	id spillway.ShareID
 	// moving is held by whoever changes what runs; one at a time.
 	moving sync.Mutex
+	// crew is set once: who shares what flows in. Nil: nobody does.
+	crew     *crew
+	yielding atomic.Bool // it will be looked whether all is another worker's
 
 	// Guarded by moving.
 	assignment Assignment
 	assigned   bool
+	helped     bool           // assigned so by Join
 	fence      spillway.Epoch // flows of older epochs may not run
 	floorAt    int64          // where this mirror wrote that into the map
 	flow       *flow          // nil while nothing flows in
@@ -182,6 +187,7 @@ func (m *Mirror) share(id spillway.ShareID) (*share, error) {
 	if !ok {
 		s = &share{id: id}
 		s.mu.ends = make(map[spillway.TopicPartition]spillway.Offset)
+		m.shareOut(s)
 		m.mu.shares[id] = s
 	}
 	return s, nil
@@ -274,9 +280,14 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 	if err := m.idsApart(ctx); err != nil {
 		return err
 	}
-	same := s.assigned && s.assignment.Epoch == a.Epoch && s.assignment.Source == a.Source &&
-		slices.Equal(s.assignment.Topics, a.Topics) && slices.Equal(s.assignment.ConsumerGroups, a.ConsumerGroups)
-	if same && (s.flow != nil || s.side != nil) {
+	if s.sameAs(a) && (s.flow != nil || s.side != nil) {
+		if s.helped { // who led has begun with it, and may not have come further
+			if err := m.closeOver(ctx, a); err != nil {
+				return err
+			}
+		}
+		s.helped = false
+		s.crew.join(a.Epoch)
 		return nil
 	}
 	if err := m.mapIsThere(ctx, a); err != nil {
@@ -286,7 +297,7 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 		return err
 	}
 	s.halt()
-	s.assignment, s.assigned = a, true
+	s.assignment, s.assigned, s.helped = a, true, false
 	if a.Source == "" {
 		s.setFlow(nil)
 		s.start(m, func(ctx context.Context) { m.serve(ctx, a) })
@@ -299,6 +310,21 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 	if err := m.closeOver(ctx, a); err != nil {
 		return err
 	}
+	m.flowIn(s, a, src)
+	return nil
+}
+
+// sameAs tells whether the share was assigned so before. The caller holds moving.
+func (s *share) sameAs(a Assignment) bool {
+	return s.assigned && s.assignment.Epoch == a.Epoch && s.assignment.Source == a.Source &&
+		slices.Equal(s.assignment.Topics, a.Topics) && slices.Equal(s.assignment.ConsumerGroups, a.ConsumerGroups)
+}
+
+// flowIn lets a share flow in, which has been assigned. The caller holds moving.
+func (m *Mirror) flowIn(s *share, a Assignment, src *source) {
+	if m.crew == nil {
+		s.crew.join(a.Epoch)
+	}
 	m.follow(s, newFlow(m, a, src, a.Until))
 	if m.config.GroupInterval > 0 && len(a.ConsumerGroups) > 0 {
 		hurry := make(chan struct{}, 1)
@@ -307,7 +333,6 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 		s.mu.Unlock()
 		s.start(m, func(ctx context.Context) { m.carryGroups(ctx, a, src, hurry) })
 	}
-	return nil
 }
 
 // mapIsThere refuses to serve in a later epoch without a map: the site was told
@@ -427,7 +452,27 @@ func (m *Mirror) Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.
 			ends[tp] = mark.End
 		}
 	}
+	if s.crew != nil {
+		m.endsElsewhere(a, ends)
+	}
 	return ends
+}
+
+// endsElsewhere adds what the map says of the partitions that other workers have written
+// since this one did: that is verified, and late by as much as they save it.
+func (m *Mirror) endsElsewhere(a Assignment, ends map[spillway.TopicPartition]spillway.Offset) {
+	for _, tp := range m.reader.Partitions() {
+		if !a.covers(tp.Topic) || a.Owns != nil && !a.Owns(tp) {
+			continue
+		}
+		om := m.reader.Map(tp)
+		if held := om.Session(); !held.Opened || held.Worker == m.config.Worker {
+			continue
+		}
+		if end, _ := om.View().End(); end >= 0 {
+			ends[tp] = end
+		}
+	}
 }
 
 // Flows tells how all flows are.

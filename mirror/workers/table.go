@@ -194,11 +194,22 @@ func (t *Table) Owner(key string, means Means) string {
 	return t.history[len(t.history)-1].owner(key, means)
 }
 
-// Outranked tells whether a worker is there and owns nothing, since another one has a
-// higher rank.
-func (t *Table) Outranked(worker string) bool {
-	r, there := t.members[worker]
-	return there && r.Rank < t.history[len(t.history)-1].highest()[0].Rank
+// Rank is the highest one of all that are there, 0 of nobody.
+func (t *Table) Rank() int64 {
+	if len(t.members) == 0 {
+		return 0
+	}
+	return t.history[len(t.history)-1].highest()[0].Rank
+}
+
+// Highest are the workers of the highest rank, sorted: all keys are theirs.
+func (t *Table) Highest() (names []string) {
+	if len(t.history) > 0 {
+		for _, r := range t.history[len(t.history)-1].highest() {
+			names = append(names, r.Worker)
+		}
+	}
+	return names
 }
 
 // MayHold tells whether a worker may be at work on a key: it was its own at the

@@ -124,12 +124,12 @@ func TestTheHighestRankOwnsAll(t *testing.T) {
 	ranked := func(r Record, rank int64) Record { r.Rank = rank; return r }
 	log := []Record{ranked(beat(one, 1, 1, -1), 4), ranked(beat(two, 1, 1, 0), 4), ranked(beat(one, 1, 2, 1), 4)}
 	now := table(log...)
-	if now.Owner(Whole, prefix) != "" || now.Free(one, Whole, prefix) || now.Outranked(two) {
+	if now.Owner(Whole, prefix) != "" || now.Free(one, Whole, prefix) || now.Rank() != 4 || !slices.Equal(now.Highest(), all) {
 		t.Error("of two that are alike one has the whole")
 	}
 	key := keys(50)[slices.IndexFunc(keys(50), func(key string) bool { return Owner(all, key) == two })]
 	now = now.With(3, ranked(beat(one, 1, 3, 2), 7))
-	if now.Owner(key, prefix) != one || now.Owner(Whole, prefix) != one || !now.Outranked(two) || now.Outranked(one) {
+	if now.Owner(key, prefix) != one || now.Owner(Whole, prefix) != one || now.Rank() != 7 || !slices.Equal(now.Highest(), all[:1]) {
 		t.Error("the higher rank owns nothing")
 	}
 	if now.Free(one, key, prefix) || now.Free(one, Whole, prefix) {
