@@ -265,6 +265,9 @@ func past(state, behind failover.State) bool {
 	return slices.Index(order, state) > slices.Index(order, behind)
 }
 
+// holdInTests is longer than it takes until one is known to hang.
+const holdInTests = 40 * time.Second
+
 // several makes a world in which several processes mirror into west.
 func several(t *testing.T, n int, ack int) (*world, *processes, *heldStore) {
 	t.Helper()
@@ -282,7 +285,7 @@ func several(t *testing.T, n int, ack int) (*world, *processes, *heldStore) {
 	t.Cleanup(func() { cancel(); <-served; _ = s.Close() })
 	held := &heldStore{Store: s}
 	w := newWorld(t, options{store: held, children: map[spillway.SiteID]childConfig{"west": {Embedded: l.Addr().String(), Ack: ack}},
-		group: func(g *spillway.FailoverGroup) { g.Ack.Sites = ack; g.HoldMax = 40 * time.Second }})
+		group: func(g *spillway.FailoverGroup) { g.Ack.Sites = ack; g.HoldMax = holdInTests }})
 	p := w.sites["west"].processes
 	for range n {
 		p.start()
@@ -401,7 +404,7 @@ func TestSeveralMirrorProcessesTakeOver(t *testing.T) {
 	w, p, held := several(t, 3, 2)
 	lead, others := p.roles(2)
 	stop := w.load()
-	w.loaded(60)
+	w.loaded(20)
 	held.hold(failover.Fenced)
 	east := w.sites["east"]
 	east.stop()
