@@ -120,12 +120,12 @@ func (c *crew) leading() bool {
 	return c.mu.rank.leads(c.m.config.Now())
 }
 
-// outranked tells whether all that this worker may have is another one's, also by what it
-// is about to say of its own rank.
+// outranked tells whether all that this worker may have is another one's, by what it is
+// about to say of its own rank: the table may have its word of before, which was higher.
 func (c *crew) outranked() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.mu.rank.at(c.m.config.Now()) < c.table().Rank()
+	return c.mu.rank.at(c.m.config.Now()) < c.table().RankBeside(c.m.config.Worker)
 }
 
 // Gather has this process, which leads, take all that flows in for a share to itself, for

@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/mirror/maptopic"
 	"spillway/mirror/workers"
 )
 
@@ -227,6 +228,51 @@ func TestAMirrorThatLedWakesUp(t *testing.T) {
 		t.Errorf("the old one still carries %+v", flows)
 	}
 	s.same()
+}
+
+// silentCrew gives a mirror's share a worker that hears the others and says nothing. The
+// test says what there is to be said.
+func silentCrew(t *testing.T, m *Mirror) *share {
+	t.Helper()
+	s := mustShare(t, m)
+	s.crew = newCrew(m, "share/"+s.id.String(), "", func(string, string) bool { return true })
+	s.crew.outrank = func() { m.yield(s) }
+	m.goroutines.Go(func() { s.crew.watch(m.ctx) })
+	return s
+}
+
+// said writes what a worker says of itself, and waits until the crew has seen it.
+func (c *crew) said(t *testing.T, r workers.Record) {
+	t.Helper()
+	before := c.lookedAt()
+	if err := c.m.saveAndRead(testContext(t), []maptopic.Entry{maptopic.WorkerEntry(c.flow, r)}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the worker has seen it", func() bool { return c.lookedAt() > before })
+}
+
+// A worker that does not lead any more goes on with what flows while the table still has
+// its word that it leads: nobody else has what it does.
+func TestAWorkersOwnWordStopsNothing(t *testing.T) {
+	t.Parallel()
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	eastM := testMirror(t, east, west)
+	assign(t, eastM, ordersAssignment("", 1))
+	m := testMirror(t, west, east)
+	if err := m.readMap(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	s := silentCrew(t, m)
+	s.crew.said(t, workers.Record{Worker: m.config.Worker, Term: 1, Beat: 1, Rank: rankOf(2) + 1})
+	assign(t, m, ordersAssignment("east", 2))
+	for i := range int64(3) { // what is seen was acted on when the next is
+		s.crew.said(t, workers.Record{Worker: "other", Term: 1 + i, Beat: 1, Rank: rankOf(2)})
+	}
+	if s.crew.outranked() || s.yielding.Load() || len(m.Flows()) != 1 {
+		t.Errorf("it stopped what flows because of its own word; flows: %+v", m.Flows())
+	}
+	s.crew.said(t, workers.Record{Worker: "other", Term: 9, Beat: 1, Rank: rankOf(2) + 1})
+	eventually(t, "what flows stops when another one leads", func() bool { return len(m.Flows()) == 0 })
 }
 
 func mustShare(t *testing.T, m *Mirror) *share {

@@ -202,6 +202,17 @@ func (t *Table) Rank() int64 {
 	return t.history[len(t.history)-1].highest()[0].Rank
 }
 
+// RankBeside is the highest one of all but a worker, 0 of nobody: what that one said
+// itself may be over.
+func (t *Table) RankBeside(worker string) (rank int64) {
+	for name, r := range t.members {
+		if name != worker {
+			rank = max(rank, r.Rank)
+		}
+	}
+	return rank
+}
+
 // Highest are the workers of the highest rank, sorted: all keys are theirs.
 func (t *Table) Highest() (names []string) {
 	if len(t.history) > 0 {

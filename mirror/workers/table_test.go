@@ -129,6 +129,9 @@ func TestTheHighestRankOwnsAll(t *testing.T) {
 	}
 	key := keys(50)[slices.IndexFunc(keys(50), func(key string) bool { return Owner(all, key) == two })]
 	now = now.With(3, ranked(beat(one, 1, 3, 2), 7))
+	if now.RankBeside(one) != 4 || now.RankBeside(two) != 7 || Empty().RankBeside(one) != 0 {
+		t.Error("who compares itself with the others counts its own word, or not theirs")
+	}
 	if now.Owner(key, prefix) != one || now.Owner(Whole, prefix) != one || now.Rank() != 7 || !slices.Equal(now.Highest(), all[:1]) {
 		t.Error("the higher rank owns nothing")
 	}
