@@ -251,25 +251,31 @@ func (c *crew) claim(ctx context.Context, tp spillway.TopicPartition) (Lease, er
 	}
 }
 
-// takeGroup takes a consumer group if it is this worker's. If wait is set, and it is,
-// it waits until it is free; a worker that leads waits until it is its own, too.
-func (c *crew) takeGroup(ctx context.Context, group string, wait bool) (*crewLease, bool) {
+// takeGroup takes a consumer group if it is this worker's, and returns nil if it is
+// another one's. If wait is set, and it is this one's, it waits until it is free; who
+// leads a move waits until it is its own, too, and has an error if it does not become so.
+func (c *crew) takeGroup(ctx context.Context, group string, wait bool) (*crewLease, error) {
 	for {
 		changed := c.changed()
 		if l, ok := c.take(groupKey(group)); ok {
-			return l, true
+			return l, nil
 		}
 		c.mu.Lock()
 		owner := c.owner(c.table(), groupKey(group))
 		leads := c.mu.rank.leads(c.m.config.Now())
 		c.mu.Unlock()
-		if !wait || owner != "" && owner != c.m.config.Worker && !leads {
-			return nil, false
+		switch {
+		case !wait:
+			return nil, nil
+		case !leads && c.m.crew == nil: // who waits under a control plane does what a move asks for
+			return nil, ErrNotLeading
+		case !leads && owner != "" && owner != c.m.config.Worker:
+			return nil, nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, false
+			return nil, fmt.Errorf("wait for %v to let it go: %w", c.others(), ctx.Err())
 		}
 	}
 }
