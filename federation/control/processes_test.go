@@ -342,8 +342,7 @@ func (w *world) strike(p *processes, held *heldStore, b blow, n int) {
 // each its partitions. In each state of planned moves there and away one of them dies, or
 // hangs and wakes up later: the one that leads, or another one. Nothing is lost, nothing
 // is there twice, and no offset is given twice.
-func TestMirrorProcessesDieAndHangInMoves(t *testing.T) {
-	t.Parallel()
+func TestMirrorProcessesDieAndHangInMoves(t *testing.T) { // not beside other worlds, for it has many processes
 	const n = 2
 	w, p, held := several(t, n, 2)
 	p.roles(n - 1)
@@ -400,7 +399,6 @@ func (w *world) holds(id spillway.SiteID) bool {
 // The active site is lost. Several processes mirror into the site that takes over, and the
 // one that leads there dies in the middle of it: nothing that was acknowledged is missing.
 func TestSeveralMirrorProcessesTakeOver(t *testing.T) {
-	t.Parallel()
 	w, p, held := several(t, 3, 2)
 	lead, others := p.roles(2)
 	stop := w.load()
