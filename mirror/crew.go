@@ -118,7 +118,11 @@ func (c *crew) news() {
 }
 
 // key of a partition is the same at all workers: the map says where its records come from.
+// Topics of a share are called the same at all sites.
 func (c *crew) key(tp spillway.TopicPartition) string {
+	if c.m.crew == nil {
+		return partitionKey(tp.Topic, tp)
+	}
 	if key, known := c.mu.keys[tp]; known {
 		return key
 	}

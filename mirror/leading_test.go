@@ -275,6 +275,58 @@ func TestAWorkersOwnWordStopsNothing(t *testing.T) {
 	eventually(t, "what flows stops when another one leads", func() bool { return len(m.Flows()) == 0 })
 }
 
+// A partition of a share has one key, whatever the map says of a run that wrote its topic
+// before: workers read that at different times.
+func TestPartitionsOfAShareHaveOneKey(t *testing.T) {
+	t.Parallel()
+	m := testMirror(t, embeddedSite(t, "west", nil))
+	if err := m.readMap(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	c, tp := silentCrew(t, m).crew, spillway.TopicPartition{Topic: "east.orders"}
+	before := c.key(tp)
+	if err := m.saveAndRead(testContext(t), []maptopic.Entry{maptopic.OriginEntry(tp.Topic, maptopic.Origin{Site: "east", Topic: "orders"})}); err != nil {
+		t.Fatal(err)
+	}
+	if after := c.key(tp); after != before {
+		t.Errorf("the key was %s, and is %s", before, after)
+	}
+}
+
+// A mirror that has helped knows what the share consists of in a later epoch, when it is
+// to lead, but for what flows in still.
+func TestAMirrorThatHelpedKnowsLaterAssignments(t *testing.T) {
+	t.Parallel()
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	assign(t, testMirror(t, east, west), ordersAssignment("", 1))
+	m := testMirror(t, west, east)
+	s := silentCrew(t, m)
+	if err := m.Join(testContext(t), ordersAssignment("", 1)); err != nil {
+		t.Fatal(err)
+	}
+	knows := func(epoch spillway.Epoch, topics ...string) Assignment {
+		t.Helper()
+		a := ordersAssignment("east", epoch)
+		a.Topics = topics
+		if err := m.Know(a); err != nil {
+			t.Fatal(err)
+		}
+		s.moving.Lock()
+		defer s.moving.Unlock()
+		return s.assignment
+	}
+	if a := knows(1, "orders", "carts"); a.Source != "" {
+		t.Errorf("the same epoch: %+v", a)
+	}
+	if a := knows(2, "orders", "carts"); a.Epoch != 2 || len(a.Topics) != 2 {
+		t.Errorf("a later epoch: %+v", a)
+	}
+	assign(t, m, ordersAssignment("east", 3))
+	if a := knows(4, "orders", "carts"); a.Epoch != 3 || len(m.Flows()) != 1 {
+		t.Errorf("while it flows: %+v", a)
+	}
+}
+
 func mustShare(t *testing.T, m *Mirror) *share {
 	t.Helper()
 	s, err := m.share(ordersShare)

@@ -353,7 +353,8 @@ func (m *Mirror) mapIsThere(ctx context.Context, a Assignment) error {
 }
 
 // Know tells what a share consists of and which terms it had, without starting
-// anything, so that moves can be carried on after a restart.
+// anything, so that moves can be carried on after a restart, or by a process that has
+// helped in an older epoch.
 func (m *Mirror) Know(a Assignment) error {
 	s, err := m.share(a.Share)
 	if err != nil {
@@ -361,7 +362,7 @@ func (m *Mirror) Know(a Assignment) error {
 	}
 	s.moving.Lock()
 	defer s.moving.Unlock()
-	if !s.assigned {
+	if !s.assigned || s.flow == nil && s.side == nil && s.assignment.Epoch < a.Epoch {
 		s.assignment = a
 		s.setFlow(nil)
 	}
