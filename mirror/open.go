@@ -43,6 +43,9 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 			return nil, nil, err
 		}
 		claims[i] = maptopic.SessionEntry(p.TopicPartition, p.session)
+		if previous[i].Worker != m.config.Worker {
+			m.marks.withdraw(p.TopicPartition) // of a session before that one
+		}
 	}
 	if err := m.saveAndRead(ctx, claims); err != nil {
 		return nil, nil, err
