@@ -79,6 +79,9 @@ type Config struct {
 	// Crash is called at every crash point with its name. Only tests set it.
 	Crash func(point string)
 	Now   func() time.Time // default time.Now
+	// Boot is CLOCK_BOOTTIME, which counts while the machine is suspended; default: that
+	// of the machine, 0 where there is none.
+	Boot func() time.Duration
 }
 
 // MetadataIntervalDefault is soon enough for what people change.
@@ -120,6 +123,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Boot == nil {
+		c.Boot = bootTime
 	}
 	return c
 }

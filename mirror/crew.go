@@ -171,14 +171,14 @@ type crewLease struct {
 	released atomic.Bool
 }
 
-// Held implements Lease.
-func (l *crewLease) Held(now time.Time) bool {
+// Held implements Lease. The worker counts its time by clocks of its own.
+func (l *crewLease) Held(time.Time) bool {
 	if l.released.Load() {
 		return false
 	}
 	l.c.mu.Lock()
 	defer l.c.mu.Unlock()
-	return l.c.mu.worker.Term() == l.term && l.c.mu.worker.Acts(now)
+	return l.c.mu.worker.Term() == l.term && l.c.mu.worker.Acts(l.c.m.instant())
 }
 
 // asked tells whether the key belongs to another worker by now, or this one was put out:
@@ -230,7 +230,7 @@ func (c *crew) take(key string) (*crewLease, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.table()
-	if c.mu.away || c.owner(t, key) != c.m.config.Worker || !c.mu.worker.Take(c.m.config.Now(), t, key) {
+	if c.mu.away || c.owner(t, key) != c.m.config.Worker || !c.mu.worker.Take(c.m.instant(), t, key) {
 		return nil, false
 	}
 	c.mu.holders[key]++
@@ -361,12 +361,12 @@ func (c *crew) isHere() bool {
 func (c *crew) speak(ctx context.Context) {
 	bounded, cancel := context.WithTimeout(ctx, leaseTTL)
 	defer cancel()
-	sent := c.m.config.Now()
+	sent := c.m.instant()
 	c.mu.Lock()
 	var said workers.Record
 	var entries []maptopic.Entry
 	due := false
-	c.mu.worker.SetRank(c.mu.rank.at(sent))
+	c.mu.worker.SetRank(c.mu.rank.at(c.m.config.Now()))
 	switch {
 	case !c.isHere():
 	case !c.mu.away || len(c.mu.worker.Holds()) > 0:
@@ -393,7 +393,7 @@ func (c *crew) speak(ctx context.Context) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mu.worker.Heard(said, sent, c.m.config.Now(), c.table()) {
+	if c.mu.worker.Heard(said, sent, c.m.instant(), c.table()) {
 		c.news()
 	}
 }

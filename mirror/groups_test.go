@@ -83,12 +83,7 @@ func newGroupWorker(t *testing.T) *groupWorker {
 	if err := w.src.ready(ctx, false); err != nil {
 		t.Fatal(err)
 	}
-	c := w.s.crew
-	r, _ := c.mu.worker.Next(w.m.config.Now(), c.table())
-	c.said(t, r)
-	if !c.mu.worker.Heard(r, w.m.config.Now(), w.m.config.Now(), c.table()) {
-		t.Fatal("the worker was heard, and does not act")
-	}
+	w.s.crew.acts(t)
 	return w
 }
 

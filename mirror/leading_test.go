@@ -251,6 +251,19 @@ func (c *crew) said(t *testing.T, r workers.Record) {
 	eventually(t, "the worker has seen it", func() bool { return c.lookedAt() > before })
 }
 
+// acts has the worker of a silent crew come, and act for a time.
+func (c *crew) acts(t *testing.T) {
+	t.Helper()
+	at := c.m.instant()
+	r, _ := c.mu.worker.Next(at, c.table())
+	c.said(t, r)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.mu.worker.Heard(r, at, at, c.table()) {
+		t.Fatal("the worker was heard, and does not act")
+	}
+}
+
 // A worker that does not lead any more goes on with what flows while the table still has
 // its word that it leads: nobody else has what it does.
 func TestAWorkersOwnWordStopsNothing(t *testing.T) {
@@ -399,5 +412,27 @@ func TestMirrorsOfASiteShareGroups(t *testing.T) {
 	}
 	if !stands(7) {
 		t.Error("not all groups were copied by the one that leads")
+	}
+}
+
+// A mirror whose machine was suspended holds nothing when it wakes up, though Go's clock
+// has not gone on.
+func TestAMirrorThatWasSuspendedHoldsNothing(t *testing.T) {
+	t.Parallel()
+	var asleep atomic.Int64
+	boot := func() time.Duration { return time.Hour + time.Duration(asleep.Load()) }
+	m := testMirrorWith(t, Config{Local: embeddedSite(t, "west", nil), Boot: boot})
+	if err := m.readMap(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	c := silentCrew(t, m).crew
+	c.acts(t)
+	l, ok := c.take("key")
+	if !ok || !l.Held(time.Now()) {
+		t.Fatal("it does not hold what it took")
+	}
+	asleep.Store(int64(leaseTTL))
+	if _, ok := c.take("another key"); ok || l.Held(time.Now()) {
+		t.Error("it holds what others may have by now")
 	}
 }

@@ -71,6 +71,7 @@ type Mirror struct {
 	crew   *crew           // of a run; under a control plane each share has its own
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
+	began  time.Time
 
 	goroutines sync.WaitGroup
 	expiry     expiry
@@ -126,7 +127,7 @@ func New(ctx context.Context, config Config) (*Mirror, error) {
 	}
 	config = config.withDefaults()
 	ctx, cancel := context.WithCancel(ctx)
-	m := &Mirror{config: config, events: &config.Events, site: config.Local.Site(), local: config.Local, marks: newMarks(), ctx: ctx, cancel: cancel}
+	m := &Mirror{config: config, events: &config.Events, site: config.Local.Site(), local: config.Local, marks: newMarks(), ctx: ctx, cancel: cancel, began: config.Now()}
 	m.mu.shares = make(map[spillway.ShareID]*share)
 	m.mu.sources = make(map[spillway.SiteID]*source)
 	m.mu.pacers = make(map[paced]*pacer)

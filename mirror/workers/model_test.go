@@ -15,8 +15,8 @@ type said struct {
 	by      *actor
 	record  Record
 	leave   bool
-	again   bool      // a copy
-	sent    time.Time // by the clock of its sender
+	again   bool    // a copy
+	sent    Instant // by the clock of its sender
 	arrives time.Duration
 }
 
@@ -29,10 +29,21 @@ type actor struct {
 	read    int
 	waits   *said // sent, and not read back
 	paused  bool
+	stands  stands        // while it is paused
+	asleep  time.Duration // for which its clocks stood still
+	frozen  time.Duration // of that, CLOCK_BOOTTIME as well
 	dead    bool
 	leaving bool
 	away    bool // it holds nothing, and comes again
 }
+
+// stands says which clocks of a machine do.
+type stands int
+
+const (
+	suspended stands = iota + 1 // CLOCK_MONOTONIC
+	frozen                      // CLOCK_BOOTTIME, too: people, or NTP, set the wall clock right
+)
 
 // world is several workers and the log between them.
 type world struct {
@@ -47,7 +58,23 @@ type world struct {
 	whole  int // times that one took it
 }
 
-func (w *world) now(a *actor) time.Time { return time.Unix(1_000_000, 0).Add(w.at + a.skew) }
+func (w *world) now(a *actor) Instant {
+	up := time.Hour + w.at + a.skew
+	return Instant{Wall: time.Unix(1_000_000, 0).Add(up), Mono: up - a.asleep, Boot: up - a.frozen}
+}
+
+// pass lets time go on.
+func (w *world) pass(d time.Duration) {
+	w.at += d
+	for _, a := range w.actors {
+		if a.stands != 0 {
+			a.asleep += d
+		}
+		if a.stands == frozen {
+			a.frozen += d
+		}
+	}
+}
 
 func (w *world) start() {
 	name := fmt.Sprintf("worker-%d", len(w.actors))
@@ -100,7 +127,7 @@ func (w *world) reads(a *actor, most int) {
 // acts lets a worker do what it does all the time.
 func (w *world) acts(a *actor, most time.Duration) {
 	now := w.now(a)
-	if a.waits != nil && now.Sub(a.waits.sent) > limits.TTL {
+	if a.waits != nil && a.waits.sent.longest(now) > limits.TTL {
 		a.waits = nil // it gave up to wait
 	}
 	if a.waits == nil && !a.leaving {
@@ -190,14 +217,18 @@ func (w *world) happens() {
 		}
 	case 2:
 		if len(living) > 1 {
-			a.leaving, a.paused = true, false
+			a.leaving, a.paused, a.stands = true, false, 0
 		}
 	case 3, 4:
 		a.paused = true
 	case 5, 6, 7, 8:
-		a.paused = false
+		a.paused, a.stands = false, 0
 	case 9, 10:
 		a.away = !a.away
+	case 14:
+		a.paused, a.stands = true, suspended
+	case 15:
+		a.paused, a.stands = true, frozen
 	case 11, 12, 13:
 		a.SetRank(w.random.Int64N(3))
 	}
@@ -215,7 +246,7 @@ func TestNoTwoWorkersHoldAKey(t *testing.T) {
 			w.start()
 			w.start()
 			for range 4000 {
-				w.at += time.Duration(w.random.Int64N(int64(200 * time.Millisecond)))
+				w.pass(time.Duration(w.random.Int64N(int64(200 * time.Millisecond))))
 				w.arrive()
 				w.happens()
 				for _, a := range w.actors {
@@ -228,11 +259,11 @@ func TestNoTwoWorkersHoldAKey(t *testing.T) {
 				}
 			}
 			for _, a := range w.living() {
-				a.paused, a.away = false, false
+				a.paused, a.stands, a.away = false, 0, false
 				a.SetRank(7)
 			}
 			for range 3000 {
-				w.at += 10 * time.Millisecond
+				w.pass(10 * time.Millisecond)
 				w.arrive()
 				for _, a := range w.actors {
 					if !a.dead {
