@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -45,6 +46,9 @@ type sharedSite struct {
 	look       *onlooker
 	tps        []spillway.TopicPartition
 	load       *load
+
+	mu      sync.Mutex
+	carried map[string]map[int64]int // times, by group and by the mirror that did it
 }
 
 const sharedPartitions = 12
@@ -52,7 +56,7 @@ const sharedPartitions = 12
 func newSharedSite(t *testing.T, mirrors int) *sharedSite {
 	t.Helper()
 	server := embeddedSite(t, "east", map[string]int32{"orders": sharedPartitions})
-	s := &sharedSite{t: t, east: server, west: embeddedSite(t, "west", nil), tps: partitionsOf("orders", sharedPartitions), load: newLoad(t, server.Addresses(), 191)}
+	s := &sharedSite{t: t, east: server, west: embeddedSite(t, "west", nil), tps: partitionsOf("orders", sharedPartitions), load: newLoad(t, server.Addresses(), 191), carried: make(map[string]map[int64]int)}
 	s.eastM = testMirror(t, s.east, s.west)
 	assign(t, s.eastM, ordersAssignment("", 1))
 	s.look = newOnlooker(t, s.west, "share/"+ordersShare.String(), s.tps)
@@ -70,7 +74,15 @@ func newSharedSite(t *testing.T, mirrors int) *sharedSite {
 
 func (s *sharedSite) add(name int64) *Mirror {
 	s.t.Helper()
-	m := testMirrorWith(s.t, Config{Local: s.west, Lead: s.leader.as(name)}, s.east)
+	events := Events{GroupCarried: func(g GroupInfo) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.carried[g.Group] == nil {
+			s.carried[g.Group] = make(map[int64]int)
+		}
+		s.carried[g.Group][name]++
+	}}
+	m := testMirrorWith(s.t, Config{Local: s.west, Lead: s.leader.as(name), Events: events}, s.east)
 	s.mirrors = append(s.mirrors, m)
 	return m
 }
@@ -92,6 +104,20 @@ func (s *sharedSite) write() {
 	if err := s.load.write(testContext(s.t), "orders", sharedPartitions, 30); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// carriers are the groups that each mirror has carried since the last call, sorted.
+func (s *sharedSite) carriers() map[int64][]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	by := make(map[int64][]string)
+	for _, group := range slices.Sorted(maps.Keys(s.carried)) {
+		for name := range s.carried[group] {
+			by[name] = append(by[name], group)
+		}
+	}
+	clear(s.carried)
+	return by
 }
 
 func (s *sharedSite) cutover() map[spillway.TopicPartition]spillway.Offset {
@@ -179,9 +205,8 @@ func TestMirrorsOfASiteShareWhatFlowsIn(t *testing.T) {
 	s.same()
 }
 
-// A mirror that hangs is put out before another one begins with what it had; one that
-// leads, hangs, and wakes up when another one has led a move to its end has nothing to
-// say, and what it was about to do ends.
+// A mirror that comes to lead waits until the one that led has let the share go. What that
+// one was about to do ends, and it has nothing to say any more.
 func TestAMirrorThatLedWakesUp(t *testing.T) {
 	t.Parallel()
 	s := newSharedSite(t, 2)
@@ -202,10 +227,10 @@ func TestAMirrorThatLedWakesUp(t *testing.T) {
 	if cause := context.Cause(w); !errors.Is(cause, ErrNotLeading) {
 		t.Errorf("it ends because of %v", cause)
 	}
-	select {
-	case err := <-taken:
-		t.Errorf("two have the share for themselves: %v", err)
-	default:
+	c := mustShare(t, second).crew
+	eventually(t, "the second mirror knows that all belongs to it", func() bool { return slices.Equal(c.table().Highest(), []string{second.config.Worker}) })
+	if _, ok := c.take(workers.Whole); ok || len(taken) > 0 {
+		t.Error("two have the share for themselves")
 	}
 	w.end()
 	if err := <-taken; err != nil {
@@ -400,6 +425,16 @@ func TestMirrorsOfASiteShareGroups(t *testing.T) {
 	}
 	commit(3)
 	eventually(t, "all groups are carried", func() bool { return stands(3) })
+	by := map[int64][]string{}
+	eventually(t, "each group was said to be carried", func() bool { // right after it is
+		for name, groups := range s.carriers() {
+			by[name] = append(by[name], groups...)
+		}
+		return len(by[0])+len(by[1]) >= len(groups)
+	})
+	if all := slices.Sorted(slices.Values(slices.Concat(by[0], by[1]))); len(by[0]) == 0 || len(by[1]) == 0 || !slices.Equal(all, groups) {
+		t.Errorf("groups by the mirror that carried them: %v", by)
+	}
 	cutover := s.cutover()
 	if _, err := s.mirrors[0].CatchUp(ctx, ordersShare, 2, from("east", cutover), cutover); err != nil {
 		t.Fatal(err)
@@ -408,8 +443,8 @@ func TestMirrorsOfASiteShareGroups(t *testing.T) {
 	if err := s.mirrors[0].CopyGroups(ctx, ordersShare, "east"); err != nil {
 		t.Fatal(err)
 	}
-	if !stands(7) {
-		t.Error("not all groups were copied by the one that leads")
+	if by := s.carriers(); !stands(7) || !slices.Equal(by[0], groups) || len(by[1]) > 0 {
+		t.Errorf("not all groups were copied by the one that leads: %v", by)
 	}
 }
 
