@@ -155,6 +155,22 @@ func (w exclusive) held(p *partition, now time.Time) bool {
 	return w.lease.Held(now)
 }
 
+// lost is an error once another process may have the share to itself.
+func (w exclusive) lost() error {
+	if w.lease != nil && !w.lease.Held(time.Time{}) {
+		return ErrNotLeading
+	}
+	return nil
+}
+
+// notLeading is an error while another process may lead.
+func (m *Mirror) notLeading() error {
+	if m.config.Lead != nil && m.config.Lead() == nil {
+		return ErrNotLeading
+	}
+	return nil
+}
+
 const wholeLook = leaseRenew / 10
 
 // exclusive waits until no other process of the site has anything of a share in work. All

@@ -46,6 +46,7 @@ type sharedSite struct {
 	look       *onlooker
 	tps        []spillway.TopicPartition
 	load       *load
+	config     Config // of the next mirror
 
 	mu      sync.Mutex
 	carried map[string]map[int64]int // times, by group and by the mirror that did it
@@ -57,6 +58,7 @@ func newSharedSite(t *testing.T, mirrors int) *sharedSite {
 	t.Helper()
 	server := embeddedSite(t, "east", map[string]int32{"orders": sharedPartitions})
 	s := &sharedSite{t: t, east: server, west: embeddedSite(t, "west", nil), tps: partitionsOf("orders", sharedPartitions), load: newLoad(t, server.Addresses(), 191), carried: make(map[string]map[int64]int)}
+	s.config.Local = s.west
 	s.eastM = testMirror(t, s.east, s.west)
 	assign(t, s.eastM, ordersAssignment("", 1))
 	s.look = newOnlooker(t, s.west, "share/"+ordersShare.String(), s.tps)
@@ -64,8 +66,11 @@ func newSharedSite(t *testing.T, mirrors int) *sharedSite {
 	for i := range mirrors {
 		s.add(int64(i))
 	}
-	assign(t, s.mirrors[0], ordersAssignment("east", 1))
-	for _, m := range s.mirrors[1:] {
+	for i, m := range s.mirrors {
+		if i == 0 {
+			assign(t, m, ordersAssignment("east", 1))
+			continue
+		}
 		s.joins(m, ordersAssignment("east", 1))
 	}
 	s.write()
@@ -82,7 +87,9 @@ func (s *sharedSite) add(name int64) *Mirror {
 		}
 		s.carried[g.Group][name]++
 	}}
-	m := testMirrorWith(s.t, Config{Local: s.west, Lead: s.leader.as(name), Events: events}, s.east)
+	c := s.config
+	c.Lead, c.Events = s.leader.as(name), events
+	m := testMirrorWith(s.t, c, s.east)
 	s.mirrors = append(s.mirrors, m)
 	return m
 }
@@ -467,5 +474,87 @@ func TestAMirrorThatWasSuspendedHoldsNothing(t *testing.T) {
 	asleep.Store(int64(leaseTTL))
 	if _, ok := c.take("another key"); ok || l.Held(time.Now()) {
 		t.Error("it holds what others may have by now")
+	}
+}
+
+// endsAsked is a site whose machine is told when somebody asks where its logs end.
+type endsAsked struct {
+	broker.Cluster
+	asked func()
+}
+
+type endsAskedAdmin struct {
+	broker.Admin
+	asked func()
+}
+
+func (e endsAsked) Admin() broker.Admin { return endsAskedAdmin{e.Cluster.Admin(), e.asked} }
+
+func (e endsAskedAdmin) LogEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	defer e.asked()
+	return e.Admin.LogEnds(ctx, tps)
+}
+
+// A mirror whose machine is suspended while it opens an epoch does not write that it began:
+// another one may have led the move, or the next one, to its end.
+func TestAMirrorThatWasSuspendedOpensNothing(t *testing.T) {
+	t.Parallel()
+	var asleep atomic.Int64
+	var opens, sleeps atomic.Bool
+	s := newSharedSite(t, 0)
+	s.config = Config{
+		Boot: func() time.Duration {
+			if sleeps.Load() { // again before each look
+				asleep.Add(int64(leaseTTL))
+			}
+			return time.Hour + time.Duration(asleep.Load())
+		},
+		Local: endsAsked{s.west, func() { sleeps.Store(opens.Load()) }},
+	}
+	m := s.add(0)
+	assign(t, m, ordersAssignment("east", 1))
+	s.spread(1)
+	cutover := s.cutover()
+	if _, err := m.CatchUp(testContext(t), ordersShare, 2, from("east", cutover), cutover); err != nil {
+		t.Fatal(err)
+	}
+	opens.Store(true)
+	if _, err := m.OpenEpoch(testContext(t), ordersShare, 2, 5, cutover); err == nil {
+		t.Error("it opened the epoch")
+	}
+	opens.Store(false)
+	sleeps.Store(false)
+	if err := m.readMap(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tp := range s.tps {
+		if o, open := m.reader.View(tp).Open(); open {
+			t.Errorf("%s: open %+v", tp, o)
+		}
+	}
+	if _, err := m.OpenEpoch(testContext(t), ordersShare, 2, 5, cutover); err != nil {
+		t.Errorf("when it is asked again: %v", err)
+	}
+}
+
+// At a site that serves only the process that leads starts epochs: another one's word may
+// be of an epoch that is over.
+func TestOnlyTheMirrorThatLeadsStartsEpochs(t *testing.T) {
+	t.Parallel()
+	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
+	var l leader
+	m := testMirrorWith(t, Config{Local: east, Lead: l.as(0)})
+	assign(t, m, ordersAssignment("", 1))
+	if err := east.Admin().CreateTopic(testContext(t), "orders-new", 1, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	tp := spillway.TopicPartition{Topic: "orders-new"}
+	eventually(t, "the first epoch of a new partition starts", func() bool { _, open := m.reader.View(tp).Open(); return open })
+	l.is.Store(1)
+	if err := east.Admin().CreateTopic(testContext(t), "orders-newer", 1, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.startEpochs(testContext(t), ordersAssignment("", 1)); !errors.Is(err, ErrNotLeading) {
+		t.Errorf("one that does not lead starts an epoch: %v", err)
 	}
 }

@@ -392,6 +392,9 @@ func (s *share) start(m *Mirror, run func(context.Context)) {
 // partitions that were created since, and starts their first epoch.
 func (m *Mirror) serve(ctx context.Context, a Assignment) {
 	for first := true; first || sitelog.Pause(ctx, m.config.TopicInterval) == nil; first = false {
+		if m.notLeading() != nil {
+			continue // another one does it
+		}
 		if err := m.returnSettings(ctx, a); err != nil && ctx.Err() == nil {
 			m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Problem: err.Error()})
 		}
@@ -405,7 +408,8 @@ func (m *Mirror) serve(ctx context.Context, a Assignment) {
 }
 
 // startEpochs writes the start of the assigned epoch for every partition about
-// which the map says nothing: virtual offsets are local ones plus the base.
+// which the map says nothing: virtual offsets are local ones plus the base. Of
+// several processes only the one that leads may.
 func (m *Mirror) startEpochs(ctx context.Context, a Assignment) error {
 	tps, err := a.partitionsAt(ctx, m.local)
 	if err != nil {
@@ -427,7 +431,11 @@ func (m *Mirror) startEpochs(ctx context.Context, a Assignment) error {
 		l := starts[tp]
 		entries[i] = maptopic.StartEntry(tp, offsetmap.EpochStart{Epoch: a.Epoch, Virtual: spillway.Offset(l) + a.OffsetBase, Local: l, Mask: a.Mask})
 	}
-	return m.saveAndRead(ctx, entries)
+	at, err := m.writer.SaveWhile(ctx, m.notLeading, entries...)
+	if err != nil {
+		return err
+	}
+	return m.reader.WaitFor(ctx, at)
 }
 
 func (m *Mirror) publish(mark Mark) {

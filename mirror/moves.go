@@ -320,7 +320,7 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		}
 		entries[i] = maptopic.StartEntry(tp, e)
 	}
-	if mapPosition, err = m.writer.Save(ctx, entries...); err != nil {
+	if mapPosition, err = m.writer.SaveWhile(ctx, w.lost, entries...); err != nil {
 		return -1, err
 	}
 	return mapPosition, m.reader.WaitFor(ctx, mapPosition)
