@@ -135,7 +135,7 @@ func (f *flow) decides(topic string) bool {
 	if known {
 		return lease.Held(f.m.config.Now()) && !askedBack(lease)
 	}
-	return !slices.Contains(f.topics(), topic) && !f.m.crew.elsewhere(spillway.TopicPartition{Topic: topic})
+	return !slices.Contains(f.topics(), topic) && !f.crew.elsewhere(spillway.TopicPartition{Topic: topic})
 }
 
 // letGo forgets the partitions of topics that the source does not have any more,

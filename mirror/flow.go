@@ -20,6 +20,7 @@ var errStopped = errors.New("the flow was stopped")
 type flow struct {
 	// Set once, read by anyone.
 	m      *Mirror
+	crew   *crew // who shares the flow; nil: nobody
 	share  Assignment
 	epoch  spillway.Epoch
 	source *source
@@ -86,7 +87,7 @@ type back struct {
 
 func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartition]spillway.Offset) *flow {
 	f := &flow{
-		m: m, share: a, epoch: a.Epoch, source: s,
+		m: m, crew: m.crewOf(a.Share), share: a, epoch: a.Epoch, source: s,
 		stopping: make(chan struct{}), done: make(chan struct{}), ending: newFlowEnd(),
 		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
 		claimed: make(chan *partition), wake: make(chan struct{}, 1), metadataDue: make(chan struct{}, 1),
@@ -141,6 +142,7 @@ func (f *flow) run(parent context.Context) {
 		if parent.Err() == nil { // otherwise nobody knows what is on its way
 			f.releaseAll()
 		}
+		f.leaveCaps()
 		f.m.events.flowEnded(f.info(time.Now()))
 	}()
 	tick := time.NewTicker(f.m.config.TopicInterval)
@@ -150,7 +152,7 @@ func (f *flow) run(parent context.Context) {
 	f.goroutines.Go(func() { f.reportAll(ctx) })
 	f.goroutines.Go(func() { f.watchTransactions(ctx) })
 	f.goroutines.Go(func() { f.keepMetadata(ctx) })
-	if f.m.crew != nil {
+	if f.crew != nil {
 		f.goroutines.Go(func() { f.watchWorkers(ctx) })
 		f.goroutines.Go(func() { f.watchSource(ctx) })
 	}
@@ -161,7 +163,7 @@ func (f *flow) run(parent context.Context) {
 		f.letGo()
 		f.shareOut(ctx)
 		f.openAll(ctx)
-		here, done := f.m.crew.whileHere(ctx)
+		here, done := f.crew.whileHere(ctx)
 		f.route(here, ctx, parent)
 		done()
 		f.ending.look()
@@ -187,12 +189,12 @@ const waitsForLease = "waits for the lease; another mirror may have it"
 func (f *flow) claim(ctx context.Context, p *partition) {
 	letGo(p.lease)
 	p.session.Opened = false
-	if f.m.crew == nil {
+	if f.crew == nil {
 		f.setState(p, false, waitsForLease)
 	} else {
 		f.setWaits(p)
 	}
-	f.goroutines.Go(func() { f.m.claimLease(ctx, p, f.claimed) })
+	f.goroutines.Go(func() { f.claimLease(ctx, p) })
 }
 
 func (f *flow) leased(p *partition) {
@@ -245,7 +247,7 @@ const readyMax = 2 * time.Second
 // discover finds the share's partitions at the source, and creates here what is
 // missing.
 func (f *flow) discover(flow context.Context) {
-	ctx, done := f.m.crew.whileHere(flow)
+	ctx, done := f.crew.whileHere(flow)
 	defer done()
 	if ctx.Err() != nil {
 		return

@@ -99,7 +99,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 	tps := make([]spillway.TopicPartition, 0, len(f.mu.state))
 	for tp, s := range f.mu.state {
 		tps = append(tps, tp)
-		if s.waits && f.m.crew.elsewhere(tp) {
+		if s.waits && f.crew.elsewhere(tp) {
 			info.Partitions--
 			info.Elsewhere++
 			continue
@@ -120,8 +120,8 @@ func (f *flow) info(now time.Time) FlowInfo {
 			info.LagTime = max(info.LagTime, now.Sub(s.caughtUp))
 		}
 	}
-	if f.m.crew != nil {
-		info.Workers = f.m.crew.shares(tps)
+	if f.crew != nil {
+		info.Workers = f.crew.shares(tps)
 	}
 	return info
 }

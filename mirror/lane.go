@@ -151,7 +151,7 @@ func (l *lane) applyBound() {
 // once the map says how far they are verified: the next epoch starts there, or the other
 // worker.
 func (l *lane) arrive(ctx context.Context) error {
-	looked := l.m.crew.lookedAt()
+	looked := l.flow.crew.lookedAt()
 	asked := looked != l.looked
 	l.looked = looked
 	var there []*partition

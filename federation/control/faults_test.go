@@ -370,21 +370,21 @@ func TestOneWriterPerSite(t *testing.T) {
 		return w, stop
 	}
 	first, stop := start("a")
-	held, err := first.Claim(within(t), orders0)
+	held, err := first.Claim(within(t))
 	if err != nil || !held.Held(time.Now()) {
 		t.Fatal(err)
 	}
 	second, _ := start("b")
 	short, cancel := context.WithTimeout(t.Context(), 2*ttl)
 	defer cancel()
-	if _, err := second.Claim(short, orders0); err == nil {
+	if _, err := second.Claim(short); err == nil {
 		t.Fatal("two writers")
 	}
 	stop()
 	if held.Held(time.Now()) {
 		t.Fatal("a claim outlives its lease")
 	}
-	taken, err := second.Claim(within(t), orders0)
+	taken, err := second.Claim(within(t))
 	if err != nil || !taken.Held(time.Now()) {
 		t.Fatal(err)
 	}

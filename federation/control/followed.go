@@ -197,6 +197,9 @@ var errNotWriter = errors.New("another mirror process may write into this site b
 // act does what one record asks of this site, once this process may write there.
 // A newer record ends the wait.
 func (s *followed) act(ctx context.Context, share failover.Share) error {
+	if err := s.help(ctx, share); err != nil {
+		return err
+	}
 	term, err := s.f.cfg.Writer.term(ctx)
 	if err != nil {
 		return err
@@ -218,6 +221,12 @@ func (s *followed) act(ctx context.Context, share failover.Share) error {
 		if share.Target == s.f.site && share.State != failover.Draining {
 			m.HurryGroups(s.id) // their members have committed for the last time
 		}
+		if share.Active != s.f.site && share.State != failover.Draining {
+			// What CUTOVER asks for is done by one process.
+			if err := m.Gather(s.id, share.Epoch); err != nil {
+				return err
+			}
+		}
 		return s.follow(ctx, share, share.Current().Epoch, share.Active)
 	case share.State == failover.Fenced:
 		return s.stop(ctx, share)
@@ -227,6 +236,33 @@ func (s *followed) act(ctx context.Context, share failover.Share) error {
 		return s.open(ctx, share)
 	}
 	return nil
+}
+
+const helpEvery = 20 * time.Millisecond
+
+// help lets the share flow beside the process that leads, while it stands still, and until
+// this process leads. During a move it does nothing: the one that leads takes what it needs.
+func (s *followed) help(ctx context.Context, share failover.Share) error {
+	if s.f.leads() || share.State != failover.Stable || share.Abort != "" {
+		return nil
+	}
+	share, err := untrimmed(ctx, s.f.cfg.Store, s.f.keys, share, s.terms)
+	if err != nil {
+		return err
+	}
+	for {
+		err := s.f.cfg.Mirror.Join(ctx, s.assignment(share, share.Epoch, share.Active))
+		switch {
+		case errors.Is(err, mirror.ErrNotShared):
+			return nil
+		case err != nil && !errors.Is(err, mirror.ErrNoLead):
+			return err
+		}
+		// Also when all is well: what flows stops when another process leads a move.
+		if pause(ctx, helpEvery); ctx.Err() != nil || s.f.leads() {
+			return ctx.Err()
+		}
+	}
 }
 
 func (s *followed) assignment(share failover.Share, epoch spillway.Epoch, source spillway.SiteID) mirror.Assignment {

@@ -269,17 +269,22 @@ func (h *hub) judgements(sites []spillway.SiteID, observers []spillway.SiteID) m
 }
 
 // mirrors lists the mirror leases that are alive, one per site: that of the
-// worker which writes there, or the first of those that wait.
+// worker which leads there, with what the others carry, or the first of those that wait.
 func (h *hub) mirrors() map[spillway.SiteID]failover.MirrorLease {
 	live := map[spillway.SiteID]failover.MirrorLease{}
+	var all []failover.MirrorLease
 	for _, e := range h.entries(h.keys.Mirrors()) {
 		var m failover.MirrorLease
 		if !h.alive(e.Key) || json.Unmarshal(e.Value, &m) != nil || m.Leaving {
 			continue
 		}
+		all = append(all, m)
 		if other, ok := live[m.Site]; !ok || other.Waits && !m.Waits {
 			live[m.Site] = m
 		}
+	}
+	for _, m := range all {
+		live[m.Site] = live[m.Site].Beside(m)
 	}
 	return live
 }

@@ -13,11 +13,10 @@ import (
 	"spillway/mirror"
 )
 
-// Writer is the right to write into a site as its mirror: one exclusive lease per
-// site, which stands for the leases of all its target partitions, so that many
-// partitions do not mean many writes to the store every second. Conditional append
-// keeps two workers from doing harm; the lease is what aged mode and marks rest on
-// (C3).
+// Writer is the right to lead the mirror processes of a site: one exclusive lease per
+// site. Who has it does what the share records ask of the site, and reports it. Which
+// process writes which partition meanwhile they know from the site's map topic
+// (docs/decisions/0021): that is what aged mode and marks rest on (C3).
 type Writer struct{ lease *coordination.Lease }
 
 const claimEvery = 10 * time.Millisecond
@@ -40,11 +39,19 @@ func NewWriter(store coordination.Store, keys failover.Keys, site spillway.SiteI
 // Run holds the lease until ctx ends.
 func (w *Writer) Run(ctx context.Context) { w.lease.Run(ctx) }
 
-// Claim waits until the lease is held; it is mirror.Config.Claim.
-func (w *Writer) Claim(ctx context.Context, _ spillway.TopicPartition) (mirror.Lease, error) {
+// Lead is the lease while it is held, and nil otherwise; it is mirror.Config.Lead.
+func (w *Writer) Lead() mirror.Lease {
+	if term := w.lease.Term(); term != 0 {
+		return claimed{w.lease, term}
+	}
+	return nil
+}
+
+// Claim waits until the lease is held.
+func (w *Writer) Claim(ctx context.Context) (mirror.Lease, error) {
 	for {
-		if term := w.lease.Term(); term != 0 {
-			return claimed{w.lease, term}, nil
+		if lease := w.Lead(); lease != nil {
+			return lease, nil
 		}
 		pause(ctx, claimEvery)
 		if ctx.Err() != nil {
@@ -59,7 +66,7 @@ func (w *Writer) term(ctx context.Context) (uint64, error) {
 	if w == nil {
 		return 1, nil
 	}
-	lease, err := w.Claim(ctx, spillway.TopicPartition{})
+	lease, err := w.Claim(ctx)
 	if err != nil {
 		return 0, err
 	}

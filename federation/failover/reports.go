@@ -2,6 +2,7 @@ package failover
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -18,10 +19,30 @@ type MirrorLease struct {
 	Marks     string               `json:"marks,omitempty"`
 	Following map[string]Following `json:"following,omitempty"` // by share, "group/index"
 	// Waits: another mirror process of the site has the writer lease, or may still
-	// have it. This one does nothing until then, and follows nothing.
-	Waits   bool   `json:"waits,omitempty"`
-	Leaving bool   `json:"leaving,omitempty"`
-	Beat    uint64 `json:"beat"` // rises with every renewal
+	// have it. This one does nothing of what moves ask, and says of shares only what it
+	// carries for that one.
+	Waits bool `json:"waits,omitempty"`
+	// Carries is what a process that waits has of each share while it stands still:
+	// Epoch, Source, Partitions, LagSeconds and CatchingUp count.
+	Carries map[string]Following `json:"carries,omitempty"`
+	Leaving bool                 `json:"leaving,omitempty"`
+	Beat    uint64               `json:"beat"` // rises with every renewal
+}
+
+// Beside is what the process that leads a site says, with what another one carries: the
+// site is behind by what any of them is.
+func (l MirrorLease) Beside(other MirrorLease) MirrorLease {
+	if l.Waits || !other.Waits || l.Site != other.Site {
+		return l
+	}
+	l.Following = maps.Clone(l.Following)
+	for share, part := range other.Carries {
+		if f, ok := l.Following[share]; ok && f.Epoch == part.Epoch && f.Source == part.Source {
+			f.LagSeconds, f.CatchingUp = max(f.LagSeconds, part.LagSeconds), f.CatchingUp || part.CatchingUp
+			l.Following[share] = f
+		}
+	}
+	return l
 }
 
 // Following tells how far a site is with one share. It is for people and for
