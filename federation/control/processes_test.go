@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -25,6 +27,7 @@ import (
 	store "spillway/federation/coordination/embedded"
 	"spillway/federation/failover"
 	"spillway/mirror"
+	"spillway/mirror/workers"
 )
 
 // childSettings, in the environment, makes the test program one mirror process of a site.
@@ -268,8 +271,8 @@ func past(state, behind failover.State) bool {
 // holdInTests is longer than it takes until one is known to hang.
 const holdInTests = 40 * time.Second
 
-// several makes a world in which several processes mirror into west.
-func several(t *testing.T, n int, ack int) (*world, *processes, *heldStore) {
+// several makes a world in which several processes mirror into a site.
+func several(t *testing.T, at spillway.SiteID, n int, ack int) (*world, *processes, *heldStore) {
 	t.Helper()
 	s, err := store.Open(t.TempDir() + "/store.db")
 	if err != nil {
@@ -284,9 +287,9 @@ func several(t *testing.T, n int, ack int) (*world, *processes, *heldStore) {
 	go func() { defer close(served); _ = s.Serve(ctx, l) }() // ends with ctx
 	t.Cleanup(func() { cancel(); <-served; _ = s.Close() })
 	held := &heldStore{Store: s}
-	w := newWorld(t, options{store: held, children: map[spillway.SiteID]childConfig{"west": {Embedded: l.Addr().String(), Ack: ack}},
+	w := newWorld(t, options{store: held, children: map[spillway.SiteID]childConfig{at: {Embedded: l.Addr().String(), Ack: ack}},
 		group: func(g *spillway.FailoverGroup) { g.Ack.Sites = ack; g.HoldMax = holdInTests }})
-	p := w.sites["west"].processes
+	p := w.sites[at].processes
 	for range n {
 		p.start()
 	}
@@ -345,7 +348,7 @@ func (w *world) strike(p *processes, held *heldStore, b blow, n int) {
 func TestMirrorProcessesDieAndHangInMoves(t *testing.T) {
 	t.Parallel()
 	const n = 2
-	w, p, held := several(t, n, 2)
+	w, p, held := several(t, "west", n, 2)
 	p.roles(n - 1)
 	stop := w.load()
 	for _, b := range []blow{
@@ -401,7 +404,7 @@ func (w *world) holds(id spillway.SiteID) bool {
 // one that leads there dies in the middle of it: nothing that was acknowledged is missing.
 func TestSeveralMirrorProcessesTakeOver(t *testing.T) {
 	t.Parallel()
-	w, p, held := several(t, 3, 2)
+	w, p, held := several(t, "west", 3, 2)
 	lead, others := p.roles(2)
 	stop := w.load()
 	w.loaded(20)
@@ -428,4 +431,76 @@ func TestSeveralMirrorProcessesTakeOver(t *testing.T) {
 	p.roles(1)
 	w.loaded(20)
 	w.intact(stop)
+}
+
+// carrier is a process that helps and has a part of what flows. What each has is up to
+// their names, so others may have to come for that; n is how many there are then.
+func (p *processes) carrier() (worker string, n int) {
+	p.w.t.Helper()
+	p.mu.Lock()
+	n = len(p.running)
+	p.mu.Unlock()
+	for ; ; n++ {
+		p.roles(n - 1)
+		for _, l := range p.said() {
+			if l.Waits && l.Carries["orders/0"].Partitions > 0 {
+				return l.Worker, n
+			}
+		}
+		p.start()
+	}
+}
+
+// mayHold tells whether a process may still be at work on a partition, by what it said.
+func (p *processes) mayHold(worker string) bool {
+	p.w.t.Helper()
+	if err := p.w.sites[spillway.SiteID(p.config.Site)].maps.CaughtUp(within(p.w.t)); err != nil {
+		p.w.t.Fatal(err)
+	}
+	table := p.w.sites[spillway.SiteID(p.config.Site)].maps.Workers("share/orders/0")
+	for _, name := range table.Members() {
+		if strings.HasPrefix(name, worker+"-") {
+			return table.MayHold(name, workers.Whole, func(string, string) bool { return true })
+		}
+	}
+	return false
+}
+
+// The active site is lost, and of the survivors only north has all: several processes
+// mirror into it, and one of them hangs with its part. The site is heard all the same, and
+// nothing is lost.
+func TestASurvivorWithAProcessThatHangsIsHeard(t *testing.T) {
+	t.Parallel()
+	w, p, _ := several(t, "north", 2, 1)
+	victim, _ := p.carrier()
+	if _, err := w.sites["west"].mirror.Stop(within(t), spillway.ShareID{Group: "orders"}, 1); err != nil {
+		t.Fatal(err)
+	}
+	stop := w.load()
+	w.loaded(100)
+	acked := stop()
+	for tp, offsets := range w.acked {
+		w.eventually("north has all of "+tp.String(), func() bool { return p.has(tp, slices.Max(slices.Collect(maps.Keys(offsets)))) })
+	}
+	east := w.sites["east"]
+	east.stop()
+	if err := east.server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(victim, syscall.SIGSTOP)
+	w.eventually("a failover", func() bool {
+		_, err := w.operator.Failover(within(t), "orders", "west", -1, "test", "east is gone", false)
+		return err == nil
+	})
+	if !p.mayHold(victim) {
+		t.Error("the process that hangs has nothing in work")
+	}
+	share, err := w.operator.Await(within(t), "orders", 2, nil)
+	if err != nil || share.Active != "west" {
+		t.Fatalf("%v: %s; faults %q", err, w.record().Encode(), last(w.failed, 8))
+	}
+	p.signal(victim, syscall.SIGCONT)
+	if missing := w.check("west", w.settled(2)); missing > 0 {
+		t.Errorf("%d of %d acknowledged records were lost, though north had them", missing, acked)
+	}
 }
