@@ -96,8 +96,7 @@ func (c *crew) join(epoch spillway.Epoch) {
 	if c.mu.rank.led <= epoch {
 		c.mu.rank.led, c.mu.rank.lease = 0, nil
 	}
-	c.mu.Unlock()
-	c.hurry()
+	c.mu.Unlock() // nobody waits for it
 }
 
 // lead puts the worker before all that do not lead a move to the epoch or a later one.
@@ -110,7 +109,9 @@ func (c *crew) lead(epoch spillway.Epoch) error {
 	c.mu.Lock()
 	c.mu.rank.led, c.mu.rank.lease = epoch, lease
 	c.mu.Unlock()
-	c.hurry()
+	if len(c.others()) > 0 {
+		c.hurry()
+	}
 	return nil
 }
 

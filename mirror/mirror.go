@@ -15,6 +15,7 @@ import (
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
 	"spillway/mirror/sitelog"
+	"spillway/mirror/workers"
 )
 
 // ErrFenced means that the site has promised a higher epoch: an older flow may
@@ -453,20 +454,22 @@ func (m *Mirror) Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.
 		}
 	}
 	if s.crew != nil {
-		m.endsElsewhere(a, ends)
+		m.endsElsewhere(s.crew.table(), a, ends)
 	}
 	return ends
 }
 
-// endsElsewhere adds what the map says of the partitions that other workers have written
-// since this one did: that is verified, and late by as much as they save it.
-func (m *Mirror) endsElsewhere(a Assignment, ends map[spillway.TopicPartition]spillway.Offset) {
+// endsElsewhere adds what the map says of the partitions that other workers have opened
+// since this one did, and that are still there: that is verified, and late by as much as
+// they save it.
+func (m *Mirror) endsElsewhere(there *workers.Table, a Assignment, ends map[spillway.TopicPartition]spillway.Offset) {
 	for _, tp := range m.reader.Partitions() {
 		if !a.covers(tp.Topic) || a.Owns != nil && !a.Owns(tp) {
 			continue
 		}
 		om := m.reader.Map(tp)
-		if held := om.Session(); !held.Opened || held.Worker == m.config.Worker {
+		held := om.Session()
+		if _, lives := there.Member(held.Worker); !lives || !held.Opened || held.Worker == m.config.Worker {
 			continue
 		}
 		if end, _ := om.View().End(); end >= 0 {
