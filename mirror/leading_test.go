@@ -301,3 +301,32 @@ func TestMirrorsOfASiteShareGroups(t *testing.T) {
 		t.Error("not all groups were copied by the one that leads")
 	}
 }
+
+// A process that led while its site served, and leads no more, does not begin with what
+// comes to be there: the share may have moved, and the one that leads mirrors it in.
+func TestOnlyWhoLeadsBeginsWithTopics(t *testing.T) {
+	t.Parallel()
+	east := embeddedSite(t, "east", map[string]int32{"orders": 2})
+	var leads leader
+	var looked atomic.Int64
+	m := testMirrorWith(t, Config{Local: east, Lead: func() Lease {
+		looked.Add(1)
+		return leads.as(0)()
+	}}, embeddedSite(t, "west", nil))
+	assign(t, m, ordersAssignment("", 1))
+	leads.is.Store(1)
+	if err := east.Admin().CreateTopic(testContext(t), "orders-new", 1, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	before := looked.Load()
+	eventually(t, "it looks again and again whether it leads", func() bool { return looked.Load() > before+3 })
+	tp := spillway.TopicPartition{Topic: "orders-new"}
+	if _, begun := m.Map().View(tp).Open(); begun {
+		t.Error("one that does not lead begins with a topic")
+	}
+	leads.is.Store(0)
+	eventually(t, "it leads again, and begins with the topic", func() bool {
+		_, begun := m.Map().View(tp).Open()
+		return begun
+	})
+}

@@ -390,6 +390,9 @@ func (s *share) start(m *Mirror, run func(context.Context)) {
 // partitions that were created since, and starts their first epoch.
 func (m *Mirror) serve(ctx context.Context, a Assignment) {
 	for first := true; first || sitelog.Pause(ctx, m.config.TopicInterval) == nil; first = false {
+		if !m.leads() {
+			continue // the share may have moved, and who leads mirrors into this site
+		}
 		if err := m.returnSettings(ctx, a); err != nil && ctx.Err() == nil {
 			m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Problem: err.Error()})
 		}
@@ -425,8 +428,14 @@ func (m *Mirror) startEpochs(ctx context.Context, a Assignment) error {
 		l := starts[tp]
 		entries[i] = maptopic.StartEntry(tp, offsetmap.EpochStart{Epoch: a.Epoch, Virtual: spillway.Offset(l) + a.OffsetBase, Local: l, Mask: a.Mask})
 	}
+	if !m.leads() {
+		return fmt.Errorf("begin with partitions of share %s at site %s: %w", a.Share, m.site, ErrNotLeading)
+	}
 	return m.saveAndRead(ctx, entries)
 }
+
+// leads tells whether this is the process that does what is done once for a site.
+func (m *Mirror) leads() bool { return m.config.Lead == nil || m.config.Lead() != nil }
 
 func (m *Mirror) publish(mark Mark) {
 	if !m.marks.publish(mark) {
