@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -55,7 +56,7 @@ func newSharedSite(t *testing.T, mirrors int) *sharedSite {
 	s.eastM = testMirror(t, s.east, s.west)
 	assign(t, s.eastM, ordersAssignment("", 1))
 	s.look = newOnlooker(t, s.west, "share/"+ordersShare.String(), s.tps)
-	s.look.covers = func(string, string) bool { return true }
+	s.look.covers = newMeanings().ofShare
 	for i := range mirrors {
 		s.add(int64(i))
 	}
@@ -329,4 +330,46 @@ func TestOnlyWhoLeadsBeginsWithTopics(t *testing.T) {
 		_, begun := m.Map().View(tp).Open()
 		return begun
 	})
+}
+
+// While a new configuration is rolled out, one of the mirrors knows of less topics and
+// groups than the other one: that one carries what only it knows of.
+func TestMirrorsOfASiteKnowOfDifferentTopics(t *testing.T) {
+	t.Parallel()
+	s := newSharedSite(t, 1)
+	lead, ctx := s.mirrors[0], testContext(t)
+	narrow := ordersAssignment("east", 1)
+	narrow.Topics, narrow.ConsumerGroups = []string{"orders"}, nil
+	second := s.add(1)
+	s.joins(second, narrow)
+	s.spread(2)
+	if err := s.east.Admin().CreateTopic(ctx, "orders-new", 8, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.load.write(ctx, "orders-new", 8, 30); err != nil {
+		t.Fatal(err)
+	}
+	s.write()
+	for n := range 8 {
+		if err := s.east.Admin().CommitGroupOffsets(ctx, fmt.Sprint("app-", n), map[spillway.TopicPartition]broker.GroupOffset{s.tps[0]: {Offset: 1, LeaderEpoch: -1}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	added := partitionsOf("orders-new", 8)
+	eventually(t, "the new topic is begun", func() bool {
+		return !slices.ContainsFunc(added, func(tp spillway.TopicPartition) bool { return s.eastM.Map().View(tp).Empty() })
+	})
+	eventually(t, "all is there", func() bool { return maps.Equal(lead.Ends(ordersShare), s.cutover()) })
+	for n := range 8 {
+		eventually(t, "all groups are there", func() bool {
+			got, err := s.west.Admin().FetchGroupOffsets(ctx, fmt.Sprint("app-", n))
+			return err == nil && len(got) == 1
+		})
+	}
+	for _, f := range second.Flows() {
+		if f.Elsewhere+f.Partitions != sharedPartitions || f.Partitions == 0 {
+			t.Errorf("the other one has %+v", f)
+		}
+	}
+	s.same()
 }

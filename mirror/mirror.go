@@ -276,6 +276,7 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 	if err != nil {
 		return err
 	}
+	s.crew.mean(a)
 	s.moving.Lock()
 	defer s.moving.Unlock()
 	if err := m.idsApart(ctx); err != nil {
@@ -359,6 +360,7 @@ func (m *Mirror) Know(a Assignment) error {
 	if err != nil {
 		return err
 	}
+	s.crew.mean(a)
 	s.moving.Lock()
 	defer s.moving.Unlock()
 	if !s.assigned {
