@@ -66,7 +66,7 @@ gateway: {lease: {interval: 200ms, ttl: 800ms}}
 		}
 		a, b := said(leads), said(helps)
 		return !a.Waits && len(a.Following) == 1 && b.Waits && len(b.Following) == 0 &&
-			b.Carries["shop/0"].Partitions > 0 && a.Following["shop/0"].Partitions == topicPartitions
+			b.Carries["shop/0"].Partitions > 0 && a.Following["shop/0"].Partitions == topicPartitions && a.Following["shop/0"].Elsewhere == b.Carries["shop/0"].Partitions
 	})
 	operator := control.NewOperator(east.cfg.Topology(), east.store, Observers(east.cfg))
 	eventually(t, "a switchover to the site of the two", func() bool {

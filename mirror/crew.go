@@ -78,12 +78,16 @@ func workerName() string {
 // partition is asked for: before that it could not do anything with it.
 func newCrew(m *Mirror, flow, means string, covers workers.Means) *crew {
 	c := &crew{m: m, flow: flow, covers: covers, here: make(chan struct{}), kick: make(chan struct{}, 1), sourceLook: sourceLook, sourcePatience: sourcePatience}
-	c.mu.worker = workers.New(m.config.Worker, means, maptopic.ThisProcess().String(), workers.Limits{TTL: leaseTTL, Renew: leaseRenew, Margin: leaseMargin}, covers)
+	c.mu.worker = c.newWorker(means)
 	c.mu.holders = make(map[string]int)
 	c.mu.keys = make(map[spillway.TopicPartition]string)
 	c.mu.changed, c.mu.at = make(chan struct{}), -1
 	c.mu.here, c.mu.leave = context.WithCancel(m.ctx)
 	return c
+}
+
+func (c *crew) newWorker(means string) *workers.Worker {
+	return workers.New(c.m.config.Worker, means, maptopic.ThisProcess().String(), workers.Limits{TTL: leaseTTL, Renew: leaseRenew, Margin: leaseMargin}, c.covers)
 }
 
 // begin looks at the others from now on, so that one that has died is known as soon as

@@ -64,9 +64,23 @@ func (m *Mirror) shareOut(s *share) {
 	if m.config.Lead == nil {
 		return
 	}
-	s.crew = newCrew(m, "share/"+s.id.String(), "", func(string, string) bool { return true })
+	s.crew = newCrew(m, "share/"+s.id.String(), "", newMeanings().ofShare)
 	s.crew.outrank = func() { m.yield(s) }
 	s.crew.begin()
+}
+
+// mean says what this worker is there for, before it has said anything: processes may have
+// other configurations while one is rolled out, and who does not know of a topic must not
+// own it.
+func (c *crew) mean(a Assignment) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.isHere() {
+		c.mu.worker = c.newWorker(meaningOfShare(a))
+	}
 }
 
 // yield stops all that flows here once another worker has a higher rank: that one leads a
@@ -232,6 +246,7 @@ func (m *Mirror) Join(ctx context.Context, a Assignment) error {
 	if s.crew == nil {
 		return ErrNotShared
 	}
+	s.crew.mean(a)
 	s.moving.Lock()
 	defer s.moving.Unlock()
 	if a.Source == "" {

@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -62,7 +63,7 @@ func newSharedSite(t *testing.T, mirrors int) *sharedSite {
 	s.eastM = testMirror(t, s.east, s.west)
 	assign(t, s.eastM, ordersAssignment("", 1))
 	s.look = newOnlooker(t, s.west, "share/"+ordersShare.String(), s.tps)
-	s.look.covers = func(string, string) bool { return true }
+	s.look.covers = newMeanings().ofShare
 	for i := range mirrors {
 		s.add(int64(i))
 	}
@@ -557,4 +558,75 @@ func TestOnlyTheMirrorThatLeadsStartsEpochs(t *testing.T) {
 	if err := m.startEpochs(testContext(t), ordersAssignment("", 1)); !errors.Is(err, ErrNotLeading) {
 		t.Errorf("one that does not lead starts an epoch: %v", err)
 	}
+}
+
+// A process that led while its site served, and leads no more, does not begin with what
+// comes to be there: the share may have moved, and the one that leads mirrors it in.
+func TestOnlyWhoLeadsBeginsWithTopics(t *testing.T) {
+	t.Parallel()
+	east := embeddedSite(t, "east", map[string]int32{"orders": 2})
+	var leads leader
+	var looked atomic.Int64
+	m := testMirrorWith(t, Config{Local: east, Lead: func() Lease {
+		looked.Add(1)
+		return leads.as(0)()
+	}}, embeddedSite(t, "west", nil))
+	assign(t, m, ordersAssignment("", 1))
+	leads.is.Store(1)
+	if err := east.Admin().CreateTopic(testContext(t), "orders-new", 1, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	before := looked.Load()
+	eventually(t, "it looks again and again whether it leads", func() bool { return looked.Load() > before+3 })
+	tp := spillway.TopicPartition{Topic: "orders-new"}
+	if _, begun := m.Map().View(tp).Open(); begun {
+		t.Error("one that does not lead begins with a topic")
+	}
+	leads.is.Store(0)
+	eventually(t, "it leads again, and begins with the topic", func() bool {
+		_, begun := m.Map().View(tp).Open()
+		return begun
+	})
+}
+
+// While a new configuration is rolled out, one of the mirrors knows of less topics and
+// groups than the other one: that one carries what only it knows of.
+func TestMirrorsOfASiteKnowOfDifferentTopics(t *testing.T) {
+	t.Parallel()
+	s := newSharedSite(t, 1)
+	lead, ctx := s.mirrors[0], testContext(t)
+	narrow := ordersAssignment("east", 1)
+	narrow.Topics, narrow.ConsumerGroups = []string{"orders"}, nil
+	second := s.add(1)
+	s.joins(second, narrow)
+	s.spread(2)
+	if err := s.east.Admin().CreateTopic(ctx, "orders-new", 8, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.load.write(ctx, "orders-new", 8, 30); err != nil {
+		t.Fatal(err)
+	}
+	s.write()
+	for n := range 8 {
+		if err := s.east.Admin().CommitGroupOffsets(ctx, fmt.Sprint("app-", n), map[spillway.TopicPartition]broker.GroupOffset{s.tps[0]: {Offset: 1, LeaderEpoch: -1}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	added := partitionsOf("orders-new", 8)
+	eventually(t, "the new topic is begun", func() bool {
+		return !slices.ContainsFunc(added, func(tp spillway.TopicPartition) bool { return s.eastM.Map().View(tp).Empty() })
+	})
+	eventually(t, "all is there", func() bool { return maps.Equal(lead.Ends(ordersShare), s.cutover()) })
+	for n := range 8 {
+		eventually(t, "all groups are there", func() bool {
+			got, err := s.west.Admin().FetchGroupOffsets(ctx, fmt.Sprint("app-", n))
+			return err == nil && len(got) == 1
+		})
+	}
+	for _, f := range second.Flows() {
+		if f.Elsewhere+f.Partitions != sharedPartitions || f.Partitions == 0 {
+			t.Errorf("the other one has %+v", f)
+		}
+	}
+	s.same()
 }

@@ -278,6 +278,7 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 	if err != nil {
 		return err
 	}
+	s.crew.mean(a)
 	s.moving.Lock()
 	defer s.moving.Unlock()
 	if err := m.idsApart(ctx); err != nil {
@@ -362,6 +363,7 @@ func (m *Mirror) Know(a Assignment) error {
 	if err != nil {
 		return err
 	}
+	s.crew.mean(a)
 	s.moving.Lock()
 	defer s.moving.Unlock()
 	if !s.assigned || s.flow == nil && s.side == nil && s.assignment.Epoch < a.Epoch {
@@ -394,7 +396,7 @@ func (s *share) start(m *Mirror, run func(context.Context)) {
 func (m *Mirror) serve(ctx context.Context, a Assignment) {
 	for first := true; first || sitelog.Pause(ctx, m.config.TopicInterval) == nil; first = false {
 		if m.notLeading() != nil {
-			continue // another one does it
+			continue // the share may have moved, and who leads mirrors into this site
 		}
 		if err := m.returnSettings(ctx, a); err != nil && ctx.Err() == nil {
 			m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Problem: err.Error()})

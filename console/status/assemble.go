@@ -197,13 +197,14 @@ func (in Inputs) following(site spillway.SiteID, share spillway.ShareID) (f fail
 			f, silent, ok, leads = word, m.Age, true, m.Value
 		}
 	}
+	var others []failover.MirrorLease
 	for _, m := range in.Mirrors {
-		if ok && in.alive(m) {
-			leads = leads.Beside(m.Value)
+		if in.alive(m) {
+			others = append(others, m.Value)
 		}
 	}
 	if ok {
-		f = leads.Following[share.String()]
+		f = leads.Beside(others...).Following[share.String()]
 	}
 	return f, silent, ok
 }

@@ -449,10 +449,11 @@ func TestNothingIsReportedAfterTheWriterLease(t *testing.T) {
 	wg.Go(func() { writer.Run(ctx) })
 	f := NewFollower(FollowerConfig{Topology: w.topology, Store: w.store, Cluster: w.sites["west"].cluster, Mirror: &knower{}, Worker: "2", LeaseTTL: testTTL, Writer: writer})
 	s := &followed{f: f, id: spillway.ShareID{Group: "orders"}, reports: map[spillway.Epoch]*siteReport{}}
-	var err error
-	if s.term, err = writer.term(within(t)); err != nil {
+	term, err := writer.term(within(t))
+	if err != nil {
 		t.Fatal(err)
 	}
+	s.term.Store(term)
 	stopped := func(epoch spillway.Epoch) error {
 		return s.report(within(t), epoch, func(r *failover.SiteReport) { r.Stopped = true })
 	}
@@ -466,6 +467,60 @@ func TestNothingIsReportedAfterTheWriterLease(t *testing.T) {
 	}
 	if _, err := w.store.Get(within(t), failover.Keys("shop").SiteReport(s.id, 8, "west")); !errors.Is(err, coordination.ErrNotFound) {
 		t.Fatalf("the report was written: %v", err)
+	}
+}
+
+// gatherer is a mirror that takes all to itself, and lets what it is asked to follow wait
+// the first time.
+type gatherer struct {
+	knower
+	gathered, ended atomic.Int64
+}
+
+func (g *gatherer) Know(mirror.Assignment) error { return nil }
+
+func (g *gatherer) Gather(spillway.ShareID, spillway.Epoch) error {
+	g.gathered.Add(1)
+	return nil
+}
+
+func (g *gatherer) Assign(ctx context.Context, _ mirror.Assignment) error {
+	if g.gathered.Load() == 1 {
+		<-ctx.Done()
+		g.ended.Add(1)
+	}
+	return ctx.Err()
+}
+
+// A process that loses the writer lease ends what it does for the record at hand, and when
+// it has the lease again it begins anew, though the record is the same: what it had said in
+// the old term counts no more.
+func TestWhoHasTheWriterLeaseAgainActsAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
+	store := coordtest.NewMemory()
+	share := failover.Share{Group: "orders", State: failover.Fencing, Kind: failover.Switchover, Epoch: 2, Active: "east", Target: "west", Terms: []failover.Term{{Epoch: 1, Site: "east"}}}
+	if _, err := store.Put(within(t), failover.Keys("shop").Share(share.ID()), share.Encode(), 0); err != nil {
+		t.Fatal(err)
+	}
+	g := &gatherer{knower: knower{Mirror: w.sites["west"].mirror}}
+	writer := NewWriter(store, "shop", "west", "1", 400*time.Millisecond)
+	f := NewFollower(FollowerConfig{Topology: w.topology, Store: store, Cluster: w.sites["west"].cluster, Mirror: g, Worker: "1", LeaseTTL: testTTL, Writer: writer})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { _ = f.Run(ctx) }) // ends with ctx
+	for term := range int64(3) {
+		held, lose := context.WithCancel(ctx)
+		lost := make(chan struct{})
+		go func() { defer close(lost); writer.Run(held) }()
+		w.eventually("all is taken in the term", func() bool { return g.gathered.Load() == term+1 })
+		lose()
+		<-lost
+	}
+	if g.ended.Load() != 1 {
+		t.Errorf("what was under way ended %d times", g.ended.Load())
 	}
 }
 

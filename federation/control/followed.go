@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -27,7 +28,8 @@ type followed struct {
 	degrades int
 	degraded bool
 	terms    map[spillway.Epoch]failover.Term // read from the history
-	term     uint64                           // of the writer lease in which act works
+
+	term atomic.Uint64 // of the writer lease in which act works, or has worked; 0: none
 
 	mu struct {
 		sync.Mutex
@@ -58,20 +60,34 @@ const (
 	followRetryMax = time.Second
 )
 
-// run acts on one record after the other; a newer one ends what is under way.
+// lapsed tells whether the writer lease was lost since act had it. What was done is to be
+// done again then: another process may have led in between, and what belonged to the term
+// is void.
+func (s *followed) lapsed() bool {
+	term := s.term.Load()
+	return term != 0 && !s.f.cfg.Writer.holds(term)
+}
+
+// run acts on one record after the other, and again when the writer lease was lost; a
+// newer record, and the end of the lease, end what is under way.
 func (s *followed) run(ctx context.Context) {
 	s.reports, s.terms = map[spillway.Epoch]*siteReport{}, map[spillway.Epoch]failover.Term{}
 	var version uint64
 	var share failover.Share
 	pending, retry := false, followRetryMin
 	for {
+		changed := s.f.cfg.Writer.changed()
 		var again <-chan time.Time
 		if pending {
 			again = time.After(retry)
+		} else if s.lapsed() {
+			again = time.After(0)
 		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-changed:
+			continue
 		case <-again:
 		case e := <-s.newest:
 			if e.Version <= version && e.Version != 0 {
@@ -99,16 +115,24 @@ func (s *followed) run(ctx context.Context) {
 	}
 }
 
-// interruptible acts until a newer record than version comes. The same record
-// comes again with every change of another share, and after an interruption of
-// the store: it ends nothing.
+// interruptible acts until a newer record than version comes, or the writer lease is
+// lost. The same record comes again with every change of another share, and after an
+// interruption of the store: it ends nothing.
 func (s *followed) interruptible(ctx context.Context, share failover.Share, version uint64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
+	s.term.Store(0)
 	go func() { done <- s.told(ctx, share) }()
 	for {
+		changed := s.f.cfg.Writer.changed()
+		if s.lapsed() {
+			cancel()
+			<-done // run begins anew
+			return nil
+		}
 		select {
+		case <-changed:
 		case err := <-done:
 			return err
 		case e := <-s.newest:
@@ -204,7 +228,7 @@ func (s *followed) act(ctx context.Context, share failover.Share) error {
 	if err != nil {
 		return err
 	}
-	s.term = term
+	s.term.Store(term)
 	if share, err = untrimmed(ctx, s.f.cfg.Store, s.f.keys, share, s.terms); err != nil {
 		return err
 	}
@@ -238,7 +262,12 @@ func (s *followed) act(ctx context.Context, share failover.Share) error {
 	return nil
 }
 
-const helpEvery = 20 * time.Millisecond
+// A process that helps asks its mirror often while that one waits for who leads, and then
+// only to see whether what flows was stopped.
+const (
+	helpEvery = 20 * time.Millisecond
+	helpLook  = 500 * time.Millisecond
+)
 
 // help lets the share flow beside the process that leads, while it stands still, and until
 // this process leads. During a move it does nothing: the one that leads takes what it needs.
@@ -250,16 +279,29 @@ func (s *followed) help(ctx context.Context, share failover.Share) error {
 	if err != nil {
 		return err
 	}
+	assignment := s.assignment(share, share.Epoch, share.Active)
 	for {
-		err := s.f.cfg.Mirror.Join(ctx, s.assignment(share, share.Epoch, share.Active))
+		changed := s.f.cfg.Writer.changed()
+		if s.f.leads() {
+			return ctx.Err()
+		}
+		err := s.f.cfg.Mirror.Join(ctx, assignment)
+		next := helpLook
 		switch {
 		case errors.Is(err, mirror.ErrNotShared):
 			return nil
-		case err != nil && !errors.Is(err, mirror.ErrNoLead):
+		case errors.Is(err, mirror.ErrNoLead):
+			next = helpEvery
+		case err != nil:
 			return err
 		}
-		// Also when all is well: what flows stops when another process leads a move.
-		if pause(ctx, helpEvery); ctx.Err() != nil || s.f.leads() {
+		timer := time.NewTimer(next)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		if timer.Stop(); ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}

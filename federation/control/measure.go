@@ -52,7 +52,7 @@ func (s *followed) measure(ctx context.Context) {
 				for _, flow := range s.f.cfg.Mirror.Flows() {
 					if flow.Share == s.id {
 						at.LagSeconds = flow.LagTime.Round(time.Millisecond).Seconds()
-						at.SourceProblem, at.CatchingUp = flow.Problem, flow.CatchingUp
+						at.SourceProblem, at.CatchingUp, at.Elsewhere = flow.Problem, flow.CatchingUp, flow.Elsewhere
 						carries = &failover.Following{Epoch: flow.Epoch, Source: flow.Source, Partitions: flow.Partitions, LagSeconds: at.LagSeconds, CatchingUp: flow.CatchingUp}
 					}
 				}

@@ -84,8 +84,8 @@ func TestMirrorProcessesOnRealKafkaAndConsul(t *testing.T) {
 	there("west") // with two
 	p.roles(n - 1)
 	there("east")
-	w.strike(p, held, blow{"west", failover.Cutover, true, syscall.SIGKILL}, n)
-	w.strike(p, held, blow{"east", failover.Fencing, false, syscall.SIGSTOP}, n)
+	w.strike(p, held, blow{"west", failover.Cutover, true, syscall.SIGKILL})
+	w.strike(p, held, blow{"east", failover.Fencing, false, syscall.SIGSTOP})
 	w.intact(stop)
 	history, err := w.operator.History(within(t), "orders")
 	if err != nil || len(history) != 6 {

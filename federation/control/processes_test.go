@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -25,6 +27,7 @@ import (
 	store "spillway/federation/coordination/embedded"
 	"spillway/federation/failover"
 	"spillway/mirror"
+	"spillway/mirror/workers"
 )
 
 // childSettings, in the environment, makes the test program one mirror process of a site.
@@ -268,8 +271,8 @@ func past(state, behind failover.State) bool {
 // holdInTests is longer than it takes until one is known to hang.
 const holdInTests = 40 * time.Second
 
-// several makes a world in which several processes mirror into west.
-func several(t *testing.T, n int, ack int) (*world, *processes, *heldStore) {
+// several makes a world in which several processes mirror into a site.
+func several(t *testing.T, at spillway.SiteID, n, ack int, holdMax time.Duration) (*world, *processes, *heldStore) {
 	t.Helper()
 	s, err := store.Open(t.TempDir() + "/store.db")
 	if err != nil {
@@ -284,9 +287,9 @@ func several(t *testing.T, n int, ack int) (*world, *processes, *heldStore) {
 	go func() { defer close(served); _ = s.Serve(ctx, l) }() // ends with ctx
 	t.Cleanup(func() { cancel(); <-served; _ = s.Close() })
 	held := &heldStore{Store: s}
-	w := newWorld(t, options{store: held, children: map[spillway.SiteID]childConfig{"west": {Embedded: l.Addr().String(), Ack: ack}},
-		group: func(g *spillway.FailoverGroup) { g.Ack.Sites = ack; g.HoldMax = holdInTests }})
-	p := w.sites["west"].processes
+	w := newWorld(t, options{store: held, children: map[spillway.SiteID]childConfig{at: {Embedded: l.Addr().String(), Ack: ack}},
+		group: func(g *spillway.FailoverGroup) { g.Ack.Sites = ack; g.HoldMax = holdMax }})
+	p := w.sites[at].processes
 	for range n {
 		p.start()
 	}
@@ -303,18 +306,25 @@ type blow struct {
 }
 
 // strike moves the share while something happens to one of the processes, brings that one
-// back, and waits until all do their part again.
-func (w *world) strike(p *processes, held *heldStore, b blow, n int) {
+// back, and waits until all do their part again. One that helps, and hangs before the move
+// begins, hangs with a part of what flows.
+func (w *world) strike(p *processes, held *heldStore, b blow) {
 	w.t.Helper()
 	before := w.record()
-	lead, others := p.roles(n - 1)
+	lead, others := p.roles(p.count() - 1)
 	victim := others[0]
 	if b.leads {
 		victim = lead
+	} else if b.in == failover.Stable {
+		victim = p.carrier()
 	}
+	n := p.count()
 	w.loaded(20)
 	if b.in == failover.Stable {
 		p.signal(victim, b.signal)
+		if !b.leads && !p.mayHold(victim) {
+			w.t.Errorf("%+v: it has nothing in work", b)
+		}
 	} else {
 		held.hold(b.in)
 	}
@@ -343,17 +353,18 @@ func (w *world) strike(p *processes, held *heldStore, b blow, n int) {
 // hangs and wakes up later: the one that leads, or another one. Nothing is lost, nothing
 // is there twice, and no offset is given twice.
 func TestMirrorProcessesDieAndHangInMoves(t *testing.T) { // not beside other worlds, for it has many processes
-	const n = 2
-	w, p, held := several(t, n, 2)
-	p.roles(n - 1)
+	w, p, held := several(t, "west", 2, 2, holdInTests)
+	p.roles(1)
 	stop := w.load()
 	for _, b := range []blow{
 		{"west", failover.Cutover, true, syscall.SIGKILL},
 		{"east", failover.Open, false, syscall.SIGKILL},
-		{"west", failover.Fencing, false, syscall.SIGSTOP},
+		{"west", failover.Stable, false, syscall.SIGSTOP},
 		{"north", failover.Cutover, true, syscall.SIGSTOP},
+		{"east", failover.Cutover, true, syscall.SIGKILL}, // of a site that only looks on
+		{"west", failover.Cutover, true, syscall.SIGSTOP},
 	} {
-		w.strike(p, held, b, n)
+		w.strike(p, held, b)
 	}
 	w.intact(stop)
 }
@@ -381,7 +392,7 @@ func (w *world) intact(stop func() int) {
 	w.t.Logf("%d records, all there", acked)
 }
 
-// holds tells whether a site shows as many records as clients were told of.
+// holds tells whether a site shows a record at each offset that clients were told of.
 func (w *world) holds(id spillway.SiteID) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -399,7 +410,7 @@ func (w *world) holds(id spillway.SiteID) bool {
 // The active site is lost. Several processes mirror into the site that takes over, and the
 // one that leads there dies in the middle of it: nothing that was acknowledged is missing.
 func TestSeveralMirrorProcessesTakeOver(t *testing.T) {
-	w, p, held := several(t, 3, 2)
+	w, p, held := several(t, "west", 3, 2, holdInTests)
 	lead, others := p.roles(2)
 	stop := w.load()
 	w.loaded(20)
@@ -423,6 +434,107 @@ func TestSeveralMirrorProcessesTakeOver(t *testing.T) {
 	}
 	w.loaded(20)
 	p.signal(others[0], syscall.SIGCONT)
+	p.roles(1)
+	w.loaded(20)
+	w.intact(stop)
+}
+
+func (p *processes) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.running)
+}
+
+// carrier is a process that helps and has a part of what flows. What each has is up to
+// their names, so others may have to come for that.
+func (p *processes) carrier() (worker string) {
+	p.w.t.Helper()
+	for ; ; p.start() {
+		p.roles(p.count() - 1)
+		for _, l := range p.said() {
+			if l.Waits && l.Carries["orders/0"].Partitions > 0 {
+				return l.Worker
+			}
+		}
+	}
+}
+
+// mayHold tells whether a process may still be at work on a partition, by what it said.
+func (p *processes) mayHold(worker string) bool {
+	p.w.t.Helper()
+	if err := p.w.sites[spillway.SiteID(p.config.Site)].maps.CaughtUp(within(p.w.t)); err != nil {
+		p.w.t.Fatal(err)
+	}
+	table := p.w.sites[spillway.SiteID(p.config.Site)].maps.Workers("share/orders/0")
+	for _, name := range table.Members() {
+		if strings.HasPrefix(name, worker+"-") {
+			return table.MayHold(name, workers.Whole, func(string, string) bool { return true })
+		}
+	}
+	return false
+}
+
+// The active site is lost, and of the survivors only north has all: several processes
+// mirror into it, and one of them hangs with its part. The site is heard all the same, and
+// nothing is lost.
+func TestASurvivorWithAProcessThatHangsIsHeard(t *testing.T) {
+	w, p, _ := several(t, "north", 2, 1, holdInTests)
+	victim := p.carrier()
+	if _, err := w.sites["west"].mirror.Stop(within(t), spillway.ShareID{Group: "orders"}, 1); err != nil {
+		t.Fatal(err)
+	}
+	stop := w.load()
+	w.loaded(100)
+	acked := stop()
+	for tp, offsets := range w.acked {
+		w.eventually("north has all of "+tp.String(), func() bool { return p.has(tp, slices.Max(slices.Collect(maps.Keys(offsets)))) })
+	}
+	east := w.sites["east"]
+	east.stop()
+	if err := east.server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(victim, syscall.SIGSTOP)
+	if !p.mayHold(victim) {
+		t.Error("the process that hangs has nothing in work")
+	}
+	w.eventually("a failover", func() bool {
+		_, err := w.operator.Failover(within(t), "orders", "west", -1, "test", "east is gone", false)
+		return err == nil
+	})
+	share, err := w.operator.Await(within(t), "orders", 2, nil)
+	if err != nil || share.Active != "west" {
+		t.Fatalf("%v: %s; faults %q", err, w.record().Encode(), last(w.failed, 8))
+	}
+	p.signal(victim, syscall.SIGCONT)
+	if missing := w.check("west", w.settled(2)); missing > 0 {
+		t.Errorf("%d of %d acknowledged records were lost, though north had them", missing, acked)
+	}
+}
+
+// The process that leads at the target hangs in the middle of a move, for longer than
+// clients may be held: the move is given up, and goes through when it is asked for again.
+func TestAMoveIsGivenUpWhileAMirrorProcessHangs(t *testing.T) {
+	w, p, held := several(t, "west", 2, 2, 3*time.Second)
+	lead, _ := p.roles(1)
+	stop := w.load()
+	w.loaded(20)
+	held.hold(failover.Fencing)
+	plan := w.switchover("west", "exercise")
+	w.eventually("the move has begun", func() bool { s := w.record(); return s.Epoch == plan.Epoch && s.State == failover.Fencing })
+	p.signal(lead, syscall.SIGSTOP)
+	held.hold("")
+	share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil)
+	if err != nil || share.Active != "east" || share.Epoch != plan.Epoch+1 {
+		t.Fatalf("%v: %s; faults %q", err, w.record().Encode(), last(w.failed, 8))
+	}
+	w.loaded(20)
+	p.roles(0) // the other one leads
+	plan = w.switchover("west", "once more")
+	if share, err = w.operator.Await(within(t), "orders", plan.Epoch, nil); err != nil || share.Active != "west" {
+		t.Fatalf("%v: %s; faults %q", err, w.record().Encode(), last(w.failed, 8))
+	}
+	p.signal(lead, syscall.SIGCONT)
 	p.roles(1)
 	w.loaded(20)
 	w.intact(stop)

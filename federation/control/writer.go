@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"spillway"
@@ -17,14 +18,25 @@ import (
 // site. Who has it does what the share records ask of the site, and reports it. Which
 // process writes which partition meanwhile they know from the site's map topic
 // (docs/decisions/0021): that is what aged mode and marks rest on (C3).
-type Writer struct{ lease *coordination.Lease }
+type Writer struct {
+	lease *coordination.Lease
 
-const claimEvery = 10 * time.Millisecond
+	mu struct {
+		sync.Mutex
+		term    uint64        // as last seen
+		changed chan struct{} // closed when there is another one
+	}
+}
+
+const (
+	claimEvery = 10 * time.Millisecond
+	termLook   = 50 * time.Millisecond // a lease runs out without an event
+)
 
 // NewWriter prepares the lease of a worker; Run takes it.
 func NewWriter(store coordination.Store, keys failover.Keys, site spillway.SiteID, worker string, ttl time.Duration) *Writer {
 	boot := fmt.Sprintf("%s-%016x", worker, rand.Uint64())
-	return &Writer{lease: coordination.NewLease(coordination.LeaseConfig{
+	w := &Writer{lease: coordination.NewLease(coordination.LeaseConfig{
 		Store: store, Key: keys.Writer(site), Self: boot, Owner: bootOf, Exclusive: true, TTL: ttl, Every: ttl / 4,
 		Value: func(beat uint64) []byte {
 			b, err := json.Marshal(map[string]any{"boot": boot, "worker": worker, "beat": beat})
@@ -34,10 +46,44 @@ func NewWriter(store coordination.Store, keys failover.Keys, site spillway.SiteI
 			return b
 		},
 	})}
+	w.mu.changed = make(chan struct{})
+	return w
 }
 
 // Run holds the lease until ctx ends.
-func (w *Writer) Run(ctx context.Context) { w.lease.Run(ctx) }
+func (w *Writer) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			w.look()
+			pause(ctx, termLook)
+		}
+	})
+	w.lease.Run(ctx)
+	wg.Wait()
+	w.look()
+}
+
+func (w *Writer) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if term := w.lease.Term(); term != w.mu.term {
+		w.mu.term = term
+		close(w.mu.changed)
+		w.mu.changed = make(chan struct{})
+	}
+}
+
+// changed is closed when the lease has run out, or is held in another term. Of nil, the
+// only mirror of a site, it never is.
+func (w *Writer) changed() <-chan struct{} {
+	if w == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.mu.changed
+}
 
 // Lead is the lease while it is held, and nil otherwise; it is mirror.Config.Lead.
 func (w *Writer) Lead() mirror.Lease {

@@ -29,18 +29,26 @@ type MirrorLease struct {
 	Beat    uint64               `json:"beat"` // rises with every renewal
 }
 
-// Beside is what the process that leads a site says, with what another one carries: the
-// site is behind by what any of them is.
-func (l MirrorLease) Beside(other MirrorLease) MirrorLease {
-	if l.Waits || !other.Waits || l.Site != other.Site {
+// Beside is what the process that leads a site says, with what others carry: the site is
+// behind by what any of them is. It is catching up while nobody says of a partition that
+// another process has that he carries it: how far that one is, is not known.
+func (l MirrorLease) Beside(others ...MirrorLease) MirrorLease {
+	if l.Waits {
 		return l
 	}
 	l.Following = maps.Clone(l.Following)
-	for share, part := range other.Carries {
-		if f, ok := l.Following[share]; ok && f.Epoch == part.Epoch && f.Source == part.Source {
+	for share, f := range l.Following {
+		carried := 0
+		for _, other := range others {
+			part, ok := other.Carries[share]
+			if !ok || !other.Waits || other.Site != l.Site || part.Epoch != f.Epoch || part.Source != f.Source || part.Partitions == 0 {
+				continue
+			}
+			carried += part.Partitions
 			f.LagSeconds, f.CatchingUp = max(f.LagSeconds, part.LagSeconds), f.CatchingUp || part.CatchingUp
-			l.Following[share] = f
 		}
+		f.CatchingUp = f.CatchingUp || carried < f.Elsewhere
+		l.Following[share] = f
 	}
 	return l
 }
@@ -54,6 +62,8 @@ type Following struct {
 	// difference between two sites is the lag in offsets.
 	EndSum     int64 `json:"endSum"`
 	Partitions int   `json:"partitions"`
+	// Elsewhere is how many of them other mirror processes of the site have.
+	Elsewhere int `json:"elsewhere,omitempty"`
 	// LagSeconds: since when the site may lack what the active one has.
 	LagSeconds float64 `json:"lagSeconds,omitempty"`
 	// CatchingUp: since it began to follow Source, it never had everything.

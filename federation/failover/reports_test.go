@@ -1,6 +1,9 @@
 package failover
 
-import "testing"
+import (
+	"reflect"
+	"testing"
+)
 
 // A site is as late as the latest of its mirror processes, as far as they carry the same.
 func TestASiteIsAsLateAsItsLatestProcess(t *testing.T) {
@@ -33,5 +36,49 @@ func TestASiteIsAsLateAsItsLatestProcess(t *testing.T) {
 	}
 	if lead.Following["shop/0"].CatchingUp {
 		t.Error("what a process said was changed")
+	}
+}
+
+// A site is behind by what any of its mirror processes is, and as far as what others have
+// is in nobody's word, it is catching up.
+func TestWhatMirrorProcessesSayTogether(t *testing.T) {
+	t.Parallel()
+	leads := func(elsewhere int) MirrorLease {
+		return MirrorLease{Site: "west", Worker: "1", Following: map[string]Following{"orders/0": {Epoch: 4, Source: "east", EndSum: 900, Partitions: 12, Elsewhere: elsewhere, LagSeconds: 0.5}}}
+	}
+	carries := func(f Following) MirrorLease {
+		f.Epoch, f.Source = 4+f.Epoch, "east"
+		return MirrorLease{Site: "west", Worker: "2", Waits: true, Carries: map[string]Following{"orders/0": f}}
+	}
+	there := carries(Following{Partitions: 5, LagSeconds: 3})
+	there.Site = "north"
+	for _, c := range []struct {
+		name       string
+		elsewhere  int
+		others     []MirrorLease
+		lag        float64
+		catchingUp bool
+	}{
+		{"alone", 0, nil, 0.5, false},
+		{"all is told of", 7, []MirrorLease{carries(Following{Partitions: 4, LagSeconds: 0.25}), carries(Following{Partitions: 3, LagSeconds: 2})}, 2, false},
+		{"one is catching up", 5, []MirrorLease{carries(Following{Partitions: 5, CatchingUp: true})}, 0.5, true},
+		{"one carries nothing, and says that it never had all", 5, []MirrorLease{carries(Following{Partitions: 5}), carries(Following{CatchingUp: true, LagSeconds: 9})}, 0.5, false},
+		{"one is not heard", 7, []MirrorLease{carries(Following{Partitions: 4})}, 0.5, true},
+		{"nobody is heard", 1, nil, 0.5, true},
+		{"it is of an older epoch", 5, []MirrorLease{carries(Following{Epoch: -1, Partitions: 5})}, 0.5, true},
+		{"it is at another site", 5, []MirrorLease{there}, 0.5, true},
+	} {
+		first := leads(c.elsewhere)
+		f := first.Beside(append([]MirrorLease{first}, c.others...)...).Following["orders/0"]
+		if f.LagSeconds != c.lag || f.CatchingUp != c.catchingUp || f.EndSum != 900 || f.Partitions != 12 {
+			t.Errorf("%s: %+v", c.name, f)
+		}
+		if !reflect.DeepEqual(first, leads(c.elsewhere)) {
+			t.Errorf("%s: what was said is changed", c.name)
+		}
+	}
+	waits := MirrorLease{Site: "west", Waits: true}
+	if got := waits.Beside(leads(0)); len(got.Following) != 0 {
+		t.Errorf("one that waits: %+v", got)
 	}
 }

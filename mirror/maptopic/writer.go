@@ -93,6 +93,7 @@ func (w *Writer) EnsureTopic(ctx context.Context) error {
 		"cleanup.policy":                 "compact",
 		"max.message.bytes":              fmt.Sprint(topicBytesMax),
 		"min.compaction.lag.ms":          "3600000", // readers that were away for less see every record
+		"segment.ms":                     "3600000", // workers write each second, and what is in the newest segment stays
 		"message.timestamp.type":         "CreateTime",
 		"unclean.leader.election.enable": "false", // a map that lost its end contradicts the log (C14)
 	}
