@@ -65,19 +65,31 @@ func (a *App) gatewayEvents() federation.Events {
 	return e
 }
 
+// Near enough again is what is clearly below what a lag was told for, so that one which
+// stays near its limit is told once.
+const (
+	nearOfLimit  = 0.8
+	nearOfSlowed = 0.4
+)
+
 // tellLag logs when ack.onLag begins to count for a share, and when it ceases to.
 func (a *App) tellLag(count func(spillway.ShareID, router.LagInfo)) func(spillway.ShareID, router.LagInfo) {
 	acting := map[spillway.ShareID]bool{} // events about lags come one after the other
 	return func(id spillway.ShareID, info router.LagInfo) {
 		count(id, info)
-		if now := info.Acting > 0; now != acting[id] {
-			acting[id] = now
-			if !now {
-				a.log.Info("other sites are near enough again", "share", id.String())
-				return
-			}
-			a.log.Warn("other sites are behind", "share", id.String(), "onLag", info.Limits.OnLag, "partitions", info.Acting,
+		near := nearOfLimit
+		if info.Limits.OnLag == spillway.OnLagThrottle {
+			near = nearOfSlowed
+		}
+		acts := info.Beyond > 0 || info.Slowed > 0
+		switch {
+		case acts && !acting[id]:
+			acting[id] = true
+			a.log.Warn("other sites are behind", "share", id.String(), "onLag", info.Limits.OnLag, "beyond", info.Beyond, "slowed", info.Slowed,
 				"worst", info.Worst.String(), "records", info.Records, "age", info.Age.Round(time.Millisecond), "lagMax", info.Limits.Age, "lagRecordsMax", info.Limits.Records)
+		case !acts && acting[id] && info.Limits.Pressure(info.Lag) < near:
+			acting[id] = false
+			a.log.Info("other sites are near enough again", "share", id.String())
 		}
 	}
 }

@@ -103,6 +103,9 @@ func (c *checker) lag(key string, g FailoverGroup) {
 	if g.Ack.LagMax < 0 || g.Ack.LagMax > 0 && g.Ack.LagMax < lagMaxLeast {
 		c.at(key+".lagMax", "%s: must be %s or more, or 0s for no limit", g.Ack.LagMax, lagMaxLeast)
 	}
+	if g.Ack.LagRecordsMax > 0 && g.Ack.Sites > 1 {
+		c.at(key+".lagRecordsMax", "is for ack.sites 1: with %d every acknowledgement waits for another site", g.Ack.Sites)
+	}
 	if g.Ack.OnLag == spillway.OnLagWarn {
 		return
 	}

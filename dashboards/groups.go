@@ -95,7 +95,7 @@ func groupPanels() []picture {
 		},
 		{
 			kind: timeseries, title: "Partitions beyond the limit of lag", unit: "short", thresholds: plain(), stack: true,
-			help: "Partitions of which the other sites lack more than ack.lagMax or ack.lagRecordsMax allows, or for which producers are slowed down, and batches whose producers wait for that.",
+			help: "Partitions of which the other sites lack more than ack.lagMax or ack.lagRecordsMax allows, and batches whose producers wait for that.",
 			queries: []query{
 				{per("sum", "failover_group", shared("spillway_gateway_lagging_partitions")), "{{failover_group}} partitions"},
 				{per("sum", "failover_group", shared("spillway_gateway_blocked_acknowledgements")), "{{failover_group}} batches that wait"},

@@ -69,7 +69,7 @@ type Events struct {
 	// ShareState: the gateway took notice of a record, opened or closed the share.
 	ShareState func(share spillway.ShareID, epoch spillway.Epoch, state failover.State, serving bool)
 	// Lag: how far the other sites are behind, each second for each share whose
-	// acknowledgements wait for one site only.
+	// acknowledgements wait for one site only, once something was written to it here.
 	Lag func(share spillway.ShareID, info router.LagInfo)
 	// Problem: something that is tried again failed.
 	Problem func(what string, err error)

@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"spillway"
 	"spillway/federation/lag"
 	"spillway/federation/layout"
 	"spillway/federation/router"
@@ -16,6 +17,7 @@ const lagEvery = time.Second
 // tellLags tells, until ctx ends, how far the other sites are behind, of each share that
 // has limits, and what the lease is to say of it.
 func (g *Gateway) tellLags(ctx context.Context) {
+	told := make(map[spillway.ShareID]bool) // what is not known yet is not told as nothing
 	tick := time.NewTicker(lagEvery)
 	defer tick.Stop()
 	for {
@@ -24,19 +26,19 @@ func (g *Gateway) tellLags(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		infos := g.router.Lags(time.Now())
+		infos := g.router.Lags()
 		lagging := make(map[string]layout.Lagging)
 		for id, s := range g.shares {
 			limits, ok := lag.Of(s.Group)
 			if !ok {
 				continue
 			}
-			info := infos[id]
+			info, known := infos[id]
 			info.Limits = limits
-			if g.events.Lag != nil {
+			if told[id] = told[id] || known; told[id] && g.events.Lag != nil {
 				g.events.Lag(id, info)
 			}
-			if info.Acting > 0 {
+			if info.Beyond > 0 || info.Slowed > 0 {
 				lagging[id.String()] = laggingOf(info)
 			}
 		}
@@ -48,7 +50,7 @@ func (g *Gateway) tellLags(ctx context.Context) {
 
 func laggingOf(info router.LagInfo) layout.Lagging {
 	return layout.Lagging{
-		Partitions: info.Acting, Worst: info.Worst.String(), Records: info.Records,
+		Partitions: max(info.Beyond, info.Slowed), Worst: info.Worst.String(), Records: info.Records,
 		Seconds: math.Round(info.Age.Seconds()*10) / 10,
 	}
 }

@@ -23,7 +23,7 @@ func lagWorld(t *testing.T, onLag string) (w *gatewaytest.World, west chan<- str
 	t.Helper()
 	var mu sync.Mutex
 	var last router.LagInfo
-	w = gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
+	w = gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 2}, Sites: []spillway.SiteID{"east", "west"},
 		Group: func(g *spillway.FailoverGroup) {
 			g.Ack = spillway.AckPolicy{Sites: 1, OnLag: onLag, LagRecordsMax: 10}
 		},
@@ -65,13 +65,13 @@ func TestOnLagWarn(t *testing.T) {
 			t.Fatalf("sequence %d: error %d, throttle time %d ms", sequence, code, resp.ThrottleMillis)
 		}
 	}
-	gatewaytest.Eventually(t, "the gateway tells", func() bool { return lag().Records == 40 && lag().Acting == 1 })
+	gatewaytest.Eventually(t, "the gateway tells", func() bool { return lag().Records == 40 && lag().Beyond == 1 })
 	gatewaytest.Eventually(t, "its lease tells", func() bool { return leaseLagging(t, w).Records == 40 })
 	if l := leaseLagging(t, w); l.Partitions != 1 || l.Worst != "orders-0" {
 		t.Errorf("the lease says %+v", l)
 	}
 	west <- markLine("west", 0, 1, gatewaytest.OffsetBase+30)
-	gatewaytest.Eventually(t, "the gateway tells that it is over", func() bool { return lag().Records == 10 && lag().Acting == 0 })
+	gatewaytest.Eventually(t, "the gateway tells that it is over", func() bool { return lag().Records == 10 && lag().Beyond == 0 })
 	gatewaytest.Eventually(t, "its lease tells nothing", func() bool { return leaseLagging(t, w) == layout.Lagging{} })
 }
 
@@ -99,23 +99,6 @@ func TestOnLagThrottle(t *testing.T) {
 	}
 }
 
-// A move does not wait for answers that are late because of a lag, and these do not get
-// lost: what is in flight is answered before the barrier.
-func TestOnLagThrottleLetsGoForAMove(t *testing.T) {
-	t.Parallel()
-	w, _, _ := lagWorld(t, spillway.OnLagThrottle)
-	c := raw(t, w.Addrs[0])
-	for sequence := int32(0); sequence < 10; sequence += 2 {
-		do[*kmsg.ProduceResponse](t, c, sequenced(sequence, 10*time.Millisecond))
-	}
-	late := later(t, c, sequenced(10, time.Minute))
-	siteLog(t, w, "east", "orders", 12)
-	w.Fence("west", failover.Switchover)
-	if code := <-late; code != 0 {
-		t.Errorf("error %d", code)
-	}
-}
-
 func TestOnLagBlock(t *testing.T) {
 	t.Parallel()
 	w, west, lag := lagWorld(t, spillway.OnLagBlock)
@@ -134,7 +117,7 @@ func TestOnLagBlock(t *testing.T) {
 	}
 	again, next := later(t, c, sequenced(10, 20*time.Second)), later(t, other, sequenced(12, 20*time.Second))
 	siteLog(t, w, "east", "orders", 14)
-	gatewaytest.Eventually(t, "the gateway tells", func() bool { return lag().Records == 14 && lag().Acting == 1 })
+	gatewaytest.Eventually(t, "the gateway tells", func() bool { return lag().Records == 14 && lag().Beyond == 1 })
 	west <- markLine("west", 0, 1, gatewaytest.OffsetBase+2)
 	if got := <-again; got != 0 {
 		t.Errorf("within the limit again: error %d", got)
@@ -150,5 +133,84 @@ func TestOnLagBlock(t *testing.T) {
 	w.Open(0, 0)
 	if got := <-next; got != 0 {
 		t.Errorf("moved: error %d", got)
+	}
+}
+
+// blockedWorld has ten records at one site, and a batch of two more that waits for the other.
+func blockedWorld(t *testing.T, timeout time.Duration) (w *gatewaytest.World, west chan<- string, answer <-chan int16) {
+	t.Helper()
+	w, west, _ = lagWorld(t, spillway.OnLagBlock)
+	c := raw(t, w.Addrs[0])
+	for sequence := int32(0); sequence < 10; sequence += 2 {
+		if code, _ := produced(do[*kmsg.ProduceResponse](t, c, sequenced(sequence, soon))); code != 0 {
+			t.Fatalf("within the limit: error %d", code)
+		}
+	}
+	answer = later(t, c, sequenced(10, timeout))
+	siteLog(t, w, "east", "orders", 12)
+	return w, west, answer
+}
+
+// A switchover acknowledges what one request wrote to a partition within the limit, and to one
+// beyond it, when the new site has both: a plain producer would write the first one again.
+func TestOnLagBlockOfOneOfTwoPartitions(t *testing.T) {
+	t.Parallel()
+	w, west, _ := lagWorld(t, spillway.OnLagBlock)
+	c := raw(t, w.Addrs[0])
+	for range 5 {
+		if code, _ := produced(do[*kmsg.ProduceResponse](t, c, produceRequest("orders", nil))); code != 0 {
+			t.Fatalf("within the limit: error %d", code)
+		}
+	}
+	both := produceRequest("orders", nil)
+	other := both.Topics[0].Partitions[0]
+	other.Partition = 1
+	both.Topics[0].Partitions = append(both.Topics[0].Partitions, other)
+	both.TimeoutMillis = int32(soon.Milliseconds())
+	answer := begun(t, c, both)
+	siteLog(t, w, "east", "orders", 12)
+	w.Fence("west", failover.Switchover)
+	west <- markLine("west", 0, 2, gatewaytest.OffsetBase+12)
+	w.Open(0, 0)
+	west <- markLine("west", 1, 2, gatewaytest.OffsetBase+2)
+	for _, p := range answer().(*kmsg.ProduceResponse).Topics[0].Partitions {
+		if p.ErrorCode != 0 {
+			t.Errorf("partition %d: error %d", p.Partition, p.ErrorCode)
+		}
+	}
+}
+
+// What waits for another site holds up no change of leaders, for none of it is on its way.
+func TestOnLagBlockHoldsUpNoLayout(t *testing.T) {
+	t.Parallel()
+	w, west, answer := blockedWorld(t, soon)
+	w.StartGateway("gateway-2")
+	w.LayOut("east")
+	select {
+	case code := <-answer:
+		t.Fatalf("the layout is obeyed when the answer is given: error %d", code)
+	default:
+	}
+	west <- markLine("west", 0, 1, gatewaytest.OffsetBase+2)
+	if code := <-answer; code != 0 {
+		t.Errorf("within the limit again: error %d", code)
+	}
+}
+
+// Who waits for another site goes on elsewhere where waiting makes no sense any more.
+func TestOnLagBlockEndsEarly(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*gatewaytest.World){
+		"a failover loses it":    func(w *gatewaytest.World) { w.Fence("west", failover.Failover) },
+		"the gateway is leaving": func(w *gatewaytest.World) { w.StopGateway("gateway-1") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w, _, answer := blockedWorld(t, soon)
+			end(w)
+			if code := <-answer; code != kerr.NotLeaderForPartition.Code {
+				t.Errorf("error %d", code)
+			}
+		})
 	}
 }

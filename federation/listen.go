@@ -41,6 +41,7 @@ func (g *Gateway) listen(ctx context.Context) error {
 		defer close(turnedAway)
 		turnAway(l)
 	}()
+	g.router.Leave()
 	g.drainSessions()
 	wg.Wait()
 	l.Close()

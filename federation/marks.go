@@ -210,6 +210,9 @@ func (s *siteMarks) mark(t router.Term, sites int) spillway.Offset {
 	if len(ends) < sites-1 {
 		return -1
 	}
+	if sites == 2 {
+		return slices.Max(ends)
+	}
 	slices.Sort(ends)
 	return ends[len(ends)-(sites-1)]
 }
@@ -227,8 +230,11 @@ func (m *marks) Wait(ctx context.Context, t router.Term, tp spillway.TopicPartit
 		s := m.of(tp)
 		enough, have, changed := s.has(record, t, tp, end, sites), s.mark(t, sites), s.changed
 		m.mu.Unlock()
-		if enough {
+		switch {
+		case enough:
 			return nil
+		case record.Loses(t.Epoch):
+			return fmt.Errorf("%s is durable at %d sites up to %d, not %d: %w", tp, sites, have, end, router.ErrLost)
 		}
 		select {
 		case <-changed:

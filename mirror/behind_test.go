@@ -74,8 +74,14 @@ func TestTheLagIsSinceTheSourceAnswered(t *testing.T) {
 	entered, leave := make(chan time.Time), make(chan struct{})
 	m := testMirrorWith(t, Config{Local: west, Crash: func(point string) {
 		if point == "afterProduceAcked" && slow.Load() {
-			entered <- time.Now()
-			<-leave
+			select {
+			case entered <- time.Now():
+			case <-t.Context().Done(): // the test has failed
+			}
+			select {
+			case <-leave:
+			case <-t.Context().Done():
+			}
 		}
 	}}, east)
 	assign(t, m, ordersAssignment("east", 1))

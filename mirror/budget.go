@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"slices"
 	"sync"
 )
 
@@ -212,6 +213,29 @@ func (l *lane) hold(plans []*planned, c *heldAnswer) {
 	if c.plans == 0 {
 		c.done()
 	}
+}
+
+// holdAlone has a plan that is put aside hold what it has yet to write, and not the whole
+// answer that it points into with others.
+func (l *lane) holdAlone(p *planned) {
+	var bytes int64
+	for _, b := range p.plan.batches[p.next:] {
+		bytes += costsCopied * int64(len(b.bytes))
+	}
+	if p.held == nil || p.held.plans == 1 && p.held.bytes <= bytes {
+		return
+	}
+	for i := range p.plan.batches {
+		b := &p.plan.batches[i]
+		if i < p.next {
+			b.bytes = nil // it is at the target
+		} else {
+			b.bytes = slices.Clone(b.bytes)
+		}
+	}
+	l.holding.change(bytes)
+	p.held.done()
+	p.held = &heldAnswer{holding: &l.holding, bytes: bytes, plans: 1}
 }
 
 // letGo ends what plans hold that are not put aside.

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -140,5 +141,66 @@ func large(t *testing.T, server *kfake.Cluster, n, size int) {
 		if err := cl.ProduceSync(testContext(t), &kgo.Record{Topic: "orders", Partition: int32(i % 2), Value: make([]byte, size)}).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A lane that has handed back all it had while a fetch was on its way holds nothing for
+// that fetch any more: other lanes need the memory, and it may never get another partition.
+func TestALaneWithoutPartitionsHoldsNothing(t *testing.T) {
+	t.Parallel()
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	eastM := testMirror(t, east, west)
+	assign(t, eastM, ordersAssignment("", 1))
+	small(t, east.Addresses(), 20)
+	lease := &testLease{holder: "one"}
+	var armed atomic.Bool
+	m := testMirrorWith(t, Config{Local: west, Worker: "one", Claim: lease.claim("one", false), Crash: func(point string) {
+		if point == "beforeMark" && armed.Swap(false) { // the next fetch is on its way
+			lease.set("nobody")
+		}
+	}}, east)
+	assign(t, m, ordersAssignment("east", 1))
+	eventually(t, "west has all", func() bool { return caughtUp(testContext(t), east, eastM, m, ordersAssignment("", 1)) })
+	armed.Store(true)
+	eventually(t, "the lane has handed back all", func() bool { return idle(m) })
+	eventually(t, "memory is let go", func() bool { used, _ := m.budget.usage(); return used == 0 })
+}
+
+// A plan that is put aside holds what it has yet to write, also of an answer of which
+// the others have let go.
+func TestAPlanPutAsideHoldsOnlyItsOwn(t *testing.T) {
+	t.Parallel()
+	l := &lane{m: &Mirror{}, holding: newBudget(128 << 20).begin(), parked: make(map[spillway.TopicPartition]*planned)}
+	answer := make([]byte, 32<<20)
+	of := func(from int, lengths ...int) *planned {
+		p := &planned{partition: &partition{TopicPartition: spillway.TopicPartition{Topic: "orders", Partition: int32(from)}}}
+		for _, n := range lengths {
+			p.plan.batches = append(p.plan.batches, outgoing{bytes: answer[from : from+n]})
+			from += n
+		}
+		return p
+	}
+	aside, other := of(0, 1000, 64<<10), of(1<<20, 31<<20)
+	aside.next = 1
+	used := func() int64 { used, _ := l.holding.budget.usage(); return used }
+	l.holding.change(costsCopied * int64(len(answer)))
+	l.hold([]*planned{aside, other}, &heldAnswer{holding: &l.holding, bytes: costsCopied * int64(len(answer))})
+	const own = costsCopied * 64 << 10
+	for range 2 { // it may be put aside again
+		l.holdAlone(aside)
+		l.parked[aside.TopicPartition] = aside
+		l.letGo([]*planned{aside, other})
+		if used() != own {
+			t.Errorf("%d bytes are held, want %d", used(), own)
+		}
+	}
+	answer[1000] = 7
+	if aside.plan.batches[0].bytes != nil || len(aside.plan.batches[1].bytes) != 64<<10 || aside.plan.batches[1].bytes[0] == 7 {
+		t.Error("the plan points into the answer")
+	}
+	delete(l.parked, aside.TopicPartition)
+	l.letGo([]*planned{aside})
+	if used() != 0 {
+		t.Errorf("%d bytes are held behind all", used())
 	}
 }

@@ -64,7 +64,7 @@ type asked struct {
 
 type fetchAnswer struct {
 	parts   []sitelog.Fetched
-	pause   time.Duration // that the source wants now
+	pause   time.Duration // that the source wants, from when the answer came
 	granted int64
 	err     error
 	at      time.Time // when it came
@@ -78,6 +78,11 @@ type planned struct {
 	data  bool
 	saved bool // its ranges are in the map
 	held  *heldAnswer
+	// since is when the next batch was sent first, also where the plan was put aside
+	// meanwhile; the zero time: it was not.
+	since time.Time
+	// unsure tells that the next batch was sent, and may be at the target or come there yet.
+	unsure bool
 }
 
 func newLane(asking context.Context, f *flow, node int32) *lane {
@@ -117,6 +122,7 @@ func (l *lane) run(ctx context.Context) {
 			l.giveUp(err)
 		}
 		if len(l.parts) == 0 {
+			l.hangUp() // a fetch that was asked ahead would keep its memory
 			select {
 			case <-l.wake:
 			case <-l.flow.stopping:
@@ -149,7 +155,8 @@ func (l *lane) applyBound() {
 
 // arrive hands the partitions back that are at their bound, or another worker's by now,
 // once the map says how far they are verified: the next epoch starts there, or the other
-// worker.
+// worker. One whose plan was put aside behind a batch without an answer stays until it has
+// one: a muted broker reads that batch when its pause is over.
 func (l *lane) arrive(ctx context.Context) error {
 	looked := l.flow.crew.lookedAt()
 	asked := looked != l.looked
@@ -157,10 +164,17 @@ func (l *lane) arrive(ctx context.Context) error {
 	var there []*partition
 	var entries []maptopic.Entry
 	for _, p := range l.parts {
-		if p.virtual >= p.bound || asked && askedBack(p.lease) {
-			there = append(there, p)
-			entries = append(entries, p.verifiedEntries(l.flow.source.site)...)
+		if p.virtual < p.bound {
+			if !asked || !askedBack(p.lease) {
+				continue
+			}
+			if put := l.parked[p.TopicPartition]; put != nil && put.unsure {
+				l.looked = -1 // looked at again: a copy of it would come behind the log's end that the other worker reads
+				continue
+			}
 		}
+		there = append(there, p)
+		entries = append(entries, p.verifiedEntries(l.flow.source.site)...)
 	}
 	if err := l.tellVerified(ctx, entries); err != nil {
 		return err
@@ -258,7 +272,7 @@ func (l *lane) fetch(ctx context.Context) ([]sitelog.Fetched, error) {
 	select {
 	case a := <-l.asked.answer:
 		l.asked, l.heardAt = nil, a.at
-		l.sourceThrottles(a.pause)
+		l.sourceThrottles(a.pause, a.at)
 		l.answer = l.counted(a)
 		if a.err != nil {
 			l.answer.done()

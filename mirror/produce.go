@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -204,12 +205,12 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 			left = append(left, p)
 		}
 	}
-	pause, since := resendPauseMin, time.Now()
+	pause := resendPauseMin
 	for len(left) > 0 {
 		if left = l.park(l.withLease(left)); len(left) == 0 {
 			return
 		}
-		rounds := l.burst(left)
+		rounds, now := l.burst(left), time.Now()
 		// Once sent, a batch is waited for also while the flow stops: its
 		// fate must be known before the target's end is read (C8).
 		l.target.produce(ctx, rounds, func() { l.m.config.Crash("afterProduceSent") })
@@ -229,10 +230,12 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 					// What was sent behind it was refused too, or will be found to be
 					// there when it is sent again.
 					gone, refusals[p] = verdict == verdictGone, a
+					p.unsure = p.unsure || unsure(a.Err)
 					break
 				}
 				moved = true
 				p.next++
+				p.since, p.unsure = time.Time{}, false
 			}
 			switch {
 			case gone:
@@ -242,6 +245,9 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 			case !sentIn(rounds, p):
 				unsent = append(unsent, p)
 			default:
+				if p.since.IsZero() {
+					p.since = now
+				}
 				again = append(again, p)
 			}
 		}
@@ -249,15 +255,17 @@ func (l *lane) produce(ctx context.Context, plans []*planned) {
 		if l.flow.stopped() && moved {
 			return // the rest is planned again by whoever follows
 		}
-		if moved || len(left) == 0 {
-			pause, since = resendPauseMin, time.Now()
-			continue
-		}
-		if time.Since(since) > resendMax || l.flow.stopped() || ctx.Err() != nil {
-			for _, p := range left {
-				l.handBack(p.partition, returned{open: true, problem: fmt.Sprintf("produce %s/%s: %s", l.m.site, p.TopicPartition, describe(refusals[p]))})
+		ends := !moved && (l.flow.stopped() || ctx.Err() != nil)
+		left = slices.DeleteFunc(left, func(p *planned) bool {
+			if !ends && !p.overdue(time.Now()) {
+				return false
 			}
-			return
+			l.handBack(p.partition, returned{open: true, problem: fmt.Sprintf("produce %s/%s: %s", l.m.site, p.TopicPartition, describe(refusals[p]))})
+			return true
+		})
+		if moved || len(left) == 0 {
+			pause = resendPauseMin
+			continue
 		}
 		if sitelog.Pause(ctx, pause) == nil {
 			_ = l.m.local.Refresh(ctx) // met again by the next try
@@ -296,6 +304,12 @@ func (l *lane) burst(left []*planned) (rounds []*round) {
 		}
 	}
 	return rounds
+}
+
+// overdue tells whether the next batch has been tried for too long, the pauses that its
+// broker wanted included: somebody must hear of it.
+func (p *planned) overdue(now time.Time) bool {
+	return !p.since.IsZero() && now.Sub(p.since) > resendMax
 }
 
 func sentIn(rounds []*round, p *planned) bool {

@@ -15,14 +15,13 @@ import (
 //	C  it is forgotten when it has not asked for pauses lately
 type throttled struct {
 	until    time.Time // nothing is sent before
-	last     time.Time // when it asked last
 	bytesMax int       // of one request; 0: no bound
 }
 
 const (
 	// pauseAim is how long a pause should be at most.
 	pauseAim = time.Second
-	// throttledFor is how long a broker counts as one that throttles.
+	// throttledFor is how long a broker counts as one that throttles, behind the pause.
 	throttledFor = 15 * time.Second
 	// throttledBytesMin is what a request may always have; a batch that is larger goes alone.
 	throttledBytesMin = 64 << 10
@@ -38,7 +37,7 @@ func (t *throttled) answered(bytes int, pause time.Duration, now time.Time) {
 		}
 		return
 	}
-	t.until, t.last = now.Add(pause), now
+	t.until = now.Add(pause)
 	if fits := int(float64(bytes) * float64(pauseAim) / float64(pause)); pause > pauseAim || t.bytesMax > 0 {
 		if t.bytesMax > 0 {
 			fits = min(fits, 2*t.bytesMax)
@@ -48,7 +47,9 @@ func (t *throttled) answered(bytes int, pause time.Duration, now time.Time) {
 }
 
 // lately tells whether the broker throttles these days.
-func (t *throttled) lately(now time.Time) bool { return t != nil && now.Sub(t.last) < throttledFor }
+func (t *throttled) lately(now time.Time) bool {
+	return t != nil && now.Before(t.until.Add(throttledFor))
+}
 
 // quiet is until when nothing is sent to the leader of a partition at the target; the zero
 // time where nothing is known of that.
@@ -82,6 +83,7 @@ func (l *lane) park(plans []*planned) []*planned {
 	for _, p := range plans {
 		if until, _ := l.target.quiet(p.TopicPartition, now); now.Before(until) {
 			p.saved = true
+			l.holdAlone(p)
 			l.parked[p.TopicPartition] = p
 			continue
 		}
@@ -113,11 +115,12 @@ func (l *lane) quiet(tp spillway.TopicPartition, ahead bool, now time.Time) (unt
 	return until, false
 }
 
-// sourceThrottles notes a pause that the source wants: the lane asks for nothing before.
-func (l *lane) sourceThrottles(pause time.Duration) {
+// sourceThrottles notes a pause that the source wants since its answer came, which may
+// have lain for a while: the lane asks for nothing before it is over.
+func (l *lane) sourceThrottles(pause time.Duration, since time.Time) {
 	if pause <= 0 {
 		return
 	}
-	l.sourceQuiet = time.Now().Add(pause)
+	l.sourceQuiet = since.Add(pause)
 	l.m.events.throttled(ThrottleInfo{Site: l.flow.source.site, Node: l.node, Pause: pause})
 }

@@ -1,7 +1,9 @@
 package mirror
 
 import (
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/embedded"
 	"spillway/broker/kafka"
+	"spillway/mirror/workers"
 )
 
 func TestThrottled(t *testing.T) {
@@ -49,8 +52,20 @@ func TestThrottled(t *testing.T) {
 			t.Errorf("%s: %d bytes, until %s", step.what, known.bytesMax, known.until.Sub(now))
 		}
 	}
-	if !known.lately(at(5)) || known.lately(at(5).Add(throttledFor)) || (*throttled)(nil).lately(now) {
-		t.Error("lately is not for so long")
+	over := at(5).Add(time.Hour)
+	if !known.lately(at(5)) || !known.lately(over.Add(throttledFor-time.Second)) || known.lately(over.Add(throttledFor)) || (*throttled)(nil).lately(now) {
+		t.Error("lately is for so long behind the pause, and no longer")
+	}
+}
+
+// A pause that the source wants begins when its answer comes, not when the lane takes it.
+func TestAPauseOfTheSourceBeginsWithItsAnswer(t *testing.T) {
+	t.Parallel()
+	l := &lane{m: &Mirror{events: &Events{}}, flow: &flow{source: &source{site: "east"}}}
+	came := time.Now().Add(-time.Minute)
+	l.sourceThrottles(time.Second, came)
+	if want := came.Add(time.Second); !l.sourceQuiet.Equal(want) {
+		t.Errorf("quiet until %s behind the answer, want a second", l.sourceQuiet.Sub(came))
 	}
 }
 
@@ -221,5 +236,67 @@ func TestAPlanGoesOnBehindAPause(t *testing.T) {
 	defer mu.Unlock()
 	if early > 0 || pauses < 20 {
 		t.Errorf("%d requests, %d of them before the end of a pause", pauses, early)
+	}
+}
+
+// A batch that is refused with a pause each time is reported as one that is refused
+// without: it is put aside in between, and its time goes on.
+func TestARefusalWithPausesIsReported(t *testing.T) {
+	t.Parallel()
+	eastServer, east := scripted(t, "east", 0, 0)
+	westServer, west := scripted(t, "west", 0, 1)
+	var asked atomic.Int64
+	westServer.ControlKey(0, func(r kmsg.Request) (kmsg.Response, error, bool) {
+		westServer.KeepControl()
+		req := r.(*kmsg.ProduceRequest)
+		if req.Topics[0].Topic != "orders" || westServer.CurrentNode() != 1 {
+			return nil, nil, false
+		}
+		asked.Add(1)
+		return refuse(req, resendMax*6/10), nil, true
+	})
+	eastM := testMirror(t, east)
+	westM := testMirrorWith(t, Config{Local: west}, east)
+	assign(t, eastM, ordersAssignment("", 1))
+	fill(t, eastServer, 3)
+	assign(t, westM, ordersAssignment("east", 1))
+	behind := spillway.TopicPartition{Topic: "orders", Partition: 1}
+	eventually(t, "the refusal is reported", func() bool {
+		flows := westM.Flows()
+		return len(flows) == 1 && strings.Contains(flows[0].Problems[behind], kerr.NotEnoughReplicas.Message)
+	})
+	if n := asked.Load(); n < 2 {
+		t.Errorf("it was tried %d times", n)
+	}
+}
+
+// A partition that another worker asks for stays while the fate of a batch is open that
+// waits for the end of a pause, and goes when it is known.
+func TestAnOpenBatchIsNotHandedOver(t *testing.T) {
+	t.Parallel()
+	m := &Mirror{events: &Events{}}
+	m.crew = &crew{m: m}
+	m.crew.mu.away = true // all is asked back
+	m.crew.mu.worker = workers.New("one", "", "", workers.Limits{}, nil)
+	f := newFlow(m, ordersAssignment("east", 1), &source{site: "east"}, nil)
+	lease := &crewLease{c: m.crew, key: "orders"}
+	p := &partition{TopicPartition: spillway.TopicPartition{Topic: "orders"}, lease: lease, position: position{bound: noBound}}
+	put := &planned{partition: p, unsure: true}
+	l := &lane{m: m, flow: f, looked: -1, parts: map[spillway.TopicPartition]*partition{p.TopicPartition: p},
+		resting: make(map[spillway.TopicPartition]time.Time), parked: map[spillway.TopicPartition]*planned{p.TopicPartition: put}}
+	arrive := func() bool {
+		if err := l.arrive(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return l.parts[p.TopicPartition] == nil && lease.released.Load()
+	}
+	for range 2 {
+		if arrive() || lease.released.Load() {
+			t.Fatal("it was handed over while a batch of it may come yet")
+		}
+	}
+	put.unsure = false
+	if !arrive() {
+		t.Error("it was not handed over when nothing of it was on its way")
 	}
 }

@@ -80,7 +80,7 @@ func (t *Telemetry) GatewayEvents() federation.Events {
 		Lag: func(id spillway.ShareID, info router.LagInfo) {
 			t.gauge(gatewayLagRecords, id.Group).Set(float64(info.Records))
 			t.gauge(gatewayLagTime, id.Group).Set(info.Age.Seconds())
-			t.gauge(gatewayLagging, id.Group).Set(float64(info.Acting))
+			t.gauge(gatewayLagging, id.Group).Set(float64(info.Beyond))
 		},
 		Problem: func(string, error) { problems.Inc() },
 	}

@@ -319,7 +319,7 @@ func behindLimit(g Group) string {
 	case spillway.OnLagThrottle:
 		text = "producers are slowed down"
 	case spillway.OnLagBlock:
-		text = "producers wait"
+		text = "other sites lack more than allowed, so acknowledgements wait,"
 	}
 	return fmt.Sprintf("%s in %d partitions: of %s they lack %d records, the oldest for %.1f s (limit %s)",
 		text, partitions, worst.Worst, worst.Records, worst.Seconds, strings.Join(limits, ", "))

@@ -139,10 +139,10 @@ func TestProducersThatAreHeldBack(t *testing.T) {
 	}{
 		{spillway.OnLagWarn, nil, Attention, "group shop: other sites lack more than allowed in 4 partitions: of orders-3 they lack 700 records, the oldest for 12.3 s (limit 10 s, 500 records)"},
 		{spillway.OnLagThrottle, nil, Attention, "group shop: producers are slowed down in 4 partitions: of orders-3"},
-		{spillway.OnLagBlock, nil, Bad, "group shop: producers wait in 4 partitions: of orders-3"},
+		{spillway.OnLagBlock, nil, Bad, "group shop: other sites lack more than allowed, so acknowledgements wait, in 4 partitions: of orders-3"},
 		{spillway.OnLagBlock, func(in *Inputs) {
 			in.Votes[1].Value.Verdict = failover.Down
-		}, Bad, "group shop: no standby follows it: losing the active site would stop the group; producers wait in 4 partitions"},
+		}, Bad, "group shop: no standby follows it: losing the active site would stop the group; other sites lack more than allowed, so acknowledgements wait, in 4 partitions"},
 		{spillway.OnLagWarn, func(in *Inputs) { in.Gateways[0].Age, in.Gateways[1].Value.Leaving = time.Minute, true }, Attention, "site"},
 	} {
 		t.Run(c.onLag, func(t *testing.T) {

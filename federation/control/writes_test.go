@@ -95,9 +95,9 @@ func (c *counting) chain(epoch spillway.Epoch) (lines []string) {
 
 // Clients are held while a switchover asks the store, so it asks no more than it
 // must: the cutover and the opening are written, and one report of the target. (The
-// gateways of this test are dumb ones.)
+// gateways of this test are dumb ones. It runs alone: on a busy machine the target may
+// report that it has everything, and later that it has opened the epoch.)
 func TestAHoldAsksTheStoreNoMoreThanItMust(t *testing.T) {
-	t.Parallel()
 	store := newCounting(coordtest.NewMemory())
 	w := newWorld(t, options{store: store, group: func(g *spillway.FailoverGroup) { g.GroupDrain = 2 * time.Second }})
 	w.settled(1)

@@ -52,11 +52,11 @@ func (l Limits) Pressure(at Lag) float64 {
 	return p
 }
 
-// Acts tells whether there is something to tell people: the limits are passed, or
-// producers are answered late so that they will not be.
-func (l Limits) Acts(at Lag) bool {
-	return l.Pressure(at) > 1 || l.OnLag == spillway.OnLagThrottle && l.Delay(at) > 0
-}
+// Beyond tells whether the limits are passed.
+func (l Limits) Beyond(at Lag) bool { return l.Pressure(at) > 1 }
+
+// Slows tells whether producers are answered late so that they will not be.
+func (l Limits) Slows(at Lag) bool { return l.OnLag == spillway.OnLagThrottle && l.Delay(at) > 0 }
 
 const (
 	// DelayMax is how late an answer may be because of a lag. The time that the request
@@ -64,6 +64,10 @@ const (
 	DelayMax = 15 * time.Second
 	// throttleFrom is the pressure at which delays begin.
 	throttleFrom = 0.5
+	// youngest is the part of the limit in time below which the time that mirrors would
+	// take is no reason: after a quiet while a burst looks long, as the rate is that of
+	// the little that there was.
+	youngest = 0.1
 )
 
 // Delay is how late a producer is answered. It rises smoothly from half of the limit on
@@ -77,6 +81,9 @@ func (l Limits) Delay(at Lag) time.Duration {
 	if l.Age > 0 {
 		longest = min(longest, l.Age/2)
 	}
+	if float64(at.Age) < youngest*float64(l.Age) {
+		at.Drain = 0
+	}
 	pressure := l.Pressure(Lag{Records: at.Records, Age: at.Drain})
 	x := min(max(0, (pressure-throttleFrom)/(1-throttleFrom)), 1)
 	return time.Duration(float64(longest) * x * x)
@@ -85,7 +92,10 @@ func (l Limits) Delay(at Lag) time.Duration {
 // Track follows one partition through one term.
 type Track struct {
 	end     spillway.Offset // of the newest append
-	marked  spillway.Offset // all below is at another site, or was before the term
+	marked  spillway.Offset // all below is at another site, or is not counted
+	known   bool            // marked is what another site said
+	first   spillway.Offset // end of the first append that was seen
+	risen   time.Time       // when end last rose, or was asked for
 	appends []appended      // oldest first, ends rise; all beyond marked
 	step    time.Duration   // appends of so long are one
 	least   time.Duration   // step, while there are few
@@ -108,7 +118,7 @@ const (
 	memoryDefault = 5 * time.Second
 )
 
-// NewTrack begins where the term does: what lies before is no matter of this one.
+// NewTrack counts from start on, until another site says how far it is.
 func NewTrack(l Limits, start spillway.Offset) *Track {
 	t := &Track{end: start, marked: start, least: stepDefault, memory: memoryDefault}
 	if l.Age > 0 {
@@ -121,6 +131,14 @@ func NewTrack(l Limits, start spillway.Offset) *Track {
 // Append notes that the site has all below end. Late news are none.
 func (t *Track) Append(end spillway.Offset, now time.Time) {
 	if end <= t.end {
+		return
+	}
+	if t.risen.IsZero() {
+		t.first = end
+	}
+	t.risen = now
+	if end <= t.marked { // the others had it before it was answered here
+		t.end = end
 		return
 	}
 	if t.end <= t.marked {
@@ -137,6 +155,44 @@ func (t *Track) Append(end spillway.Offset, now time.Time) {
 	t.appends = append(t.appends, appended{end, now})
 }
 
+// lateMax is how much later than those behind it an append is noted.
+const lateMax = 15 * time.Second
+
+// Doubts tells, once in lateMax, whether the log may be shorter than it was: its topic was
+// made anew, or records were lost there. Most of such batches came again.
+func (t *Track) Doubts(end spillway.Offset, now time.Time) bool {
+	if end >= t.end || now.Sub(t.risen) < lateMax {
+		return false
+	}
+	t.risen = now
+	return true
+}
+
+// Cut notes that the site had nothing from end on, when it was asked at that time. What was
+// appended since says that this is over.
+func (t *Track) Cut(end spillway.Offset, asked time.Time) {
+	if t.risen.After(asked) {
+		return
+	}
+	t.end = min(t.end, end)
+	if i := slices.IndexFunc(t.appends, func(a appended) bool { return a.end >= end }); i >= 0 {
+		t.appends[i].end = end
+		t.appends = t.appends[:i+1]
+	}
+	t.forget()
+}
+
+// forget what another site has.
+func (t *Track) forget() {
+	i := 0
+	for i < len(t.appends) && t.appends[i].end <= t.marked {
+		i++
+	}
+	if t.appends = slices.Delete(t.appends, 0, i); len(t.appends) == 0 {
+		t.step = t.least
+	}
+}
+
 // thin makes one of every two, which is as old as the older.
 func (t *Track) thin() {
 	kept := t.appends[:0]
@@ -148,28 +204,27 @@ func (t *Track) thin() {
 
 // Mark notes how far the site is that has most. A negative one is no news: a mirror that
 // begins anew says nothing at first, and what was there is there. A lower one than before
-// is believed: records were lost there.
+// is believed: records were lost there. The first mark, and those that lie before the
+// first append that was seen, tell of no rate: what they leap over came long ago.
 func (t *Track) Mark(end spillway.Offset, now time.Time) {
-	if end < 0 || end == t.marked {
+	if end < 0 || end == t.marked && t.known {
 		return
 	}
-	if end < t.marked {
-		t.appends = slices.Insert(t.appends, 0, appended{t.marked, now})
-		if len(t.appends) > 1 {
-			t.appends[0].at = t.appends[1].at // at least as old as what came behind it
+	if lost := min(t.marked, t.end); end < lost {
+		a := appended{lost, now}
+		if len(t.appends) > 0 {
+			a.at = t.appends[0].at // at least as old as what came behind it
 		}
-		t.marked, t.since, t.from = end, now, end
-		return
+		t.appends = slices.Insert(t.appends, 0, a)
 	}
-	t.marked = end
-	t.measure(now)
-	i := 0
-	for i < len(t.appends) && t.appends[i].end <= end {
-		i++
+	leap := !t.known || t.marked < t.first || end < t.marked
+	t.marked, t.known = end, true
+	if leap {
+		t.since, t.from = now, end
+	} else {
+		t.measure(now)
 	}
-	if t.appends = slices.Delete(t.appends, 0, i); len(t.appends) == 0 {
-		t.step = t.least
-	}
+	t.forget()
 }
 
 // measure takes what came lately into the rate, which forgets what is older than memory.

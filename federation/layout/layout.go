@@ -78,7 +78,7 @@ type GatewayLease struct {
 	Release string `json:"release,omitempty"` // of the binary
 	Beat    uint64 `json:"beat"`              // rises with every renewal
 	// Lagging tells, by share ("group/index"), where the other sites lack more than
-	// ack.onLag allows; nothing where they do not. For people.
+	// allowed, or producers are slowed down for it; nothing where not. For people.
 	Lagging map[string]Lagging `json:"lagging,omitempty"`
 }
 

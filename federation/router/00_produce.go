@@ -43,8 +43,9 @@ type produce struct {
 	timeout    time.Duration
 	acks       int16
 	resp       *kmsg.ProduceResponse
-	throttling sync.Mutex // guards resp.ThrottleMillis
-	all        []*part    // as they stand in the request
+	throttling sync.Mutex // guards resp.ThrottleMillis and slowed
+	slowed     time.Duration
+	all        []*part // as they stand in the request
 	done       chan struct{}
 	open       atomic.Int32 // parts without a result
 }
@@ -55,17 +56,19 @@ type part struct {
 	tp      spillway.TopicPartition
 	share   *Share
 	out     *kmsg.ProduceResponseTopicPartition // written once, before finish
-	records []byte
-	header  batch.Header // as the client sent it
-	code    int16        // found by the checks
+	records []byte                              // nil when they are written
+	size    int                                 // of records
+	header  batch.Header                        // as the client sent it
+	code    int16                               // found by the checks
 
 	// Set when it is forwarded.
 	term     Term
 	leased   uint64 // term of the gateway's lease in which it was let in
 	lane     *Lane
-	inside   bool // counted in the share: a move waits for it
-	promised bool // acknowledged, but the answer is not written; set before finish
-	durable  bool // ack.sites have it
+	inside   bool            // counted in the share: a move waits for it
+	promised bool            // acknowledged, but the answer is not written; set before finish
+	durable  bool            // ack.sites have it, or one more than them
+	end      spillway.Offset // where it ends, if AckPolicy.OnLag is OnLagBlock; set before finish
 	constant spillway.Offset
 	sent     time.Time
 	// generation is the layout in which it was let in, while it is counted there.
@@ -101,10 +104,11 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 	select {
 	case <-op.done:
 	case <-ctx.Done():
-		op.client.router.background.Go(func() { <-op.done; op.keepPromises() })
+		op.client.router.background.Go(func() { <-op.done; op.keepPromises(ctx) })
 		return nil, ctx.Err()
 	}
-	op.keepPromises()
+	op.keepPromises(ctx)
+	op.tellSlowed()
 	told := op.client.produces.tell(op.all)
 	op.afterWrite(func(err error) {
 		if err == nil { // else the client never knows
@@ -127,6 +131,7 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 // newProduce checks a request and answers the parts that cannot be served. It
 // returns the others.
 func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg.ProduceRequest) (op *produce, parts []*part) {
+	sreq.Body = nil // AfterWrite keeps the rest
 	op = &produce{
 		client: c, afterWrite: sreq.AfterWrite, begun: time.Now(), came: sreq.CameAt(), acks: req.Acks, done: make(chan struct{}),
 		timeout: min(max(time.Duration(req.TimeoutMillis)*time.Millisecond, time.Millisecond), produceTimeoutMax),
@@ -146,7 +151,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		}
 		out.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {
-			p := &part{op: op, out: &out.Partitions[j], records: in.Records, tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}}
+			p := &part{op: op, out: &out.Partitions[j], records: in.Records, size: len(in.Records), tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}}
 			p.header.ProducerID = -1 // until it was read
 			*p.out = kmsg.NewProduceResponseTopicPartition()
 			p.out.Partition, p.out.BaseOffset = in.Partition, -1

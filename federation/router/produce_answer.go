@@ -150,11 +150,10 @@ func (op *produce) answered(lane *Lane, parts []*part, body []byte) {
 			op.client.produces.land(p, false)
 		default:
 			op.client.produces.land(p, true)
+			p.leaveLayout() // whoever leads next finds it in the log
+			p.records = nil
 			// One that waits for its mark must not keep others in the share.
-			waiting.Go(func() {
-				p.appended(in, local)
-				p.leaveLayout()
-			})
+			waiting.Go(func() { p.appended(in, local) })
 		}
 	}
 }
@@ -231,7 +230,7 @@ func (p *part) appended(in *kmsg.ProduceResponseTopicPartition, local time.Time)
 		}
 	}
 	if p.acknowledge(in.ErrorCode, end) {
-		r.events.produced(p.share.ID, p.header.Count, len(p.records), local.Sub(p.sent), time.Since(op.begun))
+		r.events.produced(p.share.ID, p.header.Count, p.size, local.Sub(p.sent), time.Since(op.begun))
 	}
 }
 
@@ -279,8 +278,8 @@ func (p *part) acknowledge(code int16, end spillway.Offset) bool {
 		p.leave(false, false)
 		ctx, cancel := context.WithDeadline(r.ctx, op.begun.Add(op.timeout))
 		defer cancel()
-		if r.marks.Wait(ctx, p.term, p.tp, end, k) != nil {
-			p.refuse(kerr.RequestTimedOut.Code, "not-durable")
+		if err := r.marks.Wait(ctx, p.term, p.tp, end, k); err != nil {
+			p.refuseUnreplicated(err, "not-durable")
 			return false
 		}
 		p.durable = true
@@ -306,8 +305,9 @@ func (p *part) acknowledge(code int16, end spillway.Offset) bool {
 // be written: they were made one by one, and some have waited for other parts,
 // while the lease may have ended and the share moved. What does not hold any
 // more is refused: to send it again is the client's, to find it the trail's.
-func (op *produce) keepPromises() {
+func (op *produce) keepPromises(ctx context.Context) {
 	r := op.client.router
+	op.awaitSealed(ctx)
 	for _, p := range op.all {
 		if !p.promised {
 			continue
@@ -324,6 +324,22 @@ func (op *produce) keepPromises() {
 				term = 0 // of older terms: the site does not know the producer in this one
 			}
 			r.contacts.acked(p.contact(), p.header.ProducerEpoch, p.header.LastSequence(), term)
+		}
+	}
+}
+
+// awaitSealed waits for other sites with what this request's other parts have waited for
+// so long that its term is sealed: as with ack.onLag block, it is acknowledged where
+// another site has it. Nothing is let go or looked at for good before the last of these
+// waits is over, since anything may end meanwhile.
+func (op *produce) awaitSealed(ctx context.Context) {
+	for waited := true; waited; {
+		waited = false
+		for _, p := range op.all {
+			if p.promised && !p.durable && p.end > 0 && p.share.sealed(p.term) {
+				p.durable, p.end = p.awaitAnother(ctx, p.end) == nil, 0
+				waited = true
+			}
 		}
 	}
 }

@@ -40,6 +40,7 @@ const repeatHoldMax = time.Second
 // only one that has it.
 func (p *part) settle(v verdict, at spillway.Offset) {
 	r := p.op.client.router
+	p.records = nil
 	switch v {
 	case isDuplicate:
 		p.out.BaseOffset = int64(at)

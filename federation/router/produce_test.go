@@ -32,6 +32,7 @@ type bench struct {
 	client net.Conn
 	sent   int32 // requests
 	taken  int   // batches that the broker has seen
+	marks  marksAt
 	// refuses is the error of the broker; it writes nothing then.
 	refuses int16
 }
@@ -66,6 +67,17 @@ func (oneBroker) Metadata(context.Context, ...string) (broker.Metadata, error) {
 }
 
 func (oneBroker) Refresh(context.Context) error { return nil }
+
+func (s oneBroker) Admin() broker.Admin { return oneAdmin{b: s.b} }
+
+type oneAdmin struct {
+	broker.Admin
+	b *bench
+}
+
+func (a oneAdmin) LogEnds(_ context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return map[spillway.TopicPartition]spillway.LocalOffset{tps[0]: spillway.LocalOffset(a.b.taken)}, nil
+}
 
 func (s oneBroker) Dial(ctx context.Context, _ int32) (*conn.Conn, error) {
 	return conn.Open(ctx, conn.Config{Dial: func(context.Context, string, string) (net.Conn, error) {
@@ -115,7 +127,7 @@ func (b *bench) takes(req *kmsg.ProduceRequest) kmsg.Response {
 	t, p := kmsg.NewProduceResponseTopic(), kmsg.NewProduceResponseTopicPartition()
 	t.Topic, p.ErrorCode, p.BaseOffset = "orders", b.refuses, -1
 	if b.taken++; b.refuses == 0 {
-		p.BaseOffset = 0
+		p.BaseOffset = int64(b.taken - 1)
 	}
 	t.Partitions = append(t.Partitions, p)
 	resp.Topics = append(resp.Topics, t)
@@ -132,12 +144,16 @@ func write(c net.Conn, head, body []byte) error {
 // inBench runs a test in a bubble. The share is not served yet.
 func inBench(t *testing.T, run func(*testing.T, *bench)) {
 	t.Helper()
+	inBenchOf(t, spillway.FailoverGroup{Name: "shop", Topics: []string{"orders"}}, run)
+}
+
+func inBenchOf(t *testing.T, group spillway.FailoverGroup, run func(*testing.T, *bench)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		group := spillway.FailoverGroup{Name: "shop", Topics: []string{"orders"}}
 		b := &bench{t: t, share: NewShare(spillway.ShareID{Group: "shop"}, group)}
 		b.Router = New(Config{
 			Topology: spillway.NewTopology("t", "id", nil, []spillway.FailoverGroup{group}), Sites: map[spillway.SiteID]broker.Cluster{"east": oneBroker{b: b}},
-			Shares: []*Share{b.share}, Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{},
+			Shares: []*Share{b.share}, Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: &b.marks,
 		})
 		near, far := net.Pipe()
 		b.client = near
@@ -165,24 +181,40 @@ func (b *bench) open() {
 // send writes a request of a plain producer, which has to be read before the next.
 func (b *bench) send(timeout time.Duration) {
 	b.t.Helper()
-	records, err := batch.Rebuild(batch.Header{Magic: 2, LeaderEpoch: -1, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, []batch.Record{{Value: []byte("one")}}, batch.None)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	req := kmsg.NewPtrProduceRequest()
-	req.Version, req.Acks, req.TimeoutMillis = 9, -1, int32(timeout.Milliseconds())
-	topic, partition := kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
-	topic.Topic, partition.Records = "orders", records
-	topic.Partitions = append(topic.Partitions, partition)
-	req.Topics = append(req.Topics, topic)
+	req := request(oneRecord(b.t), timeout)
 	b.sent++
 	if err := write(b.client, wire.AppendRequestHeader(make([]byte, 4), 0, req.Version, b.sent, "test"), req.AppendTo(nil)); err != nil {
 		b.t.Fatal(err)
 	}
 }
 
+// oneRecord is a batch of a plain producer.
+func oneRecord(t *testing.T) []byte {
+	t.Helper()
+	records, err := batch.Rebuild(batch.Header{Magic: 2, LeaderEpoch: -1, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, []batch.Record{{Value: []byte("one")}}, batch.None)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return records
+}
+
+func request(records []byte, timeout time.Duration) *kmsg.ProduceRequest {
+	req := kmsg.NewPtrProduceRequest()
+	req.Version, req.Acks, req.TimeoutMillis = 9, -1, int32(timeout.Milliseconds())
+	topic, partition := kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
+	topic.Topic, partition.Records = "orders", records
+	topic.Partitions = append(topic.Partitions, partition)
+	req.Topics = append(req.Topics, topic)
+	return req
+}
+
 // answered reads one answer and returns its error code.
 func (b *bench) answered() int16 {
+	b.t.Helper()
+	return b.answer().Topics[0].Partitions[0].ErrorCode
+}
+
+func (b *bench) answer() *kmsg.ProduceResponse {
 	b.t.Helper()
 	frame, err := wire.ReadFrame(onlyReader{b.client}, nil, 1<<20)
 	if err != nil {
@@ -198,7 +230,7 @@ func (b *bench) answered() int16 {
 		b.t.Fatal(err)
 	}
 	synctest.Wait()
-	return resp.Topics[0].Partitions[0].ErrorCode
+	return resp
 }
 
 // onlyReader reads no more than is asked for.

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -54,11 +55,15 @@ type Reserve interface {
 // Marks are the durable marks of the sites that follow.
 type Marks interface {
 	// Wait returns when all below end is at sites sites, the one of the term
-	// included, by marks of the term's epoch or of a later one that kept it.
+	// included, by marks of the term's epoch or of a later one that kept it. ErrLost:
+	// the term may have lost it.
 	Wait(ctx context.Context, t Term, tp spillway.TopicPartition, end spillway.Offset, sites int) error
 	// Mark is the virtual offset below which everything is at sites sites.
 	Mark(t Term, tp spillway.TopicPartition, sites int) spillway.Offset
 }
+
+// ErrLost tells that a failover away from a term was begun.
+var ErrLost = errors.New("a failover from the site was begun, which may lose it")
 
 // Config is what a Router is built from. All parts are required but Events
 // and the bounds.
@@ -115,6 +120,8 @@ type Router struct {
 	background sync.WaitGroup // work that outlives its client connection
 	ctx        context.Context
 	cancel     context.CancelFunc
+	staying    context.Context // ends with Leave
+	leave      context.CancelFunc
 }
 
 // New makes a router. Close ends it.
@@ -137,6 +144,7 @@ func New(c Config) *Router {
 		r.shares[s.ID] = s
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.staying, r.leave = context.WithCancel(r.ctx)
 	r.topics = newTopics(r)
 	r.offer = newOffer(r)
 	r.lags = newLags(r)
@@ -149,6 +157,10 @@ func def[T ~int | ~int64](v *T, to T) {
 		*v = to
 	}
 }
+
+// Leave tells that the client connections are about to be closed: answers that are kept back
+// for other sites (AckPolicy.OnLag) are given, or refused where they may not be.
+func (r *Router) Leave() { r.leave() }
 
 // Close waits for what outlives the client connections. Close these first.
 func (r *Router) Close() {
@@ -207,6 +219,7 @@ func (r *Router) VirtualHighWatermark(share *Share, t Term, tp spillway.TopicPar
 // awaitVisible waits until more than below limit may be visible, or ctx ends.
 func (r *Router) awaitVisible(ctx context.Context, share *Share, t Term, tp spillway.TopicPartition, limit spillway.Offset) {
 	if k := share.ackSites(); k > 1 && r.marks.Wait(ctx, t, tp, limit+1, k) != nil {
+		<-ctx.Done() // what may be lost is not waited for; the caller looks again
 		return
 	}
 	_ = r.reserve.Extend(ctx, share, t, tp, limit+1) // the caller looks again

@@ -244,6 +244,13 @@ func (s *Share) keep(t Term, durable bool) bool {
 	return t.Epoch > s.mu.sealed || durable && !s.mu.record.Loses(t.Epoch)
 }
 
+// sealed tells whether the term makes no acknowledgements any more.
+func (s *Share) sealed(t Term) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return t.Epoch <= s.mu.sealed
+}
+
 // seal waits for acknowledgements that wait for other parts of their answer,
 // but not for long: those of another share may take theirs. From then on the
 // term makes none (invariant C).

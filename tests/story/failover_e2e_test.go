@@ -21,10 +21,10 @@ import (
 const hasty = "probeInterval: 500ms, holdDown: 2s"
 
 // lossRate is the load, in records a second. Most of its batches have one record,
-// and a site that comes back takes one batch of each partition at a time: it has
-// to be several times faster than this to catch up, on a machine of two cores that
+// and a site that comes back takes five batches of each partition in a round trip: it
+// has to be several times faster than this to catch up, on a machine of two cores that
 // runs all three sites.
-const lossRate = 300
+const lossRate = 200
 
 // How soon acknowledgements must go on after a loss.
 const (

@@ -28,15 +28,17 @@ import (
 
 // run is a workload of all clients on a world.
 type run struct {
-	t     *testing.T
-	w     *world.World
-	told  *os.File
-	load  *orders.Workload
-	rec   *history.Recorder
-	other []*clients.Client
-	apart []*clients.Client                  // producers that end before all others: they may have much to catch up with
-	holds []time.Duration                    // of the switchovers, from FENCING to OPEN
-	steps map[failover.State][]time.Duration // of the switchovers, until each state
+	t    *testing.T
+	w    *world.World
+	told *os.File
+	load *orders.Workload
+	// finished is true when the workload has been asked to come to its end.
+	finished bool
+	rec      *history.Recorder
+	other    []*clients.Client
+	apart    []*clients.Client                  // producers that end before all others: they may have much to catch up with
+	holds    []time.Duration                    // of the switchovers, from FENCING to OPEN
+	steps    map[failover.State][]time.Duration // of the switchovers, until each state
 
 	losses []*loss
 	sites  []*check.Site // their logs, read by finish
@@ -75,8 +77,21 @@ func begin(t *testing.T, w *world.World, rate float64, others bool) *run {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(r.abandon)
 	w.Eventually(90*time.Second, "the order workload is served", r.served)
 	return r
+}
+
+// abandon ends the workload of a test that failed. Its clients would go on while the
+// next test's world has their ports, and take the answers of an HTTP server for a
+// broker's: sarama makes room for the 1.2 GB that "HTTP" means as a length.
+func (r *run) abandon() {
+	if r.finished {
+		return
+	}
+	ended, end := context.WithCancel(context.Background())
+	end()
+	_, _ = r.load.Finish(ended) // the test has failed for a better reason
 }
 
 // served returns an error while the order workload has no first records.
@@ -146,6 +161,7 @@ func (r *run) finish(expect check.Expect) *check.Report {
 	}
 	others := make(chan error, 1)
 	go func() { others <- clients.Stop(r.other, 2*time.Minute) }()
+	r.finished = true
 	progress, err := r.load.Finish(ctx)
 	if err != nil {
 		r.t.Error(err)
