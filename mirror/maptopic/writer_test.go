@@ -42,7 +42,7 @@ func TestWhatIsOverIsNotWrittenLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Close() })
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
 	defer stop()
 	site := cutOff{server, make(chan struct{}), make(chan struct{})}
 	w := NewWriter(ctx, site, 1)
@@ -77,13 +77,17 @@ func TestWhatIsOverIsNotWrittenLate(t *testing.T) {
 	if err := <-results[0]; !errors.Is(err, context.Canceled) {
 		t.Errorf("it was given up: %v", err)
 	}
-	for len(w.queue) > 0 {
+	for len(w.queue) > 0 && ctx.Err() == nil {
 		select {
 		case <-site.tried:
 		case <-time.After(time.Millisecond):
 		}
 	}
-	<-site.tried
+	select {
+	case <-site.tried:
+	case <-ctx.Done():
+		t.Fatal("what was given up is tried again and again")
+	}
 	late.Store(true)
 	close(site.heals)
 	if err := <-results[1]; !errors.Is(err, errLate) {
