@@ -128,8 +128,10 @@ func (s *followed) interruptible(ctx context.Context, share failover.Share, vers
 		changed := s.f.cfg.Writer.changed()
 		if s.lapsed() {
 			cancel()
-			_ = <-done // run begins anew
-			return nil
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil // run begins anew
 		}
 		select {
 		case <-changed:
