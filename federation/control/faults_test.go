@@ -462,7 +462,7 @@ func TestNothingIsReportedAfterTheWriterLease(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
-	if err := stopped(8); !errors.Is(err, errNotWriter) {
+	if err := stopped(8); !errors.Is(err, errNotLeading) {
 		t.Fatalf("reported: %v", err)
 	}
 	if _, err := w.store.Get(within(t), failover.Keys("shop").SiteReport(s.id, 8, "west")); !errors.Is(err, coordination.ErrNotFound) {
@@ -522,6 +522,64 @@ func TestWhoHasTheWriterLeaseAgainActsAnew(t *testing.T) {
 	if g.ended.Load() != 1 {
 		t.Errorf("what was under way ended %d times", g.ended.Load())
 	}
+}
+
+// joiner notes what it is to carry beside the process that leads.
+type joiner struct {
+	knower
+	source atomic.Value
+}
+
+func (j *joiner) Join(_ context.Context, a mirror.Assignment) error {
+	j.source.Store(a.Source)
+	return nil
+}
+
+// A process of an older version that has the writer lease writes all partitions of the
+// site: beside it others stand still, and say why.
+func TestNobodyHelpsAnOlderVersion(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
+	store := coordtest.NewMemory()
+	share := failover.Share{Group: "orders", State: failover.Stable, Epoch: 1, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}}}
+	if _, err := store.Put(within(t), failover.Keys("shop").Share(share.ID()), share.Encode(), 0); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	leads := func(shares string) (stop func()) {
+		t.Helper()
+		old := coordination.NewLease(coordination.LeaseConfig{Store: store, Key: failover.Keys("shop").Writer("west"), Self: "old-1", Owner: bootOf, TTL: testTTL, Every: testTTL / 4,
+			Value: func(beat uint64) []byte {
+				return fmt.Appendf(nil, `{"boot":"old-1","worker":"old","beat":%d%s}`, beat, shares)
+			}})
+		held, lose := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() { defer close(done); old.Run(held) }()
+		w.eventually("the lease is held", old.Valid)
+		return func() { lose(); <-done }
+	}
+	stop := leads(`,"shares":true`)
+	j := &joiner{knower: knower{Mirror: w.sites["west"].mirror}}
+	j.source.Store(spillway.SiteID(""))
+	told := make(chan string, 1000)
+	writer := NewWriter(store, "shop", "west", "2", testTTL)
+	f := NewFollower(FollowerConfig{Topology: w.topology, Store: store, Cluster: w.sites["west"].cluster, Mirror: j, Worker: "2", LeaseTTL: testTTL, Writer: writer,
+		Events: Events{FollowFailed: func(_ spillway.ShareID, _ failover.State, err error) { told <- err.Error() }}})
+	wg.Go(func() { writer.Run(ctx) })
+	wg.Go(func() { _ = f.Run(ctx) }) // ends with ctx
+	w.eventually("it helps", func() bool { return j.source.Load() == spillway.SiteID("east") })
+	stop()
+	stop = leads("")
+	defer stop()
+	w.eventually("it stands still", func() bool { return j.source.Load() == spillway.SiteID("") })
+	if why := <-told; !strings.HasPrefix(why, "mirror process old leads site west") {
+		t.Error(why)
+	}
+	stop()
+	w.eventually("it leads", func() bool { return j.asked.Load() > 0 })
 }
 
 // unarmed is a mirror whose site cannot follow another one.

@@ -128,8 +128,10 @@ func (s *followed) interruptible(ctx context.Context, share failover.Share, vers
 		changed := s.f.cfg.Writer.changed()
 		if s.lapsed() {
 			cancel()
-			<-done // run begins anew
-			return nil
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil // run begins anew
 		}
 		select {
 		case <-changed:
@@ -208,15 +210,15 @@ func (s *followed) problem(ctx context.Context, share failover.Share, err error)
 	changed := s.mu.problem != text
 	s.mu.problem = text
 	s.mu.Unlock()
-	if changed && !errors.Is(err, errNotWriter) && share.State != failover.Stable {
+	if changed && !errors.Is(err, errNotLeading) && share.State != failover.Stable {
 		if err := s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Problem = text }); err != nil && ctx.Err() == nil {
 			s.f.cfg.Events.followFailed(s.id, share.State, err)
 		}
 	}
 }
 
-// errNotWriter: the writer lease was lost while this process acted.
-var errNotWriter = errors.New("another mirror process may write into this site by now")
+// errNotLeading: the writer lease was lost while this process acted.
+var errNotLeading = errors.New("another mirror process may lead this site by now")
 
 // act does what one record asks of this site, once this process may write there.
 // A newer record ends the wait.
@@ -284,6 +286,14 @@ func (s *followed) help(ctx context.Context, share failover.Share) error {
 		changed := s.f.cfg.Writer.changed()
 		if s.f.leads() {
 			return ctx.Err()
+		}
+		if older := s.f.cfg.Writer.older(); older != "" {
+			still := assignment
+			still.Source = ""
+			if err := s.f.cfg.Mirror.Join(ctx, still); err != nil && !errors.Is(err, mirror.ErrNotShared) {
+				return err
+			}
+			return fmt.Errorf("mirror process %s leads site %s, and is of a version that writes all partitions itself: this one stands still until that one is upgraded or stopped", older, s.f.site)
 		}
 		err := s.f.cfg.Mirror.Join(ctx, assignment)
 		next := helpLook

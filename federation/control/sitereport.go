@@ -21,7 +21,7 @@ type siteReport struct {
 // have made a flow run that was reported as stopped.
 func (s *followed) report(ctx context.Context, epoch spillway.Epoch, change func(*failover.SiteReport)) error {
 	if !s.f.cfg.Writer.holds(s.term.Load()) {
-		return errNotWriter
+		return errNotLeading
 	}
 	r := s.reports[epoch]
 	if r == nil {

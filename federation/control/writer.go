@@ -25,6 +25,7 @@ type Writer struct {
 		sync.Mutex
 		term    uint64        // as last seen
 		changed chan struct{} // closed when there is another one
+		older   string        // who has the lease and does not share; empty: nobody
 	}
 }
 
@@ -36,18 +37,51 @@ const (
 // NewWriter prepares the lease of a worker; Run takes it.
 func NewWriter(store coordination.Store, keys failover.Keys, site spillway.SiteID, worker string, ttl time.Duration) *Writer {
 	boot := fmt.Sprintf("%s-%016x", worker, rand.Uint64())
-	w := &Writer{lease: coordination.NewLease(coordination.LeaseConfig{
-		Store: store, Key: keys.Writer(site), Self: boot, Owner: bootOf, Exclusive: true, TTL: ttl, Every: ttl / 4,
+	w := &Writer{}
+	w.lease = coordination.NewLease(coordination.LeaseConfig{
+		Store: store, Key: keys.Writer(site), Self: boot, Owner: w.owner, Exclusive: true, TTL: ttl, Every: ttl / 4,
 		Value: func(beat uint64) []byte {
-			b, err := json.Marshal(map[string]any{"boot": boot, "worker": worker, "beat": beat})
+			b, err := json.Marshal(writerLease{Boot: boot, Worker: worker, Beat: beat, Shares: true})
 			if err != nil {
 				panic(fmt.Sprintf("writer lease cannot be encoded: %v", err)) // plain data, cannot happen
 			}
 			return b
 		},
-	})}
+	})
 	w.mu.changed = make(chan struct{})
 	return w
+}
+
+// writerLease is what the process that leads writes.
+type writerLease struct {
+	Boot   string `json:"boot"`
+	Worker string `json:"worker"`
+	Beat   uint64 `json:"beat"`
+	// Shares: it knows of the others in the site's map topic. Versions that do not say so
+	// write all partitions of the site while they have the lease.
+	Shares bool `json:"shares,omitempty"`
+}
+
+// owner reads who has the lease, and notes whether that one shares.
+func (w *Writer) owner(value []byte) string {
+	var l writerLease
+	if json.Unmarshal(value, &l) != nil {
+		return ""
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mu.older = ""; !l.Shares {
+		w.mu.older = l.Worker
+	}
+	return l.Boot
+}
+
+// older is the worker that has the lease and is of a version that does not share what it
+// writes; empty: none.
+func (w *Writer) older() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.mu.older
 }
 
 // Run holds the lease until ctx ends.

@@ -290,8 +290,8 @@ func heard(share Share, view View, limits Limits) (ends map[spillway.SiteID]Part
 				ends[s] = PartitionOffsets{}
 			}
 			order = append(order, s)
-		} else if v.Mirror && !v.Judgement.Down {
-			silent = append(silent, s)
+		} else if (v.Mirror || v.Shared) && !v.Judgement.Down {
+			silent = append(silent, s) // of several mirror processes one may be about to lead
 		}
 	}
 	return ends, order, silent

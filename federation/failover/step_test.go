@@ -320,15 +320,18 @@ func TestSwitchoverGivesUpInTime(t *testing.T) {
 func TestAFailoverHearsSurvivors(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		shared bool
-		in     time.Duration
-		want   State
+		mirror, shared bool
+		in             time.Duration
+		want           State
 	}{
-		{false, 1900 * time.Millisecond, Fenced},
-		{false, 2 * time.Second, Cutover},
-		{true, 2 * time.Second, Fenced},
-		{true, 7900 * time.Millisecond, Fenced},
-		{true, 8 * time.Second, Cutover},
+		{false, false, time.Millisecond, Cutover},
+		{true, false, 1900 * time.Millisecond, Fenced},
+		{true, false, 2 * time.Second, Cutover},
+		{true, true, 2 * time.Second, Fenced},
+		{true, true, 7900 * time.Millisecond, Fenced},
+		{true, true, 8 * time.Second, Cutover},
+		{false, true, 7900 * time.Millisecond, Fenced}, // none of several is alive just now
+		{false, true, 8 * time.Second, Cutover},
 	} {
 		v, l := healthy()
 		s := stable()
@@ -336,11 +339,11 @@ func TestAFailoverHearsSurvivors(t *testing.T) {
 		v.InState, v.Fence, v.Reserved = c.in, "lease-only", PartitionOffsets{"orders": {2000}}
 		west, north := v.Sites["west"], v.Sites["north"]
 		west.Report = &SiteReport{Stopped: true, Ends: PartitionOffsets{"orders": {1500}}}
-		north.Shared = c.shared
+		north.Mirror, north.Shared = c.mirror, c.shared
 		v.Sites["west"], v.Sites["north"] = west, north
 		next, actions := Step(s, v, l)
 		if next.State != c.want {
-			t.Errorf("after %v, shared %v: in %s, %+v", c.in, c.shared, next.State, actions)
+			t.Errorf("%+v: in %s, %+v", c, next.State, actions)
 		}
 		north.Report = &SiteReport{Stopped: true, Ends: PartitionOffsets{"orders": {1900}}}
 		v.Sites["north"] = north
