@@ -25,7 +25,7 @@ const (
 )
 
 // crew is this process as one of the workers that share a flow without a control plane,
-// or what flows in for a share under one (package workers, docs/decisions/0020 and 0021).
+// or what flows in for a share under one (package workers, docs/decisions/0020 and 0022).
 // What they say of themselves is in the map topic of the site that they feed; its order
 // decides.
 type crew struct {

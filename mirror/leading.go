@@ -12,7 +12,7 @@ import (
 
 // Under a control plane the mirror processes of a site share what flows in for a share
 // while it stands still. One of them leads: it does what a move asks of the site, and has
-// all to itself meanwhile (docs/decisions/0021).
+// all to itself meanwhile (docs/decisions/0022).
 
 // ErrNotShared means that this mirror is the only one of its site.
 var ErrNotShared = errors.New("this mirror shares its site with no other process")

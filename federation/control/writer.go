@@ -17,7 +17,7 @@ import (
 // Writer is the right to lead the mirror processes of a site: one exclusive lease per
 // site. Who has it does what the share records ask of the site, and reports it. Which
 // process writes which partition meanwhile they know from the site's map topic
-// (docs/decisions/0021): that is what aged mode and marks rest on (C3).
+// (docs/decisions/0022): that is what aged mode and marks rest on (C3).
 type Writer struct {
 	lease *coordination.Lease
 
