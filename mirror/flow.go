@@ -260,6 +260,10 @@ func (f *flow) discover(flow context.Context) {
 		f.fail(err)
 		return
 	}
+	if err := f.closeLate(ctx); err != nil {
+		f.fail(err)
+		return
+	}
 	var tps []spillway.TopicPartition
 	if b := f.ending.bound.Load(); b != nil {
 		tps = slices.SortedFunc(maps.Keys(b.ends), spillway.TopicPartition.Compare)

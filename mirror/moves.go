@@ -282,8 +282,7 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 	ctx = w
 	var todo []spillway.TopicPartition
 	for tp := range start {
-		epochs := m.reader.View(tp).Epochs()
-		if len(epochs) == 0 || epochs[len(epochs)-1].Epoch < epoch {
+		if !m.hasBegun(tp, epoch) {
 			todo = append(todo, tp)
 		}
 	}
@@ -323,7 +322,21 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 	if mapPosition, err = m.writer.SaveWhile(ctx, w.lost, entries...); err != nil {
 		return -1, err
 	}
-	return mapPosition, m.reader.WaitFor(ctx, mapPosition)
+	if err := m.reader.WaitFor(ctx, mapPosition); err != nil {
+		return -1, err
+	}
+	for _, tp := range todo {
+		if !m.hasBegun(tp, epoch) {
+			return -1, fmt.Errorf("open epoch %d of %s at site %s: %w: a mirror has opened the partition in a later one", epoch, tp, m.site, ErrFenced)
+		}
+	}
+	return mapPosition, nil
+}
+
+// hasBegun tells whether an epoch, or a later one, has started at this site.
+func (m *Mirror) hasBegun(tp spillway.TopicPartition, epoch spillway.Epoch) bool {
+	epochs := m.reader.View(tp).Epochs()
+	return len(epochs) > 0 && epochs[len(epochs)-1].Epoch >= epoch
 }
 
 // Arm proves that this site, which still serves, can follow the site that is about
