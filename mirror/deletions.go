@@ -130,7 +130,7 @@ func (f *flow) deleteOrKeep(ctx context.Context, name, cluster string, here brok
 // partition, or no flow has partitions of it any more.
 func (f *flow) decides(topic string) bool {
 	f.mu.Lock()
-	lease, known := f.mu.led[topic]
+	lease, known := f.mu.firsts[topic]
 	f.mu.Unlock()
 	if known {
 		return lease.Held(f.m.config.Now()) && !askedBack(lease)
@@ -170,7 +170,7 @@ func (f *flow) forget(p *partition) {
 	defer f.mu.Unlock()
 	delete(f.mu.state, p.TopicPartition)
 	if p.Partition == 0 {
-		delete(f.mu.led, p.Topic)
+		delete(f.mu.firsts, p.Topic)
 	}
 }
 

@@ -53,7 +53,7 @@ type flow struct {
 	mu struct {
 		sync.Mutex
 		retired []string         // topics to be let go
-		led     map[string]Lease // of the first partitions, by topic
+		firsts  map[string]Lease // of the first partitions, by topic
 		due     []string         // topics to be looked at
 		limits  map[string]*atomic.Int64
 		back    []back
@@ -95,7 +95,7 @@ func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartit
 		absent: make(map[string]time.Time), wanted: make(map[string]map[string]time.Time), retired: make(map[string]bool),
 	}
 	f.mu.state, f.mu.verifiedAt = make(map[spillway.TopicPartition]partState), -1
-	f.mu.led, f.mu.limits = make(map[string]Lease), make(map[string]*atomic.Int64)
+	f.mu.firsts, f.mu.limits = make(map[string]Lease), make(map[string]*atomic.Int64)
 	if bounds != nil {
 		f.ending.bound.Store(&bound{a.Epoch, bounds})
 	}
@@ -208,7 +208,7 @@ func (f *flow) leased(p *partition) {
 	}
 	f.setState(p, false, "reads the end of the target's log back")
 	if p.Partition == 0 {
-		f.leads(p.Topic, p.lease)
+		f.hasFirst(p.Topic, p.lease)
 	}
 	f.toOpen = append(f.toOpen, p)
 }

@@ -478,6 +478,86 @@ func TestAMirrorThatWasSuspendedHoldsNothing(t *testing.T) {
 	}
 }
 
+// laggard is a site at which followers do not keep up with the leaders of partitions: the
+// high watermarks stand still.
+type laggard struct {
+	broker.Cluster
+	stand *standing
+}
+
+type standing struct {
+	mu sync.Mutex
+	at map[spillway.TopicPartition]spillway.LocalOffset
+}
+
+type laggardAdmin struct {
+	broker.Admin
+	stand *standing
+}
+
+func (l laggard) Admin() broker.Admin { return laggardAdmin{l.Cluster.Admin(), l.stand} }
+
+func (l laggardAdmin) HighWatermarks(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	ends, err := l.Admin.HighWatermarks(ctx, tps)
+	l.stand.mu.Lock()
+	defer l.stand.mu.Unlock()
+	for tp := range ends {
+		if at, stands := l.stand.at[tp]; stands {
+			ends[tp] = at
+		}
+	}
+	return ends, err
+}
+
+// What the map says of another mirror's partitions may be at their leaders alone: it counts
+// as durable up to the high watermark. What another one has opened that is not there any
+// more does not count.
+func TestWhatOthersHaveIsDurableUpToTheHighWatermark(t *testing.T) {
+	t.Parallel()
+	s := newSharedSite(t, 1)
+	lead, ctx := s.mirrors[0], testContext(t)
+	slow := standing{at: make(map[spillway.TopicPartition]spillway.LocalOffset)}
+	s.config.Local = laggard{s.west, &slow}
+	second := s.add(1)
+	s.joins(second, ordersAssignment("east", 1))
+	s.spread(2)
+	s.write()
+	eventually(t, "all is there", func() bool {
+		return maps.Equal(lead.Ends(ordersShare), s.cutover()) && maps.Equal(second.Ends(ordersShare), s.cutover())
+	})
+	is := func(what string, m *Mirror, want map[spillway.TopicPartition]spillway.Offset) {
+		t.Helper()
+		if ends, err := m.DurableEnds(ctx, ordersShare); err != nil || !maps.Equal(ends, want) {
+			t.Errorf("%s: %v, %v; want %v", what, ends, err, want)
+		}
+	}
+	want := s.cutover()
+	is("all", lead, want)
+	var own spillway.TopicPartition
+	slow.mu.Lock()
+	for _, tp := range s.tps {
+		last, _ := second.Map().View(tp).Last()
+		slow.at[tp] = last.LocalEnd() - 1
+		if second.Map().Map(tp).Session().Worker == lead.config.Worker {
+			want[tp] = last.VirtualEnd() - 1
+		} else {
+			own = tp
+		}
+	}
+	slow.mu.Unlock()
+	is("while followers are behind", second, want)
+	if ends := second.Ends(ordersShare); !maps.Equal(ends, s.cutover()) {
+		t.Errorf("verified: %v, want %v", ends, s.cutover())
+	}
+	session := second.Map().Map(own).Session()
+	session.Session, session.Worker = session.Session+1, "gone"
+	if err := second.saveAndRead(ctx, []maptopic.Entry{maptopic.SessionEntry(own, session)}); err != nil {
+		t.Fatal(err)
+	}
+	delete(want, own)
+	is("when another one had a partition since", second, want)
+}
+
 // endsAsked is a site whose machine is told when somebody asks where its logs end.
 type endsAsked struct {
 	broker.Cluster

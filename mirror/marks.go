@@ -28,6 +28,10 @@ type Mark struct {
 	End       spillway.Offset `json:"end"`
 }
 
+func (m Mark) partition() spillway.TopicPartition {
+	return spillway.TopicPartition{Topic: m.Topic, Partition: m.Partition}
+}
+
 // heartbeatInterval is how often a mark stream says that it lives.
 const heartbeatInterval = time.Second
 
@@ -51,7 +55,7 @@ func newMarks() *marks {
 
 // publish tells whether the mark is news.
 func (m *marks) publish(mark Mark) bool {
-	tp := spillway.TopicPartition{Topic: mark.Topic, Partition: mark.Partition}
+	tp := mark.partition()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.newest[tp] == mark {
@@ -94,7 +98,7 @@ func (m *marks) subscribe(stands func(Mark) bool) *subscriber {
 // stands tells whether no other worker has written the partition since the mark was
 // published, as far as the map is read: that one may have found less there.
 func (m *Mirror) stands(mark Mark) bool {
-	om := m.reader.Map(spillway.TopicPartition{Topic: mark.Topic, Partition: mark.Partition})
+	om := m.reader.Map(mark.partition())
 	if om == nil {
 		return true
 	}

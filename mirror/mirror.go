@@ -15,7 +15,6 @@ import (
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
 	"spillway/mirror/sitelog"
-	"spillway/mirror/workers"
 )
 
 // ErrFenced means that the site has promised a higher epoch: an older flow may
@@ -448,36 +447,83 @@ func (m *Mirror) publish(mark Mark) {
 	m.events.markPublished(mark)
 }
 
-// Ends returns the durable marks of a share: what this site has of it.
+// Ends returns how far this site is with a share: its durable marks, and of partitions
+// that other processes have what the map says. That is verified, late by as much as they
+// save it, and may not be at all in-sync replicas yet: DurableEnds asks them.
 func (m *Mirror) Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset {
-	m.mu.Lock()
-	s, ok := m.mu.shares[id]
-	m.mu.Unlock()
 	ends := make(map[spillway.TopicPartition]spillway.Offset)
-	if !ok {
+	s, a := m.assigned(id)
+	if s == nil {
 		return ends
 	}
-	s.mu.Lock()
-	a := s.mu.assignment
-	s.mu.Unlock()
 	for _, mark := range m.marks.all() {
-		tp := spillway.TopicPartition{Topic: mark.Topic, Partition: mark.Partition}
-		if a.covers(tp.Topic) && (a.Owns == nil || a.Owns(tp)) {
+		if tp := mark.partition(); a.has(tp) {
 			ends[tp] = mark.End
 		}
 	}
-	if s.crew != nil {
-		m.endsElsewhere(s.crew.table(), a, ends)
+	for tp, view := range m.elsewhere(s, a) {
+		ends[tp], _ = view.End()
 	}
 	return ends
 }
 
-// endsElsewhere adds what the map says of the partitions that other workers have opened
-// since this one did, and that are still there: that is verified, and late by as much as
-// they save it.
-func (m *Mirror) endsElsewhere(there *workers.Table, a Assignment, ends map[spillway.TopicPartition]spillway.Offset) {
+// DurableEnds returns the virtual offsets below which everything of a share, holes
+// included, is acknowledged by all in-sync replicas at this site, whichever of its
+// processes wrote it. Partitions of which that is not known just now are left out.
+func (m *Mirror) DurableEnds(ctx context.Context, id spillway.ShareID) (map[spillway.TopicPartition]spillway.Offset, error) {
+	ends := make(map[spillway.TopicPartition]spillway.Offset)
+	s, a := m.assigned(id)
+	if s == nil {
+		return ends, nil
+	}
+	for _, mark := range m.marks.all() {
+		if tp := mark.partition(); a.has(tp) && m.stands(mark) {
+			ends[tp] = mark.End
+		}
+	}
+	views := m.elsewhere(s, a)
+	if len(views) == 0 {
+		return ends, nil
+	}
+	// Asked after the maps were read, or it would be of another log.
+	acknowledged, err := m.local.Admin().HighWatermarks(ctx, slices.Collect(maps.Keys(views)))
+	if err != nil {
+		return nil, fmt.Errorf("read what in-sync replicas of site %s have of share %s: %w", m.site, id, err)
+	}
+	for tp, view := range views {
+		end, local := view.End()
+		if at := acknowledged[tp]; at < local {
+			first, _ := view.ToVirtual(at)
+			end = min(end, first)
+		}
+		ends[tp] = end
+	}
+	return ends, nil
+}
+
+// assigned is a share with its assignment, nil if nothing is known of it.
+func (m *Mirror) assigned(id spillway.ShareID) (*share, Assignment) {
+	m.mu.Lock()
+	s := m.mu.shares[id]
+	m.mu.Unlock()
+	if s == nil {
+		return nil, Assignment{}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s, s.mu.assignment
+}
+
+// elsewhere are the maps of the partitions that other workers have opened since this one
+// did, and that are still there.
+func (m *Mirror) elsewhere(s *share, a Assignment) map[spillway.TopicPartition]*offsetmap.View {
+	views := make(map[spillway.TopicPartition]*offsetmap.View)
+	if s.crew == nil {
+		return views
+	}
+	there := s.crew.table()
 	for _, tp := range m.reader.Partitions() {
-		if !a.covers(tp.Topic) || a.Owns != nil && !a.Owns(tp) {
+		if !a.has(tp) {
 			continue
 		}
 		om := m.reader.Map(tp)
@@ -485,10 +531,12 @@ func (m *Mirror) endsElsewhere(there *workers.Table, a Assignment, ends map[spil
 		if _, lives := there.Member(held.Worker); !lives || !held.Opened || held.Worker == m.config.Worker {
 			continue
 		}
-		if end, _ := om.View().End(); end >= 0 {
-			ends[tp] = end
+		view := om.View()
+		if end, _ := view.End(); end >= 0 {
+			views[tp] = view
 		}
 	}
+	return views
 }
 
 // Flows tells how all flows are.

@@ -396,12 +396,16 @@ func (s *followed) tellDegrade(ctx context.Context, share failover.Share) error 
 
 const restorePoll = 50 * time.Millisecond
 
-// restore waits until this site has all that was acknowledged by fewer sites, and
-// says so.
+// restore waits until all in-sync replicas of this site have all that was acknowledged by
+// fewer sites, and says so. Its brokers are asked only when their leaders have it.
 func (s *followed) restore(ctx context.Context, share failover.Share) error {
+	m := s.f.cfg.Mirror
 	for {
-		if offsetsOf(s.f.cfg.Mirror.Ends(s.id)).Reach(share.Restore) {
-			return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Restored = share.Degrades })
+		if offsetsOf(m.Ends(s.id)).Reach(share.Restore) {
+			ends, err := m.DurableEnds(ctx, s.id)
+			if err == nil && offsetsOf(ends).Reach(share.Restore) {
+				return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Restored = share.Degrades })
+			}
 		}
 		if pause(ctx, restorePoll); ctx.Err() != nil {
 			return ctx.Err()

@@ -31,6 +31,7 @@ type Mirror interface {
 	CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error
 	LogGap(context.Context, maptopic.Gap) error
 	Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset
+	DurableEnds(ctx context.Context, id spillway.ShareID) (map[spillway.TopicPartition]spillway.Offset, error)
 	Flows() []mirror.FlowInfo
 	Map() *maptopic.Reader
 }

@@ -58,7 +58,7 @@ func (l MirrorLease) Beside(others ...MirrorLease) MirrorLease {
 type Following struct {
 	Epoch  spillway.Epoch  `json:"epoch"`
 	Source spillway.SiteID `json:"source,omitempty"` // empty: this site is active
-	// EndSum adds up the durable virtual ends over Partitions, so that the
+	// EndSum adds up the verified virtual ends over Partitions, so that the
 	// difference between two sites is the lag in offsets.
 	EndSum     int64 `json:"endSum"`
 	Partitions int   `json:"partitions"`
