@@ -558,6 +558,37 @@ func TestWhatOthersHaveIsDurableUpToTheHighWatermark(t *testing.T) {
 	is("when another one had a partition since", second, want)
 }
 
+// What a move finds at its bound when it reads the log back is no mark while only the leader
+// of the partition has it.
+func TestWhatIsReadBackIsNoMarkYet(t *testing.T) {
+	t.Parallel()
+	slow := standing{at: make(map[spillway.TopicPartition]spillway.LocalOffset)}
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 2}), embeddedSite(t, "west", nil)
+	eastM := testMirror(t, east, west)
+	assign(t, eastM, ordersAssignment("", 1))
+	m, ctx := testMirrorWith(t, Config{Local: laggard{west, &slow}}, east), testContext(t)
+	assign(t, m, ordersAssignment("east", 1))
+	if err := newLoad(t, east.Addresses(), 192).write(ctx, "orders", 2, 30); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "west follows", func() bool { return caughtUp(ctx, east, eastM, m, ordersAssignment("", 1)) })
+	ends, err := m.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tps := partitionsOf("orders", 2)
+	_, local := m.Map().View(tps[0]).End()
+	slow.at[tps[0]] = local - 1
+	if back, err := m.CatchUp(ctx, ordersShare, 2, from("east", ends), ends); err != nil || !maps.Equal(back, ends) {
+		t.Fatalf("ends %v, want %v: %v", back, ends, err)
+	}
+	for _, mark := range m.marks.all() {
+		if want := map[bool]spillway.Epoch{true: 1, false: 2}[mark.partition() == tps[0]]; mark.Epoch != want {
+			t.Errorf("%+v, want a mark of epoch %d", mark, want)
+		}
+	}
+}
+
 // endsAsked is a site whose machine is told when somebody asks where its logs end.
 type endsAsked struct {
 	broker.Cluster

@@ -100,7 +100,10 @@ func (f *flow) route(ctx, asking, lanes context.Context) {
 		tps[i] = p.TopicPartition
 	}
 	acknowledged, targetErr := f.m.local.Admin().HighWatermarks(ctx, tps)
-	placed, fresh := f.place(ctx, tps, parts)
+	durable := func(p *partition) bool { // what was read back may be at the leader alone
+		return targetErr == nil && acknowledged[p.TopicPartition] >= p.local
+	}
+	placed, fresh := f.place(ctx, tps, parts, durable)
 	parted, problems := f.m.comparePast(ctx, f.source, placed)
 	f.toOpen = append(f.toOpen, parted...)
 	for _, p := range placed {
@@ -129,7 +132,7 @@ func (f *flow) route(ctx, asking, lanes context.Context) {
 		f.setState(p, true, "")
 		// Said at once, not with the next record: if records were lost, the
 		// mark of the session before is not true any more.
-		if !fresh[p] && targetErr == nil && acknowledged[p.TopicPartition] >= p.local && p.lease.Held(f.m.config.Now()) {
+		if !fresh[p] && durable(p) && p.lease.Held(f.m.config.Now()) {
 			f.publish(p)
 		}
 		l.give(p)
@@ -138,7 +141,7 @@ func (f *flow) route(ctx, asking, lanes context.Context) {
 
 // place sets where opened partitions go on at the source. What is at its bound
 // already, or unknown to the source, is not among those that it returns.
-func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts []*partition) (placed []*partition, fresh map[*partition]bool) {
+func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts []*partition, durable func(*partition) bool) (placed []*partition, fresh map[*partition]bool) {
 	fresh = make(map[*partition]bool)
 	starts, err := f.source.cluster.Admin().LogStarts(ctx, tps)
 	for _, p := range parts {
@@ -146,7 +149,9 @@ func (f *flow) place(ctx context.Context, tps []spillway.TopicPartition, parts [
 		p.bound = f.ending.bound.Load().of(p.TopicPartition)
 		if p.bound != noBound && max(p.virtual, 0) >= p.bound {
 			f.ending.arrived[p.TopicPartition] = true
-			f.publish(p)
+			if durable(p) {
+				f.publish(p)
+			}
 			letGo(p.lease)
 			f.setState(p, false, "")
 			continue
