@@ -185,6 +185,9 @@ func (m *Mirror) notLeading() error {
 	return nil
 }
 
+// leads tells whether this process leads, or is the only one.
+func (m *Mirror) leads() bool { return m.notLeading() == nil }
+
 const wholeLook = leaseRenew / 10
 
 // exclusive waits until no other process of the site has anything of a share in work. All

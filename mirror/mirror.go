@@ -394,7 +394,7 @@ func (s *share) start(m *Mirror, run func(context.Context)) {
 // partitions that were created since, and starts their first epoch.
 func (m *Mirror) serve(ctx context.Context, a Assignment) {
 	for first := true; first || sitelog.Pause(ctx, m.config.TopicInterval) == nil; first = false {
-		if m.notLeading() != nil {
+		if !m.leads() {
 			continue // the share may have moved, and who leads mirrors into this site
 		}
 		if err := m.returnSettings(ctx, a); err != nil && ctx.Err() == nil {

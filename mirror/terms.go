@@ -98,7 +98,7 @@ func (m *Mirror) closeOver(ctx context.Context, a Assignment) error {
 // long after its move was given up, and then the partition would wait for the next move.
 // Of several processes the one that leads closes it.
 func (f *flow) closeLate(ctx context.Context) error {
-	if f.m.notLeading() != nil {
+	if !f.m.leads() {
 		return nil
 	}
 	for tp := range f.parts {
