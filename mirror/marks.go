@@ -28,6 +28,10 @@ type Mark struct {
 	End       spillway.Offset `json:"end"`
 }
 
+func (m Mark) partition() spillway.TopicPartition {
+	return spillway.TopicPartition{Topic: m.Topic, Partition: m.Partition}
+}
+
 // heartbeatInterval is how often a mark stream says that it lives.
 const heartbeatInterval = time.Second
 
@@ -36,6 +40,7 @@ const heartbeatInterval = time.Second
 type marks struct {
 	mu          sync.Mutex
 	newest      map[spillway.TopicPartition]Mark
+	withdrawn   map[spillway.TopicPartition]bool // since newest was published
 	subscribers map[*subscriber]struct{}
 }
 
@@ -45,17 +50,18 @@ type subscriber struct {
 }
 
 func newMarks() *marks {
-	return &marks{newest: make(map[spillway.TopicPartition]Mark), subscribers: make(map[*subscriber]struct{})}
+	return &marks{newest: make(map[spillway.TopicPartition]Mark), withdrawn: make(map[spillway.TopicPartition]bool), subscribers: make(map[*subscriber]struct{})}
 }
 
 // publish tells whether the mark is news.
 func (m *marks) publish(mark Mark) bool {
-	tp := spillway.TopicPartition{Topic: mark.Topic, Partition: mark.Partition}
+	tp := mark.partition()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.newest[tp] == mark {
 		return false
 	}
+	delete(m.withdrawn, tp)
 	m.newest[tp] = mark
 	for s := range m.subscribers {
 		s.dirty[tp] = struct{}{}
@@ -67,15 +73,37 @@ func (m *marks) publish(mark Mark) bool {
 	return true
 }
 
-func (m *marks) subscribe() *subscriber {
+// withdraw keeps a mark from those that subscribe from now on, until there is a newer one.
+func (m *marks) withdraw(tp spillway.TopicPartition) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.withdrawn[tp] = true
+}
+
+// subscribe begins with the marks that stand. Who has subscribed before knows from the
+// order of the append sessions what does not.
+func (m *marks) subscribe(stands func(Mark) bool) *subscriber {
 	s := &subscriber{wake: make(chan struct{}, 1), dirty: make(map[spillway.TopicPartition]struct{})}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.subscribers[s] = struct{}{}
-	for tp := range m.newest {
-		s.dirty[tp] = struct{}{}
+	for tp, mark := range m.newest {
+		if !m.withdrawn[tp] && stands(mark) {
+			s.dirty[tp] = struct{}{}
+		}
 	}
 	return s
+}
+
+// stands tells whether no other worker has written the partition since the mark was
+// published, as far as the map is read: that one may have found less there.
+func (m *Mirror) stands(mark Mark) bool {
+	om := m.reader.Map(mark.partition())
+	if om == nil {
+		return true
+	}
+	held := om.Session()
+	return held.Session <= mark.Session || held.Worker == m.config.Worker
 }
 
 func (m *marks) unsubscribe(s *subscriber) {
@@ -113,7 +141,7 @@ func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := http.NewResponseController(w)
-	s := m.marks.subscribe()
+	s := m.marks.subscribe(m.stands)
 	defer m.marks.unsubscribe(s)
 	beat := time.NewTicker(heartbeatInterval)
 	defer beat.Stop()

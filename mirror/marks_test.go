@@ -1,9 +1,12 @@
 package mirror
 
 import (
+	"slices"
 	"testing"
 
 	"spillway"
+	"spillway/mirror/maptopic"
+	"spillway/mirror/offsetmap"
 )
 
 // The target loses what it had. What the mirror says first after that is how far
@@ -44,5 +47,56 @@ func TestMarksFallWhenTheTargetLostRecords(t *testing.T) {
 			t.Fatalf("%+v follows %+v", next, last)
 		}
 		last = next
+	}
+}
+
+// What a mirror marked of a partition that another one has had since is not told to who
+// asks anew: that one may have found less there, and said so before. Who has asked before
+// gets it, and knows which is newer.
+func TestMarksOfPartitionsThatAreOthersAreNotTold(t *testing.T) {
+	t.Parallel()
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", map[string]int32{"orders": 1})
+	m := testMirror(t, west, east)
+	if err := m.readMap(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	tp := spillway.TopicPartition{Topic: "orders"}
+	claimed := func(session int64, worker string) {
+		t.Helper()
+		e := maptopic.SessionEntry(tp, offsetmap.Session{Session: session, Worker: worker, Epoch: 1, Opened: true})
+		if err := m.saveAndRead(testContext(t), []maptopic.Entry{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := func() []Mark {
+		s := m.marks.subscribe(m.stands)
+		defer m.marks.unsubscribe(s)
+		return m.marks.take(s)
+	}
+	mark := Mark{Site: "west", Topic: tp.Topic, Epoch: 1, Session: 5, End: 120}
+	before := m.marks.subscribe(m.stands)
+	claimed(5, m.config.Worker)
+	m.publish(mark)
+	if got := told(); !slices.Equal(got, []Mark{mark}) {
+		t.Errorf("its own partition: %+v", got)
+	}
+	claimed(7, "other")
+	if got := told(); len(got) != 0 {
+		t.Errorf("another one's partition: %+v", got)
+	}
+	if got := m.marks.take(before); !slices.Equal(got, []Mark{mark}) {
+		t.Errorf("to who has asked before: %+v", got)
+	}
+	p := &partition{TopicPartition: tp, cutVirtual: noBound}
+	if opened, _, err := m.open(testContext(t), ordersShare, 1, []*partition{p}); err != nil || len(opened) != 1 {
+		t.Fatalf("%d partitions were opened: %v", len(opened), err)
+	}
+	if got := told(); len(got) != 0 {
+		t.Errorf("its own again, and not marked yet: %+v", got)
+	}
+	mark.Session, mark.End = p.session.Session, 100
+	m.publish(mark)
+	if got := told(); !slices.Equal(got, []Mark{mark}) {
+		t.Errorf("its own again: %+v", got)
 	}
 }

@@ -30,7 +30,12 @@ func (m *Mirror) Stop(ctx context.Context, id spillway.ShareID, epoch spillway.E
 		return nil, err
 	}
 	s.halt()
-	return m.verifiedEnds(ctx, s, epoch)
+	w, err := m.exclusive(ctx, s, epoch)
+	if err != nil {
+		return nil, err
+	}
+	defer w.end()
+	return m.verifiedEnds(w, s, epoch)
 }
 
 // verifiedEnds opens a new append session for every partition of the share that
@@ -111,6 +116,12 @@ func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillwa
 		return nil, err
 	}
 	s.halt()
+	w, err := m.exclusive(ctx, s, epoch)
+	if err != nil {
+		return nil, err
+	}
+	defer w.end()
+	ctx = w
 	for site := range bounds {
 		maps.DeleteFunc(bounds[site], func(tp spillway.TopicPartition, _ spillway.Offset) bool {
 			o, open := m.reader.View(tp).Open()
@@ -167,6 +178,12 @@ func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillwa
 	if wg.Wait(); errors.Join(err, errHere) != nil {
 		return nil, errors.Join(err, errHere)
 	}
+	w, err := m.exclusive(ctx, s, epoch)
+	if err != nil {
+		return nil, err
+	}
+	defer w.end()
+	ctx = w
 	late := time.NewTimer(m.config.BoundPatience)
 	defer late.Stop()
 	select {
@@ -182,7 +199,7 @@ func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillwa
 	default:
 		return nil, nil
 	}
-	ends, err := m.standing(ctx, s, f, here)
+	ends, err := m.standing(w, s, f, here)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +226,7 @@ func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillwa
 // behind the floor of the epoch, so nobody who was not stopped by that floor has
 // opened one since, and the log ends where the last answer to the flow said. Only
 // such logs need not be read back.
-func (m *Mirror) standing(ctx context.Context, s *share, f *flow, here []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.Offset, error) {
+func (m *Mirror) standing(ctx exclusive, s *share, f *flow, here []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.Offset, error) {
 	if err := m.reader.WaitFor(ctx, max(s.floorAt, f.mu.verifiedAt)); err != nil {
 		return nil, err
 	}
@@ -221,7 +238,7 @@ func (m *Mirror) standing(ctx context.Context, s *share, f *flow, here []spillwa
 	now := m.config.Now()
 	ends := make(map[spillway.TopicPartition]spillway.Offset, len(tps))
 	for _, tp := range tps {
-		if p := f.parts[tp]; p.lease.Held(now) && p.stands(m.reader.Map(tp), logEnds[tp]) {
+		if p := f.parts[tp]; ctx.held(p, now) && p.stands(m.reader.Map(tp), logEnds[tp]) {
 			ends[tp] = p.virtual
 		}
 	}
@@ -257,10 +274,15 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		return -1, err
 	}
 	s.halt()
+	w, err := m.exclusive(ctx, s, epoch)
+	if err != nil {
+		return -1, err
+	}
+	defer w.end()
+	ctx = w
 	var todo []spillway.TopicPartition
 	for tp := range start {
-		epochs := m.reader.View(tp).Epochs()
-		if len(epochs) == 0 || epochs[len(epochs)-1].Epoch < epoch {
+		if !m.hasBegun(tp, epoch) {
 			todo = append(todo, tp)
 		}
 	}
@@ -297,10 +319,24 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		}
 		entries[i] = maptopic.StartEntry(tp, e)
 	}
-	if mapPosition, err = m.writer.Save(ctx, entries...); err != nil {
+	if mapPosition, err = m.writer.SaveWhile(ctx, w.lost, entries...); err != nil {
 		return -1, err
 	}
-	return mapPosition, m.reader.WaitFor(ctx, mapPosition)
+	if err := m.reader.WaitFor(ctx, mapPosition); err != nil {
+		return -1, err
+	}
+	for _, tp := range todo {
+		if !m.hasBegun(tp, epoch) {
+			return -1, fmt.Errorf("open epoch %d of %s at site %s: %w: a mirror has opened the partition in a later one", epoch, tp, m.site, ErrFenced)
+		}
+	}
+	return mapPosition, nil
+}
+
+// hasBegun tells whether an epoch, or a later one, has started at this site.
+func (m *Mirror) hasBegun(tp spillway.TopicPartition, epoch spillway.Epoch) bool {
+	epochs := m.reader.View(tp).Epochs()
+	return len(epochs) > 0 && epochs[len(epochs)-1].Epoch >= epoch
 }
 
 // Arm proves that this site, which still serves, can follow the site that is about

@@ -311,6 +311,86 @@ func TestFailoverIsGivenUpAfterItsTargetOpened(t *testing.T) {
 	compareSites(t, p.east, p.west, p.eastM, p.westM, tp)
 }
 
+// The start of an epoch reaches west's map when its move was given up long ago. What was
+// mirrored since stays, and a partition of which nothing was is closed again.
+func TestAStartThatComesLateTakesNothingBack(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	p := newPair(t, map[string]int32{"orders": 2})
+	tps := partitionsOf("orders", 2)
+	l := newLoad(t, p.east.Addresses(), 41)
+	write := func(topic string, partitions int32) {
+		t.Helper()
+		if err := l.write(ctx, topic, partitions, 40); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("orders", 2)
+	p.wait(t)
+	ends, err := p.westM.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logEnds, err := p.west.Admin().LogEnds(ctx, tps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unopened := spillway.TopicPartition{Topic: "orders-new"}
+	late := []maptopic.Entry{maptopic.StartEntry(unopened, offsetmap.EpochStart{Epoch: 2, Virtual: 1000, Mask: 9})}
+	for _, tp := range tps {
+		late = append(late, maptopic.StartEntry(tp, offsetmap.EpochStart{Epoch: 2, Virtual: ends[tp], Local: logEnds[tp], Mask: 9, Session: p.westM.Map().Map(tp).Session().Session, Had: ends[tp]}))
+	}
+	assign(t, p.eastM, ordersAssignment("", 3))
+	assign(t, p.westM, ordersAssignment("east", 3, Term{Epoch: 1, Site: "east"}, Term{Epoch: 3, Site: "east"}))
+	write("orders", 2)
+	same := func() {
+		t.Helper()
+		eventually(t, "west has what east has", func() bool { return caughtUp(ctx, p.east, p.eastM, p.westM, ordersAssignment("", 3)) })
+	}
+	same()
+	if err := p.westM.saveAndRead(ctx, late); err != nil {
+		t.Fatal(err)
+	}
+	same() // nothing is taken back
+	for _, tp := range tps {
+		compareSites(t, p.east, p.west, p.eastM, p.westM, tp)
+	}
+	if err := p.east.Admin().CreateTopic(ctx, unopened.Topic, 1, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	write(unopened.Topic, 1)
+	write("orders", 2)
+	same()
+	for _, tp := range append(tps, unopened) {
+		compareSites(t, p.east, p.west, p.eastM, p.westM, tp)
+	}
+	if gaps := p.westM.Map().Gaps(); len(gaps) > 0 {
+		t.Errorf("gaps: %+v", gaps)
+	}
+}
+
+// A site that has begun to follow in a later epoch than the one that is opened does not say
+// that it has opened it.
+func TestAnEpochThatIsOverIsNotOpened(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	p := newPair(t, map[string]int32{"orders": 1})
+	p.wait(t)
+	ends, err := p.westM.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tp := spillway.TopicPartition{Topic: "orders"}
+	virtual, local := p.westM.Map().View(tp).End()
+	later := offsetmap.Session{Session: p.westM.Map().Map(tp).Session().Session + 1, Worker: "later", Opened: true, Epoch: 3, Local: local, Virtual: virtual}
+	if err := p.westM.saveAndRead(ctx, []maptopic.Entry{maptopic.SessionEntry(tp, later)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.westM.OpenEpoch(ctx, ordersShare, 2, 9, ends); !errors.Is(err, ErrFenced) {
+		t.Errorf("it says that the epoch is open: %v", err)
+	}
+}
+
 // TestStandbyThatWasNotHeardIsCutBack fails over from east to west without
 // asking north, which has more than west. What north has beyond does not count:
 // it is hidden there and listed, and north gets what west writes at the same

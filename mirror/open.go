@@ -48,6 +48,9 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 			return nil, nil, err
 		}
 		claims[i] = maptopic.SessionEntry(p.TopicPartition, p.session)
+		if previous[i].Worker != m.config.Worker {
+			m.marks.withdraw(p.TopicPartition) // of a session before that one
+		}
 	}
 	if err := m.saveAndRead(ctx, claims); err != nil {
 		return nil, nil, err
@@ -272,9 +275,13 @@ func (m *Mirror) LogGap(ctx context.Context, g maptopic.Gap) error {
 }
 
 // claimLease waits for the lease of a partition and hands it on with it.
-func (m *Mirror) claimLease(ctx context.Context, p *partition, got chan<- *partition) {
+func (f *flow) claimLease(ctx context.Context, p *partition) {
+	claim := f.m.config.Claim
+	if f.crew != nil {
+		claim = f.crew.claim
+	}
 	for {
-		lease, err := m.config.Claim(ctx, p.TopicPartition)
+		lease, err := claim(ctx, p.TopicPartition)
 		if err == nil {
 			p.lease = lease
 			break
@@ -284,7 +291,7 @@ func (m *Mirror) claimLease(ctx context.Context, p *partition, got chan<- *parti
 		}
 	}
 	select {
-	case got <- p:
+	case f.claimed <- p:
 	case <-ctx.Done():
 		letGo(p.lease)
 	}

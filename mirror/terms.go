@@ -93,3 +93,24 @@ func (m *Mirror) closeOver(ctx context.Context, a Assignment) error {
 	}
 	return nil
 }
+
+// closeLate is closeOver while the share flows in: the start of an epoch may reach the map
+// long after its move was given up, and then the partition would wait for the next move.
+// Of several processes the one that leads closes it.
+func (f *flow) closeLate(ctx context.Context) error {
+	if !f.m.leads() {
+		return nil
+	}
+	for tp := range f.parts {
+		om := f.m.reader.Map(tp)
+		if om == nil {
+			continue
+		}
+		if o, open := om.Open(); open {
+			if _, isOver := over(f.share.Terms, f.m.site, tp, o); isOver {
+				return f.m.closeOver(ctx, f.share)
+			}
+		}
+	}
+	return nil
+}

@@ -35,6 +35,7 @@ func (s *followed) measure(ctx context.Context) {
 			if share.State != failover.Stable && share.State != failover.Open {
 				at.Epoch = share.Current().Epoch
 			}
+			var carries *failover.Following
 			var ends map[spillway.TopicPartition]spillway.Offset
 			if share.Active == s.f.site {
 				ends = s.measuredEnds(ctx)
@@ -51,7 +52,8 @@ func (s *followed) measure(ctx context.Context) {
 				for _, flow := range s.f.cfg.Mirror.Flows() {
 					if flow.Share == s.id {
 						at.LagSeconds = flow.LagTime.Round(time.Millisecond).Seconds()
-						at.SourceProblem, at.CatchingUp = flow.Problem, flow.CatchingUp
+						at.SourceProblem, at.CatchingUp, at.Elsewhere = flow.Problem, flow.CatchingUp, flow.Elsewhere
+						carries = &failover.Following{Epoch: flow.Epoch, Source: flow.Source, Partitions: flow.Partitions, LagSeconds: at.LagSeconds, CatchingUp: flow.CatchingUp}
 					}
 				}
 			}
@@ -60,13 +62,23 @@ func (s *followed) measure(ctx context.Context) {
 				at.Partitions++
 			}
 			s.f.mu.Lock()
-			following := maps.Clone(s.f.mu.following)
-			following[s.id.String()] = at
-			s.f.mu.following = following
+			s.f.mu.following = with(s.f.mu.following, s.id, &at)
+			s.f.mu.carries = with(s.f.mu.carries, s.id, carries)
 			s.f.mu.Unlock()
 		}
 		pause(ctx, measureEvery)
 	}
+}
+
+// with is a copy of what is said of shares, with something else about one of them; nil:
+// nothing.
+func with(said map[string]failover.Following, id spillway.ShareID, f *failover.Following) map[string]failover.Following {
+	next := map[string]failover.Following{}
+	maps.Copy(next, said)
+	if delete(next, id.String()); f != nil {
+		next[id.String()] = *f
+	}
+	return next
 }
 
 // onlyHere lists topics of the group that no flow brings; nil if the site cannot be
