@@ -171,7 +171,6 @@ func (w *model) closeOver(s *modelSite) {
 func (w *model) open(s *modelSite, mayCrash bool) bool {
 	w.closeOver(s)
 	previous := s.om.Session()
-	pending, writer := s.om.Pending()
 	p := &partition{TopicPartition: modelPartition, terms: w.terms, cutVirtual: noBound, batchBytesMax: 1 << 20, position: position{virtual: -1, bound: noBound}}
 	var err error
 	if p.session, err = s.m.nextSession(previous, false); err != nil {
@@ -181,6 +180,7 @@ func (w *model) open(s *modelSite, mayCrash bool) bool {
 	if mayCrash && rapid.IntRange(0, 7).Draw(w.t, "dies after the claim") == 0 {
 		return false
 	}
+	pending, writer := unverified(s.om, previous)
 	entries, err := s.m.agree(s.om.View(), w.epoch, p, writer, pending, 0, s.end, func(from spillway.LocalOffset, see func(batch.Header)) error {
 		walk := batch.Over(s.log)
 		for walk.Next() {

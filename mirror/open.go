@@ -33,13 +33,11 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	if floor := m.reader.Floor(id); epoch < floor {
 		return nil, nil, fmt.Errorf("share %s, epoch %d at site %s: %w: %d", id, epoch, m.site, ErrFenced, floor)
 	}
-	previous, writers := make([]offsetmap.Session, len(parts)), make([]offsetmap.Session, len(parts))
-	pending := make([]*offsetmap.Chunk, len(parts))
+	previous := make([]offsetmap.Session, len(parts))
 	claims := make([]maptopic.Entry, len(parts))
 	for i, p := range parts {
 		if om := m.reader.Map(p.TopicPartition); om != nil {
 			previous[i] = om.Session()
-			pending[i], writers[i] = om.Pending()
 		}
 		if previous[i].Session != p.cutIn {
 			p.cutVirtual = noBound
@@ -72,7 +70,9 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	var reading sync.WaitGroup
 	slots := make(chan struct{}, verifiedAtOnce)
 	for i, p := range parts {
-		held := m.reader.Map(p.TopicPartition).Session()
+		om := m.reader.Map(p.TopicPartition)
+		pending, writer := unverified(om, previous[i])
+		held := om.Session() // last: while it is this one's, nobody changes what was read before
 		if held.Session != p.session.Session || held.Worker != p.session.Worker {
 			lost = append(lost, p)
 			continue
@@ -83,7 +83,7 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 		slots <- struct{}{}
 		reading.Go(func() {
 			defer func() { <-slots }()
-			told[i], faults[i] = m.verify(ctx, epoch, p, writers[i], pending[i], starts[p.TopicPartition], ends[p.TopicPartition])
+			told[i], faults[i] = m.verify(ctx, epoch, p, writer, pending, starts[p.TopicPartition], ends[p.TopicPartition])
 		})
 	}
 	reading.Wait()
@@ -119,6 +119,17 @@ func some(faults []error) (err error) {
 
 // verifiedAtOnce bounds the logs that are read back at the same time.
 const verifiedAtOnce = 16
+
+// unverified is what an opening looks for in the log, and the session that wrote it. It is
+// read with the claim in the map, as the view is: until then another mirror may open a
+// session and leave out what was pending, and of what is found the map shows only what is
+// pending when this session opens. The previous session is that before the claim.
+func unverified(om *offsetmap.Map, previous offsetmap.Session) (pending *offsetmap.Chunk, writer offsetmap.Session) {
+	if pending, writer = om.Pending(); pending == nil {
+		return nil, previous
+	}
+	return pending, writer
+}
 
 // nextSession continues the producer id with the next producer epoch, so that
 // the broker refuses the older session's writers; where epochs run out, or the
