@@ -115,8 +115,8 @@ func (w *Writer) Save(ctx context.Context, entries ...Entry) (position int64, er
 }
 
 // SaveWhile is Save as long as may has no error, which is then that of the call: it is
-// asked directly before each try, for what is late must not be appended at all. What was
-// sent may arrive, as long as the network lets it.
+// asked directly before each batch is sent, for what is late must not be appended at all.
+// What was sent may arrive, as long as the network lets it.
 func (w *Writer) SaveWhile(ctx context.Context, may func() error, entries ...Entry) (position int64, err error) {
 	if len(entries) == 0 {
 		return -1, nil
@@ -216,15 +216,18 @@ func batchOf(pieces []piece) ([]byte, error) {
 // says that it never will be. What is over is left out of the next try.
 func (w *Writer) append(ctx context.Context, pieces []piece) error {
 	for {
-		pieces = slices.DeleteFunc(pieces, func(p piece) bool { return p.of.over() })
-		if len(pieces) == 0 {
+		err := w.connect(ctx) // may take long
+		if pieces = due(pieces); len(pieces) == 0 {
 			return nil
 		}
-		b, err := batchOf(pieces)
-		if err != nil {
-			return fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, err)
+		b, broken := batchOf(pieces)
+		if broken != nil {
+			return fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, broken)
 		}
-		base, err := w.try(ctx, b)
+		var base int64
+		if err == nil {
+			base, err = w.send(ctx, b)
+		}
 		if err == nil {
 			for i, p := range pieces {
 				p.of.position = base + int64(i)
@@ -251,19 +254,35 @@ func (w *Writer) append(ctx context.Context, pieces []piece) error {
 	}
 }
 
-func (w *Writer) try(ctx context.Context, b []byte) (int64, error) {
+// due are the pieces of saves that are not over. A save is asked once, so that all of it is
+// in the batch or nothing.
+func due(pieces []piece) []piece {
+	var asked *save
+	over := false
+	return slices.DeleteFunc(pieces, func(p piece) bool {
+		if p.of != asked {
+			asked, over = p.of, p.of.over()
+		}
+		return over
+	})
+}
+
+// connect waits until the leader takes a batch.
+func (w *Writer) connect(ctx context.Context) error {
 	if w.conn == nil {
 		node, err := w.cluster.Leader(ctx, topic)
 		if err != nil {
-			return -1, err
+			return err
 		}
 		if w.conn, err = w.cluster.Dial(ctx, node); err != nil {
-			return -1, err
+			return err
 		}
 	}
-	if err := w.conn.Unmuted(ctx); err != nil {
-		return -1, err
-	}
+	return w.conn.Unmuted(ctx)
+}
+
+// send appends one batch and returns the position of its first entry.
+func (w *Writer) send(ctx context.Context, b []byte) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout+5*time.Second)
 	defer cancel()
 	answer, err := sitelog.ProduceOne(ctx, w.conn, sitelog.ProducePart{TopicPartition: topic, Batch: b}, writeTimeout)
