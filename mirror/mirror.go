@@ -431,7 +431,7 @@ func (m *Mirror) startEpochs(ctx context.Context, a Assignment) error {
 	entries := make([]maptopic.Entry, len(tps))
 	for i, tp := range tps {
 		l := starts[tp]
-		entries[i] = maptopic.StartEntry(tp, offsetmap.EpochStart{Epoch: a.Epoch, Virtual: spillway.Offset(l) + a.OffsetBase, Local: l, Mask: a.Mask})
+		entries[i] = maptopic.StartEntry(tp, offsetmap.EpochStart{Epoch: a.Epoch, Virtual: spillway.Offset(l) + a.OffsetBase, Local: l, Mask: a.Mask, Worker: m.config.Worker})
 	}
 	at, err := m.writer.SaveWhile(ctx, m.notLeading, entries...)
 	if err != nil {

@@ -313,7 +313,7 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		if start[tp] < virtual {
 			return -1, fmt.Errorf("open epoch %d of %s at site %s: it would start at virtual offset %d, but the site already has records up to %d (promise D)", epoch, tp, m.site, start[tp], virtual)
 		}
-		e := offsetmap.EpochStart{Epoch: epoch, Virtual: start[tp], Local: logEnds[tp], Mask: mask, Had: had}
+		e := offsetmap.EpochStart{Epoch: epoch, Virtual: start[tp], Local: logEnds[tp], Mask: mask, Had: had, Worker: m.config.Worker}
 		if om := m.reader.Map(tp); om != nil {
 			e.Session = om.Session().Session
 		}

@@ -19,7 +19,7 @@ type history struct {
 	entries []Entry
 	live    *offsetmap.Map
 	epoch   spillway.Epoch
-	late    []Entry // starts of epochs whose moves were given up, still on their way
+	late    []Entry // starts of epochs that began without them, or were given up, still on their way
 }
 
 func (h *history) write(t *rapid.T, e Entry) {
@@ -103,9 +103,14 @@ func (h *history) step(t *rapid.T) {
 		h.write(t, VerifiedEntry(orders0, v))
 	case kind == "start" && !isOpen:
 		h.epoch++
-		h.write(t, StartEntry(orders0, offsetmap.EpochStart{Epoch: h.epoch, Virtual: virtual + 10, Local: local, Session: h.live.Session().Session, Had: virtual}))
+		e := offsetmap.EpochStart{Epoch: h.epoch, Virtual: virtual + 10, Local: local, Session: h.live.Session().Session, Had: virtual, Worker: "a"}
+		h.write(t, StartEntry(orders0, e))
+		if rapid.Bool().Draw(t, "who led before has sent it too") {
+			e.Worker = "b"
+			h.late = append(h.late, StartEntry(orders0, e))
+		}
 	case kind == "given up" && !isOpen:
-		e := offsetmap.EpochStart{Epoch: h.epoch + 1, Virtual: virtual, Local: local, Session: h.live.Session().Session, Had: virtual}
+		e := offsetmap.EpochStart{Epoch: h.epoch + 1, Virtual: virtual, Local: local, Session: h.live.Session().Session, Had: virtual, Worker: "a"}
 		h.late = append(h.late, StartEntry(orders0, e))
 		h.epoch += 2
 	case kind == "late":

@@ -99,6 +99,8 @@ type EpochStart struct {
 	// tell: compaction takes what was verified before if something void was written
 	// under the same key since.
 	Had spillway.Offset `json:"had,omitempty"`
+	// Worker wrote it. Another one may do so once more for the same epoch.
+	Worker string `json:"worker,omitempty"`
 }
 
 // EpochEnd closes the range of an EpochStart. What lies behind it at the site
