@@ -20,5 +20,5 @@
 //	G  between the start of an epoch and the opening of a session the later failover
 //	   epoch decides, whichever is written first: a start is void behind a session that
 //	   was opened in a later epoch, and where an epoch has started a session of that
-//	   epoch or an older one opens nothing
+//	   epoch or an older one opens nothing, and what it writes is void
 package offsetmap

@@ -65,6 +65,9 @@ func (m *Map) Apply(r Record) bool {
 }
 
 func (m *Map) applyChunk(c *Chunk) bool {
+	if m.open != nil {
+		return false // a session ends an epoch, by its opening (G)
+	}
 	if c.Session < m.session.Session || c.Session <= m.fenced || len(c.Ranges) == 0 {
 		return false
 	}
@@ -120,14 +123,18 @@ func (m *Map) applySession(s Session) bool {
 		v = math.MaxInt64
 	}
 	m.begun = true
+	reached := s.Virtual
 	if o := m.open; o != nil { // its start came when the log had been read back already
 		kept := max(0, min(int64(v-o.Virtual), int64(s.Local-o.Local)))
+		if kept == 0 && v == o.Virtual {
+			reached = min(m.before, v) // not what its start left out as burnt
+		}
 		end := EpochEnd{Epoch: o.Epoch, Virtual: o.Virtual + spillway.Offset(kept), Local: o.Local + spillway.LocalOffset(kept)}
 		end.LogEnd = end.Local
 		m.ended(end)
 	}
 	m.cut(v, s.Local)
-	m.end.local, m.end.virtual = s.Local, s.Virtual
+	m.end.local, m.end.virtual = s.Local, reached
 	return true
 }
 

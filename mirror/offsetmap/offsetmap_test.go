@@ -117,7 +117,11 @@ func TestStartsAndSessionsCountByTheirEpoch(t *testing.T) {
 		"a start while the log is read back":          {[]Record{claim, late, opened, mirrored, verified}, []Range{before, mirrored.Ranges[0]}, 1017},
 		"an opening by who has not heard of the move": {[]Record{late, Session{Session: 2, Worker: "old", Epoch: 1, Virtual: -1}, Session{Session: 2, Worker: "old", Epoch: 1, Opened: true, Local: 10, Virtual: 1010}}, []Range{before, starts}, 1010},
 		"one in the same move":                        {[]Record{late, Session{Session: 2, Worker: "other", Epoch: 2, Opened: true, Local: 10, Virtual: 1010}}, []Range{before, starts}, 1010},
-		"one that was void already":                   {[]Record{Session{Session: 3, Worker: "next", Epoch: 1, Virtual: -1}, opened, late}, []Range{before}, 1010},
+		"what such an opening writes": {[]Record{late, Session{Session: 2, Worker: "old", Epoch: 1, Virtual: -1}, Session{Session: 2, Worker: "old", Epoch: 1, Opened: true, Local: 10, Virtual: 1010},
+			&Chunk{Session: 2, Worker: "old", First: 10, Ranges: []Range{{1, 1012, 10, 5}}}}, []Range{before, starts}, 1010},
+		"an opening that took a burnt start for what is here": {[]Record{claim, EpochStart{Epoch: 2, Virtual: 5000, Local: 10, Session: 1, Had: 1010},
+			Session{Session: 2, Worker: "next", Epoch: 3, Opened: true, Local: 10, Virtual: 5000}}, []Range{before}, 1010},
+		"one that was void already": {[]Record{Session{Session: 3, Worker: "next", Epoch: 1, Virtual: -1}, opened, late}, []Range{before}, 1010},
 	} {
 		m := New()
 		m.Apply(Session{Session: 1, Worker: "w", Epoch: 1, Opened: true, Virtual: 1000})
