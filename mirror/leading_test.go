@@ -174,6 +174,9 @@ func TestMirrorsOfASiteShareWhatFlowsIn(t *testing.T) {
 	if _, err := s.mirrors[1].Stop(testContext(t), ordersShare, 2); !errors.Is(err, ErrNotLeading) {
 		t.Errorf("one that does not lead stops the flow: %v", err)
 	}
+	if err := lead.readMap(testContext(t)); err != nil || lead.Map().Floor(ordersShare) != 1 {
+		t.Errorf("one that does not lead promises epoch %d: %v", lead.Map().Floor(ordersShare), err)
+	}
 
 	if err := lead.Gather(ordersShare, 2); err != nil {
 		t.Fatal(err)

@@ -254,19 +254,31 @@ func (m *Mirror) raise(ctx context.Context, s *share, epoch spillway.Epoch) erro
 	if err := m.readMap(ctx); err != nil {
 		return err
 	}
-	s.fence = max(s.fence, m.reader.Floor(s.id))
+	floor := m.reader.Floor(s.id)
+	s.fence = max(s.fence, floor)
 	if epoch < s.fence {
 		return fmt.Errorf("share %s, epoch %d at site %s: %w: %d", s.id, epoch, m.site, ErrFenced, s.fence)
 	}
-	if epoch == s.fence {
-		return nil
+	if epoch == floor {
+		return m.keepFloor(ctx, s.id)
 	}
-	at, err := m.writer.Save(ctx, maptopic.FloorEntry(s.id, epoch))
+	at, err := m.writer.SaveWhile(ctx, m.notLeading, maptopic.FloorEntry(s.id, epoch))
 	if err != nil {
 		return err
 	}
 	s.fence, s.floorAt = epoch, at
 	return nil
+}
+
+// keepFloor writes the floor once more where an older one came late: compaction leaves the
+// last one.
+func (m *Mirror) keepFloor(ctx context.Context, id spillway.ShareID) error {
+	floor := m.reader.Floor(id)
+	if m.reader.FloorKept(id) == floor {
+		return nil
+	}
+	_, err := m.writer.SaveWhile(ctx, m.notLeading, maptopic.FloorEntry(id, floor))
+	return err
 }
 
 // Assign says which site this one follows for a share, or that it serves. It
