@@ -282,6 +282,10 @@ const readyMax = 2 * time.Second
 // discover finds the share's partitions at the source, and creates here what is
 // missing.
 func (f *flow) discover(flow context.Context) {
+	if err := f.closeLate(flow); err != nil {
+		f.fail(err)
+		return
+	}
 	ctx, done := f.crew.whileHere(flow)
 	defer done()
 	if ctx.Err() != nil {
@@ -292,10 +296,6 @@ func (f *flow) discover(flow context.Context) {
 	err := f.source.ready(bounded, f.m.config.IdentitySources)
 	cancel()
 	if err != nil {
-		f.fail(err)
-		return
-	}
-	if err := f.closeLate(ctx); err != nil {
 		f.fail(err)
 		return
 	}

@@ -42,9 +42,6 @@ func (m *Mirror) Stop(ctx context.Context, id spillway.ShareID, epoch spillway.E
 // this site does not serve. That voids what a mirror without the lease may
 // still write into the map, and reads the end of each log back.
 func (m *Mirror) verifiedEnds(ctx context.Context, s *share, epoch spillway.Epoch) (map[spillway.TopicPartition]spillway.Offset, error) {
-	if err := m.closeOver(ctx, s.assignment); err != nil {
-		return nil, err
-	}
 	tps, err := s.assignment.partitionsAt(ctx, m.local)
 	if err != nil {
 		return nil, err
@@ -55,27 +52,32 @@ func (m *Mirror) verifiedEnds(ctx context.Context, s *share, epoch spillway.Epoc
 // readBack is verifiedEnds for some partitions.
 func (m *Mirror) readBack(ctx context.Context, s *share, epoch spillway.Epoch, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.Offset, error) {
 	ends := make(map[spillway.TopicPartition]spillway.Offset, len(tps))
-	var parts []*partition
-	for _, tp := range tps {
-		if start, open := m.reader.View(tp).Open(); open {
+	for len(ends) < len(tps) {
+		if err := m.closeOver(ctx, s.assignment); err != nil { // nobody has what a move began that was given up
+			return nil, err
+		}
+		var parts []*partition
+		for _, tp := range tps {
+			start, open := m.reader.View(tp).Open()
+			if _, known := ends[tp]; known {
+				continue
+			} else if !open {
+				parts = append(parts, &partition{TopicPartition: tp, terms: s.assignment.Terms, cutVirtual: noBound})
+				continue
+			}
 			logEnds, err := m.local.Admin().LogEnds(ctx, []spillway.TopicPartition{tp})
 			if err != nil {
 				return nil, err
 			}
 			ends[tp] = start.Virtual + spillway.Offset(logEnds[tp]-start.Local)
-			continue
 		}
-		parts = append(parts, &partition{TopicPartition: tp, terms: s.assignment.Terms, cutVirtual: noBound})
-	}
-	for len(parts) > 0 {
-		opened, lost, err := m.open(ctx, s.id, epoch, parts)
+		opened, _, err := m.open(ctx, s.id, epoch, parts) // the rest in the next round
 		if err != nil {
 			return nil, fmt.Errorf("verify the ends of share %s at site %s: %w", s.id, m.site, err)
 		}
 		for _, p := range opened {
 			ends[p.TopicPartition] = max(p.virtual, 0)
 		}
-		parts = lost
 	}
 	return ends, nil
 }
@@ -376,9 +378,17 @@ func (m *Mirror) closeEpochs(ctx context.Context, ends map[spillway.TopicPartiti
 	if err != nil {
 		return err
 	}
+	// A mirror that opens a partition ends its epoch, and writes behind it: what it wrote
+	// is not among those ends if the map, read now, has the epoch open still.
+	if err := m.reader.CaughtUp(ctx); err != nil {
+		return err
+	}
 	var entries []maptopic.Entry
 	for _, tp := range todo {
-		o, _ := m.reader.View(tp).Open()
+		o, open := m.reader.View(tp).Open()
+		if !open {
+			continue
+		}
 		logEnd := logEnds[tp]
 		// The site may have come back shorter than it was (C27).
 		local := min(max(o.Local, o.Local+spillway.LocalOffset(ends[tp]-o.Virtual)), logEnd)
@@ -389,9 +399,5 @@ func (m *Mirror) closeEpochs(ctx context.Context, ends map[spillway.TopicPartiti
 				From: virtual, To: virtual + spillway.Offset(logEnd-local), LocalFrom: local, LocalTo: logEnd}))
 		}
 	}
-	position, err := m.writer.Save(ctx, entries...)
-	if err != nil {
-		return err
-	}
-	return m.reader.WaitFor(ctx, position)
+	return m.saveAndRead(ctx, entries)
 }

@@ -112,6 +112,19 @@ func (r *Reader) Partitions() []spillway.TopicPartition {
 	return slices.SortedFunc(maps.Keys(r.mu.maps), spillway.TopicPartition.Compare)
 }
 
+// Open returns the epochs that are open, by partition.
+func (r *Reader) Open() map[spillway.TopicPartition]offsetmap.EpochStart {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	all := make(map[spillway.TopicPartition]offsetmap.EpochStart)
+	for tp, m := range r.mu.maps {
+		if o, open := m.Open(); open {
+			all[tp] = o
+		}
+	}
+	return all
+}
+
 // Began is the virtual offset at which the flow into a partition was told to start, 0
 // where it was not: what lies below was not asked for.
 func (r *Reader) Began(tp spillway.TopicPartition) spillway.Offset {

@@ -69,6 +69,9 @@ type Session struct {
 	Virtual spillway.Offset      `json:"virtual"` // verified end in virtual offsets, holes included; −1 where nothing is known
 }
 
+// Same tells whether both are of one worker's claim.
+func (s Session) Same(o Session) bool { return s.Session == o.Session && s.Worker == o.Worker }
+
 // Verified says that the log agrees with the map up to Local, and that all of
 // the source up to Virtual is there, holes included.
 type Verified struct {
