@@ -1,7 +1,6 @@
 package mirror
 
 import (
-	"cmp"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -87,23 +86,49 @@ func (m *marks) subscribe(stands func(Mark) bool) *subscriber {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.subscribers[s] = struct{}{}
-	for tp, mark := range m.newest {
-		if !m.withdrawn[tp] && stands(mark) {
-			s.dirty[tp] = struct{}{}
-		}
+	for tp := range m.those(stands) {
+		s.dirty[tp] = struct{}{}
 	}
 	return s
 }
 
-// stands tells whether no other worker has written the partition since the mark was
-// published, as far as the map is read: that one may have found less there.
+// standing are the marks that may be told to who asks anew.
+func (m *marks) standing(stands func(Mark) bool) map[spillway.TopicPartition]Mark {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.those(stands)
+}
+
+// those is standing for who holds mu.
+func (m *marks) those(stands func(Mark) bool) map[spillway.TopicPartition]Mark {
+	those := make(map[spillway.TopicPartition]Mark, len(m.newest))
+	for tp, mark := range m.newest {
+		if !m.withdrawn[tp] && stands(mark) {
+			those[tp] = mark
+		}
+	}
+	return those
+}
+
+// stands tells whether nobody has found less in the partition since the mark was published,
+// or may have, as far as the map is read: another worker has written it, or this one has
+// read its end back.
 func (m *Mirror) stands(mark Mark) bool {
 	om := m.reader.Map(mark.partition())
 	if om == nil {
 		return true
 	}
 	held := om.Session()
-	return held.Session <= mark.Session || held.Worker == m.config.Worker
+	switch {
+	case held.Session <= mark.Session:
+		return true
+	case held.Worker != m.config.Worker:
+		return false
+	case !held.Opened: // it has not looked yet
+		return true
+	}
+	end, _ := om.View().End()
+	return end >= mark.End
 }
 
 func (m *marks) unsubscribe(s *subscriber) {
@@ -127,9 +152,7 @@ func (m *marks) take(s *subscriber) []Mark {
 func (m *marks) all() []Mark {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.SortedFunc(maps.Values(m.newest), func(a, b Mark) int {
-		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
-	})
+	return slices.Collect(maps.Values(m.newest))
 }
 
 // ServeHTTP is the mark stream: one JSON object per line, first all marks, then

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"maps"
 	"slices"
 	"testing"
 
@@ -68,6 +69,15 @@ func TestMarksOfPartitionsThatAreOthersAreNotTold(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := m.Know(ordersAssignment("east", 1)); err != nil {
+		t.Fatal(err)
+	}
+	durable := func(want map[spillway.TopicPartition]spillway.Offset) {
+		t.Helper()
+		if ends, err := m.DurableEnds(testContext(t), ordersShare); err != nil || !maps.Equal(ends, want) {
+			t.Errorf("durable: %v, %v; want %v", ends, err, want)
+		}
+	}
 	told := func() []Mark {
 		s := m.marks.subscribe(m.stands)
 		defer m.marks.unsubscribe(s)
@@ -94,9 +104,27 @@ func TestMarksOfPartitionsThatAreOthersAreNotTold(t *testing.T) {
 	if got := told(); len(got) != 0 {
 		t.Errorf("its own again, and not marked yet: %+v", got)
 	}
+	durable(nil)
 	mark.Session, mark.End = p.session.Session, 100
 	m.publish(mark)
 	if got := told(); !slices.Equal(got, []Mark{mark}) {
 		t.Errorf("its own again: %+v", got)
 	}
+	durable(map[spillway.TopicPartition]spillway.Offset{tp: 100})
+	reopened := func(session int64, end spillway.Offset) {
+		t.Helper()
+		e := offsetmap.Session{Session: session, Worker: m.config.Worker, Epoch: 1, Opened: true, Local: spillway.LocalOffset(end), Virtual: end}
+		if err := m.saveAndRead(testContext(t), []maptopic.Entry{maptopic.SessionEntry(tp, e)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reopened(mark.Session+1, 100)
+	if got := told(); !slices.Equal(got, []Mark{mark}) {
+		t.Errorf("opened anew, and all is there: %+v", got)
+	}
+	reopened(mark.Session+2, 60)
+	if got := told(); len(got) != 0 {
+		t.Errorf("opened anew, and less is there: %+v", got)
+	}
+	durable(nil)
 }

@@ -488,8 +488,8 @@ func (m *Mirror) DurableEnds(ctx context.Context, id spillway.ShareID) (map[spil
 	if s == nil {
 		return ends, nil
 	}
-	for _, mark := range m.marks.all() {
-		if tp := mark.partition(); a.has(tp) && m.stands(mark) {
+	for tp, mark := range m.marks.standing(m.stands) {
+		if a.has(tp) {
 			ends[tp] = mark.End
 		}
 	}
