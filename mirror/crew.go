@@ -30,13 +30,13 @@ const (
 // decides.
 type crew struct {
 	// Set once, read by anyone.
-	m       *Mirror
-	flow    string // in the map topic
-	covers  workers.Means
-	outrank func()        // called when another worker has all that this one had; nil: never
-	here    chan struct{} // closed when the first key is asked for
-	kick    chan struct{} // a key was let go
-	looked  atomic.Int64  // rises with what may decide over a key
+	m      *Mirror
+	flow   string // in the map topic
+	covers workers.Means
+	ranked func()        // called when another worker may have all that this one had, or not any more; nil: never
+	here   chan struct{} // closed when the first key is asked for
+	kick   chan struct{} // a key was let go
+	looked atomic.Int64  // rises with what may decide over a key
 
 	once sync.Once // closes here
 
@@ -320,8 +320,8 @@ func (c *crew) watch(ctx context.Context) {
 			c.mu.Lock()
 			c.news()
 			c.mu.Unlock()
-			if c.outrank != nil && c.outranked() {
-				c.outrank()
+			if c.ranked != nil {
+				c.ranked()
 			}
 		}
 		select {

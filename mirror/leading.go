@@ -65,7 +65,7 @@ func (m *Mirror) shareOut(s *share) {
 		return
 	}
 	s.crew = newCrew(m, "share/"+s.id.String(), "", newMeanings().ofShare)
-	s.crew.outrank = func() { m.yield(s) }
+	s.crew.ranked = func() { m.yield(s) }
 	s.crew.begin()
 }
 
@@ -83,9 +83,11 @@ func (c *crew) mean(a Assignment) {
 	}
 }
 
-// yield stops all that flows here once another worker has a higher rank: that one leads a
+// yield stops what flows here once another worker has a higher rank: that one leads a
 // move, or knows a later epoch. What was sent is waited for, and then it is said that
-// nothing is held any more. It returns at once.
+// nothing is held any more. What was assigned begins again when no other one has a higher
+// rank: that one may have died before it heard of this epoch, and nobody says it once more.
+// It returns at once.
 func (m *Mirror) yield(s *share) {
 	if s.yielding.Swap(true) {
 		return
@@ -94,8 +96,15 @@ func (m *Mirror) yield(s *share) {
 		s.moving.Lock()
 		defer s.moving.Unlock()
 		s.yielding.Store(false)
-		if s.crew.outranked() {
+		switch outranked := s.crew.outranked(); {
+		case outranked && s.flow != nil:
 			s.halt()
+			s.yielded = !s.helped // who helps asks again and again
+		case !outranked && s.yielded && m.reader.Floor(s.id) <= s.assignment.Epoch:
+			if src, err := m.source(s.assignment.Source); err == nil { // else it was closed
+				s.yielded = false
+				m.flowIn(s, s.assignment, src)
+			}
 		}
 	})
 }

@@ -270,7 +270,7 @@ func silentCrew(t *testing.T, m *Mirror) *share {
 	t.Helper()
 	s := mustShare(t, m)
 	s.crew = newCrew(m, "share/"+s.id.String(), "", func(string, string) bool { return true })
-	s.crew.outrank = func() { m.yield(s) }
+	s.crew.ranked = func() { m.yield(s) }
 	m.goroutines.Go(func() { s.crew.watch(m.ctx) })
 	return s
 }
@@ -315,11 +315,64 @@ func TestAWorkersOwnWordStopsNothing(t *testing.T) {
 	for i := range int64(3) { // what is seen was acted on when the next is
 		s.crew.said(t, workers.Record{Worker: "other", Term: 1 + i, Beat: 1, Rank: rankOf(2)})
 	}
-	if s.crew.outranked() || s.yielding.Load() || len(m.Flows()) != 1 {
+	s.looked(t)
+	if s.crew.outranked() || len(m.Flows()) != 1 {
 		t.Errorf("it stopped what flows because of its own word; flows: %+v", m.Flows())
 	}
 	s.crew.said(t, workers.Record{Worker: "other", Term: 9, Beat: 1, Rank: rankOf(2) + 1})
 	eventually(t, "what flows stops when another one leads", func() bool { return len(m.Flows()) == 0 })
+}
+
+// looked waits until the share has done what follows from the ranks that it has seen.
+func (s *share) looked(t *testing.T) {
+	t.Helper()
+	eventually(t, "the share looks at the ranks", func() bool { return !s.yielding.Load() })
+	s.moving.Lock() // it is held by who looks
+	defer s.moving.Unlock()
+}
+
+// Another mirror said that it leads the move to the epoch in which this one lets the share
+// flow by now, and is put out before it says anything else. What flows stops for its word
+// and begins again without it: nobody assigns it once more. After a move to a later epoch it
+// does not begin.
+func TestWhatWasStoppedForAnothersWordBeginsAgain(t *testing.T) {
+	t.Parallel()
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	eastM := testMirror(t, east, west)
+	assign(t, eastM, ordersAssignment("", 1))
+	m := testMirror(t, west, east)
+	if err := m.readMap(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	s := silentCrew(t, m)
+	says := func(term, rank int64) {
+		t.Helper()
+		s.crew.said(t, workers.Record{Worker: "other", Term: term, Beat: 1, Rank: rank})
+		eventually(t, "what flows stops for its word", func() bool { return len(m.Flows()) == 0 })
+	}
+	putOut := func(term int64) {
+		t.Helper()
+		s.crew.said(t, workers.Record{Worker: "other", Term: term, Beat: 1, Evict: true})
+	}
+	assign(t, m, ordersAssignment("east", 2))
+	says(1, rankOf(2)+1)
+	putOut(1)
+	eventually(t, "what flowed begins again", func() bool { return len(m.Flows()) == 1 })
+
+	says(2, rankOf(3)+1)
+	if err := m.saveAndRead(testContext(t), []maptopic.Entry{maptopic.FloorEntry(ordersShare, 3)}); err != nil {
+		t.Fatal(err)
+	}
+	putOut(2)
+	s.crew.said(t, workers.Record{Worker: "third", Term: 1, Beat: 1}) // what is seen was acted on when the next is
+	s.looked(t)
+	if flows := m.Flows(); len(flows) > 0 {
+		t.Errorf("it flows in an epoch that is over: %+v", flows)
+	}
+	assign(t, m, ordersAssignment("east", 3))
+	if flows := m.Flows(); len(flows) != 1 || flows[0].Epoch != 3 {
+		t.Errorf("it was assigned anew: %+v", flows)
+	}
 }
 
 // A partition of a share has one key, whatever the map says of a run that wrote its topic

@@ -102,6 +102,7 @@ type share struct {
 	fence      spillway.Epoch // flows of older epochs may not run
 	floorAt    int64          // where this mirror wrote that into the map
 	flow       *flow          // nil while nothing flows in
+	yielded    bool           // it was stopped since another worker has a higher rank
 	side       *side          // what runs beside the flow
 
 	mu struct {
@@ -197,6 +198,7 @@ func (m *Mirror) share(id spillway.ShareID) (*share, error) {
 
 // halt stops what runs for the share. The caller holds moving.
 func (s *share) halt() {
+	s.yielded = false
 	if s.side != nil {
 		s.side.cancel()
 		<-s.side.done
@@ -378,7 +380,7 @@ func (m *Mirror) Know(a Assignment) error {
 	s.moving.Lock()
 	defer s.moving.Unlock()
 	if !s.assigned || s.flow == nil && s.side == nil && s.assignment.Epoch < a.Epoch {
-		s.assignment = a
+		s.assignment, s.yielded = a, false
 		s.setFlow(nil)
 	}
 	s.assignment.Terms = a.Terms
