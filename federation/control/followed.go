@@ -394,7 +394,7 @@ func (s *followed) tellDegrade(ctx context.Context, share failover.Share) error 
 	return nil
 }
 
-const restorePoll = 50 * time.Millisecond
+const restorePoll = 200 * time.Millisecond // each look goes over all partitions
 
 // restore waits until all in-sync replicas of this site have all that was acknowledged by
 // fewer sites, and says so. Its brokers are asked only when their leaders have it.

@@ -12,6 +12,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/federation/failover"
+	"spillway/mirror"
 	"spillway/mirror/offsetmap"
 )
 
@@ -49,13 +50,7 @@ func (s *followed) measure(ctx context.Context) {
 						at.OnlyHere = append(at.OnlyHere, topic)
 					}
 				}
-				for _, flow := range s.f.cfg.Mirror.Flows() {
-					if flow.Share == s.id {
-						at.LagSeconds = flow.LagTime.Round(time.Millisecond).Seconds()
-						at.SourceProblem, at.CatchingUp, at.Elsewhere = flow.Problem, flow.CatchingUp, flow.Elsewhere
-						carries = &failover.Following{Epoch: flow.Epoch, Source: flow.Source, Partitions: flow.Partitions, LagSeconds: at.LagSeconds, CatchingUp: flow.CatchingUp}
-					}
-				}
+				carries = lateness(&at, share, s.f.cfg.Mirror.Flows())
 			}
 			for _, end := range ends {
 				at.EndSum += int64(end)
@@ -68,6 +63,23 @@ func (s *followed) measure(ctx context.Context) {
 		}
 		pause(ctx, measureEvery)
 	}
+}
+
+// lateness adds how late what flows in is, and returns what of it this process has; nil:
+// nothing. While a share stands still and nothing flows in its epoch, the site is catching
+// up: it is not known how far it is.
+func lateness(at *failover.Following, share failover.Share, flows []mirror.FlowInfo) (carries *failover.Following) {
+	at.CatchingUp = share.State == failover.Stable
+	for _, flow := range flows {
+		if flow.Share != share.ID() {
+			continue
+		}
+		at.LagSeconds = flow.LagTime.Round(time.Millisecond).Seconds()
+		at.SourceProblem, at.Elsewhere = flow.Problem, flow.Elsewhere
+		at.CatchingUp = flow.CatchingUp || at.CatchingUp && flow.Epoch != at.Epoch
+		carries = &failover.Following{Epoch: flow.Epoch, Source: flow.Source, Partitions: flow.Partitions, LagSeconds: at.LagSeconds, CatchingUp: flow.CatchingUp}
+	}
+	return carries
 }
 
 // with is a copy of what is said of shares, with something else about one of them; nil:
