@@ -270,14 +270,13 @@ func (c *crew) takeGroup(ctx context.Context, group string, wait bool) (*crewLea
 		}
 		c.mu.Lock()
 		owner := c.owner(c.table(), groupKey(group))
-		leads := c.mu.rank.leads(c.m.config.Now())
 		c.mu.Unlock()
-		switch {
+		switch run := c.m.crew != nil; {
 		case !wait:
 			return nil, nil
-		case !leads && c.m.crew == nil: // who waits under a control plane does what a move asks for
+		case !run && !c.m.leads(): // who waits under a control plane does what a move asks for
 			return nil, ErrNotLeading
-		case !leads && owner != "" && owner != c.m.config.Worker:
+		case run && owner != "" && owner != c.m.config.Worker:
 			return nil, nil
 		}
 		select {

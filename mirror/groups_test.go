@@ -142,12 +142,13 @@ func TestAGroupThatWasAnothersIsCarriedAnew(t *testing.T) {
 	}
 }
 
-// A move whose groups could not be had has not copied them.
+// A move whose groups could not be had has not copied them. Until its worker has said that
+// it leads it waits.
 func TestAMoveWithoutItsGroupsFails(t *testing.T) {
 	t.Parallel()
 	w := newGroupWorker(t)
 	var first leader
-	w.s.crew.mu.rank = ranks{led: 2, lease: leaderLease{&first, 0}}
+	w.m.config.Lead = first.as(0)
 	w.s.crew.said(t, workers.Record{Worker: "other", Term: 1, Beat: 1, Rank: 99})
 	ctx, cancel := context.WithCancel(testContext(t))
 	cancel()
