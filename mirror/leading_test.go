@@ -89,6 +89,7 @@ func (s *sharedSite) add(name int64) *Mirror {
 		s.carried[g.Group][name]++
 	}}
 	c := s.config
+	c.Worker = fmt.Sprintf("west-%d", name) // what belongs to whom follows from the names
 	c.Lead, c.Events = s.leader.as(name), events
 	m := testMirrorWith(s.t, c, s.east)
 	s.mirrors = append(s.mirrors, m)
@@ -615,7 +616,7 @@ func TestWhatOthersHaveIsDurableUpToTheHighWatermark(t *testing.T) {
 }
 
 // What a move finds at its bound when it reads the log back is no mark while only the leader
-// of the partition has it.
+// of the partition has it, and the partition has not arrived.
 func TestWhatIsReadBackIsNoMarkYet(t *testing.T) {
 	t.Parallel()
 	slow := standing{at: make(map[spillway.TopicPartition]spillway.LocalOffset)}
@@ -632,16 +633,44 @@ func TestWhatIsReadBackIsNoMarkYet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tps := partitionsOf("orders", 2)
-	_, local := m.Map().View(tps[0]).End()
-	slow.at[tps[0]] = local - 1
-	if back, err := m.CatchUp(ctx, ordersShare, 2, from("east", ends), ends); err != nil || !maps.Equal(back, ends) {
-		t.Fatalf("ends %v, want %v: %v", back, ends, err)
+	late := partitionsOf("orders", 1)[0]
+	last, _ := m.Map().View(late).Last()
+	follow := func(at spillway.LocalOffset) {
+		slow.mu.Lock()
+		defer slow.mu.Unlock()
+		slow.at[late] = at
 	}
-	for _, mark := range m.marks.all() {
-		if want := map[bool]spillway.Epoch{true: 1, false: 2}[mark.partition() == tps[0]]; mark.Epoch != want {
-			t.Errorf("%+v, want a mark of epoch %d", mark, want)
+	follow(last.LocalEnd() - 1)
+	type result struct {
+		ends map[spillway.TopicPartition]spillway.Offset
+		err  error
+	}
+	caughtUp := make(chan result, 1)
+	go func() {
+		back, err := m.CatchUp(ctx, ordersShare, 2, from("east", ends), ends)
+		caughtUp <- result{back, err}
+	}()
+	marked := func() map[spillway.TopicPartition]spillway.Offset {
+		marks := make(map[spillway.TopicPartition]spillway.Offset)
+		for _, mark := range m.marks.all() {
+			if mark.Epoch == 2 {
+				marks[mark.partition()] = mark.End
+			}
 		}
+		return marks
+	}
+	want := maps.Clone(ends)
+	want[late] = last.VirtualEnd() - 1
+	eventually(t, "what the replicas have is marked", func() bool { return maps.Equal(marked(), want) })
+	if len(caughtUp) > 0 {
+		t.Error("it has caught up before the replicas have")
+	}
+	follow(1 << 40)
+	if got := <-caughtUp; got.err != nil || !maps.Equal(got.ends, ends) {
+		t.Fatalf("ends %v, want %v: %v", got.ends, ends, got.err)
+	}
+	if got := marked(); !maps.Equal(got, ends) {
+		t.Errorf("marked %v, want %v", got, ends)
 	}
 }
 
