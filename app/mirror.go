@@ -49,7 +49,7 @@ func (a *App) startMirror(ctx context.Context) error {
 	m, err := mirror.New(context.WithoutCancel(ctx), mirror.Config{
 		Worker: a.cfg.Process.ID + "-" + rand.Text()[:8], Local: a.sites[own], Sources: sources,
 		Replication: int16(c.MapReplication), FetchBytesMax: c.FetchBytesMax, PartitionBytesMax: c.PartitionBytesMax, MemoryBytes: c.Memory,
-		FetchWait: c.FetchWaitMax, TransactionWait: c.TransactionWait, Caps: caps, MetadataInterval: c.MetadataInterval, SettingsExcluded: c.SettingsExcluded, ACLs: c.ACLs, PrincipalsExcluded: principals, Claim: writer.Claim, Events: a.mirrorEvents(),
+		FetchWait: c.FetchWaitMax, TransactionWait: c.TransactionWait, Caps: caps, MetadataInterval: c.MetadataInterval, SettingsExcluded: c.SettingsExcluded, ACLs: c.ACLs, PrincipalsExcluded: principals, Lead: writer.Lead, Events: a.mirrorEvents(),
 	})
 	if err != nil {
 		return err

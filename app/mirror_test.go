@@ -13,10 +13,10 @@ import (
 	"spillway/federation/failover"
 )
 
-// Two mirror processes at one site: one of them writes and says what it follows,
-// the other waits. A switchover goes to that site, and when the one that wrote is
-// gone, the other one takes its place.
-func TestTwoMirrorsOfASiteTakeTurns(t *testing.T) {
+// Two mirror processes at one site: they share what flows in, and one of them leads and
+// says what the site follows. A switchover goes to that site, and when the one that leads
+// is gone, the other one takes its place.
+func TestTwoMirrorsOfASiteShareItsWork(t *testing.T) {
 	text := fmt.Sprintf(`
 virtualCluster: {name: shop, clusterID: shop-1}
 process: {id: $ID, site: $SITE, roles: [$ROLES], dataDir: $DIR}
@@ -54,14 +54,19 @@ gateway: {lease: {interval: 200ms, ttl: 800ms}}
 		}
 		return l
 	}
-	var writes, waits string
-	eventually(t, "one of two mirrors writes", func() bool {
-		writes, waits = "west-1", "west-2"
-		if said(writes).Waits {
-			writes, waits = waits, writes
+	const topicPartitions = 16
+	if err := east.sites["east"].Admin().CreateTopic(ctx, "orders", topicPartitions, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	var leads, helps string
+	eventually(t, "one of two mirrors leads, and the other one carries its part", func() bool {
+		leads, helps = "west-1", "west-2"
+		if said(leads).Waits {
+			leads, helps = helps, leads
 		}
-		a, b := said(writes), said(waits)
-		return !a.Waits && len(a.Following) == 1 && b.Waits && len(b.Following) == 0
+		a, b := said(leads), said(helps)
+		return !a.Waits && len(a.Following) == 1 && b.Waits && len(b.Following) == 0 &&
+			b.Carries["shop/0"].Partitions > 0 && a.Following["shop/0"].Partitions == topicPartitions && a.Following["shop/0"].Elsewhere == b.Carries["shop/0"].Partitions
 	})
 	operator := control.NewOperator(east.cfg.Topology(), east.store, Observers(east.cfg))
 	eventually(t, "a switchover to the site of the two", func() bool {
@@ -72,8 +77,8 @@ gateway: {lease: {interval: 200ms, ttl: 800ms}}
 	if err != nil || share.Active != "west" {
 		t.Fatalf("%+v, %v", share, err)
 	}
-	if err := mirrors[writes].Stop(); err != nil {
+	if err := mirrors[leads].Stop(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the other one writes", func() bool { l := said(waits); return !l.Waits && l.Following["shop/0"].Epoch == share.Epoch })
+	eventually(t, "the other one leads", func() bool { l := said(helps); return !l.Waits && l.Following["shop/0"].Epoch == share.Epoch })
 }

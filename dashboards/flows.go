@@ -65,7 +65,7 @@ func flowPanels() []picture {
 			help: "Offsets that the source has and the target lacks, as the places see it and as the mirror itself knows.",
 			queries: []query{
 				{per("max", flow, fresh(shared("spillway_flow_lag_records"))), name},
-				{per("max", flow, shared("spillway_mirror_lag_records")), name + ", mirror's own"},
+				{per("sum", flow, shared("spillway_mirror_lag_records")), name + ", mirror's own"},
 			},
 		},
 		{

@@ -305,10 +305,10 @@ func TestARunThatBeginsWhileATakeOverWrites(t *testing.T) {
 		table, theirs := on.table(), 0
 		for _, tp := range tps {
 			key := partitionKey("orders", tp)
-			if table.Owner(key, on.means.covers) == "runs" {
+			if table.Owner(key, on.covers) == "runs" {
 				theirs++
 			}
-			if table.Free("runs", key, on.means.covers) {
+			if table.Free("runs", key, on.covers) {
 				t.Errorf("the run may have %s while it is taken over", tp)
 			}
 		}

@@ -37,9 +37,10 @@ func (c Cap) validate(key string) error {
 type pacer struct {
 	cap Cap
 
-	mu   sync.Mutex
-	free time.Time // everything is paid for then
-	gone float64   // part of the cap that other workers have
+	mu    sync.Mutex
+	free  time.Time // everything is paid for then
+	flows map[*flow]cappedPart
+	gone  float64 // part of the cap that other workers have
 }
 
 // rate is how many bytes a second this worker may fetch. The caller holds mu.
@@ -66,8 +67,8 @@ func (p *pacer) next() time.Time {
 // times as well.
 const paceRound = 250 * time.Millisecond
 
-// share is what one of so many partitions may bring in one answer.
-func (p *pacer) share(partitions int) int {
+// perPartition is what one of so many partitions may bring in one answer.
+func (p *pacer) perPartition(partitions int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return max(partitionBytesMin, int(p.rate()*paceRound.Seconds())/max(partitions, 1))
@@ -117,7 +118,7 @@ func (l *lane) paced(p *partition, share int, under map[*pacer]int, now time.Tim
 		if at := pacer.next(); now.Before(at) {
 			return 0, at
 		}
-		share = min(share, pacer.share(under[pacer]))
+		share = min(share, pacer.perPartition(under[pacer]))
 	}
 	return share, now
 }
@@ -133,24 +134,58 @@ func (l *lane) underCaps() map[*pacer]int {
 	return under
 }
 
+// cappedPart is how many partitions of a flow are under a cap, and how many of them are
+// this worker's.
+type cappedPart struct{ own, all int }
+
 // shareCaps gives this worker the part of each cap that its partitions are of those
 // under the cap: all workers together keep it.
-func (m *Mirror) shareCaps(parts map[spillway.TopicPartition]*partition) {
-	if len(m.config.Caps) == 0 {
+func (f *flow) shareCaps() {
+	if len(f.m.config.Caps) == 0 {
 		return
 	}
-	own, all := make(map[*pacer]int), make(map[*pacer]int)
-	for tp, p := range parts {
+	parts := make(map[*pacer]cappedPart)
+	for tp, p := range f.parts {
 		for _, pacer := range p.pacers {
-			all[pacer]++
-			if !m.crew.elsewhere(tp) {
-				own[pacer]++
+			part := parts[pacer]
+			part.all++
+			if !f.crew.elsewhere(tp) {
+				part.own++
 			}
+			parts[pacer] = part
 		}
 	}
-	for pacer, n := range all {
-		pacer.mu.Lock()
-		pacer.gone = 1 - float64(max(own[pacer], 1))/float64(n)
-		pacer.mu.Unlock()
+	for pacer, part := range parts {
+		pacer.share(f, part)
+	}
+}
+
+// leaveCaps ends what the flow has of caps.
+func (f *flow) leaveCaps() {
+	for _, p := range f.parts {
+		for _, pacer := range p.pacers {
+			pacer.share(f, cappedPart{})
+		}
+	}
+}
+
+// share notes what a flow has under the cap; nothing: it has ended.
+func (p *pacer) share(f *flow, part cappedPart) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.flows == nil {
+		p.flows = make(map[*flow]cappedPart)
+	}
+	if p.flows[f] = part; part.all == 0 {
+		delete(p.flows, f)
+	}
+	var sum cappedPart
+	for _, of := range p.flows {
+		sum.own += of.own
+		sum.all += of.all
+	}
+	p.gone = 0
+	if sum.all > 0 {
+		p.gone = 1 - float64(max(sum.own, 1))/float64(sum.all)
 	}
 }

@@ -23,10 +23,10 @@ func TestPacerKeepsItsCap(t *testing.T) {
 		t.Errorf("after a pause the next comes after %s", got)
 	}
 	p = &pacer{cap: Cap{BytesPerSecond: 8 << 20}}
-	if got := p.share(4); got != 512<<10 {
+	if got := p.perPartition(4); got != 512<<10 {
 		t.Errorf("one of four partitions may bring %d bytes", got)
 	}
-	if got := p.share(1000); got != partitionBytesMin {
+	if got := p.perPartition(1000); got != partitionBytesMin {
 		t.Errorf("one of a thousand may bring %d bytes", got)
 	}
 }

@@ -31,6 +31,10 @@ type Config struct {
 	// Claim waits for the lease of a target partition. nil: this worker is
 	// the only one and always holds it.
 	Claim func(ctx context.Context, tp spillway.TopicPartition) (Lease, error)
+	// Lead, if set, tells that several processes may feed the site under a control plane:
+	// they share what flows in, without Claim. It returns the lease of the one that leads,
+	// which does what moves ask for, and nil in all others.
+	Lead func() Lease
 	// IdentitySources are taken to serve all their topics in epoch 1 at
 	// virtual = local where they have no map topic (mirror run).
 	IdentitySources bool
@@ -83,6 +87,9 @@ type Config struct {
 	// Crash is called at every crash point with its name. Only tests set it.
 	Crash func(point string)
 	Now   func() time.Time // default time.Now
+	// Boot is CLOCK_BOOTTIME, which counts while the machine is suspended; default: that
+	// of the machine, 0 where there is none.
+	Boot func() time.Duration
 }
 
 // MetadataIntervalDefault is soon enough for what people change.
@@ -130,6 +137,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.quiet == (quietLimits{}) {
 		c.quiet = quietLimits{from: 256, after: 10 * time.Second, laneMax: 250}
+	}
+	if c.Boot == nil {
+		c.Boot = bootTime
 	}
 	return c
 }
@@ -181,6 +191,9 @@ func (c Config) Validate() error {
 	}
 	if (c.Rewrite.Any() || c.RepackBytes != 0) && !c.IdentitySources {
 		faults = append(faults, errors.New("mirror.rewrite, mirror.repackBytes: flows of failover groups carry all records as they are, for a failover would lose what a filter leaves out; use spillway mirror run"))
+	}
+	if c.Lead != nil && (c.Claim != nil || c.IdentitySources) {
+		faults = append(faults, errors.New("mirror.lead: who leads is for several processes under a control plane, which know by themselves what is whose"))
 	}
 	if c.RepackBytes < 0 || c.RepackBytes > RepackBytesMax {
 		faults = append(faults, fmt.Errorf("mirror.repackBytes: %d, want at most %d", c.RepackBytes, RepackBytesMax))

@@ -24,17 +24,19 @@ const (
 	leaseMargin = time.Second
 )
 
-// crew is this process as one of the workers that share a flow without a control plane
-// (package workers, docs/decisions/0020). What they say of themselves is in the map
-// topic of the site that they feed; its order decides.
+// crew is this process as one of the workers that share a flow without a control plane,
+// or what flows in for a share under one (package workers, docs/decisions/0020 and 0022).
+// What they say of themselves is in the map topic of the site that they feed; its order
+// decides.
 type crew struct {
 	// Set once, read by anyone.
-	m        *Mirror
-	flow     string // in the map topic
-	meanings *meanings
-	here     chan struct{} // closed when the first key is asked for
-	kick     chan struct{} // a key was let go
-	looked   atomic.Int64  // rises with what may decide over a key
+	m      *Mirror
+	flow   string // in the map topic
+	covers workers.Means
+	ranked func()        // called when another worker may have all that this one had, or not any more; nil: never
+	here   chan struct{} // closed when the first key is asked for
+	kick   chan struct{} // a key was let go
+	looked atomic.Int64  // rises with what may decide over a key
 
 	once sync.Once // closes here
 
@@ -45,6 +47,8 @@ type crew struct {
 		worker  *workers.Worker
 		owners  map[string]string // by key, at the version ownersAt
 		at      int64
+		holders map[string]int // of a key that this worker holds
+		rank    ranks
 		keys    map[spillway.TopicPartition]string
 		changed chan struct{} // closed when a key may have become free, or another's
 		away    bool          // it can do nothing: others are to have all that it has
@@ -72,13 +76,18 @@ func workerName() string {
 
 // newCrew makes one more worker of a flow. The others hear of it when the first
 // partition is asked for: before that it could not do anything with it.
-func newCrew(m *Mirror, flow, means string) *crew {
-	c := &crew{m: m, flow: flow, meanings: newMeanings(), here: make(chan struct{}), kick: make(chan struct{}, 1), sourceLook: sourceLook, sourcePatience: sourcePatience}
-	c.mu.worker = workers.New(m.config.Worker, means, maptopic.ThisProcess().String(), workers.Limits{TTL: leaseTTL, Renew: leaseRenew, Margin: leaseMargin}, c.meanings.covers)
+func newCrew(m *Mirror, flow, means string, covers workers.Means) *crew {
+	c := &crew{m: m, flow: flow, covers: covers, here: make(chan struct{}), kick: make(chan struct{}, 1), sourceLook: sourceLook, sourcePatience: sourcePatience}
+	c.mu.worker = c.newWorker(means)
+	c.mu.holders = make(map[string]int)
 	c.mu.keys = make(map[spillway.TopicPartition]string)
 	c.mu.changed, c.mu.at = make(chan struct{}), -1
 	c.mu.here, c.mu.leave = context.WithCancel(m.ctx)
 	return c
+}
+
+func (c *crew) newWorker(means string) *workers.Worker {
+	return workers.New(c.m.config.Worker, means, maptopic.ThisProcess().String(), workers.Limits{TTL: leaseTTL, Renew: leaseRenew, Margin: leaseMargin}, c.covers)
 }
 
 // begin looks at the others from now on, so that one that has died is known as soon as
@@ -113,7 +122,11 @@ func (c *crew) news() {
 }
 
 // key of a partition is the same at all workers: the map says where its records come from.
+// Topics of a share are called the same at all sites.
 func (c *crew) key(tp spillway.TopicPartition) string {
+	if c.m.crew == nil {
+		return partitionKey(tp.Topic, tp)
+	}
 	if key, known := c.mu.keys[tp]; known {
 		return key
 	}
@@ -132,7 +145,7 @@ func (c *crew) owner(t *workers.Table, key string) string {
 	}
 	owner, known := c.mu.owners[key]
 	if !known {
-		owner = t.Owner(key, c.meanings.covers)
+		owner = t.Owner(key, c.covers)
 		c.mu.owners[key] = owner
 	}
 	return owner
@@ -162,14 +175,14 @@ type crewLease struct {
 	released atomic.Bool
 }
 
-// Held implements Lease.
-func (l *crewLease) Held(now time.Time) bool {
+// Held implements Lease. The worker counts its time by clocks of its own.
+func (l *crewLease) Held(time.Time) bool {
 	if l.released.Load() {
 		return false
 	}
 	l.c.mu.Lock()
 	defer l.c.mu.Unlock()
-	return l.c.mu.worker.Term() == l.term && l.c.mu.worker.Acts(now)
+	return l.c.mu.worker.Term() == l.term && l.c.mu.worker.Acts(l.c.m.instant())
 }
 
 // asked tells whether the key belongs to another worker by now, or this one was put out:
@@ -186,10 +199,18 @@ func (l *crewLease) release() {
 		return
 	}
 	l.c.mu.Lock()
-	l.c.mu.worker.Release(l.key)
+	if l.c.mu.holders[l.key]--; l.c.mu.holders[l.key] == 0 {
+		delete(l.c.mu.holders, l.key)
+		l.c.mu.worker.Release(l.key)
+	}
 	l.c.mu.Unlock()
+	l.c.hurry()
+}
+
+// hurry has what is to be said be said at once.
+func (c *crew) hurry() {
 	select {
-	case l.c.kick <- struct{}{}:
+	case c.kick <- struct{}{}:
 	default:
 	}
 }
@@ -213,9 +234,10 @@ func (c *crew) take(key string) (*crewLease, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.table()
-	if c.mu.away || c.owner(t, key) != c.m.config.Worker || !c.mu.worker.Take(c.m.config.Now(), t, key) {
+	if c.mu.away || c.owner(t, key) != c.m.config.Worker || !c.mu.worker.Take(c.m.instant(), t, key) {
 		return nil, false
 	}
+	c.mu.holders[key]++
 	return &crewLease{c: c, key: key, term: c.mu.worker.Term()}, true
 }
 
@@ -237,26 +259,37 @@ func (c *crew) claim(ctx context.Context, tp spillway.TopicPartition) (Lease, er
 	}
 }
 
-// takeGroup takes a consumer group if it is this worker's. If wait is set, and it is,
-// it waits until it is free.
-func (c *crew) takeGroup(ctx context.Context, group string, wait bool) (*crewLease, bool) {
+// takeGroup takes a consumer group if it is this worker's, and returns nil if it is
+// another one's. If wait is set, and it is this one's, it waits until it is free; who
+// leads a move waits until it is its own, too, and has an error if it does not become so.
+func (c *crew) takeGroup(ctx context.Context, group string, wait bool) (*crewLease, error) {
 	for {
 		changed := c.changed()
 		if l, ok := c.take(groupKey(group)); ok {
-			return l, true
+			return l, nil
 		}
 		c.mu.Lock()
 		owner := c.owner(c.table(), groupKey(group))
 		c.mu.Unlock()
-		if !wait || owner != "" && owner != c.m.config.Worker {
-			return nil, false
+		switch run := c.m.crew != nil; {
+		case !wait:
+			return nil, nil
+		case !run && !c.m.leads(): // who waits under a control plane does what a move asks for
+			return nil, ErrNotLeading
+		case run && owner != "" && owner != c.m.config.Worker:
+			return nil, nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, false
+			return nil, fmt.Errorf("wait for %v to let it go: %w", c.others(), ctx.Err())
 		}
 	}
+}
+
+// others are the other workers that are there.
+func (c *crew) others() []string {
+	return slices.DeleteFunc(c.table().Members(), func(name string) bool { return name == c.m.config.Worker })
 }
 
 // alone makes the others hear of this worker, and waits until there are none.
@@ -264,9 +297,8 @@ func (c *crew) alone(ctx context.Context) (others []string, err error) {
 	c.once.Do(func() { close(c.here) })
 	for {
 		changed := c.changed()
-		members := c.table().Members()
-		others = slices.DeleteFunc(slices.Clone(members), func(name string) bool { return name == c.m.config.Worker })
-		if len(members) == 1 && len(others) == 0 {
+		others = c.others()
+		if _, here := c.table().Member(c.m.config.Worker); here && len(others) == 0 {
 			return nil, nil
 		}
 		select {
@@ -287,6 +319,9 @@ func (c *crew) watch(ctx context.Context) {
 			c.mu.Lock()
 			c.news()
 			c.mu.Unlock()
+			if c.ranked != nil {
+				c.ranked()
+			}
 		}
 		select {
 		case <-changed:
@@ -329,11 +364,12 @@ func (c *crew) isHere() bool {
 func (c *crew) speak(ctx context.Context) {
 	bounded, cancel := context.WithTimeout(ctx, leaseTTL)
 	defer cancel()
-	sent := c.m.config.Now()
+	sent := c.m.instant()
 	c.mu.Lock()
 	var said workers.Record
 	var entries []maptopic.Entry
 	due := false
+	c.mu.worker.SetRank(c.mu.rank.at(c.m.config.Now()))
 	switch {
 	case !c.isHere():
 	case !c.mu.away || len(c.mu.worker.Holds()) > 0:
@@ -360,7 +396,7 @@ func (c *crew) speak(ctx context.Context) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mu.worker.Heard(said, sent, c.m.config.Now(), c.table()) {
+	if c.mu.worker.Heard(said, sent, c.m.instant(), c.table()) {
 		c.news()
 	}
 }

@@ -32,13 +32,13 @@ type onlooker struct {
 	flow   string
 	reader *maptopic.Reader
 	tps    []spillway.TopicPartition
-	means  *meanings
+	covers workers.Means
 	last   string // of settled, for people
 }
 
 func newOnlooker(t *testing.T, target broker.Cluster, flow string, tps []spillway.TopicPartition) *onlooker {
 	t.Helper()
-	w := &onlooker{t: t, flow: flow, reader: maptopic.Tail(t.Context(), target, nil), tps: tps, means: newMeanings()}
+	w := &onlooker{t: t, flow: flow, reader: maptopic.Tail(t.Context(), target, nil), tps: tps, covers: newMeanings().covers}
 	t.Cleanup(w.reader.Close)
 	return w
 }
@@ -46,8 +46,11 @@ func newOnlooker(t *testing.T, target broker.Cluster, flow string, tps []spillwa
 func (w *onlooker) table() *workers.Table { return w.reader.Workers(w.flow) }
 
 func (w *onlooker) owner(tp spillway.TopicPartition) string {
-	o, _ := w.reader.Origin(tp.Topic)
-	return w.table().Owner(partitionKey(o.Topic, tp), w.means.covers)
+	o, claimed := w.reader.Origin(tp.Topic)
+	if !claimed {
+		o.Topic = tp.Topic // under a control plane
+	}
+	return w.table().Owner(partitionKey(o.Topic, tp), w.covers)
 }
 
 // settled waits until so many workers are there and each writes what is its own, and
@@ -305,7 +308,7 @@ func TestAWorkerSaysGoodBye(t *testing.T) {
 		if err := m.readMap(ctx); err != nil {
 			t.Fatal(err)
 		}
-		c := newCrew(m, "run/"+name, meaningOf(selection.Topics{}, nil))
+		c := newCrew(m, "run/"+name, meaningOf(selection.Topics{}, nil), newMeanings().covers)
 		c.begin()
 		lease, err := c.claim(ctx, spillway.TopicPartition{Topic: "orders"})
 		if err != nil {

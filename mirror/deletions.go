@@ -130,12 +130,12 @@ func (f *flow) deleteOrKeep(ctx context.Context, name, cluster string, here brok
 // partition, or no flow has partitions of it any more.
 func (f *flow) decides(topic string) bool {
 	f.mu.Lock()
-	lease, known := f.mu.led[topic]
+	lease, known := f.mu.firsts[topic]
 	f.mu.Unlock()
 	if known {
 		return lease.Held(f.m.config.Now()) && !askedBack(lease)
 	}
-	return !slices.Contains(f.topics(), topic) && !f.m.crew.elsewhere(spillway.TopicPartition{Topic: topic})
+	return !slices.Contains(f.topics(), topic) && !f.crew.elsewhere(spillway.TopicPartition{Topic: topic})
 }
 
 // letGo forgets the partitions of topics that the source does not have any more,
@@ -171,7 +171,7 @@ func (f *flow) forget(p *partition) {
 	delete(f.mu.state, p.TopicPartition)
 	f.mu.listed++
 	if p.Partition == 0 {
-		delete(f.mu.led, p.Topic)
+		delete(f.mu.firsts, p.Topic)
 	}
 }
 

@@ -21,6 +21,7 @@ var errStopped = errors.New("the flow was stopped")
 type flow struct {
 	// Set once, read by anyone.
 	m      *Mirror
+	crew   *crew // who shares the flow; nil: nobody
 	share  Assignment
 	epoch  spillway.Epoch
 	source *source
@@ -54,7 +55,7 @@ type flow struct {
 	mu struct {
 		sync.Mutex
 		retired    []string         // topics to be let go
-		led        map[string]Lease // of the first partitions, by topic
+		firsts     map[string]Lease // of the first partitions, by topic
 		due        []string         // topics to be looked at
 		limits     map[string]*atomic.Int64
 		back       []back
@@ -90,7 +91,7 @@ type back struct {
 
 func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartition]spillway.Offset) *flow {
 	f := &flow{
-		m: m, share: a, epoch: a.Epoch, source: s,
+		m: m, crew: m.crewOf(a.Share), share: a, epoch: a.Epoch, source: s,
 		stopping: make(chan struct{}), done: make(chan struct{}), ending: newFlowEnd(),
 		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
 		claimed: make(chan *partition), wake: make(chan struct{}, 1), metadataDue: make(chan struct{}, 1),
@@ -98,7 +99,7 @@ func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartit
 		absent: make(map[string]time.Time), wanted: make(map[string]map[string]time.Time), retired: make(map[string]bool),
 	}
 	f.mu.state, f.mu.verifiedAt = make(map[spillway.TopicPartition]partState), -1
-	f.mu.led, f.mu.limits = make(map[string]Lease), make(map[string]*atomic.Int64)
+	f.mu.firsts, f.mu.limits = make(map[string]Lease), make(map[string]*atomic.Int64)
 	if bounds != nil {
 		f.ending.bound.Store(&bound{a.Epoch, bounds})
 	}
@@ -145,6 +146,7 @@ func (f *flow) run(parent context.Context) {
 		if parent.Err() == nil { // otherwise nobody knows what is on its way
 			f.releaseAll()
 		}
+		f.leaveCaps()
 		f.m.events.flowEnded(f.info(time.Now()))
 	}()
 	tick := time.NewTicker(f.m.config.TopicInterval)
@@ -154,7 +156,7 @@ func (f *flow) run(parent context.Context) {
 	f.goroutines.Go(func() { f.reportAll(ctx) })
 	f.goroutines.Go(func() { f.watchTransactions(ctx) })
 	f.goroutines.Go(func() { f.keepMetadata(ctx) })
-	if f.m.crew != nil {
+	if f.crew != nil {
 		f.goroutines.Go(func() { f.watchWorkers(ctx) })
 		f.goroutines.Go(func() { f.watchSource(ctx) })
 	}
@@ -166,7 +168,7 @@ func (f *flow) run(parent context.Context) {
 		f.letGo()
 		f.shareOut(ctx)
 		f.openAll(ctx)
-		here, done := f.m.crew.whileHere(ctx)
+		here, done := f.crew.whileHere(ctx)
 		f.route(here, ctx, parent)
 		done()
 		f.ending.look()
@@ -214,12 +216,12 @@ const waitsForLease = "waits for the lease; another mirror may have it"
 func (f *flow) claim(ctx context.Context, p *partition) {
 	letGo(p.lease)
 	p.session.Opened = false
-	if f.m.crew == nil {
+	if f.crew == nil {
 		f.setState(p, false, waitsForLease)
 	} else {
 		f.setWaits(p)
 	}
-	f.goroutines.Go(func() { f.m.claimLease(ctx, p, f.claimed) })
+	f.goroutines.Go(func() { f.claimLease(ctx, p) })
 }
 
 func (f *flow) leased(p *partition) {
@@ -233,7 +235,7 @@ func (f *flow) leased(p *partition) {
 	}
 	f.setState(p, false, "reads the end of the target's log back")
 	if p.Partition == 0 {
-		f.leads(p.Topic, p.lease)
+		f.hasFirst(p.Topic, p.lease)
 	}
 	f.toOpen = append(f.toOpen, p)
 }
@@ -285,7 +287,11 @@ const readyMax = 2 * time.Second
 // discover finds the share's partitions at the source, and creates here what is
 // missing.
 func (f *flow) discover(flow context.Context) {
-	ctx, done := f.m.crew.whileHere(flow)
+	if err := f.closeLate(flow); err != nil {
+		f.fail(err)
+		return
+	}
+	ctx, done := f.crew.whileHere(flow)
 	defer done()
 	if ctx.Err() != nil {
 		return

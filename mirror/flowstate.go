@@ -107,7 +107,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 	tps := make([]spillway.TopicPartition, 0, len(f.mu.state))
 	for tp, s := range f.mu.state {
 		tps = append(tps, tp)
-		if s.waits && f.m.crew.elsewhere(tp) {
+		if s.waits && f.crew.elsewhere(tp) {
 			info.Partitions--
 			info.Elsewhere++
 			continue
@@ -128,7 +128,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 			info.LagTime = max(info.LagTime, now.Sub(s.caughtUp))
 		}
 	}
-	if f.m.crew != nil {
+	if f.crew != nil {
 		info.Workers = f.workers(tps)
 	}
 	return info
@@ -144,9 +144,9 @@ type shareCount struct {
 
 // workers counts the partitions by worker. The caller holds mu.
 func (f *flow) workers(tps []spillway.TopicPartition) []WorkerShare {
-	version := f.m.crew.table().Version()
+	version := f.crew.table().Version()
 	if c := f.mu.shareCount; c.shares == nil || c.version != version || c.listed != f.mu.listed {
-		f.mu.shareCount = shareCount{version, f.mu.listed, f.m.crew.shares(tps)}
+		f.mu.shareCount = shareCount{version, f.mu.listed, f.crew.shares(tps)}
 	}
 	return slices.Clone(f.mu.shareCount.shares)
 }

@@ -31,7 +31,7 @@ func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source, hur
 			return
 		}
 		// A failure is met again by the next round, and shows as age.
-		_ = m.copyGroups(ctx, a, src, false, func(_ context.Context, group string) carriedGroup {
+		_ = m.copyGroups(ctx, a, src, a.Epoch, false, func(_ context.Context, group string) carriedGroup {
 			mu.Lock()
 			defer mu.Unlock()
 			return carried[group]
@@ -109,7 +109,7 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	for _, g := range here {
 		idle[g.ID] = g.State == "Empty"
 	}
-	return m.copyGroups(ctx, a, src, true, func(ctx context.Context, group string) carriedGroup {
+	return m.copyGroups(ctx, a, src, m.reader.Floor(id), true, func(ctx context.Context, group string) carriedGroup {
 		if !idle[group] || m.config.IdentitySources {
 			return carriedGroup{} // it has members to be removed, or is not there; or nobody waits
 		}
@@ -121,9 +121,11 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	}, func(string, carriedGroup) {})
 }
 
-// copyGroups copies what differs from what is there, and says what is there then. Of
-// several workers each has its own groups; it may wait for those that are becoming so.
-func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
+// copyGroups copies what differs from what is there, and says what is there then: nothing
+// is known of what another worker has. Of several workers each has its own groups; it may
+// wait for those that are becoming so. It commits nothing once the site has promised a
+// higher epoch than the floor.
+func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
 	groups, err := src.cluster.Admin().ListGroups(ctx)
 	if err != nil {
 		return fmt.Errorf("list groups of site %s: %w", src.site, err)
@@ -140,7 +142,7 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, wait
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := m.copyAlone(ctx, a, src, g.ID, wait, there, keep)
+			err := m.copyAlone(ctx, a, src, g.ID, floor, wait, there, keep)
 			if err == nil {
 				return
 			}
@@ -155,7 +157,7 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, wait
 
 // copyAlone copies a group while nobody else of this mirror does: else what one read
 // before could be committed behind what another read since.
-func (m *Mirror) copyAlone(ctx context.Context, a Assignment, src *source, group string, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
+func (m *Mirror) copyAlone(ctx context.Context, a Assignment, src *source, group string, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
 	turn, _ := m.copying.LoadOrStore(group, make(chan struct{}, 1))
 	select {
 	case turn.(chan struct{}) <- struct{}{}:
@@ -163,14 +165,20 @@ func (m *Mirror) copyAlone(ctx context.Context, a Assignment, src *source, group
 	case <-ctx.Done():
 		return fmt.Errorf("copy group %s: %w", group, ctx.Err())
 	}
-	if m.crew != nil {
-		lease, ok := m.crew.takeGroup(ctx, group, wait)
-		if !ok {
-			return nil
+	may := groupRight{m: m, share: a.Share, group: group, floor: floor}
+	if crew := m.crewOf(a.Share); crew != nil {
+		lease, err := crew.takeGroup(ctx, group, wait)
+		if err != nil {
+			err = fmt.Errorf("copy group %s to site %s: %w", group, m.site, err)
+		}
+		if lease == nil {
+			keep(group, carriedGroup{})
+			return err
 		}
 		defer lease.release()
+		may.lease = lease
 	}
-	now, err := m.copyGroup(ctx, a, src, group, there)
+	now, err := m.copyGroup(ctx, a, src, group, may, there)
 	if err != nil {
 		return err
 	}
@@ -181,8 +189,44 @@ func (m *Mirror) copyAlone(ctx context.Context, a Assignment, src *source, group
 // groupsAtOnce bounds the groups that are copied at the same time.
 const groupsAtOnce = 16
 
+// ErrGroupLost means that another process may carry the group by now, or that the site may
+// serve it.
+var ErrGroupLost = errors.New("another mirror process may carry the group by now, or the site serves it")
+
+// groupRight is the right to change what is committed of a group. It is asked for directly
+// before each change: whatever was waited for may have taken long, and a group that has
+// members at a site that serves is theirs.
+type groupRight struct {
+	m     *Mirror
+	share spillway.ShareID
+	group string
+	floor spillway.Epoch // above it another epoch was promised
+	lease Lease          // nil: this process is the only one
+}
+
+func (r groupRight) lost() error {
+	if r.lease != nil && !r.lease.Held(r.m.config.Now()) || r.m.reader.Floor(r.share) > r.floor {
+		return ErrGroupLost
+	}
+	return nil
+}
+
+func (r groupRight) commit(ctx context.Context, offsets map[spillway.TopicPartition]broker.GroupOffset) error {
+	if err := r.lost(); err != nil {
+		return err
+	}
+	return r.m.local.Admin().CommitGroupOffsets(ctx, r.group, offsets)
+}
+
+func (r groupRight) removeMembers(ctx context.Context) error {
+	if err := r.lost(); err != nil {
+		return err
+	}
+	return r.m.local.Admin().RemoveMembers(ctx, r.group)
+}
+
 // copyGroup returns what is carried of the group now.
-func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group string, there func(context.Context, string) carriedGroup) (carriedGroup, error) {
+func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group string, may groupRight, there func(context.Context, string) carriedGroup) (carriedGroup, error) {
 	var before carriedGroup
 	var wg sync.WaitGroup
 	wg.Go(func() { before = there(ctx, group) })
@@ -193,7 +237,7 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 	}
 	ours := make(map[spillway.TopicPartition]broker.GroupOffset, len(theirs))
 	for tp, o := range theirs {
-		if o.Offset < 0 || !a.covers(tp.Topic) || a.Owns != nil && !a.Owns(tp) || m.fedBy(src, tp.Topic) == "" {
+		if o.Offset < 0 || !a.has(tp) || m.fedBy(src, tp.Topic) == "" {
 			continue
 		}
 		if translated, ok := m.translate(a, src, tp, o); ok {
@@ -203,7 +247,7 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 	if len(ours) == 0 || before.has(ours) {
 		return before, nil
 	}
-	err = m.local.Admin().CommitGroupOffsets(ctx, group, ours)
+	err = may.commit(ctx, ours)
 	switch {
 	case errors.Is(err, broker.ErrGroupActive) && m.config.IdentitySources:
 		return before, nil // without a control plane its members are the target's own, and know better
@@ -212,10 +256,10 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 		// without leaving. Until their sessions time out they would keep the
 		// offsets from being carried, and new members from joining after the
 		// next move.
-		if err := m.local.Admin().RemoveMembers(ctx, group); err != nil {
+		if err := may.removeMembers(ctx); err != nil {
 			return before, fmt.Errorf("remove the members that group %s left behind at site %s: %w", group, m.site, err)
 		}
-		if err := m.local.Admin().CommitGroupOffsets(ctx, group, ours); err != nil {
+		if err := may.commit(ctx, ours); err != nil {
 			return before, fmt.Errorf("copy group %s to site %s: %w", group, m.site, err)
 		}
 	case err != nil:

@@ -2,13 +2,17 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"spillway"
 	"spillway/broker"
+	"spillway/mirror/maptopic"
+	"spillway/mirror/workers"
 )
 
 // lateCommits is a site that takes its time for the first commit, as one does whose
@@ -88,5 +92,152 @@ func TestAnOldPositionIsNotCommittedLast(t *testing.T) {
 	defer west.mu.Unlock()
 	if slices.Index(west.order, 15) < slices.Index(west.order, 10) {
 		t.Errorf("committed in this order: %v", west.order)
+	}
+}
+
+// watchedGroups is a site that tells what is asked of its groups before it does it.
+type watchedGroups struct {
+	broker.Cluster
+	asked func(call string) error
+}
+
+type watchedAdmin struct {
+	broker.Admin
+	asked func(call string) error
+}
+
+func (w watchedGroups) Admin() broker.Admin { return watchedAdmin{w.Cluster.Admin(), w.asked} }
+
+func (w watchedAdmin) FetchGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
+	if err := w.asked("fetch"); err != nil {
+		return nil, err
+	}
+	return w.Admin.FetchGroupOffsets(ctx, group)
+}
+
+func (w watchedAdmin) CommitGroupOffsets(ctx context.Context, group string, offsets map[spillway.TopicPartition]broker.GroupOffset) error {
+	if err := w.asked("commit"); err != nil {
+		return err
+	}
+	return w.Admin.CommitGroupOffsets(ctx, group, offsets)
+}
+
+func (w watchedAdmin) RemoveMembers(context.Context, string) error { return w.asked("remove") }
+
+// groupWorker is a mirror that is to carry a group whose members are still at the site
+// that it feeds. The test says what its worker says.
+type groupWorker struct {
+	m     *Mirror
+	s     *share
+	src   *source
+	a     Assignment
+	now   atomic.Int64            // later than it is
+	calls []string                // of which the next one may be the last
+	at    func(call string) error // before each
+}
+
+const watchedGroup = "app"
+
+func newGroupWorker(t *testing.T) *groupWorker {
+	t.Helper()
+	ctx := testContext(t)
+	w := &groupWorker{a: ordersAssignment("east", 1), at: func(string) error { return nil }}
+	asked := func(call string) error {
+		w.calls = append(w.calls, call)
+		return w.at(call)
+	}
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", map[string]int32{"orders": 1})
+	tp := spillway.TopicPartition{Topic: "orders"}
+	if err := east.Admin().CommitGroupOffsets(ctx, watchedGroup, map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 0, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	assign(t, testMirror(t, east, west), ordersAssignment("", 1))
+	w.m = testMirrorWith(t, Config{Local: watchedGroups{west, asked}, Now: func() time.Time { return time.Now().Add(time.Duration(w.now.Load())) }}, watchedGroups{east, asked})
+	if err := w.m.readMap(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.s = silentCrew(t, w.m)
+	var err error
+	if w.src, err = w.m.source("east"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.src.ready(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	w.s.crew.acts(t)
+	return w
+}
+
+// copies copies groups as carryGroups does, or as a move asks for, and returns what it
+// knows of the group.
+func (w *groupWorker) copies(ctx context.Context, wait bool) (carried []carriedGroup, err error) {
+	err = w.m.copyGroups(ctx, w.a, w.src, w.a.Epoch, wait, func(context.Context, string) carriedGroup { return carriedGroup{} },
+		func(_ string, now carriedGroup) { carried = append(carried, now) })
+	return carried, err
+}
+
+// A mirror that hung while it carried a group, at whatever step, leaves alone what another
+// one may have carried since, or members that the site serves by now.
+func TestAMirrorThatHungLeavesGroupsAlone(t *testing.T) {
+	t.Parallel()
+	for name, happens := range map[string]func(*testing.T, *groupWorker){
+		"it was put out": func(_ *testing.T, w *groupWorker) { w.now.Store(int64(leaseTTL)) },
+		"another epoch was promised": func(t *testing.T, w *groupWorker) {
+			if err := w.m.saveAndRead(testContext(t), []maptopic.Entry{maptopic.FloorEntry(ordersShare, w.a.Epoch+1)}); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		for _, hangs := range [][]string{{"fetch"}, {"fetch", "commit"}, {"fetch", "commit", "remove"}} {
+			t.Run(name+" at "+hangs[len(hangs)-1], func(t *testing.T) {
+				t.Parallel()
+				w := newGroupWorker(t)
+				w.at = func(call string) error {
+					if len(w.calls) == len(hangs) {
+						happens(t, w)
+					}
+					if call == "commit" {
+						return broker.ErrGroupActive
+					}
+					return nil
+				}
+				carried, err := w.copies(testContext(t), false)
+				if !errors.Is(err, ErrGroupLost) || len(carried) > 0 || !slices.Equal(w.calls, hangs) {
+					t.Errorf("it called %v, and has carried %v: %v", w.calls, carried, err)
+				}
+			})
+		}
+	}
+}
+
+// What a worker has carried counts for nothing once another one had the group.
+func TestAGroupThatWasAnothersIsCarriedAnew(t *testing.T) {
+	t.Parallel()
+	w := newGroupWorker(t)
+	if carried, err := w.copies(testContext(t), false); err != nil || len(carried) != 1 || len(carried[0].offsets) != 1 {
+		t.Fatalf("it carried %v: %v", carried, err)
+	}
+	w.s.crew.said(t, workers.Record{Worker: "other", Term: 1, Beat: 1, Rank: 99})
+	if carried, err := w.copies(testContext(t), false); err != nil || len(carried) != 1 || len(carried[0].offsets) != 0 {
+		t.Errorf("it knows %v of what another one carries: %v", carried, err)
+	}
+}
+
+// A move whose groups could not be had has not copied them. Until its worker has said that
+// it leads it waits.
+func TestAMoveWithoutItsGroupsFails(t *testing.T) {
+	t.Parallel()
+	w := newGroupWorker(t)
+	var first leader
+	w.m.config.Lead = first.as(0)
+	w.s.crew.said(t, workers.Record{Worker: "other", Term: 1, Beat: 1, Rank: 99})
+	ctx, cancel := context.WithCancel(testContext(t))
+	cancel()
+	if _, err := w.s.crew.takeGroup(ctx, watchedGroup, true); !errors.Is(err, context.Canceled) {
+		t.Errorf("it has waited too long: %v", err)
+	}
+	first.is.Store(1)
+	if _, err := w.copies(testContext(t), true); !errors.Is(err, ErrNotLeading) {
+		t.Errorf("another one leads: %v", err)
 	}
 }

@@ -32,7 +32,7 @@ type shared struct {
 // shareOut gives partitions back that belong to other workers by now and are not with a
 // lane, which does so itself, and tells who shares the flow.
 func (f *flow) shareOut(ctx context.Context) {
-	c := f.m.crew
+	c := f.crew
 	if c == nil {
 		return
 	}
@@ -57,7 +57,7 @@ func (f *flow) shareOut(ctx context.Context) {
 		f.wakeLanes()
 	}
 	f.arriveElsewhere()
-	f.m.shareCaps(f.parts)
+	f.shareCaps()
 	if news {
 		f.tellShares()
 	}
@@ -65,7 +65,7 @@ func (f *flow) shareOut(ctx context.Context) {
 
 // tellShares says what has changed hands.
 func (f *flow) tellShares() {
-	c := f.m.crew
+	c := f.crew
 	parts := make([]spillway.TopicPartition, 0, len(f.parts))
 	for tp := range f.parts {
 		parts = append(parts, tp)
@@ -101,7 +101,7 @@ func without(names, others []string) []string {
 // watchWorkers wakes the flow when keys may have become others'.
 func (f *flow) watchWorkers(ctx context.Context) {
 	for {
-		changed := f.m.crew.changed()
+		changed := f.crew.changed()
 		f.wakeUp()
 		select {
 		case <-changed:
@@ -113,7 +113,7 @@ func (f *flow) watchWorkers(ctx context.Context) {
 
 // watchSource has others do what this worker cannot, which does not reach the source.
 func (f *flow) watchSource(ctx context.Context) {
-	c := f.m.crew
+	c := f.crew
 	answered := time.Now()
 	for sitelog.Pause(ctx, c.sourceLook) == nil {
 		bounded, cancel := context.WithTimeout(ctx, c.sourcePatience/3)
@@ -129,14 +129,14 @@ func (f *flow) watchSource(ctx context.Context) {
 }
 
 // arriveElsewhere notes the partitions of a flow with an end that are with other
-// workers, and there: the map says so.
+// workers, and there: the map says so. Who leads a move brings all of them there itself.
 func (f *flow) arriveElsewhere() {
 	b := f.ending.bound.Load()
-	if b == nil {
+	if b == nil || f.m.crew == nil {
 		return
 	}
 	for tp, end := range b.ends {
-		if !f.ending.arrived[tp] && f.m.crew.elsewhere(tp) {
+		if !f.ending.arrived[tp] && f.crew.elsewhere(tp) {
 			if at, _ := f.m.reader.View(tp).End(); at >= end {
 				f.ending.arrived[tp] = true
 			}

@@ -194,7 +194,7 @@ func (l *lane) applyBound() {
 // worker. One whose plan was put aside behind a batch without an answer stays until it has
 // one: a muted broker reads that batch when its pause is over.
 func (l *lane) arrive(ctx context.Context) error {
-	looked := l.m.crew.lookedAt()
+	looked := l.flow.crew.lookedAt()
 	asked := looked != l.looked
 	l.looked = looked
 	var there []*partition

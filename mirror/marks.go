@@ -1,7 +1,6 @@
 package mirror
 
 import (
-	"cmp"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -28,6 +27,10 @@ type Mark struct {
 	End       spillway.Offset `json:"end"`
 }
 
+func (m Mark) partition() spillway.TopicPartition {
+	return spillway.TopicPartition{Topic: m.Topic, Partition: m.Partition}
+}
+
 // heartbeatInterval is how often a mark stream says that it lives.
 const heartbeatInterval = time.Second
 
@@ -36,6 +39,7 @@ const heartbeatInterval = time.Second
 type marks struct {
 	mu          sync.Mutex
 	newest      map[spillway.TopicPartition]Mark
+	withdrawn   map[spillway.TopicPartition]bool // since newest was published
 	subscribers map[*subscriber]struct{}
 }
 
@@ -45,17 +49,18 @@ type subscriber struct {
 }
 
 func newMarks() *marks {
-	return &marks{newest: make(map[spillway.TopicPartition]Mark), subscribers: make(map[*subscriber]struct{})}
+	return &marks{newest: make(map[spillway.TopicPartition]Mark), withdrawn: make(map[spillway.TopicPartition]bool), subscribers: make(map[*subscriber]struct{})}
 }
 
 // publish tells whether the mark is news.
 func (m *marks) publish(mark Mark) bool {
-	tp := spillway.TopicPartition{Topic: mark.Topic, Partition: mark.Partition}
+	tp := mark.partition()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.newest[tp] == mark {
 		return false
 	}
+	delete(m.withdrawn, tp)
 	m.newest[tp] = mark
 	for s := range m.subscribers {
 		s.dirty[tp] = struct{}{}
@@ -67,15 +72,63 @@ func (m *marks) publish(mark Mark) bool {
 	return true
 }
 
-func (m *marks) subscribe() *subscriber {
+// withdraw keeps a mark from those that subscribe from now on, until there is a newer one.
+func (m *marks) withdraw(tp spillway.TopicPartition) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.withdrawn[tp] = true
+}
+
+// subscribe begins with the marks that stand. Who has subscribed before knows from the
+// order of the append sessions what does not.
+func (m *marks) subscribe(stands func(Mark) bool) *subscriber {
 	s := &subscriber{wake: make(chan struct{}, 1), dirty: make(map[spillway.TopicPartition]struct{})}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.subscribers[s] = struct{}{}
-	for tp := range m.newest {
+	for tp := range m.those(stands) {
 		s.dirty[tp] = struct{}{}
 	}
 	return s
+}
+
+// standing are the marks that may be told to who asks anew.
+func (m *marks) standing(stands func(Mark) bool) map[spillway.TopicPartition]Mark {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.those(stands)
+}
+
+// those is standing for who holds mu.
+func (m *marks) those(stands func(Mark) bool) map[spillway.TopicPartition]Mark {
+	those := make(map[spillway.TopicPartition]Mark, len(m.newest))
+	for tp, mark := range m.newest {
+		if !m.withdrawn[tp] && stands(mark) {
+			those[tp] = mark
+		}
+	}
+	return those
+}
+
+// stands tells whether nobody has found less in the partition since the mark was published,
+// or may have, as far as the map is read: another worker has written it, or this one has
+// read its end back.
+func (m *Mirror) stands(mark Mark) bool {
+	om := m.reader.Map(mark.partition())
+	if om == nil {
+		return true
+	}
+	held := om.Session()
+	switch {
+	case held.Session <= mark.Session:
+		return true
+	case held.Worker != m.config.Worker:
+		return false
+	case !held.Opened: // it has not looked yet
+		return true
+	}
+	end, _ := om.View().End()
+	return end >= mark.End
 }
 
 func (m *marks) unsubscribe(s *subscriber) {
@@ -99,9 +152,7 @@ func (m *marks) take(s *subscriber) []Mark {
 func (m *marks) all() []Mark {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.SortedFunc(maps.Values(m.newest), func(a, b Mark) int {
-		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
-	})
+	return slices.Collect(maps.Values(m.newest))
 }
 
 // ServeHTTP is the mark stream: one JSON object per line, first all marks, then
@@ -113,7 +164,7 @@ func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := http.NewResponseController(w)
-	s := m.marks.subscribe()
+	s := m.marks.subscribe(m.stands)
 	defer m.marks.unsubscribe(s)
 	beat := time.NewTicker(heartbeatInterval)
 	defer beat.Stop()

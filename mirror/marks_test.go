@@ -1,9 +1,13 @@
 package mirror
 
 import (
+	"maps"
+	"slices"
 	"testing"
 
 	"spillway"
+	"spillway/mirror/maptopic"
+	"spillway/mirror/offsetmap"
 )
 
 // The target loses what it had. What the mirror says first after that is how far
@@ -45,4 +49,82 @@ func TestMarksFallWhenTheTargetLostRecords(t *testing.T) {
 		}
 		last = next
 	}
+}
+
+// What a mirror marked of a partition that another one has had since is not told to who
+// asks anew: that one may have found less there, and said so before. Who has asked before
+// gets it, and knows which is newer.
+func TestMarksOfPartitionsThatAreOthersAreNotTold(t *testing.T) {
+	t.Parallel()
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", map[string]int32{"orders": 1})
+	m := testMirror(t, west, east)
+	if err := m.readMap(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	tp := spillway.TopicPartition{Topic: "orders"}
+	claimed := func(session int64, worker string) {
+		t.Helper()
+		e := maptopic.SessionEntry(tp, offsetmap.Session{Session: session, Worker: worker, Epoch: 1, Opened: true})
+		if err := m.saveAndRead(testContext(t), []maptopic.Entry{e}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Know(ordersAssignment("east", 1)); err != nil {
+		t.Fatal(err)
+	}
+	durable := func(want map[spillway.TopicPartition]spillway.Offset) {
+		t.Helper()
+		if ends, err := m.DurableEnds(testContext(t), ordersShare); err != nil || !maps.Equal(ends, want) {
+			t.Errorf("durable: %v, %v; want %v", ends, err, want)
+		}
+	}
+	told := func() []Mark {
+		s := m.marks.subscribe(m.stands)
+		defer m.marks.unsubscribe(s)
+		return m.marks.take(s)
+	}
+	mark := Mark{Site: "west", Topic: tp.Topic, Epoch: 1, Session: 5, End: 120}
+	before := m.marks.subscribe(m.stands)
+	claimed(5, m.config.Worker)
+	m.publish(mark)
+	if got := told(); !slices.Equal(got, []Mark{mark}) {
+		t.Errorf("its own partition: %+v", got)
+	}
+	claimed(7, "other")
+	if got := told(); len(got) != 0 {
+		t.Errorf("another one's partition: %+v", got)
+	}
+	if got := m.marks.take(before); !slices.Equal(got, []Mark{mark}) {
+		t.Errorf("to who has asked before: %+v", got)
+	}
+	p := &partition{TopicPartition: tp, cutVirtual: noBound}
+	if opened, _, err := m.open(testContext(t), ordersShare, 1, []*partition{p}); err != nil || len(opened) != 1 {
+		t.Fatalf("%d partitions were opened: %v", len(opened), err)
+	}
+	if got := told(); len(got) != 0 {
+		t.Errorf("its own again, and not marked yet: %+v", got)
+	}
+	durable(nil)
+	mark.Session, mark.End = p.session.Session, 100
+	m.publish(mark)
+	if got := told(); !slices.Equal(got, []Mark{mark}) {
+		t.Errorf("its own again: %+v", got)
+	}
+	durable(map[spillway.TopicPartition]spillway.Offset{tp: 100})
+	reopened := func(session int64, end spillway.Offset) {
+		t.Helper()
+		e := offsetmap.Session{Session: session, Worker: m.config.Worker, Epoch: 1, Opened: true, Local: spillway.LocalOffset(end), Virtual: end}
+		if err := m.saveAndRead(testContext(t), []maptopic.Entry{maptopic.SessionEntry(tp, e)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reopened(mark.Session+1, 100)
+	if got := told(); !slices.Equal(got, []Mark{mark}) {
+		t.Errorf("opened anew, and all is there: %+v", got)
+	}
+	reopened(mark.Session+2, 60)
+	if got := told(); len(got) != 0 {
+		t.Errorf("opened anew, and less is there: %+v", got)
+	}
+	durable(nil)
 }

@@ -11,8 +11,8 @@ import (
 	"spillway/mirror/selection"
 )
 
-// meaning is what a worker of a run says it is there for: workers may be started with
-// other topics, and a partition belongs to one of those that mean it.
+// meaning is what a worker says it is there for: workers may be started with other topics,
+// and a partition belongs to one of those that mean it.
 type meaning struct {
 	Include string      `json:"include,omitempty"`
 	Exclude string      `json:"exclude,omitempty"`
@@ -35,6 +35,31 @@ func meaningOf(topics selection.Topics, groups *regexp.Regexp) string {
 		panic(fmt.Sprintf("%+v cannot be encoded: %v", m, err)) // plain data, cannot happen
 	}
 	return string(b)
+}
+
+// meaningOfShare is the same of what an assignment names; "", which is everything, where
+// that is too much to be understood.
+func meaningOfShare(a Assignment) string {
+	means := meaningOf(selection.Topics{Include: anyOf(a.Topics)}, anyOf(a.ConsumerGroups))
+	if len(means) > meaningBytesMax {
+		return ""
+	}
+	return means
+}
+
+// anyOf are patterns that name exactly, or by a prefix before "*", as one; nil of none.
+func anyOf(patterns []string) *regexp.Regexp {
+	if len(patterns) == 0 {
+		return nil
+	}
+	all := make([]string, len(patterns))
+	for i, p := range patterns {
+		prefix, open := strings.CutSuffix(p, "*")
+		if all[i] = regexp.QuoteMeta(prefix); open {
+			all[i] += "(?s:.*)"
+		}
+	}
+	return regexp.MustCompile("^(?:" + strings.Join(all, "|") + ")$")
 }
 
 // meaningBytesMax bounds what of a worker is compiled.
@@ -114,6 +139,16 @@ func (m *meanings) covers(means, key string) bool {
 		m.found[id] = covered
 	}
 	return covered
+}
+
+// ofShare implements workers.Means for what flows in for a share: topics keep their names,
+// whoever brought them here before, and a worker that says nothing is there for all.
+func (m *meanings) ofShare(means, key string) bool {
+	if _, here, ok := strings.Cut(key, ">"); ok && strings.HasPrefix(key, "p/") {
+		topic, _, _ := strings.Cut(here, "/")
+		key = "p/" + topic + ">" + here
+	}
+	return means == "" || m.covers(means, key)
 }
 
 // reads makes a match of what a worker said. Who cannot be understood is there for

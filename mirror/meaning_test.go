@@ -45,6 +45,45 @@ func TestMeaningsAreUnderstood(t *testing.T) {
 	}
 }
 
+// What an assignment names is what its worker means.
+func TestMeaningsOfShares(t *testing.T) {
+	t.Parallel()
+	a := Assignment{Topics: []string{"orders", "carts-*", "a.b"}, ConsumerGroups: []string{"app-*", "one"}}
+	m := newMeanings()
+	at := func(source, here string) string {
+		return partitionKey(source, spillway.TopicPartition{Topic: here, Partition: 3})
+	}
+	for key, want := range map[string]bool{
+		at("orders", "orders"):        true,
+		at("east.orders", "orders"):   true, // which a run had brought here
+		at("orders-2", "orders-2"):    false,
+		at("carts-1", "carts-1"):      true,
+		at("carts", "carts"):          false,
+		at("a.b", "a.b"):              true,
+		at("axb", "axb"):              false,
+		groupKey("app-1/3>4\n"):       true,
+		groupKey("one"):               true,
+		groupKey("one-more"):          false,
+		"g/p/" + at("app-", "orders"): false,
+	} {
+		if got := m.ofShare(meaningOfShare(a), key); got != want {
+			t.Errorf("%q: %v", key, got)
+		}
+		if !m.ofShare("", key) {
+			t.Errorf("%q: who says nothing is not there for it", key)
+		}
+	}
+	if m.ofShare(meaningOfShare(Assignment{Topics: a.Topics}), groupKey("one")) {
+		t.Error("without groups it is there for one")
+	}
+	for range 12 {
+		a.Topics = append(a.Topics, a.Topics...)
+	}
+	if means := meaningOfShare(a); means != "" {
+		t.Errorf("%d bytes are said", len(means))
+	}
+}
+
 // Whoever cannot be understood is there for nothing: others do its work.
 func TestWhoCannotBeUnderstoodMeansNothing(t *testing.T) {
 	t.Parallel()

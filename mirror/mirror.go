@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -67,9 +68,10 @@ type Mirror struct {
 	writer *maptopic.Writer
 	marks  *marks
 	budget *budget
-	crew   *crew           // of a run; nil where a control plane says who writes
+	crew   *crew           // of a run; under a control plane each share has its own
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
+	began  time.Time
 
 	goroutines sync.WaitGroup
 	expiry     expiry
@@ -90,13 +92,18 @@ type share struct {
 	id spillway.ShareID
 	// moving is held by whoever changes what runs; one at a time.
 	moving sync.Mutex
+	// crew is set once: who shares what flows in. Nil: nobody does.
+	crew     *crew
+	yielding atomic.Bool // it will be looked whether all is another worker's
 
 	// Guarded by moving.
 	assignment Assignment
 	assigned   bool
+	helped     bool           // assigned so by Join
 	fence      spillway.Epoch // flows of older epochs may not run
 	floorAt    int64          // where this mirror wrote that into the map
 	flow       *flow          // nil while nothing flows in
+	yielded    bool           // it was stopped since another worker has a higher rank
 	side       *side          // what runs beside the flow
 
 	mu struct {
@@ -122,7 +129,7 @@ func New(ctx context.Context, config Config) (*Mirror, error) {
 	}
 	config = config.withDefaults()
 	ctx, cancel := context.WithCancel(ctx)
-	m := &Mirror{config: config, events: &config.Events, site: config.Local.Site(), local: config.Local, marks: newMarks(), budget: newBudget(config.MemoryBytes), ctx: ctx, cancel: cancel}
+	m := &Mirror{config: config, events: &config.Events, site: config.Local.Site(), local: config.Local, marks: newMarks(), budget: newBudget(config.MemoryBytes), ctx: ctx, cancel: cancel, began: config.Now()}
 	m.mu.shares = make(map[spillway.ShareID]*share)
 	m.mu.sources = make(map[spillway.SiteID]*source)
 	m.mu.pacers = make(map[paced]*pacer)
@@ -184,6 +191,7 @@ func (m *Mirror) share(id spillway.ShareID) (*share, error) {
 	if !ok {
 		s = &share{id: id}
 		s.mu.ends = make(map[spillway.TopicPartition]spillway.Offset)
+		m.shareOut(s)
 		m.mu.shares[id] = s
 	}
 	return s, nil
@@ -191,6 +199,7 @@ func (m *Mirror) share(id spillway.ShareID) (*share, error) {
 
 // halt stops what runs for the share. The caller holds moving.
 func (s *share) halt() {
+	s.yielded = false
 	if s.side != nil {
 		s.side.cancel()
 		<-s.side.done
@@ -248,19 +257,31 @@ func (m *Mirror) raise(ctx context.Context, s *share, epoch spillway.Epoch) erro
 	if err := m.readMap(ctx); err != nil {
 		return err
 	}
-	s.fence = max(s.fence, m.reader.Floor(s.id))
+	floor := m.reader.Floor(s.id)
+	s.fence = max(s.fence, floor)
 	if epoch < s.fence {
 		return fmt.Errorf("share %s, epoch %d at site %s: %w: %d", s.id, epoch, m.site, ErrFenced, s.fence)
 	}
-	if epoch == s.fence {
-		return nil
+	if epoch == floor {
+		return m.keepFloor(ctx, s.id)
 	}
-	at, err := m.writer.Save(ctx, maptopic.FloorEntry(s.id, epoch))
+	at, err := m.writer.SaveWhile(ctx, m.notLeading, maptopic.FloorEntry(s.id, epoch))
 	if err != nil {
 		return err
 	}
 	s.fence, s.floorAt = epoch, at
 	return nil
+}
+
+// keepFloor writes the floor once more where an older one came late: compaction leaves the
+// last one.
+func (m *Mirror) keepFloor(ctx context.Context, id spillway.ShareID) error {
+	floor := m.reader.Floor(id)
+	if m.reader.FloorKept(id) == floor {
+		return nil
+	}
+	_, err := m.writer.SaveWhile(ctx, m.notLeading, maptopic.FloorEntry(id, floor))
+	return err
 }
 
 // Assign says which site this one follows for a share, or that it serves. It
@@ -271,14 +292,20 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 	if err != nil {
 		return err
 	}
+	s.crew.mean(a)
 	s.moving.Lock()
 	defer s.moving.Unlock()
 	if err := m.idsApart(ctx); err != nil {
 		return err
 	}
-	same := s.assigned && s.assignment.Epoch == a.Epoch && s.assignment.Source == a.Source &&
-		slices.Equal(s.assignment.Topics, a.Topics) && slices.Equal(s.assignment.ConsumerGroups, a.ConsumerGroups)
-	if same && (s.flow != nil || s.side != nil) {
+	if s.sameAs(a) && (s.flow != nil || s.side != nil) {
+		if s.helped { // who led has begun with it, and may not have come further
+			if err := m.closeOver(ctx, a); err != nil {
+				return err
+			}
+		}
+		s.helped = false
+		s.crew.join(a.Epoch)
 		return nil
 	}
 	if err := m.mapIsThere(ctx, a); err != nil {
@@ -288,7 +315,7 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 		return err
 	}
 	s.halt()
-	s.assignment, s.assigned = a, true
+	s.assignment, s.assigned, s.helped = a, true, false
 	if a.Source == "" {
 		s.setFlow(nil)
 		s.start(m, func(ctx context.Context) { m.serve(ctx, a) })
@@ -301,6 +328,21 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 	if err := m.closeOver(ctx, a); err != nil {
 		return err
 	}
+	m.flowIn(s, a, src)
+	return nil
+}
+
+// sameAs tells whether the share was assigned so before. The caller holds moving.
+func (s *share) sameAs(a Assignment) bool {
+	return s.assigned && s.assignment.Epoch == a.Epoch && s.assignment.Source == a.Source &&
+		slices.Equal(s.assignment.Topics, a.Topics) && slices.Equal(s.assignment.ConsumerGroups, a.ConsumerGroups)
+}
+
+// flowIn lets a share flow in, which has been assigned. The caller holds moving.
+func (m *Mirror) flowIn(s *share, a Assignment, src *source) {
+	if m.crew == nil {
+		s.crew.join(a.Epoch)
+	}
 	m.follow(s, newFlow(m, a, src, a.Until))
 	if m.config.GroupInterval > 0 && len(a.ConsumerGroups) > 0 {
 		hurry := make(chan struct{}, 1)
@@ -309,7 +351,6 @@ func (m *Mirror) Assign(ctx context.Context, a Assignment) error {
 		s.mu.Unlock()
 		s.start(m, func(ctx context.Context) { m.carryGroups(ctx, a, src, hurry) })
 	}
-	return nil
 }
 
 // mapIsThere refuses to serve in a later epoch without a map: the site was told
@@ -329,16 +370,18 @@ func (m *Mirror) mapIsThere(ctx context.Context, a Assignment) error {
 }
 
 // Know tells what a share consists of and which terms it had, without starting
-// anything, so that moves can be carried on after a restart.
+// anything, so that moves can be carried on after a restart, or by a process that has
+// helped in an older epoch.
 func (m *Mirror) Know(a Assignment) error {
 	s, err := m.share(a.Share)
 	if err != nil {
 		return err
 	}
+	s.crew.mean(a)
 	s.moving.Lock()
 	defer s.moving.Unlock()
-	if !s.assigned {
-		s.assignment = a
+	if !s.assigned || s.flow == nil && s.side == nil && s.assignment.Epoch < a.Epoch {
+		s.assignment, s.yielded = a, false
 		s.setFlow(nil)
 	}
 	s.assignment.Terms = a.Terms
@@ -366,6 +409,9 @@ func (s *share) start(m *Mirror, run func(context.Context)) {
 // partitions that were created since, and starts their first epoch.
 func (m *Mirror) serve(ctx context.Context, a Assignment) {
 	for first := true; first || sitelog.Pause(ctx, m.config.TopicInterval) == nil; first = false {
+		if !m.leads() {
+			continue // the share may have moved, and who leads mirrors into this site
+		}
 		if err := m.returnSettings(ctx, a); err != nil && ctx.Err() == nil {
 			m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Problem: err.Error()})
 		}
@@ -379,7 +425,8 @@ func (m *Mirror) serve(ctx context.Context, a Assignment) {
 }
 
 // startEpochs writes the start of the assigned epoch for every partition about
-// which the map says nothing: virtual offsets are local ones plus the base.
+// which the map says nothing: virtual offsets are local ones plus the base. Of
+// several processes only the one that leads may.
 func (m *Mirror) startEpochs(ctx context.Context, a Assignment) error {
 	tps, err := a.partitionsAt(ctx, m.local)
 	if err != nil {
@@ -399,9 +446,13 @@ func (m *Mirror) startEpochs(ctx context.Context, a Assignment) error {
 	entries := make([]maptopic.Entry, len(tps))
 	for i, tp := range tps {
 		l := starts[tp]
-		entries[i] = maptopic.StartEntry(tp, offsetmap.EpochStart{Epoch: a.Epoch, Virtual: spillway.Offset(l) + a.OffsetBase, Local: l, Mask: a.Mask})
+		entries[i] = maptopic.StartEntry(tp, offsetmap.EpochStart{Epoch: a.Epoch, Virtual: spillway.Offset(l) + a.OffsetBase, Local: l, Mask: a.Mask, Worker: m.config.Worker})
 	}
-	return m.saveAndRead(ctx, entries)
+	at, err := m.writer.SaveWhile(ctx, m.notLeading, entries...)
+	if err != nil {
+		return err
+	}
+	return m.reader.WaitFor(ctx, at)
 }
 
 func (m *Mirror) publish(mark Mark) {
@@ -411,25 +462,96 @@ func (m *Mirror) publish(mark Mark) {
 	m.events.markPublished(mark)
 }
 
-// Ends returns the durable marks of a share: what this site has of it.
+// Ends returns how far this site is with a share: its durable marks, and of partitions
+// that other processes have what the map says. That is verified, late by as much as they
+// save it, and may not be at all in-sync replicas yet: DurableEnds asks them.
 func (m *Mirror) Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset {
-	m.mu.Lock()
-	s, ok := m.mu.shares[id]
-	m.mu.Unlock()
 	ends := make(map[spillway.TopicPartition]spillway.Offset)
-	if !ok {
+	s, a := m.assigned(id)
+	if s == nil {
 		return ends
 	}
-	s.mu.Lock()
-	a := s.mu.assignment
-	s.mu.Unlock()
 	for _, mark := range m.marks.all() {
-		tp := spillway.TopicPartition{Topic: mark.Topic, Partition: mark.Partition}
-		if a.covers(tp.Topic) && (a.Owns == nil || a.Owns(tp)) {
+		if tp := mark.partition(); a.has(tp) {
 			ends[tp] = mark.End
 		}
 	}
+	for tp, view := range m.elsewhere(s, a) {
+		ends[tp], _ = view.End()
+	}
 	return ends
+}
+
+// DurableEnds returns the virtual offsets below which everything of a share, holes
+// included, is acknowledged by all in-sync replicas at this site, whichever of its
+// processes wrote it. Partitions of which that is not known just now are left out.
+func (m *Mirror) DurableEnds(ctx context.Context, id spillway.ShareID) (map[spillway.TopicPartition]spillway.Offset, error) {
+	ends := make(map[spillway.TopicPartition]spillway.Offset)
+	s, a := m.assigned(id)
+	if s == nil {
+		return ends, nil
+	}
+	for tp, mark := range m.marks.standing(m.stands) {
+		if a.has(tp) {
+			ends[tp] = mark.End
+		}
+	}
+	views := m.elsewhere(s, a)
+	if len(views) == 0 {
+		return ends, nil
+	}
+	// Asked after the maps were read, or it would be of another log.
+	acknowledged, err := m.local.Admin().HighWatermarks(ctx, slices.Collect(maps.Keys(views)))
+	if err != nil {
+		return nil, fmt.Errorf("read what in-sync replicas of site %s have of share %s: %w", m.site, id, err)
+	}
+	for tp, view := range views {
+		end, local := view.End()
+		if at := acknowledged[tp]; at < local {
+			first, _ := view.ToVirtual(at)
+			end = min(end, first)
+		}
+		ends[tp] = end
+	}
+	return ends, nil
+}
+
+// assigned is a share with its assignment, nil if nothing is known of it.
+func (m *Mirror) assigned(id spillway.ShareID) (*share, Assignment) {
+	m.mu.Lock()
+	s := m.mu.shares[id]
+	m.mu.Unlock()
+	if s == nil {
+		return nil, Assignment{}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s, s.mu.assignment
+}
+
+// elsewhere are the maps of the partitions that other workers have opened since this one
+// did, and that are still there.
+func (m *Mirror) elsewhere(s *share, a Assignment) map[spillway.TopicPartition]*offsetmap.View {
+	views := make(map[spillway.TopicPartition]*offsetmap.View)
+	if s.crew == nil {
+		return views
+	}
+	there := s.crew.table()
+	for _, tp := range m.reader.Partitions() {
+		if !a.has(tp) {
+			continue
+		}
+		om := m.reader.Map(tp)
+		held := om.Session()
+		if _, lives := there.Member(held.Worker); !lives || !held.Opened || held.Worker == m.config.Worker {
+			continue
+		}
+		view := om.View()
+		if end, _ := view.End(); end >= 0 {
+			views[tp] = view
+		}
+	}
+	return views
 }
 
 // Flows tells how all flows are.

@@ -30,16 +30,18 @@ func (m *Mirror) Stop(ctx context.Context, id spillway.ShareID, epoch spillway.E
 		return nil, err
 	}
 	s.halt()
-	return m.verifiedEnds(ctx, s, epoch)
+	w, err := m.exclusive(ctx, s, epoch)
+	if err != nil {
+		return nil, err
+	}
+	defer w.end()
+	return m.verifiedEnds(w, s, epoch)
 }
 
 // verifiedEnds opens a new append session for every partition of the share that
 // this site does not serve. That voids what a mirror without the lease may
 // still write into the map, and reads the end of each log back.
 func (m *Mirror) verifiedEnds(ctx context.Context, s *share, epoch spillway.Epoch) (map[spillway.TopicPartition]spillway.Offset, error) {
-	if err := m.closeOver(ctx, s.assignment); err != nil {
-		return nil, err
-	}
 	tps, err := s.assignment.partitionsAt(ctx, m.local)
 	if err != nil {
 		return nil, err
@@ -50,27 +52,32 @@ func (m *Mirror) verifiedEnds(ctx context.Context, s *share, epoch spillway.Epoc
 // readBack is verifiedEnds for some partitions.
 func (m *Mirror) readBack(ctx context.Context, s *share, epoch spillway.Epoch, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.Offset, error) {
 	ends := make(map[spillway.TopicPartition]spillway.Offset, len(tps))
-	var parts []*partition
-	for _, tp := range tps {
-		if start, open := m.reader.View(tp).Open(); open {
+	for len(ends) < len(tps) {
+		if err := m.closeOver(ctx, s.assignment); err != nil { // nobody has what a move began that was given up
+			return nil, err
+		}
+		var parts []*partition
+		for _, tp := range tps {
+			start, open := m.reader.View(tp).Open()
+			if _, known := ends[tp]; known {
+				continue
+			} else if !open {
+				parts = append(parts, &partition{TopicPartition: tp, terms: s.assignment.Terms, cutVirtual: noBound})
+				continue
+			}
 			logEnds, err := m.local.Admin().LogEnds(ctx, []spillway.TopicPartition{tp})
 			if err != nil {
 				return nil, err
 			}
 			ends[tp] = start.Virtual + spillway.Offset(logEnds[tp]-start.Local)
-			continue
 		}
-		parts = append(parts, &partition{TopicPartition: tp, terms: s.assignment.Terms, cutVirtual: noBound})
-	}
-	for len(parts) > 0 {
-		opened, lost, err := m.open(ctx, s.id, epoch, parts)
+		opened, _, err := m.open(ctx, s.id, epoch, parts) // the rest in the next round
 		if err != nil {
 			return nil, fmt.Errorf("verify the ends of share %s at site %s: %w", s.id, m.site, err)
 		}
 		for _, p := range opened {
 			ends[p.TopicPartition] = max(p.virtual, 0)
 		}
-		parts = lost
 	}
 	return ends, nil
 }
@@ -111,6 +118,12 @@ func (m *Mirror) CatchUp(ctx context.Context, id spillway.ShareID, epoch spillwa
 		return nil, err
 	}
 	s.halt()
+	w, err := m.exclusive(ctx, s, epoch)
+	if err != nil {
+		return nil, err
+	}
+	defer w.end()
+	ctx = w
 	for site := range bounds {
 		maps.DeleteFunc(bounds[site], func(tp spillway.TopicPartition, _ spillway.Offset) bool {
 			o, open := m.reader.View(tp).Open()
@@ -167,6 +180,12 @@ func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillwa
 	if wg.Wait(); errors.Join(err, errHere) != nil {
 		return nil, errors.Join(err, errHere)
 	}
+	w, err := m.exclusive(ctx, s, epoch)
+	if err != nil {
+		return nil, err
+	}
+	defer w.end()
+	ctx = w
 	late := time.NewTimer(m.config.BoundPatience)
 	defer late.Stop()
 	select {
@@ -182,7 +201,7 @@ func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillwa
 	default:
 		return nil, nil
 	}
-	ends, err := m.standing(ctx, s, f, here)
+	ends, err := m.standing(w, s, f, here)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +228,7 @@ func (m *Mirror) boundFlow(ctx context.Context, s *share, f *flow, epoch spillwa
 // behind the floor of the epoch, so nobody who was not stopped by that floor has
 // opened one since, and the log ends where the last answer to the flow said. Only
 // such logs need not be read back.
-func (m *Mirror) standing(ctx context.Context, s *share, f *flow, here []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.Offset, error) {
+func (m *Mirror) standing(ctx exclusive, s *share, f *flow, here []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.Offset, error) {
 	if err := m.reader.WaitFor(ctx, max(s.floorAt, f.mu.verifiedAt)); err != nil {
 		return nil, err
 	}
@@ -221,7 +240,7 @@ func (m *Mirror) standing(ctx context.Context, s *share, f *flow, here []spillwa
 	now := m.config.Now()
 	ends := make(map[spillway.TopicPartition]spillway.Offset, len(tps))
 	for _, tp := range tps {
-		if p := f.parts[tp]; p.lease.Held(now) && p.stands(m.reader.Map(tp), logEnds[tp]) {
+		if p := f.parts[tp]; ctx.held(p, now) && p.stands(m.reader.Map(tp), logEnds[tp]) {
 			ends[tp] = p.virtual
 		}
 	}
@@ -257,10 +276,15 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		return -1, err
 	}
 	s.halt()
+	w, err := m.exclusive(ctx, s, epoch)
+	if err != nil {
+		return -1, err
+	}
+	defer w.end()
+	ctx = w
 	var todo []spillway.TopicPartition
 	for tp := range start {
-		epochs := m.reader.View(tp).Epochs()
-		if len(epochs) == 0 || epochs[len(epochs)-1].Epoch < epoch {
+		if !m.hasBegun(tp, epoch) {
 			todo = append(todo, tp)
 		}
 	}
@@ -291,16 +315,30 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		if start[tp] < virtual {
 			return -1, fmt.Errorf("open epoch %d of %s at site %s: it would start at virtual offset %d, but the site already has records up to %d (promise D)", epoch, tp, m.site, start[tp], virtual)
 		}
-		e := offsetmap.EpochStart{Epoch: epoch, Virtual: start[tp], Local: logEnds[tp], Mask: mask, Had: had}
+		e := offsetmap.EpochStart{Epoch: epoch, Virtual: start[tp], Local: logEnds[tp], Mask: mask, Had: had, Worker: m.config.Worker}
 		if om := m.reader.Map(tp); om != nil {
 			e.Session = om.Session().Session
 		}
 		entries[i] = maptopic.StartEntry(tp, e)
 	}
-	if mapPosition, err = m.writer.Save(ctx, entries...); err != nil {
+	if mapPosition, err = m.writer.SaveWhile(ctx, w.lost, entries...); err != nil {
 		return -1, err
 	}
-	return mapPosition, m.reader.WaitFor(ctx, mapPosition)
+	if err := m.reader.WaitFor(ctx, mapPosition); err != nil {
+		return -1, err
+	}
+	for _, tp := range todo {
+		if !m.hasBegun(tp, epoch) {
+			return -1, fmt.Errorf("open epoch %d of %s at site %s: %w: a mirror has opened the partition in a later one", epoch, tp, m.site, ErrFenced)
+		}
+	}
+	return mapPosition, nil
+}
+
+// hasBegun tells whether an epoch, or a later one, has started at this site.
+func (m *Mirror) hasBegun(tp spillway.TopicPartition, epoch spillway.Epoch) bool {
+	epochs := m.reader.View(tp).Epochs()
+	return len(epochs) > 0 && epochs[len(epochs)-1].Epoch >= epoch
 }
 
 // Arm proves that this site, which still serves, can follow the site that is about
@@ -340,9 +378,17 @@ func (m *Mirror) closeEpochs(ctx context.Context, ends map[spillway.TopicPartiti
 	if err != nil {
 		return err
 	}
+	// A mirror that opens a partition ends its epoch, and writes behind it: what it wrote
+	// is not among those ends if the map, read now, has the epoch open still.
+	if err := m.reader.CaughtUp(ctx); err != nil {
+		return err
+	}
 	var entries []maptopic.Entry
 	for _, tp := range todo {
-		o, _ := m.reader.View(tp).Open()
+		o, open := m.reader.View(tp).Open()
+		if !open {
+			continue
+		}
 		logEnd := logEnds[tp]
 		// The site may have come back shorter than it was (C27).
 		local := min(max(o.Local, o.Local+spillway.LocalOffset(ends[tp]-o.Virtual)), logEnd)
@@ -353,9 +399,5 @@ func (m *Mirror) closeEpochs(ctx context.Context, ends map[spillway.TopicPartiti
 				From: virtual, To: virtual + spillway.Offset(logEnd-local), LocalFrom: local, LocalTo: logEnd}))
 		}
 	}
-	position, err := m.writer.Save(ctx, entries...)
-	if err != nil {
-		return err
-	}
-	return m.reader.WaitFor(ctx, position)
+	return m.saveAndRead(ctx, entries)
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/broker/batch"
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
 )
@@ -309,6 +311,153 @@ func TestFailoverIsGivenUpAfterItsTargetOpened(t *testing.T) {
 	write(23)
 	eventually(t, "west has what east has", func() bool { return caughtUp(ctx, p.east, p.eastM, p.westM, ordersAssignment("", 3)) })
 	compareSites(t, p.east, p.west, p.eastM, p.westM, tp)
+}
+
+// The start of an epoch reaches west's map when its move was given up long ago. What was
+// mirrored since stays, and a partition of which nothing was is closed again.
+func TestAStartThatComesLateTakesNothingBack(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	p := newPair(t, map[string]int32{"orders": 2})
+	tps := partitionsOf("orders", 2)
+	l := newLoad(t, p.east.Addresses(), 41)
+	write := func(topic string, partitions int32) {
+		t.Helper()
+		if err := l.write(ctx, topic, partitions, 40); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("orders", 2)
+	p.wait(t)
+	ends, err := p.westM.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logEnds, err := p.west.Admin().LogEnds(ctx, tps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unopened := spillway.TopicPartition{Topic: "orders-new"}
+	late := []maptopic.Entry{maptopic.StartEntry(unopened, offsetmap.EpochStart{Epoch: 2, Virtual: 1000, Mask: 9})}
+	for _, tp := range tps {
+		late = append(late, maptopic.StartEntry(tp, offsetmap.EpochStart{Epoch: 2, Virtual: ends[tp], Local: logEnds[tp], Mask: 9, Session: p.westM.Map().Map(tp).Session().Session, Had: ends[tp]}))
+	}
+	assign(t, p.eastM, ordersAssignment("", 3))
+	assign(t, p.westM, ordersAssignment("east", 3, Term{Epoch: 1, Site: "east"}, Term{Epoch: 3, Site: "east"}))
+	write("orders", 2)
+	same := func() {
+		t.Helper()
+		eventually(t, "west has what east has", func() bool { return caughtUp(ctx, p.east, p.eastM, p.westM, ordersAssignment("", 3)) })
+	}
+	same()
+	if err := p.westM.saveAndRead(ctx, late); err != nil {
+		t.Fatal(err)
+	}
+	same() // nothing is taken back
+	for _, tp := range tps {
+		compareSites(t, p.east, p.west, p.eastM, p.westM, tp)
+	}
+	if err := p.east.Admin().CreateTopic(ctx, unopened.Topic, 1, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	write(unopened.Topic, 1)
+	write("orders", 2)
+	same()
+	for _, tp := range append(tps, unopened) {
+		compareSites(t, p.east, p.west, p.eastM, p.westM, tp)
+	}
+	if gaps := p.westM.Map().Gaps(); len(gaps) > 0 {
+		t.Errorf("gaps: %+v", gaps)
+	}
+	fresh := testMirror(t, p.west)
+	if err := fresh.readMap(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, tp := range append(tps, unopened) {
+		if was, is := p.westM.Map().View(tp).Ranges(), fresh.Map().View(tp).Ranges(); !slices.Equal(was, is) {
+			t.Errorf("%s: %v, and read anew %v", tp, was, is)
+		}
+	}
+}
+
+// One that leads closes what began late, and keeps the floor, also while it does not reach
+// the source.
+func TestWhatComesLateIsClosedWithoutTheSource(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	east, west := embeddedSite(t, "east", nil), embeddedSite(t, "west", map[string]int32{"orders": 1})
+	m := testMirror(t, west, east)
+	if err := east.Close(); err != nil {
+		t.Fatal(err)
+	}
+	assign(t, m, ordersAssignment("east", 3, Term{Epoch: 1, Site: "east"}, Term{Epoch: 3, Site: "east"}))
+	tp := spillway.TopicPartition{Topic: "orders"}
+	late := []maptopic.Entry{maptopic.StartEntry(tp, offsetmap.EpochStart{Epoch: 2, Virtual: 1000, Worker: "late"}), maptopic.FloorEntry(ordersShare, 2)}
+	if err := m.saveAndRead(ctx, late); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the epoch is closed", func() bool { _, open := m.Map().View(tp).Open(); return !open })
+	eventually(t, "compaction leaves the floor", func() bool { return m.Map().FloorKept(ordersShare) == 3 })
+}
+
+// Who helps opens a partition and mirrors into it while the one that leads is about to close
+// what began late there: what was mirrored is nothing that was not replicated.
+func TestWhatIsOpenedMeanwhileIsNotClosed(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	west := embeddedSite(t, "west", map[string]int32{"orders": 1})
+	tp := spillway.TopicPartition{Topic: "orders"}
+	helper := testMirror(t, west)
+	var opens atomic.Bool
+	m := testMirrorWith(t, Config{Local: endsAsked{west, func() {
+		if !opens.Swap(false) {
+			return
+		}
+		opened := offsetmap.Session{Session: 1, Worker: "helper", Epoch: 3, Opened: true, Virtual: 1000}
+		if _, err := helper.writer.Save(ctx, maptopic.SessionEntry(tp, opened)); err != nil {
+			t.Error(err)
+		}
+	}}})
+	if err := m.readMap(ctx); err != nil {
+		t.Fatal(err)
+	}
+	late := maptopic.StartEntry(tp, offsetmap.EpochStart{Epoch: 2, Virtual: 5000, Worker: "late"})
+	if err := m.saveAndRead(ctx, []maptopic.Entry{late}); err != nil {
+		t.Fatal(err)
+	}
+	lateBatch(t, west, tp, batch.Header{ProducerID: spillway.MirrorProducerID(1)}, 3, 0)
+	opens.Store(true)
+	if err := m.closeOver(ctx, ordersAssignment("east", 3, Term{Epoch: 1, Site: "east"}, Term{Epoch: 3, Site: "east"})); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.readMap(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if gaps, ends := m.Map().Gaps(), m.Map().View(tp).Ends(); len(gaps) > 0 || len(ends) != 1 || ends[0].LogEnd != 0 {
+		t.Errorf("gaps %+v, ends %+v", gaps, ends)
+	}
+}
+
+// A site that has begun to follow in a later epoch than the one that is opened does not say
+// that it has opened it.
+func TestAnEpochThatIsOverIsNotOpened(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	p := newPair(t, map[string]int32{"orders": 1})
+	p.wait(t)
+	ends, err := p.westM.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tp := spillway.TopicPartition{Topic: "orders"}
+	virtual, local := p.westM.Map().View(tp).End()
+	later := offsetmap.Session{Session: p.westM.Map().Map(tp).Session().Session + 1, Worker: "later", Opened: true, Epoch: 3, Local: local, Virtual: virtual}
+	if err := p.westM.saveAndRead(ctx, []maptopic.Entry{maptopic.SessionEntry(tp, later)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.westM.OpenEpoch(ctx, ordersShare, 2, 9, ends); !errors.Is(err, ErrFenced) {
+		t.Errorf("it says that the epoch is open: %v", err)
+	}
 }
 
 // TestStandbyThatWasNotHeardIsCutBack fails over from east to west without

@@ -21,8 +21,9 @@ import (
 // open gives each partition a new append session: it claims the session in the
 // map, which voids what older workers still write there, reads the end of the
 // target's log back, and says in the map how far the two agree. Partitions
-// whose claim lost a race come back in lost. The floor is asked here too: another
-// mirror of this site may have stopped the epoch while this one had no lease (C8).
+// whose claim lost a race, or that the site serves by now, come back in lost. The floor is
+// asked here too: another mirror of this site may have stopped the epoch while this one had
+// no lease (C8).
 func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, parts []*partition) (opened, lost []*partition, err error) {
 	if len(parts) == 0 {
 		return nil, nil, nil
@@ -30,15 +31,18 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	if err := m.readMap(ctx); err != nil {
 		return nil, nil, err
 	}
-	if floor := m.reader.Floor(id); epoch < floor {
-		return nil, nil, fmt.Errorf("share %s, epoch %d at site %s: %w: %d", id, epoch, m.site, ErrFenced, floor)
-	}
 	previous := make([]offsetmap.Session, len(parts))
-	claims := make([]maptopic.Entry, len(parts))
 	for i, p := range parts {
 		if om := m.reader.Map(p.TopicPartition); om != nil {
 			previous[i] = om.Session()
 		}
+	}
+	// Asked behind the sessions: a claim that follows those of a later epoch would void them.
+	if floor := m.reader.Floor(id); epoch < floor {
+		return nil, nil, fmt.Errorf("share %s, epoch %d at site %s: %w: %d", id, epoch, m.site, ErrFenced, floor)
+	}
+	claims := make([]maptopic.Entry, len(parts))
+	for i, p := range parts {
 		if previous[i].Session != p.cutIn {
 			p.cutVirtual = noBound
 		}
@@ -46,6 +50,9 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 			return nil, nil, err
 		}
 		claims[i] = maptopic.SessionEntry(p.TopicPartition, p.session)
+		if previous[i].Worker != m.config.Worker {
+			m.marks.withdraw(p.TopicPartition) // of a session before that one
+		}
 	}
 	if err := m.saveAndRead(ctx, claims); err != nil {
 		return nil, nil, err
@@ -69,18 +76,19 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	for i, p := range parts {
 		om := m.reader.Map(p.TopicPartition)
 		pending, writer := unverified(om, previous[i])
+		view := om.View()
 		held := om.Session() // last: while it is this one's, nobody changes what was read before
-		if held.Session != p.session.Session || held.Worker != p.session.Worker {
-			lost = append(lost, p)
+		if _, open := view.Open(); open || !held.Same(p.session) {
+			lost = append(lost, p) // behind the start of an epoch nothing would be found that was mirrored
 			continue
 		}
 		p.cutIn = held.Session
-		p.resumes = previous[i].Worker == m.config.Worker
+		p.resumes = previous[i].Opened && previous[i].Worker == m.config.Worker
 		opened = append(opened, p)
 		slots <- struct{}{}
 		reading.Go(func() {
 			defer func() { <-slots }()
-			told[i], faults[i] = m.verify(ctx, epoch, p, writer, pending, starts[p.TopicPartition], ends[p.TopicPartition])
+			told[i], faults[i] = m.verify(ctx, view, epoch, p, writer, pending, starts[p.TopicPartition], ends[p.TopicPartition])
 		})
 	}
 	reading.Wait()
@@ -92,11 +100,17 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 		return nil, nil, err
 	}
 	m.config.Crash("afterOpen")
+	counts := opened[:0]
 	for _, p := range opened {
+		if held := m.reader.Map(p.TopicPartition).Session(); !held.Opened || !held.Same(p.session) {
+			lost = append(lost, p) // an epoch has started meanwhile, or another one has claimed it
+			continue
+		}
+		counts = append(counts, p)
 		p.forceNewID, p.cutVirtual = false, noBound
 		m.events.sessionOpened(SessionInfo{p.TopicPartition, m.site, p.session.Session, p.local, p.virtual})
 	}
-	return opened, lost, nil
+	return counts, lost, nil
 }
 
 // some is the first fault, and how many there are: each of thousands of partitions tells it.
@@ -147,11 +161,11 @@ func (m *Mirror) nextSession(previous offsetmap.Session, forceNewID bool) (offse
 	return next, nil
 }
 
-// verify reads the target's log from the verified end on and sets the partition to
-// where it may go on. The writer is the session that saved what is pending. It returns
+// verify reads the target's log from the verified end of a view on and sets the partition
+// to where it may go on. The writer is the session that saved what is pending. It returns
 // what the map has to be told.
-func (m *Mirror) verify(ctx context.Context, epoch spillway.Epoch, p *partition, writer offsetmap.Session, pending *offsetmap.Chunk, logStart, logEnd spillway.LocalOffset) ([]maptopic.Entry, error) {
-	return m.agree(m.reader.View(p.TopicPartition), epoch, p, writer, pending, logStart, logEnd, func(from spillway.LocalOffset, see func(batch.Header)) error {
+func (m *Mirror) verify(ctx context.Context, view *offsetmap.View, epoch spillway.Epoch, p *partition, writer offsetmap.Session, pending *offsetmap.Chunk, logStart, logEnd spillway.LocalOffset) ([]maptopic.Entry, error) {
+	return m.agree(view, epoch, p, writer, pending, logStart, logEnd, func(from spillway.LocalOffset, see func(batch.Header)) error {
 		return sitelog.Scan(ctx, m.local, p.TopicPartition, from, logEnd, func(b sitelog.Batch) error {
 			see(b.Header)
 			return nil
@@ -283,9 +297,13 @@ func (m *Mirror) LogGap(ctx context.Context, g maptopic.Gap) error {
 }
 
 // claimLease waits for the lease of a partition and hands it on with it.
-func (m *Mirror) claimLease(ctx context.Context, p *partition, got chan<- *partition) {
+func (f *flow) claimLease(ctx context.Context, p *partition) {
+	claim := f.m.config.Claim
+	if f.crew != nil {
+		claim = f.crew.claim
+	}
 	for {
-		lease, err := m.config.Claim(ctx, p.TopicPartition)
+		lease, err := claim(ctx, p.TopicPartition)
 		if err == nil {
 			p.lease = lease
 			break
@@ -295,7 +313,7 @@ func (m *Mirror) claimLease(ctx context.Context, p *partition, got chan<- *parti
 		}
 	}
 	select {
-	case got <- p:
+	case f.claimed <- p:
 	case <-ctx.Done():
 		letGo(p.lease)
 	}

@@ -83,6 +83,137 @@ func TestAnotherMirrorOpensBeforeTheClaim(t *testing.T) {
 	}
 }
 
+// lateStart is the start of an epoch that was given up, above the reserved end, which reaches
+// the map of west while a mirror opens a partition.
+type lateStart struct {
+	site    *meanwhile
+	m       *Mirror
+	tp      spillway.TopicPartition
+	virtual spillway.Offset // and local: where west is
+	local   spillway.LocalOffset
+	claimed func() // happens when the next claims are in the map
+	arrives func()
+}
+
+func newLateStart(t *testing.T) *lateStart {
+	t.Helper()
+	ctx := testContext(t)
+	b := newBounded(t, nil)
+	b.write(t, 1)
+	b.follows(t)
+	b.westM.Close()
+	s := &lateStart{site: &meanwhile{Cluster: b.west}, tp: spillway.TopicPartition{Topic: "orders"}}
+	s.m = testMirrorWith(t, Config{Local: s.site, Crash: func(point string) {
+		if do := s.claimed; point == "afterClaim" && do != nil {
+			s.claimed = nil
+			do()
+		}
+	}}, b.east)
+	if err := s.m.readMap(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.virtual, s.local = s.m.reader.View(s.tp).End()
+	start := offsetmap.EpochStart{Epoch: 2, Virtual: s.virtual + 5000, Local: s.local, Session: s.m.reader.Map(s.tp).Session().Session, Had: s.virtual, Worker: "late"}
+	late := testMirror(t, b.west)
+	s.arrives = func() {
+		at, err := late.writer.Save(ctx, maptopic.StartEntry(s.tp, start))
+		if err := errors.Join(err, s.m.reader.WaitFor(ctx, at)); err != nil {
+			t.Error(err)
+		}
+	}
+	return s
+}
+
+// givenUpTwo are the terms of a share that never came to epoch 2.
+var givenUpTwo = []Term{{Epoch: 1, Site: "east"}, {Epoch: 3, Site: "east"}}
+
+// opens opens the partition, and tells whether it is open then.
+func (s *lateStart) opens(t *testing.T, terms []Term) (p *partition, is bool) {
+	t.Helper()
+	p = &partition{TopicPartition: s.tp, cutVirtual: noBound, sourceEpoch: -1, batchBytesMax: 1 << 20, terms: terms}
+	opened, lost, err := s.m.open(testContext(t), ordersShare, 3, []*partition{p})
+	if err != nil || len(opened)+len(lost) != 1 {
+		t.Fatalf("opened %d, lost %d: %v", len(opened), len(lost), err)
+	}
+	return p, len(opened) == 1
+}
+
+// What an epoch left out as burnt that was given up is not taken for what is here, whenever
+// its start comes while a partition is opened. An opening that the start voids is none.
+func TestAStartThatComesWhileAPartitionIsOpened(t *testing.T) {
+	t.Parallel()
+	foreign := batch.Header{ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}
+	for name, c := range map[string]struct {
+		terms   []Term
+		reading bool // it comes while the log is read back, or before
+		opened  bool
+	}{
+		"before the log is read back":                        {givenUpTwo, false, false},
+		"while the log is read back":                         {givenUpTwo, true, true},
+		"while who has not heard of the move reads it back":  {nil, true, false},
+		"before who has not heard of the move reads it back": {nil, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newLateStart(t)
+			s.claimed = s.arrives
+			if c.reading {
+				lateBatch(t, s.site, s.tp, foreign, 1, s.local) // so that there is something to read
+				s.claimed = func() { s.site.do.Store(&s.arrives) }
+			}
+			p, opened := s.opens(t, c.terms)
+			if opened != c.opened || s.claimed != nil || s.site.do.Load() != nil {
+				t.Fatalf("opened: %v", opened)
+			}
+			view := s.m.reader.View(s.tp)
+			if end, _ := view.End(); opened && (end != s.virtual || p.virtual != s.virtual) {
+				t.Errorf("the map ends at %d, the partition goes on at %d; west has all below %d", end, p.virtual, s.virtual)
+			}
+			if _, open := view.Open(); open == opened {
+				t.Errorf("the late epoch is open: %v", open)
+			}
+		})
+	}
+}
+
+// A site does not tell a failover that it has what an epoch left out as burnt that was given
+// up, though its start comes only then.
+func TestAStartThatComesWhileEndsAreReadBack(t *testing.T) {
+	t.Parallel()
+	s := newLateStart(t)
+	if err := s.m.Know(ordersAssignment("east", 3, givenUpTwo...)); err != nil {
+		t.Fatal(err)
+	}
+	s.claimed = s.arrives
+	ends, err := s.m.Stop(testContext(t), ordersShare, 4)
+	if err != nil || ends[s.tp] != s.virtual || s.claimed != nil {
+		t.Errorf("it tells %d, west has all below %d: %v", ends[s.tp], s.virtual, err)
+	}
+}
+
+// A claim that was not opened has compared nothing with the source.
+func TestAClaimThatWasNotOpenedIsNoComparison(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	west := embeddedSite(t, "west", map[string]int32{"orders": 1})
+	m := testMirrorWith(t, Config{Local: west, Worker: "own"})
+	if err := m.readMap(ctx); err != nil {
+		t.Fatal(err)
+	}
+	tp := spillway.TopicPartition{Topic: "orders"}
+	other := offsetmap.Session{Session: 1, Worker: "other", Epoch: 1, Opened: true}
+	claim := offsetmap.Session{Session: 2, Worker: "own", Epoch: 1, Virtual: -1}
+	if err := m.saveAndRead(ctx, []maptopic.Entry{maptopic.SessionEntry(tp, other), maptopic.SessionEntry(tp, claim)}); err != nil {
+		t.Fatal(err)
+	}
+	p := &partition{TopicPartition: tp, cutVirtual: noBound}
+	for _, resumes := range []bool{false, true} {
+		if opened, _, err := m.open(ctx, ordersShare, 1, []*partition{p}); err != nil || len(opened) != 1 || p.resumes != resumes {
+			t.Errorf("%d opened, resumes: %v, want %v: %v", len(opened), p.resumes, resumes, err)
+		}
+	}
+}
+
 // lateBatch appends records under a producer, which come to lie at a local offset.
 func lateBatch(t *testing.T, site broker.Cluster, tp spillway.TopicPartition, h batch.Header, records int, at spillway.LocalOffset) {
 	t.Helper()

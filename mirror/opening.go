@@ -20,8 +20,17 @@ func (f *flow) openAll(ctx context.Context) {
 	parts := f.withLease(ctx, f.toOpen)
 	f.toOpen = nil
 	byTopicPartition(parts)
+	served := func(p *partition) bool {
+		_, open := f.m.reader.View(p.TopicPartition).Open()
+		return open
+	}
+	if slices.ContainsFunc(parts, served) {
+		if err := f.closeLate(ctx); err != nil {
+			f.fail(err)
+		}
+	}
 	parts = slices.DeleteFunc(parts, func(p *partition) bool {
-		if _, open := f.m.reader.View(p.TopicPartition).Open(); open {
+		if served(p) {
 			f.postpone(p, "this site still serves an epoch of the partition; it has to be closed first", time.Second)
 			return true
 		}
@@ -36,7 +45,7 @@ func (f *flow) openAll(ctx context.Context) {
 		return
 	}
 	for _, p := range lost {
-		f.postpone(p, "another mirror opened an append session at the same time", 0)
+		f.postpone(p, "another mirror opened an append session, or an epoch began here, at the same time", 0)
 	}
 	f.toRoute = append(f.toRoute, f.withLease(ctx, opened)...)
 }

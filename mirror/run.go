@@ -98,7 +98,7 @@ func (c RunConfig) open(ctx context.Context) (*Mirror, Assignment, error) {
 	if err != nil {
 		return nil, a, err
 	}
-	m.crew = newCrew(m, flowOf(c.From.Site()), meaningOf(c.Topics, c.Groups))
+	m.crew = newCrew(m, flowOf(c.From.Site()), meaningOf(c.Topics, c.Groups), newMeanings().covers)
 	m.config.Claim = m.crew.claim
 	return m, a, nil
 }

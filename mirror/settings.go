@@ -275,10 +275,10 @@ func (m *Mirror) keepMetadata(ctx context.Context, id spillway.ShareID) {
 	}
 }
 
-// leads is called when the lease of a topic's first partition has come.
-func (f *flow) leads(topic string, lease Lease) {
+// hasFirst is called when the lease of a topic's first partition has come.
+func (f *flow) hasFirst(topic string, lease Lease) {
 	f.mu.Lock()
-	f.mu.led[topic] = lease
+	f.mu.firsts[topic] = lease
 	f.mu.Unlock()
 	f.lookAt(topic)
 }
@@ -307,18 +307,18 @@ func (f *flow) topics() []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// led are those of the topics about which this worker decides.
-func (f *flow) led(topics []string) []string {
+// decidesOf are those of the topics about which this worker decides.
+func (f *flow) decidesOf(topics []string) []string {
 	now := f.m.config.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var led []string
+	var ours []string
 	for _, name := range topics {
-		if lease := f.mu.led[name]; lease != nil && lease.Held(now) && !askedBack(lease) {
-			led = append(led, name)
+		if lease := f.mu.firsts[name]; lease != nil && lease.Held(now) && !askedBack(lease) {
+			ours = append(ours, name)
 		}
 	}
-	return led
+	return ours
 }
 
 // metadataRound looks at topics once, or at the whole flow, of which it has the topics
@@ -344,7 +344,7 @@ func (f *flow) metadataRound(ctx context.Context, topics []string, whole bool) {
 	if whole {
 		f.keep(ctx, KindTopic, func() error { return f.followDeletions(ctx) })
 	}
-	if len(all) == 0 || !whole && !slices.Contains(topics, all[0]) || len(f.led(all[:1])) == 0 {
+	if len(all) == 0 || !whole && !slices.Contains(topics, all[0]) || len(f.decidesOf(all[:1])) == 0 {
 		return // another worker's
 	}
 	if f.m.config.ACLs {
@@ -384,9 +384,9 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 	if err != nil {
 		return err
 	}
-	led := f.led(topics)
-	if len(led) > 0 {
-		plans, err := f.m.planSettings(ctx, f.source, led, here)
+	ours := f.decidesOf(topics)
+	if len(ours) > 0 {
+		plans, err := f.m.planSettings(ctx, f.source, ours, here)
 		if err != nil {
 			return err
 		}

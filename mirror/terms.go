@@ -3,6 +3,8 @@ package mirror
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"spillway"
 	"spillway/mirror/offsetmap"
@@ -73,23 +75,36 @@ func newest(terms []Term) spillway.Epoch {
 // lies behind the ends is unreplicated: hidden, listed by Unreplicated, and in
 // the gap log.
 func (m *Mirror) closeOver(ctx context.Context, a Assignment) error {
-	tps, err := a.partitionsAt(ctx, m.local)
-	if err != nil {
-		return err
-	}
 	ends := make(map[spillway.TopicPartition]spillway.Offset)
-	for _, tp := range tps {
-		if o, open := m.reader.View(tp).Open(); open {
-			if end, isOver := over(a.Terms, m.site, tp, o); isOver {
-				ends[tp] = end
-			}
+	for tp, o := range m.reader.Open() {
+		if end, isOver := over(a.Terms, m.site, tp, o); isOver && a.has(tp) {
+			ends[tp] = end
 		}
 	}
 	if len(ends) == 0 {
 		return nil
 	}
+	here, err := a.partitionsAt(ctx, m.local) // a topic may have been deleted
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(ends, func(tp spillway.TopicPartition, _ spillway.Offset) bool { return !slices.Contains(here, tp) })
 	if err := m.closeEpochs(ctx, ends); err != nil {
 		return fmt.Errorf("close what share %s had open at site %s: %w", a.Share, m.site, err)
 	}
 	return nil
+}
+
+// closeLate is closeOver while the share flows in: the start of an epoch may reach the map
+// long after its move was given up, and then the partition would wait for the next move.
+// So may its floor. Of several processes the one that leads does it, whether it reaches the
+// source or not.
+func (f *flow) closeLate(ctx context.Context) error {
+	if !f.m.leads() {
+		return nil
+	}
+	if err := f.m.keepFloor(ctx, f.share.Share); err != nil {
+		return err
+	}
+	return f.m.closeOver(ctx, f.share)
 }

@@ -276,7 +276,7 @@ func TestAnOpenBatchIsNotHandedOver(t *testing.T) {
 	t.Parallel()
 	m := &Mirror{events: &Events{}}
 	m.crew = &crew{m: m}
-	m.crew.mu.away = true // all is asked back
+	m.crew.mu.away, m.crew.mu.holders = true, map[string]int{"orders": 1} // all is asked back
 	m.crew.mu.worker = workers.New("one", "", "", workers.Limits{}, nil)
 	f := newFlow(m, ordersAssignment("east", 1), &source{site: "east"}, nil)
 	lease := &crewLease{c: m.crew, key: "orders"}

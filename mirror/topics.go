@@ -33,6 +33,11 @@ func (a Assignment) covers(topic string) bool {
 	return matches(a.Topics, topic) && (a.Match == nil || a.Match(topic))
 }
 
+// has tells whether a partition is of the share.
+func (a Assignment) has(tp spillway.TopicPartition) bool {
+	return a.covers(tp.Topic) && (a.Owns == nil || a.Owns(tp))
+}
+
 // partitionsAt lists the assignment's partitions at a site.
 func (a Assignment) partitionsAt(ctx context.Context, c broker.Cluster) ([]spillway.TopicPartition, error) {
 	md, err := c.Metadata(ctx)

@@ -69,7 +69,7 @@ func (m *Mirror) Unreplicated(ctx context.Context, id spillway.ShareID) ([]Unrep
 	var ranges []UnreplicatedRange
 	overhangs := m.overhangs()
 	for _, tp := range m.reader.Partitions() {
-		if !a.covers(tp.Topic) || a.Owns != nil && !a.Owns(tp) {
+		if !a.has(tp) {
 			continue
 		}
 		ranges = append(ranges, overhangs[tp]...)

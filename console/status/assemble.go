@@ -186,15 +186,25 @@ func (in Inputs) alive(m Seen[failover.MirrorLease]) bool {
 	return m.Age <= in.LeaseTTL && !m.Value.Leaving
 }
 
-// following is the word of a site's mirror about a share.
+// following is the word of a site's mirror about a share, with what others carry for it.
 func (in Inputs) following(site spillway.SiteID, share spillway.ShareID) (f failover.Following, silent time.Duration, ok bool) {
+	var leads failover.MirrorLease
 	for _, m := range in.Mirrors {
 		if m.Value.Site != site {
 			continue
 		}
 		if word, has := m.Value.Following[share.String()]; has && (!ok || m.Age < silent) {
-			f, silent, ok = word, m.Age, true
+			f, silent, ok, leads = word, m.Age, true, m.Value
 		}
+	}
+	var others []failover.MirrorLease
+	for _, m := range in.Mirrors {
+		if in.alive(m) {
+			others = append(others, m.Value)
+		}
+	}
+	if ok {
+		f = leads.Beside(others...).Following[share.String()]
 	}
 	return f, silent, ok
 }

@@ -370,21 +370,21 @@ func TestOneWriterPerSite(t *testing.T) {
 		return w, stop
 	}
 	first, stop := start("a")
-	held, err := first.Claim(within(t), orders0)
+	held, err := first.Claim(within(t))
 	if err != nil || !held.Held(time.Now()) {
 		t.Fatal(err)
 	}
 	second, _ := start("b")
 	short, cancel := context.WithTimeout(t.Context(), 2*ttl)
 	defer cancel()
-	if _, err := second.Claim(short, orders0); err == nil {
+	if _, err := second.Claim(short); err == nil {
 		t.Fatal("two writers")
 	}
 	stop()
 	if held.Held(time.Now()) {
 		t.Fatal("a claim outlives its lease")
 	}
-	taken, err := second.Claim(within(t), orders0)
+	taken, err := second.Claim(within(t))
 	if err != nil || !taken.Held(time.Now()) {
 		t.Fatal(err)
 	}
@@ -449,10 +449,11 @@ func TestNothingIsReportedAfterTheWriterLease(t *testing.T) {
 	wg.Go(func() { writer.Run(ctx) })
 	f := NewFollower(FollowerConfig{Topology: w.topology, Store: w.store, Cluster: w.sites["west"].cluster, Mirror: &knower{}, Worker: "2", LeaseTTL: testTTL, Writer: writer})
 	s := &followed{f: f, id: spillway.ShareID{Group: "orders"}, reports: map[spillway.Epoch]*siteReport{}}
-	var err error
-	if s.term, err = writer.term(within(t)); err != nil {
+	term, err := writer.term(within(t))
+	if err != nil {
 		t.Fatal(err)
 	}
+	s.term.Store(term)
 	stopped := func(epoch spillway.Epoch) error {
 		return s.report(within(t), epoch, func(r *failover.SiteReport) { r.Stopped = true })
 	}
@@ -461,12 +462,124 @@ func TestNothingIsReportedAfterTheWriterLease(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
-	if err := stopped(8); !errors.Is(err, errNotWriter) {
+	if err := stopped(8); !errors.Is(err, errNotLeading) {
 		t.Fatalf("reported: %v", err)
 	}
 	if _, err := w.store.Get(within(t), failover.Keys("shop").SiteReport(s.id, 8, "west")); !errors.Is(err, coordination.ErrNotFound) {
 		t.Fatalf("the report was written: %v", err)
 	}
+}
+
+// gatherer is a mirror that takes all to itself, and lets what it is asked to follow wait
+// the first time.
+type gatherer struct {
+	knower
+	gathered, ended atomic.Int64
+}
+
+func (g *gatherer) Know(mirror.Assignment) error { return nil }
+
+func (g *gatherer) Gather(spillway.ShareID, spillway.Epoch) error {
+	g.gathered.Add(1)
+	return nil
+}
+
+func (g *gatherer) Assign(ctx context.Context, _ mirror.Assignment) error {
+	if g.gathered.Load() == 1 {
+		<-ctx.Done()
+		g.ended.Add(1)
+	}
+	return ctx.Err()
+}
+
+// A process that loses the writer lease ends what it does for the record at hand, and when
+// it has the lease again it begins anew, though the record is the same: what it had said in
+// the old term counts no more.
+func TestWhoHasTheWriterLeaseAgainActsAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
+	store := coordtest.NewMemory()
+	share := failover.Share{Group: "orders", State: failover.Fencing, Kind: failover.Switchover, Epoch: 2, Active: "east", Target: "west", Terms: []failover.Term{{Epoch: 1, Site: "east"}}}
+	if _, err := store.Put(within(t), failover.Keys("shop").Share(share.ID()), share.Encode(), 0); err != nil {
+		t.Fatal(err)
+	}
+	g := &gatherer{knower: knower{Mirror: w.sites["west"].mirror}}
+	writer := NewWriter(store, "shop", "west", "1", 400*time.Millisecond)
+	f := NewFollower(FollowerConfig{Topology: w.topology, Store: store, Cluster: w.sites["west"].cluster, Mirror: g, Worker: "1", LeaseTTL: testTTL, Writer: writer})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { _ = f.Run(ctx) }) // ends with ctx
+	for term := range int64(3) {
+		held, lose := context.WithCancel(ctx)
+		lost := make(chan struct{})
+		go func() { defer close(lost); writer.Run(held) }()
+		w.eventually("all is taken in the term", func() bool { return g.gathered.Load() == term+1 })
+		lose()
+		<-lost
+	}
+	if g.ended.Load() != 1 {
+		t.Errorf("what was under way ended %d times", g.ended.Load())
+	}
+}
+
+// joiner notes what it is to carry beside the process that leads.
+type joiner struct {
+	knower
+	source atomic.Value
+}
+
+func (j *joiner) Join(_ context.Context, a mirror.Assignment) error {
+	j.source.Store(a.Source)
+	return nil
+}
+
+// A process of an older version that has the writer lease writes all partitions of the
+// site: beside it others stand still, and say why.
+func TestNobodyHelpsAnOlderVersion(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
+	store := coordtest.NewMemory()
+	share := failover.Share{Group: "orders", State: failover.Stable, Epoch: 1, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}}}
+	if _, err := store.Put(within(t), failover.Keys("shop").Share(share.ID()), share.Encode(), 0); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	leads := func(shares string) (stop func()) {
+		t.Helper()
+		old := coordination.NewLease(coordination.LeaseConfig{Store: store, Key: failover.Keys("shop").Writer("west"), Self: "old-1", Owner: bootOf, TTL: testTTL, Every: testTTL / 4,
+			Value: func(beat uint64) []byte {
+				return fmt.Appendf(nil, `{"boot":"old-1","worker":"old","beat":%d%s}`, beat, shares)
+			}})
+		held, lose := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() { defer close(done); old.Run(held) }()
+		w.eventually("the lease is held", old.Valid)
+		return func() { lose(); <-done }
+	}
+	stop := leads(`,"shares":true`)
+	j := &joiner{knower: knower{Mirror: w.sites["west"].mirror}}
+	j.source.Store(spillway.SiteID(""))
+	told := make(chan string, 1000)
+	writer := NewWriter(store, "shop", "west", "2", testTTL)
+	f := NewFollower(FollowerConfig{Topology: w.topology, Store: store, Cluster: w.sites["west"].cluster, Mirror: j, Worker: "2", LeaseTTL: testTTL, Writer: writer,
+		Events: Events{FollowFailed: func(_ spillway.ShareID, _ failover.State, err error) { told <- err.Error() }}})
+	wg.Go(func() { writer.Run(ctx) })
+	wg.Go(func() { _ = f.Run(ctx) }) // ends with ctx
+	w.eventually("it helps", func() bool { return j.source.Load() == spillway.SiteID("east") })
+	stop()
+	stop = leads("")
+	defer stop()
+	w.eventually("it stands still", func() bool { return j.source.Load() == spillway.SiteID("") })
+	if why := <-told; !strings.HasPrefix(why, "mirror process old leads site west") {
+		t.Error(why)
+	}
+	stop()
+	w.eventually("it leads", func() bool { return j.asked.Load() > 0 })
 }
 
 // unarmed is a mirror whose site cannot follow another one.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -27,7 +28,8 @@ type followed struct {
 	degrades int
 	degraded bool
 	terms    map[spillway.Epoch]failover.Term // read from the history
-	term     uint64                           // of the writer lease in which act works
+
+	term atomic.Uint64 // of the writer lease in which act works, or has worked; 0: none
 
 	mu struct {
 		sync.Mutex
@@ -58,20 +60,34 @@ const (
 	followRetryMax = time.Second
 )
 
-// run acts on one record after the other; a newer one ends what is under way.
+// lapsed tells whether the writer lease was lost since act had it. What was done is to be
+// done again then: another process may have led in between, and what belonged to the term
+// is void.
+func (s *followed) lapsed() bool {
+	term := s.term.Load()
+	return term != 0 && !s.f.cfg.Writer.holds(term)
+}
+
+// run acts on one record after the other, and again when the writer lease was lost; a
+// newer record, and the end of the lease, end what is under way.
 func (s *followed) run(ctx context.Context) {
 	s.reports, s.terms = map[spillway.Epoch]*siteReport{}, map[spillway.Epoch]failover.Term{}
 	var version uint64
 	var share failover.Share
 	pending, retry := false, followRetryMin
 	for {
+		changed := s.f.cfg.Writer.changed()
 		var again <-chan time.Time
 		if pending {
 			again = time.After(retry)
+		} else if s.lapsed() {
+			again = time.After(0)
 		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-changed:
+			continue
 		case <-again:
 		case e := <-s.newest:
 			if e.Version <= version && e.Version != 0 {
@@ -99,16 +115,26 @@ func (s *followed) run(ctx context.Context) {
 	}
 }
 
-// interruptible acts until a newer record than version comes. The same record
-// comes again with every change of another share, and after an interruption of
-// the store: it ends nothing.
+// interruptible acts until a newer record than version comes, or the writer lease is
+// lost. The same record comes again with every change of another share, and after an
+// interruption of the store: it ends nothing.
 func (s *followed) interruptible(ctx context.Context, share failover.Share, version uint64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
+	s.term.Store(0)
 	go func() { done <- s.told(ctx, share) }()
 	for {
+		changed := s.f.cfg.Writer.changed()
+		if s.lapsed() {
+			cancel()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil // run begins anew
+		}
 		select {
+		case <-changed:
 		case err := <-done:
 			return err
 		case e := <-s.newest:
@@ -184,24 +210,27 @@ func (s *followed) problem(ctx context.Context, share failover.Share, err error)
 	changed := s.mu.problem != text
 	s.mu.problem = text
 	s.mu.Unlock()
-	if changed && !errors.Is(err, errNotWriter) && share.State != failover.Stable {
+	if changed && !errors.Is(err, errNotLeading) && share.State != failover.Stable {
 		if err := s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Problem = text }); err != nil && ctx.Err() == nil {
 			s.f.cfg.Events.followFailed(s.id, share.State, err)
 		}
 	}
 }
 
-// errNotWriter: the writer lease was lost while this process acted.
-var errNotWriter = errors.New("another mirror process may write into this site by now")
+// errNotLeading: the writer lease was lost while this process acted.
+var errNotLeading = errors.New("another mirror process may lead this site by now")
 
 // act does what one record asks of this site, once this process may write there.
 // A newer record ends the wait.
 func (s *followed) act(ctx context.Context, share failover.Share) error {
+	if err := s.help(ctx, share); err != nil {
+		return err
+	}
 	term, err := s.f.cfg.Writer.term(ctx)
 	if err != nil {
 		return err
 	}
-	s.term = term
+	s.term.Store(term)
 	if share, err = untrimmed(ctx, s.f.cfg.Store, s.f.keys, share, s.terms); err != nil {
 		return err
 	}
@@ -218,6 +247,12 @@ func (s *followed) act(ctx context.Context, share failover.Share) error {
 		if share.Target == s.f.site && share.State != failover.Draining {
 			m.HurryGroups(s.id) // their members have committed for the last time
 		}
+		if share.Active != s.f.site && share.State != failover.Draining {
+			// What CUTOVER asks for is done by one process.
+			if err := m.Gather(s.id, share.Epoch); err != nil {
+				return err
+			}
+		}
 		return s.follow(ctx, share, share.Current().Epoch, share.Active)
 	case share.State == failover.Fenced:
 		return s.stop(ctx, share)
@@ -227,6 +262,59 @@ func (s *followed) act(ctx context.Context, share failover.Share) error {
 		return s.open(ctx, share)
 	}
 	return nil
+}
+
+// A process that helps asks its mirror often while that one waits for who leads, and then
+// only to see whether what flows was stopped.
+const (
+	helpEvery = 20 * time.Millisecond
+	helpLook  = 500 * time.Millisecond
+)
+
+// help lets the share flow beside the process that leads, while it stands still, and until
+// this process leads. During a move it does nothing: the one that leads takes what it needs.
+func (s *followed) help(ctx context.Context, share failover.Share) error {
+	if s.f.leads() || share.State != failover.Stable || share.Abort != "" {
+		return nil
+	}
+	share, err := untrimmed(ctx, s.f.cfg.Store, s.f.keys, share, s.terms)
+	if err != nil {
+		return err
+	}
+	assignment := s.assignment(share, share.Epoch, share.Active)
+	for {
+		changed := s.f.cfg.Writer.changed()
+		if s.f.leads() {
+			return ctx.Err()
+		}
+		if older := s.f.cfg.Writer.older(); older != "" {
+			still := assignment
+			still.Source = ""
+			if err := s.f.cfg.Mirror.Join(ctx, still); err != nil && !errors.Is(err, mirror.ErrNotShared) {
+				return err
+			}
+			return fmt.Errorf("mirror process %s leads site %s, and is of a version that writes all partitions itself: this one stands still until that one is upgraded or stopped", older, s.f.site)
+		}
+		err := s.f.cfg.Mirror.Join(ctx, assignment)
+		next := helpLook
+		switch {
+		case errors.Is(err, mirror.ErrNotShared):
+			return nil
+		case errors.Is(err, mirror.ErrNoLead):
+			next = helpEvery
+		case err != nil:
+			return err
+		}
+		timer := time.NewTimer(next)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		if timer.Stop(); ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
 }
 
 func (s *followed) assignment(share failover.Share, epoch spillway.Epoch, source spillway.SiteID) mirror.Assignment {
@@ -306,14 +394,18 @@ func (s *followed) tellDegrade(ctx context.Context, share failover.Share) error 
 	return nil
 }
 
-const restorePoll = 50 * time.Millisecond
+const restorePoll = 200 * time.Millisecond // each look goes over all partitions
 
-// restore waits until this site has all that was acknowledged by fewer sites, and
-// says so.
+// restore waits until all in-sync replicas of this site have all that was acknowledged by
+// fewer sites, and says so. Its brokers are asked only when their leaders have it.
 func (s *followed) restore(ctx context.Context, share failover.Share) error {
+	m := s.f.cfg.Mirror
 	for {
-		if offsetsOf(s.f.cfg.Mirror.Ends(s.id)).Reach(share.Restore) {
-			return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Restored = share.Degrades })
+		if offsetsOf(m.Ends(s.id)).Reach(share.Restore) {
+			ends, err := m.DurableEnds(ctx, s.id)
+			if err == nil && offsetsOf(ends).Reach(share.Restore) {
+				return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Restored = share.Degrades })
+			}
 		}
 		if pause(ctx, restorePoll); ctx.Err() != nil {
 			return ctx.Err()

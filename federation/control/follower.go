@@ -21,6 +21,8 @@ import (
 type Mirror interface {
 	Know(mirror.Assignment) error
 	Assign(context.Context, mirror.Assignment) error
+	Join(context.Context, mirror.Assignment) error
+	Gather(id spillway.ShareID, epoch spillway.Epoch) error
 	Stop(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) (map[spillway.TopicPartition]spillway.Offset, error)
 	CatchUp(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, from map[spillway.TopicPartition]spillway.SiteID, until map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error)
 	OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (int64, error)
@@ -29,6 +31,7 @@ type Mirror interface {
 	CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error
 	LogGap(context.Context, maptopic.Gap) error
 	Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset
+	DurableEnds(ctx context.Context, id spillway.ShareID) (map[spillway.TopicPartition]spillway.Offset, error)
 	Flows() []mirror.FlowInfo
 	Map() *maptopic.Reader
 }
@@ -42,7 +45,9 @@ type FollowerConfig struct {
 	Worker   string // unique among the site's mirror processes
 	// Writer is the site's writer lease. Where several mirror processes run at a
 	// site, only its holder does what the records ask and reports it: the others'
-	// word that a flow has stopped would be worth nothing. Nil: this is the only one.
+	// word that a flow has stopped would be worth nothing. They carry a part of what
+	// flows while a share stands still, if the mirror shares it (mirror.Config.Lead).
+	// Nil: this is the only one.
 	Writer   *Writer
 	Marks    string // address of the mark stream, for gateways
 	LeaseTTL time.Duration
@@ -62,8 +67,12 @@ type Follower struct {
 	mu struct {
 		sync.Mutex
 		following map[string]failover.Following
+		carries   map[string]failover.Following // while it does not lead
 	}
 }
+
+// leads tells whether this process does what the records ask of the site.
+func (f *Follower) leads() bool { return f.cfg.Writer == nil || f.cfg.Writer.lease.Valid() }
 
 // NewFollower prepares a follower.
 func NewFollower(cfg FollowerConfig) *Follower {
@@ -115,8 +124,8 @@ func (f *Follower) leaseValue(beat uint64) []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l := failover.MirrorLease{Site: f.site, Worker: f.cfg.Worker, Boot: f.boot, Marks: f.cfg.Marks, Following: f.mu.following, Beat: beat}
-	if w := f.cfg.Writer; w != nil && !w.lease.Valid() {
-		l.Waits, l.Following = true, nil
+	if !f.leads() {
+		l.Waits, l.Following, l.Carries = true, nil, f.mu.carries
 	}
 	b, err := json.Marshal(l)
 	if err != nil {

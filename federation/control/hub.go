@@ -143,11 +143,13 @@ func (h *hub) entry(prefix, key string) (coordination.Entry, bool) {
 }
 
 // alive tells whether a rewritten key was rewritten lately.
-func (h *hub) alive(key string) bool {
+func (h *hub) alive(key string) bool { return h.within(key, h.ttl) }
+
+func (h *hub) within(key string, d time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	b, ok := h.beats[key]
-	return ok && b.moved && b.at.Longest(h.clock.Now()) < h.ttl
+	return ok && b.moved && b.at.Longest(h.clock.Now()) < d
 }
 
 // allMoved tells whether every key that is rewritten was seen to change.
@@ -269,19 +271,43 @@ func (h *hub) judgements(sites []spillway.SiteID, observers []spillway.SiteID) m
 }
 
 // mirrors lists the mirror leases that are alive, one per site: that of the
-// worker which writes there, or the first of those that wait.
+// worker which leads there, with what the others carry, or the first of those that wait.
 func (h *hub) mirrors() map[spillway.SiteID]failover.MirrorLease {
 	live := map[spillway.SiteID]failover.MirrorLease{}
+	var all []failover.MirrorLease
 	for _, e := range h.entries(h.keys.Mirrors()) {
 		var m failover.MirrorLease
 		if !h.alive(e.Key) || json.Unmarshal(e.Value, &m) != nil || m.Leaving {
 			continue
 		}
+		all = append(all, m)
 		if other, ok := live[m.Site]; !ok || other.Waits && !m.Waits {
 			live[m.Site] = m
 		}
 	}
+	for site, m := range live {
+		live[site] = m.Beside(all...)
+	}
 	return live
+}
+
+// sharedFor is for how long a mirror process that is not heard any more may still have a
+// part of what its site writes: twice as long as it takes until the others put it out.
+const sharedFor = 10 * time.Second
+
+// shared are the sites of which several mirror processes were heard lately: more than one
+// may still be at work there, also if only one is alive.
+func (h *hub) shared() map[spillway.SiteID]bool {
+	count, shared := map[spillway.SiteID]int{}, map[spillway.SiteID]bool{}
+	for _, e := range h.entries(h.keys.Mirrors()) {
+		var m failover.MirrorLease
+		if !h.within(e.Key, sharedFor) || json.Unmarshal(e.Value, &m) != nil || m.Leaving {
+			continue
+		}
+		count[m.Site]++
+		shared[m.Site] = count[m.Site] > 1
+	}
+	return shared
 }
 
 // reports collects what gateways and sites said about one epoch of a share.

@@ -12,6 +12,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/federation/failover"
+	"spillway/mirror"
 	"spillway/mirror/offsetmap"
 )
 
@@ -35,6 +36,7 @@ func (s *followed) measure(ctx context.Context) {
 			if share.State != failover.Stable && share.State != failover.Open {
 				at.Epoch = share.Current().Epoch
 			}
+			var carries *failover.Following
 			var ends map[spillway.TopicPartition]spillway.Offset
 			if share.Active == s.f.site {
 				ends = s.measuredEnds(ctx)
@@ -48,25 +50,47 @@ func (s *followed) measure(ctx context.Context) {
 						at.OnlyHere = append(at.OnlyHere, topic)
 					}
 				}
-				for _, flow := range s.f.cfg.Mirror.Flows() {
-					if flow.Share == s.id {
-						at.LagSeconds = flow.LagTime.Round(time.Millisecond).Seconds()
-						at.SourceProblem, at.CatchingUp = flow.Problem, flow.CatchingUp
-					}
-				}
+				carries = lateness(&at, share, s.f.cfg.Mirror.Flows())
 			}
 			for _, end := range ends {
 				at.EndSum += int64(end)
 				at.Partitions++
 			}
 			s.f.mu.Lock()
-			following := maps.Clone(s.f.mu.following)
-			following[s.id.String()] = at
-			s.f.mu.following = following
+			s.f.mu.following = with(s.f.mu.following, s.id, &at)
+			s.f.mu.carries = with(s.f.mu.carries, s.id, carries)
 			s.f.mu.Unlock()
 		}
 		pause(ctx, measureEvery)
 	}
+}
+
+// lateness adds how late what flows in is, and returns what of it this process has; nil:
+// nothing. While a share stands still and nothing flows in its epoch, the site is catching
+// up: it is not known how far it is.
+func lateness(at *failover.Following, share failover.Share, flows []mirror.FlowInfo) (carries *failover.Following) {
+	at.CatchingUp = share.State == failover.Stable
+	for _, flow := range flows {
+		if flow.Share != share.ID() {
+			continue
+		}
+		at.LagSeconds = flow.LagTime.Round(time.Millisecond).Seconds()
+		at.SourceProblem, at.Elsewhere = flow.Problem, flow.Elsewhere
+		at.CatchingUp = flow.CatchingUp || at.CatchingUp && flow.Epoch != at.Epoch
+		carries = &failover.Following{Epoch: flow.Epoch, Source: flow.Source, Partitions: flow.Partitions, LagSeconds: at.LagSeconds, CatchingUp: flow.CatchingUp}
+	}
+	return carries
+}
+
+// with is a copy of what is said of shares, with something else about one of them; nil:
+// nothing.
+func with(said map[string]failover.Following, id spillway.ShareID, f *failover.Following) map[string]failover.Following {
+	next := map[string]failover.Following{}
+	maps.Copy(next, said)
+	if delete(next, id.String()); f != nil {
+		next[id.String()] = *f
+	}
+	return next
 }
 
 // onlyHere lists topics of the group that no flow brings; nil if the site cannot be

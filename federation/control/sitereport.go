@@ -20,8 +20,8 @@ type siteReport struct {
 // the writer lease is reported in the same one: by the next, another process may
 // have made a flow run that was reported as stopped.
 func (s *followed) report(ctx context.Context, epoch spillway.Epoch, change func(*failover.SiteReport)) error {
-	if !s.f.cfg.Writer.holds(s.term) {
-		return errNotWriter
+	if !s.f.cfg.Writer.holds(s.term.Load()) {
+		return errNotLeading
 	}
 	r := s.reports[epoch]
 	if r == nil {

@@ -30,6 +30,12 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 	judged := h.judgements(d.group.Sites, d.c.cfg.Observers)
 	gatewayReports, siteReports := h.reports(d.id, d.share.Epoch)
 	v.Sites = siteViews(d.group, d.id, judged, h.mirrors(), h.drained(), siteReports)
+	for id, shared := range h.shared() {
+		if site, ok := v.Sites[id]; ok {
+			site.Shared = shared
+			v.Sites[id] = site
+		}
+	}
 	v.MarksFor = d.marks.look(d.share, &v, d.limits, now)
 	v.RestoringFor = d.memo.began.Shortest(now)
 	if d.share.State == failover.Stable && !judged[d.share.Active].Down {

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,7 +32,13 @@ import (
 // leakOptions are added to by tests that need real servers.
 var leakOptions []goleak.Option
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, leakOptions...) }
+func TestMain(m *testing.M) {
+	if settings := os.Getenv(childSettings); settings != "" {
+		fmt.Fprintln(os.Stderr, runMirrorProcess(settings)) // it is killed before
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m, leakOptions...)
+}
 
 const partitions = 3
 
@@ -61,6 +70,7 @@ type site struct {
 	// asGateway has the gateways' credentials where there are any.
 	asGateway *kafka.Cluster
 	mirror    *mirror.Mirror
+	processes *processes // mirror into the site instead
 	maps      *maptopic.Reader
 	cancel    context.CancelFunc
 	control   Config
@@ -99,6 +109,18 @@ type options struct {
 	// real gives a site that is no embedded one: as mirror and control see it,
 	// and as a gateway does, under the principal that is fenced.
 	real func(spillway.SiteID) (cluster, asGateway *kafka.Cluster)
+	// children has processes of their own mirror into a site; Sites and Bootstrap are filled in.
+	children map[spillway.SiteID]childConfig
+}
+
+func testGroup(sites []spillway.SiteID) spillway.FailoverGroup {
+	return spillway.FailoverGroup{Name: "orders", Kind: spillway.Ordered, Topics: []string{"orders"}, Sites: sites, OffsetBase: 1000, ReservedBlock: 50, Ack: spillway.AckPolicy{Sites: 1}}
+}
+
+func testMirrorConfig(c mirror.Config) mirror.Config {
+	c.Replication, c.FetchWait, c.TopicInterval = 1, 50*time.Millisecond, 100*time.Millisecond
+	c.GroupInterval, c.VerifyInterval = 100*time.Millisecond, 100*time.Millisecond
+	return c
 }
 
 const gatewayPrincipal = "User:gateway"
@@ -111,7 +133,7 @@ func newWorld(t *testing.T, o options) *world {
 	if o.store == nil {
 		o.store = coordtest.NewMemory()
 	}
-	group := spillway.FailoverGroup{Name: "orders", Kind: spillway.Ordered, Topics: []string{"orders"}, Sites: o.sites, OffsetBase: 1000, ReservedBlock: 50, Ack: spillway.AckPolicy{Sites: 1}}
+	group := testGroup(o.sites)
 	if o.group != nil {
 		o.group(&group)
 	}
@@ -145,6 +167,17 @@ func newWorld(t *testing.T, o options) *world {
 		}
 		config.Listen = server.Addresses()
 		w.sites[id] = &site{w: w, id: id, config: config, server: server, cluster: c}
+	}
+	for id, c := range o.children {
+		c.Site, c.Sites, c.Bootstrap = string(id), o.sites, map[spillway.SiteID][]string{}
+		for other, s := range w.sites {
+			if s.server != nil {
+				c.Bootstrap[other] = s.server.Addresses()
+			} else {
+				c.Bootstrap[other] = o.children[id].Bootstrap[other]
+			}
+		}
+		w.sites[id].processes = &processes{w: w, config: c, running: map[string]*exec.Cmd{}, stopped: map[string]bool{}, marks: map[spillway.TopicPartition]mirror.Mark{}, streams: map[string]bool{}}
 	}
 	for _, id := range o.sites {
 		w.sites[id].start()
@@ -193,14 +226,24 @@ func (s *site) start() {
 			sources[id] = o.cluster
 		}
 	}
-	m, err := mirror.New(ctx, mirror.Config{Worker: string(s.id) + "-1", Local: s.cluster, Sources: sources, Replication: 1,
-		FetchWait: 50 * time.Millisecond, TopicInterval: 100 * time.Millisecond, GroupInterval: 100 * time.Millisecond, VerifyInterval: 100 * time.Millisecond})
+	if s.processes != nil {
+		s.wg.Go(func() { s.processes.follow(ctx) })
+		s.starts(ctx, nil, access)
+		return
+	}
+	m, err := mirror.New(ctx, testMirrorConfig(mirror.Config{Worker: string(s.id) + "-1", Local: s.cluster, Sources: sources}))
 	if err != nil {
 		s.w.t.Fatal(err)
 	}
 	s.w.mu.Lock()
 	s.mirror = m
 	s.w.mu.Unlock()
+	s.starts(ctx, m, access)
+}
+
+// starts runs what a site has beside its mirror, and what drives that if it is here.
+func (s *site) starts(ctx context.Context, m *mirror.Mirror, access map[spillway.SiteID]Access) {
+	s.w.t.Helper()
 	events := Events{
 		StateChanged: func(i StateInfo) { s.w.told <- i },
 		Waiting: func(i WaitInfo) {
@@ -216,7 +259,7 @@ func (s *site) start() {
 		Refused:       func(_ spillway.ShareID, why string) { s.w.fault("refused: %s", why) },
 	}
 	var driven Mirror = m
-	if s.w.options.mirror != nil {
+	if m != nil && s.w.options.mirror != nil {
 		driven = s.w.options.mirror(s.id, m)
 	}
 	f := NewFollower(FollowerConfig{Topology: s.w.topology, Store: s.w.store, Cluster: s.cluster, Mirror: driven, Worker: "1", LeaseTTL: testTTL, Events: events})
@@ -226,7 +269,9 @@ func (s *site) start() {
 	s.w.mu.Lock()
 	s.gateway = newGateway(s)
 	s.w.mu.Unlock()
-	s.wg.Go(func() { _ = f.Run(ctx) }) // ends with ctx
+	if m != nil {
+		s.wg.Go(func() { _ = f.Run(ctx) }) // ends with ctx
+	}
 	s.loop(ctx)
 	s.wg.Go(func() { s.gateway.run(ctx) })
 }
@@ -257,7 +302,11 @@ func (s *site) stop() {
 	}
 	s.cancel()
 	s.wg.Wait()
-	s.mirror.Close()
+	if s.processes != nil {
+		s.processes.killAll()
+	} else {
+		s.mirror.Close()
+	}
 	s.maps.Close()
 	s.setCancel(nil)
 }
@@ -328,6 +377,15 @@ func (w *world) settled(epoch spillway.Epoch) failover.Share {
 		}
 		for id, site := range w.sites {
 			if site.cancel == nil {
+				continue
+			}
+			if site.processes != nil {
+				following := slices.ContainsFunc(site.processes.said(), func(m failover.MirrorLease) bool {
+					return m.Following["orders/0"].Epoch == s.Epoch && m.Following["orders/0"].Problem == ""
+				})
+				if !following {
+					return false
+				}
 				continue
 			}
 			e, err := w.store.Get(context.Background(), failover.Keys("shop").Mirror(id, "1"))
@@ -543,7 +601,7 @@ func (g *gateway) durable(ctx context.Context, epoch spillway.Epoch, tp spillway
 		have := 1
 		g.s.w.mu.Lock()
 		for id, s := range g.s.w.sites {
-			if id != known.Active && s.mirror.Ends(known.ID())[tp] > offset {
+			if id != known.Active && s.has(known.ID(), tp, offset) {
 				have++
 			}
 		}
@@ -555,6 +613,14 @@ func (g *gateway) durable(ctx context.Context, epoch spillway.Epoch, tp spillway
 			return false, ctx.Err()
 		}
 	}
+}
+
+// has tells whether a site has a record, as its mirrors say.
+func (s *site) has(id spillway.ShareID, tp spillway.TopicPartition, offset spillway.Offset) bool {
+	if s.processes != nil {
+		return s.processes.has(tp, offset)
+	}
+	return s.mirror.Ends(id)[tp] > offset
 }
 
 func mapPosition(s failover.Share) int64 {

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -18,10 +19,38 @@ type MirrorLease struct {
 	Marks     string               `json:"marks,omitempty"`
 	Following map[string]Following `json:"following,omitempty"` // by share, "group/index"
 	// Waits: another mirror process of the site has the writer lease, or may still
-	// have it. This one does nothing until then, and follows nothing.
-	Waits   bool   `json:"waits,omitempty"`
-	Leaving bool   `json:"leaving,omitempty"`
-	Beat    uint64 `json:"beat"` // rises with every renewal
+	// have it. This one does nothing of what moves ask, and says of shares only what it
+	// carries for that one.
+	Waits bool `json:"waits,omitempty"`
+	// Carries is what a process that waits has of each share while it stands still:
+	// Epoch, Source, Partitions, LagSeconds and CatchingUp count.
+	Carries map[string]Following `json:"carries,omitempty"`
+	Leaving bool                 `json:"leaving,omitempty"`
+	Beat    uint64               `json:"beat"` // rises with every renewal
+}
+
+// Beside is what the process that leads a site says, with what others carry: the site is
+// behind by what any of them is. It is catching up while nobody says of a partition that
+// another process has that he carries it: how far that one is, is not known.
+func (l MirrorLease) Beside(others ...MirrorLease) MirrorLease {
+	if l.Waits {
+		return l
+	}
+	l.Following = maps.Clone(l.Following)
+	for share, f := range l.Following {
+		carried := 0
+		for _, other := range others {
+			part, ok := other.Carries[share]
+			if !ok || !other.Waits || other.Site != l.Site || part.Epoch != f.Epoch || part.Source != f.Source || part.Partitions == 0 {
+				continue
+			}
+			carried += part.Partitions
+			f.LagSeconds, f.CatchingUp = max(f.LagSeconds, part.LagSeconds), f.CatchingUp || part.CatchingUp
+		}
+		f.CatchingUp = f.CatchingUp || carried < f.Elsewhere
+		l.Following[share] = f
+	}
+	return l
 }
 
 // Following tells how far a site is with one share. It is for people and for
@@ -29,10 +58,12 @@ type MirrorLease struct {
 type Following struct {
 	Epoch  spillway.Epoch  `json:"epoch"`
 	Source spillway.SiteID `json:"source,omitempty"` // empty: this site is active
-	// EndSum adds up the durable virtual ends over Partitions, so that the
+	// EndSum adds up the verified virtual ends over Partitions, so that the
 	// difference between two sites is the lag in offsets.
 	EndSum     int64 `json:"endSum"`
 	Partitions int   `json:"partitions"`
+	// Elsewhere is how many of them other mirror processes of the site have.
+	Elsewhere int `json:"elsewhere,omitempty"`
 	// LagSeconds: since when the site may lack what the active one has.
 	LagSeconds float64 `json:"lagSeconds,omitempty"`
 	// CatchingUp: since it began to follow Source, it never had everything.

@@ -238,16 +238,17 @@ func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	if ends[share.Target] == nil {
 		return wait(share, "wait for %s to stop its flow and tell its ends", share.Target)
 	}
+	patience := limits.hear(view, silent)
 	if need := needHeard(limits); limits.ackSites() > 1 && len(ends) < need {
 		why := fmt.Sprintf("%d sites were heard, %d are needed so that nothing acknowledged is left behind (ack.sites %d)", len(ends), need, limits.ackSites())
-		if share.LossMax >= 0 && view.InState >= or(limits.HearSites, HearSites) {
+		if share.LossMax >= 0 && view.InState >= patience {
 			return share, []Action{{Kind: Ask, Site: share.Active, Why: why + "; bring a site back, abort, or accept any loss"}}
 		}
-		if share.LossMax >= 0 || view.InState < or(limits.HearSites, HearSites) {
+		if share.LossMax >= 0 || view.InState < patience {
 			return wait(share, "%s", why)
 		}
 	}
-	if len(silent) > 0 && view.InState < or(limits.HearSites, HearSites) {
+	if len(silent) > 0 && view.InState < patience {
 		return wait(share, "wait for %s to tell their ends", join(silent))
 	}
 	prefix, prefixSite := longest(order, ends)
@@ -289,8 +290,8 @@ func heard(share Share, view View, limits Limits) (ends map[spillway.SiteID]Part
 				ends[s] = PartitionOffsets{}
 			}
 			order = append(order, s)
-		} else if v.Mirror && !v.Judgement.Down {
-			silent = append(silent, s)
+		} else if (v.Mirror || v.Shared) && !v.Judgement.Down {
+			silent = append(silent, s) // of several mirror processes one may be about to lead
 		}
 	}
 	return ends, order, silent

@@ -319,6 +319,44 @@ func TestSwitchoverGivesUpInTime(t *testing.T) {
 	}
 }
 
+// A survivor that lives and does not tell its ends is waited for: as long as it takes to
+// put a mirror process out, where there are several.
+func TestAFailoverHearsSurvivors(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		mirror, shared bool
+		in             time.Duration
+		want           State
+	}{
+		{false, false, time.Millisecond, Cutover},
+		{true, false, 1900 * time.Millisecond, Fenced},
+		{true, false, 2 * time.Second, Cutover},
+		{true, true, 2 * time.Second, Fenced},
+		{true, true, 7900 * time.Millisecond, Fenced},
+		{true, true, 8 * time.Second, Cutover},
+		{false, true, 7900 * time.Millisecond, Fenced}, // none of several is alive just now
+		{false, true, 8 * time.Second, Cutover},
+	} {
+		v, l := healthy()
+		s := stable()
+		s.State, s.Epoch, s.Kind, s.Target, s.LossMax = Fenced, 5, Failover, "west", -1
+		v.InState, v.Fence, v.Reserved = c.in, "lease-only", PartitionOffsets{"orders": {2000}}
+		west, north := v.Sites["west"], v.Sites["north"]
+		west.Report = &SiteReport{Stopped: true, Ends: PartitionOffsets{"orders": {1500}}}
+		north.Mirror, north.Shared = c.mirror, c.shared
+		v.Sites["west"], v.Sites["north"] = west, north
+		next, actions := Step(s, v, l)
+		if next.State != c.want {
+			t.Errorf("%+v: in %s, %+v", c, next.State, actions)
+		}
+		north.Report = &SiteReport{Stopped: true, Ends: PartitionOffsets{"orders": {1900}}}
+		v.Sites["north"] = north
+		if next, _ := Step(s, v, l); next.State != Cutover || next.Prefix.Get(spillway.TopicPartition{Topic: "orders"}) != 1900 {
+			t.Errorf("north told its ends: %+v", next)
+		}
+	}
+}
+
 // A process start that ended long ago has no part in a move: named, it would make
 // each later move read the ends twice, with clients held.
 func TestGatewaysOfLongAgoAreNotNamed(t *testing.T) {

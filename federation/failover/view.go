@@ -77,6 +77,7 @@ func (g GatewayView) past() bool { return g.Over && g.OverFor >= PastAfter }
 type SiteView struct {
 	Judgement Judgement
 	Mirror    bool     // a mirror worker's lease is alive
+	Shared    bool     // several mirror processes were heard there lately
 	Marks     bool     // it follows the active site and gives durable marks
 	Drained   *Drained // nil: it is not
 	Following *Following
@@ -89,18 +90,24 @@ type Limits struct {
 	Observers []spillway.SiteID // sites that vote, a witness included
 	HoldDown  time.Duration     // after a move: no unplanned one for so long
 	HearSites time.Duration     // how long a failover waits for survivors beside the target
-	ArmWait   time.Duration     // how long OPEN waits for the flows from the new site
-	SettleMax time.Duration     // how long OPEN waits before it becomes STABLE
-	Lease     time.Duration     // after it every gateway that serves has read the records again
+	// HearShared is the same for those where several mirror processes are: one that hangs
+	// has to be put out before the site can tell its ends.
+	HearShared time.Duration
+	ArmWait    time.Duration // how long OPEN waits for the flows from the new site
+	SettleMax  time.Duration // how long OPEN waits before it becomes STABLE
+	Lease      time.Duration // after it every gateway that serves has read the records again
 }
 
 // Defaults of Limits and of the policies of a group.
 const (
 	HoldDown  = 30 * time.Second
 	HearSites = 2 * time.Second
-	ArmWait   = time.Second
-	SettleMax = 10 * time.Second
-	HoldMax   = 8 * time.Second
+	// A mirror process that hangs is put out after 5 s, and the writer lease of one that
+	// leads is over then; the ends have to be read back after that.
+	HearShared = 8 * time.Second
+	ArmWait    = time.Second
+	SettleMax  = 10 * time.Second
+	HoldMax    = 8 * time.Second
 )
 
 func or(d, def time.Duration) time.Duration {
@@ -115,6 +122,17 @@ func or(d, def time.Duration) time.Duration {
 func (l Limits) holdBudget() time.Duration {
 	hold := or(l.Group.HoldMax, HoldMax)
 	return hold - min(hold/4, time.Second)
+}
+
+// hear is how long a failover waits for silent survivors: what a site has and did not
+// tell is lost, though it lives (promise B).
+func (l Limits) hear(view View, silent []spillway.SiteID) time.Duration {
+	for _, s := range silent {
+		if view.Sites[s].Shared {
+			return max(or(l.HearSites, HearSites), or(l.HearShared, HearShared))
+		}
+	}
+	return or(l.HearSites, HearSites)
 }
 
 // ackSites is how many sites must hold a record before it is acknowledged.

@@ -19,6 +19,7 @@ type history struct {
 	entries []Entry
 	live    *offsetmap.Map
 	epoch   spillway.Epoch
+	late    []Entry // starts of epochs that began without them, or were given up, still on their way
 }
 
 func (h *history) write(t *rapid.T, e Entry) {
@@ -84,7 +85,7 @@ func (h *history) step(t *rapid.T) {
 	view := h.live.View()
 	virtual, local := view.End()
 	open, isOpen := view.Open()
-	switch kind := rapid.SampledFrom([]string{"session", "chunk", "chunk", "verified", "start", "end", "discard"}).Draw(t, "kind"); {
+	switch kind := rapid.SampledFrom([]string{"session", "chunk", "chunk", "verified", "start", "given up", "late", "stale", "end", "discard"}).Draw(t, "kind"); {
 	case kind == "session" && !isOpen:
 		h.session(t, virtual, local)
 	case kind == "chunk" && !isOpen && h.live.Session().Opened:
@@ -102,7 +103,23 @@ func (h *history) step(t *rapid.T) {
 		h.write(t, VerifiedEntry(orders0, v))
 	case kind == "start" && !isOpen:
 		h.epoch++
-		h.write(t, StartEntry(orders0, offsetmap.EpochStart{Epoch: h.epoch, Virtual: virtual + 10, Local: local, Session: h.live.Session().Session, Had: virtual}))
+		e := offsetmap.EpochStart{Epoch: h.epoch, Virtual: virtual + 10, Local: local, Session: h.live.Session().Session, Had: virtual, Worker: "a"}
+		h.write(t, StartEntry(orders0, e))
+		if rapid.Bool().Draw(t, "who led before has sent it too") {
+			e.Worker = "b"
+			h.late = append(h.late, StartEntry(orders0, e))
+		}
+	case kind == "given up" && !isOpen:
+		e := offsetmap.EpochStart{Epoch: h.epoch + 1, Virtual: virtual, Local: local, Session: h.live.Session().Session, Had: virtual, Worker: "a"}
+		h.late = append(h.late, StartEntry(orders0, e))
+		h.epoch += 2
+	case kind == "late":
+		h.comesLate(t)
+	case kind == "stale" && isOpen: // it does not know that the site serves
+		s := offsetmap.Session{Session: h.live.Session().Session + 1, Worker: "c", ProducerID: 99, Virtual: -1}
+		h.write(t, SessionEntry(orders0, s))
+		s.Opened, s.Epoch, s.Local, s.Virtual = true, open.Epoch-spillway.Epoch(rapid.IntRange(0, 1).Draw(t, "older")), local, virtual
+		h.write(t, SessionEntry(orders0, s))
 	case kind == "end" && isOpen:
 		n := rapid.Int64Range(0, 9).Draw(t, "served")
 		e := offsetmap.EpochEnd{Epoch: open.Epoch, Virtual: open.Virtual + spillway.Offset(n), Local: open.Local + spillway.LocalOffset(n)}
@@ -128,6 +145,18 @@ func (h *history) session(t *rapid.T, virtual spillway.Offset, local spillway.Lo
 	if rapid.Bool().Draw(t, "the other claims too") {
 		h.write(t, SessionEntry(orders0, other))
 	}
-	s.Opened, s.Local, s.Virtual = true, local, max(virtual, 0)
+	if rapid.Bool().Draw(t, "a start comes while the log is read back") {
+		h.comesLate(t)
+	}
+	s.Opened, s.Epoch, s.Local, s.Virtual = true, h.epoch, local, max(virtual, 0)
 	h.write(t, SessionEntry(orders0, s))
+}
+
+// comesLate has the start of an epoch arrive of which nobody knows any more.
+func (h *history) comesLate(t *rapid.T) {
+	if len(h.late) > 0 {
+		i := rapid.IntRange(0, len(h.late)-1).Draw(t, "late start")
+		h.write(t, h.late[i])
+		h.late = slices.Delete(h.late, i, i+1)
+	}
 }

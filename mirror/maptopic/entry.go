@@ -31,7 +31,7 @@ const (
 	kindChunk    = "r" // r/<topic>/<partition>/<first local offset>/<session>, numbers in hex: an offsetmap.Chunk
 	kindSession  = "s" // s/<topic>/<partition>/<session>/<worker>: an offsetmap.Session
 	kindVerified = "v" // v/<topic>/<partition>/<session>: an offsetmap.Verified
-	kindStart    = "e" // e/<topic>/<partition>/<epoch>: an offsetmap.EpochStart
+	kindStart    = "e" // e/<topic>/<partition>/<epoch>/<session>/<worker>: an offsetmap.EpochStart
 	kindEnd      = "c" // c/<topic>/<partition>/<epoch>, with /discarded where it was: an offsetmap.EpochEnd
 	kindGap      = "g" // g/<id>: a Gap
 	kindFloor    = "f" // f/<group>/<index>: the highest epoch that this site saw (C30)
@@ -137,9 +137,11 @@ func VerifiedEntry(tp spillway.TopicPartition, v offsetmap.Verified) Entry {
 	return Entry{partitionKey(kindVerified, tp, strconv.FormatInt(v.Session, 16)), v.Encode()}
 }
 
-// StartEntry opens an epoch at this site.
+// StartEntry opens an epoch at this site. Of several workers that write it for the same
+// epoch the first one counts, and each has a key of its own: compaction would leave the
+// last one.
 func StartEntry(tp spillway.TopicPartition, e offsetmap.EpochStart) Entry {
-	return Entry{partitionKey(kindStart, tp, strconv.Itoa(int(e.Epoch))), encode(e)}
+	return Entry{partitionKey(kindStart, tp, fmt.Sprintf("%d/%016x/%s", e.Epoch, e.Session, e.Worker)), encode(e)}
 }
 
 // EndEntry closes an epoch at this site. That it was discarded is an entry beside

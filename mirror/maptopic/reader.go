@@ -53,6 +53,7 @@ type Reader struct {
 		origins map[string][]Origin // by topic, in the order of their claims
 		rules   map[string]rewrite.Text
 		floors  map[string]spillway.Epoch
+		kept    map[string]spillway.Epoch // the last one of floors that was written
 		workers map[string]*workers.Table // by flow
 		changed chan struct{}             // closed when somebody may have to do other things
 		topics  map[string]Topic
@@ -109,6 +110,19 @@ func (r *Reader) Partitions() []spillway.TopicPartition {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return slices.SortedFunc(maps.Keys(r.mu.maps), spillway.TopicPartition.Compare)
+}
+
+// Open returns the epochs that are open, by partition.
+func (r *Reader) Open() map[spillway.TopicPartition]offsetmap.EpochStart {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	all := make(map[spillway.TopicPartition]offsetmap.EpochStart)
+	for tp, m := range r.mu.maps {
+		if o, open := m.Open(); open {
+			all[tp] = o
+		}
+	}
+	return all
 }
 
 // Began is the virtual offset at which the flow into a partition was told to start, 0
@@ -192,6 +206,13 @@ func (r *Reader) Floor(id spillway.ShareID) spillway.Epoch {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.mu.floors[id.String()]
+}
+
+// FloorKept is the floor that compaction leaves: one that came late may be below it.
+func (r *Reader) FloorKept(id spillway.ShareID) spillway.Epoch {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mu.kept[id.String()]
 }
 
 // Workers are those of a flow, at the position that was read.
@@ -290,7 +311,7 @@ func (r *Reader) forget() {
 	r.mu.gaps = make(map[string]Gap)
 	r.mu.origins = make(map[string][]Origin)
 	r.mu.rules = make(map[string]rewrite.Text)
-	r.mu.floors = make(map[string]spillway.Epoch)
+	r.mu.floors, r.mu.kept = make(map[string]spillway.Epoch), make(map[string]spillway.Epoch)
 	if r.mu.workers == nil {
 		r.mu.workers = make(map[string]*workers.Table)
 	}
@@ -432,7 +453,7 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 	case d.gap != nil:
 		r.mu.gaps[d.name] = *d.gap
 	case d.floor != nil:
-		r.mu.floors[d.name] = max(r.mu.floors[d.name], d.floor.Epoch)
+		r.mu.floors[d.name], r.mu.kept[d.name] = max(r.mu.floors[d.name], d.floor.Epoch), d.floor.Epoch
 	case d.worker != nil:
 		r.applyWorker(position, d.name, *d.worker, d.gone)
 	case d.origin != nil:

@@ -98,3 +98,32 @@ func TestReaderLeavesASilentConnection(t *testing.T) {
 		network.fall()
 	}
 }
+
+// Of two floors compaction leaves the one that was written last, which may have come late.
+func TestTheFloorThatCompactionLeaves(t *testing.T) {
+	t.Parallel()
+	server, err := embedded.Start(embedded.Config{Site: "east", Brokers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	defer stop()
+	w := NewWriter(ctx, server, 1)
+	defer w.Close()
+	r := Tail(ctx, server, nil)
+	defer r.Close()
+	id := spillway.ShareID{Group: "orders"}
+	for _, c := range []struct{ written, floor spillway.Epoch }{{2, 2}, {4, 4}, {3, 4}, {4, 4}} {
+		at, err := w.Save(ctx, FloorEntry(id, c.written))
+		if err == nil {
+			err = r.WaitFor(ctx, at)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if floor, kept := r.Floor(id), r.FloorKept(id); floor != c.floor || kept != c.written {
+			t.Errorf("floor %d, kept %d after %d was written", floor, kept, c.written)
+		}
+	}
+}

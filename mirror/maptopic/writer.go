@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,10 +44,23 @@ type Writer struct {
 }
 
 type save struct {
+	ctx      context.Context
+	may      func() error // asked before each try; nil: always
 	entries  []Entry
 	position int64
 	err      error
 	done     chan struct{}
+}
+
+// over tells whether nothing of it may be appended any more.
+func (s *save) over() bool {
+	if s.err == nil {
+		s.err = s.ctx.Err()
+	}
+	if s.err == nil && s.may != nil {
+		s.err = s.may()
+	}
+	return s.err != nil
 }
 
 // NewWriter starts a writer. replication is that of the data; −1 takes the
@@ -79,6 +93,7 @@ func (w *Writer) EnsureTopic(ctx context.Context) error {
 		"cleanup.policy":                 "compact",
 		"max.message.bytes":              fmt.Sprint(topicBytesMax),
 		"min.compaction.lag.ms":          "3600000", // readers that were away for less see every record
+		"segment.ms":                     "3600000", // workers write each second, and what is in the newest segment stays
 		"message.timestamp.type":         "CreateTime",
 		"unclean.leader.election.enable": "false", // a map that lost its end contradicts the log (C14)
 	}
@@ -94,12 +109,19 @@ func (w *Writer) EnsureTopic(ctx context.Context) error {
 
 // Save appends the entries in their order and returns the map position of the
 // last one once all in-sync replicas have them. It tries until ctx ends; then
-// it is open whether they were appended.
+// it is open whether they were appended, but no new try begins.
 func (w *Writer) Save(ctx context.Context, entries ...Entry) (position int64, err error) {
+	return w.SaveWhile(ctx, nil, entries...)
+}
+
+// SaveWhile is Save as long as may has no error, which is then that of the call: it is
+// asked directly before each batch is sent, for what is late must not be appended at all.
+// What was sent may arrive, as long as the network lets it.
+func (w *Writer) SaveWhile(ctx context.Context, may func() error, entries ...Entry) (position int64, err error) {
 	if len(entries) == 0 {
 		return -1, nil
 	}
-	s := &save{entries: entries, done: make(chan struct{})}
+	s := &save{ctx: ctx, may: may, entries: entries, done: make(chan struct{})}
 	select {
 	case w.queue <- s:
 	case <-ctx.Done():
@@ -142,69 +164,82 @@ func (w *Writer) run(ctx context.Context) {
 		}
 		err := w.write(ctx, saves)
 		for _, s := range saves {
-			s.err = err
+			if s.err != nil {
+				s.err = fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, s.err)
+			} else {
+				s.err = err
+			}
 			close(s.done)
 		}
 	}
 }
 
+// piece is one entry of a save.
+type piece struct {
+	of    *save
+	entry int
+}
+
 // write appends what the saves hold, as few batches as fit. An append whose
 // answer is lost is repeated: readers take the same record twice without harm.
 func (w *Writer) write(ctx context.Context, saves []*save) error {
-	type piece struct{ save, entry int }
-	var records []batch.Record
 	var pieces []piece
-	now := time.Now().UnixMilli()
 	size := 0
-	flush := func() error {
-		if len(records) == 0 {
-			return nil
-		}
-		h := batch.Header{BaseTimestamp: now, LeaderEpoch: -1, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}
-		b, err := batch.Rebuild(h, records, batch.None)
-		if err != nil {
-			return fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, err)
-		}
-		base, err := w.append(ctx, b)
-		if err != nil {
-			return err
-		}
-		for i, p := range pieces {
-			saves[p.save].position = base + int64(i)
-		}
-		records, pieces, size = records[:0], pieces[:0], 0
-		return nil
-	}
-	for i, s := range saves {
-		for j, e := range s.entries {
+	for _, s := range saves {
+		for i, e := range s.entries {
 			n := len(e.Key) + len(e.Value) + 32
 			if size+n > writeBytesMax {
-				if err := flush(); err != nil {
+				if err := w.append(ctx, pieces); err != nil {
 					return err
 				}
+				pieces, size = nil, 0
 			}
-			records = append(records, batch.Record{OffsetDelta: int32(len(records)), Key: []byte(e.Key), Value: e.Value})
-			pieces = append(pieces, piece{i, j})
+			pieces = append(pieces, piece{s, i})
 			size += n
 		}
 	}
-	return flush()
+	return w.append(ctx, pieces)
+}
+
+// batchOf makes one batch of the pieces.
+func batchOf(pieces []piece) ([]byte, error) {
+	records := make([]batch.Record, len(pieces))
+	for i, p := range pieces {
+		e := p.of.entries[p.entry]
+		records[i] = batch.Record{OffsetDelta: int32(i), Key: []byte(e.Key), Value: e.Value}
+	}
+	h := batch.Header{BaseTimestamp: time.Now().UnixMilli(), LeaderEpoch: -1, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}
+	return batch.Rebuild(h, records, batch.None)
 }
 
 // append tries until it is acknowledged or ctx ends, except where the broker
-// says that it never will be.
-func (w *Writer) append(ctx context.Context, b []byte) (base int64, err error) {
+// says that it never will be. What is over is left out of the next try.
+func (w *Writer) append(ctx context.Context, pieces []piece) error {
 	for {
-		base, err = w.try(ctx, b)
+		err := w.connect(ctx) // may take long
+		if pieces = due(pieces); len(pieces) == 0 {
+			return nil
+		}
+		b, broken := batchOf(pieces)
+		if broken != nil {
+			return fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, broken)
+		}
+		var base int64
 		if err == nil {
-			return base, nil
+			base, err = w.send(ctx, b)
+		}
+		if err == nil {
+			for i, p := range pieces {
+				p.of.position = base + int64(i)
+			}
+			return nil
 		}
 		switch {
 		case ctx.Err() != nil:
-			return -1, fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, errors.Join(ctx.Err(), err))
+			return fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, errors.Join(ctx.Err(), err))
 		case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge), errors.Is(err, kerr.InvalidRecord),
 			errors.Is(err, kerr.CorruptMessage), errors.Is(err, kerr.TopicAuthorizationFailed):
-			return -1, fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, err)
+			return fmt.Errorf("save to %s/%s: %w", w.cluster.Site(), spillway.MapTopic, err)
 		}
 		if w.conn != nil {
 			w.conn.Close()
@@ -219,19 +254,35 @@ func (w *Writer) append(ctx context.Context, b []byte) (base int64, err error) {
 	}
 }
 
-func (w *Writer) try(ctx context.Context, b []byte) (int64, error) {
+// due are the pieces of saves that are not over. A save is asked once, so that all of it is
+// in the batch or nothing.
+func due(pieces []piece) []piece {
+	var asked *save
+	over := false
+	return slices.DeleteFunc(pieces, func(p piece) bool {
+		if p.of != asked {
+			asked, over = p.of, p.of.over()
+		}
+		return over
+	})
+}
+
+// connect waits until the leader takes a batch.
+func (w *Writer) connect(ctx context.Context) error {
 	if w.conn == nil {
 		node, err := w.cluster.Leader(ctx, topic)
 		if err != nil {
-			return -1, err
+			return err
 		}
 		if w.conn, err = w.cluster.Dial(ctx, node); err != nil {
-			return -1, err
+			return err
 		}
 	}
-	if err := w.conn.Unmuted(ctx); err != nil {
-		return -1, err
-	}
+	return w.conn.Unmuted(ctx)
+}
+
+// send appends one batch and returns the position of its first entry.
+func (w *Writer) send(ctx context.Context, b []byte) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout+5*time.Second)
 	defer cancel()
 	answer, err := sitelog.ProduceOne(ctx, w.conn, sitelog.ProducePart{TopicPartition: topic, Batch: b}, writeTimeout)

@@ -17,4 +17,8 @@
 //	   a session that was already succeeded is void
 //	F  a View ends where the log was compared with the map: ranges that were
 //	   saved but not yet verified are in no View
+//	G  between the start of an epoch and the opening of a session the later failover
+//	   epoch decides, whichever is written first: a start is void behind a session that
+//	   was opened in a later epoch, and where an epoch has started a session of that
+//	   epoch or an older one opens nothing, and what it writes is void
 package offsetmap

@@ -14,10 +14,11 @@ import (
 type Map struct {
 	mu sync.Mutex
 
-	session Session // the newest that was claimed
-	fenced  int64   // chunks of this and older sessions are void
-	pending *Chunk  // saved and not yet verified
-	writer  Session // that saved pending: a newer one may have been claimed since
+	session Session        // the newest that was claimed
+	opened  spillway.Epoch // the newest in which a session was opened, void ones included
+	fenced  int64          // chunks of this and older sessions are void
+	pending *Chunk         // saved and not yet verified
+	writer  Session        // that saved pending: a newer one may have been claimed since
 	blocks  []block
 	tail    []Range // behind the blocks, ascending, contiguous ones merged
 	open    *EpochStart
@@ -64,6 +65,9 @@ func (m *Map) Apply(r Record) bool {
 }
 
 func (m *Map) applyChunk(c *Chunk) bool {
+	if m.open != nil {
+		return false // a session ends an epoch, by its opening (G)
+	}
 	if c.Session < m.session.Session || c.Session <= m.fenced || len(c.Ranges) == 0 {
 		return false
 	}
@@ -90,6 +94,9 @@ func (m *Map) applyChunk(c *Chunk) bool {
 }
 
 func (m *Map) applySession(s Session) bool {
+	if s.Opened {
+		m.opened = max(m.opened, s.Epoch)
+	}
 	if s.Session < m.session.Session || s.Session <= m.fenced {
 		return false
 	}
@@ -98,6 +105,11 @@ func (m *Map) applySession(s Session) bool {
 		// counts for more than a claim, since compaction of the map topic may
 		// have taken the winner's claim away and left the other.
 		return false
+	}
+	if s.Opened && m.open != nil && s.Epoch <= m.open.Epoch {
+		// The site serves, and who opens it has not heard so (G). It was claimed all
+		// the same, and compaction has taken the entry that said no more than that.
+		s.Opened, s.Local, s.Virtual = false, 0, -1
 	}
 	m.session = s
 	if !slices.Contains(m.ids, s.ProducerID) {
@@ -111,8 +123,18 @@ func (m *Map) applySession(s Session) bool {
 		v = math.MaxInt64
 	}
 	m.begun = true
+	reached := s.Virtual
+	if o := m.open; o != nil { // its start came when the log had been read back already
+		kept := max(0, min(int64(v-o.Virtual), int64(s.Local-o.Local)))
+		if kept == 0 && v == o.Virtual {
+			reached = min(m.before, v) // not what its start left out as burnt
+		}
+		end := EpochEnd{Epoch: o.Epoch, Virtual: o.Virtual + spillway.Offset(kept), Local: o.Local + spillway.LocalOffset(kept)}
+		end.LogEnd = end.Local
+		m.ended(end)
+	}
 	m.cut(v, s.Local)
-	m.end.local, m.end.virtual = s.Local, s.Virtual
+	m.end.local, m.end.virtual = s.Local, reached
 	return true
 }
 
@@ -149,6 +171,9 @@ func (m *Map) applyStart(e EpochStart) bool {
 	if n := len(m.epochs); n > 0 && e.Epoch <= m.epochs[n-1].Epoch {
 		return false // an epoch starts once
 	}
+	if e.Epoch < m.opened {
+		return false // its move was given up, and what follows was mirrored already (G)
+	}
 	m.begun = true
 	m.before = max(m.end.virtual, e.Had)
 	if m.open != nil { // given up and never closed
@@ -166,13 +191,7 @@ func (m *Map) applyStart(e EpochStart) bool {
 }
 
 func (m *Map) applyEnd(e EpochEnd) bool {
-	i, known := slices.BinarySearchFunc(m.ends, e, func(a, b EpochEnd) int { return int(a.Epoch) - int(b.Epoch) })
-	if known {
-		m.ends = slices.Clone(m.ends)
-		m.ends[i] = e
-	} else {
-		m.ends = slices.Insert(slices.Clone(m.ends), i, e)
-	}
+	m.ended(e)
 	if m.open != nil && m.open.Epoch == e.Epoch {
 		reached := e.Virtual
 		if e.Virtual <= m.open.Virtual {
@@ -185,6 +204,17 @@ func (m *Map) applyEnd(e EpochEnd) bool {
 		m.end.local, m.end.virtual = max(e.Local, e.LogEnd), reached
 	}
 	return true
+}
+
+// ended notes where an epoch ended.
+func (m *Map) ended(e EpochEnd) {
+	i, known := slices.BinarySearchFunc(m.ends, e, func(a, b EpochEnd) int { return int(a.Epoch) - int(b.Epoch) })
+	m.ends = slices.Clone(m.ends)
+	if known {
+		m.ends[i] = e
+	} else {
+		m.ends = slices.Insert(m.ends, i, e)
+	}
 }
 
 // cut hides everything at or above the virtual offset v or the local offset l,
@@ -268,6 +298,16 @@ func (m *Map) View() *View {
 		}
 	}
 	return m.view
+}
+
+// Open is View().Open() without a View.
+func (m *Map) Open() (EpochStart, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.open == nil {
+		return EpochStart{}, false
+	}
+	return *m.open, true
 }
 
 // Session returns the newest append session that was claimed.

@@ -96,6 +96,51 @@ func TestEpochThatKeptNothingGivesNoProgress(t *testing.T) {
 	}
 }
 
+// A start that reaches the map when its move was given up takes nothing back, whenever it
+// comes, and one that counts is not ended by a mirror that has not heard of it (G).
+func TestStartsAndSessionsCountByTheirEpoch(t *testing.T) {
+	t.Parallel()
+	late := EpochStart{Epoch: 2, Virtual: 1010, Local: 10, Session: 1, Had: 1010}
+	claim := Session{Session: 2, Worker: "next", Epoch: 1, Virtual: -1}
+	opened := Session{Session: 2, Worker: "next", Epoch: 3, Opened: true, Local: 10, Virtual: 1010}
+	mirrored := &Chunk{Session: 2, Worker: "next", First: 10, Ranges: []Range{{1, 1012, 10, 5}}} // behind a hole
+	verified := Verified{Session: 2, Local: 15, Virtual: 1017}
+	starts := Range{Epoch: 2, Virtual: 1010, Local: 10, Length: OpenEnd}
+	before := Range{Epoch: 1, Virtual: 1000, Local: 0, Length: 10}
+	for name, c := range map[string]struct {
+		records []Record
+		ranges  []Range
+		end     spillway.Offset
+	}{
+		"a start in time":                             {[]Record{late}, []Range{before, starts}, 1010},
+		"a start behind what was mirrored since":      {[]Record{claim, opened, mirrored, verified, late}, []Range{before, mirrored.Ranges[0]}, 1017},
+		"a start while the log is read back":          {[]Record{claim, late, opened, mirrored, verified}, []Range{before, mirrored.Ranges[0]}, 1017},
+		"an opening by who has not heard of the move": {[]Record{late, Session{Session: 2, Worker: "old", Epoch: 1, Virtual: -1}, Session{Session: 2, Worker: "old", Epoch: 1, Opened: true, Local: 10, Virtual: 1010}}, []Range{before, starts}, 1010},
+		"one in the same move":                        {[]Record{late, Session{Session: 2, Worker: "other", Epoch: 2, Opened: true, Local: 10, Virtual: 1010}}, []Range{before, starts}, 1010},
+		"what such an opening writes": {[]Record{late, Session{Session: 2, Worker: "old", Epoch: 1, Virtual: -1}, Session{Session: 2, Worker: "old", Epoch: 1, Opened: true, Local: 10, Virtual: 1010},
+			&Chunk{Session: 2, Worker: "old", First: 10, Ranges: []Range{{1, 1012, 10, 5}}}}, []Range{before, starts}, 1010},
+		"an opening that took a burnt start for what is here": {[]Record{claim, EpochStart{Epoch: 2, Virtual: 5000, Local: 10, Session: 1, Had: 1010},
+			Session{Session: 2, Worker: "next", Epoch: 3, Opened: true, Local: 10, Virtual: 5000}}, []Range{before}, 1010},
+		"one that was void already": {[]Record{Session{Session: 3, Worker: "next", Epoch: 1, Virtual: -1}, opened, late}, []Range{before}, 1010},
+	} {
+		m := New()
+		m.Apply(Session{Session: 1, Worker: "w", Epoch: 1, Opened: true, Virtual: 1000})
+		m.Apply(&Chunk{Session: 1, Worker: "w", Verified: true, Ranges: []Range{before}})
+		for _, r := range c.records {
+			m.Apply(r)
+		}
+		v := m.View()
+		if end, _ := v.End(); end != c.end || !slices.Equal(v.Ranges(), c.ranges) {
+			t.Errorf("%s: ranges %v up to %d, want %v up to %d", name, v.Ranges(), end, c.ranges, c.end)
+		}
+		// What was mirrored is no stale mirror's (C8) when the site serves next.
+		m.Apply(EpochStart{Epoch: 5, Virtual: 2000, Local: 15, Session: m.Session().Session})
+		if m.View().served(12) && slices.Contains(c.ranges, mirrored.Ranges[0]) {
+			t.Errorf("%s: what was mirrored counts as the site's own", name)
+		}
+	}
+}
+
 func TestTrailKeepsFivePerProducerEpoch(t *testing.T) {
 	t.Parallel()
 	m := New()

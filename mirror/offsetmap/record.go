@@ -69,6 +69,9 @@ type Session struct {
 	Virtual spillway.Offset      `json:"virtual"` // verified end in virtual offsets, holes included; −1 where nothing is known
 }
 
+// Same tells whether both are of one worker's claim.
+func (s Session) Same(o Session) bool { return s.Session == o.Session && s.Worker == o.Worker }
+
 // Verified says that the log agrees with the map up to Local, and that all of
 // the source up to Virtual is there, holes included.
 type Verified struct {
@@ -99,6 +102,8 @@ type EpochStart struct {
 	// tell: compaction takes what was verified before if something void was written
 	// under the same key since.
 	Had spillway.Offset `json:"had,omitempty"`
+	// Worker wrote it. Another one may do so once more for the same epoch.
+	Worker string `json:"worker,omitempty"`
 }
 
 // EpochEnd closes the range of an EpochStart. What lies behind it at the site

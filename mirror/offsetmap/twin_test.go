@@ -85,7 +85,7 @@ func TestMapAgainstTwin(t *testing.T) {
 }
 
 func step(t *rapid.T, m *Map, tw *twin) {
-	switch rapid.SampledFrom([]string{"chunk", "chunk", "chunk", "verified", "session", "stale", "start", "end"}).Draw(t, "kind") {
+	switch rapid.SampledFrom([]string{"chunk", "chunk", "chunk", "verified", "session", "stale", "start", "end", "takes over", "unheard"}).Draw(t, "kind") {
 	case "chunk":
 		if tw.open != nil {
 			return
@@ -150,6 +150,28 @@ func step(t *rapid.T, m *Map, tw *twin) {
 		tw.before = before
 		tw.open, tw.fenced, tw.local, tw.virtual = &e, max(tw.fenced, e.Session), e.Local, e.Virtual
 		m.Apply(e)
+	case "unheard": // a worker opens a session that has not heard of the epoch (G)
+		if tw.open == nil {
+			return
+		}
+		tw.session = max(tw.session, tw.fenced) + 1
+		m.Apply(Session{Session: tw.session, Worker: "w", Epoch: tw.open.Epoch - 1})
+		m.Apply(Session{Session: tw.session, Worker: "w", Epoch: tw.open.Epoch - spillway.Epoch(rapid.IntRange(0, 1).Draw(t, "older")), Opened: true, Local: tw.open.Local + 3, Virtual: tw.open.Virtual + 3})
+		m.Apply(&Chunk{Session: tw.session, Worker: "w", First: tw.open.Local + 3, Ranges: []Range{{1, tw.open.Virtual + 3, tw.open.Local + 3, 2}}})
+	case "takes over": // the epoch was given up, and its start came when a worker had read the log back
+		if tw.open == nil {
+			return
+		}
+		tw.session = max(tw.session, tw.fenced) + 1
+		m.Apply(Session{Session: tw.session, Worker: "w"})
+		n := rapid.IntRange(0, 9).Draw(t, "behind the start")
+		local, virtual := tw.open.Local+spillway.LocalOffset(n), tw.open.Virtual+spillway.Offset(n)
+		m.Apply(Session{Session: tw.session, Worker: "w", Epoch: tw.open.Epoch + 1, Opened: true, Local: local, Virtual: virtual})
+		before := tw.before
+		tw.cut(virtual, local)
+		if tw.local, tw.virtual = local, virtual; n == 0 {
+			tw.virtual = before
+		}
 	case "end":
 		if tw.open == nil {
 			return

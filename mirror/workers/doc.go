@@ -9,4 +9,6 @@
 //	C  a worker takes a key only if no other one that is in the table may still hold
 //	   it; who is not in the table any more holds nothing, by its own clock
 //	D  what a worker says it has let go, it does not touch any more
+//	E  keys belong to workers of the highest rank only, and who holds the whole is the
+//	   only one that holds anything
 package workers

@@ -15,8 +15,8 @@ type said struct {
 	by      *actor
 	record  Record
 	leave   bool
-	again   bool      // a copy
-	sent    time.Time // by the clock of its sender
+	again   bool    // a copy
+	sent    Instant // by the clock of its sender
 	arrives time.Duration
 }
 
@@ -29,10 +29,21 @@ type actor struct {
 	read    int
 	waits   *said // sent, and not read back
 	paused  bool
+	stands  stands        // while it is paused
+	asleep  time.Duration // for which its clocks stood still
+	frozen  time.Duration // of that, CLOCK_BOOTTIME as well
 	dead    bool
 	leaving bool
 	away    bool // it holds nothing, and comes again
 }
+
+// stands says which clocks of a machine do.
+type stands int
+
+const (
+	suspended stands = iota + 1 // CLOCK_MONOTONIC
+	frozen                      // CLOCK_BOOTTIME, too: people, or NTP, set the wall clock right
+)
 
 // world is several workers and the log between them.
 type world struct {
@@ -44,9 +55,26 @@ type world struct {
 	actors []*actor
 	keys   []string
 	taken  int
+	whole  int // times that one took it
 }
 
-func (w *world) now(a *actor) time.Time { return time.Unix(1_000_000, 0).Add(w.at + a.skew) }
+func (w *world) now(a *actor) Instant {
+	up := time.Hour + w.at + a.skew
+	return Instant{Wall: time.Unix(1_000_000, 0).Add(up), Mono: up - a.asleep, Boot: up - a.frozen}
+}
+
+// pass lets time go on.
+func (w *world) pass(d time.Duration) {
+	w.at += d
+	for _, a := range w.actors {
+		if a.stands != 0 {
+			a.asleep += d
+		}
+		if a.stands == frozen {
+			a.frozen += d
+		}
+	}
+}
 
 func (w *world) start() {
 	name := fmt.Sprintf("worker-%d", len(w.actors))
@@ -99,7 +127,7 @@ func (w *world) reads(a *actor, most int) {
 // acts lets a worker do what it does all the time.
 func (w *world) acts(a *actor, most time.Duration) {
 	now := w.now(a)
-	if a.waits != nil && now.Sub(a.waits.sent) > limits.TTL {
+	if a.waits != nil && a.waits.sent.longest(now) > limits.TTL {
 		a.waits = nil // it gave up to wait
 	}
 	if a.waits == nil && !a.leaving {
@@ -119,7 +147,7 @@ func (w *world) acts(a *actor, most time.Duration) {
 		}
 	}
 	for _, key := range a.Holds() {
-		if (a.leaving || a.away || !a.Acts(now) || a.table.Owner(key, a.covers) != a.name) && w.random.IntN(3) == 0 {
+		if (key == Whole || a.leaving || a.away || !a.Acts(now) || a.table.Owner(key, a.covers) != a.name) && w.random.IntN(3) == 0 {
 			a.Release(key)
 		}
 	}
@@ -135,22 +163,33 @@ func (w *world) acts(a *actor, most time.Duration) {
 			w.taken++
 		}
 	}
+	if !a.away && w.random.IntN(3) == 0 && a.Take(now, a.table, Whole) {
+		w.whole++
+	}
 }
 
-// judge finds two that may work on the same key. One that is paused may go on at any
-// moment.
+// judge finds two that may work on the same key, or one beside who holds the whole. One
+// that is paused may go on at any moment.
 func (w *world) judge() {
 	w.t.Helper()
 	owner := make(map[string]string)
+	working := make(map[string]bool)
 	for _, a := range w.actors {
 		if a.dead || !a.Acts(w.now(a)) {
 			continue
 		}
+		working[a.name] = len(a.Holds()) > 0
 		for _, key := range a.Holds() {
 			if other, both := owner[key]; both {
 				w.t.Fatalf("after %s: %s and %s work on %s", w.at, other, a.name, key)
 			}
 			owner[key] = a.name
+		}
+	}
+	alone, whole := owner[Whole]
+	for name, works := range working {
+		if whole && works && name != alone {
+			w.t.Fatalf("after %s: %s holds the whole, and %s works", w.at, alone, name)
 		}
 	}
 }
@@ -178,14 +217,20 @@ func (w *world) happens() {
 		}
 	case 2:
 		if len(living) > 1 {
-			a.leaving, a.paused = true, false
+			a.leaving, a.paused, a.stands = true, false, 0
 		}
 	case 3, 4:
 		a.paused = true
 	case 5, 6, 7, 8:
-		a.paused = false
+		a.paused, a.stands = false, 0
 	case 9, 10:
 		a.away = !a.away
+	case 14:
+		a.paused, a.stands = true, suspended
+	case 15:
+		a.paused, a.stands = true, frozen
+	case 11, 12, 13:
+		a.SetRank(w.random.Int64N(3))
 	}
 }
 
@@ -201,7 +246,7 @@ func TestNoTwoWorkersHoldAKey(t *testing.T) {
 			w.start()
 			w.start()
 			for range 4000 {
-				w.at += time.Duration(w.random.Int64N(int64(200 * time.Millisecond)))
+				w.pass(time.Duration(w.random.Int64N(int64(200 * time.Millisecond))))
 				w.arrive()
 				w.happens()
 				for _, a := range w.actors {
@@ -214,10 +259,11 @@ func TestNoTwoWorkersHoldAKey(t *testing.T) {
 				}
 			}
 			for _, a := range w.living() {
-				a.paused, a.away = false, false
+				a.paused, a.stands, a.away = false, 0, false
+				a.SetRank(7)
 			}
 			for range 3000 {
-				w.at += 10 * time.Millisecond
+				w.pass(10 * time.Millisecond)
 				w.arrive()
 				for _, a := range w.actors {
 					if !a.dead {
@@ -230,6 +276,9 @@ func TestNoTwoWorkersHoldAKey(t *testing.T) {
 			held := 0
 			for _, a := range w.living() {
 				for _, key := range a.Holds() {
+					if key == Whole && len(w.living()) == 1 {
+						continue
+					}
 					held++
 					if want := w.living()[0].table.Owner(key, a.covers); want != a.name {
 						t.Errorf("%s is with %s, and belongs to %s", key, a.name, want)
@@ -239,8 +288,8 @@ func TestNoTwoWorkersHoldAKey(t *testing.T) {
 			if held != len(w.keys) {
 				t.Errorf("%d of %d keys are with somebody", held, len(w.keys))
 			}
-			if w.taken < 50 {
-				t.Errorf("only %d keys changed hands", w.taken)
+			if w.taken < 50 || w.whole < 5 {
+				t.Errorf("only %d keys changed hands, and the whole was taken %d times", w.taken, w.whole)
 			}
 		})
 	}

@@ -18,12 +18,19 @@ type Record struct {
 	// Means says which keys the worker is there for at all; the caller understands it.
 	Means   string `json:"means,omitempty"`
 	Process string `json:"process,omitempty"` // that runs the worker, as far as others can look it up
+	// Rank puts the worker before all of a lower one: they own nothing. It may rise and
+	// fall within a term.
+	Rank int64 `json:"rank,omitempty"`
 	// Evict puts the worker out, if this Term and Beat are the last that it said.
 	Evict bool `json:"evict,omitempty"`
 }
 
 // Means tells whether a worker that says so is there for a key.
 type Means func(means, key string) bool
+
+// Whole is the key that stands for all of them: who holds it is alone. It belongs to the
+// worker of the highest rank, if that is one worker.
+const Whole = "*"
 
 // Table is who is there at one position of the log. It never changes.
 type Table struct {
@@ -38,7 +45,7 @@ type Table struct {
 // crew is who was there from a position on.
 type crew struct {
 	from    int64
-	members []Record // sorted; only Worker and Means count
+	members []Record // sorted; only Worker, Means and Rank count
 }
 
 // Bounds of what a Table remembers.
@@ -82,7 +89,10 @@ func (t *Table) With(position int64, r Record) *Table {
 		r.Means, r.Seen = last.Means, max(r.Seen, last.Seen)
 		next.members = maps.Clone(t.members)
 		next.members[r.Worker] = r
-		if !slices.Equal(r.Keeps, last.Keeps) || t.changedBetween(last.Seen, r.Seen) {
+		switch {
+		case r.Rank != last.Rank:
+			next.changed()
+		case !slices.Equal(r.Keeps, last.Keeps) || t.changedBetween(last.Seen, r.Seen):
 			next.version++
 		}
 	case !there && r.Term > t.terms[r.Worker], there && r.Term > last.Term:
@@ -124,7 +134,7 @@ func (t *Table) changed() {
 	t.version++
 	now := crew{from: t.position}
 	for _, r := range t.members {
-		now.members = append(now.members, Record{Worker: r.Worker, Means: r.Means})
+		now.members = append(now.members, Record{Worker: r.Worker, Means: r.Means, Rank: r.Rank})
 	}
 	slices.SortFunc(now.members, func(a, b Record) int { return strings.Compare(a.Worker, b.Worker) })
 	t.history = append(slices.Clone(t.history), now)
@@ -138,14 +148,42 @@ func (t *Table) changedBetween(after, to int64) bool {
 	return slices.ContainsFunc(t.history, func(c crew) bool { return after < c.from && c.from <= to })
 }
 
-func (c crew) owner(key string, means Means) string {
-	names := make([]string, 0, len(c.members))
+// highest are the members of the highest rank.
+func (c crew) highest() (first []Record) {
 	for _, r := range c.members {
+		switch {
+		case len(first) == 0 || r.Rank > first[0].Rank:
+			first = []Record{r}
+		case r.Rank == first[0].Rank:
+			first = append(first, r)
+		}
+	}
+	return first
+}
+
+func (c crew) owner(key string, means Means) string {
+	first := c.highest()
+	if key == Whole {
+		if len(first) != 1 {
+			return ""
+		}
+		return first[0].Worker
+	}
+	names := make([]string, 0, len(first))
+	for _, r := range first {
 		if means(r.Means, key) {
 			names = append(names, r.Worker)
 		}
 	}
 	return Owner(names, key)
+}
+
+// mayOwn tells whether a worker owns a key, or, of the whole, any key.
+func (c crew) mayOwn(worker, key string, means Means) bool {
+	if key != Whole {
+		return c.owner(key, means) == worker
+	}
+	return slices.ContainsFunc(c.highest(), func(r Record) bool { return r.Worker == worker })
 }
 
 // Owner is the worker to which a key belongs (A); "" if nobody is there for it.
@@ -156,19 +194,49 @@ func (t *Table) Owner(key string, means Means) string {
 	return t.history[len(t.history)-1].owner(key, means)
 }
 
+// Rank is the highest one of all that are there, 0 of nobody.
+func (t *Table) Rank() int64 {
+	if len(t.members) == 0 {
+		return 0
+	}
+	return t.history[len(t.history)-1].highest()[0].Rank
+}
+
+// RankBeside is the highest one of all but a worker, 0 of nobody: what that one said
+// itself may be over.
+func (t *Table) RankBeside(worker string) (rank int64) {
+	for name, r := range t.members {
+		if name != worker {
+			rank = max(rank, r.Rank)
+		}
+	}
+	return rank
+}
+
+// Highest are the workers of the highest rank, sorted: all keys are theirs.
+func (t *Table) Highest() (names []string) {
+	if len(t.history) > 0 {
+		for _, r := range t.history[len(t.history)-1].highest() {
+			names = append(names, r.Worker)
+		}
+	}
+	return names
+}
+
 // MayHold tells whether a worker may be at work on a key: it was its own at the
 // position that the worker acts by, or has become so since, or the worker says that
-// it keeps it.
+// it keeps it. Of the whole: whether it may be at work on any key.
 func (t *Table) MayHold(worker, key string, means Means) bool {
 	r, there := t.members[worker]
 	if !there {
 		return false
 	}
-	if slices.Contains(r.Keeps, key) || t.cut && r.Seen < t.history[0].from {
+	keeps := slices.Contains(r.Keeps, key) || slices.Contains(r.Keeps, Whole) || key == Whole && len(r.Keeps) > 0
+	if keeps || t.cut && r.Seen < t.history[0].from {
 		return true
 	}
 	for i, c := range t.history {
-		if last := i == len(t.history)-1; (last || t.history[i+1].from > r.Seen) && c.owner(key, means) == worker {
+		if last := i == len(t.history)-1; (last || t.history[i+1].from > r.Seen) && c.mayOwn(worker, key, means) {
 			return true
 		}
 	}

@@ -115,3 +115,44 @@ func TestALongHistoryIsForgottenOnTheSafeSide(t *testing.T) {
 		t.Errorf("%d, %d are remembered", len(now.history), len(now.terms))
 	}
 }
+
+// E: who has the highest rank owns all, and has all when the others have said so.
+func TestTheHighestRankOwnsAll(t *testing.T) {
+	t.Parallel()
+	all := names(2)
+	one, two := all[0], all[1]
+	ranked := func(r Record, rank int64) Record { r.Rank = rank; return r }
+	log := []Record{ranked(beat(one, 1, 1, -1), 4), ranked(beat(two, 1, 1, 0), 4), ranked(beat(one, 1, 2, 1), 4)}
+	now := table(log...)
+	if now.Owner(Whole, prefix) != "" || now.Free(one, Whole, prefix) || now.Rank() != 4 || !slices.Equal(now.Highest(), all) {
+		t.Error("of two that are alike one has the whole")
+	}
+	key := keys(50)[slices.IndexFunc(keys(50), func(key string) bool { return Owner(all, key) == two })]
+	now = now.With(3, ranked(beat(one, 1, 3, 2), 7))
+	if now.RankBeside(one) != 4 || now.RankBeside(two) != 7 || Empty().RankBeside(one) != 0 {
+		t.Error("who compares itself with the others counts its own word, or not theirs")
+	}
+	if now.Owner(key, prefix) != one || now.Owner(Whole, prefix) != one || now.Rank() != 7 || !slices.Equal(now.Highest(), all[:1]) {
+		t.Error("the higher rank owns nothing")
+	}
+	if now.Free(one, key, prefix) || now.Free(one, Whole, prefix) {
+		t.Error("it has what the other one may be at work on")
+	}
+	if kept := now.With(4, ranked(beat(two, 1, 2, 3, key), 4)); kept.Free(one, key, prefix) || kept.Free(one, Whole, prefix) {
+		t.Error("it has what the other one keeps")
+	}
+	now = now.With(4, ranked(beat(two, 1, 2, 3), 4))
+	if !now.Free(one, key, prefix) || !now.Free(one, Whole, prefix) {
+		t.Error("it has not what nobody else has")
+	}
+	now = now.With(5, ranked(beat(two, 1, 3, 4), 9))
+	if now.Free(two, key, prefix) || now.Free(two, Whole, prefix) {
+		t.Error("the next one does not wait")
+	}
+	if kept := now.With(6, ranked(beat(one, 1, 4, 5, Whole), 7)); kept.Free(two, key, prefix) || kept.Free(two, Whole, prefix) {
+		t.Error("who keeps the whole keeps every key")
+	}
+	if now = now.With(6, ranked(beat(one, 1, 4, 5), 7)); !now.Free(two, key, prefix) || !now.Free(two, Whole, prefix) {
+		t.Error("the next one has nothing")
+	}
+}

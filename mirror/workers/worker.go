@@ -18,17 +18,20 @@ type Limits struct {
 const KeepsMax = 256
 
 // Worker is one worker: what it said, and what it holds. It is for one goroutine at a
-// time.
+// time. It counts its own time by the clock that went further, and that of others by the
+// one that went less far: so it stops before they go on, also where a machine was
+// suspended.
 type Worker struct {
 	name, means, process string
 	limits               Limits
 	covers               Means
 
-	term, beat int64     // said last
-	until      time.Time // to act; zero: it may not
-	sent       time.Time // when it said something last
-	said       Record    // what it said last, and read
-	left       bool      // it has put itself out, as far as it knows
+	rank       int64   // to be said
+	term, beat int64   // said last
+	acts       Instant // from when it may for the TTL; zero: it may not
+	sent       Instant // when it said something last
+	said       Record  // what it said last, and read
+	left       bool    // it has put itself out, as far as it knows
 	held       map[string]bool
 	foreign    map[string]bool // those of held that belong to others
 	foreignAt  int64           // version of the table by which they do
@@ -38,8 +41,8 @@ type Worker struct {
 // sighting is since when another worker has said nothing new.
 type sighting struct {
 	term, beat int64
-	since      time.Time
-	told       time.Time // when it was put out, as far as this worker can
+	since      Instant
+	told       Instant // when it was put out, as far as this worker can
 }
 
 // New makes a worker that is not there yet.
@@ -55,14 +58,14 @@ func (w *Worker) member(t *Table) bool {
 
 // Next is what the worker has to say now, if anything: that it comes, that it lives, or
 // that it has let keys go. It must be sent at once.
-func (w *Worker) Next(now time.Time, t *Table) (r Record, due bool) {
+func (w *Worker) Next(now Instant, t *Table) (r Record, due bool) {
 	if w.left && w.member(t) {
 		return w.Leave(now, t) // what it said may have been lost
 	}
 	if !w.member(t) {
-		w.until = time.Time{}
+		w.acts = Instant{}
 		// Until it holds nothing others could be wrong about it (C).
-		if len(w.held) > 0 || now.Sub(w.sent) < w.limits.Renew/4 {
+		if len(w.held) > 0 || w.sent.longest(now) < w.limits.Renew/4 {
 			return r, false
 		}
 		last, _ := t.Member(w.name)
@@ -75,8 +78,8 @@ func (w *Worker) Next(now time.Time, t *Table) (r Record, due bool) {
 	if len(keeps) > KeepsMax {
 		seen, keeps = w.said.Seen, w.said.Keeps
 	}
-	waited := t.changedBetween(w.said.Seen, seen) || len(keeps) < len(w.said.Keeps)
-	if !waited && now.Sub(w.sent) < w.limits.Renew {
+	waited := t.changedBetween(w.said.Seen, seen) || len(keeps) < len(w.said.Keeps) || w.rank != w.said.Rank
+	if !waited && w.sent.longest(now) < w.limits.Renew {
 		return r, false
 	}
 	return w.say(now, seen, keeps), true
@@ -85,20 +88,24 @@ func (w *Worker) Next(now time.Time, t *Table) (r Record, due bool) {
 // Leave puts the worker out by its own word, if it holds nothing. It does not act any
 // more, and may come again with Next. Unlike a good-bye that may come late, it is void
 // once the worker has come again.
-func (w *Worker) Leave(now time.Time, t *Table) (r Record, due bool) {
-	if len(w.held) > 0 || !w.member(t) || w.left && now.Sub(w.sent) < w.limits.Renew/4 {
+func (w *Worker) Leave(now Instant, t *Table) (r Record, due bool) {
+	if len(w.held) > 0 || !w.member(t) || w.left && w.sent.longest(now) < w.limits.Renew/4 {
 		return r, false
 	}
 	last, _ := t.Member(w.name)
-	w.until, w.left, w.sent = time.Time{}, true, now
+	w.acts, w.left, w.sent = Instant{}, true, now
 	return Record{Worker: w.name, Term: last.Term, Beat: last.Beat, Evict: true}, true
 }
 
-func (w *Worker) say(now time.Time, seen int64, keeps []string) Record {
+func (w *Worker) say(now Instant, seen int64, keeps []string) Record {
 	w.beat++
 	w.sent = now
-	return Record{Worker: w.name, Term: w.term, Beat: w.beat, Seen: seen, Keeps: keeps, Means: w.means, Process: w.process}
+	return Record{Worker: w.name, Term: w.term, Beat: w.beat, Seen: seen, Keeps: keeps, Means: w.means, Process: w.process, Rank: w.rank}
 }
+
+// SetRank sets what the worker is to say of its rank. Others count it from when it is in
+// the table.
+func (w *Worker) SetRank(rank int64) { w.rank = rank }
 
 // keeps are the keys that the worker holds and that belong to others, sorted.
 func (w *Worker) keeps(t *Table) []string {
@@ -116,24 +123,27 @@ func (w *Worker) keeps(t *Table) []string {
 
 // Heard notes that a record of Next, sent at a time, is in the table. It tells whether
 // the worker may act again, which it could not before.
-func (w *Worker) Heard(r Record, sent, now time.Time, t *Table) (again bool) {
+func (w *Worker) Heard(r Record, sent, now Instant, t *Table) (again bool) {
 	last, there := t.Member(w.name)
 	if r.Evict || w.left || !there || last.Term != r.Term || r.Term != w.term || last.Beat < r.Beat {
 		return false
 	}
-	again = !now.Before(w.until)
-	w.until, w.said = sent.Add(w.limits.TTL), last
+	again = !w.Acts(now)
+	w.acts, w.said = sent, last
 	return again
 }
 
-// Acts tells whether the worker may act now.
-func (w *Worker) Acts(now time.Time) bool { return now.Before(w.until) }
+// Acts tells whether the worker may act now. After a time for which no clock can be
+// believed it may not until it is heard again.
+func (w *Worker) Acts(now Instant) bool {
+	return w.acts.longest(now) < w.limits.TTL && !w.acts.jumped(now)
+}
 
 // Term is the worker's, for what it took during it.
 func (w *Worker) Term() int64 { return w.term }
 
 // Take takes a key if it may (C). It holds it until Release.
-func (w *Worker) Take(now time.Time, t *Table, key string) bool {
+func (w *Worker) Take(now Instant, t *Table, key string) bool {
 	if !w.Acts(now) || !w.member(t) || !t.Free(w.name, key, w.covers) {
 		return false
 	}
@@ -154,7 +164,7 @@ func (w *Worker) Holds() []string { return slices.Sorted(maps.Keys(w.held)) }
 // Evictions put those out that have said nothing for so long that they do not act any
 // more by their own clocks. gone tells whether a process is known to have ended: then
 // only what it had sent has to arrive.
-func (w *Worker) Evictions(now time.Time, t *Table, gone func(process string) bool) []Record {
+func (w *Worker) Evictions(now Instant, t *Table, gone func(process string) bool) []Record {
 	var all []Record
 	for _, name := range t.Members() {
 		r, _ := t.Member(name)
@@ -162,17 +172,17 @@ func (w *Worker) Evictions(now time.Time, t *Table, gone func(process string) bo
 		switch {
 		case name == w.name:
 			continue
-		case !known || seen.term != r.Term || seen.beat != r.Beat:
+		case !known || seen.term != r.Term || seen.beat != r.Beat || seen.since.jumped(now):
 			w.others[name] = sighting{term: r.Term, beat: r.Beat, since: now}
 			continue
-		case now.Sub(seen.told) < w.limits.Renew:
+		case seen.told.shortest(now) < w.limits.Renew:
 			continue
 		}
 		patience := w.limits.TTL + w.limits.Margin
 		if gone(r.Process) {
 			patience = w.limits.Margin
 		}
-		if now.Sub(seen.since) > patience {
+		if seen.since.shortest(now) > patience {
 			seen.told = now
 			w.others[name] = seen
 			all = append(all, Record{Worker: name, Term: r.Term, Beat: r.Beat, Evict: true})

@@ -7,8 +7,15 @@ import (
 	"time"
 )
 
+var start = Instant{Wall: time.Unix(100, 0), Mono: time.Hour, Boot: 2 * time.Hour}
+
+// Add is when all clocks went on by a time.
+func (i Instant) Add(d time.Duration) Instant {
+	return Instant{i.Wall.Add(d), i.Mono + d, i.Boot + d}
+}
+
 // one is a worker that came, in a table of its own, at a time.
-func one(t *testing.T, at time.Time) (*Worker, *Table) {
+func one(t *testing.T, at Instant) (*Worker, *Table) {
 	t.Helper()
 	w, now := New("one", "", "", limits, prefix), Empty()
 	r, due := w.Next(at, now)
@@ -25,7 +32,7 @@ func one(t *testing.T, at time.Time) (*Worker, *Table) {
 // A worker acts as long as it was heard, counted from when it spoke.
 func TestAWorkerActsForATime(t *testing.T) {
 	t.Parallel()
-	at := time.Unix(100, 0)
+	at := start
 	w, now := one(t, at)
 	if w.Acts(at.Add(limits.TTL)) || !w.Acts(at.Add(limits.TTL-1)) || w.Take(at.Add(limits.TTL), now, "key") {
 		t.Error("it acts longer than its time, or shorter")
@@ -50,7 +57,7 @@ func TestWhoIsSilentIsPutOut(t *testing.T) {
 		gone bool
 		out  time.Duration // after the worker was seen
 	}{"silent": {false, limits.TTL + limits.Margin}, "ended": {true, limits.Margin}} {
-		at := time.Unix(100, 0)
+		at := start
 		w, now := one(t, at)
 		now = now.With(1, beat("two", 1, 1, 0))
 		gone := func(string) bool { return c.gone }
@@ -72,10 +79,38 @@ func TestWhoIsSilentIsPutOut(t *testing.T) {
 	}
 }
 
+// A machine that was suspended, or stood still without a clock that counted, does not let
+// its worker act longer, nor put others out sooner.
+func TestClocksThatStandStill(t *testing.T) {
+	t.Parallel()
+	long := limits.TTL + 2*limits.Margin
+	later := start.Add(limits.Margin / 2)
+	for name, at := range map[string]Instant{
+		"suspended":      {later.Wall.Add(long), later.Mono, later.Boot + long},
+		"stood still":    {later.Wall.Add(long), later.Mono, later.Boot},
+		"set right":      {later.Wall.Add(-long), later.Mono, later.Boot},
+		"boot runs fast": {later.Wall, later.Mono, later.Boot + long},
+	} {
+		w, now := one(t, start)
+		now = now.With(1, beat("two", 1, 1, 0))
+		ended := func(string) bool { return false }
+		w.Evictions(start, now, ended)
+		if w.Acts(at) || w.Take(at, now, "key") {
+			t.Errorf("%s: the worker acts", name)
+		}
+		if out := w.Evictions(at, now, ended); len(out) > 0 {
+			t.Errorf("%s: another one is put out: %+v", name, out)
+		}
+		if out := w.Evictions(at.Add(long), now, ended); len(out) != 1 {
+			t.Errorf("%s: another one is not put out when its time is over: %+v", name, out)
+		}
+	}
+}
+
 // A worker that was put out comes again when it has let everything go, with another term.
 func TestAWorkerComesAgainWithNothing(t *testing.T) {
 	t.Parallel()
-	at := time.Unix(100, 0)
+	at := start
 	w, now := one(t, at)
 	if !w.Take(at, now, "key") {
 		t.Fatal("its own key is not free")
@@ -99,7 +134,7 @@ func TestAWorkerComesAgainWithNothing(t *testing.T) {
 // enough are left.
 func TestManyKeysAreLetGoStepByStep(t *testing.T) {
 	t.Parallel()
-	at := time.Unix(100, 0)
+	at := start
 	w, now := one(t, at)
 	all := make([]string, 4*KeepsMax)
 	for i := range all {
@@ -135,7 +170,7 @@ func TestManyKeysAreLetGoStepByStep(t *testing.T) {
 // come again.
 func TestAWorkerStepsBackAndComesAgain(t *testing.T) {
 	t.Parallel()
-	at := time.Unix(100, 0)
+	at := start
 	w, now := one(t, at)
 	if !w.Take(at, now, "key") {
 		t.Fatal("its own key is not free")
