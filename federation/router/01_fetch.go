@@ -25,7 +25,10 @@ import (
 // records). Left out: sessions (the client is told that there is none and sends
 // every partition each time), diverging epochs, current leaders, preferred
 // replicas.
-var fetchAPI = api{key: 1, min: 4, max: 17, needs: 4, begin: (*Client).beginFetch}
+var fetchAPI = api{
+	key: 1, min: 4, max: 17, needs: 4, begin: (*Client).beginFetch,
+	treatment: translated, about: "Virtual offsets and leader epochs in every batch; what belongs to no range is left out. Without sessions: every partition is named each time.",
+}
 
 // fetchUpstreamMax: the site is asked by topic name.
 const fetchUpstreamMax = 12

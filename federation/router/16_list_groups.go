@@ -14,7 +14,10 @@ import (
 // ListGroups (16). v3 flexible; v4 states; v5 types.
 //
 // Groups of failover groups alone, each as the site that serves it knows it.
-var listGroupsAPI = api{key: 16, min: 0, max: 5, needs: 0, begin: (*Client).beginListGroups}
+var listGroupsAPI = api{
+	key: 16, min: 0, max: 5, needs: 0, begin: (*Client).beginListGroups,
+	treatment: forwarded, about: "Groups of failover groups alone, each as the site that serves it knows it.",
+}
 
 func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrListGroupsRequest()
