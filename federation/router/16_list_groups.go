@@ -58,7 +58,11 @@ func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg
 		if err != nil {
 			return found, err
 		}
-		for _, g := range got.(*kmsg.ListGroupsResponse).Groups {
+		listed := got.(*kmsg.ListGroupsResponse)
+		if err := kerr.ErrorForCode(listed.ErrorCode); err != nil {
+			return found, err // a coordinator that has just begun does not know its groups
+		}
+		for _, g := range listed.Groups {
 			if s, ok := c.router.GroupShare(g.Group); ok && home(s) == site {
 				found = append(found, g)
 			}
