@@ -2,6 +2,7 @@ package router
 
 import (
 	"math/rand/v2"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -70,6 +71,7 @@ var codecs = map[int16]codec{
 	}},
 	18: {alone: true},
 	22: {alone: true},
+	32: {nested: true, ask: askDescribeConfigs, answer: answerDescribeConfigs, told: toldDescribeConfigs},
 	60: {alone: true},
 	68: {tagged: true, told: func(_ kmsg.Request, r kmsg.Response) kmsg.Response {
 		resp := r.(*kmsg.ConsumerGroupHeartbeatResponse)
@@ -288,8 +290,41 @@ func noThrottle(_ kmsg.Request, r kmsg.Response) kmsg.Response {
 		resp.ThrottleMillis = 0
 	case *kmsg.OffsetFetchResponse:
 		resp.ThrottleMillis = 0
+	case *kmsg.DescribeConfigsResponse:
+		resp.ThrottleMillis = 0
 	}
 	return r
+}
+
+func askDescribeConfigs(_ *rand.Rand, _ mapping, r kmsg.Request) {
+	req := r.(*kmsg.DescribeConfigsRequest)
+	for i := range req.Resources {
+		req.Resources[i].ResourceType, req.Resources[i].ResourceName = kmsg.ConfigResourceTypeTopic, codecTopics[i]
+	}
+}
+
+func answerDescribeConfigs(random *rand.Rand, m mapping, r kmsg.Request, a kmsg.Response) {
+	resp := a.(*kmsg.DescribeConfigsResponse)
+	resp.Resources = nil
+	for _, asked := range r.(*kmsg.DescribeConfigsRequest).Resources {
+		out := kmsg.NewDescribeConfigsResponseResource()
+		wiretest.FillStruct(random, &out)
+		out.ResourceType, out.ResourceName = asked.ResourceType, asked.ResourceName
+		if len(out.Configs) > 1 && !m.same {
+			out.Configs[0].Name = ofBrokers[random.IntN(len(ofBrokers))]
+		}
+		resp.Resources = append(resp.Resources, out)
+	}
+}
+
+func toldDescribeConfigs(in kmsg.Request, r kmsg.Response) kmsg.Response {
+	resp := r.(*kmsg.DescribeConfigsResponse)
+	for i := range resp.Resources {
+		if c := resp.Resources[i].Configs; len(c) > 0 && slices.Contains(ofBrokers, c[0].Name) {
+			resp.Resources[i].Configs = c[1:]
+		}
+	}
+	return noThrottle(in, r)
 }
 
 func answerOffsetCommit(random *rand.Rand, _ mapping, r kmsg.Request, a kmsg.Response) {

@@ -45,6 +45,8 @@ func FuzzListGroupsRequest(f *testing.F)             { fuzzRequest(f, 16) }
 func FuzzListGroupsAnswer(f *testing.F)              { fuzzAnswer(f, 16) }
 func FuzzAPIVersionsRequest(f *testing.F)            { fuzzRequest(f, 18) }
 func FuzzInitProducerIDRequest(f *testing.F)         { fuzzRequest(f, 22) }
+func FuzzDescribeConfigsRequest(f *testing.F)        { fuzzRequest(f, 32) }
+func FuzzDescribeConfigsAnswer(f *testing.F)         { fuzzAnswer(f, 32) }
 func FuzzDescribeClusterRequest(f *testing.F)        { fuzzRequest(f, 60) }
 func FuzzConsumerGroupHeartbeatRequest(f *testing.F) { fuzzRequest(f, 68) }
 func FuzzConsumerGroupHeartbeatAnswer(f *testing.F)  { fuzzAnswer(f, 68) }
