@@ -1,6 +1,7 @@
 # make demo    three embedded sites serve orders, one is lost, a report says what held
 # make check   format, vet, build, lint, fast tests; under 3 minutes once things are built
 # make test    everything, with real Kafka and real Consul; the stages are in tests/stages
+# make fuzz    random input for every decoder, FUZZTIME (10m) for each; make fuzz FUZZ=Produce for some
 # make bench   spillway mirror run beside MirrorMaker 2 and a plain copy; the report is in .cache/bench
 
 CACHE := $(shell echo $${SPILLWAY_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/spillway})
@@ -9,7 +10,7 @@ LINTER := $(CACHE)/golangci-lint-$(shell cat tests/lint/go.mod tests/lint/go.sum
 # Built and not run by "go run", which adds a line of its own after a failure.
 CI := .cache/ci/ci
 
-.PHONY: demo check test bench lint $(CI)
+.PHONY: demo check test fuzz bench lint $(CI)
 
 demo:
 	go run ./cmd/spillway demo
@@ -19,6 +20,19 @@ check: $(CI)
 
 test: $(CI)
 	@$(CI)
+
+FUZZTIME ?= 10m
+FUZZ ?= .
+
+# Go runs one target at a time. What is found lands in testdata/fuzz beside the test.
+fuzz:
+	@for package in $$(git grep --untracked -l '^func Fuzz' -- '*_test.go' | xargs -n 1 dirname | sort -u); do \
+		targets=$$(go test -list '^Fuzz.*$(FUZZ)' ./$$package) || exit 1; \
+		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$package || exit 1; \
+		done; \
+	done
 
 bench:
 	go test -count=1 -tags e2e -v -timeout 60m ./tests/bench/mirrors -out $(CURDIR)/.cache/bench

@@ -13,9 +13,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway/broker/wire"
+	"spillway/broker/wire/wiretest"
 )
 
-func check(kind string, m message, body []byte) error {
+func check(kind string, m wiretest.Message, body []byte) error {
 	if kind == "request" {
 		return wire.Check(m.Key(), m.GetVersion(), body)
 	}
@@ -26,10 +27,10 @@ func check(kind string, m message, body []byte) error {
 func TestWhatKmsgWritesIsAccepted(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 1))
 	messages := 0
-	every(func(kind string, m message) {
+	wiretest.Every(func(kind string, m wiretest.Message) {
 		for range 8 {
-			n := fresh(m)
-			fill(random, n)
+			n := wiretest.Fresh(m)
+			wiretest.Fill(random, n)
 			body := n.AppendTo(nil)
 			if err := check(kind, n, body); err != nil {
 				t.Fatalf("%s %T v%d: %v\n%+v\n%x", kind, n, n.GetVersion(), err, n, body)
@@ -45,10 +46,10 @@ func TestWhatKmsgWritesIsAccepted(t *testing.T) {
 func TestDamagedMessagesAreRefusedOrCheap(t *testing.T) {
 	random := rand.New(rand.NewPCG(2, 2))
 	accepted, refused := 0, 0
-	every(func(kind string, m message) {
+	wiretest.Every(func(kind string, m wiretest.Message) {
 		for range 20 {
-			n := fresh(m)
-			fill(random, n)
+			n := wiretest.Fresh(m)
+			wiretest.Fill(random, n)
 			body := damage(random, n.AppendTo(nil))
 			if err := check(kind, n, body); err != nil {
 				if !errors.Is(err, wire.ErrMalformed) {
@@ -58,7 +59,7 @@ func TestDamagedMessagesAreRefusedOrCheap(t *testing.T) {
 				continue
 			}
 			accepted++
-			decodes(t, kind, fresh(m), body)
+			decodes(t, kind, wiretest.Fresh(m), body)
 		}
 	})
 	t.Logf("%d accepted, %d refused", accepted, refused)
@@ -91,7 +92,7 @@ const (
 	allocationBaseMax   = 512 << 10
 )
 
-func decodes(t testing.TB, kind string, m message, body []byte) {
+func decodes(t testing.TB, kind string, m wiretest.Message, body []byte) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	err := m.ReadFrom(body)
@@ -204,7 +205,7 @@ func FuzzCheckAgreesWithKmsg(f *testing.F) {
 	for _, key := range []int16{0, 1, 3, 8, 11, 18, 68} {
 		req := kmsg.RequestForKey(key)
 		req.SetVersion(req.MaxVersion())
-		fill(random, req)
+		wiretest.Fill(random, req)
 		f.Add(key, req.GetVersion(), req.AppendTo(nil))
 	}
 	f.Fuzz(func(t *testing.T, key, version int16, body []byte) {

@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"spillway/broker/wire"
+	"spillway/broker/wire/wiretest"
 )
 
 func prefixed(length uint32, body ...byte) []byte {
@@ -86,7 +87,7 @@ func TestAClaimAloneAllocatesLittle(t *testing.T) {
 }
 
 func TestRequestHeaders(t *testing.T) {
-	every(func(kind string, m message) {
+	wiretest.Every(func(kind string, m wiretest.Message) {
 		req, ok := m.(kmsg.Request)
 		if !ok || req.Key() == 7 { // ControlledShutdown v0 has a header of its own; no client sends it
 			return
@@ -138,6 +139,30 @@ func TestHostileHeaders(t *testing.T) {
 	if h, _, err := wire.ParseRequest(header(3, 1, 0, 3, 0xff, '\n', 0x1b)); err != nil || h.ClientID != "\xff\n\x1b" {
 		t.Errorf("client id %q, %v", h.ClientID, err)
 	}
+}
+
+// FuzzFrame: whatever comes, a frame is read or refused, and costs little more than
+// what came of it.
+func FuzzFrame(f *testing.F) {
+	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
+	f.Add(prefixed(0x7fffffff))
+	f.Add(prefixed(0xffffffff))
+	f.Add(prefixed(3, 1, 2, 3))
+	f.Add(prefixed(8, make([]byte, 8)...))
+	f.Add(prefixed(wire.FrameBytesMax, 1, 2))
+	f.Fuzz(func(t *testing.T, stream []byte) {
+		r := bytes.NewReader(stream)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		frame, err := wire.ReadFrame(r, nil, wire.FrameBytesMax)
+		runtime.ReadMemStats(&after)
+		if cost := after.TotalAlloc - before.TotalAlloc; cost > allocationBaseMax+8*uint64(len(stream)) {
+			t.Fatalf("%d bytes cost %d", len(stream), cost)
+		}
+		if err == nil && (len(frame) != int(binary.BigEndian.Uint32(stream)) || !bytes.Equal(frame, stream[4:4+len(frame)])) {
+			t.Fatalf("frame of %d bytes", len(frame))
+		}
+	})
 }
 
 func FuzzHeader(f *testing.F) {

@@ -24,7 +24,10 @@ import (
 // patched, its offset in the answer made virtual. Left out: formats 0 and 1
 // (no producer ids), transactions, current leaders in answers (the layout is in
 // Metadata), the log start, and messages of the site other than about single records.
-var produceAPI = api{key: 0, min: 3, max: 13, needs: 7, begin: (*Client).beginProduce}
+var produceAPI = api{
+	key: 0, min: 3, max: 13, needs: 7, begin: (*Client).beginProduce,
+	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; no transactions yet.",
+}
 
 // produceUpstreamMax: the site is asked by topic name, without what only
 // transactions use.

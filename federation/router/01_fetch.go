@@ -25,7 +25,10 @@ import (
 // records). Left out: sessions (the client is told that there is none and sends
 // every partition each time), diverging epochs, current leaders, preferred
 // replicas.
-var fetchAPI = api{key: 1, min: 4, max: 17, needs: 4, begin: (*Client).beginFetch}
+var fetchAPI = api{
+	key: 1, min: 4, max: 17, needs: 4, begin: (*Client).beginFetch,
+	treatment: translated, about: "Virtual offsets and leader epochs in every batch; what belongs to no range is left out. Without sessions: every partition is named each time.",
+}
 
 // fetchUpstreamMax: the site is asked by topic name.
 const fetchUpstreamMax = 12
@@ -213,7 +216,8 @@ func (f *fetch) try(ctx context.Context) bool {
 		case <-stop:
 		}
 	}()
-	well := f.ask(ctx, byNode, f.keep(early))
+	began, wait := time.Now(), f.keep(early)
+	well := f.ask(ctx, byNode, wait)
 	if f.answered() {
 		return false
 	}
@@ -222,10 +226,10 @@ func (f *fetch) try(ctx context.Context) bool {
 		return !f.answered()
 	}
 	f.makeRoom(0)
-	if !well {
+	if !well || wait > 0 && time.Since(began) < fetchPauseMin { // also a site that does not wait is not asked without end
 		f.pause(ctx, changed)
 	}
-	return true
+	return f.req.MinBytes > 0 // else nothing is an answer too
 }
 
 // early are the partitions whose records came before they may be handed out.
@@ -421,10 +425,14 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 	if p.out.RecordBatches == nil {
 		p.out.RecordBatches = []byte{}
 	}
-	for _, t := range in.AbortedTransactions {
+	if in.AbortedTransactions != nil { // null and none are not the same
+		p.out.AbortedTransactions = make([]kmsg.FetchResponseTopicPartitionAbortedTransaction, len(in.AbortedTransactions))
+	}
+	for i, t := range in.AbortedTransactions {
 		first, _ := p.view.ToVirtual(spillway.LocalOffset(t.FirstOffset))
-		t.FirstOffset = int64(first)
-		p.out.AbortedTransactions = append(p.out.AbortedTransactions, t)
+		out := &p.out.AbortedTransactions[i]
+		*out = kmsg.NewFetchResponseTopicPartitionAbortedTransaction()
+		out.ProducerID, out.FirstOffset = t.ProducerID, int64(first)
 	}
 	if len(a.Records) == 0 && len(in.RecordBatches) > 0 && limit < end {
 		p.early = in

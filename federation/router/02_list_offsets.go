@@ -20,7 +20,10 @@ import (
 // Offsets are virtual; the end is the virtual high watermark, so nothing is
 // named that a fetch would not hand out. The leader epoch is −1. Left out: the
 // questions about tiered storage (−4, −5), which have no meaning over sites.
-var listOffsetsAPI = api{key: 2, min: 1, max: 10, needs: 1, begin: (*Client).beginListOffsets}
+var listOffsetsAPI = api{
+	key: 2, min: 1, max: 10, needs: 1, begin: (*Client).beginListOffsets,
+	treatment: translated, about: "Virtual offsets; the end is what a fetch would hand out. Timestamps −1, −2, −3 and times; those of tiered storage (−4, −5) are refused.",
+}
 
 const listOffsetsUpstreamMax = 7
 

@@ -22,7 +22,10 @@ import (
 // The brokers are the virtual nodes of the layout, never a site's. Left out:
 // auto creation by asking (forced off), authorized operations (unknown), and
 // topics outside of all failover groups.
-var metadataAPI = api{key: 3, min: 0, max: 13, needs: 1, begin: (*Client).beginMetadata}
+var metadataAPI = api{
+	key: 3, min: 0, max: 13, needs: 1, begin: (*Client).beginMetadata,
+	treatment: answeredHere, about: "Gateways as brokers, topics of failover groups, virtual topic ids and leader epochs. Topics are not created by asking.",
+}
 
 func (c *Client) beginMetadata(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrMetadataRequest()

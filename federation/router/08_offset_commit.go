@@ -17,7 +17,10 @@ import (
 // A position is stored at the site in the site's own numbers, and the exact
 // virtual one in front of the client's metadata (C16). Leader epochs are not
 // stored. Commits pass while groups drain; a move waits for those on their way.
-var offsetCommitAPI = api{key: 8, min: 2, max: 10, needs: 2, begin: (*Client).beginOffsetCommit}
+var offsetCommitAPI = api{
+	key: 8, min: 2, max: 10, needs: 2, begin: (*Client).beginOffsetCommit,
+	treatment: translated, about: "Stored in the site's own offsets, the exact virtual one in front of the metadata.",
+}
 
 const (
 	offsetCommitUpstreamMax = 9

@@ -16,7 +16,10 @@ import (
 //
 // The exact virtual position stands in front of the metadata; a commit without
 // it (of a tool at the site) is translated. The leader epoch is −1.
-var offsetFetchAPI = api{key: 9, min: 1, max: 10, needs: 8, begin: (*Client).beginOffsetFetch}
+var offsetFetchAPI = api{
+	key: 9, min: 1, max: 10, needs: 8, begin: (*Client).beginOffsetFetch,
+	treatment: translated, about: "The exact virtual offset that was committed.",
+}
 
 const offsetFetchUpstreamMax = 9
 

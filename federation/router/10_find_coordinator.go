@@ -16,7 +16,10 @@ import (
 // A coordinator is one of the virtual nodes that Metadata lists, under the same
 // id (docs/decisions/0005). Left out: transactional ids and share groups. A
 // group that no failover group names has no home.
-var findCoordinatorAPI = api{key: 10, min: 0, max: 6, needs: 0, begin: (*Client).beginFindCoordinator}
+var findCoordinatorAPI = api{
+	key: 10, min: 0, max: 6, needs: 0, begin: (*Client).beginFindCoordinator,
+	treatment: answeredHere, about: "A gateway, for groups that a failover group names. Transactional ids and share groups are refused.",
+}
 
 func (c *Client) beginFindCoordinator(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrFindCoordinatorRequest()

@@ -25,7 +25,10 @@ import (
 //
 // It waits only at the gateway where clients find the group, and a member that the
 // gateway joined for a client that does not hear of it is taken back.
-var joinGroupAPI = api{key: 11, min: 0, max: 9, needs: 0, begin: (*Client).beginJoinGroup}
+var joinGroupAPI = api{
+	key: 11, min: 0, max: 9, needs: 0, begin: (*Client).beginJoinGroup,
+	treatment: forwarded, about: "Waits while its share moves, and joins at the new site.",
+}
 
 // joinAnewMax: once without an id, and once with the one that was given.
 const joinAnewMax = 2

@@ -13,7 +13,10 @@ import (
 //
 // While groups drain or the share moves the answer is REBALANCE_IN_PROGRESS:
 // members commit, give up their partitions and join again (experiments L).
-var heartbeatAPI = api{key: 12, min: 0, max: 4, needs: 0, begin: (*Client).beginHeartbeat}
+var heartbeatAPI = api{
+	key: 12, min: 0, max: 4, needs: 0, begin: (*Client).beginHeartbeat,
+	treatment: forwarded, about: "REBALANCE_IN_PROGRESS while groups drain.",
+}
 
 func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrHeartbeatRequest()

@@ -12,7 +12,10 @@ import (
 // LeaveGroup (13). v3 several members; v4 flexible; v5 reason.
 //
 // A member that leaves while the share moves is unknown at the new site anyway.
-var leaveGroupAPI = api{key: 13, min: 0, max: 5, needs: 0, begin: (*Client).beginLeaveGroup}
+var leaveGroupAPI = api{
+	key: 13, min: 0, max: 5, needs: 0, begin: (*Client).beginLeaveGroup,
+	treatment: forwarded,
+}
 
 func (c *Client) beginLeaveGroup(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrLeaveGroupRequest()

@@ -17,7 +17,10 @@ import (
 // it waits a moment, so that all members that were held are in the generation: a
 // member that got the partitions of another would start where that one committed,
 // while that one goes on where it was.
-var syncGroupAPI = api{key: 14, min: 0, max: 5, needs: 0, begin: (*Client).beginSyncGroup}
+var syncGroupAPI = api{
+	key: 14, min: 0, max: 5, needs: 0, begin: (*Client).beginSyncGroup,
+	treatment: forwarded,
+}
 
 // gatherMax is how long after a move generations are not completed.
 const gatherMax = 300 * time.Millisecond

@@ -11,7 +11,10 @@ import (
 
 // DescribeGroups (15). v3 authorized operations; v4 static members; v5
 // flexible; v6 error message. Left out: authorized operations (unknown).
-var describeGroupsAPI = api{key: 15, min: 0, max: 6, needs: 0, begin: (*Client).beginDescribeGroups}
+var describeGroupsAPI = api{
+	key: 15, min: 0, max: 6, needs: 0, begin: (*Client).beginDescribeGroups,
+	treatment: forwarded, about: "Without authorized operations.",
+}
 
 func (c *Client) beginDescribeGroups(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrDescribeGroupsRequest()

@@ -14,7 +14,10 @@ import (
 // ListGroups (16). v3 flexible; v4 states; v5 types.
 //
 // Groups of failover groups alone, each as the site that serves it knows it.
-var listGroupsAPI = api{key: 16, min: 0, max: 5, needs: 0, begin: (*Client).beginListGroups}
+var listGroupsAPI = api{
+	key: 16, min: 0, max: 5, needs: 0, begin: (*Client).beginListGroups,
+	treatment: forwarded, about: "Groups of failover groups alone, each as the site that serves it knows it.",
+}
 
 func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrListGroupsRequest()
@@ -55,7 +58,11 @@ func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg
 		if err != nil {
 			return found, err
 		}
-		for _, g := range got.(*kmsg.ListGroupsResponse).Groups {
+		listed := got.(*kmsg.ListGroupsResponse)
+		if err := kerr.ErrorForCode(listed.ErrorCode); err != nil {
+			return found, err // a coordinator that has just begun does not know its groups
+		}
+		for _, g := range listed.Groups {
 			if s, ok := c.router.GroupShare(g.Group); ok && home(s) == site {
 				found = append(found, g)
 			}

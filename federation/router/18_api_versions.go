@@ -18,7 +18,10 @@ import (
 // The list is the gateway's own, less what a site does not offer. Features
 // (transaction.version, group.version) are left out: nothing of what is served
 // depends on them.
-var apiVersionsAPI = api{key: 18, min: 0, max: 5, needs: -1, begin: (*Client).beginAPIVersions}
+var apiVersionsAPI = api{
+	key: 18, min: 0, max: 5, needs: -1, begin: (*Client).beginAPIVersions,
+	treatment: answeredHere, about: "This list, less what a site does not offer.",
+}
 
 // produceMinOffered is shown as the lowest version of Produce, though the
 // lowest served is higher: old librdkafka takes a higher one for a broker

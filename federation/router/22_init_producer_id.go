@@ -20,7 +20,10 @@ import (
 // hear of (C25). One with a transactional id is refused with
 // TRANSACTIONAL_ID_AUTHORIZATION_FAILED: all clients take it as final and show
 // it, where most other codes would be retried for ever.
-var initProducerIDAPI = api{key: 22, min: 0, max: 5, needs: -1, begin: (*Client).beginInitProducerID}
+var initProducerIDAPI = api{
+	key: 22, min: 0, max: 5, needs: -1, begin: (*Client).beginInitProducerID,
+	treatment: answeredHere, about: "A random id that no site hears of. Refused with a transactional id.",
+}
 
 func (c *Client) beginInitProducerID(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrInitProducerIDRequest()

@@ -11,7 +11,10 @@ import (
 
 // DescribeCluster (60). v1 endpoint type (KIP-919), v2 fenced brokers. The
 // virtual cluster's nodes; there are no controllers to list.
-var describeClusterAPI = api{key: 60, min: 0, max: 2, needs: -1, begin: (*Client).beginDescribeCluster}
+var describeClusterAPI = api{
+	key: 60, min: 0, max: 2, needs: -1, begin: (*Client).beginDescribeCluster,
+	treatment: answeredHere, about: "Gateways as brokers; no controllers.",
+}
 
 func (c *Client) beginDescribeCluster(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrDescribeClusterRequest()

@@ -26,7 +26,10 @@ import (
 // and comes again: nothing of it can be committed now, and if the same site serves
 // again it goes on. It does not wait here for its answer, as its commits are to be
 // answered behind it.
-var consumerGroupHeartbeatAPI = api{key: 68, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupHeartbeat}
+var consumerGroupHeartbeatAPI = api{
+	key: 68, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupHeartbeat,
+	treatment: translated, about: "Topic ids. Where every site has KIP-848 (Kafka 4.0).",
+}
 
 const (
 	// drainBeatMillis is how soon a member that drains shall come back.

@@ -11,7 +11,10 @@ import (
 
 // ConsumerGroupDescribe (69), KIP-848. v1 member type. Topic ids are virtual.
 // Left out: authorized operations (unknown).
-var consumerGroupDescribeAPI = api{key: 69, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupDescribe}
+var consumerGroupDescribeAPI = api{
+	key: 69, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupDescribe,
+	treatment: translated, about: "Topic ids. Where every site has KIP-848 (Kafka 4.0).",
+}
 
 func (c *Client) beginConsumerGroupDescribe(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrConsumerGroupDescribeRequest()

@@ -18,6 +18,10 @@ type api struct {
 	// gateway answers alone.
 	needs int16
 	begin func(*Client, context.Context, session.Request) (session.Answer, error)
+	// treatment and about are for the reference: what becomes of a request, and
+	// what its user has to know.
+	treatment treatment
+	about     string
 }
 
 // apis lists what is served. It is an allow-list: keys between brokers and
@@ -29,7 +33,7 @@ func init() { // apiVersionsAPI reads the table that it is in
 	for _, a := range []api{
 		produceAPI, fetchAPI, listOffsetsAPI, metadataAPI, offsetCommitAPI, offsetFetchAPI, findCoordinatorAPI,
 		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, apiVersionsAPI,
-		initProducerIDAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
+		initProducerIDAPI, describeConfigsAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
 	} {
 		apis[a.key] = a
 	}

@@ -59,6 +59,10 @@ func entries(req kmsg.Request) (n int) {
 		n = len(r.Groups)
 	case *kmsg.ConsumerGroupDescribeRequest:
 		n = len(r.Groups)
+	case *kmsg.DescribeConfigsRequest:
+		for _, r := range r.Resources {
+			n += 1 + len(r.ConfigNames)
+		}
 	case *kmsg.LeaveGroupRequest:
 		n = len(r.Members)
 	case *kmsg.JoinGroupRequest:

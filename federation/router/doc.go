@@ -25,7 +25,10 @@
 // One file per key, named after it (01_fetch.go). Its head says what each
 // version changed and what is left out. The file declares
 //
-//	var fetchAPI = api{key: 1, min: 4, max: 17, needs: 4, begin: (*Client).beginFetch}
+//	var fetchAPI = api{
+//		key: 1, min: 4, max: 17, needs: 4, begin: (*Client).beginFetch,
+//		treatment: translated, about: "what its user has to know",
+//	}
 //
 // and apis.go lists it. needs is the lowest version that every site must offer
 // for the gateway to offer the key (−1: answered here alone). begin gets a
@@ -36,7 +39,8 @@
 // It is called in the order of the requests and blocks all that follow on the
 // connection, so it does only what must happen in order; the rest belongs into
 // the Answer that it returns. Answers of a connection are called one after the
-// other, so an Answer may do all the work. Use
+// other, so an Answer may do all the work. Tests ask for its codec proof
+// (codecs_test.go) and for its row in docs/protocol.md (-update writes it). Use
 //
 //	decode(req, &kmsgRequest)            the request; call it in begin, the frame may be reused
 //	reply(resp)                          a session.Answer from a ready kmsg response

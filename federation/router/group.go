@@ -111,7 +111,14 @@ func answered(ctx context.Context, pending *conn.Pending, resp kmsg.Response) er
 	if err != nil {
 		return err
 	}
-	return conn.Decode(resp, body)
+	if err := conn.Decode(resp, body); err != nil {
+		return err
+	}
+	if asks, ok := resp.(kmsg.ThrottleResponse); ok {
+		millis, _ := asks.Throttle()
+		resp.(kmsg.SetThrottleResponse).SetThrottle(throttled(millis))
+	}
+	return nil
 }
 
 // asideMax bounds what is done aside for members whose client does not know of them,

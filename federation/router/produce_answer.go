@@ -207,11 +207,14 @@ func moveHeld(p *part) {
 func (op *produce) throttle(millis int32) {
 	op.throttling.Lock()
 	defer op.throttling.Unlock()
-	op.resp.ThrottleMillis = max(op.resp.ThrottleMillis, min(millis, throttleMillisMax))
+	op.resp.ThrottleMillis = max(op.resp.ThrottleMillis, throttled(millis))
 }
 
-// throttleMillisMax bounds what a site may ask of a client.
+// throttleMillisMax bounds what a site may ask of a client, which is silent for
+// that long.
 const throttleMillisMax = 60_000
+
+func throttled(millis int32) int32 { return min(max(millis, 0), throttleMillisMax) }
 
 // appended acknowledges a batch that is in the site's log.
 func (p *part) appended(in *kmsg.ProduceResponseTopicPartition, local time.Time) {

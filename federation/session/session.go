@@ -93,6 +93,7 @@ type Limits struct {
 	FrameBytesMax    int           // of one request; default 16 MiB
 	InFlightMax      int           // requests without an answer; default 64
 	InFlightBytesMax int64         // of their frames and answers, one frame and one answer more at most; default 32 MiB
+	GreetMax         time.Duration // for the first request to have come; default 10 s
 	IdleMax          time.Duration // without a request; default 10 min
 	FrameMax         time.Duration // for one frame to arrive once it has begun; default 30 s
 	WriteMax         time.Duration // for one answer to be taken; default 30 s
@@ -103,6 +104,7 @@ func (l Limits) withDefaults() Limits {
 	setInt(&l.FrameBytesMax, wire.FrameBytesDefault)
 	setInt(&l.InFlightMax, 64)
 	setInt(&l.InFlightBytesMax, 32<<20)
+	setInt(&l.GreetMax, 10*time.Second)
 	setInt(&l.IdleMax, 10*time.Minute)
 	setInt(&l.FrameMax, 30*time.Second)
 	setInt(&l.WriteMax, 30*time.Second)
@@ -150,6 +152,9 @@ type Session struct {
 		cause error // why the connection ends; the first one counts
 	}
 	cancel context.CancelFunc
+
+	// Owned by read.
+	greetBy time.Time // no request has come yet; zero afterwards
 }
 
 type slot struct {
@@ -244,9 +249,14 @@ func (s *Session) draining() bool {
 	}
 }
 
+// readBytes is what a connection costs that says little. A frame is allocated when so
+// much of it has come, or all of it.
+const readBytes = 16 << 10
+
 // read takes frames until the stream ends. Its error is never nil.
 func (s *Session) read(ctx context.Context) error {
-	r := bufio.NewReaderSize(s.conn, 16<<10)
+	r := bufio.NewReaderSize(s.conn, readBytes)
+	s.greetBy = time.Now().Add(s.limits.GreetMax)
 	for {
 		select {
 		case s.slots <- struct{}{}:
@@ -266,6 +276,7 @@ func (s *Session) read(ctx context.Context) error {
 		if err != nil {
 			return Close(ReasonHeader, err)
 		}
+		s.greetBy = time.Time{}
 		sl := &slot{session: s, size: int64(len(frame)), came: came, read: time.Now()}
 		sl.req = Request{RequestHeader: h, Body: body, slot: sl}
 		s.requests <- sl // never full: slots bound it
@@ -288,6 +299,9 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 	if size < 0 || size > int64(s.limits.FrameBytesMax) {
 		size = 0 // ReadFrame says what is wrong with it
 	}
+	if _, err := r.Peek(int(min(4+size, readBytes))); err != nil {
+		return nil, came, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
+	}
 	if size > frameBytesFree {
 		if err := s.budget.wait(ctx, size, func() bool { return Gone(s.conn) }); err != nil {
 			return nil, came, err
@@ -304,7 +318,11 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 
 // deadline sets the read deadline unless Drain has set its own.
 func (s *Session) deadline(d time.Duration) {
-	s.conn.SetReadDeadline(time.Now().Add(d))
+	until := time.Now().Add(d)
+	if !s.greetBy.IsZero() && until.After(s.greetBy) {
+		until = s.greetBy
+	}
+	s.conn.SetReadDeadline(until)
 	if s.draining() {
 		s.conn.SetReadDeadline(time.Unix(1, 0))
 	}
@@ -318,6 +336,9 @@ func (s *Session) readFault(err error, late, ended Reason) error {
 	case s.draining():
 		return Close(ReasonDrained, nil)
 	case errors.Is(err, os.ErrDeadlineExceeded):
+		if !s.greetBy.IsZero() && !time.Now().Before(s.greetBy) {
+			late = ReasonNoGreeting
+		}
 		return Close(late, err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return Close(ended, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -178,14 +179,51 @@ func TestBudget(t *testing.T) {
 	})
 }
 
+// greets has the session see a first request.
+func greets(t *testing.T, r *rig) {
+	r.write(frameOf(1, 0))
+	r.answers <- []byte("x")
+	r.receive(t)
+}
+
+// What a connection is given before its first request ends at GreetMax, however it
+// spends it, and what was claimed and not sent is not counted.
+func TestGreetingsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(1 << 20)
+		r := start(t, Limits{GreetMax: 7 * time.Second}, budget)
+		began := time.Now()
+		var writing sync.WaitGroup
+		writing.Go(func() {
+			for _, b := range frameOf(1, 100_000) {
+				if _, err := r.client.Write([]byte{b}); err != nil {
+					return
+				}
+				time.Sleep(time.Second)
+			}
+		})
+		time.Sleep(6 * time.Second)
+		if used := budget.Used(); used != 0 {
+			t.Errorf("%d bytes are counted", used)
+		}
+		r.ends(t, ReasonNoGreeting)
+		if took := time.Since(began); took != 7*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		writing.Wait()
+	})
+}
+
 func TestReasons(t *testing.T) {
 	for name, c := range map[string]struct {
 		do   func(t *testing.T, r *rig)
 		want Reason
 	}{
-		"idle":             {func(*testing.T, *rig) {}, ReasonIdle},
-		"a frame too slow": {func(_ *testing.T, r *rig) { r.write(frameOf(1, 10)[:6]) }, ReasonSlowFrame},
-		"cut off":          {func(_ *testing.T, r *rig) { r.write(frameOf(1, 10)[:6]); r.client.Close() }, ReasonTruncated},
+		"no greeting":         {func(*testing.T, *rig) {}, ReasonNoGreeting},
+		"a greeting too slow": {func(_ *testing.T, r *rig) { r.write(frameOf(1, 10)[:6]) }, ReasonNoGreeting},
+		"idle":                {greets, ReasonIdle},
+		"a frame too slow":    {func(t *testing.T, r *rig) { greets(t, r); r.write(frameOf(1, 10)[:6]) }, ReasonSlowFrame},
+		"cut off":             {func(_ *testing.T, r *rig) { r.write(frameOf(1, 10)[:6]); r.client.Close() }, ReasonTruncated},
 		"answers not taken": {func(_ *testing.T, r *rig) {
 			r.write(frameOf(1, 0))
 			r.answers <- []byte("x")
@@ -315,7 +353,7 @@ func TestLargeFramesWaitForRoom(t *testing.T) {
 		if used := budget.Used(); used < 250_000 {
 			t.Errorf("%d bytes are used: a frame is counted before it is allocated", used)
 		}
-		second.ends(t, ReasonSlowFrame)
+		second.ends(t, ReasonNoGreeting)
 		third.answers <- []byte("x")
 		third.receive(t)
 		first.client.Close()

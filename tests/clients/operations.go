@@ -45,6 +45,7 @@ const (
 	TopicID           = "topic id"
 	NodeID            = "node id"
 	Leader            = "leader"
+	Setting           = "setting" // cleanup.policy of the topic
 )
 
 // Producing are the operations that write, in this order.

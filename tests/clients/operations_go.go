@@ -146,7 +146,21 @@ func (t Task) franzAsks(ctx context.Context, told []Told) ([]Told, error) {
 	for _, b := range md.Brokers {
 		told = append(told, identity(NodeID, strconv.Itoa(int(b.NodeID))))
 	}
-	return append(told, identity(Leader, strconv.Itoa(int(md.Topics[t.Topic].Partitions[0].Leader)))), nil
+	told = append(told, identity(Leader, strconv.Itoa(int(md.Topics[t.Topic].Partitions[0].Leader))))
+	settings, err := adm.DescribeTopicConfigs(ctx, t.Topic)
+	if err != nil {
+		return told, err
+	}
+	of, err := settings.On(t.Topic, nil)
+	if err != nil {
+		return told, err
+	}
+	for _, c := range of.Configs {
+		if c.Key == "cleanup.policy" {
+			told = append(told, identity(Setting, c.MaybeValue()))
+		}
+	}
+	return told, of.Err
 }
 
 // sarama runs sarama with its defaults.
@@ -227,7 +241,16 @@ func (t Task) saramaReads(ctx context.Context) ([]Told, error) {
 	if err != nil {
 		return told, err
 	}
-	return append(told, identity(Leader, strconv.Itoa(int(leader.ID())))), nil
+	told = append(told, identity(Leader, strconv.Itoa(int(leader.ID()))))
+	admin, err := sarama.NewClusterAdminFromClient(cl)
+	if err != nil {
+		return told, err
+	}
+	settings, err := admin.DescribeConfig(sarama.ConfigResource{Type: sarama.TopicResource, Name: t.Topic, ConfigNames: []string{"cleanup.policy"}})
+	for _, s := range settings {
+		told = append(told, identity(Setting, s.Value))
+	}
+	return told, err
 }
 
 func (t Task) saramaAssigned(ctx context.Context, cl sarama.Client) ([]Told, error) {

@@ -325,7 +325,7 @@ func (s *stage) judgeReading(site spillway.SiteID, task clients.Task, log []logg
 func (s *stage) judgeIdentities(task clients.Task, told []clients.Told) {
 	want := map[string]string{
 		clients.ClusterID: gatewaytest.ClusterID, clients.NodeID: "1000", clients.Leader: "1000",
-		clients.TopicID: clients.Base64ID(s.Topology.TopicID(task.Topic)),
+		clients.TopicID: clients.Base64ID(s.Topology.TopicID(task.Topic)), clients.Setting: "delete",
 	}
 	nodes := 0
 	for _, one := range told {
@@ -338,6 +338,9 @@ func (s *stage) judgeIdentities(task clients.Task, told []clients.Told) {
 	}
 	if nodes == 0 {
 		s.wrong(task.Kind, clients.NodeID, "the client names no node")
+	}
+	if task.Kind != "kcat" && len(of(told, clients.Setting, "")) != 1 {
+		s.wrong(task.Kind, clients.Setting, "the client reads no setting of the topic")
 	}
 }
 

@@ -13,6 +13,7 @@ import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.config.ConfigResource;
 
 /**
  * An ordinary Java client that does once what clients do, and prints what it was told, one JSON object a line (type Told of
@@ -136,6 +137,8 @@ public class Operations {
       var topic = admin.describeTopics(List.of(tp.topic())).allTopicNames().get().get(tp.topic());
       tell("topic id", "", "", -1, -1, 0, topic.topicId().toString());
       tell("leader", "", "", -1, -1, 0, topic.partitions().get(0).leader().idString());
+      var resource = new ConfigResource(ConfigResource.Type.TOPIC, tp.topic());
+      tell("setting", "", "", -1, -1, 0, admin.describeConfigs(List.of(resource)).all().get().get(resource).get("cleanup.policy").value());
     }
   }
 }

@@ -8,7 +8,7 @@ import sys
 import time
 
 from confluent_kafka import Consumer, Producer, TopicPartition, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource
 
 PATIENCE_SECONDS = 45
 
@@ -97,6 +97,9 @@ def identities():
     tell("leader", identity=str(listed.topics[topic].partitions[0].leader))
     described = admin.describe_topics(TopicCollection([topic]))[topic].result(PATIENCE_SECONDS)
     tell("topic id", identity=str(described.topic_id))
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    settings = admin.describe_configs([resource])[resource].result(PATIENCE_SECONDS)
+    tell("setting", identity=settings["cleanup.policy"].value)
 
 
 def main():

@@ -1,4 +1,6 @@
-package wire_test
+// Package wiretest makes messages of the Kafka protocol for tests: every key and
+// version that kmsg knows, and random values in every field.
+package wiretest
 
 import (
 	"math/rand/v2"
@@ -7,8 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// message is a request or a response.
-type message interface {
+// Message is a request or a response.
+type Message interface {
 	Key() int16
 	SetVersion(int16)
 	GetVersion() int16
@@ -17,8 +19,8 @@ type message interface {
 	IsFlexible() bool
 }
 
-// fill sets every field to a random value that the protocol allows.
-func fill(random *rand.Rand, m message) {
+// Fill sets every field to a random value that the protocol allows.
+func Fill(random *rand.Rand, m Message) {
 	v := reflect.ValueOf(m).Elem()
 	version := m.GetVersion()
 	fillStruct(random, v, 0)
@@ -56,7 +58,7 @@ func fillValue(random *rand.Rand, v reflect.Value, depth int) {
 		}
 	case reflect.Slice:
 		n := random.IntN(4)
-		if n == 0 {
+		if n == 0 && random.IntN(2) == 0 {
 			return // nil: null where that is allowed, else empty
 		}
 		v.Set(reflect.MakeSlice(v.Type(), n, n))
@@ -80,8 +82,8 @@ func text(random *rand.Rand) string {
 	return string(b)
 }
 
-// every calls f with an empty request or response of each key and version.
-func every(f func(kind string, m message)) {
+// Every calls f with an empty request or response of each key and version.
+func Every(f func(kind string, m Message)) {
 	for key := int16(0); key <= kmsg.MaxKey; key++ {
 		req := kmsg.RequestForKey(key)
 		if req == nil {
@@ -96,9 +98,46 @@ func every(f func(kind string, m message)) {
 	}
 }
 
-// fresh makes an empty message of the same kind, key and version.
-func fresh(m message) message {
-	n := reflect.New(reflect.TypeOf(m).Elem()).Interface().(message)
+// Fresh makes an empty message of the same kind, key and version.
+func Fresh(m Message) Message {
+	n := reflect.New(reflect.TypeOf(m).Elem()).Interface().(Message)
 	n.SetVersion(m.GetVersion())
 	return n
+}
+
+// FillFull is Fill without empty lists of what the message is about: all of its
+// own lists and those of their elements have an element at least.
+func FillFull(random *rand.Rand, m Message) {
+	for version := m.GetVersion(); ; {
+		reflect.ValueOf(m).Elem().SetZero() // of an earlier try
+		m.SetVersion(version)
+		Fill(random, m)
+		if full(reflect.ValueOf(m).Elem()) {
+			return
+		}
+	}
+}
+
+// full tells whether each list of structs has an element, at any depth.
+func full(v reflect.Value) bool {
+	for i := range v.NumField() {
+		f := v.Field(i)
+		if f.Kind() != reflect.Slice || f.Type().Elem().Kind() == reflect.Uint8 {
+			continue
+		}
+		if f.Len() == 0 {
+			return false
+		}
+		for j := range f.Len() {
+			if e := f.Index(j); e.Kind() == reflect.Struct && !full(e) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// FillStruct is Fill for a part of a message.
+func FillStruct(random *rand.Rand, part any) {
+	fillStruct(random, reflect.ValueOf(part).Elem(), 0)
 }

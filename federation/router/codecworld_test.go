@@ -1,0 +1,255 @@
+package router
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"reflect"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/broker/conn"
+	"spillway/broker/wire"
+	"spillway/broker/wire/wiretest"
+	"spillway/federation/failover"
+	"spillway/federation/session"
+)
+
+// codecTopics are the topics of the virtual cluster, codecPartitions how many
+// partitions each has.
+var codecTopics = []string{"orders", "carts", "stock"}
+
+const codecPartitions = 4
+
+// codecSite is a site of one broker that keeps what it is asked and answers what
+// the test says. All of it lives in a bubble.
+type codecSite struct {
+	broker.Cluster
+	t       testing.TB
+	mapping mapping
+	release *kversion.Versions
+	answer  func(kmsg.Request) kmsg.Response
+	raw     func(kmsg.Request) []byte // takes the place of answer if it is not nil
+
+	mu struct {
+		sync.Mutex
+		asked    []kmsg.Request
+		answered []kmsg.Response
+	}
+}
+
+func (*codecSite) Capabilities() broker.Capabilities {
+	return broker.Capabilities{ConsumerGroupV2: true}
+}
+
+func (*codecSite) Leader(context.Context, spillway.TopicPartition) (int32, error) { return 0, nil }
+
+func (*codecSite) Coordinator(context.Context, broker.CoordinatorKind, string) (int32, error) {
+	return 0, nil
+}
+
+func (*codecSite) Refresh(context.Context) error { return nil }
+
+func (s *codecSite) Metadata(context.Context, ...string) (broker.Metadata, error) {
+	md := broker.Metadata{Nodes: []broker.Node{{ID: 0}}, Topics: make(map[string]broker.TopicMetadata)}
+	for _, name := range codecTopics {
+		topic := broker.TopicMetadata{Name: name, ID: s.mapping.siteID(name)}
+		for p := range int32(codecPartitions) {
+			topic.Partitions = append(topic.Partitions, broker.PartitionMetadata{Partition: p})
+		}
+		md.Topics[name] = topic
+	}
+	return md, nil
+}
+
+func (s *codecSite) Dial(ctx context.Context, _ int32) (*conn.Conn, error) {
+	return conn.Open(ctx, conn.Config{Dial: func(context.Context, string, string) (net.Conn, error) {
+		near, far := net.Pipe()
+		go s.serve(far)
+		return near, nil
+	}})
+}
+
+// serve answers on one connection. What the gateway sends has to be well-formed.
+func (s *codecSite) serve(c net.Conn) {
+	defer c.Close()
+	r := bufio.NewReader(c)
+	for {
+		frame, err := wire.ReadFrame(r, nil, wire.FrameBytesMax)
+		if err != nil {
+			return
+		}
+		h, body, err := wire.ParseRequest(frame)
+		if err == nil {
+			err = wire.Check(h.Key, h.Version, body)
+		}
+		if err != nil {
+			s.t.Errorf("the site got: %v", err)
+			return
+		}
+		req := kmsg.RequestForKey(h.Key)
+		req.SetVersion(h.Version)
+		if err := req.ReadFrom(body); err != nil {
+			s.t.Errorf("the site got: %v", err)
+			return
+		}
+		var answer []byte
+		switch p, ok := req.(*kmsg.ProduceRequest); {
+		case h.Key == apiVersionsAPI.key:
+			answer = s.versions(h.Version).AppendTo(nil)
+		case s.raw != nil:
+			answer = s.raw(req)
+		default:
+			answer = s.reply(req)
+			if ok && p.Acks == 0 {
+				continue
+			}
+		}
+		if err := write(c, wire.AppendResponseHeader(make([]byte, 4), h.Key, h.Version, h.CorrelationID), answer); err != nil {
+			return
+		}
+	}
+}
+
+func (s *codecSite) versions(version int16) *kmsg.ApiVersionsResponse {
+	resp := kmsg.NewPtrApiVersionsResponse()
+	resp.Version = version
+	s.release.EachMaxKeyVersion(func(key, highest int16) {
+		resp.ApiKeys = append(resp.ApiKeys, kmsg.ApiVersionsResponseApiKey{ApiKey: key, MaxVersion: highest})
+	})
+	return resp
+}
+
+// reply keeps the request and the answer, this one with what its version carries.
+func (s *codecSite) reply(req kmsg.Request) []byte {
+	body := s.answer(req).AppendTo(nil)
+	sent := req.ResponseKind()
+	if err := sent.ReadFrom(body); err != nil {
+		s.t.Errorf("the site answers %T: %v", sent, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.asked, s.mu.answered = append(s.mu.asked, req), append(s.mu.answered, sent)
+	return body
+}
+
+// take gives what was asked and answered since the last call.
+func (s *codecSite) take() (asked []kmsg.Request, answered []kmsg.Response) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	asked, answered = s.mu.asked, s.mu.answered
+	s.mu.asked, s.mu.answered = nil, nil
+	return asked, answered
+}
+
+// codecWorld is a router before such a site.
+type codecWorld struct {
+	*Router
+	site *codecSite
+}
+
+func newCodecWorld(t testing.TB, m mapping, release *kversion.Versions) *codecWorld {
+	t.Helper()
+	group := spillway.FailoverGroup{Name: "shop", Topics: []string{"*"}, ConsumerGroups: []string{"*"}, OffsetBase: spillway.Offset(m.base)}
+	share := NewShare(spillway.ShareID{Group: "shop"}, group)
+	site := &codecSite{t: t, mapping: m, release: release}
+	r := New(Config{
+		Topology: m.topology, Sites: map[spillway.SiteID]broker.Cluster{"east": site}, Shares: []*Share{share},
+		Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: new(marksAt),
+		HoldMax: 200 * time.Millisecond,
+	})
+	share.SetRecord(failover.Share{State: failover.Stable, Epoch: 1, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east", Mask: m.mask}}})
+	if !share.Open(Term{Epoch: 1, Base: 1, Site: "east", Mask: m.mask}) {
+		t.Fatal("the share does not open")
+	}
+	return &codecWorld{Router: r, site: site}
+}
+
+// serve has the gateway serve one request, as the session does, and returns the body
+// of its answer.
+func (w *codecWorld) serve(ctx context.Context, key, version int16, body []byte) ([]byte, error) {
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	c := w.Connect(far)
+	defer c.Close()
+	req := session.Request{RequestHeader: wire.RequestHeader{Key: key, Version: version}, Body: body}
+	c.Silent(req)
+	answer, err := c.Begin(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return answer(ctx)
+}
+
+// bytesOf encodes a message in a version.
+func bytesOf(m wiretest.Message, version int16) []byte {
+	before := m.GetVersion()
+	defer m.SetVersion(before)
+	m.SetVersion(version)
+	return m.AppendTo(nil)
+}
+
+// copyOf decodes what a message's own version carries of it.
+func copyOf[M wiretest.Message](m M) M {
+	n := wiretest.Fresh(m).(M)
+	initialize(n)
+	if err := n.ReadFrom(m.AppendTo(nil)); err != nil {
+		panic(fmt.Sprintf("%T version %d: %v", m, m.GetVersion(), err))
+	}
+	return n
+}
+
+// initialize gives fields that the version does not carry their defaults.
+func initialize(m wiretest.Message) {
+	version := m.GetVersion()
+	if d, ok := m.(interface{ Default() }); ok {
+		d.Default()
+	}
+	m.SetVersion(version)
+}
+
+// merged joins messages into which the gateway has divided one: their lists one
+// after the other, and topics of one name into one.
+func merged[M any](ms []M) M {
+	all := reflect.ValueOf(ms[0]).Elem()
+	for _, m := range ms[1:] {
+		one := reflect.ValueOf(m).Elem()
+		for i := range all.NumField() {
+			if list := all.Field(i); list.Kind() == reflect.Slice {
+				list.Set(reflect.AppendSlice(list, one.Field(i)))
+			}
+		}
+	}
+	for i := range all.NumField() {
+		if list := all.Field(i); list.Kind() == reflect.Slice && list.Type().Elem().Kind() == reflect.Struct {
+			join(list)
+		}
+	}
+	return ms[0]
+}
+
+// join makes neighbours of one topic one.
+func join(list reflect.Value) {
+	kept := reflect.MakeSlice(list.Type(), 0, list.Len())
+	for i := range list.Len() {
+		e := list.Index(i)
+		name, parts := e.FieldByName("Topic"), e.FieldByName("Partitions")
+		if n := kept.Len(); n > 0 && name.IsValid() && parts.IsValid() && kept.Index(n-1).FieldByName("Topic").Equal(name) {
+			before := kept.Index(n - 1).FieldByName("Partitions")
+			before.Set(reflect.AppendSlice(before, parts))
+			continue
+		}
+		kept = reflect.Append(kept, e)
+	}
+	if !list.IsNil() {
+		list.Set(kept)
+	}
+}
