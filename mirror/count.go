@@ -12,8 +12,8 @@ import (
 
 // CountRecords counts the records that a site shows in spans of its log, as an export
 // would list them: no markers, nothing of transactions that were aborted or are not
-// decided, nothing that is hidden. Partitions that could not be read to the ends
-// of their spans are not in the answer.
+// decided, nothing that is hidden. Of a partition without a view all counts, hidden or
+// not. Partitions that could not be read to the ends of their spans are not in the answer.
 func CountRecords(ctx context.Context, cluster broker.Cluster, spans map[spillway.TopicPartition]sitelog.Span, views map[spillway.TopicPartition]*offsetmap.View) (map[spillway.TopicPartition]int64, error) {
 	r := sitelog.NewSpanReader(cluster)
 	defer r.Close()
@@ -63,7 +63,7 @@ func (t *tally) add(f sitelog.Fetched, span sitelog.Span, view *offsetmap.View) 
 			delete(t.open, h.ProducerID)
 			continue
 		}
-		if view.Stale(h.ProducerID, base) {
+		if view != nil && view.Stale(h.ProducerID, base) {
 			continue
 		}
 		n, err := shown(h, w.Bytes, span, view)
@@ -82,7 +82,11 @@ func (t *tally) add(f sitelog.Fetched, span sitelog.Span, view *offsetmap.View) 
 // shown is how many records of a batch are in the span and visible.
 func shown(h batch.Header, b []byte, span sitelog.Span, view *offsetmap.View) (n int64, err error) {
 	first, last := spillway.LocalOffset(h.BaseOffset), spillway.LocalOffset(h.LastOffset())
-	segments := view.Segments(max(first, span.From), min(last, span.To-1))
+	from, to := max(first, span.From), min(last, span.To-1)
+	segments := []offsetmap.Range{{Local: from, Length: int64(to-from) + 1}}
+	if view != nil {
+		segments = view.Segments(from, to)
+	}
 	if len(segments) == 0 {
 		return 0, nil
 	}

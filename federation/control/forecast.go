@@ -64,15 +64,7 @@ type glance struct {
 func (o *Operator) glance(ctx context.Context, g spillway.FailoverGroup, share failover.Share, site spillway.SiteID, seen failover.SiteView) glance {
 	l := glance{cluster: o.Sites[site], views: map[spillway.TopicPartition]*offsetmap.View{}, ends: map[spillway.TopicPartition]spillway.Offset{}}
 	if site != share.Active {
-		// What Step would not hear, or what a later epoch has cut off, does not count.
-		switch {
-		case seen.Judgement.Down:
-			l.err = errors.New("it is down")
-		case !seen.Mirror || seen.Following == nil:
-			l.err = errors.New("its mirror is not heard")
-		case seen.Following.Epoch != share.Epoch:
-			l.err = fmt.Errorf("it follows epoch %d, not %d", seen.Following.Epoch, share.Epoch)
-		}
+		l.err = unheard(seen, share.Epoch)
 	}
 	if l.err != nil {
 		return l
