@@ -107,8 +107,14 @@ func (s *followed) writeFound(ctx context.Context, share failover.Share, epoch s
 			if !ok {
 				return fmt.Errorf("%s-%d of %s could not be read to its end", r.Topic, r.Partition, s.f.site)
 			}
-			found.Ranges[i].Records = n
-			found.Records += n
+			found.Ranges[i].Records = n.Records
+			found.Records += n.Records
+			if n.Records > 0 && (found.First.IsZero() || n.First.Before(found.First)) {
+				found.First = n.First
+			}
+			if n.Records > 0 && n.Last.After(found.Last) {
+				found.Last = n.Last
+			}
 		}
 	}
 	if found.More = len(ranges) - history.RangesMax; found.More > 0 {

@@ -35,8 +35,9 @@ type Operator struct {
 	// BehindMax is how far the target of a switchover may be behind, since clients are
 	// held until it has everything; 0: failover.BehindMax.
 	BehindMax time.Duration
-	// Sites, if not nil, are read for the dry run of a failover, so that it can say
-	// what exactly would be lost. A command without a way to a site goes without.
+	// Sites, if not nil, are read before a move: whether the target can take the group,
+	// and what exactly a failover would lose. A command without a way to a site goes
+	// without.
 	Sites map[spillway.SiteID]broker.Cluster
 }
 
@@ -92,22 +93,24 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 			view.Sites[returned] = site
 		}
 		next, err := failover.Begin(share, r, view, o.limits(g))
-		if errors.Is(err, failover.ErrBehind) && !dryRun && o.Waiting != nil && o.Waiting(err) {
-			if pause(ctx, o.look/2); ctx.Err() == nil {
-				continue
-			}
+		if !dryRun && o.waits(ctx, err) {
+			continue
 		}
 		if err != nil {
 			return Plan{}, err
 		}
-		if dryRun && r.Kind == failover.Failover && o.Sites != nil {
-			plan.foresee(ctx, o, g, share, next.Target, view)
-		}
+		plan.look(ctx, o, g, share, next, view, dryRun)
 		plan.expect(earlier, next, view, answer)
 		plan.explain(g, share, next, view)
+		plan.refuse(r)
 		plan.DryRun = dryRun
 		if dryRun {
 			return plan, nil
+		}
+		if err := plan.Refusal(); o.waits(ctx, err) {
+			continue
+		} else if err != nil {
+			return Plan{}, err
 		}
 		beside, err := knownOp(ctx, o.store, o.keys.HistoryKnown(share.ID(), next.Epoch), plan.known(view))
 		if err != nil {
@@ -119,6 +122,15 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		}
 		return plan, err
 	}
+}
+
+// waits tells whether to ask again after a while, as what refuses a move ends by itself.
+func (o *Operator) waits(ctx context.Context, why error) bool {
+	if !errors.Is(why, failover.ErrBehind) || o.Waiting == nil || !o.Waiting(why) {
+		return false
+	}
+	pause(ctx, o.look/2)
+	return ctx.Err() == nil
 }
 
 func (o *Operator) acceptMore(ctx context.Context, share failover.Share, version uint64, r failover.Request, dryRun bool) (Plan, error) {

@@ -1,8 +1,10 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,6 +12,7 @@ import (
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/federation/history"
+	"spillway/federation/preflight"
 )
 
 // Plan says what a command would do, or has begun.
@@ -46,9 +49,18 @@ type Plan struct {
 	// Automation says what would happen without a person.
 	Automation string `json:"automation"`
 
-	read   bool // Losses, LostLeast and LostMost were read
-	sites  []spillway.SiteID
-	leases time.Duration // until the leases of gateways that are not heard are over
+	// Torn says whether transactions may be torn apart by the move.
+	Torn string `json:"torn"`
+	// Findings are what the target has otherwise than the active site, or lacks.
+	Findings []preflight.Finding `json:"findings,omitempty"`
+	// Refused is why the move would not be begun; only a dry run tells of it here.
+	Refused []string `json:"refused,omitempty"`
+
+	read     bool   // Losses, LostLeast and LostMost were read
+	allRead  bool   // of all survivors that a failover would hear
+	measured string // what consumers read again, where the sites' commits were read
+	sites    []spillway.SiteID
+	leases   time.Duration // until the leases of gateways that are not heard are over
 }
 
 // newPlan begins a plan with who is heard and who is not.
@@ -110,6 +122,7 @@ func (p Plan) pauses(g spillway.FailoverGroup) string {
 // explain fills in what the move would mean.
 func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, view failover.View) {
 	p.Kind, p.From, p.To, p.Epoch, p.Behind = next.Kind, share.Active, next.Target, next.Epoch, -1
+	p.Torn = "not possible: gateways refuse transactional producers"
 	source, target := view.Sites[share.Active].Following, view.Sites[next.Target].Following
 	if source != nil && target != nil && source.Partitions == target.Partitions && source.Partitions > 0 {
 		p.Behind = max(0, source.EndSum-target.EndSum)
@@ -142,24 +155,39 @@ func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, vie
 	} else {
 		p.lost(share, next, view, behind)
 	}
-	p.Reread = "up to one commit interval of each consumer group"
+	p.Reread = cmp.Or(p.measured, "up to one commit interval of each consumer group")
 	wait := fmt.Sprintf("up to %s", coordination.LeaseTTL+coordination.LeaseMargin)
 	if p.PauseMillis >= 0 {
 		wait = fmt.Sprintf("about %d ms (%s)", p.PauseMillis, p.PauseWhy)
 	}
 	p.Effects = append(p.Effects,
-		"consumer groups read up to one commit interval again",
+		"consumer groups read again: "+p.Reread,
 		fmt.Sprintf("nobody is served until %d gateways have confirmed and the leases of all others are over: %s", len(p.Gateways), wait),
 		fmt.Sprintf("what is missing is listed by spillway failover-group history %s when it is over, and record by record by spillway unreplicated list once %s is back", p.Group, share.Active))
 }
 
 // foresee reads the sites for what may be lost.
-func (p *Plan) foresee(ctx context.Context, o *Operator, g spillway.FailoverGroup, share failover.Share, target spillway.SiteID, view failover.View) {
-	known, old, unread := o.forecast(ctx, g, share, target, view)
+func (p *Plan) foresee(ctx context.Context, o *Operator, g spillway.FailoverGroup, share failover.Share, target spillway.SiteID, view failover.View, urgent bool) {
+	known, looked, unread := o.forecast(ctx, g, share, target, view, urgent)
 	p.Unread = unread
+	p.allRead = !slices.ContainsFunc(g.Sites, func(s spillway.SiteID) bool {
+		return s != share.Active && unheard(view.Sites[s], share.Epoch) == nil && known.Ends[s] == nil
+	})
 	p.foreseen(known, o.limits(g))
+	old := looked[share.Active]
 	if old != nil {
 		old.count(ctx, p.Losses)
+	}
+	if urgent {
+		return
+	}
+	for site, l := range looked {
+		if site != share.Active {
+			l.keptUntil(ctx, site, p.Losses)
+		}
+	}
+	if there := looked[target]; old != nil && there != nil {
+		p.measured = o.measureReread(ctx, g, old, there)
 	}
 }
 
@@ -177,7 +205,7 @@ func (p *Plan) lost(share, next failover.Share, view failover.View, behind strin
 	if p.read {
 		p.Effects = append(p.Effects, fmt.Sprintf("%s is not asked: of the records that were acknowledged there, up to %d in %d partitions may be missing (%s lacked %s)", share.Active, p.LostMost, len(p.Losses), next.Target, behind))
 		if p.LostLeast > 0 {
-			p.Effects = append(p.Effects, fmt.Sprintf("at least %d of them are missing, so it waits for a person unless --accept-loss is as much", p.LostLeast))
+			p.Effects = append(p.Effects, fmt.Sprintf("at least %d of them are missing, which --accept-loss has to allow", p.LostLeast))
 		}
 		return
 	}

@@ -93,9 +93,13 @@ type Found struct {
 	At   time.Time       `json:"at"` // when it was read
 	// Records is how many there are as an export lists them, of all partitions; −1:
 	// they could not be counted.
-	Records int64   `json:"records"`
-	Ranges  []Range `json:"ranges,omitempty"` // the first RangesMax
-	More    int     `json:"more,omitempty"`   // ranges that are left out
+	Records int64 `json:"records"`
+	// First and Last are the times of those records; zero: there are none, or they are
+	// not known.
+	First  time.Time `json:"first,omitzero"`
+	Last   time.Time `json:"last,omitzero"`
+	Ranges []Range   `json:"ranges,omitempty"` // the first RangesMax
+	More   int       `json:"more,omitempty"`   // ranges that are left out
 }
 
 // RangesMax is how many ranges are kept of what was found; spillway unreplicated list

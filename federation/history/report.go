@@ -258,6 +258,10 @@ func (r Record) loss(b *page) {
 			b.row(spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition}, g.From, g.To, count)
 		}
 		b.more(len(f.Ranges)-rowsMax+f.More, "ranges")
+		if !f.First.IsZero() {
+			b.line("")
+			b.line("They were written between %s and %s.", stamp(f.First), stamp(f.Last))
+		}
 	}
 	b.line("")
 	b.line("`spillway unreplicated list %s --site %s` lists the ranges as that site has them now, `export` writes the records out.", r.Group, r.From)

@@ -54,7 +54,7 @@ func lossy() Record {
 		Known: &Known{At: noon, Evidence: []Evidence{{Site: "west", Down: true, Why: "west is down to east, north: no broker answers"}, {Site: "north", Why: "north is up: 2 votes, none against it"}},
 			Forecast: Forecast{PauseMillis: 4100, PauseWhy: "the median of the last 3 switchovers, after 4s for the leases of gateways that are not heard", LostLeast: 0, LostMost: 61,
 				Reread: "up to one commit interval of each consumer group", Silent: []string{"site west is down", "gateway west-1"}}},
-		Found: []Found{{Site: "west", At: after(3600_000), Records: 7, Ranges: []Range{{Topic: "orders", From: 1300, To: 1305, Records: 5}, {Topic: "orders", Partition: 1, From: 1290, To: 1293, Records: 2}}}},
+		Found: []Found{{Site: "west", At: after(3600_000), Records: 7, First: after(-1210), Last: after(-40), Ranges: []Range{{Topic: "orders", From: 1300, To: 1305, Records: 5}, {Topic: "orders", Partition: 1, From: 1290, To: 1293, Records: 2}}}},
 	}
 }
 
