@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"time"
 
 	"spillway"
 	"spillway/broker"
@@ -10,11 +11,19 @@ import (
 	"spillway/mirror/sitelog"
 )
 
+// Counted is what a span of a partition holds. First and Last are the times of its
+// records by the headers of their batches, zero if there are none; a batch that lies
+// partly in the span counts whole.
+type Counted struct {
+	Records     int64
+	First, Last time.Time
+}
+
 // CountRecords counts the records that a site shows in spans of its log, as an export
 // would list them: no markers, nothing of transactions that were aborted or are not
-// decided, nothing that is hidden. Partitions that could not be read to the ends
-// of their spans are not in the answer.
-func CountRecords(ctx context.Context, cluster broker.Cluster, spans map[spillway.TopicPartition]sitelog.Span, views map[spillway.TopicPartition]*offsetmap.View) (map[spillway.TopicPartition]int64, error) {
+// decided, nothing that is hidden. Of a partition without a view all counts, hidden or
+// not. Partitions that could not be read to the ends of their spans are not in the answer.
+func CountRecords(ctx context.Context, cluster broker.Cluster, spans map[spillway.TopicPartition]sitelog.Span, views map[spillway.TopicPartition]*offsetmap.View) (map[spillway.TopicPartition]Counted, error) {
 	r := sitelog.NewSpanReader(cluster)
 	defer r.Close()
 	tallies := make(map[spillway.TopicPartition]*tally, len(spans))
@@ -27,10 +36,10 @@ func CountRecords(ctx context.Context, cluster broker.Cluster, spans map[spillwa
 	if err != nil {
 		return nil, err
 	}
-	counts := make(map[spillway.TopicPartition]int64, len(spans))
+	counts := make(map[spillway.TopicPartition]Counted, len(spans))
 	for tp, t := range tallies {
 		if failed[tp] == nil {
-			counts[tp] = t.decided
+			counts[tp] = t.counted()
 		}
 	}
 	return counts, nil
@@ -39,8 +48,18 @@ func CountRecords(ctx context.Context, cluster broker.Cluster, spans map[spillwa
 // tally is the count of one partition.
 type tally struct {
 	decided int64
-	open    map[int64]int64      // of transactions, by producer id
-	next    spillway.LocalOffset // a batch that comes in two answers counts once
+	// The times of what was shown, in milliseconds since 1970, if any was.
+	first, last int64
+	any         bool
+	open        map[int64]int64      // of transactions, by producer id
+	next        spillway.LocalOffset // a batch that comes in two answers counts once
+}
+
+func (t *tally) counted() Counted {
+	if !t.any {
+		return Counted{Records: t.decided}
+	}
+	return Counted{Records: t.decided, First: time.UnixMilli(t.first).UTC(), Last: time.UnixMilli(t.last).UTC()}
 }
 
 func (t *tally) add(f sitelog.Fetched, span sitelog.Span, view *offsetmap.View) error {
@@ -63,12 +82,22 @@ func (t *tally) add(f sitelog.Fetched, span sitelog.Span, view *offsetmap.View) 
 			delete(t.open, h.ProducerID)
 			continue
 		}
-		if view.Stale(h.ProducerID, base) {
+		if view != nil && view.Stale(h.ProducerID, base) {
 			continue
 		}
 		n, err := shown(h, w.Bytes, span, view)
 		if err != nil {
 			return err
+		}
+		if n > 0 {
+			first := min(h.BaseTimestamp, h.MaxTimestamp) // the base is a horizon in cleaned batches
+			if !t.any || first < t.first {
+				t.first = first
+			}
+			if !t.any || h.MaxTimestamp > t.last {
+				t.last = h.MaxTimestamp
+			}
+			t.any = true
 		}
 		if h.Transactional() {
 			t.open[h.ProducerID] += n
@@ -82,7 +111,11 @@ func (t *tally) add(f sitelog.Fetched, span sitelog.Span, view *offsetmap.View) 
 // shown is how many records of a batch are in the span and visible.
 func shown(h batch.Header, b []byte, span sitelog.Span, view *offsetmap.View) (n int64, err error) {
 	first, last := spillway.LocalOffset(h.BaseOffset), spillway.LocalOffset(h.LastOffset())
-	segments := view.Segments(max(first, span.From), min(last, span.To-1))
+	from, to := max(first, span.From), min(last, span.To-1)
+	segments := []offsetmap.Range{{Local: from, Length: int64(to-from) + 1}}
+	if view != nil {
+		segments = view.Segments(from, to)
+	}
 	if len(segments) == 0 {
 		return 0, nil
 	}

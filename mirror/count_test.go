@@ -14,7 +14,7 @@ import (
 // A record counts if a reader would be shown it.
 func TestCountRecords(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
+	ctx, began := testContext(t), time.Now().Truncate(time.Millisecond)
 	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
 	tp := spillway.TopicPartition{Topic: "orders"}
 	plain, err := kgo.NewClient(kgo.SeedBrokers(east.Addresses()...))
@@ -67,8 +67,15 @@ func TestCountRecords(t *testing.T) {
 		{0, 10, hidden.View(), 6},
 	} {
 		got, err := CountRecords(ctx, east, map[spillway.TopicPartition]sitelog.Span{tp: {From: c.from, To: c.to}}, map[spillway.TopicPartition]*offsetmap.View{tp: c.view})
-		if err != nil || got[tp] != c.want {
-			t.Errorf("[%d,%d): %d records, %v; want %d", c.from, c.to, got[tp], err, c.want)
+		if n := got[tp].Records; err != nil || n != c.want {
+			t.Errorf("[%d,%d): %d records, %v; want %d", c.from, c.to, n, err, c.want)
 		}
+		if first, last := got[tp].First, got[tp].Last; c.from < 26 && (first.Before(began) || last.Before(first) || time.Now().Before(last)) || c.from == 26 && !first.IsZero() {
+			t.Errorf("[%d,%d): from %s to %s", c.from, c.to, first, last)
+		}
+	}
+	// Without a view all counts, hidden or not.
+	if got, err := CountRecords(ctx, east, map[spillway.TopicPartition]sitelog.Span{tp: {To: 26}}, nil); err != nil || got[tp].Records != 19 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

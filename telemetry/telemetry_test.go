@@ -21,6 +21,7 @@ import (
 	"spillway/console/status"
 	"spillway/federation/control"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 	"spillway/mirror"
 	"spillway/mirror/maptopic"
 )
@@ -128,7 +129,7 @@ func TestStatusBecomesGauges(t *testing.T) {
 // Two processes that saw the same move write into the same trace.
 func TestMoveIsOneTrace(t *testing.T) {
 	start := time.Unix(100, 0)
-	move := control.Record{
+	move := history.Record{
 		Group: "shop", Kind: "switchover", From: "east", To: "west", Epoch: 4, Started: start, Ended: start.Add(time.Second),
 		Passages: []failover.Passage{{State: failover.Draining, At: start}, {State: failover.Fencing, At: start.Add(300 * time.Millisecond)}},
 	}
@@ -167,7 +168,7 @@ func TestWorkLiesWithinItsState(t *testing.T) {
 	worker.Action(control.ActionInfo{
 		Share: spillway.ShareID{Group: "shop"}, Epoch: 4, State: failover.Cutover, What: "catch up", Site: "west", Started: at, Ended: at.Add(time.Second), Err: errors.New("no leader"),
 	})
-	driver.Move(control.Record{
+	driver.Move(history.Record{
 		Group: "shop", Kind: "switchover", Epoch: 4, Started: at, Ended: at.Add(3 * time.Second),
 		Passages: []failover.Passage{{State: failover.Fenced, At: at}, {State: failover.Cutover, At: at}},
 	})

@@ -19,6 +19,7 @@ import (
 	"spillway"
 	"spillway/federation/control"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 )
 
 // Traces writes one trace per move: one span per state, and inside of it one for
@@ -75,7 +76,7 @@ func (t *Traces) Close(ctx context.Context) error {
 
 // Move writes the spans of a finished or aborted move: the root over all of
 // it, and one child for each state that was passed.
-func (t *Traces) Move(m control.Record) {
+func (t *Traces) Move(m history.Record) {
 	traceID, rootID := t.ids(m)
 	ctx := context.WithValue(context.Background(), idsKey{}, fixedIDs{traceID, rootID})
 	attributes := []attribute.KeyValue{
@@ -122,7 +123,7 @@ func (t *Traces) Action(a control.ActionInfo) {
 	span.End(trace.WithTimestamp(a.Ended))
 }
 
-func (t *Traces) ids(m control.Record) (trace.TraceID, trace.SpanID) {
+func (t *Traces) ids(m history.Record) (trace.TraceID, trace.SpanID) {
 	sum := t.sum(m.Group, m.Index, m.Epoch, "")
 	return trace.TraceID(sum[:16]), trace.SpanID(sum[16:24])
 }

@@ -37,7 +37,7 @@ func newGroupCommand(s *settings) *cobra.Command {
 			}
 			return s.show(cmd.OutOrStdout(), share, func() []string { return shareRows(share) })
 		},
-	}), newHistoryCommand(s))
+	}), newHistoryCommand(s), newReportCommand(s))
 	return cmd
 }
 

@@ -116,6 +116,8 @@ func newSwitchoverCommand(s *settings) *cobra.Command {
 				if behindMax <= 0 {
 					return fmt.Errorf("--behind-max: %s must be more than 0s", behindMax)
 				}
+				closeSites := readSites(cfg, o)
+				defer closeSites()
 				o.Waiting, o.BehindMax = c.waiting(cmd), behindMax
 				plan, err := o.Switchover(cmd.Context(), args[0], spillway.SiteID(to), who(), c.why, c.dryRun)
 				if err != nil {
@@ -145,10 +147,8 @@ func newFailoverCommand(s *settings) *cobra.Command {
 				if _, ok := cfg.Site(to); !ok && to != "" {
 					return fmt.Errorf("--to: there is no site %q in the configuration", to)
 				}
-				if c.dryRun {
-					closeSites := readSites(cfg, o)
-					defer closeSites()
-				}
+				closeSites := readSites(cfg, o)
+				defer closeSites()
 				plan, err := o.Failover(cmd.Context(), args[0], spillway.SiteID(to), loss, who(), c.why, c.dryRun)
 				if err != nil {
 					return err
@@ -162,8 +162,8 @@ func newFailoverCommand(s *settings) *cobra.Command {
 	return c.waitFlags(cmd)
 }
 
-// readSites lets a dry run look at the sites that the configuration leads to. One that
-// cannot be opened is among those that the plan names as unread.
+// readSites lets a command look at the sites that the configuration leads to before it
+// moves anything. One that cannot be opened is among those that the plan names as unread.
 func readSites(cfg *configs.Config, o *control.Operator) (closeSites func()) {
 	o.Sites = map[spillway.SiteID]broker.Cluster{}
 	for _, s := range cfg.Sites {
@@ -183,7 +183,10 @@ func (c *change) follow(cmd *cobra.Command, o *control.Operator, plan control.Pl
 			return err
 		}
 	}
-	if c.dryRun || c.noWait {
+	if c.dryRun {
+		return plan.Refusal()
+	}
+	if c.noWait {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), c.wait)
@@ -230,6 +233,15 @@ func planRows(p control.Plan) []string {
 	if p.Automation != "" {
 		rows = append(rows, "  automatic failover: "+p.Automation)
 	}
+	if p.Torn != "" {
+		rows = append(rows, "  torn transactions: "+p.Torn)
+	}
+	for _, f := range p.Findings {
+		rows = append(rows, "  found: "+f.What)
+	}
+	for _, r := range p.Refused {
+		rows = append(rows, "  would be refused: "+r)
+	}
 	return append(rows, lossRows(p)...)
 }
 
@@ -246,7 +258,7 @@ func lossRows(p control.Plan) []string {
 	if len(p.Losses) == 0 {
 		return rows
 	}
-	rows = append(rows, "", row("MAY BE MISSING", "FROM", "AT MOST TO", "KEPT BY", fmt.Sprintf("LOG END AT %s", p.From), "RECORDS THERE"))
+	rows = append(rows, "", row("MAY BE MISSING", "FROM", "AT MOST TO", "KEPT BY", fmt.Sprintf("LOG END AT %s", p.From), "RECORDS THERE", "WRITTEN"))
 	for i, l := range p.Losses {
 		if i == lossRowsMax {
 			return append(rows, fmt.Sprintf("and %d partitions more, see -o json", len(p.Losses)-i))
@@ -258,9 +270,23 @@ func lossRows(p control.Plan) []string {
 		if l.Records >= 0 {
 			records = fmt.Sprint(l.Records)
 		}
-		rows = append(rows, row(fmt.Sprintf("%s-%d", l.Topic, l.Partition), l.From, l.To, l.Site, end, records))
+		rows = append(rows, row(fmt.Sprintf("%s-%d", l.Topic, l.Partition), l.From, l.To, l.Site, end, records, written(l)))
 	}
 	return rows
+}
+
+// written says when what may be missing was written, as far as that is known.
+func written(l failover.Loss) string {
+	const stamp = "2006-01-02T15:04:05.000Z"
+	switch {
+	case !l.First.IsZero():
+		return l.First.UTC().Format(stamp) + " to " + l.Last.UTC().Format(stamp)
+	case l.Records == 0:
+		return "-"
+	case !l.Kept.IsZero():
+		return "after " + l.Kept.UTC().Format(stamp)
+	}
+	return "unknown"
 }
 
 func newAbortCommand(s *settings) *cobra.Command {
@@ -318,42 +344,4 @@ func newAutomationCommand(s *settings) *cobra.Command {
 		}))
 	}
 	return cmd
-}
-
-func newHistoryCommand(s *settings) *cobra.Command {
-	return s.addOutput(&cobra.Command{
-		Use:   "history NAME",
-		Short: "All moves of a failover group, oldest first",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return s.operate(cmd.Context(), func(cfg *configs.Config, o *control.Operator) error {
-				if err := knownGroup(cfg.Topology(), args[0]); err != nil {
-					return err
-				}
-				records, err := o.History(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				return s.show(cmd.OutOrStdout(), records, func() []string { return historyRows(records) })
-			})
-		},
-	})
-}
-
-func historyRows(records []control.Record) []string {
-	rows := []string{row("EPOCH", "KIND", "FROM", "TO", "STARTED", "TOOK", "HELD", "LOST AT MOST", "WHO", "WHY", "ENDED")}
-	for _, r := range records {
-		held, took, end := "-", r.Ended.Sub(r.Started).Round(time.Millisecond).String(), "done"
-		if r.Ended.IsZero() {
-			took, end = "-", "goes on"
-		}
-		if r.HeldMillis >= 0 {
-			held = fmt.Sprintf("%d ms", r.HeldMillis)
-		}
-		if r.Aborted != "" {
-			end = "given up: " + r.Aborted
-		}
-		rows = append(rows, row(r.Epoch, r.Kind, r.From, r.To, r.Started.UTC().Format(time.RFC3339), took, held, r.LostMost, r.Who, r.Why, end))
-	}
-	return rows
 }

@@ -59,7 +59,9 @@ type siteCommand struct {
 
 func (c *siteCommand) command(cmd *cobra.Command, do func(context.Context, *control.Operator, spillway.SiteID, control.Progress) (control.SiteChange, error)) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return c.settings.operate(cmd.Context(), func(_ *configs.Config, o *control.Operator) error {
+		return c.settings.operate(cmd.Context(), func(cfg *configs.Config, o *control.Operator) error {
+			closeSites := readSites(cfg, o)
+			defer closeSites()
 			c.began = time.Now()
 			o.Waiting = c.waits(cmd)
 			done, err := do(cmd.Context(), o, spillway.SiteID(args[0]), c.progress(cmd))

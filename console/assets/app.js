@@ -74,6 +74,7 @@ function group(g) {
     fact("unreplicated", g.sites.length < 2 ? "all, there is one site" : g.unreplicated < 0 ? "unknown" : records(g.unreplicated)),
     fact("acknowledged by", g.ackSites === 1 ? "1 site" : g.ackSites + " sites" + (g.degraded ? ", degraded" : "")),
     fact("failover now", g.safe ? "safe" : "not safe"),
+    ...(g.last ? [fact("last move", g.last)] : []),
     fact("topics", g.topics.join(", "))));
   const most = Math.max(1, ...g.sites.map((p) => p.behind));
   card.append(make("ul", { class: "places" }, ...g.sites.map((p) => {

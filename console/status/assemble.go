@@ -235,7 +235,7 @@ func (in Inputs) group(g spillway.FailoverGroup, share failover.Share, known boo
 	out.Index, out.State, out.Epoch, out.Active = share.Index, string(share.State), share.Epoch, string(share.Active)
 	out.Doing = doing(share)
 	out.Target, out.Kind, out.Since = string(share.Target), string(share.Kind), share.Since
-	out.Fence, out.Degraded = share.Fence, share.Degraded
+	out.Fence, out.Degraded, out.Last = share.Fence, share.Degraded, last(share)
 	// Only a standby that could take over keeps a failover from losing records.
 	// Where there is none, the last that is known of the others is shown.
 	elsewhere := int64(-1)
@@ -323,6 +323,26 @@ func behindLimit(g Group) string {
 	}
 	return fmt.Sprintf("%s in %d partitions: of %s they lack %d records, the oldest for %.1f s (limit %s)",
 		text, partitions, worst.Worst, worst.Records, worst.Seconds, strings.Join(limits, ", "))
+}
+
+// last tells of the last move while a share stands still: who asked for it and why, and
+// for how long clients were held or why it was given up.
+func last(s failover.Share) string {
+	if s.State != failover.Stable || len(s.Passages) == 0 {
+		return ""
+	}
+	first, end := s.Passages[0], s.Passages[len(s.Passages)-1]
+	became := end.Why
+	var fencing time.Time
+	for _, p := range s.Passages {
+		switch p.State {
+		case failover.Fencing:
+			fencing = p.At
+		case failover.Open:
+			became = fmt.Sprintf("clients were held for %d ms", p.At.Sub(fencing).Milliseconds())
+		}
+	}
+	return fmt.Sprintf("%s: %s; %s", first.At.UTC().Format("2006-01-02 15:04:05Z"), first.Why, became)
 }
 
 // doing says the state of a share in words, with what it means for clients.

@@ -104,6 +104,7 @@ type Group struct {
 	Target string         `json:"target,omitempty"`
 	Kind   string         `json:"kind,omitempty"`  // of the move under way
 	Since  time.Time      `json:"since,omitzero"`  // when the state was entered
+	Last   string         `json:"last,omitempty"`  // the last move in words, while none is under way
 	Topics []string       `json:"topics"`          // patterns
 	Fence  string         `json:"fence,omitempty"` // acl or lease-only
 	// AckSites must hold a record before its producer is answered.

@@ -13,6 +13,7 @@ import (
 	"spillway"
 	"spillway/federation/coordination/consul"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 	server "spillway/tests/cluster/consul"
 )
 
@@ -70,7 +71,7 @@ func TestSwitchoversOnRealConsul(t *testing.T) {
 }
 
 // logSteps prints how long each step of a hold took, over all moves.
-func logSteps(t *testing.T, history []Record) {
+func logSteps(t *testing.T, history []history.Record) {
 	t.Helper()
 	took := map[failover.State][]int64{}
 	for _, r := range history {

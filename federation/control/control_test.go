@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,9 @@ func TestSwitchoversUnderLoad(t *testing.T) {
 	}
 	for _, r := range history {
 		t.Logf("%s → %s held %d ms, fence %s", r.From, r.To, r.HeldMillis, r.Fence)
+		if k := r.Known; k == nil || len(k.Evidence) != 3 || k.Evidence[0].Down || k.Evidence[0].Why == "" || k.Forecast.LostMost != 0 || len(r.Found) > 0 {
+			t.Errorf("what was known: %+v", k)
+		}
 		if r.HeldMillis < 0 || r.LostMost != 0 || r.Aborted != "" || len(r.Passages) != 7 {
 			t.Errorf("%+v", r)
 		}
@@ -98,6 +102,14 @@ func TestFailoverWithoutAPerson(t *testing.T) {
 	}
 	for _, p := range history[0].Passages {
 		t.Logf("%s: %s", p.State, p.Why)
+	}
+	known := history[0].Known
+	if known == nil || len(known.Evidence) != 3 || !known.Evidence[0].Down || !strings.Contains(known.Evidence[0].Why, "east is down to ") || known.Evidence[1].Down {
+		t.Errorf("what was known of the sites: %+v", known)
+	} else if f := known.Forecast; f.PauseMillis < 0 || f.LostMost < int64(missing) || len(f.Losses) != partitions || f.Losses[0].Site == "" || !slices.Contains(f.Silent, "site east is down") {
+		t.Errorf("what was foretold: %+v", f)
+	} else {
+		t.Logf("held for %d ms, foretold %d ms (%s); loss foretold between %d and %d", history[0].HeldMillis, f.PauseMillis, f.PauseWhy, f.LostLeast, f.LostMost)
 	}
 	t.Logf("%d acknowledged, %d missing, at most %d announced, stable after %v", acked, missing, history[0].LostMost, took)
 	if int64(missing) > history[0].LostMost || history[0].LostMost > int64(missing)+50*partitions+50*partitions/2 {

@@ -262,6 +262,9 @@ func (m siteMoves) first(ctx context.Context, g spillway.FailoverGroup, targets 
 	for _, to := range targets {
 		plan, err := m.begin(ctx, g, to, true)
 		if err == nil {
+			err = plan.Refusal()
+		}
+		if err == nil {
 			return plan, nil
 		}
 		if !errors.Is(err, failover.ErrRefused) {

@@ -33,7 +33,8 @@ type driver struct {
 	}
 	held    coordination.Instant // when FENCING of epoch heldFor was first seen
 	heldFor spillway.Epoch
-	heldNew bool // held counts from the first moment: the record before was seen too
+	heldNew bool          // held counts from the first moment: the record before was seen too
+	viewed  failover.View // on which the last decision rests
 	marks   marking
 	memo    memo
 	told    failover.WaitInfoKey
@@ -218,6 +219,7 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 		}
 		next, actions, written = failover.Decide(d.share, view, d.limits)
 	}
+	d.viewed = view
 	if !written {
 		d.at(next, d.c.cfg.Clock.Now())
 		return true, nil
@@ -317,6 +319,8 @@ func (d *driver) write(ctx context.Context, next failover.Share, encoded []byte)
 	switch {
 	case next.State == failover.Stable && last.State != failover.Stable:
 		version, err = d.finish(ctx, next, encoded)
+	case last.State == failover.Stable && next.State != failover.Stable:
+		version, err = d.begin(ctx, next, encoded)
 	case last.State == failover.Fenced && next.State == failover.Cutover && last.Kind == failover.Failover:
 		// The reserved ends must not have risen since they were read (C5).
 		err = d.c.cfg.Store.Txn(ctx, []coordination.Op{

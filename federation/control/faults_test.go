@@ -69,6 +69,7 @@ func TestLostSiteComesBackAndServesAgain(t *testing.T) {
 	w.loaded(20)
 	w.sites["east"].restart()
 	w.settled(share.Epoch)
+	found := w.found("east")
 	if plan, err = w.operator.Switchover(within(t), "orders", "east", "test", "home", false); err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +83,10 @@ func TestLostSiteComesBackAndServesAgain(t *testing.T) {
 	w.eventually("north has the same", func() bool { return len(w.visible("north", orders0)) == len(w.visible("east", orders0)) })
 	if again := w.check("north", share); again != missing {
 		t.Errorf("%d are missing at east, %d at north", missing, again)
+	}
+	// What was found is what is missing, and what had no answer when the site died.
+	if found < int64(missing) || found > int64(missing)+partitions {
+		t.Errorf("%d are missing, %d were found at east", missing, found)
 	}
 	t.Logf("%d acknowledged, %d missing", acked, missing)
 }

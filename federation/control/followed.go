@@ -21,6 +21,8 @@ type followed struct {
 	group  spillway.FailoverGroup
 	id     spillway.ShareID
 	newest chan coordination.Entry // the newest record only
+	// settled holds the newest record that this site follows, until recount takes it.
+	settled chan failover.Share
 
 	// Owned by run.
 	reports map[spillway.Epoch]*siteReport
@@ -360,6 +362,7 @@ func (s *followed) settle(ctx context.Context, share failover.Share) error {
 		return err
 	}
 	if share.State == failover.Stable {
+		s.settledAt(share)
 		for e := range s.reports {
 			if e < share.Epoch {
 				delete(s.reports, e)

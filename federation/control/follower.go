@@ -101,11 +101,12 @@ func (f *Follower) Run(ctx context.Context) error {
 			continue
 		}
 		id := spillway.ShareID{Group: g.Name}
-		s := &followed{f: f, group: g, id: id, newest: make(chan coordination.Entry, 1)}
+		s := &followed{f: f, group: g, id: id, newest: make(chan coordination.Entry, 1), settled: make(chan failover.Share, 1)}
 		shares[f.keys.Share(id)] = s
 		wg.Go(func() { s.run(ctx) })
 		wg.Go(func() { s.measure(ctx) })
 		wg.Go(func() { s.policies(ctx) })
+		wg.Go(func() { s.recount(ctx) })
 	}
 	return f.cfg.Store.Watch(ctx, f.keys.Shares(), func(entries []coordination.Entry, err error) {
 		if err != nil {

@@ -13,79 +13,8 @@ import (
 	"spillway"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 )
-
-// Record is the immutable account of one move, stored under history/.
-type Record struct {
-	Group   string          `json:"group"`
-	Index   int             `json:"index"`
-	Epoch   spillway.Epoch  `json:"epoch"` // that the move was to open
-	Kind    failover.Kind   `json:"kind"`
-	From    spillway.SiteID `json:"from"`
-	To      spillway.SiteID `json:"to"`
-	Who     string          `json:"who"`
-	Why     string          `json:"why,omitempty"`
-	Aborted string          `json:"aborted,omitempty"` // who gave it up, and why
-	Fence   string          `json:"fence,omitempty"`
-
-	Started  time.Time          `json:"started"`
-	Ended    time.Time          `json:"ended"`
-	Passages []failover.Passage `json:"passages"`
-	// Held is the time from FENCING to OPEN by the clock of the loops that wrote
-	// them, in milliseconds; −1 if the move did not get there.
-	HeldMillis int64 `json:"heldMillis"`
-
-	Gateways []failover.WaitGateway `json:"gateways,omitempty"`
-	// Verified is where what was carried over ends, and Start where the new epoch
-	// begins: what lies between is burnt and holds at most LostMost records.
-	Verified   failover.PartitionOffsets    `json:"verified,omitempty"`
-	Start      failover.PartitionOffsets    `json:"start,omitempty"`
-	PrefixSite map[string][]spillway.SiteID `json:"prefixSite,omitempty"`
-	LostMost   int64                        `json:"lostMost"`
-	// Chunks is how many keys hold the rest of a record that is too large for one.
-	Chunks int `json:"chunks,omitempty"`
-}
-
-// recordOf tells of a move from the last record before it ended. base is where the
-// offsets of the group begin: no survivor may have known of a partition that was new.
-func recordOf(last, next failover.Share, base spillway.Offset) Record {
-	r := Record{
-		Group: last.Group, Index: last.Index, Epoch: last.Epoch, Kind: last.Kind, To: last.Target, Who: last.Who, Why: last.Why,
-		Fence: last.Fence, Started: last.Started, Ended: next.Since, Passages: next.Passages, HeldMillis: -1,
-		Gateways: last.WaitFor, Start: last.Start, PrefixSite: last.PrefixSite, Verified: last.Cutover, From: last.Active,
-	}
-	if last.Kind == failover.Failover {
-		r.Verified = last.Prefix
-	}
-	if last.State == failover.Open {
-		if n := len(last.Terms); n > 1 {
-			r.From = last.Terms[n-2].Site
-		}
-		if last.Kind == failover.Failover {
-			r.Start.All(func(tp spillway.TopicPartition, o spillway.Offset) {
-				r.LostMost += int64(max(0, o-max(r.Verified.Get(tp), base)))
-			})
-		}
-	} else {
-		r.Aborted = last.Abort
-		if r.Aborted == "" && len(next.Passages) > 0 {
-			r.Aborted = next.Passages[len(next.Passages)-1].Why
-		}
-	}
-	var fencing, open time.Time
-	for _, p := range next.Passages {
-		switch p.State {
-		case failover.Fencing:
-			fencing = p.At
-		case failover.Open:
-			open = p.At
-		}
-	}
-	if !fencing.IsZero() && !open.IsZero() {
-		r.HeldMillis = open.Sub(fencing).Milliseconds()
-	}
-	return r
-}
 
 // chunkBytes is the size of one part of a large record.
 const chunkBytes = 128 << 10
@@ -94,7 +23,7 @@ const chunkBytes = 128 << 10
 // neither is there without the other.
 func (d *driver) finish(ctx context.Context, next failover.Share, encoded []byte) (uint64, error) {
 	key := d.c.keys.History(d.id, d.share.Epoch)
-	value, err := json.Marshal(recordOf(d.share, next, d.group.OffsetBase))
+	value, err := json.Marshal(history.Of(d.share, next, d.group.OffsetBase))
 	if err != nil {
 		return 0, err
 	}
@@ -123,7 +52,7 @@ func (d *driver) writeDegrade(ctx context.Context, next failover.Share, encoded 
 	if err != nil && !errors.Is(err, coordination.ErrNotFound) {
 		return 0, err
 	}
-	value, err := json.Marshal(Record{
+	value, err := json.Marshal(history.Record{
 		Group: next.Group, Index: next.Index, Epoch: next.DegradedEpoch, Kind: failover.Degrade, From: next.Active, To: next.Active,
 		Who: "automation", Why: next.DegradedWhy, Started: next.DegradedAt, Ended: next.DegradedEnd, HeldMillis: -1,
 	})
@@ -153,28 +82,38 @@ func (d *driver) chunk(ctx context.Context, key string, value []byte) ([]byte, e
 			return nil, err
 		}
 	}
-	return json.Marshal(Record{Group: d.id.Group, Index: d.id.Index, Epoch: d.share.Epoch, Chunks: n})
+	return json.Marshal(history.Record{Group: d.id.Group, Index: d.id.Index, Epoch: d.share.Epoch, Chunks: n})
 }
 
 // readHistory lists a share's moves, oldest first.
-func readHistory(ctx context.Context, store coordination.Store, keys failover.Keys, id spillway.ShareID) ([]Record, error) {
+func readHistory(ctx context.Context, store coordination.Store, keys failover.Keys, id spillway.ShareID) ([]history.Record, error) {
 	entries, err := store.List(ctx, keys.HistoryOf(id))
 	if err != nil {
 		return nil, err
 	}
-	parts, records := map[string][]byte{}, []Record{}
+	parts, records := map[string][]byte{}, []history.Record{}
 	for _, e := range entries {
 		name := strings.TrimPrefix(e.Key, keys.HistoryOf(id))
 		if head, _, ok := strings.Cut(name, "/"); ok {
 			parts[head] = append(parts[head], e.Value...) // sorted by key, so in order
 		}
 	}
+	about := map[spillway.Epoch]*beside{}
 	for _, e := range entries {
 		name := strings.TrimPrefix(e.Key, keys.HistoryOf(id))
+		if epoch, what, ok := besideOf(name); ok {
+			if about[epoch] == nil {
+				about[epoch] = &beside{}
+			}
+			if err := about[epoch].take(what, e.Value); err != nil {
+				return nil, fmt.Errorf("history %s: %w", e.Key, err)
+			}
+			continue
+		}
 		if strings.Contains(name, "/") {
 			continue
 		}
-		var r Record
+		var r history.Record
 		if err := json.Unmarshal(e.Value, &r); err != nil {
 			return nil, fmt.Errorf("history %s: %w", e.Key, err)
 		}
@@ -185,18 +124,23 @@ func readHistory(ctx context.Context, store coordination.Store, keys failover.Ke
 		}
 		records = append(records, r)
 	}
+	for i, r := range records {
+		if b := about[r.Epoch]; b != nil && r.Kind != failover.Degrade {
+			records[i].Known, records[i].Found = b.known, b.found
+		}
+	}
 	return records, nil
 }
 
 // readRecord reads the account of one move.
-func readRecord(ctx context.Context, store coordination.Store, key string) (Record, error) {
+func readRecord(ctx context.Context, store coordination.Store, key string) (history.Record, error) {
 	e, err := store.Get(ctx, key)
 	if err != nil {
-		return Record{}, fmt.Errorf("history %s: %w", key, err)
+		return history.Record{}, fmt.Errorf("history %s: %w", key, err)
 	}
-	var r Record
+	var r history.Record
 	if err := json.Unmarshal(e.Value, &r); err != nil {
-		return Record{}, fmt.Errorf("history %s: %w", key, err)
+		return history.Record{}, fmt.Errorf("history %s: %w", key, err)
 	}
 	if r.Chunks == 0 {
 		return r, nil
@@ -205,12 +149,12 @@ func readRecord(ctx context.Context, store coordination.Store, key string) (Reco
 	for n := range r.Chunks {
 		part, err := store.Get(ctx, fmt.Sprintf("%s/%04d", key, n))
 		if err != nil {
-			return Record{}, fmt.Errorf("history %s, part %d of %d: %w", key, n, r.Chunks, err)
+			return history.Record{}, fmt.Errorf("history %s, part %d of %d: %w", key, n, r.Chunks, err)
 		}
 		value = append(value, part.Value...)
 	}
 	if err := json.Unmarshal(value, &r); err != nil {
-		return Record{}, fmt.Errorf("history %s, %d parts: %w", key, r.Chunks, err)
+		return history.Record{}, fmt.Errorf("history %s, %d parts: %w", key, r.Chunks, err)
 	}
 	return r, nil
 }

@@ -12,6 +12,7 @@ import (
 	"spillway/broker"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 	"spillway/federation/layout"
 )
 
@@ -34,8 +35,9 @@ type Operator struct {
 	// BehindMax is how far the target of a switchover may be behind, since clients are
 	// held until it has everything; 0: failover.BehindMax.
 	BehindMax time.Duration
-	// Sites, if not nil, are read for the dry run of a failover, so that it can say
-	// what exactly would be lost. A command without a way to a site goes without.
+	// Sites, if not nil, are read before a move: whether the target can take the group,
+	// and what exactly a failover would lose. A command without a way to a site goes
+	// without.
 	Sites map[spillway.SiteID]broker.Cluster
 }
 
@@ -80,36 +82,55 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		if err != nil {
 			return Plan{}, err
 		}
-		if plan.HeldMillis, err = o.held(ctx, group, r.Kind); err != nil {
+		asked := o.clock.Now()
+		earlier, err := o.History(ctx, group)
+		if err != nil {
 			return Plan{}, err
 		}
+		answer := asked.Shortest(o.clock.Now())
 		if site, ok := view.Sites[returned]; ok {
 			site.Drained = nil
 			view.Sites[returned] = site
 		}
 		next, err := failover.Begin(share, r, view, o.limits(g))
-		if errors.Is(err, failover.ErrBehind) && !dryRun && o.Waiting != nil && o.Waiting(err) {
-			if pause(ctx, o.look/2); ctx.Err() == nil {
-				continue
-			}
+		if !dryRun && o.waits(ctx, err) {
+			continue
 		}
 		if err != nil {
 			return Plan{}, err
 		}
-		if dryRun && r.Kind == failover.Failover && o.Sites != nil {
-			plan.foresee(ctx, o, g, share, next.Target, view)
-		}
+		plan.look(ctx, o, g, share, next, view, dryRun)
+		plan.expect(earlier, next, view, answer)
 		plan.explain(g, share, next, view)
+		plan.refuse(r)
 		plan.DryRun = dryRun
 		if dryRun {
 			return plan, nil
 		}
-		err = o.write(ctx, next, version, fmt.Sprintf("%s of %s from %s to %s", r.Kind, group, plan.From, plan.To), r.Who, r.Why, o.notDrained(r)...)
+		if err := plan.Refusal(); o.waits(ctx, err) {
+			continue
+		} else if err != nil {
+			return Plan{}, err
+		}
+		beside, err := knownOp(ctx, o.store, o.keys.HistoryKnown(share.ID(), next.Epoch), plan.known(view))
+		if err != nil {
+			return Plan{}, err
+		}
+		err = o.write(ctx, next, version, fmt.Sprintf("%s of %s from %s to %s", r.Kind, group, plan.From, plan.To), r.Who, r.Why, append(beside, o.notDrained(r)...)...)
 		if errors.Is(err, coordination.ErrConflict) {
 			continue // the share changed meanwhile; look again
 		}
 		return plan, err
 	}
+}
+
+// waits tells whether to ask again after a while, as what refuses a move ends by itself.
+func (o *Operator) waits(ctx context.Context, why error) bool {
+	if !errors.Is(why, failover.ErrBehind) || o.Waiting == nil || !o.Waiting(why) {
+		return false
+	}
+	pause(ctx, o.look/2)
+	return ctx.Err() == nil
 }
 
 func (o *Operator) acceptMore(ctx context.Context, share failover.Share, version uint64, r failover.Request, dryRun bool) (Plan, error) {
@@ -209,7 +230,7 @@ func (o *Operator) Status(ctx context.Context, group string) (GroupStatus, error
 }
 
 // History lists a group's moves, oldest first.
-func (o *Operator) History(ctx context.Context, group string) ([]Record, error) {
+func (o *Operator) History(ctx context.Context, group string) ([]history.Record, error) {
 	return readHistory(ctx, o.store, o.keys, spillway.ShareID{Group: group})
 }
 
@@ -296,23 +317,9 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 	}
 	judged := h.judgements(g.Sites, o.limits(g).Observers)
 	view := failover.View{Now: time.Now().UTC(), NewMask: newMask(), Sites: siteViews(g, share.ID(), judged, h.mirrors(), h.drained(), nil)}
-	plan := Plan{Group: g.Name, Gateways: []string{}, Silent: []string{}, Automation: automationOf(g, h.automation())}
-	for _, s := range g.Sites {
-		if v := view.Sites[s]; v.Judgement.Down {
-			plan.Silent = append(plan.Silent, fmt.Sprintf("site %s is down", s))
-		} else if !v.Mirror {
-			plan.Silent = append(plan.Silent, fmt.Sprintf("no mirror of site %s", s))
-		}
-	}
+	plan := newPlan(g, h, view)
 	for _, l := range decodeGateways(h.entries(o.keys.Gateways())) {
 		view.Gateways = append(view.Gateways, failover.GatewayView{ID: l.ID, Boot: l.Boot, Leaving: l.Leaving})
-		switch {
-		case l.Leaving:
-		case h.alive(o.keys.Gateway(l.ID)):
-			plan.Gateways = append(plan.Gateways, string(l.ID))
-		default:
-			plan.Silent = append(plan.Silent, fmt.Sprintf("gateway %s", l.ID))
-		}
 	}
 	e, err := o.store.Get(ctx, o.keys.Reserved(share.ID()))
 	if err != nil && !errors.Is(err, coordination.ErrNotFound) {
@@ -325,11 +332,11 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 	return view, plan, nil
 }
 
-// write stores a record together with the entry of the audit log, if what is checked
-// beside it holds.
-func (o *Operator) write(ctx context.Context, next failover.Share, version uint64, what, who, why string, checks ...coordination.Op) error {
+// write stores a record together with the entry of the audit log and what belongs to
+// it, if what is checked beside it holds.
+func (o *Operator) write(ctx context.Context, next failover.Share, version uint64, what, who, why string, beside ...coordination.Op) error {
 	record := coordination.Op{Key: o.keys.Share(next.ID()), Value: next.Encode(), Version: version}
-	return o.store.Txn(ctx, append([]coordination.Op{record, o.audit(what, who, why)}, checks...))
+	return o.store.Txn(ctx, append([]coordination.Op{record, o.audit(what, who, why)}, beside...))
 }
 
 func (o *Operator) audit(what, who, why string) coordination.Op {

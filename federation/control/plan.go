@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -10,6 +11,8 @@ import (
 	"spillway"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
+	"spillway/federation/history"
+	"spillway/federation/preflight"
 )
 
 // Plan says what a command would do, or has begun.
@@ -37,37 +40,64 @@ type Plan struct {
 	Gateways     []string `json:"gateways"`
 	// Silent are sites and gateways that are not heard now.
 	Silent []string `json:"silent"`
-	// HeldMillis is how long clients were held by earlier moves of this kind, at the
-	// median; −1: there were none.
-	HeldMillis int64 `json:"heldMillis"`
+	// PauseMillis is for how long clients are expected to be held, and PauseWhy how
+	// that is reckoned; −1: nothing is known to reckon with.
+	PauseMillis int64  `json:"pauseMillis"`
+	PauseWhy    string `json:"pauseWhy,omitempty"`
+	// Reread says what consumers read again.
+	Reread string `json:"reread"`
 	// Automation says what would happen without a person.
 	Automation string `json:"automation"`
 
-	foreseen bool // Losses, LostLeast and LostMost were read
+	// Torn says whether transactions may be torn apart by the move.
+	Torn string `json:"torn"`
+	// Findings are what the target has otherwise than the active site, or lacks.
+	Findings []preflight.Finding `json:"findings,omitempty"`
+	// Refused is why the move would not be begun; only a dry run tells of it here.
+	Refused []string `json:"refused,omitempty"`
+
+	read     bool   // Losses, LostLeast and LostMost were read
+	allRead  bool   // of all survivors that a failover would hear
+	measured string // what consumers read again, where the sites' commits were read
+	sites    []spillway.SiteID
+	leases   time.Duration // until the leases of gateways that are not heard are over
 }
 
-// held is the median time for which earlier moves of a kind held clients.
-func (o *Operator) held(ctx context.Context, group string, kind failover.Kind) (int64, error) {
-	records, err := o.History(ctx, group)
-	if err != nil {
-		return -1, err
-	}
-	var held []int64
-	for _, r := range records {
-		if r.Kind == kind && r.HeldMillis >= 0 {
-			held = append(held, r.HeldMillis)
+// newPlan begins a plan with who is heard and who is not.
+func newPlan(g spillway.FailoverGroup, h *hub, view failover.View) Plan {
+	p := Plan{Group: g.Name, Gateways: []string{}, Silent: []string{}, Automation: automationOf(g, h.automation()), sites: g.Sites, PauseMillis: -1}
+	for _, s := range g.Sites {
+		if v := view.Sites[s]; v.Judgement.Down {
+			p.Silent = append(p.Silent, fmt.Sprintf("site %s is down", s))
+		} else if !v.Mirror {
+			p.Silent = append(p.Silent, fmt.Sprintf("no mirror of site %s", s))
 		}
 	}
-	if len(held) == 0 {
-		return -1, nil
+	for _, l := range decodeGateways(h.entries(h.keys.Gateways())) {
+		switch {
+		case l.Leaving:
+		case h.alive(h.keys.Gateway(l.ID)):
+			p.Gateways = append(p.Gateways, string(l.ID))
+		default:
+			p.Silent = append(p.Silent, fmt.Sprintf("gateway %s", l.ID))
+			p.leases = max(p.leases, h.left(l.ID, l.Boot))
+		}
 	}
-	held = held[max(0, len(held)-heldOf):]
-	slices.Sort(held)
-	return held[len(held)/2], nil
+	return p
 }
 
-// heldOf is how many of the latest moves count.
-const heldOf = 9
+// expect reckons for how long clients will be held. answer is how long the store takes
+// for one.
+func (p *Plan) expect(earlier []history.Record, next failover.Share, view failover.View, answer time.Duration) {
+	c := history.Conditions{Kind: next.Kind, Leases: p.leases, Answer: answer}
+	if f := view.Sites[next.Target].Following; f != nil {
+		c.Behind = time.Duration(f.LagSeconds * float64(time.Second))
+	}
+	pause, why, known := history.Expect(earlier, c)
+	if p.PauseWhy = why; known {
+		p.PauseMillis = pause.Milliseconds()
+	}
+}
 
 // automationOf says whether a failover may happen without a person.
 func automationOf(g spillway.FailoverGroup, a failover.Automation) string {
@@ -80,17 +110,19 @@ func automationOf(g spillway.FailoverGroup, a failover.Automation) string {
 	return fmt.Sprintf("on: fails over when a quorum has found the active site dead for %s and at most %d records would be lost", g.Failover.After, g.Failover.LossRecordsMax)
 }
 
-// pauses says for how long clients are held.
+// pauses says for how long clients are held by a switchover.
 func (p Plan) pauses(g spillway.FailoverGroup) string {
-	if p.HeldMillis < 0 {
-		return fmt.Sprintf("produce requests are held until then, %s at most, or the move is given up by itself", holdMax(g))
+	expected := "how long is not known, since " + p.PauseWhy
+	if p.PauseMillis >= 0 {
+		expected = fmt.Sprintf("about %d ms (%s)", p.PauseMillis, p.PauseWhy)
 	}
-	return fmt.Sprintf("produce requests are held until then: %d ms at the median of earlier switchovers, %s at most, or the move is given up by itself", p.HeldMillis, holdMax(g))
+	return fmt.Sprintf("produce requests are held until then: %s, %s at most, or the move is given up by itself", expected, holdMax(g))
 }
 
 // explain fills in what the move would mean.
 func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, view failover.View) {
 	p.Kind, p.From, p.To, p.Epoch, p.Behind = next.Kind, share.Active, next.Target, next.Epoch, -1
+	p.Torn = "not possible: gateways refuse transactional producers"
 	source, target := view.Sites[share.Active].Following, view.Sites[next.Target].Following
 	if source != nil && target != nil && source.Partitions == target.Partitions && source.Partitions > 0 {
 		p.Behind = max(0, source.EndSum-target.EndSum)
@@ -108,9 +140,11 @@ func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, vie
 		p.Effects = append(p.Effects,
 			fmt.Sprintf("nothing is lost, repeated or reordered; %s lacks %s now and is brought to the cutover first", next.Target, behind),
 			p.pauses(g))
+		p.Reread = "nothing"
 		if g.GroupDrain > 0 {
 			p.Effects = append(p.Effects, fmt.Sprintf("consumer groups pause for up to %s before that and read nothing again", g.GroupDrain))
 		} else {
+			p.Reread = "up to one commit interval of each consumer group"
 			p.Effects = append(p.Effects, "consumer groups are not drained: each reads up to one commit interval again")
 		}
 		return
@@ -121,33 +155,57 @@ func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, vie
 	} else {
 		p.lost(share, next, view, behind)
 	}
+	p.Reread = cmp.Or(p.measured, "up to one commit interval of each consumer group")
+	wait := fmt.Sprintf("up to %s", coordination.LeaseTTL+coordination.LeaseMargin)
+	if p.PauseMillis >= 0 {
+		wait = fmt.Sprintf("about %d ms (%s)", p.PauseMillis, p.PauseWhy)
+	}
 	p.Effects = append(p.Effects,
-		"consumer groups read up to one commit interval again",
-		fmt.Sprintf("nobody is served until %d gateways have confirmed and the leases of all others are over, which takes up to %s", len(p.Gateways), coordination.LeaseTTL+coordination.LeaseMargin),
+		"consumer groups read again: "+p.Reread,
+		fmt.Sprintf("nobody is served until %d gateways have confirmed and the leases of all others are over: %s", len(p.Gateways), wait),
 		fmt.Sprintf("what is missing is listed by spillway failover-group history %s when it is over, and record by record by spillway unreplicated list once %s is back", p.Group, share.Active))
 }
 
 // foresee reads the sites for what may be lost.
-func (p *Plan) foresee(ctx context.Context, o *Operator, g spillway.FailoverGroup, share failover.Share, target spillway.SiteID, view failover.View) {
-	known, old, unread := o.forecast(ctx, g, share, target, view)
+func (p *Plan) foresee(ctx context.Context, o *Operator, g spillway.FailoverGroup, share failover.Share, target spillway.SiteID, view failover.View, urgent bool) {
+	known, looked, unread := o.forecast(ctx, g, share, target, view, urgent)
 	p.Unread = unread
-	if len(known.Order) == 0 {
-		return // nothing is known of any survivor: all would look lost
-	}
-	p.Losses, p.LostLeast, p.LostMost = known.Losses(o.limits(g))
-	p.foreseen = true
+	p.allRead = !slices.ContainsFunc(g.Sites, func(s spillway.SiteID) bool {
+		return s != share.Active && unheard(view.Sites[s], share.Epoch) == nil && known.Ends[s] == nil
+	})
+	p.foreseen(known, o.limits(g))
+	old := looked[share.Active]
 	if old != nil {
 		old.count(ctx, p.Losses)
+	}
+	if urgent {
+		return
+	}
+	for site, l := range looked {
+		if site != share.Active {
+			l.keptUntil(ctx, site, p.Losses)
+		}
+	}
+	if there := looked[target]; old != nil && there != nil {
+		p.measured = o.measureReread(ctx, g, old, there)
+	}
+}
+
+// foreseen takes the loss from what was read.
+func (p *Plan) foreseen(known failover.Known, limits failover.Limits) {
+	if len(known.Order) > 0 { // else nothing is known of any survivor: all would look lost
+		p.Losses, p.LostLeast, p.LostMost = known.Losses(limits)
+		p.read = true
 	}
 }
 
 // lost says what a failover may lose: partition by partition where that was read,
 // else by the sums that the leases tell, which know nothing of single partitions.
 func (p *Plan) lost(share, next failover.Share, view failover.View, behind string) {
-	if p.foreseen {
+	if p.read {
 		p.Effects = append(p.Effects, fmt.Sprintf("%s is not asked: of the records that were acknowledged there, up to %d in %d partitions may be missing (%s lacked %s)", share.Active, p.LostMost, len(p.Losses), next.Target, behind))
 		if p.LostLeast > 0 {
-			p.Effects = append(p.Effects, fmt.Sprintf("at least %d of them are missing, so it waits for a person unless --accept-loss is as much", p.LostLeast))
+			p.Effects = append(p.Effects, fmt.Sprintf("at least %d of them are missing, which --accept-loss has to allow", p.LostLeast))
 		}
 		return
 	}

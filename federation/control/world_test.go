@@ -196,14 +196,18 @@ func newWorld(t *testing.T, o options) *world {
 	return w
 }
 
-// restart brings a killed site back with what it had.
-func (s *site) restart() {
+// restart brings a killed site back with what it had. before is done while only its
+// brokers are back.
+func (s *site) restart(before ...func()) {
 	s.w.t.Helper()
 	server, err := embedded.Start(s.config)
 	if err != nil {
 		s.w.t.Fatal(err)
 	}
 	s.server = server
+	for _, do := range before {
+		do()
+	}
 	s.start()
 }
 

@@ -80,6 +80,16 @@ func (k Keys) HistoryDegrade(id spillway.ShareID, e spillway.Epoch, count int) s
 	return fmt.Sprintf("%s-degrade-%04d", k.History(id, e), count)
 }
 
+// HistoryKnown is what was known when a move began.
+func (k Keys) HistoryKnown(id spillway.ShareID, e spillway.Epoch) string {
+	return k.History(id, e) + "-known"
+}
+
+// HistoryFound is what a site that was given up by a move alone had.
+func (k Keys) HistoryFound(id spillway.ShareID, e spillway.Epoch, site spillway.SiteID) string {
+	return k.History(id, e) + "-found-" + string(site)
+}
+
 // Ballots is the prefix of all observers' votes.
 func (k Keys) Ballots() string { return k.root() + "ballots/" }
 

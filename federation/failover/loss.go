@@ -1,6 +1,10 @@
 package failover
 
-import "spillway"
+import (
+	"time"
+
+	"spillway"
+)
 
 // Loss is what a failover may leave behind of one partition, as far as anybody can
 // know before it. Offsets are virtual.
@@ -18,6 +22,12 @@ type Loss struct {
 	LogEnd spillway.Offset `json:"logEnd"`
 	// Records is how many the old site had from From on when it was read; −1: not known.
 	Records int64 `json:"records"`
+	// First and Last are the times of those records; zero: not known.
+	First time.Time `json:"first,omitzero"`
+	Last  time.Time `json:"last,omitzero"`
+	// Kept is the time of the last record that Site has: what was written after it may be
+	// missing; zero: not known.
+	Kept time.Time `json:"kept,omitzero"`
 }
 
 // Known is what was read before a failover that nobody has begun.

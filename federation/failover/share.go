@@ -112,14 +112,16 @@ type Share struct {
 
 	// Set while a move is under way. Kind, Who, Why, Started and Passages stay
 	// until the next one begins and tell of the last.
-	Target  spillway.SiteID  `json:"target,omitempty"`
-	Kind    Kind             `json:"kind,omitempty"`
-	Who     string           `json:"who,omitempty"`
-	Why     string           `json:"why,omitempty"`
-	Started time.Time        `json:"started,omitzero"` // when the move was asked for
-	Since   time.Time        `json:"since,omitzero"`   // when the state was entered
-	WaitFor []WaitGateway    `json:"waitFor,omitempty"`
-	Cutover PartitionOffsets `json:"cutover,omitempty"` // virtual log ends at the old site (switchover)
+	Target  spillway.SiteID `json:"target,omitempty"`
+	Kind    Kind            `json:"kind,omitempty"`
+	Who     string          `json:"who,omitempty"`
+	Why     string          `json:"why,omitempty"`
+	Started time.Time       `json:"started,omitzero"` // when the move was asked for
+	Since   time.Time       `json:"since,omitzero"`   // when the state was entered
+	WaitFor []WaitGateway   `json:"waitFor,omitempty"`
+	// Undrained are gateways of which members of consumer groups did not pause in time.
+	Undrained []spillway.GatewayID `json:"undrained,omitempty"`
+	Cutover   PartitionOffsets     `json:"cutover,omitempty"` // virtual log ends at the old site (switchover)
 	// Prefix is the longest verified end at any survivor (failover), to which
 	// the target is brought, and PrefixSite who has it, by partition.
 	Prefix      PartitionOffsets             `json:"prefix,omitempty"`

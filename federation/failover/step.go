@@ -114,10 +114,10 @@ func Decide(share Share, view View, limits Limits) (next Share, actions []Action
 }
 
 func draining(share Share, view View, limits Limits) (Share, []Action) {
-	waiting := []string{}
+	waiting, late := []string{}, []spillway.GatewayID(nil)
 	for _, g := range view.Gateways {
 		if !g.Over && !g.Leaving && (g.Report == nil || !g.Report.GroupsDrained) {
-			waiting = append(waiting, string(g.ID))
+			waiting, late = append(waiting, string(g.ID)), append(late, g.ID)
 		}
 	}
 	if len(waiting) == 0 && view.Unseen <= 0 {
@@ -128,6 +128,7 @@ func draining(share Share, view View, limits Limits) (Share, []Action) {
 		if len(waiting) > 0 {
 			why = fmt.Sprintf("consumer groups drained for %s, members at %s did not come in time and may read records again", limits.Group.GroupDrain, strings.Join(waiting, ", "))
 		}
+		share.Undrained = late
 		return move(share.fencing(view, why))
 	}
 	if len(waiting) == 0 {

@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"spillway"
-	"spillway/federation/control"
 	"spillway/federation/failover"
+	account "spillway/federation/history"
 	"spillway/mirror"
 	"spillway/tests/clients"
 	"spillway/tests/orders/check"
@@ -39,7 +39,7 @@ type loss struct {
 
 	at, opened, back time.Time // lost; another site serves; there again
 	pending          int64     // sent and not acknowledged when it was lost, order workload only
-	move             control.Record
+	move             account.Record
 	told             []*os.File                 // histories, from before the loss on
 	listed           []mirror.UnreplicatedRange // at the site, once it was back
 }
@@ -98,7 +98,7 @@ func (r *run) lose(l *loss) {
 		if err != nil {
 			return err
 		}
-		var moves []control.Record
+		var moves []account.Record
 		if err := json.Unmarshal([]byte(out), &moves); err != nil {
 			return err
 		}
@@ -301,7 +301,7 @@ func (r *run) lostSites() []string {
 }
 
 // announced are the ranges of virtual offsets that a failover burnt.
-func announced(m control.Record, tell func(tp spillway.TopicPartition, from, to spillway.Offset)) {
+func announced(m account.Record, tell func(tp spillway.TopicPartition, from, to spillway.Offset)) {
 	m.Start.All(func(tp spillway.TopicPartition, start spillway.Offset) {
 		if verified := m.Verified.Get(tp); verified >= 0 && verified < start {
 			tell(tp, verified, start)

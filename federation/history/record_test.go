@@ -1,4 +1,4 @@
-package control
+package history
 
 import (
 	"testing"
@@ -11,7 +11,7 @@ import (
 func TestLossOfANewPartitionBeginsAtTheOffsetBase(t *testing.T) {
 	last := failover.Share{Group: "orders", State: failover.Open, Kind: failover.Failover, Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "west"}},
 		Prefix: failover.PartitionOffsets{"orders": {1020}}, Start: failover.PartitionOffsets{"orders": {1050, 1040}}}
-	if r := recordOf(last, failover.Share{}, spillway.Offset(1000)); r.LostMost != 30+40 || r.From != "east" {
+	if r := Of(last, failover.Share{}, spillway.Offset(1000)); r.LostMost != 30+40 || r.From != "east" {
 		t.Errorf("%+v", r)
 	}
 }

@@ -1,0 +1,181 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/failover"
+	"spillway/federation/preflight"
+)
+
+const (
+	// lookMax bounds a look at the sites before a move that a person asks for; a failover
+	// is in a hurry and has foretellMax, a dry run has forecastMax.
+	lookMax = 2 * time.Second
+	// settingsMax is of how many topics the settings are compared, and settingsAtOnce how
+	// many are asked for at the same time.
+	settingsMax    = 200
+	settingsAtOnce = 8
+)
+
+// look reads the sites before a move, as far as a way to them is known: whether the target
+// can take the group, and for a failover what would be lost.
+func (p *Plan) look(ctx context.Context, o *Operator, g spillway.FailoverGroup, share, next failover.Share, view failover.View, dryRun bool) {
+	if o.Sites == nil {
+		return
+	}
+	limit := lookMax
+	switch {
+	case dryRun:
+		limit = forecastMax
+	case next.Kind == failover.Failover:
+		limit = foretellMax
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if next.Kind == failover.Failover {
+		p.foresee(ctx, o, g, share, next.Target, view, !dryRun)
+	}
+	var active, target preflight.Site
+	var errActive, errTarget error
+	var wg sync.WaitGroup
+	if next.Kind == failover.Switchover || dryRun && !view.Sites[share.Active].Judgement.Down {
+		wg.Go(func() { active, errActive = o.inspect(ctx, share.Active, g) })
+	} else {
+		errActive = errNotAsked
+	}
+	wg.Go(func() { target, errTarget = o.inspect(ctx, next.Target, g) })
+	wg.Wait()
+	switch {
+	case errTarget != nil:
+		p.unread(next.Target, errTarget)
+	case errActive != nil:
+		if !errors.Is(errActive, errNotAsked) {
+			p.unread(share.Active, errActive)
+		}
+		p.Findings = preflight.Compare(nil, target)
+	default:
+		p.Findings = preflight.Compare(&active, target)
+	}
+}
+
+// errNotAsked: the site is taken as lost.
+var errNotAsked = errors.New("not asked")
+
+// unread notes once that a site could not be read.
+func (p *Plan) unread(site spillway.SiteID, err error) {
+	prefix := fmt.Sprintf("site %s: ", site)
+	if !slices.ContainsFunc(p.Unread, func(u string) bool { return strings.HasPrefix(u, prefix) }) {
+		p.Unread = append(p.Unread, prefix+err.Error())
+	}
+}
+
+// inspect reads what a site shows of the topics of a group.
+func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup) (preflight.Site, error) {
+	seen := preflight.Site{ID: site, Topics: map[string]preflight.Topic{}}
+	cluster := o.Sites[site]
+	if cluster == nil {
+		return seen, errors.New("no way to it is known")
+	}
+	md, err := cluster.Metadata(ctx)
+	if err != nil {
+		return seen, err
+	}
+	var names []string
+	for name, t := range md.Topics {
+		if of, ok := o.topology.GroupOfTopic(name); ok && of.Name == g.Name && !t.Internal && t.ErrorCode == 0 {
+			seen.Topics[name] = shown(t)
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	names = names[:min(len(names), settingsMax)]
+	settings, err := settingsOf(ctx, cluster.Admin(), names)
+	for name, s := range settings {
+		t := seen.Topics[name]
+		t.Settings = s
+		seen.Topics[name] = t
+	}
+	return seen, err
+}
+
+// shown is what the metadata tell of a topic.
+func shown(md broker.TopicMetadata) preflight.Topic {
+	t := preflight.Topic{Partitions: len(md.Partitions), InSync: make([]int, len(md.Partitions))}
+	for i, p := range md.Partitions {
+		t.InSync[i] = len(p.ISR)
+		if p.Leader < 0 {
+			t.Leaderless = append(t.Leaderless, p.Partition)
+		}
+		if n := len(p.Replicas); i == 0 || n < t.Replicas {
+			t.Replicas = n
+		}
+	}
+	return t
+}
+
+// settingsOf reads the settings in force of some topics, a few at once.
+func settingsOf(ctx context.Context, admin broker.Admin, names []string) (map[string]map[string]string, error) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	found, faults := map[string]map[string]string{}, []error{}
+	next := make(chan string)
+	for range settingsAtOnce {
+		wg.Go(func() {
+			for name := range next {
+				configs, err := admin.TopicConfigs(ctx, name)
+				values := make(map[string]string, len(configs))
+				for key, v := range configs {
+					values[key] = v.Value
+				}
+				mu.Lock()
+				if err == nil {
+					found[name] = values
+				} else if !errors.Is(err, broker.ErrUnknownTopic) { // deleted meanwhile
+					faults = append(faults, err)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for _, name := range names {
+		next <- name
+	}
+	close(next)
+	wg.Wait()
+	if len(faults) > 0 {
+		return found, faults[0] // one says it, there may be one for each topic
+	}
+	return found, nil
+}
+
+// refuse notes why the move would not be begun.
+func (p *Plan) refuse(r failover.Request) {
+	if r.Kind == failover.Switchover {
+		p.Refused = append(p.Refused, preflight.Refusals(p.Findings)...)
+		return
+	}
+	if p.read && p.allRead && r.LossMax >= 0 && p.LostLeast > r.LossMax {
+		p.Refused = append(p.Refused, fmt.Sprintf("at least %d records are not replicated and would be lost, %d at most; go on with --accept-loss %d, or with as much as you accept (-1: any number)", p.LostLeast, p.LostMost, p.LostLeast))
+	}
+}
+
+// Refusal is why the move would not be begun; nil: it would be. What refuses a switchover
+// ends by itself, as mirrors create what is missing and brokers start: failover.ErrBehind.
+func (p Plan) Refusal() error {
+	kind := failover.ErrRefused
+	if p.Kind == failover.Switchover {
+		kind = failover.ErrBehind
+	}
+	if len(p.Refused) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", kind, strings.Join(p.Refused, "; "))
+}

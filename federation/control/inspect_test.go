@@ -1,0 +1,98 @@
+package control
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/failover"
+)
+
+// A target that would refuse what producers write is no target of a switchover. A
+// failover is told of it, and goes where a person says.
+func TestASwitchoverToASiteThatTakesNoWritesIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{})
+	w.operator.Sites = map[spillway.SiteID]broker.Cluster{}
+	for id, s := range w.sites {
+		w.operator.Sites[id] = s.cluster
+	}
+	w.settled(1)
+	set := func(name string, value *string) {
+		t.Helper()
+		if err := w.sites["west"].cluster.Admin().SetTopicConfigs(within(t), "orders", map[string]*string{name: value}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	two, small := "2", "1000"
+	set("min.insync.replicas", &two) // of one
+	set("max.message.bytes", &small)
+	w.operator.Waiting = nil
+	var plan Plan
+	w.eventually("the dry run says so", func() bool {
+		var err error
+		plan, err = w.operator.Switchover(within(t), "orders", "west", "ann", "", true)
+		return err == nil && len(plan.Refused) == 1
+	})
+	if !strings.Contains(plan.Refused[0], "orders-0 (1 of 2), orders-1 (1 of 2)") || len(plan.Findings) != 2 || !strings.Contains(plan.Findings[1].What, "larger batches will be refused: orders (1000, not ") {
+		t.Errorf("%+v", plan)
+	}
+	w.eventually("it is refused for that reason", func() bool { // and not since somebody was not heard for a moment
+		_, err := w.operator.Switchover(within(t), "orders", "west", "ann", "", false)
+		return errors.Is(err, failover.ErrBehind) && strings.Contains(err.Error(), "min.insync.replicas")
+	})
+	if s := w.record(); s.State != failover.Stable || s.Epoch != 1 {
+		t.Fatalf("it began all the same: %+v", s)
+	}
+	w.eventually("a failover is told of it", func() bool {
+		plan, err := w.operator.Failover(within(t), "orders", "west", -1, "ann", "", true)
+		return err == nil && len(plan.Refused) == 0 && len(plan.Findings) == 2
+	})
+	// With Waiting, the switchover begins as soon as the site takes writes.
+	told := make(chan string, 1000)
+	w.operator.Waiting = func(why error) bool {
+		if strings.Contains(why.Error(), "min.insync.replicas") {
+			told <- why.Error()
+			set("min.insync.replicas", nil)
+		}
+		return len(told) < 900
+	}
+	plan, err := w.operator.Switchover(within(t), "orders", "west", "ann", "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil); err != nil || share.Active != "west" {
+		t.Errorf("%+v, %v", share, err)
+	}
+	if len(told) == 0 {
+		t.Error("it did not wait")
+	}
+}
+
+func TestPlansOfOthersAreNotRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		plan Plan
+		max  int64
+		want int
+	}{
+		"more than accepted":           {Plan{read: true, allRead: true, LostLeast: 5}, 4, 1},
+		"as much as accepted":          {Plan{read: true, allRead: true, LostLeast: 5}, 5, 0},
+		"any number is accepted":       {Plan{read: true, allRead: true, LostLeast: 5}, -1, 0},
+		"a survivor could not be read": {Plan{read: true, LostLeast: 5}, 0, 0},
+		"nothing was read":             {Plan{allRead: true, LostLeast: -1}, 0, 0},
+	} {
+		c.plan.refuse(failover.Request{Kind: failover.Failover, LossMax: c.max})
+		if len(c.plan.Refused) != c.want {
+			t.Errorf("%s: %v", name, c.plan.Refused)
+		}
+	}
+	p := Plan{Unread: []string{"site east: down"}}
+	p.unread("east", errors.New("again"))
+	p.unread("west", errors.New("no way"))
+	if !slices.Equal(p.Unread, []string{"site east: down", "site west: no way"}) {
+		t.Errorf("%q", p.Unread)
+	}
+}

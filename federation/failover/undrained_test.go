@@ -1,0 +1,28 @@
+package failover
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"spillway"
+)
+
+// Gateways of which members did not pause in time stay in the record until the move is
+// over: the history says who may have read again.
+func TestWhoDidNotPauseInTimeStaysInTheRecord(t *testing.T) {
+	share := Share{Group: "orders", State: Draining, Kind: Switchover, Epoch: 2, Active: "east", Target: "west", Terms: []Term{{Epoch: 1, Site: "east"}}}
+	limits := Limits{Group: spillway.FailoverGroup{Name: "orders", GroupDrain: time.Second}}
+	view := View{InState: time.Second, Gateways: []GatewayView{{ID: "a", Report: &GatewayReport{GroupsDrained: true}}, {ID: "b"}, {ID: "c", Over: true}}}
+	next, _ := Step(share, view, limits)
+	if next.State != Fencing || !slices.Equal(next.Undrained, []spillway.GatewayID{"b"}) {
+		t.Fatalf("%s, %v", next.State, next.Undrained)
+	}
+	if over := next.settled(); over.Undrained != nil {
+		t.Errorf("%v stays beyond the move", over.Undrained)
+	}
+	view.Gateways[1].Report = &GatewayReport{GroupsDrained: true}
+	if next, _ = Step(share, view, limits); next.State != Fencing || next.Undrained != nil {
+		t.Errorf("%s, %v", next.State, next.Undrained)
+	}
+}

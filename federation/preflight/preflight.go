@@ -1,0 +1,167 @@
+// Package preflight compares the sites of a failover group before it moves: whether the
+// target can take what the active site has. It is pure: what the sites showed is passed
+// in. It knows nothing of offsets, votes and leases, which package failover judges.
+package preflight
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"spillway"
+)
+
+// Topic is what a site shows of one topic of the group.
+type Topic struct {
+	Partitions int
+	Replicas   int     // of the partition that has the fewest
+	Leaderless []int32 // partitions without a leader, ascending
+	// InSync is how many replicas of each partition are in sync, by its number.
+	InSync []int
+	// Settings are those in force, inherited ones included; nil: they were not read.
+	Settings map[string]string
+}
+
+// Site is what a site shows of the group.
+type Site struct {
+	ID     spillway.SiteID
+	Topics map[string]Topic
+}
+
+// Finding is something about the target that a move would meet.
+type Finding struct {
+	// Refuses: producers of the group would stand after the move. A switchover is
+	// refused; a failover is a person's choice between two evils.
+	Refuses bool   `json:"refuses"`
+	What    string `json:"what"`
+}
+
+// namesMax is how many topics or partitions a finding names.
+const namesMax = 5
+
+// settings that change what clients may do or what is kept, with what it means.
+var settings = []struct {
+	name  string
+	worse func(active, target string) bool
+	means string
+}{
+	{"max.message.bytes", smaller, "larger batches will be refused"},
+	{"retention.ms", shorter, "records are kept for a shorter time"},
+	{"retention.bytes", shorter, "fewer bytes are kept"},
+	{"cleanup.policy", differs, "other records are kept"},
+	{"message.timestamp.type", differs, "records get another time"},
+	{"min.insync.replicas", smaller, "records are acknowledged with fewer copies"},
+	{"unclean.leader.election.enable", func(active, target string) bool { return active != "true" && target == "true" }, "a broker that lacks records may lead"},
+}
+
+func differs(active, target string) bool { return active != target }
+
+// smaller compares numbers.
+func smaller(active, target string) bool {
+	a, errA := strconv.ParseInt(active, 10, 64)
+	t, errT := strconv.ParseInt(target, 10, 64)
+	return errA == nil && errT == nil && t < a
+}
+
+// shorter compares retentions, where −1 is for ever.
+func shorter(active, target string) bool {
+	if target == "-1" || active == target {
+		return false
+	}
+	return active == "-1" || smaller(active, target)
+}
+
+// Compare lists what a move from one site to another would meet, what refuses it first.
+// active is nil where that site could not be read: the target is looked at alone then.
+func Compare(active *Site, target Site) []Finding {
+	var found []Finding
+	refuse := func(names []string, format string, args ...any) {
+		if len(names) > 0 {
+			found = append(found, Finding{true, fmt.Sprintf(format, args...) + ": " + few(names)})
+		}
+	}
+	missing, short := []string{}, []string{}
+	if active != nil {
+		for _, name := range slices.Sorted(maps.Keys(active.Topics)) {
+			has, there := target.Topics[name]
+			switch want := active.Topics[name].Partitions; {
+			case !there:
+				missing = append(missing, name)
+			case has.Partitions < want:
+				short = append(short, fmt.Sprintf("%s (%d of %d)", name, has.Partitions, want))
+			}
+		}
+	}
+	refuse(missing, "%s lacks topics, which its mirror has to create first", target.ID)
+	refuse(short, "%s lacks partitions of topics, which its mirror has to create first", target.ID)
+	leaderless, under := []string{}, []string{}
+	for _, name := range slices.Sorted(maps.Keys(target.Topics)) {
+		t := target.Topics[name]
+		for _, p := range t.Leaderless {
+			leaderless = append(leaderless, fmt.Sprintf("%s-%d", name, p))
+		}
+		least, err := strconv.Atoi(t.Settings["min.insync.replicas"])
+		for p, n := range t.InSync {
+			if err == nil && n < least && !slices.Contains(t.Leaderless, int32(p)) {
+				under = append(under, fmt.Sprintf("%s-%d (%d of %d)", name, p, n, least))
+			}
+		}
+	}
+	refuse(leaderless, "partitions have no leader at %s, start its brokers", target.ID)
+	refuse(under, "fewer replicas are in sync at %s than min.insync.replicas asks for, so it refuses acks=all; start its brokers or wait until they have caught up", target.ID)
+	if active == nil {
+		return found
+	}
+	return append(found, differences(*active, target)...)
+}
+
+// differences are what clients will notice after the move, and what an operator may have
+// meant otherwise.
+func differences(active, target Site) []Finding {
+	var found []Finding
+	fewer := []string{}
+	notes := map[string][]string{}
+	for _, name := range slices.Sorted(maps.Keys(active.Topics)) {
+		a, t := active.Topics[name], target.Topics[name]
+		if t.Replicas > 0 && t.Replicas < a.Replicas {
+			fewer = append(fewer, fmt.Sprintf("%s (%d, not %d)", name, t.Replicas, a.Replicas))
+		}
+		if a.Settings == nil || t.Settings == nil {
+			continue
+		}
+		for _, s := range settings {
+			if s.worse(a.Settings[s.name], t.Settings[s.name]) {
+				notes[s.name] = append(notes[s.name], fmt.Sprintf("%s (%s, not %s)", name, t.Settings[s.name], a.Settings[s.name]))
+			}
+		}
+	}
+	if len(fewer) > 0 {
+		found = append(found, Finding{false, fmt.Sprintf("topics have fewer replicas at %s than at %s: %s", target.ID, active.ID, few(fewer))})
+	}
+	for _, s := range settings {
+		if names := notes[s.name]; len(names) > 0 {
+			found = append(found, Finding{false, fmt.Sprintf("%s differs at %s, %s: %s", s.name, target.ID, s.means, few(names))})
+		}
+	}
+	return found
+}
+
+// Refusals are the sentences of the findings that refuse a switchover.
+func Refusals(found []Finding) []string {
+	var why []string
+	for _, f := range found {
+		if f.Refuses {
+			why = append(why, f.What)
+		}
+	}
+	return why
+}
+
+func few(names []string) string {
+	if more := len(names) - namesMax; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:namesMax], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
