@@ -3,6 +3,7 @@ package lb
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"math/rand/v2"
 	"sync"
@@ -25,8 +26,8 @@ type Target struct {
 type Config struct {
 	Policy  Policy
 	Targets []Target // 1 to TargetsMax
-	// Rand decides between equals, and with which turn a balancer begins. It is used
-	// by one goroutine at a time.
+	// Rand gives the seed of what decides between equals, and with which turn a
+	// balancer begins.
 	Rand     rand.Source
 	Outliers Outliers
 	// SlowStart is how long a target that comes back gets less than its share; default
@@ -48,7 +49,7 @@ type Balancer struct {
 	even      bool    // all have the same weight
 
 	mu      sync.Mutex
-	random  rand.Source
+	seed    uint64
 	targets []target
 	up      Set // by the verdict
 	ejected Set
@@ -67,6 +68,7 @@ type target struct {
 	inFlight int64
 	latency  float64       // nanoseconds, as of measured; 0: unknown
 	measured time.Duration // when it was last noted
+	fresh    time.Duration // until then next to nothing of it is forgotten
 
 	warm time.Duration // when its slow start began
 	health
@@ -95,7 +97,7 @@ func New(c Config) (*Balancer, error) {
 		c.Decay = 10 * time.Second
 	}
 	c.Outliers.setDefaults()
-	b := &Balancer{policy: c.Policy, outliers: c.Outliers, slowStart: c.SlowStart, decay: 1 / float64(c.Decay), even: true, random: c.Rand}
+	b := &Balancer{policy: c.Policy, outliers: c.Outliers, slowStart: c.SlowStart, decay: 1 / float64(c.Decay), even: true, seed: c.Rand.Uint64()}
 	names := make(map[string]bool)
 	for i, t := range c.Targets {
 		switch {
@@ -130,9 +132,15 @@ func (b *Balancer) begin() {
 	}
 }
 
+// random is SplitMix64: a step and the finalizer.
+func (b *Balancer) random() uint64 {
+	b.seed += 0x9e3779b97f4a7c15
+	return mix(b.seed)
+}
+
 // draw is a number below n by chance.
 func (b *Balancer) draw(n uint64) uint64 {
-	high, _ := bits.Mul64(b.random.Uint64(), n)
+	high, _ := bits.Mul64(b.random(), n)
 	return high
 }
 
@@ -248,7 +256,7 @@ func (b *Balancer) fewest(free Set) int {
 // soonest compares two at random: the best of all would be every balancer's (E).
 func (b *Balancer) soonest(now time.Duration, free Set) int {
 	n := uint64(bits.OnesCount64(uint64(free)))
-	r := b.random.Uint64()
+	r := b.random()
 	first := (r & (1<<32 - 1)) * n >> 32
 	second := (r >> 32) * (n - 1) >> 32
 	if second >= first {
@@ -273,11 +281,14 @@ func member(s Set, n uint64) int {
 // and has answered none: others are better while nobody knows.
 const unmeasured = float64(time.Second)
 
+// freshPart of a mean life makes no difference.
+const freshPart = 1.0 / 64
+
 func (b *Balancer) cost(now time.Duration, i int) float64 {
 	t := &b.targets[i]
 	expected := t.latency
 	switch {
-	case t.latency > 0 && now > t.measured: // it may be better by now, so it is tried again
+	case t.latency > 0 && now > t.fresh: // it may be better by now, so it is tried again
 		expected *= left(float64(now-t.measured) * b.decay)
 	case t.latency == 0 && t.inFlight > 0:
 		expected = unmeasured
@@ -300,12 +311,16 @@ func (b *Balancer) ofKey(hash uint64, free Set) int {
 		}
 		return best
 	}
-	score := 0.0
+	least := math.MaxFloat64
 	for s := uint64(free); s != 0; s &= s - 1 {
 		i := bits.TrailingZeros64(s)
 		t := &b.targets[i]
-		if n := logarithm(unit(mix(hash^t.hash))) * t.part; best < 0 || n > score {
-			best, score = i, n
+		u := unit(mix(hash ^ t.hash))
+		if float64((1-u)*t.part) >= least { // −ln(u) is more than 1 − u
+			continue
+		}
+		if n := float64(-logarithm(u) * t.part); n < least {
+			best, least = i, n
 		}
 	}
 	return best
@@ -318,5 +333,5 @@ func (b *Balancer) note(now time.Duration, t *target, took time.Duration) {
 		old := left(float64(max(now-t.measured, 0)) * b.decay)
 		rtt = t.latency*old + rtt*(1-old)
 	}
-	t.latency, t.measured = rtt, now
+	t.latency, t.measured, t.fresh = rtt, now, now+time.Duration(freshPart/b.decay)
 }

@@ -1,14 +1,25 @@
 package lb
 
-import "math"
+import (
+	"encoding/binary"
+	"math"
+)
 
-// hashOf is FNV-1a with a finalizer: FNV's high bits are weak for short keys.
+// hashOf is FNV-1a over words of eight bytes, each made to reach all bits, with a
+// finalizer.
 func hashOf(key []byte) uint64 {
-	sum := uint64(14695981039346656037)
-	for _, c := range key {
-		sum = (sum ^ uint64(c)) * 1099511628211
+	const prime = 1099511628211
+	sum := uint64(14695981039346656037) ^ uint64(len(key))
+	for len(key) >= 8 {
+		sum = (sum ^ binary.LittleEndian.Uint64(key)) * prime
+		sum ^= sum >> 32
+		key = key[8:]
 	}
-	return mix(sum)
+	var rest uint64
+	for i, c := range key {
+		rest |= uint64(c) << (8 * i)
+	}
+	return mix((sum ^ rest) * prime)
 }
 
 // mix is the finalizer of SplitMix64 (Steele, Lea and Flood, 2014).

@@ -126,7 +126,7 @@ func (b *Balancer) eject(now time.Duration, target int, why string) (Ejection, b
 	t := &b.targets[target]
 	t.times++
 	length := min(time.Duration(t.times)*b.outliers.EjectFor, b.outliers.EjectMax)
-	length -= time.Duration(unit(b.random.Uint64()) * float64(length) / 5)
+	length -= time.Duration(unit(b.random()) * float64(length) / 5)
 	t.row, t.done, t.failed, t.until = 0, 0, 0, now+length
 	b.ejected |= Of(target)
 	b.warming &^= Of(target)
@@ -189,7 +189,7 @@ func (b *Balancer) admit(now time.Duration, hash uint64, free Set) Set {
 		}
 		chance := hash ^ bits.RotateLeft64(t.hash, 32) // not the one that decides about the key
 		if b.policy != KeyAffinity {
-			chance = b.random.Uint64()
+			chance = b.random()
 		}
 		if unit(mix(chance)) >= share {
 			admitted &^= Of(i)
