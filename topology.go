@@ -16,6 +16,10 @@ const (
 	Unordered = "unordered"
 )
 
+// HomeFirst is the balance of unordered groups that writes a batch where its client
+// sent it as long as that site can take it. The others are the policies of package lb.
+const HomeFirst = "home-first"
+
 // Site is one Kafka cluster as the topology names it. Addresses and
 // credentials are the business of package broker.
 type Site struct {
@@ -26,6 +30,9 @@ type Site struct {
 	// the gateway's.
 	MirrorPrincipal  string
 	GatewayPrincipal string
+	// Weight is the site's part of what is balanced by weight, against those of
+	// others; 0 counts as 1.
+	Weight int
 }
 
 // What becomes of producers when the other sites lack more than AckPolicy allows.
@@ -75,6 +82,52 @@ type FailoverGroup struct {
 	GroupDrain      time.Duration
 	HoldMax         time.Duration
 	Failover        AutomaticFailover
+	Siblings        Siblings // of Unordered groups
+}
+
+// Siblings are the failover groups that together are one unordered group, one for each
+// site: what lives at one site has its own record, offsets, mirrors and moves.
+//
+// Each topic is shown as Partitions × len(Groups) partitions. Partition q belongs to
+// group q ÷ Partitions; a batch for it may be written to any partition with the same
+// q mod Partitions (R3).
+type Siblings struct {
+	Of         string   // name of the unordered group; "" where there are none
+	Groups     []string // names of all, in order of their homes
+	Index      int      // of the group among them
+	Partitions int32    // of each topic that one of them has
+	Balance    string   // HomeFirst or a policy of package lb
+}
+
+// Total is how many partitions each topic has; 0 where that is the topic's own affair.
+func (s Siblings) Total() int32 { return s.Partitions * int32(len(s.Groups)) }
+
+// Partition is the one of a group, by its index, that a batch for tp may be written to.
+func (s Siblings) Partition(index int, tp TopicPartition) TopicPartition {
+	tp.Partition = int32(index)*s.Partitions + tp.Partition%s.Partitions
+	return tp
+}
+
+// Spread makes the failover groups that stand for an unordered one: one for each of
+// its sites, NAME-SITE, which is its home. The first one has what cannot be divided:
+// consumer groups, and what belongs to whole topics.
+func (g FailoverGroup) Spread(partitions int32, balance string) []FailoverGroup {
+	var names []string
+	for _, site := range g.Sites {
+		names = append(names, g.Name+"-"+string(site))
+	}
+	var all []FailoverGroup
+	for i, name := range names {
+		one := g
+		one.Name, one.Kind = name, Unordered
+		one.Sites = slices.Concat(g.Sites[i:], g.Sites[:i])
+		one.Siblings = Siblings{Of: g.Name, Groups: names, Index: i, Partitions: partitions, Balance: balance}
+		if i > 0 {
+			one.ConsumerGroups = nil
+		}
+		all = append(all, one)
+	}
+	return all
 }
 
 // Topology is the immutable description of one virtual cluster: built once
@@ -131,6 +184,31 @@ func (t *Topology) GroupOfTopic(topic string) (FailoverGroup, bool) {
 		return FailoverGroup{}, false
 	}
 	return t.find(topic, func(g FailoverGroup) []string { return g.Topics })
+}
+
+// GroupOf finds the failover group that a partition belongs to. It is another one than
+// that of the topic where that is one of Siblings.
+func (t *Topology) GroupOf(tp TopicPartition) (FailoverGroup, bool) {
+	g, ok := t.GroupOfTopic(tp.Topic)
+	if !ok || g.Siblings.Partitions == 0 {
+		return g, ok
+	}
+	if tp.Partition < 0 || tp.Partition >= g.Siblings.Total() {
+		return FailoverGroup{}, false
+	}
+	return t.Group(g.Siblings.Groups[tp.Partition/g.Siblings.Partitions])
+}
+
+// HasTopic tells whether partitions of a topic belong to the failover group.
+func (t *Topology) HasTopic(group FailoverGroup, topic string) bool {
+	g, ok := t.GroupOfTopic(topic)
+	return ok && (g.Name == group.Name || g.Siblings.Of != "" && g.Siblings.Of == group.Siblings.Of)
+}
+
+// Has tells whether a partition belongs to the failover group.
+func (t *Topology) Has(group FailoverGroup, tp TopicPartition) bool {
+	g, ok := t.GroupOf(tp)
+	return ok && g.Name == group.Name
 }
 
 // GroupOfConsumerGroup finds the failover group that moves a consumer group.

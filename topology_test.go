@@ -1,6 +1,9 @@
 package spillway
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 func TestGroupOfTopic(t *testing.T) {
 	groups := []FailoverGroup{
@@ -20,5 +23,34 @@ func TestGroupOfTopic(t *testing.T) {
 	}
 	if g, ok := topology.GroupOfConsumerGroup("anything"); !ok || g.Name != "all" {
 		t.Errorf("consumer group belongs to %q", g.Name)
+	}
+}
+
+// An unordered group is one failover group for each site.
+func TestSpread(t *testing.T) {
+	one := FailoverGroup{Name: "clicks", Topics: []string{"clicks*"}, ConsumerGroups: []string{"readers"}, Sites: []SiteID{"east", "west", "north"}}
+	other := FailoverGroup{Name: "orders", Topics: []string{"orders"}, Sites: []SiteID{"east"}}
+	top := NewTopology("shop", "id", nil, append(one.Spread(4, HomeFirst), other))
+	for partition, want := range map[int32]string{0: "clicks-east", 3: "clicks-east", 4: "clicks-west", 11: "clicks-north", 12: "", -1: ""} {
+		tp := TopicPartition{Topic: "clicks-1", Partition: partition}
+		g, ok := top.GroupOf(tp)
+		if g.Name != want || ok != (want != "") || ok && (!top.Has(g, tp) || !top.HasTopic(g, tp.Topic) || g.Kind != Unordered) {
+			t.Errorf("partition %d belongs to %q (%v), want %q", partition, g.Name, ok, want)
+		}
+	}
+	if g, ok := top.GroupOf(TopicPartition{Topic: "orders", Partition: 99}); !ok || g.Name != "orders" || top.HasTopic(g, "clicks-1") {
+		t.Errorf("an ordered topic belongs to %q", g.Name)
+	}
+	west, _ := top.Group("clicks-west")
+	if !slices.Equal(west.Sites, []SiteID{"west", "north", "east"}) || len(west.ConsumerGroups) > 0 || west.Siblings.Total() != 12 {
+		t.Errorf("%+v", west)
+	}
+	if g, ok := top.GroupOfConsumerGroup("readers"); !ok || g.Name != "clicks-east" {
+		t.Errorf("readers belong to %q", g.Name)
+	}
+	for index, want := range []int32{2, 6, 10} {
+		if got := west.Siblings.Partition(index, TopicPartition{Topic: "clicks-1", Partition: 6}); got.Partition != want || got.Topic != "clicks-1" {
+			t.Errorf("sibling %d of partition 6 is %s, want %d", index, got, want)
+		}
 	}
 }

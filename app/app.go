@@ -57,7 +57,7 @@ func New(cfg *configs.Config, o Options) *App {
 		addrs: map[string]net.Addr{}, teardown: teardown{log: o.Log},
 	}
 	var groups []string
-	for _, g := range cfg.FailoverGroups {
+	for _, g := range cfg.Topology().Groups() {
 		groups = append(groups, g.Name)
 	}
 	mirrored := ""

@@ -62,6 +62,11 @@ func (a *App) gatewayEvents() federation.Events {
 		share(id, epoch, state, serving)
 		a.log.Info("gateway took notice", "share", id.String(), "epoch", epoch, "state", state, "serving", serving)
 	}
+	ejected := e.Router.Ejected
+	e.Router.Ejected = func(id spillway.ShareID, length time.Duration, why string) {
+		ejected(id, length, why)
+		a.log.Warn("batches go elsewhere for a time", "share", id.String(), "for", length.Round(time.Millisecond), "why", why)
+	}
 	return e
 }
 

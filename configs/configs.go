@@ -63,6 +63,7 @@ type Site struct {
 	GatewaySASL      SASL          `key:"gatewaySASL" doc:"Credentials of gateways, if they have their own: needed for the resource fence, which denies writes to them and not to the mirror."`
 	GatewayPrincipal string        `key:"gatewayPrincipal" doc:"Kafka principal (User:name) under which gateways write; the resource fence denies writes to it. Where brokers allow everyone on topics without an ACL, allow gateways, mirrors and clients explicitly: a denial is an ACL. Empty: no authorizer, moves are fenced by leases only."`
 	MirrorPrincipal  string        `key:"mirrorPrincipal" doc:"Kafka principal (User:name) under which mirrors write."`
+	Weight           int           `key:"weight" doc:"The site's part of what is balanced by weight, against those of other sites." default:"1"`
 	Replication      int           `key:"replication" doc:"Replication factor of the topics that Spillway creates here. 0: that of the data topics, at most the number of brokers." default:"0"`
 }
 
@@ -125,6 +126,9 @@ type FailoverGroup struct {
 	Topics         []string          `key:"topics" doc:"Topics: exact names, or a prefix followed by *." required:"true"`
 	ConsumerGroups []string          `key:"consumerGroups" doc:"Consumer groups: exact names, or a prefix followed by *."`
 	Sites          []string          `key:"sites" doc:"Sites that hold the group, preferred first; the first is the initial home." required:"true"`
+	Order          string            `key:"order" doc:"ordered: one active site for each partition. unordered: a batch is written at any site that can take it, at least once; one failover group NAME-SITE for each site." enum:"ordered,unordered" default:"ordered"`
+	Partitions     int               `key:"partitions" doc:"With order unordered: partitions of each topic that live at one site. The topics have that many times the number of sites. Must never change."`
+	Balance        string            `key:"balance" doc:"With order unordered: where batches are written. home-first: where the client sent them, as long as that site can take them." enum:"home-first,round-robin,weighted,least-in-flight,least-latency,local-first,key-affinity" default:"home-first"`
 	Ack            Ack               `key:"ack" doc:"When producers are answered."`
 	OffsetBase     int64             `key:"offsetBase" doc:"Virtual minus local offset in the first epoch. Must never change." default:"0"`
 	ReservedBlock  int64             `key:"reservedBlock" doc:"Records by which the reserved end is raised ahead of use: what a failover may burn of the offset space." default:"65536"`

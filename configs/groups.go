@@ -27,8 +27,44 @@ func (c *checker) groups(cfg *Config, places []string) {
 		c.patterns(key+".consumerGroups", g.ConsumerGroups, "g/", g.Name, owners)
 		c.groupSites(key, g, siteNames)
 		c.groupLimits(key, g, len(places))
+		c.order(key, g)
+	}
+	for i, g := range cfg.FailoverGroups {
+		for _, one := range g.nouns() {
+			if g.Order == spillway.Unordered && slices.Contains(names, one.Name) {
+				c.at(fmt.Sprintf("failoverGroups[%d].name", i), "%q is unordered, so there is a failover group %s for site %s, and another group has that name", g.Name, one.Name, one.Sites[0])
+			}
+		}
 	}
 }
+
+// order checks what groups with order unordered need, and what only they have.
+func (c *checker) order(key string, g FailoverGroup) {
+	if g.Order != spillway.Unordered {
+		if g.Partitions > 0 {
+			c.at(key+".partitions", "is for order unordered: an ordered group takes topics as they are")
+		}
+		if g.Balance != "" && g.Balance != spillway.HomeFirst {
+			c.at(key+".balance", "%s is for order unordered: a partition of an ordered group is written at its active site only", g.Balance)
+		}
+		return
+	}
+	if g.Partitions < 1 || g.Partitions > partitionsLimit {
+		c.at(key+".partitions", "must be 1 to %d with order unordered: how many partitions of each topic live at one site", partitionsLimit)
+	}
+	if len(g.Sites) < 2 {
+		c.at(key+".order", "unordered needs another site that could take a batch")
+	}
+	if g.Ack.OnLag != spillway.OnLagWarn {
+		c.at(key+".ack.onLag", "%s is for order ordered: only the gateway that leads a partition knows its lag, and others write to it too", g.Ack.OnLag)
+	}
+	if g.Deletes == "follow" {
+		c.at(key+".deletes", "follow is for order ordered: each site has records of its own in every topic, so delete it at all of them")
+	}
+}
+
+// partitionsLimit is a bound against slips; a site with so many is in trouble anyway.
+const partitionsLimit = 10_000
 
 // patterns must belong to one group each; the most specific one wins between
 // different patterns, but equal ones would be a coin toss.
@@ -123,13 +159,21 @@ func (c *checker) lag(key string, g FailoverGroup) {
 func (cfg *Config) Topology() *spillway.Topology {
 	sites := make([]spillway.Site, len(cfg.Sites))
 	for i, s := range cfg.Sites {
-		sites[i] = spillway.Site{ID: spillway.SiteID(s.Name), MirrorPrincipal: s.MirrorPrincipal, GatewayPrincipal: s.GatewayPrincipal}
+		sites[i] = spillway.Site{ID: spillway.SiteID(s.Name), MirrorPrincipal: s.MirrorPrincipal, GatewayPrincipal: s.GatewayPrincipal, Weight: s.Weight}
 	}
-	groups := make([]spillway.FailoverGroup, len(cfg.FailoverGroups))
-	for i, g := range cfg.FailoverGroups {
-		groups[i] = g.noun()
+	var groups []spillway.FailoverGroup
+	for _, g := range cfg.FailoverGroups {
+		groups = append(groups, g.nouns()...)
 	}
 	return spillway.NewTopology(cfg.VirtualCluster.Name, cfg.VirtualCluster.ClusterID, sites, groups)
+}
+
+// nouns are the failover groups that an entry stands for: one, or one for each site.
+func (g FailoverGroup) nouns() []spillway.FailoverGroup {
+	if g.Order == spillway.Unordered {
+		return g.noun().Spread(int32(g.Partitions), g.Balance)
+	}
+	return []spillway.FailoverGroup{g.noun()}
 }
 
 func (g FailoverGroup) noun() spillway.FailoverGroup {

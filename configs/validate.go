@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"spillway/lb"
 )
 
 // HoldLimit is the longest hold that clients bear: franz-go and kafka-go give
@@ -81,6 +83,9 @@ func (c *checker) sites(cfg *Config) []string {
 			c.address(fmt.Sprintf("%s.bootstrap[%d]", key, j), b, false)
 		}
 		c.embedded(key+".embedded", s.Embedded)
+		if s.Weight < 1 || s.Weight > lb.WeightMax {
+			c.at(key+".weight", "must be 1 to %d", lb.WeightMax)
+		}
 		c.credentials(key, s)
 	}
 	for i, w := range cfg.Witnesses {

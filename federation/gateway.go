@@ -157,7 +157,7 @@ func New(c Config) (*Gateway, error) {
 		Confirm: g.readShares, TTL: c.LeaseTTL, Every: c.LeaseEvery, Clock: c.Clock, Changed: g.leaseChanged,
 	})
 	rc := c.Router
-	rc.Gateway, rc.Topology, rc.Sites = c.ID, c.Topology, c.Sites
+	rc.Gateway, rc.Site, rc.Topology, rc.Sites = c.ID, c.Site, c.Topology, c.Sites
 	rc.Lease, rc.Layout, rc.Maps, rc.Reserve, rc.Marks = leaseHeld{g.lease}, g.layout, siteMaps{g}, g.reserve, g.marks
 	rc.Report, rc.Events, rc.Dial = g.reports.update, c.Events.Router, c.Dial
 	for _, s := range g.shares {

@@ -22,6 +22,11 @@ func TestRealKafkaMoves(t *testing.T) {
 	t.Run("switchovers keep order", func(t *testing.T) { switchoversKeepOrder(t, again(t)) })
 	t.Run("lost answers are found in the trail", func(t *testing.T) { lostAnswers(t, again(t)) })
 	t.Run("loss of acknowledged records stops nobody", func(t *testing.T) { lossStopsNobody(t, again(t)) })
+	t.Run("unordered batches find a site", func(t *testing.T) {
+		o.Topics = map[string]int32{"clicks": 4}
+		emptied(t, o, "clicks", "__spillway_map")
+		batchesAlwaysFindASite(t, spreadAs(t, o), o.Sites[0], o.Sites[1])
+	})
 }
 
 // emptied deletes and creates topics, so that each part begins with nothing.

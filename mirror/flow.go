@@ -342,7 +342,7 @@ func (f *flow) discover(flow context.Context) {
 	if len(missing) == 0 {
 		return
 	}
-	limits, err := f.m.ensureTopics(ctx, f.source, missing)
+	limits, err := f.m.ensureTopics(ctx, f.share, f.source, missing)
 	if err != nil {
 		f.fail(err)
 		return

@@ -237,7 +237,7 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 	}
 	ours := make(map[spillway.TopicPartition]broker.GroupOffset, len(theirs))
 	for tp, o := range theirs {
-		if o.Offset < 0 || !a.has(tp) || m.fedBy(src, tp.Topic) == "" {
+		if o.Offset < 0 || !a.covers(tp.Topic) || m.fedBy(src, tp.Topic) == "" {
 			continue
 		}
 		if translated, ok := m.translate(a, src, tp, o); ok {

@@ -53,8 +53,11 @@ type Assignment struct {
 	Match func(topic string) bool
 	// MatchGroup, if set, must also accept a consumer group.
 	MatchGroup func(group string) bool
-	// Owns, if set, must also accept a partition: groups of several shares.
-	Owns func(spillway.TopicPartition) bool
+	// Owns, if set, must also accept a partition, where topics are divided between
+	// shares. Each topic then has Total partitions; what belongs to whole topics is
+	// carried by the share that has partition 0.
+	Owns  func(spillway.TopicPartition) bool
+	Total int32
 }
 
 // Mirror feeds one site. All methods may be called by any goroutine.

@@ -296,7 +296,7 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 	if errors.Is(err, broker.ErrUnknownTopic) {
 		// The reserved ends may name a partition that was made just before its site
 		// was lost. It has to start above them here too (promise D).
-		if _, err := m.ensureTopics(ctx, nil, todo); err != nil {
+		if _, err := m.ensureTopics(ctx, s.assignment, nil, todo); err != nil {
 			return -1, err
 		}
 		logEnds, err = m.stableEnds(ctx, epoch, todo)

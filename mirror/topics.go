@@ -62,8 +62,11 @@ func (a Assignment) partitionsAt(ctx context.Context, c broker.Cluster) ([]spill
 
 // ensureTopics creates the topics that the source has and this site has not,
 // and grows those that are smaller. It returns the largest batch each takes.
-func (m *Mirror) ensureTopics(ctx context.Context, from *source, tps []spillway.TopicPartition) (map[string]int, error) {
+func (m *Mirror) ensureTopics(ctx context.Context, a Assignment, from *source, tps []spillway.TopicPartition) (map[string]int, error) {
 	counts := partitionCounts(tps)
+	for name, count := range counts {
+		counts[name] = max(count, a.Total)
+	}
 	if len(counts) == 0 {
 		return nil, nil
 	}

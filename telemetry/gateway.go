@@ -60,6 +60,8 @@ func (t *Telemetry) RouterEvents() router.Events {
 			t.histogram(gatewayBlockTime, id.Group).Observe(waited.Seconds())
 		},
 		FirstContact: func(outcome string) { t.counter(gatewayContacts, outcome).Inc() },
+		Picked:       func(id spillway.ShareID, reason string) { t.counter(gatewayPicks, id.Group, reason).Inc() },
+		Ejected:      func(id spillway.ShareID, _ time.Duration, _ string) { t.counter(gatewayEjections, id.Group).Inc() },
 		FetchLimited: func() { t.counter(gatewayFetchLimited).Inc() },
 	}
 }

@@ -59,6 +59,8 @@ var (
 	gatewayLagTime      = gauge("spillway_gateway_lag_seconds", "seconds", "Since the oldest of them was written.", "failover_group")
 	gatewayLagging      = gauge("spillway_gateway_lagging_partitions", "partitions", "Partitions of which the other sites lack more than ack.lagMax or ack.lagRecordsMax allows. Not 0: see ack.onLag.", "failover_group")
 	gatewayThrottle     = histogram("spillway_gateway_throttle_seconds", "How late producers were answered because the other sites are behind (ack.onLag throttle).", requestBuckets, "failover_group")
+	gatewayPicks        = counter("spillway_gateway_picks_total", "batches", "Batches of unordered groups by where they were written, and why there.", "failover_group", "reason")
+	gatewayEjections    = counter("spillway_gateway_ejections_total", "ejections", "Times that the gateway left out a site for unordered batches, because of its answers.", "failover_group")
 	gatewayBlockedNow   = gauge("spillway_gateway_blocked_acknowledgements", "batches", "Batches whose producers wait for an answer until the other sites are near enough (ack.onLag block).", "failover_group")
 	gatewayBlockTime    = histogram("spillway_gateway_block_seconds", "How long such batches waited.", requestBuckets, "failover_group")
 	gatewayServing      = gauge("spillway_gateway_share_serving", "", "1 while the gateway serves the group: it is open here and the gateway holds its lease.", "failover_group")

@@ -140,10 +140,11 @@ func (s *settings) atSite(ctx context.Context, group, site string, run func(*mir
 func assignment(cfg *configs.Config, id spillway.ShareID) mirror.Assignment {
 	t := cfg.Topology()
 	g, _ := t.Group(id.Group)
-	return mirror.Assignment{Share: id, Topics: g.Topics, Match: func(topic string) bool {
-		of, ok := t.GroupOfTopic(topic)
-		return ok && of.Name == id.Group
-	}}
+	return mirror.Assignment{
+		Share: id, Topics: g.Topics,
+		Match: func(topic string) bool { return t.HasTopic(g, topic) },
+		Owns:  func(tp spillway.TopicPartition) bool { return t.Has(g, tp) },
+	}
 }
 
 func unreplicatedRows(ranges []mirror.UnreplicatedRange) []string {

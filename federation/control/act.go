@@ -216,11 +216,13 @@ func (c *Control) partitions(ctx context.Context, site spillway.SiteID, g spillw
 	}
 	var tps []spillway.TopicPartition
 	for name, t := range md.Topics {
-		if owner, ok := c.cfg.Topology.GroupOfTopic(name); !ok || owner.Name != g.Name || t.Internal {
+		if !c.cfg.Topology.HasTopic(g, name) || t.Internal {
 			continue
 		}
 		for _, p := range t.Partitions {
-			tps = append(tps, spillway.TopicPartition{Topic: name, Partition: p.Partition})
+			if tp := (spillway.TopicPartition{Topic: name, Partition: p.Partition}); c.cfg.Topology.Has(g, tp) {
+				tps = append(tps, tp)
+			}
 		}
 	}
 	slices.SortFunc(tps, spillway.TopicPartition.Compare)

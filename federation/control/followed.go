@@ -323,13 +323,16 @@ func (s *followed) assignment(share failover.Share, epoch spillway.Epoch, source
 	a := mirror.Assignment{
 		Share: s.id, Topics: s.group.Topics, ConsumerGroups: s.group.ConsumerGroups, Epoch: epoch, OffsetBase: s.group.OffsetBase, FollowDeletions: s.group.FollowDeletions,
 		Match: func(topic string) bool {
-			g, ok := s.f.cfg.Topology.GroupOfTopic(topic)
-			return ok && g.Name == s.group.Name
+			return s.f.cfg.Topology.HasTopic(s.group, topic)
 		},
 		MatchGroup: func(group string) bool {
 			g, ok := s.f.cfg.Topology.GroupOfConsumerGroup(group)
 			return ok && g.Name == s.group.Name
 		},
+	}
+	if siblings := s.group.Siblings; siblings.Of != "" {
+		a.Owns = func(tp spillway.TopicPartition) bool { return s.f.cfg.Topology.Has(s.group, tp) }
+		a.Total = siblings.Total()
 	}
 	if source != s.f.site {
 		a.Source = source

@@ -88,7 +88,7 @@ func (o *Operator) glance(ctx context.Context, g spillway.FailoverGroup, share f
 		return l
 	}
 	for _, tp := range r.Partitions() {
-		if of, ok := o.topology.GroupOfTopic(tp.Topic); ok && of.Name == g.Name {
+		if o.topology.Has(g, tp) {
 			l.views[tp] = r.View(tp)
 		}
 	}

@@ -87,7 +87,7 @@ func (s *followed) writeFound(ctx context.Context, share failover.Share, epoch s
 	}
 	views := map[spillway.TopicPartition]*offsetmap.View{}
 	for _, tp := range reader.Partitions() {
-		if g, ok := s.f.cfg.Topology.GroupOfTopic(tp.Topic); ok && g.Name == s.group.Name {
+		if s.f.cfg.Topology.Has(s.group, tp) {
 			views[tp] = reader.View(tp)
 		}
 	}

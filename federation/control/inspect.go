@@ -90,7 +90,7 @@ func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway
 	}
 	var names []string
 	for name, t := range md.Topics {
-		if of, ok := o.topology.GroupOfTopic(name); ok && of.Name == g.Name && !t.Internal && t.ErrorCode == 0 {
+		if o.topology.HasTopic(g, name) && !t.Internal && t.ErrorCode == 0 {
 			seen.Topics[name] = shown(t)
 			names = append(names, name)
 		}

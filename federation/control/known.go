@@ -120,7 +120,7 @@ func (d *driver) foretell(ctx context.Context, next failover.Share) (Plan, failo
 		known.Ends[site] = failover.PartitionOffsets{}
 		r := d.c.mu.maps[site]
 		for _, tp := range r.Partitions() {
-			if of, ok := d.c.cfg.Topology.GroupOfTopic(tp.Topic); ok && of.Name == d.group.Name {
+			if d.c.cfg.Topology.Has(d.group, tp) {
 				end, _ := r.View(tp).End()
 				known.Ends[site].Set(tp, end)
 			}

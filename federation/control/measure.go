@@ -107,8 +107,7 @@ func (s *followed) onlyHere(ctx context.Context, ends map[spillway.TopicPartitio
 		brought[tp.Topic] = true
 	}
 	for _, name := range slices.Sorted(maps.Keys(md.Topics)) {
-		g, ok := s.f.cfg.Topology.GroupOfTopic(name)
-		if ok && g.Name == s.group.Name && !md.Topics[name].Internal && md.Topics[name].ErrorCode == 0 && !brought[name] && len(topics) < onlyHereMax {
+		if s.f.cfg.Topology.HasTopic(s.group, name) && !md.Topics[name].Internal && md.Topics[name].ErrorCode == 0 && !brought[name] && len(topics) < onlyHereMax {
 			topics = append(topics, name)
 		}
 	}
@@ -145,7 +144,7 @@ func (s *followed) compacted(ctx context.Context) ([]string, error) {
 	}
 	var topics []string
 	for _, name := range slices.Sorted(maps.Keys(md.Topics)) {
-		if g, ok := s.f.cfg.Topology.GroupOfTopic(name); !ok || g.Name != s.group.Name || md.Topics[name].Internal {
+		if !s.f.cfg.Topology.HasTopic(s.group, name) || md.Topics[name].Internal {
 			continue
 		}
 		configs, err := s.f.cfg.Cluster.Admin().TopicConfigs(ctx, name)
@@ -175,7 +174,7 @@ func (s *followed) logEnds(ctx context.Context) (map[spillway.TopicPartition]spi
 	r := s.f.cfg.Mirror.Map()
 	views := map[spillway.TopicPartition]*offsetmap.View{}
 	for _, tp := range r.Partitions() {
-		if g, ok := s.f.cfg.Topology.GroupOfTopic(tp.Topic); ok && g.Name == s.group.Name {
+		if s.f.cfg.Topology.Has(s.group, tp) {
 			views[tp] = r.View(tp)
 		}
 	}

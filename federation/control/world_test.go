@@ -103,7 +103,9 @@ func (a allowingAdmin) AllowWrite(ctx context.Context, principal string, topics 
 type options struct {
 	sites []spillway.SiteID
 	group func(*spillway.FailoverGroup)
-	store coordination.Store
+	// spread makes the group an unordered one of so many partitions at each site.
+	spread int32
+	store  coordination.Store
 	// mirror puts something between a follower and its mirror.
 	mirror func(spillway.SiteID, Mirror) Mirror
 	// real gives a site that is no embedded one: as mirror and control see it,
@@ -145,7 +147,11 @@ func newWorld(t *testing.T, o options) *world {
 		}
 		sites = append(sites, site)
 	}
-	w := &world{t: t, store: o.store, options: o, topology: spillway.NewTopology("shop", "shop-1", sites, []spillway.FailoverGroup{group}),
+	groups, topics := []spillway.FailoverGroup{group}, map[string]int32{"orders": partitions}
+	if o.spread > 0 {
+		groups, topics = group.Spread(o.spread, spillway.HomeFirst), map[string]int32{"orders": o.spread * int32(len(o.sites))}
+	}
+	w := &world{t: t, store: o.store, options: o, topology: spillway.NewTopology("shop", "shop-1", sites, groups),
 		sites: map[spillway.SiteID]*site{}, told: make(chan StateInfo, 1000), acks: make(chan AckInfo, 1000), acked: map[spillway.TopicPartition]map[spillway.Offset]string{}}
 	w.operator = NewOperator(w.topology, w.store, nil)
 	w.operator.Waiting = func(error) bool { return true }
@@ -156,7 +162,7 @@ func newWorld(t *testing.T, o options) *world {
 			w.sites[id] = &site{w: w, id: id, cluster: c, asGateway: as}
 			continue
 		}
-		config := embedded.Config{Site: id, Dir: t.TempDir(), Topics: map[string]int32{"orders": partitions}}
+		config := embedded.Config{Site: id, Dir: t.TempDir(), Topics: topics}
 		server, err := embedded.Start(config)
 		if err != nil {
 			t.Fatal(err)
@@ -166,6 +172,9 @@ func newWorld(t *testing.T, o options) *world {
 			t.Fatal(err)
 		}
 		config.Listen = server.Addresses()
+		if o.spread > 0 {
+			topics = nil // mirrors create them at the others
+		}
 		w.sites[id] = &site{w: w, id: id, config: config, server: server, cluster: c}
 	}
 	for id, c := range o.children {

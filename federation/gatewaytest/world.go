@@ -3,6 +3,7 @@
 package gatewaytest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -46,6 +47,10 @@ type Options struct {
 	// Group changes the failover group, Gateway a gateway's configuration.
 	Group   func(*spillway.FailoverGroup)
 	Gateway func(*federation.Config)
+	// Spread makes the group an unordered one of so many partitions at each site: the
+	// failover groups are Group-SITE then, each with its share at its site.
+	Spread  int32
+	Balance string // default spillway.HomeFirst
 	// Real clusters are used instead of embedded sites; the topics must be there.
 	Real map[spillway.SiteID]RealSite
 }
@@ -74,7 +79,7 @@ type World struct {
 	stops   map[spillway.GatewayID]func()
 	mu      struct {
 		sync.Mutex
-		serves map[spillway.GatewayID]bool // has served
+		serves map[spillway.GatewayID]map[spillway.ShareID]bool // has served
 	}
 
 	// The dumb mirror's state (move.go).
@@ -103,7 +108,7 @@ func Start(t testing.TB, o Options) *World {
 		virtual: make(map[spillway.TopicPartition]spillway.Offset), Embedded: make(map[spillway.SiteID]*embedded.Cluster),
 		Gateways: make(map[spillway.GatewayID]*federation.Gateway), stops: make(map[spillway.GatewayID]func()),
 	}
-	w.mu.serves = make(map[spillway.GatewayID]bool)
+	w.mu.serves = make(map[spillway.GatewayID]map[spillway.ShareID]bool)
 	var sites []spillway.Site
 	for _, id := range o.Sites {
 		sites = append(sites, spillway.Site{ID: id})
@@ -116,13 +121,19 @@ func Start(t testing.TB, o Options) *World {
 	if o.Group != nil {
 		o.Group(&group)
 	}
-	w.Topology = spillway.NewTopology("test", ClusterID, sites, []spillway.FailoverGroup{group})
-	w.SetShare(func(s *failover.Share) {
-		*s = failover.Share{
-			Group: Group, State: failover.Stable, Epoch: 1, Active: o.Sites[0],
-			Terms: []failover.Term{{Epoch: 1, Site: o.Sites[0], Mask: 0x1234567}},
-		}
-	})
+	groups := []spillway.FailoverGroup{group}
+	if o.Spread > 0 {
+		groups = group.Spread(o.Spread, cmp.Or(o.Balance, spillway.HomeFirst))
+	}
+	w.Topology = spillway.NewTopology("test", ClusterID, sites, groups)
+	for _, g := range groups {
+		w.SetShareOf(spillway.ShareID{Group: g.Name}, func(s *failover.Share) {
+			*s = failover.Share{
+				Group: g.Name, State: failover.Stable, Epoch: 1, Active: g.Sites[0],
+				Terms: []failover.Term{{Epoch: 1, Site: g.Sites[0], Mask: 0x1234567}},
+			}
+		})
+	}
 	for _, id := range o.Gateways {
 		w.StartGateway(id)
 	}
@@ -130,7 +141,11 @@ func Start(t testing.TB, o Options) *World {
 	Eventually(t, "all gateways serve", func() bool {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		return len(w.mu.serves) == len(o.Gateways)
+		served := 0
+		for _, shares := range w.mu.serves {
+			served += len(shares)
+		}
+		return served == len(o.Gateways)*len(groups)
 	})
 	return w
 }
@@ -193,7 +208,10 @@ func (w *World) StartGateway(id spillway.GatewayID) {
 	c.Events.ShareState = func(share spillway.ShareID, epoch spillway.Epoch, state failover.State, serving bool) {
 		if serving {
 			w.mu.Lock()
-			w.mu.serves[id] = true
+			if w.mu.serves[id] == nil {
+				w.mu.serves[id] = make(map[spillway.ShareID]bool)
+			}
+			w.mu.serves[id][share] = true
 			w.mu.Unlock()
 		}
 		if told != nil {
@@ -298,15 +316,21 @@ func (w *World) Share() failover.Share {
 // SetShare changes the share's record.
 func (w *World) SetShare(change func(*failover.Share)) {
 	w.t.Helper()
+	w.SetShareOf(ShareID, change)
+}
+
+// SetShareOf changes the record of one of several shares.
+func (w *World) SetShareOf(id spillway.ShareID, change func(*failover.Share)) {
+	w.t.Helper()
 	var s failover.Share
-	e, err := w.Store.Get(context.Background(), w.Keys.Share(ShareID))
+	e, err := w.Store.Get(context.Background(), w.Keys.Share(id))
 	if err == nil {
 		if s, err = failover.Decode(e.Value); err != nil {
 			w.t.Fatal(err)
 		}
 	}
 	change(&s)
-	if _, err := w.Store.Put(context.Background(), w.Keys.Share(ShareID), s.Encode(), e.Version); err != nil {
+	if _, err := w.Store.Put(context.Background(), w.Keys.Share(id), s.Encode(), e.Version); err != nil {
 		w.t.Fatal(err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"spillway"
 	"spillway/broker/batch"
 	"spillway/federation/session"
+	"spillway/lb"
 )
 
 // Produce (0). v3 transactional id, format 2; v5 log start; v8 record errors;
@@ -64,6 +65,16 @@ type part struct {
 	header  batch.Header                        // as the client sent it
 	code    int16                               // found by the checks
 
+	// Set by the checks.
+	asked  spillway.TopicPartition // as the client sent it; tp, but where it was spread
+	home   *Share                  // of asked
+	spread *spread                 // of an unordered group; nil: ordered
+	hadID  bool                    // it came with a producer id, which was taken off
+
+	// The pick of the spread whose end it has not been told; −1: none.
+	pick  atomic.Int32
+	tried lb.Set      // siblings that could not be reached
+	late  *time.Timer // ends the pick of a site that does not answer; set when it is sent
 	// Set when it is forwarded.
 	term     Term
 	leased   uint64 // term of the gateway's lease in which it was let in
@@ -156,6 +167,8 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		for j, in := range t.Partitions {
 			p := &part{op: op, out: &out.Partitions[j], records: in.Records, size: len(in.Records), tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}}
 			p.header.ProducerID = -1 // until it was read
+			p.asked = p.tp
+			p.pick.Store(-1)
 			*p.out = kmsg.NewProduceResponseTopicPartition()
 			p.out.Partition, p.out.BaseOffset = in.Partition, -1
 			p.code = cmp.Or(op.checkRequest(req), code)
@@ -200,10 +213,11 @@ func (p *part) check(seen map[spillway.TopicPartition]bool) int16 {
 		return kerr.InvalidRecord.Code // twice in one request: its order would be anybody's guess
 	}
 	seen[p.tp] = true
+	p.home, p.spread = p.share, r.spreads[p.share.Group.Siblings.Of]
 	if h := p.share.Group.HoldMax; h > 0 {
 		p.op.until = minTime(p.op.until, p.op.begun.Add(h))
 	}
-	if mine, _ := r.layout.Leads(p.share.ID, p.tp); !mine {
+	if mine, _ := p.leads(); !mine {
 		return kerr.NotLeaderForPartition.Code
 	}
 	h, rest, err := batch.Parse(p.records)
@@ -222,7 +236,16 @@ func (p *part) check(seen map[spillway.TopicPartition]bool) int16 {
 		return kerr.InvalidProducerIDMapping.Code // not one of ours: it could collide with anybody's (C25)
 	}
 	p.header = h
+	if p.spread != nil {
+		p.takeOffID()
+	}
 	return 0
+}
+
+// leads tells whether this gateway leads the partition that the client sent the part
+// to, and may write it.
+func (p *part) leads() (mine, ready bool) {
+	return p.op.client.router.layout.Leads(p.home.ID, p.asked)
 }
 
 func minTime(a, b time.Time) time.Time {
@@ -260,6 +283,7 @@ func (p *part) sentBack() {
 
 // finish answers a part; its other results are in out already.
 func (p *part) finish(code int16) {
+	p.ended(lb.Unknown)
 	p.out.ErrorCode = code
 	if code != 0 {
 		p.out.BaseOffset = -1

@@ -101,7 +101,10 @@ func (r *Router) topicMetadata(l layout.Layout, md broker.TopicMetadata) kmsg.Me
 		out := kmsg.NewMetadataResponseTopicPartition()
 		out.Partition = p.Partition
 		tp := spillway.TopicPartition{Topic: md.Name, Partition: p.Partition}
-		share, _ := r.ShareOf(tp)
+		share, ok := r.ShareOf(tp)
+		if !ok { // the topic has more partitions than its sibling groups
+			continue
+		}
 		n, ok := leader(l, share, tp)
 		if !ok {
 			out.ErrorCode, out.Leader = kerr.LeaderNotAvailable.Code, -1

@@ -28,6 +28,7 @@ type Client struct {
 
 	left    atomic.Bool // the client was seen to have closed its side
 	repeats atomic.Bool // by its name in ApiVersions it is one of repeatsProve
+	counts  atomic.Bool // by it, it is one of takeEveryOffset
 
 	waiting atomic.Int32  // batches that wait for a missing one
 	asking  chan struct{} // a token per question to a site about one

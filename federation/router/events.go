@@ -29,6 +29,11 @@ type Events struct {
 	Blocked func(spillway.ShareID)
 	// Unblocked: it goes on or is given up, after waited.
 	Unblocked func(share spillway.ShareID, waited time.Duration)
+	// Picked: a batch of an unordered group is written to a share, and why there.
+	// The reasons are those of package lb, and HomeFirst's.
+	Picked func(share spillway.ShareID, reason string)
+	// Ejected: batches of an unordered group are written to other shares for a time.
+	Ejected func(share spillway.ShareID, length time.Duration, why string)
 	// FetchLimited: sites were asked for less than a client would have got,
 	// because the budget of the process is used up.
 	FetchLimited func()
@@ -79,6 +84,18 @@ func (e *Events) blocked(id spillway.ShareID) {
 func (e *Events) unblocked(id spillway.ShareID, waited time.Duration) {
 	if e.Unblocked != nil {
 		e.Unblocked(id, waited)
+	}
+}
+
+func (e *Events) picked(id spillway.ShareID, reason string) {
+	if e.Picked != nil {
+		e.Picked(id, reason)
+	}
+}
+
+func (e *Events) ejected(id spillway.ShareID, length time.Duration, why string) {
+	if e.Ejected != nil {
+		e.Ejected(id, length, why)
 	}
 }
 

@@ -75,7 +75,7 @@ func (p *part) enterLayout() bool {
 	// Looked at after counting: a layout that comes now either is seen here, or
 	// waits for this produce.
 	p.counted = true
-	if mine, ready := r.layout.Leads(p.share.ID, p.tp); !mine || !ready {
+	if mine, ready := p.leads(); !mine || !ready {
 		p.leaveLayout()
 		return false
 	}

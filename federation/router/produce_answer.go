@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker/conn"
+	"spillway/lb"
 	"spillway/mirror/sitelog"
 )
 
@@ -46,6 +47,7 @@ func (op *produce) finish(lane *Lane, parts []*part, pending *conn.Pending) {
 // up the few tries that some clients have (experiments L, rule 3).
 func (op *produce) lost(parts []*part) {
 	for _, p := range parts {
+		p.ended(lb.Failed)
 		p.failed()
 		p.leave(true, false)
 	}
@@ -64,7 +66,9 @@ func (op *produce) lost(parts []*part) {
 	ctx, cancel := context.WithDeadline(op.client.router.ctx, until)
 	defer cancel()
 	for _, p := range parts {
-		p.awaitReachable(ctx)
+		if p.spread == nil { // else it finds another site at once
+			p.awaitReachable(ctx)
+		}
 		p.refuseLanded("upstream-lost")
 	}
 }
@@ -129,6 +133,9 @@ func (op *produce) answered(lane *Lane, parts []*part, body []byte) {
 	defer waiting.Wait()
 	for _, p := range parts {
 		in := byPartition[p.tp]
+		if in != nil {
+			p.ended(outcomeOf(in.ErrorCode))
+		}
 		switch {
 		case in == nil:
 			p.failed()
@@ -189,7 +196,7 @@ func moveHeld(p *part) {
 	if p.refusals > 1 {
 		_ = sitelog.Pause(r.ctx, min(againPauseMin<<min(p.refusals-2, 8), againPauseMax)) // the router's end is looked at below
 	}
-	mine, _ := r.layout.Leads(p.share.ID, p.tp)
+	mine, _ := p.leads()
 	switch {
 	case !mine:
 		p.failed()
@@ -232,7 +239,11 @@ func (p *part) appended(in *kmsg.ProduceResponseTopicPartition, local time.Time)
 			return
 		}
 	}
-	if p.acknowledge(in.ErrorCode, end) {
+	code := in.ErrorCode
+	if p.tp != p.asked {
+		p.out.BaseOffset, code = -1, p.withoutOffset()
+	}
+	if p.acknowledge(code, end) {
 		r.events.produced(p.share.ID, p.header.Count, p.size, local.Sub(p.sent), time.Since(op.begun))
 	}
 }

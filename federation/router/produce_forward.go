@@ -12,6 +12,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/batch"
+	"spillway/lb"
 )
 
 // retryPause is how long a held request waits before it looks again for a
@@ -35,6 +36,7 @@ func (op *produce) admit(ctx context.Context, parts []*part) {
 		if parts = op.due(r.led(parts)); len(parts) == 0 {
 			return
 		}
+		spread := spreadOut(parts)
 		changed := changedOf(parts)
 		ready, moving := r.split(parts)
 		if len(ready) > 0 && len(moving) > 0 {
@@ -53,7 +55,7 @@ func (op *produce) admit(ctx context.Context, parts []*part) {
 			r.events.held(held.ID)
 		}
 		// Nothing else tells that an unreachable partition has come back.
-		if !op.wait(ctx, changed, layoutChanged, len(moving) == 0) {
+		if !op.wait(ctx, changed, layoutChanged, len(moving) == 0 || spread) {
 			for _, p := range parts {
 				p.giveBack("hold-over")
 			}
@@ -66,7 +68,7 @@ func (op *produce) admit(ctx context.Context, parts []*part) {
 // finds the new leader, which waits until nothing is held here any more.
 func (r *Router) led(parts []*part) []*part {
 	return slices.DeleteFunc(parts, func(p *part) bool {
-		mine, _ := r.layout.Leads(p.share.ID, p.tp)
+		mine, _ := p.leads()
 		if !mine {
 			p.giveBack("layout")
 		}
@@ -134,7 +136,7 @@ func (r *Router) split(parts []*part) (ready, moving []*part) {
 	leased := r.lease.Term()
 	for _, p := range parts {
 		t, serving := p.share.Serving()
-		_, free := r.layout.Leads(p.share.ID, p.tp)
+		_, free := p.leads()
 		if serving && free && leased != 0 {
 			p.term, p.leased = t, leased
 			ready = append(ready, p)
@@ -175,8 +177,10 @@ func (op *produce) forward(ctx context.Context, changed <-chan struct{}, parts [
 		return left
 	}
 	for lane, parts := range groups {
-		if len(parts) > 0 {
-			op.send(lane, parts)
+		for len(parts) > 0 {
+			once, more := distinct(parts)
+			op.send(lane, once)
+			parts = more
 		}
 	}
 	return nil
@@ -197,30 +201,43 @@ func (op *produce) reach(ctx context.Context, changed <-chan struct{}, parts []*
 	r := op.client.router
 	refresh := make(map[spillway.SiteID]bool)
 	for _, p := range parts {
-		var known bool
-		if p.constant, known = r.constant(p.share, p.term, p.tp); !known {
-			lost = append(lost, p)
-			continue
+		err := p.connect(ctx)
+		for err != nil && ctx.Err() == nil && p.elsewhere() {
+			err = p.connect(ctx)
 		}
-		node, err := p.leader(ctx)
-		if errors.Is(err, broker.ErrUnknownTopic) {
+		switch {
+		case err == nil:
+			reachable = append(reachable, p)
+		case errors.Is(err, broker.ErrUnknownTopic):
 			p.refuse(kerr.UnknownTopicOrPartition.Code, "unknown-topic")
-			continue
-		}
-		if err == nil {
-			p.lane, err = op.client.lanes.Lane(ctx, ProduceLane, p.term.Site, node)
-		}
-		if err != nil {
+		case errors.Is(err, errNumbersUnknown):
+			lost = append(lost, p)
+		default:
 			lost = append(lost, p)
 			refresh[p.term.Site] = true
-			continue
 		}
-		reachable = append(reachable, p)
 	}
 	for site := range refresh {
 		_ = r.sites[site].Refresh(ctx) // the next look finds out whether it helped
 	}
 	return reachable, lost
+}
+
+// errNumbersUnknown: the site's map does not say yet how its numbers are translated.
+var errNumbersUnknown = errors.New("the site's map does not say yet")
+
+// connect finds the upstream connection of a part in its term.
+func (p *part) connect(ctx context.Context) error {
+	var known bool
+	if p.constant, known = p.op.client.router.constant(p.share, p.term, p.tp); !known {
+		return errNumbersUnknown
+	}
+	node, err := p.leader(ctx)
+	if err != nil {
+		return err
+	}
+	p.lane, err = p.op.client.lanes.Lane(ctx, ProduceLane, p.term.Site, node)
+	return err
 }
 
 // leader is the broker that leads the partition as far as the site is known to
@@ -273,7 +290,6 @@ func (op *produce) judge(parts []*part) map[*Lane][]*part {
 // let what the client sent behind it overtake. Parts whose turn has not come are
 // left to their flows.
 func (op *produce) enter(groups map[*Lane][]*part) (again []*part, ok bool) {
-	r := op.client.router
 	var entered, waiting []*part
 	moving := false
 	for lane, parts := range groups {
@@ -319,7 +335,7 @@ func (op *produce) enter(groups map[*Lane][]*part) (again []*part, ok bool) {
 	}
 	for _, p := range append(entered, waiting...) {
 		p.failed()
-		if mine, _ := r.layout.Leads(p.share.ID, p.tp); !mine {
+		if mine, _ := p.leads(); !mine {
 			p.refuse(kerr.NotLeaderForPartition.Code, "layout")
 			continue
 		}
@@ -346,6 +362,9 @@ func (op *produce) send(lane *Lane, parts []*part) {
 	now := time.Now()
 	for _, p := range parts {
 		p.sent = now
+		if p.spread != nil {
+			p.late = time.AfterFunc(answerMax, func() { p.endPick(lb.Failed) })
+		}
 		if p.idempotent() {
 			batch.SetProducer(p.records, spillway.MaskProducerID(p.header.ProducerID, p.term.Mask), p.header.ProducerEpoch, p.header.BaseSequence)
 		}

@@ -69,6 +69,7 @@ var ErrLost = errors.New("a failover from the site was begun, which may lose it"
 // and the bounds.
 type Config struct {
 	Gateway  spillway.GatewayID
+	Site     spillway.SiteID // where the gateway runs
 	Topology *spillway.Topology
 	Sites    map[spillway.SiteID]broker.Cluster
 	Shares   []*Share
@@ -101,6 +102,7 @@ type Router struct {
 	topology *spillway.Topology
 	sites    map[spillway.SiteID]broker.Cluster
 	shares   map[spillway.ShareID]*Share
+	spreads  map[string]*spread // by name of the unordered group
 	lease    Lease
 	layout   Layout
 	maps     Maps
@@ -143,6 +145,7 @@ func New(c Config) *Router {
 	for _, s := range c.Shares {
 		r.shares[s.ID] = s
 	}
+	r.spreads = newSpreads(r)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.staying, r.leave = context.WithCancel(r.ctx)
 	r.topics = newTopics(r)
@@ -176,13 +179,12 @@ func (r *Router) Connect(c net.Conn) *Client {
 	return client
 }
 
-// ShareOf finds the share that a partition belongs to. A failover group has
-// one share until groups with several homes exist.
+// ShareOf finds the share that a partition belongs to. A failover group has one share.
 func (r *Router) ShareOf(tp spillway.TopicPartition) (*Share, bool) {
 	if hidden(tp.Topic) {
 		return nil, false
 	}
-	g, ok := r.topology.GroupOfTopic(tp.Topic)
+	g, ok := r.topology.GroupOf(tp)
 	if !ok {
 		return nil, false
 	}

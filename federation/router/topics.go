@@ -114,7 +114,18 @@ func (t *topics) find(ctx context.Context, name string) (broker.TopicMetadata, b
 	if !ok {
 		return broker.TopicMetadata{}, false
 	}
-	site := home(share)
+	if md, ok := t.findAt(ctx, home(share), name); ok || share.Group.Siblings.Of == "" {
+		return md, ok
+	}
+	for _, sibling := range t.router.spreads[share.Group.Siblings.Of].shares[1:] {
+		if md, ok := t.findAt(ctx, home(sibling), name); ok {
+			return md, true
+		}
+	}
+	return broker.TopicMetadata{}, false
+}
+
+func (t *topics) findAt(ctx context.Context, site spillway.SiteID, name string) (broker.TopicMetadata, bool) {
 	if t.router.sites[site] == nil {
 		return broker.TopicMetadata{}, false
 	}

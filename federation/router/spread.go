@@ -1,0 +1,277 @@
+package router
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"spillway"
+	"spillway/broker/batch"
+	"spillway/lb"
+)
+
+// spread says to which sibling partition of an unordered group a batch is written
+// (R3). What it knows of the siblings is this gateway's own: what is served
+// here, and how the sites behind have answered.
+//
+//	A  a batch is written to one sibling: another one is tried only while nothing of
+//	   it was sent, since nobody would find the second copy
+//	B  a batch that does not lie where its client sent it is acknowledged without an offset
+//	C  batches carry no producer id: their sequences count what the client sent to one
+//	   partition, and of these some lie elsewhere; so a batch that comes again is
+//	   written again (at least once)
+type spread struct {
+	// Set once, read by anyone.
+	router    *Router
+	siblings  spillway.Siblings
+	shares    []*Share
+	site      spillway.SiteID // of the gateway
+	homeFirst bool
+	balancer  *lb.Balancer
+	begun     time.Time
+
+	mu struct {
+		sync.Mutex
+		serving, near lb.Set // as the balancer knows it
+		refreshing    map[spillway.SiteID]bool
+	}
+}
+
+// Reasons of spillway.HomeFirst. Where the home cannot take a batch, the reason is lb's.
+const atHome = "home can take it"
+
+// answerMax is how long a site may take to answer a batch before that counts as a
+// failure of the site, whatever comes later.
+const answerMax = 3 * time.Second
+
+// failuresMax in a row and a site is left out for a time. Where it does not even
+// refuse connections, each of them may take dialMax.
+const failuresMax = 3
+
+func newSpreads(r *Router) map[string]*spread {
+	spreads := make(map[string]*spread)
+	for _, s := range r.config.Shares {
+		if of := s.Group.Siblings; of.Of != "" && of.Index == 0 {
+			spreads[of.Of] = newSpread(r, of)
+		}
+	}
+	return spreads
+}
+
+func newSpread(r *Router, of spillway.Siblings) *spread {
+	s := &spread{router: r, siblings: of, site: r.config.Site, homeFirst: of.Balance == spillway.HomeFirst, begun: time.Now()}
+	s.mu.refreshing = make(map[spillway.SiteID]bool)
+	c := lb.Config{Policy: lb.Policy(of.Balance), Rand: rand.NewPCG(rand.Uint64(), rand.Uint64()), Outliers: lb.Outliers{Consecutive: failuresMax, LatencyMax: answerMax}}
+	if s.homeFirst {
+		c.Policy = lb.RoundRobin // over the others
+	}
+	for i, name := range of.Groups {
+		g, _ := r.topology.Group(name)
+		home, _ := r.topology.Site(g.Sites[0])
+		c.Targets = append(c.Targets, lb.Target{Name: name, Weight: max(home.Weight, 1)})
+		s.shares = append(s.shares, r.shares[spillway.ShareID{Group: name}])
+		s.mu.serving |= lb.Of(i)
+	}
+	var err error
+	if s.balancer, err = lb.New(c); err != nil {
+		panic("unordered group " + of.Of + ": " + err.Error()) // package configs has checked it
+	}
+	return s
+}
+
+// pick says which sibling a batch for tp goes to; home is the index of its own
+// partition's, tried are those that could not be reached. False: none is left.
+func (s *spread) pick(tp spillway.TopicPartition, home int, tried lb.Set) (lb.Pick, bool) {
+	now := time.Since(s.begun)
+	able := s.look(now) &^ tried
+	if s.homeFirst && able.Has(home) && s.balancer.Healthy(now).Has(home) {
+		p, ok := s.balancer.Pick(now, nil, lb.Of(home))
+		p.Reason = atHome
+		return p, ok
+	}
+	var key [256]byte
+	return s.balancer.Pick(now, binary.BigEndian.AppendUint32(append(key[:0], tp.Topic...), uint32(tp.Partition)), able)
+}
+
+// look tells the balancer what is served, and where.
+func (s *spread) look(now time.Duration) lb.Set {
+	var serving, near lb.Set
+	for i, share := range s.shares {
+		if t, ok := share.Serving(); ok {
+			serving |= lb.Of(i)
+			if t.Site == s.site {
+				near |= lb.Of(i)
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if serving != s.mu.serving {
+		for i := range s.shares {
+			s.balancer.Verdict(now, i, serving.Has(i))
+		}
+	}
+	if near != s.mu.near {
+		s.balancer.Near(near)
+	}
+	s.mu.serving, s.mu.near = serving, near
+	return serving
+}
+
+func (s *spread) done(index int, outcome lb.Outcome, took time.Duration) {
+	if e, yes := s.balancer.Done(time.Since(s.begun), index, outcome, took); yes {
+		s.router.events.ejected(s.shares[index].ID, e.For, e.Why)
+	}
+}
+
+// refresh asks a site anew where its leaders are. Nobody waits for it: another site
+// takes the batch.
+func (s *spread) refresh(site spillway.SiteID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.refreshing[site] {
+		return
+	}
+	s.mu.refreshing[site] = true
+	s.router.background.Go(func() {
+		ctx, cancel := context.WithTimeout(s.router.ctx, topicsAskMax)
+		defer cancel()
+		_ = s.router.sites[site].Refresh(ctx) // the next look finds out whether it helped
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.mu.refreshing[site] = false
+	})
+}
+
+// spreadOut says where those parts of unordered groups go that nobody has sent yet.
+// It tells whether there are any: then the wait for one share's return is not all
+// that helps.
+func spreadOut(parts []*part) (any bool) {
+	for _, p := range parts {
+		if p.spread == nil {
+			continue
+		}
+		any = true
+		if p.turn > 0 { // a flow has it
+			continue
+		}
+		p.ended(lb.Unknown)
+		p.tried = 0
+		if !p.choose() {
+			p.share, p.tp = p.home, p.asked
+		}
+	}
+	return any
+}
+
+// choose has a part go to a sibling that can take it; false: there is none.
+func (p *part) choose() bool {
+	s := p.spread
+	picked, ok := s.pick(p.asked, p.home.Group.Siblings.Index, p.tried)
+	if !ok {
+		return false
+	}
+	p.pick.Store(int32(picked.Target))
+	p.share, p.tp = s.shares[picked.Target], s.siblings.Partition(picked.Target, p.asked)
+	s.router.events.picked(p.share.ID, picked.Reason)
+	return true
+}
+
+// elsewhere has a part whose sibling could not be reached go to another one.
+func (p *part) elsewhere() bool {
+	if p.spread == nil || p.turn > 0 {
+		return false
+	}
+	p.spread.refresh(p.term.Site)
+	p.tried |= lb.Of(p.share.Group.Siblings.Index)
+	p.ended(lb.Failed)
+	if !p.choose() {
+		return false
+	}
+	t, serving := p.share.Serving()
+	if serving {
+		p.term = t
+	}
+	return serving
+}
+
+// ended tells the spread what became of its pick, once.
+func (p *part) ended(outcome lb.Outcome) {
+	if p.late != nil {
+		p.late.Stop()
+	}
+	p.endPick(outcome)
+}
+
+func (p *part) endPick(outcome lb.Outcome) {
+	if p.spread == nil {
+		return
+	}
+	i := p.pick.Swap(-1)
+	if i < 0 {
+		return
+	}
+	var took time.Duration
+	if !p.sent.IsZero() {
+		took = time.Since(p.sent)
+	}
+	p.spread.done(int(i), outcome, took)
+}
+
+// outcomeOf a site's answer: what the client did wrong says nothing of the site.
+func outcomeOf(code int16) lb.Outcome {
+	switch {
+	case code == 0:
+		return lb.Succeeded
+	case kerr.IsRetriable(kerr.ErrorForCode(code)):
+		return lb.Failed
+	default:
+		return lb.Unknown
+	}
+}
+
+// takeOffID makes a batch one without a producer id (C).
+func (p *part) takeOffID() {
+	if p.idempotent() {
+		batch.SetProducer(p.records, -1, -1, -1)
+		p.header.ProducerID, p.header.ProducerEpoch, p.header.BaseSequence = -1, -1, -1
+		p.hadID = true
+	}
+}
+
+// withoutOffset is the code that acknowledges a batch that lies elsewhere (B): none
+// and offset −1, which Java and franz-go show as "unknown"; or, to idempotent
+// producers of libraries that take −1 for a number,
+// DUPLICATE_SEQUENCE_NUMBER, which they take for a success of unknown offset. What
+// else these libraries show of a plain producer, −1, 0, 1 and so on, means nothing.
+func (p *part) withoutOffset() int16 {
+	if p.hadID && p.op.client.counts.Load() {
+		return kerr.DuplicateSequenceNumber.Code
+	}
+	return 0
+}
+
+// takesEveryOffset tells the libraries that count on from the offset of an answer
+// whatever it is (C7), by their names in ApiVersions (KIP-511).
+func takesEveryOffset(name, version string) bool {
+	return name == "sarama" || strings.Contains(name, "librdkafka") || strings.Contains(version, "librdkafka")
+}
+
+// distinct splits parts so that no partition is twice in one request.
+func distinct(parts []*part) (once, more []*part) {
+	seen := make(map[spillway.TopicPartition]bool, len(parts))
+	for _, p := range parts {
+		if seen[p.tp] {
+			more = append(more, p)
+			continue
+		}
+		seen[p.tp] = true
+		once = append(once, p)
+	}
+	return once, more
+}
