@@ -18,15 +18,13 @@ func TestSettingsOfTopics(t *testing.T) {
 	c := raw(t, w.Addrs[0])
 	req := kmsg.NewPtrDescribeConfigsRequest()
 	req.Version = 4
-	for _, asked := range []kmsg.DescribeConfigsRequestResource{
+	req.Resources = append(req.Resources, []kmsg.DescribeConfigsRequestResource{
 		{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "orders"},
 		{ResourceType: kmsg.ConfigResourceTypeBroker, ResourceName: "0"},
 		{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "__consumer_offsets"},
 		{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "carts", ConfigNames: []string{"cleanup.policy"}},
 		{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "nobody"},
-	} {
-		req.Resources = append(req.Resources, asked)
-	}
+	}...)
 	got := do[*kmsg.DescribeConfigsResponse](t, c, req).Resources
 	if len(got) != len(req.Resources) {
 		t.Fatalf("%+v", got)
