@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway/federation"
 	"spillway/federation/gatewaytest"
 )
 
@@ -42,5 +43,21 @@ func TestSettingsOfTopics(t *testing.T) {
 	}
 	if got[1].ErrorMessage == nil || !strings.Contains(*got[1].ErrorMessage, "BROKER") {
 		t.Errorf("%v", got[1].ErrorMessage)
+	}
+}
+
+// Settings are in the budget of the process. One topic is always described.
+func TestSettingsAreInTheBudget(t *testing.T) {
+	t.Parallel()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1, "carts": 1}, Gateway: func(c *federation.Config) { c.BudgetBytesMax = 100_000 }})
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	req.Version = 4
+	req.Resources = []kmsg.DescribeConfigsRequestResource{
+		{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "orders"},
+		{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "carts"},
+	}
+	got := do[*kmsg.DescribeConfigsResponse](t, raw(t, w.Addrs[0]), req).Resources
+	if got[0].ErrorCode != 0 || len(got[0].Configs) == 0 || got[1].ErrorCode != kerr.PolicyViolation.Code || len(got[1].Configs) > 0 {
+		t.Errorf("%+v", got)
 	}
 }
