@@ -13,7 +13,7 @@ type Reason string
 // Reasons. A refused frame adds "frame-" and the reason of wire.FrameError.
 const (
 	ReasonClient     Reason = "client"      // the client closed or reset it
-	ReasonNoGreeting Reason = "no-greeting" // no whole request within GreetMax
+	ReasonNoGreeting Reason = "no-greeting" // the first request began, and little of it came within GreetMax
 	ReasonIdle       Reason = "idle"        // no request for IdleMax
 	ReasonTruncated  Reason = "truncated"   // the stream ended inside a frame
 	ReasonSlowFrame  Reason = "slow-frame"  // a frame took longer than FrameMax

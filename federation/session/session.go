@@ -93,7 +93,7 @@ type Limits struct {
 	FrameBytesMax    int           // of one request; default 16 MiB
 	InFlightMax      int           // requests without an answer; default 64
 	InFlightBytesMax int64         // of their frames and answers, one frame and one answer more at most; default 32 MiB
-	GreetMax         time.Duration // for the first request to have come; default 10 s
+	GreetMax         time.Duration // for the first request, or 16 KiB of it, to arrive once it has begun; default 10 s
 	IdleMax          time.Duration // without a request; default 10 min
 	FrameMax         time.Duration // for one frame to arrive once it has begun; default 30 s
 	WriteMax         time.Duration // for one answer to be taken; default 30 s
@@ -154,7 +154,8 @@ type Session struct {
 	cancel context.CancelFunc
 
 	// Owned by read.
-	greetBy time.Time // no request has come yet; zero afterwards
+	greeted bool      // a request has come
+	greetBy time.Time // for the first one; zero before it begins, and once much of it has come
 }
 
 type slot struct {
@@ -256,7 +257,6 @@ const readBytes = 16 << 10
 // read takes frames until the stream ends. Its error is never nil.
 func (s *Session) read(ctx context.Context) error {
 	r := bufio.NewReaderSize(s.conn, readBytes)
-	s.greetBy = time.Now().Add(s.limits.GreetMax)
 	for {
 		select {
 		case s.slots <- struct{}{}:
@@ -276,7 +276,7 @@ func (s *Session) read(ctx context.Context) error {
 		if err != nil {
 			return Close(ReasonHeader, err)
 		}
-		s.greetBy = time.Time{}
+		s.greeted = true
 		sl := &slot{session: s, size: int64(len(frame)), came: came, read: time.Now()}
 		sl.req = Request{RequestHeader: h, Body: body, slot: sl}
 		s.requests <- sl // never full: slots bound it
@@ -290,6 +290,9 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 		return nil, came, s.readFault(err, ReasonIdle, ReasonClient)
 	}
 	came = time.Now()
+	if !s.greeted { // clients may be silent before: some dial long before they ask
+		s.greetBy = came.Add(s.limits.GreetMax)
+	}
 	s.deadline(s.limits.FrameMax)
 	prefix, err := r.Peek(4)
 	if err != nil {
@@ -302,10 +305,13 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 	if _, err := r.Peek(int(min(4+size, readBytes))); err != nil {
 		return nil, came, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
 	}
+	s.greetBy = time.Time{} // how long the rest takes may be the budget's fault
 	if size > frameBytesFree {
 		if err := s.budget.wait(ctx, size, func() bool { return Gone(s.conn) }); err != nil {
 			return nil, came, err
 		}
+	}
+	if size > frameBytesFree || !s.greeted {
 		s.deadline(s.limits.FrameMax)
 	}
 	s.count(size)

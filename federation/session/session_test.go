@@ -186,7 +186,37 @@ func greets(t *testing.T, r *rig) {
 	r.receive(t)
 }
 
-// What a connection is given before its first request ends at GreetMax, however it
+// A client may dial long before it asks.
+func TestASilentClientIsServedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, Limits{}, nil)
+		time.Sleep(9 * time.Minute)
+		greets(t, r)
+		r.client.Close()
+		r.ends(t, ReasonClient)
+	})
+}
+
+// A first request that waits for the budget is not late for it.
+func TestAFirstRequestMayWaitForTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(300_000)
+		first, second := start(t, Limits{}, budget), start(t, Limits{}, budget)
+		first.write(frameOf(1, 200_000))
+		go second.write(frameOf(1, 200_000))
+		time.Sleep(12 * time.Second)
+		first.answers <- []byte("x")
+		first.receive(t)
+		second.answers <- []byte("x")
+		second.receive(t)
+		first.client.Close()
+		second.client.Close()
+		first.ends(t, ReasonClient)
+		second.ends(t, ReasonClient)
+	})
+}
+
+// What a connection is given for its first request ends at GreetMax, however it
 // spends it, and what was claimed and not sent is not counted.
 func TestGreetingsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -219,7 +249,7 @@ func TestReasons(t *testing.T) {
 		do   func(t *testing.T, r *rig)
 		want Reason
 	}{
-		"no greeting":         {func(*testing.T, *rig) {}, ReasonNoGreeting},
+		"silent":              {func(*testing.T, *rig) {}, ReasonIdle},
 		"a greeting too slow": {func(_ *testing.T, r *rig) { r.write(frameOf(1, 10)[:6]) }, ReasonNoGreeting},
 		"idle":                {greets, ReasonIdle},
 		"a frame too slow":    {func(t *testing.T, r *rig) { greets(t, r); r.write(frameOf(1, 10)[:6]) }, ReasonSlowFrame},
@@ -353,7 +383,7 @@ func TestLargeFramesWaitForRoom(t *testing.T) {
 		if used := budget.Used(); used < 250_000 {
 			t.Errorf("%d bytes are used: a frame is counted before it is allocated", used)
 		}
-		second.ends(t, ReasonNoGreeting)
+		second.ends(t, ReasonSlowFrame)
 		third.answers <- []byte("x")
 		third.receive(t)
 		first.client.Close()
