@@ -68,8 +68,6 @@ func TestHostileBytes(t *testing.T) {
 		{"3: length 0", []byte{0, 0, 0, 0}, "frame-short"},
 		{"3: length 7", append([]byte{0, 0, 0, 7}, make([]byte, 7)...), session.ReasonHeader},
 		{"4: one byte over the bound", append([]byte{0, 16, 0, 1}, make([]byte, 1<<10)...), "frame-too-large"},
-		{"5: three bytes of a length", []byte{0, 0, 1}, session.ReasonSlowFrame},
-		{"6: half a body", request(metadata, metadata.AppendTo(nil))[:20], session.ReasonSlowFrame},
 		{"10: PROXY version 1", []byte("PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"), "frame-proxy"},
 		{"10: PROXY version 2", []byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\xff\xff"), "frame-proxy"},
 		{"11: zeros", make([]byte, 1<<20), "frame-short"},
@@ -106,7 +104,7 @@ func TestHostileBytes(t *testing.T) {
 	reasons := make(chan session.Reason, 100)
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
 		c.Events.Session.ConnectionClosed = func(r session.Reason) { reasons <- r }
-		c.Limits.FrameBytesMax, c.Limits.FrameMax = 1<<20, 500*time.Millisecond
+		c.Limits.FrameBytesMax = 1 << 20
 	}})
 	canary := client(t, w)
 	must := func(what string) {
@@ -145,6 +143,33 @@ func TestHostileBytes(t *testing.T) {
 		})
 	}
 	gatewaytest.Eventually(t, fmt.Sprintf("goroutines fall back to %d", goroutines), func() bool { return runtime.NumGoroutine() <= goroutines })
+}
+
+// Rows 5 and 6: what has begun has to go on.
+func TestFramesThatStop(t *testing.T) {
+	reasons := make(chan session.Reason, 100)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		c.Events.Session.ConnectionClosed = func(r session.Reason) { reasons <- r }
+		c.Limits.FrameMax = 500 * time.Millisecond
+	}})
+	metadata := kmsg.NewPtrMetadataRequest()
+	metadata.Version = 12
+	for name, sent := range map[string][]byte{
+		"three bytes of a length": {0, 0, 1},
+		"half a body":             request(metadata, metadata.AppendTo(nil))[:20],
+	} {
+		c := dial(t, w)
+		deadline(t, c, soon)
+		if _, err := c.Write(sent); err != nil {
+			t.Fatal(err)
+		}
+		if answer, _ := io.ReadAll(c); len(answer) > 0 {
+			t.Errorf("%s: it was answered: %x", name, answer)
+		}
+		if got := came(t, reasons); got != session.ReasonSlowFrame {
+			t.Errorf("%s: closed for %q", name, got)
+		}
+	}
 }
 
 // A client that pipelines and never reads is held back, not buffered for.
