@@ -33,6 +33,9 @@ func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (sessi
 			}
 			resp.Groups = append(resp.Groups, groups...)
 		}
+		if resp.ErrorCode != 0 {
+			resp.Groups = nil // a part would pass for all of them
+		}
 		return resp.AppendTo(nil), nil
 	}, nil
 }

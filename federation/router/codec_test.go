@@ -114,7 +114,7 @@ func (s *codecSite) knows(key int16) bool {
 
 func (w *codecWorld) prove(t *testing.T, random *rand.Rand, key, version int16, c codec) error {
 	m, in := w.site.mapping, randomRequest(random, w.site.mapping, key, version)
-	w.site.answer = func(up kmsg.Request) kmsg.Response { return randomAnswer(random, m, up) }
+	w.site.answers(func(up kmsg.Request) kmsg.Response { return randomAnswer(random, m, up) })
 	body := in.AppendTo(nil)
 	got, err := w.serve(t.Context(), key, version, bytes.Clone(body))
 	if err != nil {

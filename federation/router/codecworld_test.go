@@ -7,6 +7,7 @@ import (
 	"net"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,21 +29,49 @@ var codecTopics = []string{"orders", "carts", "stock"}
 
 const codecPartitions = 4
 
-// codecSite is a site of one broker that keeps what it is asked and answers what
+// codecSite is a site, of one broker if the test says nothing else, that keeps what it is asked and answers what
 // the test says. All of it lives in a bubble.
 type codecSite struct {
 	broker.Cluster
 	t       testing.TB
 	mapping mapping
 	release *kversion.Versions
-	answer  func(kmsg.Request) kmsg.Response
-	raw     func(kmsg.Request) []byte // takes the place of answer if it is not nil
+	nodes   []broker.Node
+
+	dials, requests atomic.Int64 // so far; greetings are no requests
 
 	mu struct {
 		sync.Mutex
+		answer   func(kmsg.Request) kmsg.Response
+		raw      func(kmsg.Request) []byte // takes the place of answer if it is not nil
 		asked    []kmsg.Request
 		answered []kmsg.Response
 	}
+}
+
+// answers has the site answer so from now on.
+func (s *codecSite) answers(f func(kmsg.Request) kmsg.Response) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.answer = f
+}
+
+// says has it write any bytes; several connections may ask at once.
+func (s *codecSite) says(f func(kmsg.Request) []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.raw = f
+}
+
+func (s *codecSite) bytes(req kmsg.Request) []byte {
+	s.requests.Add(1)
+	s.mu.Lock()
+	raw := s.mu.raw
+	s.mu.Unlock()
+	if raw != nil {
+		return raw(req)
+	}
+	return s.reply(req)
 }
 
 func (*codecSite) Capabilities() broker.Capabilities {
@@ -58,7 +87,7 @@ func (*codecSite) Coordinator(context.Context, broker.CoordinatorKind, string) (
 func (*codecSite) Refresh(context.Context) error { return nil }
 
 func (s *codecSite) Metadata(context.Context, ...string) (broker.Metadata, error) {
-	md := broker.Metadata{Nodes: []broker.Node{{ID: 0}}, Topics: make(map[string]broker.TopicMetadata)}
+	md := broker.Metadata{Nodes: s.nodes, Topics: make(map[string]broker.TopicMetadata)}
 	for _, name := range codecTopics {
 		topic := broker.TopicMetadata{Name: name, ID: s.mapping.siteID(name)}
 		for p := range int32(codecPartitions) {
@@ -70,6 +99,7 @@ func (s *codecSite) Metadata(context.Context, ...string) (broker.Metadata, error
 }
 
 func (s *codecSite) Dial(ctx context.Context, _ int32) (*conn.Conn, error) {
+	s.dials.Add(1)
 	return conn.Open(ctx, conn.Config{Dial: func(context.Context, string, string) (net.Conn, error) {
 		near, far := net.Pipe()
 		go s.serve(far)
@@ -100,17 +130,15 @@ func (s *codecSite) serve(c net.Conn) {
 			s.t.Errorf("the site got: %v", err)
 			return
 		}
-		var answer []byte
-		switch p, ok := req.(*kmsg.ProduceRequest); {
-		case h.Key == apiVersionsAPI.key:
-			answer = s.versions(h.Version).AppendTo(nil)
-		case s.raw != nil:
-			answer = s.raw(req)
-		default:
-			answer = s.reply(req)
-			if ok && p.Acks == 0 {
-				continue
+		if h.Key == apiVersionsAPI.key {
+			if err := write(c, wire.AppendResponseHeader(make([]byte, 4), h.Key, h.Version, h.CorrelationID), s.versions(h.Version).AppendTo(nil)); err != nil {
+				return
 			}
+			continue
+		}
+		answer := s.bytes(req)
+		if p, ok := req.(*kmsg.ProduceRequest); ok && p.Acks == 0 {
+			continue
 		}
 		if err := write(c, wire.AppendResponseHeader(make([]byte, 4), h.Key, h.Version, h.CorrelationID), answer); err != nil {
 			return
@@ -127,15 +155,16 @@ func (s *codecSite) versions(version int16) *kmsg.ApiVersionsResponse {
 	return resp
 }
 
-// reply keeps the request and the answer, this one with what its version carries.
+// reply keeps the request and the answer, this one with what its version carries. One
+// answer is made at a time, so those of several connections may share what is random.
 func (s *codecSite) reply(req kmsg.Request) []byte {
-	body := s.answer(req).AppendTo(nil)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	body := s.mu.answer(req).AppendTo(nil)
 	sent := req.ResponseKind()
 	if err := sent.ReadFrom(body); err != nil {
 		s.t.Errorf("the site answers %T: %v", sent, err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.mu.asked, s.mu.answered = append(s.mu.asked, req), append(s.mu.answered, sent)
 	return body
 }
@@ -159,7 +188,7 @@ func newCodecWorld(t testing.TB, m mapping, release *kversion.Versions) *codecWo
 	t.Helper()
 	group := spillway.FailoverGroup{Name: "shop", Topics: []string{"*"}, ConsumerGroups: []string{"*"}, OffsetBase: spillway.Offset(m.base)}
 	share := NewShare(spillway.ShareID{Group: "shop"}, group)
-	site := &codecSite{t: t, mapping: m, release: release}
+	site := &codecSite{t: t, mapping: m, release: release, nodes: []broker.Node{{ID: 0}}}
 	r := New(Config{
 		Topology: m.topology, Sites: map[spillway.SiteID]broker.Cluster{"east": site}, Shares: []*Share{share},
 		Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: new(marksAt),

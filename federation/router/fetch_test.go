@@ -13,11 +13,11 @@ func TestASiteThatDoesNotWaitIsNotAskedWithoutEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCodecWorld(t, identity(), kversion.V4_4_0())
 		defer w.Close()
-		w.site.answer = func(r kmsg.Request) kmsg.Response {
+		w.site.answers(func(r kmsg.Request) kmsg.Response {
 			resp := r.ResponseKind().(*kmsg.FetchResponse)
 			resp.Topics = []kmsg.FetchResponseTopic{{Topic: "orders", Partitions: []kmsg.FetchResponseTopicPartition{kmsg.NewFetchResponseTopicPartition()}}}
 			return resp
-		}
+		})
 		req := kmsg.NewPtrFetchRequest()
 		req.Version, req.SessionEpoch, req.MinBytes, req.MaxBytes, req.MaxWaitMillis = 12, -1, 1, 1<<20, 500
 		req.Topics = []kmsg.FetchRequestTopic{{Topic: "orders", Partitions: []kmsg.FetchRequestTopicPartition{kmsg.NewFetchRequestTopicPartition()}}}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -80,7 +81,7 @@ func fuzzRequest(f *testing.F, key int16) {
 		v := a.min + int16(version)%(a.max-a.min+1)
 		inFuzz(t, len(body), func(t *testing.T, w *codecWorld) {
 			random := rand.New(rand.NewPCG(1, 1))
-			w.site.answer = func(up kmsg.Request) kmsg.Response { return randomAnswer(random, w.site.mapping, up) }
+			w.site.answers(func(up kmsg.Request) kmsg.Response { return randomAnswer(random, w.site.mapping, up) })
 			w.fuzzed(t, key, v, body)
 		})
 	})
@@ -101,7 +102,7 @@ func fuzzAnswer(f *testing.F, key int16) {
 			fetch.MaxWaitMillis = 100
 		}
 		inFuzz(t, len(body), func(t *testing.T, w *codecWorld) {
-			w.site.raw = func(kmsg.Request) []byte { return body }
+			w.site.says(func(kmsg.Request) []byte { return body })
 			w.fuzzed(t, key, v, req.AppendTo(nil))
 		})
 	})
@@ -135,25 +136,63 @@ func (w *codecWorld) fuzzed(t *testing.T, key, version int16, body []byte) {
 	}
 }
 
-// What serving one request may allocate: the connections to the site with their
-// buffers, and some for each byte that came. A length that a peer has named and not
-// sent would be far above.
+// What serving one request may allocate beyond the world and its connections: some for
+// compressors, and some for each byte that was sent, as often as it was sent. Two bytes
+// may be an entry. A length that a peer has named and not sent would be above.
 const (
-	fuzzAllocationBase   = 16 << 20
-	fuzzAllocationFactor = 256
+	fuzzAllocationBase   = 1 << 20
+	fuzzAllocationFactor = entryBytes / 2
 )
 
 // inFuzz runs one input in a bubble, which also sees that nothing is left behind.
 func inFuzz(t *testing.T, size int, run func(*testing.T, *codecWorld)) {
+	cost, dials, requests := allocates(t, run)
+	if bound := (1+dials)*fuzzWorldBytes(t) + fuzzAllocationBase + (1+requests)*fuzzAllocationFactor*int64(size); cost > bound {
+		t.Errorf("%d bytes cost %d, with %d connections and %d requests to the site; at most %d are right", size, cost, dials, requests, bound)
+	}
+}
+
+// allocates tells for how much a run allocates, with what it makes the site see.
+func allocates(t *testing.T, run func(*testing.T, *codecWorld)) (bytes, dials, requests int64) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	synctest.Test(t, func(t *testing.T) {
 		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer func() { dials, requests = w.site.dials.Load(), w.site.requests.Load() }()
 		defer w.Close()
 		run(t, w)
 	})
 	runtime.ReadMemStats(&after)
-	if cost := after.TotalAlloc - before.TotalAlloc; cost > fuzzAllocationBase+fuzzAllocationFactor*uint64(size) {
-		t.Errorf("%d bytes cost %d", size, cost)
+	return int64(after.TotalAlloc - before.TotalAlloc), dials, requests
+}
+
+var fuzzWorld struct {
+	sync.Once
+	bytes int64
+}
+
+// fuzzWorldBytes is what a world with one connection to its site allocates.
+func fuzzWorldBytes(t *testing.T) int64 {
+	fuzzWorld.Do(func() {
+		fuzzWorld.bytes, _, _ = allocates(t, func(t *testing.T, w *codecWorld) {
+			w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+			w.fuzzed(t, listGroupsAPI.key, 0, nil)
+		})
+	})
+	return fuzzWorld.bytes
+}
+
+// The bound sees what a named length would allocate.
+func TestFuzzingSeesAllocations(t *testing.T) {
+	const named = 8 << 20
+	cost, dials, requests := allocates(t, func(t *testing.T, w *codecWorld) {
+		w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+		w.fuzzed(t, listGroupsAPI.key, 0, nil)
+		if b := make([]byte, named+w.site.dials.Load()); len(b) == 0 {
+			t.Error("nothing is allocated")
+		}
+	})
+	if dials != 1 || requests != 1 || cost < fuzzWorldBytes(t)*2+fuzzAllocationBase {
+		t.Errorf("cost %d, %d connections, %d requests", cost, dials, requests)
 	}
 }

@@ -3,6 +3,7 @@ package router
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,7 +16,7 @@ import (
 // describe asks a gateway for the settings of topics, of which each has one of so many bytes.
 func (w *codecWorld) describe(t *testing.T, valueBytes int, names ...string) (resources []kmsg.DescribeConfigsResponseResource, asked []int) {
 	t.Helper()
-	w.site.answer = func(up kmsg.Request) kmsg.Response {
+	w.site.answers(func(up kmsg.Request) kmsg.Response {
 		resp := up.ResponseKind().(*kmsg.DescribeConfigsResponse)
 		for _, r := range up.(*kmsg.DescribeConfigsRequest).Resources {
 			out := kmsg.NewDescribeConfigsResponseResource()
@@ -26,7 +27,7 @@ func (w *codecWorld) describe(t *testing.T, valueBytes int, names ...string) (re
 			resp.Resources = append(resp.Resources, out)
 		}
 		return resp
-	}
+	})
 	resources = w.describeOf(t, names...)
 	requests, _ := w.site.take()
 	for _, r := range requests {
@@ -108,10 +109,9 @@ func TestABrokerThatHangsDoesNotHoldSettings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newCodecWorld(t, translating(), kversion.V4_4_0())
 		defer w.Close()
-		first := true
-		w.site.raw = func(up kmsg.Request) []byte {
-			if first {
-				first = false
+		var asked atomic.Int32
+		w.site.says(func(up kmsg.Request) []byte {
+			if asked.Add(1) == 1 {
 				time.Sleep(2 * describeSiteMax)
 			}
 			resp := up.ResponseKind().(*kmsg.DescribeConfigsResponse)
@@ -119,7 +119,7 @@ func TestABrokerThatHangsDoesNotHoldSettings(t *testing.T) {
 			out.ResourceType, out.ResourceName = kmsg.ConfigResourceTypeTopic, "orders"
 			resp.Resources = append(resp.Resources, out)
 			return resp.AppendTo(nil)
-		}
+		})
 		began := time.Now()
 		if got := w.describeOf(t, "orders"); got[0].ErrorCode != 0 {
 			t.Errorf("%+v", got[0])
@@ -138,14 +138,14 @@ func TestASiteWithoutAnswerIsNamed(t *testing.T) {
 		defer w.Close()
 		var refused []string
 		w.events.Refused = func(reason string) { refused = append(refused, reason) }
-		tries := 0
-		w.site.raw = func(kmsg.Request) []byte { tries++; return []byte("nonsense") }
+		var tries atomic.Int32
+		w.site.says(func(kmsg.Request) []byte { tries.Add(1); return []byte("nonsense") })
 		got := w.describeOf(t, "orders")[0]
 		if got.ErrorCode != kerr.LeaderNotAvailable.Code || got.ErrorMessage == nil || !strings.Contains(*got.ErrorMessage, "site east") {
 			t.Errorf("%+v", got)
 		}
-		if tries < 2 || fmt.Sprint(refused) != "[settings-site]" {
-			t.Errorf("%d tries, events %v", tries, refused)
+		if tries.Load() < 2 || fmt.Sprint(refused) != "[settings-site]" {
+			t.Errorf("%d tries, events %v", tries.Load(), refused)
 		}
 	})
 }
