@@ -27,7 +27,7 @@ import (
 // Metadata), the log start, and messages of the site other than about single records.
 var produceAPI = api{
 	key: 0, min: 3, max: 13, needs: 7, begin: (*Client).beginProduce,
-	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; no transactions yet.",
+	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; no transactions yet. `ApiVersions` names versions from 0 on, as Kafka 4 does (KAFKA-18659); those below 3 are refused.",
 }
 
 // produceUpstreamMax: the site is asked by topic name, without what only

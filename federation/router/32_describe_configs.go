@@ -21,7 +21,7 @@ import (
 // metrics, which are a site's own. A topic that is named twice is described once.
 var describeConfigsAPI = api{
 	key: 32, min: 1, max: 4, needs: 1, begin: (*Client).beginDescribeConfigs,
-	treatment: forwarded, about: "Settings of topics, read alone. Those of brokers and groups are refused.",
+	treatment: forwarded, about: "Settings of topics, read alone, as the site has them. Those of brokers and groups are refused, and what does not fit into 64 MiB (about 5,000 topics).",
 }
 
 // Bounds for one request. A few bytes of a name lead to many of settings: about 3 KiB,

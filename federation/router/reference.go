@@ -11,7 +11,7 @@ import (
 type treatment string
 
 const (
-	forwarded    treatment = "forwarded"  // to the site that serves the share; names alone, nothing to translate
+	forwarded    treatment = "forwarded"  // to the site that serves the share; nothing in it to translate
 	translated   treatment = "translated" // forwarded, with the site's numbers there and the virtual ones here
 	answeredHere treatment = "answered"   // by the gateway itself
 	refused      treatment = "refused"
@@ -28,7 +28,7 @@ var refusals = []struct {
 	{"SASL is not served yet.", []int16{17, 36}},
 	{"Delegation tokens are of one site.", []int16{38, 39, 40, 41}},
 	{"Share groups keep their state at one site and cannot move.", []int16{76, 77, 78, 79, 90, 91, 92}},
-	{"Streams groups (KIP-1071) keep their state at one site and cannot move. Streams with the classic protocol is served.", []int16{88, 89, 93}},
+	{"Streams groups (KIP-1071) keep their state at one site and cannot move. Streams with the classic protocol works where its internal topics exist (topics are not created here), without exactly-once.", []int16{88, 89, 93}},
 	{"A topic has to change at all sites together, which is not served yet. Change it at each site.", []int16{19, 20, 21, 37}},
 	{"Settings have to change at all sites together, which is not served yet. Change them at each site.", []int16{33, 44}},
 	{"Settings of groups and client metrics are a site's own. Ask the site.", []int16{74}},
@@ -52,7 +52,7 @@ func Reference() []byte {
 	b.WriteString("# Kafka protocol\n\nMade from the lists of package `federation/router`; `go test ./federation/router -update` writes it anew.\n\n")
 	b.WriteString("Every API of Kafka 4.4 and what a gateway does with it. `ApiVersions` names what is not refused, as far as every site offers it, so clients leave the rest alone;\n")
 	b.WriteString("a request for it all the same closes the connection (`spillway_gateway_connections_closed_total`, reason `unknown-api` or `version`).\n\n")
-	fmt.Fprintf(&b, "- **%s**: to the site that serves the failover group. There are only names in it, which are the same at all sites.\n", forwarded)
+	fmt.Fprintf(&b, "- **%s**: to the site that serves the failover group. Nothing in it has to be translated: names are the same at all sites, and settings are told as the site has them.\n", forwarded)
 	fmt.Fprintf(&b, "- **%s**: forwarded, with the site's offsets and ids there and those of the virtual cluster here.\n", translated)
 	fmt.Fprintf(&b, "- **%s**: by the gateway itself.\n- **%s**: not served.\n\n", answeredHere, refused)
 	b.WriteString("| key | API | versions | treatment | |\n| --- | --- | --- | --- | --- |\n")
