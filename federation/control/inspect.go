@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	// lookMax bounds a look at the sites before a move that a person asks for; a failover
-	// is in a hurry and has foretellMax, a dry run has forecastMax.
-	lookMax = 2 * time.Second
+	// lookMax bounds a look at the sites before a switchover, and urgentMax before a failover
+	// that a person asks for; a dry run has forecastMax.
+	lookMax   = 2 * time.Second
+	urgentMax = time.Second
 	// settingsMax is of how many topics the settings are compared, and settingsAtOnce how
 	// many are asked for at the same time.
 	settingsMax    = 200
@@ -36,7 +37,7 @@ func (p *Plan) look(ctx context.Context, o *Operator, g spillway.FailoverGroup, 
 	case dryRun:
 		limit = forecastMax
 	case next.Kind == failover.Failover:
-		limit = foretellMax
+		limit = urgentMax
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

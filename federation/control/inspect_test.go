@@ -4,7 +4,9 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"spillway"
 	"spillway/broker"
@@ -17,8 +19,9 @@ func TestASwitchoverToASiteThatTakesNoWritesIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	w.operator.Sites = map[spillway.SiteID]broker.Cluster{}
+	asked := &atomic.Int64{}
 	for id, s := range w.sites {
-		w.operator.Sites[id] = s.cluster
+		w.operator.Sites[id] = noting{s.cluster, asked}
 	}
 	w.settled(1)
 	set := func(name string, value *string) {
@@ -64,8 +67,13 @@ func TestASwitchoverToASiteThatTakesNoWritesIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil); err != nil || share.Active != "west" {
+	share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil)
+	if err != nil || share.Active != "west" {
 		t.Errorf("%+v, %v", share, err)
+	}
+	// Nobody was held while the sites were looked at, and no time is counted for it.
+	if began := share.Passages[0].At; began.UnixNano() < asked.Load() || !share.Started.Equal(began) {
+		t.Errorf("began %v, asked %v after that", began, time.Unix(0, asked.Load()).Sub(began))
 	}
 	if len(told) == 0 {
 		t.Error("it did not wait")
@@ -87,6 +95,15 @@ func TestPlansOfOthersAreNotRefused(t *testing.T) {
 		c.plan.refuse(failover.Request{Kind: failover.Failover, LossMax: c.max})
 		if len(c.plan.Refused) != c.want {
 			t.Errorf("%s: %v", name, c.plan.Refused)
+		}
+	}
+	limits := failover.Limits{Group: spillway.FailoverGroup{Sites: []spillway.SiteID{"east", "west", "north"}}}
+	known := failover.Known{Order: []spillway.SiteID{"west"}, Ends: map[spillway.SiteID]failover.PartitionOffsets{"west": {"orders": {10}}}, Reserved: failover.PartitionOffsets{"orders": {15}}}
+	for _, north := range []failover.SiteView{{Mirror: true}, {Shared: true}, {}, {Judgement: failover.Judgement{Down: true}}} {
+		var p Plan
+		p.foreseen(known, "east", failover.View{Sites: map[spillway.SiteID]failover.SiteView{"north": north}}, limits)
+		if !p.read || p.allRead != north.Judgement.Down || p.allRead != (p.LostLeast >= 0) || p.LostMost != 5 {
+			t.Errorf("%+v: %+v", north, p)
 		}
 	}
 	p := Plan{Unread: []string{"site east: down"}}
