@@ -60,13 +60,13 @@ func TestReread(t *testing.T) {
 	early.Passages, early.Undrained = early.Passages[:1], nil
 	for want, r := range map[string]Record{
 		"nothing": planned(), "members at east-1 did not pause in time: up to one commit interval of each": late,
-		"up to one commit interval of each consumer group": notDrained,
+		"not measured; at most one commit interval of each consumer group whose position the target had": notDrained,
 	} {
 		if got := r.Reread(); got != want {
 			t.Errorf("%q, not %q", got, want)
 		}
 	}
-	if got := lossy().Reread(); got != "up to one commit interval of each consumer group" {
+	if got := lossy().Reread(); got != "not measured; at most one commit interval of each consumer group whose position the target had" {
 		t.Errorf("a failover: %q", got)
 	}
 	if got := early.Reread(); got != "nothing" {
