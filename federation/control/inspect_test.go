@@ -1,7 +1,9 @@
 package control
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -111,5 +113,47 @@ func TestPlansOfOthersAreNotRefused(t *testing.T) {
 	p.unread("west", errors.New("no way"))
 	if !slices.Equal(p.Unread, []string{"site east: down", "site west: no way"}) {
 		t.Errorf("%q", p.Unread)
+	}
+}
+
+// shows is a site that shows its topics and no settings.
+type shows struct {
+	broker.Cluster
+	topics map[string]broker.TopicMetadata
+}
+
+type noSettings struct{ broker.Admin }
+
+var errNoSettings = errors.New("no access to settings")
+
+func (s shows) Metadata(context.Context, ...string) (broker.Metadata, error) {
+	return broker.Metadata{Topics: s.topics}, nil
+}
+func (s shows) Admin() broker.Admin { return noSettings{} }
+
+func (noSettings) TopicConfigs(context.Context, string) (map[string]broker.ConfigValue, error) {
+	return nil, errNoSettings
+}
+
+// What a site showed counts, though it did not show its settings.
+func TestASiteWithoutSettingsIsComparedAllTheSame(t *testing.T) {
+	g := testGroup([]spillway.SiteID{"east", "west"})
+	g.Topics = []string{"*"}
+	east, west := shows{topics: map[string]broker.TopicMetadata{}}, shows{topics: map[string]broker.TopicMetadata{}}
+	for i := range settingsMax + 7 {
+		name := fmt.Sprint("topic", i)
+		east.topics[name] = broker.TopicMetadata{Partitions: []broker.PartitionMetadata{{}}}
+		west.topics[name] = broker.TopicMetadata{Partitions: []broker.PartitionMetadata{{Leader: -1}}}
+	}
+	east.topics["only here"] = broker.TopicMetadata{Partitions: []broker.PartitionMetadata{{}}}
+	o := &Operator{topology: spillway.NewTopology("shop", "shop-1", []spillway.Site{{ID: "east"}, {ID: "west"}}, []spillway.FailoverGroup{g}), Sites: map[spillway.SiteID]broker.Cluster{"east": east, "west": west}}
+	var p Plan
+	p.look(within(t), o, g, failover.Share{Active: "east"}, failover.Share{Kind: failover.Switchover, Target: "west"}, failover.View{}, true)
+	p.refuse(failover.Request{Kind: failover.Switchover})
+	if len(p.Unread) != 2 || len(p.Refused) != 2 || !strings.Contains(p.Refused[0], "west lacks topics, which its mirror has to create first: only here") {
+		t.Errorf("%q, %q", p.Unread, p.Refused)
+	}
+	if f := p.Findings; len(f) != 3 || f[2].What != "the settings of 200 topics were compared, not of 7 more" {
+		t.Errorf("%+v", f)
 	}
 }

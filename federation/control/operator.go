@@ -353,6 +353,7 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 	judged := h.judgements(g.Sites, o.limits(g).Observers)
 	view := failover.View{Now: time.Now().UTC(), NewMask: newMask(), Sites: h.siteViews(g, share.ID(), judged, nil)}
 	plan := newPlan(g, h, view)
+	plan.leasesMost, plan.leases = plan.leases, 0 // a command has not watched them run out
 	for _, l := range decodeGateways(h.entries(o.keys.Gateways())) {
 		view.Gateways = append(view.Gateways, failover.GatewayView{ID: l.ID, Boot: l.Boot, Leaving: l.Leaving})
 	}

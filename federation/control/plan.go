@@ -60,7 +60,9 @@ type Plan struct {
 	allRead  bool   // of all survivors that a failover might hear
 	measured string // what consumers read again, where the sites' commits were read
 	sites    []spillway.SiteID
-	leases   time.Duration // until the leases of gateways that are not heard are over
+	// leases is until those of gateways that are not heard are over, leasesMost where that
+	// is not known.
+	leases, leasesMost time.Duration
 }
 
 // newPlan begins a plan with who is heard and who is not.
@@ -89,7 +91,7 @@ func newPlan(g spillway.FailoverGroup, h *hub, view failover.View) Plan {
 // expect reckons for how long clients will be held. answer is how long the store takes
 // for one.
 func (p *Plan) expect(earlier []history.Record, next failover.Share, view failover.View, answer time.Duration) {
-	c := history.Conditions{Kind: next.Kind, Leases: p.leases, Answer: answer}
+	c := history.Conditions{Kind: next.Kind, Leases: p.leases, LeasesMost: p.leasesMost, Answer: answer}
 	if f := view.Sites[next.Target].Following; f != nil {
 		c.Behind = time.Duration(f.LagSeconds * float64(time.Second))
 	}

@@ -35,6 +35,7 @@ func TestExpect(t *testing.T) {
 		"all gateways are heard":                  {[]Record{silent, heard}, Conditions{Kind: failover.Failover}, 300 * ms, "as the last failover", false},
 		"leases were waited for then, not now":    {append(switchovers, silent), Conditions{Kind: failover.Failover}, 120 * ms, "switchovers", false},
 		"leases are waited for":                   {[]Record{silent, heard}, Conditions{Kind: failover.Failover, Leases: 2 * time.Second}, 2300 * ms, "after 2s for the leases", false},
+		"leases may be waited for":                {[]Record{silent, heard}, Conditions{Kind: failover.Failover, LeasesMost: 5 * time.Second}, 300 * ms, "and before it up to 5s for the leases", false},
 		"leases are waited for, the first time":   {nil, Conditions{Kind: failover.Failover, Leases: 2 * time.Second}, 2 * time.Second, "no earlier move", true},
 	} {
 		pause, why, known := Expect(c.earlier, c.now)
