@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"spillway"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 )
 
 // driver drives one share. It keeps nothing that another driver could not find
@@ -33,14 +35,19 @@ type driver struct {
 	}
 	held    coordination.Instant // when FENCING of epoch heldFor was first seen
 	heldFor spillway.Epoch
-	heldNew bool          // held counts from the first moment: the record before was seen too
-	viewed  failover.View // on which the last decision rests
+	heldNew bool // held counts from the first moment: the record before was seen too
 	marks   marking
 	memo    memo
 	told    failover.WaitInfoKey
 	cleaned spillway.Epoch
 	warmed  spillway.Epoch
 	booted  bool
+	// The moves before, as read for the last decision that may begin one, and how long the
+	// store took for that.
+	earlier []history.Record
+	answer  time.Duration
+
+	besides sync.WaitGroup // what nothing waits for
 }
 
 // memo is what actions found out in one epoch and state; it is dropped with them.
@@ -83,6 +90,7 @@ func newDriver(c *Control, g spillway.FailoverGroup, id spillway.ShareID) *drive
 }
 
 func (d *driver) run(ctx context.Context) {
+	defer d.besides.Wait()
 	for ctx.Err() == nil {
 		changed := d.c.hub.wait()
 		d.drive(ctx)
@@ -219,13 +227,17 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 		}
 		next, actions, written = failover.Decide(d.share, view, d.limits)
 	}
-	d.viewed = view
 	if !written {
 		d.at(next, d.c.cfg.Clock.Now())
 		return true, nil
 	}
 	if encoded := next.Encode(); !bytes.Equal(encoded, d.share.Encode()) {
-		return d.write(ctx, next, encoded)
+		before := d.share
+		again, err := d.write(ctx, next, encoded)
+		if before.State == failover.Stable && next.State != failover.Stable && err == nil && bytes.Equal(d.encoded, encoded) {
+			d.begun(ctx, before, next, view)
+		}
+		return again, err
 	}
 	d.warm(ctx)
 	for _, a := range actions {
@@ -319,8 +331,6 @@ func (d *driver) write(ctx context.Context, next failover.Share, encoded []byte)
 	switch {
 	case next.State == failover.Stable && last.State != failover.Stable:
 		version, err = d.finish(ctx, next, encoded)
-	case last.State == failover.Stable && next.State != failover.Stable:
-		version, err = d.begin(ctx, next, encoded)
 	case last.State == failover.Fenced && next.State == failover.Cutover && last.Kind == failover.Failover:
 		// The reserved ends must not have risen since they were read (C5).
 		err = d.c.cfg.Store.Txn(ctx, []coordination.Op{

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/federation/history"
@@ -19,7 +21,8 @@ import (
 
 // Bounds of reading what a site alone had.
 const (
-	foundRetry    = 5 * time.Second
+	foundRetry    = 5 * time.Second // doubled with each fault
+	foundRetryMax = 5 * time.Minute
 	foundReadMax  = 10 * time.Minute
 	foundCountMax = 50_000_000 // in offsets of all partitions; beyond it nothing is counted
 )
@@ -35,17 +38,19 @@ func (s *followed) recount(ctx context.Context) {
 			return
 		case share = <-s.settled:
 		}
-		for ctx.Err() == nil {
+		for wait := foundRetry; ctx.Err() == nil; wait = min(2*wait, foundRetryMax) {
 			err := s.tellFound(ctx, share, written)
 			if err == nil {
 				break
 			}
 			s.f.cfg.Events.actionFailed(s.id, "count what only "+string(s.f.site)+" had", err)
-			pause(ctx, foundRetry)
+			timer := time.NewTimer(wait)
 			select {
+			case <-ctx.Done():
+			case <-timer.C:
 			case share = <-s.settled:
-			default:
 			}
+			timer.Stop()
 		}
 	}
 }
@@ -59,8 +64,10 @@ func (s *followed) settledAt(share failover.Share) {
 	s.settled <- share // only run sends, and there is room
 }
 
-// tellFound writes what is not written yet.
+// tellFound writes what is not written yet. A move of which that fails keeps no other one
+// from being told of.
 func (s *followed) tellFound(ctx context.Context, share failover.Share, written map[spillway.Epoch]bool) error {
+	var faults []error
 	for i, t := range share.Terms {
 		if i == 0 || !t.Lossy || written[t.Epoch] || share.Terms[i-1].Site != s.f.site {
 			continue
@@ -71,18 +78,19 @@ func (s *followed) tellFound(ctx context.Context, share failover.Share, written 
 			err = s.writeFound(ctx, share, t.Epoch, key)
 		}
 		if err != nil {
-			return err
+			faults = append(faults, fmt.Errorf("the move to epoch %d: %w", t.Epoch, err))
+			continue
 		}
 		written[t.Epoch] = true
 	}
-	return nil
+	return errors.Join(faults...)
 }
 
 func (s *followed) writeFound(ctx context.Context, share failover.Share, epoch spillway.Epoch, key string) error {
-	ctx, cancel := context.WithTimeout(ctx, foundReadMax)
+	reading, cancel := context.WithTimeout(ctx, foundReadMax)
 	defer cancel()
 	reader := s.f.cfg.Mirror.Map()
-	if err := reader.CaughtUp(ctx); err != nil {
+	if err := reader.CaughtUp(reading); err != nil {
 		return err
 	}
 	views := map[spillway.TopicPartition]*offsetmap.View{}
@@ -95,28 +103,11 @@ func (s *followed) writeFound(ctx context.Context, share failover.Share, epoch s
 	if err != nil {
 		return err
 	}
-	found := history.Found{Site: s.f.site, Records: -1, Ranges: ranges}
-	if spans != nil {
-		counts, err := mirror.CountRecords(ctx, s.f.cfg.Cluster, spans, nil)
-		if err != nil {
-			return fmt.Errorf("count the records of epoch %d and before that only %s has: %w", epoch-1, s.f.site, err)
-		}
-		found.Records = 0
-		for i, r := range ranges {
-			n, ok := counts[spillway.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
-			if !ok {
-				return fmt.Errorf("%s-%d of %s could not be read to its end", r.Topic, r.Partition, s.f.site)
-			}
-			found.Ranges[i].Records = n.Records
-			found.Records += n.Records
-			if n.Records > 0 && (found.First.IsZero() || n.First.Before(found.First)) {
-				found.First = n.First
-			}
-			if n.Records > 0 && n.Last.After(found.Last) {
-				found.Last = n.Last
-			}
-		}
-	}
+	counts, err := countFound(reading, s.f.cfg.Cluster, spans)
+	if err != nil && (ctx.Err() != nil || reading.Err() == nil) {
+		return fmt.Errorf("count the records of epoch %d and before that only %s has: %w", epoch-1, s.f.site, err)
+	} // else it takes too long, and would each time: nothing is counted
+	found := foundOf(s.f.site, ranges, counts)
 	if found.More = len(ranges) - history.RangesMax; found.More > 0 {
 		found.Ranges = ranges[:history.RangesMax]
 	}
@@ -129,6 +120,48 @@ func (s *followed) writeFound(ctx context.Context, share failover.Share, epoch s
 		return nil // another process of the site has written it
 	}
 	return err
+}
+
+// countFound counts what lies in spans of a site's log. What is not there any more, since
+// its topic was deleted or its time was over, is not in the answer, nor what cannot be read.
+func countFound(ctx context.Context, cluster broker.Cluster, spans map[spillway.TopicPartition]sitelog.Span) (map[spillway.TopicPartition]mirror.Counted, error) {
+	if len(spans) == 0 {
+		return nil, nil
+	}
+	md, err := cluster.Metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(spans, func(tp spillway.TopicPartition, _ sitelog.Span) bool {
+		return !slices.ContainsFunc(md.Topics[tp.Topic].Partitions, func(p broker.PartitionMetadata) bool { return p.Partition == tp.Partition })
+	})
+	return mirror.CountRecords(ctx, cluster, spans, nil)
+}
+
+// foundOf sums up what was counted. A range that was not leaves the sum unknown.
+func foundOf(site spillway.SiteID, ranges []history.Range, counts map[spillway.TopicPartition]mirror.Counted) history.Found {
+	found := history.Found{Site: site, Ranges: ranges}
+	for i, r := range ranges {
+		n, ok := counts[spillway.TopicPartition{Topic: r.Topic, Partition: r.Partition}]
+		if !ok {
+			found.Records = -1
+			continue
+		}
+		found.Ranges[i].Records = n.Records
+		if found.Records >= 0 {
+			found.Records += n.Records
+		}
+		if n.Records > 0 && (found.First.IsZero() || n.First.Before(found.First)) {
+			found.First = n.First
+		}
+		if n.Records > 0 && n.Last.After(found.Last) {
+			found.Last = n.Last
+		}
+	}
+	if found.Records < 0 {
+		found.First, found.Last = time.Time{}, time.Time{}
+	}
+	return found
 }
 
 // alone lists what a site has of the terms that a move ended, beyond where they end for

@@ -1,11 +1,17 @@
 package control
 
 import (
+	"context"
+	"errors"
 	"testing"
+	"time"
 
 	"spillway"
+	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/federation/history"
+	"spillway/mirror"
+	"spillway/mirror/sitelog"
 )
 
 // found waits until the history of the first move says what a site alone had.
@@ -64,17 +70,70 @@ func TestTheHistoryCountsWhatOnlyTheLostSiteHad(t *testing.T) {
 		t.Errorf("%d records were found", n)
 	}
 	w.settled(share.Epoch)
-	// It is written once, also if the site comes again.
-	before, err := w.store.Get(within(t), failover.Keys("shop").HistoryFound(share.ID(), share.Epoch, "east"))
+	// It is written once, also if another process of the site counts again.
+	east := w.sites["east"]
+	again := &followed{f: &Follower{cfg: FollowerConfig{Topology: w.topology, Store: w.store, Cluster: east.cluster, Mirror: east.mirror}, keys: "shop", site: "east"}, group: w.topology.Groups()[0], id: share.ID()}
+	key := again.f.keys.HistoryFound(share.ID(), share.Epoch, "east")
+	before, err := w.store.Get(within(t), key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.sites["east"].stop()
-	w.sites["east"].start()
-	w.settled(share.Epoch)
-	again, err := w.store.Get(within(t), before.Key)
-	if err != nil || again.Version != before.Version {
-		t.Errorf("version %d, then %d, %v", before.Version, again.Version, err)
+	for _, count := range []func() error{
+		func() error { return again.tellFound(within(t), share, map[spillway.Epoch]bool{}) },
+		func() error { return again.writeFound(within(t), share, share.Epoch, key) },
+	} {
+		if err := count(); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := w.store.Get(within(t), key); err != nil || after.Version != before.Version {
+			t.Errorf("version %d, then %d, %v", before.Version, after.Version, err)
+		}
+	}
+	// A move of which that fails keeps no other one from being told of.
+	again.f.cfg.Store = unread{w.store, key}
+	share.Terms = append(share.Terms, failover.Term{Epoch: 20, Site: "east"}, failover.Term{Epoch: 21, Site: "west", Lossy: true})
+	written := map[spillway.Epoch]bool{}
+	if err := again.tellFound(within(t), share, written); !errors.Is(err, errUnread) || written[share.Epoch] || !written[21] {
+		t.Errorf("%v, %v", written, err)
+	}
+	// What is not there any more is not counted, and nobody tries for ever.
+	gone := spillway.TopicPartition{Topic: "deleted"}
+	counts, err := countFound(within(t), east.cluster, map[spillway.TopicPartition]sitelog.Span{gone: {To: 5}, orders0: {From: 1 << 40, To: 1<<40 + 5}})
+	if err != nil || len(counts) != 0 {
+		t.Errorf("%v, %v", counts, err)
+	}
+}
+
+// unread is a store of which one key cannot be read.
+type unread struct {
+	coordination.Store
+	key string
+}
+
+var errUnread = errors.New("unread")
+
+func (u unread) Get(ctx context.Context, key string) (coordination.Entry, error) {
+	if key == u.key {
+		return coordination.Entry{}, errUnread
+	}
+	return u.Store.Get(ctx, key)
+}
+
+func TestWhatWasNotCountedIsUnknown(t *testing.T) {
+	at := time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
+	ranges := func() []history.Range {
+		return []history.Range{{Topic: "a", Records: -1}, {Topic: "b", Records: -1}, {Topic: "c", Records: -1}}
+	}
+	counts := map[spillway.TopicPartition]mirror.Counted{{Topic: "a"}: {Records: 2, First: at, Last: at}, {Topic: "b"}: {Records: 0}, {Topic: "c"}: {Records: 3, First: at.Add(-1), Last: at.Add(1)}}
+	if f := foundOf("east", ranges(), counts); f.Records != 5 || f.Ranges[2].Records != 3 || !f.First.Equal(at.Add(-1)) || !f.Last.Equal(at.Add(1)) {
+		t.Errorf("%+v", f)
+	}
+	delete(counts, spillway.TopicPartition{Topic: "b"})
+	if f := foundOf("east", ranges(), counts); f.Records != -1 || f.Ranges[1].Records != -1 || f.Ranges[2].Records != 3 || !f.First.IsZero() {
+		t.Errorf("%+v", f)
+	}
+	if f := foundOf("east", nil, nil); f.Records != 0 {
+		t.Errorf("there was nothing: %+v", f)
 	}
 }
 

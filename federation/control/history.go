@@ -98,18 +98,8 @@ func readHistory(ctx context.Context, store coordination.Store, keys failover.Ke
 			parts[head] = append(parts[head], e.Value...) // sorted by key, so in order
 		}
 	}
-	about := map[spillway.Epoch]*beside{}
 	for _, e := range entries {
 		name := strings.TrimPrefix(e.Key, keys.HistoryOf(id))
-		if epoch, what, ok := besideOf(name); ok {
-			if about[epoch] == nil {
-				about[epoch] = &beside{}
-			}
-			if err := about[epoch].take(what, e.Value); err != nil {
-				return nil, fmt.Errorf("history %s: %w", e.Key, err)
-			}
-			continue
-		}
 		if strings.Contains(name, "/") {
 			continue
 		}
@@ -123,11 +113,6 @@ func readHistory(ctx context.Context, store coordination.Store, keys failover.Ke
 			}
 		}
 		records = append(records, r)
-	}
-	for i, r := range records {
-		if b := about[r.Epoch]; b != nil && r.Kind != failover.Degrade {
-			records[i].Known, records[i].Found = b.known, b.found
-		}
 	}
 	return records, nil
 }
@@ -183,18 +168,14 @@ func untrimmed(ctx context.Context, store coordination.Store, keys failover.Keys
 }
 
 // failoversSince counts the unplanned moves that ended after a time.
-func failoversSince(ctx context.Context, store coordination.Store, keys failover.Keys, id spillway.ShareID, after time.Time) (int, error) {
-	records, err := readHistory(ctx, store, keys, id)
-	if err != nil {
-		return 0, err
-	}
+func failoversSince(records []history.Record, after time.Time) int {
 	n := 0
 	for _, r := range records {
 		if r.Kind == failover.Failover && r.Aborted == "" && r.Ended.After(after) {
 			n++
 		}
 	}
-	return n, nil
+	return n
 }
 
 // clean removes the reports of epochs that are long over.

@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	// lookMax bounds a look at the sites before a move that a person asks for; a failover
-	// is in a hurry and has foretellMax, a dry run has forecastMax.
-	lookMax = 2 * time.Second
+	// lookMax bounds a look at the sites before a switchover, and urgentMax before a failover
+	// that a person asks for; a dry run has forecastMax.
+	lookMax   = 2 * time.Second
+	urgentMax = time.Second
 	// settingsMax is of how many topics the settings are compared, and settingsAtOnce how
 	// many are asked for at the same time.
 	settingsMax    = 200
@@ -36,7 +37,7 @@ func (p *Plan) look(ctx context.Context, o *Operator, g spillway.FailoverGroup, 
 	case dryRun:
 		limit = forecastMax
 	case next.Kind == failover.Failover:
-		limit = foretellMax
+		limit = urgentMax
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -53,16 +54,22 @@ func (p *Plan) look(ctx context.Context, o *Operator, g spillway.FailoverGroup, 
 	}
 	wg.Go(func() { target, errTarget = o.inspect(ctx, next.Target, g) })
 	wg.Wait()
-	switch {
-	case errTarget != nil:
+	if errTarget != nil {
 		p.unread(next.Target, errTarget)
-	case errActive != nil:
-		if !errors.Is(errActive, errNotAsked) {
-			p.unread(share.Active, errActive)
-		}
+	}
+	if errActive != nil && !errors.Is(errActive, errNotAsked) {
+		p.unread(share.Active, errActive)
+	}
+	switch { // by what was seen, though it may not be all
+	case target.Topics == nil:
+		return
+	case active.Topics == nil:
 		p.Findings = preflight.Compare(nil, target)
 	default:
 		p.Findings = preflight.Compare(&active, target)
+	}
+	if more := len(target.Topics) - settingsMax; more > 0 {
+		p.Findings = append(p.Findings, preflight.Finding{What: fmt.Sprintf("the settings of %d topics were compared, not of %d more", settingsMax, more)})
 	}
 }
 
@@ -77,9 +84,10 @@ func (p *Plan) unread(site spillway.SiteID, err error) {
 	}
 }
 
-// inspect reads what a site shows of the topics of a group.
+// inspect reads what a site shows of the topics of a group; Topics is nil if nothing could
+// be read, and some have no settings if those could not be.
 func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup) (preflight.Site, error) {
-	seen := preflight.Site{ID: site, Topics: map[string]preflight.Topic{}}
+	seen := preflight.Site{ID: site}
 	cluster := o.Sites[site]
 	if cluster == nil {
 		return seen, errors.New("no way to it is known")
@@ -89,6 +97,7 @@ func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway
 		return seen, err
 	}
 	var names []string
+	seen.Topics = map[string]preflight.Topic{}
 	for name, t := range md.Topics {
 		if o.topology.HasTopic(g, name) && !t.Internal && t.ErrorCode == 0 {
 			seen.Topics[name] = shown(t)

@@ -1,10 +1,14 @@
 package control
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"spillway"
 	"spillway/broker"
@@ -17,8 +21,9 @@ func TestASwitchoverToASiteThatTakesNoWritesIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, options{})
 	w.operator.Sites = map[spillway.SiteID]broker.Cluster{}
+	asked := &atomic.Int64{}
 	for id, s := range w.sites {
-		w.operator.Sites[id] = s.cluster
+		w.operator.Sites[id] = noting{s.cluster, asked}
 	}
 	w.settled(1)
 	set := func(name string, value *string) {
@@ -64,8 +69,13 @@ func TestASwitchoverToASiteThatTakesNoWritesIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil); err != nil || share.Active != "west" {
+	share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil)
+	if err != nil || share.Active != "west" {
 		t.Errorf("%+v, %v", share, err)
+	}
+	// Nobody was held while the sites were looked at, and no time is counted for it.
+	if began := share.Passages[0].At; began.UnixNano() < asked.Load() || !share.Started.Equal(began) {
+		t.Errorf("began %v, asked %v after that", began, time.Unix(0, asked.Load()).Sub(began))
 	}
 	if len(told) == 0 {
 		t.Error("it did not wait")
@@ -89,10 +99,61 @@ func TestPlansOfOthersAreNotRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, c.plan.Refused)
 		}
 	}
+	limits := failover.Limits{Group: spillway.FailoverGroup{Sites: []spillway.SiteID{"east", "west", "north"}}}
+	known := failover.Known{Order: []spillway.SiteID{"west"}, Ends: map[spillway.SiteID]failover.PartitionOffsets{"west": {"orders": {10}}}, Reserved: failover.PartitionOffsets{"orders": {15}}}
+	for _, north := range []failover.SiteView{{Mirror: true}, {Shared: true}, {}, {Judgement: failover.Judgement{Down: true}}} {
+		var p Plan
+		p.foreseen(known, "east", failover.View{Sites: map[spillway.SiteID]failover.SiteView{"north": north}}, limits)
+		if !p.read || p.allRead != north.Judgement.Down || p.allRead != (p.LostLeast >= 0) || p.LostMost != 5 {
+			t.Errorf("%+v: %+v", north, p)
+		}
+	}
 	p := Plan{Unread: []string{"site east: down"}}
 	p.unread("east", errors.New("again"))
 	p.unread("west", errors.New("no way"))
 	if !slices.Equal(p.Unread, []string{"site east: down", "site west: no way"}) {
 		t.Errorf("%q", p.Unread)
+	}
+}
+
+// shows is a site that shows its topics and no settings.
+type shows struct {
+	broker.Cluster
+	topics map[string]broker.TopicMetadata
+}
+
+type noSettings struct{ broker.Admin }
+
+var errNoSettings = errors.New("no access to settings")
+
+func (s shows) Metadata(context.Context, ...string) (broker.Metadata, error) {
+	return broker.Metadata{Topics: s.topics}, nil
+}
+func (s shows) Admin() broker.Admin { return noSettings{} }
+
+func (noSettings) TopicConfigs(context.Context, string) (map[string]broker.ConfigValue, error) {
+	return nil, errNoSettings
+}
+
+// What a site showed counts, though it did not show its settings.
+func TestASiteWithoutSettingsIsComparedAllTheSame(t *testing.T) {
+	g := testGroup([]spillway.SiteID{"east", "west"})
+	g.Topics = []string{"*"}
+	east, west := shows{topics: map[string]broker.TopicMetadata{}}, shows{topics: map[string]broker.TopicMetadata{}}
+	for i := range settingsMax + 7 {
+		name := fmt.Sprint("topic", i)
+		east.topics[name] = broker.TopicMetadata{Partitions: []broker.PartitionMetadata{{}}}
+		west.topics[name] = broker.TopicMetadata{Partitions: []broker.PartitionMetadata{{Leader: -1}}}
+	}
+	east.topics["only here"] = broker.TopicMetadata{Partitions: []broker.PartitionMetadata{{}}}
+	o := &Operator{topology: spillway.NewTopology("shop", "shop-1", []spillway.Site{{ID: "east"}, {ID: "west"}}, []spillway.FailoverGroup{g}), Sites: map[spillway.SiteID]broker.Cluster{"east": east, "west": west}}
+	var p Plan
+	p.look(within(t), o, g, failover.Share{Active: "east"}, failover.Share{Kind: failover.Switchover, Target: "west"}, failover.View{}, true)
+	p.refuse(failover.Request{Kind: failover.Switchover})
+	if len(p.Unread) != 2 || len(p.Refused) != 2 || !strings.Contains(p.Refused[0], "west lacks topics, which its mirror has to create first: only here") {
+		t.Errorf("%q, %q", p.Unread, p.Refused)
+	}
+	if f := p.Findings; len(f) != 3 || f[2].What != "the settings of 200 topics were compared, not of 7 more" {
+		t.Errorf("%+v", f)
 	}
 }

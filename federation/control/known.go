@@ -16,102 +16,123 @@ import (
 	"spillway/federation/history"
 )
 
-// beside is what the history keeps of a move beside its record.
-type beside struct {
-	known *history.Known
-	found []history.Found
-}
-
-// besideOf takes the last part of such a key apart.
-func besideOf(name string) (epoch spillway.Epoch, what string, ok bool) {
-	number, what, ok := strings.Cut(name, "-")
-	if n, err := strconv.ParseInt(number, 10, 32); ok && err == nil && (what == "known" || strings.HasPrefix(what, "found-")) {
-		return spillway.Epoch(n), what, true
+// readBeside adds what is kept beside the records of moves. It counts for people only:
+// what cannot be decoded is left out.
+func readBeside(ctx context.Context, store coordination.Store, keys failover.Keys, id spillway.ShareID, records []history.Record) error {
+	entries, err := store.List(ctx, keys.BesideOf(id))
+	if err != nil {
+		return err
 	}
-	return 0, "", false
-}
-
-func (b *beside) take(what string, value []byte) error {
-	if what == "known" {
-		b.known = &history.Known{}
-		return json.Unmarshal(value, b.known)
+	moves := map[spillway.Epoch]*history.Record{}
+	for i := range records {
+		if r := &records[i]; r.Kind != failover.Degrade {
+			moves[r.Epoch] = r
+		}
 	}
-	var f history.Found
-	err := json.Unmarshal(value, &f)
-	b.found = append(b.found, f)
-	return err
+	for _, e := range entries {
+		number, what, _ := strings.Cut(strings.TrimPrefix(e.Key, keys.BesideOf(id)), "/")
+		epoch, err := strconv.ParseInt(number, 10, 32)
+		move := moves[spillway.Epoch(epoch)]
+		if err != nil || move == nil {
+			continue
+		}
+		var known history.Known
+		var found history.Found
+		switch {
+		case what == "known" && json.Unmarshal(e.Value, &known) == nil:
+			move.Known = &known
+		case strings.HasPrefix(what, "found/") && json.Unmarshal(e.Value, &found) == nil:
+			move.Found = append(move.Found, found)
+		}
+	}
+	return nil
 }
 
-// known says what is written down when a move begins: the verdicts, and what was
+// Bounds of what is kept of a forecast beside history.LossesMax.
+const (
+	silentMax   = 100
+	sentenceMax = 1000 // bytes
+)
+
+// clip bounds a sentence.
+func clip(s string) string {
+	if len(s) <= sentenceMax {
+		return s
+	}
+	return strings.ToValidUTF8(s[:sentenceMax], "") + " …"
+}
+
+// known says what is written down of a move that begins: the verdicts, and what was
 // foretold.
 func (p Plan) known(view failover.View) history.Known {
 	k := history.Known{At: view.Now, Evidence: []history.Evidence{}, Forecast: history.Forecast{
-		PauseMillis: p.PauseMillis, PauseWhy: p.PauseWhy, LostLeast: p.LostLeast, LostMost: p.LostMost, Behind: p.Behind,
-		Losses: p.Losses, Reread: p.Reread, Silent: p.Silent,
+		PauseMillis: p.PauseMillis, PauseWhy: clip(p.PauseWhy), LostLeast: p.LostLeast, LostMost: p.LostMost, Behind: p.Behind,
+		Losses: p.Losses, Reread: clip(p.Reread),
 	}}
+	for _, s := range p.Silent[:min(len(p.Silent), silentMax)] {
+		k.Forecast.Silent = append(k.Forecast.Silent, clip(s))
+	}
+	if more := len(p.Silent) - silentMax; more > 0 {
+		k.Forecast.Silent = append(k.Forecast.Silent, fmt.Sprintf("%d more", more))
+	}
 	if more := len(p.Losses) - history.LossesMax; more > 0 {
 		k.Forecast.Losses, k.Forecast.LossesMore = p.Losses[:history.LossesMax], more
 	}
 	for _, site := range p.sites {
 		j := view.Sites[site].Judgement
-		k.Evidence = append(k.Evidence, history.Evidence{Site: site, Down: j.Down, Why: cmp.Or(j.Why, "nobody has voted")})
+		k.Evidence = append(k.Evidence, history.Evidence{Site: site, Down: j.Down, Why: clip(cmp.Or(j.Why, "nobody has voted"))})
 	}
 	return k
 }
 
-// knownOp writes it with the record that begins the move; nothing if it is there.
-func knownOp(ctx context.Context, store coordination.Store, key string, k history.Known) ([]coordination.Op, error) {
-	switch _, err := store.Get(ctx, key); {
-	case err == nil:
-		return nil, nil
-	case !errors.Is(err, coordination.ErrNotFound):
-		return nil, err
-	}
+// keepMax bounds keeping what was known of a move that has begun.
+const keepMax = 2 * time.Second
+
+// keep writes it, once for each move.
+func keep(ctx context.Context, store coordination.Store, key string, k history.Known) error {
 	value, err := json.Marshal(k)
-	if err != nil {
-		return nil, fmt.Errorf("what is known of the move: %w", err)
+	if err == nil {
+		_, err = store.Put(ctx, key, value, 0)
 	}
-	return []coordination.Op{{Key: key, Value: value}}, nil
+	if errors.Is(err, coordination.ErrConflict) {
+		return nil // another loop has written it
+	}
+	return err
 }
 
-// foretellMax bounds what is read for the history before a failover begins.
-const foretellMax = time.Second
-
-// begin writes the record that begins a move without a person, together with what is
-// known. A failover does not wait for that: what cannot be read is left out.
-func (d *driver) begin(ctx context.Context, next failover.Share, encoded []byte) (uint64, error) {
-	ops := []coordination.Op{{Key: d.c.keys.Share(d.id), Value: encoded, Version: d.version}}
-	reading, cancel := context.WithTimeout(ctx, foretellMax)
-	if plan, view, err := d.foretell(reading, next); err == nil {
-		if known, err := knownOp(reading, d.c.cfg.Store, d.c.keys.HistoryKnown(d.id, next.Epoch), plan.known(view)); err == nil {
-			ops = append(ops, known...)
+// begun keeps what was known of a move that this loop has begun: beside the move, which
+// does not wait for it.
+func (d *driver) begun(ctx context.Context, before, next failover.Share, view failover.View) {
+	earlier, answer := d.earlier, d.answer
+	d.besides.Go(func() {
+		keeping, cancel := context.WithTimeout(ctx, keepMax)
+		defer cancel()
+		plan, err := d.foretell(keeping, before, next, view, earlier, answer)
+		if err == nil {
+			err = keep(keeping, d.c.cfg.Store, d.c.keys.HistoryKnown(d.id, next.Epoch), plan.known(view))
 		}
-	}
-	cancel()
-	if err := d.c.cfg.Store.Txn(ctx, ops); err != nil {
-		return 0, err
-	}
-	return d.versionOf(ctx, encoded)
+		if err != nil && ctx.Err() == nil {
+			d.c.cfg.Events.actionFailed(d.id, "keep what was known of the move", err)
+		}
+	})
 }
 
 // foretell says of a failover what a dry run would say, by the leases and the maps of
-// the sites, which this loop has read already.
-func (d *driver) foretell(ctx context.Context, next failover.Share) (Plan, failover.View, error) {
-	view := d.viewed
-	if err := d.readReserved(ctx); err != nil {
-		return Plan{}, view, err
+// the sites, which this loop has read already. It reads nothing of d that changes.
+func (d *driver) foretell(ctx context.Context, before, next failover.Share, view failover.View, earlier []history.Record, answer time.Duration) (Plan, error) {
+	var reserved failover.Reserved
+	e, err := d.c.cfg.Store.Get(ctx, d.c.keys.Reserved(d.id))
+	if err == nil {
+		err = json.Unmarshal(e.Value, &reserved)
 	}
-	view.Reserved = d.memo.reserved
-	asked := d.c.cfg.Clock.Now()
-	earlier, err := readHistory(ctx, d.c.cfg.Store, d.c.keys, d.id)
-	if err != nil {
-		return Plan{}, view, err
+	if err != nil && !errors.Is(err, coordination.ErrNotFound) {
+		return Plan{}, err
 	}
-	answer := asked.Shortest(d.c.cfg.Clock.Now())
+	view.Reserved = reserved.Ends
 	plan := newPlan(d.group, d.c.hub, view)
 	known := failover.Known{Ends: map[spillway.SiteID]failover.PartitionOffsets{}, Reserved: view.Reserved}
 	for _, site := range d.group.Sites {
-		if site == d.share.Active || unheard(view.Sites[site], d.share.Epoch) != nil {
+		if site == before.Active || unheard(view.Sites[site], before.Epoch) != nil {
 			continue
 		}
 		if known.Order = append(known.Order, site); site == next.Target {
@@ -126,10 +147,10 @@ func (d *driver) foretell(ctx context.Context, next failover.Share) (Plan, failo
 			}
 		}
 	}
-	plan.foreseen(known, d.limits)
+	plan.foreseen(known, before.Active, view, d.limits)
 	plan.expect(earlier, next, view, answer)
-	plan.explain(d.group, d.share, next, view)
-	return plan, view, nil
+	plan.explain(d.group, before, next, view)
+	return plan, nil
 }
 
 // unheard tells why the word of a survivor does not count: Step would not hear it, or

@@ -78,12 +78,12 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		if share.State == failover.Fenced && share.Kind == failover.Failover && r.Kind == failover.Failover && (r.Target == "" || r.Target == share.Target) {
 			return o.acceptMore(ctx, share, version, r, dryRun)
 		}
-		view, plan, err := o.survey(ctx, g, share)
+		h, view, plan, err := o.survey(ctx, g, share)
 		if err != nil {
 			return Plan{}, err
 		}
 		asked := o.clock.Now()
-		earlier, err := o.History(ctx, group)
+		earlier, err := readHistory(ctx, o.store, o.keys, share.ID())
 		if err != nil {
 			return Plan{}, err
 		}
@@ -107,21 +107,51 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		if dryRun {
 			return plan, nil
 		}
-		if err := plan.Refusal(); o.waits(ctx, err) {
-			continue
-		} else if err != nil {
-			return Plan{}, err
+		if err = plan.Refusal(); err == nil && o.Sites != nil {
+			r.Target = next.Target
+			next, err = o.beginNow(ctx, h, g, share, r, &view)
 		}
-		beside, err := knownOp(ctx, o.store, o.keys.HistoryKnown(share.ID(), next.Epoch), plan.known(view))
+		if o.waits(ctx, err) {
+			continue
+		}
 		if err != nil {
 			return Plan{}, err
 		}
-		err = o.write(ctx, next, version, fmt.Sprintf("%s of %s from %s to %s", r.Kind, group, plan.From, plan.To), r.Who, r.Why, append(beside, o.notDrained(r)...)...)
+		err = o.write(ctx, next, version, fmt.Sprintf("%s of %s from %s to %s", r.Kind, group, plan.From, plan.To), r.Who, r.Why, o.notDrained(r)...)
 		if errors.Is(err, coordination.ErrConflict) {
 			continue // the share changed meanwhile; look again
 		}
+		if err == nil {
+			o.remember(ctx, &plan, view)
+		}
 		return plan, err
 	}
+}
+
+// remember keeps what was known of a move that has begun, and says so if it cannot: the
+// move goes on without it.
+func (o *Operator) remember(ctx context.Context, plan *Plan, view failover.View) {
+	ctx, cancel := context.WithTimeout(ctx, keepMax)
+	defer cancel()
+	key := o.keys.HistoryKnown(spillway.ShareID{Group: plan.Group}, plan.Epoch)
+	if err := keep(ctx, o.store, key, plan.known(view)); err != nil {
+		plan.Effects = append(plan.Effects, fmt.Sprintf("what was known now is not kept in the history: %v", err))
+	}
+}
+
+// beginNow begins a move after the sites were looked at, which took a while: by what the
+// mirrors and the observers say now, and at this time. Clients are held from here on.
+func (o *Operator) beginNow(ctx context.Context, h *hub, g spillway.FailoverGroup, share failover.Share, r failover.Request, view *failover.View) (failover.Share, error) {
+	for _, prefix := range []string{o.keys.Mirrors(), o.keys.Ballots()} {
+		entries, err := o.store.List(ctx, prefix)
+		if err != nil {
+			return share, err
+		}
+		h.take(prefix, entries)
+	}
+	view.Sites = h.siteViews(g, share.ID(), h.judgements(g.Sites, o.limits(g).Observers), nil)
+	view.Now = time.Now().UTC()
+	return failover.Begin(share, r, *view, o.limits(g))
 }
 
 // waits tells whether to ask again after a while, as what refuses a move ends by itself.
@@ -231,7 +261,12 @@ func (o *Operator) Status(ctx context.Context, group string) (GroupStatus, error
 
 // History lists a group's moves, oldest first.
 func (o *Operator) History(ctx context.Context, group string) ([]history.Record, error) {
-	return readHistory(ctx, o.store, o.keys, spillway.ShareID{Group: group})
+	id := spillway.ShareID{Group: group}
+	records, err := readHistory(ctx, o.store, o.keys, id)
+	if err != nil {
+		return nil, err
+	}
+	return records, readBeside(ctx, o.store, o.keys, id, records)
 }
 
 // Await waits until the share stands still in an epoch at or above the given one,
@@ -310,33 +345,34 @@ func (o *Operator) watch(ctx context.Context) (*hub, error) {
 }
 
 // survey collects what Begin needs to know.
-func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share failover.Share) (failover.View, Plan, error) {
+func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share failover.Share) (*hub, failover.View, Plan, error) {
 	h, err := o.watch(ctx)
 	if err != nil {
-		return failover.View{}, Plan{}, err
+		return nil, failover.View{}, Plan{}, err
 	}
 	judged := h.judgements(g.Sites, o.limits(g).Observers)
-	view := failover.View{Now: time.Now().UTC(), NewMask: newMask(), Sites: siteViews(g, share.ID(), judged, h.mirrors(), h.drained(), nil)}
+	view := failover.View{Now: time.Now().UTC(), NewMask: newMask(), Sites: h.siteViews(g, share.ID(), judged, nil)}
 	plan := newPlan(g, h, view)
+	plan.leasesMost, plan.leases = plan.leases, 0 // a command has not watched them run out
 	for _, l := range decodeGateways(h.entries(o.keys.Gateways())) {
 		view.Gateways = append(view.Gateways, failover.GatewayView{ID: l.ID, Boot: l.Boot, Leaving: l.Leaving})
 	}
 	e, err := o.store.Get(ctx, o.keys.Reserved(share.ID()))
 	if err != nil && !errors.Is(err, coordination.ErrNotFound) {
-		return view, plan, err
+		return h, view, plan, err
 	}
 	var r failover.Reserved
 	if e.Version > 0 && json.Unmarshal(e.Value, &r) == nil {
 		view.Reserved = r.Ends
 	}
-	return view, plan, nil
+	return h, view, plan, nil
 }
 
-// write stores a record together with the entry of the audit log and what belongs to
-// it, if what is checked beside it holds.
-func (o *Operator) write(ctx context.Context, next failover.Share, version uint64, what, who, why string, beside ...coordination.Op) error {
+// write stores a record together with the entry of the audit log, if what is checked
+// beside it holds.
+func (o *Operator) write(ctx context.Context, next failover.Share, version uint64, what, who, why string, checks ...coordination.Op) error {
 	record := coordination.Op{Key: o.keys.Share(next.ID()), Value: next.Encode(), Version: version}
-	return o.store.Txn(ctx, append([]coordination.Op{record, o.audit(what, who, why)}, beside...))
+	return o.store.Txn(ctx, append([]coordination.Op{record, o.audit(what, who, why)}, checks...))
 }
 
 func (o *Operator) audit(what, who, why string) coordination.Op {

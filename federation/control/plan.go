@@ -57,10 +57,12 @@ type Plan struct {
 	Refused []string `json:"refused,omitempty"`
 
 	read     bool   // Losses, LostLeast and LostMost were read
-	allRead  bool   // of all survivors that a failover would hear
+	allRead  bool   // of all survivors that a failover might hear
 	measured string // what consumers read again, where the sites' commits were read
 	sites    []spillway.SiteID
-	leases   time.Duration // until the leases of gateways that are not heard are over
+	// leases is until those of gateways that are not heard are over, leasesMost where that
+	// is not known.
+	leases, leasesMost time.Duration
 }
 
 // newPlan begins a plan with who is heard and who is not.
@@ -89,7 +91,7 @@ func newPlan(g spillway.FailoverGroup, h *hub, view failover.View) Plan {
 // expect reckons for how long clients will be held. answer is how long the store takes
 // for one.
 func (p *Plan) expect(earlier []history.Record, next failover.Share, view failover.View, answer time.Duration) {
-	c := history.Conditions{Kind: next.Kind, Leases: p.leases, Answer: answer}
+	c := history.Conditions{Kind: next.Kind, Leases: p.leases, LeasesMost: p.leasesMost, Answer: answer}
 	if f := view.Sites[next.Target].Following; f != nil {
 		c.Behind = time.Duration(f.LagSeconds * float64(time.Second))
 	}
@@ -170,10 +172,7 @@ func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, vie
 func (p *Plan) foresee(ctx context.Context, o *Operator, g spillway.FailoverGroup, share failover.Share, target spillway.SiteID, view failover.View, urgent bool) {
 	known, looked, unread := o.forecast(ctx, g, share, target, view, urgent)
 	p.Unread = unread
-	p.allRead = !slices.ContainsFunc(g.Sites, func(s spillway.SiteID) bool {
-		return s != share.Active && unheard(view.Sites[s], share.Epoch) == nil && known.Ends[s] == nil
-	})
-	p.foreseen(known, o.limits(g))
+	p.foreseen(known, share.Active, view, o.limits(g))
 	old := looked[share.Active]
 	if old != nil {
 		old.count(ctx, p.Losses)
@@ -191,11 +190,19 @@ func (p *Plan) foresee(ctx context.Context, o *Operator, g spillway.FailoverGrou
 	}
 }
 
-// foreseen takes the loss from what was read.
-func (p *Plan) foreseen(known failover.Known, limits failover.Limits) {
-	if len(known.Order) > 0 { // else nothing is known of any survivor: all would look lost
-		p.Losses, p.LostLeast, p.LostMost = known.Losses(limits)
-		p.read = true
+// foreseen takes the loss from what was read. A survivor that is not known to be down may
+// yet tell of more when the failover hears it: then the least is not known.
+func (p *Plan) foreseen(known failover.Known, active spillway.SiteID, view failover.View, limits failover.Limits) {
+	if len(known.Order) == 0 {
+		return // nothing is known of any survivor: all would look lost
+	}
+	p.Losses, p.LostLeast, p.LostMost = known.Losses(limits)
+	p.read = true
+	p.allRead = !slices.ContainsFunc(limits.Group.Sites, func(s spillway.SiteID) bool {
+		return s != active && !view.Sites[s].Judgement.Down && known.Ends[s] == nil
+	})
+	if !p.allRead {
+		p.LostLeast = -1
 	}
 }
 

@@ -29,13 +29,7 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 	}
 	judged := h.judgements(d.group.Sites, d.c.cfg.Observers)
 	gatewayReports, siteReports := h.reports(d.id, d.share.Epoch)
-	v.Sites = siteViews(d.group, d.id, judged, h.mirrors(), h.drained(), siteReports)
-	for id, shared := range h.shared() {
-		if site, ok := v.Sites[id]; ok {
-			site.Shared = shared
-			v.Sites[id] = site
-		}
-	}
+	v.Sites = h.siteViews(d.group, d.id, judged, siteReports)
 	v.MarksFor = d.marks.look(d.share, &v, d.limits, now)
 	v.RestoringFor = d.memo.began.Shortest(now)
 	if d.share.State == failover.Stable && !judged[d.share.Active].Down {
@@ -53,11 +47,13 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 		v.Reserved = d.memo.reserved
 	}
 	if d.share.State == failover.Stable {
-		n, err := failoversSince(ctx, d.c.cfg.Store, d.c.keys, d.id, time.Now().Add(-time.Hour))
+		asked := d.c.cfg.Clock.Now()
+		records, err := readHistory(ctx, d.c.cfg.Store, d.c.keys, d.id)
 		if err != nil {
 			return v, err
 		}
-		v.FailoversLastHour = n
+		d.earlier, d.answer = records, asked.Shortest(d.c.cfg.Clock.Now())
+		v.FailoversLastHour = failoversSince(records, time.Now().Add(-time.Hour))
 	}
 	return v, nil
 }
@@ -151,10 +147,12 @@ func (d *driver) allowed(now coordination.Instant) bool {
 	return known || !d.fences(site)
 }
 
-func siteViews(g spillway.FailoverGroup, id spillway.ShareID, judged map[spillway.SiteID]failover.Judgement, mirrors map[spillway.SiteID]failover.MirrorLease, drained map[spillway.SiteID]failover.Drained, reports map[spillway.SiteID]failover.SiteReport) map[spillway.SiteID]failover.SiteView {
+// siteViews is what is known of the sites of a group. reports is nil while it stands still.
+func (h *hub) siteViews(g spillway.FailoverGroup, id spillway.ShareID, judged map[spillway.SiteID]failover.Judgement, reports map[spillway.SiteID]failover.SiteReport) map[spillway.SiteID]failover.SiteView {
+	mirrors, drained, shared := h.mirrors(), h.drained(), h.shared()
 	views := map[spillway.SiteID]failover.SiteView{}
 	for _, s := range g.Sites {
-		sv := failover.SiteView{Judgement: judged[s]}
+		sv := failover.SiteView{Judgement: judged[s], Shared: shared[s]}
 		if m, ok := mirrors[s]; ok {
 			sv.Mirror = true
 			if f, ok := m.Following[id.String()]; ok {

@@ -80,14 +80,18 @@ func (k Keys) HistoryDegrade(id spillway.ShareID, e spillway.Epoch, count int) s
 	return fmt.Sprintf("%s-degrade-%04d", k.History(id, e), count)
 }
 
+// BesideOf is the prefix of what is kept of a share's moves beside their records. It is
+// none below HistoryOf: whoever counts moves there must not depend on it.
+func (k Keys) BesideOf(id spillway.ShareID) string { return k.root() + "beside/" + id.String() + "/" }
+
 // HistoryKnown is what was known when a move began.
 func (k Keys) HistoryKnown(id spillway.ShareID, e spillway.Epoch) string {
-	return k.History(id, e) + "-known"
+	return fmt.Sprintf("%s%010d/known", k.BesideOf(id), e)
 }
 
 // HistoryFound is what a site that was given up by a move alone had.
 func (k Keys) HistoryFound(id spillway.ShareID, e spillway.Epoch, site spillway.SiteID) string {
-	return k.History(id, e) + "-found-" + string(site)
+	return fmt.Sprintf("%s%010d/found/%s", k.BesideOf(id), e, site)
 }
 
 // Ballots is the prefix of all observers' votes.

@@ -114,19 +114,27 @@ func Decide(share Share, view View, limits Limits) (next Share, actions []Action
 }
 
 func draining(share Share, view View, limits Limits) (Share, []Action) {
-	waiting, late := []string{}, []spillway.GatewayID(nil)
+	waiting, late, gone := []string{}, []spillway.GatewayID(nil), []string{}
 	for _, g := range view.Gateways {
-		if !g.Over && !g.Leaving && (g.Report == nil || !g.Report.GroupsDrained) {
+		switch {
+		case g.Leaving || g.Report != nil && g.Report.GroupsDrained:
+		case !g.Over:
 			waiting, late = append(waiting, string(g.ID)), append(late, g.ID)
+		case g.OverFor < view.InState: // it ended meanwhile, and is not waited for
+			gone, late = append(gone, string(g.ID)), append(late, g.ID)
 		}
 	}
+	why := "all members of the consumer groups wait"
+	if len(gone) > 0 {
+		why += fmt.Sprintf(" but those at %s, whose lease ran out, which may read records again", strings.Join(gone, ", "))
+	}
 	if len(waiting) == 0 && view.Unseen <= 0 {
-		return move(share.fencing(view, "all members of the consumer groups wait"))
+		share.Undrained = late
+		return move(share.fencing(view, why))
 	}
 	if view.InState >= limits.Group.GroupDrain {
-		why := "all members of the consumer groups wait"
 		if len(waiting) > 0 {
-			why = fmt.Sprintf("consumer groups drained for %s, members at %s did not come in time and may read records again", limits.Group.GroupDrain, strings.Join(waiting, ", "))
+			why = fmt.Sprintf("consumer groups drained for %s, members at %s did not come in time and may read records again", limits.Group.GroupDrain, strings.Join(append(waiting, gone...), ", "))
 		}
 		share.Undrained = late
 		return move(share.fencing(view, why))

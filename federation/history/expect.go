@@ -17,6 +17,9 @@ type Conditions struct {
 	// Leases is how long the last lease of a gateway that is not heard may still be in
 	// force; 0: all are heard.
 	Leases time.Duration
+	// LeasesMost is the same where nobody has watched for long enough to know: a gateway
+	// that is not heard may have died a moment ago, or last month.
+	LeasesMost time.Duration
 	// Answer is how long the coordinator store takes for one answer; 0: not measured.
 	Answer time.Duration
 }
@@ -46,6 +49,10 @@ func Expect(earlier []Record, c Conditions) (pause time.Duration, why string, kn
 		// same for every move.
 		pause, why, known = reckon(earlier, c, failover.Fenced, failover.Failover, failover.Switchover)
 		return pause + c.Leases, why + fmt.Sprintf(", after %s for the leases of gateways that are not heard", c.Leases.Round(time.Millisecond)), known
+	}
+	if c.LeasesMost > 0 {
+		pause, why, known = reckon(earlier, c, failover.Fenced, failover.Failover, failover.Switchover)
+		return pause, why + fmt.Sprintf(", and before it up to %s for the leases of gateways that are not heard", c.LeasesMost.Round(time.Millisecond)), known
 	}
 	return reckon(earlier, c, failover.Fencing, failover.Failover, failover.Switchover)
 }

@@ -35,6 +35,7 @@ func TestExpect(t *testing.T) {
 		"all gateways are heard":                  {[]Record{silent, heard}, Conditions{Kind: failover.Failover}, 300 * ms, "as the last failover", false},
 		"leases were waited for then, not now":    {append(switchovers, silent), Conditions{Kind: failover.Failover}, 120 * ms, "switchovers", false},
 		"leases are waited for":                   {[]Record{silent, heard}, Conditions{Kind: failover.Failover, Leases: 2 * time.Second}, 2300 * ms, "after 2s for the leases", false},
+		"leases may be waited for":                {[]Record{silent, heard}, Conditions{Kind: failover.Failover, LeasesMost: 5 * time.Second}, 300 * ms, "and before it up to 5s for the leases", false},
 		"leases are waited for, the first time":   {nil, Conditions{Kind: failover.Failover, Leases: 2 * time.Second}, 2 * time.Second, "no earlier move", true},
 	} {
 		pause, why, known := Expect(c.earlier, c.now)
@@ -60,13 +61,13 @@ func TestReread(t *testing.T) {
 	early.Passages, early.Undrained = early.Passages[:1], nil
 	for want, r := range map[string]Record{
 		"nothing": planned(), "members at east-1 did not pause in time: up to one commit interval of each": late,
-		"up to one commit interval of each consumer group": notDrained,
+		"not measured; at most one commit interval of each consumer group whose position the target had": notDrained,
 	} {
 		if got := r.Reread(); got != want {
 			t.Errorf("%q, not %q", got, want)
 		}
 	}
-	if got := lossy().Reread(); got != "up to one commit interval of each consumer group" {
+	if got := lossy().Reread(); got != "not measured; at most one commit interval of each consumer group whose position the target had" {
 		t.Errorf("a failover: %q", got)
 	}
 	if got := early.Reread(); got != "nothing" {

@@ -184,7 +184,16 @@ func (r Record) Steps() []Step {
 	return steps
 }
 
-// Reread says what consumers have read again.
+// held is for how long clients were held, up to where the new site served or the move was
+// given up; false if they were not held.
+func (r Record) held() (time.Duration, bool) {
+	if took, ok := r.between(failover.Fencing, failover.Open); ok {
+		return took, true
+	}
+	return r.between(failover.Fencing, failover.Stable)
+}
+
+// Reread says what consumers have read again, as far as a record can tell: nobody counts it.
 func (r Record) Reread() string {
 	_, drained := r.between(failover.Draining, failover.Fencing)
 	switch {
@@ -195,7 +204,7 @@ func (r Record) Reread() string {
 	case drained || r.Aborted != "":
 		return "nothing"
 	}
-	return "up to one commit interval of each consumer group"
+	return "not measured; at most one commit interval of each consumer group whose position the target had"
 }
 
 func names(ids []spillway.GatewayID) string {

@@ -38,13 +38,19 @@ func (r Record) Report() string {
 // page collects the lines.
 type page struct{ text strings.Builder }
 
-func (p *page) line(format string, args ...any) { fmt.Fprintf(&p.text, format+"\n", args...) }
+// line writes one line. What is filled in stays within it.
+func (p *page) line(format string, args ...any) {
+	p.text.WriteString(inline(fmt.Sprintf(format, args...)) + "\n")
+}
+
+// inline makes one line of a text that others wrote, so that no part of it begins a heading
+// or a list.
+func inline(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 // row is a row of a table. A cell holds one line, and bars in it would end it.
 func (p *page) row(cells ...any) {
 	for i, c := range cells {
-		text := strings.Join(strings.Fields(fmt.Sprint(c)), " ")
-		cells[i] = strings.ReplaceAll(text, "|", `\|`)
+		cells[i] = strings.ReplaceAll(inline(fmt.Sprint(c)), "|", `\|`)
 	}
 	p.line("|"+strings.Repeat(" %s |", len(cells)), cells...)
 }
@@ -84,16 +90,21 @@ func stamp(t time.Time) string {
 // outcome is the first sentence: what became of it, in one look.
 func (r Record) outcome() string {
 	switch {
+	case r.Aborted != "" && r.Kind == failover.Failover:
+		return fmt.Sprintf("**Given up** (%s). The failover group stays at %s.", r.Aborted, r.From)
 	case r.Aborted != "":
 		return fmt.Sprintf("**Given up** (%s). %s went on serving; nothing was lost.", r.Aborted, r.From)
 	case r.Kind == failover.Switchover:
 		return fmt.Sprintf("%s serves since epoch %d. **Nothing was lost**; clients were held for %s.", r.To, r.Epoch, millis(r.HeldMillis))
 	}
+	n, known := r.found()
 	lost := fmt.Sprintf("**at most %s may be lost**", records(r.LostMost))
-	if r.LostMost == 0 {
-		lost = "**nothing was lost**"
-	}
-	if n, ok := r.found(); ok {
+	switch {
+	case r.LostMost == 0:
+		if lost = "**nothing that was acknowledged was lost**"; known && n > 0 {
+			lost += fmt.Sprintf(", %s without an acknowledgement at %s only", records(n), r.From)
+		}
+	case known:
 		lost = fmt.Sprintf("**%s were only at %s**, of at most %d that were announced", records(n), r.From, r.LostMost)
 	}
 	return fmt.Sprintf("%s serves since epoch %d: %s; clients were held for %s.", r.To, r.Epoch, lost, millis(r.HeldMillis))
@@ -115,6 +126,9 @@ func (r Record) fence() string {
 		return "were denied to the gateways by ACL, and every leader refused them"
 	case "lease-only":
 		return "were ended by the gateways themselves and their leases (lease-only)"
+	}
+	if _, fencing := r.held(); fencing {
+		return "not recorded, since the move was given up"
 	}
 	return "were not fenced"
 }
@@ -151,19 +165,25 @@ func (r Record) compare(b *page) {
 		}
 		loss = between(f.LostLeast, f.LostMost)
 	}
-	held := millis(r.HeldMillis)
-	if r.HeldMillis < 0 {
-		held = "the move did not get as far as serving"
+	held := "not at all"
+	if took, ok := r.held(); ok {
+		held = millis(took.Milliseconds())
 	}
 	happened := "nothing"
+	switch {
+	case r.Aborted != "":
+		happened += " by this move"
+	case r.Kind == failover.Failover:
+		happened += " that was acknowledged"
+	}
 	if r.LostMost > 0 {
 		happened = fmt.Sprintf("at most %s announced", records(r.LostMost))
-		for _, f := range r.Found {
-			happened += fmt.Sprintf("; %s found at %s on %s", records(f.Records), f.Site, stamp(f.At))
-		}
 		if len(r.Found) == 0 {
 			happened += fmt.Sprintf("; %s has not been read since", r.From)
 		}
+	}
+	for _, f := range r.Found {
+		happened += fmt.Sprintf("; %s found at %s on %s", records(f.Records), f.Site, stamp(f.At))
 	}
 	b.row("Clients held", pause, held)
 	b.row("Lost", loss, happened)
@@ -222,9 +242,36 @@ func (r Record) timeline(b *page) {
 
 // loss lists what may be missing, and what was found.
 func (r Record) loss(b *page) {
-	if r.LostMost == 0 {
+	if r.LostMost > 0 {
+		r.announced(b)
+	}
+	for _, f := range r.Found {
+		b.section(fmt.Sprintf("Found at %s on %s", f.Site, stamp(f.At)), "Partition", "From", "To", "Records")
+		for i, g := range f.Ranges {
+			if i == rowsMax {
+				break
+			}
+			count := fmt.Sprint(g.Records)
+			if g.Records < 0 {
+				count = "not counted"
+			}
+			b.row(spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition}, g.From, g.To, count)
+		}
+		b.more(len(f.Ranges)-rowsMax+f.More, "ranges")
+		if !f.First.IsZero() {
+			b.line("")
+			b.line("They were written between %s and %s.", stamp(f.First), stamp(f.Last))
+		}
+	}
+	if r.LostMost == 0 && len(r.Found) == 0 {
 		return
 	}
+	b.line("")
+	b.line("`spillway unreplicated list %s --site %s` lists the ranges as that site has them now, `export` writes the records out.", r.Group, r.From)
+}
+
+// announced lists what lies between what was carried over and the new epoch.
+func (r Record) announced(b *page) {
 	b.section("Announced loss", "Partition", "From", "At most to", "Offsets", "Kept by")
 	n := 0
 	r.Start.All(func(tp spillway.TopicPartition, to spillway.Offset) {
@@ -245,26 +292,6 @@ func (r Record) loss(b *page) {
 		b.row(tp, start, to, offsets, site)
 	})
 	b.more(n-rowsMax, "partitions")
-	for _, f := range r.Found {
-		b.section(fmt.Sprintf("Found at %s on %s", f.Site, stamp(f.At)), "Partition", "From", "To", "Records")
-		for i, g := range f.Ranges {
-			if i == rowsMax {
-				break
-			}
-			count := fmt.Sprint(g.Records)
-			if g.Records < 0 {
-				count = "not counted"
-			}
-			b.row(spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition}, g.From, g.To, count)
-		}
-		b.more(len(f.Ranges)-rowsMax+f.More, "ranges")
-		if !f.First.IsZero() {
-			b.line("")
-			b.line("They were written between %s and %s.", stamp(f.First), stamp(f.Last))
-		}
-	}
-	b.line("")
-	b.line("`spillway unreplicated list %s --site %s` lists the ranges as that site has them now, `export` writes the records out.", r.Group, r.From)
 }
 
 // offsets are the positions at which the group went over.

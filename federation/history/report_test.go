@@ -67,6 +67,22 @@ func aborted() Record {
 	return r
 }
 
+// acked is a failover of a group with ack.sites 2, of which the old site had more.
+func acked() Record {
+	r := lossy()
+	r.LostMost, r.Start, r.Known.Forecast.LostMost = 0, r.Verified, 0
+	return r
+}
+
+// stood is a failover that was given up while it waited for a person.
+func stood() Record {
+	r := lossy()
+	r.Who, r.Why, r.Aborted = "ann", "east burns\n## nothing was lost\n- at all", "ann: a false alarm\n# really"
+	r.Passages = append(r.Passages[:2:2], failover.Passage{State: failover.Stable, At: after(60_000), Why: "given up in FENCED: ann: a false alarm\n# really; west goes on in epoch 6"})
+	r.Ended, r.HeldMillis, r.LostMost, r.Fence, r.Verified, r.Start, r.Found, r.Known = after(60_000), -1, 0, "", nil, nil, nil, nil
+	return r
+}
+
 // unread is a loss of which the old site has not been heard yet.
 func unread() Record {
 	r := lossy()
@@ -76,7 +92,7 @@ func unread() Record {
 
 // go test ./federation/history -update writes what the reports say now into the files.
 func TestReports(t *testing.T) {
-	for name, r := range map[string]Record{"planned": planned(), "lossy": lossy(), "aborted": aborted(), "unread": unread()} {
+	for name, r := range map[string]Record{"planned": planned(), "lossy": lossy(), "aborted": aborted(), "unread": unread(), "acked": acked(), "stood": stood()} {
 		file, got := filepath.Join("testdata", name+".md"), r.Report()
 		if *update {
 			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
