@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/broker/batch"
 	"spillway/broker/conn"
 	"spillway/federation"
@@ -348,6 +349,65 @@ func TestBatchesForOneSibling(t *testing.T) {
 	}
 	if got := w.at(t, "east", 0); len(got) != 8 {
 		t.Errorf("%d records, want two batches of two for each partition: %q", len(got), got)
+	}
+}
+
+// The coordinator of a group stands at one site, and partitions of the group are served at
+// another: their positions are stored by what the coordinator's site has mirrored of them.
+func TestGroupsCommitWhatIsServedElsewhere(t *testing.T) {
+	t.Parallel()
+	w := spreadOver(t, spillway.HomeFirst)
+	at := func(partition int32) spillway.TopicPartition {
+		return spillway.TopicPartition{Topic: "clicks", Partition: partition}
+	}
+	const from = gatewaytest.OffsetBase + 500 // the first that east has of partition 2; of 3 it has nothing
+	w.Follow("east", at(2), from, 5)
+	c := raw(t, w.Addrs[0])
+	commit := commitRequest("readers", 0)
+	commit.Topics[0].Topic, commit.Topics[0].Partitions = "clicks", nil
+	for p := range int32(4) {
+		part := kmsg.NewOffsetCommitRequestTopicPartition()
+		part.Partition, part.Offset, part.LeaderEpoch = p, from+3, -1
+		commit.Topics[0].Partitions = append(commit.Topics[0].Partitions, part)
+	}
+	positions := func() map[spillway.TopicPartition]broker.GroupOffset {
+		found, err := w.Direct["east"].Admin().FetchGroupOffsets(within(t, soon), "readers")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	gatewaytest.Eventually(t, "the gateway has read the map", func() bool {
+		for _, p := range do[*kmsg.OffsetCommitResponse](t, c, commit).Topics[0].Partitions {
+			if p.ErrorCode != 0 {
+				t.Fatalf("commit of partition %d: code %d", p.Partition, p.ErrorCode)
+			}
+		}
+		return positions()[at(2)].Offset == 3
+	})
+	if local := positions()[at(3)].Offset; local != 503 {
+		t.Errorf("partition 3 is stored at %d", local)
+	}
+	fetched := func(partition int32) int64 {
+		fetch := kmsg.NewPtrOffsetFetchRequest()
+		fetch.Version, fetch.Group = 5, "readers"
+		fetch.Topics = []kmsg.OffsetFetchRequestTopic{{Topic: "clicks", Partitions: []int32{partition}}}
+		p := do[*kmsg.OffsetFetchResponse](t, c, fetch).Topics[0].Partitions[0]
+		if p.ErrorCode != 0 {
+			t.Fatalf("fetch of partition %d: code %d", partition, p.ErrorCode)
+		}
+		return p.Offset
+	}
+	for p := range int32(4) {
+		if got := fetched(p); got != from+3 {
+			t.Errorf("partition %d is at %d, committed was %d", p, got, from+3)
+		}
+	}
+	if err := w.Direct["east"].Admin().CommitGroupOffsets(within(t, soon), "readers", map[spillway.TopicPartition]broker.GroupOffset{at(2): {Offset: 4, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := fetched(2); got != from+4 {
+		t.Errorf("a position of a tool at the site is %d, want %d", got, from+4)
 	}
 }
 
