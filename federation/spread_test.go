@@ -411,6 +411,61 @@ func TestGroupsCommitWhatIsServedElsewhere(t *testing.T) {
 	}
 }
 
+// Topics that a client invents, and batches whose checksum is wrong, say nothing of a site.
+func TestWhatAClientDoesWrongEjectsNoSite(t *testing.T) {
+	t.Parallel()
+	w := spreadOver(t, spillway.HomeFirst)
+	c := raw(t, w.Addrs[0])
+	for range 4 {
+		req := toPartitions(nil, 0, 2)
+		req.Topics[0].Topic = "nonsense"
+		for _, p := range do[*kmsg.ProduceResponse](t, c, req).Topics[0].Partitions {
+			if p.ErrorCode != kerr.UnknownTopicOrPartition.Code {
+				t.Errorf("a topic that is not there: code %d", p.ErrorCode)
+			}
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.ejected) > 0 {
+		t.Errorf("ejections: %v", w.ejected)
+	}
+	if len(w.picks) > 0 {
+		t.Errorf("batches that were not sent are counted: %v", w.picks)
+	}
+}
+
+// A request with batches for many partitions of a site that cannot be reached dials it once.
+func TestARequestFindsOutOnceThatASiteIsDead(t *testing.T) {
+	t.Parallel()
+	w := spreadAs(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"clicks": 4, "views": 4}})
+	req := toPartitions(nil, 2, 3)
+	more := toPartitions(nil, 2, 3).Topics[0]
+	more.Topic = "views"
+	req.Topics = append(req.Topics, more)
+	send := func() {
+		t.Helper()
+		for _, topic := range do[*kmsg.ProduceResponse](t, raw(t, w.Addrs[0]), req).Topics {
+			for _, p := range topic.Partitions {
+				if p.ErrorCode != 0 {
+					t.Errorf("%s-%d: code %d", topic.Topic, p.Partition, p.ErrorCode)
+				}
+			}
+		}
+	}
+	send()
+	w.Wires["west"].Cut(true)
+	send()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.ejected) > 0 {
+		t.Errorf("one request has found out more than once: %v", w.ejected)
+	}
+	if n := w.picks[eastShare.Group+": the only one that can take it"]; n != 4 {
+		t.Errorf("picks: %v", w.picks)
+	}
+}
+
 // A partition beyond those that the sites share out belongs to nobody.
 func TestPartitionsBeyondTheSiblings(t *testing.T) {
 	t.Parallel()
