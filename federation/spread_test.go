@@ -213,10 +213,10 @@ func TestUnorderedBatchesDoNotWaitForAMove(t *testing.T) {
 	}
 	w.mu.Unlock()
 	w.SetShareOf(eastShare, fence)
-	done := make(chan int64, 1)
+	done := make(chan *kgo.Record, 1)
 	go func() {
-		r := &kgo.Record{Topic: "clicks", Partition: 3, Value: []byte("held")}
-		for {
+		for n := 0; ; n++ {
+			r := &kgo.Record{Topic: "clicks", Partition: 3, Value: fmt.Append(nil, "held-", n)}
 			err := cl.ProduceSync(within(t, soon), r).FirstErr()
 			if err != nil {
 				t.Error(err)
@@ -225,10 +225,9 @@ func TestUnorderedBatchesDoNotWaitForAMove(t *testing.T) {
 			held := w.held > 0
 			w.mu.Unlock()
 			if held || err != nil {
-				done <- r.Offset
+				done <- r
 				return
 			}
-			r = &kgo.Record{Topic: "clicks", Partition: 3, Value: []byte("held")}
 		}
 	}()
 	gatewaytest.Eventually(t, "a request is held", func() bool {
@@ -237,11 +236,12 @@ func TestUnorderedBatchesDoNotWaitForAMove(t *testing.T) {
 		return w.held > 0
 	})
 	w.SetShareOf(eastShare, unfence)
-	if offset := <-done; offset != -1 {
-		t.Errorf("offset %d", offset)
+	last := <-done
+	if last.Offset != -1 {
+		t.Errorf("offset %d", last.Offset)
 	}
-	if !slices.Contains(w.at(t, "east", 1), "held") {
-		t.Error("it is not at the site that came back")
+	if !slices.Contains(w.at(t, "east", 1), string(last.Value)) {
+		t.Errorf("%s is not at the site that came back", last.Value)
 	}
 }
 

@@ -23,7 +23,8 @@ import (
 // here, and how the sites behind have answered.
 //
 //	A  a batch is written to one sibling: another one is tried only while nothing of
-//	   it was sent, since nobody would find the second copy
+//	   it was sent, since nobody would find the second copy; what a broker refused that
+//	   does not lead stays with its site, where it has its turn in a flow
 //	B  a batch that does not lie where its client sent it is acknowledged without an offset
 //	C  batches carry no producer id: their sequences count what the client sent to one
 //	   partition, and of these some lie elsewhere; so a batch that comes again is
