@@ -125,8 +125,8 @@ type FailoverGroup struct {
 	Name           string            `key:"name" doc:"Name of the group." required:"true"`
 	Topics         []string          `key:"topics" doc:"Topics: exact names, or a prefix followed by *." required:"true"`
 	ConsumerGroups []string          `key:"consumerGroups" doc:"Consumer groups: exact names, or a prefix followed by *."`
-	Sites          []string          `key:"sites" doc:"Sites that hold the group, preferred first; the first is the initial home." required:"true"`
-	Order          string            `key:"order" doc:"ordered: one active site for each partition. unordered: a batch is written at any site that can take it, at least once; one failover group NAME-SITE for each site." enum:"ordered,unordered" default:"ordered"`
+	Sites          []string          `key:"sites" doc:"Sites that hold the group, preferred first; the first is the initial home. With order unordered each is the home of partitions of its own, and neither they nor their order may ever change." required:"true"`
+	Order          string            `key:"order" doc:"ordered: one active site for each partition. unordered: a batch is written at any site that can take it, at least once; one failover group NAME-SITE for each site. Must never change." enum:"ordered,unordered" default:"ordered"`
 	Partitions     int               `key:"partitions" doc:"With order unordered: partitions of each topic that live at one site. The topics have that many times the number of sites. Must never change."`
 	Balance        string            `key:"balance" doc:"With order unordered: where batches are written. home-first: where the client sent them, as long as that site can take them." enum:"home-first,round-robin,weighted,least-in-flight,least-latency,local-first,key-affinity" default:"home-first"`
 	Ack            Ack               `key:"ack" doc:"When producers are answered."`

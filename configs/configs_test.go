@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"spillway"
+	"spillway/lb"
 )
 
 var update = flag.Bool("update", false, "write the expected messages and docs/configuration.md anew")
@@ -127,6 +129,19 @@ gateway: {listen: "127.0.0.1:1"}
 	_, err = Parse("x.yaml", data, func(k string) (string, bool) { v, ok := env[k]; return v, ok })
 	if err == nil || !strings.Contains(err.Error(), `gateway.lease.ttl: "nine" is not a duration; try "5s" (from the environment, SPILLWAY_GATEWAY_LEASE_TTL)`) {
 		t.Errorf("fault in the environment: %v", err)
+	}
+}
+
+func TestAnUnorderedGroupHasABoundOfSites(t *testing.T) {
+	var sites, names strings.Builder
+	for i := range lb.TargetsMax + 1 {
+		fmt.Fprintf(&sites, "  - {name: s%d, bootstrap: [\"s%d:9092\"]}\n", i, i)
+		fmt.Fprintf(&names, "s%d, ", i)
+	}
+	_, err := Parse("x.yaml", []byte("virtualCluster: {name: shop, clusterID: shop-1}\ncoordinator: {consul: {}}\nsites:\n"+sites.String()+
+		"failoverGroups:\n  - {name: clicks, order: unordered, partitions: 1, topics: [clicks], sites: ["+names.String()+"]}\n"), none)
+	if err == nil || !strings.Contains(err.Error(), "failoverGroups[0].sites: there are 65, and an unordered group has 64 at most") {
+		t.Errorf("%v", err)
 	}
 }
 

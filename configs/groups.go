@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"spillway"
+	"spillway/lb"
 )
 
 func (c *checker) groups(cfg *Config, places []string) {
@@ -29,10 +30,25 @@ func (c *checker) groups(cfg *Config, places []string) {
 		c.groupLimits(key, g, len(places))
 		c.order(key, g)
 	}
+	c.siblingNames(cfg, names)
+}
+
+// siblingNames are those of the failover groups that unordered ones stand for; names are
+// those in the file.
+func (c *checker) siblingNames(cfg *Config, names []string) {
+	of := map[string]string{}
 	for i, g := range cfg.FailoverGroups {
+		if g.Order != spillway.Unordered {
+			continue
+		}
 		for _, one := range g.nouns() {
-			if g.Order == spillway.Unordered && slices.Contains(names, one.Name) {
+			other, taken := of[one.Name]
+			of[one.Name] = g.Name
+			switch {
+			case slices.Contains(names, one.Name):
 				c.at(fmt.Sprintf("failoverGroups[%d].name", i), "%q is unordered, so there is a failover group %s for site %s, and another group has that name", g.Name, one.Name, one.Sites[0])
+			case taken && other != g.Name: // else it is named twice
+				c.at(fmt.Sprintf("failoverGroups[%d].name", i), "%q is unordered, so there is a failover group %s for site %s, and group %s has one of that name too", g.Name, one.Name, one.Sites[0], other)
 			}
 		}
 	}
@@ -55,8 +71,20 @@ func (c *checker) order(key string, g FailoverGroup) {
 	if len(g.Sites) < 2 {
 		c.at(key+".order", "unordered needs another site that could take a batch")
 	}
+	if len(g.Sites) > lb.TargetsMax {
+		c.at(key+".sites", "there are %d, and an unordered group has %d at most", len(g.Sites), lb.TargetsMax)
+	}
+	if g.Ack.Sites > 1 && g.Ack.Sites == len(g.Sites) && g.Ack.OnShortfall == onShortfallBlock {
+		c.at(key+".ack.sites", "%d of %d sites with onShortfall block would refuse every batch while one of them is away, and each try of its client would leave another copy; ask for fewer sites, or set onShortfall: degrade", g.Ack.Sites, len(g.Sites))
+	}
 	if g.Ack.OnLag != spillway.OnLagWarn {
 		c.at(key+".ack.onLag", "%s is for order ordered: only the gateway that leads a partition knows its lag, and others write to it too", g.Ack.OnLag)
+	}
+	if g.Ack.LagRecordsMax > 0 {
+		c.at(key+".ack.lagRecordsMax", "is for order ordered, as onLag is")
+	}
+	if g.Ack.LagMax > 0 && g.Ack.LagMax != lagMaxDefault {
+		c.at(key+".ack.lagMax", "is for order ordered, as onLag is")
 	}
 	if g.Deletes == "follow" {
 		c.at(key+".deletes", "follow is for order ordered: each site has records of its own in every topic, so delete it at all of them")
@@ -128,6 +156,12 @@ func (c *checker) groupLimits(key string, g FailoverGroup, places int) {
 		c.at(key+".failover.perHourMax", "must be 1 or more, or automatic false")
 	}
 }
+
+// onShortfallBlock is the default of ack.onShortfall.
+const onShortfallBlock = "block"
+
+// lagMaxDefault is that of ack.lagMax: a group that is not said to have one has it.
+const lagMaxDefault = 30 * time.Second
 
 // lagMaxLeast is a few rounds between sites that are far from each other.
 const lagMaxLeast = time.Second

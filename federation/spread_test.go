@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/broker/batch"
 	"spillway/broker/conn"
 	"spillway/federation"
@@ -212,10 +213,10 @@ func TestUnorderedBatchesDoNotWaitForAMove(t *testing.T) {
 	}
 	w.mu.Unlock()
 	w.SetShareOf(eastShare, fence)
-	done := make(chan int64, 1)
+	done := make(chan *kgo.Record, 1)
 	go func() {
-		r := &kgo.Record{Topic: "clicks", Partition: 3, Value: []byte("held")}
-		for {
+		for n := 0; ; n++ {
+			r := &kgo.Record{Topic: "clicks", Partition: 3, Value: fmt.Append(nil, "held-", n)}
 			err := cl.ProduceSync(within(t, soon), r).FirstErr()
 			if err != nil {
 				t.Error(err)
@@ -224,10 +225,9 @@ func TestUnorderedBatchesDoNotWaitForAMove(t *testing.T) {
 			held := w.held > 0
 			w.mu.Unlock()
 			if held || err != nil {
-				done <- r.Offset
+				done <- r
 				return
 			}
-			r = &kgo.Record{Topic: "clicks", Partition: 3, Value: []byte("held")}
 		}
 	}()
 	gatewaytest.Eventually(t, "a request is held", func() bool {
@@ -236,11 +236,12 @@ func TestUnorderedBatchesDoNotWaitForAMove(t *testing.T) {
 		return w.held > 0
 	})
 	w.SetShareOf(eastShare, unfence)
-	if offset := <-done; offset != -1 {
-		t.Errorf("offset %d", offset)
+	last := <-done
+	if last.Offset != -1 {
+		t.Errorf("offset %d", last.Offset)
 	}
-	if !slices.Contains(w.at(t, "east", 1), "held") {
-		t.Error("it is not at the site that came back")
+	if !slices.Contains(w.at(t, "east", 1), string(last.Value)) {
+		t.Errorf("%s is not at the site that came back", last.Value)
 	}
 }
 
@@ -348,6 +349,120 @@ func TestBatchesForOneSibling(t *testing.T) {
 	}
 	if got := w.at(t, "east", 0); len(got) != 8 {
 		t.Errorf("%d records, want two batches of two for each partition: %q", len(got), got)
+	}
+}
+
+// The coordinator of a group stands at one site, and partitions of the group are served at
+// another: their positions are stored by what the coordinator's site has mirrored of them.
+func TestGroupsCommitWhatIsServedElsewhere(t *testing.T) {
+	t.Parallel()
+	w := spreadOver(t, spillway.HomeFirst)
+	at := func(partition int32) spillway.TopicPartition {
+		return spillway.TopicPartition{Topic: "clicks", Partition: partition}
+	}
+	const from = gatewaytest.OffsetBase + 500 // the first that east has of partition 2; of 3 it has nothing
+	w.Follow("east", at(2), from, 5)
+	c := raw(t, w.Addrs[0])
+	commit := commitRequest("readers", 0)
+	commit.Topics[0].Topic, commit.Topics[0].Partitions = "clicks", nil
+	for p := range int32(4) {
+		part := kmsg.NewOffsetCommitRequestTopicPartition()
+		part.Partition, part.Offset, part.LeaderEpoch = p, from+3, -1
+		commit.Topics[0].Partitions = append(commit.Topics[0].Partitions, part)
+	}
+	positions := func() map[spillway.TopicPartition]broker.GroupOffset {
+		found, err := w.Direct["east"].Admin().FetchGroupOffsets(within(t, soon), "readers")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	gatewaytest.Eventually(t, "the gateway has read the map", func() bool {
+		for _, p := range do[*kmsg.OffsetCommitResponse](t, c, commit).Topics[0].Partitions {
+			if p.ErrorCode != 0 {
+				t.Fatalf("commit of partition %d: code %d", p.Partition, p.ErrorCode)
+			}
+		}
+		return positions()[at(2)].Offset == 3
+	})
+	if local := positions()[at(3)].Offset; local != 503 {
+		t.Errorf("partition 3 is stored at %d", local)
+	}
+	fetched := func(partition int32) int64 {
+		fetch := kmsg.NewPtrOffsetFetchRequest()
+		fetch.Version, fetch.Group = 5, "readers"
+		fetch.Topics = []kmsg.OffsetFetchRequestTopic{{Topic: "clicks", Partitions: []int32{partition}}}
+		p := do[*kmsg.OffsetFetchResponse](t, c, fetch).Topics[0].Partitions[0]
+		if p.ErrorCode != 0 {
+			t.Fatalf("fetch of partition %d: code %d", partition, p.ErrorCode)
+		}
+		return p.Offset
+	}
+	for p := range int32(4) {
+		if got := fetched(p); got != from+3 {
+			t.Errorf("partition %d is at %d, committed was %d", p, got, from+3)
+		}
+	}
+	if err := w.Direct["east"].Admin().CommitGroupOffsets(within(t, soon), "readers", map[spillway.TopicPartition]broker.GroupOffset{at(2): {Offset: 4, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := fetched(2); got != from+4 {
+		t.Errorf("a position of a tool at the site is %d, want %d", got, from+4)
+	}
+}
+
+// Topics that a client invents, and batches whose checksum is wrong, say nothing of a site.
+func TestWhatAClientDoesWrongEjectsNoSite(t *testing.T) {
+	t.Parallel()
+	w := spreadOver(t, spillway.HomeFirst)
+	c := raw(t, w.Addrs[0])
+	for range 4 {
+		req := toPartitions(nil, 0, 2)
+		req.Topics[0].Topic = "nonsense"
+		for _, p := range do[*kmsg.ProduceResponse](t, c, req).Topics[0].Partitions {
+			if p.ErrorCode != kerr.UnknownTopicOrPartition.Code {
+				t.Errorf("a topic that is not there: code %d", p.ErrorCode)
+			}
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.ejected) > 0 {
+		t.Errorf("ejections: %v", w.ejected)
+	}
+	if len(w.picks) > 0 {
+		t.Errorf("batches that were not sent are counted: %v", w.picks)
+	}
+}
+
+// A request with batches for many partitions of a site that cannot be reached dials it once.
+func TestARequestFindsOutOnceThatASiteIsDead(t *testing.T) {
+	t.Parallel()
+	w := spreadAs(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"clicks": 4, "views": 4}})
+	req := toPartitions(nil, 2, 3)
+	more := toPartitions(nil, 2, 3).Topics[0]
+	more.Topic = "views"
+	req.Topics = append(req.Topics, more)
+	send := func() {
+		t.Helper()
+		for _, topic := range do[*kmsg.ProduceResponse](t, raw(t, w.Addrs[0]), req).Topics {
+			for _, p := range topic.Partitions {
+				if p.ErrorCode != 0 {
+					t.Errorf("%s-%d: code %d", topic.Topic, p.Partition, p.ErrorCode)
+				}
+			}
+		}
+	}
+	send()
+	w.Wires["west"].Cut(true)
+	send()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.ejected) > 0 {
+		t.Errorf("one request has found out more than once: %v", w.ejected)
+	}
+	if n := w.picks[eastShare.Group+": the only one that can take it"]; n != 4 {
+		t.Errorf("picks: %v", w.picks)
 	}
 }
 

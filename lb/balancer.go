@@ -59,7 +59,6 @@ type Balancer struct {
 
 // target is what is known of one.
 type target struct {
-	name   string
 	hash   uint64
 	weight int64   // 1 for RoundRobin
 	part   float64 // 1 / weight
@@ -107,7 +106,7 @@ func New(c Config) (*Balancer, error) {
 			return nil, fmt.Errorf("balancer: target %q has weight %d; it must be 1 to %d", t.Name, t.Weight, WeightMax)
 		}
 		names[t.Name] = true
-		b.targets = append(b.targets, target{name: t.Name, hash: hashOf([]byte(t.Name)), weight: int64(t.Weight), part: 1 / float64(t.Weight)})
+		b.targets = append(b.targets, target{hash: hashOf([]byte(t.Name)), weight: int64(t.Weight), part: 1 / float64(t.Weight)})
 		b.even = b.even && t.Weight == c.Targets[0].Weight
 		b.up |= Of(i)
 	}

@@ -117,7 +117,7 @@ func TestWeightedTurnsAreSmooth(t *testing.T) {
 	row, order := 0, ""
 	for range 70 {
 		i := picked(t, b, 0, "", All).Target
-		if order += b.targets[i].name; i == 0 {
+		if order += string(rune('a' + i)); i == 0 {
 			row++
 		} else {
 			row = 0
@@ -152,7 +152,7 @@ func TestDistribution(t *testing.T) {
 	}
 	for i, want := range []int64{700, 100, 200} {
 		if got := b.targets[i].inFlight; got < want-2 || got > want+2 {
-			t.Errorf("fewest in flight: %d in flight at %s, want %d", got, b.targets[i].name, want)
+			t.Errorf("fewest in flight: %d in flight at target %d, want %d", got, i, want)
 		}
 	}
 	// Of three with the same latency, each is in two of three pairs.
@@ -301,7 +301,7 @@ func TestPicksAreSafeTogether(t *testing.T) {
 					now := time.Duration(i) * time.Millisecond
 					if g == 0 && i%50 == 0 {
 						b.Verdict(now, 1, i%100 == 0)
-						b.Status(now)
+						b.Healthy(now)
 					}
 					p, ok := b.Pick(now, []byte("k"), All)
 					if !ok {
@@ -313,9 +313,9 @@ func TestPicksAreSafeTogether(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		for _, s := range b.Status(time.Hour) {
-			if s.InFlight != 0 {
-				t.Errorf("%s: %d in flight at %s at the end", policy, s.InFlight, s.Name)
+		for i := range b.targets {
+			if n := b.targets[i].inFlight; n != 0 {
+				t.Errorf("%s: %d in flight at target %d at the end", policy, n, i)
 			}
 		}
 	}

@@ -200,28 +200,3 @@ func (b *Balancer) admit(now time.Duration, hash uint64, free Set) Set {
 	}
 	return admitted
 }
-
-// Status is what a balancer knows of a target.
-type Status struct {
-	Name     string
-	Up       bool
-	Ejected  time.Duration // what is left of it; 0: it is not ejected
-	InFlight int64
-	Latency  time.Duration // 0: unknown
-}
-
-// Status lists all targets in their order.
-func (b *Balancer) Status(now time.Duration) []Status {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.readmit(now)
-	all := make([]Status, len(b.targets))
-	for i := range b.targets {
-		t := &b.targets[i]
-		all[i] = Status{Name: t.name, Up: b.up.Has(i), InFlight: t.inFlight, Latency: time.Duration(t.latency)}
-		if b.ejected.Has(i) {
-			all[i].Ejected = t.until - now
-		}
-	}
-	return all
-}

@@ -39,9 +39,6 @@ func TestFailuresInARowEject(t *testing.T) {
 	if got := counted(t, b, e.For-1, 30); got[1] != 0 {
 		t.Errorf("an ejected target was picked: %v", got)
 	}
-	if got := b.Status(e.For - 1)[1]; got.Ejected != 1 || !got.Up {
-		t.Errorf("status %+v", got)
-	}
 	if got := counted(t, b, e.For, 30); got[1] != 10 {
 		t.Errorf("it is not back: %v", got)
 	}

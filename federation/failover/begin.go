@@ -132,13 +132,10 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 	return nil
 }
 
-// compacted lists the topics of an ordered group that any of its sites compacts.
+// compacted lists the topics of the group that any of its sites compacts.
 // What a failover leaves behind, and what others write past the gateways, is
 // hidden but in the log; the cleaner takes it for the newest state of its key (C11).
 func compacted(view View, limits Limits) []string {
-	if limits.Group.Kind == spillway.Unordered {
-		return nil
-	}
 	var topics []string
 	for _, s := range limits.Group.Sites {
 		if f := view.Sites[s].Following; f != nil {

@@ -95,19 +95,21 @@ const compactedWant = "share orders/0 has compacted topics, which are mirrored b
 // why (C11).
 func TestAutomationLeavesCompactedTopicsToAPerson(t *testing.T) {
 	t.Parallel()
-	s := stable()
-	v, l := healthy()
-	l.Group.Failover.Enabled = true
-	v.SinceMove = time.Hour
-	v.Sites["east"] = SiteView{Judgement: Judgement{Down: true, For: time.Minute, Why: "east is down"}}
-	v.Sites["west"].Following.Compacted = []string{"carts", "prices"}
-	next, actions := Step(s, v, l)
-	if next.State != Stable || len(actions) != 1 || actions[0].Kind != Ask || actions[0].Why != "east is down; a person must decide: refused: "+compactedWant {
-		t.Fatalf("%s, %+v", next.State, actions)
-	}
-	v.Sites["west"].Following.Compacted = nil
-	if next, _ := Step(s, v, l); next.State != Fencing {
-		t.Fatalf("without compacted topics it stays in %s", next.State)
+	for _, kind := range []string{spillway.Ordered, spillway.Unordered} {
+		s := stable()
+		v, l := healthy()
+		l.Group.Kind, l.Group.Failover.Enabled = kind, true
+		v.SinceMove = time.Hour
+		v.Sites["east"] = SiteView{Judgement: Judgement{Down: true, For: time.Minute, Why: "east is down"}}
+		v.Sites["west"].Following.Compacted = []string{"carts", "prices"}
+		next, actions := Step(s, v, l)
+		if next.State != Stable || len(actions) != 1 || actions[0].Kind != Ask || actions[0].Why != "east is down; a person must decide: refused: "+compactedWant {
+			t.Fatalf("%s: %s, %+v", kind, next.State, actions)
+		}
+		v.Sites["west"].Following.Compacted = nil
+		if next, _ := Step(s, v, l); next.State != Fencing {
+			t.Fatalf("%s: without compacted topics it stays in %s", kind, next.State)
+		}
 	}
 }
 

@@ -66,6 +66,17 @@ func (w *World) Open(lost, burnt int64) {
 	w.SetShare(func(s *failover.Share) { s.State, s.Target = failover.Stable, "" })
 }
 
+// Follow writes into a site's map that it has mirrored n records of a partition, from
+// its own first one on, as the virtual ones from there on.
+func (w *World) Follow(site spillway.SiteID, tp spillway.TopicPartition, from spillway.Offset, n int64) {
+	w.t.Helper()
+	w.session++
+	chunk := &offsetmap.Chunk{Session: w.session, Worker: "test", Verified: true, Ranges: []offsetmap.Range{{Epoch: 1, Virtual: from, Length: n}}}
+	if _, err := w.writers[site].Save(context.Background(), maptopic.ChunkEntry(tp, chunk)); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 var errLost = errors.New("the rest is lost")
 
 // copy brings one partition from the site of a term to that of the next, and

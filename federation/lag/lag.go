@@ -35,9 +35,10 @@ type Limits struct {
 }
 
 // Of a failover group. ok: false where no acknowledgement can ever go ahead of
-// the other sites, or there are none.
+// the other sites, or there are none; and of siblings, which gateways write to that
+// do not lead them: none of these knows all that was appended.
 func Of(g spillway.FailoverGroup) (l Limits, ok bool) {
-	return Limits{OnLag: g.Ack.OnLag, Age: g.Ack.LagMax, Records: g.Ack.LagRecordsMax}, g.Ack.Sites <= 1 && len(g.Sites) > 1
+	return Limits{OnLag: g.Ack.OnLag, Age: g.Ack.LagMax, Records: g.Ack.LagRecordsMax}, g.Ack.Sites <= 1 && len(g.Sites) > 1 && g.Siblings.Of == ""
 }
 
 // Pressure is 1 at the limit that is nearest.

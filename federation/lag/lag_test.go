@@ -59,6 +59,7 @@ func TestAGroupWithoutOthersHasNoLimits(t *testing.T) {
 		"one of two":  {spillway.FailoverGroup{Sites: sites, Ack: spillway.AckPolicy{Sites: 1}}, true},
 		"two of two":  {spillway.FailoverGroup{Sites: sites, Ack: spillway.AckPolicy{Sites: 2}}, false},
 		"one of one":  {spillway.FailoverGroup{Sites: sites[:1], Ack: spillway.AckPolicy{Sites: 1}}, false},
+		"siblings":    {spillway.FailoverGroup{Sites: sites, Ack: spillway.AckPolicy{Sites: 1}, Siblings: spillway.Siblings{Of: "clicks"}}, false},
 		"none is one": {spillway.FailoverGroup{Sites: sites}, true},
 	} {
 		if _, ok := lag.Of(row.group); ok != row.ok {

@@ -73,6 +73,7 @@ type part struct {
 
 	// The pick of the spread whose end it has not been told; −1: none.
 	pick  atomic.Int32
+	why   string      // the reason of a pick that was not sent yet
 	tried lb.Set      // siblings that could not be reached
 	late  *time.Timer // ends the pick of a site that does not answer; set when it is sent
 	// Set when it is forwarded.

@@ -51,7 +51,7 @@ func (c *Client) offsetCommit(ctx context.Context, req *kmsg.OffsetCommitRequest
 		if !serving {
 			return moving
 		}
-		up, ready := cm.upstream(t)
+		up, ready := cm.upstream(share, t)
 		switch {
 		case !ready:
 			return soon // the site's map will tell
@@ -122,9 +122,9 @@ func (cm *commit) refuse(code int16) *kmsg.OffsetCommitResponse {
 	return cm.resp
 }
 
-// upstream is the commit in the numbers of the term's site. False: the site's
-// map does not know one of the partitions yet.
-func (cm *commit) upstream(t Term) (*kmsg.OffsetCommitRequest, bool) {
+// upstream is the commit in the numbers of the site of the coordinator's term. False: the
+// site's map does not know one of the partitions yet.
+func (cm *commit) upstream(coordinator *Share, t Term) (*kmsg.OffsetCommitRequest, bool) {
 	up := kmsg.NewPtrOffsetCommitRequest()
 	up.Version = min(cm.req.Version, offsetCommitUpstreamMax)
 	up.Group, up.Generation, up.MemberID, up.InstanceID = cm.req.Group, cm.req.Generation, cm.req.MemberID, cm.req.InstanceID
@@ -138,7 +138,7 @@ func (cm *commit) upstream(t Term) (*kmsg.OffsetCommitRequest, bool) {
 				continue
 			}
 			share, _ := cm.client.router.ShareOf(tp)
-			view := cm.client.router.viewOf(share, t, tp)
+			view := cm.client.router.committedView(coordinator, t, share, tp)
 			if view == nil {
 				return nil, false
 			}

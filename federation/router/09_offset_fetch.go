@@ -148,7 +148,7 @@ func (c *Client) offsetFetchAt(ctx context.Context, share *Share, g kmsg.OffsetF
 		topic := &found.Topics[i]
 		for j := range topic.Partitions {
 			tp := spillway.TopicPartition{Topic: topic.Topic, Partition: topic.Partitions[j].Partition}
-			if !c.router.position(t, tp, &topic.Partitions[j]) {
+			if !c.router.position(share, t, tp, &topic.Partitions[j]) {
 				return nil, 0, soon
 			}
 		}
@@ -157,7 +157,7 @@ func (c *Client) offsetFetchAt(ctx context.Context, share *Share, g kmsg.OffsetF
 }
 
 // position makes a committed position virtual.
-func (r *Router) position(t Term, tp spillway.TopicPartition, p *kmsg.OffsetFetchResponseGroupTopicPartition) bool {
+func (r *Router) position(coordinator *Share, t Term, tp spillway.TopicPartition, p *kmsg.OffsetFetchResponseGroupTopicPartition) bool {
 	p.LeaderEpoch = -1
 	if p.Offset < 0 || p.ErrorCode != 0 {
 		return true
@@ -173,7 +173,7 @@ func (r *Router) position(t Term, tp spillway.TopicPartition, p *kmsg.OffsetFetc
 		p.Offset = -1
 		return true
 	}
-	view := r.viewOf(share, t, tp)
+	view := r.committedView(coordinator, t, share, tp)
 	if view == nil {
 		return false
 	}

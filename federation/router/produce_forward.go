@@ -200,9 +200,15 @@ func (op *produce) reach(ctx context.Context, changed <-chan struct{}, parts []*
 	}()
 	r := op.client.router
 	refresh := make(map[spillway.SiteID]bool)
+	var away map[*spread]lb.Set
 	for _, p := range parts {
-		err := p.connect(ctx)
-		for err != nil && ctx.Err() == nil && p.elsewhere() {
+		var err error
+		if p.spread != nil && p.turn == 0 { // else a flow has it
+			if away == nil {
+				away = make(map[*spread]lb.Set)
+			}
+			err = p.connectSomewhere(ctx, away)
+		} else {
 			err = p.connect(ctx)
 		}
 		switch {
@@ -214,7 +220,9 @@ func (op *produce) reach(ctx context.Context, changed <-chan struct{}, parts []*
 			lost = append(lost, p)
 		default:
 			lost = append(lost, p)
-			refresh[p.term.Site] = true
+			if p.spread == nil || p.turn > 0 { // else it is under way
+				refresh[p.term.Site] = true
+			}
 		}
 	}
 	for site := range refresh {
@@ -362,9 +370,7 @@ func (op *produce) send(lane *Lane, parts []*part) {
 	now := time.Now()
 	for _, p := range parts {
 		p.sent = now
-		if p.spread != nil {
-			p.late = time.AfterFunc(answerMax, func() { p.endPick(lb.Failed) })
-		}
+		p.began(now)
 		if p.idempotent() {
 			batch.SetProducer(p.records, spillway.MaskProducerID(p.header.ProducerID, p.term.Mask), p.header.ProducerEpoch, p.header.BaseSequence)
 		}

@@ -3,7 +3,9 @@ package router
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/broker/batch"
 	"spillway/lb"
 )
@@ -20,7 +23,8 @@ import (
 // here, and how the sites behind have answered.
 //
 //	A  a batch is written to one sibling: another one is tried only while nothing of
-//	   it was sent, since nobody would find the second copy
+//	   it was sent, since nobody would find the second copy; what a broker refused that
+//	   does not lead stays with its site, where it has its turn in a flow
 //	B  a batch that does not lie where its client sent it is acknowledged without an offset
 //	C  batches carry no producer id: their sequences count what the client sent to one
 //	   partition, and of these some lie elsewhere; so a batch that comes again is
@@ -161,7 +165,7 @@ func spreadOut(parts []*part) (any bool) {
 			continue
 		}
 		p.ended(lb.Unknown)
-		p.tried = 0
+		p.tried, p.why = 0, ""
 		if !p.choose() {
 			p.share, p.tp = p.home, p.asked
 		}
@@ -177,19 +181,60 @@ func (p *part) choose() bool {
 		return false
 	}
 	p.pick.Store(int32(picked.Target))
-	p.share, p.tp = s.shares[picked.Target], s.siblings.Partition(picked.Target, p.asked)
-	s.router.events.picked(p.share.ID, picked.Reason)
+	p.share, p.tp, p.why = s.shares[picked.Target], s.siblings.Partition(picked.Target, p.asked), picked.Reason
 	return true
 }
 
-// elsewhere has a part whose sibling could not be reached go to another one.
-func (p *part) elsewhere() bool {
-	if p.spread == nil || p.turn > 0 {
-		return false
+// errAway: another part of the request has just found that the sibling cannot be reached.
+var errAway = errors.New("the site could not be reached")
+
+// connectSomewhere finds the upstream connection of a part of an unordered group: where
+// its sibling cannot be reached, that of another one. Those in away are not dialled
+// again: one request finds out once that a site is dead.
+func (p *part) connectSomewhere(ctx context.Context, away map[*spread]lb.Set) error {
+	ctx, cancel := context.WithDeadline(ctx, p.op.dialsEnd())
+	defer cancel()
+	for {
+		i := p.share.Group.Siblings.Index
+		err, outcome := errAway, lb.Unknown
+		if !away[p.spread].Has(i) {
+			err = p.connect(ctx)
+		}
+		switch {
+		case err == nil || ctx.Err() != nil:
+			return err
+		case errors.Is(err, errAway):
+		case saysNothingOfSite(err):
+		default:
+			away[p.spread] |= lb.Of(i)
+			p.spread.refresh(p.term.Site)
+			outcome = lb.Failed
+		}
+		if !p.elsewhere(i, outcome) {
+			return err
+		}
 	}
-	p.spread.refresh(p.term.Site)
-	p.tried |= lb.Of(p.share.Group.Siblings.Index)
-	p.ended(lb.Failed)
+}
+
+// saysNothingOfSite: the site may be well, and lack a topic that was created lately or
+// is a client's invention.
+func saysNothingOfSite(err error) bool {
+	return errors.Is(err, broker.ErrUnknownTopic) || errors.Is(err, errNumbersUnknown)
+}
+
+// dialsEnd bounds how long a request dials one site after the other, while nothing that
+// its client sends can go on.
+func (op *produce) dialsEnd() time.Time {
+	if first := op.begun.Add(dialMax); first.After(op.until) {
+		return first
+	}
+	return op.until
+}
+
+// elsewhere has a part go to another sibling than the one that could not be used.
+func (p *part) elsewhere(index int, outcome lb.Outcome) bool {
+	p.tried |= lb.Of(index)
+	p.ended(outcome)
 	if !p.choose() {
 		return false
 	}
@@ -205,10 +250,11 @@ func (p *part) ended(outcome lb.Outcome) {
 	if p.late != nil {
 		p.late.Stop()
 	}
-	p.endPick(outcome)
+	p.endPick(outcome, p.sent)
 }
 
-func (p *part) endPick(outcome lb.Outcome) {
+// endPick is also called beside the part's own goroutine; sent is zero if it was not.
+func (p *part) endPick(outcome lb.Outcome, sent time.Time) {
 	if p.spread == nil {
 		return
 	}
@@ -217,17 +263,33 @@ func (p *part) endPick(outcome lb.Outcome) {
 		return
 	}
 	var took time.Duration
-	if !p.sent.IsZero() {
-		took = time.Since(p.sent)
+	if !sent.IsZero() {
+		took = time.Since(sent)
 	}
 	p.spread.done(int(i), outcome, took)
 }
 
-// outcomeOf a site's answer: what the client did wrong says nothing of the site.
+// began counts a pick that is sent, and ends it where the site does not answer.
+func (p *part) began(now time.Time) {
+	if p.spread == nil {
+		return
+	}
+	if p.why != "" { // a flow sends again without a pick
+		p.spread.router.events.picked(p.share.ID, p.why)
+		p.why = ""
+	}
+	p.late = time.AfterFunc(answerMax, func() { p.endPick(lb.Failed, now) })
+}
+
+// outcomeOf a site's answer: what the client did wrong says nothing of the site. Two of
+// its errors are such that clients send again: a batch whose checksum is wrong, and a topic
+// that is not there.
 func outcomeOf(code int16) lb.Outcome {
 	switch {
 	case code == 0:
 		return lb.Succeeded
+	case code == kerr.CorruptMessage.Code, code == kerr.UnknownTopicOrPartition.Code:
+		return lb.Unknown
 	case kerr.IsRetriable(kerr.ErrorForCode(code)):
 		return lb.Failed
 	default:
@@ -262,8 +324,12 @@ func takesEveryOffset(name, version string) bool {
 	return name == "sarama" || strings.Contains(name, "librdkafka") || strings.Contains(version, "librdkafka")
 }
 
-// distinct splits parts so that no partition is twice in one request.
+// distinct splits parts so that no partition is twice in one request. Only siblings may
+// be: what clients send was checked.
 func distinct(parts []*part) (once, more []*part) {
+	if !slices.ContainsFunc(parts, func(p *part) bool { return p.spread != nil }) {
+		return parts, nil
+	}
 	seen := make(map[spillway.TopicPartition]bool, len(parts))
 	for _, p := range parts {
 		if seen[p.tp] {

@@ -13,7 +13,7 @@ import (
 func TestDistinct(t *testing.T) {
 	var parts []*part
 	for _, n := range []int32{0, 1, 0, 2, 0, 1} {
-		parts = append(parts, &part{tp: spillway.TopicPartition{Topic: "clicks", Partition: n}})
+		parts = append(parts, &part{spread: &spread{}, tp: spillway.TopicPartition{Topic: "clicks", Partition: n}})
 	}
 	var rounds [][]*part
 	for len(parts) > 0 {
@@ -31,6 +31,7 @@ func TestOutcomes(t *testing.T) {
 	for code, want := range map[int16]lb.Outcome{
 		0: lb.Succeeded, kerr.NotEnoughReplicas.Code: lb.Failed, kerr.RequestTimedOut.Code: lb.Failed, kerr.NotLeaderForPartition.Code: lb.Failed,
 		kerr.KafkaStorageError.Code: lb.Failed, kerr.MessageTooLarge.Code: lb.Unknown, kerr.InvalidRecord.Code: lb.Unknown, kerr.InvalidTimestamp.Code: lb.Unknown,
+		kerr.CorruptMessage.Code: lb.Unknown, kerr.UnknownTopicOrPartition.Code: lb.Unknown,
 	} {
 		if got := outcomeOf(code); got != want {
 			t.Errorf("code %d is outcome %d, want %d", code, got, want)

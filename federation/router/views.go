@@ -43,6 +43,24 @@ func (r *Router) viewOf(share *Share, t Term, tp spillway.TopicPartition) *offse
 	return nil
 }
 
+// committedView is the offset map by which positions of a consumer group are stored at
+// the site of its coordinator; t is the term of the group's share. The partition may be of
+// another share, which is served elsewhere: then the site follows it, and what it has will do,
+// since the exact position is in the commit's metadata.
+func (r *Router) committedView(coordinator *Share, t Term, share *Share, tp spillway.TopicPartition) *offsetmap.View {
+	if share == coordinator {
+		return r.viewOf(share, t, tp)
+	}
+	own, serving := share.Serving()
+	if serving && own.Site == t.Site {
+		return r.viewOf(share, own, tp)
+	}
+	if v := r.maps.View(t.Site, tp); v != nil && !v.Empty() {
+		return v
+	}
+	return share.first(own)
+}
+
 // NewTerm is the term in force of a share record.
 func NewTerm(s failover.Share) Term {
 	current := s.Current()
