@@ -216,10 +216,10 @@ func (p *part) connectSomewhere(ctx context.Context, away map[*spread]lb.Set) er
 	}
 }
 
-// saysNothingOfSite: the site may be well, and lack a topic that was created lately or
-// is a client's invention.
+// saysNothingOfSite: the site may be well, and lack the leader of one partition, or a
+// topic that was created lately or is a client's invention.
 func saysNothingOfSite(err error) bool {
-	return errors.Is(err, broker.ErrUnknownTopic) || errors.Is(err, errNumbersUnknown)
+	return errors.Is(err, broker.ErrUnknownTopic) || errors.Is(err, broker.ErrNoLeader) || errors.Is(err, errNumbersUnknown)
 }
 
 // dialsEnd bounds how long a request dials one site after the other, while nothing that

@@ -1,11 +1,15 @@
 package router
 
 import (
+	"context"
+	"fmt"
+	"syscall"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/lb"
 )
 
@@ -35,6 +39,17 @@ func TestOutcomes(t *testing.T) {
 	} {
 		if got := outcomeOf(code); got != want {
 			t.Errorf("code %d is outcome %d, want %d", code, got, want)
+		}
+	}
+}
+
+func TestWhatSaysNothingOfASite(t *testing.T) {
+	for err, want := range map[error]bool{
+		broker.ErrUnknownTopic: true, broker.ErrNoLeader: true, errNumbersUnknown: true,
+		broker.ErrUnknownNode: false, context.DeadlineExceeded: false, syscall.ECONNREFUSED: false,
+	} {
+		if got := saysNothingOfSite(fmt.Errorf("site east: %w", err)); got != want {
+			t.Errorf("%v: %v", err, got)
 		}
 	}
 }
