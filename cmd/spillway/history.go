@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -21,17 +22,24 @@ func newHistoryCommand(s *settings) *cobra.Command {
 		Short: "All moves of a failover group, oldest first",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return s.operate(cmd.Context(), func(cfg *configs.Config, o *control.Operator) error {
-				if err := knownGroup(cfg.Topology(), args[0]); err != nil {
-					return err
-				}
-				records, err := o.History(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
+			return s.history(cmd.Context(), args[0], func(records []history.Record) error {
 				return s.show(cmd.OutOrStdout(), records, func() []string { return historyRows(records) })
 			})
 		},
+	})
+}
+
+// history gives all moves of a failover group, oldest first.
+func (s *settings) history(ctx context.Context, group string, to func([]history.Record) error) error {
+	return s.operate(ctx, func(cfg *configs.Config, o *control.Operator) error {
+		if err := knownGroup(cfg.Topology(), group); err != nil {
+			return err
+		}
+		records, err := o.History(ctx, group)
+		if err != nil {
+			return err
+		}
+		return to(records)
 	})
 }
 
@@ -81,14 +89,7 @@ func newReportCommand(s *settings) *cobra.Command {
 		Example: "  spillway fg report shop\n  spillway fg report shop --epoch 7 > failover.md",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return s.operate(cmd.Context(), func(cfg *configs.Config, o *control.Operator) error {
-				if err := knownGroup(cfg.Topology(), args[0]); err != nil {
-					return err
-				}
-				records, err := o.History(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
+			return s.history(cmd.Context(), args[0], func(records []history.Record) error {
 				r, err := moveOf(records, spillway.Epoch(epoch))
 				if err != nil {
 					return fmt.Errorf("failover group %s: %w", args[0], err)

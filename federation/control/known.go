@@ -120,15 +120,11 @@ func (d *driver) begun(ctx context.Context, before, next failover.Share, view fa
 // foretell says of a failover what a dry run would say, by the leases and the maps of
 // the sites, which this loop has read already. It reads nothing of d that changes.
 func (d *driver) foretell(ctx context.Context, before, next failover.Share, view failover.View, earlier []history.Record, answer time.Duration) (Plan, error) {
-	var reserved failover.Reserved
-	e, err := d.c.cfg.Store.Get(ctx, d.c.keys.Reserved(d.id))
-	if err == nil {
-		err = json.Unmarshal(e.Value, &reserved)
-	}
-	if err != nil && !errors.Is(err, coordination.ErrNotFound) {
+	reserved, _, err := readReserved(ctx, d.c.cfg.Store, d.c.keys.Reserved(d.id))
+	if err != nil {
 		return Plan{}, err
 	}
-	view.Reserved = reserved.Ends
+	view.Reserved = reserved
 	plan := newPlan(d.group, d.c.hub, view)
 	known := failover.Known{Ends: map[spillway.SiteID]failover.PartitionOffsets{}, Reserved: view.Reserved}
 	for _, site := range d.group.Sites {

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"spillway"
-	"spillway/broker/conn"
 	"spillway/broker/kafka"
 	"spillway/federation/coordination/consul"
 	"spillway/federation/failover"
@@ -42,24 +41,7 @@ func TestMirrorProcessesOnRealKafkaAndConsul(t *testing.T) {
 		children: map[spillway.SiteID]childConfig{"west": {Consul: address, Ack: 1, User: "admin", Secret: users["admin"],
 			Bootstrap: map[spillway.SiteID][]string{"east": real[0].Bootstrap(), "west": real[1].Bootstrap()}}},
 		real: func(id spillway.SiteID) (cluster, asGateway *kafka.Cluster) {
-			open := func(user string) *kafka.Cluster {
-				c, err := kafka.New(kafka.Config{Site: id, Bootstrap: real[slices.Index(sites, id)].Bootstrap(),
-					SASL: &conn.SASL{Mechanism: "SCRAM-SHA-256", User: user, Password: users[user]}})
-				if err != nil {
-					t.Fatal(err)
-				}
-				return c
-			}
-			cluster, asGateway = open("admin"), open("gateway")
-			t.Cleanup(func() {
-				if err := asGateway.Close(); err != nil {
-					t.Error(err)
-				}
-			})
-			if err := cluster.Admin().CreateTopic(within(t), "orders", partitions, 1, nil); err != nil {
-				t.Fatal(err)
-			}
-			return cluster, asGateway
+			return realSite(t, id, real[slices.Index(sites, id)].Bootstrap(), users)
 		},
 	})
 	p := w.sites["west"].processes

@@ -46,24 +46,7 @@ func TestFencedSwitchoversOnRealKafkaAndConsul(t *testing.T) {
 	w := newWorld(t, options{store: counted, sites: sites,
 		group: func(g *spillway.FailoverGroup) { g.GroupDrain = 100 * time.Millisecond },
 		real: func(id spillway.SiteID) (cluster, asGateway *kafka.Cluster) {
-			open := func(user string) *kafka.Cluster {
-				c, err := kafka.New(kafka.Config{Site: id, Bootstrap: real[slices.Index(sites, id)].Bootstrap(),
-					SASL: &conn.SASL{Mechanism: "SCRAM-SHA-256", User: user, Password: users[user]}})
-				if err != nil {
-					t.Fatal(err)
-				}
-				return c
-			}
-			cluster, asGateway = open("admin"), open("gateway")
-			t.Cleanup(func() {
-				if err := asGateway.Close(); err != nil {
-					t.Error(err)
-				}
-			})
-			if err := cluster.Admin().CreateTopic(within(t), "orders", partitions, 1, nil); err != nil {
-				t.Fatal(err)
-			}
-			return cluster, asGateway
+			return realSite(t, id, real[slices.Index(sites, id)].Bootstrap(), users)
 		},
 	})
 	var tps []spillway.TopicPartition
@@ -173,4 +156,27 @@ func (w *world) givenUpInFenced(store *withoutCutover, share failover.Share, tps
 	w.eventually("the late denial is in force, and seen", func() bool { return active.allowed.Load() > before })
 	w.eventually("and lifted", fenced(false))
 	return w.settled(share.Epoch)
+}
+
+// realSite opens a real cluster of the test as its admin, and as a gateway, and creates
+// the topic of the load there.
+func realSite(t *testing.T, id spillway.SiteID, bootstrap []string, users map[string]string) (cluster, asGateway *kafka.Cluster) {
+	t.Helper()
+	open := func(user string) *kafka.Cluster {
+		c, err := kafka.New(kafka.Config{Site: id, Bootstrap: bootstrap, SASL: &conn.SASL{Mechanism: "SCRAM-SHA-256", User: user, Password: users[user]}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	cluster, asGateway = open("admin"), open("gateway")
+	t.Cleanup(func() {
+		if err := asGateway.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := cluster.Admin().CreateTopic(within(t), "orders", partitions, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	return cluster, asGateway
 }

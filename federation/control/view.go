@@ -210,21 +210,28 @@ func (d *driver) gateways(ctx context.Context, v *failover.View, reports map[spi
 }
 
 func (d *driver) readReserved(ctx context.Context) error {
-	e, err := d.c.cfg.Store.Get(ctx, d.c.keys.Reserved(d.id))
+	ends, version, err := readReserved(ctx, d.c.cfg.Store, d.c.keys.Reserved(d.id))
+	if err == nil {
+		d.memo.reserved, d.memo.version = ends, version
+	}
+	return err
+}
+
+// readReserved reads the reserved ends of a share; empty with version 0 if there are none.
+func readReserved(ctx context.Context, store coordination.Store, key string) (ends failover.PartitionOffsets, version uint64, err error) {
+	e, err := store.Get(ctx, key)
 	if errors.Is(err, coordination.ErrNotFound) {
-		d.memo.reserved, d.memo.version = failover.PartitionOffsets{}, 0
-		return nil
+		return failover.PartitionOffsets{}, 0, nil
 	}
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	var r failover.Reserved
 	if err := json.Unmarshal(e.Value, &r); err != nil {
-		return err
+		return nil, 0, err
 	}
-	d.memo.reserved, d.memo.version = r.Ends, e.Version
 	if r.Ends == nil {
-		d.memo.reserved = failover.PartitionOffsets{}
+		r.Ends = failover.PartitionOffsets{}
 	}
-	return nil
+	return r.Ends, e.Version, nil
 }

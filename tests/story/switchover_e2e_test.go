@@ -12,27 +12,20 @@ import (
 
 // Twenty switchovers under 2,000 records a second lose, repeat and reorder
 // nothing, and every reader goes on at the next record.
-func TestTwentySwitchovers(t *testing.T) {
-	w := world.Start(t, world.Options{})
-	r := begin(t, w, 2000, true)
-	home := 0
-	r.rest(w.Sites[home], 10, 2*time.Second)
-	for range 20 {
-		next := (home + 1) % len(w.Sites)
-		r.switchover(w.Sites[home], w.Sites[next])
-		home = next
-	}
-	r.finish(check.Expect{Home: w.Sites[home]})
-}
+func TestTwentySwitchovers(t *testing.T) { goAround(t, true, 10, 20) }
 
 // A hundred switchovers with two libraries only, so that the machine is not full and the
-// times are those of the moves. It is no stage: docs/performance.md has its figures.
-func TestAHundredSwitchovers(t *testing.T) {
+// times are those of the moves. It is no stage.
+func TestAHundredSwitchovers(t *testing.T) { goAround(t, false, 20, 100) }
+
+// goAround lets all clients, or those of two libraries only, work for some stretches without
+// a move, and moves the group from site to site then.
+func goAround(t *testing.T, others bool, rests, moves int) {
 	w := world.Start(t, world.Options{})
-	r := begin(t, w, 2000, false)
+	r := begin(t, w, 2000, others)
 	home := 0
-	r.rest(w.Sites[home], 20, 2*time.Second)
-	for range 100 {
+	r.rest(w.Sites[home], rests, 2*time.Second)
+	for range moves {
 		next := (home + 1) % len(w.Sites)
 		r.switchover(w.Sites[home], w.Sites[next])
 		home = next
