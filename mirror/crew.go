@@ -461,18 +461,21 @@ type WorkerShare struct {
 	This       bool   `json:"this,omitempty"` // process
 }
 
-// shares counts partitions by worker, for all workers that are there.
-func (c *crew) shares(tps []spillway.TopicPartition) []WorkerShare {
+// shares counts partitions by worker, for all workers that are there, and says which are
+// this worker's: both by one table.
+func (c *crew) shares(tps []spillway.TopicPartition) (all []WorkerShare, own map[spillway.TopicPartition]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	t := c.table()
 	count := make(map[string]int)
+	own = make(map[spillway.TopicPartition]bool)
 	for _, tp := range tps {
-		count[c.owner(t, c.key(tp))]++
+		owner := c.owner(t, c.key(tp))
+		count[owner]++
+		own[tp] = owner == c.m.config.Worker
 	}
-	var all []WorkerShare
 	for _, name := range t.Members() {
 		all = append(all, WorkerShare{name, count[name], name == c.m.config.Worker})
 	}
-	return all
+	return all, own
 }

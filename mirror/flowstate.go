@@ -146,7 +146,8 @@ type shareCount struct {
 func (f *flow) workers(tps []spillway.TopicPartition) []WorkerShare {
 	version := f.crew.table().Version()
 	if c := f.mu.shareCount; c.shares == nil || c.version != version || c.listed != f.mu.listed {
-		f.mu.shareCount = shareCount{version, f.mu.listed, f.crew.shares(tps)}
+		shares, _ := f.crew.shares(tps)
+		f.mu.shareCount = shareCount{version, f.mu.listed, shares}
 	}
 	return slices.Clone(f.mu.shareCount.shares)
 }

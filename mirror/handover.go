@@ -71,16 +71,16 @@ func (f *flow) tellShares() {
 		parts = append(parts, tp)
 	}
 	slices.SortFunc(parts, spillway.TopicPartition.Compare)
-	i := WorkersInfo{Share: f.share.Share, Source: f.source.site, Target: f.m.site, Workers: c.shares(parts), Partitions: len(parts)}
+	shares, own := c.shares(parts)
+	i := WorkersInfo{Share: f.share.Share, Source: f.source.site, Target: f.m.site, Workers: shares, Partitions: len(parts)}
 	names := make([]string, len(i.Workers))
 	for j, w := range i.Workers {
 		names[j] = w.Worker
 	}
 	i.Came, i.Gone = without(names, f.shared.names), without(f.shared.names, names)
-	own := make(map[spillway.TopicPartition]bool)
 	for _, tp := range parts {
 		before, known := f.shared.own[tp]
-		switch own[tp] = c.ownerOf(tp) == f.m.config.Worker; {
+		switch {
 		case own[tp] && !before && (known || slices.Contains(i.Came, f.m.config.Worker)):
 			i.Taken = append(i.Taken, tp)
 		case !own[tp] && before:
