@@ -39,10 +39,10 @@ SOAKTIME ?= 2h
 SEED ?= $(shell date +%s)
 
 soak:
-	go test -count=1 -tags e2e -v -timeout 4h -run TestFaults ./tests/faults -seed $(SEED) -for $(SOAKTIME)
+	go test -count=1 -tags e2e -v -timeout 24h -run TestFaults ./tests/faults -seed $(SEED) -for $(SOAKTIME)
 
 bench:
-	go test -count=1 -tags e2e -v -timeout 60m ./tests/bench/mirrors -out $(CURDIR)/.cache/bench
+	go test -count=1 -tags e2e -v -timeout 90m ./tests/bench/mirrors -out $(CURDIR)/.cache/bench
 
 $(CI):
 	@go build -o $@ ./tests/ci

@@ -22,6 +22,7 @@ import (
 // made for several partitions at once.
 type planning struct {
 	*partition
+	at      position // when it began
 	fetched sitelog.Fetched
 	view    *offsetmap.View
 	writer  writer
@@ -86,17 +87,17 @@ func (l *lane) begin(ctx context.Context, f sitelog.Fetched, now time.Time) *pla
 		w.youngest = now.Add(-d).UnixMilli()
 	}
 	w.turn = &turn{ctx: ctx, slots: l.m.budget.decoding}
-	return &planning{partition: p, fetched: f, view: l.flow.source.view(p.TopicPartition), writer: w}
+	return &planning{partition: p, at: p.position, fetched: f, view: l.flow.source.view(p.TopicPartition), writer: w}
 }
 
-// makePlans makes the plans, as many at once as there are processors. Each is a function
-// of its own partition alone.
+// makePlans makes the plans, as many at once as there are processors, and of those that
+// decode batches as many as have a turn. Each is a function of its own partition alone.
 func makePlans(all []*planning) {
 	var next atomic.Int64
 	work := func() {
 		for i := next.Add(1) - 1; i < int64(len(all)); i = next.Add(1) - 1 {
 			p := all[i]
-			p.made, p.err = planPart(p.fetched, p.view, p.position, p.writer)
+			p.made, p.err = planPart(p.fetched, p.view, p.at, p.writer)
 			p.writer.turn.end()
 		}
 	}
@@ -110,6 +111,9 @@ func makePlans(all []*planning) {
 
 // planned takes a plan over; nil: the partition was handed back.
 func (l *lane) planned(p *planning, now time.Time) *planned {
+	if l.parts[p.TopicPartition] != p.partition {
+		return nil // by another part of the same answer
+	}
 	if p.err != nil {
 		l.handBack(p.partition, returned{problem: "plan: " + p.err.Error(), pause: l.m.config.RefusedPause})
 		return nil

@@ -210,11 +210,11 @@ func (m *rivals) write(t *testing.T, batches int) {
 // tries again.
 const competeMin, competeMax = 400, 1600
 
-// shared tells whether each has written its part by now, and some more: the last
-// records are written by one alone.
+// shared tells whether each has written its part of all that was sent by now, and some
+// more: what is left is written by one alone.
 func (m *rivals) shared() bool {
 	one, two := m.tap.of("one").records, m.tap.of("two").records
-	return float64(min(one, two)) > 1.1*workerMin*float64(one+two)
+	return float64(min(one, two)) > 1.1*workerMin*float64(m.load.written)
 }
 
 // compete lets both mirror at once.

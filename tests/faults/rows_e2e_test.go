@@ -4,14 +4,19 @@ package faults
 
 import (
 	"context"
+	"io"
+	"net/http"
+	"slices"
 	"time"
 
+	"spillway"
+	"spillway/federation/failover"
 	"spillway/tests/cluster/process"
 	"spillway/tests/world"
 )
 
-// row is one kind of fault. break it and heal it: when act returns nothing is broken any
-// more that does not heal by itself.
+// row is one kind of fault. When act returns nothing is broken any more that does not heal
+// by itself.
 type row struct {
 	name string
 	act  func(a *arena)
@@ -134,21 +139,66 @@ func (a *arena) stop(p *process.Process, d time.Duration) {
 	a.must(p.Resume())
 }
 
-// during begins a switchover to the standby and breaks something within its first
-// second. How the command ends is its own matter: the move may come about, be given up,
-// or never have begun.
+// moments are the states of a switchover in which something is broken. A drain takes a
+// second or so, all others together a tenth of one.
+var moments = []failover.State{failover.Draining, failover.Fencing, failover.Cutover, failover.Open}
+
+// during begins a switchover to the standby and breaks something once the group is in a
+// state that is drawn, or behind it. How the command ends is its own matter: the move may
+// come about, or be given up.
 func (a *arena) during(act func()) {
+	drawn := moments[a.random.IntN(len(moments))]
+	before := a.share().Epoch
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		a.command("switchover", world.Group, "--to", a.standby, "--timeout", "20s", "--behind-max", "30s")
 	}()
-	a.pause(time.Duration(a.random.Int64N(int64(1500 * time.Millisecond))))
+	a.moment = string(a.await(before, drawn))
 	act()
 	<-done
 }
 
-// command gives a command from the desk of the third site, which nothing befalls.
+// await returns the state of the group as soon as a move that began after an epoch is as far
+// as is wanted. It asks the store itself: a command takes longer than most states.
+func (a *arena) await(before spillway.Epoch, wanted failover.State) failover.State {
+	a.t.Helper()
+	url := "http://" + a.w.ConsulOf(a.other).HTTP + "/v1/kv/" + failover.Keys("world").Share(spillway.ShareID{Group: world.Group}) + "?raw"
+	for deadline := time.Now().Add(healWithin); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		s, err := read(a.t.Context(), url)
+		if err != nil || s.Epoch == before {
+			continue
+		}
+		if s.State == failover.Stable || slices.Index(order, s.State) >= slices.Index(order, wanted) {
+			return s.State
+		}
+	}
+	a.t.Fatalf("the switchover to %s did not get to %s within %s", a.standby, wanted, healWithin)
+	return ""
+}
+
+// order is that of the states of a move.
+var order = []failover.State{failover.Draining, failover.Fencing, failover.Fenced, failover.Cutover, failover.CaughtUp, failover.Open}
+
+func read(ctx context.Context, url string) (s failover.Share, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return s, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return s, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return s, err
+	}
+	return failover.Decode(text)
+}
+
+// command gives a command from the desk of the third site. What becomes of it is told: its
+// Consul server may be one of those that are away.
 func (a *arena) command(args ...string) {
 	ctx, cancel := context.WithTimeout(a.t.Context(), time.Minute)
 	defer cancel()
