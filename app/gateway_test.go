@@ -45,7 +45,7 @@ func certificate(t *testing.T) (files configs.ServerTLS) {
 // Clients are served from TLS 1.2 on, also where the process would allow more.
 func TestOldTLSIsRefused(t *testing.T) {
 	t.Setenv("GODEBUG", "tls10server=1")
-	served, err := serverTLS(certificate(t))
+	front, err := newFront(configs.Gateway{TLS: certificate(t)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestOldTLSIsRefused(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_ = tls.Server(far, served).Handshake() // the client's end says how it went
+			_ = tls.Server(far, front.tls).Handshake() // the client's end says how it went
 			far.Close()
 		}()
 		err := tls.Client(near, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version}).Handshake()

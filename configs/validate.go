@@ -230,6 +230,7 @@ func (c *checker) gateway(g Gateway) {
 	if (g.TLS.CertFile == "") != (g.TLS.KeyFile == "") {
 		c.at("gateway.tls", "certFile and keyFile go together")
 	}
+	c.clients(g)
 	if g.Lease.Interval <= 0 || g.Lease.TTL < 2*g.Lease.Interval {
 		c.at("gateway.lease.ttl", "%s is too short for renewals every %s; twice that is the least", g.Lease.TTL, g.Lease.Interval)
 	}
@@ -241,6 +242,47 @@ func (c *checker) gateway(g Gateway) {
 		if n < 1 {
 			c.at("gateway.limits."+key, "must be 1 or more")
 		}
+	}
+}
+
+// clientMechanisms are those by which clients may log in.
+var clientMechanisms = []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}
+
+// sessionLifetimeMin: clients would do little else than to log in.
+const sessionLifetimeMin = 10 * time.Second
+
+// clients checks how they say who they are.
+func (c *checker) clients(g Gateway) {
+	if _, given := c.lines["gateway.tls.clientAuth"]; given && g.TLS.ClientCAFile == "" {
+		c.at("gateway.tls.clientAuth", "needs clientCAFile, to know whose certificates are good")
+	}
+	if g.TLS.ClientCAFile != "" && g.TLS.CertFile == "" {
+		c.at("gateway.tls.clientCAFile", "needs certFile and keyFile: without TLS no client shows a certificate")
+	}
+	s := g.SASL
+	for i, m := range s.Mechanisms {
+		key := fmt.Sprintf("gateway.sasl.mechanisms[%d]", i)
+		switch {
+		case slices.Index(s.Mechanisms, m) < i:
+			c.at(key, "%q is there twice", m)
+		case !slices.Contains(clientMechanisms, m):
+			text := fmt.Sprintf("%q is none of %s", m, strings.Join(clientMechanisms, ", "))
+			if near := nearest(m, clientMechanisms); near != "" {
+				text += fmt.Sprintf("; did you mean %s?", near)
+			}
+			c.at(key, "%s", text)
+		}
+	}
+	switch {
+	case len(s.Mechanisms) == 0 && s.UsersFile != "":
+		c.at("gateway.sasl.usersFile", "needs mechanisms, for example [SCRAM-SHA-512]")
+	case len(s.Mechanisms) > 0 && s.UsersFile == "":
+		c.at("gateway.sasl.mechanisms", "needs usersFile")
+	case len(s.Mechanisms) > 0 && g.TLS.CertFile == "" && !s.WithoutTLS:
+		c.at("gateway.sasl.mechanisms", "without gateway.tls passwords could be read or guessed on the way; give it a certificate, or allow it with withoutTLS: true")
+	}
+	if s.SessionLifetime > 0 && s.SessionLifetime < sessionLifetimeMin {
+		c.at("gateway.sasl.sessionLifetime", "%s is too short; %s is the least, 0s is no end", s.SessionLifetime, sessionLifetimeMin)
 	}
 }
 

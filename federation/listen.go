@@ -157,6 +157,7 @@ func (a *addresses) leave(of netip.Prefix) {
 
 func (g *Gateway) serve(ctx context.Context, c net.Conn) {
 	defer c.Close()
+	limits, accepted := g.config.Limits, time.Now()
 	if g.config.TLS != nil {
 		secured := tls.Server(c, g.config.TLS)
 		shake, cancel := context.WithTimeout(ctx, handshakeMax)
@@ -167,8 +168,9 @@ func (g *Gateway) serve(ctx context.Context, c net.Conn) {
 			return
 		}
 		c = secured
+		limits.AdmitMax = limits.WithDefaults().AdmitMax - time.Since(accepted) // which is all there is for who it is
 	}
-	s := session.New(c, g.router.Connect(c), g.config.Limits, g.budget, g.events.Session)
+	s := session.New(c, g.router.Connect(c), limits, g.budget, g.events.Session)
 	g.mu.Lock()
 	g.mu.sessions[s] = true
 	draining := g.mu.draining

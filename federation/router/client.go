@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker/wire"
+	"spillway/federation/authentication"
 	"spillway/federation/session"
 )
 
@@ -21,6 +22,7 @@ type Client struct {
 	conn     net.Conn
 	lanes    *lanes
 	produces *produces
+	login    *authentication.Login // its steps belong to Begin
 
 	// Owned by answers, which are called one after the other.
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
@@ -36,6 +38,9 @@ type Client struct {
 
 // Begin implements session.Handler.
 func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer, error) {
+	if err := c.login.Admit(req.Key, req.CameAt()); err != nil {
+		return nil, loginFault(err)
+	}
 	a, ok := apis[req.Key]
 	if !ok {
 		c.router.events.refused("unknown-api")
@@ -54,6 +59,9 @@ func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer
 	}
 	return a.begin(c, ctx, req)
 }
+
+// Admitted implements session.Gate.
+func (c *Client) Admitted() bool { return c.login.Through() }
 
 // Silent implements session.Handler: a Produce request with acks 0.
 func (c *Client) Silent(req session.Request) bool {

@@ -1,0 +1,77 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"spillway/configs"
+	"spillway/federation/authentication"
+)
+
+// frontEvery is how often the files of the front are looked at.
+const frontEvery = 5 * time.Second
+
+// front is what the gateway's clients are told and asked first. It is made from files,
+// which may change at any time.
+type front struct {
+	tls           *tls.Config // nil: plain text
+	authenticator *authentication.Authenticator
+	kept          []keptFiles
+}
+
+type keptFiles interface {
+	Files() []string
+	Look() (changed bool, err error)
+}
+
+func newFront(c configs.Gateway, authenticated func(mechanism, outcome string)) (*front, error) {
+	f := &front{}
+	if c.TLS.CertFile != "" {
+		kept, err := authentication.TLSFiles{
+			Certificate: c.TLS.CertFile, Key: c.TLS.KeyFile, ClientCA: c.TLS.ClientCAFile, ClientOptional: c.TLS.ClientAuth == "requested",
+		}.Keep()
+		if err != nil {
+			return nil, fmt.Errorf("tls: %w", err)
+		}
+		f.tls, f.kept = authentication.ServerTLS(kept), append(f.kept, kept)
+	}
+	ask := authentication.Config{Mechanisms: c.SASL.Mechanisms, SessionLifetime: c.SASL.SessionLifetime, Authenticated: authenticated}
+	if len(ask.Mechanisms) > 0 {
+		read := func() (*authentication.Users, error) { return authentication.ReadUsers(c.SASL.UsersFile) }
+		users, err := authentication.Keep(read, c.SASL.UsersFile)
+		if err != nil {
+			return nil, fmt.Errorf("sasl: %w", err)
+		}
+		ask.Users, f.kept = users.Current, append(f.kept, users)
+	}
+	var err error
+	f.authenticator, err = authentication.New(ask)
+	return f, err
+}
+
+// watch has changed files in force within seconds. What cannot be used changes nothing and
+// is told until it is mended; connections that are there stay.
+func (f *front) watch(ctx context.Context, log *slog.Logger, problem func(what string, err error)) {
+	tick := time.NewTicker(frontEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, k := range f.kept {
+			files := strings.Join(k.Files(), ", ")
+			switch changed, err := k.Look(); {
+			case err != nil:
+				problem("read changed "+files+"; what was read before stays in force", err)
+			case changed:
+				log.Info("changed files are in force", "files", files)
+			}
+		}
+	}
+}

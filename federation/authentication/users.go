@@ -1,0 +1,199 @@
+package authentication
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"unicode"
+)
+
+// Bounds of a users file.
+const (
+	usersBytesMax = 16 << 20
+	nameBytesMax  = 255
+)
+
+// Users are who may log in. They never change; a file that changed makes new ones.
+type Users struct {
+	credentials map[string]map[string]credential // mechanism → name
+	shown       map[string][]credential          // by mechanism, in the order of the file
+	plain       map[string]credential            // what PLAIN is checked against, by name
+	plainShown  []credential
+
+	// disguise gives a name that is not there a salt of its own, the same each time
+	// and at each gateway that reads the same file (invariant B). It changes with the
+	// file, so who asks for a name before and after a change may learn that nobody has it.
+	disguise []byte
+
+	known struct { // passwords that were right, so that PLAIN does not cost as much each time
+		sync.Mutex
+		key []byte
+		sum map[string][]byte // by name
+	}
+}
+
+// ParseUsers reads lines of three words: name, mechanism, and the credential as
+// Kafka writes it. Empty lines and those that begin with # say nothing. All
+// faults are told at once, by line, and never with what stands there.
+func ParseUsers(data []byte) (*Users, error) {
+	u := &Users{credentials: make(map[string]map[string]credential), shown: make(map[string][]credential), plain: make(map[string]credential)}
+	for _, m := range Scrams {
+		u.credentials[m] = make(map[string]credential)
+	}
+	var faults []error
+	number, names := 0, 0
+	for line := range bytes.Lines(data) {
+		number++
+		words := strings.Fields(string(line))
+		if len(words) == 0 || strings.HasPrefix(words[0], "#") {
+			continue
+		}
+		if err := u.add(words); err != nil {
+			faults = append(faults, fmt.Errorf("line %d: %w", number, err))
+			continue
+		}
+		names++
+	}
+	for _, m := range Scrams {
+		for name, c := range u.credentials[m] {
+			if _, ok := u.plain[name]; !ok {
+				u.plain[name] = c
+			}
+		}
+		for _, c := range u.shown[m] {
+			if u.plain[c.name].mechanism == m {
+				u.plainShown = append(u.plainShown, c)
+			}
+		}
+	}
+	if names == 0 && len(faults) == 0 {
+		faults = append(faults, errors.New("no user is in it; make a line with spillway user hash NAME"))
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	sum := sha256.New()
+	for _, m := range Scrams {
+		for _, c := range u.shown[m] {
+			sum.Write(c.storedKey)
+			sum.Write(c.serverKey)
+		}
+	}
+	u.disguise = sum.Sum(nil)
+	u.known.key, u.known.sum = make([]byte, 32), make(map[string][]byte)
+	_, _ = rand.Read(u.known.key) // never fails
+	return u, nil
+}
+
+func (u *Users) add(words []string) error {
+	if len(words) != 3 {
+		return fmt.Errorf("%d words; a line is NAME MECHANISM CREDENTIAL, see spillway user hash", len(words))
+	}
+	name, mechanism := words[0], words[1]
+	if err := checkName(name); err != nil {
+		return err
+	}
+	c, err := parseCredential(mechanism, words[2])
+	if err != nil {
+		return fmt.Errorf("user %s: %w", name, err)
+	}
+	if _, twice := u.credentials[mechanism][name]; twice {
+		return fmt.Errorf("user %s has a second line for %s", name, mechanism)
+	}
+	c.name = name
+	u.credentials[mechanism][name] = c
+	u.shown[mechanism] = append(u.shown[mechanism], c)
+	return nil
+}
+
+// checkName: a name stands in a line of the file, in logs and in ACLs.
+func checkName(name string) error {
+	switch {
+	case name == "" || len(name) > nameBytesMax:
+		return fmt.Errorf("a name has 1 to %d bytes", nameBytesMax)
+	case strings.HasPrefix(name, "#"):
+		return fmt.Errorf("the name %q begins with #, which begins a comment", name)
+	case strings.ContainsFunc(name, func(r rune) bool {
+		return unicode.IsSpace(r) || !unicode.IsPrint(r) || r == unicode.ReplacementChar
+	}):
+		return fmt.Errorf("the name %q has spaces or what cannot be printed", name)
+	}
+	return nil
+}
+
+// ReadUsers reads a users file.
+func ReadUsers(file string) (*Users, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("users file: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, usersBytesMax+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("users file: %w", err)
+	case len(data) > usersBytesMax:
+		return nil, fmt.Errorf("users file %s: larger than %d bytes", file, usersBytesMax)
+	}
+	u, err := ParseUsers(data)
+	if err != nil {
+		return nil, fmt.Errorf("users file %s: %w", file, err)
+	}
+	return u, nil
+}
+
+// credential of a user; for anybody else one that looks like it and is good for no
+// password. Both cost the same.
+func (u *Users) credential(mechanism, name string) (c credential, known bool) {
+	fake := u.pretend(mechanism, name, u.shown[mechanism])
+	if c, known = u.credentials[mechanism][name]; known {
+		return c, true
+	}
+	return fake, false
+}
+
+// pretend has mechanism, salt length and iterations of one of others.
+func (u *Users) pretend(mechanism, name string, others []credential) credential {
+	random := func(what string) []byte { return keyed(sha256.New, u.disguise, what+mechanism+"\x00"+name) }
+	like := credential{mechanism: mechanism, salt: make([]byte, saltBytes), iterations: IterationsDefault}
+	if len(others) > 0 {
+		like = others[binary.BigEndian.Uint64(random("like"))%uint64(len(others))]
+	}
+	salt := append(random("salt"), random("more salt")...)
+	keys := append(append(random("stored"), random("more stored")...), append(random("server"), random("more server")...)...)
+	size := hashes[like.mechanism]().Size()
+	return credential{mechanism: like.mechanism, salt: salt[:len(like.salt)], iterations: like.iterations, storedKey: keys[:size], serverKey: keys[64 : 64+size]}
+}
+
+// remembered tells whether the password was found to be right before. It is cheap and
+// never true for a wrong one; false says nothing.
+func (u *Users) remembered(name string, password []byte) bool {
+	u.known.Lock()
+	sum, ok := u.known.sum[name]
+	u.known.Unlock()
+	return ok && hmac.Equal(sum, keyed(sha256.New, u.known.key, name+"\x00"+string(password)))
+}
+
+// check does the work of PBKDF2, for whom it does not know too.
+func (u *Users) check(name string, password []byte) bool {
+	fake := u.pretend(Plain, name, u.plainShown)
+	c, known := u.plain[name]
+	if !known {
+		c = fake
+	}
+	if !c.verify(password) || !known {
+		return false
+	}
+	u.known.Lock()
+	defer u.known.Unlock()
+	u.known.sum[name] = keyed(sha256.New, u.known.key, name+"\x00"+string(password))
+	return true
+}
