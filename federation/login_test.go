@@ -210,7 +210,7 @@ func TestLibrariesLogIn(t *testing.T) {
 // Certificates say who a client is, where no login is asked for. Row 63.
 func TestCertificatesOfClients(t *testing.T) {
 	t.Parallel()
-	authority, stranger := gatewaytest.NewAuthority(t), gatewaytest.NewAuthority(t)
+	authority, other := gatewaytest.NewAuthority(t), gatewaytest.NewAuthority(t)
 	certificate, key := authority.Server("gateway")
 	name := pkix.Name{CommonName: "shop", OrganizationalUnit: []string{"orders"}}
 	issue := func(of *gatewaytest.Authority, file string, usage x509.ExtKeyUsage, change func(*x509.Certificate)) *tls.Config {
@@ -234,11 +234,25 @@ func TestCertificatesOfClients(t *testing.T) {
 		if err := saramaProduces(w.Addrs, saramaConfig(good, "", "", "")); err != nil {
 			t.Errorf("sarama: %v", err)
 		}
+		// A ticket would stand for a certificate that may have run out since.
+		good.ClientSessionCache = tls.NewLRUClientSessionCache(10)
+		for range 2 {
+			c, err := tls.Dial("tcp", w.Addrs[0], good)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := stranger{c, t}
+			s.ask(&kmsg.ApiVersionsRequest{Version: 2})
+			if c.ConnectionState().DidResume {
+				t.Error("a session is resumed without a certificate")
+			}
+			c.Close()
+		}
 		if f.count("certificate success") < 2 {
 			t.Errorf("%d certificates were counted", f.count("certificate success"))
 		}
 		for what, c := range map[string]*tls.Config{
-			"a stranger's":             issue(stranger, "stranger", x509.ExtKeyUsageClientAuth, nil),
+			"a stranger's":             issue(other, "stranger", x509.ExtKeyUsageClientAuth, nil),
 			"one that ran out":         issue(authority, "late", x509.ExtKeyUsageClientAuth, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }),
 			"a server's":               issue(authority, "server", x509.ExtKeyUsageServerAuth, nil),
 			"one that nobody is":       issue(authority, "nobody", x509.ExtKeyUsageClientAuth, func(c *x509.Certificate) { c.Subject = pkix.Name{} }),
@@ -550,6 +564,9 @@ func TestSASLIsOfferedWhereItIsAsked(t *testing.T) {
 		for _, k := range s.ask(&kmsg.ApiVersionsRequest{Version: 2}).(*kmsg.ApiVersionsResponse).ApiKeys {
 			if k.ApiKey == 17 || k.ApiKey == 36 {
 				offered++
+				if k.MinVersion != 0 {
+					t.Errorf("key %d from version %d on: old librdkafka does not log in", k.ApiKey, k.MinVersion)
+				}
 			}
 		}
 		if (offered == 2) != asks || !asks && offered > 0 {

@@ -11,7 +11,7 @@ import (
 )
 
 // SaslHandshake (17). v1 says that the tokens come in SaslAuthenticate. v0 is left out:
-// behind it they come without a header, as bare frames.
+// behind it they come without a header, as bare frames. (ApiVersions shows it all the same.)
 //
 // Where clients are not asked it is refused as Kafka does (ILLEGAL_SASL_STATE), and
 // the connection stays. Where it begins a login that cannot be, the
