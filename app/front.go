@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ type front struct {
 
 type keptFiles interface {
 	Files() []string
-	Look() (changed bool, err error)
+	Look(context.Context) (changed bool, err error)
 }
 
 func newFront(c configs.Gateway, authenticated func(mechanism, outcome string)) (*front, error) {
@@ -40,7 +41,7 @@ func newFront(c configs.Gateway, authenticated func(mechanism, outcome string)) 
 		f.tls, f.kept = authentication.ServerTLS(kept), append(f.kept, kept)
 	}
 	ask := authentication.Config{Mechanisms: c.SASL.Mechanisms, SessionLifetime: c.SASL.SessionLifetime, Authenticated: authenticated}
-	if len(ask.Mechanisms) > 0 {
+	if c.SASL.UsersFile != "" {
 		read := func() (*authentication.Users, error) { return authentication.ReadUsers(c.SASL.UsersFile) }
 		users, err := authentication.Keep(read, c.SASL.UsersFile)
 		if err != nil {
@@ -48,9 +49,38 @@ func newFront(c configs.Gateway, authenticated func(mechanism, outcome string)) 
 		}
 		ask.Users, f.kept = users.Current, append(f.kept, users)
 	}
+	if slices.Contains(ask.Mechanisms, authentication.OAuthBearer) {
+		keys, err := f.tokenKeys(c.SASL.Tokens)
+		if err != nil {
+			return nil, fmt.Errorf("sasl: %w", err)
+		}
+		ask.Tokens = &authentication.Tokens{
+			Keys: keys, Issuer: c.SASL.Tokens.Issuer, Audiences: c.SASL.Tokens.Audiences,
+			PrincipalClaim: c.SASL.Tokens.PrincipalClaim, ClockSkew: c.SASL.Tokens.ClockSkew,
+		}
+	}
 	var err error
 	f.authenticator, err = authentication.New(ask)
 	return f, err
+}
+
+// tokenKeys come from a file, which must be there, or an address, which may come later.
+func (f *front) tokenKeys(t configs.ClientTokens) (func() *authentication.Keys, error) {
+	if t.KeysFile == "" {
+		fetched, err := authentication.FetchKeys(t.KeysURL, t.KeysCAFile)
+		if err != nil {
+			return nil, err
+		}
+		f.kept = append(f.kept, fetched)
+		return fetched.Current, nil
+	}
+	read := func() (*authentication.Keys, error) { return authentication.ReadKeys(t.KeysFile) }
+	kept, err := authentication.Keep(read, t.KeysFile)
+	if err != nil {
+		return nil, err
+	}
+	f.kept = append(f.kept, kept)
+	return kept.Current, nil
 }
 
 // watch has changed files in force within seconds. What cannot be used changes nothing and
@@ -59,19 +89,21 @@ func (f *front) watch(ctx context.Context, log *slog.Logger, problem func(what s
 	tick := time.NewTicker(frontEvery)
 	defer tick.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		for _, k := range f.kept {
+		for _, k := range f.kept { // at once, too: keys that are fetched are not there yet
 			files := strings.Join(k.Files(), ", ")
-			switch changed, err := k.Look(); {
+			switch changed, err := k.Look(ctx); {
+			case ctx.Err() != nil:
+				return
 			case err != nil:
 				problem("read changed "+files+"; what was read before stays in force", err)
 			case changed:
 				log.Info("changed files are in force", "files", files)
 			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
 	}
 }

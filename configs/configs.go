@@ -176,10 +176,22 @@ type ServerTLS struct {
 
 // ClientSASL is how clients log in.
 type ClientSASL struct {
-	Mechanisms      []string      `key:"mechanisms" doc:"Mechanisms that clients may log in by: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512. Empty: clients do not log in."`
-	UsersFile       string        `key:"usersFile" doc:"File of the users, with lines of spillway user hash. It is read anew when it changes."`
+	Mechanisms      []string      `key:"mechanisms" doc:"Mechanisms that clients may log in by: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER. Empty: clients do not log in."`
+	UsersFile       string        `key:"usersFile" doc:"File of the users, with lines of spillway user hash, for PLAIN and SCRAM. It is read anew when it changes."`
+	Tokens          ClientTokens  `key:"tokens" doc:"Which tokens let a client in, for OAUTHBEARER."`
 	SessionLifetime time.Duration `key:"sessionLifetime" doc:"How long a login is good for. Clients log in again on the same connection (KIP-368); connections of those that cannot are closed. 0s: as long as the connection." default:"0s"`
 	WithoutTLS      bool          `key:"withoutTLS" doc:"Let clients log in without encryption: with PLAIN everybody on the way can read the passwords." default:"false"`
+}
+
+// ClientTokens are JSON Web Tokens, signed by RS256 or ES256.
+type ClientTokens struct {
+	KeysFile       string        `key:"keysFile" doc:"File of the issuer's public keys, a JSON Web Key Set. It is read anew when it changes. Exactly one of keysFile and keysURL."`
+	KeysURL        string        `key:"keysURL" doc:"https address of the issuer's public keys. They are fetched every 5 minutes, and when a token names a key that is not known."`
+	KeysCAFile     string        `key:"keysCAFile" doc:"PEM file of the authority of that address. Empty: those of the host."`
+	Issuer         string        `key:"issuer" doc:"What iss of a token must be, to the letter."`
+	Audiences      []string      `key:"audiences" doc:"What aud of a token must name one of."`
+	PrincipalClaim string        `key:"principalClaim" doc:"Claim that holds the name of the client; its principal is User:name." default:"sub"`
+	ClockSkew      time.Duration `key:"clockSkew" doc:"By how much the clocks of issuer and gateway may differ." default:"30s"`
 }
 
 // GatewayLimits bound what a client controls.

@@ -3,6 +3,7 @@ package configs
 import (
 	"fmt"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -246,7 +247,9 @@ func (c *checker) gateway(g Gateway) {
 }
 
 // clientMechanisms are those by which clients may log in.
-var clientMechanisms = []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}
+var clientMechanisms = []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", byToken}
+
+const byToken = "OAUTHBEARER"
 
 // sessionLifetimeMin: clients would do little else than to log in.
 const sessionLifetimeMin = 10 * time.Second
@@ -273,16 +276,41 @@ func (c *checker) clients(g Gateway) {
 			c.at(key, "%s", text)
 		}
 	}
+	byPassword := slices.ContainsFunc(s.Mechanisms, func(m string) bool { return m != byToken })
 	switch {
-	case len(s.Mechanisms) == 0 && s.UsersFile != "":
-		c.at("gateway.sasl.usersFile", "needs mechanisms, for example [SCRAM-SHA-512]")
-	case len(s.Mechanisms) > 0 && s.UsersFile == "":
+	case !byPassword && s.UsersFile != "":
+		c.at("gateway.sasl.usersFile", "needs mechanisms with passwords, for example [SCRAM-SHA-512]")
+	case byPassword && s.UsersFile == "":
 		c.at("gateway.sasl.mechanisms", "needs usersFile")
 	case len(s.Mechanisms) > 0 && g.TLS.CertFile == "" && !s.WithoutTLS:
 		c.at("gateway.sasl.mechanisms", "without gateway.tls passwords could be read or guessed on the way; give it a certificate, or allow it with withoutTLS: true")
 	}
+	c.tokens(s)
 	if s.SessionLifetime > 0 && s.SessionLifetime < sessionLifetimeMin {
 		c.at("gateway.sasl.sessionLifetime", "%s is too short; %s is the least, 0s is no end", s.SessionLifetime, sessionLifetimeMin)
+	}
+}
+
+// tokens checks what lets a client in by a token.
+func (c *checker) tokens(s ClientSASL) {
+	t := s.Tokens
+	if !slices.Contains(s.Mechanisms, byToken) {
+		if t.KeysFile != "" || t.KeysURL != "" || t.Issuer != "" || len(t.Audiences) > 0 {
+			c.at("gateway.sasl.tokens", "needs OAUTHBEARER among mechanisms")
+		}
+		return
+	}
+	if btoi(t.KeysFile != "")+btoi(t.KeysURL != "") != 1 {
+		c.at("gateway.sasl.tokens", "needs exactly one of keysFile and keysURL")
+	}
+	if u, err := url.Parse(t.KeysURL); t.KeysURL != "" && (err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil) {
+		c.at("gateway.sasl.tokens.keysURL", "is not an https address without user and password: who can change the keys on the way can let anybody in")
+	}
+	if t.Issuer == "" {
+		c.at("gateway.sasl.tokens.issuer", "is missing: tokens of any issuer would do")
+	}
+	if len(t.Audiences) == 0 {
+		c.at("gateway.sasl.tokens.audiences", "is missing: tokens made for others would do")
 	}
 }
 

@@ -72,6 +72,9 @@ func topics(t *testing.T, w *gatewaytest.World, s settings) (string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if file, ok := s["sasl.oauthbearer.token.endpoint.url"]; ok { // Java reads no file that it was not allowed to
+		java.Options = append(java.Options, "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls="+file)
+	}
 	return java.Run(within(t, soon), "org.apache.kafka.tools.TopicCommand", "--bootstrap-server", w.Addrs[0], "--list", "--command-config", s.file(t))
 }
 
@@ -81,7 +84,8 @@ func kcat(ctx context.Context, w *gatewaytest.World, s settings) (string, error)
 }
 
 func clientsLogIn(t *testing.T, o gatewaytest.Options) {
-	f, authority := newFront(t), gatewaytest.NewAuthority(t)
+	f, authority, issuer := newFront(t), gatewaytest.NewAuthority(t), newSigner(t)
+	f.tokens = issuer.tokens(t)
 	certificate, key := authority.Server("gateway")
 	kept, err := authentication.TLSFiles{Certificate: certificate, Key: key}.Keep()
 	if err != nil {
@@ -153,6 +157,28 @@ func clientsLogIn(t *testing.T, o gatewaytest.Options) {
 	// and to renew a login.
 	if out, err := kcat(within(t, soon), w, librdkafka(authentication.Plain, "bob's")); err != nil || !strings.Contains(out, `topic "orders"`) {
 		t.Errorf("kcat: %v: %s", err, out)
+	}
+	javaToken := func(audience string) settings {
+		token, err := issuer.token(audience, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "token")
+		if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return javaLogin("").with(settings{
+			"sasl.mechanism": authentication.OAuthBearer, "sasl.oauthbearer.token.endpoint.url": "file://" + file,
+			"sasl.jaas.config":                     "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;",
+			"sasl.login.callback.handler.class":    "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginCallbackHandler",
+			"sasl.oauthbearer.jwt.retriever.class": "org.apache.kafka.common.security.oauthbearer.FileJwtRetriever",
+		})
+	}
+	if out, err := topics(t, w, javaToken("kafka")); err != nil || !strings.Contains(out, "orders") {
+		t.Errorf("Java with a token: %v: %s", err, out)
+	}
+	if out, err := topics(t, w, javaToken("others")); err == nil || !strings.Contains(out+err.Error(), "SaslAuthenticationException") {
+		t.Errorf("Java with a token for others: %v: %s", err, out)
 	}
 	if out, err := topics(t, w, javaLogin("wrong")); err == nil || !strings.Contains(out+err.Error(), "SaslAuthenticationException") {
 		t.Errorf("Java with a wrong password: %v: %s", err, out)

@@ -2,9 +2,13 @@ package federation_test
 
 import (
 	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,10 +23,13 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl"
+	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	kgoscram "github.com/twmb/franz-go/pkg/sasl/scram"
 	"github.com/xdg-go/scram"
@@ -36,11 +43,12 @@ import (
 
 // front is what a test knows of a gateway's logins.
 type front struct {
-	t     *testing.T
-	file  string // of the users
-	users *authentication.Kept[*authentication.Users]
-	ended chan session.Reason
-	mu    struct {
+	t      *testing.T
+	file   string // of the users
+	users  *authentication.Kept[*authentication.Users]
+	tokens *authentication.Tokens
+	ended  chan session.Reason
+	mu     struct {
 		sync.Mutex
 		counted map[string]int // "MECHANISM outcome"
 	}
@@ -79,7 +87,7 @@ func (f *front) write(names ...string) {
 // ask makes a gateway ask its clients.
 func (f *front) ask(c *federation.Config, lifetime time.Duration, mechanisms ...string) {
 	a, err := authentication.New(authentication.Config{
-		Mechanisms: mechanisms, Users: f.users.Current, SessionLifetime: lifetime,
+		Mechanisms: mechanisms, Users: f.users.Current, Tokens: f.tokens, SessionLifetime: lifetime,
 		Authenticated: func(mechanism, outcome string) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
@@ -171,11 +179,11 @@ func TestLibrariesLogIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
-		f.ask(c, 0, authentication.Mechanisms...)
+		f.ask(c, 0, authentication.Passwords...)
 		c.TLS = authentication.ServerTLS(kept)
 	}})
 	security := authority.Client("", "")
-	for _, m := range authentication.Mechanisms {
+	for _, m := range authentication.Passwords {
 		t.Run(m, func(t *testing.T) {
 			before := f.count(m + " success")
 			cl := client(t, w, kgo.DialTLSConfig(security), kgo.SASL(kgoLogins[m]("alice", "alice's")), kgo.ConsumeTopics("orders"), kgo.ConsumerGroup("group-"+m))
@@ -204,6 +212,95 @@ func TestLibrariesLogIn(t *testing.T) {
 	}
 	if err := kgoProduces(t, w, kgo.DialTLSConfig(security)); err == nil {
 		t.Error("who does not log in is let in")
+	}
+}
+
+// signer makes tokens for a test, and a file of its public key.
+type signer struct {
+	jose.Signer
+	file string
+}
+
+func newSigner(t *testing.T) signer {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k", Algorithm: "RS256", Use: "sig"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := signer{file: filepath.Join(t.TempDir(), "keys.json")}
+	if err := os.WriteFile(s.file, set, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s.Signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: key, KeyID: "k"}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// token is good for a time.
+func (s signer) token(audience string, good time.Duration) (string, error) {
+	now := time.Now()
+	return jwt.Signed(s.Signer).Claims(jwt.Claims{
+		Issuer: "https://issuer", Subject: "alice", Audience: jwt.Audience{audience}, IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(good)),
+	}).Serialize()
+}
+
+// tokens are those that a gateway takes.
+func (s signer) tokens(t *testing.T) *authentication.Tokens {
+	t.Helper()
+	keys, err := authentication.ReadKeys(s.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &authentication.Tokens{Keys: func() *authentication.Keys { return keys }, Issuer: "https://issuer", Audiences: []string{"kafka"}, ClockSkew: time.Second}
+}
+
+// saramaToken brings a token to sarama.
+type saramaToken func() (string, error)
+
+func (s saramaToken) Token() (*sarama.AccessToken, error) {
+	token, err := s()
+	return &sarama.AccessToken{Token: token, Extensions: map[string]string{"traceId": "123"}}, err
+}
+
+// The libraries bring tokens, and new ones before the end of each.
+func TestLibrariesBringTokens(t *testing.T) {
+	t.Parallel()
+	f, s := newFront(t), newSigner(t)
+	f.tokens = s.tokens(t)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) { f.ask(c, 0, authentication.OAuthBearer) }})
+	login := func(audience string) kgo.Opt {
+		return kgo.SASL(oauth.Oauth(func(context.Context) (oauth.Auth, error) {
+			token, err := s.token(audience, 3*time.Second)
+			return oauth.Auth{Token: token}, err
+		}))
+	}
+	bring := func(audience string) *sarama.Config {
+		c := saramaConfig(nil, authentication.OAuthBearer, "", "")
+		c.Net.SASL.TokenProvider = saramaToken(func() (string, error) { return s.token(audience, 3*time.Second) })
+		return c
+	}
+	cl := client(t, w, login("kafka"))
+	for until := time.Now().Add(soon); f.count("OAUTHBEARER renewed") < 2 && time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		if err := cl.ProduceSync(within(t, soon), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err != nil {
+			t.Fatalf("franz-go: %v", err)
+		}
+	}
+	if n := f.count("OAUTHBEARER renewed"); n < 2 {
+		t.Errorf("%d tokens were renewed", n)
+	}
+	if err := saramaProduces(w.Addrs, bring("kafka")); err != nil {
+		t.Errorf("sarama: %v", err)
+	}
+	if err := kgoProduces(t, w, login("others")); !errors.Is(err, kerr.SaslAuthenticationFailed) {
+		t.Errorf("franz-go with a token for others: %v", err)
+	}
+	if err := saramaProduces(w.Addrs, bring("others")); err == nil {
+		t.Error("sarama with a token for others is let in")
 	}
 }
 
@@ -620,8 +717,10 @@ func TestFilesChangeUnderWay(t *testing.T) {
 	first := shown()
 	look := func(want bool) {
 		t.Helper()
-		for _, k := range []interface{ Look() (bool, error) }{f.users, kept} {
-			if changed, err := k.Look(); changed != want || (err == nil) != want {
+		for _, k := range []interface {
+			Look(context.Context) (bool, error)
+		}{f.users, kept} {
+			if changed, err := k.Look(t.Context()); changed != want || (err == nil) != want {
 				t.Errorf("changed %v, %v", changed, err)
 			}
 		}

@@ -10,13 +10,17 @@ import (
 	"time"
 )
 
-// Mechanisms lists what can be asked for.
-var Mechanisms = []string{Plain, ScramSHA256, ScramSHA512}
+// Passwords are the mechanisms that need Users, Mechanisms all that can be asked for.
+var (
+	Passwords  = []string{Plain, ScramSHA256, ScramSHA512}
+	Mechanisms = append(slices.Clone(Passwords), OAuthBearer)
+)
 
 // Config is how clients are asked who they are.
 type Config struct {
 	Mechanisms []string      // of SASL, best first; empty: clients are not asked
-	Users      func() *Users // those of now; for all mechanisms
+	Users      func() *Users // those of now; for Passwords
+	Tokens     *Tokens       // for OAuthBearer
 	// SessionLifetime is how long a login is good for; then the client logs in again on the
 	// same connection (KIP-368). 0: as long as the connection.
 	SessionLifetime time.Duration
@@ -43,6 +47,8 @@ const (
 	OutcomeMechanism   = "mechanism"   // one that is not served, or another one than before
 	OutcomePrincipal   = "principal"   // another one than before
 	OutcomeOrder       = "order"       // a step of SASL at the wrong time
+	OutcomeExpired     = "expired"     // a token has run out, or is not good yet
+	OutcomeKey         = "key"         // a token is signed by a key that is not known
 	OutcomeBusy        = "busy"        // too many passwords to check at once
 )
 
@@ -60,8 +66,18 @@ func New(c Config) (*Authenticator, error) {
 			return nil, fmt.Errorf("mechanism %q is none of %s", m, strings.Join(Mechanisms, ", "))
 		}
 	}
-	if len(c.Mechanisms) > 0 && c.Users == nil {
+	if c.Users == nil && slices.ContainsFunc(c.Mechanisms, func(m string) bool { return slices.Contains(Passwords, m) }) {
 		return nil, errors.New("users are required")
+	}
+	if slices.Contains(c.Mechanisms, OAuthBearer) {
+		if c.Tokens == nil {
+			return nil, errors.New("tokens are required")
+		}
+		tokens, err := c.Tokens.check()
+		if err != nil {
+			return nil, err
+		}
+		c.Tokens = &tokens
 	}
 	if c.FailureDelay <= 0 {
 		c.FailureDelay = 100 * time.Millisecond
@@ -101,8 +117,11 @@ func (a *Authenticator) Connect(c net.Conn) *Login {
 }
 
 func (a *Authenticator) begin(mechanism string) (exchange, error) {
-	if mechanism == Plain {
+	switch mechanism {
+	case Plain:
 		return &plainExchange{users: a.config.Users(), hashing: a.hashing}, nil
+	case OAuthBearer:
+		return &bearerExchange{tokens: *a.config.Tokens}, nil
 	}
 	return newScramExchange(a.config.Users(), mechanism)
 }

@@ -1,5 +1,5 @@
-// Package authentication says who a client is: by SASL (PLAIN, SCRAM) against a file
-// of salted credentials, or by its certificate. It knows what may be asked for before
+// Package authentication says who a client is: by SASL (PLAIN and SCRAM against a file
+// of salted credentials, OAUTHBEARER against the keys of an issuer), or by its certificate. It knows what may be asked for before
 // that, how long it is good for, and how to read its files anew. It knows no
 // router, no API beyond the two of SASL, and nothing of what a principal may do.
 //

@@ -2,6 +2,7 @@ package authentication
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -26,7 +27,7 @@ type Kept[T any] struct {
 // Keep reads the files for the first time.
 func Keep[T any](read func() (T, error), files ...string) (*Kept[T], error) {
 	k := &Kept[T]{files: files, read: read}
-	_, err := k.Look()
+	_, err := k.Look(context.Background())
 	return k, err
 }
 
@@ -39,7 +40,7 @@ func (k *Kept[T]) Files() []string { return k.files }
 // Look reads the files if they have changed, and tells whether what they say is in
 // force now. On an error what was made before stays (invariant E), and the next
 // look tries again.
-func (k *Kept[T]) Look() (changed bool, err error) {
+func (k *Kept[T]) Look(context.Context) (changed bool, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	sum, err := sumOf(k.files)

@@ -44,7 +44,7 @@ func newRig(t *testing.T, c Config) *rig {
 	t.Helper()
 	r := &rig{t: t, clock: time.Unix(1000, 0)}
 	if len(c.Mechanisms) == 0 {
-		c.Mechanisms = Mechanisms
+		c.Mechanisms = Passwords
 	}
 	if c.Users == nil {
 		u := usersOf(t, "alice", "bob")
@@ -418,7 +418,7 @@ func FuzzLogin(f *testing.F) {
 			t.Fatal(err)
 		}
 		r := newRig(t, Config{Users: func() *Users { return u }})
-		r.handshake(Mechanisms[int(mechanism)%len(Mechanisms)])
+		r.handshake(Passwords[int(mechanism)%len(Passwords)])
 		if a := r.token(string(first)); a.End == nil {
 			r.token(string(second))
 		}

@@ -39,6 +39,10 @@ func outcomeOf(err error) string {
 		return OutcomeMalformed
 	case errors.Is(err, errBusy):
 		return OutcomeBusy
+	case errors.Is(err, errExpiredToken):
+		return OutcomeExpired
+	case errors.Is(err, errUnknownKey):
+		return OutcomeKey
 	}
 	return OutcomeCredentials
 }

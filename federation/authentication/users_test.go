@@ -155,7 +155,7 @@ func TestAFileThatCannotBeUsedLeavesTheOldOneInForce(t *testing.T) {
 	if err != nil || !has(k, "alice") {
 		t.Fatal(err)
 	}
-	if changed, err := k.Look(); changed || err != nil {
+	if changed, err := k.Look(t.Context()); changed || err != nil {
 		t.Errorf("nothing changed: %v, %v", changed, err)
 	}
 	for what, spoil := range map[string]func() error{
@@ -167,7 +167,7 @@ func TestAFileThatCannotBeUsedLeavesTheOldOneInForce(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 { // it is told until it is mended
-			changed, err := k.Look()
+			changed, err := k.Look(t.Context())
 			if changed || err == nil || !has(k, "alice") {
 				t.Errorf("%s: %v, %v", what, changed, err)
 			} else if !strings.Contains(err.Error(), file) || strings.Contains(err.Error(), "hunter2") {
@@ -176,7 +176,7 @@ func TestAFileThatCannotBeUsedLeavesTheOldOneInForce(t *testing.T) {
 		}
 	}
 	write("bob")
-	if changed, err := k.Look(); !changed || err != nil || has(k, "alice") || !has(k, "bob") {
+	if changed, err := k.Look(t.Context()); !changed || err != nil || has(k, "alice") || !has(k, "bob") {
 		t.Errorf("a good one: %v, %v", changed, err)
 	}
 	if _, err := (TLSFiles{Certificate: file, Key: file}).Keep(); err == nil {

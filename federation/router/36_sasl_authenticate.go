@@ -15,7 +15,7 @@ import (
 // client of v0 is not told and is closed when its session is over, as by a broker.
 var saslAuthenticateAPI = api{
 	key: authentication.KeySaslAuthenticate, min: 0, max: 2, needs: -1, sasl: true, begin: (*Client).beginSaslAuthenticate,
-	treatment: answeredHere, about: "Where `gateway.sasl` is given: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512.",
+	treatment: answeredHere, about: "Where `gateway.sasl` is given: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER.",
 }
 
 func (c *Client) beginSaslAuthenticate(ctx context.Context, sreq session.Request) (session.Answer, error) {
