@@ -168,7 +168,7 @@ func (g *Gateway) serve(ctx context.Context, c net.Conn) {
 			return
 		}
 		c = secured
-		limits.AdmitMax = limits.WithDefaults().AdmitMax - time.Since(accepted) // which is all there is for who it is
+		limits.AdmitMax = max(time.Millisecond, limits.WithDefaults().AdmitMax-time.Since(accepted)) // in all
 	}
 	s := session.New(c, g.router.Connect(c), limits, g.budget, g.events.Session)
 	g.mu.Lock()
