@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"spillway/federation/authentication"
 	"spillway/federation/session"
 )
 
@@ -123,19 +124,10 @@ type addresses struct {
 	open map[netip.Prefix]int
 }
 
-// addressBits is how much of an IPv6 address tells one host from another: it
-// chooses the rest itself.
-const addressBits = 64
-
 // enter counts one in, unless its address has as many as it may.
 func (a *addresses) enter(remote net.Addr) (leave func(), ok bool) {
-	tcp, ok := remote.(*net.TCPAddr)
-	if !ok {
-		return func() {}, true
-	}
-	ip := tcp.AddrPort().Addr().Unmap()
-	of, err := ip.WithZone("").Prefix(min(ip.BitLen(), addressBits))
-	if err != nil {
+	of := authentication.HostOf(remote)
+	if !of.IsValid() {
 		return func() {}, true // no address to count by
 	}
 	a.mu.Lock()

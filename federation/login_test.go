@@ -537,6 +537,78 @@ func TestHostileLogins(t *testing.T) {
 	}
 }
 
+// What a connection did before its login is over is answered before it ends: or its client
+// would do it a second time.
+func TestAnswersComeBeforeTheEndOfALogin(t *testing.T) {
+	t.Parallel()
+	f := newFront(t)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, time.Hour, authentication.Plain, authentication.ScramSHA256)
+		c.Limits.FrameBytesMax = 1 << 20
+	}})
+	metadata := kmsg.NewPtrMetadataRequest()
+	metadata.Version = 12
+	large := token(1, strings.Repeat("\x00", 20<<10))
+	for name, c := range map[string]struct {
+		behind []kmsg.Request // the produce
+		reason session.Reason
+		told   int // answers to them
+	}{
+		"a request in the middle of a renewal":  {[]kmsg.Request{handshake(authentication.Plain), metadata, metadata}, session.ReasonNoLogin, 1},
+		"requests behind a renewal that failed": {[]kmsg.Request{handshake(authentication.ScramSHA256), metadata, metadata}, session.ReasonLogin, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := stranger{dial(t, w), t}
+			s.ask(handshake(authentication.Plain))
+			s.ask(token(1, "\x00alice\x00alice's"))
+			time.Sleep(1100 * time.Millisecond) // a login can be renewed each second
+			for len(f.ended) > 0 {
+				<-f.ended
+			}
+			produce, upstream := produceRequest("orders", nil), w.Wires["east"]
+			s.ask(produce) // all that the next one needs is there
+			before := upstream.Sent(0)
+			upstream.Mute()
+			defer upstream.Unmute()
+			all := request(produce, produce.AppendTo(nil))
+			for _, r := range c.behind {
+				all = append(all, request(r, r.AppendTo(nil))...)
+			}
+			if _, err := s.Write(all); err != nil {
+				t.Fatal(err)
+			}
+			gatewaytest.Eventually(t, "the produce is on its way", func() bool { return upstream.Sent(0) > before })
+			time.Sleep(100 * time.Millisecond) // for what is behind it to do its harm
+			upstream.Unmute()
+			deadline(t, s, soon)
+			for i := range 1 + c.told {
+				if _, err := readFrame(s); err != nil {
+					t.Fatalf("answer %d: %v", i, err)
+				}
+			}
+			s.silence()
+			if got := came(t, f.ended); got != c.reason {
+				t.Errorf("closed for %q", got)
+			}
+		})
+	}
+	t.Run("a large message of a renewal", func(t *testing.T) {
+		s := stranger{dial(t, w), t}
+		s.ask(handshake(authentication.Plain))
+		s.ask(token(1, "\x00alice\x00alice's"))
+		for len(f.ended) > 0 {
+			<-f.ended
+		}
+		_, _ = s.Write(request(large, large.AppendTo(nil)))
+		s.silence()
+		if got := came(t, f.ended); got != "frame-too-large" {
+			t.Errorf("closed for %q", got)
+		}
+	})
+}
+
+func readFrame(r io.Reader) ([]byte, error) { return wire.ReadFrame(r, nil, 1<<20) }
+
 // Before it has logged in a connection may cost 64 KiB.
 func TestWhoHasNotLoggedInCostsLittle(t *testing.T) {
 	const connections, bytesMax = 400, 64 << 10

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -49,14 +50,14 @@ const (
 	OutcomeOrder       = "order"       // a step of SASL at the wrong time
 	OutcomeExpired     = "expired"     // a token has run out, or is not good yet
 	OutcomeKey         = "key"         // a token is signed by a key that is not known
-	OutcomeBusy        = "busy"        // too many passwords to check at once
+	OutcomeBusy        = "busy"        // too many passwords to check at once; it is not answered
 )
 
 // Authenticator asks the clients of one gateway. Nil: it takes what certificates say, and
 // asks nobody.
 type Authenticator struct {
 	config  Config
-	hashing chan struct{}
+	hashing *hashing
 }
 
 // New checks the configuration.
@@ -96,7 +97,7 @@ func (a *Authenticator) count(mechanism, outcome string) {
 
 // Connect begins a connection. Its handshake is over if it is one of TLS.
 func (a *Authenticator) Connect(c net.Conn) *Login {
-	l := &Login{of: a}
+	l := &Login{of: a, host: HostOf(c.RemoteAddr())}
 	switch secured, ok := c.(*tls.Conn); {
 	case a.Offers():
 		return l // as in Kafka, the certificate says nothing then
@@ -116,12 +117,12 @@ func (a *Authenticator) Connect(c net.Conn) *Login {
 	return l
 }
 
-func (a *Authenticator) begin(mechanism string) (exchange, error) {
+func (a *Authenticator) begin(mechanism string, host netip.Prefix) (exchange, error) {
 	switch mechanism {
 	case Plain:
-		return &plainExchange{users: a.config.Users(), hashing: a.hashing}, nil
+		return &plainExchange{users: a.config.Users, hashing: a.hashing, host: host}, nil
 	case OAuthBearer:
 		return &bearerExchange{tokens: *a.config.Tokens}, nil
 	}
-	return newScramExchange(a.config.Users(), mechanism)
+	return newScramExchange(a.config.Users, mechanism)
 }

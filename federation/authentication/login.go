@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,9 @@ const requestsMax = 32
 // renewEvery is how often a connection may renew its login: each is work.
 const renewEvery = time.Second
 
+// exchangeMax is how long a login may take from its handshake to its last message.
+const exchangeMax = 10 * time.Second
+
 // Answer is what a step of a login leads to.
 type Answer struct {
 	Code     int16 // of Kafka's errors
@@ -39,11 +43,13 @@ type Answer struct {
 	Lifetime time.Duration // of the session that begins; 0: no end
 	Wait     time.Duration // before it is told
 	End      error         // not nil: the connection ends behind it
+	Silent   bool          // nothing is told before: clients try again only then
 }
 
 // Login is what is known of one connection's client.
 type Login struct {
-	of *Authenticator
+	of   *Authenticator
+	host netip.Prefix // of the client
 
 	principal atomic.Pointer[Principal] // nil until it is through
 
@@ -51,6 +57,7 @@ type Login struct {
 	mechanism string // of the login that is through
 	asked     string // of the one under way
 	exchange  exchange
+	asking    time.Time // when it began
 	requests  int
 	expires   time.Time // of the session; zero: never
 	began     time.Time // of the session
@@ -110,9 +117,10 @@ func (l *Login) Handshake(mechanism string, now time.Time) Answer {
 		return l.failed(OutcomeMechanism, Answer{Code: kerr.UnsupportedSaslMechanism.Code})
 	}
 	var err error
-	if l.exchange, err = l.of.begin(mechanism); err != nil {
+	if l.exchange, err = l.of.begin(mechanism, l.host); err != nil {
 		return l.failed(OutcomeMechanism, Answer{Code: kerr.UnsupportedSaslMechanism.Code})
 	}
+	l.asking = now
 	return Answer{}
 }
 
@@ -133,8 +141,19 @@ func (l *Login) Authenticate(ctx context.Context, token []byte, now func() time.
 		}
 		return l.failed(OutcomeOrder, a)
 	}
+	if now().Sub(l.asking) > exchangeMax {
+		return l.failed(OutcomeOrder, illegal("the login took too long"))
+	}
 	reply, who, err := l.exchange.step(ctx, token)
-	if err != nil {
+	switch {
+	case errors.Is(err, errGone):
+		l.ended = fmt.Errorf("%w: %w", ErrUnauthenticated, err)
+		return Answer{End: l.ended, Silent: true}
+	case errors.Is(err, errBusy):
+		a := l.failed(outcomeOf(err), Answer{})
+		a.Silent = true
+		return a
+	case err != nil:
 		return l.failed(outcomeOf(err), Answer{Code: kerr.SaslAuthenticationFailed.Code, Message: refusal(l.asked)})
 	}
 	if who == nil {

@@ -3,9 +3,13 @@ package authentication
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -398,15 +402,151 @@ func TestUsersOfNow(t *testing.T) {
 
 // No more passwords are checked at once than there are slots for.
 func TestPasswordsWaitForTheirTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{})
+		slots := r.of.hashing.slots
+		for range cap(slots) {
+			slots <- struct{}{}
+		}
+		r.handshake(Plain)
+		a := r.token("\x00alice\x00alice's")
+		// An answer would say that the password is wrong, and clients would not try again.
+		if !errors.Is(a.End, ErrFailed) || !a.Silent {
+			t.Errorf("%+v", a)
+		}
+		r.counts("PLAIN busy")
+
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		r = newRig(t, Config{})
+		r.of.hashing.slots = slots
+		r.handshake(Plain)
+		if a := r.Authenticate(gone, []byte("\x00alice\x00alice's"), r.now); a.End == nil || !a.Silent {
+			t.Errorf("a client that has gone: %+v", a)
+		}
+		r.counts("")
+	})
+}
+
+// A client that comes with all its connections is checked once, also while it waits.
+func TestEqualLoginsAreOneCheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const connections = 1000
+		h, users := newHashing(), usersOf(t, "alice", "bob")
+		for range cap(h.slots) {
+			h.slots <- struct{}{}
+		}
+		host := netip.MustParsePrefix("192.0.2.1/32")
+		verdicts := make(chan bool, 2*connections)
+		first, cancel := context.WithCancel(t.Context())
+		go func() {
+			if _, err := h.check(first, users, host, "alice", []byte("alice's")); !errors.Is(err, errGone) {
+				t.Errorf("the first, which has gone: %v", err)
+			}
+		}()
+		synctest.Wait()
+		for i := range 2 * connections {
+			go func() {
+				right, err := h.check(t.Context(), users, host, "alice", []byte([]string{"alice's", "wrong"}[i%2]))
+				if err != nil {
+					t.Error(err)
+				}
+				verdicts <- right == (i%2 == 0)
+			}()
+		}
+		synctest.Wait()
+		if n := len(h.mu.checks); n != 2 {
+			t.Errorf("%d checks wait", n)
+		}
+		cancel() // the others do not go with it
+		synctest.Wait()
+		for range cap(h.slots) {
+			<-h.slots
+		}
+		for range 2 * connections {
+			if !<-verdicts {
+				t.Fatal("a wrong verdict")
+			}
+		}
+		if len(h.mu.checks)+len(h.mu.hosts) > 0 {
+			t.Errorf("left: %v %v", h.mu.checks, h.mu.hosts)
+		}
+	})
+}
+
+// One address cannot take all turns: beyond some it is sent away at once.
+func TestAnAddressHasFewChecks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, users := newHashing(), usersOf(t, "alice")
+		for range cap(h.slots) {
+			h.slots <- struct{}{}
+		}
+		host := netip.MustParsePrefix("192.0.2.1/32")
+		began, errs := time.Now(), make(chan error, 2*hashHostMax)
+		for i := range 2 * hashHostMax {
+			go func() {
+				_, err := h.check(t.Context(), users, host, "alice", fmt.Append(nil, i))
+				errs <- err
+			}()
+		}
+		for range hashHostMax {
+			if err := <-errs; !errors.Is(err, errBusy) || time.Since(began) > 0 {
+				t.Errorf("%v after %s", err, time.Since(began))
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { _, err := h.check(ctx, users, netip.MustParsePrefix("192.0.2.2/32"), "alice", []byte("x")); errs <- err }()
+		synctest.Wait()
+		if len(errs) > 0 {
+			t.Error("another address is sent away too")
+		}
+		cancel()
+		<-errs
+	})
+}
+
+// Messages cost what they are long, whatever is in them.
+func TestAMessageOfNULsCostsLittle(t *testing.T) {
 	r := newRig(t, Config{})
-	for range cap(r.of.hashing) {
-		r.of.hashing <- struct{}{}
+	p := &plainExchange{users: r.of.config.Users, hashing: r.of.hashing}
+	for _, size := range []int{tokenBytesMax, 1 << 20} {
+		message := make([]byte, size)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, _, err := p.step(t.Context(), message); !errors.Is(err, errMalformed) {
+			t.Errorf("%v", err)
+		}
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 64<<10 {
+			t.Errorf("%d NULs cost %d bytes", size, n)
+		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
+}
+
+// What the file says at the last message of a login counts, not what it said at the first.
+func TestUsersChangeInTheMiddleOfALogin(t *testing.T) {
+	for _, m := range Passwords {
+		u := usersOf(t, "alice", "bob")
+		r := newRig(t, Config{Users: func() *Users { return u }})
+		a := Answer{}
+		if m == Plain {
+			r.handshake(m)
+			u = usersOf(t, "bob")
+			a = r.token("\x00alice\x00alice's")
+		} else {
+			a = r.scram(m, "alice", "alice's", func(step int, message string) string {
+				if step == 2 {
+					u = usersOf(t, "bob")
+				}
+				return message
+			})
+		}
+		r.failed(a, kerr.SaslAuthenticationFailed.Code)
+	}
+	r := newRig(t, Config{})
 	r.handshake(Plain)
-	r.failed(r.Authenticate(ctx, []byte("\x00alice\x00alice's"), r.now), kerr.SaslAuthenticationFailed.Code)
-	r.counts("PLAIN busy")
+	r.clock = r.clock.Add(exchangeMax + time.Second)
+	r.failed(r.token("\x00alice\x00alice's"), kerr.IllegalSaslState.Code)
 }
 
 func FuzzLogin(f *testing.F) {

@@ -3,8 +3,9 @@ package authentication
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
 	"errors"
-	"runtime"
+	"net/netip"
 	"time"
 
 	"github.com/xdg-go/scram"
@@ -30,6 +31,7 @@ var (
 	errMalformed   = errors.New("a message of the mechanism cannot be read")
 	errCredentials = errors.New("wrong user or password")
 	errBusy        = errors.New("too many passwords are checked at once")
+	errGone        = errors.New("the client was not waited for any longer")
 )
 
 // outcomeOf names the reasons by which failures are counted.
@@ -47,60 +49,53 @@ func outcomeOf(err error) string {
 	return OutcomeCredentials
 }
 
-// hashing bounds how many passwords are checked at a time: it is work that anybody can
-// ask for. hashWaitMax bounds the wait for it.
-const hashWaitMax = 5 * time.Second
-
-func newHashing() chan struct{} { return make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)) }
-
 // plainExchange is RFC 4616.
 type plainExchange struct {
-	users   *Users
-	hashing chan struct{}
+	users   func() *Users
+	hashing *hashing
+	host    netip.Prefix // of the client
 }
 
 func (p *plainExchange) step(ctx context.Context, token []byte) ([]byte, *identity, error) {
-	parts := bytes.Split(token, []byte{0})
-	if len(token) > tokenBytesMax || len(parts) != 3 || len(parts[1]) == 0 || len(parts[2]) == 0 || len(parts[2]) > PasswordBytesMax {
+	if len(token) > tokenBytesMax {
+		return nil, nil, errMalformed
+	}
+	parts := bytes.SplitN(token, []byte{0}, 4)
+	if len(parts) != 3 || len(parts[1]) == 0 || len(parts[2]) == 0 || len(parts[2]) > PasswordBytesMax {
 		return nil, nil, errMalformed
 	}
 	name, password := string(parts[1]), parts[2]
 	if as := string(parts[0]); as != "" && as != name {
 		return nil, nil, errCredentials // nobody acts for another (CVE-2017-12610)
 	}
-	if !p.users.remembered(name, password) {
-		ctx, cancel := context.WithTimeout(ctx, hashWaitMax)
-		defer cancel()
-		select {
-		case p.hashing <- struct{}{}:
-		case <-ctx.Done():
-			return nil, nil, errBusy
-		}
-		right := p.users.check(name, password)
-		<-p.hashing
-		if !right {
-			return nil, nil, errCredentials
-		}
+	switch right, err := p.hashing.check(ctx, p.users(), p.host, name, password); {
+	case err != nil:
+		return nil, nil, err
+	case !right:
+		return nil, nil, errCredentials
 	}
 	return []byte{}, &identity{name: name}, nil
 }
 
 // scramExchange is RFC 5802. The library compares nonce and proof whole (CVE-2024-56128).
 type scramExchange struct {
+	users        func() *Users
+	mechanism    string
 	conversation *scram.ServerConversation
+	asked        credential // that the first answer was made from
 	known        bool
 	begun        bool
 }
 
-func newScramExchange(users *Users, mechanism string) (*scramExchange, error) {
-	e := &scramExchange{}
+func newScramExchange(users func() *Users, mechanism string) (*scramExchange, error) {
+	e := &scramExchange{users: users, mechanism: mechanism}
 	of := scram.SHA256
 	if mechanism == ScramSHA512 {
 		of = scram.SHA512
 	}
 	server, err := of.NewServer(func(name string) (scram.StoredCredentials, error) {
-		c, known := users.credential(mechanism, name)
-		e.known = known
+		c, known := e.users().credential(mechanism, name)
+		e.asked, e.known = c, known
 		return scram.StoredCredentials{
 			KeyFactors: scram.KeyFactors{Salt: string(c.salt), Iters: c.iterations},
 			StoredKey:  c.storedKey, ServerKey: c.serverKey,
@@ -133,6 +128,10 @@ func (e *scramExchange) step(_ context.Context, token []byte) ([]byte, *identity
 		return []byte(reply), nil, nil
 	}
 	if !e.conversation.Valid() || !e.known {
+		return nil, nil, errCredentials
+	}
+	// The file may have changed between the two messages: the users of now count.
+	if now, known := e.users().credential(e.mechanism, name); !known || !hmac.Equal(now.storedKey, e.asked.storedKey) {
 		return nil, nil, errCredentials
 	}
 	return []byte(reply), &identity{name: name}, nil

@@ -177,9 +177,14 @@ func (u *Users) pretend(mechanism, name string, others []credential) credential 
 // never true for a wrong one; false says nothing.
 func (u *Users) remembered(name string, password []byte) bool {
 	u.known.Lock()
-	sum, ok := u.known.sum[name]
+	right, ok := u.known.sum[name]
 	u.known.Unlock()
-	return ok && hmac.Equal(sum, keyed(sha256.New, u.known.key, name+"\x00"+string(password)))
+	return hmac.Equal(right, u.sum(name, password)) && ok // the same work for whom it does not know
+}
+
+// sum stands for a name and a password, as long as the users stay.
+func (u *Users) sum(name string, password []byte) []byte {
+	return keyed(sha256.New, u.known.key, name+"\x00"+string(password))
 }
 
 // check does the work of PBKDF2, for whom it does not know too.
@@ -194,6 +199,6 @@ func (u *Users) check(name string, password []byte) bool {
 	}
 	u.known.Lock()
 	defer u.known.Unlock()
-	u.known.sum[name] = keyed(sha256.New, u.known.key, name+"\x00"+string(password))
+	u.known.sum[name] = u.sum(name, password)
 	return true
 }

@@ -39,6 +39,9 @@ func loginAnswer(a authentication.Answer, resp kmsg.Response) session.Answer {
 		if a.End == nil {
 			return resp.AppendTo([]byte{}), nil
 		}
+		if a.Silent {
+			return nil, loginFault(a.End)
+		}
 		select {
 		case <-time.After(a.Wait):
 		case <-ctx.Done():

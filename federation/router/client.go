@@ -24,6 +24,9 @@ type Client struct {
 	produces *produces
 	login    *authentication.Login // its steps belong to Begin
 
+	// Owned by Begin.
+	over error // why nothing more is begun; what was begun before is answered
+
 	// Owned by answers, which are called one after the other.
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
 	fetched        int64                             // bytes that the last fetch found
@@ -36,10 +39,18 @@ type Client struct {
 	asking  chan struct{} // a token per question to a site about one
 }
 
+// saslBytesMax bounds a step of a login also where the client is known.
+const saslBytesMax = 16 << 10
+
 // Begin implements session.Handler.
 func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer, error) {
-	if err := c.login.Admit(req.Key, req.CameAt()); err != nil {
-		return nil, loginFault(err)
+	if c.over == nil {
+		if err := c.login.Admit(req.Key, req.CameAt()); err != nil {
+			c.over = loginFault(err)
+		}
+	}
+	if c.over != nil { // told by its answer: those of earlier requests come before
+		return func(context.Context) ([]byte, error) { return nil, c.over }, nil
 	}
 	a, ok := apis[req.Key]
 	if !ok {
@@ -52,6 +63,10 @@ func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer
 		}
 		c.router.events.refused("version")
 		return nil, session.Close(session.ReasonVersion, fmt.Errorf("version %d of API key %d is not served", req.Version, req.Key))
+	}
+	if a.sasl && len(req.Body) > saslBytesMax {
+		c.router.events.refused("malformed")
+		return nil, session.Close("frame-too-large", fmt.Errorf("%d bytes of API key %d, %d are the most", len(req.Body), req.Key, saslBytesMax))
 	}
 	if err := wire.Check(req.Key, req.Version, req.Body); err != nil {
 		c.router.events.refused("malformed")

@@ -158,3 +158,49 @@ type lastWord struct{ *handler }
 func (l *lastWord) Begin(context.Context, Request) (Answer, error) {
 	return func(context.Context) ([]byte, error) { return []byte("no"), Close(ReasonLogin, errors.New("no")) }, nil
 }
+
+// What a client that is not let in asked for ends with its time, and with the client.
+func TestWorkBeforeAdmissionEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		defer client.Close()
+		h := &works{handler: &handler{}}
+		reason, began := make(chan Reason, 1), time.Now()
+		go func() { reason <- New(server, h, Limits{}, nil, Events{}).Run(t.Context()) }()
+		time.Sleep(3 * time.Second)
+		_, _ = client.Write(frameOf(1, 0))
+		if got := <-reason; got != ReasonNoLogin || time.Since(began) > 10*time.Second+admitPause {
+			t.Errorf("%q after %s", got, time.Since(began))
+		}
+	})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	client, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, reason := &works{handler: &handler{}}, make(chan Reason, 1)
+	go func() { reason <- New(server, h, Limits{AdmitMax: time.Hour}, nil, Events{}).Run(t.Context()) }()
+	_, _ = client.Write(frameOf(1, 0))
+	client.Close()
+	if got := <-reason; got != ReasonClient {
+		t.Errorf("ended for %q", got)
+	}
+}
+
+// works for as long as it may.
+type works struct{ *handler }
+
+func (w *works) Begin(ctx context.Context, _ Request) (Answer, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (w *works) Admitted() bool { return false }

@@ -304,15 +304,27 @@ func (s *Session) read(ctx context.Context) error {
 	}
 }
 
+// admitPause is how often a connection that is not let in is looked at while it waits.
+const admitPause = 100 * time.Millisecond
+
 // admission waits, until the client is let in, for the answer to each request: so nothing
 // is read for a client that the answer before may have let in, or sent away.
 func (s *Session) admission(ctx context.Context) error {
 	if s.gate == nil {
 		return nil
 	}
+	look := time.NewTicker(admitPause)
+	defer look.Stop()
 	for s.window.used.Load() > 0 {
 		select {
 		case <-s.window.room:
+		case now := <-look.C: // what it asked for is work that is then not done
+			switch {
+			case !now.Before(s.admitBy):
+				return Close(ReasonNoLogin, nil)
+			case Gone(s.conn):
+				return Close(ReasonClient, nil)
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.drain:
