@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -29,7 +30,7 @@ type keptFiles interface {
 	Look(context.Context) (changed bool, err error)
 }
 
-func newFront(c configs.Gateway, authenticated func(mechanism, outcome string)) (*front, error) {
+func newFront(c configs.Gateway, log *slog.Logger, authenticated func(mechanism, outcome string)) (*front, error) {
 	f := &front{}
 	if c.TLS.CertFile != "" {
 		kept, err := authentication.TLSFiles{
@@ -42,7 +43,7 @@ func newFront(c configs.Gateway, authenticated func(mechanism, outcome string)) 
 	}
 	ask := authentication.Config{Mechanisms: c.SASL.Mechanisms, SessionLifetime: c.SASL.SessionLifetime, Authenticated: authenticated}
 	if c.SASL.UsersFile != "" {
-		read := func() (*authentication.Users, error) { return authentication.ReadUsers(c.SASL.UsersFile) }
+		read := func() (*authentication.Users, error) { return readUsers(c.SASL, log) }
 		users, err := authentication.Keep(read, c.SASL.UsersFile)
 		if err != nil {
 			return nil, fmt.Errorf("sasl: %w", err)
@@ -62,6 +63,36 @@ func newFront(c configs.Gateway, authenticated func(mechanism, outcome string)) 
 	var err error
 	f.authenticator, err = authentication.New(ask)
 	return f, err
+}
+
+// readUsers tells of what is no fault and should not be.
+func readUsers(c configs.ClientSASL, log *slog.Logger) (*authentication.Users, error) {
+	users, err := authentication.ReadUsers(c.UsersFile, c.Mechanisms...)
+	if err != nil {
+		return nil, err
+	}
+	if n := users.Idle(); n > 0 {
+		log.Warn("lines of the users file serve no login: their mechanism is not offered; take them out", "file", c.UsersFile, "lines", n)
+	}
+	if info, err := os.Stat(c.UsersFile); err == nil && info.Mode().Perm()&0o004 != 0 {
+		log.Warn("everybody on this host can read the users file, and try passwords on it; chmod 600", "file", c.UsersFile)
+	}
+	return users, nil
+}
+
+// admits says who is let in, as one reads it in the log.
+func admits(c configs.Gateway) string {
+	switch optional := c.TLS.ClientAuth == "requested"; {
+	case len(c.SASL.Mechanisms) > 0 && c.TLS.ClientCAFile != "" && !optional:
+		return "who logs in by " + strings.Join(c.SASL.Mechanisms, ", ") + " and shows a certificate"
+	case len(c.SASL.Mechanisms) > 0:
+		return "who logs in by " + strings.Join(c.SASL.Mechanisms, ", ")
+	case c.TLS.ClientCAFile != "" && optional:
+		return "anybody; who shows a certificate is known by it"
+	case c.TLS.ClientCAFile != "":
+		return "who shows a certificate"
+	}
+	return "anybody"
 }
 
 // tokenKeys come from a file, which must be there, or an address, which may come later.

@@ -32,13 +32,25 @@ func TestTheFrontIsReadAnew(t *testing.T) {
 		}
 	}
 	c := configs.Gateway{TLS: certificate(t), SASL: configs.ClientSASL{Mechanisms: []string{"PLAIN"}, UsersFile: users}}
-	if _, err := newFront(c, nil); err == nil || !strings.Contains(err.Error(), users) {
+	var began bytes.Buffer
+	if _, err := newFront(c, slog.New(slog.NewTextHandler(&began, nil)), nil); err == nil || !strings.Contains(err.Error(), users) {
 		t.Errorf("without a users file: %v", err)
 	}
 	write(line("alice"))
-	f, err := newFront(c, nil)
+	f, err := newFront(c, slog.New(slog.NewTextHandler(&began, nil)), nil)
 	if err != nil || !f.authenticator.Offers() {
 		t.Fatal(err)
+	}
+	if began.Len() > 0 {
+		t.Errorf("a good file is warned of: %s", &began)
+	}
+	if err := os.Chmod(users, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.SASL.Mechanisms = []string{authentication.ScramSHA512}
+	if _, err := newFront(c, slog.New(slog.NewTextHandler(&began, nil)), nil); err != nil || strings.Count(began.String(), "level=WARN") != 2 ||
+		!strings.Contains(began.String(), "serve no login") || !strings.Contains(began.String(), "everybody on this host") {
+		t.Errorf("%v, %s", err, &began)
 	}
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

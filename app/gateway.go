@@ -20,7 +20,7 @@ func (a *App) startGateway(ctx context.Context) error {
 	}
 	c := a.cfg.Gateway
 	events := a.gatewayEvents()
-	front, err := newFront(c, events.Authenticated)
+	front, err := newFront(c, a.log, events.Authenticated)
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func (a *App) startGateway(ctx context.Context) error {
 	}
 	a.addrs["gateway"] = l.Addr()
 	a.tel.Health.Expect("gateway lease")
-	a.log.Info("gateway listens", "address", l.Addr().String(), "advertised", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	a.log.Info("gateway listens", "address", l.Addr().String(), "advertised", net.JoinHostPort(host, strconv.Itoa(int(port))), "admits", admits(c))
 	a.teardown.background("files of the gateway", func(ctx context.Context) { front.watch(ctx, a.log, events.Problem) })
 	a.teardown.background("gateway", func(ctx context.Context) {
 		if err := g.Run(ctx); err != nil && ctx.Err() == nil {

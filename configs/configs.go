@@ -168,10 +168,11 @@ type Gateway struct {
 
 // ServerTLS is the gateway's certificate, and whose certificates clients show.
 type ServerTLS struct {
-	CertFile     string `key:"certFile" doc:"PEM file of the certificate, chain included. This and the other files are read anew when they change."`
-	KeyFile      string `key:"keyFile" doc:"PEM file of its key."`
-	ClientCAFile string `key:"clientCAFile" doc:"PEM file of the authorities of clients' certificates. Empty: clients are not asked for one."`
-	ClientAuth   string `key:"clientAuth" doc:"Whether a client must have a certificate (required) or may have none (requested)." enum:"required,requested" default:"required"`
+	CertFile       string `key:"certFile" doc:"PEM file of the certificate, chain included. This and the other files are read anew when they change."`
+	KeyFile        string `key:"keyFile" doc:"PEM file of its key."`
+	ClientCAFile   string `key:"clientCAFile" doc:"PEM file of the authorities of clients' certificates. Empty: clients are not asked for one."`
+	ClientAuth     string `key:"clientAuth" doc:"Whether a client must have a certificate (required) or may have none (requested)." enum:"required,requested" default:"required"`
+	AllowAnonymous bool   `key:"allowAnonymous" doc:"Let clients in without a certificate, as User:ANONYMOUS, where clientAuth is requested and sasl is not given." default:"false"`
 }
 
 // ClientSASL is how clients log in.
@@ -179,7 +180,7 @@ type ClientSASL struct {
 	Mechanisms      []string      `key:"mechanisms" doc:"Mechanisms that clients may log in by: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER. Empty: clients do not log in."`
 	UsersFile       string        `key:"usersFile" doc:"File of the users, with lines of spillway user hash, for PLAIN and SCRAM. It is read anew when it changes."`
 	Tokens          ClientTokens  `key:"tokens" doc:"Which tokens let a client in, for OAUTHBEARER."`
-	SessionLifetime time.Duration `key:"sessionLifetime" doc:"How long a login is good for. Clients log in again on the same connection (KIP-368); connections of those that cannot are closed. 0s: as long as the connection." default:"0s"`
+	SessionLifetime time.Duration `key:"sessionLifetime" doc:"How long a login is good for. Clients log in again on the same connection (KIP-368); connections of those that cannot are closed, and so are those of certificates. 0s: as long as the connection." default:"0s"`
 	WithoutTLS      bool          `key:"withoutTLS" doc:"Let clients log in without encryption: with PLAIN everybody on the way can read the passwords." default:"false"`
 }
 

@@ -263,6 +263,19 @@ func (c *checker) clients(g Gateway) {
 		c.at("gateway.tls.clientCAFile", "needs certFile and keyFile: without TLS no client shows a certificate")
 	}
 	s := g.SASL
+	if anybody := len(s.Mechanisms) == 0 && g.TLS.ClientAuth == "requested"; anybody && g.TLS.ClientCAFile != "" && !g.TLS.AllowAnonymous {
+		c.at("gateway.tls.clientAuth", "requested without gateway.sasl lets anybody in who shows no certificate; if that is meant, allow it with allowAnonymous: true")
+	} else if !anybody && g.TLS.AllowAnonymous {
+		c.at("gateway.tls.allowAnonymous", "goes with clientAuth: requested and without gateway.sasl; nothing else lets clients in who do not say who they are")
+	}
+	if len(s.Mechanisms) == 0 { // nobody would be asked, and who wrote it would not notice
+		if s.WithoutTLS {
+			c.at("gateway.sasl.withoutTLS", "needs mechanisms: nobody is asked to log in")
+		}
+		if s.SessionLifetime > 0 && g.TLS.ClientCAFile == "" {
+			c.at("gateway.sasl.sessionLifetime", "needs mechanisms, or gateway.tls.clientCAFile: nobody is asked who it is")
+		}
+	}
 	for i, m := range s.Mechanisms {
 		key := fmt.Sprintf("gateway.sasl.mechanisms[%d]", i)
 		switch {

@@ -23,7 +23,8 @@ type Config struct {
 	Users      func() *Users // those of now; for Passwords
 	Tokens     *Tokens       // for OAuthBearer
 	// SessionLifetime is how long a login is good for; then the client logs in again on the
-	// same connection (KIP-368). 0: as long as the connection.
+	// same connection (KIP-368). A certificate is good for it too, and no longer than until
+	// it runs out. 0: as long as the connection.
 	SessionLifetime time.Duration
 	// FailureDelay passes before a failure is answered; default 100 ms.
 	FailureDelay time.Duration
@@ -102,13 +103,20 @@ func (a *Authenticator) Connect(c net.Conn) *Login {
 	case a.Offers():
 		return l // as in Kafka, the certificate says nothing then
 	case ok && len(secured.ConnectionState().PeerCertificates) > 0:
-		who, err := certificatePrincipal(secured.ConnectionState().PeerCertificates[0])
+		shown := secured.ConnectionState().PeerCertificates[0]
+		who, err := certificatePrincipal(shown)
 		if err != nil {
 			a.count(Certificate, OutcomeMalformed)
 			l.ended = fmt.Errorf("%w: %w", ErrFailed, err)
 			return l
 		}
 		a.count(Certificate, OutcomeSuccess)
+		l.expires = shown.NotAfter
+		if a != nil && a.config.SessionLifetime > 0 {
+			if by := time.Now().Add(a.config.SessionLifetime); by.Before(l.expires) {
+				l.expires = by
+			}
+		}
 		l.principal.Store(&who)
 	default:
 		who := Anonymous

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -98,6 +99,42 @@ func (f TLSFiles) Keep() (*Kept[*tls.Config], error) {
 	return Keep(f.config, files...)
 }
 
+// parseAuthorities takes all or nothing: half a file, as one finds it while it is written,
+// would lock clients out.
+func parseAuthorities(text []byte) (*x509.CertPool, error) {
+	pool, n := x509.NewCertPool(), 0
+	for {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			break
+		}
+		n++
+		if before, _, _ := bytes.Cut(text, []byte(pemBegin)); block.Type != "CERTIFICATE" || bytes.Count(text[:len(text)-len(rest)], []byte(pemBegin)) > 1 || bytes.Contains(before, []byte(pemEnd)) {
+			return nil, fmt.Errorf("block %d is no whole certificate", n)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("block %d is no certificate: %w", n, err)
+		}
+		pool.AddCert(c)
+		text = rest
+	}
+	switch {
+	case bytes.Contains(text, []byte(pemDashes)):
+		return nil, fmt.Errorf("what follows block %d is no whole certificate", n)
+	case n == 0:
+		return nil, errors.New("it holds no certificate")
+	}
+	return pool, nil
+}
+
+// What begins and ends a block.
+const (
+	pemDashes = "-----"
+	pemBegin  = "-----BEGIN "
+	pemEnd    = "-----END "
+)
+
 func (f TLSFiles) config() (*tls.Config, error) {
 	pair, err := tls.LoadX509KeyPair(f.Certificate, f.Key)
 	if err != nil {
@@ -107,13 +144,12 @@ func (f TLSFiles) config() (*tls.Config, error) {
 	if f.ClientCA == "" {
 		return c, nil
 	}
-	pem, err := os.ReadFile(f.ClientCA)
-	if err != nil {
-		return nil, fmt.Errorf("authority of clients: %w", err)
+	text, err := os.ReadFile(f.ClientCA)
+	if err == nil {
+		c.ClientCAs, err = parseAuthorities(text)
 	}
-	c.ClientCAs = x509.NewCertPool()
-	if !c.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, errors.New("authority of clients: " + f.ClientCA + " holds no certificate")
+	if err != nil {
+		return nil, fmt.Errorf("authority of clients %s: %w", f.ClientCA, err)
 	}
 	c.ClientAuth = tls.RequireAndVerifyClientCert
 	if f.ClientOptional {

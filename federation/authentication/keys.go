@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -121,13 +120,12 @@ type FetchedKeys struct {
 func FetchKeys(url, caFile string) (*FetchedKeys, error) {
 	secure := &tls.Config{MinVersion: tls.VersionTLS12}
 	if caFile != "" {
-		pem, err := os.ReadFile(caFile)
-		if err != nil {
-			return nil, fmt.Errorf("keys of tokens: %w", err)
+		text, err := os.ReadFile(caFile)
+		if err == nil {
+			secure.RootCAs, err = parseAuthorities(text)
 		}
-		secure.RootCAs = x509.NewCertPool()
-		if !secure.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("keys of tokens: %s holds no certificate", caFile)
+		if err != nil {
+			return nil, fmt.Errorf("keys of tokens: %s: %w", caFile, err)
 		}
 	}
 	return &FetchedKeys{url: url, client: &http.Client{

@@ -495,7 +495,10 @@ func TestAnAddressHasFewChecks(t *testing.T) {
 			}
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		go func() { _, err := h.check(ctx, users, netip.MustParsePrefix("192.0.2.2/32"), "alice", []byte("x")); errs <- err }()
+		go func() {
+			_, err := h.check(ctx, users, netip.MustParsePrefix("192.0.2.2/32"), "alice", []byte("x"))
+			errs <- err
+		}()
 		synctest.Wait()
 		if len(errs) > 0 {
 			t.Error("another address is sent away too")

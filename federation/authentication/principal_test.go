@@ -2,10 +2,20 @@ package authentication
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/hex"
+	"errors"
+	"math/big"
+	"net"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // attribute of a subject; several in one name are joined by +.
@@ -104,4 +114,56 @@ func FuzzPrincipal(f *testing.F) {
 			t.Errorf("%q from %d bytes", p, len(der))
 		}
 	})
+}
+
+// A certificate is good until it runs out, also for who is there, and no longer than a session.
+func TestCertificatesRunOut(t *testing.T) {
+	for what, c := range map[string]struct{ good, lifetime, want time.Duration }{
+		"the certificate":       {time.Hour, 2 * time.Hour, time.Hour},
+		"no sessions":           {time.Hour, 0, time.Hour},
+		"the session":           {time.Hour, time.Minute, time.Minute},
+		"clients are not asked": {time.Hour, -1, time.Hour},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var a *Authenticator
+				if c.lifetime >= 0 {
+					var err error
+					if a, err = New(Config{SessionLifetime: c.lifetime}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+				if err != nil {
+					t.Fatal(err)
+				}
+				x := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "shop"}, NotAfter: time.Now().Add(c.good)}
+				der, err := x509.CreateCertificate(rand.Reader, x, x, private.Public(), private)
+				if err != nil {
+					t.Fatal(err)
+				}
+				pair := []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: private}}
+				near, far := net.Pipe()
+				defer near.Close()
+				defer far.Close()
+				client := tls.Client(near, &tls.Config{Certificates: pair, InsecureSkipVerify: true}) //nolint:gosec // the test is about the other side
+				go func() { _ = client.Handshake() }()
+				server := tls.Server(far, &tls.Config{Certificates: pair, ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS12, SessionTicketsDisabled: true})
+				if err := server.Handshake(); err != nil {
+					t.Fatal(err)
+				}
+				l := a.Connect(server)
+				end := time.Now().Add(c.want)
+				if l.Principal() != "User:CN=shop" {
+					t.Errorf("principal %q", l.Principal())
+				}
+				if err := l.Admit(0, end); err != nil {
+					t.Errorf("in time: %v", err)
+				}
+				if err := l.Admit(0, end.Add(time.Second)); !errors.Is(err, ErrExpired) {
+					t.Errorf("late: %v", err)
+				}
+			})
+		})
+	}
 }

@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"unicode"
@@ -17,8 +19,9 @@ import (
 
 // Bounds of a users file.
 const (
-	usersBytesMax = 16 << 20
-	nameBytesMax  = 255
+	usersBytesMax  = 16 << 20
+	nameBytesMax   = 255
+	usersFaultsMax = 10 // that are told
 )
 
 // Users are who may log in. They never change; a file that changed makes new ones.
@@ -27,6 +30,7 @@ type Users struct {
 	shown       map[string][]credential          // by mechanism, in the order of the file
 	plain       map[string]credential            // what PLAIN is checked against, by name
 	plainShown  []credential
+	idle        int // lines that nobody can log in by
 
 	// disguise gives a name that is not there a salt of its own, the same each time
 	// and at each gateway that reads the same file (invariant B). It changes with the
@@ -42,8 +46,10 @@ type Users struct {
 
 // ParseUsers reads lines of three words: name, mechanism, and the credential as
 // Kafka writes it. Empty lines and those that begin with # say nothing. All
-// faults are told at once, by line, and never with what stands there.
-func ParseUsers(data []byte) (*Users, error) {
+// faults are told by line, up to some, and never with what stands there: it may be a
+// password. PLAIN is checked against a user's line of the first of the mechanisms that
+// the user has one for: what is not offered is forgotten when passwords change.
+func ParseUsers(data []byte, offered ...string) (*Users, error) {
 	u := &Users{credentials: make(map[string]map[string]credential), shown: make(map[string][]credential), plain: make(map[string]credential)}
 	for _, m := range Scrams {
 		u.credentials[m] = make(map[string]credential)
@@ -57,20 +63,33 @@ func ParseUsers(data []byte) (*Users, error) {
 			continue
 		}
 		if err := u.add(words); err != nil {
-			faults = append(faults, fmt.Errorf("line %d: %w", number, err))
+			if faults = append(faults, fmt.Errorf("line %d: %w", number, err)); len(faults) == usersFaultsMax {
+				faults = append(faults, errors.New("what follows was not read"))
+				break
+			}
 			continue
 		}
 		names++
 	}
+	order := slices.DeleteFunc(slices.Clone(offered), func(m string) bool { return !slices.Contains(Scrams, m) })
 	for _, m := range Scrams {
+		if !slices.Contains(order, m) {
+			order = append(order, m)
+		}
+	}
+	for _, m := range order {
 		for name, c := range u.credentials[m] {
 			if _, ok := u.plain[name]; !ok {
 				u.plain[name] = c
 			}
 		}
 		for _, c := range u.shown[m] {
-			if u.plain[c.name].mechanism == m {
+			byPlain := u.plain[c.name].mechanism == m
+			if byPlain {
 				u.plainShown = append(u.plainShown, c)
+			}
+			if len(offered) > 0 && !slices.Contains(offered, m) && !(byPlain && slices.Contains(offered, Plain)) {
+				u.idle++
 			}
 		}
 	}
@@ -103,10 +122,10 @@ func (u *Users) add(words []string) error {
 	}
 	c, err := parseCredential(mechanism, words[2])
 	if err != nil {
-		return fmt.Errorf("user %s: %w", name, err)
+		return err
 	}
 	if _, twice := u.credentials[mechanism][name]; twice {
-		return fmt.Errorf("user %s has a second line for %s", name, mechanism)
+		return fmt.Errorf("its user has a line for %s before", mechanism)
 	}
 	c.name = name
 	u.credentials[mechanism][name] = c
@@ -114,23 +133,27 @@ func (u *Users) add(words []string) error {
 	return nil
 }
 
-// checkName: a name stands in a line of the file, in logs and in ACLs.
+// Idle is how many lines serve no login, since their mechanism is not offered.
+func (u *Users) Idle() int { return u.idle }
+
+// checkName: a name stands in a line of the file, in logs and in ACLs. What is none may be
+// a password in the wrong place, so it is not told.
 func checkName(name string) error {
 	switch {
 	case name == "" || len(name) > nameBytesMax:
 		return fmt.Errorf("a name has 1 to %d bytes", nameBytesMax)
 	case strings.HasPrefix(name, "#"):
-		return fmt.Errorf("the name %q begins with #, which begins a comment", name)
+		return errors.New("the name begins with #, which begins a comment")
 	case strings.ContainsFunc(name, func(r rune) bool {
 		return unicode.IsSpace(r) || !unicode.IsPrint(r) || r == unicode.ReplacementChar
 	}):
-		return fmt.Errorf("the name %q has spaces or what cannot be printed", name)
+		return errors.New("the name has spaces or what cannot be printed")
 	}
 	return nil
 }
 
-// ReadUsers reads a users file.
-func ReadUsers(file string) (*Users, error) {
+// ReadUsers reads a users file, see ParseUsers.
+func ReadUsers(file string, offered ...string) (*Users, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("users file: %w", err)
@@ -143,7 +166,7 @@ func ReadUsers(file string) (*Users, error) {
 	case len(data) > usersBytesMax:
 		return nil, fmt.Errorf("users file %s: larger than %d bytes", file, usersBytesMax)
 	}
-	u, err := ParseUsers(data)
+	u, err := ParseUsers(data, offered...)
 	if err != nil {
 		return nil, fmt.Errorf("users file %s: %w", file, err)
 	}
@@ -167,10 +190,21 @@ func (u *Users) pretend(mechanism, name string, others []credential) credential 
 	if len(others) > 0 {
 		like = others[binary.BigEndian.Uint64(random("like"))%uint64(len(others))]
 	}
-	salt := append(random("salt"), random("more salt")...)
+	salt := append(random("salt"), random("more salt")...)[:len(like.salt)]
+	if kafkaSalt(like.salt) {
+		salt = []byte(new(big.Int).Rsh(new(big.Int).SetBytes(random("salt")), 256-kafkaSaltBits).Text(36))
+	}
 	keys := append(append(random("stored"), random("more stored")...), append(random("server"), random("more server")...)...)
 	size := hashes[like.mechanism]().Size()
-	return credential{mechanism: like.mechanism, salt: salt[:len(like.salt)], iterations: like.iterations, storedKey: keys[:size], serverKey: keys[64 : 64+size]}
+	return credential{mechanism: like.mechanism, salt: salt, iterations: like.iterations, storedKey: keys[:size], serverKey: keys[64 : 64+size]}
+}
+
+// kafkaSaltBits of a random number, in base 36, are a salt of Kafka's own.
+const kafkaSaltBits = 130
+
+// kafkaSalt tells whether a salt looks like one that Kafka made: 1 in 10^17 others do.
+func kafkaSalt(salt []byte) bool {
+	return len(salt) >= 20 && len(salt) <= 26 && !bytes.ContainsFunc(salt, func(r rune) bool { return (r < '0' || r > '9') && (r < 'a' || r > 'z') })
 }
 
 // remembered tells whether the password was found to be right before. It is cheap and

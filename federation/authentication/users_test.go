@@ -2,11 +2,19 @@ package authentication
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The example of RFC 7677, in Kafka's words.
@@ -36,6 +44,9 @@ func TestUsersFilesThatCannotBe(t *testing.T) {
 		"# nobody\n":                        "no user is in it",
 		"alice secret":                      "line 1: 2 words",
 		"alice PLAIN secret":                "second word is none of",
+		"alice:secret X Y":                  "second word is none of",
+		"secret\x01 X Y":                    "cannot be printed",
+		strings.Repeat("x\n", 1000):         "line 10: 1 words; a line is NAME MECHANISM CREDENTIAL, see spillway user hash\nwhat follows was not read",
 		"alice SCRAM-SHA-256 secret":        "something else than salt",
 		"alice SCRAM-SHA-256 salt=secret!":  "salt cannot be read",
 		"\x1b[2J SCRAM-SHA-256 " + good:     "cannot be printed",
@@ -47,7 +58,7 @@ func TestUsersFilesThatCannotBe(t *testing.T) {
 		"alice SCRAM-SHA-256 " + strings.Replace(good, "W22ZaJ0SNY7soEsUEjb6gQ==", "AAAA", 1):          "a salt has",
 		"alice SCRAM-SHA-256 " + good + ",salt=W22ZaJ0SNY7soEsUEjb6gQ==":                               "twice",
 		"alice SCRAM-SHA-256 " + strings.TrimSuffix(good, ",iterations=4096"):                          "needs salt",
-		"alice SCRAM-SHA-256 " + good + "\nalice SCRAM-SHA-256 " + good:                                "line 2: user alice has a second line",
+		"alice SCRAM-SHA-256 " + good + "\nalice SCRAM-SHA-256 " + good:                                "line 2: its user has a line",
 		"alice SCRAM-SHA-256 " + good + "\nbob x y\ncarol SCRAM-SHA-256 secret":                        "line 3",
 		strings.Repeat("a", nameBytesMax+1) + " SCRAM-SHA-256 " + good + "\nbob SCRAM-SHA-256 " + good: "1 to 255 bytes",
 	} {
@@ -185,4 +196,98 @@ func TestAFileThatCannotBeUsedLeavesTheOldOneInForce(t *testing.T) {
 	if c, err := (TLSFiles{ClientCA: "x"}).config(); err == nil || c != (*tls.Config)(nil) {
 		t.Error("no certificate")
 	}
+}
+
+// PLAIN goes by the mechanisms that are offered: nobody thinks of other lines when a password changes.
+func TestPlainGoesByWhatIsOffered(t *testing.T) {
+	var lines []string
+	for m, password := range map[string]string{ScramSHA256: "of 256", ScramSHA512: "of 512"} {
+		line, err := UserLine("alice", m, []byte(password), IterationsMin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, line)
+	}
+	file := []byte(strings.Join(lines, "\n"))
+	for _, c := range []struct {
+		offered []string
+		want    string
+		idle    int
+	}{
+		{nil, "of 256", 0},
+		{[]string{Plain}, "of 256", 1},
+		{[]string{Plain, ScramSHA512}, "of 512", 1},
+		{[]string{ScramSHA512, Plain, ScramSHA256}, "of 512", 0},
+		{[]string{ScramSHA256}, "of 256", 1},
+	} {
+		u, err := ParseUsers(file, c.offered...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, password := range []string{"of 256", "of 512"} {
+			if right := u.check("alice", []byte(password)); right != (password == c.want) {
+				t.Errorf("%v: %q is right: %v", c.offered, password, right)
+			}
+		}
+		if u.Idle() != c.idle {
+			t.Errorf("%v: %d lines are idle", c.offered, u.Idle())
+		}
+		if fake := u.pretend(Plain, "eve", u.plainShown); fake.mechanism != u.plain["alice"].mechanism {
+			t.Errorf("%v: who is not there costs another hash", c.offered)
+		}
+	}
+}
+
+// Salts of credentials that Kafka made are text, and so are those of who is not there.
+func TestMadeUpSaltsLookLikeKafkas(t *testing.T) {
+	c, err := derive(ScramSHA512, []byte("x"), []byte("1fpp02kfj2pv2q3rr1iot9g51q"), IterationsMin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := ParseUsers([]byte("alice SCRAM-SHA-512 " + c.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		c, _ := u.credential(ScramSHA512, "eve"+strings.Repeat("x", i))
+		if !kafkaSalt(c.salt) || len(c.salt) < 22 || len(c.salt) == 26 && c.salt[0] != '1' {
+			t.Errorf("salt %q", c.salt)
+		}
+	}
+}
+
+// A file of authorities counts whole or not at all.
+func TestHalfAFileOfAuthorities(t *testing.T) {
+	one := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: selfSigned(t)})
+	two := append(append([]byte("# ours\n"), one...), one...)
+	if _, err := parseAuthorities(two); err != nil {
+		t.Errorf("a good file: %v", err)
+	}
+	for what, text := range map[string][]byte{
+		"empty":             nil,
+		"half the last":     two[:len(two)-len(one)/2],
+		"half the first":    append(bytes.Clone(one[:len(one)/2]), one...),
+		"the end of one":    append(bytes.Clone(one[len(one)/2:]), one...),
+		"a broken one":      append(bytes.Clone(one), strings.Replace(string(one), "MII", "***", 1)...),
+		"a key among them":  append(bytes.Clone(one), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")})...),
+		"not a certificate": append(bytes.Clone(one), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})...),
+	} {
+		if _, err := parseAuthorities(text); err == nil {
+			t.Errorf("%s is accepted", what)
+		}
+	}
+}
+
+func selfSigned(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }
