@@ -65,7 +65,8 @@ type Events struct {
 	Session session.Events
 	Router  router.Events
 	// ConnectionRefused: more than ConnectionsMax (too-many), more of one client
-	// address (too-many-of-address), or the TLS handshake failed (tls).
+	// address (too-many-of-address), more than a tenth of them that have not said who
+	// they are (too-many-unknown), or the TLS handshake failed (tls).
 	ConnectionRefused func(reason string)
 	// Authenticated: a login of a client ended (authentication.Config).
 	Authenticated func(mechanism, outcome string)

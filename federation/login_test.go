@@ -609,6 +609,46 @@ func TestAnswersComeBeforeTheEndOfALogin(t *testing.T) {
 
 func readFrame(r io.Reader) ([]byte, error) { return wire.ReadFrame(r, nil, 1<<20) }
 
+// Strangers have a part of the connections; who logs in gives its place among them back.
+func TestStrangersHaveFewPlaces(t *testing.T) {
+	t.Parallel()
+	const places = 32 // half of the least, from one address
+	f, refused := newFront(t), make(chan string, 100)
+	w := gatewaytest.Start(t, gatewaytest.Options{Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.Plain)
+		c.ConnectionsMax, c.ConnectionsPerAddressMax, c.Limits.AdmitMax = 100, 100, time.Hour
+		c.Events.ConnectionRefused = func(reason string) { refused <- reason }
+	}})
+	logIn := func(s stranger) {
+		t.Helper()
+		s.ask(handshake(authentication.Plain))
+		s.ask(token(1, "\x00alice\x00alice's"))
+		s.ask(&kmsg.ApiVersionsRequest{Version: 2})
+	}
+	var first stranger
+	for i := range places {
+		s := stranger{dial(t, w), t}
+		s.ask(&kmsg.ApiVersionsRequest{Version: 2})
+		if i == 0 {
+			first = s
+		}
+	}
+	one := dial(t, w)
+	stranger{one, t}.silence()
+	if reason := <-refused; reason != "too-many-unknown" {
+		t.Errorf("refused for %q", reason)
+	}
+	logIn(first)
+	for range 2 * places { // as many clients as there is room for
+		logIn(stranger{dial(t, w), t})
+	}
+	select {
+	case reason := <-refused:
+		t.Errorf("a client is refused for %q", reason)
+	default:
+	}
+}
+
 // Before it has logged in a connection may cost 64 KiB.
 func TestWhoHasNotLoggedInCostsLittle(t *testing.T) {
 	const connections, bytesMax = 400, 64 << 10

@@ -135,6 +135,8 @@ func setInt[T ~int | ~int64](v *T, to T) {
 type Events struct {
 	ConnectionOpened func()
 	ConnectionClosed func(Reason)
+	// Admitted: the Gate let the client in.
+	Admitted func()
 	// RequestServed: took is from the frame's arrival to its answer's write.
 	RequestServed func(key, version int16, took time.Duration)
 	// BytesHeld: so many bytes more, or less, are held for clients.
@@ -333,6 +335,9 @@ func (s *Session) admission(ctx context.Context) error {
 	}
 	if s.gate.Admitted() {
 		s.gate, s.admitBy = nil, time.Time{}
+		if s.events.Admitted != nil {
+			s.events.Admitted()
+		}
 	}
 	return nil
 }
