@@ -275,13 +275,13 @@ func TestLibrariesBringTokens(t *testing.T) {
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) { f.ask(c, 0, authentication.OAuthBearer) }})
 	login := func(audience string) kgo.Opt {
 		return kgo.SASL(oauth.Oauth(func(context.Context) (oauth.Auth, error) {
-			token, err := s.token(audience, 3*time.Second)
+			token, err := s.token(audience, 5*time.Second)
 			return oauth.Auth{Token: token}, err
 		}))
 	}
 	bring := func(audience string) *sarama.Config {
 		c := saramaConfig(nil, authentication.OAuthBearer, "", "")
-		c.Net.SASL.TokenProvider = saramaToken(func() (string, error) { return s.token(audience, 3*time.Second) })
+		c.Net.SASL.TokenProvider = saramaToken(func() (string, error) { return s.token(audience, time.Hour) })
 		return c
 	}
 	cl := client(t, w, login("kafka"))
@@ -467,8 +467,14 @@ func TestHostileLogins(t *testing.T) {
 		"15: a thousand ApiVersions": {func(s stranger) {
 			_, _ = s.Write(bytes.Repeat(request(versions, nil), 1000))
 			answers, _ := io.ReadAll(s)
-			if n := len(answers) / 300; n > 32 {
-				t.Errorf("%d bytes of answers", len(answers))
+			n := 0
+			for r := bytes.NewReader(answers); ; n++ {
+				if _, err := readFrame(r); err != nil {
+					break
+				}
+			}
+			if n != 32 {
+				t.Errorf("%d answers", n)
 			}
 		}, session.ReasonNoLogin},
 		"16: unknown mechanism":       {func(s stranger) { fails(s, handshake("NONE"), kerr.UnsupportedSaslMechanism.Code) }, session.ReasonLogin},
@@ -721,8 +727,14 @@ func TestLibrariesRenewTheirLogins(t *testing.T) {
 			if n := f.count(m + " renewed"); n < renewals {
 				t.Errorf("%d logins were renewed", n)
 			}
-			if n := opened.Load(); n > begun+1 { // metadata may have its own
-				t.Errorf("%d connections at the start and %d at the end", begun, n)
+			late := int32(0) // the machine was too busy for a renewal: the library came anew
+			for len(f.ended) > 0 {
+				if <-f.ended == session.ReasonExpired {
+					late++
+				}
+			}
+			if n := opened.Load(); n > begun+1+late { // metadata may have its own
+				t.Errorf("%d connections at the start and %d at the end, %d were late", begun, n, late)
 			}
 		})
 	}
@@ -742,10 +754,7 @@ func TestASessionEnds(t *testing.T) {
 	}
 	metadata := kmsg.NewPtrMetadataRequest()
 	metadata.Version = 12
-	if r := s.ask(metadata).(*kmsg.MetadataResponse); len(r.Topics) == 0 {
-		t.Errorf("%+v", r)
-	}
-	time.Sleep(600 * time.Millisecond) // the session is over
+	time.Sleep(600 * time.Millisecond) // the session is over; package authentication tests that it is not before
 	select {
 	case r := <-f.ended:
 		t.Errorf("it was closed without a request: %s", r)
