@@ -38,6 +38,8 @@ func (c *Client) beginSaslAuthenticate(ctx context.Context, sreq session.Request
 // loginFault gives a connection that ends for its login a reason.
 func loginFault(err error) error {
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, authentication.ErrUnauthenticated):
 		return session.Close(session.ReasonNoLogin, err)
 	case errors.Is(err, authentication.ErrExpired):

@@ -45,12 +45,10 @@ const saslBytesMax = 16 << 10
 // Begin implements session.Handler.
 func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer, error) {
 	if c.over == nil {
-		if err := c.login.Admit(req.Key, req.CameAt()); err != nil {
-			c.over = loginFault(err)
-		}
+		c.over = loginFault(c.login.Admit(req.Key, req.CameAt()))
 	}
-	if c.over != nil { // told by its answer: those of earlier requests come before
-		return func(context.Context) ([]byte, error) { return nil, c.over }, nil
+	if c.over != nil {
+		return ending(c.over), nil
 	}
 	a, ok := apis[req.Key]
 	if !ok {
@@ -115,6 +113,11 @@ func decode(req session.Request, into kmsg.Request) error {
 		return session.Close(session.ReasonMalformed, err)
 	}
 	return weigh(req, into)
+}
+
+// ending ends the connection once what was begun before is answered.
+func ending(why error) session.Answer {
+	return func(context.Context) ([]byte, error) { return nil, why }
 }
 
 // reply answers with a ready response.
