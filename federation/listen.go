@@ -76,7 +76,7 @@ func turnAway(l net.Listener) {
 func (g *Gateway) accept(ctx context.Context, serve func(c net.Conn, known, release func())) error {
 	slots := make(chan struct{}, g.config.ConnectionsMax)
 	clients := addresses{max: g.config.ConnectionsPerAddressMax, open: make(map[netip.Prefix]int)}
-	strangers := newStrangers(g.config)
+	strangers := newStrangers(g.config, func() { g.connectionRefused("too-many-unknown") })
 	for {
 		c, err := g.config.Listener.Accept()
 		switch {
@@ -101,18 +101,11 @@ func (g *Gateway) accept(ctx context.Context, serve func(c net.Conn, known, rele
 			g.connectionRefused("too-many-of-address")
 			continue
 		}
-		known, ok := strangers.enter(c.RemoteAddr())
-		if !ok {
-			leave()
-			c.Close()
-			g.connectionRefused("too-many-unknown")
-			continue
-		}
 		select {
 		case slots <- struct{}{}:
-			serve(c, known, func() { <-slots; known(); leave() })
+			known := strangers.enter(c)
+			serve(c, known, func() { known(); <-slots; leave() })
 		default:
-			known()
 			leave()
 			c.Close()
 			g.connectionRefused("too-many")

@@ -615,14 +615,15 @@ func TestAnswersComeBeforeTheEndOfALogin(t *testing.T) {
 
 func readFrame(r io.Reader) ([]byte, error) { return wire.ReadFrame(r, nil, 1<<20) }
 
-// Strangers have a part of the connections; who logs in gives its place among them back.
+// Strangers have a part of the connections, and the oldest goes for a new one; who logs in
+// gives its place among them back.
 func TestStrangersHaveFewPlaces(t *testing.T) {
 	t.Parallel()
-	const places = 32 // half of the least, from one address
+	const places = 64 // the least
 	f, refused := newFront(t), make(chan string, 100)
 	w := gatewaytest.Start(t, gatewaytest.Options{Gateway: func(c *federation.Config) {
 		f.ask(c, 0, authentication.Plain)
-		c.ConnectionsMax, c.ConnectionsPerAddressMax, c.Limits.AdmitMax = 100, 100, time.Hour
+		c.ConnectionsMax, c.ConnectionsPerAddressMax, c.Limits.AdmitMax = 300, 300, time.Hour
 		c.Events.ConnectionRefused = func(reason string) { refused <- reason }
 	}})
 	logIn := func(s stranger) {
@@ -639,13 +640,12 @@ func TestStrangersHaveFewPlaces(t *testing.T) {
 			first = s
 		}
 	}
-	one := dial(t, w)
-	stranger{one, t}.silence()
+	logIn(stranger{dial(t, w), t})
+	first.silence()
 	if reason := <-refused; reason != "too-many-unknown" {
 		t.Errorf("refused for %q", reason)
 	}
-	logIn(first)
-	for range 2 * places { // as many clients as there is room for
+	for range 2 * places {
 		logIn(stranger{dial(t, w), t})
 	}
 	select {

@@ -1,47 +1,51 @@
 package federation
 
 import (
+	"container/list"
 	"net"
-	"net/netip"
 	"sync"
 )
 
 // Who has not said who it is takes a part of the connections only, so that strangers do not
-// take the places of clients: strangersPart of all, or strangersMin, and half of
-// that from one address.
+// take the places of clients: strangersPart of all, or strangersMin.
 const (
 	strangersPart = 10
 	strangersMin  = 64
 )
 
-// strangers counts connections whose clients are not known yet; nil where nobody is asked.
+// strangers are the connections whose clients are not known yet; nil where nobody is asked.
+// A new one takes the place of the oldest where there is none: a login takes milliseconds,
+// so it is seldom the oldest, and who only waits keeps nobody out.
 type strangers struct {
-	places    chan struct{}
-	addresses addresses
+	most   int
+	ousted func()
+
+	mu   sync.Mutex
+	open list.List // of net.Conn, the oldest first
 }
 
-func newStrangers(c Config) *strangers {
+func newStrangers(c Config, ousted func()) *strangers {
 	if c.TLS == nil && !c.Authentication.Offers() {
 		return nil
 	}
-	most := max(strangersMin, c.ConnectionsMax/strangersPart)
-	return &strangers{places: make(chan struct{}, most), addresses: addresses{max: most / 2, open: make(map[netip.Prefix]int)}}
+	return &strangers{most: max(strangersMin, c.ConnectionsMax/strangersPart), ousted: ousted}
 }
 
-// enter counts one in, until it is known or has gone: known may be called more than once.
-func (s *strangers) enter(remote net.Addr) (known func(), ok bool) {
+// enter takes one in, until it is known or has gone: known may be called more than once.
+func (s *strangers) enter(c net.Conn) (known func()) {
 	if s == nil {
-		return func() {}, true
+		return func() {}
 	}
-	leave, ok := s.addresses.enter(remote)
-	if !ok {
-		return nil, false
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open.Len() >= s.most {
+		s.open.Remove(s.open.Front()).(net.Conn).Close()
+		s.ousted()
 	}
-	select {
-	case s.places <- struct{}{}:
-		return sync.OnceFunc(func() { <-s.places; leave() }), true
-	default:
-		leave()
-		return nil, false
+	place := s.open.PushBack(c)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.open.Remove(place) // nothing where it was ousted
 	}
 }

@@ -99,8 +99,9 @@ func (f TLSFiles) Keep() (*Kept[*tls.Config], error) {
 	return Keep(f.config, files...)
 }
 
-// parseAuthorities takes all or nothing: half a file, as one finds it while it is written,
-// would lock clients out.
+// parseAuthorities takes all certificates or nothing: half a file, as one finds it while it
+// is written, would lock clients out. Whole blocks of other kinds, and certificates that Go
+// does not take, are nobody's.
 func parseAuthorities(text []byte) (*x509.CertPool, error) {
 	pool, n := x509.NewCertPool(), 0
 	for {
@@ -108,20 +109,23 @@ func parseAuthorities(text []byte) (*x509.CertPool, error) {
 		if block == nil {
 			break
 		}
-		n++
-		if before, _, _ := bytes.Cut(text, []byte(pemBegin)); block.Type != "CERTIFICATE" || bytes.Count(text[:len(text)-len(rest)], []byte(pemBegin)) > 1 || bytes.Contains(before, []byte(pemEnd)) {
-			return nil, fmt.Errorf("block %d is no whole certificate", n)
+		if before, _, _ := bytes.Cut(text, []byte(pemBegin)); bytes.Count(text[:len(text)-len(rest)], []byte(pemBegin)) > 1 || bytes.Contains(before, []byte(pemEnd)) {
+			return nil, fmt.Errorf("what follows certificate %d is no whole block", n)
 		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("block %d is no certificate: %w", n, err)
-		}
-		pool.AddCert(c)
 		text = rest
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		if c, err := x509.ParseCertificate(block.Bytes); err == nil {
+			pool.AddCert(c)
+			n++
+		}
 	}
+	last := bytes.TrimSpace(text[bytes.LastIndexByte(bytes.TrimSpace(text), '\n')+1:])
+	cut := len(last) > 0 && bytes.HasPrefix([]byte(pemBegin), last)
 	switch {
-	case bytes.Contains(text, []byte(pemDashes)):
-		return nil, fmt.Errorf("what follows block %d is no whole certificate", n)
+	case cut, bytes.Contains(text, []byte(pemBegin)), bytes.Contains(text, []byte(pemEnd)):
+		return nil, fmt.Errorf("what follows certificate %d is no whole block", n)
 	case n == 0:
 		return nil, errors.New("it holds no certificate")
 	}
@@ -130,9 +134,8 @@ func parseAuthorities(text []byte) (*x509.CertPool, error) {
 
 // What begins and ends a block.
 const (
-	pemDashes = "-----"
-	pemBegin  = "-----BEGIN "
-	pemEnd    = "-----END "
+	pemBegin = "-----BEGIN "
+	pemEnd   = "-----END "
 )
 
 func (f TLSFiles) config() (*tls.Config, error) {

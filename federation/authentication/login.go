@@ -32,7 +32,8 @@ const requestsMax = 32
 // renewEvery is how often a connection may renew its login: each is work.
 const renewEvery = time.Second
 
-// exchangeMax is how long a login may take from its handshake to its last message.
+// exchangeMax is how long a client may take from an answer to its next message. The time
+// before the answer is the gateway's own: a renewal waits behind all that was asked before.
 const exchangeMax = 10 * time.Second
 
 // Answer is what a step of a login leads to.
@@ -52,12 +53,12 @@ type Login struct {
 	host netip.Prefix // of the client
 
 	principal atomic.Pointer[Principal] // nil until it is through
+	told      atomic.Int64              // when the last answer was written, in nanoseconds; 0: it was not yet
 
 	// Owned by who begins the requests.
 	mechanism string // of the login that is through
 	asked     string // of the one under way
 	exchange  exchange
-	asking    time.Time // when it began
 	requests  int
 	expires   time.Time // of the session; zero: never
 	began     time.Time // of the session
@@ -120,8 +121,17 @@ func (l *Login) Handshake(mechanism string, now time.Time) Answer {
 	if l.exchange, err = l.of.begin(mechanism, l.host); err != nil {
 		return l.failed(OutcomeMechanism, Answer{Code: kerr.UnsupportedSaslMechanism.Code})
 	}
-	l.asking = now
+	l.told.Store(0)
 	return Answer{}
+}
+
+// Told notes that the answer to a step was written.
+func (l *Login) Told(now time.Time) { l.told.Store(now.UnixNano()) }
+
+// late tells whether a message that came at a time took too long.
+func (l *Login) late(came time.Time) bool {
+	told := l.told.Load()
+	return told > 0 && came.Sub(time.Unix(0, told)) > exchangeMax
 }
 
 // Mechanisms is what a handshake may ask for.
@@ -132,8 +142,8 @@ func (l *Login) Mechanisms() []string {
 	return l.of.config.Mechanisms
 }
 
-// Authenticate takes a message of the mechanism.
-func (l *Login) Authenticate(ctx context.Context, token []byte, now func() time.Time) Answer {
+// Authenticate takes a message of the mechanism that came at a time.
+func (l *Login) Authenticate(ctx context.Context, token []byte, came time.Time, now func() time.Time) Answer {
 	if l.exchange == nil {
 		a := illegal("a handshake comes first")
 		if l.Through() {
@@ -141,9 +151,12 @@ func (l *Login) Authenticate(ctx context.Context, token []byte, now func() time.
 		}
 		return l.failed(OutcomeOrder, a)
 	}
-	if now().Sub(l.asking) > exchangeMax {
-		return l.failed(OutcomeOrder, illegal("the login took too long"))
+	if l.late(came) {
+		a := l.failed(OutcomeOrder, Answer{})
+		a.Silent = true // clients take a refusal for final, and this is none
+		return a
 	}
+	l.told.Store(0)
 	reply, who, err := l.exchange.step(ctx, token)
 	switch {
 	case errors.Is(err, errGone):

@@ -34,7 +34,6 @@ type subjectNameSET []subjectAttribute
 // stringTags are the types of value that are text.
 var stringTags = map[int]bool{
 	asn1.TagPrintableString: true, asn1.TagUTF8String: true, asn1.TagT61String: true, asn1.TagIA5String: true, asn1.TagGeneralString: true,
-	asn1.TagBMPString: true,
 }
 
 // subjectEscaped is what Java's X500Principal escapes, which is more than RFC 2253 asks for.
@@ -71,36 +70,17 @@ func attributeText(a subjectAttribute) (string, error) {
 	if !ok {
 		return a.Type.String() + "=#" + hex.EncodeToString(a.Value.FullBytes), nil
 	}
+	if a.Value.Class == asn1.ClassUniversal && a.Value.Tag == asn1.TagBMPString {
+		// Java reads its two bytes a character as UTF-8, so its name for it says little.
+		return "", fmt.Errorf("%s in the subject of the certificate is a BMPString; make it UTF8String", keyword)
+	}
 	if a.Value.Class != asn1.ClassUniversal || !stringTags[a.Value.Tag] {
 		return keyword + "=#" + hex.EncodeToString(a.Value.FullBytes), nil
-	}
-	if a.Value.Tag == asn1.TagBMPString {
-		text, ok := bmpText(a.Value.Bytes)
-		if !ok {
-			return "", fmt.Errorf("%s in the subject of the certificate is no BMPString", keyword)
-		}
-		return keyword + "=" + escapeValue(text), nil
 	}
 	if !utf8.Valid(a.Value.Bytes) {
 		return "", fmt.Errorf("%s in the subject of the certificate is not UTF-8", keyword)
 	}
 	return keyword + "=" + escapeValue(string(a.Value.Bytes)), nil
-}
-
-// bmpText reads two bytes a character. There are no pairs of them for one.
-func bmpText(b []byte) (string, bool) {
-	if len(b)%2 != 0 {
-		return "", false
-	}
-	var runes []rune
-	for ; len(b) > 0; b = b[2:] {
-		r := rune(b[0])<<8 | rune(b[1])
-		if !utf8.ValidRune(r) {
-			return "", false
-		}
-		runes = append(runes, r)
-	}
-	return string(runes), true
 }
 
 func escapeValue(value string) string {

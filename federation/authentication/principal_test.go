@@ -78,7 +78,6 @@ func subjects(t *testing.T) map[string]struct {
 		"a user id":               {subject(t, text(userID, "alice")), "UID=alice"},
 		"a type without keyword":  {subject(t, []attribute{{email, asn1.TagIA5String, "a@b"}}, text(commonName, "a")), "CN=a,1.2.840.113549.1.9.1=#1603614062"},
 		"not text":                {subject(t, []attribute{{commonName, asn1.TagInteger, "\x05"}}), "CN=#020105"},
-		"two bytes a character":   {subject(t, []attribute{{commonName, asn1.TagBMPString, "\x00a\x00,\x00\xc6"}}), `CN=a\,Æ`},
 		"empty value":             {subject(t, text(commonName, "")), "CN="},
 	}
 }
@@ -95,13 +94,13 @@ func TestPrincipalsAreThoseOfKafka(t *testing.T) {
 func TestSubjectsThatAreNoPrincipal(t *testing.T) {
 	whole := subject(t, []attribute{{commonName, asn1.TagUTF8String, "a"}})
 	for name, der := range map[string][]byte{
-		"no subject":     subject(t),
-		"not UTF-8":      subject(t, []attribute{{commonName, asn1.TagUTF8String, "a\xff"}}),
-		"half of two":    subject(t, []attribute{{commonName, asn1.TagBMPString, "\x00a\x00"}}),
-		"half of a pair": subject(t, []attribute{{commonName, asn1.TagBMPString, "\xd8\x00"}}),
-		"something else": {1, 2, 3},
-		"more behind it": append(bytes.Clone(whole), 0),
-		"cut off":        whole[:len(whole)-1],
+		"no subject":            subject(t),
+		"not UTF-8":             subject(t, []attribute{{commonName, asn1.TagUTF8String, "a\xff"}}),
+		"two bytes a character": subject(t, []attribute{{commonName, asn1.TagBMPString, "\x00a\x00,"}}),
+		"half of a pair":        subject(t, []attribute{{commonName, asn1.TagBMPString, "\xd8\x00"}}),
+		"something else":        {1, 2, 3},
+		"more behind it":        append(bytes.Clone(whole), 0),
+		"cut off":               whole[:len(whole)-1],
 	} {
 		if got, err := certificatePrincipal(&x509.Certificate{RawSubject: der}); err == nil {
 			t.Errorf("%s: %q", name, got)

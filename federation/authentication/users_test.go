@@ -263,14 +263,25 @@ func TestHalfAFileOfAuthorities(t *testing.T) {
 	if _, err := parseAuthorities(two); err != nil {
 		t.Errorf("a good file: %v", err)
 	}
+	key := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")})
+	odd := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})
 	for what, text := range map[string][]byte{
-		"empty":             nil,
-		"half the last":     two[:len(two)-len(one)/2],
-		"half the first":    append(bytes.Clone(one[:len(one)/2]), one...),
-		"the end of one":    append(bytes.Clone(one[len(one)/2:]), one...),
-		"a broken one":      append(bytes.Clone(one), strings.Replace(string(one), "MII", "***", 1)...),
-		"a key among them":  append(bytes.Clone(one), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")})...),
-		"not a certificate": append(bytes.Clone(one), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})...),
+		"a block of another kind": append(bytes.Clone(key), one...),
+		"one that Go cannot read": append(bytes.Clone(odd), one...),
+		"a line of dashes":        append(bytes.Clone(one), "# --------\n"...),
+	} {
+		if _, err := parseAuthorities(text); err != nil {
+			t.Errorf("%s beside a good one: %v", what, err)
+		}
+	}
+	for what, text := range map[string][]byte{
+		"empty":                 nil,
+		"half the last":         two[:len(two)-len(one)/2],
+		"half the first":        append(bytes.Clone(one[:len(one)/2]), one...),
+		"the end of one":        append(bytes.Clone(one[len(one)/2:]), one...),
+		"a broken one":          append(bytes.Clone(one), strings.Replace(string(one), "MII", "***", 1)...),
+		"cut in its first line": append(bytes.Clone(one), "-----BEG"...),
+		"none that Go can read": append(bytes.Clone(key), odd...),
 	} {
 		if _, err := parseAuthorities(text); err == nil {
 			t.Errorf("%s is accepted", what)

@@ -29,14 +29,15 @@ func (c *Client) beginSaslHandshake(_ context.Context, sreq session.Request) (se
 	resp := req.ResponseKind().(*kmsg.SASLHandshakeResponse)
 	a := c.login.Handshake(req.Mechanism, time.Now())
 	resp.ErrorCode, resp.SupportedMechanisms = a.Code, c.login.Mechanisms()
-	return loginAnswer(a, resp), nil
+	return c.loginAnswer(sreq, a, resp), nil
 }
 
 // loginAnswer waits if it is a failure, so that passwords are not tried fast, and ends the
 // connection behind it.
-func loginAnswer(a authentication.Answer, resp kmsg.Response) session.Answer {
+func (c *Client) loginAnswer(sreq session.Request, a authentication.Answer, resp kmsg.Response) session.Answer {
 	return func(ctx context.Context) ([]byte, error) {
 		if a.End == nil {
+			sreq.AfterWrite(func(error) { c.login.Told(time.Now()) })
 			return resp.AppendTo([]byte{}), nil
 		}
 		if a.Silent {

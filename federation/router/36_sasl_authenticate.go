@@ -24,7 +24,7 @@ func (c *Client) beginSaslAuthenticate(ctx context.Context, sreq session.Request
 		return nil, err
 	}
 	resp := req.ResponseKind().(*kmsg.SASLAuthenticateResponse)
-	a := c.login.Authenticate(ctx, req.SASLAuthBytes, time.Now)
+	a := c.login.Authenticate(ctx, req.SASLAuthBytes, sreq.CameAt(), time.Now)
 	resp.ErrorCode, resp.SASLAuthBytes, resp.SessionLifetimeMillis = a.Code, a.Token, a.Lifetime.Milliseconds()
 	if resp.SASLAuthBytes == nil {
 		resp.SASLAuthBytes = []byte{}
@@ -32,7 +32,7 @@ func (c *Client) beginSaslAuthenticate(ctx context.Context, sreq session.Request
 	if a.Message != "" {
 		resp.ErrorMessage = &a.Message
 	}
-	return loginAnswer(a, resp), nil
+	return c.loginAnswer(sreq, a, resp), nil
 }
 
 // loginFault gives a connection that ends for its login a reason.
