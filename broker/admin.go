@@ -69,6 +69,21 @@ type ProducerState struct {
 	CoordinatorEpoch int32
 }
 
+// TransactionOngoing is the state of a transaction that is neither committed nor aborted
+// yet, TransactionCommitted that of one which is committed for good, as Kafka names them.
+const (
+	TransactionOngoing   = "Ongoing"
+	TransactionCommitted = "CompleteCommit"
+)
+
+// Transaction is the newest transaction of a transactional id, as its coordinator sees it.
+type Transaction struct {
+	TransactionalID string
+	State           string // as Kafka names it: Empty, Ongoing, PrepareCommit, CompleteAbort, ...
+	ProducerID      int64
+	ProducerEpoch   int16 // −1 where it was not told
+}
+
 // Admin is what mirrors, failover and operators do to a cluster. Every method
 // retries what may be retried for itself within ctx (not leader, coordinator
 // moved) and returns errors that name site and request.
@@ -134,6 +149,16 @@ type Admin interface {
 	// AbortTransaction ends a producer's open transaction in one partition as
 	// aborted, over the head of its coordinator, as kafka-transactions.sh does.
 	AbortTransaction(ctx context.Context, tp spillway.TopicPartition, of ProducerState) error
+
+	// OpenTransactions are those that are not ended, markers included. Without producer epochs.
+	OpenTransactions(ctx context.Context) ([]Transaction, error)
+	// DescribeTransaction: ErrUnknownTransactionalID for an id that was never used, or
+	// not for long.
+	DescribeTransaction(ctx context.Context, transactionalID string) (Transaction, error)
+	// EndTransaction takes a transactional id over: its coordinator aborts what is open
+	// and refuses the producer that had it. ErrTransactionEnding while one is being ended:
+	// ask again.
+	EndTransaction(ctx context.Context, transactionalID string) error
 
 	// DenyWrite is the resource fence: principal ("User:name") may no longer
 	// write these topics, whatever else allows it. AllowWrite takes exactly

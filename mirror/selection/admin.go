@@ -193,6 +193,19 @@ func (a *admin) AbortTransaction(_ context.Context, tp spillway.TopicPartition, 
 	return a.readOnly("abort a transaction in", tp.String())
 }
 
+// Transactional ids are those of the whole cluster, under its own names.
+func (a *admin) OpenTransactions(ctx context.Context) ([]broker.Transaction, error) {
+	return a.admin.OpenTransactions(ctx)
+}
+
+func (a *admin) DescribeTransaction(ctx context.Context, transactionalID string) (broker.Transaction, error) {
+	return a.admin.DescribeTransaction(ctx, transactionalID)
+}
+
+func (a *admin) EndTransaction(_ context.Context, transactionalID string) error {
+	return a.readOnly("end the transaction of", transactionalID)
+}
+
 func (a *admin) DenyWrite(_ context.Context, principal string, _ []string) error {
 	return a.readOnly("deny writes by", principal)
 }
