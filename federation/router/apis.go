@@ -33,7 +33,7 @@ func init() { // apiVersionsAPI reads the table that it is in
 	for _, a := range []api{
 		produceAPI, fetchAPI, listOffsetsAPI, metadataAPI, offsetCommitAPI, offsetFetchAPI, findCoordinatorAPI,
 		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, apiVersionsAPI,
-		initProducerIDAPI, describeConfigsAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
+		initProducerIDAPI, addPartitionsToTxnAPI, addOffsetsToTxnAPI, endTxnAPI, txnOffsetCommitAPI, describeConfigsAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
 	} {
 		apis[a.key] = a
 	}

@@ -37,6 +37,8 @@ type codecSite struct {
 	mapping mapping
 	release *kversion.Versions
 	nodes   []broker.Node
+	// transaction is the newest one of every transactional id.
+	transaction broker.Transaction
 
 	dials, requests atomic.Int64 // so far; greetings are no requests
 
@@ -82,6 +84,18 @@ func (*codecSite) Leader(context.Context, spillway.TopicPartition) (int32, error
 
 func (*codecSite) Coordinator(context.Context, broker.CoordinatorKind, string) (int32, error) {
 	return 0, nil
+}
+
+// codecAdmin knows one producer, under every transactional id.
+type codecAdmin struct {
+	broker.Admin
+	of *codecSite
+}
+
+func (s *codecSite) Admin() broker.Admin { return codecAdmin{of: s} }
+
+func (a codecAdmin) DescribeTransaction(context.Context, string) (broker.Transaction, error) {
+	return a.of.transaction, nil
 }
 
 func (*codecSite) Refresh(context.Context) error { return nil }
@@ -188,7 +202,8 @@ func newCodecWorld(t testing.TB, m mapping, release *kversion.Versions) *codecWo
 	t.Helper()
 	group := spillway.FailoverGroup{Name: "shop", Topics: []string{"*"}, ConsumerGroups: []string{"*"}, OffsetBase: spillway.Offset(m.base)}
 	share := NewShare(spillway.ShareID{Group: "shop"}, group)
-	site := &codecSite{t: t, mapping: m, release: release, nodes: []broker.Node{{ID: 0}}}
+	site := &codecSite{t: t, mapping: m, release: release, nodes: []broker.Node{{ID: 0}},
+		transaction: broker.Transaction{State: broker.TransactionOngoing, ProducerID: codecProducer}}
 	r := New(Config{
 		Topology: m.topology, Sites: map[spillway.SiteID]broker.Cluster{"east": site}, Shares: []*Share{share},
 		Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: new(marksAt),

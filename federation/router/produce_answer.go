@@ -305,7 +305,7 @@ func (p *part) acknowledge(code int16, end spillway.Offset) bool {
 		p.refuse(kerr.NotLeaderForPartition.Code, "lease-lost")
 		return false
 	}
-	if p.idempotent() && !p.sent.IsZero() {
+	if p.carried() && !p.sent.IsZero() {
 		r.contacts.known(p.contact(), p.header.ProducerEpoch, p.term.Base)
 	}
 	p.share.promise()
@@ -332,7 +332,7 @@ func (op *produce) keepPromises(ctx context.Context) {
 			p.sentBack()
 			continue
 		}
-		if p.idempotent() {
+		if p.carried() {
 			term := p.term.Base
 			if p.sent.IsZero() {
 				term = 0 // of older terms: the site does not know the producer in this one
@@ -381,7 +381,7 @@ func (p *part) siteRefused(in *kmsg.ProduceResponseTopicPartition) {
 }
 
 func (p *part) failed() {
-	if p.idempotent() {
+	if p.carried() {
 		p.op.client.router.contacts.failed(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence, p.term.Base)
 	}
 }

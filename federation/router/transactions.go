@@ -1,0 +1,314 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker"
+)
+
+// Transactions are those of the site that serves the failover group: its coordinator
+// keeps their state, its markers end them. The gateway forwards what is asked about
+// them, in version 1 of the protocol (see 18_api_versions.go), and keeps nothing that
+// another gateway would need.
+//
+//	A  a client knows its producer id under the epoch in which the site gave it
+//	   (spillway.TransactionalProducerID). An id of another epoch is never forwarded:
+//	   at the site that serves now somebody else may have it (C33)
+//	B  what is refused because of A gets the answer after which all client libraries
+//	   abort and ask for an id anew by themselves (docs/decisions/0027); what a move has
+//	   aborted is an abort that succeeded
+//	C  partitions and groups of a transaction are of its id's failover group
+//	D  a move waits for what is on its way to the site (groupCall.counted), and while groups
+//	   drain no transaction begins
+
+// TransactionShare finds the share within which a producer's transactions are.
+func (r *Router) TransactionShare(id string) (*Share, bool) {
+	g, ok := r.topology.GroupOfTransactionalID(id)
+	if !ok {
+		return nil, false
+	}
+	s, ok := r.shares[spillway.ShareID{Group: g.Name}]
+	return s, ok
+}
+
+// Why a producer id is not one of the site that serves.
+var (
+	errOtherEpoch    = errors.New("the producer id is of another epoch")
+	errOtherProducer = errors.New("the site's coordinator has another producer under the transactional id")
+)
+
+// producerAt is the site's own producer id behind the one that a client knows. What this
+// gateway has not seen, the site's coordinator tells: another gateway may have asked it.
+func (r *Router) producerAt(ctx context.Context, t Term, id string, producer int64) (int64, error) {
+	epoch, low, ok := spillway.EpochOfProducerID(producer)
+	switch {
+	case ok && epoch > t.Epoch:
+		return -1, errMoving // this gateway is behind
+	case !ok || epoch != t.Epoch:
+		return -1, errOtherEpoch
+	}
+	if at, known := r.transactions.producer(id, epoch); known && spillway.SameProducerID(low, at) {
+		return at, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, groupPatience)
+	defer cancel()
+	found, err := r.sites[t.Site].Admin().DescribeTransaction(ctx, id)
+	switch {
+	case errors.Is(err, broker.ErrUnknownTransactionalID):
+		return -1, errOtherProducer
+	case err != nil:
+		return -1, err
+	case !spillway.SameProducerID(low, found.ProducerID):
+		return -1, errOtherProducer
+	}
+	r.transactions.learn(id, epoch, found.ProducerID)
+	return found.ProducerID, nil
+}
+
+// transactionCall is one request about a transaction.
+type transactionCall struct {
+	id       string // transactional
+	share    *Share
+	producer int64 // as the client knows it; < 0: none
+	begins   bool  // it may begin a transaction
+	// upstream is the request for the site; false: its map does not know the numbers yet.
+	upstream func(t Term, producer int64) (kmsg.Request, bool)
+	// group is whose coordinator is asked; empty: the transactional id's.
+	group string
+	// take gets the answer, with the term in which it was given.
+	take func(t Term, resp kmsg.Response)
+}
+
+// transact puts a request about a transaction to the coordinator of the site, and holds
+// it while the share moves. Errors: errOtherEpoch and errOtherProducer; errMoving and
+// any other when the hold is over.
+func (c *Client) transact(ctx context.Context, call transactionCall) (err error) {
+	c.whileHeld(ctx, call.share, c.holdUntil(call.share), func() attempt {
+		if err = c.transactOnce(ctx, call); errors.Is(err, errOtherEpoch) || errors.Is(err, errOtherProducer) {
+			return done
+		}
+		return attemptOf(err)
+	})
+	return err
+}
+
+func (c *Client) transactOnce(ctx context.Context, call transactionCall) error {
+	r := c.router
+	t, serving := call.share.Serving()
+	if !serving {
+		return errMoving
+	}
+	producer := int64(-1)
+	if call.producer >= 0 {
+		var err error
+		if producer, err = r.producerAt(ctx, t, call.id, call.producer); err != nil {
+			return err
+		}
+	}
+	req, known := call.upstream(t, producer)
+	if !known {
+		return errNumbersUnknown
+	}
+	undo := func() {}
+	if call.begins {
+		// Noted first and looked at then: who reports that nothing is open sees one
+		// of the two (D).
+		var was bool
+		if was, undo = r.transactions.begin(call.id); !was && draining(call.share) {
+			undo()
+			r.ReportDrained(call.share)
+			return errMoving
+		}
+	}
+	to := groupCall{share: call.share, group: call.id, kind: broker.TransactionCoordinator, req: req, counted: true, epoch: t.Epoch}
+	if call.group != "" {
+		to.group, to.kind = call.group, broker.GroupCoordinator
+	}
+	got, err := c.coordinate(ctx, to)
+	if err != nil {
+		if errors.Is(err, errNotSent) {
+			undo()
+		}
+		return err
+	}
+	if call.begins && !begun(got) {
+		undo()
+	}
+	call.take(t, got)
+	r.ReportDrained(call.share)
+	return nil
+}
+
+// begun tells whether a coordinator has added anything to a transaction.
+func begun(resp kmsg.Response) bool {
+	switch resp := resp.(type) {
+	case *kmsg.AddOffsetsToTxnResponse:
+		return resp.ErrorCode == 0
+	case *kmsg.AddPartitionsToTxnResponse:
+		for _, t := range resp.Topics {
+			for _, p := range t.Partitions {
+				if p.ErrorCode == 0 {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	return true
+}
+
+// transactionError is what a client is told that asked about a transaction. All client
+// libraries abort after UNKNOWN_PRODUCER_ID and get a new id; INVALID_PRODUCER_ID_MAPPING,
+// which a site's coordinator would say to the wrong producer, is final for some (B).
+func (c *Client) transactionError(err error) int16 {
+	c.router.events.refused("transaction")
+	switch {
+	case errors.Is(err, errOtherEpoch):
+		return kerr.UnknownProducerID.Code
+	case errors.Is(err, errOtherProducer):
+		return kerr.InvalidProducerIDMapping.Code
+	case errors.Is(err, errMoving):
+		return kerr.CoordinatorLoadInProgress.Code
+	default:
+		return kerr.CoordinatorNotAvailable.Code
+	}
+}
+
+// transactions is what this gateway remembers of transactional ids: the site's producer
+// ids, which any gateway can ask for, and which transactions are open here, for which a
+// planned move waits a little. What is forgotten costs a question or an abort.
+type transactions struct {
+	mu struct {
+		sync.Mutex
+		byID map[string]*transactional
+	}
+}
+
+type transactional struct {
+	seen     time.Time
+	epoch    spillway.Epoch // in which the site gave the producer id
+	producer int64
+	timeout  time.Duration // of its transactions
+	open     time.Time     // when the open one began; zero: none is
+}
+
+// Bounds for what is remembered of transactional ids.
+const (
+	transactionalMax     = 100_000
+	transactionalIDMax   = 512         // bytes of one
+	transactionalMemory  = time.Minute // of one without an open transaction, where room is needed
+	transactionTimeout   = time.Minute // of one that did not say so here, as is Kafka's default
+	transactionTimeoutMx = 15 * time.Minute
+)
+
+func newTransactions() *transactions {
+	x := &transactions{}
+	x.mu.byID = make(map[string]*transactional)
+	return x
+}
+
+// of is the entry of an id, with the lock held; nil where there is no room.
+func (x *transactions) of(id string) *transactional {
+	e := x.mu.byID[id]
+	if e == nil {
+		if len(id) > transactionalIDMax || len(x.mu.byID) >= transactionalMax && !x.forget() {
+			return nil
+		}
+		e = &transactional{producer: -1, timeout: transactionTimeout}
+		x.mu.byID[id] = e
+	}
+	e.seen = time.Now()
+	return e
+}
+
+// forget makes room; false if there is none.
+func (x *transactions) forget() bool {
+	for id, e := range x.mu.byID {
+		if time.Since(e.seen) > transactionalMemory && !e.isOpen() {
+			delete(x.mu.byID, id)
+		}
+	}
+	return len(x.mu.byID) < transactionalMax
+}
+
+// isOpen: one whose time is over is ended by the site.
+func (e *transactional) isOpen() bool { return !e.open.IsZero() && time.Since(e.open) < e.timeout }
+
+func (x *transactions) producer(id string, epoch spillway.Epoch) (int64, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.mu.byID[id]
+	if e == nil || e.epoch != epoch || e.producer < 0 {
+		return -1, false
+	}
+	e.seen = time.Now()
+	return e.producer, true
+}
+
+func (x *transactions) learn(id string, epoch spillway.Epoch, producer int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.of(id); e != nil {
+		e.epoch, e.producer = epoch, producer
+	}
+}
+
+// initialized notes that a producer begins anew: what was open is aborted.
+func (x *transactions) initialized(id string, epoch spillway.Epoch, producer int64, timeout time.Duration) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.of(id); e != nil {
+		e.epoch, e.producer, e.open = epoch, producer, time.Time{}
+		e.timeout = min(max(timeout, time.Second), transactionTimeoutMx)
+	}
+}
+
+// begin notes that a transaction is open, and tells whether it was before. undo takes
+// that back.
+func (x *transactions) begin(id string) (was bool, undo func()) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.of(id)
+	if e == nil {
+		return false, func() {}
+	}
+	if e.isOpen() {
+		return true, func() {}
+	}
+	now := time.Now()
+	e.open = now
+	return false, func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if e.open.Equal(now) {
+			e.open = time.Time{}
+		}
+	}
+}
+
+func (x *transactions) ended(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.mu.byID[id]; e != nil {
+		e.open = time.Time{}
+	}
+}
+
+// settledAll tells whether no transaction is open, of the ids that the caller names.
+func (x *transactions) settledAll(of func(id string) bool) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for id, e := range x.mu.byID {
+		if e.isOpen() && of(id) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,125 @@
+package router
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/failover"
+	"spillway/mirror/offsetmap"
+)
+
+// What is hidden of a site may have an aborted transaction of a producer that writes there
+// again. Its marker is hidden with it, so a client that was told of it would leave out all
+// that the producer wrote since.
+func TestHiddenAbortsAreNotTold(t *testing.T) {
+	t.Parallel()
+	m := offsetmap.New()
+	m.Apply(offsetmap.EpochStart{Epoch: 3, Virtual: 1000, Local: 20, Mask: 1})
+	p := &fetchPart{view: m.View(), out: &kmsg.FetchResponseTopicPartition{}}
+	p.aborted([]kmsg.FetchResponseTopicPartitionAbortedTransaction{{ProducerID: 7, FirstOffset: 10}, {ProducerID: 7, FirstOffset: 25}})
+	if got := p.out.AbortedTransactions; len(got) != 1 || got[0].ProducerID != 7 || got[0].FirstOffset != 1005 {
+		t.Errorf("%+v", got)
+	}
+	p.out.AbortedTransactions = nil
+	if p.aborted(nil); p.out.AbortedTransactions != nil {
+		t.Error("none became an empty list")
+	}
+}
+
+// A commit whose answer was lost before a move is a success if the site that has it says
+// so, and the move cannot have lost it.
+func TestACommitFromBeforeAMove(t *testing.T) {
+	committed := broker.Transaction{State: broker.TransactionCommitted, ProducerID: codecProducer, ProducerEpoch: 4}
+	with := func(change func(*broker.Transaction)) broker.Transaction {
+		x := committed
+		change(&x)
+		return x
+	}
+	unknown := kerr.UnknownProducerID.Code
+	for name, c := range map[string]struct {
+		commit bool
+		lossy  bool
+		at     broker.Transaction
+		want   int16
+	}{
+		"committed":                    {true, false, committed, 0},
+		"committed, and then lost":     {true, true, committed, unknown},
+		"aborted":                      {true, false, with(func(x *broker.Transaction) { x.State = "CompleteAbort" }), unknown},
+		"aborted by the move":          {true, false, with(func(x *broker.Transaction) { x.State, x.ProducerEpoch = "Empty", 5 }), unknown},
+		"committed by a later one":     {true, false, with(func(x *broker.Transaction) { x.ProducerEpoch = 5 }), unknown},
+		"committed by another":         {true, false, with(func(x *broker.Transaction) { x.ProducerID++ }), unknown},
+		"an abort has always happened": {false, true, with(func(x *broker.Transaction) { x.State = broker.TransactionOngoing }), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newCodecWorld(t, translating(), kversion.V4_4_0())
+				defer w.Close()
+				w.site.transaction = c.at
+				share := w.shares[spillway.ShareID{Group: "shop"}]
+				share.SetRecord(failover.Share{State: failover.Stable, Epoch: 2, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "east", Lossy: c.lossy}}})
+				if !share.Open(Term{Epoch: 2, Base: 2, Site: "east", Past: []failover.Term{{Epoch: 1, Site: "east"}}}) {
+					t.Fatal("the share does not open")
+				}
+				req := kmsg.NewPtrEndTxnRequest()
+				req.Version, req.TransactionalID, req.Commit = 3, "app", c.commit
+				req.ProducerID, req.ProducerEpoch = spillway.TransactionalProducerID(1, codecProducer), 4
+				resp := kmsg.NewPtrEndTxnResponse()
+				resp.Version = 3
+				body, err := w.serve(t.Context(), 26, 3, req.AppendTo(nil))
+				if err == nil {
+					err = resp.ReadFrom(body)
+				}
+				if err != nil || resp.ErrorCode != c.want {
+					t.Errorf("%v, %v", kerr.ErrorForCode(resp.ErrorCode), err)
+				}
+				if asked, _ := w.site.take(); len(asked) > 0 {
+					t.Errorf("the site was asked %+v", asked)
+				}
+			})
+		})
+	}
+}
+
+func TestTransactionsAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := newTransactions()
+		for n := range transactionalMax {
+			x.learn(fmt.Sprint(n), 1, int64(n))
+		}
+		if was, _ := x.begin("one more"); was || len(x.mu.byID) != transactionalMax {
+			t.Fatalf("%d are remembered", len(x.mu.byID))
+		}
+		x.initialized("7", 1, 7, time.Hour)
+		x.begin("7")
+		time.Sleep(2 * transactionalMemory)
+		if was, _ := x.begin("7"); !was {
+			t.Error("an open transaction was forgotten")
+		}
+		x.begin("one more")
+		if n := len(x.mu.byID); n != 2 {
+			t.Errorf("%d are remembered, two are open", n)
+		}
+		all := func(string) bool { return true }
+		if x.settledAll(all) {
+			t.Error("nothing is open")
+		}
+		x.ended("one more")
+		time.Sleep(transactionTimeoutMx)
+		if !x.settledAll(all) { // the site has aborted the other one
+			t.Error("a transaction is open for ever")
+		}
+		x.learn(string(make([]byte, transactionalIDMax+1)), 1, 1)
+		if len(x.mu.byID) != 2 {
+			t.Error("a name too long was kept")
+		}
+	})
+}
