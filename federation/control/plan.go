@@ -124,7 +124,7 @@ func (p Plan) pauses(g spillway.FailoverGroup) string {
 // explain fills in what the move would mean.
 func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, view failover.View) {
 	p.Kind, p.From, p.To, p.Epoch, p.Behind = next.Kind, share.Active, next.Target, next.Epoch, -1
-	p.Torn = "not possible: gateways refuse transactional producers"
+	p.Torn = tornBy(next.Kind, g, share.Active, next.Target)
 	source, target := view.Sites[share.Active].Following, view.Sites[next.Target].Following
 	if source != nil && target != nil && source.Partitions == target.Partitions && source.Partitions > 0 {
 		p.Behind = max(0, source.EndSum-target.EndSum)

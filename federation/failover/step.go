@@ -135,6 +135,9 @@ func draining(share Share, view View, limits Limits) (Share, []Action) {
 	if view.InState >= limits.Group.GroupDrain {
 		if len(waiting) > 0 {
 			why = fmt.Sprintf("consumer groups drained for %s, members at %s did not come in time and may read records again", limits.Group.GroupDrain, strings.Join(append(waiting, gone...), ", "))
+			if len(limits.Group.TransactionalIDs) > 0 {
+				why += ", transactions that are open are aborted"
+			}
 		}
 		share.Undrained = late
 		return move(share.fencing(view, why))
