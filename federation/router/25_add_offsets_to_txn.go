@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -51,7 +52,7 @@ func (c *Client) addOffsetsToTxn(ctx context.Context, req *kmsg.AddOffsetsToTxnR
 			c.stale(ctx, share, resp.ErrorCode)
 		},
 	})
-	if err != nil {
+	if err != nil && !(errors.Is(err, errOtherEpoch) && c.mannered().later) {
 		resp.ErrorCode = c.transactionError(err)
 	}
 	return resp

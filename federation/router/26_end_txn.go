@@ -57,7 +57,9 @@ func (c *Client) endTxn(ctx context.Context, req *kmsg.EndTxnRequest) *kmsg.EndT
 	})
 	switch {
 	case err == nil:
-	case errors.Is(err, errOtherEpoch) && (!req.Commit || c.router.committedBefore(ctx, share, req)):
+	case errors.Is(err, errOtherEpoch) && !req.Commit:
+		resp.ErrorCode = c.mannered().abort
+	case errors.Is(err, errOtherEpoch) && c.router.committedBefore(ctx, share, req):
 	default:
 		resp.ErrorCode = c.transactionError(err)
 	}

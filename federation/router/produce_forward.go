@@ -216,9 +216,9 @@ func (op *produce) reach(ctx context.Context, changed <-chan struct{}, parts []*
 			reachable = append(reachable, p)
 		case errors.Is(err, broker.ErrUnknownTopic):
 			p.refuse(kerr.UnknownTopicOrPartition.Code, "unknown-topic")
-		case errors.Is(err, errOtherEpoch), errors.Is(err, errOtherProducer):
-			// Its transaction is over. All clients abort after this code, where
-			// those that name the producer id are repeated or final for some.
+		case errors.Is(err, errOtherEpoch):
+			p.refuse(op.client.mannered().produce, "transaction")
+		case errors.Is(err, errOtherProducer):
 			p.refuse(kerr.InvalidTxnState.Code, "transaction")
 		case errors.Is(err, errNumbersUnknown), errors.Is(err, errMoving):
 			lost = append(lost, p)

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -164,14 +165,59 @@ func begun(resp kmsg.Response) bool {
 	return true
 }
 
-// transactionError is what a client is told that asked about a transaction. All client
-// libraries abort after UNKNOWN_PRODUCER_ID and get a new id; INVALID_PRODUCER_ID_MAPPING,
-// which a site's coordinator would say to the wrong producer, is final for some (B).
+// manners is what a library makes of the errors with which a producer id of an older
+// epoch is refused (B): docs/decisions/0027 has the table.
+type manners struct {
+	coordinator int16 // to AddPartitionsToTxn, AddOffsetsToTxn, and EndTxn to commit
+	produce     int16
+	abort       int16 // to EndTxn to abort; 0: it has succeeded
+	// later: AddOffsetsToTxn succeeds, and TxnOffsetCommit behind it is refused.
+	later bool
+}
+
+// Most libraries abort after these two and get a new id. librdkafka takes
+// INVALID_PRODUCER_EPOCH for final, which is better for others (franz-go gets the new id at
+// once); sarama and Java from 4.0 on INVALID_PRODUCER_ID_MAPPING.
+var anyManners = manners{coordinator: kerr.UnknownProducerID.Code, produce: kerr.InvalidTxnState.Code}
+
+// mannersOf finds them by the name in ApiVersions (KIP-511). Java's UNKNOWN_PRODUCER_ID is an
+// OutOfOrderSequenceException by class, which applications take for final, as its
+// documentation does, so Java before 4.0 gets the other one. So does Kafka Streams of all
+// versions, known by how it names its producers: it makes another producer.
+func mannersOf(name, version, clientID string) *manners {
+	m := anyManners
+	switch name {
+	case "apache-kafka-java":
+		m.produce = kerr.InvalidProducerEpoch.Code
+		if strings.HasPrefix(version, "2.") || strings.HasPrefix(version, "3.") || strings.Contains(clientID, "-StreamThread-") {
+			m.coordinator = kerr.InvalidProducerIDMapping.Code
+		}
+	case "kgo", "franz-go", "sarama":
+		m.produce = kerr.InvalidProducerEpoch.Code
+	default:
+		// It gets the new id after a refused abort, which then succeeds, or after refused
+		// partitions. Where the offsets of a transaction are refused first it sends no
+		// abort, and would begin with the same id again and again.
+		if isRdkafka(name, version) {
+			m.abort, m.later = kerr.UnknownProducerID.Code, true
+		}
+	}
+	return &m
+}
+
+func (c *Client) mannered() manners {
+	if m := c.manners.Load(); m != nil {
+		return *m
+	}
+	return anyManners
+}
+
+// transactionError is what a client is told that asked about a transaction.
 func (c *Client) transactionError(err error) int16 {
 	c.router.events.refused("transaction")
 	switch {
 	case errors.Is(err, errOtherEpoch):
-		return kerr.UnknownProducerID.Code
+		return c.mannered().coordinator
 	case errors.Is(err, errOtherProducer):
 		return kerr.InvalidProducerIDMapping.Code
 	case errors.Is(err, errMoving):

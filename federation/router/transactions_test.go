@@ -123,3 +123,28 @@ func TestTransactionsAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// The answer depends on who asks: see docs/decisions/0027.
+func TestMannersOfLibraries(t *testing.T) {
+	t.Parallel()
+	unknown, mapping, epoch, state := kerr.UnknownProducerID.Code, kerr.InvalidProducerIDMapping.Code, kerr.InvalidProducerEpoch.Code, kerr.InvalidTxnState.Code
+	for _, c := range []struct {
+		name, version, client string
+		want                  manners
+	}{
+		{"apache-kafka-java", "2.8.2", "app", manners{coordinator: mapping, produce: epoch}},
+		{"apache-kafka-java", "3.9.2", "app", manners{coordinator: mapping, produce: epoch}},
+		{"apache-kafka-java", "4.3.1", "app", manners{coordinator: unknown, produce: epoch}},
+		{"apache-kafka-java", "4.3.1", "shop-0b-StreamThread-1-producer", manners{coordinator: mapping, produce: epoch}},
+		{"kgo", "v1.22.2", "kgo", manners{coordinator: unknown, produce: epoch}},
+		{"sarama", "v1.61.1", "sarama", manners{coordinator: unknown, produce: epoch}},
+		{"librdkafka", "2.3.0", "rdkafka", manners{coordinator: unknown, produce: state, abort: unknown, later: true}},
+		{"confluent-kafka-python", "2.16.1-rdkafka-2.16.1", "rdkafka", manners{coordinator: unknown, produce: state, abort: unknown, later: true}},
+		{"kafkajs", "2.2.4", "kafkajs", manners{coordinator: unknown, produce: state}},
+		{"", "", "", manners{coordinator: unknown, produce: state}},
+	} {
+		if got := mannersOf(c.name, c.version, c.client); *got != c.want {
+			t.Errorf("%s %s: %+v", c.name, c.version, *got)
+		}
+	}
+}
