@@ -2,6 +2,7 @@ package router
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -147,4 +148,63 @@ func TestMannersOfLibraries(t *testing.T) {
 			t.Errorf("%s %s: %+v", c.name, c.version, *got)
 		}
 	}
+}
+
+// A transaction is within one failover group (C33): what is of another one, which may be
+// served at another site, is refused and not forwarded.
+func TestATransactionIsWithinOneFailoverGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := translating()
+		m.topology = spillway.NewTopology("t", "id", nil, []spillway.FailoverGroup{
+			{Name: "shop", Topics: []string{"orders"}, ConsumerGroups: []string{"billing"}, TransactionalIDs: []string{"app"}},
+			{Name: "other", Topics: []string{"carts"}, ConsumerGroups: []string{"shipping"}},
+		})
+		w := newCodecWorld(t, m, kversion.V4_4_0())
+		defer w.Close()
+		w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+		id := spillway.ShareID{Group: "other"}
+		other := NewShare(id, m.topology.Groups()[1])
+		other.SetRecord(failover.Share{State: failover.Stable, Epoch: 1, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}}})
+		other.Open(Term{Epoch: 1, Base: 1, Site: "east"})
+		w.shares[id] = other
+		ask := func(req kmsg.Request, into kmsg.Response) {
+			t.Helper()
+			body, err := w.serve(t.Context(), req.Key(), req.GetVersion(), req.AppendTo(nil))
+			if err == nil {
+				into.SetVersion(req.GetVersion())
+				err = into.ReadFrom(body)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		random := rand.New(rand.NewPCG(1, 1))
+		producer := m.producer(codecProducer, atClient)
+
+		produce, produced := kmsg.NewPtrProduceRequest(), kmsg.NewPtrProduceResponse()
+		produce.Version, produce.Acks, produce.TimeoutMillis, produce.TransactionID = 9, -1, 1000, kmsg.StringPtr("app")
+		produce.Topics = []kmsg.ProduceRequestTopic{{Topic: "carts", Partitions: []kmsg.ProduceRequestTopicPartition{{Records: inTransaction(randomBatch(random, 0), producer, 0, 0)}}}}
+		if ask(produce, produced); produced.Topics[0].Partitions[0].ErrorCode != kerr.TopicAuthorizationFailed.Code {
+			t.Errorf("a batch: %+v", produced)
+		}
+		add, added := kmsg.NewPtrAddPartitionsToTxnRequest(), kmsg.NewPtrAddPartitionsToTxnResponse()
+		add.Version, add.TransactionalID, add.ProducerID = 3, "app", producer
+		add.Topics = []kmsg.AddPartitionsToTxnRequestTopic{{Topic: "carts", Partitions: []int32{0}}}
+		if ask(add, added); added.Topics[0].Partitions[0].ErrorCode != kerr.TopicAuthorizationFailed.Code {
+			t.Errorf("its partition: %+v", added)
+		}
+		offsets, answer := kmsg.NewPtrAddOffsetsToTxnRequest(), kmsg.NewPtrAddOffsetsToTxnResponse()
+		offsets.Version, offsets.TransactionalID, offsets.ProducerID, offsets.Group = 3, "app", producer, "shipping"
+		if ask(offsets, answer); answer.ErrorCode != kerr.GroupAuthorizationFailed.Code {
+			t.Errorf("a consumer group: %+v", answer)
+		}
+		if asked, _ := w.site.take(); len(asked) > 0 {
+			t.Errorf("the site was asked %+v", asked)
+		}
+		offsets.Group = "billing"
+		ask(offsets, answer)
+		if asked, _ := w.site.take(); answer.ErrorCode != 0 || len(asked) != 1 {
+			t.Errorf("its own group: %+v, the site was asked %d times", answer, len(asked))
+		}
+	})
 }
