@@ -25,9 +25,15 @@ func transactions(t *testing.T, f *fixture) {
 	t.Cleanup(func() { c.Close() })
 	init := kmsg.NewPtrInitProducerIDRequest()
 	init.TransactionalID, init.TransactionTimeoutMillis, init.ProducerID, init.ProducerEpoch = &id, 60_000, -1, -1
-	resp, err := c.Do(f.ctx, init)
-	f.must(err)
-	producer := resp.(*kmsg.InitProducerIDResponse)
+	var producer *kmsg.InitProducerIDResponse
+	for {
+		resp, err := c.Do(f.ctx, init)
+		f.must(err)
+		if producer = resp.(*kmsg.InitProducerIDResponse); producer.ErrorCode != kerr.CoordinatorLoadInProgress.Code {
+			break
+		}
+		time.Sleep(20 * time.Millisecond) // a cluster's first transaction makes the coordinator
+	}
 	f.must(kerr.ErrorForCode(producer.ErrorCode))
 	add := func() int16 {
 		req := kmsg.NewPtrAddPartitionsToTxnRequest()
