@@ -121,7 +121,7 @@ type FlowInfo struct {
 	// UndecidedRecords are those of LagRecords that open transactions hold back at the
 	// source: no reader of committed records can have them yet.
 	UndecidedRecords int64
-	LagTime          time.Duration // since when the target may lack what the source has; 0 while nothing is known that it lacks
+	LagTime          time.Duration // since when the target may lack what the source has and transactions do not hold back; 0 while nothing is known that it lacks
 	CatchingUp       bool          // since it began, it never had everything that the source had
 	Problem          string        // of the flow as a whole; empty if there is none
 	Problems         map[spillway.TopicPartition]string
