@@ -70,10 +70,12 @@ type ProducerState struct {
 }
 
 // TransactionOngoing is the state of a transaction that is neither committed nor aborted
-// yet, TransactionCommitted that of one which is committed for good, as Kafka names them.
+// yet, TransactionCommitting that of one which is decided and whose markers are being
+// written, TransactionCommitted that of one which has them all, as Kafka names them.
 const (
-	TransactionOngoing   = "Ongoing"
-	TransactionCommitted = "CompleteCommit"
+	TransactionOngoing    = "Ongoing"
+	TransactionCommitting = "PrepareCommit"
+	TransactionCommitted  = "CompleteCommit"
 )
 
 // Transaction is the newest transaction of a transactional id, as its coordinator sees it.

@@ -26,7 +26,7 @@ func (a *admin) OpenTransactions(ctx context.Context) ([]broker.Transaction, err
 	for _, n := range m.Nodes {
 		err := c.retry(ctx, func() error {
 			req := kmsg.NewPtrListTransactionsRequest()
-			req.StateFilters = []string{broker.TransactionOngoing, "PrepareCommit", "PrepareAbort", "PrepareEpochFence"}
+			req.StateFilters = []string{broker.TransactionOngoing, broker.TransactionCommitting, "PrepareAbort", "PrepareEpochFence"}
 			req.DurationFilterMillis = -1
 			answer, err := c.do(ctx, n.ID, req, req.MaxVersion())
 			if err != nil {

@@ -39,6 +39,8 @@ type codecSite struct {
 	nodes   []broker.Node
 	// transaction is the newest one of every transactional id.
 	transaction broker.Transaction
+	// silent: it tells nothing of transactions.
+	silent error
 
 	dials, requests atomic.Int64 // so far; greetings are no requests
 
@@ -95,7 +97,7 @@ type codecAdmin struct {
 func (s *codecSite) Admin() broker.Admin { return codecAdmin{of: s} }
 
 func (a codecAdmin) DescribeTransaction(context.Context, string) (broker.Transaction, error) {
-	return a.of.transaction, nil
+	return a.of.transaction, a.of.silent
 }
 
 func (*codecSite) Refresh(context.Context) error { return nil }
@@ -196,6 +198,8 @@ func (s *codecSite) take() (asked []kmsg.Request, answered []kmsg.Response) {
 type codecWorld struct {
 	*Router
 	site *codecSite
+	// manners of the library that asks; nil: it has not said who it is.
+	manners *manners
 }
 
 func newCodecWorld(t testing.TB, m mapping, release *kversion.Versions) *codecWorld {
@@ -224,6 +228,7 @@ func (w *codecWorld) serve(ctx context.Context, key, version int16, body []byte)
 	defer far.Close()
 	c := w.Connect(far)
 	defer c.Close()
+	c.manners.Store(w.manners)
 	req := session.Request{RequestHeader: wire.RequestHeader{Key: key, Version: version}, Body: body}
 	c.Silent(req)
 	answer, err := c.Begin(ctx, req)

@@ -436,7 +436,7 @@ func (r *Router) ReportDrained(s *Share) {
 	all := r.members.settledAll(record.Epoch, func(group string) bool {
 		share, ok := r.GroupShare(group)
 		return ok && share == s
-	}) && r.transactions.settledAll(func(id string) bool {
+	}) && r.transactions.settledAll(servedEpoch(record), func(id string) bool {
 		share, ok := r.TransactionShare(id)
 		return ok && share == s
 	})

@@ -246,7 +246,7 @@ func (p *part) connect(ctx context.Context) error {
 	}
 	if p.header.Transactional() {
 		var err error
-		if p.producer, err = p.op.client.router.producerAt(ctx, p.term, p.op.transactional, p.header.ProducerID); err != nil {
+		if p.producer, err = p.op.client.router.producerAt(ctx, p.term, p.term.Epoch, p.op.transactional, p.header.ProducerID); err != nil {
 			return err
 		}
 	}

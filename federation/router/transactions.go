@@ -47,12 +47,13 @@ var (
 
 // producerAt is the site's own producer id behind the one that a client knows. What this
 // gateway has not seen, the site's coordinator tells: another gateway may have asked it.
-func (r *Router) producerAt(ctx context.Context, t Term, id string, producer int64) (int64, error) {
+// Ids of terms before oldest are of another epoch.
+func (r *Router) producerAt(ctx context.Context, t Term, oldest spillway.Epoch, id string, producer int64) (int64, error) {
 	epoch, low, ok := spillway.EpochOfProducerID(producer)
 	switch {
 	case ok && epoch > t.Epoch:
 		return -1, errMoving // this gateway is behind
-	case !ok || epoch != t.Epoch:
+	case !ok || epoch < oldest:
 		return -1, errOtherEpoch
 	}
 	if at, known := r.transactions.producer(id, epoch); known && spillway.SameProducerID(low, at) {
@@ -69,7 +70,9 @@ func (r *Router) producerAt(ctx context.Context, t Term, id string, producer int
 	case !spillway.SameProducerID(low, found.ProducerID):
 		return -1, errOtherProducer
 	}
-	r.transactions.learn(id, epoch, found.ProducerID)
+	if epoch == t.Epoch {
+		r.transactions.learn(id, epoch, found.ProducerID)
+	}
 	return found.ProducerID, nil
 }
 
@@ -79,6 +82,9 @@ type transactionCall struct {
 	share    *Share
 	producer int64 // as the client knows it; < 0: none
 	begins   bool  // it may begin a transaction
+	// continued: ids of terms that the one in force only continues are good too, as they
+	// are those of the same coordinator.
+	continued bool
 	// upstream is the request for the site; false: its map does not know the numbers yet.
 	upstream func(t Term, producer int64) (kmsg.Request, bool)
 	// group is whose coordinator is asked; empty: the transactional id's.
@@ -108,8 +114,12 @@ func (c *Client) transactOnce(ctx context.Context, call transactionCall) error {
 	}
 	producer := int64(-1)
 	if call.producer >= 0 {
+		oldest := t.Epoch
+		if call.continued {
+			oldest = t.Base
+		}
 		var err error
-		if producer, err = r.producerAt(ctx, t, call.id, call.producer); err != nil {
+		if producer, err = r.producerAt(ctx, t, oldest, call.id, call.producer); err != nil {
 			return err
 		}
 	}
@@ -122,7 +132,7 @@ func (c *Client) transactOnce(ctx context.Context, call transactionCall) error {
 		// Noted first and looked at then: who reports that nothing is open sees one
 		// of the two (D).
 		var was bool
-		if was, undo = r.transactions.begin(call.id); !was && draining(call.share) {
+		if was, undo = r.transactions.begin(call.id, t.Epoch); !was && draining(call.share) {
 			undo()
 			r.ReportDrained(call.share)
 			return errMoving
@@ -233,7 +243,8 @@ func (c *Client) transactionError(err error) int16 {
 type transactions struct {
 	mu struct {
 		sync.Mutex
-		byID map[string]*transactional
+		byID   map[string]*transactional
+		forgot time.Time // when room was looked for last
 	}
 }
 
@@ -243,6 +254,7 @@ type transactional struct {
 	producer int64
 	timeout  time.Duration // of its transactions
 	open     time.Time     // when the open one began; zero: none is
+	openIn   spillway.Epoch
 }
 
 // Bounds for what is remembered of transactional ids.
@@ -250,6 +262,7 @@ const (
 	transactionalMax     = 100_000
 	transactionalIDMax   = 512         // bytes of one
 	transactionalMemory  = time.Minute // of one without an open transaction, where room is needed
+	forgetPause          = time.Second
 	transactionTimeout   = time.Minute // of one that did not say so here, as is Kafka's default
 	transactionTimeoutMx = 15 * time.Minute
 )
@@ -274,8 +287,13 @@ func (x *transactions) of(id string) *transactional {
 	return e
 }
 
-// forget makes room; false if there is none.
+// forget makes room; false if there is none. Producers that come while there is none do not
+// have all looked through again at once.
 func (x *transactions) forget() bool {
+	if time.Since(x.mu.forgot) < forgetPause {
+		return false
+	}
+	x.mu.forgot = time.Now()
 	for id, e := range x.mu.byID {
 		if time.Since(e.seen) > transactionalMemory && !e.isOpen() {
 			delete(x.mu.byID, id)
@@ -283,6 +301,9 @@ func (x *transactions) forget() bool {
 	}
 	return len(x.mu.byID) < transactionalMax
 }
+
+// openIs: of an older epoch are those that a move has ended.
+func (e *transactional) openIs(epoch spillway.Epoch) bool { return e.isOpen() && e.openIn == epoch }
 
 // isOpen: one whose time is over is ended by the site.
 func (e *transactional) isOpen() bool { return !e.open.IsZero() && time.Since(e.open) < e.timeout }
@@ -316,20 +337,20 @@ func (x *transactions) initialized(id string, epoch spillway.Epoch, producer int
 	}
 }
 
-// begin notes that a transaction is open, and tells whether it was before. undo takes
-// that back.
-func (x *transactions) begin(id string) (was bool, undo func()) {
+// begin notes that a transaction is open in an epoch, and tells whether it was before.
+// undo takes that back.
+func (x *transactions) begin(id string, epoch spillway.Epoch) (was bool, undo func()) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.of(id)
 	if e == nil {
 		return false, func() {}
 	}
-	if e.isOpen() {
+	if e.openIs(epoch) {
 		return true, func() {}
 	}
 	now := time.Now()
-	e.open = now
+	e.open, e.openIn = now, epoch
 	return false, func() {
 		x.mu.Lock()
 		defer x.mu.Unlock()
@@ -347,12 +368,13 @@ func (x *transactions) ended(id string) {
 	}
 }
 
-// settledAll tells whether no transaction is open, of the ids that the caller names.
-func (x *transactions) settledAll(of func(id string) bool) bool {
+// settledAll tells whether no transaction is open that began in an epoch, of the ids that
+// the caller names.
+func (x *transactions) settledAll(epoch spillway.Epoch, of func(id string) bool) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for id, e := range x.mu.byID {
-		if e.isOpen() && of(id) {
+		if e.openIs(epoch) && of(id) {
 			return false
 		}
 	}

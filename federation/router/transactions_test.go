@@ -1,6 +1,7 @@
 package router
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -52,6 +53,9 @@ func TestACommitFromBeforeAMove(t *testing.T) {
 		want   int16
 	}{
 		"committed":                    {true, false, committed, 0},
+		"decided":                      {true, false, with(func(x *broker.Transaction) { x.State = "PrepareCommit" }), 0},
+		"open when the move began":     {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionOngoing }), unknown},
+		"nobody can tell":              {true, false, broker.Transaction{}, kerr.CoordinatorLoadInProgress.Code},
 		"committed, and then lost":     {true, true, committed, unknown},
 		"aborted":                      {true, false, with(func(x *broker.Transaction) { x.State = "CompleteAbort" }), unknown},
 		"aborted by the move":          {true, false, with(func(x *broker.Transaction) { x.State, x.ProducerEpoch = "Empty", 5 }), unknown},
@@ -63,7 +67,9 @@ func TestACommitFromBeforeAMove(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newCodecWorld(t, translating(), kversion.V4_4_0())
 				defer w.Close()
-				w.site.transaction = c.at
+				if w.site.transaction = c.at; c.at.State == "" {
+					w.site.silent = errors.New("the site is down")
+				}
 				share := w.shares[spillway.ShareID{Group: "shop"}]
 				share.SetRecord(failover.Share{State: failover.Stable, Epoch: 2, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "east", Lossy: c.lossy}}})
 				if !share.Open(Term{Epoch: 2, Base: 2, Site: "east", Past: []failover.Term{{Epoch: 1, Site: "east"}}}) {
@@ -89,6 +95,65 @@ func TestACommitFromBeforeAMove(t *testing.T) {
 	}
 }
 
+// A move that was given up may have left a transaction open: the coordinator is the same
+// one, and ends it. To say that it is ended already would keep readers of committed records
+// waiting until its time is over.
+func TestATransactionIsEndedAfterAMoveThatWasGivenUp(t *testing.T) {
+	unknown, fenced := kerr.UnknownProducerID.Code, kerr.ProducerFenced.Code
+	for name, c := range map[string]struct {
+		commit  bool
+		library string
+		at      int16 // what the coordinator says
+		want    int16
+	}{
+		"abort":                       {false, "", 0, 0},
+		"abort, librdkafka":           {false, "librdkafka", 0, unknown}, // it gets an id of now after this
+		"abort, and it was ended":     {false, "", fenced, 0},
+		"abort, nothing was open":     {false, "", kerr.InvalidTxnState.Code, 0},
+		"abort, and it is being done": {false, "", kerr.ConcurrentTransactions.Code, kerr.ConcurrentTransactions.Code},
+		"commit":                      {true, "", 0, 0},
+		"commit, and it was aborted":  {true, "", fenced, unknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newCodecWorld(t, translating(), kversion.V4_4_0())
+				defer w.Close()
+				w.site.transaction = broker.Transaction{State: "Empty", ProducerID: codecProducer, ProducerEpoch: 5}
+				w.site.answers(func(up kmsg.Request) kmsg.Response {
+					resp := up.ResponseKind()
+					resp.(*kmsg.EndTxnResponse).ErrorCode = c.at
+					return resp
+				})
+				if c.library != "" {
+					w.manners = mannersOf(c.library, "2.3.0", "rdkafka")
+				}
+				share := w.shares[spillway.ShareID{Group: "shop"}]
+				share.SetRecord(failover.Share{State: failover.Stable, Epoch: 3, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 3, Site: "east", Continues: true}}})
+				w.transactions.learn("app", 1, codecProducer)
+				if !share.Open(Term{Epoch: 3, Base: 1, Site: "east"}) {
+					t.Fatal("the share does not open")
+				}
+				req := kmsg.NewPtrEndTxnRequest()
+				req.Version, req.TransactionalID, req.Commit = 3, "app", c.commit
+				req.ProducerID, req.ProducerEpoch = spillway.TransactionalProducerID(1, codecProducer), 4
+				resp := kmsg.NewPtrEndTxnResponse()
+				resp.Version = 3
+				body, err := w.serve(t.Context(), 26, 3, req.AppendTo(nil))
+				if err == nil {
+					err = resp.ReadFrom(body)
+				}
+				if err != nil || resp.ErrorCode != c.want {
+					t.Errorf("%v, %v", kerr.ErrorForCode(resp.ErrorCode), err)
+				}
+				asked, _ := w.site.take()
+				if len(asked) != 1 || asked[0].(*kmsg.EndTxnRequest).ProducerID != codecProducer || asked[0].(*kmsg.EndTxnRequest).Commit != c.commit {
+					t.Errorf("the site was asked %+v", asked)
+				}
+			})
+		})
+	}
+}
+
 func TestTransactionsAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -96,26 +161,35 @@ func TestTransactionsAreBounded(t *testing.T) {
 		for n := range transactionalMax {
 			x.learn(fmt.Sprint(n), 1, int64(n))
 		}
-		if was, _ := x.begin("one more"); was || len(x.mu.byID) != transactionalMax {
+		if was, _ := x.begin("one more", 1); was || len(x.mu.byID) != transactionalMax {
 			t.Fatalf("%d are remembered", len(x.mu.byID))
 		}
 		x.initialized("7", 1, 7, time.Hour)
-		x.begin("7")
+		x.begin("7", 1)
 		time.Sleep(2 * transactionalMemory)
-		if was, _ := x.begin("7"); !was {
+		if was, _ := x.begin("7", 1); !was {
 			t.Error("an open transaction was forgotten")
 		}
-		x.begin("one more")
+		x.begin("one more", 1)
 		if n := len(x.mu.byID); n != 2 {
 			t.Errorf("%d are remembered, two are open", n)
 		}
 		all := func(string) bool { return true }
-		if x.settledAll(all) {
+		if x.settledAll(1, all) {
 			t.Error("nothing is open")
+		}
+		if !x.settledAll(2, all) { // a move has ended them
+			t.Error("a transaction has outlived its epoch")
+		}
+		if was, undo := x.begin("7", 2); was || x.settledAll(2, all) {
+			t.Error("the next one of the producer counts as the one of the epoch before")
+		} else {
+			undo()
+			x.begin("7", 1)
 		}
 		x.ended("one more")
 		time.Sleep(transactionTimeoutMx)
-		if !x.settledAll(all) { // the site has aborted the other one
+		if !x.settledAll(1, all) { // the site has aborted the other one
 			t.Error("a transaction is open for ever")
 		}
 		x.learn(string(make([]byte, transactionalIDMax+1)), 1, 1)
