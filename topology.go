@@ -75,9 +75,12 @@ type FailoverGroup struct {
 	// TransactionalIDs are those of the producers whose transactions are within the group:
 	// exact names, or a prefix followed by "*". Only Ordered groups with Ack.Sites 1 have any.
 	TransactionalIDs []string
-	Sites            []SiteID // preferred first; the first is the initial home
-	Ack              AckPolicy
-	OffsetBase       Offset // virtual minus local offset in epoch 1
+	// TransactionTimeoutMax bounds the timeout of their transactions; 0: the sites do. An
+	// open one keeps what others write behind it from the other sites.
+	TransactionTimeoutMax time.Duration
+	Sites                 []SiteID // preferred first; the first is the initial home
+	Ack                   AckPolicy
+	OffsetBase            Offset // virtual minus local offset in epoch 1
 	// FollowDeletions has topics deleted at standbys that are deleted at the active
 	// site, where a mirror had created them.
 	FollowDeletions bool

@@ -42,6 +42,9 @@ func (c *checker) transactions(key string, g FailoverGroup) {
 	if len(g.TransactionalIDs) == 0 {
 		return
 	}
+	if g.TransactionTimeoutMax < transactionTimeoutLeast || g.TransactionTimeoutMax > transactionTimeoutMost {
+		c.at(key+".transactionTimeoutMax", "%s: must be %s to %s", g.TransactionTimeoutMax, transactionTimeoutLeast, transactionTimeoutMost)
+	}
 	at := key + ".transactionalIds"
 	switch {
 	case g.Order == spillway.Unordered:
@@ -52,6 +55,13 @@ func (c *checker) transactions(key string, g FailoverGroup) {
 		c.at(at, "needs ack.onLag warn or throttle: block holds acknowledgements until another site has the records, which gets them when their transaction is committed, which waits for the acknowledgements")
 	}
 }
+
+// transactionTimeoutLeast and transactionTimeoutMost bound what transactionTimeoutMax may
+// be. Kafka's own limit is the latter, where nobody has set another.
+const (
+	transactionTimeoutLeast = time.Second
+	transactionTimeoutMost  = 15 * time.Minute
+)
 
 // siblingNames are those of the failover groups that unordered ones stand for; names are
 // those in the file.
@@ -236,12 +246,13 @@ func (g FailoverGroup) noun() spillway.FailoverGroup {
 		sites[i] = spillway.SiteID(s)
 	}
 	return spillway.FailoverGroup{
-		Name:             g.Name,
-		Kind:             spillway.Ordered,
-		Topics:           g.Topics,
-		ConsumerGroups:   g.ConsumerGroups,
-		TransactionalIDs: g.TransactionalIDs,
-		Sites:            sites,
+		Name:                  g.Name,
+		Kind:                  spillway.Ordered,
+		Topics:                g.Topics,
+		ConsumerGroups:        g.ConsumerGroups,
+		TransactionalIDs:      g.TransactionalIDs,
+		TransactionTimeoutMax: g.TransactionTimeoutMax,
+		Sites:                 sites,
 		Ack: spillway.AckPolicy{Sites: g.Ack.Sites, OnShortfall: g.Ack.OnShortfall, ShortfallAfter: g.Ack.ShortfallAfter,
 			OnLag: g.Ack.OnLag, LagMax: g.Ack.LagMax, LagRecordsMax: g.Ack.LagRecordsMax},
 		OffsetBase:      spillway.Offset(g.OffsetBase),

@@ -183,11 +183,13 @@ type txn struct {
 	id    string
 	pid   int64
 	epoch int16
+
+	timeout time.Duration
 }
 
 func begin(t *testing.T, address, id string) *txn {
 	t.Helper()
-	x := &txn{t: t, c: raw(t, address), id: id}
+	x := &txn{t: t, c: raw(t, address), id: id, timeout: 30 * time.Second}
 	if code := x.init(-1, -1); code != 0 {
 		t.Fatalf("InitProducerId: %v", kerr.ErrorForCode(code))
 	}
@@ -197,7 +199,7 @@ func begin(t *testing.T, address, id string) *txn {
 func (x *txn) init(pid int64, epoch int16) int16 {
 	x.t.Helper()
 	req := kmsg.NewPtrInitProducerIDRequest()
-	req.Version, req.TransactionalID, req.TransactionTimeoutMillis, req.ProducerID, req.ProducerEpoch = 4, &x.id, 30_000, pid, epoch
+	req.Version, req.TransactionalID, req.TransactionTimeoutMillis, req.ProducerID, req.ProducerEpoch = 4, &x.id, int32(x.timeout.Milliseconds()), pid, epoch
 	resp := do[*kmsg.InitProducerIDResponse](x.t, x.c, req)
 	if resp.ErrorCode == 0 {
 		x.pid, x.epoch = resp.ProducerID, resp.ProducerEpoch
@@ -272,7 +274,7 @@ func TestTransactionsAreChecked(t *testing.T) {
 		g.Topics, g.ConsumerGroups = []string{"orders"}, []string{"billing"}
 	}
 	w := gatewaytest.Start(t, o)
-	stranger := &txn{t: t, c: raw(t, w.Addrs[0]), id: "nobody's"}
+	stranger := &txn{t: t, c: raw(t, w.Addrs[0]), id: "nobody's", timeout: 30 * time.Second}
 	stranger.want("an id in no group", stranger.init(-1, -1), kerr.TransactionalIDAuthorizationFailed)
 	find := kmsg.NewPtrFindCoordinatorRequest()
 	find.Version, find.CoordinatorType, find.CoordinatorKeys = 4, 1, []string{"nobody's", "app-1"}
@@ -309,6 +311,28 @@ func TestTransactionsAreChecked(t *testing.T) {
 	// What is refused is not in the log: two records of one batch, and a marker; the abort's.
 	if ends, err := w.Direct["east"].Admin().LogEnds(within(t, soon), []spillway.TopicPartition{{Topic: "orders"}}); err != nil || ends[spillway.TopicPartition{Topic: "orders"}] > 4 {
 		t.Errorf("the log ends at %v, %v", ends, err)
+	}
+}
+
+// An open transaction keeps what others write behind it from the other sites, so how long
+// that may be is the group's to say.
+func TestTransactionTimeoutsAreBounded(t *testing.T) {
+	t.Parallel()
+	o := transactional(gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
+	group := o.Group
+	o.Group = func(g *spillway.FailoverGroup) {
+		group(g)
+		g.TransactionTimeoutMax = 30 * time.Second
+	}
+	w := gatewaytest.Start(t, o)
+	x := begin(t, w.Addrs[0], "app-1") // with the longest one
+	producer := x.epoch
+	x.timeout = 30*time.Second + time.Millisecond
+	x.want("a longer one", x.init(-1, -1), kerr.InvalidTransactionTimeout)
+	x.timeout = 30 * time.Second
+	x.want("the longest one", x.init(-1, -1), nil)
+	if x.epoch != producer+1 {
+		t.Errorf("the site was asked for %d epochs", x.epoch-producer)
 	}
 }
 

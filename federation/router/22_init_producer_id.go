@@ -22,10 +22,11 @@ import (
 // hear of (C25). One with a transactional id gets that of the coordinator of the site,
 // under the epoch (transactions.go). A transactional id that no failover group names is
 // refused with TRANSACTIONAL_ID_AUTHORIZATION_FAILED: all clients take it as final and
-// show it, where most other codes would be retried for ever.
+// show it, where most other codes would be retried for ever. INVALID_TRANSACTION_TIMEOUT is
+// the same, and is what a broker says to a timeout above its own limit.
 var initProducerIDAPI = api{
 	key: 22, min: 0, max: 5, needs: 0, begin: (*Client).beginInitProducerID,
-	treatment: translated, about: "The id of the site's coordinator under the epoch, for a transactional id that a failover group names. Without one, a random id that no site hears of.",
+	treatment: translated, about: "The id of the site's coordinator under the epoch, for a transactional id that a failover group names; a timeout above `transactionTimeoutMax` is refused with INVALID_TRANSACTION_TIMEOUT. Without one, a random id that no site hears of.",
 }
 
 func (c *Client) beginInitProducerID(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -61,6 +62,11 @@ func (c *Client) initTransactional(ctx context.Context, req *kmsg.InitProducerID
 		c.router.events.refused("transaction")
 		return failed(kerr.TransactionalIDAuthorizationFailed.Code)
 	}
+	timeout := time.Duration(req.TransactionTimeoutMillis) * time.Millisecond
+	if most := share.Group.TransactionTimeoutMax; most > 0 && timeout > most {
+		c.router.events.refused("transaction")
+		return failed(kerr.InvalidTransactionTimeout.Code)
+	}
 	var resp *kmsg.InitProducerIDResponse
 	call := transactionCall{
 		id: id, share: share, producer: req.ProducerID,
@@ -77,7 +83,7 @@ func (c *Client) initTransactional(ctx context.Context, req *kmsg.InitProducerID
 			if resp.ErrorCode != 0 || resp.ProducerID < 0 {
 				return
 			}
-			c.router.transactions.initialized(id, t.Epoch, resp.ProducerID, time.Duration(req.TransactionTimeoutMillis)*time.Millisecond)
+			c.router.transactions.initialized(id, t.Epoch, resp.ProducerID, timeout)
 			resp.ProducerID = spillway.TransactionalProducerID(t.Epoch, resp.ProducerID)
 		},
 	}
