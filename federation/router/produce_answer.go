@@ -358,6 +358,10 @@ func (op *produce) awaitSealed(ctx context.Context) {
 	}
 }
 
+// abortableVersion is the first of Produce whose clients know TRANSACTION_ABORTABLE. Brokers
+// say INVALID_TXN_STATE to others.
+const abortableVersion = 11
+
 // siteRefused passes an error of the site on, without what would tell of the site.
 func (p *part) siteRefused(in *kmsg.ProduceResponseTopicPartition) {
 	code := in.ErrorCode
@@ -376,6 +380,11 @@ func (p *part) siteRefused(in *kmsg.ProduceResponseTopicPartition) {
 		code = kerr.NotLeaderForPartition.Code
 	case kerr.InvalidRecord.Code:
 		p.out.ErrorRecords, p.out.ErrorMessage = in.ErrorRecords, in.ErrorMessage
+	case kerr.TransactionAbortable.Code:
+		// The site is asked in a version that has it; the client may have come with an older one.
+		if p.op.resp.Version < abortableVersion {
+			code = kerr.InvalidTxnState.Code
+		}
 	}
 	p.refuse(code, "site")
 }

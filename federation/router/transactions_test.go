@@ -282,3 +282,33 @@ func TestATransactionIsWithinOneFailoverGroup(t *testing.T) {
 		}
 	})
 }
+
+// The site is asked to append in a newer version than clients may know.
+func TestErrorsOfTransactionsAreThoseOfTheVersion(t *testing.T) {
+	for version, want := range map[int16]*kerr.Error{9: kerr.InvalidTxnState, 10: kerr.InvalidTxnState, 11: kerr.TransactionAbortable, 12: kerr.TransactionAbortable} {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := translating()
+				w := newCodecWorld(t, m, kversion.V4_4_0())
+				defer w.Close()
+				w.site.answers(func(up kmsg.Request) kmsg.Response {
+					resp := up.ResponseKind().(*kmsg.ProduceResponse)
+					resp.Topics = []kmsg.ProduceResponseTopic{{Topic: "orders", Partitions: []kmsg.ProduceResponseTopicPartition{{ErrorCode: kerr.TransactionAbortable.Code, BaseOffset: -1}}}}
+					return resp
+				})
+				req, resp := kmsg.NewPtrProduceRequest(), kmsg.NewPtrProduceResponse()
+				req.Version, req.Acks, req.TimeoutMillis, req.TransactionID = version, -1, 1000, kmsg.StringPtr("app")
+				batch := inTransaction(randomBatch(rand.New(rand.NewPCG(1, 1)), 0), m.producer(codecProducer, atClient), 0, 0)
+				req.Topics = []kmsg.ProduceRequestTopic{{Topic: "orders", Partitions: []kmsg.ProduceRequestTopicPartition{{Records: batch}}}}
+				body, err := w.serve(t.Context(), 0, version, req.AppendTo(nil))
+				resp.Version = version
+				if err == nil {
+					err = resp.ReadFrom(body)
+				}
+				if err != nil || resp.Topics[0].Partitions[0].ErrorCode != want.Code {
+					t.Errorf("%+v, %v", resp, err)
+				}
+			})
+		})
+	}
+}
