@@ -202,7 +202,7 @@ func (s Share) giveUp(view View) (Share, []Action) {
 // begins, so that the loop that writes the history finds them.
 func (s Share) settled() Share {
 	s.Target, s.Abort, s.WaitFor, s.Cutover, s.Prefix, s.PrefixSite, s.Start = "", "", nil, nil, nil, nil, nil
-	s.Mask, s.LossMax, s.Fence, s.Undrained = 0, 0, "", nil
+	s.Mask, s.LossMax, s.Fence, s.Undrained, s.Unended = 0, 0, "", nil, nil
 	return s
 }
 

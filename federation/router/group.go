@@ -433,15 +433,18 @@ func (r *Router) ReportDrained(s *Share) {
 	if record.State != failover.Draining || r.config.Report == nil {
 		return
 	}
-	all := r.members.settledAll(record.Epoch, func(group string) bool {
+	waiting := r.members.settledAll(record.Epoch, func(group string) bool {
 		share, ok := r.GroupShare(group)
 		return ok && share == s
-	}) && r.transactions.settledAll(servedEpoch(record), func(id string) bool {
+	})
+	ended := r.transactions.settledAll(servedEpoch(record), func(id string) bool {
 		share, ok := r.TransactionShare(id)
 		return ok && share == s
 	})
-	if all {
-		r.config.Report(s.ID, record.Epoch, func(report *failover.GatewayReport) { report.GroupsDrained = true })
+	if waiting {
+		r.config.Report(s.ID, record.Epoch, func(report *failover.GatewayReport) {
+			report.MembersWait, report.GroupsDrained = !ended && !report.GroupsDrained, report.GroupsDrained || ended
+		})
 	}
 }
 

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -27,7 +28,8 @@ import (
 //	   aborted is an abort that succeeded
 //	C  partitions and groups of a transaction are of its id's failover group
 //	D  a move waits for what is on its way to the site (groupCall.counted), and while groups
-//	   drain no transaction begins
+//	   drain no transaction begins: its client asks again, and is not kept from giving up
+//	   its partitions
 
 // TransactionShare finds the share within which a producer's transactions are.
 func (r *Router) TransactionShare(id string) (*Share, bool) {
@@ -97,14 +99,25 @@ type transactionCall struct {
 // it while the share moves. Errors: errOtherEpoch and errOtherProducer; errMoving and
 // any other when the hold is over.
 func (c *Client) transact(ctx context.Context, call transactionCall) (err error) {
+	begun := time.Now()
 	c.whileHeld(ctx, call.share, c.holdUntil(call.share), func() attempt {
-		if err = c.transactOnce(ctx, call); errors.Is(err, errOtherEpoch) || errors.Is(err, errOtherProducer) {
+		switch err = c.transactOnce(ctx, call); {
+		case errors.Is(err, errOtherEpoch), errors.Is(err, errOtherProducer):
+			return done
+		case errors.Is(err, errDraining) && time.Since(begun) >= drainingHold:
 			return done
 		}
 		return attemptOf(err)
 	})
 	return err
 }
+
+// errDraining: the request would begin a transaction while groups drain.
+var errDraining = fmt.Errorf("groups drain: %w", errMoving)
+
+// drainingHold is how long such a request is held. A client may send its heartbeats behind
+// it on the same connection, and does not pause before it has had an answer to them.
+const drainingHold = 200 * time.Millisecond
 
 func (c *Client) transactOnce(ctx context.Context, call transactionCall) error {
 	r := c.router
@@ -135,7 +148,7 @@ func (c *Client) transactOnce(ctx context.Context, call transactionCall) error {
 		if was, undo = r.transactions.begin(call.id, t.Epoch); !was && draining(call.share) {
 			undo()
 			r.ReportDrained(call.share)
-			return errMoving
+			return errDraining
 		}
 	}
 	to := groupCall{share: call.share, group: call.id, kind: broker.TransactionCoordinator, req: req, counted: true, epoch: t.Epoch}
