@@ -130,6 +130,7 @@ func (r *Router) committedBefore(ctx context.Context, share *Share, req *kmsg.En
 	case errors.Is(err, broker.ErrUnknownTransactionalID):
 		return committedNo
 	case err != nil:
+		r.tellUnknown(site, err)
 		return committedUnknown
 	case !spillway.SameProducerID(low, found.ProducerID) || found.ProducerEpoch != req.ProducerEpoch:
 		return committedNo

@@ -220,6 +220,8 @@ func (op *produce) reach(ctx context.Context, changed <-chan struct{}, parts []*
 			p.refuse(op.client.mannered().produce, "transaction")
 		case errors.Is(err, errOtherProducer):
 			p.refuse(kerr.InvalidTxnState.Code, "transaction")
+		case errors.Is(err, errNoRights):
+			p.refuse(kerr.TransactionalIDAuthorizationFailed.Code, "transaction")
 		case errors.Is(err, errNumbersUnknown), errors.Is(err, errMoving):
 			lost = append(lost, p)
 		default:

@@ -45,6 +45,7 @@ func (r *Router) TransactionShare(id string) (*Share, bool) {
 var (
 	errOtherEpoch    = errors.New("the producer id is of another epoch")
 	errOtherProducer = errors.New("the site's coordinator has another producer under the transactional id")
+	errNoRights      = errors.New("the gateway may not ask the site about the transactional id")
 )
 
 // producerAt is the site's own producer id behind the one that a client knows. What this
@@ -68,6 +69,10 @@ func (r *Router) producerAt(ctx context.Context, t Term, oldest spillway.Epoch, 
 	case errors.Is(err, broker.ErrUnknownTransactionalID):
 		return -1, errOtherProducer
 	case err != nil:
+		r.tellUnknown(t.Site, err)
+		if errors.Is(err, broker.ErrNotAuthorized) {
+			return -1, errNoRights
+		}
 		return -1, err
 	case !spillway.SameProducerID(low, found.ProducerID):
 		return -1, errOtherProducer
@@ -76,6 +81,14 @@ func (r *Router) producerAt(ctx context.Context, t Term, oldest spillway.Epoch, 
 		r.transactions.learn(id, epoch, found.ProducerID)
 	}
 	return found.ProducerID, nil
+}
+
+// tellUnknown tells why a site said nothing about a transaction, once in a while: clients
+// ask again and again.
+func (r *Router) tellUnknown(site spillway.SiteID, err error) {
+	if r.transactions.tells() {
+		r.events.transactionUnknown(site, err)
+	}
 }
 
 // transactionCall is one request about a transaction.
@@ -102,7 +115,7 @@ func (c *Client) transact(ctx context.Context, call transactionCall) (err error)
 	begun := time.Now()
 	c.whileHeld(ctx, call.share, c.holdUntil(call.share), func() attempt {
 		switch err = c.transactOnce(ctx, call); {
-		case errors.Is(err, errOtherEpoch), errors.Is(err, errOtherProducer):
+		case errors.Is(err, errOtherEpoch), errors.Is(err, errOtherProducer), errors.Is(err, errNoRights):
 			return done
 		case errors.Is(err, errDraining) && time.Since(begun) >= drainingHold:
 			return done
@@ -243,6 +256,8 @@ func (c *Client) transactionError(err error) int16 {
 		return c.mannered().coordinator
 	case errors.Is(err, errOtherProducer):
 		return kerr.InvalidProducerIDMapping.Code
+	case errors.Is(err, errNoRights): // all clients show it, and ask no more
+		return kerr.TransactionalIDAuthorizationFailed.Code
 	case errors.Is(err, errMoving):
 		return kerr.CoordinatorLoadInProgress.Code
 	default:
@@ -258,6 +273,7 @@ type transactions struct {
 		sync.Mutex
 		byID   map[string]*transactional
 		forgot time.Time // when room was looked for last
+		told   time.Time // when a fault was told of last
 	}
 }
 
@@ -276,6 +292,7 @@ const (
 	transactionalIDMax   = 512         // bytes of one
 	transactionalMemory  = time.Minute // of one without an open transaction, where room is needed
 	forgetPause          = time.Second
+	tellPause            = 10 * time.Second
 	transactionTimeout   = time.Minute // of one that did not say so here, as is Kafka's default
 	transactionTimeoutMx = 15 * time.Minute
 )
@@ -317,6 +334,17 @@ func (x *transactions) forget() bool {
 
 // openIs: of an older epoch are those that a move has ended.
 func (e *transactional) openIs(epoch spillway.Epoch) bool { return e.isOpen() && e.openIn == epoch }
+
+// tells: a fault may be told of.
+func (x *transactions) tells() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	tells := time.Since(x.mu.told) >= tellPause
+	if tells {
+		x.mu.told = time.Now()
+	}
+	return tells
+}
 
 // isOpen: one whose time is over is ended by the site.
 func (e *transactional) isOpen() bool { return !e.open.IsZero() && time.Since(e.open) < e.timeout }

@@ -312,3 +312,30 @@ func TestErrorsOfTransactionsAreThoseOfTheVersion(t *testing.T) {
 		})
 	}
 }
+
+// A gateway that may not ask about transactional ids says so, to its log and to clients,
+// which would ask for ever otherwise.
+func TestAGatewayWithoutRightsSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := translating()
+		w := newCodecWorld(t, m, kversion.V4_4_0())
+		defer w.Close()
+		w.site.silent = fmt.Errorf("DescribeTransactions of transactional id app: %w", broker.ErrNotAuthorized)
+		var told []string
+		w.events.TransactionUnknown = func(site spillway.SiteID, err error) { told = append(told, fmt.Sprintf("%s: %v", site, err)) }
+		req, resp := kmsg.NewPtrAddPartitionsToTxnRequest(), kmsg.NewPtrAddPartitionsToTxnResponse()
+		req.Version, req.TransactionalID, req.ProducerID, resp.Version = 3, "app", m.producer(codecProducer, atClient), 3
+		req.Topics = []kmsg.AddPartitionsToTxnRequestTopic{{Topic: "orders", Partitions: []int32{0}}}
+		body, err := w.serve(t.Context(), 24, 3, req.AppendTo(nil))
+		if err == nil {
+			err = resp.ReadFrom(body)
+		}
+		if err != nil || resp.Topics[0].Partitions[0].ErrorCode != kerr.TransactionalIDAuthorizationFailed.Code {
+			t.Errorf("%+v, %v", resp, err)
+		}
+		_, _ = w.serve(t.Context(), 24, 3, req.AppendTo(nil)) // not told again at once
+		if len(told) != 1 || told[0] != "east: DescribeTransactions of transactional id app: not authorized" {
+			t.Errorf("told %q", told)
+		}
+	})
+}
