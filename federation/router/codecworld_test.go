@@ -42,6 +42,8 @@ type codecSite struct {
 	// silent: it tells nothing of transactions.
 	silent error
 
+	described atomic.Int64
+
 	dials, requests atomic.Int64 // so far; greetings are no requests
 
 	mu struct {
@@ -97,6 +99,7 @@ type codecAdmin struct {
 func (s *codecSite) Admin() broker.Admin { return codecAdmin{of: s} }
 
 func (a codecAdmin) DescribeTransaction(context.Context, string) (broker.Transaction, error) {
+	a.of.described.Add(1)
 	return a.of.transaction, a.of.silent
 }
 

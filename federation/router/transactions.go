@@ -62,11 +62,15 @@ func (r *Router) producerAt(ctx context.Context, t Term, oldest spillway.Epoch, 
 	if at, known := r.transactions.producer(id, epoch); known && spillway.SameProducerID(low, at) {
 		return at, nil
 	}
+	if r.transactions.refusedLately(id, producer) {
+		return -1, errOtherProducer
+	}
 	ctx, cancel := context.WithTimeout(ctx, groupPatience)
 	defer cancel()
 	found, err := r.sites[t.Site].Admin().DescribeTransaction(ctx, id)
 	switch {
-	case errors.Is(err, broker.ErrUnknownTransactionalID):
+	case errors.Is(err, broker.ErrUnknownTransactionalID), err == nil && !spillway.SameProducerID(low, found.ProducerID):
+		r.transactions.refused(id, producer)
 		return -1, errOtherProducer
 	case err != nil:
 		r.tellUnknown(t.Site, err)
@@ -74,8 +78,6 @@ func (r *Router) producerAt(ctx context.Context, t Term, oldest spillway.Epoch, 
 			return -1, errNoRights
 		}
 		return -1, err
-	case !spillway.SameProducerID(low, found.ProducerID):
-		return -1, errOtherProducer
 	}
 	if epoch == t.Epoch {
 		r.transactions.learn(id, epoch, found.ProducerID)
@@ -284,6 +286,9 @@ type transactional struct {
 	timeout  time.Duration // of its transactions
 	open     time.Time     // when the open one began; zero: none is
 	openIn   spillway.Epoch
+	// refused is an id, as a client knows it, that was another producer's at refusedAt.
+	refused   int64
+	refusedAt time.Time
 }
 
 // Bounds for what is remembered of transactional ids.
@@ -292,6 +297,7 @@ const (
 	transactionalIDMax   = 512         // bytes of one
 	transactionalMemory  = time.Minute // of one without an open transaction, where room is needed
 	forgetPause          = time.Second
+	refusedMemory        = time.Second
 	tellPause            = 10 * time.Second
 	transactionTimeout   = time.Minute // of one that did not say so here, as is Kafka's default
 	transactionTimeoutMx = 15 * time.Minute
@@ -358,6 +364,23 @@ func (x *transactions) producer(id string, epoch spillway.Epoch) (int64, bool) {
 	}
 	e.seen = time.Now()
 	return e.producer, true
+}
+
+// refusedLately spares the coordinator the question for each batch of a producer that was
+// fenced and did not notice.
+func (x *transactions) refusedLately(id string, producer int64) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.mu.byID[id]
+	return e != nil && e.refused == producer && time.Since(e.refusedAt) < refusedMemory
+}
+
+func (x *transactions) refused(id string, producer int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.of(id); e != nil {
+		e.refused, e.refusedAt = producer, time.Now()
+	}
 }
 
 func (x *transactions) learn(id string, epoch spillway.Epoch, producer int64) {

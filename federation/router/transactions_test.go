@@ -339,3 +339,30 @@ func TestAGatewayWithoutRightsSaysSo(t *testing.T) {
 		}
 	})
 }
+
+// A fenced producer that did not notice costs the coordinator a question in a second, not
+// one for each of its batches.
+func TestAnotherProducerIsRememberedForAMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := translating()
+		w := newCodecWorld(t, m, kversion.V4_4_0())
+		defer w.Close()
+		w.site.transaction.ProducerID++
+		term := Term{Epoch: 1, Base: 1, Site: "east"}
+		look := func(want error, asked int64) {
+			t.Helper()
+			_, err := w.producerAt(t.Context(), term, 1, "app", spillway.TransactionalProducerID(1, codecProducer))
+			if got := w.site.described.Load(); !errors.Is(err, want) || got != asked {
+				t.Errorf("%v, after %d questions, want %v after %d", err, got, want, asked)
+			}
+		}
+		look(errOtherProducer, 1)
+		look(errOtherProducer, 1)
+		time.Sleep(refusedMemory)
+		look(errOtherProducer, 2)
+		time.Sleep(refusedMemory)
+		w.site.transaction.ProducerID--
+		look(nil, 3)
+		look(nil, 3)
+	})
+}
