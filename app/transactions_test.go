@@ -206,11 +206,21 @@ func TestTransactionsOverSwitchovers(t *testing.T) {
 	t.Logf("%d orders; %d transactions were aborted on purpose, %d by moves; the bill process began anew %d times", orders, aborted, refused, restarts)
 	want := numbered(orders)
 	if !slices.Equal(inputs, want) {
-		t.Errorf("orders differ: %d, want %d", len(inputs), len(want))
+		t.Errorf("orders differ: %d, want %d; more than once: %v", len(inputs), len(want), repeated(inputs))
 	}
 	if !slices.Equal(outputs, want) {
-		t.Errorf("bills differ: %d, want %d", len(outputs), len(want))
+		t.Errorf("bills differ: %d, want %d; more than once: %v", len(outputs), len(want), repeated(outputs))
 	}
+}
+
+// repeated are the values, of sorted ones, that are there more than once.
+func repeated(sorted []string) (values []string) {
+	for i, v := range sorted {
+		if i > 0 && v == sorted[i-1] {
+			values = append(values, v)
+		}
+	}
+	return values
 }
 
 // writeOrders writes values in transactions of four; every seventh is aborted and written
