@@ -320,6 +320,9 @@ func billSome(ctx context.Context, s *kgo.GroupTransactSession) error {
 }
 
 // read reads committed values until there are as many different ones, and a moment longer.
+// It gives up when none comes for a while, so that a slow machine is not taken for a loss.
+// Two copies in different terms, or one within a transaction that was aborted, have
+// different causes: it says where they lie.
 func (w *twoSites) read(topic string, n int) []string {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(w.gateways...), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxWait(200*time.Millisecond))
@@ -328,19 +331,29 @@ func (w *twoSites) read(topic string, n int) []string {
 	}
 	defer cl.Close()
 	var found []string
-	distinct := make(map[string]bool)
-	ctx := w.within()
-	for len(distinct) < n && ctx.Err() == nil {
+	places := make(map[string][]string)
+	take := func(patience time.Duration) (more bool) {
+		ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+		defer cancel()
+		before := len(places)
 		for _, r := range cl.PollFetches(ctx).Records() {
-			found = append(found, string(r.Value))
-			distinct[string(r.Value)] = true
+			v := string(r.Value)
+			found = append(found, v)
+			places[v] = append(places[v], fmt.Sprintf("%d/%d in epoch %d, in a transaction: %t", r.Partition, r.Offset, r.LeaderEpoch>>20, r.Attrs.IsTransactional()))
+		}
+		return len(places) > before
+	}
+	for news := time.Now(); len(places) < n && time.Since(news) < time.Minute; {
+		if take(time.Second) {
+			news = time.Now()
 		}
 	}
-	more, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	for more.Err() == nil {
-		for _, r := range cl.PollFetches(more).Records() {
-			found = append(found, string(r.Value))
+	for until := time.Now().Add(time.Second); time.Now().Before(until); {
+		take(time.Until(until))
+	}
+	for v, at := range places {
+		if len(at) > 1 {
+			w.t.Logf("%s: %s is at %s", topic, v, strings.Join(at, " and at "))
 		}
 	}
 	slices.Sort(found)

@@ -3,6 +3,7 @@ package federation_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -113,6 +114,35 @@ func TestTransactionsOfSarama(t *testing.T) {
 	}
 	if got := values(read(t, committedReader(t, w, "orders"), len(want))); !slices.Equal(got, want) {
 		t.Errorf("read %v\nwant %v", got, want)
+	}
+}
+
+// A reader that begins far behind gets its first records in a small answer, which ends
+// within an aborted transaction. It sees nothing of that.
+func TestNothingAbortedIsReadInSmallAnswers(t *testing.T) {
+	t.Parallel()
+	w := gatewaytest.Start(t, transactional(gatewaytest.Options{Topics: map[string]int32{"orders": 1}}))
+	cl := client(t, w, kgo.TransactionalID("app-1"))
+	transaction := func(records int, value string, end kgo.TransactionEndTry) {
+		if err := cl.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		for range records {
+			if err := cl.ProduceSync(within(t, soon), &kgo.Record{Topic: "orders", Value: []byte(value)}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := cl.EndTransaction(within(t, soon), end); err != nil {
+			t.Fatal(err)
+		}
+	}
+	transaction(1, "first", kgo.TryCommit)
+	transaction(40, strings.Repeat("x", 4<<10), kgo.TryAbort) // more than a gateway asks for at first
+	transaction(1, "last", kgo.TryCommit)
+	for _, bounds := range []kgo.Opt{kgo.FetchMaxBytes(10 << 10), kgo.FetchMaxPartitionBytes(10 << 10), kgo.FetchMaxBytes(10 << 20)} {
+		if got := values(read(t, committedReader(t, w, "orders", bounds), 2)); !slices.Equal(got, []string{"first", "last"}) {
+			t.Errorf("read %.20q", got)
+		}
 	}
 }
 

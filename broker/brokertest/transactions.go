@@ -9,8 +9,63 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway"
 	"spillway/broker"
+	"spillway/broker/batch"
+	"spillway/broker/conn"
 )
+
+// transaction is one of a producer that the site's coordinator knows.
+type transaction struct {
+	f        *fixture
+	c        *conn.Conn // to the coordinator
+	id       string
+	tp       spillway.TopicPartition
+	producer *kmsg.InitProducerIDResponse
+}
+
+// begin begins one in a partition.
+func (f *fixture) begin(id string, tp spillway.TopicPartition) *transaction {
+	f.Helper()
+	node, err := f.Cluster.Coordinator(f.ctx, broker.TransactionCoordinator, id)
+	f.must(err)
+	x := &transaction{f: f, id: id, tp: tp}
+	x.c, err = f.Cluster.Dial(f.ctx, node)
+	f.must(err)
+	f.Cleanup(func() { x.c.Close() })
+	init := kmsg.NewPtrInitProducerIDRequest()
+	init.TransactionalID, init.TransactionTimeoutMillis, init.ProducerID, init.ProducerEpoch = &id, 60_000, -1, -1
+	for {
+		resp, err := x.c.Do(f.ctx, init)
+		f.must(err)
+		if x.producer = resp.(*kmsg.InitProducerIDResponse); x.producer.ErrorCode != kerr.CoordinatorLoadInProgress.Code {
+			break
+		}
+		time.Sleep(20 * time.Millisecond) // a cluster's first transaction makes the coordinator
+	}
+	f.must(kerr.ErrorForCode(x.producer.ErrorCode))
+	f.must(kerr.ErrorForCode(x.add()))
+	return x
+}
+
+func (x *transaction) add() int16 {
+	x.f.Helper()
+	req := kmsg.NewPtrAddPartitionsToTxnRequest()
+	req.Version, req.TransactionalID, req.ProducerID, req.ProducerEpoch = 3, x.id, x.producer.ProducerID, x.producer.ProducerEpoch
+	req.Topics = []kmsg.AddPartitionsToTxnRequestTopic{{Topic: x.tp.Topic, Partitions: []int32{x.tp.Partition}}}
+	resp, err := x.c.DoVersion(x.f.ctx, req)
+	x.f.must(err)
+	return resp.(*kmsg.AddPartitionsToTxnResponse).Topics[0].Partitions[0].ErrorCode
+}
+
+func (x *transaction) end(commit bool) {
+	x.f.Helper()
+	req := kmsg.NewPtrEndTxnRequest()
+	req.Version, req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Commit = 3, x.id, x.producer.ProducerID, x.producer.ProducerEpoch, commit
+	resp, err := x.c.DoVersion(x.f.ctx, req)
+	x.f.must(err)
+	x.f.must(kerr.ErrorForCode(resp.(*kmsg.EndTxnResponse).ErrorCode))
+}
 
 // transactions: what is open is listed, described, and ended over its producer's head.
 func transactions(t *testing.T, f *fixture) {
@@ -18,32 +73,8 @@ func transactions(t *testing.T, f *fixture) {
 	if _, err := f.admin.DescribeTransaction(f.ctx, id); !errors.Is(err, broker.ErrUnknownTransactionalID) {
 		t.Errorf("an id that was never used: %v", err)
 	}
-	node, err := f.Cluster.Coordinator(f.ctx, broker.TransactionCoordinator, id)
-	f.must(err)
-	c, err := f.Cluster.Dial(f.ctx, node)
-	f.must(err)
-	t.Cleanup(func() { c.Close() })
-	init := kmsg.NewPtrInitProducerIDRequest()
-	init.TransactionalID, init.TransactionTimeoutMillis, init.ProducerID, init.ProducerEpoch = &id, 60_000, -1, -1
-	var producer *kmsg.InitProducerIDResponse
-	for {
-		resp, err := c.Do(f.ctx, init)
-		f.must(err)
-		if producer = resp.(*kmsg.InitProducerIDResponse); producer.ErrorCode != kerr.CoordinatorLoadInProgress.Code {
-			break
-		}
-		time.Sleep(20 * time.Millisecond) // a cluster's first transaction makes the coordinator
-	}
-	f.must(kerr.ErrorForCode(producer.ErrorCode))
-	add := func() int16 {
-		req := kmsg.NewPtrAddPartitionsToTxnRequest()
-		req.Version, req.TransactionalID, req.ProducerID, req.ProducerEpoch = 3, id, producer.ProducerID, producer.ProducerEpoch
-		req.Topics = []kmsg.AddPartitionsToTxnRequestTopic{{Topic: tp.Topic, Partitions: []int32{0}}}
-		resp, err := c.DoVersion(f.ctx, req)
-		f.must(err)
-		return resp.(*kmsg.AddPartitionsToTxnResponse).Topics[0].Partitions[0].ErrorCode
-	}
-	f.must(kerr.ErrorForCode(add()))
+	x := f.begin(id, tp)
+	producer := x.producer
 	open := func() bool {
 		all, err := f.admin.OpenTransactions(f.ctx)
 		f.must(err)
@@ -70,10 +101,45 @@ func transactions(t *testing.T, f *fixture) {
 	if open() {
 		t.Error("it is open still")
 	}
-	if code := add(); code != kerr.ProducerFenced.Code {
+	if code := x.add(); code != kerr.ProducerFenced.Code {
 		t.Errorf("its producer: %v", kerr.ErrorForCode(code))
 	}
 	if x, err := f.admin.DescribeTransaction(f.ctx, id); err != nil || x.State == broker.TransactionOngoing || x.ProducerID != producer.ProducerID || x.ProducerEpoch <= producer.ProducerEpoch {
 		t.Errorf("%+v, %v", x, err)
+	}
+}
+
+// abortedInCutAnswers: an answer that ends where the bytes asked for are used up tells of the
+// aborted transactions of the records that it has.
+func abortedInCutAnswers(t *testing.T, f *fixture) {
+	tp, id := f.topic(1, nil), f.name("txn")
+	x := f.begin(id, tp)
+	w := writer{id: x.producer.ProducerID, epoch: x.producer.ProducerEpoch, attributes: batch.AttributeTransactional}
+	const batches = 20
+	for i := range int32(batches) {
+		f.append(tp, w.batch(i, 1, time.Now()))
+	}
+	x.end(false)
+	f.eventually("the transaction is aborted", func() bool {
+		stable, err := f.admin.StableEnds(f.ctx, []spillway.TopicPartition{tp})
+		f.must(err)
+		return stable[tp] == batches+1
+	})
+	req := kmsg.NewPtrFetchRequest()
+	req.Version, req.ReplicaID, req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.IsolationLevel = fetchByName, -1, 500, 1, 1000, 1
+	for _, of := range []int32{1000, 1 << 20} { // of a partition
+		p := kmsg.NewFetchRequestTopicPartition()
+		p.Partition, p.PartitionMaxBytes, p.CurrentLeaderEpoch = tp.Partition, of, -1
+		req.Topics = []kmsg.FetchRequestTopic{{Topic: tp.Topic, Partitions: []kmsg.FetchRequestTopicPartition{p}}}
+		resp, err := f.dial(f.Cluster, tp).DoVersion(f.ctx, req)
+		f.must(err)
+		answer := resp.(*kmsg.FetchResponse).Topics[0].Partitions[0]
+		f.must(kerr.ErrorForCode(answer.ErrorCode))
+		if len(answer.RecordBatches) == 0 || len(answer.RecordBatches) > 2000 {
+			t.Errorf("%d bytes were asked for and %d came", req.MaxBytes, len(answer.RecordBatches))
+		}
+		if a := answer.AbortedTransactions; len(a) != 1 || a[0].ProducerID != w.id || a[0].FirstOffset != 0 {
+			t.Errorf("aborted, with %d bytes of a partition: %+v", of, a)
+		}
 	}
 }
