@@ -121,6 +121,9 @@ type Admin interface {
 	// DescribeGroup: state "Dead" for a group that does not exist.
 	DescribeGroup(ctx context.Context, group string) (GroupDescription, error)
 	FetchGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]GroupOffset, error)
+	// StableGroupOffsets waits a moment for transactions of which the group's coordinator
+	// has not heard the end yet. Positions that are undecided after that are the older ones.
+	StableGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]GroupOffset, error)
 	// CommitGroupOffsets commits without being a member. ErrGroupActive if
 	// the group has members.
 	CommitGroupOffsets(ctx context.Context, group string, offsets map[spillway.TopicPartition]GroupOffset) error

@@ -62,6 +62,7 @@ func Run(t *testing.T, site Site) {
 		{"ConsumerGroupV2", consumerGroupV2},
 		{"Transactions", transactions},
 		{"AbortedInCutAnswers", abortedInCutAnswers},
+		{"StableOffsets", stableOffsets},
 		{"ACLs", acls},
 		{"Quotas", quotas},
 		{"ScramUsers", scramUsers},

@@ -1,6 +1,7 @@
 package brokertest
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -142,4 +143,60 @@ func abortedInCutAnswers(t *testing.T, f *fixture) {
 			t.Errorf("aborted, with %d bytes of a partition: %+v", of, a)
 		}
 	}
+}
+
+// stableOffsets: a position that was committed in a transaction is told when that has ended,
+// and one that stays undecided is waited for a moment only.
+func stableOffsets(t *testing.T, f *fixture) {
+	tp, group := f.topic(1, nil), f.name("group")
+	f.must(f.admin.CommitGroupOffsets(f.ctx, group, map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 3, LeaderEpoch: -1}}))
+	x := f.begin(f.name("txn"), tp)
+	x.position(group, 5)
+	want := func(what string, read func(context.Context, string) (map[spillway.TopicPartition]broker.GroupOffset, error), want spillway.LocalOffset) {
+		t.Helper()
+		if got, err := read(f.ctx, group); err != nil || got[tp].Offset != want {
+			t.Errorf("%s: %+v, %v; want %d", what, got, err, want)
+		}
+	}
+	want("undecided", f.admin.FetchGroupOffsets, 3)
+	want("undecided, waited for", f.admin.StableGroupOffsets, 3)
+	type answer struct {
+		found map[spillway.TopicPartition]broker.GroupOffset
+		err   error
+	}
+	told := make(chan answer, 1)
+	go func() {
+		found, err := f.admin.StableGroupOffsets(f.ctx, group)
+		told <- answer{found, err}
+	}()
+	time.Sleep(100 * time.Millisecond)
+	x.end(true)
+	if got := <-told; got.err != nil || got.found[tp].Offset != 5 {
+		t.Errorf("decided meanwhile: %+v, %v; want 5", got.found, got.err)
+	}
+}
+
+// position commits a position in the transaction.
+func (x *transaction) position(group string, offset int64) {
+	x.f.Helper()
+	add := kmsg.NewPtrAddOffsetsToTxnRequest()
+	add.Version, add.TransactionalID, add.ProducerID, add.ProducerEpoch, add.Group = 3, x.id, x.producer.ProducerID, x.producer.ProducerEpoch, group
+	resp, err := x.c.DoVersion(x.f.ctx, add)
+	x.f.must(err)
+	x.f.must(kerr.ErrorForCode(resp.(*kmsg.AddOffsetsToTxnResponse).ErrorCode))
+	req := kmsg.NewPtrTxnOffsetCommitRequest()
+	req.Version, req.TransactionalID, req.ProducerID, req.ProducerEpoch = 3, x.id, x.producer.ProducerID, x.producer.ProducerEpoch
+	req.Group, req.Generation = group, -1
+	p := kmsg.NewTxnOffsetCommitRequestTopicPartition()
+	p.Partition, p.Offset, p.LeaderEpoch = x.tp.Partition, offset, -1
+	req.Topics = []kmsg.TxnOffsetCommitRequestTopic{{Topic: x.tp.Topic, Partitions: []kmsg.TxnOffsetCommitRequestTopicPartition{p}}}
+	x.f.eventually("the partition of the coordinator is in the transaction", func() bool {
+		resp, err := x.f.coordinator(group).DoVersion(x.f.ctx, req)
+		x.f.must(err)
+		code := resp.(*kmsg.TxnOffsetCommitResponse).Topics[0].Partitions[0].ErrorCode
+		if code != kerr.ConcurrentTransactions.Code && code != kerr.CoordinatorLoadInProgress.Code {
+			x.f.must(kerr.ErrorForCode(code))
+		}
+		return code == 0
+	})
 }

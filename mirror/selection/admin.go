@@ -101,9 +101,16 @@ func (a *admin) DescribeGroup(ctx context.Context, group string) (broker.GroupDe
 
 func (a *admin) FetchGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
 	all, err := a.admin.FetchGroupOffsets(ctx, group)
-	if err != nil {
-		return nil, err
-	}
+	return a.shown(all), err
+}
+
+func (a *admin) StableGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
+	all, err := a.admin.StableGroupOffsets(ctx, group)
+	return a.shown(all), err
+}
+
+// shown are the positions in topics that are chosen, by the names they have here.
+func (a *admin) shown(all map[spillway.TopicPartition]broker.GroupOffset) map[spillway.TopicPartition]broker.GroupOffset {
 	shown := make(map[spillway.TopicPartition]broker.GroupOffset, len(all))
 	here := a.names.here()
 	for tp, o := range all {
@@ -111,7 +118,7 @@ func (a *admin) FetchGroupOffsets(ctx context.Context, group string) (map[spillw
 			shown[spillway.TopicPartition{Topic: name, Partition: tp.Partition}] = o
 		}
 	}
-	return shown, nil
+	return shown
 }
 
 func (a *admin) CommitGroupOffsets(_ context.Context, group string, _ map[spillway.TopicPartition]broker.GroupOffset) error {
