@@ -70,10 +70,11 @@ type ProducerState struct {
 }
 
 // TransactionOngoing is the state of a transaction that is neither committed nor aborted
-// yet, TransactionCommitting that of one which is decided and whose markers are being
+// yet, TransactionNone that of a producer that has begun none, TransactionCommitting that of one which is decided and whose markers are being
 // written, TransactionCommitted that of one which has them all, as Kafka names them.
 const (
 	TransactionOngoing    = "Ongoing"
+	TransactionNone       = "Empty"
 	TransactionCommitting = "PrepareCommit"
 	TransactionCommitted  = "CompleteCommit"
 )

@@ -108,6 +108,20 @@ func transactions(t *testing.T, f *fixture) {
 	if x, err := f.admin.DescribeTransaction(f.ctx, id); err != nil || x.State == broker.TransactionOngoing || x.ProducerID != producer.ProducerID || x.ProducerEpoch <= producer.ProducerEpoch {
 		t.Errorf("%+v, %v", x, err)
 	}
+	id = f.name("txn")
+	x = f.begin(id, tp)
+	x.end(true)
+	var after broker.Transaction
+	f.eventually("it is committed", func() bool {
+		found, err := f.admin.DescribeTransaction(f.ctx, id)
+		f.must(err)
+		after = found
+		return after.State == broker.TransactionCommitted || after.State == broker.TransactionNone
+	})
+	f.declared("TransactionOutcome", after.State == broker.TransactionCommitted, f.can.TransactionOutcome)
+	if after.ProducerID != x.producer.ProducerID || after.ProducerEpoch != x.producer.ProducerEpoch {
+		t.Errorf("%+v is not of producer %d in epoch %d", after, x.producer.ProducerID, x.producer.ProducerEpoch)
+	}
 }
 
 // abortedInCutAnswers: an answer that ends where the bytes asked for are used up tells of the

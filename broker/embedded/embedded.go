@@ -7,7 +7,8 @@
 // What it does not do is in Capabilities: it forgets no producers, has no
 // replicas that could trail, no limits for timestamps, no authorizer, wraps
 // sequences one too early, and after a SIGKILL it knows its records but no
-// producers, so a resend is appended again (experiments A, C, D, F; C39).
+// producers, so a resend is appended again (experiments A, C, D, F; C39). It does not
+// tell whether a transaction was committed.
 // Nothing that depends on these is proved by running on it. What kfake does wrong with
 // answers that the bound of their size cuts off is mended here (fetch.go).
 package embedded

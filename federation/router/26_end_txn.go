@@ -136,6 +136,8 @@ func (r *Router) committedBefore(ctx context.Context, share *Share, req *kmsg.En
 		return committedNo
 	case found.State == broker.TransactionCommitted || found.State == broker.TransactionCommitting:
 		return committedYes
+	case found.State == broker.TransactionNone && !cluster.Capabilities().TransactionOutcome:
+		return committedYes // by this request: had the move aborted it, the producer's epoch were a newer one
 	default:
 		return committedNo
 	}

@@ -41,6 +41,8 @@ type codecSite struct {
 	transaction broker.Transaction
 	// silent: it tells nothing of transactions.
 	silent error
+	// forgetful: nor whether the newest one was committed.
+	forgetful bool
 
 	described atomic.Int64
 
@@ -80,8 +82,8 @@ func (s *codecSite) bytes(req kmsg.Request) []byte {
 	return s.reply(req)
 }
 
-func (*codecSite) Capabilities() broker.Capabilities {
-	return broker.Capabilities{ConsumerGroupV2: true}
+func (s *codecSite) Capabilities() broker.Capabilities {
+	return broker.Capabilities{ConsumerGroupV2: true, TransactionOutcome: !s.forgetful}
 }
 
 func (*codecSite) Leader(context.Context, spillway.TopicPartition) (int32, error) { return 0, nil }

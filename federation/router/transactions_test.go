@@ -47,26 +47,32 @@ func TestACommitFromBeforeAMove(t *testing.T) {
 	}
 	unknown := kerr.UnknownProducerID.Code
 	for name, c := range map[string]struct {
-		commit bool
-		lossy  bool
-		at     broker.Transaction
-		want   int16
+		commit    bool
+		lossy     bool
+		at        broker.Transaction
+		want      int16
+		forgetful bool
 	}{
-		"committed":                    {true, false, committed, 0},
-		"decided":                      {true, false, with(func(x *broker.Transaction) { x.State = "PrepareCommit" }), 0},
-		"open when the move began":     {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionOngoing }), unknown},
-		"nobody can tell":              {true, false, broker.Transaction{}, kerr.CoordinatorLoadInProgress.Code},
-		"committed, and then lost":     {true, true, committed, unknown},
-		"aborted":                      {true, false, with(func(x *broker.Transaction) { x.State = "CompleteAbort" }), unknown},
-		"aborted by the move":          {true, false, with(func(x *broker.Transaction) { x.State, x.ProducerEpoch = "Empty", 5 }), unknown},
-		"committed by a later one":     {true, false, with(func(x *broker.Transaction) { x.ProducerEpoch = 5 }), unknown},
-		"committed by another":         {true, false, with(func(x *broker.Transaction) { x.ProducerID++ }), unknown},
-		"an abort has always happened": {false, true, with(func(x *broker.Transaction) { x.State = broker.TransactionOngoing }), 0},
+		"committed":                    {true, false, committed, 0, false},
+		"decided":                      {true, false, with(func(x *broker.Transaction) { x.State = "PrepareCommit" }), 0, false},
+		"open when the move began":     {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionOngoing }), unknown, false},
+		"nobody can tell":              {true, false, broker.Transaction{}, kerr.CoordinatorLoadInProgress.Code, false},
+		"committed, and then lost":     {true, true, committed, unknown, false},
+		"aborted":                      {true, false, with(func(x *broker.Transaction) { x.State = "CompleteAbort" }), unknown, false},
+		"aborted by the move":          {true, false, with(func(x *broker.Transaction) { x.State, x.ProducerEpoch = "Empty", 5 }), unknown, false},
+		"committed by a later one":     {true, false, with(func(x *broker.Transaction) { x.ProducerEpoch = 5 }), unknown, false},
+		"committed by another":         {true, false, with(func(x *broker.Transaction) { x.ProducerID++ }), unknown, false},
+		"an abort has always happened": {false, true, with(func(x *broker.Transaction) { x.State = broker.TransactionOngoing }), 0, false},
+		"ended, as far as is known":    {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionNone }), 0, true},
+		"open, as far as is known":     {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionOngoing }), unknown, true},
+		"aborted, by its epoch":        {true, false, with(func(x *broker.Transaction) { x.State, x.ProducerEpoch = broker.TransactionNone, 5 }), unknown, true},
+		"nothing was ever begun":       {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionNone }), unknown, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newCodecWorld(t, translating(), kversion.V4_4_0())
 				defer w.Close()
+				w.site.forgetful = c.forgetful
 				if w.site.transaction = c.at; c.at.State == "" {
 					w.site.silent = errors.New("the site is down")
 				}
