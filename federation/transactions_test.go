@@ -491,6 +491,21 @@ func TestNoTransactionBeginsWhileGroupsDrain(t *testing.T) {
 	if r := w.Report(epoch, "gateway-1"); r.GroupsDrained || !r.MembersWait {
 		t.Errorf("with a transaction open the gateway says %+v", r)
 	}
+	version := func() uint64 {
+		e, err := w.Store.Get(t.Context(), w.Keys.GatewayReport(gatewaytest.ShareID, epoch, "gateway-1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Version
+	}
+	before := version()
+	for range 20 {
+		open.want("more", open.add("orders")[0], nil)
+	}
+	time.Sleep(100 * time.Millisecond) // the same
+	if now := version(); now != before {
+		t.Errorf("what has not changed was written again, as version %d after %d", now, before)
+	}
 	open.want("abort", open.end(false), nil)
 	gatewaytest.Eventually(t, "the gateway has drained", func() bool { return w.Report(epoch, "gateway-1").GroupsDrained })
 	later.want("what would begin then", later.add("orders")[0], kerr.CoordinatorLoadInProgress)
