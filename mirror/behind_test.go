@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -77,6 +78,12 @@ func TestOverlappingTransactionsAreNoLag(t *testing.T) {
 			if info.CatchingUp || info.LagTime > 0 || info.LagRecords != 7 || info.UndecidedRecords != 7 {
 				t.Fatalf("all is there up to the last stable offset: %+v", info)
 			}
+			if info.HeldBack > 0 {
+				t.Fatalf("each of them ends, and records are held back for %s", info.HeldBack)
+			}
+		}
+		if info := look(90, 90, 130); info.HeldBack != 10*time.Second || !strings.HasPrefix(info.HeldBackBy, "orders-0: a transaction is open at site east since offset 90 ") || info.LagTime > 0 {
+			t.Errorf("one does not end: %+v", info)
 		}
 		look(100, 110, 117)
 		if info := look(100, 110, 117); info.LagTime < 10*time.Second || info.LagRecords != 17 {

@@ -3,7 +3,6 @@ package mirror
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
@@ -103,7 +102,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	info := FlowInfo{Share: f.share.Share, Source: f.source.site, Target: f.m.site, Epoch: f.epoch,
-		Partitions: len(f.mu.state), CatchingUp: !f.mu.found, Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string), Hanging: maps.Clone(f.mu.hanging)}
+		Partitions: len(f.mu.state), CatchingUp: !f.mu.found, Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string), Hanging: make(map[spillway.TopicPartition]string)}
 	info.MemoryBytes, info.MemoryBytesMax = f.m.budget.usage()
 	tps := make([]spillway.TopicPartition, 0, len(f.mu.state))
 	for tp, s := range f.mu.state {
@@ -118,6 +117,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 		}
 		info.LagRecords += s.lag
 		info.UndecidedRecords += s.undecided
+		f.addHeldBack(&info, tp, s, now)
 		if s.running {
 			info.Running++
 		}

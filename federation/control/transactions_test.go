@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,6 +16,7 @@ import (
 	"spillway/federation/coordination"
 	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
+	"spillway/mirror"
 )
 
 // openSite has transactions open; each call to its coordinators takes 60 ms.
@@ -121,6 +124,54 @@ func TestATransactionThatIsCommittedIsWaitedFor(t *testing.T) {
 			t.Errorf("%v; open are %v", err, site.open)
 		}
 	})
+}
+
+// A switchover leaves a transaction of others open, and would hold clients until it is given
+// up: it does not begin, by what the mirror says, and says who has it open.
+func TestNoSwitchoverBeginsBehindATransactionOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, site := endingWorld(t)
+		if err := d.endTransactions(t.Context(), "east"); err != nil || site.open["other-1"] == "" {
+			t.Fatalf("%v; open are %v", err, site.open)
+		}
+		share := failover.Share{Group: d.group.Name, Epoch: 3, State: failover.Stable, Active: "east"}
+		limits := failover.Limits{Group: d.group}
+		limits.Group.Sites, limits.Group.GroupDrain = []spillway.SiteID{"east", "west"}, 3*time.Second
+		begin := func(flow mirror.FlowInfo) (failover.Share, error) {
+			flow.Share, flow.Epoch, flow.Source = share.ID(), 3, "east"
+			at := failover.Following{Epoch: 3}
+			lateness(&at, share, []mirror.FlowInfo{flow})
+			view := failover.View{Sites: map[spillway.SiteID]failover.SiteView{"east": {Mirror: true}, "west": {Mirror: true, Following: &at}}}
+			return failover.Begin(share, failover.Request{Kind: failover.Switchover, Target: "west", Who: "ann"}, view, limits)
+		}
+		if next, err := begin(mirror.FlowInfo{HeldBack: time.Second, HeldBackBy: "orders-0: other-1"}); err != nil || next.State != failover.Draining {
+			t.Errorf("behind one that is young: %s, %v", next.State, err)
+		}
+		for name, flow := range map[string]mirror.FlowInfo{
+			"old":   {HeldBack: 6 * time.Second, HeldBackBy: "orders-0: other-1"},
+			"hangs": {HeldBack: time.Second, HeldBackBy: "orders-0: other-1", Hanging: map[spillway.TopicPartition]string{{Topic: "orders"}: "other-1"}},
+		} {
+			if _, err := begin(flow); !errors.Is(err, failover.ErrBehind) || !strings.Contains(err.Error(), "orders-0: other-1") {
+				t.Errorf("behind one that is %s: %v", name, err)
+			}
+		}
+	})
+}
+
+// A plan reckons with what transactions hold back, and says whose they are.
+func TestAPlanTellsOfWhatTransactionsHoldBack(t *testing.T) {
+	t.Parallel()
+	view := failover.View{Sites: map[spillway.SiteID]failover.SiteView{"east": {}, "west": {Following: &failover.Following{HeldBackSeconds: 4, HeldBackBy: "orders-0: other-1"}}}}
+	next := failover.Share{Kind: failover.Switchover, Active: "east", Target: "west"}
+	var before, p Plan
+	before.expect(nil, next, failover.View{}, time.Millisecond)
+	p.expect(nil, next, view, time.Millisecond)
+	p.explain(spillway.FailoverGroup{}, next, next, view)
+	if p.PauseMillis != before.PauseMillis+4000 || !slices.ContainsFunc(p.Effects, func(e string) bool {
+		return strings.HasPrefix(e, "west lacks what an open transaction has held back for 4.0 s") && strings.Contains(e, "orders-0: other-1")
+	}) {
+		t.Errorf("%d ms, %d without; %q", p.PauseMillis, before.PauseMillis, p.Effects)
+	}
 }
 
 // A loop that does not know yet that its move is over leaves transactions alone: they are
