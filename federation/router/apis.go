@@ -17,6 +17,7 @@ type api struct {
 	// needs is the lowest version that every site must offer; −1 for what the
 	// gateway answers alone.
 	needs int16
+	sasl  bool // only where clients are asked who they are
 	begin func(*Client, context.Context, session.Request) (session.Answer, error)
 	// treatment and about are for the reference: what becomes of a request, and
 	// what its user has to know.
@@ -32,8 +33,8 @@ func init() { // apiVersionsAPI reads the table that it is in
 	apis = make(map[int16]api)
 	for _, a := range []api{
 		produceAPI, fetchAPI, listOffsetsAPI, metadataAPI, offsetCommitAPI, offsetFetchAPI, findCoordinatorAPI,
-		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, apiVersionsAPI,
-		initProducerIDAPI, addPartitionsToTxnAPI, addOffsetsToTxnAPI, endTxnAPI, txnOffsetCommitAPI, describeConfigsAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
+		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, saslHandshakeAPI, apiVersionsAPI,
+		initProducerIDAPI, addPartitionsToTxnAPI, addOffsetsToTxnAPI, endTxnAPI, txnOffsetCommitAPI, describeConfigsAPI, saslAuthenticateAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
 	} {
 		apis[a.key] = a
 	}
@@ -114,6 +115,9 @@ func (o *offer) ask(ctx context.Context, id spillway.SiteID, cluster broker.Clus
 var newerAPIs = map[int16]bool{68: true, 69: true}
 
 func (o *offer) offered(a api) bool {
+	if a.sasl && !o.router.config.Authentication.Offers() {
+		return false
+	}
 	if a.needs < 0 {
 		return true
 	}

@@ -66,6 +66,7 @@ var codecs = map[int16]codec{
 		}
 		return noThrottle(in, r)
 	}},
+	17: {alone: true},
 	18: {alone: true},
 	22: {tagged: true, ask: askInitProducerID},
 	24: {tagged: true, ask: askAddPartitionsToTxn},
@@ -73,6 +74,7 @@ var codecs = map[int16]codec{
 	26: {tagged: true},
 	28: {nested: true, answer: answerTxnOffsetCommit, asked: askedTxnOffsetCommit, stored: storedTxnOffsetCommit},
 	32: {nested: true, ask: askDescribeConfigs, answer: answerDescribeConfigs, told: toldDescribeConfigs},
+	36: {alone: true},
 	60: {alone: true},
 	68: {tagged: true, told: func(_ kmsg.Request, r kmsg.Response) kmsg.Response {
 		resp := r.(*kmsg.ConsumerGroupHeartbeatResponse)
