@@ -136,8 +136,10 @@ func (r *Router) committedBefore(ctx context.Context, share *Share, req *kmsg.En
 		return committedNo
 	case found.State == broker.TransactionCommitted || found.State == broker.TransactionCommitting:
 		return committedYes
-	case found.State == broker.TransactionNone && !cluster.Capabilities().TransactionOutcome:
-		return committedYes // by this request: had the move aborted it, the producer's epoch were a newer one
+	case found.State == broker.TransactionNone && !cluster.Capabilities().TransactionOutcome && r.transactions.isOpen(req.TransactionalID, epoch):
+		// It was begun here and is over, so this request has ended it: had the move aborted
+		// it, the producer's epoch were a newer one. Of one that was never begun nothing is there.
+		return committedYes
 	default:
 		return committedNo
 	}

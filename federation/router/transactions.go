@@ -352,6 +352,14 @@ func (x *transactions) tells() bool {
 	return tells
 }
 
+// isOpen tells whether a transaction was begun in an epoch, and nobody here knows its end.
+func (x *transactions) isOpen(id string, epoch spillway.Epoch) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.mu.byID[id]
+	return e != nil && e.openIs(epoch)
+}
+
 // isOpen: one whose time is over is ended by the site.
 func (e *transactional) isOpen() bool { return !e.open.IsZero() && time.Since(e.open) < e.timeout }
 

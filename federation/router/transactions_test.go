@@ -65,6 +65,7 @@ func TestACommitFromBeforeAMove(t *testing.T) {
 		"an abort has always happened": {false, true, with(func(x *broker.Transaction) { x.State = broker.TransactionOngoing }), 0, false},
 		"ended, as far as is known":    {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionNone }), 0, true},
 		"open, as far as is known":     {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionOngoing }), unknown, true},
+		"never begun, as far as known": {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionNone }), unknown, true},
 		"aborted, by its epoch":        {true, false, with(func(x *broker.Transaction) { x.State, x.ProducerEpoch = broker.TransactionNone, 5 }), unknown, true},
 		"nothing was ever begun":       {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionNone }), unknown, false},
 	} {
@@ -73,6 +74,9 @@ func TestACommitFromBeforeAMove(t *testing.T) {
 				w := newCodecWorld(t, translating(), kversion.V4_4_0())
 				defer w.Close()
 				w.site.forgetful = c.forgetful
+				if name != "never begun, as far as known" {
+					w.transactions.begin("app", 1)
+				}
 				if w.site.transaction = c.at; c.at.State == "" {
 					w.site.silent = errors.New("the site is down")
 				}
