@@ -167,6 +167,11 @@ func New(c Config) (*Gateway, error) {
 	rc.Lease, rc.Layout, rc.Maps, rc.Reserve, rc.Marks = leaseHeld{g.lease}, g.layout, siteMaps{g}, g.reserve, g.marks
 	rc.Authentication = c.Authentication
 	rc.Report, rc.Events, rc.Dial = g.reports.update, c.Events.Router, c.Dial
+	if rc.Events.TransactionUnknown == nil {
+		rc.Events.TransactionUnknown = func(site spillway.SiteID, err error) {
+			g.problem(fmt.Sprintf("ask site %s about a transaction; may its gateways describe transactional ids?", site), err)
+		}
+	}
 	for _, s := range g.shares {
 		rc.Shares = append(rc.Shares, s)
 	}

@@ -21,17 +21,18 @@ import (
 // v9 flexible; v10 current leader (KIP-951); v12 transactions of a second kind;
 // v13 topic ids.
 //
-// Every batch is walked: its producer id is masked for the term, its CRC
-// patched, its offset in the answer made virtual. Left out: formats 0 and 1
-// (no producer ids), transactions, current leaders in answers (the layout is in
-// Metadata), the log start, and messages of the site other than about single records.
+// Every batch is walked: its producer id is masked for the term, or that of a
+// transaction made the site's own; its CRC patched, its offset in the answer made
+// virtual. Left out: formats 0 and 1 (no producer ids), transactions of the second
+// kind, current leaders in answers (the layout is in Metadata), the log start, and
+// messages of the site other than about single records.
 var produceAPI = api{
 	key: 0, min: 3, max: 13, needs: 7, begin: (*Client).beginProduce,
-	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; no transactions yet. `ApiVersions` names versions from 0 on, as Kafka 4 does (KAFKA-18659); those below 3 are refused.",
+	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; transactions of version 1. `ApiVersions` names versions from 0 on, as Kafka 4 does (KAFKA-18659); those below 3 are refused.",
 }
 
-// produceUpstreamMax: the site is asked by topic name, without what only
-// transactions use.
+// produceUpstreamMax: the site is asked by topic name, and adds no partition to a
+// transaction by itself.
 const produceUpstreamMax = 11
 
 // produceTimeoutMax bounds the timeout that a request may ask for.
@@ -46,12 +47,15 @@ type produce struct {
 	until      time.Time // of any hold
 	timeout    time.Duration
 	acks       int16
-	resp       *kmsg.ProduceResponse
-	throttling sync.Mutex // guards resp.ThrottleMillis and slowed
-	slowed     time.Duration
-	all        []*part // as they stand in the request
-	done       chan struct{}
-	open       atomic.Int32 // parts without a result
+	// transactional is the id of the request, and transactions the share that it is of.
+	transactional string
+	transactions  *Share
+	resp          *kmsg.ProduceResponse
+	throttling    sync.Mutex // guards resp.ThrottleMillis and slowed
+	slowed        time.Duration
+	all           []*part // as they stand in the request
+	done          chan struct{}
+	open          atomic.Int32 // parts without a result
 }
 
 // part is one batch of a request.
@@ -79,6 +83,7 @@ type part struct {
 	// Set when it is forwarded.
 	term     Term
 	leased   uint64 // term of the gateway's lease in which it was let in
+	producer int64  // of a transaction: the site's own id, in term
 	lane     *Lane
 	inside   bool            // counted in the share: a move waits for it
 	promised bool            // acknowledged, but the answer is not written; set before finish
@@ -100,6 +105,11 @@ type part struct {
 }
 
 func (p *part) idempotent() bool { return p.header.ProducerID >= 0 }
+
+// carried tells whether its producer goes on after a move: its id is one of the virtual
+// cluster, masked for the term, and the trail has its batches. A transaction ends before
+// a move, and its producer begins anew (transactions.go).
+func (p *part) carried() bool { return p.idempotent() && !p.header.Transactional() }
 
 func (p *part) contact() contactKey { return contactKey{p.header.ProducerID, p.tp} }
 
@@ -153,6 +163,10 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		resp:    req.ResponseKind().(*kmsg.ProduceResponse),
 	}
 	op.until = op.begun.Add(min(c.router.config.HoldMax, op.timeout))
+	if req.TransactionID != nil {
+		op.transactional = *req.TransactionID
+		op.transactions, _ = c.router.TransactionShare(op.transactional)
+	}
 	seen := make(map[spillway.TopicPartition]bool)
 	op.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
 	for i, t := range req.Topics {
@@ -197,7 +211,7 @@ func (op *produce) checkRequest(req *kmsg.ProduceRequest) int16 {
 	switch {
 	case req.Acks < -1 || req.Acks > 1:
 		return kerr.InvalidRequiredAcks.Code
-	case req.TransactionID != nil:
+	case req.TransactionID != nil && op.transactions == nil:
 		return kerr.TransactionalIDAuthorizationFailed.Code
 	}
 	return 0
@@ -229,11 +243,15 @@ func (p *part) check(seen map[spillway.TopicPartition]bool) int16 {
 		return kerr.CorruptMessage.Code
 	case len(rest) > 0 || h.Control():
 		return kerr.InvalidRecord.Code
-	case h.Transactional():
-		return kerr.TransactionalIDAuthorizationFailed.Code
+	case h.Transactional() && p.op.transactions == nil:
+		return kerr.TransactionalIDAuthorizationFailed.Code // else no right to the id would be asked for (CVE-2018-17196)
+	case h.Transactional() && p.op.transactions != p.share:
+		return kerr.TopicAuthorizationFailed.Code // of another failover group (C33)
 	case h.ProducerID < -1 || h.ProducerID >= 0 && (h.BaseSequence < 0 || h.ProducerEpoch < 0):
 		return kerr.InvalidRecord.Code
-	case h.ProducerID >= 0 && !spillway.IsClientProducerID(h.ProducerID):
+	case h.Transactional() && (h.ProducerID < 0 || h.BaseSequence < 0 || h.ProducerEpoch < 0):
+		return kerr.InvalidRecord.Code
+	case h.ProducerID >= 0 && !h.Transactional() && !spillway.IsClientProducerID(h.ProducerID):
 		return kerr.InvalidProducerIDMapping.Code // not one of ours: it could collide with anybody's (C25)
 	}
 	p.header = h
@@ -277,7 +295,7 @@ func (p *part) refuse(code int16, reason string) {
 
 // sentBack notes that the client is told to send a part again.
 func (p *part) sentBack() {
-	if p.idempotent() {
+	if p.carried() {
 		p.op.client.router.contacts.refuse(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
 	}
 }

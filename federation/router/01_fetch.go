@@ -382,6 +382,26 @@ func (p *fetchPart) burnt() bool {
 	return false
 }
 
+// aborted lists the aborted transactions whose records the client is shown, under the
+// producer ids that stand in the batches. One that begins in what is hidden is hidden with
+// its marker: to a client that was told of it, all that the producer wrote later would be
+// of it too.
+func (p *fetchPart) aborted(in []kmsg.FetchResponseTopicPartitionAbortedTransaction) {
+	if in == nil { // null and none are not the same
+		return
+	}
+	p.out.AbortedTransactions = make([]kmsg.FetchResponseTopicPartitionAbortedTransaction, 0, len(in))
+	for _, t := range in {
+		first, visible := p.view.ToVirtual(spillway.LocalOffset(t.FirstOffset))
+		if !visible {
+			continue
+		}
+		out := kmsg.NewFetchResponseTopicPartitionAbortedTransaction()
+		out.ProducerID, out.FirstOffset = t.ProducerID, int64(first)
+		p.out.AbortedTransactions = append(p.out.AbortedTransactions, out)
+	}
+}
+
 // settle drops what must not be handed out any more: the share has moved while
 // the site answered, or the lease is over (C10).
 func (f *fetch) settle() {
@@ -431,15 +451,7 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 	if p.out.RecordBatches == nil {
 		p.out.RecordBatches = []byte{}
 	}
-	if in.AbortedTransactions != nil { // null and none are not the same
-		p.out.AbortedTransactions = make([]kmsg.FetchResponseTopicPartitionAbortedTransaction, len(in.AbortedTransactions))
-	}
-	for i, t := range in.AbortedTransactions {
-		first, _ := p.view.ToVirtual(spillway.LocalOffset(t.FirstOffset))
-		out := &p.out.AbortedTransactions[i]
-		*out = kmsg.NewFetchResponseTopicPartitionAbortedTransaction()
-		out.ProducerID, out.FirstOffset = t.ProducerID, int64(first)
-	}
+	p.aborted(in.AbortedTransactions)
 	if len(a.Records) == 0 && len(in.RecordBatches) > 0 && limit < end {
 		p.early = in
 	}

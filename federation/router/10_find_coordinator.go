@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway/broker"
 	"spillway/federation/session"
 )
 
@@ -14,11 +15,11 @@ import (
 // groups.
 //
 // A coordinator is one of the virtual nodes that Metadata lists, under the same
-// id (docs/decisions/0005). Left out: transactional ids and share groups. A
-// group that no failover group names has no home.
+// id (docs/decisions/0005). Left out: share groups. A group or transactional id that no
+// failover group names has no home.
 var findCoordinatorAPI = api{
 	key: 10, min: 0, max: 6, needs: 0, begin: (*Client).beginFindCoordinator,
-	treatment: answeredHere, about: "A gateway, for groups that a failover group names. Transactional ids and share groups are refused.",
+	treatment: answeredHere, about: "A gateway, for groups and transactional ids that a failover group names. Share groups are refused.",
 }
 
 func (c *Client) beginFindCoordinator(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -47,16 +48,19 @@ func (r *Router) coordinator(kind int8, key string) kmsg.FindCoordinatorResponse
 		found.ErrorCode, found.ErrorMessage = err.Code, &why
 		return found
 	}
-	switch kind {
-	case 0:
-	case 1:
-		return refuse(kerr.TransactionalIDAuthorizationFailed, "transactions are not served by this virtual cluster")
+	var share *Share
+	var ok bool
+	switch broker.CoordinatorKind(kind) {
+	case broker.GroupCoordinator:
+		if share, ok = r.GroupShare(key); !ok {
+			return refuse(kerr.GroupAuthorizationFailed, fmt.Sprintf("consumer group %q belongs to no failover group; add it to consumerGroups of one", key))
+		}
+	case broker.TransactionCoordinator:
+		if share, ok = r.TransactionShare(key); !ok {
+			return refuse(kerr.TransactionalIDAuthorizationFailed, fmt.Sprintf("transactional id %q belongs to no failover group; add it to transactionalIds of one", key))
+		}
 	default:
 		return refuse(kerr.InvalidRequest, fmt.Sprintf("coordinators of type %d are not served by this virtual cluster", kind))
-	}
-	share, ok := r.GroupShare(key)
-	if !ok {
-		return refuse(kerr.GroupAuthorizationFailed, fmt.Sprintf("consumer group %q belongs to no failover group; add it to consumerGroups of one", key))
 	}
 	n, ok := r.layout.Current().Coordinator(share.ID, key)
 	if !ok {

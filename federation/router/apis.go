@@ -34,7 +34,7 @@ func init() { // apiVersionsAPI reads the table that it is in
 	for _, a := range []api{
 		produceAPI, fetchAPI, listOffsetsAPI, metadataAPI, offsetCommitAPI, offsetFetchAPI, findCoordinatorAPI,
 		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, saslHandshakeAPI, apiVersionsAPI,
-		initProducerIDAPI, describeConfigsAPI, saslAuthenticateAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
+		initProducerIDAPI, addPartitionsToTxnAPI, addOffsetsToTxnAPI, endTxnAPI, txnOffsetCommitAPI, describeConfigsAPI, saslAuthenticateAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
 	} {
 		apis[a.key] = a
 	}

@@ -51,6 +51,10 @@ func entries(req kmsg.Request) (n int) {
 		for _, g := range r.Groups {
 			n += 1 + withPartitions(g.Topics, func(t kmsg.OffsetFetchRequestGroupTopic) int { return len(t.Partitions) })
 		}
+	case *kmsg.AddPartitionsToTxnRequest:
+		n = withPartitions(r.Topics, func(t kmsg.AddPartitionsToTxnRequestTopic) int { return len(t.Partitions) })
+	case *kmsg.TxnOffsetCommitRequest:
+		n = withPartitions(r.Topics, func(t kmsg.TxnOffsetCommitRequestTopic) int { return len(t.Partitions) })
 	case *kmsg.MetadataRequest:
 		n = len(r.Topics)
 	case *kmsg.FindCoordinatorRequest:

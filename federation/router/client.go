@@ -31,9 +31,10 @@ type Client struct {
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
 	fetched        int64                             // bytes that the last fetch found
 
-	left    atomic.Bool // the client was seen to have closed its side
-	repeats atomic.Bool // by its name in ApiVersions it is one of repeatsProve
-	counts  atomic.Bool // by it, it is one of takeEveryOffset
+	left    atomic.Bool             // the client was seen to have closed its side
+	repeats atomic.Bool             // by its name in ApiVersions it is one of repeatsProve
+	counts  atomic.Bool             // by it, it is one of takeEveryOffset
+	manners atomic.Pointer[manners] // by it, what its library makes of errors of transactions
 
 	waiting atomic.Int32  // batches that wait for a missing one
 	asking  chan struct{} // a token per question to a site about one

@@ -48,6 +48,15 @@ func FuzzSASLHandshakeRequest(f *testing.F)          { fuzzRequest(f, 17) }
 func FuzzSASLAuthenticateRequest(f *testing.F)       { fuzzRequest(f, 36) }
 func FuzzAPIVersionsRequest(f *testing.F)            { fuzzRequest(f, 18) }
 func FuzzInitProducerIDRequest(f *testing.F)         { fuzzRequest(f, 22) }
+func FuzzInitProducerIDAnswer(f *testing.F)          { fuzzAnswer(f, 22) }
+func FuzzAddPartitionsToTxnRequest(f *testing.F)     { fuzzRequest(f, 24) }
+func FuzzAddPartitionsToTxnAnswer(f *testing.F)      { fuzzAnswer(f, 24) }
+func FuzzAddOffsetsToTxnRequest(f *testing.F)        { fuzzRequest(f, 25) }
+func FuzzAddOffsetsToTxnAnswer(f *testing.F)         { fuzzAnswer(f, 25) }
+func FuzzEndTxnRequest(f *testing.F)                 { fuzzRequest(f, 26) }
+func FuzzEndTxnAnswer(f *testing.F)                  { fuzzAnswer(f, 26) }
+func FuzzTxnOffsetCommitRequest(f *testing.F)        { fuzzRequest(f, 28) }
+func FuzzTxnOffsetCommitAnswer(f *testing.F)         { fuzzAnswer(f, 28) }
 func FuzzDescribeConfigsRequest(f *testing.F)        { fuzzRequest(f, 32) }
 func FuzzDescribeConfigsAnswer(f *testing.F)         { fuzzAnswer(f, 32) }
 func FuzzDescribeClusterRequest(f *testing.F)        { fuzzRequest(f, 60) }

@@ -101,24 +101,25 @@ type Config struct {
 // Router serves all connections of one gateway.
 type Router struct {
 	// Set once, read by anyone.
-	config   Config
-	topology *spillway.Topology
-	sites    map[spillway.SiteID]broker.Cluster
-	shares   map[spillway.ShareID]*Share
-	spreads  map[string]*spread // by name of the unordered group
-	lease    Lease
-	layout   Layout
-	maps     Maps
-	reserve  Reserve
-	marks    Marks
-	events   Events
-	topics   *topics
-	offer    *offer
-	contacts *contacts
-	lags     *lags
-	members  *members
-	gone     goneFor
-	aside    chan struct{} // a token per member that is taken back, or may have to be
+	config       Config
+	topology     *spillway.Topology
+	sites        map[spillway.SiteID]broker.Cluster
+	shares       map[spillway.ShareID]*Share
+	spreads      map[string]*spread // by name of the unordered group
+	lease        Lease
+	layout       Layout
+	maps         Maps
+	reserve      Reserve
+	marks        Marks
+	events       Events
+	topics       *topics
+	offer        *offer
+	contacts     *contacts
+	lags         *lags
+	members      *members
+	transactions *transactions
+	gone         goneFor
+	aside        chan struct{} // a token per member that is taken back, or may have to be
 
 	generations *generations // produces on their way, by the layout that let them in
 
@@ -142,7 +143,7 @@ func New(c Config) *Router {
 	r := &Router{
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,
-		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), generations: newGenerations(),
+		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), transactions: newTransactions(), generations: newGenerations(),
 		aside: make(chan struct{}, asideMax),
 	}
 	for _, s := range c.Shares {

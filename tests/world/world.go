@@ -53,6 +53,7 @@ type Options struct {
 	OffsetBase    int64
 	Extra         string // lines added to the failover group, YAML
 	Control       string // settings of the control role, YAML
+	Mirror        string // settings of the mirror role, YAML: "key: value, key: value"
 	// MirrorApart runs the mirror of each site in a process of its own.
 	MirrorApart bool
 	// LeaderFirst gives the Consul server that leads to the first site.
@@ -517,7 +518,7 @@ func (w *World) writeConfig(site, process, roles string, metrics int) {
 	line("    failover: {automatic: %t, after: 1s, lossRecordsMax: %d, perHourMax: 100}", w.Options.Automatic, w.Options.LossMax)
 	line("%s", w.Options.Extra)
 	line("gateway: {listen: \"%s:%d\"}", host, p.gateway)
-	line("mirror: {listen: \"%s:%d\"}", host, p.marks)
+	line("mirror: {%s}", strings.Join(slices.DeleteFunc([]string{fmt.Sprintf("listen: \"%s:%d\"", host, p.marks), w.Options.Mirror}, func(s string) bool { return s == "" }), ", "))
 	line("control: {%s}", w.Options.Control)
 	line("telemetry: {listen: \"%s:%d\"}", host, metrics)
 	line("console: {listen: \"%s:%d\"}", host, p.console)
