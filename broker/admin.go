@@ -82,6 +82,9 @@ type Admin interface {
 	// as created. With an error nothing is said of those that are in
 	// neither: they may have been created.
 	CreateTopics(ctx context.Context, topics []NewTopic) (created []string, refused map[string]error, err error)
+	// CheckTopics asks whether topics could be created so, and creates none. refused has
+	// those that could not, with the cluster's reason.
+	CheckTopics(ctx context.Context, topics []NewTopic) (refused map[string]error, err error)
 	// DeleteTopic: ErrUnknownTopic if there is none.
 	DeleteTopic(ctx context.Context, name string) error
 	// CreatePartitions grows a topic to count partitions.

@@ -55,6 +55,11 @@ func manyTopics(t *testing.T, f *fixture) {
 		topic := broker.NewTopic{Name: f.name("many"), Partitions: 100, Replication: 1, Configs: map[string]string{"max.message.bytes": strconv.Itoa(2_000_000 + i)}}
 		topics, want[topic.Name] = append(topics, topic), topic.Configs["max.message.bytes"]
 	}
+	checked, err := f.admin.CheckTopics(f.ctx, topics)
+	f.must(err)
+	if len(checked) != 2 || !errors.Is(checked[there.Topic], broker.ErrTopicExists) || checked[topics[1].Name] == nil {
+		t.Errorf("checked: %v", checked)
+	}
 	created, refused, err := f.admin.CreateTopics(f.ctx, topics)
 	f.must(err)
 	slices.Sort(created)

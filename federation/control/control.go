@@ -16,6 +16,7 @@ import (
 	"spillway/broker"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
+	"spillway/federation/topicchange"
 	"spillway/mirror/maptopic"
 )
 
@@ -48,6 +49,9 @@ type Config struct {
 	// TakeoverAfter is how long a move may stand still until a loop at another
 	// site than the target drives it on. Default 700 ms.
 	TakeoverAfter time.Duration
+	// TopicTakeover is how long a change of a topic may stand still until this loop
+	// carries it on; default 3 s.
+	TopicTakeover time.Duration
 	Clock         coordination.Clock // default coordination.SystemClock
 	Events        Events
 }
@@ -145,12 +149,25 @@ func (c *Control) Run(ctx context.Context) error {
 	wg.Go(func() { c.hub.run(ctx) })
 	wg.Go(func() { newObserver(c).run(ctx) })
 	wg.Go(func() { c.keepLayout(ctx) })
+	wg.Go(func() { c.carryTopics(ctx) })
 	for _, g := range c.cfg.Topology.Groups() {
 		d := newDriver(c, g, spillway.ShareID{Group: g.Name})
 		wg.Go(func() { d.run(ctx) })
 	}
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+// carryTopics carries on the changes of topics that nobody works on any more.
+func (c *Control) carryTopics(ctx context.Context) {
+	sites := make(map[spillway.SiteID]broker.Cluster, len(c.cfg.Sites))
+	for id, access := range c.cfg.Sites {
+		sites[id] = access.Cluster
+	}
+	changes := topicchange.New(topicchange.Config{
+		Topology: c.cfg.Topology, Store: c.cfg.Store, Sites: sites, TakeOver: c.cfg.TopicTakeover, Told: c.cfg.Events.topicChange,
+	})
+	_ = changes.Run(ctx) // ends with ctx
 }
 
 // limits of a failover group, for Step.

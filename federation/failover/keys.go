@@ -109,6 +109,12 @@ func (k Keys) DrainedAll() string { return k.root() + "drained/" }
 // Drained marks a site that is drained; absent if it is not.
 func (k Keys) Drained(site spillway.SiteID) string { return k.DrainedAll() + string(site) }
 
+// Topics is the prefix of the changes of topics that are under way.
+func (k Keys) Topics() string { return k.root() + "topics/" }
+
+// Topic is the change of one topic; absent if there is none.
+func (k Keys) Topic(name string) string { return k.Topics() + name }
+
 // Audits is the prefix of the audit log.
 func (k Keys) Audits() string { return k.root() + "audit/" }
 

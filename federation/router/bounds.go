@@ -63,6 +63,12 @@ func entries(req kmsg.Request) (n int) {
 		for _, r := range r.Resources {
 			n += 1 + len(r.ConfigNames)
 		}
+	case *kmsg.CreateTopicsRequest:
+		for _, t := range r.Topics {
+			n += 1 + len(t.ReplicaAssignment) + len(t.Configs)
+		}
+	case *kmsg.CreatePartitionsRequest:
+		n = withPartitions(r.Topics, func(t kmsg.CreatePartitionsRequestTopic) int { return len(t.Assignment) })
 	case *kmsg.LeaveGroupRequest:
 		n = len(r.Members)
 	case *kmsg.JoinGroupRequest:

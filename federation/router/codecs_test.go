@@ -70,8 +70,10 @@ var codecs = map[int16]codec{
 		return noThrottle(in, r)
 	}},
 	18: {alone: true},
+	19: {alone: true},
 	22: {alone: true},
 	32: {nested: true, ask: askDescribeConfigs, answer: answerDescribeConfigs, told: toldDescribeConfigs},
+	37: {alone: true},
 	60: {alone: true},
 	68: {tagged: true, told: func(_ kmsg.Request, r kmsg.Response) kmsg.Response {
 		resp := r.(*kmsg.ConsumerGroupHeartbeatResponse)

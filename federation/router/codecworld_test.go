@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
@@ -19,8 +20,10 @@ import (
 	"spillway/broker/conn"
 	"spillway/broker/wire"
 	"spillway/broker/wire/wiretest"
+	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
 	"spillway/federation/session"
+	"spillway/federation/topicchange"
 )
 
 // codecTopics are the topics of the virtual cluster, codecPartitions how many
@@ -83,6 +86,21 @@ func (*codecSite) Leader(context.Context, spillway.TopicPartition) (int32, error
 func (*codecSite) Coordinator(context.Context, broker.CoordinatorKind, string) (int32, error) {
 	return 0, nil
 }
+
+// Admin refuses whatever it is asked.
+func (*codecSite) Admin() broker.Admin { return codecAdmin{} }
+
+type codecAdmin struct{ broker.Admin }
+
+func (codecAdmin) CheckTopics(_ context.Context, topics []broker.NewTopic) (map[string]error, error) {
+	refused := make(map[string]error)
+	for _, t := range topics {
+		refused[t.Name] = kerr.PolicyViolation
+	}
+	return refused, nil
+}
+
+func (codecAdmin) CreatePartitions(context.Context, string, int32) error { return kerr.PolicyViolation }
 
 func (*codecSite) Refresh(context.Context) error { return nil }
 
@@ -189,8 +207,10 @@ func newCodecWorld(t testing.TB, m mapping, release *kversion.Versions) *codecWo
 	group := spillway.FailoverGroup{Name: "shop", Topics: []string{"*"}, ConsumerGroups: []string{"*"}, OffsetBase: spillway.Offset(m.base)}
 	share := NewShare(spillway.ShareID{Group: "shop"}, group)
 	site := &codecSite{t: t, mapping: m, release: release, nodes: []broker.Node{{ID: 0}}}
+	sites := map[spillway.SiteID]broker.Cluster{"east": site}
 	r := New(Config{
-		Topology: m.topology, Sites: map[spillway.SiteID]broker.Cluster{"east": site}, Shares: []*Share{share},
+		Changes: topicchange.New(topicchange.Config{Topology: m.topology, Store: coordtest.NewMemory(), Sites: sites}), FollowMax: time.Second,
+		Topology: m.topology, Sites: sites, Shares: []*Share{share},
 		Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: new(marksAt),
 		HoldMax: 200 * time.Millisecond,
 	})

@@ -45,9 +45,11 @@ func FuzzDescribeGroupsAnswer(f *testing.F)          { fuzzAnswer(f, 15) }
 func FuzzListGroupsRequest(f *testing.F)             { fuzzRequest(f, 16) }
 func FuzzListGroupsAnswer(f *testing.F)              { fuzzAnswer(f, 16) }
 func FuzzAPIVersionsRequest(f *testing.F)            { fuzzRequest(f, 18) }
+func FuzzCreateTopicsRequest(f *testing.F)           { fuzzRequest(f, 19) }
 func FuzzInitProducerIDRequest(f *testing.F)         { fuzzRequest(f, 22) }
 func FuzzDescribeConfigsRequest(f *testing.F)        { fuzzRequest(f, 32) }
 func FuzzDescribeConfigsAnswer(f *testing.F)         { fuzzAnswer(f, 32) }
+func FuzzCreatePartitionsRequest(f *testing.F)       { fuzzRequest(f, 37) }
 func FuzzDescribeClusterRequest(f *testing.F)        { fuzzRequest(f, 60) }
 func FuzzConsumerGroupHeartbeatRequest(f *testing.F) { fuzzRequest(f, 68) }
 func FuzzConsumerGroupHeartbeatAnswer(f *testing.F)  { fuzzAnswer(f, 68) }

@@ -12,6 +12,7 @@ import (
 	"spillway/broker/conn"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
+	"spillway/federation/topicchange"
 	"spillway/mirror/offsetmap"
 )
 
@@ -81,7 +82,9 @@ type Config struct {
 	// Report changes this gateway's confirmation about an epoch of a share, soon;
 	// change may be called more than once.
 	Report func(share spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport))
-	Events Events
+	// Changes carries out what clients ask of whole topics.
+	Changes *topicchange.Topics
+	Events  Events
 	// Dial reaches other gateways, to see whether they are gone; default conn.Dial.
 	Dial conn.DialFunc
 
@@ -92,7 +95,10 @@ type Config struct {
 	// that is known, see release.
 	OutstandingMax time.Duration
 	MetadataMax    time.Duration // age of a site's metadata before it is asked for again; default 5 s
-	ContactsMax    int           // producers and partitions remembered; default 200,000
+	// FollowMax bounds the wait for the sites that follow to have a topic that was
+	// created or has grown; default 5 s.
+	FollowMax   time.Duration
+	ContactsMax int // producers and partitions remembered; default 200,000
 }
 
 // Router serves all connections of one gateway.
@@ -132,6 +138,7 @@ func New(c Config) *Router {
 	def(&c.ProduceMax, 10*time.Second)
 	def(&c.OutstandingMax, 35*time.Second)
 	def(&c.MetadataMax, 5*time.Second)
+	def(&c.FollowMax, 5*time.Second)
 	def(&c.ContactsMax, 200_000)
 	if c.Dial == nil {
 		c.Dial = conn.Dial

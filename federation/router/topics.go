@@ -130,10 +130,32 @@ func (t *topics) findAt(ctx context.Context, site spillway.SiteID, name string) 
 		return broker.TopicMetadata{}, false
 	}
 	if md, ok := t.at(ctx, site, t.router.config.MetadataMax)[name]; ok {
-		return md, true
+		return t.shown(md), true
 	}
 	md, ok := t.at(ctx, site, topicsAskEvery)[name] // it may have been created just now
-	return md, ok
+	return t.shown(md), ok
+}
+
+// shown leaves out the partitions that not all sites have yet while a topic grows.
+func (t *topics) shown(md broker.TopicMetadata) broker.TopicMetadata {
+	if changes := t.router.config.Changes; changes != nil {
+		md.Partitions = md.Partitions[:changes.Shown(md.Name, int32(len(md.Partitions)))]
+	}
+	return md
+}
+
+// stale has the sites that serve a topic asked anew, as it has changed. An answer that is
+// on its way may be older than that.
+func (t *topics) stale(name string) {
+	share, ok := t.router.ShareOf(spillway.TopicPartition{Topic: name})
+	if !ok {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.mu.bySite[home(share)]; s != nil {
+		s.at, s.tried = time.Time{}, time.Time{}
+	}
 }
 
 // asked is the name of a topic that a request names, or gives the virtual id
@@ -180,7 +202,7 @@ func (t *topics) all(ctx context.Context) []broker.TopicMetadata {
 	for site := range t.homes() {
 		for name, md := range t.at(ctx, site, t.router.config.MetadataMax) {
 			if s, ok := t.router.ShareOf(spillway.TopicPartition{Topic: name}); ok && home(s) == site {
-				found = append(found, md)
+				found = append(found, t.shown(md))
 			}
 		}
 	}

@@ -27,6 +27,10 @@ func (a *admin) CreateTopics(_ context.Context, topics []broker.NewTopic) ([]str
 	return nil, nil, a.readOnly("create", fmt.Sprintf("%d topics", len(topics)))
 }
 
+func (a *admin) CheckTopics(_ context.Context, topics []broker.NewTopic) (map[string]error, error) {
+	return nil, a.readOnly("check", fmt.Sprintf("%d topics", len(topics)))
+}
+
 func (a *admin) DeleteTopic(_ context.Context, name string) error {
 	return a.readOnly("delete", name)
 }

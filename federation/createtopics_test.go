@@ -1,0 +1,407 @@
+package federation_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/broker/conn"
+	"spillway/federation"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/coordtest"
+	"spillway/federation/failover"
+	"spillway/federation/gatewaytest"
+)
+
+// topicWorld is two sites with the topic orders, and a group for what begins with shop-.
+func topicWorld(t *testing.T, change func(*gatewaytest.Options)) *gatewaytest.World {
+	t.Helper()
+	o := gatewaytest.Options{
+		Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"shop-orders": 1},
+		Group: func(g *spillway.FailoverGroup) { g.Topics = []string{"shop-*"} },
+		// No mirror creates topics at the other site here.
+		Gateway: func(c *federation.Config) {
+			c.Router.FollowMax, c.Router.HoldMax = time.Millisecond, 500*time.Millisecond
+		},
+	}
+	if change != nil {
+		change(&o)
+	}
+	return gatewaytest.Start(t, o)
+}
+
+func newTopic(name string, partitions int32, replicas int16, configs ...string) kmsg.CreateTopicsRequestTopic {
+	rt := kmsg.NewCreateTopicsRequestTopic()
+	rt.Topic, rt.NumPartitions, rt.ReplicationFactor = name, partitions, replicas
+	for _, text := range configs {
+		key, value, set := strings.Cut(text, "=")
+		c := kmsg.NewCreateTopicsRequestTopicConfig()
+		c.Name = key
+		if set {
+			c.Value = &value
+		}
+		rt.Configs = append(rt.Configs, c)
+	}
+	return rt
+}
+
+func createTopics(t *testing.T, c *conn.Conn, topics ...kmsg.CreateTopicsRequestTopic) []kmsg.CreateTopicsResponseTopic {
+	t.Helper()
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.Version, req.TimeoutMillis, req.Topics = 7, 20_000, topics
+	return do[*kmsg.CreateTopicsResponse](t, c, req).Topics
+}
+
+func growTopic(t *testing.T, c *conn.Conn, name string, count int32, millis int32) kmsg.CreatePartitionsResponseTopic {
+	t.Helper()
+	req := kmsg.NewPtrCreatePartitionsRequest()
+	rt := kmsg.NewCreatePartitionsRequestTopic()
+	rt.Topic, rt.Count = name, count
+	req.Version, req.TimeoutMillis, req.Topics = 3, millis, []kmsg.CreatePartitionsRequestTopic{rt}
+	return do[*kmsg.CreatePartitionsResponse](t, c, req).Topics[0]
+}
+
+// shown is what a gateway says of a topic.
+func shown(t *testing.T, c *conn.Conn, name string) kmsg.MetadataResponseTopic {
+	t.Helper()
+	req := kmsg.NewPtrMetadataRequest()
+	rt := kmsg.NewMetadataRequestTopic()
+	rt.Topic = &name
+	req.Version, req.Topics = 12, []kmsg.MetadataRequestTopic{rt}
+	return do[*kmsg.MetadataResponse](t, c, req).Topics[0]
+}
+
+func at(t *testing.T, w *gatewaytest.World, site spillway.SiteID, name string) int {
+	t.Helper()
+	md, err := w.Direct[site].Metadata(within(t, soon), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(md.Topics[name].Partitions)
+}
+
+func audited(t *testing.T, w *gatewaytest.World) (all []failover.AuditEntry) {
+	t.Helper()
+	entries, err := w.Store.List(within(t, soon), w.Keys.Audits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		var a failover.AuditEntry
+		if err := json.Unmarshal(e.Value, &a); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, a)
+	}
+	return all
+}
+
+func underWay(t *testing.T, w *gatewaytest.World) int {
+	t.Helper()
+	entries, err := w.Store.List(within(t, soon), w.Keys.Topics())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// A client creates topics through one gateway: they are at the site that serves, with what
+// it asked for; the answer tells of them, and at once that gateway shows them, and the
+// others soon. Who did it is in the audit log.
+func TestTopicsAreCreatedThroughAGateway(t *testing.T) {
+	t.Parallel()
+	w := topicWorld(t, func(o *gatewaytest.Options) { o.Gateways = []spillway.GatewayID{"gateway-1", "gateway-2"} })
+	c := raw(t, w.Addrs[0])
+	got := createTopics(t, c, newTopic("shop-carts", 3, 1, "retention.ms=12345678"), newTopic("shop-stock", -1, -1), newTopic("other", 1, 1))
+	if len(got) != 3 || got[0].ErrorCode != 0 || got[1].ErrorCode != 0 || got[2].ErrorCode != kerr.PolicyViolation.Code {
+		t.Fatalf("%+v", got)
+	}
+	if why := *got[2].ErrorMessage; !strings.Contains(why, "everything (shop-*)") {
+		t.Errorf("the refusal does not name the failover groups: %s", why)
+	}
+	told := ""
+	for _, s := range got[0].Configs {
+		if s.Name == "retention.ms" {
+			told = *s.Value
+		}
+	}
+	md := shown(t, c, "shop-carts")
+	if got[0].NumPartitions != 3 || got[0].ReplicationFactor != 1 || told != "12345678" || md.TopicID != got[0].TopicID || len(md.Partitions) != 3 || md.ErrorCode != 0 {
+		t.Errorf("told %+v, shown %+v", got[0], md)
+	}
+	if n := at(t, w, "east", "shop-carts"); n != 3 {
+		t.Errorf("the site has %d partitions", n)
+	}
+	other := raw(t, w.Addrs[1])
+	gatewaytest.Eventually(t, "the other gateway shows it", func() bool { return len(shown(t, other, "shop-carts").Partitions) == 3 })
+	if code := createTopics(t, other, newTopic("shop-carts", 5, 1))[0].ErrorCode; code != kerr.TopicAlreadyExists.Code {
+		t.Errorf("once more: error %d", code)
+	}
+	log := audited(t, w)
+	if len(log) != 2 || underWay(t, w) != 0 {
+		t.Fatalf("audit %+v, %d changes under way", log, underWay(t, w))
+	}
+	for _, a := range log {
+		if !strings.Contains(a.Who, "at 127.0.0.1, gateway gateway-1") || !strings.Contains(a.What, " is created") {
+			t.Errorf("audit %+v", a)
+		}
+	}
+}
+
+// What cannot be, or not at all sites, is refused with the code that clients know, and
+// nothing of it is anywhere.
+func TestTopicsThatCannotBeAreRefused(t *testing.T) {
+	t.Parallel()
+	w := topicWorld(t, nil)
+	c := raw(t, w.Addrs[0])
+	placed := newTopic("shop-placed", -1, -1)
+	placed.ReplicaAssignment = append(placed.ReplicaAssignment, kmsg.CreateTopicsRequestTopicReplicaAssignment{Partition: 0, Replicas: []int32{0}})
+	for _, want := range []struct {
+		topic kmsg.CreateTopicsRequestTopic
+		err   *kerr.Error
+		says  string
+	}{
+		{newTopic("", 1, 1), kerr.InvalidTopicException, "empty"},
+		{newTopic("..", 1, 1), kerr.InvalidTopicException, "cannot be"},
+		{newTopic("shop-a/b", 1, 1), kerr.InvalidTopicException, "only letters"},
+		{newTopic("shop-"+strings.Repeat("x", 245), 1, 1), kerr.InvalidTopicException, "250 characters"},
+		{newTopic("__consumer_offsets", 1, 1), kerr.PolicyViolation, "each site alone"},
+		{newTopic("__spillway_map", 1, 1), kerr.PolicyViolation, "each site alone"},
+		{newTopic("other", 1, 1), kerr.PolicyViolation, "no failover group"},
+		{newTopic("shop-orders", 1, 1), kerr.TopicAlreadyExists, "already exists"},
+		{newTopic("shop-a", 0, 1), kerr.InvalidPartitions, "-1 for the default"},
+		{newTopic("shop-a", -2, 1), kerr.InvalidPartitions, "-1 for the default"},
+		{newTopic("shop-a", 10_001, 1), kerr.PolicyViolation, "at most 10000"},
+		{newTopic("shop-a", math.MaxInt32, 1), kerr.PolicyViolation, "at most 10000"},
+		{newTopic("shop-a", 1, 0), kerr.InvalidReplicationFactor, "-1 for the default"},
+		{newTopic("shop-a", 1, 7), kerr.InvalidReplicationFactor, "east"},
+		{placed, kerr.InvalidReplicaAssignment, "cannot be placed"},
+		{newTopic("shop-a", 1, 1, "retention.ms"), kerr.InvalidConfig, "no value"},
+		{newTopic("shop-a", 1, 1, "retention.ms=1", "retention.ms=2"), kerr.InvalidConfig, "twice"},
+		{newTopic("shop-a", 1, 1, "min.insync.replicas=2"), kerr.InvalidConfig, "nobody could write"},
+		{newTopic("shop-a", 1, 1, "remote.storage.enable=true"), kerr.InvalidConfig, "tiered"},
+		{newTopic("shop-a", 1, 1, "unclean.leader.election.enable=true"), kerr.InvalidConfig, "contradicts"},
+		{newTopic("shop-a", 1, 1, "leader.replication.throttled.replicas=*"), kerr.InvalidConfig, "brokers"},
+		{newTopic("shop-a", 1, 1, "retention.ms="+strings.Repeat("1", 17_000)), kerr.PolicyViolation, "bytes of settings"},
+	} {
+		got := createTopics(t, c, want.topic)[0]
+		if got.ErrorCode != want.err.Code || got.ErrorMessage == nil || !strings.Contains(*got.ErrorMessage, want.says) {
+			message := "nothing"
+			if got.ErrorMessage != nil {
+				message = *got.ErrorMessage
+			}
+			t.Errorf("%+v: error %d, want %d; told %s", want.topic, got.ErrorCode, want.err.Code, message)
+		}
+	}
+	for _, got := range createTopics(t, c, newTopic("shop-a", 1, 1), newTopic("shop-a", 2, 1)) {
+		if got.ErrorCode != kerr.InvalidRequest.Code {
+			t.Errorf("named twice: %+v", got)
+		}
+	}
+	checked := kmsg.NewPtrCreateTopicsRequest()
+	checked.Version, checked.TimeoutMillis, checked.ValidateOnly = 7, 20_000, true
+	checked.Topics = []kmsg.CreateTopicsRequestTopic{newTopic("shop-a", 2, 1), newTopic("shop-b", 1, 7)}
+	got := do[*kmsg.CreateTopicsResponse](t, c, checked).Topics
+	if got[0].ErrorCode != 0 || got[1].ErrorCode != kerr.InvalidReplicationFactor.Code {
+		t.Errorf("validated: %+v", got)
+	}
+	if n := at(t, w, "east", "shop-a"); n > 0 || len(audited(t, w)) > 0 || underWay(t, w) > 0 {
+		t.Errorf("%d partitions, audit %+v, %d under way", n, audited(t, w), underWay(t, w))
+	}
+}
+
+// Two gateways are asked for the same topic at the same time, again and again: one answer
+// is success, the other that it exists, and the topic is the winner's.
+func TestTwoGatewaysCreateTheSameTopic(t *testing.T) {
+	t.Parallel()
+	w := topicWorld(t, func(o *gatewaytest.Options) { o.Gateways = []spillway.GatewayID{"gateway-1", "gateway-2"} })
+	for round := range 5 {
+		name := fmt.Sprintf("shop-%d", round)
+		var both sync.WaitGroup
+		var codes [2]int16
+		for i := range 2 {
+			c := raw(t, w.Addrs[i])
+			both.Go(func() {
+				req := kmsg.NewPtrCreateTopicsRequest()
+				req.Version, req.TimeoutMillis = 7, 20_000
+				req.Topics = []kmsg.CreateTopicsRequestTopic{newTopic(name, int32(i+1), 1)}
+				resp, err := c.DoVersion(within(t, soon), req)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				codes[i] = resp.(*kmsg.CreateTopicsResponse).Topics[0].ErrorCode
+			})
+		}
+		both.Wait()
+		winner := 0
+		if codes[0] != 0 {
+			winner = 1
+		}
+		if codes[winner] != 0 || codes[1-winner] != kerr.TopicAlreadyExists.Code || at(t, w, "east", name) != winner+1 {
+			t.Errorf("round %d: errors %v, %d partitions", round, codes, at(t, w, "east", name))
+		}
+	}
+}
+
+// A topic grows at all sites, for all gateways.
+func TestTopicsGrowAtAllSites(t *testing.T) {
+	t.Parallel()
+	w := topicWorld(t, func(o *gatewaytest.Options) { o.Gateways = []spillway.GatewayID{"gateway-1", "gateway-2"} })
+	c := raw(t, w.Addrs[0])
+	if got := growTopic(t, c, "shop-orders", 3, 20_000); got.ErrorCode != 0 {
+		t.Fatalf("error %d: %v", got.ErrorCode, got.ErrorMessage)
+	}
+	if at(t, w, "east", "shop-orders") != 3 || at(t, w, "west", "shop-orders") != 3 || len(shown(t, c, "shop-orders").Partitions) != 3 {
+		t.Errorf("east %d, west %d, shown %d", at(t, w, "east", "shop-orders"), at(t, w, "west", "shop-orders"), len(shown(t, c, "shop-orders").Partitions))
+	}
+	other := raw(t, w.Addrs[1])
+	gatewaytest.Eventually(t, "the other gateway shows it", func() bool { return len(shown(t, other, "shop-orders").Partitions) == 3 })
+	for count, want := range map[int32]*kerr.Error{0: kerr.InvalidPartitions, 2: kerr.InvalidPartitions, 3: kerr.InvalidPartitions, math.MaxInt32: kerr.InvalidPartitions} {
+		if got := growTopic(t, c, "shop-orders", count, 20_000); got.ErrorCode != want.Code {
+			t.Errorf("to %d: error %d", count, got.ErrorCode)
+		}
+	}
+	for _, name := range []string{"shop-none", "other", "__consumer_offsets"} {
+		if got := growTopic(t, c, name, 3, 20_000); got.ErrorCode != kerr.UnknownTopicOrPartition.Code {
+			t.Errorf("%s: error %d", name, got.ErrorCode)
+		}
+	}
+	if log := audited(t, w); len(log) != 1 || !strings.Contains(log[0].What, "shop-orders grows from 1 to 3") {
+		t.Errorf("audit %+v", log)
+	}
+}
+
+// Two gateways let one topic grow at the same time: it ends with the larger count at all
+// sites, and nobody is told of a count that is not there.
+func TestTwoGatewaysLetATopicGrow(t *testing.T) {
+	t.Parallel()
+	w := topicWorld(t, func(o *gatewaytest.Options) { o.Gateways = []spillway.GatewayID{"gateway-1", "gateway-2"} })
+	var both sync.WaitGroup
+	for i := range 2 {
+		c := raw(t, w.Addrs[i])
+		both.Go(func() {
+			for count := int32(2); count <= 6; count++ {
+				got := growTopic(t, c, "shop-orders", count, 20_000)
+				if n := int32(len(shown(t, c, "shop-orders").Partitions)); got.ErrorCode == 0 && n < count || got.ErrorCode != 0 && got.ErrorCode != kerr.InvalidPartitions.Code {
+					t.Errorf("gateway %d, to %d: error %d, %d shown", i, count, got.ErrorCode, n)
+				}
+			}
+		})
+	}
+	both.Wait()
+	if at(t, w, "east", "shop-orders") != 6 || at(t, w, "west", "shop-orders") != 6 || underWay(t, w) > 0 {
+		t.Errorf("east %d, west %d", at(t, w, "east", "shop-orders"), at(t, w, "west", "shop-orders"))
+	}
+}
+
+// A site that follows is away. Topics are created without it: its mirror does that when it
+// is back. They do not grow, since records could be written that it has no place for.
+func TestTopicsWhileASiteIsAway(t *testing.T) {
+	t.Parallel()
+	w := topicWorld(t, nil)
+	c := raw(t, w.Addrs[0])
+	w.Wires["west"].Cut(true)
+	if got := createTopics(t, c, newTopic("shop-carts", 1, 1))[0]; got.ErrorCode != 0 {
+		t.Errorf("created: error %d", got.ErrorCode)
+	}
+	got := growTopic(t, c, "shop-orders", 3, 20_000)
+	if got.ErrorCode != kerr.PolicyViolation.Code || !strings.Contains(*got.ErrorMessage, "site west does not answer") {
+		t.Errorf("grown: %+v", got)
+	}
+	if at(t, w, "east", "shop-orders") != 1 || underWay(t, w) > 0 {
+		t.Error("it grows all the same")
+	}
+	w.Wires["west"].Mend()
+	gatewaytest.Eventually(t, "it grows when the site is back", func() bool { return growTopic(t, c, "shop-orders", 3, 20_000).ErrorCode == 0 })
+}
+
+// A site goes away while a topic grows: the client is told that this goes on, clients see
+// the old count meanwhile, and whoever comes next ends it.
+func TestAGrowthThatIsInterrupted(t *testing.T) {
+	t.Parallel()
+	w := topicWorld(t, nil)
+	c := raw(t, w.Addrs[0])
+	cut := make(chan struct{})
+	w.Store.Fail(failOnce(func() { w.Wires["west"].Cut(true); close(cut) }, w.Keys.Topic("shop-orders")))
+	got := growTopic(t, c, "shop-orders", 3, 1500)
+	<-cut
+	w.Store.Fail(nil)
+	if got.ErrorCode != kerr.RequestTimedOut.Code || !strings.Contains(*got.ErrorMessage, "it is carried on") {
+		t.Errorf("%+v", got)
+	}
+	if n := len(shown(t, c, "shop-orders").Partitions); n != 1 || at(t, w, "east", "shop-orders") != 1 || underWay(t, w) != 1 {
+		t.Errorf("%d partitions are shown", n)
+	}
+	w.Wires["west"].Mend()
+	// The next request for the topic carries it on first.
+	gatewaytest.Eventually(t, "it has grown", func() bool {
+		return growTopic(t, c, "shop-orders", 3, 2_000).ErrorCode == kerr.InvalidPartitions.Code && len(shown(t, c, "shop-orders").Partitions) == 3
+	})
+	if at(t, w, "west", "shop-orders") != 3 || underWay(t, w) > 0 {
+		t.Errorf("west has %d, %d under way", at(t, w, "west", "shop-orders"), underWay(t, w))
+	}
+}
+
+// While the share moves a request waits, and is refused so that it is sent again when that
+// takes too long.
+func TestTopicsWhileAShareMoves(t *testing.T) {
+	t.Parallel()
+	w := topicWorld(t, nil)
+	c := raw(t, w.Addrs[0])
+	w.SetShare(func(s *failover.Share) { s.State, s.Epoch, s.Target = failover.Fencing, 2, "west" })
+	gatewaytest.Eventually(t, "it is refused", func() bool {
+		return createTopics(t, c, newTopic("shop-carts", 1, 1))[0].ErrorCode == kerr.NotController.Code
+	})
+	if got := growTopic(t, c, "shop-orders", 2, 20_000); got.ErrorCode != kerr.NotController.Code {
+		t.Errorf("%+v", got)
+	}
+	answer := begun(t, c, func() kmsg.Request {
+		req := kmsg.NewPtrCreateTopicsRequest()
+		req.Version, req.TimeoutMillis, req.Topics = 7, 20_000, []kmsg.CreateTopicsRequestTopic{newTopic("shop-carts", 1, 1)}
+		return req
+	}())
+	w.SetShare(func(s *failover.Share) { // the move is given up
+		s.State, s.Epoch, s.Target = failover.Stable, 3, ""
+		s.Terms = append(s.Terms, failover.Term{Epoch: 3, Site: "east", Mask: s.Terms[0].Mask, Continues: true})
+	})
+	if got := answer().(*kmsg.CreateTopicsResponse).Topics[0]; got.ErrorCode != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Topics of an unordered group have the partitions that its configuration says.
+func TestTopicsOfAnUnorderedGroup(t *testing.T) {
+	t.Parallel()
+	w := topicWorld(t, func(o *gatewaytest.Options) { o.Spread, o.Topics = 2, map[string]int32{"shop-clicks": 4} })
+	c := raw(t, w.Addrs[0])
+	if got := createTopics(t, c, newTopic("shop-views", 3, 1))[0]; got.ErrorCode != kerr.InvalidPartitions.Code || !strings.Contains(*got.ErrorMessage, "4 in all") {
+		t.Errorf("%+v", got)
+	}
+	if got := createTopics(t, c, newTopic("shop-views", 4, 1))[0]; got.ErrorCode != 0 || len(shown(t, c, "shop-views").Partitions) != 4 {
+		t.Errorf("%+v", got)
+	}
+	if got := growTopic(t, c, "shop-clicks", 8, 20_000); got.ErrorCode != kerr.PolicyViolation.Code {
+		t.Errorf("%+v", got)
+	}
+}
+
+// failOnce calls f once a key was written; nothing fails.
+func failOnce(f func(), key string) func(coordtest.Moment, []coordination.Op) error {
+	var once sync.Once
+	return func(when coordtest.Moment, ops []coordination.Op) error {
+		if when == coordtest.AfterWrite && slices.ContainsFunc(ops, func(op coordination.Op) bool { return op.Key == key }) {
+			once.Do(f)
+		}
+		return nil
+	}
+}
