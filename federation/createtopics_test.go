@@ -405,3 +405,95 @@ func failOnce(f func(), key string) func(coordtest.Moment, []coordination.Op) er
 		return nil
 	}
 }
+
+func alter(t *testing.T, c *conn.Conn, name string, changes ...kmsg.IncrementalAlterConfigsRequestResourceConfig) kmsg.IncrementalAlterConfigsResponseResource {
+	t.Helper()
+	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	r := kmsg.NewIncrementalAlterConfigsRequestResource()
+	r.ResourceType, r.ResourceName, r.Configs = kmsg.ConfigResourceTypeTopic, name, changes
+	req.Version, req.Resources = 1, []kmsg.IncrementalAlterConfigsRequestResource{r}
+	return do[*kmsg.IncrementalAlterConfigsResponse](t, c, req).Resources[0]
+}
+
+func change(key string, op kmsg.IncrementalAlterConfigOp, value string) kmsg.IncrementalAlterConfigsRequestResourceConfig {
+	c := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+	c.Name, c.Op = key, op
+	if op != kmsg.IncrementalAlterConfigOpDelete {
+		c.Value = &value
+	}
+	return c
+}
+
+// Settings of topics are changed at the site that serves; who did it is in the audit log.
+// What is a site's own is refused, or left as it is by a client that does not know of it.
+func TestSettingsOfTopicsAreChanged(t *testing.T) {
+	t.Parallel()
+	const set, reset, add = kmsg.IncrementalAlterConfigOpSet, kmsg.IncrementalAlterConfigOpDelete, kmsg.IncrementalAlterConfigOpAppend
+	w := topicWorld(t, nil)
+	c := raw(t, w.Addrs[0])
+	there := func() map[string]string {
+		t.Helper()
+		all, err := w.Direct["east"].Admin().TopicSettings(within(t, soon), []string{"shop-orders"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all["shop-orders"]
+	}
+	if got := alter(t, c, "shop-orders", change("retention.ms", set, "12345678"), change("cleanup.policy", set, "delete"), change("min.insync.replicas", set, "1")); got.ErrorCode != 0 {
+		t.Fatalf("%+v", got)
+	}
+	if got := alter(t, c, "shop-orders", change("cleanup.policy", add, "compact")); got.ErrorCode != 0 {
+		t.Fatalf("%+v", got)
+	}
+	if got := there(); got["retention.ms"] != "12345678" || got["cleanup.policy"] != "delete,compact" || got["min.insync.replicas"] != "1" {
+		t.Errorf("%v", got)
+	}
+	if log := audited(t, w); len(log) != 2 || log[0].What != "settings of topic shop-orders at site east: retention.ms=12345678, cleanup.policy=delete, min.insync.replicas=1" || !strings.HasSuffix(log[1].What, "cleanup.policy+=compact") {
+		t.Errorf("audit %+v", log)
+	}
+	for _, want := range []struct {
+		topic string
+		c     kmsg.IncrementalAlterConfigsRequestResourceConfig
+		err   *kerr.Error
+	}{
+		{"shop-orders", change("min.insync.replicas", set, "2"), kerr.InvalidConfig},
+		{"shop-orders", change("unclean.leader.election.enable", set, "true"), kerr.InvalidConfig},
+		{"shop-orders", change("remote.storage.enable", set, "true"), kerr.InvalidConfig},
+		{"shop-orders", change("leader.replication.throttled.replicas", set, "*"), kerr.InvalidConfig},
+		{"shop-orders", change("retention.ms", 9, "1"), kerr.InvalidRequest},
+		{"shop-none", change("retention.ms", set, "1"), kerr.UnknownTopicOrPartition},
+		{"other", change("retention.ms", set, "1"), kerr.UnknownTopicOrPartition},
+		{"__spillway_map", change("retention.ms", set, "1"), kerr.UnknownTopicOrPartition},
+	} {
+		if got := alter(t, c, want.topic, want.c); got.ErrorCode != want.err.Code {
+			t.Errorf("%s %+v: error %d, want %d", want.topic, want.c, got.ErrorCode, want.err.Code)
+		}
+	}
+	broker := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	r := kmsg.NewIncrementalAlterConfigsRequestResource()
+	r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeBroker, "0"
+	broker.Version, broker.Resources = 1, []kmsg.IncrementalAlterConfigsRequestResource{r}
+	if got := do[*kmsg.IncrementalAlterConfigsResponse](t, c, broker).Resources[0]; got.ErrorCode != kerr.InvalidRequest.Code || !strings.Contains(*got.ErrorMessage, "BROKER") {
+		t.Errorf("%+v", got)
+	}
+
+	all := kmsg.NewPtrAlterConfigsRequest()
+	whole := kmsg.NewAlterConfigsRequestResource()
+	whole.ResourceType, whole.ResourceName = kmsg.ConfigResourceTypeTopic, "shop-orders"
+	value := "777"
+	whole.Configs = []kmsg.AlterConfigsRequestResourceConfig{{Name: "segment.ms", Value: &value}}
+	all.Version, all.ValidateOnly, all.Resources = 2, true, []kmsg.AlterConfigsRequestResource{whole}
+	if got := do[*kmsg.AlterConfigsResponse](t, c, all).Resources[0]; got.ErrorCode != 0 || there()["segment.ms"] != "" {
+		t.Errorf("validated: %+v, %v", got, there())
+	}
+	all.ValidateOnly = false
+	if got := do[*kmsg.AlterConfigsResponse](t, c, all).Resources[0]; got.ErrorCode != 0 {
+		t.Errorf("%+v", got)
+	}
+	if got := there(); got["segment.ms"] != "777" || got["retention.ms"] != "" || got["cleanup.policy"] != "" || got["min.insync.replicas"] != "1" {
+		t.Errorf("replaced: %v", got)
+	}
+	if got := alter(t, c, "shop-orders", change("segment.ms", reset, "")); got.ErrorCode != 0 || there()["segment.ms"] != "" || len(audited(t, w)) != 4 {
+		t.Errorf("%+v, %v, audit %d", got, there(), len(audited(t, w)))
+	}
+}

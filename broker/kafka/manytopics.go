@@ -186,6 +186,27 @@ func (a *admin) TopicSettings(ctx context.Context, topics []string) (map[string]
 	return settings, errors.Join(faults...)
 }
 
+// AlterTopic implements broker.Admin.
+func (a *admin) AlterTopic(ctx context.Context, topic string, changes []broker.SettingChange, checkOnly bool) error {
+	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	r := kmsg.NewIncrementalAlterConfigsRequestResource()
+	r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, topic
+	for _, c := range changes {
+		rc := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+		rc.Name, rc.Op, rc.Value = c.Key, kmsg.IncrementalAlterConfigOp(c.Op), c.Value
+		r.Configs = append(r.Configs, rc)
+	}
+	req.Resources, req.ValidateOnly = []kmsg.IncrementalAlterConfigsRequestResource{r}, checkOnly
+	return a.asks(ctx, "change settings of topic "+topic, req, func(answer kmsg.Response) error {
+		for _, r := range answer.(*kmsg.IncrementalAlterConfigsResponse).Resources {
+			if err := refusal(r.ErrorCode, r.ErrorMessage); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // describe asks for settings of topics, all of them if there are no keys. Topics that
 // do not exist are left out.
 func (a *admin) describe(ctx context.Context, topics, keys []string, see func(topic string, configs []kmsg.DescribeConfigsResponseResourceConfig)) error {

@@ -196,6 +196,8 @@ func newTopic(group spillway.FailoverGroup, asked kmsg.CreateTopicsRequestTopic)
 // short is a name from a client as an answer repeats it.
 func short(name string) string { return strconv.QuoteToASCII(name[:min(len(name), 100)]) }
 
+const unclean = "unclean.leader.election.enable"
+
 // notHere tells why a setting of a topic is not for clients of the virtual cluster (C36);
 // empty if it is.
 func notHere(key, value string) string {
@@ -204,7 +206,7 @@ func notHere(key, value string) string {
 		return "it names brokers, which are each site's own"
 	case strings.HasPrefix(key, "remote.") || strings.HasPrefix(key, "local.retention."):
 		return "tiered storage is each site's own"
-	case key == "unclean.leader.election.enable" && value != "false":
+	case key == unclean && value != "false":
 		return "a log that loses its end contradicts the offset map"
 	}
 	return ""

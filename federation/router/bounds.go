@@ -67,6 +67,10 @@ func entries(req kmsg.Request) (n int) {
 		for _, t := range r.Topics {
 			n += 1 + len(t.ReplicaAssignment) + len(t.Configs)
 		}
+	case *kmsg.IncrementalAlterConfigsRequest:
+		n = withPartitions(r.Resources, func(t kmsg.IncrementalAlterConfigsRequestResource) int { return len(t.Configs) })
+	case *kmsg.AlterConfigsRequest:
+		n = withPartitions(r.Resources, func(t kmsg.AlterConfigsRequestResource) int { return len(t.Configs) })
 	case *kmsg.CreatePartitionsRequest:
 		n = withPartitions(r.Topics, func(t kmsg.CreatePartitionsRequestTopic) int { return len(t.Assignment) })
 	case *kmsg.LeaveGroupRequest:

@@ -100,6 +100,14 @@ func (codecAdmin) CheckTopics(_ context.Context, topics []broker.NewTopic) (map[
 	return refused, nil
 }
 
+func (codecAdmin) TopicSettings(_ context.Context, topics []string) (map[string]map[string]string, error) {
+	return map[string]map[string]string{codecTopics[0]: {"retention.ms": "1"}}, nil
+}
+
+func (codecAdmin) AlterTopic(context.Context, string, []broker.SettingChange, bool) error {
+	return kerr.InvalidConfig
+}
+
 func (codecAdmin) CreatePartitions(context.Context, string, int32) error { return kerr.PolicyViolation }
 
 func (*codecSite) Refresh(context.Context) error { return nil }

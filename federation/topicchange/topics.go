@@ -111,7 +111,7 @@ func (t *Topics) Shown(topic string, partitions int32) int32 {
 func (t *Topics) Begin(ctx context.Context, c Change) (Change, error) {
 	c.ID, c.Since = rand.Text(), time.Now().UTC()
 	key := t.keys.Topic(c.Topic)
-	err := t.config.Store.Txn(ctx, []coordination.Op{{Key: key, Value: c.Encode()}, t.audit(c, c.String(), "")})
+	err := t.config.Store.Txn(ctx, []coordination.Op{{Key: key, Value: c.Encode()}, t.audit(c.Who, c.String(), "")})
 	if errors.Is(err, coordination.ErrUnavailable) {
 		if now, _, fault := t.read(ctx, c.Topic); fault == nil && now.ID == c.ID {
 			return c, nil // it was written, and the answer was lost
@@ -330,7 +330,7 @@ func (t *Topics) lookAt(ctx context.Context, site spillway.SiteID, topic string)
 func (t *Topics) end(ctx context.Context, c Change, version uint64, why error) (bool, error) {
 	ops := []coordination.Op{{Key: t.keys.Topic(c.Topic), Version: version, Delete: true}}
 	if why != nil {
-		ops = append(ops, t.audit(c, "taken back: "+c.String(), why.Error()))
+		ops = append(ops, t.audit(c.Who, "taken back: "+c.String(), why.Error()))
 	}
 	err := t.config.Store.Txn(ctx, ops)
 	if err != nil && !errors.Is(err, coordination.ErrConflict) { // conflict: somebody has ended it
@@ -346,9 +346,14 @@ func (t *Topics) told(c Change, err error) {
 	}
 }
 
-func (t *Topics) audit(c Change, what, why string) coordination.Op {
+// Audit writes an entry of the audit log about a topic for what one site does alone.
+func (t *Topics) Audit(ctx context.Context, who, what, why string) error {
+	return t.config.Store.Txn(ctx, []coordination.Op{t.audit(who, what, why)})
+}
+
+func (t *Topics) audit(who, what, why string) coordination.Op {
 	now := time.Now().UTC()
-	value, err := json.Marshal(failover.AuditEntry{At: now, Who: c.Who, What: what, Why: why})
+	value, err := json.Marshal(failover.AuditEntry{At: now, Who: who, What: what, Why: why})
 	if err != nil {
 		panic(fmt.Sprintf("audit entry cannot be encoded: %v", err)) // plain data, cannot happen
 	}

@@ -43,6 +43,10 @@ func (a *admin) SetTopicConfigs(_ context.Context, topic string, _ map[string]*s
 	return a.readOnly("change settings of", topic)
 }
 
+func (a *admin) AlterTopic(_ context.Context, topic string, _ []broker.SettingChange, _ bool) error {
+	return a.readOnly("change settings of", topic)
+}
+
 func (a *admin) TopicConfigs(ctx context.Context, topic string) (map[string]broker.ConfigValue, error) {
 	name, err := a.names.there(topic)
 	if err != nil {

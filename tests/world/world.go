@@ -45,6 +45,7 @@ type Options struct {
 	Brokers    int // per site; default 1
 	Consuls    int // default 3
 	Partitions int32
+	Topics     []string // more topics, or patterns of them, of the failover group; nobody creates them
 	AckSites   int
 	// Automatic lets the sites fail over by themselves; LossMax bounds it.
 	Automatic     bool
@@ -479,6 +480,8 @@ func (w *World) writeConfigs(site string) {
 	w.writeConfig(site, site+"-mirror", "mirror", w.ports[site].mirrorMetrics)
 }
 
+func quoted(names []string) string { return `"` + strings.Join(names, `", "`) + `"` }
+
 func (w *World) writeConfig(site, process, roles string, metrics int) {
 	w.t.Helper()
 	p, host := w.ports[site], w.host(site)
@@ -495,7 +498,7 @@ func (w *World) writeConfig(site, process, roles string, metrics int) {
 	line("coordinator: {consul: {address: %q}}", w.ConsulOf(site).HTTP)
 	line("failoverGroups:")
 	line("  - name: %s", Group)
-	line("    topics: [%s]", strings.Join(orders.Topics, ", "))
+	line("    topics: [%s]", quoted(append(slices.Clone(orders.Topics), w.Options.Topics...)))
 	line("    consumerGroups: [\"*\"]")
 	line("    sites: [%s]", strings.Join(w.Sites, ", "))
 	line("    ack: {sites: %d}", w.Options.AckSites)
