@@ -257,14 +257,16 @@ func TestTwoGatewaysCreateTheSameTopic(t *testing.T) {
 func TestTopicsGrowAtAllSites(t *testing.T) {
 	t.Parallel()
 	w := topicWorld(t, func(o *gatewaytest.Options) { o.Gateways = []spillway.GatewayID{"gateway-1", "gateway-2"} })
-	c := raw(t, w.Addrs[0])
+	c, other := raw(t, w.Addrs[0]), raw(t, w.Addrs[1])
+	if n := len(shown(t, other, "shop-orders").Partitions); n != 1 {
+		t.Fatalf("%d partitions", n)
+	}
 	if got := growTopic(t, c, "shop-orders", 3, 20_000); got.ErrorCode != 0 {
 		t.Fatalf("error %d: %v", got.ErrorCode, got.ErrorMessage)
 	}
 	if at(t, w, "east", "shop-orders") != 3 || at(t, w, "west", "shop-orders") != 3 || len(shown(t, c, "shop-orders").Partitions) != 3 {
 		t.Errorf("east %d, west %d, shown %d", at(t, w, "east", "shop-orders"), at(t, w, "west", "shop-orders"), len(shown(t, c, "shop-orders").Partitions))
 	}
-	other := raw(t, w.Addrs[1])
 	gatewaytest.Eventually(t, "the other gateway shows it", func() bool { return len(shown(t, other, "shop-orders").Partitions) == 3 })
 	for count, want := range map[int32]*kerr.Error{0: kerr.InvalidPartitions, 2: kerr.InvalidPartitions, 3: kerr.InvalidPartitions, math.MaxInt32: kerr.InvalidPartitions} {
 		if got := growTopic(t, c, "shop-orders", count, 20_000); got.ErrorCode != want.Code {

@@ -41,6 +41,7 @@ func Run(t *testing.T, site Site) {
 	}{
 		{"Topics", topics},
 		{"ManyTopics", manyTopics},
+		{"DeletedRecords", deletedRecords},
 		{"Settings", settings},
 		{"Leaders", leaders},
 		{"Nodes", nodes},

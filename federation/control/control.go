@@ -167,7 +167,7 @@ func (c *Control) carryTopics(ctx context.Context) {
 	changes := topicchange.New(topicchange.Config{
 		Topology: c.cfg.Topology, Store: c.cfg.Store, Sites: sites, TakeOver: c.cfg.TopicTakeover, Told: c.cfg.Events.topicChange,
 	})
-	_ = changes.Run(ctx) // ends with ctx
+	changes.Run(ctx)
 }
 
 // limits of a failover group, for Step.

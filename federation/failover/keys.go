@@ -109,6 +109,12 @@ func (k Keys) DrainedAll() string { return k.root() + "drained/" }
 // Drained marks a site that is drained; absent if it is not.
 func (k Keys) Drained(site spillway.SiteID) string { return k.DrainedAll() + string(site) }
 
+// LowMarks is the prefix of what clients have deleted of topics.
+func (k Keys) LowMarks() string { return k.root() + "lowmarks/" }
+
+// LowMarksOf is that of one topic; absent if there is none.
+func (k Keys) LowMarksOf(topic string) string { return k.LowMarks() + topic }
+
 // Topics is the prefix of the changes of topics that are under way.
 func (k Keys) Topics() string { return k.root() + "topics/" }
 

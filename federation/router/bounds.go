@@ -71,6 +71,8 @@ func entries(req kmsg.Request) (n int) {
 		n = withPartitions(r.Resources, func(t kmsg.IncrementalAlterConfigsRequestResource) int { return len(t.Configs) })
 	case *kmsg.AlterConfigsRequest:
 		n = withPartitions(r.Resources, func(t kmsg.AlterConfigsRequestResource) int { return len(t.Configs) })
+	case *kmsg.DeleteRecordsRequest:
+		n = withPartitions(r.Topics, func(t kmsg.DeleteRecordsRequestTopic) int { return len(t.Partitions) })
 	case *kmsg.CreatePartitionsRequest:
 		n = withPartitions(r.Topics, func(t kmsg.CreatePartitionsRequestTopic) int { return len(t.Assignment) })
 	case *kmsg.LeaveGroupRequest:

@@ -71,6 +71,7 @@ var codecs = map[int16]codec{
 	}},
 	18: {alone: true},
 	19: {alone: true},
+	21: {alone: true},
 	22: {alone: true},
 	32: {nested: true, ask: askDescribeConfigs, answer: answerDescribeConfigs, told: toldDescribeConfigs},
 	33: {alone: true},

@@ -100,6 +100,14 @@ func (codecAdmin) CheckTopics(_ context.Context, topics []broker.NewTopic) (map[
 	return refused, nil
 }
 
+func (codecAdmin) LogStarts(context.Context, []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return nil, nil
+}
+
+func (codecAdmin) DeleteRecords(context.Context, spillway.TopicPartition, spillway.LocalOffset) (spillway.LocalOffset, error) {
+	return 0, kerr.PolicyViolation
+}
+
 func (codecAdmin) TopicSettings(_ context.Context, topics []string) (map[string]map[string]string, error) {
 	return map[string]map[string]string{codecTopics[0]: {"retention.ms": "1"}}, nil
 }

@@ -46,6 +46,7 @@ func FuzzListGroupsRequest(f *testing.F)              { fuzzRequest(f, 16) }
 func FuzzListGroupsAnswer(f *testing.F)               { fuzzAnswer(f, 16) }
 func FuzzAPIVersionsRequest(f *testing.F)             { fuzzRequest(f, 18) }
 func FuzzCreateTopicsRequest(f *testing.F)            { fuzzRequest(f, 19) }
+func FuzzDeleteRecordsRequest(f *testing.F)           { fuzzRequest(f, 21) }
 func FuzzInitProducerIDRequest(f *testing.F)          { fuzzRequest(f, 22) }
 func FuzzDescribeConfigsRequest(f *testing.F)         { fuzzRequest(f, 32) }
 func FuzzDescribeConfigsAnswer(f *testing.F)          { fuzzAnswer(f, 32) }

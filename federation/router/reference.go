@@ -29,7 +29,7 @@ var refusals = []struct {
 	{"Delegation tokens are of one site.", []int16{38, 39, 40, 41}},
 	{"Share groups keep their state at one site and cannot move.", []int16{76, 77, 78, 79, 90, 91, 92}},
 	{"Streams groups (KIP-1071) keep their state at one site and cannot move. Streams with the classic protocol works, without exactly-once.", []int16{88, 89, 93}},
-	{"A topic has to change at all sites together, which is not served yet. Change it at each site.", []int16{20, 21}},
+	{"A topic has to be deleted at all sites together, which is not served yet. Delete it at each site.", []int16{20}},
 	{"Settings of groups and client metrics are a site's own. Ask the site.", []int16{74}},
 	{"Access rights, quotas and users have to change at all sites together, which is not served yet. Change them at each site.", []int16{29, 30, 31, 48, 49, 50, 51}},
 	{"Administration of groups is not served yet. Do it at the site that serves the group.", []int16{42, 47}},

@@ -81,7 +81,8 @@ type Config struct {
 	Marks    Marks
 	// Report changes this gateway's confirmation about an epoch of a share, soon;
 	// change may be called more than once.
-	Report func(share spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport))
+	Report   func(share spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport))
+	LowMarks LowMarks // may be nil: nobody deletes records
 	// Changes carries out what clients ask of whole topics.
 	Changes *topicchange.Topics
 	Events  Events
@@ -95,8 +96,8 @@ type Config struct {
 	// that is known, see release.
 	OutstandingMax time.Duration
 	MetadataMax    time.Duration // age of a site's metadata before it is asked for again; default 5 s
-	// FollowMax bounds the wait for the sites that follow to have a topic that was
-	// created or has grown; default 5 s.
+	// FollowMax bounds the wait for the sites that follow: to have a topic that was
+	// created or has grown, and to delete records; default 5 s.
 	FollowMax   time.Duration
 	ContactsMax int // producers and partitions remembered; default 200,000
 }
@@ -121,6 +122,7 @@ type Router struct {
 	lags     *lags
 	members  *members
 	gone     goneFor
+	trimming chan struct{} // a token per deletion of records at sites that follow
 	aside    chan struct{} // a token per member that is taken back, or may have to be
 
 	generations *generations // produces on their way, by the layout that let them in
@@ -147,7 +149,7 @@ func New(c Config) *Router {
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,
 		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), generations: newGenerations(),
-		aside: make(chan struct{}, asideMax),
+		aside: make(chan struct{}, asideMax), trimming: make(chan struct{}, trimsAside),
 	}
 	for _, s := range c.Shares {
 		r.shares[s.ID] = s

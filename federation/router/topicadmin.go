@@ -201,6 +201,9 @@ func (r *Router) changeTopic(ctx context.Context, c topicchange.Change) error {
 // errOther tells that a change of the same kind was made by somebody else meanwhile.
 var errOther = errors.New("somebody else changed the topic at the same time")
 
+// TopicChanged has a topic looked up anew, as another gateway has changed it.
+func (r *Router) TopicChanged(name string) { r.topics.stale(name) }
+
 // awaitShown waits until this gateway shows a topic with so many partitions, and the sites
 // that follow and answer have them too. That is as long as their mirrors take to look, and
 // bounded: without them the topic works as well.

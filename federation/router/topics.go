@@ -144,6 +144,22 @@ func (t *topics) shown(md broker.TopicMetadata) broker.TopicMetadata {
 	return md
 }
 
+// idAt is the id that a site gave a topic, as far as it is known. Nobody waits: a site that
+// has to be asked again is asked for the next time.
+func (t *topics) idAt(site spillway.SiteID, name string) [16]byte {
+	if t.router.sites[site] == nil {
+		return [16]byte{}
+	}
+	return t.at(over, site, t.router.config.MetadataMax)[name].ID
+}
+
+// over is a context that has ended.
+var over = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
 // stale has the sites that serve a topic asked anew, as it has changed. An answer that is
 // on its way may be older than that.
 func (t *topics) stale(name string) {

@@ -33,6 +33,8 @@ type Config struct {
 	// TakeOver is how long a change must have stood still until Run carries it on;
 	// default 3 s.
 	TakeOver time.Duration
+	// Ended hears of topics of which See has seen a change end. May be nil.
+	Ended func(topic string)
 	// Told hears of changes that have ended (err: that were taken back), and of those that
 	// Run could not end yet. May be nil.
 	Told func(c Change, err error)
@@ -47,17 +49,10 @@ type Topics struct {
 	mu struct {
 		sync.Mutex
 		underWay map[string]Change // by topic, as the store's watch shows it
-		seen     map[string]seen   // by topic
 	}
 }
 
-// seen is since when a record is as it is.
-type seen struct {
-	version uint64
-	at      time.Time
-}
-
-// New prepares it. Nothing runs until Run or Follow.
+// New prepares it. Nothing runs until Run.
 func New(c Config) *Topics {
 	if c.TakeOver <= 0 {
 		c.TakeOver = 3 * time.Second
@@ -78,7 +73,15 @@ const (
 
 // See takes what a watch of failover.Keys.Topics shows.
 func (t *Topics) See(entries []coordination.Entry) {
-	underWay, seenNow := make(map[string]Change, len(entries)), make(map[string]seen, len(entries))
+	underWay := make(map[string]Change, len(entries))
+	var ended []string
+	defer func() {
+		for _, topic := range ended {
+			if t.config.Ended != nil {
+				t.config.Ended(topic)
+			}
+		}
+	}()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, e := range entries {
@@ -87,13 +90,13 @@ func (t *Topics) See(entries []coordination.Entry) {
 			continue
 		}
 		underWay[c.Topic] = c
-		s, ok := t.mu.seen[c.Topic]
-		if !ok || s.version != e.Version {
-			s = seen{version: e.Version, at: time.Now()}
-		}
-		seenNow[c.Topic] = s
 	}
-	t.mu.underWay, t.mu.seen = underWay, seenNow
+	for topic, c := range t.mu.underWay {
+		if underWay[topic].ID != c.ID {
+			ended = append(ended, topic)
+		}
+	}
+	t.mu.underWay = underWay
 }
 
 // Shown is how many of its partitions clients see of a topic (E).
@@ -351,6 +354,9 @@ func (t *Topics) Audit(ctx context.Context, who, what, why string) error {
 	return t.config.Store.Txn(ctx, []coordination.Op{t.audit(who, what, why)})
 }
 
+// AuditOp is such an entry, to be written together with something else.
+func (t *Topics) AuditOp(who, what, why string) coordination.Op { return t.audit(who, what, why) }
+
 func (t *Topics) audit(who, what, why string) coordination.Op {
 	now := time.Now().UTC()
 	value, err := json.Marshal(failover.AuditEntry{At: now, Who: who, What: what, Why: why})
@@ -360,73 +366,18 @@ func (t *Topics) audit(who, what, why string) coordination.Op {
 	return coordination.Op{Key: t.keys.Audit(now, rand.Text()[:8]), Value: value}
 }
 
-// Follow keeps what See knows up to date until ctx ends.
-func (t *Topics) Follow(ctx context.Context) error {
-	return t.config.Store.Watch(ctx, t.keys.Topics(), func(entries []coordination.Entry, err error) {
-		if err == nil {
-			t.See(entries)
+// Run carries on what has stood still for a while, until ctx ends and what it started has.
+func (t *Topics) Run(ctx context.Context) {
+	coordination.CarryOn(ctx, t.config.Store, t.keys.Topics(), t.config.TakeOver, TakenOverAtOnce, func(ctx context.Context, e coordination.Entry) {
+		c, err := Decode(e.Value)
+		if err != nil {
+			t.told(Change{Topic: e.Key}, err)
+			return
+		}
+		carrying, cancel := context.WithTimeout(ctx, stepMax)
+		defer cancel()
+		if err := t.Carry(carrying, c, false); err != nil && ctx.Err() == nil {
+			t.told(c, err)
 		}
 	})
-}
-
-// Run carries on what has stood still for a while: who began it has died, or gave up
-// waiting. It ends with ctx, after what it started.
-func (t *Topics) Run(ctx context.Context) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	wg.Go(func() { _ = t.Follow(ctx) }) // ends with ctx
-	slots := make(chan struct{}, TakenOverAtOnce)
-	busy := make(map[string]bool)
-	var mu sync.Mutex // guards busy
-	ticker := time.NewTicker(t.config.TakeOver / 4)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		}
-		for _, c := range t.still() {
-			mu.Lock()
-			taken := busy[c.Topic]
-			busy[c.Topic] = true
-			mu.Unlock()
-			if taken {
-				continue
-			}
-			wg.Go(func() {
-				defer func() {
-					mu.Lock()
-					defer mu.Unlock()
-					delete(busy, c.Topic)
-				}()
-				select {
-				case slots <- struct{}{}:
-					defer func() { <-slots }()
-				case <-ctx.Done():
-					return
-				}
-				carrying, cancel := context.WithTimeout(ctx, stepMax)
-				defer cancel()
-				if err := t.Carry(carrying, c, false); err != nil && ctx.Err() == nil {
-					t.told(c, err)
-				}
-			})
-		}
-	}
-}
-
-// still are the changes that have stood still.
-func (t *Topics) still() []Change {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var all []Change
-	for topic, c := range t.mu.underWay {
-		if time.Since(t.mu.seen[topic].at) >= t.config.TakeOver {
-			all = append(all, c)
-		}
-	}
-	return all
 }

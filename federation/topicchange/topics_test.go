@@ -146,7 +146,7 @@ func (w *world) recovers() {
 	ctx, cancel := context.WithCancel(w.Context())
 	p := w.process()
 	done := make(chan struct{})
-	go func() { defer close(done); _ = p.Run(ctx) }()
+	go func() { defer close(done); p.Run(ctx) }()
 	defer func() { cancel(); <-done }()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		entries, err := w.store.List(ctx, w.keys.Topics())

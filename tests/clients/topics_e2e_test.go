@@ -105,7 +105,9 @@ func TestJavaAdministersTopics(t *testing.T) {
 		{"set app-repartition retention.ms=86400000 max.message.bytes=2000000", "done"},
 		{"set app-repartition remote.storage.enable=true", "InvalidConfigurationException"},
 		{"settings app-repartition retention.ms max.message.bytes segment.bytes", "retention.ms=86400000 max.message.bytes=2000000 segment.bytes=52428800"},
-		{"produce app-repartition 2 20", "last "},
+		{"produce app-repartition 2 20", "last 700019"},
+		{"trim app-repartition 2 5", "low 700015"},
+		{"start app-repartition 2", "700015"},
 	})
 	w.Eventually(time.Minute, "the other site has topic and settings", func() error {
 		out, err := settingsAt(t, w.Kafka["west"], "app-repartition")
@@ -119,8 +121,10 @@ func TestJavaAdministersTopics(t *testing.T) {
 	}
 	expect("west", [][2]string{
 		{"partitions app-repartition", "3 partitions"},
+		{"start app-repartition 2", "700015"},
 		{"settings app-repartition retention.ms max.message.bytes segment.bytes", "retention.ms=86400000 max.message.bytes=2000000 segment.bytes=52428800"},
-		{"produce app-repartition 2 5", "last "},
+		{"produce app-repartition 2 5", "last 700024"},
+		{"trim app-repartition 2 1", "low 700024"},
 		{"grow app-repartition 4", "4 partitions"},
 		{"create app-changelog 2 1 cleanup.policy=compact", "2 partitions"},
 	})

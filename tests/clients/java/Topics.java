@@ -58,6 +58,8 @@ public class Topics {
       }
       case "grow":
         admin.createPartitions(Map.of(w[1], NewPartitions.increaseTo(Integer.parseInt(w[2])))).all().get();
+        // Another broker may have answered than the one that was asked to grow, and learns a moment later.
+        for (int i = 0; i < 50 && !partitions(admin, w[1]).equals(w[2] + " partitions"); i++) Thread.sleep(20);
         return partitions(admin, w[1]);
       case "partitions":
         return partitions(admin, w[1]);
