@@ -31,15 +31,23 @@ func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source, hur
 			return
 		}
 		// A failure is met again by the next round, and shows as age.
-		_ = m.copyGroups(ctx, a, src, a.Epoch, false, func(_ context.Context, group string) carriedGroup {
+		there := make(map[string]bool) // groups that the source has
+		err := m.copyGroups(ctx, a, src, a.Epoch, false, func(_ context.Context, group string) carriedGroup {
 			mu.Lock()
 			defer mu.Unlock()
+			there[group] = true
 			return carried[group]
 		}, func(group string, now carriedGroup) {
 			mu.Lock()
 			defer mu.Unlock()
 			carried[group] = now
+			there[group] = true
 		})
+		for group := range carried {
+			if err == nil && !there[group] { // it may have been deleted here too, and come again
+				delete(carried, group)
+			}
+		}
 	}
 }
 
@@ -245,6 +253,8 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 		}
 	}
 	if len(ours) == 0 || before.has(ours) {
+		// Positions that the source does not have any more may have been deleted here too.
+		before.offsets = ours
 		return before, nil
 	}
 	err = may.commit(ctx, ours)

@@ -241,3 +241,80 @@ func TestAMoveWithoutItsGroupsFails(t *testing.T) {
 		t.Errorf("another one leads: %v", err)
 	}
 }
+
+// listing is a site that counts how often it was asked for its groups.
+type listing struct {
+	broker.Cluster
+	times atomic.Int64
+}
+
+type listingAdmin struct {
+	broker.Admin
+	site *listing
+}
+
+func (s *listing) Admin() broker.Admin { return listingAdmin{s.Cluster.Admin(), s} }
+
+func (a listingAdmin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
+	defer a.site.times.Add(1)
+	return a.Admin.ListGroups(ctx)
+}
+
+// A group, or one of its positions, is deleted at both sites, and the group commits the
+// same again: it is carried again. The mirror must not believe that the site still has it.
+func TestWhatWasDeletedIsCarriedAgain(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	site := embeddedSite(t, "east", map[string]int32{"orders": 2})
+	east, west := &listing{Cluster: site}, embeddedSite(t, "west", nil)
+	first, second := spillway.TopicPartition{Topic: "orders"}, spillway.TopicPartition{Topic: "orders", Partition: 1}
+	small(t, site.Addresses(), 20)
+	eastM, westM := testMirror(t, east), testMirror(t, west, east)
+	assign(t, eastM, ordersAssignment("", 1))
+	assign(t, westM, ordersAssignment("east", 1))
+	commit := func() {
+		t.Helper()
+		at := map[spillway.TopicPartition]broker.GroupOffset{first: {Offset: 0, LeaderEpoch: -1}, second: {Offset: 0, LeaderEpoch: -1}}
+		if err := east.Admin().CommitGroupOffsets(ctx, "app", at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(tp spillway.TopicPartition) bool {
+		offsets, err := west.Admin().FetchGroupOffsets(ctx, "app")
+		o, ok := offsets[tp]
+		return err == nil && ok && o.Offset >= 0
+	}
+	carried := func() {
+		t.Helper()
+		eventually(t, "the group is carried", func() bool { return has(first) && has(second) })
+	}
+	looked := func() {
+		t.Helper()
+		from := east.times.Load()
+		eventually(t, "the mirror has looked", func() bool { return east.times.Load() > from+2 })
+	}
+	commit()
+	carried()
+	for _, c := range []broker.Cluster{east, west} {
+		if err := c.Admin().DeleteGroup(ctx, "app"); err != nil {
+			t.Fatal(err)
+		}
+		looked() // what was read before is committed by then
+	}
+	if has(first) {
+		t.Error("the group was carried back")
+	}
+	commit()
+	carried()
+	for _, c := range []broker.Cluster{east, west} {
+		if err := c.Admin().DeleteGroupOffsets(ctx, "app", []spillway.TopicPartition{second}); err != nil {
+			t.Fatal(err)
+		}
+		looked()
+	}
+	if has(second) {
+		t.Error("the position was carried back")
+	}
+	commit()
+	carried()
+}

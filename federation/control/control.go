@@ -16,6 +16,7 @@ import (
 	"spillway/broker"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
+	"spillway/federation/groupdeletion"
 	"spillway/federation/topicchange"
 	"spillway/mirror/maptopic"
 )
@@ -52,8 +53,10 @@ type Config struct {
 	// TopicTakeover is how long a change of a topic may stand still until this loop
 	// carries it on; default 3 s.
 	TopicTakeover time.Duration
-	Clock         coordination.Clock // default coordination.SystemClock
-	Events        Events
+	// GroupTakeover and GroupSettle are of groupdeletion.Config.
+	GroupTakeover, GroupSettle time.Duration
+	Clock                      coordination.Clock // default coordination.SystemClock
+	Events                     Events
 }
 
 func (c Config) withDefaults() Config {
@@ -150,6 +153,7 @@ func (c *Control) Run(ctx context.Context) error {
 	wg.Go(func() { newObserver(c).run(ctx) })
 	wg.Go(func() { c.keepLayout(ctx) })
 	wg.Go(func() { c.carryTopics(ctx) })
+	wg.Go(func() { c.carryGroups(ctx) })
 	for _, g := range c.cfg.Topology.Groups() {
 		d := newDriver(c, g, spillway.ShareID{Group: g.Name})
 		wg.Go(func() { d.run(ctx) })
@@ -160,14 +164,25 @@ func (c *Control) Run(ctx context.Context) error {
 
 // carryTopics carries on the changes of topics that nobody works on any more.
 func (c *Control) carryTopics(ctx context.Context) {
+	changes := topicchange.New(topicchange.Config{
+		Topology: c.cfg.Topology, Store: c.cfg.Store, Sites: c.clusters(), TakeOver: c.cfg.TopicTakeover, Told: c.cfg.Events.topicChange,
+	})
+	changes.Run(ctx)
+}
+
+// carryGroups carries on the deletions of consumer groups.
+func (c *Control) carryGroups(ctx context.Context) {
+	groupdeletion.New(groupdeletion.Config{
+		Topology: c.cfg.Topology, Store: c.cfg.Store, Sites: c.clusters(), TakeOver: c.cfg.GroupTakeover, Settle: c.cfg.GroupSettle, Told: c.cfg.Events.groupDeletion,
+	}).Run(ctx)
+}
+
+func (c *Control) clusters() map[spillway.SiteID]broker.Cluster {
 	sites := make(map[spillway.SiteID]broker.Cluster, len(c.cfg.Sites))
 	for id, access := range c.cfg.Sites {
 		sites[id] = access.Cluster
 	}
-	changes := topicchange.New(topicchange.Config{
-		Topology: c.cfg.Topology, Store: c.cfg.Store, Sites: sites, TakeOver: c.cfg.TopicTakeover, Told: c.cfg.Events.topicChange,
-	})
-	changes.Run(ctx)
+	return sites
 }
 
 // limits of a failover group, for Step.

@@ -34,7 +34,7 @@ func init() { // apiVersionsAPI reads the table that it is in
 		produceAPI, fetchAPI, listOffsetsAPI, metadataAPI, offsetCommitAPI, offsetFetchAPI, findCoordinatorAPI,
 		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, apiVersionsAPI,
 		initProducerIDAPI, describeConfigsAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
-		createTopicsAPI, deleteRecordsAPI, createPartitionsAPI, incrementalAlterConfigsAPI, alterConfigsAPI,
+		createTopicsAPI, deleteRecordsAPI, deleteGroupsAPI, offsetDeleteAPI, createPartitionsAPI, incrementalAlterConfigsAPI, alterConfigsAPI,
 	} {
 		apis[a.key] = a
 	}

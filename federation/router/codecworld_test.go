@@ -22,6 +22,7 @@ import (
 	"spillway/broker/wire/wiretest"
 	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
+	"spillway/federation/groupdeletion"
 	"spillway/federation/session"
 	"spillway/federation/topicchange"
 )
@@ -106,6 +107,12 @@ func (codecAdmin) LogStarts(context.Context, []spillway.TopicPartition) (map[spi
 
 func (codecAdmin) DeleteRecords(context.Context, spillway.TopicPartition, spillway.LocalOffset) (spillway.LocalOffset, error) {
 	return 0, kerr.PolicyViolation
+}
+
+func (codecAdmin) DeleteGroup(context.Context, string) error { return kerr.NonEmptyGroup }
+
+func (codecAdmin) DeleteGroupOffsets(context.Context, string, []spillway.TopicPartition) error {
+	return kerr.GroupSubscribedToTopic
 }
 
 func (codecAdmin) TopicSettings(_ context.Context, topics []string) (map[string]map[string]string, error) {
@@ -225,6 +232,7 @@ func newCodecWorld(t testing.TB, m mapping, release *kversion.Versions) *codecWo
 	site := &codecSite{t: t, mapping: m, release: release, nodes: []broker.Node{{ID: 0}}}
 	sites := map[spillway.SiteID]broker.Cluster{"east": site}
 	r := New(Config{
+		Groups:  groupdeletion.New(groupdeletion.Config{Topology: m.topology, Store: coordtest.NewMemory(), Sites: sites}),
 		Changes: topicchange.New(topicchange.Config{Topology: m.topology, Store: coordtest.NewMemory(), Sites: sites}), FollowMax: time.Second,
 		Topology: m.topology, Sites: sites, Shares: []*Share{share},
 		Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: new(marksAt),

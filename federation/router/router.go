@@ -11,6 +11,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/conn"
 	"spillway/federation/failover"
+	"spillway/federation/groupdeletion"
 	"spillway/federation/layout"
 	"spillway/federation/topicchange"
 	"spillway/mirror/offsetmap"
@@ -82,7 +83,8 @@ type Config struct {
 	// Report changes this gateway's confirmation about an epoch of a share, soon;
 	// change may be called more than once.
 	Report   func(share spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport))
-	LowMarks LowMarks // may be nil: nobody deletes records
+	LowMarks LowMarks              // may be nil: nobody deletes records
+	Groups   *groupdeletion.Groups // deletes consumer groups
 	// Changes carries out what clients ask of whole topics.
 	Changes *topicchange.Topics
 	Events  Events

@@ -66,7 +66,7 @@ func answerTo(err error) (code int16, message *string) {
 		return own.code.Code, &own.message
 	case errors.Is(err, topicchange.ErrPending), errors.Is(err, context.DeadlineExceeded):
 		code = kerr.RequestTimedOut.Code
-	case errors.Is(err, topicchange.ErrUnderWay):
+	case errors.Is(err, topicchange.ErrUnderWay), errors.Is(err, topicchange.ErrTooMany):
 		code = kerr.PolicyViolation.Code
 	case errors.Is(err, broker.ErrNotAuthorized):
 		// The gateway's own rights are too few; the client cannot mend it.

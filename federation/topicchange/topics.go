@@ -21,6 +21,8 @@ import (
 var (
 	// ErrUnderWay: the topic has a change that is not done yet, so no other can begin.
 	ErrUnderWay = errors.New("another change of the topic is under way")
+	// ErrTooMany: UnderWayMax changes are not done yet.
+	ErrTooMany = errors.New("too many changes of topics are under way")
 	// ErrPending: the change is in the store and not done; it is carried on.
 	ErrPending = errors.New("not done yet; it is carried on")
 )
@@ -67,6 +69,9 @@ const (
 	stepMax = 20 * time.Second
 	// stepPause is between two looks while a change waits.
 	stepPause = 200 * time.Millisecond
+	// UnderWayMax bounds the changes in the store: each is handed to every gateway with
+	// every change of another.
+	UnderWayMax = 1000
 	// TakenOverAtOnce bounds the changes that Run carries on at the same time.
 	TakenOverAtOnce = 4
 )
@@ -112,6 +117,12 @@ func (t *Topics) Shown(topic string, partitions int32) int32 {
 // Begin writes a change into the store, with who asked for it (A). ErrUnderWay, with the
 // other change, if there is one already.
 func (t *Topics) Begin(ctx context.Context, c Change) (Change, error) {
+	t.mu.Lock()
+	n := len(t.mu.underWay)
+	t.mu.Unlock()
+	if n >= UnderWayMax {
+		return c, fmt.Errorf("%s: %w: %d; they go on when their sites answer, and the log of the control loops says what they wait for", c.Topic, ErrTooMany, n)
+	}
 	c.ID, c.Since = rand.Text(), time.Now().UTC()
 	key := t.keys.Topic(c.Topic)
 	err := t.config.Store.Txn(ctx, []coordination.Op{{Key: key, Value: c.Encode()}, t.audit(c.Who, c.String(), "")})

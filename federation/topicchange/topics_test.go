@@ -398,3 +398,23 @@ func TestTwoCarryTheSameChange(t *testing.T) {
 		w.done(c)
 	}
 }
+
+// What clients ask for does not fill the store while nothing of it can be done.
+func TestChangesUnderWayAreBounded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	p := w.process()
+	var entries []coordination.Entry
+	for i := range UnderWayMax {
+		c := Change{Kind: Create, Topic: fmt.Sprintf("new-%d", i), ID: "x"}
+		entries = append(entries, coordination.Entry{Key: w.keys.Topic(c.Topic), Value: c.Encode(), Version: uint64(i + 1)})
+	}
+	p.See(entries[1:])
+	if _, err := p.Begin(t.Context(), Change{Kind: Create, Topic: "one"}); err != nil {
+		t.Error(err)
+	}
+	p.See(entries)
+	if _, err := p.Begin(t.Context(), Change{Kind: Create, Topic: "two"}); !errors.Is(err, ErrTooMany) {
+		t.Errorf("one more: %v", err)
+	}
+}

@@ -4,9 +4,11 @@ package clients_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,7 +45,7 @@ func javaTopics(t *testing.T, bootstrap string, steps ...string) map[string]stri
 	told := make(map[string]string)
 	for line := range strings.Lines(out) {
 		for _, step := range steps {
-			if answer, is := strings.CutPrefix(strings.TrimSpace(line), step+": "); is {
+			if answer, is := strings.CutPrefix(strings.TrimRight(line, "\n"), step+": "); is {
 				told[step] = answer
 				fmt.Printf("| %s: %s\n", step, answer)
 			}
@@ -72,6 +74,25 @@ func settingsAt(t *testing.T, c *kafka.Cluster, topic string) (map[string]string
 		}
 	}
 	return set, kerr.ErrorForCode(resp.Resources[0].ErrorCode)
+}
+
+// groupsAt tells which of some groups a site lacks.
+func groupsAt(t *testing.T, c *kafka.Cluster, names ...string) error {
+	cl, err := kgo.NewClient(c.Dial()...)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	resp, err := kmsg.NewPtrListGroupsRequest().RequestWith(t.Context(), cl)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(resp.Groups, func(g kmsg.ListGroupsResponseGroup) bool { return g.Group == name }) {
+			return fmt.Errorf("there is no group %s", name)
+		}
+	}
+	return nil
 }
 
 // An application administers its topics through a gateway, over real Kafka of two releases,
@@ -108,6 +129,16 @@ func TestJavaAdministersTopics(t *testing.T) {
 		{"produce app-repartition 2 20", "last 700019"},
 		{"trim app-repartition 2 5", "low 700015"},
 		{"start app-repartition 2", "700015"},
+		{"commit app-gone app-repartition 700000", "done"},
+		{"commit app-stays app-repartition 700000", "done"},
+	})
+	w.Eventually(time.Minute, "the other site has both groups", func() error { return groupsAt(t, w.Kafka["west"], "app-gone", "app-stays") })
+	expect("east", [][2]string{{"forget app-gone", "done"}, {"forget app-gone ", "GroupIdNotFoundException"}})
+	w.Eventually(time.Minute, "the other site has one group", func() error {
+		if groupsAt(t, w.Kafka["west"], "app-gone") == nil {
+			return errors.New("it has app-gone")
+		}
+		return groupsAt(t, w.Kafka["west"], "app-stays")
 	})
 	w.Eventually(time.Minute, "the other site has topic and settings", func() error {
 		out, err := settingsAt(t, w.Kafka["west"], "app-repartition")
@@ -120,6 +151,8 @@ func TestJavaAdministersTopics(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("west", [][2]string{
+		{"offsets app-gone", "{n=0}"},
+		{"offsets app-stays", "{n=1}"},
 		{"partitions app-repartition", "3 partitions"},
 		{"start app-repartition 2", "700015"},
 		{"settings app-repartition retention.ms max.message.bytes segment.bytes", "retention.ms=86400000 max.message.bytes=2000000 segment.bytes=52428800"},
