@@ -119,9 +119,6 @@ type Admin interface {
 	SetTopicConfigs(ctx context.Context, topic string, configs map[string]*string) error
 	// AlterTopic changes settings of a topic, or with checkOnly asks whether it could.
 	AlterTopic(ctx context.Context, topic string, changes []SettingChange, checkOnly bool) error
-	// DeleteRecords of a partition that lie before an offset. It returns where the log
-	// starts then.
-	DeleteRecords(ctx context.Context, tp spillway.TopicPartition, before spillway.LocalOffset) (spillway.LocalOffset, error)
 	// BrokerConfig reads one setting of every broker, by node id. Brokers that
 	// do not tell it are left out.
 	BrokerConfig(ctx context.Context, name string) (map[int32]string, error)

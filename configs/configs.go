@@ -158,12 +158,20 @@ type AutomaticFailover struct {
 
 // Gateway is the part that clients talk to.
 type Gateway struct {
-	Listen     string        `key:"listen" doc:"Address to listen on." default:":9092"`
-	Advertised string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
-	TLS        ServerTLS     `key:"tls" doc:"Encryption towards clients; without it they connect in plain text."`
-	Limits     GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
-	Lease      Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
+	Listen         string        `key:"listen" doc:"Address to listen on." default:":9092"`
+	Advertised     string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
+	TLS            ServerTLS     `key:"tls" doc:"Encryption towards clients; without it they connect in plain text."`
+	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. all: delete consumer groups and their positions, too. A gateway asks nobody who they are, so it is for everyone who can connect." enum:"none,topics,all" default:"none"`
+	Limits         GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
+	Lease          Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
 }
+
+// Words of Gateway.Administration.
+const (
+	AdministrationNone   = "none"
+	AdministrationTopics = "topics"
+	AdministrationAll    = "all"
+)
 
 // ServerTLS is the gateway's certificate.
 type ServerTLS struct {

@@ -20,6 +20,7 @@ import (
 	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
+	"spillway/federation/router"
 )
 
 // topicWorld is two sites with the topic orders, and a group for what begins with shop-.
@@ -28,9 +29,8 @@ func topicWorld(t *testing.T, change func(*gatewaytest.Options)) *gatewaytest.Wo
 	o := gatewaytest.Options{
 		Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"shop-orders": 1},
 		Group: func(g *spillway.FailoverGroup) { g.Topics = []string{"shop-*"} },
-		// No mirror creates topics at the other site here.
 		Gateway: func(c *federation.Config) {
-			c.Router.FollowMax, c.Router.HoldMax = time.Millisecond, 500*time.Millisecond
+			c.Router.Administration, c.Router.HoldMax = router.AllAdministration, 500*time.Millisecond
 		},
 	}
 	if change != nil {
@@ -59,15 +59,6 @@ func createTopics(t *testing.T, c *conn.Conn, topics ...kmsg.CreateTopicsRequest
 	req := kmsg.NewPtrCreateTopicsRequest()
 	req.Version, req.TimeoutMillis, req.Topics = 7, 20_000, topics
 	return do[*kmsg.CreateTopicsResponse](t, c, req).Topics
-}
-
-func growTopic(t *testing.T, c *conn.Conn, name string, count int32, millis int32) kmsg.CreatePartitionsResponseTopic {
-	t.Helper()
-	req := kmsg.NewPtrCreatePartitionsRequest()
-	rt := kmsg.NewCreatePartitionsRequestTopic()
-	rt.Topic, rt.Count = name, count
-	req.Version, req.TimeoutMillis, req.Topics = 3, millis, []kmsg.CreatePartitionsRequestTopic{rt}
-	return do[*kmsg.CreatePartitionsResponse](t, c, req).Topics[0]
 }
 
 // shown is what a gateway says of a topic.
@@ -147,7 +138,8 @@ func TestTopicsAreCreatedThroughAGateway(t *testing.T) {
 		t.Errorf("once more: error %d", code)
 	}
 	log := audited(t, w)
-	if len(log) != 2 || underWay(t, w) != 0 {
+	// No mirror creates topics at the other site here, so their records stay.
+	if len(log) != 2 || underWay(t, w) != 2 {
 		t.Fatalf("audit %+v, %d changes under way", log, underWay(t, w))
 	}
 	for _, a := range log {
@@ -188,6 +180,8 @@ func TestTopicsThatCannotBeAreRefused(t *testing.T) {
 		{newTopic("shop-a", 1, 1, "retention.ms"), kerr.InvalidConfig, "no value"},
 		{newTopic("shop-a", 1, 1, "retention.ms=1", "retention.ms=2"), kerr.InvalidConfig, "twice"},
 		{newTopic("shop-a", 1, 1, "min.insync.replicas=2"), kerr.InvalidConfig, "nobody could write"},
+		{newTopic("shop-a", 1, 1, "cleanup.policy=compact"), kerr.PolicyViolation, "cannot move"},
+		{newTopic("shop-a", 1, 1, "cleanup.policy=delete,compact"), kerr.PolicyViolation, "cannot move"},
 		{newTopic("shop-a", 1, 1, "remote.storage.enable=true"), kerr.InvalidConfig, "tiered"},
 		{newTopic("shop-a", 1, 1, "unclean.leader.election.enable=true"), kerr.InvalidConfig, "contradicts"},
 		{newTopic("shop-a", 1, 1, "leader.replication.throttled.replicas=*"), kerr.InvalidConfig, "brokers"},
@@ -205,6 +199,15 @@ func TestTopicsThatCannotBeAreRefused(t *testing.T) {
 	for _, got := range createTopics(t, c, newTopic("shop-a", 1, 1), newTopic("shop-a", 2, 1)) {
 		if got.ErrorCode != kerr.InvalidRequest.Code {
 			t.Errorf("named twice: %+v", got)
+		}
+	}
+	many := make([]kmsg.CreateTopicsRequestTopic, 101) // each with the default number of partitions
+	for i := range many {
+		many[i] = newTopic(fmt.Sprintf("shop-many-%d", i), -1, 1)
+	}
+	for _, got := range createTopics(t, c, many...) {
+		if got.ErrorCode != kerr.PolicyViolation.Code {
+			t.Errorf("one of many: %+v", got)
 		}
 	}
 	checked := kmsg.NewPtrCreateTopicsRequest()
@@ -253,61 +256,8 @@ func TestTwoGatewaysCreateTheSameTopic(t *testing.T) {
 	}
 }
 
-// A topic grows at all sites, for all gateways.
-func TestTopicsGrowAtAllSites(t *testing.T) {
-	t.Parallel()
-	w := topicWorld(t, func(o *gatewaytest.Options) { o.Gateways = []spillway.GatewayID{"gateway-1", "gateway-2"} })
-	c, other := raw(t, w.Addrs[0]), raw(t, w.Addrs[1])
-	if n := len(shown(t, other, "shop-orders").Partitions); n != 1 {
-		t.Fatalf("%d partitions", n)
-	}
-	if got := growTopic(t, c, "shop-orders", 3, 20_000); got.ErrorCode != 0 {
-		t.Fatalf("error %d: %v", got.ErrorCode, got.ErrorMessage)
-	}
-	if at(t, w, "east", "shop-orders") != 3 || at(t, w, "west", "shop-orders") != 3 || len(shown(t, c, "shop-orders").Partitions) != 3 {
-		t.Errorf("east %d, west %d, shown %d", at(t, w, "east", "shop-orders"), at(t, w, "west", "shop-orders"), len(shown(t, c, "shop-orders").Partitions))
-	}
-	gatewaytest.Eventually(t, "the other gateway shows it", func() bool { return len(shown(t, other, "shop-orders").Partitions) == 3 })
-	for count, want := range map[int32]*kerr.Error{0: kerr.InvalidPartitions, 2: kerr.InvalidPartitions, 3: kerr.InvalidPartitions, math.MaxInt32: kerr.InvalidPartitions} {
-		if got := growTopic(t, c, "shop-orders", count, 20_000); got.ErrorCode != want.Code {
-			t.Errorf("to %d: error %d", count, got.ErrorCode)
-		}
-	}
-	for _, name := range []string{"shop-none", "other", "__consumer_offsets"} {
-		if got := growTopic(t, c, name, 3, 20_000); got.ErrorCode != kerr.UnknownTopicOrPartition.Code {
-			t.Errorf("%s: error %d", name, got.ErrorCode)
-		}
-	}
-	if log := audited(t, w); len(log) != 1 || !strings.Contains(log[0].What, "shop-orders grows from 1 to 3") {
-		t.Errorf("audit %+v", log)
-	}
-}
-
-// Two gateways let one topic grow at the same time: it ends with the larger count at all
-// sites, and nobody is told of a count that is not there.
-func TestTwoGatewaysLetATopicGrow(t *testing.T) {
-	t.Parallel()
-	w := topicWorld(t, func(o *gatewaytest.Options) { o.Gateways = []spillway.GatewayID{"gateway-1", "gateway-2"} })
-	var both sync.WaitGroup
-	for i := range 2 {
-		c := raw(t, w.Addrs[i])
-		both.Go(func() {
-			for count := int32(2); count <= 6; count++ {
-				got := growTopic(t, c, "shop-orders", count, 20_000)
-				if n := int32(len(shown(t, c, "shop-orders").Partitions)); got.ErrorCode == 0 && n < count || got.ErrorCode != 0 && got.ErrorCode != kerr.InvalidPartitions.Code {
-					t.Errorf("gateway %d, to %d: error %d, %d shown", i, count, got.ErrorCode, n)
-				}
-			}
-		})
-	}
-	both.Wait()
-	if at(t, w, "east", "shop-orders") != 6 || at(t, w, "west", "shop-orders") != 6 || underWay(t, w) > 0 {
-		t.Errorf("east %d, west %d", at(t, w, "east", "shop-orders"), at(t, w, "west", "shop-orders"))
-	}
-}
-
-// A site that follows is away. Topics are created without it: its mirror does that when it
-// is back. They do not grow, since records could be written that it has no place for.
+// A site that follows is away, even as a black hole: topics are created without it, and
+// nobody waits for it. Its mirror creates them when it is back.
 func TestTopicsWhileASiteIsAway(t *testing.T) {
 	t.Parallel()
 	w := topicWorld(t, nil)
@@ -316,41 +266,78 @@ func TestTopicsWhileASiteIsAway(t *testing.T) {
 	if got := createTopics(t, c, newTopic("shop-carts", 1, 1))[0]; got.ErrorCode != 0 {
 		t.Errorf("created: error %d", got.ErrorCode)
 	}
-	got := growTopic(t, c, "shop-orders", 3, 20_000)
-	if got.ErrorCode != kerr.PolicyViolation.Code || !strings.Contains(*got.ErrorMessage, "site west does not answer") {
-		t.Errorf("grown: %+v", got)
-	}
-	if at(t, w, "east", "shop-orders") != 1 || underWay(t, w) > 0 {
-		t.Error("it grows all the same")
-	}
-	w.Wires["west"].Mend()
-	gatewaytest.Eventually(t, "it grows when the site is back", func() bool { return growTopic(t, c, "shop-orders", 3, 20_000).ErrorCode == 0 })
 }
 
-// A site goes away while a topic grows: the client is told that this goes on, clients see
-// the old count meanwhile, and whoever comes next ends it.
-func TestAGrowthThatIsInterrupted(t *testing.T) {
+// A topic that was deleted at each site is not created anew under its name: clients would
+// be told offsets of the one for the other.
+func TestATopicIsNotCreatedTwice(t *testing.T) {
 	t.Parallel()
 	w := topicWorld(t, nil)
 	c := raw(t, w.Addrs[0])
-	cut := make(chan struct{})
-	w.Store.Fail(failOnce(func() { w.Wires["west"].Cut(true); close(cut) }, w.Keys.Topic("shop-orders")))
-	got := growTopic(t, c, "shop-orders", 3, 1500)
-	<-cut
-	w.Store.Fail(nil)
-	if got.ErrorCode != kerr.RequestTimedOut.Code || !strings.Contains(*got.ErrorMessage, "it is carried on") {
+	gatewaytest.Eventually(t, "a record is written", func() bool {
+		code, _ := produced(do[*kmsg.ProduceResponse](t, c, produceRequest("shop-orders", nil)))
+		return code == 0
+	})
+	for _, site := range []spillway.SiteID{"east", "west"} {
+		if err := w.Direct[site].Admin().DeleteTopic(within(t, soon), "shop-orders"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := createTopics(t, c, newTopic("shop-orders", 1, 1))[0]; got.ErrorCode != kerr.PolicyViolation.Code || !strings.Contains(*got.ErrorMessage, "there was a topic") || at(t, w, "east", "shop-orders") > 0 {
 		t.Errorf("%+v", got)
 	}
-	if n := len(shown(t, c, "shop-orders").Partitions); n != 1 || at(t, w, "east", "shop-orders") != 1 || underWay(t, w) != 1 {
-		t.Errorf("%d partitions are shown", n)
-	}
-	w.Wires["west"].Mend()
-	// The next request for the topic carries it on first.
-	gatewaytest.Eventually(t, "it has grown", func() bool {
-		return growTopic(t, c, "shop-orders", 3, 2_000).ErrorCode == kerr.InvalidPartitions.Code && len(shown(t, c, "shop-orders").Partitions) == 3
+}
+
+// The share moves while settings are changed: the client is not told that it is done.
+func TestSettingsThatAMoveOvertakes(t *testing.T) {
+	t.Parallel()
+	w := topicWorld(t, nil)
+	c := raw(t, w.Addrs[0])
+	var once sync.Once
+	w.Store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+		if when == coordtest.AfterWrite && slices.ContainsFunc(ops, func(op coordination.Op) bool { return strings.HasPrefix(op.Key, w.Keys.Audits()) }) {
+			once.Do(func() {
+				w.SetShare(func(s *failover.Share) { s.State, s.Epoch, s.Target = failover.Fencing, 2, "west" })
+			})
+		}
+		return nil
 	})
-	if at(t, w, "west", "shop-orders") != 3 || underWay(t, w) > 0 {
-		t.Errorf("west has %d, %d under way", at(t, w, "west", "shop-orders"), underWay(t, w))
+	got := alter(t, c, "shop-orders", change("retention.ms", kmsg.IncrementalAlterConfigOpSet, "12345678"))
+	w.Store.Fail(nil)
+	if got.ErrorCode != kerr.NotController.Code || len(audited(t, w)) != 1 {
+		t.Errorf("%+v, audit %+v", got, audited(t, w))
+	}
+}
+
+// What clients may do is said by the configuration: what is not allowed is not in the list
+// of what is served, and closes the connection.
+func TestAdministrationIsAllowedByLevels(t *testing.T) {
+	t.Parallel()
+	for level, want := range map[router.Administration][]int16{
+		router.NoAdministration: nil, router.TopicAdministration: {19, 33, 44}, router.AllAdministration: {19, 33, 42, 44, 47},
+	} {
+		w := topicWorld(t, func(o *gatewaytest.Options) {
+			o.Gateway = func(c *federation.Config) { c.Router.Administration = level }
+		})
+		c := raw(t, w.Addrs[0])
+		req := kmsg.NewPtrApiVersionsRequest()
+		req.Version, req.ClientSoftwareName, req.ClientSoftwareVersion = 3, "test", "1"
+		var listed []int16
+		for _, k := range do[*kmsg.ApiVersionsResponse](t, c, req).ApiKeys {
+			if slices.Contains([]int16{19, 33, 42, 44, 47}, k.ApiKey) {
+				listed = append(listed, k.ApiKey)
+			}
+		}
+		if !slices.Equal(listed, want) {
+			t.Errorf("level %d: listed %v, want %v", level, listed, want)
+		}
+		if level != router.AllAdministration {
+			groups := kmsg.NewPtrDeleteGroupsRequest()
+			groups.Version, groups.Groups = 2, []string{"readers"}
+			if _, err := c.DoVersion(within(t, soon), groups); err == nil {
+				t.Errorf("level %d: groups are deleted all the same", level)
+			}
+		}
 	}
 }
 
@@ -364,9 +351,6 @@ func TestTopicsWhileAShareMoves(t *testing.T) {
 	gatewaytest.Eventually(t, "it is refused", func() bool {
 		return createTopics(t, c, newTopic("shop-carts", 1, 1))[0].ErrorCode == kerr.NotController.Code
 	})
-	if got := growTopic(t, c, "shop-orders", 2, 20_000); got.ErrorCode != kerr.NotController.Code {
-		t.Errorf("%+v", got)
-	}
 	answer := begun(t, c, func() kmsg.Request {
 		req := kmsg.NewPtrCreateTopicsRequest()
 		req.Version, req.TimeoutMillis, req.Topics = 7, 20_000, []kmsg.CreateTopicsRequestTopic{newTopic("shop-carts", 1, 1)}
@@ -391,20 +375,6 @@ func TestTopicsOfAnUnorderedGroup(t *testing.T) {
 	}
 	if got := createTopics(t, c, newTopic("shop-views", 4, 1))[0]; got.ErrorCode != 0 || len(shown(t, c, "shop-views").Partitions) != 4 {
 		t.Errorf("%+v", got)
-	}
-	if got := growTopic(t, c, "shop-clicks", 8, 20_000); got.ErrorCode != kerr.PolicyViolation.Code {
-		t.Errorf("%+v", got)
-	}
-}
-
-// failOnce calls f once a key was written; nothing fails.
-func failOnce(f func(), key string) func(coordtest.Moment, []coordination.Op) error {
-	var once sync.Once
-	return func(when coordtest.Moment, ops []coordination.Op) error {
-		if when == coordtest.AfterWrite && slices.ContainsFunc(ops, func(op coordination.Op) bool { return op.Key == key }) {
-			once.Do(f)
-		}
-		return nil
 	}
 }
 
@@ -444,13 +414,13 @@ func TestSettingsOfTopicsAreChanged(t *testing.T) {
 	if got := alter(t, c, "shop-orders", change("retention.ms", set, "12345678"), change("cleanup.policy", set, "delete"), change("min.insync.replicas", set, "1")); got.ErrorCode != 0 {
 		t.Fatalf("%+v", got)
 	}
-	if got := alter(t, c, "shop-orders", change("cleanup.policy", add, "compact")); got.ErrorCode != 0 {
-		t.Fatalf("%+v", got)
+	if got := alter(t, c, "shop-orders", change("cleanup.policy", add, "delete"), change("retention.ms", set, "12345678"), change("segment.ms", reset, "")); got.ErrorCode != 0 {
+		t.Fatalf("what is so already: %+v", got)
 	}
-	if got := there(); got["retention.ms"] != "12345678" || got["cleanup.policy"] != "delete,compact" || got["min.insync.replicas"] != "1" {
+	if got := there(); got["retention.ms"] != "12345678" || got["cleanup.policy"] != "delete" || got["min.insync.replicas"] != "1" {
 		t.Errorf("%v", got)
 	}
-	if log := audited(t, w); len(log) != 2 || log[0].What != "settings of topic shop-orders at site east: retention.ms=12345678, cleanup.policy=delete, min.insync.replicas=1" || !strings.HasSuffix(log[1].What, "cleanup.policy+=compact") {
+	if log := audited(t, w); len(log) != 1 || log[0].What != "settings of topic shop-orders at site east: retention.ms=12345678, cleanup.policy=delete, min.insync.replicas=1" || !log[0].Client {
 		t.Errorf("audit %+v", log)
 	}
 	for _, want := range []struct {
@@ -459,6 +429,8 @@ func TestSettingsOfTopicsAreChanged(t *testing.T) {
 		err   *kerr.Error
 	}{
 		{"shop-orders", change("min.insync.replicas", set, "2"), kerr.InvalidConfig},
+		{"shop-orders", change("cleanup.policy", set, "compact"), kerr.PolicyViolation},
+		{"shop-orders", change("cleanup.policy", add, "compact"), kerr.PolicyViolation},
 		{"shop-orders", change("unclean.leader.election.enable", set, "true"), kerr.InvalidConfig},
 		{"shop-orders", change("remote.storage.enable", set, "true"), kerr.InvalidConfig},
 		{"shop-orders", change("leader.replication.throttled.replicas", set, "*"), kerr.InvalidConfig},
@@ -495,7 +467,7 @@ func TestSettingsOfTopicsAreChanged(t *testing.T) {
 	if got := there(); got["segment.ms"] != "777" || got["retention.ms"] != "" || got["cleanup.policy"] != "" || got["min.insync.replicas"] != "1" {
 		t.Errorf("replaced: %v", got)
 	}
-	if got := alter(t, c, "shop-orders", change("segment.ms", reset, "")); got.ErrorCode != 0 || there()["segment.ms"] != "" || len(audited(t, w)) != 4 {
+	if got := alter(t, c, "shop-orders", change("segment.ms", reset, "")); got.ErrorCode != 0 || there()["segment.ms"] != "" || len(audited(t, w)) != 3 {
 		t.Errorf("%+v, %v, audit %d", got, there(), len(audited(t, w)))
 	}
 }

@@ -95,7 +95,6 @@ type Gateway struct {
 	marks   *marks
 	reports *reports
 	changes *topicchange.Topics
-	lows    *lowMarks
 	readers map[spillway.SiteID]*maptopic.Reader
 	budget  *session.Budget
 	events  Events
@@ -164,13 +163,12 @@ func New(c Config) (*Gateway, error) {
 		Store: c.Store, Key: g.keys.Gateway(c.ID), Value: g.leaseValue, Owner: leaseOwner, Self: g.boot,
 		Confirm: g.readShares, TTL: c.LeaseTTL, Every: c.LeaseEvery, Clock: c.Clock, Changed: g.leaseChanged,
 	})
-	g.changes = topicchange.New(topicchange.Config{Topology: c.Topology, Store: c.Store, Sites: c.Sites, Ended: func(topic string) { g.router.TopicChanged(topic) }})
-	g.lows = newLowMarks(g)
+	g.changes = topicchange.New(topicchange.Config{Topology: c.Topology, Store: c.Store, Sites: c.Sites, Made: func(topic string) { g.router.TopicChanged(topic) }})
 	rc := c.Router
 	rc.Gateway, rc.Site, rc.Topology, rc.Sites = c.ID, c.Site, c.Topology, c.Sites
 	rc.Lease, rc.Layout, rc.Maps, rc.Reserve, rc.Marks = leaseHeld{g.lease}, g.layout, siteMaps{g}, g.reserve, g.marks
 	rc.Groups = groupdeletion.New(groupdeletion.Config{Topology: c.Topology, Store: c.Store, Sites: c.Sites, Settle: c.GroupSettle})
-	rc.Changes, rc.LowMarks = g.changes, g.lows
+	rc.Changes = g.changes
 	rc.Report, rc.Events, rc.Dial = g.reports.update, c.Events.Router, c.Dial
 	for _, s := range g.shares {
 		rc.Shares = append(rc.Shares, s)
@@ -193,7 +191,6 @@ func (g *Gateway) Run(ctx context.Context) error {
 	wg.Go(func() { g.watch(inner, g.keys.Gateways(), g.layout.seeGateways) })
 	wg.Go(func() { g.watch(inner, g.keys.ReservedAll(), g.reserve.see) })
 	wg.Go(func() { g.watch(inner, g.keys.Mirrors(), g.marks.see) })
-	wg.Go(func() { g.watch(inner, g.keys.LowMarks(), g.lows.see) })
 	wg.Go(func() { g.watch(inner, g.keys.Topics(), g.changes.See) })
 	wg.Go(func() { g.reports.run(inner) })
 	wg.Go(func() { g.reserve.run(inner) })

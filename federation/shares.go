@@ -145,7 +145,7 @@ func (g *Gateway) open(ctx context.Context, s *router.Share, d duty) error {
 		if err := g.checkFloors(ctx, s, term.Site, record, t.Epoch == 0); err != nil {
 			return err
 		}
-		if err := g.loadBefore(ctx, s); err != nil {
+		if err := g.reserve.load(ctx, s); err != nil {
 			return err
 		}
 		term.Began = openedAt(record)
@@ -162,16 +162,6 @@ func (g *Gateway) open(ctx context.Context, s *router.Share, d duty) error {
 		g.reports.update(s.ID, d.epoch, func(r *failover.GatewayReport) { r.Opened = true })
 	}
 	return nil
-}
-
-// loadBefore reads what the share must not open without: clients are held meanwhile.
-func (g *Gateway) loadBefore(ctx context.Context, s *router.Share) error {
-	var errLows, errReserve error
-	var reading sync.WaitGroup
-	reading.Go(func() { errLows = g.lows.load(ctx) })
-	reading.Go(func() { errReserve = g.reserve.load(ctx, s) })
-	reading.Wait()
-	return errors.Join(errLows, errReserve)
 }
 
 // readMap waits until the site's map was read far enough. The first term needs

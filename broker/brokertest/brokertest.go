@@ -41,7 +41,6 @@ func Run(t *testing.T, site Site) {
 	}{
 		{"Topics", topics},
 		{"ManyTopics", manyTopics},
-		{"DeletedRecords", deletedRecords},
 		{"Settings", settings},
 		{"Leaders", leaders},
 		{"Nodes", nodes},

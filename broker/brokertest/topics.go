@@ -6,9 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"testing"
-	"time"
-
-	"github.com/twmb/franz-go/pkg/kerr"
 
 	"spillway"
 	"spillway/broker"
@@ -90,30 +87,6 @@ func manyTopics(t *testing.T, f *fixture) {
 	delete(values, there.Topic)
 	if !maps.Equal(values, want) {
 		t.Errorf("values: %v", values)
-	}
-}
-
-func deletedRecords(t *testing.T, f *fixture) {
-	tp := f.topic(1, nil)
-	f.append(tp, plain(3, time.Now()))
-	start := func() spillway.LocalOffset {
-		t.Helper()
-		starts, err := f.admin.LogStarts(f.ctx, []spillway.TopicPartition{tp})
-		f.must(err)
-		return starts[tp]
-	}
-	for _, before := range []spillway.LocalOffset{0, 2, 2} { // the last time nothing is left to do
-		at, err := f.admin.DeleteRecords(f.ctx, tp, before)
-		f.must(err)
-		if at != before || start() != before {
-			t.Errorf("before %d: told %d, the log starts at %d", before, at, start())
-		}
-	}
-	if _, err := f.admin.DeleteRecords(f.ctx, tp, 4); !errors.Is(err, kerr.OffsetOutOfRange) {
-		t.Errorf("beyond the end: %v", err)
-	}
-	if _, err := f.admin.DeleteRecords(f.ctx, spillway.TopicPartition{Topic: f.name("absent")}, 0); !errors.Is(err, broker.ErrUnknownTopic) {
-		t.Errorf("of an absent topic: %v", err)
 	}
 }
 

@@ -133,36 +133,6 @@ func (c *Cluster) listOffsetsAt(ctx context.Context, node int32, of map[spillway
 	return found, errors.Join(faults...)
 }
 
-// DeleteRecords implements broker.Admin.
-func (a *admin) DeleteRecords(ctx context.Context, tp spillway.TopicPartition, before spillway.LocalOffset) (start spillway.LocalOffset, err error) {
-	p := kmsg.NewDeleteRecordsRequestTopicPartition()
-	p.Partition, p.Offset = tp.Partition, int64(before)
-	req := kmsg.NewPtrDeleteRecordsRequest()
-	req.TimeoutMillis = int32(createTimeout.Milliseconds())
-	req.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: tp.Topic, Partitions: []kmsg.DeleteRecordsRequestTopicPartition{p}}}
-	err = a.cluster.retry(ctx, func() error {
-		l, err := a.cluster.leader(ctx, tp)
-		if err != nil {
-			return err
-		}
-		answer, err := a.cluster.do(ctx, l.node, req, req.MaxVersion())
-		if err != nil {
-			return err
-		}
-		for _, t := range answer.(*kmsg.DeleteRecordsResponse).Topics {
-			for _, p := range t.Partitions {
-				start = spillway.LocalOffset(p.LowWatermark)
-				return refusal(p.ErrorCode, nil)
-			}
-		}
-		return fmt.Errorf("node %d did not answer for the partition", l.node)
-	})
-	if err != nil {
-		return 0, fmt.Errorf("site %s: delete records of %s before offset %d: %w", a.cluster.config.Site, tp, before, err)
-	}
-	return start, nil
-}
-
 // NewProducerID implements broker.Admin.
 func (a *admin) NewProducerID(ctx context.Context) (id int64, err error) {
 	err = a.cluster.retry(ctx, func() error {

@@ -55,6 +55,7 @@ type Config struct {
 	TopicTakeover time.Duration
 	// GroupTakeover and GroupSettle are of groupdeletion.Config.
 	GroupTakeover, GroupSettle time.Duration
+	AuditEvery                 time.Duration      // between two looks at the audit log; default 1 min
 	Clock                      coordination.Clock // default coordination.SystemClock
 	Events                     Events
 }
@@ -72,6 +73,9 @@ func (c Config) withDefaults() Config {
 	def(&c.TakeoverAfter, 700*time.Millisecond)
 	if c.ProbeFailures <= 0 {
 		c.ProbeFailures = 3
+	}
+	if c.AuditEvery <= 0 {
+		c.AuditEvery = auditEvery
 	}
 	if c.Clock == nil {
 		c.Clock = coordination.SystemClock{}
@@ -154,6 +158,7 @@ func (c *Control) Run(ctx context.Context) error {
 	wg.Go(func() { c.keepLayout(ctx) })
 	wg.Go(func() { c.carryTopics(ctx) })
 	wg.Go(func() { c.carryGroups(ctx) })
+	wg.Go(func() { c.keepAudit(ctx) })
 	for _, g := range c.cfg.Topology.Groups() {
 		d := newDriver(c, g, spillway.ShareID{Group: g.Name})
 		wg.Go(func() { d.run(ctx) })

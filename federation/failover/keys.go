@@ -115,16 +115,10 @@ func (k Keys) Groups() string { return k.root() + "groups/" }
 // Group is the one of a consumer group, by its name as in URLs; absent if there is none.
 func (k Keys) Group(escaped string) string { return k.Groups() + escaped }
 
-// LowMarks is the prefix of what clients have deleted of topics.
-func (k Keys) LowMarks() string { return k.root() + "lowmarks/" }
-
-// LowMarksOf is that of one topic; absent if there is none.
-func (k Keys) LowMarksOf(topic string) string { return k.LowMarks() + topic }
-
-// Topics is the prefix of the changes of topics that are under way.
+// Topics is the prefix of the topics that are being created.
 func (k Keys) Topics() string { return k.root() + "topics/" }
 
-// Topic is the change of one topic; absent if there is none.
+// Topic is the creation of one topic; absent if there is none.
 func (k Keys) Topic(name string) string { return k.Topics() + name }
 
 // Audits is the prefix of the audit log.

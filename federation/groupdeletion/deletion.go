@@ -322,11 +322,7 @@ func (g *Groups) share(ctx context.Context, group string) (failover.Share, error
 
 func (g *Groups) audit(d Deletion, what, why string) coordination.Op {
 	now := time.Now().UTC()
-	value, err := json.Marshal(failover.AuditEntry{At: now, Who: d.Who, What: what, Why: why})
-	if err != nil {
-		panic(fmt.Sprintf("audit entry cannot be encoded: %v", err)) // plain data, cannot happen
-	}
-	return coordination.Op{Key: g.keys.Audit(now, rand.Text()[:8]), Value: value}
+	return coordination.Op{Key: g.keys.Audit(now, rand.Text()[:8]), Value: failover.ClientAudit(now, d.Who, what, why)}
 }
 
 func decode(e coordination.Entry) (Deletion, error) {

@@ -75,7 +75,6 @@ type fetchPart struct {
 	term  Term
 	view  *offsetmap.View
 	local spillway.LocalOffset
-	low   spillway.Offset                   // what is below was deleted by a client; −1: nothing
 	limit spillway.Offset                   // nothing from here on may be handed out
 	early *kmsg.FetchResponseTopicPartition // of the site; it came before any of it may be handed out
 }
@@ -330,10 +329,6 @@ func (f *fetch) plan(ctx context.Context) map[laneKey][]*fetchPart {
 			}
 			continue // the site's map will tell soon
 		}
-		if p.low = r.low(t.Site, p.tp); p.wanted < p.low {
-			p.fail(kerr.OffsetOutOfRange.Code)
-			continue
-		}
 		if !p.locate() {
 			continue
 		}
@@ -425,7 +420,7 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 	stable, _ := p.view.ToVirtual(spillway.LocalOffset(in.LastStableOffset))
 	p.out.HighWatermark = int64(max(min(end, limit), a.Next))
 	p.out.LastStableOffset = min(p.out.HighWatermark, int64(max(min(stable, limit), a.Next)))
-	p.out.LogStartOffset = int64(max(start, p.low))
+	p.out.LogStartOffset = int64(start)
 	p.out.RecordBatches, p.out.AbortedTransactions = a.Records, nil
 	if p.out.RecordBatches == nil {
 		p.out.RecordBatches = []byte{}

@@ -122,10 +122,6 @@ func (c *Client) ask(ctx context.Context, share *Share, t Term, tp spillway.Topi
 		return 0
 	}
 	v, _ := view.ToVirtual(spillway.LocalOffset(in.Offset))
-	low := r.low(t.Site, tp)
-	if timestamp != timestampLatest { // what is below was deleted by a client
-		v = max(v, low)
-	}
 	end := v
 	if timestamp >= 0 || timestamp == timestampMax {
 		end++ // a record is asked for
@@ -143,9 +139,6 @@ func (c *Client) ask(ctx context.Context, share *Share, t Term, tp spillway.Topi
 		}
 		v = min(v, limit)
 	case timestampEarliest: // of an empty log this is its end
-		if low > max(limit, startOf(view)) {
-			return again // as above: when it was deleted it was durable
-		}
 		v = min(v, max(limit, startOf(view)))
 	default:
 		if v >= limit {

@@ -23,11 +23,11 @@ import (
 // tells what was created (KIP-525); v6 throttling; v7 topic ids.
 //
 // The topic is created at the site that serves its failover group, and by the mirrors at
-// the others. The answer comes when the first has it and this gateway shows it. Left out:
+// the others. The answer comes when that site has it and this gateway shows it. Left out:
 // brokers for its replicas, which are each site's own.
 var createTopicsAPI = api{
 	key: 19, min: 2, max: 7, needs: 2, begin: (*Client).beginCreateTopics,
-	treatment: answeredHere, about: "Made at all sites of the failover group that the name belongs to; names of no group are refused. Replicas cannot be placed. See operate/topics.md.",
+	level: TopicAdministration, treatment: answeredHere, about: "With gateway.administration. Made at all sites of the failover group that the name belongs to; names of no group are refused, and compacted topics. Replicas cannot be placed. See operate/topics.md.",
 }
 
 func (c *Client) beginCreateTopics(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -49,7 +49,12 @@ func (r *Router) createTopics(ctx context.Context, req *kmsg.CreateTopicsRequest
 	named, partitions := make(map[string]int), 0
 	for _, t := range req.Topics {
 		named[t.Topic]++
-		partitions += max(0, int(t.NumPartitions))
+		switch {
+		case t.NumPartitions == -1:
+			partitions += defaultPartitions
+		case t.NumPartitions > 0:
+			partitions += int(t.NumPartitions)
+		}
 	}
 	atOnce(len(req.Topics), func(i int) {
 		asked, out := req.Topics[i], kmsg.NewCreateTopicsResponseTopic()
@@ -59,7 +64,7 @@ func (r *Router) createTopics(ctx context.Context, req *kmsg.CreateTopicsRequest
 		case named[asked.Topic] > 1:
 			err = refuse(kerr.InvalidRequest, "topic %s is named twice in the request", asked.Topic)
 		case partitions > partitionsMax:
-			err = refuse(kerr.PolicyViolation, "%d partitions in one request, at most %d are created at once", partitions, partitionsMax)
+			err = refuse(kerr.PolicyViolation, "%d partitions in one request, at most %d are created at once; a topic with the default number counts for %d", partitions, partitionsMax, defaultPartitions)
 		default:
 			err = r.createTopic(ctx, asked, req.ValidateOnly, who, &out)
 		}
@@ -85,21 +90,21 @@ func (r *Router) createTopic(ctx context.Context, asked kmsg.CreateTopicsRequest
 	if refusal != nil {
 		return refusal
 	}
-	c := topicchange.Change{Kind: topicchange.Create, Topic: asked.Topic, Partitions: asked.NumPartitions, Replication: asked.ReplicationFactor, Configs: configs, Who: who}
-	if err := r.checkTopic(ctx, site, c); err != nil {
+	c := topicchange.Change{Topic: asked.Topic, Partitions: asked.NumPartitions, Replication: asked.ReplicationFactor, Configs: configs, Who: who}
+	if err := r.checkTopic(ctx, group, site, c); err != nil {
 		return err
 	}
 	if checkOnly {
 		out.NumPartitions, out.ReplicationFactor = c.Partitions, c.Replication
 		return nil
 	}
-	switch err := r.changeTopic(ctx, c); {
-	case errors.Is(err, errOther), errors.Is(err, broker.ErrTopicExists):
+	switch err := r.makeTopic(ctx, c); {
+	case errors.Is(err, broker.ErrTopicExists):
 		return refuse(kerr.TopicAlreadyExists, "topic %s already exists", c.Topic)
 	case err != nil:
 		return err
 	}
-	md := r.awaitShown(ctx, group, c.Topic, c.Partitions)
+	md := r.awaitShown(ctx, c.Topic)
 	if len(md.Partitions) == 0 {
 		return refuse(kerr.RequestTimedOut, "topic %s is created; this gateway does not show it yet", c.Topic)
 	}
@@ -110,24 +115,42 @@ func (r *Router) createTopic(ctx context.Context, asked kmsg.CreateTopicsRequest
 
 // checkTopic asks the site that serves the group whether it would create the topic, and
 // refuses what it would take and could not keep.
-func (r *Router) checkTopic(ctx context.Context, site spillway.SiteID, c topicchange.Change) error {
+func (r *Router) checkTopic(ctx context.Context, group spillway.FailoverGroup, site spillway.SiteID, c topicchange.Change) error {
 	cluster := r.sites[site]
 	if cluster == nil {
 		return refuse(kerr.UnknownServerError, "site %s is not configured at this gateway", site)
 	}
 	refused, err := cluster.Admin().CheckTopics(ctx, []broker.NewTopic{{Name: c.Topic, Partitions: c.Partitions, Replication: c.Replication, Configs: c.Configs}})
 	if err != nil {
-		return refuse(kerr.RequestTimedOut, "nothing was created: %v", err)
+		return refuse(kerr.RequestTimedOut, "this request created nothing: %v", err)
 	}
-	if err := refused[c.Topic]; errors.Is(err, broker.ErrTopicExists) {
-		// It may be there since a change whose end nobody has told yet.
-		if _, underWay, err := r.config.Changes.UnderWay(ctx, c.Topic); err != nil || !underWay {
+	switch err := refused[c.Topic]; {
+	case errors.Is(err, broker.ErrTopicExists):
+		// It may be there since a creation that nobody has been told of yet.
+		if now, underWay, err := r.config.Changes.UnderWay(ctx, c.Topic); err != nil || !underWay || now.Made != "" {
 			return refuse(kerr.TopicAlreadyExists, "topic %s already exists", c.Topic)
 		}
-	} else if err != nil {
+	case err != nil:
 		return fmt.Errorf("site %s: %w", site, err)
+	case r.knewBefore(group, c.Topic):
+		if _, underWay, err := r.config.Changes.UnderWay(ctx, c.Topic); err == nil && !underWay {
+			return refuse(kerr.PolicyViolation, "there was a topic %s, and offsets of it are still known: clients would be told offsets of the one for the other. Take another name", c.Topic)
+		}
 	}
 	return r.inSync(ctx, cluster, c)
+}
+
+// knewBefore tells whether offsets of a topic are known: from the offset map of a site, or
+// since some were reserved.
+func (r *Router) knewBefore(group spillway.FailoverGroup, topic string) bool {
+	first := spillway.TopicPartition{Topic: topic}
+	for _, site := range group.Sites {
+		if v := r.maps.View(site, first); v != nil && !v.Empty() {
+			return true
+		}
+	}
+	share, ok := r.ShareOf(first)
+	return ok && r.reserve.Knows(share, topic)
 }
 
 // inSync refuses more in-sync replicas than the topic would have: nobody could write to it.
@@ -144,7 +167,7 @@ func (r *Router) inSync(ctx context.Context, cluster broker.Cluster, c topicchan
 	if replicas < 0 {
 		values, err := cluster.Admin().BrokerConfig(ctx, "default.replication.factor")
 		if err != nil {
-			return refuse(kerr.RequestTimedOut, "nothing was created: %v", err)
+			return refuse(kerr.RequestTimedOut, "this request created nothing: %v", err)
 		}
 		for _, v := range values {
 			if n, err := strconv.Atoi(v); err == nil && (replicas < 0 || n < replicas) {
@@ -182,7 +205,7 @@ func newTopic(group spillway.FailoverGroup, asked kmsg.CreateTopicsRequestTopic)
 			return nil, refuse(kerr.InvalidConfig, "topic %s: setting %s is there twice", asked.Topic, short(s.Name))
 		}
 		if why := notHere(s.Name, *s.Value); why != "" {
-			return nil, refuse(kerr.InvalidConfig, "topic %s: %s cannot be set through the gateway: %s", asked.Topic, short(s.Name), why)
+			return nil, refuse(refusedBy(s.Name), "topic %s: %s cannot be set through the gateway: %s", asked.Topic, short(s.Name), why)
 		}
 		configs[s.Name] = *s.Value
 		bytes += len(s.Name) + len(*s.Value)
@@ -206,10 +229,20 @@ func notHere(key, value string) string {
 		return "it names brokers, which are each site's own"
 	case strings.HasPrefix(key, "remote.") || strings.HasPrefix(key, "local.retention."):
 		return "tiered storage is each site's own"
+	case key == "cleanup.policy" && strings.Contains(value, "compact"):
+		return "a failover group with a compacted topic cannot move to another site"
 	case key == unclean && value != "false":
 		return "a log that loses its end contradicts the offset map"
 	}
 	return ""
+}
+
+// refusedBy is the code for what is not here: a policy of this cluster, or no setting of it.
+func refusedBy(key string) *kerr.Error {
+	if key == "cleanup.policy" {
+		return kerr.PolicyViolation
+	}
+	return kerr.InvalidConfig
 }
 
 // tellSettings fills in what the new topic has of settings. Clients do without.

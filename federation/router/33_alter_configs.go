@@ -19,7 +19,7 @@ import (
 // clients at once overwrite each other, as at a broker.
 var alterConfigsAPI = api{
 	key: 33, min: 0, max: 2, needs: 0, begin: (*Client).beginAlterConfigs,
-	treatment: answeredHere, about: "As IncrementalAlterConfigs; what is not named is reset, but for what is a site's own.",
+	level: TopicAdministration, treatment: answeredHere, about: "As IncrementalAlterConfigs; what is not named is reset, but for what is a site's own.",
 }
 
 func (c *Client) beginAlterConfigs(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -56,7 +56,7 @@ func (r *Router) alterConfigs(ctx context.Context, req *kmsg.AlterConfigsRequest
 
 func (r *Router) replaceSettings(ctx context.Context, asked kmsg.AlterConfigsRequestResource, checkOnly bool, who string) error {
 	topic := asked.ResourceName
-	site, err := r.siteOfTopic(ctx, topic)
+	_, site, err := r.siteOfTopic(ctx, topic)
 	if err != nil {
 		return err
 	}

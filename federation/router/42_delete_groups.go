@@ -17,7 +17,7 @@ import (
 // of its positions (package groupdeletion). The answer comes when the first has done it.
 var deleteGroupsAPI = api{
 	key: 42, min: 0, max: 2, needs: 0, begin: (*Client).beginDeleteGroups,
-	treatment: answeredHere, about: "At the site that serves the group; then at the others, which have copies of its positions.",
+	level: AllAdministration, treatment: answeredHere, about: "With gateway.administration: all. At the site that serves the group; then at the others, which have copies of its positions.",
 }
 
 func (c *Client) beginDeleteGroups(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -49,6 +49,10 @@ func (c *Client) beginDeleteGroups(_ context.Context, sreq session.Request) (ses
 	}, nil
 }
 
+// deletionsAside bounds the deletions of groups that go on at the sites that follow at the
+// same time. What is beyond is left to the control loops.
+const deletionsAside = 8
+
 // deleteOfGroup does it at the site that serves the group, and has it done at the others.
 func (r *Router) deleteOfGroup(ctx context.Context, d groupdeletion.Deletion) error {
 	share, ok := r.GroupShare(d.Group)
@@ -62,6 +66,9 @@ func (r *Router) deleteOfGroup(ctx context.Context, d groupdeletion.Deletion) er
 	if _, refusal := r.awaitStill(ctx, share.Group); refusal != nil {
 		return refuse(kerr.CoordinatorNotAvailable, "%s", refusal.message)
 	}
+	if err := r.paced(ctx); err != nil {
+		return err
+	}
 	groups := r.config.Groups
 	d, err := groups.Begin(ctx, d)
 	if err != nil {
@@ -71,9 +78,9 @@ func (r *Router) deleteOfGroup(ctx context.Context, d groupdeletion.Deletion) er
 		return err
 	}
 	select {
-	case r.trimming <- struct{}{}:
+	case r.deleting <- struct{}{}:
 		r.background.Go(func() {
-			defer func() { <-r.trimming }()
+			defer func() { <-r.deleting }()
 			_ = groups.Elsewhere(r.ctx, d) // what is left a control loop carries on
 		})
 	default: // it carries on all of it

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,7 +22,7 @@ import (
 // site's own (notHere), and those of brokers, groups and client metrics.
 var incrementalAlterConfigsAPI = api{
 	key: 44, min: 0, max: 1, needs: 0, begin: (*Client).beginIncrementalAlterConfigs,
-	treatment: answeredHere, about: "Settings of topics, changed at the site that serves; mirrors carry them to the others. Those that are a site's own, and of brokers and groups, are refused. See operate/topics.md.",
+	level: TopicAdministration, treatment: answeredHere, about: "With gateway.administration. Settings of topics, changed at the site that serves; mirrors carry them to the others. Compaction, those that are a site's own, and of brokers and groups, are refused. See operate/topics.md.",
 }
 
 func (c *Client) beginIncrementalAlterConfigs(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -85,7 +86,7 @@ func refuseResource(kind kmsg.ConfigResourceType, name string, times int) error 
 
 // alterTopic changes settings of one topic.
 func (r *Router) alterTopic(ctx context.Context, topic string, changes []broker.SettingChange, checkOnly bool, who string) error {
-	site, err := r.siteOfTopic(ctx, topic)
+	group, site, err := r.siteOfTopic(ctx, topic)
 	if err != nil {
 		return err
 	}
@@ -99,31 +100,81 @@ func (r *Router) alterTopic(ctx context.Context, topic string, changes []broker.
 	if err := cluster.Admin().AlterTopic(ctx, topic, changes, true); err != nil || checkOnly {
 		return err
 	}
+	all, err := cluster.Admin().TopicSettings(ctx, []string{topic})
+	if err != nil {
+		return err
+	}
+	if set, there := all[topic]; there && !changesAnything(set, changes) {
+		return nil
+	}
+	if err := r.paced(ctx); err != nil {
+		return err
+	}
+	serves, epoch, err := r.config.Changes.Serves(ctx, group)
+	switch {
+	case err != nil:
+		return err
+	case serves != site:
+		return refuse(kerr.NotController, "failover group %s has moved to site %s; try again", group.Name, serves)
+	}
 	// Told before it is done: that something was changed and nobody knows by whom is worse
 	// than an entry of what was tried.
 	if err := r.config.Changes.Audit(ctx, who, fmt.Sprintf("settings of topic %s at site %s: %s", topic, site, said(changes)), ""); err != nil {
 		return err
 	}
-	return cluster.Admin().AlterTopic(ctx, topic, changes, false)
+	if err := cluster.Admin().AlterTopic(ctx, topic, changes, false); err != nil {
+		return err
+	}
+	// Where the group has moved meanwhile its new site may have nothing of it.
+	now, later, err := r.config.Changes.Serves(ctx, group)
+	if err != nil || now != site || later != epoch {
+		return refuse(kerr.NotController, "settings of topic %s were changed at site %s while failover group %s moved away from there, or nobody can say whether it did; ask again", topic, site, group.Name)
+	}
+	return nil
+}
+
+// changesAnything tells whether a topic with what is set would be another after changes.
+func changesAnything(set map[string]string, changes []broker.SettingChange) bool {
+	for _, c := range changes {
+		value, is := set[c.Key]
+		switch c.Op {
+		case broker.SetSetting:
+			if !is || value != *c.Value {
+				return true
+			}
+		case broker.ResetSetting:
+			if is {
+				return true
+			}
+		default: // of a list, with what the site may have by default
+			there := strings.Split(value, ",")
+			for word := range strings.SplitSeq(*c.Value, ",") {
+				if !is || slices.Contains(there, word) != (c.Op == broker.AppendSetting) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // siteOfTopic is the site that serves the failover group of a topic, once it stands still.
-func (r *Router) siteOfTopic(ctx context.Context, topic string) (spillway.SiteID, error) {
+func (r *Router) siteOfTopic(ctx context.Context, topic string) (spillway.FailoverGroup, spillway.SiteID, error) {
 	group, refusal := r.topicGroup(topic)
 	if refusal != nil && refusal.code == kerr.InvalidTopicException {
-		return "", refusal
+		return group, "", refusal
 	}
 	if refusal != nil {
-		return "", refuse(kerr.UnknownTopicOrPartition, "%s", refusal.message)
+		return group, "", refuse(kerr.UnknownTopicOrPartition, "%s", refusal.message)
 	}
 	site, refusal := r.awaitStill(ctx, group)
 	if refusal != nil {
-		return "", refusal
+		return group, "", refusal
 	}
 	if r.sites[site] == nil {
-		return "", refuse(kerr.UnknownServerError, "site %s is not configured at this gateway", site)
+		return group, "", refuse(kerr.UnknownServerError, "site %s is not configured at this gateway", site)
 	}
-	return site, nil
+	return group, site, nil
 }
 
 // alterable refuses what cannot be changed through a gateway.
@@ -134,8 +185,8 @@ func alterable(topic string, changes []broker.SettingChange) error {
 	bytes := 0
 	for _, c := range changes {
 		value := ""
-		if c.Value != nil {
-			value = *c.Value
+		if c.Value != nil && (c.Op != broker.SubtractSetting || c.Key != "cleanup.policy") {
+			value = *c.Value // taken away it may be anything
 		}
 		switch {
 		case c.Op < broker.SetSetting || c.Op > broker.SubtractSetting:
@@ -146,7 +197,7 @@ func alterable(topic string, changes []broker.SettingChange) error {
 			value = "false" // of a mirror's topics that is what it is then, too
 		}
 		if why := notHere(c.Key, value); why != "" {
-			return refuse(kerr.InvalidConfig, "topic %s: %s cannot be changed through the gateway: %s", topic, short(c.Key), why)
+			return refuse(refusedBy(c.Key), "topic %s: %s cannot be changed through the gateway: %s", topic, short(c.Key), why)
 		}
 		bytes += len(c.Key) + len(value)
 	}

@@ -17,7 +17,7 @@ import (
 // member reads its topic, none is.
 var offsetDeleteAPI = api{
 	key: 47, min: 0, max: 0, needs: 0, begin: (*Client).beginOffsetDelete,
-	treatment: answeredHere, about: "As DeleteGroups. Where a member reads one of the topics, nothing is deleted.",
+	level: AllAdministration, treatment: answeredHere, about: "As DeleteGroups. Where a member reads one of the topics, nothing is deleted.",
 }
 
 func (c *Client) beginOffsetDelete(_ context.Context, sreq session.Request) (session.Answer, error) {

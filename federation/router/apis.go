@@ -17,6 +17,8 @@ type api struct {
 	// needs is the lowest version that every site must offer; −1 for what the
 	// gateway answers alone.
 	needs int16
+	// level is the administration that it belongs to; without it, it is not served.
+	level Administration
 	begin func(*Client, context.Context, session.Request) (session.Answer, error)
 	// treatment and about are for the reference: what becomes of a request, and
 	// what its user has to know.
@@ -34,7 +36,7 @@ func init() { // apiVersionsAPI reads the table that it is in
 		produceAPI, fetchAPI, listOffsetsAPI, metadataAPI, offsetCommitAPI, offsetFetchAPI, findCoordinatorAPI,
 		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, apiVersionsAPI,
 		initProducerIDAPI, describeConfigsAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
-		createTopicsAPI, deleteRecordsAPI, deleteGroupsAPI, offsetDeleteAPI, createPartitionsAPI, incrementalAlterConfigsAPI, alterConfigsAPI,
+		createTopicsAPI, deleteGroupsAPI, offsetDeleteAPI, incrementalAlterConfigsAPI, alterConfigsAPI,
 	} {
 		apis[a.key] = a
 	}
@@ -115,6 +117,9 @@ func (o *offer) ask(ctx context.Context, id spillway.SiteID, cluster broker.Clus
 var newerAPIs = map[int16]bool{68: true, 69: true}
 
 func (o *offer) offered(a api) bool {
+	if a.level > o.router.config.Administration {
+		return false
+	}
 	if a.needs < 0 {
 		return true
 	}

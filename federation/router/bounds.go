@@ -75,10 +75,6 @@ func entries(req kmsg.Request) (n int) {
 		n = len(r.Groups)
 	case *kmsg.OffsetDeleteRequest:
 		n = withPartitions(r.Topics, func(t kmsg.OffsetDeleteRequestTopic) int { return len(t.Partitions) })
-	case *kmsg.DeleteRecordsRequest:
-		n = withPartitions(r.Topics, func(t kmsg.DeleteRecordsRequestTopic) int { return len(t.Partitions) })
-	case *kmsg.CreatePartitionsRequest:
-		n = withPartitions(r.Topics, func(t kmsg.CreatePartitionsRequestTopic) int { return len(t.Assignment) })
 	case *kmsg.LeaveGroupRequest:
 		n = len(r.Members)
 	case *kmsg.JoinGroupRequest:

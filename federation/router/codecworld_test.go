@@ -101,14 +101,6 @@ func (codecAdmin) CheckTopics(_ context.Context, topics []broker.NewTopic) (map[
 	return refused, nil
 }
 
-func (codecAdmin) LogStarts(context.Context, []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
-	return nil, nil
-}
-
-func (codecAdmin) DeleteRecords(context.Context, spillway.TopicPartition, spillway.LocalOffset) (spillway.LocalOffset, error) {
-	return 0, kerr.PolicyViolation
-}
-
 func (codecAdmin) DeleteGroup(context.Context, string) error { return kerr.NonEmptyGroup }
 
 func (codecAdmin) DeleteGroupOffsets(context.Context, string, []spillway.TopicPartition) error {
@@ -122,8 +114,6 @@ func (codecAdmin) TopicSettings(_ context.Context, topics []string) (map[string]
 func (codecAdmin) AlterTopic(context.Context, string, []broker.SettingChange, bool) error {
 	return kerr.InvalidConfig
 }
-
-func (codecAdmin) CreatePartitions(context.Context, string, int32) error { return kerr.PolicyViolation }
 
 func (*codecSite) Refresh(context.Context) error { return nil }
 
@@ -232,9 +222,10 @@ func newCodecWorld(t testing.TB, m mapping, release *kversion.Versions) *codecWo
 	site := &codecSite{t: t, mapping: m, release: release, nodes: []broker.Node{{ID: 0}}}
 	sites := map[spillway.SiteID]broker.Cluster{"east": site}
 	r := New(Config{
-		Groups:  groupdeletion.New(groupdeletion.Config{Topology: m.topology, Store: coordtest.NewMemory(), Sites: sites}),
-		Changes: topicchange.New(topicchange.Config{Topology: m.topology, Store: coordtest.NewMemory(), Sites: sites}), FollowMax: time.Second,
-		Topology: m.topology, Sites: sites, Shares: []*Share{share},
+		Groups:         groupdeletion.New(groupdeletion.Config{Topology: m.topology, Store: coordtest.NewMemory(), Sites: sites}),
+		Changes:        topicchange.New(topicchange.Config{Topology: m.topology, Store: coordtest.NewMemory(), Sites: sites}),
+		Administration: AllAdministration,
+		Topology:       m.topology, Sites: sites, Shares: []*Share{share},
 		Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: new(marksAt),
 		HoldMax: 200 * time.Millisecond,
 	})

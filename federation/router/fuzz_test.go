@@ -46,7 +46,6 @@ func FuzzListGroupsRequest(f *testing.F)              { fuzzRequest(f, 16) }
 func FuzzListGroupsAnswer(f *testing.F)               { fuzzAnswer(f, 16) }
 func FuzzAPIVersionsRequest(f *testing.F)             { fuzzRequest(f, 18) }
 func FuzzCreateTopicsRequest(f *testing.F)            { fuzzRequest(f, 19) }
-func FuzzDeleteRecordsRequest(f *testing.F)           { fuzzRequest(f, 21) }
 func FuzzInitProducerIDRequest(f *testing.F)          { fuzzRequest(f, 22) }
 func FuzzDescribeConfigsRequest(f *testing.F)         { fuzzRequest(f, 32) }
 func FuzzDescribeConfigsAnswer(f *testing.F)          { fuzzAnswer(f, 32) }
@@ -54,7 +53,6 @@ func FuzzAlterConfigsRequest(f *testing.F)            { fuzzRequest(f, 33) }
 func FuzzIncrementalAlterConfigsRequest(f *testing.F) { fuzzRequest(f, 44) }
 func FuzzDeleteGroupsRequest(f *testing.F)            { fuzzRequest(f, 42) }
 func FuzzOffsetDeleteRequest(f *testing.F)            { fuzzRequest(f, 47) }
-func FuzzCreatePartitionsRequest(f *testing.F)        { fuzzRequest(f, 37) }
 func FuzzDescribeClusterRequest(f *testing.F)         { fuzzRequest(f, 60) }
 func FuzzConsumerGroupHeartbeatRequest(f *testing.F)  { fuzzRequest(f, 68) }
 func FuzzConsumerGroupHeartbeatAnswer(f *testing.F)   { fuzzAnswer(f, 68) }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/conn"
@@ -52,6 +54,8 @@ type Reserve interface {
 	// Extend asks, and returns when the reserved end is at least end. It is
 	// raised ahead of use, so it rarely waits.
 	Extend(ctx context.Context, share *Share, t Term, tp spillway.TopicPartition, end spillway.Offset) error
+	// Knows tells whether ends of a topic were reserved in the newest epoch that had some.
+	Knows(share *Share, topic string) bool
 }
 
 // Marks are the durable marks of the sites that follow.
@@ -82,12 +86,12 @@ type Config struct {
 	Marks    Marks
 	// Report changes this gateway's confirmation about an epoch of a share, soon;
 	// change may be called more than once.
-	Report   func(share spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport))
-	LowMarks LowMarks              // may be nil: nobody deletes records
-	Groups   *groupdeletion.Groups // deletes consumer groups
+	Report func(share spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport))
+	Groups *groupdeletion.Groups // deletes consumer groups
 	// Changes carries out what clients ask of whole topics.
-	Changes *topicchange.Topics
-	Events  Events
+	Changes        *topicchange.Topics
+	Administration Administration // default NoAdministration
+	Events         Events
 	// Dial reaches other gateways, to see whether they are gone; default conn.Dial.
 	Dial conn.DialFunc
 
@@ -98,10 +102,7 @@ type Config struct {
 	// that is known, see release.
 	OutstandingMax time.Duration
 	MetadataMax    time.Duration // age of a site's metadata before it is asked for again; default 5 s
-	// FollowMax bounds the wait for the sites that follow: to have a topic that was
-	// created or has grown, and to delete records; default 5 s.
-	FollowMax   time.Duration
-	ContactsMax int // producers and partitions remembered; default 200,000
+	ContactsMax    int           // producers and partitions remembered; default 200,000
 }
 
 // Router serves all connections of one gateway.
@@ -124,7 +125,8 @@ type Router struct {
 	lags     *lags
 	members  *members
 	gone     goneFor
-	trimming chan struct{} // a token per deletion of records at sites that follow
+	changing *rate.Limiter // of what clients change
+	deleting chan struct{} // a token per deletion of a consumer group at sites that follow
 	aside    chan struct{} // a token per member that is taken back, or may have to be
 
 	generations *generations // produces on their way, by the layout that let them in
@@ -142,7 +144,6 @@ func New(c Config) *Router {
 	def(&c.ProduceMax, 10*time.Second)
 	def(&c.OutstandingMax, 35*time.Second)
 	def(&c.MetadataMax, 5*time.Second)
-	def(&c.FollowMax, 5*time.Second)
 	def(&c.ContactsMax, 200_000)
 	if c.Dial == nil {
 		c.Dial = conn.Dial
@@ -151,7 +152,8 @@ func New(c Config) *Router {
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,
 		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), generations: newGenerations(),
-		aside: make(chan struct{}, asideMax), trimming: make(chan struct{}, trimsAside),
+		aside: make(chan struct{}, asideMax), deleting: make(chan struct{}, deletionsAside),
+		changing: rate.NewLimiter(changesPerSecond, changesBurst),
 	}
 	for _, s := range c.Shares {
 		r.shares[s.ID] = s

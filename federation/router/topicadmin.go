@@ -23,6 +23,17 @@ import (
 // What clients ask of whole topics is a change of all sites (package topicchange). Here it
 // is checked, begun, carried on while the client waits, and answered.
 
+// Administration is what clients may do beside reading and writing. A gateway asks nobody
+// who they are, so it is for everyone who can connect.
+type Administration int
+
+// Levels, each with what those before it allow.
+const (
+	NoAdministration    Administration = iota
+	TopicAdministration                // create topics, change their settings
+	AllAdministration                  // delete consumer groups and their positions
+)
+
 // Bounds for what one request asks of topics.
 const (
 	// partitionsMax bounds the partitions of a topic, and what one request creates: a
@@ -36,8 +47,15 @@ const (
 	changesAtOnce = 8
 	// changeMax bounds the wait for a change; clients wait for 30 s (request.timeout.ms).
 	changeMax = 25 * time.Second
-	// followEvery is between two looks whether the sites that follow have the topic.
-	followEvery = 100 * time.Millisecond
+	// lookEvery is between two looks whether something can be done, or is shown.
+	lookEvery = 100 * time.Millisecond
+	// defaultPartitions is what a topic with the default number of partitions counts for.
+	defaultPartitions = 100
+	// changesPerSecond and changesBurst bound what all clients of a gateway change, since
+	// each change is an entry of the audit log: a client may create a thousand topics at
+	// once, and for an hour 20 a second.
+	changesPerSecond = 20
+	changesBurst     = 1000
 	// groupsNamed bounds the failover groups that a refusal names.
 	groupsNamed = 5
 )
@@ -64,14 +82,14 @@ func answerTo(err error) (code int16, message *string) {
 		return 0, nil
 	case errors.As(err, &own):
 		return own.code.Code, &own.message
-	case errors.Is(err, topicchange.ErrPending), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, topicchange.ErrPending), errors.Is(err, topicchange.ErrGone), errors.Is(err, context.DeadlineExceeded):
 		code = kerr.RequestTimedOut.Code
-	case errors.Is(err, topicchange.ErrUnderWay), errors.Is(err, topicchange.ErrTooMany):
-		code = kerr.PolicyViolation.Code
+	case errors.Is(err, topicchange.ErrTooMany):
+		code = kerr.ThrottlingQuotaExceeded.Code // asked again
 	case errors.Is(err, broker.ErrNotAuthorized):
 		// The gateway's own rights are too few; the client cannot mend it.
 		code = kerr.PolicyViolation.Code
-	case errors.Is(err, coordination.ErrUnavailable):
+	case errors.Is(err, coordination.ErrUnavailable), errors.Is(err, topicchange.ErrMoves):
 		code = kerr.NotController.Code // asked again
 	case errors.As(err, &site):
 		code = site.Code
@@ -174,23 +192,34 @@ func (r *Router) awaitStill(ctx context.Context, group spillway.FailoverGroup) (
 		}
 		select {
 		case <-changed:
-		case <-time.After(followEvery): // the lease changes unsaid
+		case <-time.After(lookEvery): // the lease changes unsaid
 		case <-ctx.Done():
 			return "", refuse(kerr.NotController, "failover group %s moves to another site; try again", group.Name)
 		}
 	}
 }
 
-// changeTopic begins a change and carries it on until it is done or ctx ends.
-func (r *Router) changeTopic(ctx context.Context, c topicchange.Change) error {
+// paced waits until the client may change something, see changesPerSecond.
+func (r *Router) paced(ctx context.Context) error {
+	if err := r.changing.Wait(ctx); err != nil {
+		return refuse(kerr.ThrottlingQuotaExceeded, "clients of this gateway change too much: beyond %d changes at once it is %d a second; try again later", changesBurst, changesPerSecond)
+	}
+	return nil
+}
+
+// makeTopic begins a creation and carries it on until it is done or ctx ends.
+func (r *Router) makeTopic(ctx context.Context, c topicchange.Change) error {
+	if err := r.paced(ctx); err != nil {
+		return err
+	}
 	changes := r.config.Changes
 	begun, err := changes.Begin(ctx, c)
-	if errors.Is(err, topicchange.ErrUnderWay) && begun.Kind == c.Kind {
+	if errors.Is(err, topicchange.ErrUnderWay) {
 		// Somebody else was faster; what this one wants is seen when that is done.
 		if err := changes.Await(ctx, begun); err != nil {
 			return err
 		}
-		return errOther
+		return broker.ErrTopicExists
 	}
 	if err != nil {
 		return err
@@ -198,35 +227,17 @@ func (r *Router) changeTopic(ctx context.Context, c topicchange.Change) error {
 	return changes.Carry(ctx, begun, true)
 }
 
-// errOther tells that a change of the same kind was made by somebody else meanwhile.
-var errOther = errors.New("somebody else changed the topic at the same time")
-
 // TopicChanged has a topic looked up anew, as another gateway has changed it.
 func (r *Router) TopicChanged(name string) { r.topics.stale(name) }
 
-// awaitShown waits until this gateway shows a topic with so many partitions, and the sites
-// that follow and answer have them too. That is as long as their mirrors take to look, and
-// bounded: without them the topic works as well.
-func (r *Router) awaitShown(ctx context.Context, group spillway.FailoverGroup, name string, partitions int32) broker.TopicMetadata {
-	var md broker.TopicMetadata
-	var shown bool
-	for !shown && ctx.Err() == nil {
-		r.topics.stale(name)
-		md, _ = r.topics.find(ctx, name)
-		if shown = int32(len(md.Partitions)) >= max(partitions, 1); !shown {
-			pause(ctx, followEvery)
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, r.config.FollowMax)
-	defer cancel()
+// awaitShown waits until this gateway shows a topic.
+func (r *Router) awaitShown(ctx context.Context, name string) (md broker.TopicMetadata) {
 	for ctx.Err() == nil {
-		v, err := r.config.Changes.Look(ctx, group, name)
-		if err == nil && !slices.ContainsFunc(group.Sites, func(s spillway.SiteID) bool {
-			return v.Sites[s].Silent == "" && v.Sites[s].Partitions < int32(len(md.Partitions))
-		}) {
+		r.topics.stale(name)
+		if md, _ = r.topics.find(ctx, name); len(md.Partitions) > 0 {
 			break
 		}
-		pause(ctx, followEvery)
+		pause(ctx, lookEvery)
 	}
 	return md
 }

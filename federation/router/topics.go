@@ -130,35 +130,11 @@ func (t *topics) findAt(ctx context.Context, site spillway.SiteID, name string) 
 		return broker.TopicMetadata{}, false
 	}
 	if md, ok := t.at(ctx, site, t.router.config.MetadataMax)[name]; ok {
-		return t.shown(md), true
+		return md, true
 	}
 	md, ok := t.at(ctx, site, topicsAskEvery)[name] // it may have been created just now
-	return t.shown(md), ok
+	return md, ok
 }
-
-// shown leaves out the partitions that not all sites have yet while a topic grows.
-func (t *topics) shown(md broker.TopicMetadata) broker.TopicMetadata {
-	if changes := t.router.config.Changes; changes != nil {
-		md.Partitions = md.Partitions[:changes.Shown(md.Name, int32(len(md.Partitions)))]
-	}
-	return md
-}
-
-// idAt is the id that a site gave a topic, as far as it is known. Nobody waits: a site that
-// has to be asked again is asked for the next time.
-func (t *topics) idAt(site spillway.SiteID, name string) [16]byte {
-	if t.router.sites[site] == nil {
-		return [16]byte{}
-	}
-	return t.at(over, site, t.router.config.MetadataMax)[name].ID
-}
-
-// over is a context that has ended.
-var over = func() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return ctx
-}()
 
 // stale has the sites that serve a topic asked anew, as it has changed. An answer that is
 // on its way may be older than that.
@@ -218,7 +194,7 @@ func (t *topics) all(ctx context.Context) []broker.TopicMetadata {
 	for site := range t.homes() {
 		for name, md := range t.at(ctx, site, t.router.config.MetadataMax) {
 			if s, ok := t.router.ShareOf(spillway.TopicPartition{Topic: name}); ok && home(s) == site {
-				found = append(found, t.shown(md))
+				found = append(found, md)
 			}
 		}
 	}

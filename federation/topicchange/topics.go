@@ -1,9 +1,9 @@
 package topicchange
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -19,12 +19,16 @@ import (
 
 // Errors that callers branch on.
 var (
-	// ErrUnderWay: the topic has a change that is not done yet, so no other can begin.
-	ErrUnderWay = errors.New("another change of the topic is under way")
-	// ErrTooMany: UnderWayMax changes are not done yet.
-	ErrTooMany = errors.New("too many changes of topics are under way")
-	// ErrPending: the change is in the store and not done; it is carried on.
+	// ErrUnderWay: the topic has a creation that has not ended, so no other can begin.
+	ErrUnderWay = errors.New("the topic is being created already")
+	// ErrTooMany: UnderWayMax creations have not ended.
+	ErrTooMany = errors.New("too many topics are being created")
+	// ErrPending: the creation is in the store and not done; it is carried on.
 	ErrPending = errors.New("not done yet; it is carried on")
+	// ErrGone: somebody else has ended the creation, and the topic is not there.
+	ErrGone = errors.New("it was taken back, or deleted since")
+	// ErrMoves: the share moves.
+	ErrMoves = errors.New("it moves to another site")
 )
 
 // Config of Topics.
@@ -32,17 +36,17 @@ type Config struct {
 	Topology *spillway.Topology
 	Store    coordination.Store
 	Sites    map[spillway.SiteID]broker.Cluster
-	// TakeOver is how long a change must have stood still until Run carries it on;
-	// default 3 s.
+	// TakeOver is how old the record of a creation must be, unchanged, until Run carries it
+	// on, beside whoever does; default 3 s.
 	TakeOver time.Duration
-	// Ended hears of topics of which See has seen a change end. May be nil.
-	Ended func(topic string)
-	// Told hears of changes that have ended (err: that were taken back), and of those that
-	// Run could not end yet. May be nil.
+	// Made hears of topics of which See has seen that a site has them now. May be nil.
+	Made func(topic string)
+	// Told hears of creations that have ended (err: that were taken back), and of topics
+	// that Run could not make yet. May be nil.
 	Told func(c Change, err error)
 }
 
-// Topics carries changes out. All methods may be called by any goroutine.
+// Topics carries creations out. All methods may be called by any goroutine.
 type Topics struct {
 	// Set once, read by anyone.
 	config Config
@@ -69,21 +73,24 @@ const (
 	stepMax = 20 * time.Second
 	// stepPause is between two looks while a change waits.
 	stepPause = 200 * time.Millisecond
-	// UnderWayMax bounds the changes in the store: each is handed to every gateway with
+	// keepMax bounds how long the record of a topic stays for the mirrors to create it at
+	// the sites that follow.
+	keepMax = 10 * time.Minute
+	// UnderWayMax bounds the creations in the store: each is handed to every gateway with
 	// every change of another.
 	UnderWayMax = 1000
-	// TakenOverAtOnce bounds the changes that Run carries on at the same time.
+	// TakenOverAtOnce bounds the creations that Run carries on at the same time.
 	TakenOverAtOnce = 4
 )
 
 // See takes what a watch of failover.Keys.Topics shows.
 func (t *Topics) See(entries []coordination.Entry) {
 	underWay := make(map[string]Change, len(entries))
-	var ended []string
+	var made []string
 	defer func() {
-		for _, topic := range ended {
-			if t.config.Ended != nil {
-				t.config.Ended(topic)
+		for _, topic := range made {
+			if t.config.Made != nil {
+				t.config.Made(topic)
 			}
 		}
 	}()
@@ -97,31 +104,21 @@ func (t *Topics) See(entries []coordination.Entry) {
 		underWay[c.Topic] = c
 	}
 	for topic, c := range t.mu.underWay {
-		if underWay[topic].ID != c.ID {
-			ended = append(ended, topic)
+		if now := underWay[topic]; now.ID != c.ID || now.Made != c.Made {
+			made = append(made, topic)
 		}
 	}
 	t.mu.underWay = underWay
 }
 
-// Shown is how many of its partitions clients see of a topic (E).
-func (t *Topics) Shown(topic string, partitions int32) int32 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if c, ok := t.mu.underWay[topic]; ok && c.Kind == Grow {
-		return min(partitions, c.Shown)
-	}
-	return partitions
-}
-
-// Begin writes a change into the store, with who asked for it (A). ErrUnderWay, with the
-// other change, if there is one already.
+// Begin writes a creation into the store, with who asked for it (A). ErrUnderWay, with the
+// other creation, if there is one already.
 func (t *Topics) Begin(ctx context.Context, c Change) (Change, error) {
 	t.mu.Lock()
 	n := len(t.mu.underWay)
 	t.mu.Unlock()
 	if n >= UnderWayMax {
-		return c, fmt.Errorf("%s: %w: %d; they go on when their sites answer, and the log of the control loops says what they wait for", c.Topic, ErrTooMany, n)
+		return c, fmt.Errorf("%s: %w: %d; try again in some seconds. The log of the control loops says what they wait for", c.Topic, ErrTooMany, n)
 	}
 	c.ID, c.Since = rand.Text(), time.Now().UTC()
 	key := t.keys.Topic(c.Topic)
@@ -141,7 +138,7 @@ func (t *Topics) Begin(ctx context.Context, c Change) (Change, error) {
 	return other, fmt.Errorf("%s: %w: %s", c.Topic, ErrUnderWay, other)
 }
 
-// UnderWay reads the change of a topic from the store; false if there is none.
+// UnderWay reads the creation of a topic from the store; false if there is none.
 func (t *Topics) UnderWay(ctx context.Context, topic string) (Change, bool, error) {
 	c, _, err := t.read(ctx, topic)
 	if errors.Is(err, coordination.ErrNotFound) {
@@ -159,109 +156,165 @@ func (t *Topics) read(ctx context.Context, topic string) (Change, uint64, error)
 	return c, e.Version, err
 }
 
-// Carry does one step after the other until the change is done, or ctx ends: ErrPending
-// then, with what it waits for. first: this process has just begun it, and nobody else can
-// have come far: a topic that is there is another's. Any other error is that of a site
-// that refused, of which nothing was done; the change has ended with it.
+// Carry does one step after the other until the site that serves has the topic, or ctx
+// ends: ErrPending then, with what it waits for. first: this process has just begun it, and
+// nobody else can have come far: a topic that is there is another's. ErrGone: somebody else
+// has ended it, and the topic is not there. Any other error is that of a site that refused,
+// and the creation has ended with it.
 func (t *Topics) Carry(ctx context.Context, c Change, first bool) error {
-	var waits error
 	for {
-		now, version, err := t.read(ctx, c.Topic)
+		now, version, waits := t.read(ctx, c.Topic)
 		switch {
-		case errors.Is(err, coordination.ErrNotFound), err == nil && now.ID != c.ID:
-			return nil // it has ended
-		case err != nil:
-			waits = err
-		default:
-			ended, err := t.step(ctx, c, version, first)
-			if ended {
-				return err
-			}
-			waits = err
-		}
-		first = false
-		pause := stepPause
-		if waits == nil {
-			pause = 0 // a step was done
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w: %w", c, ErrPending, errors.Join(waits, ctx.Err()))
-		case <-time.After(pause):
-		}
-	}
-}
-
-// Await waits for a change that somebody else carries, until it has ended or ctx has:
-// ErrPending then. A creation is only waited for: the process that began it takes a topic
-// that it finds at its first look for another's, and says so to its client.
-func (t *Topics) Await(ctx context.Context, c Change) error {
-	if c.Kind != Create {
-		return t.Carry(ctx, c, false)
-	}
-	for {
-		now, _, err := t.read(ctx, c.Topic)
-		if errors.Is(err, coordination.ErrNotFound) || err == nil && now.ID != c.ID {
+		case ended(now, waits, c):
+			return t.madeOrGone(ctx, c)
+		case waits == nil && now.Made != "":
 			return nil
+		case waits == nil:
+			var s stepped
+			if s, waits = t.step(ctx, now, version, first); s.ended {
+				return waits
+			}
+			first = first && !s.acted
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s: %w: %w", c, ErrPending, errors.Join(err, ctx.Err()))
-		case <-time.After(stepPause):
+		if err := pauseFor(ctx, waits); err != nil {
+			return fmt.Errorf("%s: %w: %w", c, ErrPending, err)
 		}
 	}
 }
 
-// step does what comes next. ended: the record is gone, and err says whether the change is
-// done. Else err is what it waits for.
-func (t *Topics) step(ctx context.Context, c Change, version uint64, first bool) (ended bool, err error) {
+func ended(now Change, err error, c Change) bool {
+	return errors.Is(err, coordination.ErrNotFound) || err == nil && now.ID != c.ID
+}
+
+// pauseFor lies between two steps: next to nothing if there is nothing to wait for, but a
+// broker may not have heard yet what another one has done. It returns what was waited for
+// once ctx has ended.
+func pauseFor(ctx context.Context, waits error) error {
+	pause := stepPause
+	if waits == nil {
+		pause = 5 * time.Millisecond
+	}
+	select {
+	case <-ctx.Done():
+		return errors.Join(waits, ctx.Err())
+	case <-time.After(pause):
+		return nil
+	}
+}
+
+// madeOrGone tells what became of a creation that somebody else has ended.
+func (t *Topics) madeOrGone(ctx context.Context, c Change) error {
 	group, ok := t.config.Topology.GroupOfTopic(c.Topic)
 	if !ok {
-		return t.end(ctx, c, version, fmt.Errorf("topic %s belongs to no failover group any more", c.Topic))
+		return fmt.Errorf("%s: %w", c, ErrGone)
 	}
-	v, err := t.look(ctx, group, c.Topic)
-	if err != nil {
-		return false, err
-	}
-	s := Next(c, v, group.Sites)
-	if s.Do == Done && c.Kind == Create && first {
-		return t.end(ctx, c, version, fmt.Errorf("site %s: %w", v.Serves, broker.ErrTopicExists))
-	}
-	ctx, cancel := context.WithTimeout(ctx, stepMax)
-	defer cancel()
-	switch s.Do {
-	case Done:
-		return t.end(ctx, c, version, nil)
-	case Wait:
-		return false, errors.New(s.Why)
-	case CreateAt:
-		err = t.create(ctx, c, s.Site)
-		if errors.Is(err, broker.ErrTopicExists) && !first {
-			return false, nil // an earlier attempt, or somebody beside us (C)
+	for {
+		site, _, err := t.Serves(ctx, group)
+		if err == nil {
+			switch home := t.lookAt(ctx, site, c.Topic); {
+			case home.Partitions > 0:
+				return nil
+			case home.Silent == "":
+				return fmt.Errorf("%s: %w", c, ErrGone)
+			default:
+				err = fmt.Errorf("site %s does not answer: %s", site, home.Silent)
+			}
 		}
-	case GrowAt:
-		err = t.config.Sites[s.Site].Admin().CreatePartitions(ctx, c.Topic, c.Partitions)
-		if err != nil && t.grown(ctx, c, s.Site) {
-			return false, nil // somebody beside us (C)
+		if err := pauseFor(ctx, err); err != nil {
+			return fmt.Errorf("%s: %w: %w", c, ErrPending, err)
 		}
 	}
-	if err == nil {
-		return false, nil
-	}
-	if definite(err) && !begun(c, v) {
-		return t.end(ctx, c, version, err)
-	}
-	return false, err
 }
 
-// begun tells whether any site has grown already: then the change cannot be taken back.
-func begun(c Change, v View) bool {
-	for _, s := range v.Sites {
-		if c.Kind == Grow && s.Partitions > c.Shown {
-			return true
+// Await waits for a creation that somebody else carries, until the site that serves has the
+// topic, or ctx has ended: ErrPending then. ErrGone: it has come to nothing.
+func (t *Topics) Await(ctx context.Context, c Change) error {
+	for {
+		now, _, err := t.read(ctx, c.Topic)
+		if ended(now, err, c) {
+			return t.madeOrGone(ctx, c)
+		}
+		if err == nil && now.Made != "" {
+			return nil
+		}
+		if err := pauseFor(ctx, errors.Join(err, errOthers)); err != nil {
+			return fmt.Errorf("%s: %w: %w", c, ErrPending, err)
 		}
 	}
-	return false
+}
+
+var errOthers = errors.New("somebody else creates it")
+
+// stepped is what became of a step.
+type stepped struct {
+	acted bool // a site was asked to create it
+	ended bool // the record is gone
+}
+
+// step does what comes next. If the record is gone the error says why the topic is not
+// made, else what it waits for.
+func (t *Topics) step(ctx context.Context, c Change, version uint64, first bool) (s stepped, err error) {
+	ctx, cancel := context.WithTimeout(ctx, stepMax)
+	defer cancel()
+	group, ok := t.config.Topology.GroupOfTopic(c.Topic)
+	if !ok {
+		s.ended, err = t.end(ctx, c, version, fmt.Errorf("topic %s belongs to no failover group any more", c.Topic))
+		return s, err
+	}
+	serves, _, err := t.Serves(ctx, group)
+	if err != nil && !errors.Is(err, ErrMoves) {
+		return s, err
+	}
+	home := SiteView{}
+	if serves != "" {
+		home = t.lookAt(ctx, serves, c.Topic)
+	}
+	do, why := Next(c, serves, home)
+	switch do {
+	case Done:
+		s.ended, err = t.end(ctx, c, version, nil)
+	case Tell:
+		if first {
+			s.ended, err = t.end(ctx, c, version, fmt.Errorf("site %s: %w", serves, broker.ErrTopicExists))
+			break
+		}
+		c.Made, c.MadeAt = serves, time.Now().UTC()
+		if _, err = t.config.Store.Put(ctx, t.keys.Topic(c.Topic), c.Encode(), version); errors.Is(err, coordination.ErrConflict) {
+			err = nil // somebody beside us (C)
+		}
+	case Create:
+		s.acted = true
+		err = t.create(ctx, c, serves)
+		switch {
+		case errors.Is(err, broker.ErrTopicExists) && !first:
+			err = nil // an earlier attempt, or somebody beside us (C)
+		case definite(err):
+			s.ended, err = t.end(ctx, c, version, err)
+		}
+	case Follow:
+		if waits := t.lacking(ctx, group, c); waits != "" && time.Since(c.MadeAt) < keepMax {
+			return s, errors.New(waits)
+		}
+		s.ended, err = t.end(ctx, c, version, nil)
+	default:
+		err = errors.New(why)
+	}
+	return s, err
+}
+
+// lacking tells which site answers and does not have the topic yet; empty: none.
+func (t *Topics) lacking(ctx context.Context, group spillway.FailoverGroup, c Change) string {
+	lacks := make([]string, len(group.Sites))
+	var asking sync.WaitGroup
+	for i, site := range group.Sites {
+		asking.Go(func() {
+			if s := t.lookAt(ctx, site, c.Topic); s.Silent == "" && s.Partitions == 0 {
+				lacks[i] = fmt.Sprintf("the mirror to site %s has not created it there", site)
+			}
+		})
+	}
+	asking.Wait()
+	return cmp.Or(lacks...)
 }
 
 // definite tells whether a site will always refuse it.
@@ -284,42 +337,21 @@ func (t *Topics) create(ctx context.Context, c Change, site spillway.SiteID) err
 	return nil
 }
 
-func (t *Topics) grown(ctx context.Context, c Change, site spillway.SiteID) bool {
-	s := t.lookAt(ctx, site, c.Topic)
-	return s.Silent == "" && s.Partitions >= c.Partitions
-}
-
-// look asks the store where the group is served, and all sites what they have.
-func (t *Topics) look(ctx context.Context, group spillway.FailoverGroup, topic string) (View, error) {
-	v := View{Sites: make(map[spillway.SiteID]SiteView, len(group.Sites))}
+// Serves is the site that serves a failover group, and since which epoch, by the store.
+// ErrMoves while it moves.
+func (t *Topics) Serves(ctx context.Context, group spillway.FailoverGroup) (spillway.SiteID, spillway.Epoch, error) {
 	e, err := t.config.Store.Get(ctx, t.keys.Share(spillway.ShareID{Group: group.Name}))
 	if err != nil {
-		return v, fmt.Errorf("read where failover group %s is served: %w", group.Name, err)
+		return "", 0, fmt.Errorf("read where failover group %s is served: %w", group.Name, err)
 	}
 	share, err := failover.Decode(e.Value)
 	if err != nil {
-		return v, err
+		return "", 0, err
 	}
-	if share.State == failover.Stable {
-		v.Serves = share.Active
+	if share.State != failover.Stable {
+		return "", 0, fmt.Errorf("failover group %s: %w", group.Name, ErrMoves)
 	}
-	var mu sync.Mutex // guards v.Sites
-	var asking sync.WaitGroup
-	for _, site := range group.Sites {
-		asking.Go(func() {
-			s := t.lookAt(ctx, site, topic)
-			mu.Lock()
-			defer mu.Unlock()
-			v.Sites[site] = s
-		})
-	}
-	asking.Wait()
-	return v, nil
-}
-
-// Look is what the sites of a topic's failover group have of it now.
-func (t *Topics) Look(ctx context.Context, group spillway.FailoverGroup, topic string) (View, error) {
-	return t.look(ctx, group, topic)
+	return share.Active, share.Epoch, nil
 }
 
 func (t *Topics) lookAt(ctx context.Context, site spillway.SiteID, topic string) SiteView {
@@ -340,14 +372,18 @@ func (t *Topics) lookAt(ctx context.Context, site spillway.SiteID, topic string)
 	return SiteView{Partitions: int32(len(found.Partitions))}
 }
 
-// end takes the record away, and tells the audit log how it ended (B).
+// end takes the record away, and tells the audit log why the topic is not made. false, and no
+// error: somebody else has written it meanwhile.
 func (t *Topics) end(ctx context.Context, c Change, version uint64, why error) (bool, error) {
 	ops := []coordination.Op{{Key: t.keys.Topic(c.Topic), Version: version, Delete: true}}
 	if why != nil {
 		ops = append(ops, t.audit(c.Who, "taken back: "+c.String(), why.Error()))
 	}
 	err := t.config.Store.Txn(ctx, ops)
-	if err != nil && !errors.Is(err, coordination.ErrConflict) { // conflict: somebody has ended it
+	if errors.Is(err, coordination.ErrConflict) {
+		return false, nil
+	}
+	if err != nil {
 		return false, err
 	}
 	t.told(c, why)
@@ -365,19 +401,13 @@ func (t *Topics) Audit(ctx context.Context, who, what, why string) error {
 	return t.config.Store.Txn(ctx, []coordination.Op{t.audit(who, what, why)})
 }
 
-// AuditOp is such an entry, to be written together with something else.
-func (t *Topics) AuditOp(who, what, why string) coordination.Op { return t.audit(who, what, why) }
-
 func (t *Topics) audit(who, what, why string) coordination.Op {
 	now := time.Now().UTC()
-	value, err := json.Marshal(failover.AuditEntry{At: now, Who: who, What: what, Why: why})
-	if err != nil {
-		panic(fmt.Sprintf("audit entry cannot be encoded: %v", err)) // plain data, cannot happen
-	}
-	return coordination.Op{Key: t.keys.Audit(now, rand.Text()[:8]), Value: value}
+	return coordination.Op{Key: t.keys.Audit(now, rand.Text()[:8]), Value: failover.ClientAudit(now, who, what, why)}
 }
 
 // Run carries on what has stood still for a while, until ctx ends and what it started has.
+// Nothing is waited for here: it comes again soon.
 func (t *Topics) Run(ctx context.Context) {
 	coordination.CarryOn(ctx, t.config.Store, t.keys.Topics(), t.config.TakeOver, TakenOverAtOnce, func(ctx context.Context, e coordination.Entry) {
 		c, err := Decode(e.Value)
@@ -385,10 +415,24 @@ func (t *Topics) Run(ctx context.Context) {
 			t.told(Change{Topic: e.Key}, err)
 			return
 		}
-		carrying, cancel := context.WithTimeout(ctx, stepMax)
-		defer cancel()
-		if err := t.Carry(carrying, c, false); err != nil && ctx.Err() == nil {
-			t.told(c, err)
+		for {
+			now, version, err := t.read(ctx, c.Topic)
+			if ended(now, err, c) || ctx.Err() != nil {
+				return
+			}
+			var s stepped
+			if err == nil {
+				s, err = t.step(ctx, now, version, false)
+			}
+			if s.ended {
+				return
+			}
+			if err != nil {
+				if ctx.Err() == nil && now.Made == "" {
+					t.told(c, err)
+				}
+				return
+			}
 		}
 	})
 }

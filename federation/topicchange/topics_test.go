@@ -112,10 +112,6 @@ func (a countedAdmin) CreateTopics(ctx context.Context, topics []broker.NewTopic
 	return created, refused, err
 }
 
-func (a countedAdmin) CreatePartitions(ctx context.Context, name string, count int32) error {
-	return a.act(func() error { return a.Admin.CreatePartitions(ctx, name, count) })
-}
-
 func (w *world) process() *Topics {
 	return New(Config{Topology: w.topology, Store: w.store, Sites: w.sites, TakeOver: 100 * time.Millisecond})
 }
@@ -175,38 +171,78 @@ func (w *world) audit() string {
 	return strings.Join(all, "\n")
 }
 
-var errKilled = errors.New("the process was killed")
+func create(topic string) Change {
+	return Change{Topic: topic, Partitions: 4, Replication: 1, Configs: map[string]string{"retention.ms": "12345678"}, Who: "test"}
+}
 
-// The process that carries a change is killed before and after each step at a site, and
-// before and after each write to the store. Whoever comes next ends it, and at no moment
-// is a partition at the site that serves that another one does not have.
-func TestAKilledProcessLeavesNothingTorn(t *testing.T) {
-	t.Parallel()
-	grow := Change{Kind: Grow, Topic: "orders", Partitions: 4, Shown: 1, Who: "test"}
-	create := Change{Kind: Create, Topic: "new", Partitions: 4, Replication: 1, Configs: map[string]string{"retention.ms": "12345678"}, Who: "test"}
-	for _, c := range []Change{grow, create} {
-		for act := 1; act <= 3; act++ {
-			for _, moment := range []string{"before", "after"} {
-				t.Run(fmt.Sprintf("%s %s act %d", c.Kind, moment, act), func(t *testing.T) { killedAt(t, c, act, moment) })
-			}
+// mirrored is what mirrors do: every site gets the topic.
+func (w *world) mirrored(topic string) {
+	w.Helper()
+	for _, id := range sites {
+		if w.counts(topic)[id] > 0 {
+			continue
 		}
-		for _, moment := range []coordtest.Moment{coordtest.BeforeWrite, coordtest.AfterWrite} {
-			t.Run(fmt.Sprintf("%s at the last write, moment %d", c.Kind, moment), func(t *testing.T) { killedAtTheEnd(t, c, moment) })
+		if _, refused, err := w.sites[id].(counted).Cluster.Admin().CreateTopics(w.Context(), []broker.NewTopic{{Name: topic, Partitions: 4, Replication: 1}}); err != nil || len(refused) > 0 {
+			w.Fatal(refused, err)
 		}
 	}
 }
 
-func killedAt(t *testing.T, c Change, act int, moment string) {
+// loop runs a control loop's part until f says that it is enough.
+func (w *world) loop(what string, f func() bool) {
+	w.Helper()
+	ctx, cancel := context.WithCancel(w.Context())
+	p := w.process()
+	done := make(chan struct{})
+	go func() { defer close(done); p.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	for deadline := time.Now().Add(time.Minute); !f(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.Fatalf("not %s: %v", what, w.counts("new"))
+		}
+	}
+}
+
+func (w *world) begin(p *Topics, c Change) Change {
+	w.Helper()
+	c, err := p.Begin(w.Context(), c)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return c
+}
+
+func (w *world) underWay(topic string) (Change, bool) {
+	w.Helper()
+	c, is, err := w.process().UnderWay(w.Context(), topic)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return c, is
+}
+
+var errKilled = errors.New("the process was killed")
+
+// The process that makes a topic is killed before and after the site was asked, and before
+// and after it writes that the site has it. Whoever comes next goes on.
+func TestAKilledProcessLeavesNothingTorn(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, map[string]int32{"orders": 1})
+	for _, moment := range []string{"before", "after"} {
+		t.Run(moment+" the site was asked", func(t *testing.T) { killedAt(t, moment) })
+	}
+	for _, moment := range []coordtest.Moment{coordtest.BeforeWrite, coordtest.AfterWrite} {
+		t.Run(fmt.Sprintf("at the write, moment %d", moment), func(t *testing.T) { killedAtTheWrite(t, moment) })
+	}
+}
+
+func killedAt(t *testing.T, moment string) {
+	t.Parallel()
+	w := newWorld(t, nil)
 	ctx, kill := context.WithCancel(t.Context())
 	defer kill()
-	killer := func(n int, _ spillway.SiteID) error {
-		if n == act {
-			kill()
-			return errKilled
-		}
-		return nil
+	killer := func(int, spillway.SiteID) error {
+		kill()
+		return errKilled
 	}
 	if moment == "before" {
 		w.before = killer
@@ -214,32 +250,21 @@ func killedAt(t *testing.T, c Change, act int, moment string) {
 		w.after = killer
 	}
 	p := w.process()
-	c, err := p.Begin(ctx, c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = p.Carry(ctx, c, true)
-	if c.Kind == Grow || act == 1 {
-		if !errors.Is(err, ErrPending) {
-			t.Fatalf("killed, and told %v", err)
-		}
-		w.neverAhead()
+	c := w.begin(p, create("new"))
+	if err := p.Carry(ctx, c, true); !errors.Is(err, ErrPending) {
+		t.Fatalf("killed, and told %v", err)
 	}
 	w.mu.Lock()
 	w.before, w.after = nil, nil
 	w.mu.Unlock()
-	w.recovers()
-	w.done(c)
+	w.goesOn(c)
 }
 
-func killedAtTheEnd(t *testing.T, c Change, at coordtest.Moment) {
+func killedAtTheWrite(t *testing.T, at coordtest.Moment) {
 	t.Parallel()
-	w := newWorld(t, map[string]int32{"orders": 1})
+	w := newWorld(t, nil)
 	p := w.process()
-	c, err := p.Begin(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := w.begin(p, create("new"))
 	ctx, kill := context.WithCancel(t.Context())
 	defer kill()
 	w.store.Fail(func(when coordtest.Moment, _ []coordination.Op) error {
@@ -251,170 +276,170 @@ func killedAtTheEnd(t *testing.T, c Change, at coordtest.Moment) {
 	})
 	_ = p.Carry(ctx, c, true) // what it tells reaches nobody
 	w.store.Fail(nil)
-	w.recovers()
-	w.done(c)
+	w.goesOn(c)
 }
 
-// neverAhead is invariant E.
-func (w *world) neverAhead() {
+// goesOn: the topic comes to the site that serves and no other (D), with what was asked
+// for; the record stays until the mirrors have made it elsewhere (B).
+func (w *world) goesOn(c Change) {
 	w.Helper()
-	counts := w.counts("orders")
-	for _, id := range sites {
-		if counts["east"] > counts[id] {
-			w.Errorf("the site that serves is ahead: %v", counts)
-		}
-	}
-}
-
-// done: all that has to have the topic has it whole.
-func (w *world) done(c Change) {
-	w.Helper()
-	counts := w.counts(c.Topic)
-	if counts["east"] != 4 {
-		w.Errorf("the site that serves has %v", counts)
-	}
-	if c.Kind == Grow && (counts["north"] != 4 || counts["west"] != 4) {
+	w.loop("told", func() bool { now, _ := w.underWay(c.Topic); return now.Made == "east" })
+	if counts := w.counts(c.Topic); counts["east"] != 4 || counts["north"] != 0 || counts["west"] != 0 {
 		w.Errorf("the sites have %v", counts)
 	}
-	if c.Kind == Create {
-		set, err := w.sites["east"].Admin().TopicSettings(w.Context(), []string{c.Topic})
-		if err != nil || set[c.Topic]["retention.ms"] != "12345678" {
-			w.Errorf("settings %v, %v", set, err)
-		}
-		if counts["north"] != 0 || counts["west"] != 0 {
-			w.Errorf("it is not the mirrors that create it: %v", counts)
-		}
+	set, err := w.sites["east"].Admin().TopicSettings(w.Context(), []string{c.Topic})
+	if err != nil || set[c.Topic]["retention.ms"] != "12345678" {
+		w.Errorf("settings %v, %v", set, err)
 	}
+	if _, is := w.underWay(c.Topic); !is {
+		w.Error("the record is gone, and no other site has the topic")
+	}
+	w.mirrored(c.Topic)
+	w.recovers()
 	if log := w.audit(); strings.Count(log, c.String()) != 1 || strings.Contains(log, "taken back") {
 		w.Errorf("the audit log: %s", log)
 	}
 }
 
-// A change that a site refuses for good is taken back while nothing of it was done, and
-// the audit log says so.
-func TestARefusedChangeIsTakenBack(t *testing.T) {
+// The site that serves is lost when a client was told that it has the topic, and before any
+// mirror has made it elsewhere: it is made where the group is served then.
+func TestATopicThatAClientWasToldOfStays(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, map[string]int32{"orders": 1})
+	w := newWorld(t, nil)
 	p := w.process()
-	c, err := p.Begin(t.Context(), Change{Kind: Create, Topic: "new", Partitions: 1, Replication: 9, Who: "test"})
-	if err != nil {
+	c := w.begin(p, create("new"))
+	if err := p.Carry(w.within(time.Minute), c, true); err != nil {
 		t.Fatal(err)
 	}
+	w.servers["east"].Close()
+	w.serve("west", failover.Stable)
+	w.loop("made at west", func() bool {
+		md, err := w.sites["west"].Metadata(w.Context(), "new")
+		return err == nil && len(md.Topics["new"].Partitions) == 4
+	})
+}
+
+// A topic that was deleted at the site that made it is not made again.
+func TestADeletedTopicStaysDeleted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	p := w.process()
+	c := w.begin(p, create("new"))
+	if err := p.Carry(w.within(time.Minute), c, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.sites["east"].Admin().DeleteTopic(t.Context(), "new"); err != nil {
+		t.Fatal(err)
+	}
+	w.recovers()
+	if counts := w.counts("new"); counts["east"] != 0 {
+		t.Errorf("the sites have %v", counts)
+	}
+}
+
+// A creation that the site refuses for good is taken back, and the audit log says so. Who
+// waits for it beside is told that it came to nothing.
+func TestARefusedCreationIsTakenBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	p := w.process()
+	asked := create("new")
+	asked.Replication = 9
+	c := w.begin(p, asked)
 	if err := p.Carry(w.within(time.Minute), c, true); err == nil || errors.Is(err, ErrPending) {
 		t.Errorf("told %v", err)
 	}
-	if entries, _ := w.store.List(t.Context(), w.keys.Topics()); len(entries) > 0 {
-		t.Errorf("still under way: %s", entries[0].Value)
+	if _, is := w.underWay("new"); is {
+		t.Error("still under way")
 	}
-	if log := w.audit(); !strings.Contains(log, "taken back: topic new is created with 1 partitions") {
+	if log := w.audit(); !strings.Contains(log, "taken back: topic new is created with 4 partitions") {
 		t.Errorf("the audit log: %s", log)
 	}
-}
-
-// A site refuses to grow when another has grown already: the change stays, and clients go
-// on with the old count, also when the site that has grown comes to serve.
-func TestAHalfRefusedGrowthStays(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, map[string]int32{"orders": 1})
-	refusal := errors.New("west does not")
-	w.before = func(_ int, site spillway.SiteID) error {
-		if site == "west" {
-			return refusal
+	for what, err := range map[string]error{"awaits": p.Await(w.within(time.Minute), c), "carries": p.Carry(w.within(time.Minute), c, false)} {
+		if !errors.Is(err, ErrGone) {
+			t.Errorf("who %s it is told %v", what, err)
 		}
-		return nil
-	}
-	p := w.process()
-	c, err := p.Begin(t.Context(), Change{Kind: Grow, Topic: "orders", Partitions: 4, Shown: 1, Who: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Carry(w.within(2*time.Second), c, true); !errors.Is(err, ErrPending) || !errors.Is(err, refusal) {
-		t.Errorf("told %v", err)
-	}
-	if counts := w.counts("orders"); counts["north"] != 4 || counts["west"] != 1 || counts["east"] != 1 {
-		t.Errorf("the sites have %v", counts)
-	}
-	entries, _ := w.store.List(t.Context(), w.keys.Topics())
-	p.See(entries)
-	if n := p.Shown("orders", 4); n != 1 {
-		t.Errorf("%d partitions are shown", n)
-	}
-	w.serve("north", failover.Stable)
-	w.mu.Lock()
-	w.before = nil
-	w.mu.Unlock()
-	w.recovers()
-	if counts := w.counts("orders"); counts["north"] != 4 || counts["west"] != 4 || counts["east"] != 4 {
-		t.Errorf("the sites have %v", counts)
 	}
 }
 
-// Nothing is done while the failover group moves, or while a site does not answer that has
-// to grow; both end by themselves.
-func TestAChangeWaits(t *testing.T) {
+// Nothing is done while the failover group moves, and no site that follows is asked: it may
+// be silent for as long as it likes.
+func TestACreationWaits(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, map[string]int32{"orders": 1})
+	w := newWorld(t, nil)
 	w.serve("east", failover.Fencing)
 	p := w.process()
-	c, err := p.Begin(t.Context(), Change{Kind: Grow, Topic: "orders", Partitions: 4, Shown: 1, Who: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := w.begin(p, create("new"))
 	if err := p.Carry(w.within(time.Second), c, true); !errors.Is(err, ErrPending) || !strings.Contains(err.Error(), "moves to another site") {
 		t.Errorf("told %v", err)
 	}
 	if w.acts > 0 {
 		t.Error("a site was asked while the group moves")
 	}
-	if _, err := p.Begin(t.Context(), Change{Kind: Create, Topic: "orders", Partitions: 1, Who: "test"}); !errors.Is(err, ErrUnderWay) {
-		t.Errorf("a second change of the topic: %v", err)
+	if _, err := p.Begin(t.Context(), create("new")); !errors.Is(err, ErrUnderWay) {
+		t.Errorf("a second creation of the topic: %v", err)
 	}
 	w.serve("east", failover.Stable)
-	w.recovers()
-	if counts := w.counts("orders"); counts["north"] != 4 || counts["west"] != 4 || counts["east"] != 4 {
-		t.Errorf("the sites have %v", counts)
+	w.sites["west"] = silent{w.sites["west"]}
+	if err := w.process().Carry(w.within(2*time.Second), c, true); err != nil {
+		t.Errorf("with a silent site that follows: %v", err)
 	}
 }
 
-// Two processes carry the same change at the same time (C).
-func TestTwoCarryTheSameChange(t *testing.T) {
+// silent does not answer.
+type silent struct{ broker.Cluster }
+
+func (silent) Metadata(ctx context.Context, _ ...string) (broker.Metadata, error) {
+	<-ctx.Done()
+	return broker.Metadata{}, ctx.Err()
+}
+
+// A first look that fails says nothing of whose topic it is that the next one finds.
+func TestATopicThatWasThereIsAnothers(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, map[string]int32{"orders": 1})
+	w := newWorld(t, map[string]int32{"new": 1})
+	w.serve("east", failover.Fencing)
 	p := w.process()
-	for _, c := range []Change{{Kind: Grow, Topic: "orders", Partitions: 4, Shown: 1, Who: "test"}, {Kind: Create, Topic: "new", Partitions: 4, Replication: 1, Configs: map[string]string{"retention.ms": "12345678"}, Who: "test"}} {
-		c, err := p.Begin(t.Context(), c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var both sync.WaitGroup
-		for range 2 {
-			both.Go(func() {
-				if err := w.process().Carry(w.within(time.Minute), c, false); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		both.Wait()
-		w.done(c)
+	c := w.begin(p, create("new"))
+	time.AfterFunc(300*time.Millisecond, func() { w.serve("east", failover.Stable) })
+	if err := p.Carry(w.within(time.Minute), c, true); !errors.Is(err, broker.ErrTopicExists) {
+		t.Errorf("told %v", err)
 	}
+}
+
+// Two processes carry the same creation at the same time (C).
+func TestTwoCarryTheSameCreation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	c := w.begin(w.process(), create("new"))
+	var both sync.WaitGroup
+	for range 2 {
+		both.Go(func() {
+			if err := w.process().Carry(w.within(time.Minute), c, false); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
+	w.goesOn(c)
 }
 
 // What clients ask for does not fill the store while nothing of it can be done.
-func TestChangesUnderWayAreBounded(t *testing.T) {
+func TestCreationsUnderWayAreBounded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
 	p := w.process()
 	var entries []coordination.Entry
 	for i := range UnderWayMax {
-		c := Change{Kind: Create, Topic: fmt.Sprintf("new-%d", i), ID: "x"}
+		c := Change{Topic: fmt.Sprintf("new-%d", i), ID: "x"}
 		entries = append(entries, coordination.Entry{Key: w.keys.Topic(c.Topic), Value: c.Encode(), Version: uint64(i + 1)})
 	}
 	p.See(entries[1:])
-	if _, err := p.Begin(t.Context(), Change{Kind: Create, Topic: "one"}); err != nil {
+	if _, err := p.Begin(t.Context(), create("one")); err != nil {
 		t.Error(err)
 	}
 	p.See(entries)
-	if _, err := p.Begin(t.Context(), Change{Kind: Create, Topic: "two"}); !errors.Is(err, ErrTooMany) {
+	if _, err := p.Begin(t.Context(), create("two")); !errors.Is(err, ErrTooMany) {
 		t.Errorf("one more: %v", err)
 	}
 }

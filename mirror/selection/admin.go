@@ -47,10 +47,6 @@ func (a *admin) AlterTopic(_ context.Context, topic string, _ []broker.SettingCh
 	return a.readOnly("change settings of", topic)
 }
 
-func (a *admin) DeleteRecords(_ context.Context, tp spillway.TopicPartition, _ spillway.LocalOffset) (spillway.LocalOffset, error) {
-	return 0, a.readOnly("delete records of", tp.Topic)
-}
-
 func (a *admin) TopicConfigs(ctx context.Context, topic string) (map[string]broker.ConfigValue, error) {
 	name, err := a.names.there(topic)
 	if err != nil {

@@ -6,6 +6,7 @@
 package world
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,13 +41,14 @@ const (
 
 // Options of a world.
 type Options struct {
-	Sites      []string // default east, west, north; the first is home
-	Versions   map[string]string
-	Brokers    int // per site; default 1
-	Consuls    int // default 3
-	Partitions int32
-	Topics     []string // more topics, or patterns of them, of the failover group; nobody creates them
-	AckSites   int
+	Sites          []string // default east, west, north; the first is home
+	Versions       map[string]string
+	Brokers        int // per site; default 1
+	Consuls        int // default 3
+	Partitions     int32
+	Topics         []string // more topics, or patterns of them, of the failover group; nobody creates them
+	Administration string   // of gateways, by clients
+	AckSites       int
 	// Automatic lets the sites fail over by themselves; LossMax bounds it.
 	Automatic     bool
 	LossMax       int64
@@ -507,7 +509,7 @@ func (w *World) writeConfig(site, process, roles string, metrics int) {
 	line("    groupDrain: 5s")
 	line("    failover: {automatic: %t, after: 1s, lossRecordsMax: %d, perHourMax: 100}", w.Options.Automatic, w.Options.LossMax)
 	line("%s", w.Options.Extra)
-	line("gateway: {listen: \"%s:%d\"}", host, p.gateway)
+	line("gateway: {listen: \"%s:%d\", administration: %s}", host, p.gateway, cmp.Or(w.Options.Administration, "none"))
 	line("mirror: {listen: \"%s:%d\"}", host, p.marks)
 	line("control: {%s}", w.Options.Control)
 	line("telemetry: {listen: \"%s:%d\"}", host, metrics)

@@ -11,10 +11,7 @@ import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.Config;
 import org.apache.kafka.clients.admin.ConfigEntry;
 import org.apache.kafka.clients.admin.CreateTopicsResult;
-import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
-import org.apache.kafka.clients.admin.OffsetSpec;
-import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
@@ -56,11 +53,6 @@ public class Topics {
         return r.numPartitions(w[1]).get() + " partitions, id as described: "
             + r.topicId(w[1]).get().equals(admin.describeTopics(List.of(w[1])).allTopicNames().get().get(w[1]).topicId());
       }
-      case "grow":
-        admin.createPartitions(Map.of(w[1], NewPartitions.increaseTo(Integer.parseInt(w[2])))).all().get();
-        // Another broker may have answered than the one that was asked to grow, and learns a moment later.
-        for (int i = 0; i < 50 && !partitions(admin, w[1]).equals(w[2] + " partitions"); i++) Thread.sleep(20);
-        return partitions(admin, w[1]);
       case "partitions":
         return partitions(admin, w[1]);
       case "set": {
@@ -82,14 +74,6 @@ public class Topics {
           for (int i = 0; i < Integer.parseInt(w[3]); i++) last = p.send(new ProducerRecord<>(w[1], Integer.parseInt(w[2]), null, "v" + i)).get().offset();
         }
         return "last " + last;
-      }
-      case "trim": // all but the last so many records
-        TopicPartition tp = new TopicPartition(w[1], Integer.parseInt(w[2]));
-        long end = admin.listOffsets(Map.of(tp, OffsetSpec.latest())).partitionResult(tp).get().offset();
-        return "low " + admin.deleteRecords(Map.of(tp, RecordsToDelete.beforeOffset(end - Integer.parseInt(w[3])))).lowWatermarks().get(tp).get().lowWatermark();
-      case "start": {
-        TopicPartition p = new TopicPartition(w[1], Integer.parseInt(w[2]));
-        return "" + admin.listOffsets(Map.of(p, OffsetSpec.earliest())).partitionResult(p).get().offset();
       }
       case "commit":
         admin.alterConsumerGroupOffsets(w[1], Map.of(new TopicPartition(w[2], 0), new OffsetAndMetadata(Long.parseLong(w[3])))).all().get();
