@@ -162,6 +162,7 @@ func (t *Topics) read(ctx context.Context, topic string) (Change, uint64, error)
 // has ended it, and the topic is not there. Any other error is that of a site that refused,
 // and the creation has ended with it.
 func (t *Topics) Carry(ctx context.Context, c Change, first bool) error {
+	var last error // what was waited for before ctx ended
 	for {
 		now, version, waits := t.read(ctx, c.Topic)
 		switch {
@@ -176,7 +177,10 @@ func (t *Topics) Carry(ctx context.Context, c Change, first bool) error {
 			}
 			first = first && !s.acted
 		}
-		if err := pauseFor(ctx, waits); err != nil {
+		if ctx.Err() == nil {
+			last = waits
+		}
+		if err := pauseFor(ctx, last); err != nil {
 			return fmt.Errorf("%s: %w: %w", c, ErrPending, err)
 		}
 	}
