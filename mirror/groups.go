@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -16,11 +17,14 @@ import (
 // (offsets.retention.minutes counts from the last commit).
 const recommitInterval = time.Hour
 
+// listHereMax bounds the wait for the list of this site's groups: nobody else's groups wait
+// for a node of it that does not answer.
+const listHereMax = 3 * time.Second
+
 // carryGroups copies group offsets again and again until ctx ends, and at once when
 // it is told to hurry.
 func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source, hurry <-chan struct{}) {
-	carried := make(map[string]carriedGroup)
-	var mu sync.Mutex
+	carried := make(carriedGroups)
 	tick := time.NewTicker(m.config.GroupInterval)
 	defer tick.Stop()
 	for {
@@ -31,24 +35,41 @@ func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source, hur
 			return
 		}
 		// A failure is met again by the next round, and shows as age.
-		there := make(map[string]bool) // groups that the source has
-		err := m.copyGroups(ctx, a, src, a.Epoch, false, func(_ context.Context, group string) carriedGroup {
-			mu.Lock()
-			defer mu.Unlock()
-			there[group] = true
-			return carried[group]
-		}, func(group string, now carriedGroup) {
-			mu.Lock()
-			defer mu.Unlock()
-			carried[group] = now
-			there[group] = true
-		})
-		for group := range carried {
-			if err == nil && !there[group] { // it may have been deleted here too, and come again
-				delete(carried, group)
-			}
-		}
+		_ = m.carryRound(ctx, a, src, carried)
 	}
+}
+
+// carryRound copies group offsets once. A group that a site does not list was deleted there,
+// whatever else this round can do; when it commits what it had before it is to be carried
+// again. What was committed since counts for the next round, so listing comes first.
+func (m *Mirror) carryRound(ctx context.Context, a Assignment, src *source, carried carriedGroups) error {
+	var here []broker.GroupListing
+	var errHere error
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, listHereMax)
+		defer cancel()
+		here, errHere = m.local.Admin().ListGroups(ctx)
+	})
+	groups, err := src.groups(ctx)
+	wg.Wait()
+	if err != nil {
+		return err
+	}
+	carried.keepOnly(groups)
+	if errHere == nil { // else what it has is known as well as before, and to commit shows what is wrong
+		carried.keepOnly(here)
+	}
+	var mu sync.Mutex
+	return m.copyListed(ctx, a, src, groups, a.Epoch, false, func(_ context.Context, group string) carriedGroup {
+		mu.Lock()
+		defer mu.Unlock()
+		return carried[group]
+	}, func(group string, now carriedGroup) {
+		mu.Lock()
+		defer mu.Unlock()
+		carried[group] = now
+	})
 }
 
 // HurryGroups has the group offsets carried at once, so that little is left to copy
@@ -71,6 +92,18 @@ func (m *Mirror) HurryGroups(id spillway.ShareID) {
 type carriedGroup struct {
 	offsets map[spillway.TopicPartition]broker.GroupOffset
 	at      time.Time
+}
+
+// carriedGroups are those of a source, by name.
+type carriedGroups map[string]carriedGroup
+
+// keepOnly forgets the groups that a site does not list.
+func (c carriedGroups) keepOnly(listed []broker.GroupListing) {
+	there := make(map[string]bool, len(listed))
+	for _, g := range listed {
+		there[g.ID] = true
+	}
+	maps.DeleteFunc(c, func(group string, _ carriedGroup) bool { return !there[group] })
 }
 
 // has tells whether the offsets are committed, and were lately.
@@ -129,15 +162,28 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	}, func(string, carriedGroup) {})
 }
 
-// copyGroups copies what differs from what is there, and says what is there then: nothing
+func (s *source) groups(ctx context.Context) ([]broker.GroupListing, error) {
+	groups, err := s.cluster.Admin().ListGroups(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list groups of site %s: %w", s.site, err)
+	}
+	return groups, nil
+}
+
+// copyGroups copies what differs from what is there, of all groups that the source lists.
+func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
+	groups, err := src.groups(ctx)
+	if err != nil {
+		return err
+	}
+	return m.copyListed(ctx, a, src, groups, floor, wait, there, keep)
+}
+
+// copyListed copies what differs from what is there, and says what is there then: nothing
 // is known of what another worker has. Of several workers each has its own groups; it may
 // wait for those that are becoming so. It commits nothing once the site has promised a
 // higher epoch than the floor.
-func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
-	groups, err := src.cluster.Admin().ListGroups(ctx)
-	if err != nil {
-		return fmt.Errorf("list groups of site %s: %w", src.site, err)
-	}
+func (m *Mirror) copyListed(ctx context.Context, a Assignment, src *source, groups []broker.GroupListing, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
 	// Groups are independent, and a move holds producers until all are copied.
 	var faults []error
 	var mu sync.Mutex
@@ -253,7 +299,8 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 		}
 	}
 	if len(ours) == 0 || before.has(ours) {
-		// Positions that the source does not have any more may have been deleted here too.
+		// Positions that the source does not have any more may have been deleted here too, and
+		// come again.
 		before.offsets = ours
 		return before, nil
 	}
