@@ -9,7 +9,6 @@ import (
 	"spillway/configs"
 	"spillway/federation/control"
 	"spillway/federation/failover"
-	"spillway/federation/groupdeletion"
 	"spillway/federation/topicchange"
 )
 
@@ -106,9 +105,6 @@ func (a *App) controlEvents() control.Events {
 			return
 		}
 		a.log.Info("topic changed", "change", c.String(), "who", c.Who)
-	}
-	e.GroupDeletion = func(d groupdeletion.Deletion, err error) {
-		said.tell(fmt.Sprintf("deletion of consumer group %q, asked for by %s", d.Group, d.Who), err)
 	}
 	e.StoreLost = func(err error) { said.tell("coordinator store: a watch was interrupted", err) }
 	e.Refused = func(id spillway.ShareID, why string) {

@@ -61,7 +61,7 @@ func (a *App) startGateway(ctx context.Context) error {
 
 // administration by the word of the configuration.
 var administration = map[string]router.Administration{
-	configs.AdministrationNone: router.NoAdministration, configs.AdministrationTopics: router.TopicAdministration, configs.AdministrationAll: router.AllAdministration,
+	configs.AdministrationNone: router.NoAdministration, configs.AdministrationTopics: router.TopicAdministration,
 }
 
 // advertised splits the configured address, or makes one of the listener's

@@ -135,9 +135,6 @@ type Admin interface {
 	RemoveMembers(ctx context.Context, group string) error
 	// DeleteGroup: ErrGroupActive, ErrUnknownGroup.
 	DeleteGroup(ctx context.Context, group string) error
-	// DeleteGroupOffsets takes positions of a group away. Those that it does not have are
-	// no error; ErrGroupActive if a member reads their topics.
-	DeleteGroupOffsets(ctx context.Context, group string, tps []spillway.TopicPartition) error
 
 	// LogEnds are the ends of the leaders' logs, acknowledged or not (C9).
 	// On a cluster without that capability they are the high watermarks.

@@ -161,7 +161,7 @@ type Gateway struct {
 	Listen         string        `key:"listen" doc:"Address to listen on." default:":9092"`
 	Advertised     string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
 	TLS            ServerTLS     `key:"tls" doc:"Encryption towards clients; without it they connect in plain text."`
-	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. all: delete consumer groups and their positions, too. A gateway asks nobody who they are, so it is for everyone who can connect." enum:"none,topics,all" default:"none"`
+	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. A gateway asks nobody who they are, so it is for everyone who can connect." enum:"none,topics" default:"none"`
 	Limits         GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
 	Lease          Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
 }
@@ -170,7 +170,6 @@ type Gateway struct {
 const (
 	AdministrationNone   = "none"
 	AdministrationTopics = "topics"
-	AdministrationAll    = "all"
 )
 
 // ServerTLS is the gateway's certificate.

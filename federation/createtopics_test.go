@@ -30,7 +30,7 @@ func topicWorld(t *testing.T, change func(*gatewaytest.Options)) *gatewaytest.Wo
 		Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"shop-orders": 1},
 		Group: func(g *spillway.FailoverGroup) { g.Topics = []string{"shop-*"} },
 		Gateway: func(c *federation.Config) {
-			c.Router.Administration, c.Router.HoldMax = router.AllAdministration, 500*time.Millisecond
+			c.Router.Administration, c.Router.HoldMax = router.TopicAdministration, 500*time.Millisecond
 		},
 	}
 	if change != nil {
@@ -314,7 +314,7 @@ func TestSettingsThatAMoveOvertakes(t *testing.T) {
 func TestAdministrationIsAllowedByLevels(t *testing.T) {
 	t.Parallel()
 	for level, want := range map[router.Administration][]int16{
-		router.NoAdministration: nil, router.TopicAdministration: {19, 33, 44}, router.AllAdministration: {19, 33, 42, 44, 47},
+		router.NoAdministration: nil, router.TopicAdministration: {19, 33, 44},
 	} {
 		w := topicWorld(t, func(o *gatewaytest.Options) {
 			o.Gateway = func(c *federation.Config) { c.Router.Administration = level }
@@ -324,18 +324,18 @@ func TestAdministrationIsAllowedByLevels(t *testing.T) {
 		req.Version, req.ClientSoftwareName, req.ClientSoftwareVersion = 3, "test", "1"
 		var listed []int16
 		for _, k := range do[*kmsg.ApiVersionsResponse](t, c, req).ApiKeys {
-			if slices.Contains([]int16{19, 33, 42, 44, 47}, k.ApiKey) {
+			if slices.Contains([]int16{19, 33, 44}, k.ApiKey) {
 				listed = append(listed, k.ApiKey)
 			}
 		}
 		if !slices.Equal(listed, want) {
 			t.Errorf("level %d: listed %v, want %v", level, listed, want)
 		}
-		if level != router.AllAdministration {
-			groups := kmsg.NewPtrDeleteGroupsRequest()
-			groups.Version, groups.Groups = 2, []string{"readers"}
-			if _, err := c.DoVersion(within(t, soon), groups); err == nil {
-				t.Errorf("level %d: groups are deleted all the same", level)
+		if level == router.NoAdministration {
+			create := kmsg.NewPtrCreateTopicsRequest()
+			create.Version, create.Topics = 7, []kmsg.CreateTopicsRequestTopic{newTopic("shop-carts", 1, 1)}
+			if _, err := c.DoVersion(within(t, soon), create); err == nil || at(t, w, "east", "shop-carts") > 0 {
+				t.Errorf("topics are created all the same: %v", err)
 			}
 		}
 	}

@@ -15,7 +15,6 @@ import (
 	"spillway/broker/conn"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
-	"spillway/federation/groupdeletion"
 	"spillway/federation/layout"
 	"spillway/federation/router"
 	"spillway/federation/session"
@@ -43,10 +42,6 @@ type Config struct {
 	// ConnectionsPerAddressMax bounds those of one client address; default half of
 	// ConnectionsMax.
 	ConnectionsPerAddressMax int
-
-	// GroupSettle is how long a mirror may take to commit what it has read of a consumer
-	// group; default 15 s.
-	GroupSettle time.Duration
 
 	Router router.Config // only its bounds are read
 	// DrainMax is how long produces in flight may take to end when a share is
@@ -167,7 +162,6 @@ func New(c Config) (*Gateway, error) {
 	rc := c.Router
 	rc.Gateway, rc.Site, rc.Topology, rc.Sites = c.ID, c.Site, c.Topology, c.Sites
 	rc.Lease, rc.Layout, rc.Maps, rc.Reserve, rc.Marks = leaseHeld{g.lease}, g.layout, siteMaps{g}, g.reserve, g.marks
-	rc.Groups = groupdeletion.New(groupdeletion.Config{Topology: c.Topology, Store: c.Store, Sites: c.Sites, Settle: c.GroupSettle})
 	rc.Changes = g.changes
 	rc.Report, rc.Events, rc.Dial = g.reports.update, c.Events.Router, c.Dial
 	for _, s := range g.shares {

@@ -46,13 +46,6 @@ func commits(t *testing.T, f *fixture) {
 	if d, err := f.admin.DescribeGroup(f.ctx, group); err != nil || d.State != "Empty" || len(d.Members) != 0 {
 		t.Errorf("description %+v, %v", d, err)
 	}
-	for range 2 { // the second time nothing is there
-		f.must(f.admin.DeleteGroupOffsets(f.ctx, group, []spillway.TopicPartition{a}))
-	}
-	if offsets, err := f.admin.FetchGroupOffsets(f.ctx, group); err != nil || offsets[a].Offset > 0 {
-		t.Errorf("after the position was deleted: %v, %v", offsets, err)
-	}
-	f.must(f.admin.CommitGroupOffsets(f.ctx, group, map[spillway.TopicPartition]broker.GroupOffset{a: {Offset: 1, LeaderEpoch: -1}}))
 	f.must(f.admin.DeleteGroup(f.ctx, group))
 	if err := f.admin.DeleteGroup(f.ctx, group); !errors.Is(err, broker.ErrUnknownGroup) {
 		t.Errorf("second deletion: %v", err)
@@ -70,9 +63,6 @@ func activeGroup(t *testing.T, f *fixture) {
 	}
 	if err := f.admin.DeleteGroup(f.ctx, group); !errors.Is(err, broker.ErrGroupActive) {
 		t.Errorf("deletion of an active group: %v", err)
-	}
-	if err := f.admin.DeleteGroupOffsets(f.ctx, group, []spillway.TopicPartition{tp}); !errors.Is(err, broker.ErrGroupActive) {
-		t.Errorf("deletion of a position that a member reads on from: %v", err)
 	}
 	d, err := f.admin.DescribeGroup(f.ctx, group)
 	if err != nil || d.State == "Empty" || len(d.Members) != 1 || d.Members[0].ID != member || !slices.Equal(d.Members[0].Assigned, []spillway.TopicPartition{tp}) {

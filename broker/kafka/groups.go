@@ -37,43 +37,6 @@ func (a *admin) atCoordinator(ctx context.Context, what, group string, f func(no
 	return nil
 }
 
-// DeleteGroupOffsets implements broker.Admin.
-func (a *admin) DeleteGroupOffsets(ctx context.Context, group string, tps []spillway.TopicPartition) error {
-	req := kmsg.NewPtrOffsetDeleteRequest()
-	req.Group = group
-	byTopic := make(map[string]int)
-	for _, tp := range tps {
-		at, ok := byTopic[tp.Topic]
-		if !ok {
-			at = len(req.Topics)
-			byTopic[tp.Topic] = at
-			req.Topics = append(req.Topics, kmsg.OffsetDeleteRequestTopic{Topic: tp.Topic})
-		}
-		req.Topics[at].Partitions = append(req.Topics[at].Partitions, kmsg.OffsetDeleteRequestTopicPartition{Partition: tp.Partition})
-	}
-	return a.atCoordinator(ctx, "OffsetDelete", group, func(node int32) error {
-		answer, err := a.cluster.do(ctx, node, req, req.MaxVersion())
-		if err != nil {
-			return err
-		}
-		resp := answer.(*kmsg.OffsetDeleteResponse)
-		if err := refusal(resp.ErrorCode, nil); err != nil {
-			return err
-		}
-		for _, t := range resp.Topics {
-			for _, p := range t.Partitions {
-				if p.ErrorCode == kerr.UnknownTopicOrPartition.Code {
-					continue // it has no position there
-				}
-				if err := refusal(p.ErrorCode, nil); err != nil {
-					return fmt.Errorf("%s-%d: %w", t.Topic, p.Partition, err)
-				}
-			}
-		}
-		return nil
-	})
-}
-
 // ListGroups implements broker.Admin: it asks every node.
 func (a *admin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
 	c := a.cluster

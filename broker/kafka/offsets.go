@@ -250,7 +250,6 @@ func sentinel(err error) error {
 		kerr.IllegalGeneration:          broker.ErrGroupActive,
 		kerr.RebalanceInProgress:        broker.ErrGroupActive,
 		kerr.NonEmptyGroup:              broker.ErrGroupActive,
-		kerr.GroupSubscribedToTopic:     broker.ErrGroupActive,
 		kerr.StaleMemberEpoch:           broker.ErrGroupActive,
 		kerr.GroupIDNotFound:            broker.ErrUnknownGroup,
 	} {

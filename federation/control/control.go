@@ -16,7 +16,6 @@ import (
 	"spillway/broker"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
-	"spillway/federation/groupdeletion"
 	"spillway/federation/topicchange"
 	"spillway/mirror/maptopic"
 )
@@ -53,11 +52,9 @@ type Config struct {
 	// TopicTakeover is how long a change of a topic may stand still until this loop
 	// carries it on; default 3 s.
 	TopicTakeover time.Duration
-	// GroupTakeover and GroupSettle are of groupdeletion.Config.
-	GroupTakeover, GroupSettle time.Duration
-	AuditEvery                 time.Duration      // between two looks at the audit log; default 1 min
-	Clock                      coordination.Clock // default coordination.SystemClock
-	Events                     Events
+	AuditEvery    time.Duration      // between two looks at the audit log; default 1 min
+	Clock         coordination.Clock // default coordination.SystemClock
+	Events        Events
 }
 
 func (c Config) withDefaults() Config {
@@ -157,7 +154,6 @@ func (c *Control) Run(ctx context.Context) error {
 	wg.Go(func() { newObserver(c).run(ctx) })
 	wg.Go(func() { c.keepLayout(ctx) })
 	wg.Go(func() { c.carryTopics(ctx) })
-	wg.Go(func() { c.carryGroups(ctx) })
 	wg.Go(func() { c.keepAudit(ctx) })
 	for _, g := range c.cfg.Topology.Groups() {
 		d := newDriver(c, g, spillway.ShareID{Group: g.Name})
@@ -173,13 +169,6 @@ func (c *Control) carryTopics(ctx context.Context) {
 		Topology: c.cfg.Topology, Store: c.cfg.Store, Sites: c.clusters(), TakeOver: c.cfg.TopicTakeover, Told: c.cfg.Events.topicChange,
 	})
 	changes.Run(ctx)
-}
-
-// carryGroups carries on the deletions of consumer groups.
-func (c *Control) carryGroups(ctx context.Context) {
-	groupdeletion.New(groupdeletion.Config{
-		Topology: c.cfg.Topology, Store: c.cfg.Store, Sites: c.clusters(), TakeOver: c.cfg.GroupTakeover, Settle: c.cfg.GroupSettle, Told: c.cfg.Events.groupDeletion,
-	}).Run(ctx)
 }
 
 func (c *Control) clusters() map[spillway.SiteID]broker.Cluster {

@@ -5,7 +5,6 @@ import (
 
 	"spillway"
 	"spillway/federation/failover"
-	"spillway/federation/groupdeletion"
 	"spillway/federation/topicchange"
 )
 
@@ -37,8 +36,6 @@ type Events struct {
 	// TopicChange: this loop carried a change of a topic on: to its end, or err says
 	// what it waits for.
 	TopicChange func(c topicchange.Change, err error)
-	// GroupDeletion: this loop could not end the deletion of a consumer group yet.
-	GroupDeletion func(d groupdeletion.Deletion, err error)
 	// Refused: a share is not driven, because the store is older than the sites.
 	Refused func(share spillway.ShareID, why string)
 }
@@ -148,12 +145,6 @@ func (e *Events) storeLost(err error) {
 func (e *Events) topicChange(c topicchange.Change, err error) {
 	if e.TopicChange != nil {
 		e.TopicChange(c, err)
-	}
-}
-
-func (e *Events) groupDeletion(d groupdeletion.Deletion, err error) {
-	if e.GroupDeletion != nil {
-		e.GroupDeletion(d, err)
 	}
 }
 

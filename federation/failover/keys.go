@@ -109,12 +109,6 @@ func (k Keys) DrainedAll() string { return k.root() + "drained/" }
 // Drained marks a site that is drained; absent if it is not.
 func (k Keys) Drained(site spillway.SiteID) string { return k.DrainedAll() + string(site) }
 
-// Groups is the prefix of the deletions of consumer groups that are under way.
-func (k Keys) Groups() string { return k.root() + "groups/" }
-
-// Group is the one of a consumer group, by its name as in URLs; absent if there is none.
-func (k Keys) Group(escaped string) string { return k.Groups() + escaped }
-
 // Topics is the prefix of the topics that are being created.
 func (k Keys) Topics() string { return k.root() + "topics/" }
 

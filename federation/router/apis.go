@@ -36,7 +36,7 @@ func init() { // apiVersionsAPI reads the table that it is in
 		produceAPI, fetchAPI, listOffsetsAPI, metadataAPI, offsetCommitAPI, offsetFetchAPI, findCoordinatorAPI,
 		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, apiVersionsAPI,
 		initProducerIDAPI, describeConfigsAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
-		createTopicsAPI, deleteGroupsAPI, offsetDeleteAPI, incrementalAlterConfigsAPI, alterConfigsAPI,
+		createTopicsAPI, incrementalAlterConfigsAPI, alterConfigsAPI,
 	} {
 		apis[a.key] = a
 	}

@@ -71,10 +71,6 @@ func entries(req kmsg.Request) (n int) {
 		n = withPartitions(r.Resources, func(t kmsg.IncrementalAlterConfigsRequestResource) int { return len(t.Configs) })
 	case *kmsg.AlterConfigsRequest:
 		n = withPartitions(r.Resources, func(t kmsg.AlterConfigsRequestResource) int { return len(t.Configs) })
-	case *kmsg.DeleteGroupsRequest:
-		n = len(r.Groups)
-	case *kmsg.OffsetDeleteRequest:
-		n = withPartitions(r.Topics, func(t kmsg.OffsetDeleteRequestTopic) int { return len(t.Partitions) })
 	case *kmsg.LeaveGroupRequest:
 		n = len(r.Members)
 	case *kmsg.JoinGroupRequest:

@@ -74,9 +74,7 @@ var codecs = map[int16]codec{
 	22: {alone: true},
 	32: {nested: true, ask: askDescribeConfigs, answer: answerDescribeConfigs, told: toldDescribeConfigs},
 	33: {alone: true},
-	42: {alone: true},
 	44: {alone: true},
-	47: {alone: true},
 	60: {alone: true},
 	68: {tagged: true, told: func(_ kmsg.Request, r kmsg.Response) kmsg.Response {
 		resp := r.(*kmsg.ConsumerGroupHeartbeatResponse)

@@ -22,7 +22,6 @@ import (
 	"spillway/broker/wire/wiretest"
 	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
-	"spillway/federation/groupdeletion"
 	"spillway/federation/session"
 	"spillway/federation/topicchange"
 )
@@ -99,12 +98,6 @@ func (codecAdmin) CheckTopics(_ context.Context, topics []broker.NewTopic) (map[
 		refused[t.Name] = kerr.PolicyViolation
 	}
 	return refused, nil
-}
-
-func (codecAdmin) DeleteGroup(context.Context, string) error { return kerr.NonEmptyGroup }
-
-func (codecAdmin) DeleteGroupOffsets(context.Context, string, []spillway.TopicPartition) error {
-	return kerr.GroupSubscribedToTopic
 }
 
 func (codecAdmin) TopicSettings(_ context.Context, topics []string) (map[string]map[string]string, error) {
@@ -222,9 +215,8 @@ func newCodecWorld(t testing.TB, m mapping, release *kversion.Versions) *codecWo
 	site := &codecSite{t: t, mapping: m, release: release, nodes: []broker.Node{{ID: 0}}}
 	sites := map[spillway.SiteID]broker.Cluster{"east": site}
 	r := New(Config{
-		Groups:         groupdeletion.New(groupdeletion.Config{Topology: m.topology, Store: coordtest.NewMemory(), Sites: sites}),
 		Changes:        topicchange.New(topicchange.Config{Topology: m.topology, Store: coordtest.NewMemory(), Sites: sites}),
-		Administration: AllAdministration,
+		Administration: TopicAdministration,
 		Topology:       m.topology, Sites: sites, Shares: []*Share{share},
 		Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: new(marksAt),
 		HoldMax: 200 * time.Millisecond,

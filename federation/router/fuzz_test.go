@@ -51,8 +51,6 @@ func FuzzDescribeConfigsRequest(f *testing.F)         { fuzzRequest(f, 32) }
 func FuzzDescribeConfigsAnswer(f *testing.F)          { fuzzAnswer(f, 32) }
 func FuzzAlterConfigsRequest(f *testing.F)            { fuzzRequest(f, 33) }
 func FuzzIncrementalAlterConfigsRequest(f *testing.F) { fuzzRequest(f, 44) }
-func FuzzDeleteGroupsRequest(f *testing.F)            { fuzzRequest(f, 42) }
-func FuzzOffsetDeleteRequest(f *testing.F)            { fuzzRequest(f, 47) }
 func FuzzDescribeClusterRequest(f *testing.F)         { fuzzRequest(f, 60) }
 func FuzzConsumerGroupHeartbeatRequest(f *testing.F)  { fuzzRequest(f, 68) }
 func FuzzConsumerGroupHeartbeatAnswer(f *testing.F)   { fuzzAnswer(f, 68) }

@@ -13,7 +13,6 @@ import (
 	"spillway/broker"
 	"spillway/broker/conn"
 	"spillway/federation/failover"
-	"spillway/federation/groupdeletion"
 	"spillway/federation/layout"
 	"spillway/federation/topicchange"
 	"spillway/mirror/offsetmap"
@@ -87,7 +86,6 @@ type Config struct {
 	// Report changes this gateway's confirmation about an epoch of a share, soon;
 	// change may be called more than once.
 	Report func(share spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport))
-	Groups *groupdeletion.Groups // deletes consumer groups
 	// Changes carries out what clients ask of whole topics.
 	Changes        *topicchange.Topics
 	Administration Administration // default NoAdministration
@@ -126,7 +124,6 @@ type Router struct {
 	members  *members
 	gone     goneFor
 	changing *rate.Limiter // of what clients change
-	deleting chan struct{} // a token per deletion of a consumer group at sites that follow
 	aside    chan struct{} // a token per member that is taken back, or may have to be
 
 	generations *generations // produces on their way, by the layout that let them in
@@ -152,7 +149,7 @@ func New(c Config) *Router {
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,
 		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), generations: newGenerations(),
-		aside: make(chan struct{}, asideMax), deleting: make(chan struct{}, deletionsAside),
+		aside:    make(chan struct{}, asideMax),
 		changing: rate.NewLimiter(changesPerSecond, changesBurst),
 	}
 	for _, s := range c.Shares {

@@ -31,7 +31,6 @@ type Administration int
 const (
 	NoAdministration    Administration = iota
 	TopicAdministration                // create topics, change their settings
-	AllAdministration                  // delete consumer groups and their positions
 )
 
 // Bounds for what one request asks of topics.

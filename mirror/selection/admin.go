@@ -134,10 +134,6 @@ func (a *admin) DeleteGroup(_ context.Context, group string) error {
 	return a.readOnly("delete group", group)
 }
 
-func (a *admin) DeleteGroupOffsets(_ context.Context, group string, _ []spillway.TopicPartition) error {
-	return a.readOnly("delete offsets of group", group)
-}
-
 // offsets asks for one offset of each partition.
 func (a *admin) offsets(tps []spillway.TopicPartition, ask func([]spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
 	there := make([]spillway.TopicPartition, len(tps))

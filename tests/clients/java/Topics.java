@@ -4,7 +4,6 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
-import java.util.TreeMap;
 import java.util.concurrent.ExecutionException;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
@@ -12,15 +11,13 @@ import org.apache.kafka.clients.admin.Config;
 import org.apache.kafka.clients.admin.ConfigEntry;
 import org.apache.kafka.clients.admin.CreateTopicsResult;
 import org.apache.kafka.clients.admin.NewTopic;
-import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
-import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.serialization.StringSerializer;
 
 /**
- * An application's administration of topics and groups, one step after the other, by the words of the command line. Each step
+ * An application's administration of topics, one step after the other, by the words of the command line. Each step
  * prints one line: its words, a colon, and what the client was told.
  */
 public class Topics {
@@ -75,14 +72,6 @@ public class Topics {
         }
         return "last " + last;
       }
-      case "commit":
-        admin.alterConsumerGroupOffsets(w[1], Map.of(new TopicPartition(w[2], 0), new OffsetAndMetadata(Long.parseLong(w[3])))).all().get();
-        return "done";
-      case "offsets":
-        return new TreeMap<>(Map.of("n", admin.listConsumerGroupOffsets(w[1]).partitionsToOffsetAndMetadata().get().size())).toString();
-      case "forget":
-        admin.deleteConsumerGroups(List.of(w[1])).all().get();
-        return "done";
       default:
         throw new IllegalArgumentException(w[0]);
     }
