@@ -2,6 +2,7 @@
 # make check   format, vet, build, lint, fast tests; under 3 minutes once things are built
 # make test    everything, with real Kafka and real Consul; the stages are in tests/stages
 # make fuzz    random input for every decoder, FUZZTIME (10m) for each; make fuzz FUZZ=Produce for some
+# make soak    random faults on real parts under load, SOAKTIME (2h), from SEED
 # make bench   spillway mirror run beside MirrorMaker 2 and a plain copy; the report is in .cache/bench
 
 CACHE := $(shell echo $${SPILLWAY_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/spillway})
@@ -10,7 +11,7 @@ LINTER := $(CACHE)/golangci-lint-$(shell cat tests/lint/go.mod tests/lint/go.sum
 # Built and not run by "go run", which adds a line of its own after a failure.
 CI := .cache/ci/ci
 
-.PHONY: demo check test fuzz bench lint $(CI)
+.PHONY: demo check test fuzz soak bench lint $(CI)
 
 demo:
 	go run ./cmd/spillway demo
@@ -34,8 +35,14 @@ fuzz:
 		done; \
 	done
 
+SOAKTIME ?= 2h
+SEED ?= $(shell date +%s)
+
+soak:
+	go test -count=1 -tags e2e -v -timeout 24h -run TestFaults ./tests/faults -seed $(SEED) -for $(SOAKTIME)
+
 bench:
-	go test -count=1 -tags e2e -v -timeout 60m ./tests/bench/mirrors -out $(CURDIR)/.cache/bench
+	go test -count=1 -tags e2e -v -timeout 90m ./tests/bench/mirrors -out $(CURDIR)/.cache/bench
 
 $(CI):
 	@go build -o $@ ./tests/ci

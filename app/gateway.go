@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -21,7 +20,8 @@ func (a *App) startGateway(ctx context.Context) error {
 		return nil
 	}
 	c := a.cfg.Gateway
-	certificate, err := serverTLS(c.TLS)
+	events := a.gatewayEvents()
+	front, err := newFront(c, a.log, events.Authenticated)
 	if err != nil {
 		return err
 	}
@@ -37,10 +37,10 @@ func (a *App) startGateway(ctx context.Context) error {
 	}
 	g, err := federation.New(federation.Config{
 		ID: spillway.GatewayID(a.cfg.Process.ID), Site: spillway.SiteID(a.cfg.Process.Site), Topology: a.cfg.Topology(),
-		Sites: a.asGateway, Store: a.store, Listener: l, TLS: certificate, Host: host, Port: port,
+		Sites: a.asGateway, Store: a.store, Listener: l, TLS: front.tls, Authentication: front.authenticator, Host: host, Port: port,
 		Limits:         session.Limits{FrameBytesMax: c.Limits.FrameBytesMax, InFlightMax: c.Limits.InFlightMax, IdleMax: c.Limits.IdleMax},
 		BudgetBytesMax: c.Limits.UnansweredBytesMax, ConnectionsMax: c.Limits.ConnectionsMax, ConnectionsPerAddressMax: c.Limits.ConnectionsPerAddressMax,
-		LeaseTTL: c.Lease.TTL, LeaseEvery: c.Lease.Interval, Release: a.version, Events: a.gatewayEvents(),
+		LeaseTTL: c.Lease.TTL, LeaseEvery: c.Lease.Interval, Release: a.version, Events: events,
 		Router: router.Config{Administration: administration[c.Administration]},
 	})
 	if err != nil {
@@ -49,7 +49,8 @@ func (a *App) startGateway(ctx context.Context) error {
 	}
 	a.addrs["gateway"] = l.Addr()
 	a.tel.Health.Expect("gateway lease")
-	a.log.Info("gateway listens", "address", l.Addr().String(), "advertised", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	a.log.Info("gateway listens", "address", l.Addr().String(), "advertised", net.JoinHostPort(host, strconv.Itoa(int(port))), "admits", admits(c))
+	a.teardown.background("files of the gateway", func(ctx context.Context) { front.watch(ctx, a.log, events.Problem) })
 	a.teardown.background("gateway", func(ctx context.Context) {
 		if err := g.Run(ctx); err != nil && ctx.Err() == nil {
 			a.log.Error("gateway ended", "error", err)
@@ -85,15 +86,4 @@ func advertised(configured string, listens net.Addr) (string, int32, error) {
 		}
 	}
 	return host, int32(port), nil
-}
-
-func serverTLS(t configs.ServerTLS) (*tls.Config, error) {
-	if t.CertFile == "" {
-		return nil, nil
-	}
-	pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("tls: %w", err)
-	}
-	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -45,7 +46,7 @@ func certificate(t *testing.T) (files configs.ServerTLS) {
 // Clients are served from TLS 1.2 on, also where the process would allow more.
 func TestOldTLSIsRefused(t *testing.T) {
 	t.Setenv("GODEBUG", "tls10server=1")
-	served, err := serverTLS(certificate(t))
+	front, err := newFront(configs.Gateway{TLS: certificate(t)}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func TestOldTLSIsRefused(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_ = tls.Server(far, served).Handshake() // the client's end says how it went
+			_ = tls.Server(far, front.tls).Handshake() // the client's end says how it went
 			far.Close()
 		}()
 		err := tls.Client(near, &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version}).Handshake()
@@ -63,5 +64,20 @@ func TestOldTLSIsRefused(t *testing.T) {
 		}
 		near.Close()
 		<-done
+	}
+}
+
+func TestTheLogSaysWhoIsLetIn(t *testing.T) {
+	sasl, optional := configs.ClientSASL{Mechanisms: []string{"PLAIN", "OAUTHBEARER"}}, configs.ServerTLS{ClientCAFile: "x", ClientAuth: "requested"}
+	for want, c := range map[string]configs.Gateway{
+		"anybody": {TLS: configs.ServerTLS{ClientAuth: "required"}},
+		"anybody; who shows a certificate is known by it":           {TLS: optional},
+		"who shows a certificate":                                   {TLS: configs.ServerTLS{ClientCAFile: "x", ClientAuth: "required"}},
+		"who logs in by PLAIN, OAUTHBEARER":                         {TLS: optional, SASL: sasl},
+		"who logs in by PLAIN, OAUTHBEARER and shows a certificate": {TLS: configs.ServerTLS{ClientCAFile: "x", ClientAuth: "required"}, SASL: sasl},
+	} {
+		if got := admits(c); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

@@ -161,7 +161,8 @@ type Gateway struct {
 	Listen         string        `key:"listen" doc:"Address to listen on." default:":9092"`
 	Advertised     string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
 	TLS            ServerTLS     `key:"tls" doc:"Encryption towards clients; without it they connect in plain text."`
-	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. A gateway asks nobody who they are, so it is for everyone who can connect." enum:"none,topics" default:"none"`
+	SASL           ClientSASL    `key:"sasl" doc:"How clients say who they are. Without it, by their certificates, or not at all. See docs/operate/security.md."`
+	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. It is for every client that is let in. See docs/operate/topics.md." enum:"none,topics" default:"none"`
 	Limits         GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
 	Lease          Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
 }
@@ -172,10 +173,33 @@ const (
 	AdministrationTopics = "topics"
 )
 
-// ServerTLS is the gateway's certificate.
+// ServerTLS is the gateway's certificate, and whose certificates clients show.
 type ServerTLS struct {
-	CertFile string `key:"certFile" doc:"PEM file of the certificate, chain included."`
-	KeyFile  string `key:"keyFile" doc:"PEM file of its key."`
+	CertFile       string `key:"certFile" doc:"PEM file of the certificate, chain included. This and the other files are read anew when they change."`
+	KeyFile        string `key:"keyFile" doc:"PEM file of its key."`
+	ClientCAFile   string `key:"clientCAFile" doc:"PEM file of the authorities of clients' certificates. Empty: clients are not asked for one."`
+	ClientAuth     string `key:"clientAuth" doc:"Whether a client must have a certificate (required) or may have none (requested)." enum:"required,requested" default:"required"`
+	AllowAnonymous bool   `key:"allowAnonymous" doc:"Let clients in without a certificate, as User:ANONYMOUS, where clientAuth is requested and sasl is not given." default:"false"`
+}
+
+// ClientSASL is how clients log in.
+type ClientSASL struct {
+	Mechanisms      []string      `key:"mechanisms" doc:"Mechanisms that clients may log in by: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER. Empty: clients do not log in."`
+	UsersFile       string        `key:"usersFile" doc:"File of the users, with lines of spillway user hash, for PLAIN and SCRAM. It is read anew when it changes."`
+	Tokens          ClientTokens  `key:"tokens" doc:"Which tokens let a client in, for OAUTHBEARER."`
+	SessionLifetime time.Duration `key:"sessionLifetime" doc:"How long a login is good for. Clients log in again on the same connection (KIP-368); connections of those that cannot are closed, and so are those of certificates. 0s: as long as the connection." default:"0s"`
+	WithoutTLS      bool          `key:"withoutTLS" doc:"Let clients log in without encryption: with PLAIN everybody on the way can read the passwords." default:"false"`
+}
+
+// ClientTokens are JSON Web Tokens, signed by RS256 or ES256.
+type ClientTokens struct {
+	KeysFile       string        `key:"keysFile" doc:"File of the issuer's public keys, a JSON Web Key Set. It is read anew when it changes. Exactly one of keysFile and keysURL."`
+	KeysURL        string        `key:"keysURL" doc:"https address of the issuer's public keys. They are fetched every 5 minutes, and when a token names a key that is not known."`
+	KeysCAFile     string        `key:"keysCAFile" doc:"PEM file of the authority of that address. Empty: those of the host."`
+	Issuer         string        `key:"issuer" doc:"What iss of a token must be, to the letter."`
+	Audiences      []string      `key:"audiences" doc:"What aud of a token must name one of."`
+	PrincipalClaim string        `key:"principalClaim" doc:"Claim that holds the name of the client; its principal is User:name." default:"sub"`
+	ClockSkew      time.Duration `key:"clockSkew" doc:"By how much the clocks of issuer and gateway may differ." default:"30s"`
 }
 
 // GatewayLimits bound what a client controls.

@@ -3,6 +3,7 @@ package configs
 import (
 	"fmt"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -230,6 +231,7 @@ func (c *checker) gateway(g Gateway) {
 	if (g.TLS.CertFile == "") != (g.TLS.KeyFile == "") {
 		c.at("gateway.tls", "certFile and keyFile go together")
 	}
+	c.clients(g)
 	if g.Lease.Interval <= 0 || g.Lease.TTL < 2*g.Lease.Interval {
 		c.at("gateway.lease.ttl", "%s is too short for renewals every %s; twice that is the least", g.Lease.TTL, g.Lease.Interval)
 	}
@@ -241,6 +243,87 @@ func (c *checker) gateway(g Gateway) {
 		if n < 1 {
 			c.at("gateway.limits."+key, "must be 1 or more")
 		}
+	}
+}
+
+// clientMechanisms are those by which clients may log in.
+var clientMechanisms = []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", byToken}
+
+const byToken = "OAUTHBEARER"
+
+// sessionLifetimeMin: clients would do little else than to log in.
+const sessionLifetimeMin = 10 * time.Second
+
+// clients checks how they say who they are.
+func (c *checker) clients(g Gateway) {
+	if _, given := c.lines["gateway.tls.clientAuth"]; given && g.TLS.ClientCAFile == "" {
+		c.at("gateway.tls.clientAuth", "needs clientCAFile, to know whose certificates are good")
+	}
+	if g.TLS.ClientCAFile != "" && g.TLS.CertFile == "" {
+		c.at("gateway.tls.clientCAFile", "needs certFile and keyFile: without TLS no client shows a certificate")
+	}
+	s := g.SASL
+	if anybody := len(s.Mechanisms) == 0 && g.TLS.ClientAuth == "requested"; anybody && g.TLS.ClientCAFile != "" && !g.TLS.AllowAnonymous {
+		c.at("gateway.tls.clientAuth", "requested without gateway.sasl lets anybody in who shows no certificate; if that is meant, allow it with allowAnonymous: true")
+	} else if !anybody && g.TLS.AllowAnonymous {
+		c.at("gateway.tls.allowAnonymous", "goes with clientAuth: requested and without gateway.sasl; nothing else lets clients in who do not say who they are")
+	}
+	if len(s.Mechanisms) == 0 { // nobody would be asked, and who wrote it would not notice
+		if s.WithoutTLS {
+			c.at("gateway.sasl.withoutTLS", "needs mechanisms: nobody is asked to log in")
+		}
+		if s.SessionLifetime > 0 && g.TLS.ClientCAFile == "" {
+			c.at("gateway.sasl.sessionLifetime", "needs mechanisms, or gateway.tls.clientCAFile: nobody is asked who it is")
+		}
+	}
+	for i, m := range s.Mechanisms {
+		key := fmt.Sprintf("gateway.sasl.mechanisms[%d]", i)
+		switch {
+		case slices.Index(s.Mechanisms, m) < i:
+			c.at(key, "%q is there twice", m)
+		case !slices.Contains(clientMechanisms, m):
+			text := fmt.Sprintf("%q is none of %s", m, strings.Join(clientMechanisms, ", "))
+			if near := nearest(m, clientMechanisms); near != "" {
+				text += fmt.Sprintf("; did you mean %s?", near)
+			}
+			c.at(key, "%s", text)
+		}
+	}
+	byPassword := slices.ContainsFunc(s.Mechanisms, func(m string) bool { return m != byToken })
+	switch {
+	case !byPassword && s.UsersFile != "":
+		c.at("gateway.sasl.usersFile", "needs mechanisms with passwords, for example [SCRAM-SHA-512]")
+	case byPassword && s.UsersFile == "":
+		c.at("gateway.sasl.mechanisms", "needs usersFile")
+	case len(s.Mechanisms) > 0 && g.TLS.CertFile == "" && !s.WithoutTLS:
+		c.at("gateway.sasl.mechanisms", "without gateway.tls passwords could be read or guessed on the way; give it a certificate, or allow it with withoutTLS: true")
+	}
+	c.tokens(s)
+	if s.SessionLifetime > 0 && s.SessionLifetime < sessionLifetimeMin {
+		c.at("gateway.sasl.sessionLifetime", "%s is too short; %s is the least, 0s is no end", s.SessionLifetime, sessionLifetimeMin)
+	}
+}
+
+// tokens checks what lets a client in by a token.
+func (c *checker) tokens(s ClientSASL) {
+	t := s.Tokens
+	if !slices.Contains(s.Mechanisms, byToken) {
+		if t.KeysFile != "" || t.KeysURL != "" || t.Issuer != "" || len(t.Audiences) > 0 {
+			c.at("gateway.sasl.tokens", "needs OAUTHBEARER among mechanisms")
+		}
+		return
+	}
+	if btoi(t.KeysFile != "")+btoi(t.KeysURL != "") != 1 {
+		c.at("gateway.sasl.tokens", "needs exactly one of keysFile and keysURL")
+	}
+	if u, err := url.Parse(t.KeysURL); t.KeysURL != "" && (err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil) {
+		c.at("gateway.sasl.tokens.keysURL", "is not an https address without user and password: who can change the keys on the way can let anybody in")
+	}
+	if t.Issuer == "" {
+		c.at("gateway.sasl.tokens.issuer", "is missing: tokens of any issuer would do")
+	}
+	if len(t.Audiences) == 0 {
+		c.at("gateway.sasl.tokens.audiences", "is missing: tokens made for others would do")
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/conn"
+	"spillway/federation/authentication"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
@@ -32,6 +33,8 @@ type Config struct {
 
 	Listener net.Listener // for clients; closed by Run
 	TLS      *tls.Config  // for clients; nil: plaintext
+	// Authentication asks clients who they are; nil: it goes by their certificates alone.
+	Authentication *authentication.Authenticator
 	// Host and Port are advertised to clients; default: the listener's address.
 	Host string
 	Port int32
@@ -63,8 +66,11 @@ type Events struct {
 	Session session.Events
 	Router  router.Events
 	// ConnectionRefused: more than ConnectionsMax (too-many), more of one client
-	// address (too-many-of-address), or the TLS handshake failed (tls).
+	// address (too-many-of-address), more than a tenth of them that have not said who
+	// they are (too-many-unknown), or the TLS handshake failed (tls).
 	ConnectionRefused func(reason string)
+	// Authenticated: a login of a client ended (authentication.Config).
+	Authenticated func(mechanism, outcome string)
 	// LeaseState: the lease began (nil) or ended.
 	LeaseState func(err error)
 	// ShareState: the gateway took notice of a record, opened or closed the share.
@@ -163,6 +169,7 @@ func New(c Config) (*Gateway, error) {
 	rc.Gateway, rc.Site, rc.Topology, rc.Sites = c.ID, c.Site, c.Topology, c.Sites
 	rc.Lease, rc.Layout, rc.Maps, rc.Reserve, rc.Marks = leaseHeld{g.lease}, g.layout, siteMaps{g}, g.reserve, g.marks
 	rc.Changes = g.changes
+	rc.Authentication = c.Authentication
 	rc.Report, rc.Events, rc.Dial = g.reports.update, c.Events.Router, c.Dial
 	for _, s := range g.shares {
 		rc.Shares = append(rc.Shares, s)

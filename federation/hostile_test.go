@@ -62,7 +62,8 @@ func TestHostileBytes(t *testing.T) {
 		reason session.Reason
 	}{
 		// The numbers are rows of the list of hostile input (reliability 3.2). Rows
-		// that are about what a sound request says are in hostile_requests_test.go,
+		// that are about what a sound request says are in hostile_requests_test.go, about
+		// logins (14 to 22) in login_test.go,
 		// those about bodies and frames alone in broker/wire, about brokers in broker/conn.
 		{"2: the smallest length", []byte{0x80, 0, 0, 0, 0, 0, 0, 1}, "frame-negative"},
 		{"3: length 0", []byte{0, 0, 0, 0}, "frame-short"},
@@ -71,7 +72,6 @@ func TestHostileBytes(t *testing.T) {
 		{"10: PROXY version 1", []byte("PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n"), "frame-proxy"},
 		{"10: PROXY version 2", []byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\xff\xff"), "frame-proxy"},
 		{"11: zeros", make([]byte, 1<<20), "frame-short"},
-		{"14, 16: a SASL handshake", request(&kmsg.SASLHandshakeRequest{Version: 1, Mechanism: "NONE"}, []byte{0, 4, 'N', 'O', 'N', 'E'}), session.ReasonUnknownAPI},
 		{"17: a token of 2^31-1 bytes", []byte{0x7f, 0xff, 0xff, 0xff, 0, 'u', 0, 'p'}, "frame-too-large"},
 		{"23: client id of length -2", frame([]byte{0, 3, 0, 1, 0, 0, 0, 1, 0xff, 0xfe}), session.ReasonHeader},
 		{"26: 65 tagged fields", frame(append([]byte{0, 3, 0, 12, 0, 0, 0, 1, 0xff, 0xff, 65}, make([]byte, 130)...)), session.ReasonHeader},

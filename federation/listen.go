@@ -2,7 +2,6 @@ package federation
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
@@ -10,14 +9,12 @@ import (
 	"sync"
 	"time"
 
+	"spillway/federation/authentication"
 	"spillway/federation/session"
 )
 
 // quietPause keeps a failing listener from spinning.
 const quietPause = 10 * time.Millisecond
-
-// handshakeMax bounds a TLS handshake.
-const handshakeMax = 5 * time.Second
 
 // listen accepts clients until ctx ends or the listener fails, then lets the
 // sessions finish what they have begun. Until then the port stays open: that it
@@ -29,10 +26,10 @@ func (g *Gateway) listen(ctx context.Context) error {
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var wg sync.WaitGroup
-	err := g.accept(ctx, func(c net.Conn, release func()) {
+	err := g.accept(ctx, func(c net.Conn, known, release func()) {
 		wg.Go(func() {
 			defer release()
-			g.serve(inner, c)
+			g.serve(inner, c, known)
 		})
 	})
 	stop()
@@ -76,9 +73,10 @@ func turnAway(l net.Listener) {
 	}
 }
 
-func (g *Gateway) accept(ctx context.Context, serve func(c net.Conn, release func())) error {
+func (g *Gateway) accept(ctx context.Context, serve func(c net.Conn, known, release func())) error {
 	slots := make(chan struct{}, g.config.ConnectionsMax)
 	clients := addresses{max: g.config.ConnectionsPerAddressMax, open: make(map[netip.Prefix]int)}
+	strangers := newStrangers(g.config, func() { g.connectionRefused("too-many-unknown") })
 	for {
 		c, err := g.config.Listener.Accept()
 		switch {
@@ -105,7 +103,8 @@ func (g *Gateway) accept(ctx context.Context, serve func(c net.Conn, release fun
 		}
 		select {
 		case slots <- struct{}{}:
-			serve(c, func() { <-slots; leave() })
+			known := strangers.enter(c)
+			serve(c, known, func() { known(); <-slots; leave() })
 		default:
 			leave()
 			c.Close()
@@ -123,19 +122,10 @@ type addresses struct {
 	open map[netip.Prefix]int
 }
 
-// addressBits is how much of an IPv6 address tells one host from another: it
-// chooses the rest itself.
-const addressBits = 64
-
 // enter counts one in, unless its address has as many as it may.
 func (a *addresses) enter(remote net.Addr) (leave func(), ok bool) {
-	tcp, ok := remote.(*net.TCPAddr)
-	if !ok {
-		return func() {}, true
-	}
-	ip := tcp.AddrPort().Addr().Unmap()
-	of, err := ip.WithZone("").Prefix(min(ip.BitLen(), addressBits))
-	if err != nil {
+	of := authentication.HostOf(remote)
+	if !of.IsValid() {
 		return func() {}, true // no address to count by
 	}
 	a.mu.Lock()
@@ -155,20 +145,24 @@ func (a *addresses) leave(of netip.Prefix) {
 	}
 }
 
-func (g *Gateway) serve(ctx context.Context, c net.Conn) {
+func (g *Gateway) serve(ctx context.Context, c net.Conn, known func()) {
 	defer c.Close()
+	limits, accepted := g.config.Limits, time.Now()
 	if g.config.TLS != nil {
-		secured := tls.Server(c, g.config.TLS)
-		shake, cancel := context.WithTimeout(ctx, handshakeMax)
-		err := secured.HandshakeContext(shake)
-		cancel()
+		secured, err := shake(ctx, c, g.config.TLS)
 		if err != nil {
 			g.connectionRefused("tls")
 			return
 		}
 		c = secured
+		limits.AdmitMax = max(time.Millisecond, limits.WithDefaults().AdmitMax-time.Since(accepted)) // in all
 	}
-	s := session.New(c, g.router.Connect(c), g.config.Limits, g.budget, g.events.Session)
+	client, events := g.router.Connect(c), g.events.Session
+	if client.Admitted() {
+		known()
+	}
+	events.Admitted = known
+	s := session.New(c, client, limits, g.budget, events)
 	g.mu.Lock()
 	g.mu.sessions[s] = true
 	draining := g.mu.draining

@@ -281,7 +281,7 @@ func (a *abortedFilter) skips(h batch.Header, b []byte) (bool, error) {
 	if !a.active[h.ProducerID] || h.Count == 0 {
 		return true, nil
 	}
-	records, err := batch.Records(b, DecompressedBytesMax)
+	records, err := batch.Records(b, controlBytesMax)
 	if err != nil {
 		return true, err
 	}
@@ -290,6 +290,10 @@ func (a *abortedFilter) skips(h batch.Header, b []byte) (bool, error) {
 	}
 	return true, nil
 }
+
+// controlBytesMax bounds what a control batch may decompress to: brokers write one small
+// record and do not compress it.
+const controlBytesMax = 64 << 10
 
 // markerAbort is one of the types of control records, the second number of their keys.
 const markerAbort = 0

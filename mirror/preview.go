@@ -166,7 +166,7 @@ func (m *Mirror) preview(ctx context.Context, a Assignment, src *source) (Previe
 			v.Partitions = append(v.Partitions, PreviewGrowth{name, have, int(counts[name])})
 		}
 	}
-	plans, err := m.planSettings(ctx, src, names, here)
+	plans, err := m.planSettings(ctx, src, names, func() (settings, error) { return here, nil })
 	if err != nil {
 		return v, err
 	}

@@ -163,7 +163,10 @@ func (p *plan) flush(w writer) error {
 	for _, c := range held {
 		decoded := c.opened
 		if c.bytes != nil {
-			var err error
+			err := w.turn.take()
+			if err != nil {
+				return err
+			}
 			if decoded, err = rewrite.Open(c.header, c.bytes, repackDecodedMax); err != nil {
 				if err := settle(); err != nil {
 					return err

@@ -44,10 +44,17 @@ func (p topicPlan) done() maptopic.Topic {
 
 func (p topicPlan) changes() []metadata.Change { return slices.Concat(p.settings.Changes, p.borrows) }
 
+// settings are those of topics, by name.
+type settings map[string]map[string]string
+
 // planSettings compares topics with the source. Those that the source does not
 // have are left out. Without a source there is only what the mirror needs itself.
-func (m *Mirror) planSettings(ctx context.Context, from *source, topics []string, here map[string]map[string]string) ([]topicPlan, error) {
-	cluster, theirs := "", make(map[string]map[string]string)
+//
+// look tells how topics are here. It is asked after the source: who sets the same thing
+// here and then there must not have the first overwritten by the second, and brokers
+// know no condition for a change.
+func (m *Mirror) planSettings(ctx context.Context, from *source, topics []string, look func() (settings, error)) ([]topicPlan, error) {
+	cluster, theirs := "", make(settings)
 	if from != nil {
 		md, err := from.cluster.Metadata(ctx, topics...)
 		if err != nil {
@@ -58,9 +65,13 @@ func (m *Mirror) planSettings(ctx context.Context, from *source, topics []string
 			return nil, err
 		}
 	}
+	here, err := look()
+	if err != nil {
+		return nil, err
+	}
 	var plans []topicPlan
 	for _, name := range topics {
-		settings, ok := theirs[name]
+		wanted, ok := theirs[name]
 		mine, exists := here[name]
 		if !ok && from != nil || !exists {
 			continue
@@ -70,7 +81,7 @@ func (m *Mirror) planSettings(ctx context.Context, from *source, topics []string
 			p.known.Created = &metadata.Created{From: cluster, Here: c.Here}
 		}
 		var agreed map[string]string
-		lent := maps.Clone(settings)
+		lent := maps.Clone(wanted)
 		if from != nil && !m.config.IdentitySources {
 			// It followed before it served, and what its mirror did is in its map.
 			before := from.reader.Topic(name)
@@ -87,7 +98,7 @@ func (m *Mirror) planSettings(ctx context.Context, from *source, topics []string
 				}
 			}
 		}
-		p.settings = metadata.PlanSettings(cluster, metadata.Carried(cluster, settings, m.config.SettingsExcluded), mine, p.known.Settings, agreed)
+		p.settings = metadata.PlanSettings(cluster, metadata.Carried(cluster, wanted, m.config.SettingsExcluded), mine, p.known.Settings, agreed)
 		p.borrows, p.borrowed = metadata.PlanBorrowed(lent, mine, p.known.Borrowed)
 		plans = append(plans, p)
 	}
@@ -110,11 +121,7 @@ func (m *Mirror) borrowSettings(ctx context.Context, from *source, topics []stri
 	if len(topics) == 0 {
 		return nil
 	}
-	here, err := m.local.Admin().TopicSettings(ctx, topics)
-	if err != nil {
-		return err
-	}
-	plans, err := m.planSettings(ctx, from, topics, here)
+	plans, err := m.planSettings(ctx, from, topics, func() (settings, error) { return m.local.Admin().TopicSettings(ctx, topics) })
 	if err != nil {
 		return err
 	}
@@ -380,13 +387,13 @@ func (f *flow) keep(ctx context.Context, kind string, do func() error) {
 }
 
 func (f *flow) keepSettings(ctx context.Context, topics []string) error {
-	here, err := f.m.local.Admin().TopicSettings(ctx, topics)
-	if err != nil {
-		return err
+	var here settings
+	look := func() (_ settings, err error) {
+		here, err = f.m.local.Admin().TopicSettings(ctx, topics)
+		return here, err
 	}
-	ours := f.decidesOf(topics)
-	if len(ours) > 0 {
-		plans, err := f.m.planSettings(ctx, f.source, ours, here)
+	if ours := f.decidesOf(topics); len(ours) > 0 {
+		plans, err := f.m.planSettings(ctx, f.source, ours, look)
 		if err != nil {
 			return err
 		}
@@ -404,6 +411,8 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 				}
 			}
 		}
+	} else if _, err := look(); err != nil {
+		return err
 	}
 	return f.learnLimits(ctx, here)
 }

@@ -105,6 +105,57 @@ func keepInStep(t *testing.T, east, west broker.Cluster) {
 	m.Close()
 }
 
+// askedSettings is a cluster whose settings change before they are told, once.
+type askedSettings struct {
+	broker.Cluster
+	armed  *atomic.Bool
+	change func()
+}
+
+func (s askedSettings) Admin() broker.Admin { return askedSettingsAdmin{s.Cluster.Admin(), s} }
+
+type askedSettingsAdmin struct {
+	broker.Admin
+	of askedSettings
+}
+
+func (a askedSettingsAdmin) TopicSettings(ctx context.Context, topics []string) (map[string]map[string]string, error) {
+	if a.of.armed.CompareAndSwap(true, false) {
+		a.of.change()
+	}
+	return a.Admin.TopicSettings(ctx, topics)
+}
+
+// What a person sets here, and then at the source, stays here, also where the mirror was
+// about to look at the source.
+func TestASettingOfAPersonIsNotOverwritten(t *testing.T) {
+	t.Parallel()
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", map[string]int32{"orders": 1})
+	assign(t, testMirror(t, east, west), ordersAssignment("", 1))
+	kept := make(chan string, 1)
+	asked := askedSettings{east, new(atomic.Bool), func() {
+		set(t, west, "orders", map[string]string{"delete.retention.ms": "5000"})
+		set(t, east, "orders", map[string]string{"delete.retention.ms": "6000"})
+	}}
+	m := testMirrorWith(t, Config{Local: west, Events: Events{Metadata: func(i MetadataInfo) {
+		if i.Kept {
+			select {
+			case kept <- i.What:
+			default:
+			}
+		}
+	}}}, asked)
+	assign(t, m, ordersAssignment("east", 1))
+	set(t, east, "orders", map[string]string{"retention.ms": "1000000"})
+	awaitSettings(t, west, "orders", map[string]string{"retention.ms": "1000000"})
+	asked.armed.Store(true)
+	eventually(t, "it is told that a setting stays", func() bool { return len(kept) > 0 })
+	if what := <-kept; !strings.Contains(what, "delete.retention.ms stays 5000") {
+		t.Errorf("kept: %s", what)
+	}
+	awaitSettings(t, west, "orders", map[string]string{"retention.ms": "1000000", "delete.retention.ms": "5000"})
+}
+
 // stuckSettings is a cluster that does not answer when settings are changed, once asked.
 type stuckSettings struct {
 	broker.Cluster

@@ -94,14 +94,23 @@ func (p *tap) of(worker string) heard {
 // holdMax is how long a request is held back at most.
 const holdMax = 300 * time.Millisecond
 
+// holdAhead is how much more often a worker is held back that has written more than
+// all others: who wins a race for a session wins the next ones, too, and would write
+// nearly everything.
+const holdAhead = 5
+
 // hold returns at once for most requests, and for some after another worker has
 // written.
 func (p *tap) hold(worker string) {
+	before := p.others(worker)
 	p.mu.Lock()
 	p.mu.requests++
-	held := p.holdEvery > 0 && p.mu.requests%p.holdEvery == 0
+	every := p.holdEvery
+	if h := p.mu.workers[worker]; h != nil && h.batches > before {
+		every /= holdAhead
+	}
+	held := every > 0 && p.mu.requests%every == 0
 	p.mu.Unlock()
-	before := p.others(worker)
 	for end := time.Now().Add(holdMax); held && p.others(worker) == before && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}

@@ -108,11 +108,11 @@ func (m *Mirror) createTopics(ctx context.Context, from *source, names []string,
 	if len(names) == 0 {
 		return nil
 	}
-	nothing := make(map[string]map[string]string, len(names))
+	nothing := make(settings, len(names))
 	for _, name := range names {
 		nothing[name] = map[string]string{}
 	}
-	plans, err := m.planSettings(ctx, from, names, nothing)
+	plans, err := m.planSettings(ctx, from, names, func() (settings, error) { return nothing, nil })
 	if err != nil {
 		return fmt.Errorf("create %d topics at site %s: %w", len(names), m.site, err)
 	}

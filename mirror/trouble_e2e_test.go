@@ -112,10 +112,9 @@ func (e *everybody) claim(ctx context.Context, _ spillway.TopicPartition) (Lease
 	return e, nil
 }
 
-// workerMin is the part of the records that each of two mirrors has to write:
-// else one of them was not there. How they share them is chance, where neither has a lease:
-// who loses a race for a session waits before it tries again.
-const workerMin = 0.02
+// workerMin is the part of the records that each of two mirrors has to write: else
+// it was no struggle.
+const workerMin = 0.2
 
 // TestTwoMirrorsOnKafka runs two mirrors of one site on the same partitions. On
 // fresh data neither knows of the other but by the map and the broker's
@@ -206,14 +205,28 @@ func (m *rivals) write(t *testing.T, batches int) {
 	}
 }
 
+// competeMin and competeMax are how often something is written while two mirrors
+// compete. How they share it is chance: who loses a race for a session waits before it
+// tries again.
+const competeMin, competeMax = 400, 1600
+
+// shared tells whether each has written its part of all that was sent by now, and some
+// more: what is left is written by one alone.
+func (m *rivals) shared() bool {
+	one, two := m.tap.of("one").records, m.tap.of("two").records
+	return float64(min(one, two)) > 1.1*workerMin*float64(m.load.written)
+}
+
 // compete lets both mirror at once.
 func (m *rivals) compete(t *testing.T) {
 	t.Helper()
 	var one, two everybody
 	m.start(t, 0, one.claim)
 	m.start(t, 1, two.claim)
-	for range 400 {
-		m.write(t, 3)
+	for i := range competeMax {
+		if m.write(t, 3); i >= competeMin && m.shared() {
+			break
+		}
 	}
 	one.over.Store(true)
 	eventually(t, "the first worker ends", func() bool { return idle(m.workers[0]) })

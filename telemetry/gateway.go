@@ -74,6 +74,7 @@ func (t *Telemetry) GatewayEvents() federation.Events {
 		Session:           t.SessionEvents(),
 		Router:            t.RouterEvents(),
 		ConnectionRefused: func(reason string) { t.counter(gatewayNotAccepted, reason).Inc() },
+		Authenticated:     func(mechanism, outcome string) { t.counter(gatewayLogins, mechanism, outcome).Inc() },
 		LeaseState:        func(err error) { s.lease(err == nil) },
 		ShareState: func(id spillway.ShareID, epoch spillway.Epoch, _ failover.State, serving bool) {
 			t.gauge(gatewayEpoch, id.Group).Set(float64(epoch))

@@ -53,7 +53,7 @@ func newRoot() *cobra.Command {
 		newDemoCommand(s), newServeCommand(s), newConfigCommand(), newStatusCommand(s),
 		newGroupCommand(s), newSwitchoverCommand(s), newFailoverCommand(s), newAbortCommand(s), newSiteCommand(s), newAutomationCommand(s),
 		newFlowCommand(s), newGapsCommand(s), newUnreplicatedCommand(s),
-		newMirrorCommand(s), newAuditCommand(s), newOffsetsCommand(s),
+		newMirrorCommand(s), newAuditCommand(s), newOffsetsCommand(s), newUserCommand(),
 	)
 	return root
 }

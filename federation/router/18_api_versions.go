@@ -28,6 +28,11 @@ var apiVersionsAPI = api{
 // without compression (KAFKA-18659), as Kafka 4 does.
 const produceMinOffered = 0
 
+// handshakeMinOffered is shown as the lowest version of SaslHandshake, though version 1
+// is the lowest served: librdkafka (2.0 at least) logs in nowhere where a higher one is
+// shown, and then uses version 1.
+const handshakeMinOffered = 0
+
 func (c *Client) beginAPIVersions(_ context.Context, sreq session.Request) (session.Answer, error) {
 	req := kmsg.NewPtrApiVersionsRequest()
 	req.NodeID = -1 // stays for versions without the field
@@ -82,8 +87,11 @@ func (o *offer) list() []kmsg.ApiVersionsResponseApiKey {
 		}
 		k := kmsg.NewApiVersionsResponseApiKey()
 		k.ApiKey, k.MinVersion, k.MaxVersion = a.key, a.min, a.max
-		if a.key == produceAPI.key {
+		switch a.key {
+		case produceAPI.key:
 			k.MinVersion = produceMinOffered
+		case saslHandshakeAPI.key:
+			k.MinVersion = handshakeMinOffered
 		}
 		keys = append(keys, k)
 	}

@@ -19,6 +19,7 @@ type api struct {
 	needs int16
 	// level is the administration that it belongs to; without it, it is not served.
 	level Administration
+	sasl  bool // only where clients are asked who they are
 	begin func(*Client, context.Context, session.Request) (session.Answer, error)
 	// treatment and about are for the reference: what becomes of a request, and
 	// what its user has to know.
@@ -34,8 +35,8 @@ func init() { // apiVersionsAPI reads the table that it is in
 	apis = make(map[int16]api)
 	for _, a := range []api{
 		produceAPI, fetchAPI, listOffsetsAPI, metadataAPI, offsetCommitAPI, offsetFetchAPI, findCoordinatorAPI,
-		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, apiVersionsAPI,
-		initProducerIDAPI, describeConfigsAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
+		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, saslHandshakeAPI, apiVersionsAPI,
+		initProducerIDAPI, describeConfigsAPI, saslAuthenticateAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
 		createTopicsAPI, incrementalAlterConfigsAPI, alterConfigsAPI,
 	} {
 		apis[a.key] = a
@@ -117,7 +118,7 @@ func (o *offer) ask(ctx context.Context, id spillway.SiteID, cluster broker.Clus
 var newerAPIs = map[int16]bool{68: true, 69: true}
 
 func (o *offer) offered(a api) bool {
-	if a.level > o.router.config.Administration {
+	if a.level > o.router.config.Administration || a.sasl && !o.router.config.Authentication.Offers() {
 		return false
 	}
 	if a.needs < 0 {

@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker/wire"
+	"spillway/federation/authentication"
 	"spillway/federation/session"
 )
 
@@ -21,6 +22,10 @@ type Client struct {
 	conn     net.Conn
 	lanes    *lanes
 	produces *produces
+	login    *authentication.Login // its steps belong to Begin
+
+	// Owned by Begin.
+	over error // why nothing more is begun; what was begun before is answered
 
 	// Owned by answers, which are called one after the other.
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
@@ -34,8 +39,17 @@ type Client struct {
 	asking  chan struct{} // a token per question to a site about one
 }
 
+// saslBytesMax bounds a step of a login also where the client is known.
+const saslBytesMax = 16 << 10
+
 // Begin implements session.Handler.
 func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer, error) {
+	if c.over == nil {
+		c.over = loginFault(c.login.Admit(req.Key, req.CameAt()))
+	}
+	if c.over != nil {
+		return ending(c.over), nil //nolint:nilerr // told by its answer
+	}
 	a, ok := apis[req.Key]
 	if !ok {
 		c.router.events.refused("unknown-api")
@@ -52,12 +66,19 @@ func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer
 		c.router.events.refused("version")
 		return nil, session.Close(session.ReasonVersion, fmt.Errorf("version %d of API key %d is not served", req.Version, req.Key))
 	}
+	if a.sasl && len(req.Body) > saslBytesMax {
+		c.router.events.refused("malformed")
+		return nil, session.Close("frame-too-large", fmt.Errorf("%d bytes of API key %d, %d are the most", len(req.Body), req.Key, saslBytesMax))
+	}
 	if err := wire.Check(req.Key, req.Version, req.Body); err != nil {
 		c.router.events.refused("malformed")
 		return nil, session.Close(session.ReasonMalformed, err)
 	}
 	return a.begin(c, ctx, req)
 }
+
+// Admitted implements session.Gate.
+func (c *Client) Admitted() bool { return c.login.Through() }
 
 // Silent implements session.Handler: a Produce request with acks 0.
 func (c *Client) Silent(req session.Request) bool {
@@ -96,6 +117,11 @@ func decode(req session.Request, into kmsg.Request) error {
 		return session.Close(session.ReasonMalformed, err)
 	}
 	return weigh(req, into)
+}
+
+// ending ends the connection once what was begun before is answered.
+func ending(why error) session.Answer {
+	return func(context.Context) ([]byte, error) { return nil, why }
 }
 
 // reply answers with a ready response.

@@ -69,12 +69,14 @@ var codecs = map[int16]codec{
 		}
 		return noThrottle(in, r)
 	}},
+	17: {alone: true},
 	18: {alone: true},
 	19: {alone: true},
 	22: {alone: true},
 	32: {nested: true, ask: askDescribeConfigs, answer: answerDescribeConfigs, told: toldDescribeConfigs},
 	33: {alone: true},
 	44: {alone: true},
+	36: {alone: true},
 	60: {alone: true},
 	68: {tagged: true, told: func(_ kmsg.Request, r kmsg.Response) kmsg.Response {
 		resp := r.(*kmsg.ConsumerGroupHeartbeatResponse)

@@ -44,6 +44,8 @@ func FuzzDescribeGroupsRequest(f *testing.F)          { fuzzRequest(f, 15) }
 func FuzzDescribeGroupsAnswer(f *testing.F)           { fuzzAnswer(f, 15) }
 func FuzzListGroupsRequest(f *testing.F)              { fuzzRequest(f, 16) }
 func FuzzListGroupsAnswer(f *testing.F)               { fuzzAnswer(f, 16) }
+func FuzzSASLHandshakeRequest(f *testing.F)           { fuzzRequest(f, 17) }
+func FuzzSASLAuthenticateRequest(f *testing.F)        { fuzzRequest(f, 36) }
 func FuzzAPIVersionsRequest(f *testing.F)             { fuzzRequest(f, 18) }
 func FuzzCreateTopicsRequest(f *testing.F)            { fuzzRequest(f, 19) }
 func FuzzInitProducerIDRequest(f *testing.F)          { fuzzRequest(f, 22) }

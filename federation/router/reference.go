@@ -25,7 +25,6 @@ var refusals = []struct {
 	{"Between brokers and controllers. Clients do not send it.", []int16{4, 5, 6, 7, 27, 52, 53, 54, 56, 58, 59, 62, 63, 67, 70, 73, 80, 81, 82, 83, 84, 85, 86, 87}},
 	{"Transactions are not served yet. Producers with a transactional id fail at once.", []int16{24, 25, 26, 28}},
 	{"State of transactions and producers is of one site. Ask the site.", []int16{61, 65, 66}},
-	{"SASL is not served yet.", []int16{17, 36}},
 	{"Delegation tokens are of one site.", []int16{38, 39, 40, 41}},
 	{"Share groups keep their state at one site and cannot move.", []int16{76, 77, 78, 79, 90, 91, 92}},
 	{"Streams groups (KIP-1071) keep their state at one site and cannot move. Streams with the classic protocol works where its internal topics exist, or are not compacted and their names match a failover group, without exactly-once.", []int16{88, 89, 93}},

@@ -12,6 +12,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/conn"
+	"spillway/federation/authentication"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
 	"spillway/federation/topicchange"
@@ -90,6 +91,8 @@ type Config struct {
 	Changes        *topicchange.Topics
 	Administration Administration // default NoAdministration
 	Events         Events
+	// Authentication asks clients who they are; nil: it does not.
+	Authentication *authentication.Authenticator
 	// Dial reaches other gateways, to see whether they are gone; default conn.Dial.
 	Dial conn.DialFunc
 
@@ -184,6 +187,7 @@ func (r *Router) Close() {
 // Connect makes the handler of one client connection.
 func (r *Router) Connect(c net.Conn) *Client {
 	client := &Client{router: r, conn: c, lanes: &lanes{router: r}, produces: newProduces(r.background.Go, moveHeld),
+		login:          r.config.Authentication.Connect(c),
 		highWatermarks: make(map[spillway.TopicPartition]int64), asking: make(chan struct{}, askingMax)}
 	client.lanes.mu.byKey = make(map[laneKey]*Lane)
 	return client

@@ -14,6 +14,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/authentication"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/federation/session"
@@ -23,8 +24,8 @@ import (
 // What clients ask of whole topics is a change of all sites (package topicchange). Here it
 // is checked, begun, carried on while the client waits, and answered.
 
-// Administration is what clients may do beside reading and writing. A gateway asks nobody
-// who they are, so it is for everyone who can connect.
+// Administration is what clients may do beside reading and writing. It is for everyone whom
+// the gateway lets in.
 type Administration int
 
 // Levels, each with what those before it allow.
@@ -57,6 +58,9 @@ const (
 	changesBurst     = 1000
 	// groupsNamed bounds the failover groups that a refusal names.
 	groupsNamed = 5
+	// clientNameBytes and principalBytes bound what the audit log has of who asked.
+	clientNameBytes = 100
+	principalBytes  = 300
 )
 
 // topicError is a refusal in Kafka's words.
@@ -99,11 +103,15 @@ func answerTo(err error) (code int16, message *string) {
 	return code, &text
 }
 
-// who asks, for the audit log.
+// who asks, for the audit log. What others have chosen is quoted, so that nothing of it looks
+// like the rest.
 func (c *Client) who(sreq session.Request) string {
 	name := "a client without a name"
 	if sreq.HasClientID && sreq.ClientID != "" {
-		name = "client " + strconv.QuoteToASCII(sreq.ClientID[:min(len(sreq.ClientID), 100)])
+		name = "client " + strconv.QuoteToASCII(sreq.ClientID[:min(len(sreq.ClientID), clientNameBytes)])
+	}
+	if p := c.login.Principal(); p != "" && p != authentication.Anonymous {
+		name = strconv.QuoteToASCII(string(p[:min(len(p), principalBytes)])) + " by " + name
 	}
 	address := ""
 	if a := c.conn.RemoteAddr(); a != nil {

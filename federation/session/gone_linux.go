@@ -11,7 +11,11 @@ import (
 // from the connection. A request held for long must not be forwarded for a
 // client that gave up and sent it again elsewhere (C29).
 func Gone(c net.Conn) bool {
-	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
+	for { // TLS and what is below it
+		t, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
 		c = t.NetConn()
 	}
 	sc, ok := c.(syscall.Conn)

@@ -77,7 +77,8 @@ type Answer func(ctx context.Context) ([]byte, error)
 
 // Handler serves one connection. Begin is called in the order of the requests
 // and may block, which holds everything that the client sends afterwards. An
-// error of Begin or Answer closes the connection; give it a reason with Close.
+// error of Begin or Answer closes the connection; give it a reason with Close. An
+// Answer that returns both a body and an error has the body written before.
 type Handler interface {
 	Begin(ctx context.Context, req Request) (Answer, error)
 	// Silent tells that nobody waits for an answer (Produce with acks 0). Such a
@@ -86,6 +87,12 @@ type Handler interface {
 	Silent(req Request) bool
 	// Close is called once, after the last Answer returned.
 	Close()
+}
+
+// Gate is a Handler that lets a client in once it has said who it is. Until then the
+// connection has AdmitMax and AdmitBytesMax, and one request at a time.
+type Gate interface {
+	Admitted() bool
 }
 
 // Limits bounds one connection.
@@ -98,9 +105,12 @@ type Limits struct {
 	FrameMax         time.Duration // for one frame to arrive once it has begun; default 30 s
 	WriteMax         time.Duration // for one answer to be taken; default 30 s
 	LingerMax        time.Duration // for requests in flight when the session drains; default 10 s
+	AdmitMax         time.Duration // in all, until a Gate has let the client in; default 10 s
+	AdmitBytesMax    int           // of one request until then; default 16 KiB
 }
 
-func (l Limits) withDefaults() Limits {
+// WithDefaults is l with what is not set.
+func (l Limits) WithDefaults() Limits {
 	setInt(&l.FrameBytesMax, wire.FrameBytesDefault)
 	setInt(&l.InFlightMax, 64)
 	setInt(&l.InFlightBytesMax, 32<<20)
@@ -109,6 +119,8 @@ func (l Limits) withDefaults() Limits {
 	setInt(&l.FrameMax, 30*time.Second)
 	setInt(&l.WriteMax, 30*time.Second)
 	setInt(&l.LingerMax, 10*time.Second)
+	setInt(&l.AdmitMax, 10*time.Second)
+	setInt(&l.AdmitBytesMax, 16<<10)
 	return l
 }
 
@@ -123,6 +135,8 @@ func setInt[T ~int | ~int64](v *T, to T) {
 type Events struct {
 	ConnectionOpened func()
 	ConnectionClosed func(Reason)
+	// Admitted: the Gate let the client in.
+	Admitted func()
 	// RequestServed: took is from the frame's arrival to its answer's write.
 	RequestServed func(key, version int16, took time.Duration)
 	// BytesHeld: so many bytes more, or less, are held for clients.
@@ -156,6 +170,8 @@ type Session struct {
 	// Owned by read.
 	greeted bool      // a request has come
 	greetBy time.Time // for the first one; zero before it begins, and once much of it has come
+	gate    Gate      // nil once it let the client in
+	admitBy time.Time // zero then
 }
 
 type slot struct {
@@ -172,8 +188,8 @@ type slot struct {
 
 // New makes a session; Run serves it. budget may be nil.
 func New(c net.Conn, h Handler, l Limits, budget *Budget, e Events) *Session {
-	l = l.withDefaults()
-	return &Session{
+	l = l.WithDefaults()
+	s := &Session{
 		conn: c, handler: h, limits: l, budget: budget, events: e,
 		drain:    make(chan struct{}),
 		requests: make(chan *slot, l.InFlightMax),
@@ -181,6 +197,10 @@ func New(c net.Conn, h Handler, l Limits, budget *Budget, e Events) *Session {
 		slots:    make(chan struct{}, l.InFlightMax),
 		window:   window{max: l.InFlightBytesMax, room: make(chan struct{}, 1)},
 	}
+	if gate, ok := h.(Gate); ok && !gate.Admitted() {
+		s.gate, s.admitBy = gate, time.Now().Add(l.AdmitMax)
+	}
+	return s
 }
 
 // Drain makes the session stop reading, answer what is in flight, and end.
@@ -265,6 +285,9 @@ func (s *Session) read(ctx context.Context) error {
 		case <-s.drain:
 			return Close(ReasonDrained, nil)
 		}
+		if err := s.admission(ctx); err != nil {
+			return err
+		}
 		if err := s.window.wait(ctx, s.budget, func() bool { return Gone(s.conn) }); err != nil {
 			return err
 		}
@@ -283,6 +306,50 @@ func (s *Session) read(ctx context.Context) error {
 	}
 }
 
+// admitPause is how often a connection that is not let in is looked at while it waits.
+const admitPause = 100 * time.Millisecond
+
+// admission waits, until the client is let in, for the answer to each request: so nothing
+// is read for a client that the answer before may have let in, or sent away.
+func (s *Session) admission(ctx context.Context) error {
+	if s.gate == nil {
+		return nil
+	}
+	look := time.NewTicker(admitPause)
+	defer look.Stop()
+	for s.window.used.Load() > 0 {
+		select {
+		case <-s.window.room:
+		case now := <-look.C: // what it asked for is work that is then not done
+			switch {
+			case !now.Before(s.admitBy):
+				return Close(ReasonNoLogin, nil)
+			case Gone(s.conn):
+				return Close(ReasonClient, nil)
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.drain:
+			return Close(ReasonDrained, nil)
+		}
+	}
+	if s.gate.Admitted() {
+		s.gate, s.admitBy = nil, time.Time{}
+		if s.events.Admitted != nil {
+			s.events.Admitted()
+		}
+	}
+	return nil
+}
+
+// bytesMax of the next frame.
+func (s *Session) bytesMax() int {
+	if s.gate != nil {
+		return min(s.limits.AdmitBytesMax, s.limits.FrameBytesMax)
+	}
+	return s.limits.FrameBytesMax
+}
+
 // frame reads a frame, and counts it before it is allocated. It tells when the frame began.
 func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, came time.Time, err error) {
 	s.deadline(s.limits.IdleMax)
@@ -299,7 +366,7 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 		return nil, came, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
 	}
 	size := int64(int32(binary.BigEndian.Uint32(prefix)))
-	if size < 0 || size > int64(s.limits.FrameBytesMax) {
+	if size < 0 || size > int64(s.bytesMax()) {
 		size = 0 // ReadFrame says what is wrong with it
 	}
 	if _, err := r.Peek(int(min(4+size, readBytes))); err != nil {
@@ -315,7 +382,7 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 		s.deadline(s.limits.FrameMax)
 	}
 	s.count(size)
-	if frame, err = wire.ReadFrame(r, nil, s.limits.FrameBytesMax); err != nil {
+	if frame, err = wire.ReadFrame(r, nil, s.bytesMax()); err != nil {
 		s.count(-size)
 		return nil, came, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
 	}
@@ -327,6 +394,9 @@ func (s *Session) deadline(d time.Duration) {
 	until := time.Now().Add(d)
 	if !s.greetBy.IsZero() && until.After(s.greetBy) {
 		until = s.greetBy
+	}
+	if !s.admitBy.IsZero() && until.After(s.admitBy) {
+		until = s.admitBy
 	}
 	s.conn.SetReadDeadline(until)
 	if s.draining() {
@@ -344,6 +414,9 @@ func (s *Session) readFault(err error, late, ended Reason) error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		if !s.greetBy.IsZero() && !time.Now().Before(s.greetBy) {
 			late = ReasonNoGreeting
+		}
+		if !s.admitBy.IsZero() && !time.Now().Before(s.admitBy) {
+			late = ReasonNoLogin
 		}
 		return Close(late, err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -380,12 +453,19 @@ func (s *Session) dispatch(ctx, process context.Context) {
 func (s *Session) write(ctx context.Context) {
 	for sl := range s.order {
 		body, err := sl.answer(ctx)
+		var last error
+		if body != nil {
+			last, err = err, nil
+		}
 		if err == nil && ctx.Err() != nil {
 			err = ctx.Err()
 		}
 		if err == nil && body != nil {
 			sl.req.Hold(int64(len(body)))
 			err = s.put(sl, body)
+		}
+		if err == nil {
+			err = last
 		}
 		if sl.afterWrite != nil {
 			sl.afterWrite(err)

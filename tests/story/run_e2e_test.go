@@ -7,6 +7,7 @@ package story
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"iter"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"spillway/federation/failover"
+	account "spillway/federation/history"
 	"spillway/tests/clients"
 	"spillway/tests/orders"
 	"spillway/tests/orders/check"
@@ -222,6 +224,7 @@ func (r *run) tell(report *check.Report) {
 	r.t.Logf("longest time without an acknowledgement in the whole run: %s", strings.Join(longest, ", "))
 	if len(r.holds) > 0 {
 		r.tellMoves(report.Figures.MoveGaps)
+		r.tellForecasts()
 	}
 	r.t.Logf("counts: %v", report.Counts)
 	f := report.Figures
@@ -275,6 +278,31 @@ func (r *run) tellMoves(gaps []check.MoveGap) {
 	line("the same while nothing moves", resting)
 	for _, producer := range slices.Sorted(maps.Keys(by)) {
 		line("without an acknowledgement, "+producer, by[producer])
+	}
+}
+
+// tellForecasts prints how long plans said that producers would be held, beside what
+// happened: how often that was within a factor of two.
+func (r *run) tellForecasts() {
+	r.t.Helper()
+	out, err := r.w.Run(r.t.Context(), r.w.Desk(), "failover-group", "history", world.Group, "-o", "json")
+	r.must(err)
+	var moves []account.Record
+	r.must(json.Unmarshal([]byte(out), &moves))
+	var ratios []float64
+	within := 0
+	for _, m := range moves {
+		if m.Kind != failover.Switchover || m.HeldMillis <= 0 || m.Known == nil || m.Known.Forecast.PauseMillis <= 0 {
+			continue
+		}
+		ratio := float64(m.Known.Forecast.PauseMillis) / float64(m.HeldMillis)
+		if ratios = append(ratios, ratio); ratio >= 0.5 && ratio <= 2 {
+			within++
+		}
+	}
+	if slices.Sort(ratios); len(ratios) > 0 {
+		fmt.Printf("measured: hold foretold by hold: median %.2f, from %.2f to %.2f; within a factor of two: %d of %d\n",
+			ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1], within, len(ratios))
 	}
 }
 

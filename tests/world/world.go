@@ -199,10 +199,22 @@ func (w *World) Dir() string { return w.dir }
 // mirror, control and console, or two if the mirror is apart.
 func (w *World) StartSpillway(site string) {
 	w.t.Helper()
-	w.served[site] = w.serve("spillway at "+site, w.config(site), w.Log(site), site)
+	w.StartServing(site)
 	if w.Options.MirrorApart {
-		w.mirrors[site] = w.serve("mirror at "+site, w.config(site+"-mirror"), w.Log(site+"-mirror"), site)
+		w.StartMirror(site)
 	}
+}
+
+// StartServing starts the process of a site that has its gateway.
+func (w *World) StartServing(site string) {
+	w.t.Helper()
+	w.served[site] = w.serve("spillway at "+site, w.config(site), w.Log(site), site)
+}
+
+// StartMirror starts the mirror of a site where it is apart.
+func (w *World) StartMirror(site string) {
+	w.t.Helper()
+	w.mirrors[site] = w.serve("mirror at "+site, w.config(site+"-mirror"), w.Log(site+"-mirror"), site)
 }
 
 func (w *World) serve(name, config, log, site string) *process.Process {

@@ -71,7 +71,7 @@ func TestBulk(t *testing.T) {
 			b.must(err)
 			copied := whole
 			if !s.compacted { // a broker refuses batches with holes
-				copied = b.measure(ctx, plainCopy, "copied-"+s.name, want, b.copySpec(s, false))
+				copied = b.measure(ctx, plainCopy, "copied-"+s.name, want, b.copySpec(s, "copied-"+s.name, false))
 			}
 			if whole.name == "" {
 				whole = copied

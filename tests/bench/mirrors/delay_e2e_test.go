@@ -54,7 +54,7 @@ func TestDelays(t *testing.T) {
 	b.must(err)
 	_, err = b.admin.CreateTopics(ctx, trickled, 1, nil, "copied-for-copy", "for-spillway", "east.for-mirrormaker")
 	b.must(err)
-	copied := b.trickle(ctx, plainCopy, topics[0], "copied-for-copy", b.copySpec(shape{name: topics[0], partitions: trickled}, true))
+	copied := b.trickle(ctx, plainCopy, topics[0], "copied-for-copy", b.copySpec(shape{name: topics[0], partitions: trickled}, "copied-"+topics[0], true))
 	mine := b.trickle(ctx, ours, topics[1], topics[1], b.spillwaySpec(topics[1]))
 	other := b.trickle(ctx, theirs, topics[2], "east.for-mirrormaker", b.mirrorMakerSpec(ctx, topics[2], trickled, "lz4"))
 	for _, d := range []delays{copied, mine, other} {

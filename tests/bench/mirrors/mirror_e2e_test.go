@@ -144,8 +144,9 @@ func use(pid int) (u usage, lives bool) {
 	return u, u.residentKiB > 0 // a process that has ended has no memory
 }
 
-func (b *bench) copySpec(s shape, follows bool) process.Spec {
-	task := []string{b.address(0), b.address(1), s.name, "copied-" + s.name, strconv.Itoa(s.partitions)}
+// copySpec is the plain copier, which knows nothing of the topic at the target but its name.
+func (b *bench) copySpec(s shape, target string, follows bool) process.Spec {
+	task := []string{b.address(0), b.address(1), s.name, target, strconv.Itoa(s.partitions)}
 	if follows {
 		task = append(task, follow)
 	}

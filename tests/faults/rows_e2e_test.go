@@ -1,0 +1,208 @@
+//go:build e2e
+
+package faults
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"slices"
+	"time"
+
+	"spillway"
+	"spillway/federation/failover"
+	"spillway/tests/cluster/process"
+	"spillway/tests/world"
+)
+
+// row is one kind of fault. When act returns nothing is broken any more that does not heal
+// by itself.
+type row struct {
+	name string
+	act  func(a *arena)
+}
+
+// leasePast is longer than a lease and the time until a site that is silent is given up.
+const leasePast = 7 * time.Second
+
+// rows are what one fault after the other is taken from. "home" is the site that serves
+// when the row begins, "standby" another one.
+var rows = []row{
+	{"the gateway of home stops past its lease and goes on", func(a *arena) { a.stop(a.w.Spillway(a.home), leasePast) }},
+	{"the gateway of a standby stops past its lease and goes on", func(a *arena) { a.stop(a.w.Spillway(a.standby), leasePast) }},
+	{"the gateway of home is killed", func(a *arena) {
+		a.must(a.w.Spillway(a.home).Kill())
+		a.pause(3 * time.Second)
+		a.w.StartServing(a.home)
+	}},
+	{"the mirror of a standby is killed", func(a *arena) {
+		a.must(a.w.Mirror(a.standby).Kill())
+		a.pause(3 * time.Second)
+		a.w.StartMirror(a.standby)
+	}},
+	{"the mirrors of both standbys stop and go on", func(a *arena) {
+		a.must(a.w.Mirror(a.standby).Pause())
+		a.stop(a.w.Mirror(a.other), leasePast)
+		a.must(a.w.Mirror(a.standby).Resume())
+	}},
+	{"the broker of home stops for a moment", func(a *arena) {
+		a.must(a.w.Kafka[a.home].Pause())
+		a.pause(time.Second)
+		a.must(a.w.Kafka[a.home].Resume())
+	}},
+	{"the broker of a standby is killed", func(a *arena) {
+		a.must(a.w.Kafka[a.standby].Kill())
+		a.pause(3 * time.Second)
+		a.must(a.w.Kafka[a.standby].Restart(a.t.Context()))
+	}},
+	{"the broker of home is killed", func(a *arena) {
+		a.must(a.w.Kafka[a.home].Kill())
+		a.elsewhere()
+		a.must(a.w.Kafka[a.home].Restart(a.t.Context()))
+	}},
+	{"everything of home is killed", func(a *arena) {
+		a.w.LoseSite(a.home)
+		a.elsewhere()
+		a.w.ReturnSite(a.home)
+	}},
+	{"the network of a site is a black hole", func(a *arena) {
+		a.w.Cut()
+		a.pause(8 * time.Second)
+		a.w.Heal()
+	}},
+	{"the Consul leader is killed", func(a *arena) {
+		leader, err := a.w.Consul.Leader(a.t.Context())
+		a.must(err)
+		a.must(leader.Kill())
+		a.pause(3 * time.Second)
+		a.must(leader.Start(a.t.Context()))
+	}},
+	{"the Consul server of home answers nothing for a while", func(a *arena) {
+		a.must(a.w.ConsulOf(a.home).Pause())
+		a.pause(leasePast)
+		a.must(a.w.ConsulOf(a.home).Resume())
+	}},
+	{"two of three Consul servers are away", func(a *arena) {
+		two := a.w.Consul.Servers[:2]
+		for _, s := range two {
+			a.must(s.Kill())
+		}
+		a.pause(leasePast)
+		for _, s := range two {
+			a.must(s.Start(a.t.Context()))
+		}
+	}},
+	{"a switchover, and the target's gateway and control are killed", func(a *arena) {
+		a.during(func() {
+			a.must(a.w.Spillway(a.standby).Kill())
+			a.pause(2 * time.Second)
+			a.w.StartServing(a.standby)
+		})
+	}},
+	{"a switchover, and the target's mirror is killed", func(a *arena) {
+		a.during(func() {
+			a.must(a.w.Mirror(a.standby).Kill())
+			a.pause(time.Second)
+			a.w.StartMirror(a.standby)
+		})
+	}},
+	{"a switchover, and the gateway of home stops past its lease", func(a *arena) {
+		a.during(func() { a.stop(a.w.Spillway(a.home), leasePast) })
+	}},
+	{"a switchover, and the Consul leader is killed", func(a *arena) {
+		a.during(func() {
+			leader, err := a.w.Consul.Leader(a.t.Context())
+			a.must(err)
+			a.must(leader.Kill())
+			a.pause(2 * time.Second)
+			a.must(leader.Start(a.t.Context()))
+		})
+	}},
+	{"a switchover, and the broker of the target is killed", func(a *arena) {
+		a.during(func() {
+			a.must(a.w.Kafka[a.standby].Kill())
+			a.pause(2 * time.Second)
+			a.must(a.w.Kafka[a.standby].Restart(a.t.Context()))
+		})
+	}},
+	{"two people switch to different sites at once", func(a *arena) {
+		a.during(func() {
+			a.command("switchover", world.Group, "--to", a.other, "--timeout", "20s", "--behind-max", "30s")
+		})
+	}},
+}
+
+// stop has a process stand still, as a machine that is paused.
+func (a *arena) stop(p *process.Process, d time.Duration) {
+	a.must(p.Pause())
+	a.pause(d)
+	a.must(p.Resume())
+}
+
+// moments are the states of a switchover in which something is broken. A drain takes a
+// second or so, all others together a tenth of one.
+var moments = []failover.State{failover.Draining, failover.Fencing, failover.Cutover, failover.Open}
+
+// during begins a switchover to the standby and breaks something once the group is in a
+// state that is drawn, or behind it. How the command ends is its own matter: the move may
+// come about, or be given up.
+func (a *arena) during(act func()) {
+	drawn := moments[a.random.IntN(len(moments))]
+	before := a.share().Epoch
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.command("switchover", world.Group, "--to", a.standby, "--timeout", "20s", "--behind-max", "30s")
+	}()
+	a.moment = string(a.await(before, drawn))
+	act()
+	<-done
+}
+
+// await returns the state of the group as soon as a move that began after an epoch is as far
+// as is wanted. It asks the store itself: a command takes longer than most states.
+func (a *arena) await(before spillway.Epoch, wanted failover.State) failover.State {
+	a.t.Helper()
+	url := "http://" + a.w.ConsulOf(a.other).HTTP + "/v1/kv/" + failover.Keys("world").Share(spillway.ShareID{Group: world.Group}) + "?raw"
+	for deadline := time.Now().Add(healWithin); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		s, err := read(a.t.Context(), url)
+		if err != nil || s.Epoch == before {
+			continue
+		}
+		if s.State == failover.Stable || slices.Index(order, s.State) >= slices.Index(order, wanted) {
+			return s.State
+		}
+	}
+	a.t.Fatalf("the switchover to %s did not get to %s within %s", a.standby, wanted, healWithin)
+	return ""
+}
+
+// order is that of the states of a move.
+var order = []failover.State{failover.Draining, failover.Fencing, failover.Fenced, failover.Cutover, failover.CaughtUp, failover.Open}
+
+func read(ctx context.Context, url string) (s failover.Share, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return s, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return s, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return s, err
+	}
+	return failover.Decode(text)
+}
+
+// command gives a command from the desk of the third site. What becomes of it is told: its
+// Consul server may be one of those that are away.
+func (a *arena) command(args ...string) {
+	ctx, cancel := context.WithTimeout(a.t.Context(), time.Minute)
+	defer cancel()
+	if _, err := a.w.Run(ctx, a.other, args...); err != nil {
+		a.t.Logf("%v", err)
+	}
+}
