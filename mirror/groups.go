@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 	"time"
 
@@ -17,14 +16,11 @@ import (
 // (offsets.retention.minutes counts from the last commit).
 const recommitInterval = time.Hour
 
-// listHereMax bounds the wait for the list of this site's groups: nobody else's groups wait
-// for a node of it that does not answer.
-const listHereMax = 3 * time.Second
-
 // carryGroups copies group offsets again and again until ctx ends, and at once when
 // it is told to hurry.
 func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source, hurry <-chan struct{}) {
-	carried := make(carriedGroups)
+	carried := make(map[string]carriedGroup)
+	var mu sync.Mutex
 	tick := time.NewTicker(m.config.GroupInterval)
 	defer tick.Stop()
 	for {
@@ -35,41 +31,16 @@ func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source, hur
 			return
 		}
 		// A failure is met again by the next round, and shows as age.
-		_ = m.carryRound(ctx, a, src, carried)
+		_ = m.copyGroups(ctx, a, src, a.Epoch, false, func(_ context.Context, group string) carriedGroup {
+			mu.Lock()
+			defer mu.Unlock()
+			return carried[group]
+		}, func(group string, now carriedGroup) {
+			mu.Lock()
+			defer mu.Unlock()
+			carried[group] = now
+		})
 	}
-}
-
-// carryRound copies group offsets once. A group that a site does not list was deleted there,
-// whatever else this round can do; when it commits what it had before it is to be carried
-// again. What was committed since counts for the next round, so listing comes first.
-func (m *Mirror) carryRound(ctx context.Context, a Assignment, src *source, carried carriedGroups) error {
-	var here []broker.GroupListing
-	var errHere error
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, listHereMax)
-		defer cancel()
-		here, errHere = m.local.Admin().ListGroups(ctx)
-	})
-	groups, err := src.groups(ctx)
-	wg.Wait()
-	if err != nil {
-		return err
-	}
-	carried.keepOnly(groups)
-	if errHere == nil { // else what it has is known as well as before, and to commit shows what is wrong
-		carried.keepOnly(here)
-	}
-	var mu sync.Mutex
-	return m.copyListed(ctx, a, src, groups, a.Epoch, false, func(_ context.Context, group string) carriedGroup {
-		mu.Lock()
-		defer mu.Unlock()
-		return carried[group]
-	}, func(group string, now carriedGroup) {
-		mu.Lock()
-		defer mu.Unlock()
-		carried[group] = now
-	})
 }
 
 // HurryGroups has the group offsets carried at once, so that little is left to copy
@@ -94,18 +65,6 @@ type carriedGroup struct {
 	at      time.Time
 }
 
-// carriedGroups are those of a source, by name.
-type carriedGroups map[string]carriedGroup
-
-// keepOnly forgets the groups that a site does not list.
-func (c carriedGroups) keepOnly(listed []broker.GroupListing) {
-	there := make(map[string]bool, len(listed))
-	for _, g := range listed {
-		there[g.ID] = true
-	}
-	maps.DeleteFunc(c, func(group string, _ carriedGroup) bool { return !there[group] })
-}
-
 // has tells whether the offsets are committed, and were lately.
 func (c carriedGroup) has(offsets map[spillway.TopicPartition]broker.GroupOffset) bool {
 	for tp, o := range offsets {
@@ -114,6 +73,18 @@ func (c carriedGroup) has(offsets map[spillway.TopicPartition]broker.GroupOffset
 		}
 	}
 	return time.Since(c.at) < recommitInterval
+}
+
+// still forgets the positions that the source does not have any more: they may have been
+// deleted here too, and come again.
+func (c carriedGroup) still(theirs map[spillway.TopicPartition]broker.GroupOffset) carriedGroup {
+	kept := make(map[spillway.TopicPartition]broker.GroupOffset, len(c.offsets))
+	for tp, o := range c.offsets {
+		if there, listed := theirs[tp]; listed && there.Offset >= 0 {
+			kept[tp] = o
+		}
+	}
+	return carriedGroup{kept, c.at}
 }
 
 // CopyGroups copies the committed offsets of the share's consumer groups from a
@@ -162,28 +133,15 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	}, func(string, carriedGroup) {})
 }
 
-func (s *source) groups(ctx context.Context) ([]broker.GroupListing, error) {
-	groups, err := s.cluster.Admin().ListGroups(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list groups of site %s: %w", s.site, err)
-	}
-	return groups, nil
-}
-
-// copyGroups copies what differs from what is there, of all groups that the source lists.
-func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
-	groups, err := src.groups(ctx)
-	if err != nil {
-		return err
-	}
-	return m.copyListed(ctx, a, src, groups, floor, wait, there, keep)
-}
-
-// copyListed copies what differs from what is there, and says what is there then: nothing
+// copyGroups copies what differs from what is there, and says what is there then: nothing
 // is known of what another worker has. Of several workers each has its own groups; it may
 // wait for those that are becoming so. It commits nothing once the site has promised a
 // higher epoch than the floor.
-func (m *Mirror) copyListed(ctx context.Context, a Assignment, src *source, groups []broker.GroupListing, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
+func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
+	groups, err := src.cluster.Admin().ListGroups(ctx)
+	if err != nil {
+		return fmt.Errorf("list groups of site %s: %w", src.site, err)
+	}
 	// Groups are independent, and a move holds producers until all are copied.
 	var faults []error
 	var mu sync.Mutex
@@ -289,6 +247,7 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 	if err != nil {
 		return before, fmt.Errorf("copy group %s from site %s: %w", group, src.site, err)
 	}
+	before = before.still(theirs)
 	ours := make(map[spillway.TopicPartition]broker.GroupOffset, len(theirs))
 	for tp, o := range theirs {
 		if o.Offset < 0 || !a.covers(tp.Topic) || m.fedBy(src, tp.Topic) == "" {
@@ -299,9 +258,6 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 		}
 	}
 	if len(ours) == 0 || before.has(ours) {
-		// Positions that the source does not have any more may have been deleted here too, and
-		// come again.
-		before.offsets = ours
 		return before, nil
 	}
 	err = may.commit(ctx, ours)

@@ -264,69 +264,34 @@ func forgets(t *testing.T, addresses []string, group string, tp spillway.TopicPa
 	}
 }
 
-// A group, or its position, is deleted, and the group commits the same again: it is carried
-// again. The mirror must not believe that the site still has what it had carried, whatever
-// went wrong with other groups, and also where a round saw the group at the source before
-// and after, but not in between.
-func TestWhatWasDeletedIsCarriedAgain(t *testing.T) {
+// A position is deleted at the source, and the group commits the same again: it is carried
+// again. The mirror must not believe that the site still has what it had carried.
+func TestAPositionThatComesAgainIsCarriedAgain(t *testing.T) {
 	t.Parallel()
+	w := newGroupWorker(t)
 	tp := spillway.TopicPartition{Topic: "orders"}
-	commits := func(t *testing.T, w *groupWorker, group string) {
+	carried := carriedGroup{}
+	committed := func() bool {
 		t.Helper()
-		at := map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 0, LeaderEpoch: -1}}
-		if err := w.src.cluster.Admin().CommitGroupOffsets(testContext(t), group, at); err != nil {
+		w.calls = nil
+		err := w.m.copyGroups(testContext(t), w.a, w.src, w.a.Epoch, false, func(context.Context, string) carriedGroup { return carried },
+			func(_ string, now carriedGroup) { carried = now })
+		if err != nil {
 			t.Fatal(err)
 		}
+		return slices.Contains(w.calls, "commit")
 	}
-	deletes := func(t *testing.T, at broker.Cluster, group string) {
-		t.Helper()
-		if err := at.Admin().DeleteGroup(testContext(t), group); err != nil {
-			t.Fatal(err)
-		}
+	if !committed() || committed() {
+		t.Fatalf("at first: %v, %v", w.calls, carried)
 	}
-	for name, happens := range map[string]func(t *testing.T, w *groupWorker, round func() error){
-		"a round saw that the source did not have it, and failed with another one": func(t *testing.T, w *groupWorker, round func() error) {
-			deletes(t, w.src.cluster, watchedGroup)
-			commits(t, w, "app-other")
-			w.at = func(string) error { return broker.ErrNotAuthorized }
-			if err := round(); !errors.Is(err, broker.ErrNotAuthorized) {
-				t.Errorf("the other one: %v", err)
-			}
-			w.at = func(string) error { return nil }
-			deletes(t, w.src.cluster, "app-other")
-		},
-		"no round saw that the source did not have it": func(t *testing.T, w *groupWorker, _ func() error) {
-			deletes(t, w.src.cluster, watchedGroup)
-			deletes(t, w.m.local, watchedGroup)
-		},
-		"a round saw that the position was gone": func(t *testing.T, w *groupWorker, round func() error) {
-			forgets(t, w.theirs, watchedGroup, tp)
-			if err := round(); err != nil {
-				t.Error(err)
-			}
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newGroupWorker(t)
-			carried := make(carriedGroups)
-			round := func() error { return w.m.carryRound(testContext(t), w.a, w.src, carried) }
-			committed := func() bool {
-				t.Helper()
-				w.calls = nil
-				if err := round(); err != nil {
-					t.Fatal(err)
-				}
-				return slices.Contains(w.calls, "commit")
-			}
-			if !committed() || committed() {
-				t.Fatalf("at first: %v, %v", w.calls, carried)
-			}
-			happens(t, w, round)
-			commits(t, w, watchedGroup)
-			if !committed() || committed() {
-				t.Errorf("the group has committed again: %v, %v", w.calls, carried)
-			}
-		})
+	forgets(t, w.theirs, watchedGroup, tp)
+	if committed() {
+		t.Errorf("nothing is there: %v", w.calls)
+	}
+	if err := w.src.cluster.Admin().CommitGroupOffsets(testContext(t), watchedGroup, map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 0, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	if !committed() || committed() {
+		t.Errorf("the group has committed again: %v, %v", w.calls, carried)
 	}
 }
