@@ -82,7 +82,7 @@ func at(t *testing.T, w *gatewaytest.World, site spillway.SiteID, name string) i
 
 func audited(t *testing.T, w *gatewaytest.World) (all []failover.AuditEntry) {
 	t.Helper()
-	entries, err := w.Store.List(within(t, soon), w.Keys.Audits())
+	entries, err := w.Store.List(within(t, soon), w.Keys.ClientAudits())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +295,7 @@ func TestSettingsThatAMoveOvertakes(t *testing.T) {
 	c := raw(t, w.Addrs[0])
 	var once sync.Once
 	w.Store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
-		if when == coordtest.AfterWrite && slices.ContainsFunc(ops, func(op coordination.Op) bool { return strings.HasPrefix(op.Key, w.Keys.Audits()) }) {
+		if when == coordtest.AfterWrite && slices.ContainsFunc(ops, func(op coordination.Op) bool { return strings.HasPrefix(op.Key, w.Keys.ClientAudits()) }) {
 			once.Do(func() {
 				w.SetShare(func(s *failover.Share) { s.State, s.Epoch, s.Target = failover.Fencing, 2, "west" })
 			})

@@ -18,7 +18,7 @@ const auditEvery = time.Minute
 const opsMax = 64
 
 // keepAudit bounds what clients have written into the audit log, so that they cannot fill
-// the store. What people did stays.
+// the store. What people did is elsewhere, stays, and is not read for it.
 func (c *Control) keepAudit(ctx context.Context) {
 	ticker := time.NewTicker(c.cfg.AuditEvery)
 	defer ticker.Stop()
@@ -35,8 +35,8 @@ func (c *Control) keepAudit(ctx context.Context) {
 }
 
 func (c *Control) pruneAudit(ctx context.Context) error {
-	entries, err := c.cfg.Store.List(ctx, c.keys.Audits())
-	if err != nil {
+	entries, err := c.cfg.Store.List(ctx, c.keys.ClientAudits())
+	if err != nil || len(entries) == 0 {
 		return err
 	}
 	values := make([][]byte, len(entries))

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Bounds of what clients write into the audit log.
+// Bounds of what clients write into the audit log. It has a prefix of its own
+// (Keys.ClientAudits); what people did stays.
 const (
 	clientAuditBytesMax = 1000 // of what was done, and of why
 	// ClientAuditsMax and ClientAuditAge bound the entries that are kept.
@@ -30,17 +31,14 @@ func ClientAudit(at time.Time, who, what, why string) []byte {
 	return b
 }
 
-// StaleClientAudits chooses which entries of the audit log are to go: of those of clients
-// that are too old, or more than are kept. values are in the order of their keys, oldest
-// first; the indexes come back.
+// StaleClientAudits chooses which entries of clients are to go: those that are too old, or
+// more than are kept. values are in the order of their keys, oldest first; the indexes come
+// back.
 func StaleClientAudits(values [][]byte, now time.Time) (stale []int) {
-	kept := 0
-	for i := len(values) - 1; i >= 0; i-- {
+	for i, value := range values {
 		var a AuditEntry
-		if json.Unmarshal(values[i], &a) != nil || !a.Client {
-			continue
-		}
-		if kept++; kept > ClientAuditsMax || now.Sub(a.At) > ClientAuditAge {
+		known := json.Unmarshal(value, &a) == nil // what is not counts, but has no age
+		if len(values)-i > ClientAuditsMax || known && now.Sub(a.At) > ClientAuditAge {
 			stale = append(stale, i)
 		}
 	}

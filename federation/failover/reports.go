@@ -136,8 +136,8 @@ type AuditEntry struct {
 	Who  string    `json:"who"`
 	What string    `json:"what"`
 	Why  string    `json:"why,omitempty"`
-	// Client: a client of a gateway did it. Of these the control loops keep the newest
-	// (StaleClientAudits).
+	// Client: a client of a gateway did it. These are under Keys.ClientAudits, and the control
+	// loops keep the newest (StaleClientAudits).
 	Client bool `json:"client,omitempty"`
 }
 

@@ -407,7 +407,7 @@ func (t *Topics) Audit(ctx context.Context, who, what, why string) error {
 
 func (t *Topics) audit(who, what, why string) coordination.Op {
 	now := time.Now().UTC()
-	return coordination.Op{Key: t.keys.Audit(now, rand.Text()[:8]), Value: failover.ClientAudit(now, who, what, why)}
+	return coordination.Op{Key: t.keys.ClientAudit(now, rand.Text()[:8]), Value: failover.ClientAudit(now, who, what, why)}
 }
 
 // Run carries on what has stood still for a while, until ctx ends and what it started has.

@@ -160,7 +160,7 @@ func (w *world) recovers() {
 
 func (w *world) audit() string {
 	w.Helper()
-	entries, err := w.store.List(w.Context(), w.keys.Audits())
+	entries, err := w.store.List(w.Context(), w.keys.ClientAudits())
 	if err != nil {
 		w.Fatal(err)
 	}
