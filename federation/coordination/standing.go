@@ -6,9 +6,13 @@ import (
 	"time"
 )
 
+// standMax bounds the pause between two calls for an entry that does not change.
+const standMax = 30 * time.Second
+
 // CarryOn calls f for every entry under a prefix that has not changed for a while, again
 // and again until ctx ends: whoever worked on it has died, or given up. One call at a time
-// for a key, atOnce in all. It returns after what it started.
+// for a key, atOnce in all. What still stands after a call is left alone for longer each
+// time, up to standMax. It returns after what it started.
 func CarryOn(ctx context.Context, store Store, prefix string, after time.Duration, atOnce int, f func(context.Context, Entry)) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -16,7 +20,8 @@ func CarryOn(ctx context.Context, store Store, prefix string, after time.Duratio
 	defer cancel()
 	type standing struct {
 		entry Entry
-		since time.Time
+		due   time.Time
+		pause time.Duration // before due
 		busy  bool
 	}
 	var mu sync.Mutex // guards all
@@ -37,7 +42,7 @@ func CarryOn(ctx context.Context, store Store, prefix string, after time.Duratio
 					all[e.Key] = s
 				}
 				if s.entry.Version != e.Version {
-					s.entry, s.since = e, time.Now()
+					s.entry, s.due, s.pause = e, time.Now().Add(after), 0
 				}
 			}
 			for key := range all {
@@ -58,7 +63,7 @@ func CarryOn(ctx context.Context, store Store, prefix string, after time.Duratio
 		}
 		mu.Lock()
 		for _, s := range all {
-			if s.busy || time.Since(s.since) < after {
+			if s.busy || time.Now().Before(s.due) {
 				continue
 			}
 			s.busy = true
@@ -68,6 +73,10 @@ func CarryOn(ctx context.Context, store Store, prefix string, after time.Duratio
 					mu.Lock()
 					defer mu.Unlock()
 					s.busy = false
+					if s.entry.Version == e.Version {
+						s.pause = min(max(2*s.pause, after), max(standMax, after))
+						s.due = time.Now().Add(s.pause)
+					}
 				}()
 				select {
 				case slots <- struct{}{}:

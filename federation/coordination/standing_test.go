@@ -59,3 +59,35 @@ func TestCarryOn(t *testing.T) {
 		}
 	})
 }
+
+// What nobody can do anything about is asked less and less often, until it changes.
+func TestCarryOnBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := coordtest.NewMemory()
+		version, err := store.Put(t.Context(), "work/stands", []byte("x"), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls atomic.Int32
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			coordination.CarryOn(ctx, store, "work/", time.Second, 2, func(context.Context, coordination.Entry) { calls.Add(1) })
+		}()
+		time.Sleep(10 * time.Minute)
+		if n := calls.Load(); n < 20 || n > 26 { // 1, 2, 4, 8, 16, then 30 s apart
+			t.Errorf("%d calls in 10 minutes", n)
+		}
+		calls.Store(0)
+		if _, err := store.Put(t.Context(), "work/stands", []byte("y"), version); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if n := calls.Load(); n != 3 {
+			t.Errorf("%d calls in 5 s after a change", n)
+		}
+		cancel()
+		<-done
+	})
+}
