@@ -17,7 +17,8 @@ type Change struct {
 	Partitions  int32             `json:"partitions"`
 	Replication int16             `json:"replication"`
 	Configs     map[string]string `json:"configs,omitempty"`
-	// Made is the site that had it when it served; empty: none yet. The client may be told.
+	// Made is the site that had it when it served; empty: none yet. The client may be told
+	// while that site serves.
 	Made   spillway.SiteID `json:"made,omitempty"`
 	MadeAt time.Time       `json:"madeAt,omitzero"`
 	Who    string          `json:"who"`
@@ -80,7 +81,7 @@ func Next(c Change, serves spillway.SiteID, home SiteView) (Do, string) {
 		return Done, fmt.Sprintf("it was deleted at site %s since", serves)
 	case home.Partitions == 0:
 		return Create, fmt.Sprintf("site %s serves the failover group", serves)
-	case c.Made == "":
+	case c.Made != serves: // none has made it yet, or another one that served before
 		return Tell, fmt.Sprintf("site %s has it", serves)
 	}
 	return Follow, fmt.Sprintf("site %s has it; its mirrors create it elsewhere", serves)

@@ -21,7 +21,7 @@ import (
 var (
 	// ErrUnderWay: the topic has a creation that has not ended, so no other can begin.
 	ErrUnderWay = errors.New("the topic is being created already")
-	// ErrTooMany: UnderWayMax creations have not ended.
+	// ErrTooMany: UnderWayMax or MadeMax creations have not ended.
 	ErrTooMany = errors.New("too many topics are being created")
 	// ErrPending: the creation is in the store and not done; it is carried on.
 	ErrPending = errors.New("not done yet; it is carried on")
@@ -55,6 +55,7 @@ type Topics struct {
 	mu struct {
 		sync.Mutex
 		underWay map[string]Change // by topic, as the store's watch shows it
+		made     int               // of them a site has
 	}
 }
 
@@ -76,16 +77,18 @@ const (
 	// keepMax bounds how long the record of a topic stays for the mirrors to create it at
 	// the sites that follow.
 	keepMax = 10 * time.Minute
-	// UnderWayMax bounds the creations in the store: each is handed to every gateway with
-	// every change of another.
+	// UnderWayMax bounds the creations in the store that no site has carried out, and MadeMax
+	// those that wait for mirrors alone: each is handed to every gateway with every change of
+	// another. A mirror that is down for keepMax must not keep clients from creating topics.
 	UnderWayMax = 1000
+	MadeMax     = 5000
 	// TakenOverAtOnce bounds the creations that Run carries on at the same time.
 	TakenOverAtOnce = 4
 )
 
 // See takes what a watch of failover.Keys.Topics shows.
 func (t *Topics) See(entries []coordination.Entry) {
-	underWay := make(map[string]Change, len(entries))
+	underWay, wait := make(map[string]Change, len(entries)), 0
 	var made []string
 	defer func() {
 		for _, topic := range made {
@@ -102,23 +105,30 @@ func (t *Topics) See(entries []coordination.Entry) {
 			continue
 		}
 		underWay[c.Topic] = c
+		if c.Made != "" {
+			wait++
+		}
 	}
 	for topic, c := range t.mu.underWay {
 		if now := underWay[topic]; now.ID != c.ID || now.Made != c.Made {
 			made = append(made, topic)
 		}
 	}
-	t.mu.underWay = underWay
+	t.mu.underWay, t.mu.made = underWay, wait
 }
 
 // Begin writes a creation into the store, with who asked for it (A). ErrUnderWay, with the
 // other creation, if there is one already.
 func (t *Topics) Begin(ctx context.Context, c Change) (Change, error) {
 	t.mu.Lock()
-	n := len(t.mu.underWay)
+	made := t.mu.made
+	waiting := len(t.mu.underWay) - made
 	t.mu.Unlock()
-	if n >= UnderWayMax {
-		return c, fmt.Errorf("%s: %w: %d; try again in some seconds. The log of the control loops says what they wait for", c.Topic, ErrTooMany, n)
+	switch {
+	case waiting >= UnderWayMax:
+		return c, fmt.Errorf("%s: %w: %d; try again in some seconds. The log of the control loops says what they wait for", c.Topic, ErrTooMany, waiting)
+	case made >= MadeMax:
+		return c, fmt.Errorf("%s: %w: %d wait for mirrors to create them at the other sites; try again in some minutes, and see that the mirrors run", c.Topic, ErrTooMany, made)
 	}
 	c.ID, c.Since = rand.Text(), time.Now().UTC()
 	key := t.keys.Topic(c.Topic)
@@ -158,9 +168,9 @@ func (t *Topics) read(ctx context.Context, topic string) (Change, uint64, error)
 
 // Carry does one step after the other until the site that serves has the topic, or ctx
 // ends: ErrPending then, with what it waits for. first: this process has just begun it, and
-// nobody else can have come far: a topic that is there is another's. ErrGone: somebody else
-// has ended it, and the topic is not there. Any other error is that of a site that refused,
-// and the creation has ended with it.
+// until TakeOver nobody else can have come far: a topic that is there is another's. ErrGone:
+// somebody else has ended it, and the topic is not there. Any other error is that of a site
+// that refused, and the creation has ended with it.
 func (t *Topics) Carry(ctx context.Context, c Change, first bool) error {
 	var last error // what was waited for before ctx ended
 	for {
@@ -168,9 +178,13 @@ func (t *Topics) Carry(ctx context.Context, c Change, first bool) error {
 		switch {
 		case ended(now, waits, c):
 			return t.madeOrGone(ctx, c)
-		case waits == nil && now.Made != "":
-			return nil
 		case waits == nil:
+			var has bool
+			if has, waits = t.madeHere(ctx, now); has {
+				return nil
+			}
+		}
+		if waits == nil {
 			var s stepped
 			if s, waits = t.step(ctx, now, version, first); s.ended {
 				return waits
@@ -206,6 +220,17 @@ func pauseFor(ctx context.Context, waits error) error {
 	}
 }
 
+// madeHere tells whether the site that serves now has been seen with the topic: after a move
+// it may be another one than that which made it, and lack it.
+func (t *Topics) madeHere(ctx context.Context, c Change) (bool, error) {
+	group, ok := t.config.Topology.GroupOfTopic(c.Topic)
+	if c.Made == "" || !ok {
+		return false, nil
+	}
+	serves, _, err := t.Serves(ctx, group)
+	return err == nil && serves == c.Made, err
+}
+
 // madeOrGone tells what became of a creation that somebody else has ended.
 func (t *Topics) madeOrGone(ctx context.Context, c Change) error {
 	group, ok := t.config.Topology.GroupOfTopic(c.Topic)
@@ -238,8 +263,11 @@ func (t *Topics) Await(ctx context.Context, c Change) error {
 		if ended(now, err, c) {
 			return t.madeOrGone(ctx, c)
 		}
-		if err == nil && now.Made != "" {
-			return nil
+		if err == nil {
+			var has bool
+			if has, err = t.madeHere(ctx, now); has {
+				return nil
+			}
 		}
 		if err := pauseFor(ctx, errors.Join(err, errOthers)); err != nil {
 			return fmt.Errorf("%s: %w: %w", c, ErrPending, err)
@@ -273,12 +301,14 @@ func (t *Topics) step(ctx context.Context, c Change, version uint64, first bool)
 	if serves != "" {
 		home = t.lookAt(ctx, serves, c.Topic)
 	}
+	// After TakeOver a site may have what a control loop made; asked when the site has answered.
+	alone := func() bool { return first && c.Made == "" && time.Since(c.Since) < t.config.TakeOver }
 	do, why := Next(c, serves, home)
 	switch do {
 	case Done:
 		s.ended, err = t.end(ctx, c, version, nil)
 	case Tell:
-		if first {
+		if alone() {
 			s.ended, err = t.end(ctx, c, version, fmt.Errorf("site %s: %w", serves, broker.ErrTopicExists))
 			break
 		}
@@ -290,7 +320,7 @@ func (t *Topics) step(ctx context.Context, c Change, version uint64, first bool)
 		s.acted = true
 		err = t.create(ctx, c, serves)
 		switch {
-		case errors.Is(err, broker.ErrTopicExists) && !first:
+		case errors.Is(err, broker.ErrTopicExists) && !alone():
 			err = nil // an earlier attempt, or somebody beside us (C)
 		case definite(err):
 			s.ended, err = t.end(ctx, c, version, err)

@@ -112,9 +112,14 @@ func (a countedAdmin) CreateTopics(ctx context.Context, topics []broker.NewTopic
 	return created, refused, err
 }
 
-func (w *world) process() *Topics {
-	return New(Config{Topology: w.topology, Store: w.store, Sites: w.sites, TakeOver: 100 * time.Millisecond})
+func (w *world) process() *Topics { return w.processOf(100 * time.Millisecond) }
+
+func (w *world) processOf(takeOver time.Duration) *Topics {
+	return New(Config{Topology: w.topology, Store: w.store, Sites: w.sites, TakeOver: takeOver})
 }
+
+// gateway is a process whose creations no control loop takes over within a test.
+func (w *world) gateway() *Topics { return w.processOf(time.Minute) }
 
 func (w *world) counts(topic string) map[spillway.SiteID]int32 {
 	w.Helper()
@@ -394,16 +399,53 @@ func (silent) Metadata(ctx context.Context, _ ...string) (broker.Metadata, error
 	return broker.Metadata{}, ctx.Err()
 }
 
-// A first look that fails says nothing of whose topic it is that the next one finds.
+// A first look that fails says nothing of whose topic it is that the next one finds. Once
+// control loops may have taken the creation over it is taken as theirs.
 func TestATopicThatWasThereIsAnothers(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, map[string]int32{"new": 1})
-	w.serve("east", failover.Fencing)
-	p := w.process()
+	for name, want := range map[string]struct {
+		takeOver time.Duration
+		err      error
+	}{"before others may carry it on": {time.Minute, broker.ErrTopicExists}, "after": {100 * time.Millisecond, nil}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, map[string]int32{"new": 1})
+			w.serve("east", failover.Fencing)
+			p := w.processOf(want.takeOver)
+			c := w.begin(p, create("new"))
+			time.AfterFunc(300*time.Millisecond, func() { w.serve("east", failover.Stable) })
+			if err := p.Carry(w.within(time.Minute), c, true); !errors.Is(err, want.err) {
+				t.Errorf("told %v", err)
+			}
+			if _, is := w.underWay("new"); is != (want.err == nil) {
+				t.Errorf("under way: %v", is)
+			}
+		})
+	}
+}
+
+// The group moves when a site has made the topic: clients are told that it is there once the
+// site has it that serves now, and who only waits for another is not told before.
+func TestWhatIsToldAfterAMove(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	p := w.gateway()
 	c := w.begin(p, create("new"))
-	time.AfterFunc(300*time.Millisecond, func() { w.serve("east", failover.Stable) })
-	if err := p.Carry(w.within(time.Minute), c, true); !errors.Is(err, broker.ErrTopicExists) {
-		t.Errorf("told %v", err)
+	if err := p.Carry(w.within(time.Minute), c, true); err != nil {
+		t.Fatal(err)
+	}
+	w.serve("west", failover.Stable)
+	if err := p.Await(w.within(time.Second), c); !errors.Is(err, ErrPending) {
+		t.Errorf("who awaits it is told %v", err)
+	}
+	if err := p.Carry(w.within(time.Minute), c, true); err != nil {
+		t.Errorf("who carries it is told %v", err)
+	}
+	if now, _ := w.underWay("new"); now.Made != "west" || w.counts("new")["west"] != 4 {
+		t.Errorf("%+v, the sites have %v", now, w.counts("new"))
+	}
+	if err := p.Await(w.within(time.Minute), c); err != nil {
+		t.Errorf("who awaits it is told %v", err)
 	}
 }
 
@@ -430,16 +472,26 @@ func TestCreationsUnderWayAreBounded(t *testing.T) {
 	w := newWorld(t, nil)
 	p := w.process()
 	var entries []coordination.Entry
-	for i := range UnderWayMax {
-		c := Change{Topic: fmt.Sprintf("new-%d", i), ID: "x"}
-		entries = append(entries, coordination.Entry{Key: w.keys.Topic(c.Topic), Value: c.Encode(), Version: uint64(i + 1)})
+	add := func(n int, made spillway.SiteID) {
+		for range n {
+			c := Change{Topic: fmt.Sprintf("new-%d", len(entries)), ID: "x", Made: made}
+			entries = append(entries, coordination.Entry{Key: w.keys.Topic(c.Topic), Value: c.Encode(), Version: uint64(len(entries) + 1)})
+		}
 	}
-	p.See(entries[1:])
-	if _, err := p.Begin(t.Context(), create("one")); err != nil {
-		t.Error(err)
+	begin := func(topic string, want error) {
+		t.Helper()
+		p.See(entries)
+		if _, err := p.Begin(t.Context(), create(topic)); !errors.Is(err, want) {
+			t.Errorf("%s with %d under way: %v", topic, len(entries), err)
+		}
 	}
-	p.See(entries)
-	if _, err := p.Begin(t.Context(), create("two")); !errors.Is(err, ErrTooMany) {
-		t.Errorf("one more: %v", err)
-	}
+	add(UnderWayMax-1, "")
+	begin("one", nil)
+	add(1, "")
+	begin("two", ErrTooMany)
+	entries = nil // what waits for mirrors is more, and has a bound of its own
+	add(MadeMax-1, "east")
+	begin("three", nil)
+	add(1, "east")
+	begin("four", ErrTooMany)
 }
