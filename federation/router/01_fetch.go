@@ -193,11 +193,14 @@ func (p *fetchPart) nothing(c *Client) {
 func (p *fetchPart) fail(code int16) { p.out.ErrorCode, p.done = code, true }
 
 // try asks the sites once for all partitions that are served now. It returns
-// false when there is something to answer.
+// false when there is something to answer. A partition that is refused keeps no other
+// from its records, as at a broker: its client may name it in every request. The sites
+// are asked for what they have then.
 func (f *fetch) try(ctx context.Context) bool {
 	changed := f.changed()
 	byNode := f.plan(ctx)
-	if f.answered() {
+	refused := f.answered()
+	if refused && len(byNode) == 0 {
 		return false
 	}
 	early := f.early()
@@ -217,6 +220,9 @@ func (f *fetch) try(ctx context.Context) bool {
 		}
 	}()
 	began, wait := time.Now(), f.keep(early)
+	if refused {
+		wait = 0
+	}
 	well := f.ask(ctx, byNode, wait)
 	if f.answered() {
 		return false
