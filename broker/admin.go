@@ -25,6 +25,24 @@ type NewTopic struct {
 	Configs     map[string]string
 }
 
+// SettingOp is what is done to one setting.
+type SettingOp int8
+
+// Operations, numbered as in Kafka. The last two are for lists.
+const (
+	SetSetting      SettingOp = 0
+	ResetSetting    SettingOp = 1 // to its default
+	AppendSetting   SettingOp = 2
+	SubtractSetting SettingOp = 3
+)
+
+// SettingChange changes one setting of a topic.
+type SettingChange struct {
+	Key   string
+	Op    SettingOp
+	Value *string // nil with ResetSetting
+}
+
 // GroupListing is one consumer group in a list.
 type GroupListing struct {
 	ID           string
@@ -100,6 +118,9 @@ type Admin interface {
 	// as created. With an error nothing is said of those that are in
 	// neither: they may have been created.
 	CreateTopics(ctx context.Context, topics []NewTopic) (created []string, refused map[string]error, err error)
+	// CheckTopics asks whether topics could be created so, and creates none. refused has
+	// those that could not, with the cluster's reason.
+	CheckTopics(ctx context.Context, topics []NewTopic) (refused map[string]error, err error)
 	// DeleteTopic: ErrUnknownTopic if there is none.
 	DeleteTopic(ctx context.Context, name string) error
 	// CreatePartitions grows a topic to count partitions.
@@ -114,6 +135,8 @@ type Admin interface {
 	TopicValues(ctx context.Context, topics []string, key string) (map[string]string, error)
 	// SetTopicConfigs changes only the named settings; nil resets one to its default.
 	SetTopicConfigs(ctx context.Context, topic string, configs map[string]*string) error
+	// AlterTopic changes settings of a topic, or with checkOnly asks whether it could.
+	AlterTopic(ctx context.Context, topic string, changes []SettingChange, checkOnly bool) error
 	// BrokerConfig reads one setting of every broker, by node id. Brokers that
 	// do not tell it are left out.
 	BrokerConfig(ctx context.Context, name string) (map[int32]string, error)

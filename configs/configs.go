@@ -160,13 +160,20 @@ type AutomaticFailover struct {
 
 // Gateway is the part that clients talk to.
 type Gateway struct {
-	Listen     string        `key:"listen" doc:"Address to listen on." default:":9092"`
-	Advertised string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
-	TLS        ServerTLS     `key:"tls" doc:"Encryption towards clients; without it they connect in plain text."`
-	SASL       ClientSASL    `key:"sasl" doc:"How clients say who they are. Without it, by their certificates, or not at all. See docs/operate/security.md."`
-	Limits     GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
-	Lease      Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
+	Listen         string        `key:"listen" doc:"Address to listen on." default:":9092"`
+	Advertised     string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
+	TLS            ServerTLS     `key:"tls" doc:"Encryption towards clients; without it they connect in plain text."`
+	SASL           ClientSASL    `key:"sasl" doc:"How clients say who they are. Without it, by their certificates, or not at all. See docs/operate/security.md."`
+	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. It is for every client that is let in. See docs/operate/topics.md." enum:"none,topics" default:"none"`
+	Limits         GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
+	Lease          Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
 }
+
+// Words of Gateway.Administration.
+const (
+	AdministrationNone   = "none"
+	AdministrationTopics = "topics"
+)
 
 // ServerTLS is the gateway's certificate, and whose certificates clients show.
 type ServerTLS struct {

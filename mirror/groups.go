@@ -75,6 +75,18 @@ func (c carriedGroup) has(offsets map[spillway.TopicPartition]broker.GroupOffset
 	return time.Since(c.at) < recommitInterval
 }
 
+// still forgets the positions that the source does not have any more: they may have been
+// deleted here too, and come again.
+func (c carriedGroup) still(theirs map[spillway.TopicPartition]broker.GroupOffset) carriedGroup {
+	kept := make(map[spillway.TopicPartition]broker.GroupOffset, len(c.offsets))
+	for tp, o := range c.offsets {
+		if there, listed := theirs[tp]; listed && there.Offset >= 0 {
+			kept[tp] = o
+		}
+	}
+	return carriedGroup{kept, c.at}
+}
+
 // CopyGroups copies the committed offsets of the share's consumer groups from a
 // site, exactly: the same virtual offsets, in this site's own numbers. Members
 // that a group left behind here are removed. It may be repeated, and may run
@@ -243,6 +255,7 @@ func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group
 	if err != nil {
 		return before, fmt.Errorf("copy group %s from site %s: %w", group, src.site, err)
 	}
+	before = before.still(theirs)
 	ours := make(map[spillway.TopicPartition]broker.GroupOffset, len(theirs))
 	for tp, o := range theirs {
 		if o.Offset < 0 || !a.covers(tp.Topic) || m.fedBy(src, tp.Topic) == "" {

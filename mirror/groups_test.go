@@ -224,13 +224,14 @@ func (w watchedAdmin) RemoveMembers(context.Context, string) error { return w.as
 // groupWorker is a mirror that is to carry a group whose members are still at the site
 // that it feeds. The test says what its worker says.
 type groupWorker struct {
-	m     *Mirror
-	s     *share
-	src   *source
-	a     Assignment
-	now   atomic.Int64            // later than it is
-	calls []string                // of which the next one may be the last
-	at    func(call string) error // before each
+	m      *Mirror
+	s      *share
+	src    *source
+	theirs []string // addresses of the source
+	a      Assignment
+	now    atomic.Int64            // later than it is
+	calls  []string                // of which the next one may be the last
+	at     func(call string) error // before each
 }
 
 const watchedGroup = "app"
@@ -248,6 +249,7 @@ func newGroupWorker(t *testing.T) *groupWorker {
 	if err := east.Admin().CommitGroupOffsets(ctx, watchedGroup, map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 0, LeaderEpoch: -1}}); err != nil {
 		t.Fatal(err)
 	}
+	w.theirs = east.Addresses()
 	assign(t, testMirror(t, east, west), ordersAssignment("", 1))
 	w.m = testMirrorWith(t, Config{Local: watchedGroups{west, asked}, Now: func() time.Time { return time.Now().Add(time.Duration(w.now.Load())) }}, watchedGroups{east, asked})
 	if err := w.m.readMap(ctx); err != nil {
@@ -336,5 +338,54 @@ func TestAMoveWithoutItsGroupsFails(t *testing.T) {
 	first.is.Store(1)
 	if _, err := w.copies(testContext(t), true); !errors.Is(err, ErrNotLeading) {
 		t.Errorf("another one leads: %v", err)
+	}
+}
+
+// forgets deletes what a group has committed of a partition at a site.
+func forgets(t *testing.T, addresses []string, group string, tp spillway.TopicPartition) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(addresses...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	req := kmsg.NewPtrOffsetDeleteRequest()
+	req.Group = group
+	req.Topics = []kmsg.OffsetDeleteRequestTopic{{Topic: tp.Topic, Partitions: []kmsg.OffsetDeleteRequestTopicPartition{{Partition: tp.Partition}}}}
+	resp, err := req.RequestWith(testContext(t), client)
+	if err != nil || resp.ErrorCode != 0 || resp.Topics[0].Partitions[0].ErrorCode != 0 {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+}
+
+// A position is deleted at the source, and the group commits the same again: it is carried
+// again. The mirror must not believe that the site still has what it had carried.
+func TestAPositionThatComesAgainIsCarriedAgain(t *testing.T) {
+	t.Parallel()
+	w := newGroupWorker(t)
+	tp := spillway.TopicPartition{Topic: "orders"}
+	carried := carriedGroup{}
+	committed := func() bool {
+		t.Helper()
+		w.calls = nil
+		err := w.m.copyGroups(testContext(t), w.a, w.src, w.a.Epoch, false, func(context.Context, string) carriedGroup { return carried },
+			func(_ string, now carriedGroup) { carried = now })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.Contains(w.calls, "commit")
+	}
+	if !committed() || committed() {
+		t.Fatalf("at first: %v, %v", w.calls, carried)
+	}
+	forgets(t, w.theirs, watchedGroup, tp)
+	if committed() {
+		t.Errorf("nothing is there: %v", w.calls)
+	}
+	if err := w.src.cluster.Admin().CommitGroupOffsets(testContext(t), watchedGroup, map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 0, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	if !committed() || committed() {
+		t.Errorf("the group has committed again: %v, %v", w.calls, carried)
 	}
 }

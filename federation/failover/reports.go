@@ -160,6 +160,9 @@ type AuditEntry struct {
 	Who  string    `json:"who"`
 	What string    `json:"what"`
 	Why  string    `json:"why,omitempty"`
+	// Client: a client of a gateway did it. These are under Keys.ClientAudits, and the control
+	// loops keep the newest (StaleClientAudits).
+	Client bool `json:"client,omitempty"`
 }
 
 // Passage is one state that a move entered.

@@ -67,6 +67,14 @@ func entries(req kmsg.Request) (n int) {
 		for _, r := range r.Resources {
 			n += 1 + len(r.ConfigNames)
 		}
+	case *kmsg.CreateTopicsRequest:
+		for _, t := range r.Topics {
+			n += 1 + len(t.ReplicaAssignment) + len(t.Configs)
+		}
+	case *kmsg.IncrementalAlterConfigsRequest:
+		n = withPartitions(r.Resources, func(t kmsg.IncrementalAlterConfigsRequestResource) int { return len(t.Configs) })
+	case *kmsg.AlterConfigsRequest:
+		n = withPartitions(r.Resources, func(t kmsg.AlterConfigsRequestResource) int { return len(t.Configs) })
 	case *kmsg.LeaveGroupRequest:
 		n = len(r.Members)
 	case *kmsg.JoinGroupRequest:

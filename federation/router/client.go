@@ -56,6 +56,10 @@ func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer
 		c.router.events.refused("unknown-api")
 		return nil, session.Close(session.ReasonUnknownAPI, fmt.Errorf("API key %d is not served", req.Key))
 	}
+	if a.level > c.router.config.Administration {
+		c.router.events.refused("administration")
+		return nil, session.Close(session.ReasonUnknownAPI, fmt.Errorf("API key %d is not served: gateway.administration does not allow it", req.Key))
+	}
 	if req.Version < a.min || req.Version > a.max {
 		if req.Key == apiVersionsAPI.key {
 			return c.versionMismatch(), nil

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
@@ -19,8 +20,10 @@ import (
 	"spillway/broker/conn"
 	"spillway/broker/wire"
 	"spillway/broker/wire/wiretest"
+	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
 	"spillway/federation/session"
+	"spillway/federation/topicchange"
 )
 
 // codecTopics are the topics of the virtual cluster, codecPartitions how many
@@ -92,7 +95,7 @@ func (*codecSite) Coordinator(context.Context, broker.CoordinatorKind, string) (
 	return 0, nil
 }
 
-// codecAdmin knows one producer, under every transactional id.
+// codecAdmin knows one producer, under every transactional id, and refuses whatever is to change.
 type codecAdmin struct {
 	broker.Admin
 	of *codecSite
@@ -103,6 +106,22 @@ func (s *codecSite) Admin() broker.Admin { return codecAdmin{of: s} }
 func (a codecAdmin) DescribeTransaction(context.Context, string) (broker.Transaction, error) {
 	a.of.described.Add(1)
 	return a.of.transaction, a.of.silent
+}
+
+func (codecAdmin) CheckTopics(_ context.Context, topics []broker.NewTopic) (map[string]error, error) {
+	refused := make(map[string]error)
+	for _, t := range topics {
+		refused[t.Name] = kerr.PolicyViolation
+	}
+	return refused, nil
+}
+
+func (codecAdmin) TopicSettings(_ context.Context, topics []string) (map[string]map[string]string, error) {
+	return map[string]map[string]string{codecTopics[0]: {"retention.ms": "1"}}, nil
+}
+
+func (codecAdmin) AlterTopic(context.Context, string, []broker.SettingChange, bool) error {
+	return kerr.InvalidConfig
 }
 
 func (*codecSite) Refresh(context.Context) error { return nil }
@@ -213,8 +232,11 @@ func newCodecWorld(t testing.TB, m mapping, release *kversion.Versions) *codecWo
 	share := NewShare(spillway.ShareID{Group: "shop"}, group)
 	site := &codecSite{t: t, mapping: m, release: release, nodes: []broker.Node{{ID: 0}},
 		transaction: broker.Transaction{State: broker.TransactionOngoing, ProducerID: codecProducer}}
+	sites := map[spillway.SiteID]broker.Cluster{"east": site}
 	r := New(Config{
-		Topology: m.topology, Sites: map[spillway.SiteID]broker.Cluster{"east": site}, Shares: []*Share{share},
+		Changes:        topicchange.New(topicchange.Config{Topology: m.topology, Store: coordtest.NewMemory(), Sites: sites}),
+		Administration: TopicAdministration,
+		Topology:       m.topology, Sites: sites, Shares: []*Share{share},
 		Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: new(marksAt),
 		HoldMax: 200 * time.Millisecond,
 	})

@@ -7,12 +7,15 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/conn"
 	"spillway/federation/authentication"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
+	"spillway/federation/topicchange"
 	"spillway/mirror/offsetmap"
 )
 
@@ -51,6 +54,8 @@ type Reserve interface {
 	// Extend asks, and returns when the reserved end is at least end. It is
 	// raised ahead of use, so it rarely waits.
 	Extend(ctx context.Context, share *Share, t Term, tp spillway.TopicPartition, end spillway.Offset) error
+	// Knows tells whether ends of a topic were reserved in the newest epoch that had some.
+	Knows(share *Share, topic string) bool
 }
 
 // Marks are the durable marks of the sites that follow.
@@ -82,7 +87,10 @@ type Config struct {
 	// Report changes this gateway's confirmation about an epoch of a share, soon;
 	// change may be called more than once.
 	Report func(share spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport))
-	Events Events
+	// Changes carries out what clients ask of whole topics.
+	Changes        *topicchange.Topics
+	Administration Administration // default NoAdministration
+	Events         Events
 	// Authentication asks clients who they are; nil: it does not.
 	Authentication *authentication.Authenticator
 	// Dial reaches other gateways, to see whether they are gone; default conn.Dial.
@@ -120,6 +128,7 @@ type Router struct {
 	transactions *transactions
 	gone         goneFor
 	aside        chan struct{} // a token per member that is taken back, or may have to be
+	changing     *rate.Limiter // of what clients change
 
 	generations *generations // produces on their way, by the layout that let them in
 
@@ -144,7 +153,8 @@ func New(c Config) *Router {
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,
 		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), transactions: newTransactions(), generations: newGenerations(),
-		aside: make(chan struct{}, asideMax),
+		aside:    make(chan struct{}, asideMax),
+		changing: rate.NewLimiter(changesPerSecond, changesBurst),
 	}
 	for _, s := range c.Shares {
 		r.shares[s.ID] = s

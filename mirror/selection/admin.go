@@ -27,6 +27,10 @@ func (a *admin) CreateTopics(_ context.Context, topics []broker.NewTopic) ([]str
 	return nil, nil, a.readOnly("create", fmt.Sprintf("%d topics", len(topics)))
 }
 
+func (a *admin) CheckTopics(_ context.Context, topics []broker.NewTopic) (map[string]error, error) {
+	return nil, a.readOnly("check", fmt.Sprintf("%d topics", len(topics)))
+}
+
 func (a *admin) DeleteTopic(_ context.Context, name string) error {
 	return a.readOnly("delete", name)
 }
@@ -36,6 +40,10 @@ func (a *admin) CreatePartitions(_ context.Context, name string, _ int32) error 
 }
 
 func (a *admin) SetTopicConfigs(_ context.Context, topic string, _ map[string]*string) error {
+	return a.readOnly("change settings of", topic)
+}
+
+func (a *admin) AlterTopic(_ context.Context, topic string, _ []broker.SettingChange, _ bool) error {
 	return a.readOnly("change settings of", topic)
 }
 
