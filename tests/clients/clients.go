@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,12 +28,6 @@ import (
 
 //go:embed java/HistoryClient.java
 var javaSource string
-
-//go:embed python/history_client.py
-var pythonSource string
-
-// confluentKafka is the release of librdkafka's Python binding that is tested.
-const confluentKafka = "confluent-kafka==2.16.1"
 
 // Spec says which client to run and what it does.
 type Spec struct {
@@ -188,7 +183,11 @@ func (c *Client) startJava(ctx context.Context, version string) error {
 // compile compiles a program once per version of the library: launching from
 // source would compile it at each start, on cores that the brokers need.
 func compile(ctx context.Context, version, class, source string) (kafka.Java, error) {
-	java, err := kafka.Tools(ctx, version)
+	set := version
+	if slices.Contains(kafka.Sets(), "clients-"+version) {
+		set = "clients-" + version // of which no broker is started
+	}
+	java, err := kafka.Tools(ctx, set)
 	if err != nil {
 		return java, err
 	}
@@ -211,30 +210,11 @@ func compile(ctx context.Context, version, class, source string) (kafka.Java, er
 }
 
 func (c *Client) startPython(ctx context.Context) error {
-	library, err := pythonLibrary(ctx)
+	spec, err := program{"python/history_client.py", confluentKafka}.python(ctx, c.spec.Dir, c.spec.arguments())
 	if err != nil {
-		return err
-	}
-	program := filepath.Join(c.spec.Dir, "history_client.py")
-	if err := os.WriteFile(program, []byte(pythonSource), 0o644); err != nil {
 		return fmt.Errorf("start client %s: %w", c.spec.Name, err)
 	}
-	return c.run(process.Spec{Path: "python3", Args: append([]string{program}, c.spec.arguments()...), Env: []string{"PYTHONPATH=" + library}})
-}
-
-// pythonLibrary is the folder of a copy of the library of its own, installed once.
-func pythonLibrary(ctx context.Context) (string, error) {
-	dir, err := cache.Entry("python-client-"+digest(confluentKafka), func(dir string) error {
-		out, err := exec.CommandContext(ctx, "python3", "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--target", dir, confluentKafka).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("pip: %w: %s", err, out)
-		}
-		return nil
-	})
-	if err != nil {
-		return "", fmt.Errorf("install %s (needs python3-pip and PyPI): %w", confluentKafka, err)
-	}
-	return dir, nil
+	return c.run(spec)
 }
 
 func digest(text string) string {
