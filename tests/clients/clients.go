@@ -31,7 +31,7 @@ var javaSource string
 
 // Spec says which client to run and what it does.
 type Spec struct {
-	Kind       string // "java-3.9.2", "java-4.3.1", "java-4.4.0", "python" or "kcat"
+	Kind       string // one of Kinds that is no library of Go
 	Name       string // in the history each role is a client of its own: Name-producer, Name-group, Name-assign
 	Roles      []string
 	Bootstrap  []string
@@ -71,12 +71,14 @@ func Start(ctx context.Context, spec Spec) (*Client, error) {
 	if c.output, err = os.Create(c.HistoryFile()); err != nil {
 		return nil, fmt.Errorf("start client %s: %w", spec.Name, err)
 	}
-	switch kind, version, _ := strings.Cut(spec.Kind, "-"); kind {
-	case "java":
+	version, isJava := strings.CutPrefix(spec.Kind, "java-")
+	program, isProgram := historyClients[spec.Kind]
+	switch {
+	case isJava:
 		err = c.startJava(ctx, version)
-	case "python":
-		err = c.startPython(ctx)
-	case "kcat":
+	case isProgram:
+		err = c.startProgram(ctx, program)
+	case spec.Kind == "kcat":
 		err = c.startKcat()
 	default:
 		err = fmt.Errorf("start client %s: no client is called %q", spec.Name, spec.Kind)
@@ -209,8 +211,8 @@ func compile(ctx context.Context, version, class, source string) (kafka.Java, er
 	return java, nil
 }
 
-func (c *Client) startPython(ctx context.Context) error {
-	spec, err := program{"python/history_client.py", confluentKafka}.python(ctx, c.spec.Dir, c.spec.arguments())
+func (c *Client) startProgram(ctx context.Context, p program) error {
+	spec, err := p.command(ctx, c.spec.Dir, c.spec.arguments())
 	if err != nil {
 		return fmt.Errorf("start client %s: %w", c.spec.Name, err)
 	}

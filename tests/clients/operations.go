@@ -135,15 +135,12 @@ func Operate(ctx context.Context, t Task) ([]Told, error) {
 	var told []Told
 	var err error
 	version, isJava := strings.CutPrefix(t.Kind, "java-")
-	python, isPython := pythonClients[t.Kind]
-	node, isNode := nodeClients[t.Kind]
+	program, isProgram := operating[t.Kind]
 	switch {
 	case isJava:
 		told, err = t.java(ctx, version)
-	case isPython:
-		told, err = t.interpreted(ctx, python.python)
-	case isNode:
-		told, err = t.interpreted(ctx, node.node)
+	case isProgram:
+		told, err = t.interpreted(ctx, program)
 	case t.Kind == "kcat":
 		told, err = t.kcat(ctx)
 	case t.Kind == "sarama":
@@ -185,8 +182,8 @@ func (t Task) java(ctx context.Context, version string) ([]Told, error) {
 }
 
 // interpreted runs a program in Python or JavaScript.
-func (t Task) interpreted(ctx context.Context, start func(ctx context.Context, dir string, arguments []string) (process.Spec, error)) ([]Told, error) {
-	spec, err := start(ctx, t.Dir, t.arguments())
+func (t Task) interpreted(ctx context.Context, p program) ([]Told, error) {
+	spec, err := p.command(ctx, t.Dir, t.arguments())
 	if err != nil {
 		return nil, err
 	}

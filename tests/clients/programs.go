@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"spillway/tests/cluster/cache"
 	"spillway/tests/cluster/process"
@@ -19,23 +20,41 @@ var programs embed.FS
 // program is a client in a language that is not compiled, with the library that it is for.
 type program struct {
 	file    string // of programs
-	library string // as its package manager names it
+	library string // as its package manager names it, and what else it needs, between spaces
 }
 
-// pythonClients and nodeClients do everything that Operate asks for.
+// The releases that are tested, as docs/clients.md says, with what they need to read snappy,
+// which franz-go writes by default.
+const (
+	confluentKafka = "confluent-kafka==2.16.1" // librdkafka's binding
+	kafkaPython    = "kafka-python[snappy]==3.0.12"
+	aiokafka       = "aiokafka[snappy]==0.14.0"
+	kafkajs        = "kafkajs@2.2.4 kafkajs-snappy@1.1.0"
+)
+
+// operating are the programs of Operate, historyClients those of Start.
 var (
-	pythonClients = map[string]program{
+	operating = map[string]program{
 		"python":       {"python/operations.py", confluentKafka},
-		"kafka-python": {"python/operations_kafka_python.py", "kafka-python==3.0.12"},
-		"aiokafka":     {"python/operations_aiokafka.py", "aiokafka==0.14.0"},
+		"kafka-python": {"python/operations_kafka_python.py", kafkaPython},
+		"aiokafka":     {"python/operations_aiokafka.py", aiokafka},
+		"kafkajs":      {"javascript/operations.js", kafkajs},
 	}
-	nodeClients = map[string]program{
-		"kafkajs": {"javascript/operations.js", "kafkajs@2.2.4"},
+	historyClients = map[string]program{
+		"python":       {"python/history_client.py", confluentKafka},
+		"kafka-python": {"python/history_kafka_python.py", kafkaPython},
+		"aiokafka":     {"python/history_aiokafka.py", aiokafka},
+		"kafkajs":      {"javascript/history_client.js", kafkajs},
 	}
 )
 
-// confluentKafka is the release of librdkafka's Python binding that is tested.
-const confluentKafka = "confluent-kafka==2.16.1"
+// command is how to start it in a folder of its own.
+func (p program) command(ctx context.Context, dir string, arguments []string) (process.Spec, error) {
+	if filepath.Dir(p.file) == "javascript" {
+		return p.node(ctx, dir, arguments)
+	}
+	return p.python(ctx, dir, arguments)
+}
 
 // python is how to start a program in a folder of its own, with its library.
 func (p program) python(ctx context.Context, dir string, arguments []string) (process.Spec, error) {
@@ -52,7 +71,7 @@ func (p program) python(ctx context.Context, dir string, arguments []string) (pr
 // node is python's twin.
 func (p program) node(ctx context.Context, dir string, arguments []string) (process.Spec, error) {
 	library, err := installed(ctx, "node-client-", p.library, "npm, of the Debian package npm or in that of nodejs, and its registry", func(dir string) *exec.Cmd {
-		return exec.CommandContext(ctx, "npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", dir, p.library)
+		return exec.CommandContext(ctx, "npm", append([]string{"install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", dir}, strings.Fields(p.library)...)...)
 	})
 	if err != nil {
 		return process.Spec{}, err

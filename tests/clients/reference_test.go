@@ -27,11 +27,9 @@ func TestTheDocsSayWhichClientsAreRun(t *testing.T) {
 		if name == "" {
 			name = "Java " + strings.TrimPrefix(kind, "java-")
 		}
-		if p, ok := pythonClients[kind]; ok {
-			name = strings.Replace(p.library, "==", " ", 1)
-		}
-		if p, ok := nodeClients[kind]; ok {
-			name = strings.Replace(p.library, "@", " ", 1)
+		if p, ok := operating[kind]; ok {
+			library, _, _ := strings.Cut(p.library, " ")
+			name = strings.NewReplacer("[snappy]", "", "==", " ", "@", " ").Replace(library)
 		}
 		cells := rows[name]
 		delete(rows, name)

@@ -53,7 +53,7 @@ func Transact(ctx context.Context, a Transactional) (*Client, error) {
 		java.Options = append(java.Options, "-Xmx96m")
 		spec = java.Spec(a.ID, c.spec.log(), "Transactions", a.arguments()...)
 	} else {
-		if spec, err = (program{"python/transactions.py", confluentKafka}).python(ctx, a.Dir, a.arguments()); err != nil {
+		if spec, err = (program{"python/transactions.py", confluentKafka}).command(ctx, a.Dir, a.arguments()); err != nil {
 			return nil, fmt.Errorf("start %s: %w", a.ID, err)
 		}
 	}
