@@ -64,6 +64,27 @@ func TestNoEpochEndsBelowAPositionOfAClient(t *testing.T) {
 		}
 	}
 
+	// Whoever names a partition twice is answered twice, and costs the site two questions.
+	metadata, offsets := w.Wires["east"].Sent(3), w.Wires["east"].Sent(2)
+	req := kmsg.NewPtrOffsetForLeaderEpochRequest()
+	req.Version, req.ReplicaID = 4, -1
+	p := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
+	p.Partition, p.CurrentLeaderEpoch, p.LeaderEpoch = 1, first, first
+	other := p
+	other.Partition = 0
+	none := p
+	none.Partition = 2
+	req.Topics = []kmsg.OffsetForLeaderEpochRequestTopic{{Topic: "orders", Partitions: []kmsg.OffsetForLeaderEpochRequestTopicPartition{p, other, p, none}}}
+	all := do[*kmsg.OffsetForLeaderEpochResponse](t, raw(t, w.Addrs[0]), req).Topics[0].Partitions
+	for i, want := range []int64{position, gatewaytest.OffsetBase, position, -1} {
+		if all[i].EndOffset != want || (all[i].ErrorCode == 0) != (want >= 0) {
+			t.Errorf("answer %d: %+v, want %d", i, all[i], want)
+		}
+	}
+	if m, o := w.Wires["east"].Sent(3)-metadata, w.Wires["east"].Sent(2)-offsets; m != 1 || o != 1 {
+		t.Errorf("the site was asked %d times for metadata and %d times for offsets", m, o)
+	}
+
 	w.Fence("west", failover.Failover)
 	if got := endOfEpoch(t, w, orders, -1, first); got.ErrorCode != kerr.NotLeaderForPartition.Code || got.EndOffset != -1 {
 		t.Errorf("while the group moves: %+v", got)

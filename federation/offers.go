@@ -18,18 +18,17 @@ type offers struct{ gateway *Gateway }
 const offersMax = time.Second
 
 func (o offers) Get(ctx context.Context, site spillway.SiteID) map[int16]int16 {
-	// The site has had the caller's time.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), offersMax)
+	ctx, cancel := context.WithTimeout(ctx, offersMax)
 	defer cancel()
 	_, versions, err := o.read(ctx, site)
-	if err != nil {
+	if err != nil && ctx.Err() != context.Canceled {
 		o.gateway.problem("read what site "+string(site)+" offers, which does not answer itself", err)
 	}
 	return versions
 }
 
 func (o offers) Put(ctx context.Context, site spillway.SiteID, versions map[int16]int16) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), offersMax)
+	ctx, cancel := context.WithTimeout(ctx, offersMax)
 	defer cancel()
 	version, known, err := o.read(ctx, site)
 	if err == nil && maps.Equal(known, versions) {
@@ -38,7 +37,7 @@ func (o offers) Put(ctx context.Context, site spillway.SiteID, versions map[int1
 	if err == nil {
 		err = o.write(ctx, site, versions, version)
 	}
-	if err != nil && !errors.Is(err, coordination.ErrConflict) { // another gateway has heard the same
+	if err != nil && ctx.Err() != context.Canceled && !errors.Is(err, coordination.ErrConflict) { // another gateway has heard the same
 		o.gateway.problem("keep what site "+string(site)+" offers, for gateways that start while it is away", err)
 	}
 }

@@ -57,7 +57,7 @@ func TestNobodyIsAnsweredWhileASiteIsAsked(t *testing.T) {
 		})
 	}
 	gatewaytest.Eventually(t, "west is asked", func() bool { return w.Wires["west"].Sent(18) > asked })
-	time.Sleep(100 * time.Millisecond) // for clients that do not wait
+	time.Sleep(100 * time.Millisecond) // for clients that come later, and do not wait
 	w.Wires["west"].Unmute()
 	clients.Wait()
 }

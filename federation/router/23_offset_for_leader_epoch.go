@@ -2,13 +2,13 @@ package router
 
 import (
 	"context"
-	"errors"
+	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
-	"spillway/broker"
 	"spillway/federation/session"
 )
 
@@ -22,8 +22,11 @@ import (
 // epoch up to the current one ends where the log ends.
 //
 //	A  the end is no lower than any position that a gateway has handed out in the epoch or
-//	   before it: it is that of the log, not that of what is durable at other sites, of
-//	   which this gateway may have heard later than others
+//	   before it: it is the high watermark of the site, not that of what is durable at other
+//	   sites, of which this gateway may have heard later than others, and no lower than where
+//	   the present epoch began
+//	B  a request costs a site one question about metadata, and each of its brokers one about
+//	   ends; it drops nothing that other clients use
 var offsetForLeaderEpochAPI = api{
 	key: 23, min: 2, max: 4, needs: -1, begin: (*Client).beginOffsetForLeaderEpoch,
 	treatment: answeredHere, about: "Virtual leader epochs. Each one ends where the log of the site that serves ends, since virtual offsets are never cut off.",
@@ -39,17 +42,24 @@ func (c *Client) beginOffsetForLeaderEpoch(_ context.Context, sreq session.Reque
 	}, nil
 }
 
+// epochEndsMax is for the sites to answer in: the answers of a connection come in order.
+const epochEndsMax = 5 * time.Second
+
 // epochEnd is one partition whose log end is asked for.
 type epochEnd struct {
 	share *Share
 	term  Term
-	tp    spillway.TopicPartition
-	out   *kmsg.OffsetForLeaderEpochResponseTopicPartition
+	out   []*kmsg.OffsetForLeaderEpochResponseTopicPartition
 }
 
+// siteEnds are those at one site.
+type siteEnds map[spillway.TopicPartition]*epochEnd
+
 func (c *Client) offsetForLeaderEpoch(ctx context.Context, req *kmsg.OffsetForLeaderEpochRequest) *kmsg.OffsetForLeaderEpochResponse {
+	ctx, cancel := context.WithTimeout(ctx, epochEndsMax)
+	defer cancel()
 	resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
-	asked := make(map[siteNode][]epochEnd)
+	asked := make(map[spillway.SiteID]siteEnds)
 	for _, t := range req.Topics {
 		out := kmsg.NewOffsetForLeaderEpochResponseTopic()
 		out.Topic = t.Topic
@@ -58,74 +68,106 @@ func (c *Client) offsetForLeaderEpoch(ctx context.Context, req *kmsg.OffsetForLe
 			answer := &out.Partitions[i]
 			answer.Default()
 			answer.Partition = p.Partition
-			e := epochEnd{tp: spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition}, out: answer}
-			var at siteNode
-			if at, answer.ErrorCode = c.epochAsked(ctx, &e, p); answer.ErrorCode == 0 && p.LeaderEpoch >= 0 {
-				answer.LeaderEpoch = p.LeaderEpoch
-				asked[at] = append(asked[at], e)
+			tp := spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition}
+			var share *Share
+			var term Term
+			if share, term, answer.ErrorCode = c.epochAsked(tp, p); answer.ErrorCode != 0 || p.LeaderEpoch < 0 {
+				continue
 			}
+			answer.LeaderEpoch = p.LeaderEpoch
+			ends := asked[term.Site]
+			if ends == nil {
+				ends = make(siteEnds)
+				asked[term.Site] = ends
+			}
+			if ends[tp] == nil {
+				ends[tp] = &epochEnd{share: share, term: term}
+			}
+			ends[tp].out = append(ends[tp].out, answer)
 		}
 		resp.Topics = append(resp.Topics, out)
 	}
-	for at, ends := range asked {
-		c.epochEnds(ctx, at, ends)
+	for site, ends := range asked {
+		c.epochEnds(ctx, site, ends)
 	}
 	return resp
 }
 
-// epochAsked judges what a client asks of one partition, and finds who leads it. It does not
-// wait for the end of a move: clients ask again.
-func (c *Client) epochAsked(ctx context.Context, e *epochEnd, p kmsg.OffsetForLeaderEpochRequestTopicPartition) (siteNode, int16) {
-	share, ok := c.router.ShareOf(e.tp)
-	if !ok || e.tp.Partition < 0 {
-		return siteNode{}, kerr.UnknownTopicOrPartition.Code
+// epochAsked judges what a client asks of one partition. It does not wait for the end of a
+// move: clients ask again.
+func (c *Client) epochAsked(tp spillway.TopicPartition, p kmsg.OffsetForLeaderEpochRequestTopicPartition) (*Share, Term, int16) {
+	share, ok := c.router.ShareOf(tp)
+	if !ok || tp.Partition < 0 {
+		return nil, Term{}, kerr.UnknownTopicOrPartition.Code
 	}
 	t, serving := share.Serving()
 	if !serving || !c.router.lease.Held() {
-		return siteNode{}, kerr.NotLeaderForPartition.Code
+		return nil, Term{}, kerr.NotLeaderForPartition.Code
 	}
-	e.share, e.term = share, t
 	switch current := t.LeaderEpoch(); {
 	case p.CurrentLeaderEpoch >= 0 && p.CurrentLeaderEpoch < current:
-		return siteNode{}, kerr.FencedLeaderEpoch.Code
+		return nil, Term{}, kerr.FencedLeaderEpoch.Code
 	case max(p.CurrentLeaderEpoch, p.LeaderEpoch) > current: // of a move that this gateway has not heard of yet
-		return siteNode{}, kerr.UnknownLeaderEpoch.Code
+		return nil, Term{}, kerr.UnknownLeaderEpoch.Code
 	}
-	node, err := c.router.sites[t.Site].Leader(ctx, e.tp)
-	if errors.Is(err, broker.ErrUnknownTopic) {
-		return siteNode{}, kerr.UnknownTopicOrPartition.Code
-	}
-	if err != nil {
-		c.router.refresh(ctx, t.Site)
-		return siteNode{}, kerr.NotLeaderForPartition.Code
-	}
-	return siteNode{t.Site, node}, 0
+	return share, t, 0
 }
 
-// epochEnds asks one broker for the ends of all partitions that it leads.
-func (c *Client) epochEnds(ctx context.Context, at siteNode, ends []epochEnd) {
-	r := c.router
-	tps := make([]spillway.TopicPartition, len(ends))
-	for i, e := range ends {
-		tps[i] = e.tp
+// epochEnds asks a site who leads the partitions, and those brokers for the ends.
+func (c *Client) epochEnds(ctx context.Context, site spillway.SiteID, ends siteEnds) {
+	var names []string
+	for tp := range ends {
+		names = append(names, tp.Topic)
 	}
-	told, err := c.askBroker(ctx, at, tps, 0, timestampLatest)
-	stale := err != nil
-	for _, e := range ends {
-		in, heard := told[e.tp]
-		view := r.viewOf(e.share, e.term, e.tp)
-		switch {
-		case heard && in.ErrorCode == kerr.UnknownTopicOrPartition.Code, heard && in.ErrorCode == kerr.TopicAuthorizationFailed.Code:
-			e.out.ErrorCode, e.out.LeaderEpoch = in.ErrorCode, -1
-		case !heard, in.ErrorCode != 0, view == nil, !e.share.Holds(e.term), !r.lease.Held():
-			e.out.ErrorCode, e.out.LeaderEpoch = kerr.NotLeaderForPartition.Code, -1
-			stale = stale || in.ErrorCode != 0
+	slices.Sort(names)
+	led := make(map[int32][]spillway.TopicPartition)
+	md, err := c.router.sites[site].Metadata(ctx, slices.Compact(names)...)
+	for tp, e := range ends {
+		topic := md.Topics[tp.Topic]
+		switch p := int(tp.Partition); {
+		case err != nil:
+			e.refuse(kerr.NotLeaderForPartition.Code)
+		case topic.ErrorCode == kerr.TopicAuthorizationFailed.Code:
+			e.refuse(topic.ErrorCode)
+		case topic.ErrorCode == kerr.UnknownTopicOrPartition.Code, topic.ErrorCode == 0 && p >= len(topic.Partitions):
+			e.refuse(kerr.UnknownTopicOrPartition.Code)
+		case topic.ErrorCode != 0, topic.Partitions[p].Leader < 0:
+			e.refuse(kerr.NotLeaderForPartition.Code)
 		default:
-			v, _ := view.ToVirtual(spillway.LocalOffset(in.Offset))
-			e.out.EndOffset = int64(max(v, startOf(view)))
+			led[topic.Partitions[p].Leader] = append(led[topic.Partitions[p].Leader], tp)
 		}
 	}
-	if stale {
-		r.refresh(ctx, at.site)
+	for node, tps := range led {
+		told, err := c.askBroker(ctx, siteNode{site, node}, tps, 0, timestampLatest)
+		for _, tp := range tps {
+			in, heard := told[tp]
+			ends[tp].answer(c.router, tp, in, err == nil && heard)
+		}
+	}
+}
+
+// refuse answers with an error.
+func (e *epochEnd) refuse(code int16) {
+	for _, out := range e.out {
+		out.ErrorCode, out.LeaderEpoch = code, -1
+	}
+}
+
+func (e *epochEnd) answer(r *Router, tp spillway.TopicPartition, in kmsg.ListOffsetsResponseTopicPartition, heard bool) {
+	view := r.viewOf(e.share, e.term, tp)
+	switch {
+	case heard && in.ErrorCode == kerr.TopicAuthorizationFailed.Code:
+		e.refuse(in.ErrorCode)
+		return
+	case !heard, in.ErrorCode != 0, view == nil, !e.share.Holds(e.term), !r.lease.Held():
+		e.refuse(kerr.NotLeaderForPartition.Code)
+		return
+	}
+	end, _ := view.ToVirtual(spillway.LocalOffset(in.Offset))
+	if open, ok := view.Open(); ok {
+		end = max(end, open.Virtual)
+	}
+	for _, out := range e.out {
+		out.EndOffset = int64(end)
 	}
 }

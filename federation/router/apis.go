@@ -56,6 +56,7 @@ type offer struct {
 		bySite map[spillway.SiteID]map[int16]int16 // highest version by key
 		asked  map[spillway.SiteID]time.Time
 		asking map[spillway.SiteID]chan struct{} // closed when the answer is there, or none
+		stored map[spillway.SiteID]bool          // bySite is what other gateways heard; the site itself is asked on
 	}
 }
 
@@ -64,6 +65,7 @@ func newOffer(r *Router) *offer {
 	o.mu.bySite = make(map[spillway.SiteID]map[int16]int16)
 	o.mu.asked = make(map[spillway.SiteID]time.Time)
 	o.mu.asking = make(map[spillway.SiteID]chan struct{})
+	o.mu.stored = make(map[spillway.SiteID]bool)
 	return o
 }
 
@@ -73,24 +75,28 @@ const (
 	offerAskEvery = 5 * time.Second
 )
 
-// learn asks the sites that were never heard, or waits for who asks already. A site that
-// cannot be reached, and that no gateway ever heard, counts as one that offers only what all
-// supported releases have.
+// learn asks the sites that were never heard, or waits for who asks already, for the first
+// time. A site that cannot be reached, and that no gateway ever heard, counts as one that
+// offers only what all supported releases have; it is asked on, and nobody waits for that.
 func (o *offer) learn(ctx context.Context) {
 	var wait []chan struct{}
 	for id, cluster := range o.router.sites {
 		o.mu.Lock()
-		asking := o.mu.asking[id]
-		if asking == nil && o.mu.bySite[id] == nil && time.Since(o.mu.asked[id]) >= offerAskEvery {
+		asking, first := o.mu.asking[id], o.mu.asked[id].IsZero()
+		heard := o.mu.bySite[id] != nil && !o.mu.stored[id]
+		if asking == nil && !heard && time.Since(o.mu.asked[id]) >= offerAskEvery {
 			asking = make(chan struct{})
-			o.mu.asked[id], o.mu.asking[id] = time.Now(), asking
+			o.mu.asked[id] = time.Now()
+			if first {
+				o.mu.asking[id] = asking
+			}
 			// The client that asks first may go away; the others wait for the same answer.
-			go o.ask(context.WithoutCancel(ctx), id, cluster, asking)
+			o.router.background.Go(func() { o.ask(o.router.ctx, id, cluster, asking) })
+		}
+		if waited := o.mu.asking[id]; waited != nil {
+			wait = append(wait, waited)
 		}
 		o.mu.Unlock()
-		if asking != nil {
-			wait = append(wait, asking)
-		}
 	}
 	for _, asking := range wait {
 		select {
@@ -101,30 +107,31 @@ func (o *offer) learn(ctx context.Context) {
 	}
 }
 
-// ask takes at most offerAskMax.
+// ask takes at most offerAskMax for the site, and if that is silent as long as the store takes.
 func (o *offer) ask(ctx context.Context, id spillway.SiteID, cluster broker.Cluster, done chan struct{}) {
-	ctx, cancel := context.WithTimeout(ctx, offerAskMax)
-	defer cancel()
-	versions := o.versions(ctx, cluster)
-	heard := o.router.config.Heard
-	switch {
-	case heard == nil:
-	case versions != nil:
-		heard.Put(ctx, id, versions)
-	default:
-		versions = heard.Get(ctx, id)
+	versions := versionsOf(ctx, cluster)
+	said, kept := versions != nil, o.router.config.Heard
+	if !said && kept != nil {
+		versions = kept.Get(ctx, id)
 	}
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	if versions != nil {
-		o.mu.bySite[id] = versions
+	if said || o.mu.bySite[id] == nil && versions != nil {
+		o.mu.bySite[id], o.mu.stored[id] = versions, !said
 	}
-	delete(o.mu.asking, id)
+	if o.mu.asking[id] == done {
+		delete(o.mu.asking, id)
+	}
+	o.mu.Unlock()
 	close(done)
+	if said && kept != nil {
+		kept.Put(ctx, id, versions)
+	}
 }
 
-// versions are what a site says; nil: it does not answer.
-func (o *offer) versions(ctx context.Context, cluster broker.Cluster) map[int16]int16 {
+// versionsOf is what a site says; nil: it does not answer.
+func versionsOf(ctx context.Context, cluster broker.Cluster) map[int16]int16 {
+	ctx, cancel := context.WithTimeout(ctx, offerAskMax)
+	defer cancel()
 	c, err := cluster.Dial(ctx, broker.AnyNode)
 	if err != nil {
 		return nil
@@ -135,17 +142,17 @@ func (o *offer) versions(ctx context.Context, cluster broker.Cluster) map[int16]
 		versions[key] = c.MaxVersion(key)
 	}
 	// 3.9 offers the requests of KIP-848 and refuses them, so what counts is the
-	// finalized feature, which the first look at the metadata learns.
-	if _, err := cluster.Metadata(ctx); err != nil {
-		return nil
-	}
-	if !cluster.Capabilities().ConsumerGroupV2 {
+	// finalized feature.
+	if c.Feature(groupVersion) < 1 {
 		for key := range newerAPIs {
 			versions[key] = -1
 		}
 	}
 	return versions
 }
+
+// groupVersion is the feature of KIP-848.
+const groupVersion = "group.version"
 
 // newerAPIs (KIP-848) do not work in every supported release (3.9 to 4.4), so
 // a site that nobody ever heard is taken not to have them.
@@ -161,8 +168,8 @@ func (o *offer) offered(a api) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for id := range o.router.sites {
-		versions, heard := o.mu.bySite[id]
-		if heard && versions[a.key] < a.needs || !heard && newerAPIs[a.key] {
+		version, heard := o.mu.bySite[id][a.key] // an older gateway may have kept fewer keys
+		if heard && version < a.needs || !heard && newerAPIs[a.key] {
 			return false
 		}
 	}
