@@ -83,7 +83,7 @@ const (
 // said is the beginning of what testing.T.Error prints, and of a panic.
 var said = regexp.MustCompile(`^(\s+\w+_test\.go:\d+: |panic: )`)
 
-// reasons picks the lines in which a test tells why it failed: the report ends with them,
+// reasons picks the last lines in which a test speaks: the report ends with them,
 // where whoever sees only the end of a long output finds them.
 func reasons(t test, output []string) (picked []string) {
 	for _, line := range output {
@@ -94,11 +94,9 @@ func reasons(t test, output []string) (picked []string) {
 		if len(line) > reasonMax {
 			line = strings.ToValidUTF8(line[:reasonMax], "") + "…"
 		}
-		if picked = append(picked, t.pkg+"."+t.name+": "+line); len(picked) == reasonsMax {
-			break
-		}
+		picked = append(picked, t.pkg+"."+t.name+": "+line)
 	}
-	return picked
+	return picked[max(0, len(picked)-reasonsMax):] // what a test logs comes before it fails
 }
 
 func (c *count) anyFailed(pkg string) bool {

@@ -24,6 +24,7 @@ import (
 	"spillway/tests/cluster/cache"
 	"spillway/tests/cluster/kafka"
 	"spillway/tests/cluster/process"
+	"spillway/tests/orders/history"
 )
 
 //go:embed java/HistoryClient.java
@@ -58,6 +59,14 @@ type Client struct {
 
 // HistoryFile is where the client's history is; complete after Stop.
 func (c *Client) HistoryFile() string { return filepath.Join(c.spec.Dir, c.spec.Name+".jsonl") }
+
+// Member is the client of the history that reads in a group; empty if none does.
+func (c *Client) Member() string {
+	if !slices.Contains(c.spec.Roles, history.Member) {
+		return ""
+	}
+	return c.spec.Name + "-" + history.Member
+}
 
 func (s Spec) log() string { return filepath.Join(s.Dir, s.Name+".log") }
 

@@ -10,7 +10,6 @@ import (
 	"iter"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -143,9 +142,10 @@ func (r *run) readAgain(l *loss) {
 	r.t.Helper()
 	since := map[string]time.Duration{"franz-group-1": 0, "sarama-group-1": 0}
 	commits := make(map[string]bool)
-	for _, name := range clientFiles(r.other) {
-		client := strings.TrimSuffix(filepath.Base(name), ".jsonl") + "-group"
-		since[client], commits[client] = 0, tells(client)
+	for _, c := range r.other {
+		if client := c.Member(); client != "" {
+			since[client], commits[client] = 0, tells(client)
+		}
 	}
 	tails := make([]*bufio.Reader, len(l.told))
 	parts, read := make([]string, len(l.told)), make(map[string]bool)
