@@ -71,7 +71,7 @@ func (p program) python(ctx context.Context, dir string, arguments []string) (pr
 // node is python's twin.
 func (p program) node(ctx context.Context, dir string, arguments []string) (process.Spec, error) {
 	library, err := installed(ctx, "node-client-", p.library, "npm, of the Debian package npm or in that of nodejs, and its registry", func(dir string) *exec.Cmd {
-		return exec.CommandContext(ctx, "npm", append([]string{"install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", dir}, strings.Fields(p.library)...)...)
+		return exec.CommandContext(ctx, "npm", append([]string{"install", "--loglevel=error", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", dir}, strings.Fields(p.library)...)...)
 	})
 	if err != nil {
 		return process.Spec{}, err
