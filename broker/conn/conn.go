@@ -120,6 +120,10 @@ func (c *Conn) Versions(key int16) (lowest, highest int16, ok bool) {
 	return r.min, r.max, ok
 }
 
+// GroupVersion is the feature of KIP-848: 3.9 offers its requests and refuses them, so what
+// counts is that it is finalized.
+const GroupVersion = "group.version"
+
 // Feature is the level at which the cluster has finalized a feature (KIP-584),
 // 0 if it has not.
 func (c *Conn) Feature(name string) int16 { return c.features[name] }

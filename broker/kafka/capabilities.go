@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway/broker"
+	"spillway/broker/conn"
 )
 
 // declared is what every supported Kafka (3.9 and later) does; four of them
@@ -27,11 +28,7 @@ func (c *Cluster) Capabilities() broker.Capabilities {
 	return c.mu.capabilities
 }
 
-const (
-	keyDescribeProducers = 61
-	// 3.9 offers the requests of KIP-848 and refuses them; the feature tells.
-	featureConsumerGroupV2 = "group.version"
-)
+const keyDescribeProducers = 61
 
 // probe asks what can be asked, once. A question that fails leaves the
 // declared answer and is asked again next time.
@@ -47,7 +44,7 @@ func (c *Cluster) probe(ctx context.Context) {
 		return
 	}
 	found.DescribeProducers = link.MaxVersion(keyDescribeProducers) >= 0
-	found.ConsumerGroupV2 = link.Feature(featureConsumerGroupV2) >= 1
+	found.ConsumerGroupV2 = link.Feature(conn.GroupVersion) >= 1
 	if found.ACLs, err = c.authorizes(ctx); err != nil {
 		return
 	}

@@ -7,6 +7,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/broker/conn"
 	"spillway/federation/session"
 )
 
@@ -141,18 +142,13 @@ func versionsOf(ctx context.Context, cluster broker.Cluster) map[int16]int16 {
 	for key := range apis {
 		versions[key] = c.MaxVersion(key)
 	}
-	// 3.9 offers the requests of KIP-848 and refuses them, so what counts is the
-	// finalized feature.
-	if c.Feature(groupVersion) < 1 {
+	if c.Feature(conn.GroupVersion) < 1 {
 		for key := range newerAPIs {
 			versions[key] = -1
 		}
 	}
 	return versions
 }
-
-// groupVersion is the feature of KIP-848.
-const groupVersion = "group.version"
 
 // newerAPIs (KIP-848) do not work in every supported release (3.9 to 4.4), so
 // a site that nobody ever heard is taken not to have them.
