@@ -13,6 +13,7 @@ import (
 
 	"spillway"
 	"spillway/broker/batch"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 	"spillway/lb"
 )
@@ -164,6 +165,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		if !known {
 			code = kerr.UnknownTopicID.Code
 		}
+		may := c.guard(authorization.Write, name)
 		out.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {
 			p := &part{op: op, out: &out.Partitions[j], records: in.Records, size: len(in.Records), tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}}
@@ -172,7 +174,9 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 			p.pick.Store(-1)
 			*p.out = kmsg.NewProduceResponseTopicPartition()
 			p.out.Partition, p.out.BaseOffset = in.Partition, -1
-			p.code = cmp.Or(op.checkRequest(req), code)
+			if p.code = cmp.Or(op.checkRequest(req), code); p.code == 0 {
+				p.code = may.of(in.Partition)
+			}
 			op.all = append(op.all, p)
 		}
 	}

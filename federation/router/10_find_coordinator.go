@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -28,18 +29,19 @@ func (c *Client) beginFindCoordinator(_ context.Context, sreq session.Request) (
 	}
 	resp := req.ResponseKind().(*kmsg.FindCoordinatorResponse)
 	if req.Version < 4 {
-		found := c.router.coordinator(req.CoordinatorType, req.CoordinatorKey)
+		found := c.coordinator(req.CoordinatorType, req.CoordinatorKey)
 		resp.ErrorCode, resp.ErrorMessage = found.ErrorCode, found.ErrorMessage
 		resp.NodeID, resp.Host, resp.Port = found.NodeID, found.Host, found.Port
 		return reply(resp), nil
 	}
 	for _, key := range req.CoordinatorKeys {
-		resp.Coordinators = append(resp.Coordinators, c.router.coordinator(req.CoordinatorType, key))
+		resp.Coordinators = append(resp.Coordinators, c.coordinator(req.CoordinatorType, key))
 	}
 	return reply(resp), nil
 }
 
-func (r *Router) coordinator(kind int8, key string) kmsg.FindCoordinatorResponseCoordinator {
+func (c *Client) coordinator(kind int8, key string) kmsg.FindCoordinatorResponseCoordinator {
+	r := c.router
 	found := kmsg.NewFindCoordinatorResponseCoordinator()
 	found.Key, found.NodeID, found.Port = key, -1, -1
 	refuse := func(err *kerr.Error, why string) kmsg.FindCoordinatorResponseCoordinator {
@@ -55,6 +57,12 @@ func (r *Router) coordinator(kind int8, key string) kmsg.FindCoordinatorResponse
 		return refuse(kerr.InvalidRequest, fmt.Sprintf("coordinators of type %d are not served by this virtual cluster", kind))
 	}
 	share, ok := r.GroupShare(key)
+	switch c.may(authorization.Describe, authorization.Group, key, share) {
+	case authorization.Denied:
+		return refuse(kerr.GroupAuthorizationFailed, kerr.GroupAuthorizationFailed.Description)
+	case authorization.Unknown:
+		return refuse(kerr.CoordinatorNotAvailable, "what clients may do is not known yet")
+	}
 	if !ok {
 		return refuse(kerr.GroupAuthorizationFailed, fmt.Sprintf("consumer group %q belongs to no failover group; add it to consumerGroups of one", key))
 	}

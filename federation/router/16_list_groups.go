@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -40,6 +41,13 @@ func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (sessi
 	}, nil
 }
 
+// listsAll tells whether the client may know of all groups of a site. Who may not sees those
+// that it may describe.
+func (c *Client) listsAll(site spillway.SiteID) bool {
+	d := c.router.config.Rights.Of(site).Decide(c.who(), authorization.Describe, authorization.Cluster, authorization.ClusterName)
+	return d.Verdict == authorization.Allowed
+}
+
 // listGroups asks every broker of a site.
 func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg.ListGroupsRequest) ([]kmsg.ListGroupsResponseGroup, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -48,6 +56,7 @@ func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg
 	if err != nil {
 		return nil, err
 	}
+	every := c.checked() && c.listsAll(site)
 	var found []kmsg.ListGroupsResponseGroup
 	for _, node := range md.Nodes {
 		lane, err := c.lanes.Lane(ctx, OtherLane, site, node.ID)
@@ -66,7 +75,7 @@ func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg
 			return found, err // a coordinator that has just begun does not know its groups
 		}
 		for _, g := range listed.Groups {
-			if s, ok := c.router.GroupShare(g.Group); ok && home(s) == site {
+			if s, ok := c.router.GroupShare(g.Group); ok && home(s) == site && (every || c.mayQuietly(authorization.Describe, authorization.Group, g.Group, s)) {
 				found = append(found, g)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -33,7 +34,13 @@ func (c *Client) beginInitProducerID(_ context.Context, sreq session.Request) (s
 	}
 	resp := req.ResponseKind().(*kmsg.InitProducerIDResponse)
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
+	verdict := authorization.Allowed
+	if req.TransactionalID == nil {
+		verdict = c.mayProduceIdempotently()
+	}
 	switch {
+	case verdict != authorization.Allowed:
+		resp.ErrorCode = codeOf(verdict, kerr.ClusterAuthorizationFailed, kerr.CoordinatorLoadInProgress)
 	case req.TransactionalID != nil:
 		c.router.events.refused("transactional")
 		resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -53,8 +54,15 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	resp := req.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
 	resp.MemberID, resp.MemberEpoch = kmsg.StringPtr(req.MemberID), req.MemberEpoch
 	share, ok := c.router.GroupShare(req.Group)
+	if resp.ErrorCode = c.groupCode(authorization.Read, req.Group, share); resp.ErrorCode != 0 {
+		return resp
+	}
 	if !ok {
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return resp
+	}
+	if code, why := c.maySubscribe(ctx, req); code != 0 {
+		resp.ErrorCode, resp.ErrorMessage = code, &why
 		return resp
 	}
 	ms := c.router.members
@@ -104,6 +112,22 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		return resp
 	}
 	return answer
+}
+
+// maySubscribe looks at what a member wants to read, as brokers do. The site's coordinator
+// goes through topics for an expression as the gateway that asks, so one may be sent only by
+// whom no topic has to be kept from.
+func (c *Client) maySubscribe(ctx context.Context, req *kmsg.ConsumerGroupHeartbeatRequest) (code int16, why string) {
+	for _, topic := range req.SubscribedTopicNames {
+		share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: topic})
+		if code := codeOf(c.may(authorization.Describe, authorization.Topic, topic, share), kerr.TopicAuthorizationFailed, kerr.CoordinatorLoadInProgress); code != 0 {
+			return code, ""
+		}
+	}
+	if expression := req.SubscribedTopicRegex; expression != nil && *expression != "" && !c.describesAll(ctx) {
+		return kerr.TopicAuthorizationFailed.Code, "only who may describe every topic can subscribe by an expression here; name the topics"
+	}
+	return 0, ""
 }
 
 // later is the answer to a member that cannot be served now: it comes again in a

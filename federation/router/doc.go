@@ -62,5 +62,7 @@
 //	r.VirtualHighWatermark(...)          bound from ack.sites and reserved end for what is served
 //	r.config.Report                      GroupsDrained in the gateway's confirmation
 //	term.LeaderEpoch()                   the leader epoch that clients see
+//	c.guard(op, topic), c.topicCode, c.groupCode   whether the client may (rights.go); every API that names
+//	                                     a topic or a group asks first
 //	r.layout.Current()                   virtual nodes, Leader, Coordinator
 package router

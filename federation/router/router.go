@@ -11,6 +11,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/conn"
 	"spillway/federation/authentication"
+	"spillway/federation/authorization"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
 	"spillway/mirror/offsetmap"
@@ -85,6 +86,8 @@ type Config struct {
 	Events Events
 	// Authentication asks clients who they are; nil: it does not.
 	Authentication *authentication.Authenticator
+	// Rights decide what clients may do; nil: everything.
+	Rights Rights
 	// Dial reaches other gateways, to see whether they are gone; default conn.Dial.
 	Dial conn.DialFunc
 
@@ -177,7 +180,7 @@ func (r *Router) Close() {
 // Connect makes the handler of one client connection.
 func (r *Router) Connect(c net.Conn) *Client {
 	client := &Client{router: r, conn: c, lanes: &lanes{router: r}, produces: newProduces(r.background.Go, moveHeld),
-		login:          r.config.Authentication.Connect(c),
+		login: r.config.Authentication.Connect(c), host: authorization.HostOf(c.RemoteAddr()),
 		highWatermarks: make(map[spillway.TopicPartition]int64), asking: make(chan struct{}, askingMax)}
 	client.lanes.mu.byKey = make(map[laneKey]*Lane)
 	return client

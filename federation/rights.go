@@ -1,0 +1,55 @@
+package federation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/authorization"
+)
+
+// rightsMax is how long a gateway that starts keeps clients waiting until it knows what
+// they may do at each site that answers.
+const rightsMax = 10 * time.Second
+
+// newRights keeps the access control lists of all sites: after a move the new site's is there.
+func (g *Gateway) newRights(c authorization.Config) *authorization.Keeper {
+	for site := range g.config.Sites {
+		c.Sites = append(c.Sites, site)
+	}
+	if c.Read == nil {
+		c.Read = g.readACLs
+	}
+	looked := c.Looked
+	c.Looked = func(site spillway.SiteID, err error, unread []spillway.SiteID) {
+		if err != nil {
+			g.problem("know what clients may do at site "+string(site), err)
+		}
+		if looked != nil {
+			looked(site, err, unread)
+		}
+	}
+	return authorization.NewKeeper(c)
+}
+
+func (g *Gateway) readACLs(ctx context.Context, site spillway.SiteID) ([]spillway.ACL, error) {
+	entries, err := g.config.Sites[site].Admin().AllACLs(ctx)
+	if errors.Is(err, broker.ErrNotSupported) {
+		return nil, fmt.Errorf("%w; give its brokers one, or set gateway.authorization.rules: none", err)
+	}
+	return entries, err
+}
+
+// awaitRights lets the first clients find the lists read. A site that is away holds nobody
+// up for long; of what it serves clients are told to come again.
+func (g *Gateway) awaitRights(ctx context.Context) {
+	if g.rights == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, rightsMax)
+	defer cancel()
+	g.rights.Wait(ctx)
+}

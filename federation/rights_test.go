@@ -1,0 +1,305 @@
+package federation_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/federation"
+	"spillway/federation/authentication"
+	"spillway/federation/authorization"
+	"spillway/federation/failover"
+	"spillway/federation/gatewaytest"
+	"spillway/federation/router"
+)
+
+// lists are the access control lists of a test's sites.
+type lists struct {
+	mu     sync.Mutex
+	sites  map[spillway.SiteID][]spillway.ACL
+	fault  error
+	reads  int
+	denied []string
+}
+
+func (l *lists) read(context.Context, spillway.SiteID) ([]spillway.ACL, error) {
+	return l.at("east")
+}
+
+func (l *lists) at(site spillway.SiteID) ([]spillway.ACL, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reads++
+	return l.sites[site], l.fault
+}
+
+// set puts a list of "allow User:alice read topic orders" in force.
+func (l *lists) set(t *testing.T, site spillway.SiteID, lines ...string) {
+	t.Helper()
+	var all []spillway.ACL
+	for _, line := range lines {
+		w := strings.Fields(line)
+		e := spillway.ACL{Permission: strings.ToUpper(w[0]), Principal: w[1], Operation: strings.ToUpper(w[2]), Resource: strings.ToUpper(w[3]), Name: w[4], Pattern: spillway.ACLLiteral, Host: "*"}
+		if prefix, ok := strings.CutSuffix(e.Name, "*"); ok && prefix != "" {
+			e.Pattern, e.Name = spillway.ACLPrefixed, prefix
+		}
+		all = append(all, e)
+	}
+	l.mu.Lock()
+	l.sites[site], l.fault = all, nil
+	now := l.reads
+	l.mu.Unlock()
+	gatewaytest.Eventually(t, "the list is read twice", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.reads >= now+4 // with two sites
+	})
+}
+
+func (l *lists) tell(d router.Denial) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.denied = append(l.denied, fmt.Sprint(d.Client.Principal, " ", d.Operation, " ", d.Kind, " ", d.Name, " at ", d.Site, ": ", d.Decision))
+}
+
+// told takes what was denied since the last call.
+func (l *lists) told() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer func() { l.denied = nil }()
+	return strings.Join(l.denied, "\n")
+}
+
+// authorize makes a gateway ask the lists.
+func (l *lists) authorize(c *federation.Config, read func(context.Context, spillway.SiteID) ([]spillway.ACL, error), super ...string) {
+	c.Authorization = &authorization.Config{Policy: authorization.Policy{SuperUsers: super}, Read: read, Every: 5 * time.Millisecond, EveryUnread: 5 * time.Millisecond}
+	c.Events.Router.Denied = l.tell
+}
+
+func newLists() *lists { return &lists{sites: make(map[spillway.SiteID][]spillway.ACL)} }
+
+// Every API answers as a broker does for the same list; TestRealKafkaRights has one say so.
+func TestRightsByAPI(t *testing.T) {
+	t.Parallel()
+	f, l := newFront(t), newLists()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1, "carts": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.ScramSHA256)
+		l.authorize(c, l.read, "User:bob")
+	}})
+	names := []string{"carts", "orders"}
+	ask := func(who string) *asker {
+		return &asker{t: t, conn: login(t, w.Addrs[0], who, who+"'s"), ids: virtualIDs(w, names), topics: names, groups: []string{"buyers", "sellers"}}
+	}
+	alice, bob := ask("alice"), ask("bob")
+	for _, line := range bob.answers() {
+		if strings.Contains(line, "no-") && !strings.Contains(line, "nowhere no-id") {
+			t.Errorf("a super user: %s", line)
+		}
+	}
+	for name, c := range map[string]struct {
+		list []string
+		want map[string]string // by question; the others refuse all
+	}{
+		"nothing": {},
+		"to read one topic": {[]string{"allow User:alice read topic orders", "allow User:alice read group buyers"}, map[string]string{
+			"Metadata of all topics": "orders id", "Metadata by name": "carts no-id no-topic, nowhere no-id no-topic, orders id", "Metadata by id": "- id, - id of carts no-topic, orders id",
+			"Fetch": "carts no-topic to -1, nowhere no-topic to -1, orders", "Fetch by id": "carts no-topic to -1, orders", "ListOffsets": "carts no-topic, nowhere no-topic, orders",
+			"OffsetCommit":           "buyers carts no-topic, buyers orders, sellers carts no-group, sellers orders no-group",
+			"OffsetCommit by id":     "buyers carts no-topic, buyers orders, sellers carts no-group, sellers orders no-group",
+			"OffsetFetch":            "buyers, buyers carts no-topic, buyers orders, sellers no-group",
+			"OffsetFetch by id":      "buyers, buyers carts no-topic, buyers orders, sellers no-group",
+			"OffsetFetch of all":     "buyers, buyers orders, sellers no-group",
+			"OffsetFetch of one":     "v1, v1 carts no-topic, v1 orders, v7, v7 carts no-topic, v7 orders",
+			"ConsumerGroupHeartbeat": "carts: buyers no-topic, sellers no-group, orders: buyers, sellers no-group",
+			"FindCoordinator":        "buyers, sellers no-group", "FindCoordinator of one": "buyers, sellers no-group",
+			"JoinGroup": "buyers, sellers no-group", "Heartbeat": "buyers, sellers no-group", "SyncGroup": "buyers, sellers no-group", "LeaveGroup": "buyers, sellers no-group",
+			"DescribeGroups": "buyers, sellers no-group", "ConsumerGroupDescribe": "buyers, sellers no-group", "ListGroups": "buyers",
+		}},
+		"to write one topic": {[]string{"allow User:alice write topic car*"}, map[string]string{
+			"Metadata of all topics": "carts id", "Metadata by name": "carts id, nowhere no-id no-topic, orders no-id no-topic", "Metadata by id": "- id, - id of orders no-topic, carts id",
+			"Produce": "carts, orders no-topic", "Produce by id": "carts, orders no-topic", "ListOffsets": "carts, nowhere no-topic, orders no-topic", "InitProducerId": "",
+		}},
+		"to look": {[]string{"allow User:* describe topic *", "allow User:* describe group *", "allow User:* describe cluster kafka-cluster", "allow User:* idempotent_write cluster kafka-cluster", "allow User:* alter_configs topic orders"}, map[string]string{
+			"Metadata of all topics": "carts id, orders id", "Metadata by name": "carts id, nowhere no-id, orders id", "Metadata by id": "- id, carts id, orders id", "ListOffsets": "carts, nowhere, orders",
+			"OffsetFetch": "buyers, buyers carts, buyers orders, sellers, sellers carts, sellers orders", "OffsetFetch by id": "buyers, buyers carts, buyers orders, sellers, sellers carts, sellers orders",
+			"OffsetFetch of all": "buyers, buyers carts, buyers orders, sellers, sellers carts, sellers orders",
+			"OffsetFetch of one": "v1, v1 carts, v1 orders, v7, v7 carts, v7 orders",
+			"FindCoordinator":    "buyers, sellers", "FindCoordinator of one": "buyers, sellers", "DescribeGroups": "buyers, sellers", "ConsumerGroupDescribe": "buyers, sellers",
+			"ListGroups": "buyers, sellers", "InitProducerId": "", "DescribeConfigs": "carts no-topic false, orders true",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			alice.t = t
+			l.set(t, "east", c.list...)
+			for _, q := range alice.questions() {
+				want, ok := c.want[q.name]
+				if !ok {
+					want = refusedAll[q.name]
+				}
+				if got := q.ask(); strings.TrimSpace(got) != strings.TrimSpace(want) {
+					t.Errorf("%s:\n%s\n%s", q.name, got, want)
+				}
+			}
+			l.told()
+		})
+	}
+	l.set(t, "east", "deny User:alice read topic orders")
+	_ = alice.fetch(12)()
+	if got := l.told(); !strings.Contains(got, "User:alice READ TOPIC orders at east: denied by the entry deny read on topic orders to User:alice from *") {
+		t.Errorf("told: %s", got)
+	}
+	_ = alice.allTopics()
+	if got := l.told(); got != "" {
+		t.Errorf("a list is no attempt: %s", got)
+	}
+}
+
+// refusedAll is what who may do nothing is answered.
+var refusedAll = map[string]string{
+	"Metadata of all topics": "", "Metadata by name": "carts no-id no-topic, nowhere no-id no-topic, orders no-id no-topic", "Metadata by id": "- id, - id of carts no-topic, - id of orders no-topic",
+	"Produce": "carts no-topic, orders no-topic", "Produce by id": "carts no-topic, orders no-topic",
+	"Fetch": "carts no-topic to -1, nowhere no-topic to -1, orders no-topic to -1", "Fetch by id": "carts no-topic to -1, orders no-topic to -1", "ListOffsets": "carts no-topic, nowhere no-topic, orders no-topic",
+	"OffsetCommit":       "buyers carts no-group, buyers orders no-group, sellers carts no-group, sellers orders no-group",
+	"OffsetCommit by id": "buyers carts no-group, buyers orders no-group, sellers carts no-group, sellers orders no-group",
+	"OffsetFetch":        "buyers no-group, sellers no-group", "OffsetFetch by id": "buyers no-group, sellers no-group", "OffsetFetch of all": "buyers no-group, sellers no-group",
+	"OffsetFetch of one": "v1, v1 carts no-group, v1 orders no-group, v7 no-group",
+	"FindCoordinator":    "buyers no-group, sellers no-group", "FindCoordinator of one": "buyers no-group, sellers no-group",
+	"JoinGroup": "buyers no-group, sellers no-group", "Heartbeat": "buyers no-group, sellers no-group", "SyncGroup": "buyers no-group, sellers no-group", "LeaveGroup": "buyers no-group, sellers no-group",
+	"DescribeGroups": "buyers no-group, sellers no-group", "ConsumerGroupDescribe": "buyers no-group, sellers no-group", "ListGroups": "", "InitProducerId": "no-cluster",
+	"DescribeConfigs": "carts no-topic false, orders no-topic false", "ConsumerGroupHeartbeat": "carts: buyers no-group, sellers no-group, orders: buyers no-group, sellers no-group",
+}
+
+// A real library writes and reads what it may, after its rights were taken away and given
+// back too.
+func TestALibraryMayWhatItsListSays(t *testing.T) {
+	t.Parallel()
+	f, l := newFront(t), newLists()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.ScramSHA256)
+		l.authorize(c, l.read)
+	}})
+	l.set(t, "east", "allow User:alice write topic orders", "allow User:alice read topic orders", "allow User:alice read group buyers")
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.Addrs...), kgo.SASL(kgoLogins[authentication.ScramSHA256]("alice", "alice's")), kgo.DefaultProduceTopic("orders"),
+		kgo.ConsumerGroup("buyers"), kgo.ConsumeTopics("orders"), kgo.MetadataMinAge(10*time.Millisecond), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	write := func() error { return cl.ProduceSync(within(t, soon), kgo.StringRecord("one")).FirstErr() }
+	if err := write(); err != nil {
+		t.Fatal(err)
+	}
+	read := 0
+	for ctx := within(t, soon); read < 1 && ctx.Err() == nil; {
+		fetches := cl.PollFetches(ctx)
+		if err := fetches.Err(); err != nil {
+			t.Fatal(err)
+		}
+		read += fetches.NumRecords()
+	}
+	l.set(t, "east", "allow User:alice read topic orders", "allow User:alice read group buyers")
+	if err := write(); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("without the right to write: %v", err)
+	}
+	l.set(t, "east", "allow User:alice all topic orders", "allow User:alice read group buyers")
+	gatewaytest.Eventually(t, "it writes again", func() bool { return write() == nil })
+}
+
+// While a list was never read nobody but super users may do anything, and is told to come
+// again, not that it may not.
+func TestAListThatWasNeverRead(t *testing.T) {
+	t.Parallel()
+	f, l := newFront(t), newLists()
+	l.fault = errors.New("the site does not answer")
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.ScramSHA256)
+		l.authorize(c, l.read, "User:bob")
+	}})
+	names := []string{"orders"}
+	alice := &asker{t: t, conn: login(t, w.Addrs[0], "alice", "alice's"), ids: virtualIDs(w, names), topics: names, groups: []string{"buyers"}}
+	bob := &asker{t: t, conn: login(t, w.Addrs[0], "bob", "bob's"), ids: alice.ids, topics: names, groups: alice.groups}
+	if got := bob.produce(9)(); got != "orders" {
+		t.Errorf("a super user: %s", got)
+	}
+	for q, want := range map[string]string{
+		"Metadata of all topics": "", "Metadata by name": "nowhere no-id later, orders no-id later", "Produce": "orders later", "Fetch": "nowhere later, orders later", "ListOffsets": "nowhere later, orders later",
+		"OffsetCommit": "buyers orders later", "OffsetFetch": "buyers later", "JoinGroup": "buyers later", "Heartbeat": "buyers later", "SyncGroup": "buyers later", "LeaveGroup": "buyers later",
+		"DescribeGroups": "buyers later", "ListGroups": "", "InitProducerId": " later", "DescribeConfigs": "orders later false", "ConsumerGroupHeartbeat": "orders: buyers later",
+	} {
+		for _, one := range alice.questions() {
+			if one.name == q {
+				if got := one.ask(); got != want {
+					t.Errorf("%s: %q, not %q", q, got, want)
+				}
+			}
+		}
+	}
+	if got := l.told(); got != "" {
+		t.Errorf("told as denials: %s", got)
+	}
+	l.set(t, "east", "allow User:alice all topic orders")
+	if got := alice.produce(9)(); got != "orders" {
+		t.Errorf("after it was read: %s", got)
+	}
+	l.mu.Lock()
+	l.fault = errors.New("the site is away")
+	l.mu.Unlock()
+	time.Sleep(20 * time.Millisecond) // reads fail meanwhile, or they do later: nothing may change
+	if got := alice.produce(9)(); got != "orders" {
+		t.Errorf("while the site is away: %s", got)
+	}
+}
+
+// The list of the site that serves counts, before and after a move.
+func TestRightsAreThoseOfTheSiteThatServes(t *testing.T) {
+	t.Parallel()
+	f, l := newFront(t), newLists()
+	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.ScramSHA256)
+		l.authorize(c, func(_ context.Context, site spillway.SiteID) ([]spillway.ACL, error) { return l.at(site) })
+	}})
+	l.set(t, "east", "allow User:alice write topic orders")
+	l.set(t, "west", "allow User:alice read topic orders")
+	names := []string{"orders"}
+	alice := &asker{t: t, conn: login(t, w.Addrs[0], "alice", "alice's"), ids: virtualIDs(w, names), topics: names, groups: []string{"buyers"}}
+	if w, r := alice.produce(9)(), alice.fetch(12)(); w != "orders" || r != "nowhere no-topic to -1, orders no-topic to -1" {
+		t.Errorf("before: %s; %s", w, r)
+	}
+	w.Fence("west", failover.Switchover)
+	w.Open(0, 0)
+	if w, r := alice.produce(9)(), alice.fetch(12)(); w != "orders no-topic" || r != "nowhere no-topic to -1, orders" {
+		t.Errorf("after: %s; %s", w, r)
+	}
+}
+
+// Who may not know of every topic cannot have the site go through them.
+func TestExpressionsNeedTheRightToSeeAll(t *testing.T) {
+	t.Parallel()
+	f, l := newFront(t), newLists()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1, "carts": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.ScramSHA256)
+		l.authorize(c, l.read)
+	}})
+	c := login(t, w.Addrs[0], "alice", "alice's")
+	subscribe := func(lines ...string) string {
+		l.set(t, "east", append(lines, "allow User:alice read group *")...)
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Version, req.Group, req.MemberID, req.MemberEpoch, req.SubscribedTopicRegex = 1, "buyers", "one", -1, kmsg.StringPtr("ord.*")
+		return refusal(do[*kmsg.ConsumerGroupHeartbeatResponse](t, c, req).ErrorCode)
+	}
+	if got := subscribe("allow User:alice read topic orders"); got != " no-topic" {
+		t.Errorf("who may see one: %q", got)
+	}
+	if got := subscribe("allow User:alice describe topic *"); got != "" {
+		t.Errorf("who may see all: %q", got)
+	}
+}
