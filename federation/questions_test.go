@@ -90,7 +90,7 @@ func (a *asker) answers() (all []string) {
 
 func (a *asker) metadata(topics []kmsg.MetadataRequestTopic) (parts []string) {
 	req := kmsg.NewPtrMetadataRequest()
-	req.Version, req.Topics = 12, topics
+	req.Version, req.Topics, req.AllowAutoTopicCreation = 12, topics, false
 	for _, t := range do[*kmsg.MetadataResponse](a.t, a.conn, req).Topics {
 		if name := nameOf(t.Topic); !strings.HasPrefix(name, "__") {
 			id := "id"

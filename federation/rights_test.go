@@ -303,3 +303,27 @@ func TestExpressionsNeedTheRightToSeeAll(t *testing.T) {
 		t.Errorf("who may see all: %q", got)
 	}
 }
+
+// The fence of a move is about gateways: it makes no topic one that only some may use.
+func TestTheFenceIsNoEntry(t *testing.T) {
+	t.Parallel()
+	f, l := newFront(t), newLists()
+	w := gatewaytest.Start(t, gatewaytest.Options{
+		Topics: map[string]int32{"orders": 1, "carts": 1}, Site: func(s *spillway.Site) { s.GatewayPrincipal = "User:gateway" },
+		Gateway: func(c *federation.Config) {
+			f.ask(c, 0, authentication.ScramSHA256)
+			l.authorize(c, l.read)
+			c.Authorization.AllowUnlisted = true
+		},
+	})
+	names := []string{"carts", "orders"}
+	alice := &asker{t: t, conn: login(t, w.Addrs[0], "alice", "alice's"), ids: virtualIDs(w, names), topics: names}
+	l.set(t, "east", "deny User:gateway write topic orders", "deny User:other write topic carts")
+	if got := alice.produce(9)(); got != "carts no-topic, orders" {
+		t.Error(got)
+	}
+	l.set(t, "east", "deny User:gateway write topic orders", "deny User:gateway read topic orders")
+	if got := alice.produce(9)(); got != "carts, orders no-topic" {
+		t.Errorf("what is no fence: %s", got)
+	}
+}

@@ -20,6 +20,10 @@ const (
 	BytesMax = 32 << 20
 )
 
+// restFactor is how much longer than it took to read a list nothing is read: a long one is
+// work for broker and gateway.
+const restFactor = 10
+
 // Config is what a Keeper is built from.
 type Config struct {
 	Policy
@@ -109,6 +113,7 @@ func (k *Keeper) Run(ctx context.Context) {
 
 func (k *Keeper) follow(ctx context.Context, site spillway.SiteID, l *list) {
 	for first := true; ; first = false {
+		began := time.Now()
 		err := k.look(ctx, site, l)
 		if first {
 			k.first.Done()
@@ -122,6 +127,9 @@ func (k *Keeper) follow(ctx context.Context, site spillway.SiteID, l *list) {
 		every := k.config.Every
 		if l.rules.Load().unread {
 			every = k.config.EveryUnread
+		}
+		if err == nil {
+			every = max(every, restFactor*time.Since(began))
 		}
 		select {
 		case <-time.After(every):

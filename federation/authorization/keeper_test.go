@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -145,6 +146,27 @@ func TestASilentSiteIsGivenUp(t *testing.T) {
 		k.Wait(ctx)
 		if took := time.Since(began); took != 10*time.Second {
 			t.Errorf("%s", took)
+		}
+		cancel()
+		<-done
+	})
+}
+
+// A list that takes long is read more rarely.
+func TestALongListIsReadRarely(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reads atomic.Int64
+		k := NewKeeper(Config{Sites: []spillway.SiteID{"east"}, Read: func(context.Context, spillway.SiteID) ([]spillway.ACL, error) {
+			reads.Add(1)
+			time.Sleep(2 * time.Second)
+			return nil, nil
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); k.Run(ctx) }()
+		time.Sleep(time.Minute)
+		if n := reads.Load(); n != 3 {
+			t.Errorf("%d reads in a minute", n)
 		}
 		cancel()
 		<-done
