@@ -1,6 +1,7 @@
 package federation_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -409,10 +410,14 @@ func virtualIDs(w *gatewaytest.World, topics []string) map[string][16]byte {
 	return ids
 }
 
+func opened(ctx context.Context, address, name, password string) (*conn.Conn, error) {
+	return conn.Open(ctx, conn.Config{Address: address, Node: -1, SASL: &conn.SASL{Mechanism: "SCRAM-SHA-256", User: name, Password: password}})
+}
+
 // login connects as a user of newFront.
 func login(t *testing.T, address, name, password string) *conn.Conn {
 	t.Helper()
-	c, err := conn.Open(within(t, soon), conn.Config{Address: address, Node: -1, SASL: &conn.SASL{Mechanism: "SCRAM-SHA-256", User: name, Password: password}})
+	c, err := opened(within(t, soon), address, name, password)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/broker/conn"
 	"spillway/federation"
 	"spillway/federation/authentication"
 	"spillway/federation/authorization"
@@ -124,6 +125,7 @@ func TestRightsByAPI(t *testing.T) {
 			"JoinGroup": "buyers, sellers no-group", "Heartbeat": "buyers, sellers no-group", "SyncGroup": "buyers, sellers no-group", "LeaveGroup": "buyers, sellers no-group",
 			"DescribeGroups": "buyers, sellers no-group", "ConsumerGroupDescribe": "buyers, sellers no-group", "ListGroups": "buyers",
 		}},
+		"to list groups": {[]string{"allow User:alice describe cluster kafka-cluster"}, map[string]string{"ListGroups": "buyers, sellers"}},
 		"to write one topic": {[]string{"allow User:alice write topic car*"}, map[string]string{
 			"Metadata of all topics": "carts id", "Metadata by name": "carts id, nowhere no-id no-topic, orders no-id no-topic", "Metadata by id": "- id, - id of orders no-topic, carts id",
 			"Produce": "carts, orders no-topic", "Produce by id": "carts, orders no-topic", "ListOffsets": "carts, nowhere no-topic, orders no-topic", "InitProducerId": "",
@@ -325,5 +327,77 @@ func TestTheFenceIsNoEntry(t *testing.T) {
 	l.set(t, "east", "deny User:gateway write topic orders", "deny User:gateway read topic orders")
 	if got := alice.produce(9)(); got != "carts, orders no-topic" {
 		t.Errorf("what is no fence: %s", got)
+	}
+}
+
+// The first client finds the lists read.
+func TestClientsWaitForTheFirstLists(t *testing.T) {
+	t.Parallel()
+	f, l, release := newFront(t), newLists(), make(chan struct{})
+	l.sites["east"] = []spillway.ACL{{Resource: "TOPIC", Pattern: "LITERAL", Name: "orders", Principal: "User:alice", Host: "*", Operation: "WRITE", Permission: "ALLOW"}}
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.ScramSHA256)
+		l.authorize(c, func(ctx context.Context, site spillway.SiteID) ([]spillway.ACL, error) {
+			select {
+			case <-release:
+			case <-ctx.Done():
+			}
+			return l.at(site)
+		})
+	}})
+	let, ctx := make(chan *conn.Conn, 1), within(t, soon)
+	go func() {
+		c, err := opened(ctx, w.Addrs[0], "alice", "alice's")
+		if err != nil {
+			t.Error(err)
+		}
+		let <- c
+	}()
+	select {
+	case <-let:
+		t.Fatal("a client is let in before anybody knows what it may do")
+	case <-time.After(100 * time.Millisecond):
+	}
+	close(release)
+	c := <-let
+	if c == nil {
+		return
+	}
+	defer c.Close()
+	alice := &asker{t: t, conn: c, topics: []string{"orders"}}
+	if got := alice.produce(9)(); got != "orders" {
+		t.Error(got)
+	}
+}
+
+// Of a topic whose partitions live at several sites each is decided about by its own site.
+func TestRightsOfSiblings(t *testing.T) {
+	t.Parallel()
+	f, l := newFront(t), newLists()
+	w := gatewaytest.Start(t, gatewaytest.Options{
+		Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 2}, Spread: 1,
+		Gateway: func(c *federation.Config) {
+			f.ask(c, 0, authentication.ScramSHA256)
+			l.authorize(c, func(_ context.Context, site spillway.SiteID) ([]spillway.ACL, error) { return l.at(site) })
+		},
+	})
+	c := login(t, w.Addrs[0], "alice", "alice's")
+	l.set(t, "east", "allow User:alice read topic orders")
+	req := kmsg.NewPtrListOffsetsRequest()
+	req.Version = 7
+	topic := kmsg.NewListOffsetsRequestTopic()
+	topic.Topic = "orders"
+	for p := range int32(2) {
+		one := kmsg.NewListOffsetsRequestTopicPartition()
+		one.Partition, one.Timestamp = p, -2
+		topic.Partitions = append(topic.Partitions, one)
+	}
+	req.Topics = append(req.Topics, topic)
+	var refused []string
+	for _, p := range do[*kmsg.ListOffsetsResponse](t, c, req).Topics[0].Partitions {
+		refused = append(refused, refusal(p.ErrorCode))
+	}
+	if fmt.Sprintf("%q", refused) != `["" " no-topic"]` {
+		t.Errorf("%q", refused)
 	}
 }
