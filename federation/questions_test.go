@@ -32,7 +32,7 @@ func refusal(code int16) string {
 		return " no-group"
 	case kerr.ClusterAuthorizationFailed.Code:
 		return " no-cluster"
-	case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.CoordinatorLoadInProgress.Code:
+	case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.CoordinatorLoadInProgress.Code, kerr.CoordinatorNotAvailable.Code:
 		return " later"
 	}
 	return ""
@@ -347,13 +347,14 @@ func (a *asker) describeGroups() string {
 func (a *asker) listGroups() string {
 	req := kmsg.NewPtrListGroupsRequest()
 	req.Version = 4
+	resp := do[*kmsg.ListGroupsResponse](a.t, a.conn, req)
 	var parts []string
-	for _, g := range do[*kmsg.ListGroupsResponse](a.t, a.conn, req).Groups {
+	for _, g := range resp.Groups {
 		if slices.Contains(a.groups, g.Group) {
 			parts = append(parts, g.Group)
 		}
 	}
-	return sorted(parts)
+	return sorted(parts) + refusal(resp.ErrorCode)
 }
 
 func (a *asker) initProducerID() string {

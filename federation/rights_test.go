@@ -235,7 +235,7 @@ func TestAListThatWasNeverRead(t *testing.T) {
 	for q, want := range map[string]string{
 		"Metadata of all topics": "", "Metadata by name": "nowhere no-id later, orders no-id later", "Produce": "orders later", "Fetch": "nowhere later, orders later", "ListOffsets": "nowhere later, orders later",
 		"OffsetCommit": "buyers orders later", "OffsetFetch": "buyers later", "JoinGroup": "buyers later", "Heartbeat": "buyers later", "SyncGroup": "buyers later", "LeaveGroup": "buyers later",
-		"DescribeGroups": "buyers later", "ListGroups": "", "InitProducerId": " later", "DescribeConfigs": "orders later false", "ConsumerGroupHeartbeat": "orders: buyers later",
+		"DescribeGroups": "buyers later", "ListGroups": " later", "InitProducerId": " later", "DescribeConfigs": "orders later false", "ConsumerGroupHeartbeat": "orders: buyers later",
 	} {
 		for _, one := range alice.questions() {
 			if one.name == q {

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -42,10 +43,16 @@ func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (sessi
 }
 
 // listsAll tells whether the client may know of all groups of a site. Who may not sees those
-// that it may describe.
-func (c *Client) listsAll(site spillway.SiteID) bool {
+// that it may describe. While nobody can tell, none would pass for all of them.
+func (c *Client) listsAll(site spillway.SiteID) (bool, error) {
+	if !c.checked() {
+		return true, nil
+	}
 	d := c.router.config.Rights.Of(site).Decide(c.who(), authorization.Describe, authorization.Cluster, authorization.ClusterName)
-	return d.Verdict == authorization.Allowed
+	if d.Verdict == authorization.Unknown {
+		return false, fmt.Errorf("site %s: what clients may do is %s", site, d)
+	}
+	return d.Verdict == authorization.Allowed, nil
 }
 
 // listGroups asks every broker of a site.
@@ -56,7 +63,10 @@ func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg
 	if err != nil {
 		return nil, err
 	}
-	every := c.checked() && c.listsAll(site)
+	every, err := c.listsAll(site)
+	if err != nil {
+		return nil, err
+	}
 	var found []kmsg.ListGroupsResponseGroup
 	for _, node := range md.Nodes {
 		lane, err := c.lanes.Lane(ctx, OtherLane, site, node.ID)

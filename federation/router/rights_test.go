@@ -1,6 +1,7 @@
 package router
 
 import (
+	"math/rand/v2"
 	"net"
 	"testing"
 	"testing/synctest"
@@ -121,4 +122,42 @@ func TestMembersOfHiddenTopics(t *testing.T) {
 			})
 		})
 	}
+}
+
+// withoutRights is what who may do nothing learns from APIs that no site is asked for, or
+// that list what there is. An API that is in here or not asks for rights; a new one has to.
+var withoutRights = map[int16]string{
+	3:  "virtual nodes, and what it has named", // TestRightsByAPI
+	10: "that it may not",                      // TestRightsByAPI
+	16: "an empty list",                        // TestRightsByAPI
+	17: "how to log in", 18: "what is served", 36: "whether it is known",
+	22: "that it may not", // TestRightsByAPI
+	60: "virtual nodes",
+}
+
+// Whatever who may do nothing sends, no site is asked for it.
+func TestWhoMayDoNothingAsksNoSite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer w.Close()
+		w.config.Rights = oneList{authorization.NewRules(authorization.Policy{}, nil)}
+		served(func(a api, version int16) {
+			if _, known := withoutRights[a.key]; known {
+				return
+			}
+			if codecs[a.key].alone {
+				t.Errorf("API key %d is answered here: say in withoutRights what one learns who may do nothing, and test it", a.key)
+				return
+			}
+			random := rand.New(rand.NewPCG(uint64(a.key), uint64(version)))
+			w.site.answers(func(up kmsg.Request) kmsg.Response { return randomAnswer(random, w.site.mapping, up) })
+			for range 5 {
+				before := w.site.requests.Load()
+				_, _ = w.serve(t.Context(), a.key, version, randomRequest(random, w.site.mapping, a.key, version).AppendTo(nil))
+				if n := w.site.requests.Load() - before; n > 0 {
+					t.Fatalf("a site was asked %d times for a request of API key %d version %d", n, a.key, version)
+				}
+			}
+		})
+	})
 }
