@@ -72,9 +72,15 @@ type FailoverGroup struct {
 	Kind           string   // Ordered or Unordered
 	Topics         []string // exact names, or a prefix followed by "*"
 	ConsumerGroups []string // exact names, or a prefix followed by "*"
-	Sites          []SiteID // preferred first; the first is the initial home
-	Ack            AckPolicy
-	OffsetBase     Offset // virtual minus local offset in epoch 1
+	// TransactionalIDs are those of the producers whose transactions are within the group:
+	// exact names, or a prefix followed by "*". Only Ordered groups with Ack.Sites 1 have any.
+	TransactionalIDs []string
+	// TransactionTimeoutMax bounds the timeout of their transactions; 0: the sites do. An
+	// open one keeps what others write behind it from the other sites.
+	TransactionTimeoutMax time.Duration
+	Sites                 []SiteID // preferred first; the first is the initial home
+	Ack                   AckPolicy
+	OffsetBase            Offset // virtual minus local offset in epoch 1
 	// FollowDeletions has topics deleted at standbys that are deleted at the active
 	// site, where a mirror had created them.
 	FollowDeletions bool
@@ -214,6 +220,11 @@ func (t *Topology) Has(group FailoverGroup, tp TopicPartition) bool {
 // GroupOfConsumerGroup finds the failover group that moves a consumer group.
 func (t *Topology) GroupOfConsumerGroup(group string) (FailoverGroup, bool) {
 	return t.find(group, func(g FailoverGroup) []string { return g.ConsumerGroups })
+}
+
+// GroupOfTransactionalID finds the failover group within which a producer's transactions are.
+func (t *Topology) GroupOfTransactionalID(id string) (FailoverGroup, bool) {
+	return t.find(id, func(g FailoverGroup) []string { return g.TransactionalIDs })
 }
 
 func (t *Topology) find(name string, patterns func(FailoverGroup) []string) (FailoverGroup, bool) {

@@ -9,6 +9,7 @@ import (
 	"spillway/configs"
 	"spillway/federation/control"
 	"spillway/federation/failover"
+	"spillway/federation/topicchange"
 )
 
 // startControl drives moves, votes, and keeps the layout.
@@ -97,6 +98,13 @@ func (a *App) controlEvents() control.Events {
 	e.FollowFailed = func(id spillway.ShareID, state failover.State, err error) {
 		follow(id, state, err)
 		said.tell(fmt.Sprintf("mirror cannot do what %s asks in %s, trying again", id, state), err)
+	}
+	e.TopicChange = func(c topicchange.Change, err error) {
+		if err != nil {
+			said.tell(fmt.Sprintf("change of topic %s, asked for by %s", c.Topic, c.Who), err)
+			return
+		}
+		a.log.Info("topic changed", "change", c.String(), "who", c.Who)
 	}
 	e.StoreLost = func(err error) { said.tell("coordinator store: a watch was interrupted", err) }
 	e.Refused = func(id spillway.ShareID, why string) {

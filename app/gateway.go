@@ -10,6 +10,7 @@ import (
 	"spillway"
 	"spillway/configs"
 	"spillway/federation"
+	"spillway/federation/router"
 	"spillway/federation/session"
 )
 
@@ -40,6 +41,7 @@ func (a *App) startGateway(ctx context.Context) error {
 		Limits:         session.Limits{FrameBytesMax: c.Limits.FrameBytesMax, InFlightMax: c.Limits.InFlightMax, IdleMax: c.Limits.IdleMax},
 		BudgetBytesMax: c.Limits.UnansweredBytesMax, ConnectionsMax: c.Limits.ConnectionsMax, ConnectionsPerAddressMax: c.Limits.ConnectionsPerAddressMax,
 		LeaseTTL: c.Lease.TTL, LeaseEvery: c.Lease.Interval, Release: a.version, Events: events,
+		Router: router.Config{Administration: administration[c.Administration]},
 	})
 	if err != nil {
 		_ = l.Close() // the first error is the one to tell
@@ -56,6 +58,11 @@ func (a *App) startGateway(ctx context.Context) error {
 		}
 	})
 	return nil
+}
+
+// administration by the word of the configuration.
+var administration = map[string]router.Administration{
+	configs.AdministrationNone: router.NoAdministration, configs.AdministrationTopics: router.TopicAdministration,
 }
 
 // advertised splits the configured address, or makes one of the listener's

@@ -25,6 +25,24 @@ type NewTopic struct {
 	Configs     map[string]string
 }
 
+// SettingOp is what is done to one setting.
+type SettingOp int8
+
+// Operations, numbered as in Kafka. The last two are for lists.
+const (
+	SetSetting      SettingOp = 0
+	ResetSetting    SettingOp = 1 // to its default
+	AppendSetting   SettingOp = 2
+	SubtractSetting SettingOp = 3
+)
+
+// SettingChange changes one setting of a topic.
+type SettingChange struct {
+	Key   string
+	Op    SettingOp
+	Value *string // nil with ResetSetting
+}
+
 // GroupListing is one consumer group in a list.
 type GroupListing struct {
 	ID           string
@@ -69,6 +87,24 @@ type ProducerState struct {
 	CoordinatorEpoch int32
 }
 
+// TransactionOngoing is the state of a transaction that is neither committed nor aborted
+// yet, TransactionNone that of a producer that has begun none, TransactionCommitting that of one which is decided and whose markers are being
+// written, TransactionCommitted that of one which has them all, as Kafka names them.
+const (
+	TransactionOngoing    = "Ongoing"
+	TransactionNone       = "Empty"
+	TransactionCommitting = "PrepareCommit"
+	TransactionCommitted  = "CompleteCommit"
+)
+
+// Transaction is the newest transaction of a transactional id, as its coordinator sees it.
+type Transaction struct {
+	TransactionalID string
+	State           string // as Kafka names it: Empty, Ongoing, PrepareCommit, CompleteAbort, ...
+	ProducerID      int64
+	ProducerEpoch   int16 // −1 where it was not told
+}
+
 // Admin is what mirrors, failover and operators do to a cluster. Every method
 // retries what may be retried for itself within ctx (not leader, coordinator
 // moved) and returns errors that name site and request.
@@ -82,6 +118,9 @@ type Admin interface {
 	// as created. With an error nothing is said of those that are in
 	// neither: they may have been created.
 	CreateTopics(ctx context.Context, topics []NewTopic) (created []string, refused map[string]error, err error)
+	// CheckTopics asks whether topics could be created so, and creates none. refused has
+	// those that could not, with the cluster's reason.
+	CheckTopics(ctx context.Context, topics []NewTopic) (refused map[string]error, err error)
 	// DeleteTopic: ErrUnknownTopic if there is none.
 	DeleteTopic(ctx context.Context, name string) error
 	// CreatePartitions grows a topic to count partitions.
@@ -96,6 +135,8 @@ type Admin interface {
 	TopicValues(ctx context.Context, topics []string, key string) (map[string]string, error)
 	// SetTopicConfigs changes only the named settings; nil resets one to its default.
 	SetTopicConfigs(ctx context.Context, topic string, configs map[string]*string) error
+	// AlterTopic changes settings of a topic, or with checkOnly asks whether it could.
+	AlterTopic(ctx context.Context, topic string, changes []SettingChange, checkOnly bool) error
 	// BrokerConfig reads one setting of every broker, by node id. Brokers that
 	// do not tell it are left out.
 	BrokerConfig(ctx context.Context, name string) (map[int32]string, error)
@@ -104,6 +145,9 @@ type Admin interface {
 	// DescribeGroup: state "Dead" for a group that does not exist.
 	DescribeGroup(ctx context.Context, group string) (GroupDescription, error)
 	FetchGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]GroupOffset, error)
+	// StableGroupOffsets waits a moment for transactions of which the group's coordinator
+	// has not heard the end yet. Positions that are undecided after that are the older ones.
+	StableGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]GroupOffset, error)
 	// CommitGroupOffsets commits without being a member. ErrGroupActive if
 	// the group has members.
 	CommitGroupOffsets(ctx context.Context, group string, offsets map[spillway.TopicPartition]GroupOffset) error
@@ -134,6 +178,16 @@ type Admin interface {
 	// AbortTransaction ends a producer's open transaction in one partition as
 	// aborted, over the head of its coordinator, as kafka-transactions.sh does.
 	AbortTransaction(ctx context.Context, tp spillway.TopicPartition, of ProducerState) error
+
+	// OpenTransactions are those that are not ended, markers included. Without producer epochs.
+	OpenTransactions(ctx context.Context) ([]Transaction, error)
+	// DescribeTransaction: ErrUnknownTransactionalID for an id that was never used, or
+	// not for long.
+	DescribeTransaction(ctx context.Context, transactionalID string) (Transaction, error)
+	// EndTransaction takes a transactional id over: its coordinator aborts what is open
+	// and refuses the producer that had it. ErrTransactionEnding while one is being ended:
+	// ask again.
+	EndTransaction(ctx context.Context, transactionalID string) error
 
 	// DenyWrite is the resource fence: principal ("User:name") may no longer
 	// write these topics, whatever else allows it. AllowWrite takes exactly

@@ -48,6 +48,9 @@ type Capabilities struct {
 	// ProducersDurable: so does the memory of producers' last batches. Where
 	// it does not, a resend after a crash is appended a second time.
 	ProducersDurable bool
+	// TransactionOutcome: coordinators tell whether the last transaction of a producer was
+	// committed. Where they do not it is Empty, like one that was aborted.
+	TransactionOutcome bool
 }
 
 // Node is one broker.

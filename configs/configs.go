@@ -122,20 +122,22 @@ type EmbeddedCoordinator struct {
 
 // FailoverGroup is what moves together.
 type FailoverGroup struct {
-	Name           string            `key:"name" doc:"Name of the group." required:"true"`
-	Topics         []string          `key:"topics" doc:"Topics: exact names, or a prefix followed by *." required:"true"`
-	ConsumerGroups []string          `key:"consumerGroups" doc:"Consumer groups: exact names, or a prefix followed by *."`
-	Sites          []string          `key:"sites" doc:"Sites that hold the group, preferred first; the first is the initial home. With order unordered each is the home of partitions of its own, and neither they nor their order may ever change." required:"true"`
-	Order          string            `key:"order" doc:"ordered: one active site for each partition. unordered: a batch is written at any site that can take it, at least once; one failover group NAME-SITE for each site. Must never change." enum:"ordered,unordered" default:"ordered"`
-	Partitions     int               `key:"partitions" doc:"With order unordered: partitions of each topic that live at one site. The topics have that many times the number of sites. Must never change."`
-	Balance        string            `key:"balance" doc:"With order unordered: where batches are written. home-first: where the client sent them, as long as that site can take them." enum:"home-first,round-robin,weighted,least-in-flight,least-latency,local-first,key-affinity" default:"home-first"`
-	Ack            Ack               `key:"ack" doc:"When producers are answered."`
-	OffsetBase     int64             `key:"offsetBase" doc:"Virtual minus local offset in the first epoch. Must never change." default:"0"`
-	ReservedBlock  int64             `key:"reservedBlock" doc:"Records by which the reserved end is raised ahead of use: what a failover may burn of the offset space." default:"65536"`
-	GroupDrain     time.Duration     `key:"groupDrain" doc:"How long a switchover waits for the members of consumer groups to commit." default:"3s"`
-	HoldMax        time.Duration     `key:"holdMax" doc:"How long a request may be held while the group moves; then the client is told to look for the leader." default:"8s"`
-	Deletes        string            `key:"deletes" doc:"What becomes at the other sites of a topic that is deleted at the active one: keep it, or follow and delete it where a mirror had created it." enum:"keep,follow" default:"keep"`
-	Failover       AutomaticFailover `key:"failover" doc:"What may happen without a person."`
+	Name                  string            `key:"name" doc:"Name of the group." required:"true"`
+	Topics                []string          `key:"topics" doc:"Topics: exact names, or a prefix followed by *." required:"true"`
+	ConsumerGroups        []string          `key:"consumerGroups" doc:"Consumer groups: exact names, or a prefix followed by *."`
+	TransactionalIDs      []string          `key:"transactionalIds" doc:"Transactional ids of producers whose transactions write to the topics of this group alone: exact names, or a prefix followed by *. Those of Kafka Streams begin with the application.id and a hyphen. Only with order ordered and ack.sites 1."`
+	TransactionTimeoutMax time.Duration     `key:"transactionTimeoutMax" doc:"The longest transaction timeout that a producer may ask for; others are refused with INVALID_TRANSACTION_TIMEOUT. An open transaction keeps what all others write to its partitions behind it from the other sites, so this is also what a failover may lose." default:"1m"`
+	Sites                 []string          `key:"sites" doc:"Sites that hold the group, preferred first; the first is the initial home. With order unordered each is the home of partitions of its own, and neither they nor their order may ever change." required:"true"`
+	Order                 string            `key:"order" doc:"ordered: one active site for each partition. unordered: a batch is written at any site that can take it, at least once; one failover group NAME-SITE for each site. Must never change." enum:"ordered,unordered" default:"ordered"`
+	Partitions            int               `key:"partitions" doc:"With order unordered: partitions of each topic that live at one site. The topics have that many times the number of sites. Must never change."`
+	Balance               string            `key:"balance" doc:"With order unordered: where batches are written. home-first: where the client sent them, as long as that site can take them." enum:"home-first,round-robin,weighted,least-in-flight,least-latency,local-first,key-affinity" default:"home-first"`
+	Ack                   Ack               `key:"ack" doc:"When producers are answered."`
+	OffsetBase            int64             `key:"offsetBase" doc:"Virtual minus local offset in the first epoch. Must never change." default:"0"`
+	ReservedBlock         int64             `key:"reservedBlock" doc:"Records by which the reserved end is raised ahead of use: what a failover may burn of the offset space." default:"65536"`
+	GroupDrain            time.Duration     `key:"groupDrain" doc:"How long a switchover waits for the members of consumer groups to commit." default:"3s"`
+	HoldMax               time.Duration     `key:"holdMax" doc:"How long a request may be held while the group moves; then the client is told to look for the leader." default:"8s"`
+	Deletes               string            `key:"deletes" doc:"What becomes at the other sites of a topic that is deleted at the active one: keep it, or follow and delete it where a mirror had created it." enum:"keep,follow" default:"keep"`
+	Failover              AutomaticFailover `key:"failover" doc:"What may happen without a person."`
 }
 
 // Ack says how many sites must hold a record before its producer is answered.
@@ -158,14 +160,21 @@ type AutomaticFailover struct {
 
 // Gateway is the part that clients talk to.
 type Gateway struct {
-	Listen        string        `key:"listen" doc:"Address to listen on." default:":9092"`
-	Advertised    string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
-	TLS           ServerTLS     `key:"tls" doc:"Encryption towards clients; without it they connect in plain text."`
-	SASL          ClientSASL    `key:"sasl" doc:"How clients say who they are. Without it, by their certificates, or not at all. See docs/operate/security.md."`
-	Authorization Authorization `key:"authorization" doc:"What clients may do once it is known who they are. See docs/operate/security.md."`
-	Limits        GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
-	Lease         Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
+	Listen         string        `key:"listen" doc:"Address to listen on." default:":9092"`
+	Advertised     string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
+	TLS            ServerTLS     `key:"tls" doc:"Encryption towards clients; without it they connect in plain text."`
+	SASL           ClientSASL    `key:"sasl" doc:"How clients say who they are. Without it, by their certificates, or not at all. See docs/operate/security.md."`
+	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. It is for every client that is let in, or for those that gateway.authorization lets. See docs/operate/topics.md." enum:"none,topics" default:"none"`
+	Authorization  Authorization `key:"authorization" doc:"What clients may do once it is known who they are. See docs/operate/security.md."`
+	Limits         GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
+	Lease          Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
 }
+
+// Words of Gateway.Administration.
+const (
+	AdministrationNone   = "none"
+	AdministrationTopics = "topics"
+)
 
 // ServerTLS is the gateway's certificate, and whose certificates clients show.
 type ServerTLS struct {

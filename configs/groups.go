@@ -26,12 +26,42 @@ func (c *checker) groups(cfg *Config, places []string) {
 		names = append(names, g.Name)
 		c.patterns(key+".topics", g.Topics, "t/", g.Name, owners)
 		c.patterns(key+".consumerGroups", g.ConsumerGroups, "g/", g.Name, owners)
+		c.patterns(key+".transactionalIds", g.TransactionalIDs, "x/", g.Name, owners)
+		c.transactions(key, g)
 		c.groupSites(key, g, siteNames)
 		c.groupLimits(key, g, len(places))
 		c.order(key, g)
 	}
 	c.siblingNames(cfg, names)
 }
+
+// transactions checks that a group which names transactional ids has one home, and that
+// its acknowledgements wait for no mirror: mirrors carry what is committed, and before a
+// transaction is committed all of it has to be acknowledged (C4).
+func (c *checker) transactions(key string, g FailoverGroup) {
+	if len(g.TransactionalIDs) == 0 {
+		return
+	}
+	if g.TransactionTimeoutMax < transactionTimeoutLeast || g.TransactionTimeoutMax > transactionTimeoutMost {
+		c.at(key+".transactionTimeoutMax", "%s: must be %s to %s", g.TransactionTimeoutMax, transactionTimeoutLeast, transactionTimeoutMost)
+	}
+	at := key + ".transactionalIds"
+	switch {
+	case g.Order == spillway.Unordered:
+		c.at(at, "is for order ordered: a transaction has one home, and the partitions of an unordered group have one at each site")
+	case g.Ack.Sites > 1:
+		c.at(at, "needs ack.sites 1: with %d a record is acknowledged when another site has it, which gets it when its transaction is committed, which waits for the acknowledgement", g.Ack.Sites)
+	case g.Ack.OnLag == spillway.OnLagBlock:
+		c.at(at, "needs ack.onLag warn or throttle: block holds acknowledgements until another site has the records, which gets them when their transaction is committed, which waits for the acknowledgements")
+	}
+}
+
+// transactionTimeoutLeast and transactionTimeoutMost bound what transactionTimeoutMax may
+// be. Kafka's own limit is the latter, where nobody has set another.
+const (
+	transactionTimeoutLeast = time.Second
+	transactionTimeoutMost  = 15 * time.Minute
+)
 
 // siblingNames are those of the failover groups that unordered ones stand for; names are
 // those in the file.
@@ -216,11 +246,13 @@ func (g FailoverGroup) noun() spillway.FailoverGroup {
 		sites[i] = spillway.SiteID(s)
 	}
 	return spillway.FailoverGroup{
-		Name:           g.Name,
-		Kind:           spillway.Ordered,
-		Topics:         g.Topics,
-		ConsumerGroups: g.ConsumerGroups,
-		Sites:          sites,
+		Name:                  g.Name,
+		Kind:                  spillway.Ordered,
+		Topics:                g.Topics,
+		ConsumerGroups:        g.ConsumerGroups,
+		TransactionalIDs:      g.TransactionalIDs,
+		TransactionTimeoutMax: g.TransactionTimeoutMax,
+		Sites:                 sites,
 		Ack: spillway.AckPolicy{Sites: g.Ack.Sites, OnShortfall: g.Ack.OnShortfall, ShortfallAfter: g.Ack.ShortfallAfter,
 			OnLag: g.Ack.OnLag, LagMax: g.Ack.LagMax, LagRecordsMax: g.Ack.LagRecordsMax},
 		OffsetBase:      spillway.Offset(g.OffsetBase),

@@ -595,9 +595,39 @@ func TestAMoveThatWasGivenUpLongAgoFencesNobody(t *testing.T) {
 	var code int16
 	gatewaytest.Eventually(t, "gateway-2 knows the topics of the group", func() bool {
 		code = beat(second, epoch, nil).ErrorCode
-		return code != kerr.CoordinatorLoadInProgress.Code
+		return code != kerr.CoordinatorLoadInProgress.Code && code != kerr.NotCoordinator.Code // as long as it has no lease
 	})
 	if code != 0 {
 		t.Errorf("error %d", code)
+	}
+}
+
+// A partition that is refused, in each request anew, keeps no other from its records, and is
+// told at once where nothing comes.
+func TestARefusedPartitionStarvesNoOther(t *testing.T) {
+	t.Parallel()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
+	fill(t, w, "orders", 1, 3)
+	c := raw(t, w.Addrs[0])
+	ask := func(at int64) (refused, served kmsg.FetchResponseTopicPartition) {
+		req := fetchRequest(at, time.Minute)
+		of, nothing := kmsg.NewFetchRequestTopic(), kmsg.NewFetchRequestTopicPartition()
+		nothing.FetchOffset = gatewaytest.OffsetBase
+		of.Topic, of.Partitions = "nothing-of-that-name", []kmsg.FetchRequestTopicPartition{nothing}
+		req.Topics = append([]kmsg.FetchRequestTopic{of}, req.Topics...)
+		resp := do[*kmsg.FetchResponse](t, c, req)
+		return resp.Topics[0].Partitions[0], resp.Topics[1].Partitions[0]
+	}
+	for at := int64(gatewaytest.OffsetBase); at < gatewaytest.OffsetBase+3; at++ {
+		refused, served := ask(at)
+		if refused.ErrorCode != kerr.UnknownTopicOrPartition.Code {
+			t.Fatalf("the unknown topic: error %d", refused.ErrorCode)
+		}
+		if served.ErrorCode != 0 || len(served.RecordBatches) == 0 {
+			t.Fatalf("the other one, at %d: error %d, %d bytes", at, served.ErrorCode, len(served.RecordBatches))
+		}
+	}
+	if refused, served := ask(gatewaytest.OffsetBase + 3); refused.ErrorCode == 0 || len(served.RecordBatches) > 0 {
+		t.Errorf("at the end: error %d, %d bytes", refused.ErrorCode, len(served.RecordBatches))
 	}
 }

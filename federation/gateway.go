@@ -20,6 +20,7 @@ import (
 	"spillway/federation/layout"
 	"spillway/federation/router"
 	"spillway/federation/session"
+	"spillway/federation/topicchange"
 	"spillway/mirror/maptopic"
 )
 
@@ -98,6 +99,7 @@ type Gateway struct {
 	reserve *reserve
 	marks   *marks
 	reports *reports
+	changes *topicchange.Topics
 	readers map[spillway.SiteID]*maptopic.Reader
 	budget  *session.Budget
 	rights  *authorization.Keeper // nil: clients may do everything
@@ -167,15 +169,22 @@ func New(c Config) (*Gateway, error) {
 		Store: c.Store, Key: g.keys.Gateway(c.ID), Value: g.leaseValue, Owner: leaseOwner, Self: g.boot,
 		Confirm: g.readShares, TTL: c.LeaseTTL, Every: c.LeaseEvery, Clock: c.Clock, Changed: g.leaseChanged,
 	})
+	g.changes = topicchange.New(topicchange.Config{Topology: c.Topology, Store: c.Store, Sites: c.Sites, Made: func(topic string) { g.router.TopicChanged(topic) }})
 	rc := c.Router
 	rc.Gateway, rc.Site, rc.Topology, rc.Sites = c.ID, c.Site, c.Topology, c.Sites
 	rc.Lease, rc.Layout, rc.Maps, rc.Reserve, rc.Marks = leaseHeld{g.lease}, g.layout, siteMaps{g}, g.reserve, g.marks
+	rc.Changes = g.changes
 	rc.Authentication = c.Authentication
 	if c.Authorization != nil {
 		g.rights = g.newRights(*c.Authorization)
 		rc.Rights = g.rights
 	}
 	rc.Report, rc.Events, rc.Dial = g.reports.update, c.Events.Router, c.Dial
+	if rc.Events.TransactionUnknown == nil {
+		rc.Events.TransactionUnknown = func(site spillway.SiteID, err error) {
+			g.problem(fmt.Sprintf("ask site %s about a transaction; may its gateways describe transactional ids?", site), err)
+		}
+	}
 	for _, s := range g.shares {
 		rc.Shares = append(rc.Shares, s)
 	}
@@ -197,6 +206,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	wg.Go(func() { g.watch(inner, g.keys.Gateways(), g.layout.seeGateways) })
 	wg.Go(func() { g.watch(inner, g.keys.ReservedAll(), g.reserve.see) })
 	wg.Go(func() { g.watch(inner, g.keys.Mirrors(), g.marks.see) })
+	wg.Go(func() { g.watch(inner, g.keys.Topics(), g.changes.See) })
 	wg.Go(func() { g.reports.run(inner) })
 	wg.Go(func() { g.reserve.run(inner) })
 	wg.Go(func() { g.layout.run(inner) })

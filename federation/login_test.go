@@ -368,6 +368,64 @@ func TestCertificatesOfClients(t *testing.T) {
 	}
 }
 
+// The audit log names who a client of a gateway is, by its login or its certificate, beside
+// how it calls itself: a client id is no proof of anything.
+func TestTheAuditLogNamesPrincipals(t *testing.T) {
+	t.Parallel()
+	authority := gatewaytest.NewAuthority(t)
+	certificate, key := authority.Server("gateway")
+	shop := authority.Client(authority.Issue("shop", pkix.Name{CommonName: "shop", OrganizationalUnit: []string{"orders"}}, x509.ExtKeyUsageClientAuth, nil))
+	for what, c := range map[string]struct {
+		files      authentication.TLSFiles
+		mechanisms []string
+		opts       []kgo.Opt
+		who        string
+	}{
+		"logins": {
+			authentication.TLSFiles{Certificate: certificate, Key: key}, []string{authentication.ScramSHA256},
+			[]kgo.Opt{kgo.DialTLSConfig(authority.Client("", "")), kgo.SASL(kgoLogins[authentication.ScramSHA256]("alice", "alice's"))},
+			`"User:alice" by client "\"User:bob\" by me" at 127.0.0.1, gateway gateway-1`,
+		},
+		"certificates": {
+			authentication.TLSFiles{Certificate: certificate, Key: key, ClientCA: authority.File}, nil,
+			[]kgo.Opt{kgo.DialTLSConfig(shop)},
+			`"User:CN=shop,OU=orders" by client "\"User:bob\" by me" at 127.0.0.1, gateway gateway-1`,
+		},
+		"nobody is asked": {
+			authentication.TLSFiles{Certificate: certificate, Key: key, ClientCA: authority.File, ClientOptional: true}, nil,
+			[]kgo.Opt{kgo.DialTLSConfig(authority.Client("", ""))},
+			`client "\"User:bob\" by me" at 127.0.0.1, gateway gateway-1`,
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			f := newFront(t)
+			kept, err := c.files.Keep()
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := topicWorld(t, func(o *gatewaytest.Options) {
+				gateway := o.Gateway
+				o.Gateway = func(config *federation.Config) {
+					gateway(config)
+					f.ask(config, 0, c.mechanisms...)
+					config.TLS = authentication.ServerTLS(kept)
+				}
+			})
+			cl := client(t, w, append(c.opts, kgo.ClientID(`"User:bob" by me`))...)
+			create := kmsg.NewPtrCreateTopicsRequest()
+			create.TimeoutMillis, create.Topics = 20_000, []kmsg.CreateTopicsRequestTopic{newTopic("shop-carts", 1, 1)}
+			resp, err := create.RequestWith(within(t, soon), cl)
+			if err != nil || resp.Topics[0].ErrorCode != 0 {
+				t.Fatalf("%+v, %v", resp, err)
+			}
+			if log := audited(t, w); len(log) != 1 || log[0].Who != c.who {
+				t.Errorf("audit %+v, want %s", log, c.who)
+			}
+		})
+	}
+}
+
 // stranger speaks frame by frame.
 type stranger struct {
 	net.Conn

@@ -162,6 +162,13 @@ func (r *reserve) Ask(share *router.Share, t router.Term, tp spillway.TopicParti
 	return have
 }
 
+// Knows implements router.Reserve.
+func (r *reserve) Knows(share *router.Share, topic string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.shares[share.ID].record.Ends[topic]) > 0
+}
+
 // Extend implements router.Reserve.
 func (r *reserve) Extend(ctx context.Context, share *router.Share, t router.Term, tp spillway.TopicPartition, end spillway.Offset) error {
 	for {

@@ -1,8 +1,10 @@
 package mirror
 
 import (
+	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"spillway"
@@ -51,6 +53,42 @@ func TestAFlowThatBeganIsCatchingUp(t *testing.T) {
 	eventually(t, "the flow has caught up", func() bool {
 		flows := m.Flows()
 		return len(flows) == 1 && flows[0].Partitions == 2 && !flows[0].CatchingUp
+	})
+}
+
+// Where transactions of several producers overlap, the last stable offset never reaches
+// the high watermark. A flow that has all up to there is whole and not behind: else no
+// switchover could ever begin.
+func TestOverlappingTransactionsAreNoLag(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := &Mirror{site: "west", config: Config{Now: time.Now}, budget: newBudget(1)}
+		f := newFlow(m, ordersAssignment("east", 1), &source{site: "east"}, nil)
+		f.mu.found = true
+		p := &partition{TopicPartition: spillway.TopicPartition{Topic: "orders"}, highWatermark: -1, lastStable: -1}
+		look := func(source, lastStable, highWatermark spillway.LocalOffset) FlowInfo {
+			time.Sleep(10 * time.Second)
+			p.heard(lastStable, highWatermark, time.Now())
+			p.source, p.heardAt = source, time.Now()
+			f.setState(p, true, "")
+			return f.info(time.Now())
+		}
+		for end := spillway.LocalOffset(10); end < 100; end += 10 {
+			info := look(end, end, end+7)
+			if info.CatchingUp || info.LagTime > 0 || info.LagRecords != 7 || info.UndecidedRecords != 7 {
+				t.Fatalf("all is there up to the last stable offset: %+v", info)
+			}
+			if info.HeldBack > 0 {
+				t.Fatalf("each of them ends, and records are held back for %s", info.HeldBack)
+			}
+		}
+		if info := look(90, 90, 130); info.HeldBack != 10*time.Second || !strings.HasPrefix(info.HeldBackBy, "orders-0: a transaction is open at site east since offset 90 ") || info.LagTime > 0 {
+			t.Errorf("one does not end: %+v", info)
+		}
+		look(100, 110, 117)
+		if info := look(100, 110, 117); info.LagTime < 10*time.Second || info.LagRecords != 17 {
+			t.Errorf("ten decided records are not there: %+v", info)
+		}
 	})
 }
 

@@ -121,10 +121,15 @@ type FlowInfo struct {
 	// UndecidedRecords are those of LagRecords that open transactions hold back at the
 	// source: no reader of committed records can have them yet.
 	UndecidedRecords int64
-	LagTime          time.Duration // since when the target may lack what the source has; 0 while nothing is known that it lacks
+	LagTime          time.Duration // since when the target may lack what the source has and transactions do not hold back; 0 while nothing is known that it lacks
 	CatchingUp       bool          // since it began, it never had everything that the source had
 	Problem          string        // of the flow as a whole; empty if there is none
 	Problems         map[spillway.TopicPartition]string
+	// HeldBack is for how long open transactions have held back the same records of a
+	// partition, the longest of all; HeldBackBy says which, and whose. Where transactions
+	// overlap, each that ends begins it anew.
+	HeldBack   time.Duration
+	HeldBackBy string
 	// Hanging tells of transactions that are open for longer than TransactionWait.
 	Hanging map[spillway.TopicPartition]string
 	// MemoryBytes are held of records by all flows of the mirror, MemoryBytesMax may be.

@@ -65,7 +65,7 @@ type flow struct {
 		// problem is why partitions cannot be looked for.
 		problem    string
 		found      bool // they were looked for, once
-		hanging    map[spillway.TopicPartition]string
+		holders    map[spillway.TopicPartition]holder
 		circular   []string // topics that are left out, since they come from here
 		verifiedAt int64    // map position of the last verified end that was saved
 		running    []*lane  // quiet ones too

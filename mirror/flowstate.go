@@ -3,7 +3,6 @@ package mirror
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 type partState struct {
 	virtual spillway.Offset
 	lag     int64
+	due     int64 // of lag, what could be here
 	// undecided are those of lag that open transactions hold back at the source,
 	// at lastStable since heldBack.
 	undecided  int64
@@ -26,7 +26,7 @@ type partState struct {
 	// a follower of Kafka, that is when the source answered, not when the answer was
 	// written: a mirror that cannot keep up has all that it knows after each answer.
 	caughtUp time.Time
-	whole    bool // it had all, once since the flow began
+	whole    bool // it had all that is decided, once since the flow began
 }
 
 // publish is called by lanes after a plan was compared.
@@ -36,19 +36,19 @@ func (f *flow) publish(p *partition) {
 }
 
 func (f *flow) setState(p *partition, running bool, problem string) {
-	s := partState{virtual: p.virtual, lag: p.lag(), undecided: p.undecided(), lastStable: p.lastStable, heldBack: p.heldBack, running: running, problem: problem, caughtUp: time.Now()}
+	s := partState{virtual: p.virtual, lag: p.lag(), due: p.due(), undecided: p.undecided(), lastStable: p.lastStable, heldBack: p.heldBack, running: running, problem: problem, caughtUp: time.Now()}
 	if !p.heardAt.IsZero() {
 		s.caughtUp = p.heardAt
 	}
 	f.mu.Lock()
 	before, known := f.mu.state[p.TopicPartition]
-	if known && (s.lag > 0 || problem != "") {
+	if known && (s.due > 0 || problem != "") {
 		s.caughtUp = before.caughtUp
-		if before.lag == 0 && before.problem == "" { // and nothing was said of it since
+		if before.due == 0 && before.problem == "" { // and nothing was said of it since
 			s.caughtUp = later(before.caughtUp, p.answered)
 		}
 	}
-	s.whole = before.whole || running && problem == "" && s.lag == 0 && p.highWatermark >= 0
+	s.whole = before.whole || running && problem == "" && s.due == 0 && p.highWatermark >= 0
 	f.mu.state[p.TopicPartition] = s
 	if !known {
 		f.mu.listed++
@@ -102,7 +102,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	info := FlowInfo{Share: f.share.Share, Source: f.source.site, Target: f.m.site, Epoch: f.epoch,
-		Partitions: len(f.mu.state), CatchingUp: !f.mu.found, Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string), Hanging: maps.Clone(f.mu.hanging)}
+		Partitions: len(f.mu.state), CatchingUp: !f.mu.found, Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string), Hanging: make(map[spillway.TopicPartition]string)}
 	info.MemoryBytes, info.MemoryBytesMax = f.m.budget.usage()
 	tps := make([]spillway.TopicPartition, 0, len(f.mu.state))
 	for tp, s := range f.mu.state {
@@ -117,6 +117,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 		}
 		info.LagRecords += s.lag
 		info.UndecidedRecords += s.undecided
+		f.addHeldBack(&info, tp, s, now)
 		if s.running {
 			info.Running++
 		}
@@ -124,7 +125,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 		if s.problem != "" {
 			info.Problems[tp] = s.problem
 		}
-		if s.problem != "" || s.lag > 0 {
+		if s.problem != "" || s.due > 0 {
 			info.LagTime = max(info.LagTime, now.Sub(s.caughtUp))
 		}
 	}

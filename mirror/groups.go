@@ -75,6 +75,18 @@ func (c carriedGroup) has(offsets map[spillway.TopicPartition]broker.GroupOffset
 	return time.Since(c.at) < recommitInterval
 }
 
+// still forgets the positions that the source does not have any more: they may have been
+// deleted here too, and come again.
+func (c carriedGroup) still(theirs map[spillway.TopicPartition]broker.GroupOffset) carriedGroup {
+	kept := make(map[spillway.TopicPartition]broker.GroupOffset, len(c.offsets))
+	for tp, o := range c.offsets {
+		if there, listed := theirs[tp]; listed && there.Offset >= 0 {
+			kept[tp] = o
+		}
+	}
+	return carriedGroup{kept, c.at}
+}
+
 // CopyGroups copies the committed offsets of the share's consumer groups from a
 // site, exactly: the same virtual offsets, in this site's own numbers. Members
 // that a group left behind here are removed. It may be repeated, and may run
@@ -122,9 +134,10 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 }
 
 // copyGroups copies what differs from what is there, and says what is there then: nothing
-// is known of what another worker has. Of several workers each has its own groups; it may
-// wait for those that are becoming so. It commits nothing once the site has promised a
-// higher epoch than the floor.
+// is known of what another worker has. Of several workers each has its own groups. The
+// last copy may wait: for groups that are becoming its own, and for the source's coordinator
+// to hear of the end of transactions. It commits nothing once the site has promised a higher
+// epoch than the floor.
 func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
 	groups, err := src.cluster.Admin().ListGroups(ctx)
 	if err != nil {
@@ -178,7 +191,11 @@ func (m *Mirror) copyAlone(ctx context.Context, a Assignment, src *source, group
 		defer lease.release()
 		may.lease = lease
 	}
-	now, err := m.copyGroup(ctx, a, src, group, may, there)
+	read := src.cluster.Admin().FetchGroupOffsets
+	if wait && !m.config.IdentitySources { // there they may overlap for as long as the source is used
+		read = src.cluster.Admin().StableGroupOffsets
+	}
+	now, err := m.copyGroup(ctx, a, src, group, may, there, read)
 	if err != nil {
 		return err
 	}
@@ -225,16 +242,20 @@ func (r groupRight) removeMembers(ctx context.Context) error {
 	return r.m.local.Admin().RemoveMembers(ctx, r.group)
 }
 
+// groupReader reads the committed positions of a group.
+type groupReader func(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error)
+
 // copyGroup returns what is carried of the group now.
-func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group string, may groupRight, there func(context.Context, string) carriedGroup) (carriedGroup, error) {
+func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group string, may groupRight, there func(context.Context, string) carriedGroup, read groupReader) (carriedGroup, error) {
 	var before carriedGroup
 	var wg sync.WaitGroup
 	wg.Go(func() { before = there(ctx, group) })
-	theirs, err := src.cluster.Admin().FetchGroupOffsets(ctx, group)
+	theirs, err := read(ctx, group)
 	wg.Wait()
 	if err != nil {
 		return before, fmt.Errorf("copy group %s from site %s: %w", group, src.site, err)
 	}
+	before = before.still(theirs)
 	ours := make(map[spillway.TopicPartition]broker.GroupOffset, len(theirs))
 	for tp, o := range theirs {
 		if o.Offset < 0 || !a.covers(tp.Topic) || m.fedBy(src, tp.Topic) == "" {

@@ -9,9 +9,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
 	"spillway"
 	"spillway/broker"
 	"spillway/mirror/maptopic"
+	"spillway/mirror/offsetmap"
 	"spillway/mirror/workers"
 )
 
@@ -95,6 +101,90 @@ func TestAnOldPositionIsNotCommittedLast(t *testing.T) {
 	}
 }
 
+// A coordinator hears of the end of a transaction behind everybody else. Positions that were
+// committed in it are copied all the same, or the group would read again at the new site what
+// it has handled.
+func TestPositionsOfATransactionAreCopiedOnceItHasEnded(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	east := embeddedSite(t, "east", map[string]int32{"orders": 1})
+	west := embeddedSite(t, "west", nil)
+	tp := spillway.TopicPartition{Topic: "orders"}
+	small(t, east.Addresses(), 20)
+	eastM, westM := testMirror(t, east), testMirror(t, west, east)
+	assign(t, eastM, ordersAssignment("", 1))
+	assign(t, westM, ordersAssignment("east", 1))
+	eventually(t, "west has all", func() bool { return caughtUp(ctx, east, eastM, westM, ordersAssignment("", 1)) })
+	if err := east.Admin().CommitGroupOffsets(ctx, "app", map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 10, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	end := positionInTransaction(t, east.Addresses(), "app", tp, 15)
+	copied := make(chan error, 1)
+	go func() { copied <- westM.CopyGroups(ctx, ordersShare, "east") }()
+	select { // that it waits can only be waited for
+	case err := <-copied:
+		t.Fatalf("copied before the transaction had ended: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	end()
+	if err := <-copied; err != nil {
+		t.Fatal(err)
+	}
+	want, _ := eastM.Map().View(tp).ToVirtual(15)
+	got, err := west.Admin().FetchGroupOffsets(ctx, "app")
+	if v, _, _, _ := offsetmap.DecodeCommit(got[tp].Metadata); err != nil || v != want {
+		t.Errorf("%+v, %v; want %d", got, err, want)
+	}
+}
+
+// positionInTransaction commits a position in a transaction, which end commits.
+func positionInTransaction(t *testing.T, addresses []string, group string, tp spillway.TopicPartition, offset int64) (end func()) {
+	t.Helper()
+	ctx := testContext(t)
+	c, err := kgo.NewClient(kgo.SeedBrokers(addresses...), kgo.TransactionalID("app-1"), kgo.MaxVersions(kversion.V3_0_0()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	id, epoch, err := c.ProducerID(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := kmsg.NewPtrAddOffsetsToTxnRequest()
+	add.TransactionalID, add.ProducerID, add.ProducerEpoch, add.Group = "app-1", id, epoch, group
+	added, err := add.RequestWith(ctx, c)
+	if err == nil {
+		err = kerr.ErrorForCode(added.ErrorCode)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit := kmsg.NewPtrTxnOffsetCommitRequest()
+	commit.TransactionalID, commit.ProducerID, commit.ProducerEpoch, commit.Group, commit.Generation = "app-1", id, epoch, group, -1
+	p := kmsg.NewTxnOffsetCommitRequestTopicPartition()
+	p.Partition, p.Offset, p.LeaderEpoch = tp.Partition, offset, -1
+	commit.Topics = []kmsg.TxnOffsetCommitRequestTopic{{Topic: tp.Topic, Partitions: []kmsg.TxnOffsetCommitRequestTopicPartition{p}}}
+	committed, err := commit.RequestWith(ctx, c)
+	if err == nil {
+		err = kerr.ErrorForCode(committed.Topics[0].Partitions[0].ErrorCode)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		req := kmsg.NewPtrEndTxnRequest()
+		req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Commit = "app-1", id, epoch, true
+		resp, err := req.RequestWith(ctx, c)
+		if err == nil {
+			err = kerr.ErrorForCode(resp.ErrorCode)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // watchedGroups is a site that tells what is asked of its groups before it does it.
 type watchedGroups struct {
 	broker.Cluster
@@ -115,6 +205,13 @@ func (w watchedAdmin) FetchGroupOffsets(ctx context.Context, group string) (map[
 	return w.Admin.FetchGroupOffsets(ctx, group)
 }
 
+func (w watchedAdmin) StableGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
+	if err := w.asked("fetch"); err != nil {
+		return nil, err
+	}
+	return w.Admin.StableGroupOffsets(ctx, group)
+}
+
 func (w watchedAdmin) CommitGroupOffsets(ctx context.Context, group string, offsets map[spillway.TopicPartition]broker.GroupOffset) error {
 	if err := w.asked("commit"); err != nil {
 		return err
@@ -127,13 +224,14 @@ func (w watchedAdmin) RemoveMembers(context.Context, string) error { return w.as
 // groupWorker is a mirror that is to carry a group whose members are still at the site
 // that it feeds. The test says what its worker says.
 type groupWorker struct {
-	m     *Mirror
-	s     *share
-	src   *source
-	a     Assignment
-	now   atomic.Int64            // later than it is
-	calls []string                // of which the next one may be the last
-	at    func(call string) error // before each
+	m      *Mirror
+	s      *share
+	src    *source
+	theirs []string // addresses of the source
+	a      Assignment
+	now    atomic.Int64            // later than it is
+	calls  []string                // of which the next one may be the last
+	at     func(call string) error // before each
 }
 
 const watchedGroup = "app"
@@ -151,6 +249,7 @@ func newGroupWorker(t *testing.T) *groupWorker {
 	if err := east.Admin().CommitGroupOffsets(ctx, watchedGroup, map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 0, LeaderEpoch: -1}}); err != nil {
 		t.Fatal(err)
 	}
+	w.theirs = east.Addresses()
 	assign(t, testMirror(t, east, west), ordersAssignment("", 1))
 	w.m = testMirrorWith(t, Config{Local: watchedGroups{west, asked}, Now: func() time.Time { return time.Now().Add(time.Duration(w.now.Load())) }}, watchedGroups{east, asked})
 	if err := w.m.readMap(ctx); err != nil {
@@ -239,5 +338,54 @@ func TestAMoveWithoutItsGroupsFails(t *testing.T) {
 	first.is.Store(1)
 	if _, err := w.copies(testContext(t), true); !errors.Is(err, ErrNotLeading) {
 		t.Errorf("another one leads: %v", err)
+	}
+}
+
+// forgets deletes what a group has committed of a partition at a site.
+func forgets(t *testing.T, addresses []string, group string, tp spillway.TopicPartition) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(addresses...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	req := kmsg.NewPtrOffsetDeleteRequest()
+	req.Group = group
+	req.Topics = []kmsg.OffsetDeleteRequestTopic{{Topic: tp.Topic, Partitions: []kmsg.OffsetDeleteRequestTopicPartition{{Partition: tp.Partition}}}}
+	resp, err := req.RequestWith(testContext(t), client)
+	if err != nil || resp.ErrorCode != 0 || resp.Topics[0].Partitions[0].ErrorCode != 0 {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+}
+
+// A position is deleted at the source, and the group commits the same again: it is carried
+// again. The mirror must not believe that the site still has what it had carried.
+func TestAPositionThatComesAgainIsCarriedAgain(t *testing.T) {
+	t.Parallel()
+	w := newGroupWorker(t)
+	tp := spillway.TopicPartition{Topic: "orders"}
+	carried := carriedGroup{}
+	committed := func() bool {
+		t.Helper()
+		w.calls = nil
+		err := w.m.copyGroups(testContext(t), w.a, w.src, w.a.Epoch, false, func(context.Context, string) carriedGroup { return carried },
+			func(_ string, now carriedGroup) { carried = now })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.Contains(w.calls, "commit")
+	}
+	if !committed() || committed() {
+		t.Fatalf("at first: %v, %v", w.calls, carried)
+	}
+	forgets(t, w.theirs, watchedGroup, tp)
+	if committed() {
+		t.Errorf("nothing is there: %v", w.calls)
+	}
+	if err := w.src.cluster.Admin().CommitGroupOffsets(testContext(t), watchedGroup, map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 0, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	if !committed() || committed() {
+		t.Errorf("the group has committed again: %v, %v", w.calls, carried)
 	}
 }

@@ -15,8 +15,18 @@ import (
 // for every reader of committed records. The mirror does not end it: at the source its
 // coordinator may still decide. It says whose it is.
 
-// hangingEvery is how often a flow asks whose transactions hold its records back.
-const hangingEvery = 10 * time.Second
+// hangingEvery is how often a flow asks whose transactions hold its records back, and
+// namedAfter how long the one must have done so that does it the longest.
+const (
+	hangingEvery = 10 * time.Second
+	namedAfter   = 2 * time.Second
+)
+
+// holder is who holds records of a partition back, as long as its last stable offset stays.
+type holder struct {
+	lastStable spillway.LocalOffset
+	who        string
+}
 
 func (f *flow) watchTransactions(ctx context.Context) {
 	tick := time.NewTicker(min(hangingEvery, max(f.m.config.TransactionWait, f.m.config.TopicInterval)))
@@ -27,33 +37,69 @@ func (f *flow) watchTransactions(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		found := f.hanging(ctx, time.Now())
+		found := f.findHolders(ctx, time.Now())
 		f.mu.Lock()
-		f.mu.hanging = found
+		f.mu.holders = found
 		f.mu.Unlock()
 	}
 }
 
-// hanging describes the transactions that have held records back for too long.
-func (f *flow) hanging(ctx context.Context, now time.Time) map[spillway.TopicPartition]string {
+// findHolders asks whose transactions have held records back for too long, and whose does
+// it the longest.
+func (f *flow) findHolders(ctx context.Context, now time.Time) map[spillway.TopicPartition]holder {
 	states := make(map[spillway.TopicPartition]partState)
+	var longest spillway.TopicPartition
+	most := namedAfter
 	f.mu.Lock()
 	for tp, s := range f.mu.state {
-		if s.undecided > 0 && now.Sub(s.heldBack) >= f.m.config.TransactionWait {
+		if held := s.heldFor(now); held >= f.m.config.TransactionWait && held > 0 {
 			states[tp] = s
+		} else if held >= most {
+			longest, most = tp, held
 		}
+	}
+	if len(states) == 0 && longest.Topic != "" {
+		states[longest] = f.mu.state[longest]
 	}
 	f.mu.Unlock()
-	found := make(map[spillway.TopicPartition]string)
+	found := make(map[spillway.TopicPartition]holder)
 	for _, tp := range slices.SortedFunc(maps.Keys(states), spillway.TopicPartition.Compare) {
-		s := states[tp]
-		who := "a transaction"
+		lastStable := states[tp].lastStable
 		producers, err := f.source.cluster.Admin().DescribeProducers(ctx, tp)
-		if i := slices.IndexFunc(producers, func(p broker.ProducerState) bool { return p.CurrentTxnStart == int64(s.lastStable) }); err == nil && i >= 0 {
-			who = fmt.Sprintf("a transaction of producer %d, epoch %d, coordinator epoch %d", producers[i].ID, producers[i].Epoch, producers[i].CoordinatorEpoch)
+		found[tp] = holder{lastStable: lastStable, who: aTransaction}
+		if i := slices.IndexFunc(producers, func(p broker.ProducerState) bool { return p.CurrentTxnStart == int64(lastStable) }); err == nil && i >= 0 {
+			found[tp] = holder{lastStable, fmt.Sprintf("a transaction of producer %d, epoch %d, coordinator epoch %d", producers[i].ID, producers[i].Epoch, producers[i].CoordinatorEpoch)}
 		}
-		found[tp] = fmt.Sprintf("%s is open at site %s since offset %d and %s; what lies behind it waits until it ends, or somebody aborts it (kafka-transactions.sh abort)",
-			who, f.source.site, s.lastStable, s.heldBack.UTC().Format(time.RFC3339))
 	}
 	return found
+}
+
+const aTransaction = "a transaction" // of nobody knows whom
+
+// heldFor is for how long the same records have been held back.
+func (s partState) heldFor(now time.Time) time.Duration {
+	if s.undecided == 0 {
+		return 0
+	}
+	return now.Sub(s.heldBack)
+}
+
+// addHeldBack adds what transactions hold back of a partition. The caller holds mu.
+func (f *flow) addHeldBack(info *FlowInfo, tp spillway.TopicPartition, s partState, now time.Time) {
+	held := s.heldFor(now)
+	if held <= 0 {
+		return
+	}
+	h, known := f.mu.holders[tp]
+	if known = known && h.lastStable == s.lastStable; !known {
+		h.who = aTransaction
+	}
+	what := fmt.Sprintf("%s is open at site %s since offset %d and %s; what lies behind it waits until it ends, or somebody aborts it (kafka-transactions.sh abort)",
+		h.who, f.source.site, s.lastStable, s.heldBack.UTC().Format(time.RFC3339))
+	if known && held >= f.m.config.TransactionWait {
+		info.Hanging[tp] = what
+	}
+	if held > info.HeldBack {
+		info.HeldBack, info.HeldBackBy = held, fmt.Sprintf("%s: %s", tp, what)
+	}
 }

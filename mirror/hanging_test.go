@@ -53,6 +53,9 @@ func TestAHangingTransactionIsNamed(t *testing.T) {
 			t.Errorf("said %q, without %q", info.Hanging[tp], want)
 		}
 	}
+	if info.HeldBack < 100*time.Millisecond || info.HeldBackBy != tp.String()+": "+info.Hanging[tp] {
+		t.Errorf("held back for %s by %q", info.HeldBack, info.HeldBackBy)
+	}
 	if info.UndecidedRecords != 3 || info.LagRecords != 3 || !strings.Contains(info.Hanging[tp], fmt.Sprintf("offset %d ", since)) {
 		t.Errorf("since offset %d: %+v", since, info)
 	}
@@ -61,6 +64,6 @@ func TestAHangingTransactionIsNamed(t *testing.T) {
 	}
 	eventually(t, "the flow goes on", func() bool {
 		info = m.Flows()[0]
-		return len(info.Hanging) == 0 && info.UndecidedRecords == 0 && info.LagRecords == 0
+		return len(info.Hanging) == 0 && info.UndecidedRecords == 0 && info.LagRecords == 0 && info.HeldBack == 0 && info.HeldBackBy == ""
 	})
 }

@@ -116,3 +116,7 @@ func (p *partition) writer() writer {
 
 // lag is how many offsets the source has that were not looked at yet.
 func (p *partition) lag() int64 { return max(0, int64(p.highWatermark-p.source)) }
+
+// due are those of lag that could be here: all but the undecided ones. They alone say
+// that the partition is behind. Where transactions overlap, lag never is 0.
+func (p *partition) due() int64 { return max(0, p.lag()-p.undecided()) }

@@ -79,7 +79,7 @@ var (
 	mirrorUndecided  = gauge("spillway_mirror_undecided_records", "records", "Of spillway_mirror_lag_records, those that open transactions hold back at the source.", "failover_group", "source", "target")
 	mirrorHanging    = gauge("spillway_mirror_hanging_transactions", "partitions", "Partitions whose records a transaction at the source has held back for longer than mirror.transactionWait.", "failover_group", "source", "target")
 	mirrorLag        = gauge("spillway_mirror_lag_records", "records", "Records at the source that the mirror knows of and that are not at its site yet, of the partitions that this process has.", "failover_group", "source", "target")
-	mirrorLagTime    = gauge("spillway_mirror_lag_seconds", "seconds", "Time since the flow was last caught up; 0 while it is.", "failover_group", "source", "target")
+	mirrorLagTime    = gauge("spillway_mirror_lag_seconds", "seconds", "Time since the flow was last caught up; 0 while it is. What open transactions hold back does not count: see spillway_mirror_hanging_transactions.", "failover_group", "source", "target")
 	mirrorPartitions = gauge("spillway_mirror_partitions", "partitions", "Partitions of the flow by state: running, stopped, or elsewhere, with other mirror processes.", "failover_group", "source", "target", "state")
 	mirrorWorkers    = gauge("spillway_mirror_workers", "workers", "Mirror processes that share the flow, this one included.", "failover_group", "source", "target")
 	mirrorMoved      = counter("spillway_mirror_partitions_moved_total", "partitions", "Partitions that changed hands between this worker and others, by direction: taken or given. Many: workers come and go, or stand still for seconds.", "failover_group", "source", "target", "direction")

@@ -60,6 +60,9 @@ func Run(t *testing.T, site Site) {
 		{"TimestampLimits", timestampLimits},
 		{"LogAppendTime", logAppendTime},
 		{"ConsumerGroupV2", consumerGroupV2},
+		{"Transactions", transactions},
+		{"AbortedInCutAnswers", abortedInCutAnswers},
+		{"StableOffsets", stableOffsets},
 		{"ACLs", acls},
 		{"Quotas", quotas},
 		{"ScramUsers", scramUsers},
@@ -184,8 +187,9 @@ func (f *fixture) fetch(tp spillway.TopicPartition, offset int64) []byte {
 
 // writer is a producer id that nobody else uses.
 type writer struct {
-	id    int64
-	epoch int16
+	id         int64
+	epoch      int16
+	attributes int16
 }
 
 func newWriter() writer { return writer{id: 1<<62 + names.Add(1)} }
@@ -197,7 +201,7 @@ func (w writer) batch(sequence int32, count int, at time.Time) []byte {
 		records[i] = batch.Record{OffsetDelta: int32(i), Key: fmt.Appendf(nil, "order-%d", i), Value: fmt.Appendf(nil, "%d", i)}
 	}
 	b, err := batch.Rebuild(batch.Header{
-		LeaderEpoch: -1, BaseTimestamp: at.UnixMilli(), ProducerID: w.id, ProducerEpoch: w.epoch, BaseSequence: sequence,
+		LeaderEpoch: -1, Attributes: w.attributes, BaseTimestamp: at.UnixMilli(), ProducerID: w.id, ProducerEpoch: w.epoch, BaseSequence: sequence,
 	}, records, batch.None)
 	if err != nil {
 		panic(err) // these records can always be written

@@ -55,6 +55,11 @@ func manyTopics(t *testing.T, f *fixture) {
 		topic := broker.NewTopic{Name: f.name("many"), Partitions: 100, Replication: 1, Configs: map[string]string{"max.message.bytes": strconv.Itoa(2_000_000 + i)}}
 		topics, want[topic.Name] = append(topics, topic), topic.Configs["max.message.bytes"]
 	}
+	checked, err := f.admin.CheckTopics(f.ctx, topics)
+	f.must(err)
+	if len(checked) != 2 || !errors.Is(checked[there.Topic], broker.ErrTopicExists) || checked[topics[1].Name] == nil {
+		t.Errorf("checked: %v", checked)
+	}
 	created, refused, err := f.admin.CreateTopics(f.ctx, topics)
 	f.must(err)
 	slices.Sort(created)
@@ -105,6 +110,21 @@ func settings(t *testing.T, f *fixture) {
 		now := read()
 		return now["max.message.bytes"] == (broker.ConfigValue{Value: value}) && now["retention.ms"].Default
 	})
+	list, plain := "compact", "delete"
+	f.must(f.admin.AlterTopic(f.ctx, tp.Topic, []broker.SettingChange{{Key: "retention.ms", Value: &value}}, true))
+	if got := read()["retention.ms"]; !got.Default {
+		t.Errorf("only asked whether it could be changed: %+v", got)
+	}
+	f.must(f.admin.AlterTopic(f.ctx, tp.Topic, []broker.SettingChange{{Key: "cleanup.policy", Value: &plain}}, false))
+	f.eventually("a setting", func() bool { return !read()["cleanup.policy"].Default })
+	f.must(f.admin.AlterTopic(f.ctx, tp.Topic, []broker.SettingChange{{Key: "cleanup.policy", Op: broker.AppendSetting, Value: &list}}, false))
+	f.eventually("an appended setting", func() bool { return read()["cleanup.policy"].Value == "delete,compact" })
+	f.must(f.admin.AlterTopic(f.ctx, tp.Topic, []broker.SettingChange{{Key: "cleanup.policy", Op: broker.ResetSetting}}, true))
+	f.must(f.admin.AlterTopic(f.ctx, tp.Topic, []broker.SettingChange{{Key: "cleanup.policy", Op: broker.ResetSetting}}, false))
+	f.eventually("a setting that was reset", func() bool { return read()["cleanup.policy"].Default })
+	if err := f.admin.AlterTopic(f.ctx, f.name("absent"), []broker.SettingChange{{Key: "retention.ms", Op: broker.ResetSetting}}, false); !errors.Is(err, broker.ErrUnknownTopic) {
+		t.Errorf("settings of an absent topic: %v", err)
+	}
 	other := f.topic(1, nil)
 	absent := f.name("absent")
 	set, err := f.admin.TopicSettings(f.ctx, []string{tp.Topic, other.Topic, absent})

@@ -16,7 +16,7 @@ import (
 var declared = broker.Capabilities{
 	LogEndOffset: true, DescribeProducers: true, ProducerExpiry: true, ACLs: true, Replicas: true, TimestampLimits: true,
 	FirstSequenceOnEmptyPartition: true, SequenceWrap: true, ProducerEpochPerPartition: true, LogAppendTime: true,
-	ConsumerGroupV2: true, Durable: true, ProducersDurable: true,
+	ConsumerGroupV2: true, Durable: true, ProducersDurable: true, TransactionOutcome: true,
 }
 
 // Capabilities implements broker.Cluster. Until the cluster was reached once

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -173,10 +174,37 @@ func assigned(b []byte) (tps []spillway.TopicPartition) {
 const assignmentBytesMax = 1 << 20
 
 // FetchGroupOffsets implements broker.Admin.
-func (a *admin) FetchGroupOffsets(ctx context.Context, group string) (found map[spillway.TopicPartition]broker.GroupOffset, err error) {
+func (a *admin) FetchGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
+	return a.groupOffsets(ctx, group, false)
+}
+
+// Bounds of StableGroupOffsets. A coordinator hears of the end of a transaction some
+// milliseconds after everybody else; who leaves one open must not stop a move.
+const (
+	unstableMax   = time.Second
+	unstablePause = 5 * time.Millisecond
+)
+
+// StableGroupOffsets implements broker.Admin (KIP-447).
+func (a *admin) StableGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
+	for began := time.Now(); time.Since(began) < unstableMax; {
+		found, err := a.groupOffsets(ctx, group, true)
+		if !errors.Is(err, kerr.UnstableOffsetCommit) {
+			return found, err
+		}
+		select {
+		case <-time.After(unstablePause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+	return a.groupOffsets(ctx, group, false)
+}
+
+func (a *admin) groupOffsets(ctx context.Context, group string, stable bool) (found map[spillway.TopicPartition]broker.GroupOffset, err error) {
 	err = a.atCoordinator(ctx, "OffsetFetch", group, func(node int32) error {
 		req := kmsg.NewPtrOffsetFetchRequest()
-		req.Group, req.Topics = group, nil
+		req.Group, req.Topics, req.RequireStable = group, nil, stable
 		of := kmsg.NewOffsetFetchRequestGroup()
 		of.Group = group
 		req.Groups = []kmsg.OffsetFetchRequestGroup{of}

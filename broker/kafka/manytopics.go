@@ -47,19 +47,10 @@ func (a *admin) CreateTopics(ctx context.Context, topics []broker.NewTopic) (cre
 
 func (a *admin) createTopics(ctx context.Context, topics []broker.NewTopic, refused map[string]error) (created []string, err error) {
 	what := fmt.Sprintf("create %d topics from %s on", len(topics), topics[0].Name)
-	req := kmsg.NewPtrCreateTopicsRequest()
-	req.TimeoutMillis = int32(createTimeout.Milliseconds())
+	req := createRequest(topics)
 	wanted := make(map[string]int, len(topics))
 	for _, t := range topics {
 		wanted[t.Name] = int(t.Partitions)
-		rt := kmsg.NewCreateTopicsRequestTopic()
-		rt.Topic, rt.NumPartitions, rt.ReplicationFactor = t.Name, t.Partitions, t.Replication
-		for key, value := range t.Configs {
-			c := kmsg.NewCreateTopicsRequestTopicConfig()
-			c.Name, c.Value = key, &value
-			rt.Configs = append(rt.Configs, c)
-		}
-		req.Topics = append(req.Topics, rt)
 	}
 	lost := false // an attempt, or its answer: what is there then may be its work
 	err = a.cluster.retry(ctx, func() error {
@@ -83,10 +74,8 @@ func (a *admin) createTopics(ctx context.Context, topics []broker.NewTopic, refu
 				delete(refused, t.Topic)
 			case errors.Is(err, kerr.NotController):
 				return err
-			case t.ErrorMessage != nil:
-				refused[t.Topic] = fmt.Errorf("%w: %s", sentinel(err), *t.ErrorMessage)
 			default:
-				refused[t.Topic] = sentinel(err)
+				refused[t.Topic] = refusal(t.ErrorCode, t.ErrorMessage)
 			}
 		}
 		return nil
@@ -100,6 +89,52 @@ func (a *admin) createTopics(ctx context.Context, topics []broker.NewTopic, refu
 	return created, a.await(ctx, what, func(m broker.TopicMetadata) bool {
 		return led(m) && len(m.Partitions) >= wanted[m.Name]
 	}, created...)
+}
+
+func createRequest(topics []broker.NewTopic) *kmsg.CreateTopicsRequest {
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.TimeoutMillis = int32(createTimeout.Milliseconds())
+	for _, t := range topics {
+		rt := kmsg.NewCreateTopicsRequestTopic()
+		rt.Topic, rt.NumPartitions, rt.ReplicationFactor = t.Name, t.Partitions, t.Replication
+		for key, value := range t.Configs {
+			c := kmsg.NewCreateTopicsRequestTopicConfig()
+			c.Name, c.Value = key, &value
+			rt.Configs = append(rt.Configs, c)
+		}
+		req.Topics = append(req.Topics, rt)
+	}
+	return req
+}
+
+// CheckTopics implements broker.Admin.
+func (a *admin) CheckTopics(ctx context.Context, topics []broker.NewTopic) (refused map[string]error, err error) {
+	req := createRequest(topics)
+	req.ValidateOnly = true
+	err = a.cluster.retry(ctx, func() error {
+		node, err := a.cluster.controller(ctx)
+		if err != nil {
+			return err
+		}
+		answer, err := a.cluster.do(ctx, node, req, req.MaxVersion())
+		if err != nil {
+			return err
+		}
+		refused = make(map[string]error)
+		for _, t := range answer.(*kmsg.CreateTopicsResponse).Topics {
+			switch err := kerr.ErrorForCode(t.ErrorCode); {
+			case errors.Is(err, kerr.NotController):
+				return err
+			case err != nil:
+				refused[t.Topic] = refusal(t.ErrorCode, t.ErrorMessage)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("site %s: check %d topics: %w", a.cluster.config.Site, len(topics), err)
+	}
+	return refused, nil
 }
 
 // controller is the node that decides over topics; where the controllers are apart every
@@ -149,6 +184,27 @@ func (a *admin) TopicSettings(ctx context.Context, topics []string) (map[string]
 		}))
 	}
 	return settings, errors.Join(faults...)
+}
+
+// AlterTopic implements broker.Admin.
+func (a *admin) AlterTopic(ctx context.Context, topic string, changes []broker.SettingChange, checkOnly bool) error {
+	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	r := kmsg.NewIncrementalAlterConfigsRequestResource()
+	r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, topic
+	for _, c := range changes {
+		rc := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+		rc.Name, rc.Op, rc.Value = c.Key, kmsg.IncrementalAlterConfigOp(c.Op), c.Value
+		r.Configs = append(r.Configs, rc)
+	}
+	req.Resources, req.ValidateOnly = []kmsg.IncrementalAlterConfigsRequestResource{r}, checkOnly
+	return a.asks(ctx, "change settings of topic "+topic, req, func(answer kmsg.Response) error {
+		for _, r := range answer.(*kmsg.IncrementalAlterConfigsResponse).Resources {
+			if err := refusal(r.ErrorCode, r.ErrorMessage); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // describe asks for settings of topics, all of them if there are no keys. Topics that

@@ -211,10 +211,25 @@ func (c *Cluster) Coordinator(ctx context.Context, kind broker.CoordinatorKind, 
 	if err != nil {
 		return -1, fmt.Errorf("site %s: coordinator of %q: %w", c.config.Site, key, err)
 	}
-	c.mu.Lock()
-	c.mu.coordinators[at] = node
-	c.mu.Unlock()
+	c.remember(at, node)
 	return node, nil
+}
+
+// coordinatorsMax bounds the groups and transactional ids whose coordinators are kept:
+// clients may ask for as many names as they like.
+const coordinatorsMax = 100_000
+
+// remember keeps a coordinator; where there is no room, another one is asked for again.
+func (c *Cluster) remember(at coordinatorKey, node int32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, known := c.mu.coordinators[at]; !known && len(c.mu.coordinators) >= coordinatorsMax {
+		for other := range c.mu.coordinators {
+			delete(c.mu.coordinators, other)
+			break
+		}
+	}
+	c.mu.coordinators[at] = node
 }
 
 func (c *Cluster) findCoordinator(ctx context.Context, at coordinatorKey) (int32, error) {

@@ -240,18 +240,21 @@ func (a *admin) AbortTransaction(ctx context.Context, tp spillway.TopicPartition
 // sentinel joins Kafka's errors with those of package broker.
 func sentinel(err error) error {
 	for kafka, ours := range map[error]error{
-		kerr.TopicAlreadyExists:         broker.ErrTopicExists,
-		kerr.UnknownTopicOrPartition:    broker.ErrUnknownTopic,
-		kerr.NotLeaderForPartition:      broker.ErrNotLeader,
-		kerr.TopicAuthorizationFailed:   broker.ErrNotAuthorized,
-		kerr.GroupAuthorizationFailed:   broker.ErrNotAuthorized,
-		kerr.ClusterAuthorizationFailed: broker.ErrNotAuthorized,
-		kerr.UnknownMemberID:            broker.ErrGroupActive,
-		kerr.IllegalGeneration:          broker.ErrGroupActive,
-		kerr.RebalanceInProgress:        broker.ErrGroupActive,
-		kerr.NonEmptyGroup:              broker.ErrGroupActive,
-		kerr.StaleMemberEpoch:           broker.ErrGroupActive,
-		kerr.GroupIDNotFound:            broker.ErrUnknownGroup,
+		kerr.TopicAlreadyExists:                 broker.ErrTopicExists,
+		kerr.UnknownTopicOrPartition:            broker.ErrUnknownTopic,
+		kerr.NotLeaderForPartition:              broker.ErrNotLeader,
+		kerr.TopicAuthorizationFailed:           broker.ErrNotAuthorized,
+		kerr.GroupAuthorizationFailed:           broker.ErrNotAuthorized,
+		kerr.ClusterAuthorizationFailed:         broker.ErrNotAuthorized,
+		kerr.UnknownMemberID:                    broker.ErrGroupActive,
+		kerr.IllegalGeneration:                  broker.ErrGroupActive,
+		kerr.RebalanceInProgress:                broker.ErrGroupActive,
+		kerr.NonEmptyGroup:                      broker.ErrGroupActive,
+		kerr.StaleMemberEpoch:                   broker.ErrGroupActive,
+		kerr.GroupIDNotFound:                    broker.ErrUnknownGroup,
+		kerr.TransactionalIDNotFound:            broker.ErrUnknownTransactionalID,
+		kerr.ConcurrentTransactions:             broker.ErrTransactionEnding,
+		kerr.TransactionalIDAuthorizationFailed: broker.ErrNotAuthorized,
 	} {
 		if errors.Is(err, kafka) {
 			return fmt.Errorf("%w: %w", ours, err)

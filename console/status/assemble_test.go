@@ -92,6 +92,21 @@ func TestWorstNewsFirst(t *testing.T) {
 			f.LagSeconds, f.EndSum = 3, 990
 			in.Mirrors[1].Value.Following["shop/0"] = f
 		}, Attention, "flow shop:east→west: it is 3.0 s and 10 records behind"},
+		{"a flow behind a transaction that hangs", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.HeldBackSeconds, f.HeldBackBy, f.Hanging = 61, "orders-0: a transaction of producer 7", 2
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Attention, "flow shop:east→west: open transactions hold records back in 2 partitions, for 61.0 s the longest: orders-0: a transaction of producer 7"},
+		{"a flow behind a transaction that is long", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.HeldBackSeconds, f.HeldBackBy = 5.5, "orders-0: a transaction"
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Attention, "flow shop:east→west: an open transaction has held records back for 5.5 s, at most 2s: orders-0: a transaction"},
+		{"a flow behind a transaction that is short", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.HeldBackSeconds, f.HeldBackBy = 1.9, "orders-0: a transaction"
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Good, ""},
 		{"silent mirror", func(in *Inputs) { in.Mirrors[1].Age = 9 * time.Second }, Bad, "group shop: no standby follows it"},
 		{"silent gateway", func(in *Inputs) { in.Gateways[1].Age = 9 * time.Second }, Attention, "site west: no gateway holds a lease here"},
 		{"too far behind", func(in *Inputs) {

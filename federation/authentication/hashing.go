@@ -44,14 +44,15 @@ func newHashing() *hashing {
 func (h *hashing) check(ctx context.Context, users *Users, host netip.Prefix, name string, password []byte) (right bool, err error) {
 	limited, cancel := context.WithTimeout(ctx, hashWaitMax)
 	defer cancel()
+	sum := string(users.sum(name, password))
 	for !users.remembered(name, password) {
-		c, mine, err := h.join(string(users.sum(name, password)), host)
+		c, mine, err := h.join(sum, host)
 		if err != nil {
 			return false, err
 		}
 		if mine {
 			c.right, c.err = h.work(limited, users, name, password)
-			h.leave(string(users.sum(name, password)), host, c)
+			h.leave(sum, host, c)
 			if c.err == nil {
 				return c.right, nil
 			}

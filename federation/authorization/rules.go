@@ -16,6 +16,7 @@ const (
 	Write           Operation = "WRITE"
 	Delete          Operation = "DELETE"
 	Alter           Operation = "ALTER"
+	Create          Operation = "CREATE"
 	Describe        Operation = "DESCRIBE"
 	DescribeConfigs Operation = "DESCRIBE_CONFIGS"
 	AlterConfigs    Operation = "ALTER_CONFIGS"
@@ -32,6 +33,8 @@ const (
 	Topic   Kind = spillway.ACLTopic
 	Group   Kind = spillway.ACLGroup
 	Cluster Kind = "CLUSTER"
+
+	TransactionalID Kind = "TRANSACTIONAL_ID"
 )
 
 // ClusterName is the only resource of kind Cluster.

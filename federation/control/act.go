@@ -49,7 +49,14 @@ func (d *driver) act(ctx context.Context, a failover.Action) error {
 		if d.share.State == failover.Fenced {
 			wg.Go(func() { only, errOnly = d.onlyAtTarget(ctx) })
 		}
-		ends, err := d.c.logEnds(ctx, a.Site, d.group, a.Twice)
+		var err error
+		if d.share.State == failover.Fenced {
+			err = d.endTransactions(ctx, a.Site)
+		}
+		var ends failover.PartitionOffsets
+		if err == nil {
+			ends, err = d.c.logEnds(ctx, a.Site, d.group, a.Twice)
+		}
 		if wg.Wait(); errors.Join(err, errOnly) != nil {
 			return errors.Join(err, errOnly)
 		}

@@ -16,6 +16,7 @@ import (
 	"spillway/broker"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
+	"spillway/federation/topicchange"
 	"spillway/mirror/maptopic"
 )
 
@@ -48,6 +49,10 @@ type Config struct {
 	// TakeoverAfter is how long a move may stand still until a loop at another
 	// site than the target drives it on. Default 700 ms.
 	TakeoverAfter time.Duration
+	// TopicTakeover is how long a change of a topic may stand still until this loop
+	// carries it on; default 3 s.
+	TopicTakeover time.Duration
+	AuditEvery    time.Duration      // between two looks at the audit log; default 1 min
 	Clock         coordination.Clock // default coordination.SystemClock
 	Events        Events
 }
@@ -65,6 +70,9 @@ func (c Config) withDefaults() Config {
 	def(&c.TakeoverAfter, 700*time.Millisecond)
 	if c.ProbeFailures <= 0 {
 		c.ProbeFailures = 3
+	}
+	if c.AuditEvery <= 0 {
+		c.AuditEvery = auditEvery
 	}
 	if c.Clock == nil {
 		c.Clock = coordination.SystemClock{}
@@ -145,12 +153,30 @@ func (c *Control) Run(ctx context.Context) error {
 	wg.Go(func() { c.hub.run(ctx) })
 	wg.Go(func() { newObserver(c).run(ctx) })
 	wg.Go(func() { c.keepLayout(ctx) })
+	wg.Go(func() { c.carryTopics(ctx) })
+	wg.Go(func() { c.keepAudit(ctx) })
 	for _, g := range c.cfg.Topology.Groups() {
 		d := newDriver(c, g, spillway.ShareID{Group: g.Name})
 		wg.Go(func() { d.run(ctx) })
 	}
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+// carryTopics carries on the changes of topics that nobody works on any more.
+func (c *Control) carryTopics(ctx context.Context) {
+	changes := topicchange.New(topicchange.Config{
+		Topology: c.cfg.Topology, Store: c.cfg.Store, Sites: c.clusters(), TakeOver: c.cfg.TopicTakeover, Told: c.cfg.Events.topicChange,
+	})
+	changes.Run(ctx)
+}
+
+func (c *Control) clusters() map[spillway.SiteID]broker.Cluster {
+	sites := make(map[spillway.SiteID]broker.Cluster, len(c.cfg.Sites))
+	for id, access := range c.cfg.Sites {
+		sites[id] = access.Cluster
+	}
+	return sites
 }
 
 // limits of a failover group, for Step.

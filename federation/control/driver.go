@@ -301,7 +301,8 @@ func (d *driver) show(ctx context.Context) {
 const warmMax = 500 * time.Millisecond
 
 // warm does once, before clients are held, what will be done while they are: it
-// opens the connections to the leaders of the old site, and reads its map.
+// opens the connections to the leaders of the old site, reads its map, and finds the
+// coordinators of what is open there.
 func (d *driver) warm(ctx context.Context) {
 	if d.share.State != failover.Draining || d.warmed == d.share.Epoch {
 		return
@@ -309,7 +310,10 @@ func (d *driver) warm(ctx context.Context) {
 	d.warmed = d.share.Epoch
 	ctx, cancel := context.WithTimeout(ctx, warmMax)
 	defer cancel()
+	var transactions sync.WaitGroup
+	transactions.Go(func() { d.warmTransactions(ctx) })
 	_, _ = d.c.logEnds(ctx, d.share.Active, d.group, false) // asked again when it counts
+	transactions.Wait()
 }
 
 // tell reports a reason once, not again at every look.

@@ -5,6 +5,7 @@ import (
 
 	"spillway"
 	"spillway/federation/failover"
+	"spillway/federation/topicchange"
 )
 
 // Events is how control tells what happened. A nil func is skipped, a slow one
@@ -32,6 +33,9 @@ type Events struct {
 	LeaseLost func(err error)
 	// StoreLost: a watch was interrupted.
 	StoreLost func(err error)
+	// TopicChange: this loop carried a change of a topic on: to its end, or err says
+	// what it waits for.
+	TopicChange func(c topicchange.Change, err error)
 	// Refused: a share is not driven, because the store is older than the sites.
 	Refused func(share spillway.ShareID, why string)
 }
@@ -135,6 +139,12 @@ func (e *Events) leaseLost(err error) {
 func (e *Events) storeLost(err error) {
 	if e.StoreLost != nil {
 		e.StoreLost(err)
+	}
+}
+
+func (e *Events) topicChange(c topicchange.Change, err error) {
+	if e.TopicChange != nil {
+		e.TopicChange(c, err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"spillway"
@@ -384,19 +385,22 @@ func (o *Operator) audit(what, who, why string) coordination.Op {
 	return coordination.Op{Key: o.keys.Audit(now, fmt.Sprintf("%08x", rand.Uint32())), Value: value}
 }
 
-// Audit lists who changed what, oldest first.
+// Audit lists who changed what, people and clients of gateways, oldest first.
 func (o *Operator) Audit(ctx context.Context) ([]failover.AuditEntry, error) {
-	entries, err := o.store.List(ctx, o.keys.Audits())
-	if err != nil {
-		return nil, err
-	}
 	var log []failover.AuditEntry
-	for _, e := range entries {
-		var a failover.AuditEntry
-		if err := json.Unmarshal(e.Value, &a); err != nil {
-			return nil, fmt.Errorf("audit entry %s: %w", e.Key, err)
+	for _, prefix := range []string{o.keys.Audits(), o.keys.ClientAudits()} {
+		entries, err := o.store.List(ctx, prefix)
+		if err != nil {
+			return nil, err
 		}
-		log = append(log, a)
+		for _, e := range entries {
+			var a failover.AuditEntry
+			if err := json.Unmarshal(e.Value, &a); err != nil {
+				return nil, fmt.Errorf("audit entry %s: %w", e.Key, err)
+			}
+			log = append(log, a)
+		}
 	}
+	slices.SortStableFunc(log, func(a, b failover.AuditEntry) int { return a.At.Compare(b.At) })
 	return log, nil
 }

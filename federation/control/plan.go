@@ -93,7 +93,8 @@ func newPlan(g spillway.FailoverGroup, h *hub, view failover.View) Plan {
 func (p *Plan) expect(earlier []history.Record, next failover.Share, view failover.View, answer time.Duration) {
 	c := history.Conditions{Kind: next.Kind, Leases: p.leases, LeasesMost: p.leasesMost, Answer: answer}
 	if f := view.Sites[next.Target].Following; f != nil {
-		c.Behind = time.Duration(f.LagSeconds * float64(time.Second))
+		// What transactions hold back now is carried while clients are held.
+		c.Behind = time.Duration(max(f.LagSeconds, f.HeldBackSeconds) * float64(time.Second))
 	}
 	pause, why, known := history.Expect(earlier, c)
 	if p.PauseWhy = why; known {
@@ -121,10 +122,13 @@ func (p Plan) pauses(g spillway.FailoverGroup) string {
 	return fmt.Sprintf("produce requests are held until then: %s, %s at most, or the move is given up by itself", expected, holdMax(g))
 }
 
+// heldBackTold is how long a transaction must have held records back to be in a plan.
+const heldBackTold = time.Second
+
 // explain fills in what the move would mean.
 func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, view failover.View) {
 	p.Kind, p.From, p.To, p.Epoch, p.Behind = next.Kind, share.Active, next.Target, next.Epoch, -1
-	p.Torn = "not possible: gateways refuse transactional producers"
+	p.Torn = tornBy(next.Kind, g, share.Active, next.Target)
 	source, target := view.Sites[share.Active].Following, view.Sites[next.Target].Following
 	if source != nil && target != nil && source.Partitions == target.Partitions && source.Partitions > 0 {
 		p.Behind = max(0, source.EndSum-target.EndSum)
@@ -142,6 +146,9 @@ func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, vie
 		p.Effects = append(p.Effects,
 			fmt.Sprintf("nothing is lost, repeated or reordered; %s lacks %s now and is brought to the cutover first", next.Target, behind),
 			p.pauses(g))
+		if target != nil && target.HeldBackSeconds >= heldBackTold.Seconds() {
+			p.Effects = append(p.Effects, fmt.Sprintf("%s lacks what an open transaction has held back for %.1f s, and clients are held until it has that too: %s", next.Target, target.HeldBackSeconds, target.HeldBackBy))
+		}
 		p.Reread = "nothing"
 		if g.GroupDrain > 0 {
 			p.Effects = append(p.Effects, fmt.Sprintf("consumer groups pause for up to %s before that and read nothing again", g.GroupDrain))

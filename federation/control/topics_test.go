@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"spillway"
+	"spillway/federation/topicchange"
 	"spillway/mirror/maptopic"
 )
 
@@ -59,5 +60,63 @@ func TestTopicThatOnlyTheTargetHas(t *testing.T) {
 	}
 	if !hidden {
 		t.Errorf("the gap log does not tell of what is hidden: %+v", w.sites["west"].maps.Gaps())
+	}
+}
+
+// A gateway dies when it has begun to create a topic. The loops carry it on: the site that
+// serves creates it, the mirrors at the others, and all of them have it after a switchover
+// as before.
+func TestTopicsOfDeadGatewaysAreCreated(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{group: func(g *spillway.FailoverGroup) { g.Topics = []string{"orders", "new"} }})
+	w.settled(1)
+	gateway := topicchange.New(topicchange.Config{Topology: w.topology, Store: w.store})
+	counts := func(want int) func() bool {
+		return func() bool {
+			for _, s := range w.sites {
+				md, err := s.cluster.Metadata(within(t), "new")
+				if err != nil || len(md.Topics["new"].Partitions) != want {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	begin := func(c topicchange.Change) {
+		t.Helper()
+		c.Topic, c.Who = "new", "a gateway that dies"
+		if _, err := gateway.Begin(within(t), c); err != nil {
+			t.Fatal(err)
+		}
+		w.eventually("the change has ended", func() bool {
+			_, underWay, err := gateway.UnderWay(within(t), "new")
+			return err == nil && !underWay
+		})
+	}
+	begin(topicchange.Change{Partitions: 1, Replication: 1, Configs: map[string]string{"retention.ms": "12345678"}})
+	w.eventually("all sites have the topic", counts(1))
+	for _, s := range w.sites {
+		w.eventually("site "+string(s.id)+" has its settings", func() bool {
+			set, err := s.cluster.Admin().TopicSettings(within(t), []string{"new"})
+			return err == nil && set["new"]["retention.ms"] == "12345678"
+		})
+	}
+	last := spillway.TopicPartition{Topic: "new"}
+	w.eventually("the topic begins", func() bool { _, open := w.sites["east"].maps.View(last).Open(); return open })
+	w.write("east", last, "first")
+	plan := w.switchover("west", "")
+	share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil)
+	if err != nil || share.Active != "west" {
+		t.Fatalf("%+v, %v", share, err)
+	}
+	w.write("west", last, "second")
+	for _, id := range []spillway.SiteID{"west", "east", "north"} {
+		w.eventually("the records are at "+string(id), func() bool {
+			shown := w.visible(id, last)
+			return len(shown) == 2 && shown[1000] == "first"
+		})
+	}
+	if missing := w.check("west", share); missing > 0 {
+		t.Errorf("%d are missing", missing)
 	}
 }

@@ -19,7 +19,7 @@ func refuse(format string, args ...any) error {
 }
 
 // ErrBehind is an ErrRefused that ends by itself: the target of a switchover is
-// catching up.
+// catching up, or waits for a transaction to end.
 var ErrBehind = fmt.Errorf("%w for now", ErrRefused)
 
 // BehindMax is how far, in time, the target of a switchover may be behind when
@@ -29,8 +29,9 @@ const BehindMax = 2 * time.Second
 
 // behind tells why clients would be held for long if the site became the target
 // of a switchover, nil if they would not.
-func behind(share Share, r Request, f Following) error {
+func behind(share Share, r Request, g spillway.FailoverGroup, f Following) error {
 	target, most := r.Target, or(r.BehindMax, BehindMax)
+	held := f.HeldBack(g, most)
 	switch {
 	case f.SourceProblem != "":
 		return fmt.Errorf("%w: target %s gets nothing from %s for share %s: %s", ErrBehind, target, share.Active, share.ID(), f.SourceProblem)
@@ -38,6 +39,8 @@ func behind(share Share, r Request, f Following) error {
 		return fmt.Errorf("%w: target %s has not caught up with %s yet for share %s", ErrBehind, target, share.Active, share.ID())
 	case f.LagSeconds > most.Seconds():
 		return fmt.Errorf("%w: target %s is %.1f s behind %s for share %s, at most %s", ErrBehind, target, f.LagSeconds, share.Active, share.ID(), most)
+	case held != "":
+		return fmt.Errorf("%w: target %s would wait for share %s with clients held: %s", ErrBehind, target, share.ID(), held)
 	}
 	return nil
 }
@@ -127,7 +130,7 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 		return refuse("share %s has compacted topics, which are mirrored but cannot be moved yet: %s; a cleaner that meets hidden records deletes the visible ones with their keys; set cleanup.policy=delete, or take them out of the failover group", share.ID(), strings.Join(topics, ", "))
 	}
 	if r.Kind == Switchover {
-		return behind(share, r, *site.Following)
+		return behind(share, r, limits.Group, *site.Following)
 	}
 	return nil
 }
@@ -202,7 +205,7 @@ func (s Share) giveUp(view View) (Share, []Action) {
 // begins, so that the loop that writes the history finds them.
 func (s Share) settled() Share {
 	s.Target, s.Abort, s.WaitFor, s.Cutover, s.Prefix, s.PrefixSite, s.Start = "", "", nil, nil, nil, nil, nil
-	s.Mask, s.LossMax, s.Fence, s.Undrained = 0, 0, "", nil
+	s.Mask, s.LossMax, s.Fence, s.Undrained, s.Unended = 0, 0, "", nil, nil
 	return s
 }
 

@@ -109,12 +109,31 @@ func (k Keys) DrainedAll() string { return k.root() + "drained/" }
 // Drained marks a site that is drained; absent if it is not.
 func (k Keys) Drained(site spillway.SiteID) string { return k.DrainedAll() + string(site) }
 
-// Audits is the prefix of the audit log.
+// Topics is the prefix of the topics that are being created.
+func (k Keys) Topics() string { return k.root() + "topics/" }
+
+// Topic is the creation of one topic; absent if there is none.
+func (k Keys) Topic(name string) string { return k.Topics() + name }
+
+// Audits is the prefix of the audit log of people. It is not one of ClientAudits, so that
+// nobody reads what is kept for ever to find what is to go.
 func (k Keys) Audits() string { return k.root() + "audit/" }
 
 // Audit is one entry: keys sort by time.
 func (k Keys) Audit(at time.Time, random string) string {
-	return k.Audits() + at.UTC().Format("20060102T150405.000000") + "-" + random
+	return k.Audits() + auditName(at, random)
+}
+
+// ClientAudits is the prefix of what clients of gateways are in the audit log with.
+func (k Keys) ClientAudits() string { return k.root() + "client-audit/" }
+
+// ClientAudit is one entry: keys sort by time.
+func (k Keys) ClientAudit(at time.Time, random string) string {
+	return k.ClientAudits() + auditName(at, random)
+}
+
+func auditName(at time.Time, random string) string {
+	return at.UTC().Format("20060102T150405.000000") + "-" + random
 }
 
 // ParseMove takes a key under Moves apart: share, epoch, "gateway" or "site",

@@ -23,7 +23,7 @@ type MirrorLease struct {
 	// carries for that one.
 	Waits bool `json:"waits,omitempty"`
 	// Carries is what a process that waits has of each share while it stands still:
-	// Epoch, Source, Partitions, LagSeconds and CatchingUp count.
+	// Epoch, Source, Partitions, CatchingUp, LagSeconds and what tells of transactions count.
 	Carries map[string]Following `json:"carries,omitempty"`
 	Leaving bool                 `json:"leaving,omitempty"`
 	Beat    uint64               `json:"beat"` // rises with every renewal
@@ -46,6 +46,9 @@ func (l MirrorLease) Beside(others ...MirrorLease) MirrorLease {
 			}
 			carried += part.Partitions
 			f.LagSeconds, f.CatchingUp = max(f.LagSeconds, part.LagSeconds), f.CatchingUp || part.CatchingUp
+			if f.Hanging += part.Hanging; part.HeldBackSeconds > f.HeldBackSeconds {
+				f.HeldBackSeconds, f.HeldBackBy = part.HeldBackSeconds, part.HeldBackBy
+			}
 		}
 		f.CatchingUp = f.CatchingUp || carried < f.Elsewhere
 		l.Following[share] = f
@@ -64,8 +67,15 @@ type Following struct {
 	Partitions int   `json:"partitions"`
 	// Elsewhere is how many of them other mirror processes of the site have.
 	Elsewhere int `json:"elsewhere,omitempty"`
-	// LagSeconds: since when the site may lack what the active one has.
+	// LagSeconds: since when the site may lack what the active one has and open
+	// transactions do not hold back.
 	LagSeconds float64 `json:"lagSeconds,omitempty"`
+	// HeldBackSeconds is for how long transactions have held back the same records of a
+	// partition, the longest, HeldBackBy which and whose, and Hanging of how many
+	// partitions they have done so for longer than mirror.transactionWait.
+	HeldBackSeconds float64 `json:"heldBackSeconds,omitempty"`
+	HeldBackBy      string  `json:"heldBackBy,omitempty"`
+	Hanging         int     `json:"hanging,omitempty"`
 	// CatchingUp: since it began to follow Source, it never had everything.
 	CatchingUp bool `json:"catchingUp,omitempty"`
 	// OnlyHere are topics of the group that this site has and the active one has not;
@@ -78,6 +88,20 @@ type Following struct {
 	// Compacted are the share's topics whose records this site's log cleaner
 	// removes; they cannot be moved yet (C11).
 	Compacted []string `json:"compacted,omitempty"`
+}
+
+// HeldBack says what open transactions hold back for longer than a switchover waits for
+// them: while groups drain, and then no longer than for any lag; "" if nothing. Whose they
+// are is not asked. Those of the group a switchover ends, but not those of others, nor
+// those that no coordinator knows any more.
+func (f Following) HeldBack(g spillway.FailoverGroup, behindMax time.Duration) string {
+	switch most := g.GroupDrain + behindMax; {
+	case f.Hanging > 0:
+		return fmt.Sprintf("open transactions hold records back in %d partitions, for %.1f s the longest: %s", f.Hanging, f.HeldBackSeconds, f.HeldBackBy)
+	case f.HeldBackSeconds > most.Seconds():
+		return fmt.Sprintf("an open transaction has held records back for %.1f s, at most %s: %s", f.HeldBackSeconds, most, f.HeldBackBy)
+	}
+	return ""
 }
 
 // Verdict is what an observer says about a site.
@@ -136,6 +160,9 @@ type AuditEntry struct {
 	Who  string    `json:"who"`
 	What string    `json:"what"`
 	Why  string    `json:"why,omitempty"`
+	// Client: a client of a gateway did it. These are under Keys.ClientAudits, and the control
+	// loops keep the newest (StaleClientAudits).
+	Client bool `json:"client,omitempty"`
 }
 
 // Passage is one state that a move entered.

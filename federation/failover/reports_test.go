@@ -34,6 +34,11 @@ func TestASiteIsAsLateAsItsLatestProcess(t *testing.T) {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
+	held := lead.Beside(carries(Following{Epoch: 3, Source: "east", HeldBackSeconds: 6, HeldBackBy: "a-1", Hanging: 2, Partitions: 4}),
+		carries(Following{Epoch: 3, Source: "east", HeldBackSeconds: 2, HeldBackBy: "a-2", Hanging: 1, Partitions: 4})).Following["shop/0"]
+	if held.HeldBackSeconds != 6 || held.HeldBackBy != "a-1" || held.Hanging != 3 {
+		t.Errorf("transactions that hold back what others carry: %+v", held)
+	}
 	if lead.Following["shop/0"].CatchingUp {
 		t.Error("what a process said was changed")
 	}

@@ -121,7 +121,9 @@ type Share struct {
 	WaitFor []WaitGateway   `json:"waitFor,omitempty"`
 	// Undrained are gateways of which members of consumer groups did not pause in time.
 	Undrained []spillway.GatewayID `json:"undrained,omitempty"`
-	Cutover   PartitionOffsets     `json:"cutover,omitempty"` // virtual log ends at the old site (switchover)
+	// Unended are those through which only transactions were open still.
+	Unended []spillway.GatewayID `json:"unended,omitempty"`
+	Cutover PartitionOffsets     `json:"cutover,omitempty"` // virtual log ends at the old site (switchover)
 	// Prefix is the longest verified end at any survivor (failover), to which
 	// the target is brought, and PrefixSite who has it, by partition.
 	Prefix      PartitionOffsets             `json:"prefix,omitempty"`
@@ -268,9 +270,12 @@ type GatewayReport struct {
 	// Unsure: some produce had no answer when its connection died, so the log
 	// end must be read twice, apart.
 	Unsure bool `json:"unsure,omitempty"`
-	// GroupsDrained: all members known to this gateway wait in JoinGroup.
+	// GroupsDrained: all members known to this gateway wait in JoinGroup, and no
+	// transaction that was begun through it is open.
 	GroupsDrained bool `json:"groupsDrained,omitempty"`
-	Opened        bool `json:"opened,omitempty"` // serves the new epoch
+	// MembersWait: the former, though not the latter.
+	MembersWait bool `json:"membersWait,omitempty"`
+	Opened      bool `json:"opened,omitempty"` // serves the new epoch
 }
 
 // SiteReport is what a site's mirror says about one epoch of one share, stored

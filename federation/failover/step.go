@@ -115,9 +115,12 @@ func Decide(share Share, view View, limits Limits) (next Share, actions []Action
 
 func draining(share Share, view View, limits Limits) (Share, []Action) {
 	waiting, late, gone := []string{}, []spillway.GatewayID(nil), []string{}
+	ending, unended := []string{}, []spillway.GatewayID(nil) // only transactions are open there
 	for _, g := range view.Gateways {
 		switch {
 		case g.Leaving || g.Report != nil && g.Report.GroupsDrained:
+		case !g.Over && g.Report != nil && g.Report.MembersWait:
+			ending, unended = append(ending, string(g.ID)), append(unended, g.ID)
 		case !g.Over:
 			waiting, late = append(waiting, string(g.ID)), append(late, g.ID)
 		case g.OverFor < view.InState: // it ended meanwhile, and is not waited for
@@ -128,22 +131,31 @@ func draining(share Share, view View, limits Limits) (Share, []Action) {
 	if len(gone) > 0 {
 		why += fmt.Sprintf(" but those at %s, whose lease ran out, which may read records again", strings.Join(gone, ", "))
 	}
-	if len(waiting) == 0 && view.Unseen <= 0 {
+	if len(waiting)+len(ending) == 0 && view.Unseen <= 0 {
 		share.Undrained = late
 		return move(share.fencing(view, why))
 	}
 	if view.InState >= limits.Group.GroupDrain {
 		if len(waiting) > 0 {
 			why = fmt.Sprintf("consumer groups drained for %s, members at %s did not come in time and may read records again", limits.Group.GroupDrain, strings.Join(append(waiting, gone...), ", "))
+			if len(limits.Group.TransactionalIDs) > 0 {
+				why += ", transactions that are open are aborted"
+			}
 		}
-		share.Undrained = late
+		if len(ending) > 0 {
+			why += fmt.Sprintf("; transactions that are open through %s are aborted", strings.Join(ending, ", "))
+		}
+		share.Undrained, share.Unended = late, unended
 		return move(share.fencing(view, why))
 	}
-	if len(waiting) == 0 {
-		// FENCING would wait for it while clients are held.
+	switch {
+	case len(waiting) > 0:
+		return wait(share, "consumer groups drain at %s", strings.Join(waiting, ", "))
+	case len(ending) > 0:
+		return wait(share, "transactions end that were begun through %s", strings.Join(ending, ", "))
+	default: // FENCING would wait for it while clients are held
 		return wait(share, "wait for any gateway whose lease was deleted before this loop began")
 	}
-	return wait(share, "consumer groups drain at %s", strings.Join(waiting, ", "))
 }
 
 // fencing waits until no gateway can serve the old epoch any more (F2).

@@ -143,6 +143,13 @@ func TestBeginRefuses(t *testing.T) {
 			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, LagSeconds: 12.34}}
 			r.BehindMax = 12 * time.Second
 		}, " for now: target west is 12.3 s behind east for share orders/0, at most 12s"},
+		"waits for a transaction for longer than groups drain": {func(_ *Share, v *View, _ *Request) {
+			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, HeldBackSeconds: 5.1, HeldBackBy: "carts-1: a transaction of producer 7"}}
+		}, " for now: target west would wait for share orders/0 with clients held: an open transaction has held records back for 5.1 s, at most 5s: carts-1: a transaction of producer 7"},
+		"waits for a transaction that hangs": {func(_ *Share, v *View, r *Request) {
+			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, HeldBackSeconds: 2, HeldBackBy: "carts-1: a transaction of producer 7", Hanging: 3}}
+			r.BehindMax = time.Hour
+		}, " for now: target west would wait for share orders/0 with clients held: open transactions hold records back in 3 partitions, for 2.0 s the longest: carts-1: a transaction of producer 7"},
 		"follows another": {func(_ *Share, v *View, _ *Request) {
 			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 3}}
 		}, "target west follows epoch 3 of share orders/0, not 4"},
@@ -162,11 +169,26 @@ func TestBeginRefuses(t *testing.T) {
 	} {
 		s := stable()
 		v, l := healthy()
+		l.Group.GroupDrain = 3 * time.Second
 		r := Request{Kind: Switchover, Target: "west", Who: "ann"}
 		c.change(&s, &v, &r)
 		_, err := Begin(s, r, v, l)
 		if !errors.Is(err, ErrRefused) || strings.TrimPrefix(strings.TrimPrefix(err.Error(), "refused"), ": ") != c.want {
 			t.Errorf("%s: %v\nwant %s", name, err, c.want)
+		}
+	}
+}
+
+// Transactions that end while groups drain, and what a request allows beyond that, keep no
+// switchover from beginning.
+func TestBeginWaitsForNoShortTransaction(t *testing.T) {
+	t.Parallel()
+	v, l := healthy()
+	l.Group.GroupDrain = 3 * time.Second
+	for seconds, behindMax := range map[float64]time.Duration{4.9: 0, 12: 10 * time.Second} {
+		v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, HeldBackSeconds: seconds}}
+		if s, err := Begin(stable(), Request{Kind: Switchover, Target: "west", Who: "ann", BehindMax: behindMax}, v, l); err != nil || s.State != Draining {
+			t.Errorf("held back for %g s: %s, %v", seconds, s.State, err)
 		}
 	}
 }

@@ -34,3 +34,25 @@ func TestWhoDidNotPauseInTimeStaysInTheRecord(t *testing.T) {
 		t.Errorf("%s, %v", next.State, next.Undrained)
 	}
 }
+
+// A gateway that waits for a transaction alone says nothing of its consumers.
+func TestATransactionThatDoesNotEndIsNoConsumerThatReadsAgain(t *testing.T) {
+	share := Share{Group: "orders", State: Draining, Kind: Switchover, Epoch: 2, Active: "east", Target: "west", Terms: []Term{{Epoch: 1, Site: "east"}}}
+	limits := Limits{Group: spillway.FailoverGroup{Name: "orders", GroupDrain: time.Second, TransactionalIDs: []string{"app"}}}
+	view := View{Gateways: []GatewayView{{ID: "a", Report: &GatewayReport{GroupsDrained: true}}, {ID: "b", Report: &GatewayReport{MembersWait: true}}}}
+	next, actions := Step(share, view, limits)
+	if next.State != Draining || len(actions) != 1 || !strings.Contains(actions[0].Why, "transactions end that were begun through b") {
+		t.Fatalf("%s, %+v", next.State, actions)
+	}
+	view.InState = time.Second
+	next, _ = Step(share, view, limits)
+	if next.State != Fencing || next.Undrained != nil || !slices.Equal(next.Unended, []spillway.GatewayID{"b"}) {
+		t.Fatalf("%s, undrained %v, unended %v", next.State, next.Undrained, next.Unended)
+	}
+	if why := next.Passages[0].Why; !strings.Contains(why, "transactions that are open through b are aborted") {
+		t.Error(why)
+	}
+	if over := next.settled(); over.Unended != nil {
+		t.Errorf("%v stays beyond the move", over.Unended)
+	}
+}

@@ -11,8 +11,8 @@ import (
 // Conditions decide for how long a move that begins now will hold clients.
 type Conditions struct {
 	Kind failover.Kind
-	// Behind is how far the target of a switchover is behind, in time: what it lacks is
-	// carried while clients are held.
+	// Behind is how far the target of a switchover is behind, in time. What it lacks is
+	// carried while consumer groups drain, and the rest while clients are held.
 	Behind time.Duration
 	// Leases is how long the last lease of a gateway that is not heard may still be in
 	// force; 0: all are heard.
@@ -38,9 +38,13 @@ const (
 func Expect(earlier []Record, c Conditions) (pause time.Duration, why string, known bool) {
 	if c.Kind == failover.Switchover {
 		pause, why, known = reckon(earlier, c, failover.Fencing, failover.Switchover)
-		if known && c.Behind > 0 {
-			pause += c.Behind
-			why += fmt.Sprintf(", and %s for what the target lacks", c.Behind.Round(time.Millisecond))
+		drain, _ := median(earlier, failover.Draining, failover.Fencing, failover.Switchover)
+		if left := c.Behind - drain; known && left > 0 {
+			pause += left
+			why += fmt.Sprintf(", and %s for what the target lacks", left.Round(time.Millisecond))
+			if drain > 0 {
+				why += " when groups have drained"
+			}
 		}
 		return pause, why, known
 	}
@@ -61,31 +65,42 @@ func Expect(earlier []Record, c Conditions) (pause time.Duration, why string, kn
 // the kinds of which there were some.
 func reckon(earlier []Record, c Conditions, from failover.State, kinds ...failover.Kind) (time.Duration, string, bool) {
 	for _, kind := range kinds {
-		var took []time.Duration
-		for _, r := range earlier {
+		counted := earlier
+		if from == failover.Fencing && c.Kind == failover.Failover {
 			// Where a lease was waited for, the time until FENCED tells of that one.
-			if from == failover.Fencing && c.Kind == failover.Failover && r.waitedForLeases() {
-				continue
-			}
-			if t, ok := r.between(from, failover.Open); ok && r.Kind == kind {
-				took = append(took, t)
-			}
+			counted = slices.DeleteFunc(slices.Clone(earlier), Record.waitedForLeases)
 		}
-		if len(took) == 0 {
+		took, n := median(counted, from, failover.Open, kind)
+		if n == 0 {
 			continue
 		}
-		took = took[max(0, len(took)-earlierMax):]
-		slices.Sort(took)
-		moves := fmt.Sprintf("the median of the last %d %ss", len(took), kind)
-		if len(took) == 1 {
+		moves := fmt.Sprintf("the median of the last %d %ss", n, kind)
+		if n == 1 {
 			moves = fmt.Sprintf("as the last %s", kind)
 		}
-		return took[len(took)/2], moves, true
+		return took, moves, true
 	}
 	if c.Answer > 0 {
 		return answersHeld * c.Answer, fmt.Sprintf("no earlier move was measured, so reckoned from %d answers of the coordinator store, %s each", answersHeld, c.Answer.Round(10*time.Microsecond)), true
 	}
 	return 0, "no earlier move was measured", false
+}
+
+// median is the middle of the times from a state to another one of the latest moves of a
+// kind, and of how many of them that is.
+func median(earlier []Record, from, to failover.State, kind failover.Kind) (middle time.Duration, n int) {
+	var took []time.Duration
+	for _, r := range earlier {
+		if t, ok := r.between(from, to); ok && r.Kind == kind {
+			took = append(took, t)
+		}
+	}
+	if len(took) == 0 {
+		return 0, 0
+	}
+	took = took[max(0, len(took)-earlierMax):]
+	slices.Sort(took)
+	return took[len(took)/2], len(took)
 }
 
 // waitedForLeases tells whether a gateway was left out since its lease ran out.

@@ -18,6 +18,9 @@ func took(kind failover.Kind, fence, open int, leftOut string) Record {
 func TestExpect(t *testing.T) {
 	given := Record{Kind: failover.Switchover, Passages: []failover.Passage{{State: failover.Fencing, At: after(0)}, {State: failover.Stable, At: after(7000)}}}
 	switchovers := []Record{took(failover.Switchover, 40, 60, ""), given, took(failover.Switchover, 900, 800, ""), took(failover.Switchover, 50, 70, "")}
+	long := took(failover.Switchover, 50, 70, "")
+	long.Passages = append([]failover.Passage{{State: failover.Draining, At: long.Passages[0].At.Add(-2 * time.Second)}}, long.Passages...)
+	drained := []Record{long}
 	silent := took(failover.Failover, 5000, 300, "its lease ran out")
 	heard := took(failover.Failover, 100, 200, "")
 	ms := time.Millisecond
@@ -30,6 +33,8 @@ func TestExpect(t *testing.T) {
 	}{
 		"a move that was given up does not count": {switchovers, Conditions{Kind: failover.Switchover}, 120 * ms, "median of the last 3 switchovers", false},
 		"what the target lacks comes to it":       {switchovers, Conditions{Kind: failover.Switchover, Behind: 500 * ms}, 620 * ms, "500ms for what the target lacks", false},
+		"it is carried while groups drain":        {drained, Conditions{Kind: failover.Switchover, Behind: 2500 * ms}, 620 * ms, "500ms for what the target lacks when groups have drained", false},
+		"and may be there by then":                {drained, Conditions{Kind: failover.Switchover, Behind: 1900 * ms}, 120 * ms, "as the last switchover", false},
 		"failovers tell nothing of switchovers":   {[]Record{heard}, Conditions{Kind: failover.Switchover}, 0, "no earlier move", true},
 		"the store tells of the first one":        {nil, Conditions{Kind: failover.Switchover, Answer: 5 * ms}, 60 * ms, "12 answers of the coordinator store, 5ms each", false},
 		"all gateways are heard":                  {[]Record{silent, heard}, Conditions{Kind: failover.Failover}, 300 * ms, "as the last failover", false},

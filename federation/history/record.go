@@ -36,6 +36,9 @@ type Record struct {
 	// Undrained are gateways of which members of consumer groups did not come in time:
 	// these may have read records again.
 	Undrained []spillway.GatewayID `json:"undrained,omitempty"`
+	// Unended are those through which only transactions were open still, which the move
+	// aborted. Nobody reads again because of them.
+	Unended []spillway.GatewayID `json:"unended,omitempty"`
 	// Verified is where what was carried over ends, for a switchover the cutover, and
 	// Start where the new epoch begins: what lies between is burnt and holds at most
 	// LostMost records.
@@ -121,7 +124,7 @@ type Range struct {
 func Of(last, next failover.Share, base spillway.Offset) Record {
 	r := Record{
 		Group: last.Group, Index: last.Index, Epoch: last.Epoch, Kind: last.Kind, To: last.Target, Who: last.Who, Why: last.Why,
-		Fence: last.Fence, Started: last.Started, Ended: next.Since, Passages: next.Passages, HeldMillis: -1, Undrained: last.Undrained,
+		Fence: last.Fence, Started: last.Started, Ended: next.Since, Passages: next.Passages, HeldMillis: -1, Undrained: last.Undrained, Unended: last.Unended,
 		Gateways: last.WaitFor, Start: last.Start, PrefixSite: last.PrefixSite, Verified: last.Cutover, From: last.Active,
 	}
 	if last.Kind == failover.Failover {

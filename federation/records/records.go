@@ -9,6 +9,10 @@
 //	C  batches keep their bytes except for base offset and leader epoch, both
 //	   outside the checksum, unless part of the batch is hidden or its records
 //	   have different distances in the two numberings
+//	D  no answer has records from before and from behind a hidden marker. The site tells of the aborted transaction that it
+//	   ends, of which the answer may have records: who read on without the marker would
+//	   take all that the producer wrote later for aborted too. The next fetch begins
+//	   behind it, and the site tells of it no more
 package records
 
 import (
@@ -69,6 +73,9 @@ func Serve(set []byte, m Map, from, limit spillway.Offset) (Answer, error) {
 		}
 		segments := m.Segments(first, last)
 		if len(segments) == 0 {
+			if w.Header.Control() && a.Next > from {
+				break // invariant D
+			}
 			continue
 		}
 		end := segments[len(segments)-1].VirtualEnd()

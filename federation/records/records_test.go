@@ -90,6 +90,28 @@ func by(producer int64, set []byte, which int) []byte {
 	return set
 }
 
+// marker makes a batch of a record set the end of a transaction.
+func marker(t *testing.T, set []byte, which int) (out []byte) {
+	t.Helper()
+	w := batch.Over(set)
+	for i := 0; w.Next(); i++ {
+		b := w.Bytes
+		if i == which {
+			h := w.Header
+			h.Attributes |= batch.AttributeControl | batch.AttributeTransactional
+			rs, err := batch.Records(b, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err = batch.Rebuild(h, rs, batch.None); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out = append(out, b...)
+	}
+	return out
+}
+
 func opened(epoch spillway.Epoch, virtual spillway.Offset, local spillway.LocalOffset, before ...offsetmap.Record) *offsetmap.View {
 	m := offsetmap.New()
 	for _, r := range before {
@@ -137,6 +159,11 @@ func TestServe(t *testing.T) {
 		{"what the map does not know is not shown", log(t, batch.None, []int64{0, 1}, []int64{2}), mirrored(2), 1000, none,
 			"1000=0 1001=1", 1002},
 		{"unreplicated records are hidden, the burnt range is covered", log(t, batch.None, []int64{0, 1, 2}, []int64{3, 4, 5}, []int64{6}),
+			opened(3, 1500, 6, tail...), 1000, none, "1000=0 1001=1 1002=2 1500=6", 1501},
+		{"the answer ends where a marker is hidden", marker(t, log(t, batch.None, []int64{0, 1, 2}, []int64{3, 4}, []int64{5}, []int64{6}), 2),
+			opened(3, 1500, 6, tail...), 1000, none, "1000=0 1001=1 1002=2 [1003,1500)", 1500},
+		{"and goes on behind it", marker(t, log(t, batch.None, []int64{5}, []int64{6}), 0), opened(3, 1500, 6, tail...), 1003, none, "1500=6", 1501},
+		{"a marker that is shown ends nothing", marker(t, log(t, batch.None, []int64{0, 1}, []int64{2}, []int64{6}), 1),
 			opened(3, 1500, 6, tail...), 1000, none, "1000=0 1001=1 1002=2 1500=6", 1501},
 		{"a batch of which a part is hidden", log(t, batch.Gzip, []int64{2, 3, 4}), opened(3, 1500, 6, tail...), 1002, none,
 			"1002=2 [1003,1500)", 1500},

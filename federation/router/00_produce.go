@@ -22,17 +22,18 @@ import (
 // v9 flexible; v10 current leader (KIP-951); v12 transactions of a second kind;
 // v13 topic ids.
 //
-// Every batch is walked: its producer id is masked for the term, its CRC
-// patched, its offset in the answer made virtual. Left out: formats 0 and 1
-// (no producer ids), transactions, current leaders in answers (the layout is in
-// Metadata), the log start, and messages of the site other than about single records.
+// Every batch is walked: its producer id is masked for the term, or that of a
+// transaction made the site's own; its CRC patched, its offset in the answer made
+// virtual. Left out: formats 0 and 1 (no producer ids), transactions of the second
+// kind, current leaders in answers (the layout is in Metadata), the log start, and
+// messages of the site other than about single records.
 var produceAPI = api{
 	key: 0, min: 3, max: 13, needs: 7, begin: (*Client).beginProduce,
-	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; no transactions yet. `ApiVersions` names versions from 0 on, as Kafka 4 does (KAFKA-18659); those below 3 are refused.",
+	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; transactions of version 1. `ApiVersions` names versions from 0 on, as Kafka 4 does (KAFKA-18659); those below 3 are refused.",
 }
 
-// produceUpstreamMax: the site is asked by topic name, without what only
-// transactions use.
+// produceUpstreamMax: the site is asked by topic name, and adds no partition to a
+// transaction by itself.
 const produceUpstreamMax = 11
 
 // produceTimeoutMax bounds the timeout that a request may ask for.
@@ -47,12 +48,15 @@ type produce struct {
 	until      time.Time // of any hold
 	timeout    time.Duration
 	acks       int16
-	resp       *kmsg.ProduceResponse
-	throttling sync.Mutex // guards resp.ThrottleMillis and slowed
-	slowed     time.Duration
-	all        []*part // as they stand in the request
-	done       chan struct{}
-	open       atomic.Int32 // parts without a result
+	// transactional is the id of the request, and transactions the share that it is of.
+	transactional string
+	transactions  *Share
+	resp          *kmsg.ProduceResponse
+	throttling    sync.Mutex // guards resp.ThrottleMillis and slowed
+	slowed        time.Duration
+	all           []*part // as they stand in the request
+	done          chan struct{}
+	open          atomic.Int32 // parts without a result
 }
 
 // part is one batch of a request.
@@ -80,6 +84,7 @@ type part struct {
 	// Set when it is forwarded.
 	term     Term
 	leased   uint64 // term of the gateway's lease in which it was let in
+	producer int64  // of a transaction: the site's own id, in term
 	lane     *Lane
 	inside   bool            // counted in the share: a move waits for it
 	promised bool            // acknowledged, but the answer is not written; set before finish
@@ -101,6 +106,11 @@ type part struct {
 }
 
 func (p *part) idempotent() bool { return p.header.ProducerID >= 0 }
+
+// carried tells whether its producer goes on after a move: its id is one of the virtual
+// cluster, masked for the term, and the trail has its batches. A transaction ends before
+// a move, and its producer begins anew (transactions.go).
+func (p *part) carried() bool { return p.idempotent() && !p.header.Transactional() }
 
 func (p *part) contact() contactKey { return contactKey{p.header.ProducerID, p.tp} }
 
@@ -154,7 +164,12 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		resp:    req.ResponseKind().(*kmsg.ProduceResponse),
 	}
 	op.until = op.begun.Add(min(c.router.config.HoldMax, op.timeout))
+	if req.TransactionID != nil {
+		op.transactional = *req.TransactionID
+		op.transactions, _ = c.router.TransactionShare(op.transactional)
+	}
 	seen := make(map[spillway.TopicPartition]bool)
+	invalid := op.checkRequest(req)
 	op.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
 	for i, t := range req.Topics {
 		out := &op.resp.Topics[i]
@@ -174,7 +189,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 			p.pick.Store(-1)
 			*p.out = kmsg.NewProduceResponseTopicPartition()
 			p.out.Partition, p.out.BaseOffset = in.Partition, -1
-			if p.code = cmp.Or(op.checkRequest(req), code); p.code == 0 {
+			if p.code = cmp.Or(invalid, code); p.code == 0 {
 				p.code = may.of(in.Partition)
 			}
 			op.all = append(op.all, p)
@@ -201,10 +216,26 @@ func (op *produce) checkRequest(req *kmsg.ProduceRequest) int16 {
 	switch {
 	case req.Acks < -1 || req.Acks > 1:
 		return kerr.InvalidRequiredAcks.Code
-	case req.TransactionID != nil:
+	case req.TransactionID != nil && op.transactions == nil:
 		return kerr.TransactionalIDAuthorizationFailed.Code
+	case req.TransactionID != nil && op.client.checked() && ofTransaction(req):
+		return codeOf(op.client.may(authorization.Write, authorization.TransactionalID, op.transactional, op.transactions),
+			kerr.TransactionalIDAuthorizationFailed, kerr.NotLeaderForPartition)
 	}
 	return 0
+}
+
+// ofTransaction tells whether any batch is of a transaction. Else brokers do not ask for the
+// right to the transactional id.
+func ofTransaction(req *kmsg.ProduceRequest) bool {
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			if h, _, err := batch.Parse(p.Records); err == nil && h.Transactional() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // check finds the share and looks at the batch; 0 if all is well.
@@ -233,11 +264,15 @@ func (p *part) check(seen map[spillway.TopicPartition]bool) int16 {
 		return kerr.CorruptMessage.Code
 	case len(rest) > 0 || h.Control():
 		return kerr.InvalidRecord.Code
-	case h.Transactional():
-		return kerr.TransactionalIDAuthorizationFailed.Code
+	case h.Transactional() && p.op.transactions == nil:
+		return kerr.TransactionalIDAuthorizationFailed.Code // else no right to the id would be asked for (CVE-2018-17196)
+	case h.Transactional() && p.op.transactions != p.share:
+		return kerr.TopicAuthorizationFailed.Code // of another failover group (C33)
 	case h.ProducerID < -1 || h.ProducerID >= 0 && (h.BaseSequence < 0 || h.ProducerEpoch < 0):
 		return kerr.InvalidRecord.Code
-	case h.ProducerID >= 0 && !spillway.IsClientProducerID(h.ProducerID):
+	case h.Transactional() && (h.ProducerID < 0 || h.BaseSequence < 0 || h.ProducerEpoch < 0):
+		return kerr.InvalidRecord.Code
+	case h.ProducerID >= 0 && !h.Transactional() && !spillway.IsClientProducerID(h.ProducerID):
 		return kerr.InvalidProducerIDMapping.Code // not one of ours: it could collide with anybody's (C25)
 	}
 	p.header = h
@@ -281,7 +316,7 @@ func (p *part) refuse(code int16, reason string) {
 
 // sentBack notes that the client is told to send a part again.
 func (p *part) sentBack() {
-	if p.idempotent() {
+	if p.carried() {
 		p.op.client.router.contacts.refuse(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence)
 	}
 }

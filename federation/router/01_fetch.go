@@ -203,11 +203,14 @@ func (p *fetchPart) refuse(code int16) {
 func (p *fetchPart) fail(code int16) { p.out.ErrorCode, p.done = code, true }
 
 // try asks the sites once for all partitions that are served now. It returns
-// false when there is something to answer.
+// false when there is something to answer. A partition that is refused keeps no other
+// from its records, as at a broker: its client may name it in every request. The sites
+// are asked for what they have then.
 func (f *fetch) try(ctx context.Context) bool {
 	changed := f.changed()
 	byNode := f.plan(ctx)
-	if f.answered() {
+	refused := f.answered()
+	if refused && len(byNode) == 0 {
 		return false
 	}
 	early := f.early()
@@ -227,6 +230,9 @@ func (f *fetch) try(ctx context.Context) bool {
 		}
 	}()
 	began, wait := time.Now(), f.keep(early)
+	if refused {
+		wait = 0
+	}
 	well := f.ask(ctx, byNode, wait)
 	if f.answered() {
 		return false
@@ -386,6 +392,26 @@ func (p *fetchPart) burnt() bool {
 	return false
 }
 
+// aborted lists the aborted transactions whose records the client is shown, under the
+// producer ids that stand in the batches. One that begins in what is hidden is hidden with
+// its marker: to a client that was told of it, all that the producer wrote later would be
+// of it too.
+func (p *fetchPart) aborted(in []kmsg.FetchResponseTopicPartitionAbortedTransaction) {
+	if in == nil { // null and none are not the same
+		return
+	}
+	p.out.AbortedTransactions = make([]kmsg.FetchResponseTopicPartitionAbortedTransaction, 0, len(in))
+	for _, t := range in {
+		first, visible := p.view.ToVirtual(spillway.LocalOffset(t.FirstOffset))
+		if !visible {
+			continue
+		}
+		out := kmsg.NewFetchResponseTopicPartitionAbortedTransaction()
+		out.ProducerID, out.FirstOffset = t.ProducerID, int64(first)
+		p.out.AbortedTransactions = append(p.out.AbortedTransactions, out)
+	}
+}
+
 // settle drops what must not be handed out any more: the share has moved while
 // the site answered, or the lease is over (C10).
 func (f *fetch) settle() {
@@ -435,15 +461,7 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 	if p.out.RecordBatches == nil {
 		p.out.RecordBatches = []byte{}
 	}
-	if in.AbortedTransactions != nil { // null and none are not the same
-		p.out.AbortedTransactions = make([]kmsg.FetchResponseTopicPartitionAbortedTransaction, len(in.AbortedTransactions))
-	}
-	for i, t := range in.AbortedTransactions {
-		first, _ := p.view.ToVirtual(spillway.LocalOffset(t.FirstOffset))
-		out := &p.out.AbortedTransactions[i]
-		*out = kmsg.NewFetchResponseTopicPartitionAbortedTransaction()
-		out.ProducerID, out.FirstOffset = t.ProducerID, int64(first)
-	}
+	p.aborted(in.AbortedTransactions)
 	if len(a.Records) == 0 && len(in.RecordBatches) > 0 && limit < end {
 		p.early = in
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway/broker"
 	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
@@ -15,11 +16,11 @@ import (
 // groups.
 //
 // A coordinator is one of the virtual nodes that Metadata lists, under the same
-// id (docs/decisions/0005). Left out: transactional ids and share groups. A
-// group that no failover group names has no home.
+// id (docs/decisions/0005). Left out: share groups. A group or transactional id that no
+// failover group names has no home.
 var findCoordinatorAPI = api{
 	key: 10, min: 0, max: 6, needs: 0, begin: (*Client).beginFindCoordinator,
-	treatment: answeredHere, about: "A gateway, for groups that a failover group names. Transactional ids and share groups are refused.",
+	treatment: answeredHere, about: "A gateway, for groups and transactional ids that a failover group names. Share groups are refused.",
 }
 
 func (c *Client) beginFindCoordinator(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -49,22 +50,30 @@ func (c *Client) coordinator(kind int8, key string) kmsg.FindCoordinatorResponse
 		found.ErrorCode, found.ErrorMessage = err.Code, &why
 		return found
 	}
-	switch kind {
-	case 0:
-	case 1:
-		return refuse(kerr.TransactionalIDAuthorizationFailed, "transactions are not served by this virtual cluster")
+	var share *Share
+	var ok bool
+	var of authorization.Kind
+	var denied *kerr.Error
+	var homeless string // why nobody coordinates it
+	switch broker.CoordinatorKind(kind) {
+	case broker.GroupCoordinator:
+		share, ok = r.GroupShare(key)
+		of, denied, homeless = authorization.Group, kerr.GroupAuthorizationFailed, "consumer group %q belongs to no failover group; add it to consumerGroups of one"
+	case broker.TransactionCoordinator:
+		share, ok = r.TransactionShare(key)
+		of, denied, homeless = authorization.TransactionalID, kerr.TransactionalIDAuthorizationFailed, "transactional id %q belongs to no failover group; add it to transactionalIds of one"
 	default:
 		return refuse(kerr.InvalidRequest, fmt.Sprintf("coordinators of type %d are not served by this virtual cluster", kind))
 	}
-	share, ok := r.GroupShare(key)
-	switch c.may(authorization.Describe, authorization.Group, key, share) {
+	switch c.may(authorization.Describe, of, key, share) {
 	case authorization.Denied:
-		return refuse(kerr.GroupAuthorizationFailed, kerr.GroupAuthorizationFailed.Description)
+		return refuse(denied, denied.Description)
 	case authorization.Unknown:
 		return refuse(kerr.CoordinatorNotAvailable, "what clients may do is not known yet")
+	case authorization.Allowed:
 	}
 	if !ok {
-		return refuse(kerr.GroupAuthorizationFailed, fmt.Sprintf("consumer group %q belongs to no failover group; add it to consumerGroups of one", key))
+		return refuse(denied, fmt.Sprintf(homeless, key))
 	}
 	n, ok := r.layout.Current().Coordinator(share.ID, key)
 	if !ok {

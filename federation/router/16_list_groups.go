@@ -48,7 +48,7 @@ func (c *Client) listsAll(site spillway.SiteID) (bool, error) {
 	if !c.checked() {
 		return true, nil
 	}
-	d := c.router.config.Rights.Of(site).Decide(c.who(), authorization.Describe, authorization.Cluster, authorization.ClusterName)
+	d := c.router.config.Rights.Of(site).Decide(c.asks(), authorization.Describe, authorization.Cluster, authorization.ClusterName)
 	if d.Verdict == authorization.Unknown {
 		return false, fmt.Errorf("site %s: what clients may do is %s", site, d)
 	}

@@ -40,6 +40,7 @@ func (c *Client) beginAPIVersions(_ context.Context, sreq session.Request) (sess
 		return nil, err
 	}
 	c.repeats.Store(slices.Contains(repeatsProve, req.ClientSoftwareName))
+	c.manners.Store(mannersOf(req.ClientSoftwareName, req.ClientSoftwareVersion, sreq.ClientID))
 	c.counts.Store(takesEveryOffset(req.ClientSoftwareName, req.ClientSoftwareVersion))
 	resp := req.ResponseKind().(*kmsg.ApiVersionsResponse)
 	if code := c.router.expected(req); code != 0 {

@@ -17,6 +17,8 @@ type api struct {
 	// needs is the lowest version that every site must offer; −1 for what the
 	// gateway answers alone.
 	needs int16
+	// level is the administration that it belongs to; without it, it is not served.
+	level Administration
 	sasl  bool // only where clients are asked who they are
 	begin func(*Client, context.Context, session.Request) (session.Answer, error)
 	// treatment and about are for the reference: what becomes of a request, and
@@ -34,7 +36,8 @@ func init() { // apiVersionsAPI reads the table that it is in
 	for _, a := range []api{
 		produceAPI, fetchAPI, listOffsetsAPI, metadataAPI, offsetCommitAPI, offsetFetchAPI, findCoordinatorAPI,
 		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, saslHandshakeAPI, apiVersionsAPI,
-		initProducerIDAPI, describeConfigsAPI, saslAuthenticateAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
+		initProducerIDAPI, addPartitionsToTxnAPI, addOffsetsToTxnAPI, endTxnAPI, txnOffsetCommitAPI, describeConfigsAPI, saslAuthenticateAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
+		createTopicsAPI, incrementalAlterConfigsAPI, alterConfigsAPI,
 	} {
 		apis[a.key] = a
 	}
@@ -115,7 +118,7 @@ func (o *offer) ask(ctx context.Context, id spillway.SiteID, cluster broker.Clus
 var newerAPIs = map[int16]bool{68: true, 69: true}
 
 func (o *offer) offered(a api) bool {
-	if a.sasl && !o.router.config.Authentication.Offers() {
+	if a.level > o.router.config.Administration || a.sasl && !o.router.config.Authentication.Offers() {
 		return false
 	}
 	if a.needs < 0 {

@@ -51,6 +51,10 @@ func entries(req kmsg.Request) (n int) {
 		for _, g := range r.Groups {
 			n += 1 + withPartitions(g.Topics, func(t kmsg.OffsetFetchRequestGroupTopic) int { return len(t.Partitions) })
 		}
+	case *kmsg.AddPartitionsToTxnRequest:
+		n = withPartitions(r.Topics, func(t kmsg.AddPartitionsToTxnRequestTopic) int { return len(t.Partitions) })
+	case *kmsg.TxnOffsetCommitRequest:
+		n = withPartitions(r.Topics, func(t kmsg.TxnOffsetCommitRequestTopic) int { return len(t.Partitions) })
 	case *kmsg.MetadataRequest:
 		n = len(r.Topics)
 	case *kmsg.FindCoordinatorRequest:
@@ -63,6 +67,14 @@ func entries(req kmsg.Request) (n int) {
 		for _, r := range r.Resources {
 			n += 1 + len(r.ConfigNames)
 		}
+	case *kmsg.CreateTopicsRequest:
+		for _, t := range r.Topics {
+			n += 1 + len(t.ReplicaAssignment) + len(t.Configs)
+		}
+	case *kmsg.IncrementalAlterConfigsRequest:
+		n = withPartitions(r.Resources, func(t kmsg.IncrementalAlterConfigsRequestResource) int { return len(t.Configs) })
+	case *kmsg.AlterConfigsRequest:
+		n = withPartitions(r.Resources, func(t kmsg.AlterConfigsRequestResource) int { return len(t.Configs) })
 	case *kmsg.LeaveGroupRequest:
 		n = len(r.Members)
 	case *kmsg.JoinGroupRequest:

@@ -32,9 +32,10 @@ type Client struct {
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
 	fetched        int64                             // bytes that the last fetch found
 
-	left    atomic.Bool // the client was seen to have closed its side
-	repeats atomic.Bool // by its name in ApiVersions it is one of repeatsProve
-	counts  atomic.Bool // by it, it is one of takeEveryOffset
+	left    atomic.Bool             // the client was seen to have closed its side
+	repeats atomic.Bool             // by its name in ApiVersions it is one of repeatsProve
+	counts  atomic.Bool             // by it, it is one of takeEveryOffset
+	manners atomic.Pointer[manners] // by it, what its library makes of errors of transactions
 
 	waiting atomic.Int32  // batches that wait for a missing one
 	asking  chan struct{} // a token per question to a site about one
@@ -55,6 +56,10 @@ func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer
 	if !ok {
 		c.router.events.refused("unknown-api")
 		return nil, session.Close(session.ReasonUnknownAPI, fmt.Errorf("API key %d is not served", req.Key))
+	}
+	if a.level > c.router.config.Administration {
+		c.router.events.refused("administration")
+		return nil, session.Close(session.ReasonUnknownAPI, fmt.Errorf("API key %d is not served: gateway.administration does not allow it", req.Key))
 	}
 	if req.Version < a.min || req.Version > a.max {
 		if req.Key == apiVersionsAPI.key {

@@ -34,10 +34,7 @@ type codec struct {
 
 // codecs has every API that the router serves; TestEveryAPIHasACodecProof looks.
 var codecs = map[int16]codec{
-	0: {ask: askProduce, answer: answerProduce, asked: func(r kmsg.Request) kmsg.Request {
-		r.(*kmsg.ProduceRequest).TransactionID = nil
-		return r
-	}, told: toldProduce},
+	0:  {ask: askProduce, answer: answerProduce, told: toldProduce},
 	1:  {ask: askFetch, answer: answerFetch, asked: askedFetch, told: toldFetch, own: ownFetch},
 	2:  {ask: askListOffsets, answer: answerListOffsets, asked: askedListOffsets, told: noThrottle},
 	3:  {alone: true},
@@ -71,8 +68,15 @@ var codecs = map[int16]codec{
 	}},
 	17: {alone: true},
 	18: {alone: true},
-	22: {alone: true},
+	19: {alone: true},
+	22: {tagged: true, ask: askInitProducerID},
+	24: {tagged: true, ask: askAddPartitionsToTxn},
+	25: {tagged: true},
+	26: {tagged: true},
+	28: {nested: true, answer: answerTxnOffsetCommit, asked: askedTxnOffsetCommit, stored: storedTxnOffsetCommit},
 	32: {nested: true, ask: askDescribeConfigs, answer: answerDescribeConfigs, told: toldDescribeConfigs},
+	33: {alone: true},
+	44: {alone: true},
 	36: {alone: true},
 	60: {alone: true},
 	68: {tagged: true, told: func(_ kmsg.Request, r kmsg.Response) kmsg.Response {
@@ -88,6 +92,19 @@ var codecs = map[int16]codec{
 		r.(*kmsg.ConsumerGroupDescribeRequest).IncludeAuthorizedOperations = false
 		return r
 	}, told: noThrottle},
+}
+
+// askInitProducerID: without a transactional id the site hears of nothing.
+func askInitProducerID(random *rand.Rand, m mapping, r kmsg.Request) {
+	req := r.(*kmsg.InitProducerIDRequest)
+	req.TransactionalID, req.ProducerID = kmsg.StringPtr("app"), m.producer(codecProducer, atClient)
+	if req.ProducerEpoch &= 1<<15 - 1; random.IntN(2) == 0 {
+		req.ProducerID, req.ProducerEpoch = -1, -1
+	}
+}
+
+func askAddPartitionsToTxn(_ *rand.Rand, _ mapping, r kmsg.Request) {
+	r.(*kmsg.AddPartitionsToTxnRequest).Transactions = nil // between brokers
 }
 
 // randomBatch is one that a producer sends (base 0), or that a site has.
@@ -107,12 +124,36 @@ func randomBatch(random *rand.Rand, base int64) []byte {
 	return b
 }
 
-func askProduce(random *rand.Rand, _ mapping, r kmsg.Request) {
+// inTransaction is a batch as a transactional producer sends it.
+func inTransaction(b []byte, id int64, epoch int16, sequence int32) []byte {
+	h, _, err := batch.Parse(b)
+	if err != nil {
+		panic(err)
+	}
+	records, err := batch.Records(b, len(b)+1<<20)
+	if err != nil {
+		panic(err)
+	}
+	h.Attributes, h.ProducerID, h.ProducerEpoch, h.BaseSequence = h.Attributes|batch.AttributeTransactional, id, epoch, sequence
+	if b, err = batch.Rebuild(h, records, h.Codec()); err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func askProduce(random *rand.Rand, m mapping, r kmsg.Request) {
 	req := r.(*kmsg.ProduceRequest)
 	req.TransactionID, req.Acks, req.TimeoutMillis = nil, int16(1-2*random.IntN(2)), 1+random.Int32N(60_000)
+	if random.IntN(2) == 0 {
+		req.TransactionID = kmsg.StringPtr("app")
+	}
 	for i := range req.Topics {
 		for j := range req.Topics[i].Partitions {
-			req.Topics[i].Partitions[j].Records = randomBatch(random, 0)
+			b := randomBatch(random, 0)
+			if req.TransactionID != nil {
+				b = inTransaction(b, m.producer(codecProducer, atClient), int16(random.IntN(1<<15)), random.Int32())
+			}
+			req.Topics[i].Partitions[j].Records = b
 		}
 	}
 }
@@ -369,6 +410,45 @@ func storedOffsetCommit(m mapping, r kmsg.Request) error {
 		}
 	}
 	return nil
+}
+
+func answerTxnOffsetCommit(random *rand.Rand, _ mapping, r kmsg.Request, a kmsg.Response) {
+	resp := a.(*kmsg.TxnOffsetCommitResponse)
+	resp.Topics = nil
+	for _, t := range r.(*kmsg.TxnOffsetCommitRequest).Topics {
+		topic := kmsg.NewTxnOffsetCommitResponseTopic()
+		topic.Topic = t.Topic
+		for _, p := range t.Partitions {
+			out := kmsg.NewTxnOffsetCommitResponseTopicPartition()
+			out.Partition, out.ErrorCode = p.Partition, []int16{0, kerr.UnknownMemberID.Code, kerr.IllegalGeneration.Code}[random.IntN(3)]
+			topic.Partitions = append(topic.Partitions, out)
+		}
+		resp.Topics = append(resp.Topics, topic)
+	}
+}
+
+func askedTxnOffsetCommit(r kmsg.Request) kmsg.Request {
+	req := r.(*kmsg.TxnOffsetCommitRequest)
+	for i := range req.Topics {
+		for j := range req.Topics[i].Partitions {
+			if p := &req.Topics[i].Partitions[j]; p.Metadata == nil {
+				p.Metadata = kmsg.StringPtr("") // the same for a broker
+			}
+		}
+	}
+	return req
+}
+
+func storedTxnOffsetCommit(m mapping, r kmsg.Request) error {
+	req := r.(*kmsg.TxnOffsetCommitRequest)
+	plain := plainCommit(req)
+	err := storedOffsetCommit(m, plain)
+	for i := range req.Topics {
+		for j := range req.Topics[i].Partitions {
+			req.Topics[i].Partitions[j].Metadata = plain.Topics[i].Partitions[j].Metadata
+		}
+	}
+	return err
 }
 
 func answerOffsetFetch(random *rand.Rand, m mapping, r kmsg.Request, a kmsg.Response) {

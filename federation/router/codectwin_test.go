@@ -21,11 +21,12 @@ type mapping struct {
 	base     int64 // virtual minus local offset
 	mask     uint64
 	same     bool // ids of topics are the same on both sides
-	bare     bool // ids of topics stay as they are
+	bare     bool // ids of topics and producers stay as they are
+	ids      bool // of producers, bare or not
 }
 
 func codecTopology() *spillway.Topology {
-	return spillway.NewTopology("t", "id", nil, []spillway.FailoverGroup{{Name: "shop", Topics: []string{"*"}, ConsumerGroups: []string{"*"}}})
+	return spillway.NewTopology("t", "id", nil, []spillway.FailoverGroup{{Name: "shop", Topics: []string{"*"}, ConsumerGroups: []string{"*"}, TransactionalIDs: []string{"*"}}})
 }
 
 func identity() mapping { return mapping{topology: codecTopology(), same: true} }
@@ -81,6 +82,9 @@ func (m mapping) value(v reflect.Value, to side) {
 			m.value(v.Index(i), to)
 		}
 	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[kmsg.FetchResponseTopicPartitionAbortedTransaction]() {
+			m.bare, m.ids = true, false // as in the batches
+		}
 		m.topic(v, to)
 		for i := range v.NumField() {
 			m.field(v.Type().Field(i).Name, v.Field(i), to)
@@ -94,10 +98,14 @@ func (m mapping) field(name string, v reflect.Value, to side) {
 		if v.Int() >= 0 {
 			v.SetInt(v.Int() + m.shift(to))
 		}
+	case name == "ProducerID" && v.Kind() == reflect.Int64:
+		if v.Int() >= 0 && (m.ids || !m.bare) {
+			v.SetInt(m.producer(v.Int(), to))
+		}
 	case strings.HasSuffix(name, "LeaderEpoch") && v.Kind() == reflect.Int32:
 		v.SetInt(-1) // they are not carried
 	case name == "Records":
-		m.produced(v.Bytes())
+		m.produced(v.Bytes(), to)
 	case name == "RecordBatches":
 		m.fetched(v.Bytes(), to)
 	default:
@@ -136,9 +144,26 @@ func (m mapping) topic(v reflect.Value, to side) {
 	}
 }
 
+// codecProducer is the producer id that the site has given to every transactional id.
+const codecProducer = 0x0123_4567_89ab_cdef
+
+// producer is the id of a transactional producer, which is never the same on both sides.
+func (m mapping) producer(id int64, to side) int64 {
+	if to == atSite && id&(1<<48-1) == codecProducer&(1<<48-1) {
+		return codecProducer
+	}
+	return 1<<48 | id&(1<<48-1)
+}
+
 // produced masks the producer ids of what a client writes, or takes the mask off.
-func (m mapping) produced(set []byte) {
+func (m mapping) produced(set []byte, to side) {
 	for w := batch.Over(set); w.Next(); {
+		if h := w.Header; h.Transactional() {
+			if m.ids || !m.bare {
+				batch.SetProducer(w.Bytes, m.producer(h.ProducerID, to), h.ProducerEpoch, h.BaseSequence)
+			}
+			continue
+		}
 		if h := w.Header; h.ProducerID >= 0 {
 			batch.SetProducer(w.Bytes, spillway.MaskProducerID(h.ProducerID, m.mask), h.ProducerEpoch, h.BaseSequence)
 		}
@@ -195,6 +220,10 @@ func (m mapping) tidyValue(random *rand.Rand, v reflect.Value, at side) {
 				f.SetInt(random.Int64N(1 << 40))
 				if at == atClient {
 					f.SetInt(f.Int() + m.base)
+				}
+			case name == "ProducerID" && f.Kind() == reflect.Int64:
+				if f.SetInt(codecProducer); at == atClient {
+					f.SetInt(m.producer(codecProducer, atClient))
 				}
 			case m.same && strings.HasSuffix(name, "LeaderEpoch") && f.Kind() == reflect.Int32:
 				f.SetInt(-1)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
@@ -19,8 +20,10 @@ import (
 	"spillway/broker/conn"
 	"spillway/broker/wire"
 	"spillway/broker/wire/wiretest"
+	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
 	"spillway/federation/session"
+	"spillway/federation/topicchange"
 )
 
 // codecTopics are the topics of the virtual cluster, codecPartitions how many
@@ -37,6 +40,14 @@ type codecSite struct {
 	mapping mapping
 	release *kversion.Versions
 	nodes   []broker.Node
+	// transaction is the newest one of every transactional id.
+	transaction broker.Transaction
+	// silent: it tells nothing of transactions.
+	silent error
+	// forgetful: nor whether the newest one was committed.
+	forgetful bool
+
+	described atomic.Int64
 
 	dials, requests atomic.Int64 // so far; greetings are no requests
 
@@ -74,14 +85,43 @@ func (s *codecSite) bytes(req kmsg.Request) []byte {
 	return s.reply(req)
 }
 
-func (*codecSite) Capabilities() broker.Capabilities {
-	return broker.Capabilities{ConsumerGroupV2: true}
+func (s *codecSite) Capabilities() broker.Capabilities {
+	return broker.Capabilities{ConsumerGroupV2: true, TransactionOutcome: !s.forgetful}
 }
 
 func (*codecSite) Leader(context.Context, spillway.TopicPartition) (int32, error) { return 0, nil }
 
 func (*codecSite) Coordinator(context.Context, broker.CoordinatorKind, string) (int32, error) {
 	return 0, nil
+}
+
+// codecAdmin knows one producer, under every transactional id, and refuses whatever is to change.
+type codecAdmin struct {
+	broker.Admin
+	of *codecSite
+}
+
+func (s *codecSite) Admin() broker.Admin { return codecAdmin{of: s} }
+
+func (a codecAdmin) DescribeTransaction(context.Context, string) (broker.Transaction, error) {
+	a.of.described.Add(1)
+	return a.of.transaction, a.of.silent
+}
+
+func (codecAdmin) CheckTopics(_ context.Context, topics []broker.NewTopic) (map[string]error, error) {
+	refused := make(map[string]error)
+	for _, t := range topics {
+		refused[t.Name] = kerr.PolicyViolation
+	}
+	return refused, nil
+}
+
+func (codecAdmin) TopicSettings(_ context.Context, topics []string) (map[string]map[string]string, error) {
+	return map[string]map[string]string{codecTopics[0]: {"retention.ms": "1"}}, nil
+}
+
+func (codecAdmin) AlterTopic(context.Context, string, []broker.SettingChange, bool) error {
+	return kerr.InvalidConfig
 }
 
 func (*codecSite) Refresh(context.Context) error { return nil }
@@ -182,15 +222,21 @@ func (s *codecSite) take() (asked []kmsg.Request, answered []kmsg.Response) {
 type codecWorld struct {
 	*Router
 	site *codecSite
+	// manners of the library that asks; nil: it has not said who it is.
+	manners *manners
 }
 
 func newCodecWorld(t testing.TB, m mapping, release *kversion.Versions) *codecWorld {
 	t.Helper()
 	group := spillway.FailoverGroup{Name: "shop", Topics: []string{"*"}, ConsumerGroups: []string{"*"}, OffsetBase: spillway.Offset(m.base)}
 	share := NewShare(spillway.ShareID{Group: "shop"}, group)
-	site := &codecSite{t: t, mapping: m, release: release, nodes: []broker.Node{{ID: 0}}}
+	site := &codecSite{t: t, mapping: m, release: release, nodes: []broker.Node{{ID: 0}},
+		transaction: broker.Transaction{State: broker.TransactionOngoing, ProducerID: codecProducer}}
+	sites := map[spillway.SiteID]broker.Cluster{"east": site}
 	r := New(Config{
-		Topology: m.topology, Sites: map[spillway.SiteID]broker.Cluster{"east": site}, Shares: []*Share{share},
+		Changes:        topicchange.New(topicchange.Config{Topology: m.topology, Store: coordtest.NewMemory(), Sites: sites}),
+		Administration: TopicAdministration,
+		Topology:       m.topology, Sites: sites, Shares: []*Share{share},
 		Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: new(marksAt),
 		HoldMax: 200 * time.Millisecond,
 	})
@@ -209,6 +255,7 @@ func (w *codecWorld) serve(ctx context.Context, key, version int16, body []byte)
 	defer far.Close()
 	c := w.Connect(far)
 	defer c.Close()
+	c.manners.Store(w.manners)
 	req := session.Request{RequestHeader: wire.RequestHeader{Key: key, Version: version}, Body: body}
 	c.Silent(req)
 	answer, err := c.Begin(ctx, req)

@@ -16,6 +16,9 @@ type Events struct {
 	// Refused: a partition of a request, or a request, was refused by the
 	// gateway itself. The reasons are a fixed set.
 	Refused func(reason string)
+	// TransactionUnknown: a site did not tell about a transaction; err names what was asked.
+	// Clients ask again, and so does the gateway.
+	TransactionUnknown func(site spillway.SiteID, err error)
 	// Produced: a batch was acknowledged; local tells the site's part of took,
 	// the rest is reserved end and durable mark.
 	Produced func(share spillway.ShareID, records int32, bytes int, local, took time.Duration)
@@ -56,6 +59,12 @@ func (e *Events) released(id spillway.ShareID, waited time.Duration) {
 func (e *Events) refused(reason string) {
 	if e.Refused != nil {
 		e.Refused(reason)
+	}
+}
+
+func (e *Events) transactionUnknown(site spillway.SiteID, err error) {
+	if e.TransactionUnknown != nil {
+		e.TransactionUnknown(site, err)
 	}
 }
 

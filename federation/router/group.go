@@ -23,7 +23,9 @@ const groupPatience = 10 * time.Second
 type groupCall struct {
 	share *Share
 	group string
-	req   kmsg.Request
+	// kind of coordinator; that of a transactional id has it for group.
+	kind broker.CoordinatorKind
+	req  kmsg.Request
 	// patience for the site's answer; default groupPatience.
 	patience time.Duration
 	// yields: the request gives up its place at the site's coordinator when
@@ -35,10 +37,15 @@ type groupCall struct {
 	// counted: the move away from the site waits for its answer, so that the
 	// last commit is in before commits are copied (C28).
 	counted bool
+	// epoch is the only one in which it may be put; 0: any.
+	epoch spillway.Epoch
 }
 
 // errMoving means that the share is not served, or not any more.
 var errMoving = errors.New("the share moves")
+
+// errNotSent: as errMoving or another fault, and the site has not heard of the request.
+var errNotSent = errors.New("not sent")
 
 // coordinate puts a request to the group's coordinator at the site that serves
 // the share, in the client's version or the site's highest. Errors: errMoving;
@@ -48,22 +55,22 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 	changed := call.share.Changed()
 	leased := r.lease.Term()
 	t, serving := call.share.Serving()
-	if !serving || leased == 0 || call.yields && draining(call.share) {
-		return nil, errMoving
+	if !serving || leased == 0 || call.yields && draining(call.share) || call.epoch > 0 && t.Epoch != call.epoch {
+		return nil, errors.Join(errNotSent, errMoving)
 	}
 	if call.patience == 0 {
 		call.patience = groupPatience
 	}
 	ctx, cancel := context.WithTimeout(ctx, call.patience)
 	defer cancel()
-	lane, err := c.groupLane(ctx, t.Site, call.group)
+	lane, err := c.groupLane(ctx, t.Site, call.kind, call.group)
 	if err != nil {
 		r.refresh(ctx, t.Site)
-		return nil, err
+		return nil, errors.Join(errNotSent, err)
 	}
 	if call.counted {
 		if !call.share.enter(t, lane) {
-			return nil, errMoving
+			return nil, errors.Join(errNotSent, errMoving)
 		}
 	} else {
 		go c.watch(ctx, cancel, call, t, changed)
@@ -75,7 +82,8 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 	call.req.SetVersion(version)
 	err = answered(ctx, pending, resp)
 	if call.counted { // at once: nothing that follows is on its way to the site
-		call.share.leave(lane, false, false)
+		// A transaction may still be ended there, by markers in the log.
+		call.share.leave(lane, err != nil && call.kind == broker.TransactionCoordinator, false)
 	}
 	if err != nil {
 		c.lanes.forget(lane) // an answer that comes late would hold up the next request
@@ -174,8 +182,8 @@ func (r *Router) coordinates(share *Share, group string) bool {
 	return ok && n.Gateway == r.config.Gateway
 }
 
-func (c *Client) groupLane(ctx context.Context, site spillway.SiteID, group string) (*Lane, error) {
-	node, err := c.router.sites[site].Coordinator(ctx, broker.GroupCoordinator, group)
+func (c *Client) groupLane(ctx context.Context, site spillway.SiteID, kind broker.CoordinatorKind, group string) (*Lane, error) {
+	node, err := c.router.sites[site].Coordinator(ctx, kind, group)
 	if err != nil {
 		return nil, err
 	}
@@ -418,18 +426,25 @@ func (r *Router) left(s *Share, group, id string) {
 
 // ReportDrained tells the control loop, while the share's groups drain, once
 // all their members that speak through this gateway have given up their
-// partitions: at once if there are none.
+// partitions, and all transactions that were begun through it are ended: at once if
+// there are none.
 func (r *Router) ReportDrained(s *Share) {
 	record := s.Record()
 	if record.State != failover.Draining || r.config.Report == nil {
 		return
 	}
-	all := r.members.settledAll(record.Epoch, func(group string) bool {
+	waiting := r.members.settledAll(record.Epoch, func(group string) bool {
 		share, ok := r.GroupShare(group)
 		return ok && share == s
 	})
-	if all {
-		r.config.Report(s.ID, record.Epoch, func(report *failover.GatewayReport) { report.GroupsDrained = true })
+	ended := r.transactions.settledAll(servedEpoch(record), func(id string) bool {
+		share, ok := r.TransactionShare(id)
+		return ok && share == s
+	})
+	if waiting {
+		r.config.Report(s.ID, record.Epoch, func(report *failover.GatewayReport) {
+			report.MembersWait, report.GroupsDrained = !ended && !report.GroupsDrained, report.GroupsDrained || ended
+		})
 	}
 }
 

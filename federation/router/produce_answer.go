@@ -305,7 +305,7 @@ func (p *part) acknowledge(code int16, end spillway.Offset) bool {
 		p.refuse(kerr.NotLeaderForPartition.Code, "lease-lost")
 		return false
 	}
-	if p.idempotent() && !p.sent.IsZero() {
+	if p.carried() && !p.sent.IsZero() {
 		r.contacts.known(p.contact(), p.header.ProducerEpoch, p.term.Base)
 	}
 	p.share.promise()
@@ -332,7 +332,7 @@ func (op *produce) keepPromises(ctx context.Context) {
 			p.sentBack()
 			continue
 		}
-		if p.idempotent() {
+		if p.carried() {
 			term := p.term.Base
 			if p.sent.IsZero() {
 				term = 0 // of older terms: the site does not know the producer in this one
@@ -358,6 +358,10 @@ func (op *produce) awaitSealed(ctx context.Context) {
 	}
 }
 
+// abortableVersion is the first of Produce whose clients know TRANSACTION_ABORTABLE. Brokers
+// say INVALID_TXN_STATE to others.
+const abortableVersion = 11
+
 // siteRefused passes an error of the site on, without what would tell of the site.
 func (p *part) siteRefused(in *kmsg.ProduceResponseTopicPartition) {
 	code := in.ErrorCode
@@ -376,12 +380,17 @@ func (p *part) siteRefused(in *kmsg.ProduceResponseTopicPartition) {
 		code = kerr.NotLeaderForPartition.Code
 	case kerr.InvalidRecord.Code:
 		p.out.ErrorRecords, p.out.ErrorMessage = in.ErrorRecords, in.ErrorMessage
+	case kerr.TransactionAbortable.Code:
+		// The site is asked in a version that has it; the client may have come with an older one.
+		if p.op.resp.Version < abortableVersion {
+			code = kerr.InvalidTxnState.Code
+		}
 	}
 	p.refuse(code, "site")
 }
 
 func (p *part) failed() {
-	if p.idempotent() {
+	if p.carried() {
 		p.op.client.router.contacts.failed(p.contact(), p.header.ProducerEpoch, p.header.BaseSequence, p.term.Base)
 	}
 }

@@ -216,7 +216,13 @@ func (op *produce) reach(ctx context.Context, changed <-chan struct{}, parts []*
 			reachable = append(reachable, p)
 		case errors.Is(err, broker.ErrUnknownTopic):
 			p.refuse(kerr.UnknownTopicOrPartition.Code, "unknown-topic")
-		case errors.Is(err, errNumbersUnknown):
+		case errors.Is(err, errOtherEpoch):
+			p.refuse(op.client.mannered().produce, "transaction")
+		case errors.Is(err, errOtherProducer):
+			p.refuse(kerr.InvalidTxnState.Code, "transaction")
+		case errors.Is(err, errNoRights):
+			p.refuse(kerr.TransactionalIDAuthorizationFailed.Code, "transaction")
+		case errors.Is(err, errNumbersUnknown), errors.Is(err, errMoving):
 			lost = append(lost, p)
 		default:
 			lost = append(lost, p)
@@ -239,6 +245,12 @@ func (p *part) connect(ctx context.Context) error {
 	var known bool
 	if p.constant, known = p.op.client.router.constant(p.share, p.term, p.tp); !known {
 		return errNumbersUnknown
+	}
+	if p.header.Transactional() {
+		var err error
+		if p.producer, err = p.op.client.router.producerAt(ctx, p.term, p.term.Epoch, p.op.transactional, p.header.ProducerID); err != nil {
+			return err
+		}
 	}
 	node, err := p.leader(ctx)
 	if err != nil {
@@ -272,7 +284,7 @@ func (p *part) leader(ctx context.Context) (int32, error) {
 func (op *produce) judge(parts []*part) map[*Lane][]*part {
 	groups := make(map[*Lane][]*part)
 	for _, p := range parts {
-		if p.idempotent() {
+		if p.carried() {
 			v, at, until, changed := p.ask()
 			if v != forward {
 				op.client.produces.drop(p)
@@ -371,7 +383,11 @@ func (op *produce) send(lane *Lane, parts []*part) {
 	for _, p := range parts {
 		p.sent = now
 		p.began(now)
-		if p.idempotent() {
+		switch {
+		case p.header.Transactional():
+			req.TransactionID = &op.transactional
+			batch.SetProducer(p.records, p.producer, p.header.ProducerEpoch, p.header.BaseSequence)
+		case p.idempotent():
 			batch.SetProducer(p.records, spillway.MaskProducerID(p.header.ProducerID, p.term.Mask), p.header.ProducerEpoch, p.header.BaseSequence)
 		}
 		i, ok := byTopic[p.tp.Topic]

@@ -48,6 +48,8 @@ func (always) Ask(_ *Share, _ Term, _ spillway.TopicPartition, end spillway.Offs
 	return end
 }
 
+func (always) Knows(*Share, string) bool { return false }
+
 func (always) Extend(context.Context, *Share, Term, spillway.TopicPartition, spillway.Offset) error {
 	return nil
 }

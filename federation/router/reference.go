@@ -23,13 +23,11 @@ var refusals = []struct {
 	keys []int16
 }{
 	{"Between brokers and controllers. Clients do not send it.", []int16{4, 5, 6, 7, 27, 52, 53, 54, 56, 58, 59, 62, 63, 67, 70, 73, 80, 81, 82, 83, 84, 85, 86, 87}},
-	{"Transactions are not served yet. Producers with a transactional id fail at once.", []int16{24, 25, 26, 28}},
 	{"State of transactions and producers is of one site. Ask the site.", []int16{61, 65, 66}},
 	{"Delegation tokens are of one site.", []int16{38, 39, 40, 41}},
 	{"Share groups keep their state at one site and cannot move.", []int16{76, 77, 78, 79, 90, 91, 92}},
-	{"Streams groups (KIP-1071) keep their state at one site and cannot move. Streams with the classic protocol works where its internal topics exist (topics are not created here), without exactly-once.", []int16{88, 89, 93}},
-	{"A topic has to change at all sites together, which is not served yet. Change it at each site.", []int16{19, 20, 21, 37}},
-	{"Settings have to change at all sites together, which is not served yet. Change them at each site.", []int16{33, 44}},
+	{"Streams groups (KIP-1071) keep their state at one site and cannot move. Streams with the classic protocol works where its internal topics exist, or are not compacted and their names match a failover group.", []int16{88, 89, 93}},
+	{"A topic has to change at all sites together, which is not served yet. Change it at each site.", []int16{20, 21, 37}},
 	{"Settings of groups and client metrics are a site's own. Ask the site.", []int16{74}},
 	{"Access rights, quotas and users have to change at all sites together, which is not served yet. Change them at each site.", []int16{29, 30, 31, 48, 49, 50, 51}},
 	{"Administration of groups is not served yet. Do it at the site that serves the group.", []int16{42, 47}},

@@ -27,7 +27,7 @@ type Denial struct {
 // checked tells whether it matters what the client may do.
 func (c *Client) checked() bool { return c.router.config.Rights != nil }
 
-func (c *Client) who() authorization.Client {
+func (c *Client) asks() authorization.Client {
 	return authorization.Client{Principal: string(c.login.Principal()), Host: c.host}
 }
 
@@ -50,7 +50,7 @@ func (c *Client) mayQuietly(op authorization.Operation, kind authorization.Kind,
 }
 
 func (c *Client) decide(op authorization.Operation, kind authorization.Kind, name string, share *Share) Denial {
-	d := Denial{Client: c.who(), Operation: op, Kind: kind, Name: name}
+	d := Denial{Client: c.asks(), Operation: op, Kind: kind, Name: name}
 	if share != nil {
 		d.Site = home(share)
 		d.Decision = c.router.config.Rights.Of(d.Site).Decide(d.Client, op, kind, name)
@@ -81,6 +81,11 @@ func (c *Client) groupCode(op authorization.Operation, group string, share *Shar
 	return codeOf(c.may(op, authorization.Group, group, share), kerr.GroupAuthorizationFailed, kerr.CoordinatorLoadInProgress)
 }
 
+// transactionCode is that for a transactional id.
+func (c *Client) transactionCode(op authorization.Operation, id string, share *Share) int16 {
+	return codeOf(c.may(op, authorization.TransactionalID, id, share), kerr.TransactionalIDAuthorizationFailed, kerr.CoordinatorLoadInProgress)
+}
+
 func codeOf(v authorization.Verdict, denied, unknown *kerr.Error) int16 {
 	switch v {
 	case authorization.Allowed:
@@ -97,7 +102,7 @@ func (c *Client) mayProduceIdempotently() authorization.Verdict {
 	if !c.checked() {
 		return authorization.Allowed
 	}
-	d := Denial{Client: c.who(), Operation: authorization.IdempotentWrite, Kind: authorization.Cluster, Name: authorization.ClusterName}
+	d := Denial{Client: c.asks(), Operation: authorization.IdempotentWrite, Kind: authorization.Cluster, Name: authorization.ClusterName}
 	d.Decision = c.anySite(func(r *authorization.Rules) authorization.Decision {
 		if own := r.Decide(d.Client, d.Operation, d.Kind, d.Name); own.Verdict == authorization.Allowed {
 			return own

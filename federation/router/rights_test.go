@@ -131,7 +131,10 @@ var withoutRights = map[int16]string{
 	10: "that it may not",                      // TestRightsByAPI
 	16: "an empty list",                        // TestRightsByAPI
 	17: "how to log in", 18: "what is served", 36: "whether it is known",
+	19: "that it may not", // TestRightsByAPI
 	22: "that it may not", // TestRightsByAPI
+	33: "that it may not", // TestRightsByAPI
+	44: "that it may not", // TestRightsByAPI
 	60: "virtual nodes",
 }
 

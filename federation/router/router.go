@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/conn"
@@ -14,6 +16,7 @@ import (
 	"spillway/federation/authorization"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
+	"spillway/federation/topicchange"
 	"spillway/mirror/offsetmap"
 )
 
@@ -52,6 +55,8 @@ type Reserve interface {
 	// Extend asks, and returns when the reserved end is at least end. It is
 	// raised ahead of use, so it rarely waits.
 	Extend(ctx context.Context, share *Share, t Term, tp spillway.TopicPartition, end spillway.Offset) error
+	// Knows tells whether ends of a topic were reserved in the newest epoch that had some.
+	Knows(share *Share, topic string) bool
 }
 
 // Marks are the durable marks of the sites that follow.
@@ -83,7 +88,10 @@ type Config struct {
 	// Report changes this gateway's confirmation about an epoch of a share, soon;
 	// change may be called more than once.
 	Report func(share spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport))
-	Events Events
+	// Changes carries out what clients ask of whole topics.
+	Changes        *topicchange.Topics
+	Administration Administration // default NoAdministration
+	Events         Events
 	// Authentication asks clients who they are; nil: it does not.
 	Authentication *authentication.Authenticator
 	// Rights decide what clients may do; nil: everything.
@@ -104,24 +112,26 @@ type Config struct {
 // Router serves all connections of one gateway.
 type Router struct {
 	// Set once, read by anyone.
-	config   Config
-	topology *spillway.Topology
-	sites    map[spillway.SiteID]broker.Cluster
-	shares   map[spillway.ShareID]*Share
-	spreads  map[string]*spread // by name of the unordered group
-	lease    Lease
-	layout   Layout
-	maps     Maps
-	reserve  Reserve
-	marks    Marks
-	events   Events
-	topics   *topics
-	offer    *offer
-	contacts *contacts
-	lags     *lags
-	members  *members
-	gone     goneFor
-	aside    chan struct{} // a token per member that is taken back, or may have to be
+	config       Config
+	topology     *spillway.Topology
+	sites        map[spillway.SiteID]broker.Cluster
+	shares       map[spillway.ShareID]*Share
+	spreads      map[string]*spread // by name of the unordered group
+	lease        Lease
+	layout       Layout
+	maps         Maps
+	reserve      Reserve
+	marks        Marks
+	events       Events
+	topics       *topics
+	offer        *offer
+	contacts     *contacts
+	lags         *lags
+	members      *members
+	transactions *transactions
+	gone         goneFor
+	aside        chan struct{} // a token per member that is taken back, or may have to be
+	changing     *rate.Limiter // of what clients change
 
 	generations *generations // produces on their way, by the layout that let them in
 
@@ -145,8 +155,9 @@ func New(c Config) *Router {
 	r := &Router{
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,
-		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), generations: newGenerations(),
-		aside: make(chan struct{}, asideMax),
+		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), transactions: newTransactions(), generations: newGenerations(),
+		aside:    make(chan struct{}, asideMax),
+		changing: rate.NewLimiter(changesPerSecond, changesBurst),
 	}
 	for _, s := range c.Shares {
 		r.shares[s.ID] = s

@@ -321,7 +321,13 @@ func (p *part) withoutOffset() int16 {
 // takesEveryOffset tells the libraries that count on from the offset of an answer
 // whatever it is (C7), by their names in ApiVersions (KIP-511).
 func takesEveryOffset(name, version string) bool {
-	return name == "sarama" || strings.Contains(name, "librdkafka") || strings.Contains(version, "librdkafka")
+	return name == "sarama" || isRdkafka(name, version)
+}
+
+// isRdkafka tells librdkafka and what is built on it: its bindings have names of their
+// own, and versions such as 2.16.1-rdkafka-2.16.1.
+func isRdkafka(name, version string) bool {
+	return strings.Contains(name, "rdkafka") || strings.Contains(version, "rdkafka")
 }
 
 // distinct splits parts so that no partition is twice in one request. Only siblings may

@@ -136,6 +136,20 @@ func (t *topics) findAt(ctx context.Context, site spillway.SiteID, name string) 
 	return md, ok
 }
 
+// stale has the sites that serve a topic asked anew, as it has changed. An answer that is
+// on its way may be older than that.
+func (t *topics) stale(name string) {
+	share, ok := t.router.ShareOf(spillway.TopicPartition{Topic: name})
+	if !ok {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.mu.bySite[home(share)]; s != nil {
+		s.at, s.tried = time.Time{}, time.Time{}
+	}
+}
+
 // asked is the name of a topic that a request names, or gives the virtual id
 // of. False: nobody knows the id.
 func (t *topics) asked(ctx context.Context, byID bool, name string, id [16]byte) (string, bool) {

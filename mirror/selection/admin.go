@@ -27,6 +27,10 @@ func (a *admin) CreateTopics(_ context.Context, topics []broker.NewTopic) ([]str
 	return nil, nil, a.readOnly("create", fmt.Sprintf("%d topics", len(topics)))
 }
 
+func (a *admin) CheckTopics(_ context.Context, topics []broker.NewTopic) (map[string]error, error) {
+	return nil, a.readOnly("check", fmt.Sprintf("%d topics", len(topics)))
+}
+
 func (a *admin) DeleteTopic(_ context.Context, name string) error {
 	return a.readOnly("delete", name)
 }
@@ -36,6 +40,10 @@ func (a *admin) CreatePartitions(_ context.Context, name string, _ int32) error 
 }
 
 func (a *admin) SetTopicConfigs(_ context.Context, topic string, _ map[string]*string) error {
+	return a.readOnly("change settings of", topic)
+}
+
+func (a *admin) AlterTopic(_ context.Context, topic string, _ []broker.SettingChange, _ bool) error {
 	return a.readOnly("change settings of", topic)
 }
 
@@ -101,9 +109,16 @@ func (a *admin) DescribeGroup(ctx context.Context, group string) (broker.GroupDe
 
 func (a *admin) FetchGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
 	all, err := a.admin.FetchGroupOffsets(ctx, group)
-	if err != nil {
-		return nil, err
-	}
+	return a.shown(all), err
+}
+
+func (a *admin) StableGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
+	all, err := a.admin.StableGroupOffsets(ctx, group)
+	return a.shown(all), err
+}
+
+// shown are the positions in topics that are chosen, by the names they have here.
+func (a *admin) shown(all map[spillway.TopicPartition]broker.GroupOffset) map[spillway.TopicPartition]broker.GroupOffset {
 	shown := make(map[spillway.TopicPartition]broker.GroupOffset, len(all))
 	here := a.names.here()
 	for tp, o := range all {
@@ -111,7 +126,7 @@ func (a *admin) FetchGroupOffsets(ctx context.Context, group string) (map[spillw
 			shown[spillway.TopicPartition{Topic: name, Partition: tp.Partition}] = o
 		}
 	}
-	return shown, nil
+	return shown
 }
 
 func (a *admin) CommitGroupOffsets(_ context.Context, group string, _ map[spillway.TopicPartition]broker.GroupOffset) error {
@@ -191,6 +206,19 @@ func (a *admin) DescribeProducers(ctx context.Context, tp spillway.TopicPartitio
 
 func (a *admin) AbortTransaction(_ context.Context, tp spillway.TopicPartition, _ broker.ProducerState) error {
 	return a.readOnly("abort a transaction in", tp.String())
+}
+
+// Transactional ids are those of the whole cluster, under its own names.
+func (a *admin) OpenTransactions(ctx context.Context) ([]broker.Transaction, error) {
+	return a.admin.OpenTransactions(ctx)
+}
+
+func (a *admin) DescribeTransaction(ctx context.Context, transactionalID string) (broker.Transaction, error) {
+	return a.admin.DescribeTransaction(ctx, transactionalID)
+}
+
+func (a *admin) EndTransaction(_ context.Context, transactionalID string) error {
+	return a.readOnly("end the transaction of", transactionalID)
 }
 
 func (a *admin) DenyWrite(_ context.Context, principal string, _ []string) error {

@@ -105,6 +105,26 @@ func TestCount(t *testing.T) {
 	}
 }
 
+func TestTheReportEndsWithWhyTestsFailed(t *testing.T) {
+	c := newCount()
+	for _, line := range []string{
+		`{"Action":"run","Package":"p","Test":"T"}`,
+		`{"Action":"output","Package":"p","Test":"T","Output":"    a_test.go:7: 3 records are missing\n"}`,
+		`{"Action":"output","Package":"p","Test":"T","Output":"    process.go:9: end of the log:\n"}`,
+		`{"Action":"output","Package":"p","Test":"T","Output":"        INFO [Broker id=1] went\n"}`,
+		`{"Action":"output","Package":"p","Test":"T","Output":"    a_test.go:8: ` + strings.Repeat("x", 1000) + `\n"}`,
+		`{"Action":"fail","Package":"p","Test":"T"}`,
+		`{"Action":"run","Package":"p","Test":"U"}`,
+		`{"Action":"output","Package":"p","Test":"U","Output":"    a_test.go:9: by the way\n"}`,
+		`{"Action":"pass","Package":"p","Test":"U"}`,
+	} {
+		c.add([]byte(line))
+	}
+	if len(c.reasons) != 2 || c.reasons[0] != "p.T: a_test.go:7: 3 records are missing" || len(c.reasons[1]) > 2*reasonMax {
+		t.Errorf("got %q", c.reasons)
+	}
+}
+
 func TestOnlyFiguresAndFailuresAreShown(t *testing.T) {
 	c := newCount()
 	for line, want := range map[string]bool{

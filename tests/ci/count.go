@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -23,6 +24,7 @@ type count struct {
 	parents map[test]bool     // tests with subtests; only the subtests count
 	output  map[test][]string // shown if the test fails
 	faulty  []string          // packages that failed, though none of their tests did
+	reasons []string          // what failed tests say themselves, without the logs of their servers
 }
 
 func newCount() *count {
@@ -59,6 +61,7 @@ func (c *count) add(line []byte) (text string, show bool) {
 
 func (c *count) fail(t test) string {
 	shown := strings.Join(c.output[t], "")
+	c.reasons = append(c.reasons, reasons(t, c.output[t])...)
 	delete(c.output, t)
 	if t.name != "" {
 		c.outcome[t] = "fail"
@@ -69,6 +72,33 @@ func (c *count) fail(t test) string {
 		return shown
 	}
 	return ""
+}
+
+// A test that fails shows the logs of its servers, and may fail at a hundred places.
+const (
+	reasonsMax = 5 // of a test
+	reasonMax  = 400
+)
+
+// said is the beginning of what testing.T.Error prints, and of a panic.
+var said = regexp.MustCompile(`^(\s+\w+_test\.go:\d+: |panic: )`)
+
+// reasons picks the lines in which a test tells why it failed: the report ends with them,
+// where whoever sees only the end of a long output finds them.
+func reasons(t test, output []string) (picked []string) {
+	for _, line := range output {
+		if !said.MatchString(line) {
+			continue
+		}
+		line = strings.TrimSpace(line)
+		if len(line) > reasonMax {
+			line = strings.ToValidUTF8(line[:reasonMax], "") + "…"
+		}
+		if picked = append(picked, t.pkg+"."+t.name+": "+line); len(picked) == reasonsMax {
+			break
+		}
+	}
+	return picked
 }
 
 func (c *count) anyFailed(pkg string) bool {

@@ -53,7 +53,7 @@ func fatal(err error) {
 	os.Exit(2)
 }
 
-// report prints one row for each stage and, last, the sum alone on its line.
+// report prints one row for each stage, why tests failed and, last, the sum alone on its line.
 func report(results []result) (failed int) {
 	var passed int
 	var total time.Duration
@@ -69,6 +69,11 @@ func report(results []result) (failed int) {
 		total += r.took
 	}
 	fmt.Printf("%-12s %8.0f\n\n", "all", total.Seconds())
+	for _, r := range results {
+		for _, line := range slices.Concat(r.faults, r.said) {
+			fmt.Printf("%s: %s\n", r.stage.name, line)
+		}
+	}
 	fmt.Printf("%d passed, %d failed\n", passed, failed)
 	return failed
 }

@@ -20,6 +20,7 @@ type result struct {
 	passed int
 	broken int      // failed tests
 	faults []string // what is wrong with the stage as a whole
+	said   []string // why tests failed, in their own words
 }
 
 func (r result) failed() int { return r.broken + len(r.faults) }
@@ -44,6 +45,7 @@ func run(ctx context.Context, s stage) result {
 	}
 	r.passed, r.broken = tests.passed(), tests.failed()
 	r.faults = append(r.faults, tests.faults(s.testsMin)...)
+	r.said = tests.reasons
 	if err != nil && r.failed() == 0 {
 		r.faults = append(r.faults, err.Error())
 	}

@@ -137,15 +137,10 @@ func (a *arena) pause(d time.Duration) { time.Sleep(d) }
 
 func (a *arena) begin(rec *history.Recorder) {
 	var err error
+	producers, readers := orders.BothLibraries()
 	a.load, err = orders.Start(context.Background(), orders.Config{
 		Bootstrap: a.w.Bootstrap, Partitions: a.w.Options.Partitions, Seed: *seed, RecordsPerSecond: rate, InFlight: 64,
-		Producers: []orders.Producer{{Name: "franz"}, {Name: "sarama", Library: orders.Sarama}, {Name: "sarama-plain", Library: orders.Sarama, Plain: true}},
-		Readers: []orders.Reader{
-			{Name: "franz-group", Group: "franz-group"},
-			{Name: "franz-assign", RestartEvery: 5 * time.Second},
-			{Name: "sarama-group", Group: "sarama-group", Library: orders.Sarama},
-			{Name: "sarama-assign", Library: orders.Sarama},
-		},
+		Producers: producers, Readers: readers,
 	}, rec)
 	a.must(err)
 	a.t.Cleanup(func() {

@@ -30,16 +30,8 @@ const leasePast = 7 * time.Second
 var rows = []row{
 	{"the gateway of home stops past its lease and goes on", func(a *arena) { a.stop(a.w.Spillway(a.home), leasePast) }},
 	{"the gateway of a standby stops past its lease and goes on", func(a *arena) { a.stop(a.w.Spillway(a.standby), leasePast) }},
-	{"the gateway of home is killed", func(a *arena) {
-		a.must(a.w.Spillway(a.home).Kill())
-		a.pause(3 * time.Second)
-		a.w.StartServing(a.home)
-	}},
-	{"the mirror of a standby is killed", func(a *arena) {
-		a.must(a.w.Mirror(a.standby).Kill())
-		a.pause(3 * time.Second)
-		a.w.StartMirror(a.standby)
-	}},
+	{"the gateway of home is killed", func(a *arena) { a.gatewayAway(a.home, 3*time.Second) }},
+	{"the mirror of a standby is killed", func(a *arena) { a.mirrorAway(3 * time.Second) }},
 	{"the mirrors of both standbys stop and go on", func(a *arena) {
 		a.must(a.w.Mirror(a.standby).Pause())
 		a.stop(a.w.Mirror(a.other), leasePast)
@@ -50,11 +42,7 @@ var rows = []row{
 		a.pause(time.Second)
 		a.must(a.w.Kafka[a.home].Resume())
 	}},
-	{"the broker of a standby is killed", func(a *arena) {
-		a.must(a.w.Kafka[a.standby].Kill())
-		a.pause(3 * time.Second)
-		a.must(a.w.Kafka[a.standby].Restart(a.t.Context()))
-	}},
+	{"the broker of a standby is killed", func(a *arena) { a.brokerAway(3 * time.Second) }},
 	{"the broker of home is killed", func(a *arena) {
 		a.must(a.w.Kafka[a.home].Kill())
 		a.elsewhere()
@@ -70,13 +58,7 @@ var rows = []row{
 		a.pause(8 * time.Second)
 		a.w.Heal()
 	}},
-	{"the Consul leader is killed", func(a *arena) {
-		leader, err := a.w.Consul.Leader(a.t.Context())
-		a.must(err)
-		a.must(leader.Kill())
-		a.pause(3 * time.Second)
-		a.must(leader.Start(a.t.Context()))
-	}},
+	{"the Consul leader is killed", func(a *arena) { a.leaderAway(3 * time.Second) }},
 	{"the Consul server of home answers nothing for a while", func(a *arena) {
 		a.must(a.w.ConsulOf(a.home).Pause())
 		a.pause(leasePast)
@@ -93,37 +75,19 @@ var rows = []row{
 		}
 	}},
 	{"a switchover, and the target's gateway and control are killed", func(a *arena) {
-		a.during(func() {
-			a.must(a.w.Spillway(a.standby).Kill())
-			a.pause(2 * time.Second)
-			a.w.StartServing(a.standby)
-		})
+		a.during(func() { a.gatewayAway(a.standby, 2*time.Second) })
 	}},
 	{"a switchover, and the target's mirror is killed", func(a *arena) {
-		a.during(func() {
-			a.must(a.w.Mirror(a.standby).Kill())
-			a.pause(time.Second)
-			a.w.StartMirror(a.standby)
-		})
+		a.during(func() { a.mirrorAway(time.Second) })
 	}},
 	{"a switchover, and the gateway of home stops past its lease", func(a *arena) {
 		a.during(func() { a.stop(a.w.Spillway(a.home), leasePast) })
 	}},
 	{"a switchover, and the Consul leader is killed", func(a *arena) {
-		a.during(func() {
-			leader, err := a.w.Consul.Leader(a.t.Context())
-			a.must(err)
-			a.must(leader.Kill())
-			a.pause(2 * time.Second)
-			a.must(leader.Start(a.t.Context()))
-		})
+		a.during(func() { a.leaderAway(2 * time.Second) })
 	}},
 	{"a switchover, and the broker of the target is killed", func(a *arena) {
-		a.during(func() {
-			a.must(a.w.Kafka[a.standby].Kill())
-			a.pause(2 * time.Second)
-			a.must(a.w.Kafka[a.standby].Restart(a.t.Context()))
-		})
+		a.during(func() { a.brokerAway(2 * time.Second) })
 	}},
 	{"two people switch to different sites at once", func(a *arena) {
 		a.during(func() {
@@ -137,6 +101,34 @@ func (a *arena) stop(p *process.Process, d time.Duration) {
 	a.must(p.Pause())
 	a.pause(d)
 	a.must(p.Resume())
+}
+
+// gatewayAway, and those below, kill something and start it again: gateway and control of a
+// site, mirror and broker of the standby, the Consul server that leads.
+func (a *arena) gatewayAway(site string, d time.Duration) {
+	a.must(a.w.Spillway(site).Kill())
+	a.pause(d)
+	a.w.StartServing(site)
+}
+
+func (a *arena) mirrorAway(d time.Duration) {
+	a.must(a.w.Mirror(a.standby).Kill())
+	a.pause(d)
+	a.w.StartMirror(a.standby)
+}
+
+func (a *arena) brokerAway(d time.Duration) {
+	a.must(a.w.Kafka[a.standby].Kill())
+	a.pause(d)
+	a.must(a.w.Kafka[a.standby].Restart(a.t.Context()))
+}
+
+func (a *arena) leaderAway(d time.Duration) {
+	leader, err := a.w.Consul.Leader(a.t.Context())
+	a.must(err)
+	a.must(leader.Kill())
+	a.pause(d)
+	a.must(leader.Start(a.t.Context()))
 }
 
 // moments are the states of a switchover in which something is broken. A drain takes a

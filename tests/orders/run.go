@@ -155,6 +155,18 @@ type Progress struct {
 	Drained      bool  `json:"drained"`   // all readers read to the end
 }
 
+// BothLibraries are producers and readers of franz-go and sarama, in each way in which they
+// can write and read.
+func BothLibraries() ([]Producer, []Reader) {
+	return []Producer{{Name: "franz"}, {Name: "sarama", Library: Sarama}, {Name: "sarama-plain", Library: Sarama, Plain: true}},
+		[]Reader{
+			{Name: "franz-group", Group: "franz-group"},
+			{Name: "franz-assign", RestartEvery: 5 * time.Second},
+			{Name: "sarama-group", Group: "sarama-group", Library: Sarama},
+			{Name: "sarama-assign", Library: Sarama},
+		}
+}
+
 // Workload is running.
 type Workload struct {
 	cfg    Config

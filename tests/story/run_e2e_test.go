@@ -66,15 +66,10 @@ func begin(t *testing.T, w *world.World, rate float64, others bool) *run {
 			Dir: w.Dir(), Classic: !w.From("4.0"),
 		})
 	}
+	producers, readers := orders.BothLibraries()
 	r.load, err = orders.Start(context.Background(), orders.Config{
 		Bootstrap: w.Bootstrap, Partitions: w.Options.Partitions, Seed: 1, RecordsPerSecond: own, InFlight: 128,
-		Producers: []orders.Producer{{Name: "franz"}, {Name: "sarama", Library: orders.Sarama}, {Name: "sarama-plain", Library: orders.Sarama, Plain: true}},
-		Readers: []orders.Reader{
-			{Name: "franz-group", Group: "franz-group"},
-			{Name: "franz-assign", RestartEvery: 5 * time.Second},
-			{Name: "sarama-group", Group: "sarama-group", Library: orders.Sarama},
-			{Name: "sarama-assign", Library: orders.Sarama},
-		},
+		Producers: producers, Readers: readers,
 	}, r.rec)
 	if err != nil {
 		t.Fatal(err)

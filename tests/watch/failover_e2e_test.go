@@ -30,18 +30,24 @@ type watcher struct {
 	fired map[string]string // by alert: when and with which labels
 }
 
-// One story provokes every alert and moves every panel: somebody writes past
-// the mirror, the standby freezes, the coordinator store is lost, and then the
+// One story provokes every alert and moves every panel: somebody leaves a
+// transaction open, somebody writes past the mirror, the standby freezes, the coordinator store is lost, and then the
 // active site; a person fails the group over, and the site returns.
 func TestFailoverIsSeen(t *testing.T) {
 	w := &watcher{t: t, begun: time.Now(), fired: map[string]string{}, scope: dashboards.Scope{Range: "5m", RateInterval: "5s"}}
-	w.World = world.Start(t, world.Options{Sites: []string{"east", "west"}, Consuls: 1})
+	w.World = world.Start(t, world.Options{Sites: []string{"east", "west"}, Consuls: 1, Mirror: "transactionWait: 5s"})
 	w.watch()
 	w.load()
 
 	w.await("inactive", w.allAlerts()...)
 	w.look("before", func(e expected) string { return e.before })
 	wrong := time.Now()
+
+	w.chapter("a client leaves a transaction open at the active site")
+	end := w.leaveOpen("east")
+	w.await("firing", "TransactionHanging")
+	end()
+	w.await("inactive", "TransactionHanging")
 
 	w.chapter("a client writes to the standby, and its brokers freeze")
 	w.writePastMirror("west")
@@ -172,6 +178,21 @@ func (w *watcher) writePastMirror(site string) {
 	defer cl.Close()
 	for range 3 {
 		w.must(cl.ProduceSync(w.t.Context(), &kgo.Record{Topic: "orders", Partition: 0, Value: []byte("past the mirror")}).FirstErr())
+	}
+}
+
+// leaveOpen is a program that goes round the gateways and hangs in a transaction until
+// it is told to end.
+func (w *watcher) leaveOpen(site string) (end func()) {
+	w.t.Helper()
+	cl, err := kgo.NewClient(append(w.Kafka[site].Dial(), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.TransactionalID("hangs"), kgo.TransactionTimeout(10*time.Minute))...)
+	w.must(err)
+	w.t.Cleanup(cl.Close)
+	w.must(cl.BeginTransaction())
+	w.must(cl.ProduceSync(w.t.Context(), &kgo.Record{Topic: "orders", Partition: 0, Value: []byte("open")}).FirstErr())
+	return func() {
+		w.t.Helper()
+		w.must(cl.EndTransaction(w.t.Context(), kgo.TryAbort))
 	}
 }
 

@@ -6,6 +6,7 @@
 package world
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,12 +41,14 @@ const (
 
 // Options of a world.
 type Options struct {
-	Sites      []string // default east, west, north; the first is home
-	Versions   map[string]string
-	Brokers    int // per site; default 1
-	Consuls    int // default 3
-	Partitions int32
-	AckSites   int
+	Sites          []string // default east, west, north; the first is home
+	Versions       map[string]string
+	Brokers        int // per site; default 1
+	Consuls        int // default 3
+	Partitions     int32
+	Topics         []string // more topics, or patterns of them, of the failover group; nobody creates them
+	Administration string   // of gateways, by clients
+	AckSites       int
 	// Automatic lets the sites fail over by themselves; LossMax bounds it.
 	Automatic     bool
 	LossMax       int64
@@ -53,6 +56,7 @@ type Options struct {
 	OffsetBase    int64
 	Extra         string // lines added to the failover group, YAML
 	Control       string // settings of the control role, YAML
+	Mirror        string // settings of the mirror role, YAML: "key: value, key: value"
 	// MirrorApart runs the mirror of each site in a process of its own.
 	MirrorApart bool
 	// LeaderFirst gives the Consul server that leads to the first site.
@@ -491,6 +495,8 @@ func (w *World) writeConfigs(site string) {
 	w.writeConfig(site, site+"-mirror", "mirror", w.ports[site].mirrorMetrics)
 }
 
+func quoted(names []string) string { return `"` + strings.Join(names, `", "`) + `"` }
+
 func (w *World) writeConfig(site, process, roles string, metrics int) {
 	w.t.Helper()
 	p, host := w.ports[site], w.host(site)
@@ -507,7 +513,7 @@ func (w *World) writeConfig(site, process, roles string, metrics int) {
 	line("coordinator: {consul: {address: %q}}", w.ConsulOf(site).HTTP)
 	line("failoverGroups:")
 	line("  - name: %s", Group)
-	line("    topics: [%s]", strings.Join(orders.Topics, ", "))
+	line("    topics: [%s]", quoted(append(slices.Clone(orders.Topics), w.Options.Topics...)))
 	line("    consumerGroups: [\"*\"]")
 	line("    sites: [%s]", strings.Join(w.Sites, ", "))
 	line("    ack: {sites: %d}", w.Options.AckSites)
@@ -516,8 +522,8 @@ func (w *World) writeConfig(site, process, roles string, metrics int) {
 	line("    groupDrain: 5s")
 	line("    failover: {automatic: %t, after: 1s, lossRecordsMax: %d, perHourMax: 100}", w.Options.Automatic, w.Options.LossMax)
 	line("%s", w.Options.Extra)
-	line("gateway: {listen: \"%s:%d\"}", host, p.gateway)
-	line("mirror: {listen: \"%s:%d\"}", host, p.marks)
+	line("gateway: {listen: \"%s:%d\", administration: %s}", host, p.gateway, cmp.Or(w.Options.Administration, "none"))
+	line("mirror: {%s}", strings.Join(slices.DeleteFunc([]string{fmt.Sprintf("listen: \"%s:%d\"", host, p.marks), w.Options.Mirror}, func(s string) bool { return s == "" }), ", "))
 	line("control: {%s}", w.Options.Control)
 	line("telemetry: {listen: \"%s:%d\"}", host, metrics)
 	line("console: {listen: \"%s:%d\"}", host, p.console)

@@ -1,0 +1,378 @@
+package router
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/failover"
+	"spillway/mirror/offsetmap"
+)
+
+// What is hidden of a site may have an aborted transaction of a producer that writes there
+// again. Its marker is hidden with it, so a client that was told of it would leave out all
+// that the producer wrote since.
+func TestHiddenAbortsAreNotTold(t *testing.T) {
+	t.Parallel()
+	m := offsetmap.New()
+	m.Apply(offsetmap.EpochStart{Epoch: 3, Virtual: 1000, Local: 20, Mask: 1})
+	p := &fetchPart{view: m.View(), out: &kmsg.FetchResponseTopicPartition{}}
+	p.aborted([]kmsg.FetchResponseTopicPartitionAbortedTransaction{{ProducerID: 7, FirstOffset: 10}, {ProducerID: 7, FirstOffset: 25}})
+	if got := p.out.AbortedTransactions; len(got) != 1 || got[0].ProducerID != 7 || got[0].FirstOffset != 1005 {
+		t.Errorf("%+v", got)
+	}
+	p.out.AbortedTransactions = nil
+	if p.aborted(nil); p.out.AbortedTransactions != nil {
+		t.Error("none became an empty list")
+	}
+}
+
+// A commit whose answer was lost before a move is a success if the site that has it says
+// so, and the move cannot have lost it.
+func TestACommitFromBeforeAMove(t *testing.T) {
+	committed := broker.Transaction{State: broker.TransactionCommitted, ProducerID: codecProducer, ProducerEpoch: 4}
+	with := func(change func(*broker.Transaction)) broker.Transaction {
+		x := committed
+		change(&x)
+		return x
+	}
+	unknown := kerr.UnknownProducerID.Code
+	for name, c := range map[string]struct {
+		commit    bool
+		lossy     bool
+		at        broker.Transaction
+		want      int16
+		forgetful bool
+	}{
+		"committed":                    {true, false, committed, 0, false},
+		"decided":                      {true, false, with(func(x *broker.Transaction) { x.State = "PrepareCommit" }), 0, false},
+		"open when the move began":     {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionOngoing }), unknown, false},
+		"nobody can tell":              {true, false, broker.Transaction{}, kerr.CoordinatorLoadInProgress.Code, false},
+		"committed, and then lost":     {true, true, committed, unknown, false},
+		"aborted":                      {true, false, with(func(x *broker.Transaction) { x.State = "CompleteAbort" }), unknown, false},
+		"aborted by the move":          {true, false, with(func(x *broker.Transaction) { x.State, x.ProducerEpoch = "Empty", 5 }), unknown, false},
+		"committed by a later one":     {true, false, with(func(x *broker.Transaction) { x.ProducerEpoch = 5 }), unknown, false},
+		"committed by another":         {true, false, with(func(x *broker.Transaction) { x.ProducerID++ }), unknown, false},
+		"an abort has always happened": {false, true, with(func(x *broker.Transaction) { x.State = broker.TransactionOngoing }), 0, false},
+		"ended, as far as is known":    {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionNone }), 0, true},
+		"open, as far as is known":     {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionOngoing }), unknown, true},
+		"never begun, as far as known": {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionNone }), unknown, true},
+		"aborted, by its epoch":        {true, false, with(func(x *broker.Transaction) { x.State, x.ProducerEpoch = broker.TransactionNone, 5 }), unknown, true},
+		"nothing was ever begun":       {true, false, with(func(x *broker.Transaction) { x.State = broker.TransactionNone }), unknown, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newCodecWorld(t, translating(), kversion.V4_4_0())
+				defer w.Close()
+				w.site.forgetful = c.forgetful
+				if name != "never begun, as far as known" {
+					w.transactions.begin("app", 1)
+				}
+				if w.site.transaction = c.at; c.at.State == "" {
+					w.site.silent = errors.New("the site is down")
+				}
+				share := w.shares[spillway.ShareID{Group: "shop"}]
+				share.SetRecord(failover.Share{State: failover.Stable, Epoch: 2, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "east", Lossy: c.lossy}}})
+				if !share.Open(Term{Epoch: 2, Base: 2, Site: "east", Past: []failover.Term{{Epoch: 1, Site: "east"}}}) {
+					t.Fatal("the share does not open")
+				}
+				req := kmsg.NewPtrEndTxnRequest()
+				req.Version, req.TransactionalID, req.Commit = 3, "app", c.commit
+				req.ProducerID, req.ProducerEpoch = spillway.TransactionalProducerID(1, codecProducer), 4
+				resp := kmsg.NewPtrEndTxnResponse()
+				resp.Version = 3
+				body, err := w.serve(t.Context(), 26, 3, req.AppendTo(nil))
+				if err == nil {
+					err = resp.ReadFrom(body)
+				}
+				if err != nil || resp.ErrorCode != c.want {
+					t.Errorf("%v, %v", kerr.ErrorForCode(resp.ErrorCode), err)
+				}
+				if asked, _ := w.site.take(); len(asked) > 0 {
+					t.Errorf("the site was asked %+v", asked)
+				}
+			})
+		})
+	}
+}
+
+// A move that was given up may have left a transaction open: the coordinator is the same
+// one, and ends it. To say that it is ended already would keep readers of committed records
+// waiting until its time is over.
+func TestATransactionIsEndedAfterAMoveThatWasGivenUp(t *testing.T) {
+	unknown, fenced := kerr.UnknownProducerID.Code, kerr.ProducerFenced.Code
+	for name, c := range map[string]struct {
+		commit  bool
+		library string
+		at      int16 // what the coordinator says
+		want    int16
+	}{
+		"abort":                       {false, "", 0, 0},
+		"abort, librdkafka":           {false, "librdkafka", 0, unknown}, // it gets an id of now after this
+		"abort, and it was ended":     {false, "", fenced, 0},
+		"abort, nothing was open":     {false, "", kerr.InvalidTxnState.Code, 0},
+		"abort, and it is being done": {false, "", kerr.ConcurrentTransactions.Code, kerr.ConcurrentTransactions.Code},
+		"commit":                      {true, "", 0, 0},
+		"commit, and it was aborted":  {true, "", fenced, unknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newCodecWorld(t, translating(), kversion.V4_4_0())
+				defer w.Close()
+				w.site.transaction = broker.Transaction{State: "Empty", ProducerID: codecProducer, ProducerEpoch: 5}
+				w.site.answers(func(up kmsg.Request) kmsg.Response {
+					resp := up.ResponseKind()
+					resp.(*kmsg.EndTxnResponse).ErrorCode = c.at
+					return resp
+				})
+				if c.library != "" {
+					w.manners = mannersOf(c.library, "2.3.0", "rdkafka")
+				}
+				share := w.shares[spillway.ShareID{Group: "shop"}]
+				share.SetRecord(failover.Share{State: failover.Stable, Epoch: 3, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 3, Site: "east", Continues: true}}})
+				w.transactions.learn("app", 1, codecProducer)
+				if !share.Open(Term{Epoch: 3, Base: 1, Site: "east"}) {
+					t.Fatal("the share does not open")
+				}
+				req := kmsg.NewPtrEndTxnRequest()
+				req.Version, req.TransactionalID, req.Commit = 3, "app", c.commit
+				req.ProducerID, req.ProducerEpoch = spillway.TransactionalProducerID(1, codecProducer), 4
+				resp := kmsg.NewPtrEndTxnResponse()
+				resp.Version = 3
+				body, err := w.serve(t.Context(), 26, 3, req.AppendTo(nil))
+				if err == nil {
+					err = resp.ReadFrom(body)
+				}
+				if err != nil || resp.ErrorCode != c.want {
+					t.Errorf("%v, %v", kerr.ErrorForCode(resp.ErrorCode), err)
+				}
+				asked, _ := w.site.take()
+				if len(asked) != 1 || asked[0].(*kmsg.EndTxnRequest).ProducerID != codecProducer || asked[0].(*kmsg.EndTxnRequest).Commit != c.commit {
+					t.Errorf("the site was asked %+v", asked)
+				}
+			})
+		})
+	}
+}
+
+func TestTransactionsAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := newTransactions()
+		for n := range transactionalMax {
+			x.learn(fmt.Sprint(n), 1, int64(n))
+		}
+		if was, _ := x.begin("one more", 1); was || len(x.mu.byID) != transactionalMax {
+			t.Fatalf("%d are remembered", len(x.mu.byID))
+		}
+		x.initialized("7", 1, 7, time.Hour)
+		x.begin("7", 1)
+		time.Sleep(2 * transactionalMemory)
+		if was, _ := x.begin("7", 1); !was {
+			t.Error("an open transaction was forgotten")
+		}
+		x.begin("one more", 1)
+		if n := len(x.mu.byID); n != 2 {
+			t.Errorf("%d are remembered, two are open", n)
+		}
+		all := func(string) bool { return true }
+		if x.settledAll(1, all) {
+			t.Error("nothing is open")
+		}
+		if !x.settledAll(2, all) { // a move has ended them
+			t.Error("a transaction has outlived its epoch")
+		}
+		if was, undo := x.begin("7", 2); was || x.settledAll(2, all) {
+			t.Error("the next one of the producer counts as the one of the epoch before")
+		} else {
+			undo()
+			x.begin("7", 1)
+		}
+		x.ended("one more")
+		time.Sleep(transactionTimeoutMx)
+		if !x.settledAll(1, all) { // the site has aborted the other one
+			t.Error("a transaction is open for ever")
+		}
+		x.learn(string(make([]byte, transactionalIDMax+1)), 1, 1)
+		if len(x.mu.byID) != 2 {
+			t.Error("a name too long was kept")
+		}
+	})
+}
+
+// The answer depends on who asks: see docs/decisions/0027.
+func TestMannersOfLibraries(t *testing.T) {
+	t.Parallel()
+	unknown, mapping, epoch, state := kerr.UnknownProducerID.Code, kerr.InvalidProducerIDMapping.Code, kerr.InvalidProducerEpoch.Code, kerr.InvalidTxnState.Code
+	for _, c := range []struct {
+		name, version, client string
+		want                  manners
+	}{
+		{"apache-kafka-java", "2.8.2", "app", manners{coordinator: mapping, produce: epoch}},
+		{"apache-kafka-java", "3.9.2", "app", manners{coordinator: mapping, produce: epoch}},
+		{"apache-kafka-java", "4.3.1", "app", manners{coordinator: unknown, produce: epoch}},
+		{"apache-kafka-java", "4.3.1", "shop-0b-StreamThread-1-producer", manners{coordinator: mapping, produce: epoch}},
+		{"kgo", "v1.22.2", "kgo", manners{coordinator: unknown, produce: epoch}},
+		{"sarama", "v1.61.1", "sarama", manners{coordinator: unknown, produce: epoch}},
+		{"librdkafka", "2.3.0", "rdkafka", manners{coordinator: unknown, produce: state, abort: unknown, later: true}},
+		{"confluent-kafka-python", "2.16.1-rdkafka-2.16.1", "rdkafka", manners{coordinator: unknown, produce: state, abort: unknown, later: true}},
+		{"kafkajs", "2.2.4", "kafkajs", manners{coordinator: unknown, produce: state}},
+		{"", "", "", manners{coordinator: unknown, produce: state}},
+	} {
+		if got := mannersOf(c.name, c.version, c.client); *got != c.want {
+			t.Errorf("%s %s: %+v", c.name, c.version, *got)
+		}
+	}
+}
+
+// A transaction is within one failover group (C33): what is of another one, which may be
+// served at another site, is refused and not forwarded.
+func TestATransactionIsWithinOneFailoverGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := translating()
+		m.topology = spillway.NewTopology("t", "id", nil, []spillway.FailoverGroup{
+			{Name: "shop", Topics: []string{"orders"}, ConsumerGroups: []string{"billing"}, TransactionalIDs: []string{"app"}},
+			{Name: "other", Topics: []string{"carts"}, ConsumerGroups: []string{"shipping"}},
+		})
+		w := newCodecWorld(t, m, kversion.V4_4_0())
+		defer w.Close()
+		w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+		id := spillway.ShareID{Group: "other"}
+		other := NewShare(id, m.topology.Groups()[1])
+		other.SetRecord(failover.Share{State: failover.Stable, Epoch: 1, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}}})
+		other.Open(Term{Epoch: 1, Base: 1, Site: "east"})
+		w.shares[id] = other
+		ask := func(req kmsg.Request, into kmsg.Response) {
+			t.Helper()
+			body, err := w.serve(t.Context(), req.Key(), req.GetVersion(), req.AppendTo(nil))
+			if err == nil {
+				into.SetVersion(req.GetVersion())
+				err = into.ReadFrom(body)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		random := rand.New(rand.NewPCG(1, 1))
+		producer := m.producer(codecProducer, atClient)
+
+		produce, produced := kmsg.NewPtrProduceRequest(), kmsg.NewPtrProduceResponse()
+		produce.Version, produce.Acks, produce.TimeoutMillis, produce.TransactionID = 9, -1, 1000, kmsg.StringPtr("app")
+		produce.Topics = []kmsg.ProduceRequestTopic{{Topic: "carts", Partitions: []kmsg.ProduceRequestTopicPartition{{Records: inTransaction(randomBatch(random, 0), producer, 0, 0)}}}}
+		if ask(produce, produced); produced.Topics[0].Partitions[0].ErrorCode != kerr.TopicAuthorizationFailed.Code {
+			t.Errorf("a batch: %+v", produced)
+		}
+		add, added := kmsg.NewPtrAddPartitionsToTxnRequest(), kmsg.NewPtrAddPartitionsToTxnResponse()
+		add.Version, add.TransactionalID, add.ProducerID = 3, "app", producer
+		add.Topics = []kmsg.AddPartitionsToTxnRequestTopic{{Topic: "carts", Partitions: []int32{0}}}
+		if ask(add, added); added.Topics[0].Partitions[0].ErrorCode != kerr.TopicAuthorizationFailed.Code {
+			t.Errorf("its partition: %+v", added)
+		}
+		offsets, answer := kmsg.NewPtrAddOffsetsToTxnRequest(), kmsg.NewPtrAddOffsetsToTxnResponse()
+		offsets.Version, offsets.TransactionalID, offsets.ProducerID, offsets.Group = 3, "app", producer, "shipping"
+		if ask(offsets, answer); answer.ErrorCode != kerr.GroupAuthorizationFailed.Code {
+			t.Errorf("a consumer group: %+v", answer)
+		}
+		if asked, _ := w.site.take(); len(asked) > 0 {
+			t.Errorf("the site was asked %+v", asked)
+		}
+		offsets.Group = "billing"
+		ask(offsets, answer)
+		if asked, _ := w.site.take(); answer.ErrorCode != 0 || len(asked) != 1 {
+			t.Errorf("its own group: %+v, the site was asked %d times", answer, len(asked))
+		}
+	})
+}
+
+// The site is asked to append in a newer version than clients may know.
+func TestErrorsOfTransactionsAreThoseOfTheVersion(t *testing.T) {
+	for version, want := range map[int16]*kerr.Error{9: kerr.InvalidTxnState, 10: kerr.InvalidTxnState, 11: kerr.TransactionAbortable, 12: kerr.TransactionAbortable} {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := translating()
+				w := newCodecWorld(t, m, kversion.V4_4_0())
+				defer w.Close()
+				w.site.answers(func(up kmsg.Request) kmsg.Response {
+					resp := up.ResponseKind().(*kmsg.ProduceResponse)
+					resp.Topics = []kmsg.ProduceResponseTopic{{Topic: "orders", Partitions: []kmsg.ProduceResponseTopicPartition{{ErrorCode: kerr.TransactionAbortable.Code, BaseOffset: -1}}}}
+					return resp
+				})
+				req, resp := kmsg.NewPtrProduceRequest(), kmsg.NewPtrProduceResponse()
+				req.Version, req.Acks, req.TimeoutMillis, req.TransactionID = version, -1, 1000, kmsg.StringPtr("app")
+				batch := inTransaction(randomBatch(rand.New(rand.NewPCG(1, 1)), 0), m.producer(codecProducer, atClient), 0, 0)
+				req.Topics = []kmsg.ProduceRequestTopic{{Topic: "orders", Partitions: []kmsg.ProduceRequestTopicPartition{{Records: batch}}}}
+				body, err := w.serve(t.Context(), 0, version, req.AppendTo(nil))
+				resp.Version = version
+				if err == nil {
+					err = resp.ReadFrom(body)
+				}
+				if err != nil || resp.Topics[0].Partitions[0].ErrorCode != want.Code {
+					t.Errorf("%+v, %v", resp, err)
+				}
+			})
+		})
+	}
+}
+
+// A gateway that may not ask about transactional ids says so, to its log and to clients,
+// which would ask for ever otherwise.
+func TestAGatewayWithoutRightsSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := translating()
+		w := newCodecWorld(t, m, kversion.V4_4_0())
+		defer w.Close()
+		w.site.silent = fmt.Errorf("DescribeTransactions of transactional id app: %w", broker.ErrNotAuthorized)
+		var told []string
+		w.events.TransactionUnknown = func(site spillway.SiteID, err error) { told = append(told, fmt.Sprintf("%s: %v", site, err)) }
+		req, resp := kmsg.NewPtrAddPartitionsToTxnRequest(), kmsg.NewPtrAddPartitionsToTxnResponse()
+		req.Version, req.TransactionalID, req.ProducerID, resp.Version = 3, "app", m.producer(codecProducer, atClient), 3
+		req.Topics = []kmsg.AddPartitionsToTxnRequestTopic{{Topic: "orders", Partitions: []int32{0}}}
+		body, err := w.serve(t.Context(), 24, 3, req.AppendTo(nil))
+		if err == nil {
+			err = resp.ReadFrom(body)
+		}
+		if err != nil || resp.Topics[0].Partitions[0].ErrorCode != kerr.TransactionalIDAuthorizationFailed.Code {
+			t.Errorf("%+v, %v", resp, err)
+		}
+		_, _ = w.serve(t.Context(), 24, 3, req.AppendTo(nil)) // not told again at once
+		if len(told) != 1 || told[0] != "east: DescribeTransactions of transactional id app: not authorized" {
+			t.Errorf("told %q", told)
+		}
+	})
+}
+
+// A fenced producer that did not notice costs the coordinator a question in a second, not
+// one for each of its batches.
+func TestAnotherProducerIsRememberedForAMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := translating()
+		w := newCodecWorld(t, m, kversion.V4_4_0())
+		defer w.Close()
+		w.site.transaction.ProducerID++
+		term := Term{Epoch: 1, Base: 1, Site: "east"}
+		look := func(want error, asked int64) {
+			t.Helper()
+			_, err := w.producerAt(t.Context(), term, 1, "app", spillway.TransactionalProducerID(1, codecProducer))
+			if got := w.site.described.Load(); !errors.Is(err, want) || got != asked {
+				t.Errorf("%v, after %d questions, want %v after %d", err, got, want, asked)
+			}
+		}
+		look(errOtherProducer, 1)
+		look(errOtherProducer, 1)
+		time.Sleep(refusedMemory)
+		look(errOtherProducer, 2)
+		time.Sleep(refusedMemory)
+		w.site.transaction.ProducerID--
+		look(nil, 3)
+		look(nil, 3)
+	})
+}
