@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway/broker/batch"
 	"spillway/broker/conn"
 	"spillway/federation/gatewaytest"
 )
@@ -21,6 +22,8 @@ type asker struct {
 	ids    map[string][16]byte // of topics, as the one asked knows them
 	topics []string
 	groups []string
+
+	transactions []string // ids
 }
 
 // refusal is what a code says of rights; other errors say that nothing was refused.
@@ -28,11 +31,17 @@ func refusal(code int16) string {
 	switch code {
 	case kerr.TopicAuthorizationFailed.Code:
 		return " no-topic"
+	case kerr.UnknownTopicID.Code:
+		return " unknown-id"
+	case kerr.TransactionalIDAuthorizationFailed.Code:
+		return " no-transaction"
+	case kerr.OperationNotAttempted.Code:
+		return " not-attempted"
 	case kerr.GroupAuthorizationFailed.Code:
 		return " no-group"
 	case kerr.ClusterAuthorizationFailed.Code:
 		return " no-cluster"
-	case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.CoordinatorLoadInProgress.Code, kerr.CoordinatorNotAvailable.Code:
+	case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.CoordinatorLoadInProgress.Code, kerr.CoordinatorNotAvailable.Code, kerr.NotCoordinator.Code, kerr.NotController.Code:
 		return " later"
 	}
 	return ""
@@ -66,6 +75,9 @@ func (a *asker) questions() []question {
 		{"FindCoordinator", a.coordinators}, {"FindCoordinator of one", a.coordinator}, {"JoinGroup", a.join}, {"Heartbeat", a.heartbeat}, {"SyncGroup", a.sync},
 		{"LeaveGroup", a.leave}, {"DescribeGroups", a.describeGroups}, {"ListGroups", a.listGroups}, {"InitProducerId", a.initProducerID},
 		{"DescribeConfigs", a.configs}, {"ConsumerGroupHeartbeat", a.beat}, {"ConsumerGroupDescribe", a.describeConsumerGroups},
+		{"FindCoordinator of transactions", a.transactionCoordinators}, {"InitProducerId of a transaction", a.initTransaction}, {"AddPartitionsToTxn", a.addPartitions},
+		{"AddOffsetsToTxn", a.addOffsets}, {"TxnOffsetCommit", a.commitInTransaction}, {"EndTxn", a.endTransaction}, {"Produce in a transaction", a.produceInTransaction},
+		{"CreateTopics", a.create}, {"AlterConfigs", a.alter}, {"IncrementalAlterConfigs", a.alterIncrementally},
 	}
 	return slices.DeleteFunc(q, func(q question) bool {
 		needs := map[string][2]int16{
@@ -424,4 +436,162 @@ func login(t *testing.T, address, name, password string) *conn.Conn {
 	}
 	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+// ofTransactions asks about one transactional id after the other.
+func (a *asker) ofTransactions(ask func(id string) []string) string {
+	var parts []string
+	for _, id := range a.transactions {
+		for _, part := range ask(id) {
+			parts = append(parts, id+part)
+		}
+	}
+	return sorted(parts)
+}
+
+func (a *asker) transactionCoordinators() string {
+	return a.ofTransactions(func(id string) []string {
+		one, some := kmsg.NewPtrFindCoordinatorRequest(), kmsg.NewPtrFindCoordinatorRequest()
+		one.Version, one.CoordinatorType, one.CoordinatorKey = 3, 1, id
+		some.Version, some.CoordinatorType, some.CoordinatorKeys = 4, 1, []string{id}
+		return []string{refusal(do[*kmsg.FindCoordinatorResponse](a.t, a.conn, one).ErrorCode), refusal(do[*kmsg.FindCoordinatorResponse](a.t, a.conn, some).Coordinators[0].ErrorCode)}
+	})
+}
+
+func (a *asker) initTransaction() string {
+	return a.ofTransactions(func(id string) []string {
+		req := kmsg.NewPtrInitProducerIDRequest()
+		req.Version, req.TransactionalID, req.TransactionTimeoutMillis, req.ProducerID, req.ProducerEpoch = 4, &id, 10_000, -1, -1
+		return []string{refusal(do[*kmsg.InitProducerIDResponse](a.t, a.conn, req).ErrorCode)}
+	})
+}
+
+// nobody is a producer id that nobody has, so that what is asked for it and not refused
+// changes nothing.
+const nobody = 1<<40 + 7
+
+// addPartitions asks for all topics at once, and for each alone: one that is refused keeps
+// the others from being added.
+func (a *asker) addPartitions() string {
+	return a.ofTransactions(func(id string) (parts []string) {
+		sets := [][]string{a.topics}
+		for _, name := range a.topics {
+			sets = append(sets, []string{name})
+		}
+		for _, names := range sets {
+			req := kmsg.NewPtrAddPartitionsToTxnRequest()
+			req.Version, req.TransactionalID, req.ProducerID = 3, id, nobody
+			for _, name := range names {
+				req.Topics = append(req.Topics, kmsg.AddPartitionsToTxnRequestTopic{Topic: name, Partitions: []int32{0}})
+			}
+			for _, t := range do[*kmsg.AddPartitionsToTxnResponse](a.t, a.conn, req).Topics {
+				parts = append(parts, fmt.Sprint(" ", t.Topic, " of ", len(names), refusal(t.Partitions[0].ErrorCode)))
+			}
+		}
+		return parts
+	})
+}
+
+func (a *asker) addOffsets() string {
+	return a.ofTransactions(func(id string) (parts []string) {
+		for _, group := range a.groups {
+			req := kmsg.NewPtrAddOffsetsToTxnRequest()
+			req.Version, req.TransactionalID, req.ProducerID, req.Group = 3, id, nobody, group
+			parts = append(parts, " "+group+refusal(do[*kmsg.AddOffsetsToTxnResponse](a.t, a.conn, req).ErrorCode))
+		}
+		return parts
+	})
+}
+
+func (a *asker) commitInTransaction() string {
+	return a.ofTransactions(func(id string) (parts []string) {
+		for _, group := range a.groups {
+			req := kmsg.NewPtrTxnOffsetCommitRequest()
+			req.Version, req.TransactionalID, req.Group, req.ProducerID, req.Generation = 3, id, group, nobody, -1
+			for _, name := range a.topics {
+				t := kmsg.NewTxnOffsetCommitRequestTopic()
+				t.Topic = name
+				p := kmsg.NewTxnOffsetCommitRequestTopicPartition()
+				p.LeaderEpoch = -1
+				t.Partitions = append(t.Partitions, p)
+				req.Topics = append(req.Topics, t)
+			}
+			for _, t := range do[*kmsg.TxnOffsetCommitResponse](a.t, a.conn, req).Topics {
+				parts = append(parts, " "+group+" "+t.Topic+refusal(t.Partitions[0].ErrorCode))
+			}
+		}
+		return parts
+	})
+}
+
+func (a *asker) endTransaction() string {
+	return a.ofTransactions(func(id string) []string {
+		req := kmsg.NewPtrEndTxnRequest()
+		req.Version, req.TransactionalID, req.ProducerID = 3, id, nobody
+		return []string{refusal(do[*kmsg.EndTxnResponse](a.t, a.conn, req).ErrorCode)}
+	})
+}
+
+// produceInTransaction sends batches of a transaction that was never begun.
+func (a *asker) produceInTransaction() string {
+	return a.ofTransactions(func(id string) (parts []string) {
+		req := kmsg.NewPtrProduceRequest()
+		req.Version, req.Acks, req.TimeoutMillis, req.TransactionID = 9, -1, 5000, &id
+		for _, name := range a.topics {
+			one := produceRequest(name, func(h *batch.Header) {
+				h.Attributes, h.ProducerID, h.ProducerEpoch, h.BaseSequence = h.Attributes|batch.AttributeTransactional, nobody, 0, 0
+			})
+			req.Topics = append(req.Topics, one.Topics...)
+		}
+		for _, t := range do[*kmsg.ProduceResponse](a.t, a.conn, req).Topics {
+			parts = append(parts, " "+t.Topic+refusal(t.Partitions[0].ErrorCode))
+		}
+		return parts
+	})
+}
+
+// create asks for topics that are there and one that is not, and has none created.
+func (a *asker) create() string {
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.Version, req.TimeoutMillis, req.ValidateOnly = 7, 5000, true
+	for _, name := range append(slices.Clone(a.topics), "nowhere") {
+		req.Topics = append(req.Topics, newTopic(name, 1, 1))
+	}
+	var parts []string
+	for _, t := range do[*kmsg.CreateTopicsResponse](a.t, a.conn, req).Topics {
+		parts = append(parts, fmt.Sprint(t.Topic, refusal(t.ErrorCode), " settings", refusal(t.ConfigErrorCode), " ", t.NumPartitions))
+	}
+	return sorted(parts)
+}
+
+func (a *asker) alter() string {
+	req := kmsg.NewPtrAlterConfigsRequest()
+	req.Version, req.ValidateOnly = 1, true
+	for _, name := range append(slices.Clone(a.topics), "nowhere") {
+		r := kmsg.NewAlterConfigsRequestResource()
+		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, name
+		r.Configs = []kmsg.AlterConfigsRequestResourceConfig{{Name: "retention.ms", Value: kmsg.StringPtr("1000000")}}
+		req.Resources = append(req.Resources, r)
+	}
+	var parts []string
+	for _, r := range do[*kmsg.AlterConfigsResponse](a.t, a.conn, req).Resources {
+		parts = append(parts, r.ResourceName+refusal(r.ErrorCode))
+	}
+	return sorted(parts)
+}
+
+func (a *asker) alterIncrementally() string {
+	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	req.Version, req.ValidateOnly = 1, true
+	for _, name := range a.topics {
+		r := kmsg.NewIncrementalAlterConfigsRequestResource()
+		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, name
+		r.Configs = []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: "retention.ms", Value: kmsg.StringPtr("1000000")}}
+		req.Resources = append(req.Resources, r)
+	}
+	var parts []string
+	for _, r := range do[*kmsg.IncrementalAlterConfigsResponse](a.t, a.conn, req).Resources {
+		parts = append(parts, r.ResourceName+refusal(r.ErrorCode))
+	}
+	return sorted(parts)
 }

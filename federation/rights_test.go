@@ -1,6 +1,7 @@
 package federation_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -88,17 +89,23 @@ func (l *lists) authorize(c *federation.Config, read func(context.Context, spill
 
 func newLists() *lists { return &lists{sites: make(map[spillway.SiteID][]spillway.ACL)} }
 
+// someTransactions are the ids that questions are about.
+var someTransactions = []string{"app-1", "job-1"}
+
+func namesTransactions(g *spillway.FailoverGroup) { g.TransactionalIDs = []string{"app-*", "job-*"} }
+
 // Every API answers as a broker does for the same list; TestRealKafkaRights has one say so.
 func TestRightsByAPI(t *testing.T) {
 	t.Parallel()
 	f, l := newFront(t), newLists()
-	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1, "carts": 1}, Gateway: func(c *federation.Config) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1, "carts": 1}, Group: namesTransactions, Gateway: func(c *federation.Config) {
 		f.ask(c, 0, authentication.ScramSHA256)
 		l.authorize(c, l.read, "User:bob")
+		c.Router.Administration = router.TopicAdministration
 	}})
 	names := []string{"carts", "orders"}
 	ask := func(who string) *asker {
-		return &asker{t: t, conn: login(t, w.Addrs[0], who, who+"'s"), ids: virtualIDs(w, names), topics: names, groups: []string{"buyers", "sellers"}}
+		return &asker{t: t, conn: login(t, w.Addrs[0], who, who+"'s"), ids: virtualIDs(w, names), topics: names, groups: []string{"buyers", "sellers"}, transactions: someTransactions}
 	}
 	alice, bob := ask("alice"), ask("bob")
 	for _, line := range bob.answers() {
@@ -112,12 +119,12 @@ func TestRightsByAPI(t *testing.T) {
 	}{
 		"nothing": {},
 		"to read one topic": {[]string{"allow User:alice read topic orders", "allow User:alice read group buyers"}, map[string]string{
-			"Metadata of all topics": "orders id", "Metadata by name": "carts no-id no-topic, nowhere no-id no-topic, orders id", "Metadata by id": "- id, - id of carts no-topic, orders id",
-			"Fetch": "carts no-topic to -1, nowhere no-topic to -1, orders", "Fetch by id": "carts no-topic to -1, orders", "ListOffsets": "carts no-topic, nowhere no-topic, orders",
+			"Metadata of all topics": "orders id", "Metadata by name": "carts no-id no-topic, nowhere no-id no-topic, orders id", "Metadata by id": "- id of carts unknown-id, - id unknown-id, orders id", "Produce by id": "carts unknown-id, orders no-topic",
+			"Fetch": "carts no-topic to -1, nowhere no-topic to -1, orders", "Fetch by id": "carts unknown-id, orders", "ListOffsets": "carts no-topic, nowhere no-topic, orders",
 			"OffsetCommit":           "buyers carts no-topic, buyers orders, sellers carts no-group, sellers orders no-group",
-			"OffsetCommit by id":     "buyers carts no-topic, buyers orders, sellers carts no-group, sellers orders no-group",
+			"OffsetCommit by id":     "buyers carts unknown-id, buyers orders, sellers carts no-group, sellers orders no-group",
 			"OffsetFetch":            "buyers, buyers carts no-topic, buyers orders, sellers no-group",
-			"OffsetFetch by id":      "buyers, buyers carts no-topic, buyers orders, sellers no-group",
+			"OffsetFetch by id":      "buyers, buyers carts unknown-id, buyers orders, sellers no-group",
 			"OffsetFetch of all":     "buyers, buyers orders, sellers no-group",
 			"OffsetFetch of one":     "v1, v1 carts no-topic, v1 orders, v7, v7 carts no-topic, v7 orders",
 			"ConsumerGroupHeartbeat": "carts: buyers no-topic, sellers no-group, orders: buyers, sellers no-group",
@@ -127,17 +134,64 @@ func TestRightsByAPI(t *testing.T) {
 		}},
 		"to list groups": {[]string{"allow User:alice describe cluster kafka-cluster"}, map[string]string{"ListGroups": "buyers, sellers"}},
 		"to write one topic": {[]string{"allow User:alice write topic car*"}, map[string]string{
-			"Metadata of all topics": "carts id", "Metadata by name": "carts id, nowhere no-id no-topic, orders no-id no-topic", "Metadata by id": "- id, - id of orders no-topic, carts id",
-			"Produce": "carts, orders no-topic", "Produce by id": "carts, orders no-topic", "ListOffsets": "carts, nowhere no-topic, orders no-topic", "InitProducerId": "",
+			"Metadata of all topics": "carts id", "Metadata by name": "carts id, nowhere no-id no-topic, orders no-id no-topic", "Metadata by id": "- id of orders unknown-id, - id unknown-id, carts id",
+			"Produce": "carts, orders no-topic", "Produce by id": "carts, orders unknown-id", "Fetch by id": "carts no-topic to -1, orders unknown-id", "ListOffsets": "carts, nowhere no-topic, orders no-topic", "InitProducerId": "",
 		}},
 		"to look": {[]string{"allow User:* describe topic *", "allow User:* describe group *", "allow User:* describe cluster kafka-cluster", "allow User:* idempotent_write cluster kafka-cluster", "allow User:* alter_configs topic orders"}, map[string]string{
-			"Metadata of all topics": "carts id, orders id", "Metadata by name": "carts id, nowhere no-id, orders id", "Metadata by id": "- id, carts id, orders id", "ListOffsets": "carts, nowhere, orders",
+			"Metadata of all topics": "carts id, orders id", "Metadata by name": "carts id, nowhere no-id, orders id", "Metadata by id": "- id unknown-id, carts id, orders id", "ListOffsets": "carts, nowhere, orders",
 			"OffsetFetch": "buyers, buyers carts, buyers orders, sellers, sellers carts, sellers orders", "OffsetFetch by id": "buyers, buyers carts, buyers orders, sellers, sellers carts, sellers orders",
 			"OffsetFetch of all": "buyers, buyers carts, buyers orders, sellers, sellers carts, sellers orders",
 			"OffsetFetch of one": "v1, v1 carts, v1 orders, v7, v7 carts, v7 orders",
 			"FindCoordinator":    "buyers, sellers", "FindCoordinator of one": "buyers, sellers", "DescribeGroups": "buyers, sellers", "ConsumerGroupDescribe": "buyers, sellers",
 			"ListGroups": "buyers, sellers", "InitProducerId": "", "DescribeConfigs": "carts no-topic false, orders true",
+			"Produce by id": "carts no-topic, orders no-topic", "Fetch by id": "carts no-topic to -1, orders no-topic to -1",
+			"AlterConfigs": "carts no-topic, nowhere no-topic, orders", "IncrementalAlterConfigs": "carts no-topic, orders",
 		}},
+		"to use a transactional id": {[]string{"allow User:alice write transactional_id app-*"}, map[string]string{
+			"FindCoordinator of transactions": "app-1, app-1, job-1 no-transaction, job-1 no-transaction", "InitProducerId of a transaction": "app-1, job-1 no-transaction",
+			"AddPartitionsToTxn": "app-1 carts of 1 no-topic, app-1 carts of 2 no-topic, app-1 orders of 1 no-topic, app-1 orders of 2 no-topic, " +
+				"job-1 carts of 1 no-transaction, job-1 carts of 2 no-transaction, job-1 orders of 1 no-transaction, job-1 orders of 2 no-transaction",
+			"AddOffsetsToTxn": "app-1 buyers no-group, app-1 sellers no-group, job-1 buyers no-transaction, job-1 sellers no-transaction",
+			"TxnOffsetCommit": "app-1 buyers carts no-group, app-1 buyers orders no-group, app-1 sellers carts no-group, app-1 sellers orders no-group, " +
+				"job-1 buyers carts no-transaction, job-1 buyers orders no-transaction, job-1 sellers carts no-transaction, job-1 sellers orders no-transaction",
+			"EndTxn": "app-1, job-1 no-transaction", "Produce in a transaction": "app-1 carts no-topic, app-1 orders no-topic, job-1 carts no-transaction, job-1 orders no-transaction",
+		}},
+		"to write a topic in a transaction": {[]string{"allow User:alice write transactional_id app-1", "allow User:alice write topic orders", "allow User:alice describe transactional_id job-1"}, map[string]string{
+			"FindCoordinator of transactions": "app-1, app-1, job-1, job-1", "InitProducerId of a transaction": "app-1, job-1 no-transaction",
+			"AddPartitionsToTxn": "app-1 carts of 1 no-topic, app-1 carts of 2 no-topic, app-1 orders of 1, app-1 orders of 2 not-attempted, " +
+				"job-1 carts of 1 no-transaction, job-1 carts of 2 no-transaction, job-1 orders of 1 no-transaction, job-1 orders of 2 no-transaction",
+			"AddOffsetsToTxn": "app-1 buyers no-group, app-1 sellers no-group, job-1 buyers no-transaction, job-1 sellers no-transaction",
+			"TxnOffsetCommit": "app-1 buyers carts no-group, app-1 buyers orders no-group, app-1 sellers carts no-group, app-1 sellers orders no-group, " +
+				"job-1 buyers carts no-transaction, job-1 buyers orders no-transaction, job-1 sellers carts no-transaction, job-1 sellers orders no-transaction",
+			"EndTxn": "app-1, job-1 no-transaction", "Produce in a transaction": "app-1 carts no-topic, app-1 orders, job-1 carts no-transaction, job-1 orders no-transaction",
+			"Metadata of all topics": "orders id", "Metadata by name": "carts no-id no-topic, nowhere no-id no-topic, orders id", "Metadata by id": "- id of carts unknown-id, - id unknown-id, orders id",
+			"Produce": "carts no-topic, orders", "Produce by id": "carts unknown-id, orders", "Fetch by id": "carts unknown-id, orders no-topic to -1", "ListOffsets": "carts no-topic, nowhere no-topic, orders", "InitProducerId": "",
+		}},
+		"to read a group in a transaction": {[]string{"allow User:alice all transactional_id *", "allow User:alice read group buyers", "allow User:alice read topic orders"}, map[string]string{
+			"FindCoordinator of transactions": "app-1, app-1, job-1, job-1", "InitProducerId of a transaction": "app-1, job-1",
+			"AddPartitionsToTxn": "app-1 carts of 1 no-topic, app-1 carts of 2 no-topic, app-1 orders of 1 no-topic, app-1 orders of 2 no-topic, " +
+				"job-1 carts of 1 no-topic, job-1 carts of 2 no-topic, job-1 orders of 1 no-topic, job-1 orders of 2 no-topic",
+			"AddOffsetsToTxn": "app-1 buyers, app-1 sellers no-group, job-1 buyers, job-1 sellers no-group",
+			"TxnOffsetCommit": "app-1 buyers carts no-topic, app-1 buyers orders, app-1 sellers carts no-group, app-1 sellers orders no-group, " +
+				"job-1 buyers carts no-topic, job-1 buyers orders, job-1 sellers carts no-group, job-1 sellers orders no-group",
+			"EndTxn": "app-1, job-1", "Produce in a transaction": "app-1 carts no-topic, app-1 orders no-topic, job-1 carts no-topic, job-1 orders no-topic",
+			"Metadata of all topics": "orders id", "Metadata by name": "carts no-id no-topic, nowhere no-id no-topic, orders id", "Metadata by id": "- id of carts unknown-id, - id unknown-id, orders id",
+			"Produce by id": "carts unknown-id, orders no-topic", "Fetch": "carts no-topic to -1, nowhere no-topic to -1, orders", "Fetch by id": "carts unknown-id, orders", "ListOffsets": "carts no-topic, nowhere no-topic, orders",
+			"OffsetCommit":           "buyers carts no-topic, buyers orders, sellers carts no-group, sellers orders no-group",
+			"OffsetCommit by id":     "buyers carts unknown-id, buyers orders, sellers carts no-group, sellers orders no-group",
+			"OffsetFetch":            "buyers, buyers carts no-topic, buyers orders, sellers no-group",
+			"OffsetFetch by id":      "buyers, buyers carts unknown-id, buyers orders, sellers no-group",
+			"OffsetFetch of all":     "buyers, buyers orders, sellers no-group",
+			"OffsetFetch of one":     "v1, v1 carts no-topic, v1 orders, v7, v7 carts no-topic, v7 orders",
+			"ConsumerGroupHeartbeat": "carts: buyers no-topic, sellers no-group, orders: buyers, sellers no-group",
+			"FindCoordinator":        "buyers, sellers no-group", "FindCoordinator of one": "buyers, sellers no-group",
+			"JoinGroup": "buyers, sellers no-group", "Heartbeat": "buyers, sellers no-group", "SyncGroup": "buyers, sellers no-group", "LeaveGroup": "buyers, sellers no-group",
+			"DescribeGroups": "buyers, sellers no-group", "ConsumerGroupDescribe": "buyers, sellers no-group", "ListGroups": "buyers",
+		}},
+		"to create one topic":           {[]string{"allow User:alice create topic now*"}, map[string]string{"CreateTopics": "carts no-topic settings -1, nowhere settings no-topic -1, orders no-topic settings -1"}},
+		"to create topics":              {[]string{"allow User:alice create cluster kafka-cluster"}, map[string]string{"CreateTopics": "carts settings -1, nowhere settings no-topic -1, orders settings -1"}},
+		"to create one and be told how": {[]string{"allow User:alice create topic nowhere", "allow User:alice describe_configs topic nowhere"}, map[string]string{"CreateTopics": "carts no-topic settings -1, nowhere settings 1, orders no-topic settings -1"}},
+		"to create, but not this one":   {[]string{"allow User:alice create topic *", "deny User:alice create topic nowhere"}, map[string]string{"CreateTopics": "carts settings -1, nowhere no-topic settings -1, orders settings -1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			alice.t = t
@@ -167,9 +221,9 @@ func TestRightsByAPI(t *testing.T) {
 
 // refusedAll is what who may do nothing is answered.
 var refusedAll = map[string]string{
-	"Metadata of all topics": "", "Metadata by name": "carts no-id no-topic, nowhere no-id no-topic, orders no-id no-topic", "Metadata by id": "- id, - id of carts no-topic, - id of orders no-topic",
-	"Produce": "carts no-topic, orders no-topic", "Produce by id": "carts no-topic, orders no-topic",
-	"Fetch": "carts no-topic to -1, nowhere no-topic to -1, orders no-topic to -1", "Fetch by id": "carts no-topic to -1, orders no-topic to -1", "ListOffsets": "carts no-topic, nowhere no-topic, orders no-topic",
+	"Metadata of all topics": "", "Metadata by name": "carts no-id no-topic, nowhere no-id no-topic, orders no-id no-topic", "Metadata by id": "- id of carts unknown-id, - id of orders unknown-id, - id unknown-id",
+	"Produce": "carts no-topic, orders no-topic", "Produce by id": "carts unknown-id, orders unknown-id",
+	"Fetch": "carts no-topic to -1, nowhere no-topic to -1, orders no-topic to -1", "Fetch by id": "carts unknown-id, orders unknown-id", "ListOffsets": "carts no-topic, nowhere no-topic, orders no-topic",
 	"OffsetCommit":       "buyers carts no-group, buyers orders no-group, sellers carts no-group, sellers orders no-group",
 	"OffsetCommit by id": "buyers carts no-group, buyers orders no-group, sellers carts no-group, sellers orders no-group",
 	"OffsetFetch":        "buyers no-group, sellers no-group", "OffsetFetch by id": "buyers no-group, sellers no-group", "OffsetFetch of all": "buyers no-group, sellers no-group",
@@ -178,6 +232,15 @@ var refusedAll = map[string]string{
 	"JoinGroup": "buyers no-group, sellers no-group", "Heartbeat": "buyers no-group, sellers no-group", "SyncGroup": "buyers no-group, sellers no-group", "LeaveGroup": "buyers no-group, sellers no-group",
 	"DescribeGroups": "buyers no-group, sellers no-group", "ConsumerGroupDescribe": "buyers no-group, sellers no-group", "ListGroups": "", "InitProducerId": "no-cluster",
 	"DescribeConfigs": "carts no-topic false, orders no-topic false", "ConsumerGroupHeartbeat": "carts: buyers no-group, sellers no-group, orders: buyers no-group, sellers no-group",
+	"FindCoordinator of transactions": "app-1 no-transaction, app-1 no-transaction, job-1 no-transaction, job-1 no-transaction", "InitProducerId of a transaction": "app-1 no-transaction, job-1 no-transaction",
+	"AddPartitionsToTxn": "app-1 carts of 1 no-transaction, app-1 carts of 2 no-transaction, app-1 orders of 1 no-transaction, app-1 orders of 2 no-transaction, " +
+		"job-1 carts of 1 no-transaction, job-1 carts of 2 no-transaction, job-1 orders of 1 no-transaction, job-1 orders of 2 no-transaction",
+	"AddOffsetsToTxn": "app-1 buyers no-transaction, app-1 sellers no-transaction, job-1 buyers no-transaction, job-1 sellers no-transaction",
+	"TxnOffsetCommit": "app-1 buyers carts no-transaction, app-1 buyers orders no-transaction, app-1 sellers carts no-transaction, app-1 sellers orders no-transaction, " +
+		"job-1 buyers carts no-transaction, job-1 buyers orders no-transaction, job-1 sellers carts no-transaction, job-1 sellers orders no-transaction",
+	"EndTxn": "app-1 no-transaction, job-1 no-transaction", "Produce in a transaction": "app-1 carts no-transaction, app-1 orders no-transaction, job-1 carts no-transaction, job-1 orders no-transaction",
+	"CreateTopics": "carts no-topic settings -1, nowhere no-topic settings -1, orders no-topic settings -1",
+	"AlterConfigs": "carts no-topic, nowhere no-topic, orders no-topic", "IncrementalAlterConfigs": "carts no-topic, orders no-topic",
 }
 
 // A real library writes and reads what it may, after its rights were taken away and given
@@ -216,18 +279,83 @@ func TestALibraryMayWhatItsListSays(t *testing.T) {
 	gatewaytest.Eventually(t, "it writes again", func() bool { return write() == nil })
 }
 
+// A virtual topic id is made of the name, which anybody may guess. To who may not know of the
+// topic it is told byte for byte what is told of an id that stands for nothing.
+func TestAGuessedIDTellsNothing(t *testing.T) {
+	t.Parallel()
+	f, l := newFront(t), newLists()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.ScramSHA256)
+		l.authorize(c, l.read, "User:bob")
+	}})
+	l.set(t, "east", "allow User:alice read group buyers", "allow User:alice read topic carts")
+	guessed, invented := w.Topology.TopicID("orders"), w.Topology.TopicID("nowhere")
+	asked := map[string]func(id [16]byte) kmsg.Request{
+		"Metadata": func(id [16]byte) kmsg.Request {
+			req := kmsg.NewPtrMetadataRequest()
+			req.Version, req.Topics = 12, []kmsg.MetadataRequestTopic{{TopicID: id}}
+			return req
+		},
+		"Produce": func(id [16]byte) kmsg.Request {
+			req := produceRequest("", nil)
+			req.Version, req.Topics[0].TopicID = 13, id
+			return req
+		},
+		"Fetch": func(id [16]byte) kmsg.Request {
+			req := kmsg.NewPtrFetchRequest()
+			req.Version, req.ReplicaID, req.SessionEpoch, req.MaxBytes = 16, -1, -1, 1<<20
+			topic, p := kmsg.NewFetchRequestTopic(), kmsg.NewFetchRequestTopicPartition()
+			p.FetchOffset, p.PartitionMaxBytes = 3, 1<<20
+			topic.TopicID, topic.Partitions = id, append(topic.Partitions, p)
+			req.Topics = append(req.Topics, topic)
+			return req
+		},
+		"OffsetCommit": func(id [16]byte) kmsg.Request {
+			req := kmsg.NewPtrOffsetCommitRequest()
+			req.Version, req.Group, req.Generation = 10, "buyers", -1
+			topic := kmsg.NewOffsetCommitRequestTopic()
+			topic.TopicID, topic.Partitions = id, append(topic.Partitions, kmsg.NewOffsetCommitRequestTopicPartition())
+			req.Topics = append(req.Topics, topic)
+			return req
+		},
+		"OffsetFetch": func(id [16]byte) kmsg.Request {
+			req := kmsg.NewPtrOffsetFetchRequest()
+			group := kmsg.NewOffsetFetchRequestGroup()
+			group.Group, group.MemberEpoch = "buyers", -1
+			group.Topics = []kmsg.OffsetFetchRequestGroupTopic{{TopicID: id, Partitions: []int32{0}}}
+			req.Version, req.Groups = 10, append(req.Groups, group)
+			return req
+		},
+	}
+	conns := map[string]*conn.Conn{"alice": login(t, w.Addrs[0], "alice", "alice's"), "bob": login(t, w.Addrs[0], "bob", "bob's")}
+	for name, request := range asked {
+		answer := func(who string, id [16]byte) string {
+			req := request(id)
+			body := do[kmsg.Response](t, conns[who], req).AppendTo(nil)
+			return string(bytes.ReplaceAll(body, id[:], make([]byte, 16)))
+		}
+		if guess, invention := answer("alice", guessed), answer("alice", invented); guess != invention {
+			t.Errorf("%s: %q of a guess, %q of an invention", name, guess, invention)
+		}
+		if guess, invention := answer("bob", guessed), answer("bob", invented); guess == invention {
+			t.Errorf("%s: nobody is told of the topic", name)
+		}
+	}
+}
+
 // While a list was never read nobody but super users may do anything, and is told to come
 // again, not that it may not.
 func TestAListThatWasNeverRead(t *testing.T) {
 	t.Parallel()
 	f, l := newFront(t), newLists()
 	l.fault = errors.New("the site does not answer")
-	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Group: namesTransactions, Gateway: func(c *federation.Config) {
 		f.ask(c, 0, authentication.ScramSHA256)
 		l.authorize(c, l.read, "User:bob")
+		c.Router.Administration = router.TopicAdministration
 	}})
 	names := []string{"orders"}
-	alice := &asker{t: t, conn: login(t, w.Addrs[0], "alice", "alice's"), ids: virtualIDs(w, names), topics: names, groups: []string{"buyers"}}
+	alice := &asker{t: t, conn: login(t, w.Addrs[0], "alice", "alice's"), ids: virtualIDs(w, names), topics: names, groups: []string{"buyers"}, transactions: someTransactions[:1]}
 	bob := &asker{t: t, conn: login(t, w.Addrs[0], "bob", "bob's"), ids: alice.ids, topics: names, groups: alice.groups}
 	if got := bob.produce(9)(); got != "orders" {
 		t.Errorf("a super user: %s", got)
@@ -236,6 +364,9 @@ func TestAListThatWasNeverRead(t *testing.T) {
 		"Metadata of all topics": "", "Metadata by name": "nowhere no-id later, orders no-id later", "Produce": "orders later", "Fetch": "nowhere later, orders later", "ListOffsets": "nowhere later, orders later",
 		"OffsetCommit": "buyers orders later", "OffsetFetch": "buyers later", "JoinGroup": "buyers later", "Heartbeat": "buyers later", "SyncGroup": "buyers later", "LeaveGroup": "buyers later",
 		"DescribeGroups": "buyers later", "ListGroups": " later", "InitProducerId": " later", "DescribeConfigs": "orders later false", "ConsumerGroupHeartbeat": "orders: buyers later",
+		"FindCoordinator of transactions": "app-1 later, app-1 later", "InitProducerId of a transaction": "app-1 later", "AddPartitionsToTxn": "app-1 orders of 1 later, app-1 orders of 1 later",
+		"AddOffsetsToTxn": "app-1 buyers later", "TxnOffsetCommit": "app-1 buyers orders later", "EndTxn": "app-1 later", "Produce in a transaction": "app-1 orders later",
+		"CreateTopics": "nowhere later settings -1, orders later settings -1", "AlterConfigs": "nowhere later, orders later", "IncrementalAlterConfigs": "orders later",
 	} {
 		for _, one := range alice.questions() {
 			if one.name == q {

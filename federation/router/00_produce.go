@@ -180,7 +180,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		if !known {
 			code = kerr.UnknownTopicID.Code
 		}
-		may := c.guard(authorization.Write, name)
+		may := c.guardByID(req.Version >= 13, authorization.Write, name)
 		out.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {
 			p := &part{op: op, out: &out.Partitions[j], records: in.Records, size: len(in.Records), tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}}

@@ -164,7 +164,7 @@ func (f *fetch) lay(ctx context.Context) {
 		*out = kmsg.NewFetchResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
 		name, known := r.topics.asked(ctx, f.req.Version >= 13, t.Topic, t.TopicID)
-		may := f.client.guard(authorization.Read, name)
+		may := f.client.guardByID(f.req.Version >= 13, authorization.Read, name)
 		out.Partitions = make([]kmsg.FetchResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {
 			p := &fetchPart{tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}, in: in, out: &out.Partitions[j],
@@ -196,7 +196,9 @@ func (p *fetchPart) nothing(c *Client) {
 
 // refuse answers a partition that the client may not read with what a broker says of it.
 func (p *fetchPart) refuse(code int16) {
-	p.out.HighWatermark, p.out.LastStableOffset = -1, -1
+	if code != kerr.UnknownTopicID.Code { // which looks as where there is none
+		p.out.HighWatermark, p.out.LastStableOffset = -1, -1
+	}
 	p.fail(code)
 }
 

@@ -80,7 +80,11 @@ func (c *Client) askedTopic(ctx context.Context, l layout.Layout, asked kmsg.Met
 	}
 	share, _ := r.ShareOf(spillway.TopicPartition{Topic: name})
 	if v := c.may(authorization.Describe, authorization.Topic, name, share); v != authorization.Allowed {
-		return undisclosed(asked, codeOf(v, kerr.TopicAuthorizationFailed, kerr.LeaderNotAvailable))
+		code := codeOf(v, kerr.TopicAuthorizationFailed, kerr.LeaderNotAvailable)
+		if asked.Topic == nil {
+			code = c.undisclosed(code, name, share)
+		}
+		return undisclosedTopic(asked, code)
 	}
 	md, ok := r.topics.find(ctx, name)
 	if ok {
@@ -94,9 +98,9 @@ func (c *Client) askedTopic(ctx context.Context, l layout.Layout, asked kmsg.Met
 	return t
 }
 
-// undisclosed is the answer about a topic that the client may not know of: it repeats what
+// undisclosedTopic is the answer about a topic that the client may not know of: it repeats what
 // was asked, and does not tell whether there is one.
-func undisclosed(asked kmsg.MetadataRequestTopic, code int16) kmsg.MetadataResponseTopic {
+func undisclosedTopic(asked kmsg.MetadataRequestTopic, code int16) kmsg.MetadataResponseTopic {
 	t := kmsg.NewMetadataResponseTopic()
 	t.ErrorCode, t.Topic = code, asked.Topic
 	if asked.Topic == nil {

@@ -95,7 +95,7 @@ func (c *Client) newCommit(ctx context.Context, req *kmsg.OffsetCommitRequest, d
 		out.Topic, out.TopicID = t.Topic, t.TopicID
 		name, known := c.router.topics.asked(ctx, req.Version >= 10, t.Topic, t.TopicID)
 		cm.names[i] = name
-		may := c.guard(authorization.Read, name)
+		may := c.guardByID(req.Version >= 10, authorization.Read, name)
 		out.Partitions = make([]kmsg.OffsetCommitResponseTopicPartition, len(t.Partitions))
 		for j, p := range t.Partitions {
 			o := &out.Partitions[j]

@@ -97,7 +97,11 @@ func (c *Client) offsetFetch(ctx context.Context, g kmsg.OffsetFetchRequestGroup
 				continue
 			}
 			share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: name})
-			if code := c.topicCode(authorization.Describe, name, share); code != 0 {
+			code := c.topicCode(authorization.Describe, name, share)
+			if byID {
+				code = c.undisclosed(code, name, share)
+			}
+			if code != 0 {
 				out.Topics = append(out.Topics, noPositions(t, code))
 				continue
 			}

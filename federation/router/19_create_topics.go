@@ -71,7 +71,9 @@ func (c *Client) createTopics(ctx context.Context, req *kmsg.CreateTopicsRequest
 			if err = c.mayCreate(asked.Topic); err == nil {
 				err = r.createTopic(ctx, asked, req.ValidateOnly, who, &out)
 			}
-			c.withoutSettings(&out)
+			if err == nil {
+				c.withoutSettings(&out)
+			}
 		}
 		if out.ErrorCode, out.ErrorMessage = answerTo(err); err != nil {
 			r.events.refused("create-topic")

@@ -76,6 +76,16 @@ func (c *Client) topicCode(op authorization.Operation, topic string, share *Shar
 	return codeOf(c.may(op, authorization.Topic, topic, share), kerr.TopicAuthorizationFailed, kerr.NotLeaderForPartition)
 }
 
+// undisclosed is the code for a topic that was asked for by its id. A virtual id is made of
+// the name alone, so a refusal would tell whoever has guessed a name that there is such a
+// topic: who may not know of it is told what is told of an id that nobody knows.
+func (c *Client) undisclosed(code int16, topic string, share *Share) int16 {
+	if code == kerr.TopicAuthorizationFailed.Code && !c.mayQuietly(authorization.Describe, authorization.Topic, topic, share) {
+		return kerr.UnknownTopicID.Code
+	}
+	return code
+}
+
 // groupCode is that for a consumer group.
 func (c *Client) groupCode(op authorization.Operation, group string, share *Share) int16 {
 	return codeOf(c.may(op, authorization.Group, group, share), kerr.GroupAuthorizationFailed, kerr.CoordinatorLoadInProgress)
@@ -121,6 +131,7 @@ type topicGuard struct {
 	client *Client
 	op     authorization.Operation
 	topic  string
+	byID   bool // the client has not named it, see undisclosed
 
 	asked bool
 	share *Share // that code is for; nil: none
@@ -131,6 +142,11 @@ func (c *Client) guard(op authorization.Operation, topic string) topicGuard {
 	return topicGuard{client: c, op: op, topic: topic}
 }
 
+// guardByID is guard, for a topic that the client asked for by its id where byID is set.
+func (c *Client) guardByID(byID bool, op authorization.Operation, topic string) topicGuard {
+	return topicGuard{client: c, op: op, topic: topic, byID: byID}
+}
+
 // of is the error for a partition, 0 if there is none.
 func (g *topicGuard) of(partition int32) int16 {
 	if !g.client.checked() {
@@ -139,6 +155,9 @@ func (g *topicGuard) of(partition int32) int16 {
 	share, _ := g.client.router.ShareOf(spillway.TopicPartition{Topic: g.topic, Partition: partition})
 	if !g.asked || share != g.share {
 		g.asked, g.share, g.code = true, share, g.client.topicCode(g.op, g.topic, share)
+		if g.byID {
+			g.code = g.client.undisclosed(g.code, g.topic, share)
+		}
 	}
 	return g.code
 }
