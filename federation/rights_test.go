@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 	"spillway/federation/router"
+	"spillway/lb"
 )
 
 // lists are the access control lists of a test's sites.
@@ -530,5 +532,64 @@ func TestRightsOfSiblings(t *testing.T) {
 	}
 	if fmt.Sprintf("%q", refused) != `["" " no-topic"]` {
 		t.Errorf("%q", refused)
+	}
+}
+
+// A batch of an unordered group is written at no site whose list does not allow it, though
+// it could be written there, and refused only where none does.
+func TestBatchesAreWrittenWhereTheListAllows(t *testing.T) {
+	t.Parallel()
+	for _, balance := range []string{spillway.HomeFirst, string(lb.RoundRobin)} {
+		t.Run(balance, func(t *testing.T) {
+			t.Parallel()
+			f, l := newFront(t), newLists()
+			var read atomic.Bool // at west
+			w := spreadAs(t, gatewaytest.Options{
+				Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"clicks": 4}, Balance: balance,
+				Gateway: func(c *federation.Config) {
+					f.ask(c, 0, authentication.ScramSHA256)
+					l.authorize(c, func(_ context.Context, site spillway.SiteID) ([]spillway.ACL, error) {
+						if site == "west" && !read.Load() {
+							return nil, errors.New("the site is away")
+						}
+						return l.at(site)
+					})
+					c.Router.HoldMax = 300 * time.Millisecond
+				},
+			})
+			alice := login(t, w.Addrs[0], "alice", "alice's")
+			write := func(partition int32) int16 {
+				req := produceRequest("clicks", nil)
+				req.Topics[0].Partitions[0].Partition = partition
+				return do[*kmsg.ProduceResponse](t, alice, req).Topics[0].Partitions[0].ErrorCode
+			}
+			if code := write(0); code != kerr.NotLeaderForPartition.Code {
+				t.Errorf("while nobody knows of one site: %v", kerr.ErrorForCode(code))
+			}
+			read.Store(true)
+			l.set(t, "west", "allow User:alice write topic clicks")
+			gatewaytest.Eventually(t, "the list of west is read", func() bool { return write(0) == 0 })
+			for range 4 {
+				if code := write(0); code != 0 {
+					t.Errorf("with the right at one site: %v", kerr.ErrorForCode(code))
+				}
+			}
+			if n := len(w.at(t, "west", 2)); n != 10 {
+				t.Errorf("%d records where the client may write", n)
+			}
+			w.SetShareOf(westShare, fence)
+			gatewaytest.Eventually(t, "what may be written at a site that moves is held", func() bool { return write(0) == kerr.NotLeaderForPartition.Code })
+			w.want(t, "east", 0)
+			if got := l.told(); got != "" {
+				t.Errorf("told as denials: %s", got)
+			}
+			l.set(t, "west", "deny User:alice write topic clicks")
+			if code := write(0); code != kerr.TopicAuthorizationFailed.Code {
+				t.Errorf("without any right: %v", kerr.ErrorForCode(code))
+			}
+			if got := l.told(); !strings.Contains(got, "User:alice WRITE TOPIC clicks at east: denied") {
+				t.Errorf("told: %s", got)
+			}
+		})
 	}
 }

@@ -75,6 +75,7 @@ type part struct {
 	home   *Share                  // of asked
 	spread *spread                 // of an unordered group; nil: ordered
 	hadID  bool                    // it came with a producer id, which was taken off
+	barred lb.Set                  // siblings at whose sites the client may not write
 
 	// The pick of the spread whose end it has not been told; −1: none.
 	pick  atomic.Int32
@@ -190,7 +191,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 			*p.out = kmsg.NewProduceResponseTopicPartition()
 			p.out.Partition, p.out.BaseOffset = in.Partition, -1
 			if p.code = cmp.Or(invalid, code); p.code == 0 {
-				p.code = may.of(in.Partition)
+				p.code, p.barred = may.write(in.Partition)
 			}
 			op.all = append(op.all, p)
 		}

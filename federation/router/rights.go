@@ -2,11 +2,16 @@ package router
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"spillway"
 	"spillway/federation/authorization"
+	"spillway/lb"
 )
 
 // Rights are the rules of the sites by which it is decided what clients may do.
@@ -62,12 +67,33 @@ func (c *Client) decide(op authorization.Operation, kind authorization.Kind, nam
 
 // anySite is the best that any site says which serves a share.
 func (c *Client) anySite(decide func(*authorization.Rules) authorization.Decision) (best authorization.Decision) {
-	for site := range c.router.topics.homes() {
+	for _, site := range c.router.homes.lately(c.router.topics) {
 		if d := decide(c.router.config.Rights.Of(site)); d.Verdict >= best.Verdict {
 			best = d
 		}
 	}
 	return best
+}
+
+// homes remembers which sites serve shares: a request may name thousands of topics that
+// belong to no failover group, and there may be thousands of shares.
+type homes struct{ seen atomic.Pointer[homesSeen] }
+
+type homesSeen struct {
+	sites []spillway.SiteID
+	at    time.Time
+}
+
+// homesMemory is how old the answer may be: much less than a list.
+const homesMemory = 100 * time.Millisecond
+
+func (h *homes) lately(t *topics) []spillway.SiteID {
+	if seen := h.seen.Load(); seen != nil && time.Since(seen.at) < homesMemory {
+		return seen.sites
+	}
+	seen := &homesSeen{sites: slices.Collect(maps.Keys(t.homes())), at: time.Now()}
+	h.seen.Store(seen)
+	return seen.sites
 }
 
 // topicCode is the error for a topic that the client may not do something with; 0 if it may.
@@ -136,6 +162,12 @@ type topicGuard struct {
 	asked bool
 	share *Share // that code is for; nil: none
 	code  int16
+
+	spread struct { // of an unordered group, whose shares do not move
+		asked  bool
+		best   authorization.Verdict
+		barred lb.Set
+	}
 }
 
 func (c *Client) guard(op authorization.Operation, topic string) topicGuard {
@@ -162,21 +194,60 @@ func (g *topicGuard) of(partition int32) int16 {
 	return g.code
 }
 
+// write is of, for a partition to which a client sends batches. Those of an unordered group
+// may be written at any of its sites whose list allows it; barred are the siblings of the
+// others.
+func (g *topicGuard) write(partition int32) (code int16, barred lb.Set) {
+	if !g.client.checked() {
+		return 0, 0
+	}
+	r := g.client.router
+	share, ok := r.ShareOf(spillway.TopicPartition{Topic: g.topic, Partition: partition})
+	if !ok || share.Group.Siblings.Of == "" {
+		return g.of(partition), 0
+	}
+	if !g.spread.asked {
+		g.spread.asked = true
+		for i, sibling := range r.spreads[share.Group.Siblings.Of].shares {
+			v := g.client.decide(g.op, authorization.Topic, g.topic, sibling).Decision.Verdict
+			if v != authorization.Allowed {
+				g.spread.barred |= lb.Of(i)
+			}
+			g.spread.best = max(g.spread.best, v)
+		}
+	}
+	switch g.spread.best {
+	case authorization.Allowed:
+		return 0, g.spread.barred
+	case authorization.Unknown: // at some site, and denied at the others
+		return kerr.NotLeaderForPartition.Code, g.spread.barred
+	default:
+		return g.of(partition), g.spread.barred
+	}
+}
+
 // describes tells which of all topics the client may know of.
 func (c *Client) describes(topic string) bool {
 	share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: topic})
 	return c.mayQuietly(authorization.Describe, authorization.Topic, topic, share)
 }
 
-// describesAll tells whether the client may know of every topic there is.
-func (c *Client) describesAll(ctx context.Context) bool {
+// describesAll tells whether the client may know of every topic there is. Unknown: of none
+// it may not, and of some nobody can tell yet.
+func (c *Client) describesAll(ctx context.Context) authorization.Verdict {
 	if !c.checked() {
-		return true
+		return authorization.Allowed
 	}
+	worst := authorization.Allowed
 	for _, md := range c.router.topics.all(ctx) {
-		if !c.describes(md.Name) {
-			return false
+		share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: md.Name})
+		switch c.decide(authorization.Describe, authorization.Topic, md.Name, share).Decision.Verdict {
+		case authorization.Denied:
+			return authorization.Denied
+		case authorization.Unknown:
+			worst = authorization.Unknown
+		case authorization.Allowed:
 		}
 	}
-	return true
+	return worst
 }

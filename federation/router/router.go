@@ -124,6 +124,7 @@ type Router struct {
 	marks        Marks
 	events       Events
 	topics       *topics
+	homes        homes
 	offer        *offer
 	contacts     *contacts
 	lags         *lags
