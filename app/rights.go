@@ -3,7 +3,9 @@ package app
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
+	"unicode/utf8"
 
 	"golang.org/x/time/rate"
 
@@ -33,6 +35,7 @@ func (a *App) authorization(c configs.Authorization) *authorization.Config {
 			}
 			a.health(authorizationCheck, "access control lists of sites", err)
 		},
+		Aged: a.tel.RightsAged,
 		Changed: func(site spillway.SiteID, entries int) {
 			a.log.Info("an access control list is in force", "site", site, "entries", entries)
 		},
@@ -44,6 +47,19 @@ const (
 	denialsPerSecond = 5
 	denialsBurst     = 100
 )
+
+// denialWordMax bounds what a line has of a name that a client has chosen: a topic that
+// nobody has may be called 32 KiB.
+const denialWordMax = 256 // bytes
+
+// denialWord is a name as the log has it, in UTF-8 whatever the client sent.
+func denialWord(name string) string {
+	cut := min(len(name), denialWordMax)
+	for back := 1; cut < len(name) && back < utf8.UTFMax && !utf8.RuneStart(name[cut]); back++ {
+		cut--
+	}
+	return strings.ToValidUTF8(name[:cut], "?") // no longer than it was
+}
 
 // denials logs what clients were not let do, as brokers do (kafka.authorizer.logger).
 type denials struct {
@@ -61,8 +77,8 @@ func (d *denials) tell(one router.Denial) {
 		d.untold.Add(1)
 		return
 	}
-	d.log.Info("a client may not do what it asked for", "principal", one.Client.Principal, "host", one.Client.Host, "operation", string(one.Operation),
-		"resource", string(one.Kind), "name", one.Name, "site", string(one.Site), "why", one.Decision.String(), "untold", d.untold.Swap(0))
+	d.log.Info("a client may not do what it asked for", "principal", denialWord(one.Client.Principal), "host", one.Client.Host, "operation", string(one.Operation),
+		"resource", string(one.Kind), "name", denialWord(one.Name), "site", string(one.Site), "why", one.Decision.String(), "untold", d.untold.Swap(0))
 }
 
 // rightsOf says by what it is decided what clients may do, as one reads it in the log.

@@ -41,6 +41,28 @@ func TestDenialsAreTold(t *testing.T) {
 	}
 }
 
+// What a client has chosen does not fill the log either, nor break its lines.
+func TestNamesInTheLogAreCut(t *testing.T) {
+	for name, c := range map[string]struct{ in, want string }{
+		"short":           {"orders", "orders"},
+		"long":            {strings.Repeat("x", 300), strings.Repeat("x", 256)},
+		"of two bytes":    {strings.Repeat("ä", 128), strings.Repeat("ä", 128)},
+		"cut in a letter": {"x" + strings.Repeat("ä", 200), "x" + strings.Repeat("ä", 127)},
+		"of four bytes":   {"xxx" + strings.Repeat("😀", 100), "xxx" + strings.Repeat("😀", 63)},
+		"no letters":      {"a\xff\xfeb", "a?b"},
+		"never a letter":  {strings.Repeat("\x80", 300), "?"},
+	} {
+		if got := denialWord(c.in); got != c.want {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	var b bytes.Buffer
+	newDenials(slog.New(slog.NewTextHandler(&b, nil))).tell(router.Denial{Client: authorization.Client{Principal: strings.Repeat("p", 10_000)}, Name: strings.Repeat("n", 32_000)})
+	if n := b.Len(); n > 1000 {
+		t.Errorf("a line of %d bytes", n)
+	}
+}
+
 // A gateway is not ready while no list of any site was read, and does not become red because
 // one site is away.
 func TestReadinessOfRights(t *testing.T) {

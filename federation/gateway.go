@@ -217,11 +217,11 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if g.rights != nil {
 		wg.Go(func() { g.rights.Run(inner) })
 	}
+	g.awaitRights(ctx)
 	leased, endLease := context.WithCancel(inner)
 	leaseDone := make(chan struct{})
 	go func() { defer close(leaseDone); g.lease.Run(leased) }()
 
-	g.awaitRights(ctx)
 	err := g.listen(ctx)
 
 	g.router.Close()

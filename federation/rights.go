@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"spillway"
@@ -12,9 +13,9 @@ import (
 	"spillway/federation/authorization"
 )
 
-// rightsMax is how long a gateway that starts keeps clients waiting until it knows what
-// they may do at each site that answers.
-const rightsMax = 10 * time.Second
+// rightsMax is how long a gateway that starts waits until it knows what clients may do at
+// each site that answers.
+const rightsMax = 2 * time.Second
 
 // newRights keeps the access control lists of all sites: after a move the new site's is there.
 func (g *Gateway) newRights(c authorization.Config) *authorization.Keeper {
@@ -64,13 +65,26 @@ func (g *Gateway) readACLs(ctx context.Context, site spillway.SiteID) ([]spillwa
 	return entries, err
 }
 
-// awaitRights lets the first clients find the lists read. A site that is away holds nobody
-// up for long; of what it serves clients are told to come again.
+// awaitRights lets the first clients find the lists read. It comes before the lease: who has
+// that is laid out, and clients would be sent to a gateway that does not take them yet. A
+// site that is away holds nobody up for long; of what it serves clients are told to come
+// again.
 func (g *Gateway) awaitRights(ctx context.Context) {
 	if g.rights == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, rightsMax)
+	waiting, cancel := context.WithTimeout(ctx, rightsMax)
 	defer cancel()
-	g.rights.Wait(ctx)
+	if !g.rights.Wait(waiting) && ctx.Err() == nil {
+		g.problem("know what clients may do before they come", fmt.Errorf(
+			"within %s no access control list came from site %s; the gateway goes on, and tells clients of what these sites serve to come again", rightsMax, joined(g.rights.Unread())))
+	}
+}
+
+func joined(sites []spillway.SiteID) string {
+	words := make([]string, len(sites))
+	for i, s := range sites {
+		words[i] = string(s)
+	}
+	return strings.Join(words, ", ")
 }

@@ -463,43 +463,69 @@ func TestTheFenceIsNoEntry(t *testing.T) {
 	}
 }
 
-// The first client finds the lists read.
+// The first client finds the lists read: no gateway is laid out before.
 func TestClientsWaitForTheFirstLists(t *testing.T) {
 	t.Parallel()
-	f, l, release := newFront(t), newLists(), make(chan struct{})
+	f, l := newFront(t), newLists()
 	l.sites["east"] = []spillway.ACL{{Resource: "TOPIC", Pattern: "LITERAL", Name: "orders", Principal: "User:alice", Host: "*", Operation: "WRITE", Permission: "ALLOW"}}
+	var read atomic.Bool
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
 		f.ask(c, 0, authentication.ScramSHA256)
-		l.authorize(c, func(ctx context.Context, site spillway.SiteID) ([]spillway.ACL, error) {
-			select {
-			case <-release:
-			case <-ctx.Done():
-			}
+		l.authorize(c, func(_ context.Context, site spillway.SiteID) ([]spillway.ACL, error) {
+			time.Sleep(200 * time.Millisecond)
+			read.Store(true)
 			return l.at(site)
 		})
-	}})
-	let, ctx := make(chan *conn.Conn, 1), within(t, soon)
-	go func() {
-		c, err := opened(ctx, w.Addrs[0], "alice", "alice's")
-		if err != nil {
-			t.Error(err)
+		told := c.Events.LeaseState
+		c.Events.LeaseState = func(err error) {
+			if err == nil && !read.Load() {
+				t.Error("the gateway has its lease before anybody knows what clients may do")
+			}
+			if told != nil {
+				told(err)
+			}
 		}
-		let <- c
-	}()
-	select {
-	case <-let:
-		t.Fatal("a client is let in before anybody knows what it may do")
-	case <-time.After(100 * time.Millisecond):
-	}
-	close(release)
-	c := <-let
-	if c == nil {
-		return
-	}
-	defer c.Close()
-	alice := &asker{t: t, conn: c, topics: []string{"orders"}}
+	}})
+	alice := &asker{t: t, conn: login(t, w.Addrs[0], "alice", "alice's"), topics: []string{"orders"}}
 	if got := alice.produce(9)(); got != "orders" {
 		t.Error(got)
+	}
+}
+
+// A site that says nothing holds a gateway up for a moment, and the gateway says so.
+func TestNobodyWaitsLongForTheFirstLists(t *testing.T) {
+	t.Parallel()
+	f, l, told := newFront(t), newLists(), make(chan string, 100)
+	began := time.Now()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.ScramSHA256)
+		l.authorize(c, func(ctx context.Context, _ spillway.SiteID) ([]spillway.ACL, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}, "User:bob")
+		c.Events.Problem = func(what string, err error) {
+			select {
+			case told <- fmt.Sprint(what, ": ", err):
+			default:
+			}
+		}
+	}})
+	bob := &asker{t: t, conn: login(t, w.Addrs[0], "bob", "bob's"), topics: []string{"orders"}}
+	if got := bob.produce(9)(); got != "orders" {
+		t.Errorf("a super user: %s", got)
+	}
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("nobody waited: %s", took)
+	}
+	for ctx := within(t, soon); ; {
+		select {
+		case one := <-told:
+			if strings.Contains(one, "know what clients may do before they come: within 2s no access control list came from site east;") {
+				return
+			}
+		case <-ctx.Done():
+			t.Fatal("it was not said")
+		}
 	}
 }
 

@@ -70,6 +70,11 @@ func (t *Telemetry) RouterEvents() router.Events {
 	}
 }
 
+// RightsAged shows how old the list is by which it is decided what clients may do.
+func (t *Telemetry) RightsAged(site spillway.SiteID, age time.Duration) {
+	t.gauge(gatewayRightsAge, string(site)).Set(age.Seconds())
+}
+
 // GatewayEvents counts what the gateway does.
 func (t *Telemetry) GatewayEvents() federation.Events {
 	s := t.newServed()

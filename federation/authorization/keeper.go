@@ -39,6 +39,9 @@ type Config struct {
 	// unread. Changed: what it says is new. A nil func is skipped.
 	Looked  func(site spillway.SiteID, err error, unread []spillway.SiteID)
 	Changed func(site spillway.SiteID, entries int)
+	// Aged tells after each look how old a site's list is: since it was asked for the one in
+	// force, or where none was ever read since it was first asked.
+	Aged func(site spillway.SiteID, age time.Duration)
 }
 
 // Keeper has the rules of each site, a few seconds old at most while the site answers.
@@ -54,6 +57,7 @@ type list struct {
 
 	// Owned by who reads it.
 	entries []spillway.ACL
+	asOf    time.Time // when the site was asked for it
 }
 
 // NewKeeper reads nothing yet. Run does.
@@ -92,13 +96,15 @@ func (k *Keeper) Unread() (sites []spillway.SiteID) {
 	return sites
 }
 
-// Wait returns when each site was asked once, or ctx ends. Run has to run.
-func (k *Keeper) Wait(ctx context.Context) {
+// Wait returns when each site was asked once, or false when ctx ends before. Run has to run.
+func (k *Keeper) Wait(ctx context.Context) bool {
 	asked := make(chan struct{})
 	go func() { defer close(asked); k.first.Wait() }()
 	select {
 	case <-asked:
+		return true
 	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -112,9 +118,13 @@ func (k *Keeper) Run(ctx context.Context) {
 }
 
 func (k *Keeper) follow(ctx context.Context, site spillway.SiteID, l *list) {
+	l.asOf = time.Now()
 	for first := true; ; first = false {
 		began := time.Now()
 		err := k.look(ctx, site, l)
+		if err == nil {
+			l.asOf = began
+		}
 		if first {
 			k.first.Done()
 		}
@@ -123,6 +133,9 @@ func (k *Keeper) follow(ctx context.Context, site spillway.SiteID, l *list) {
 		}
 		if k.config.Looked != nil {
 			k.config.Looked(site, err, k.Unread())
+		}
+		if k.config.Aged != nil {
+			k.config.Aged(site, time.Since(l.asOf))
 		}
 		every := k.config.Every
 		if l.rules.Load().unread {

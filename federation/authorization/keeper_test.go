@@ -22,6 +22,13 @@ type sites struct {
 	fault map[spillway.SiteID]error
 	reads int
 	said  []string
+	ages  map[spillway.SiteID]time.Duration
+}
+
+func (s *sites) age(site spillway.SiteID) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ages[site]
 }
 
 func (s *sites) read(_ context.Context, id spillway.SiteID) ([]spillway.ACL, error) {
@@ -51,7 +58,7 @@ func (s *sites) heard(text string) bool {
 
 func TestListsAreReadAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &sites{lists: make(map[spillway.SiteID][]spillway.ACL), fault: make(map[spillway.SiteID]error)}
+		s := &sites{lists: make(map[spillway.SiteID][]spillway.ACL), fault: make(map[spillway.SiteID]error), ages: make(map[spillway.SiteID]time.Duration)}
 		away := errors.New("the site is away")
 		s.set("east", nil, entry(t, "allow User:alice read topic orders"))
 		s.set("west", away)
@@ -63,6 +70,11 @@ func TestListsAreReadAnew(t *testing.T) {
 				}
 			},
 			Changed: func(site spillway.SiteID, n int) { s.say("%s has %d", site, n) },
+			Aged: func(site spillway.SiteID, age time.Duration) {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.ages[site] = age
+			},
 		})
 		alice, root := Client{Principal: "User:alice"}, Client{Principal: "User:root"}
 		ask := func(site spillway.SiteID, c Client) Verdict {
@@ -89,6 +101,11 @@ func TestListsAreReadAnew(t *testing.T) {
 		if !s.heard("access control list of site west: the site is away (unread: [") || !s.heard("east has 1") {
 			t.Errorf("said %q", s.said)
 		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if east, west := s.age("east"), s.age("west"); east != 0 || west != 10*time.Second {
+			t.Errorf("the lists are %s and %s old", east, west)
+		}
 		s.set("west", nil)
 		time.Sleep(1100 * time.Millisecond)
 		check("an empty list", "west", Denied)
@@ -100,6 +117,9 @@ func TestListsAreReadAnew(t *testing.T) {
 		s.set("east", away)
 		time.Sleep(time.Minute)
 		check("away", "east", Allowed)
+		if east, west := s.age("east"), s.age("west"); east < 55*time.Second || east > 65*time.Second || west != 0 {
+			t.Errorf("with the site away for a minute the lists are %s and %s old", east, west)
+		}
 		s.set("east", nil, make([]spillway.ACL, EntriesMax+1)...)
 		time.Sleep(5 * time.Second)
 		check("too many", "east", Allowed)
