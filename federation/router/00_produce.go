@@ -13,6 +13,7 @@ import (
 
 	"spillway"
 	"spillway/broker/batch"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 	"spillway/lb"
 )
@@ -74,6 +75,7 @@ type part struct {
 	home   *Share                  // of asked
 	spread *spread                 // of an unordered group; nil: ordered
 	hadID  bool                    // it came with a producer id, which was taken off
+	barred lb.Set                  // siblings at whose sites the client may not write
 
 	// The pick of the spread whose end it has not been told; −1: none.
 	pick  atomic.Int32
@@ -168,6 +170,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		op.transactions, _ = c.router.TransactionShare(op.transactional)
 	}
 	seen := make(map[spillway.TopicPartition]bool)
+	invalid := op.checkRequest(req)
 	op.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
 	for i, t := range req.Topics {
 		out := &op.resp.Topics[i]
@@ -178,6 +181,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		if !known {
 			code = kerr.UnknownTopicID.Code
 		}
+		may := c.guardByID(req.Version >= 13, authorization.Write, name)
 		out.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {
 			p := &part{op: op, out: &out.Partitions[j], records: in.Records, size: len(in.Records), tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}}
@@ -186,7 +190,9 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 			p.pick.Store(-1)
 			*p.out = kmsg.NewProduceResponseTopicPartition()
 			p.out.Partition, p.out.BaseOffset = in.Partition, -1
-			p.code = cmp.Or(op.checkRequest(req), code)
+			if p.code = cmp.Or(invalid, code); p.code == 0 {
+				p.code, p.barred = may.write(in.Partition)
+			}
 			op.all = append(op.all, p)
 		}
 	}
@@ -213,8 +219,24 @@ func (op *produce) checkRequest(req *kmsg.ProduceRequest) int16 {
 		return kerr.InvalidRequiredAcks.Code
 	case req.TransactionID != nil && op.transactions == nil:
 		return kerr.TransactionalIDAuthorizationFailed.Code
+	case req.TransactionID != nil && op.client.checked() && ofTransaction(req):
+		return codeOf(op.client.may(authorization.Write, authorization.TransactionalID, op.transactional, op.transactions),
+			kerr.TransactionalIDAuthorizationFailed, kerr.NotLeaderForPartition)
 	}
 	return 0
+}
+
+// ofTransaction tells whether any batch is of a transaction. Else brokers do not ask for the
+// right to the transactional id.
+func ofTransaction(req *kmsg.ProduceRequest) bool {
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			if h, _, err := batch.Parse(p.Records); err == nil && h.Transactional() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // check finds the share and looks at the batch; 0 if all is well.

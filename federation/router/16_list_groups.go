@@ -2,12 +2,14 @@ package router
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -40,11 +42,28 @@ func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (sessi
 	}, nil
 }
 
+// listsAll tells whether the client may know of all groups of a site. Who may not sees those
+// that it may describe. While nobody can tell, none would pass for all of them.
+func (c *Client) listsAll(site spillway.SiteID) (bool, error) {
+	if !c.checked() {
+		return true, nil
+	}
+	d := c.router.config.Rights.Of(site).Decide(c.asks(), authorization.Describe, authorization.Cluster, authorization.ClusterName)
+	if d.Verdict == authorization.Unknown {
+		return false, fmt.Errorf("site %s: what clients may do is %s", site, d)
+	}
+	return d.Verdict == authorization.Allowed, nil
+}
+
 // listGroups asks every broker of a site.
 func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg.ListGroupsRequest) ([]kmsg.ListGroupsResponseGroup, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	md, err := c.router.sites[site].Metadata(ctx)
+	if err != nil {
+		return nil, err
+	}
+	every, err := c.listsAll(site)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +85,7 @@ func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg
 			return found, err // a coordinator that has just begun does not know its groups
 		}
 		for _, g := range listed.Groups {
-			if s, ok := c.router.GroupShare(g.Group); ok && home(s) == site {
+			if s, ok := c.router.GroupShare(g.Group); ok && home(s) == site && (every || c.mayQuietly(authorization.Describe, authorization.Group, g.Group, s)) {
 				found = append(found, g)
 			}
 		}

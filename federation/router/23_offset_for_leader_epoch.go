@@ -9,6 +9,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -54,10 +55,14 @@ func (c *Client) offsetForLeaderEpoch(ctx context.Context, req *kmsg.OffsetForLe
 		out := kmsg.NewOffsetForLeaderEpochResponseTopic()
 		out.Topic = t.Topic
 		out.Partitions = make([]kmsg.OffsetForLeaderEpochResponseTopicPartition, len(t.Partitions))
+		may := c.guard(authorization.Describe, t.Topic)
 		for i, p := range t.Partitions {
 			answer := &out.Partitions[i]
 			answer.Default()
 			answer.Partition = p.Partition
+			if answer.ErrorCode = may.of(p.Partition); answer.ErrorCode != 0 {
+				continue
+			}
 			e := epochEnd{tp: spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition}, out: answer}
 			var at siteNode
 			if at, answer.ErrorCode = c.epochAsked(ctx, &e, p); answer.ErrorCode == 0 && p.LeaderEpoch >= 0 {

@@ -2,12 +2,14 @@ package router
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -53,8 +55,15 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	resp := req.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
 	resp.MemberID, resp.MemberEpoch = kmsg.StringPtr(req.MemberID), req.MemberEpoch
 	share, ok := c.router.GroupShare(req.Group)
+	if resp.ErrorCode = c.groupCode(authorization.Read, req.Group, share); resp.ErrorCode != 0 {
+		return resp
+	}
 	if !ok {
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return resp
+	}
+	if code, why := c.maySubscribe(ctx, req); code != 0 {
+		resp.ErrorCode, resp.ErrorMessage = code, &why
 		return resp
 	}
 	ms := c.router.members
@@ -99,11 +108,54 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		ms.touch(req.Group, *answer.MemberID)
 	}
 	answer.HeartbeatIntervalMillis = min(answer.HeartbeatIntervalMillis, beatMillisMax)
-	if answer.Assignment != nil && !c.router.virtualAssignment(ctx, t, answer.Assignment) {
+	if answer.Assignment != nil && (!c.describesAssigned(ctx, t, answer.Assignment) || !c.router.virtualAssignment(ctx, t, answer.Assignment)) {
 		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
 		return resp
 	}
 	return answer
+}
+
+// maySubscribe looks at what a member wants to read, as brokers do. The site's coordinator
+// goes through topics for an expression as the gateway that asks, so one may be sent only by
+// whom no topic has to be kept from.
+func (c *Client) maySubscribe(ctx context.Context, req *kmsg.ConsumerGroupHeartbeatRequest) (code int16, why string) {
+	for _, topic := range req.SubscribedTopicNames {
+		share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: topic})
+		if code := codeOf(c.may(authorization.Describe, authorization.Topic, topic, share), kerr.TopicAuthorizationFailed, kerr.CoordinatorLoadInProgress); code != 0 {
+			return code, ""
+		}
+	}
+	if expression := req.SubscribedTopicRegex; expression != nil && *expression != "" {
+		switch c.describesAll(ctx) {
+		case authorization.Denied:
+			return kerr.TopicAuthorizationFailed.Code, "only who may describe every topic can subscribe by an expression here; name the topics"
+		case authorization.Unknown:
+			return kerr.CoordinatorLoadInProgress.Code, ""
+		case authorization.Allowed:
+		}
+	}
+	return 0, ""
+}
+
+// describesAssigned leaves out of an assignment what its member may not know of: a topic
+// that came after it had sent its expression, or the right to which was taken back. A broker
+// would not have such a topic match. False: nobody can tell yet.
+func (c *Client) describesAssigned(ctx context.Context, t Term, a *kmsg.ConsumerGroupHeartbeatResponseAssignment) bool {
+	if !c.checked() {
+		return true
+	}
+	known := true
+	a.Topics = slices.DeleteFunc(a.Topics, func(topic kmsg.ConsumerGroupHeartbeatResponseAssignmentTopic) bool {
+		name, ok := c.router.topics.nameAt(ctx, t.Site, topic.TopicID)
+		if !ok {
+			return false // virtualAssignment has it asked for again
+		}
+		share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: name})
+		v := c.may(authorization.Describe, authorization.Topic, name, share)
+		known = known && v != authorization.Unknown
+		return v == authorization.Denied
+	})
+	return known
 }
 
 // later is the answer to a member that cannot be served now: it comes again in a

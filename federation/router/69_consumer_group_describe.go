@@ -6,6 +6,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -34,6 +36,9 @@ func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group
 	none := kmsg.NewConsumerGroupDescribeResponseGroup()
 	none.Group = group
 	share, ok := c.router.GroupShare(group)
+	if none.ErrorCode = c.groupCode(authorization.Describe, group, share); none.ErrorCode != 0 {
+		return none
+	}
 	if !ok {
 		none.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return none
@@ -52,11 +57,33 @@ func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group
 	}
 	g := groups[0]
 	c.stale(ctx, share, g.ErrorCode)
+	if !c.describesMembers(g) {
+		none.ErrorCode, none.ErrorMessage = kerr.TopicAuthorizationFailed.Code, kmsg.StringPtr("The group has described topic(s) that the client is not authorized to describe.")
+		return none
+	}
 	for i := range g.Members {
 		c.virtualTopics(&g.Members[i].Assignment)
 		c.virtualTopics(&g.Members[i].TargetAssignment)
 	}
 	return g
+}
+
+// describesMembers tells whether the client may know of all topics that a group reads.
+func (c *Client) describesMembers(g kmsg.ConsumerGroupDescribeResponseGroup) bool {
+	if !c.checked() {
+		return true
+	}
+	for _, m := range g.Members {
+		for _, a := range []kmsg.Assignment{m.Assignment, m.TargetAssignment} {
+			for _, t := range a.TopicPartitions {
+				share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: t.Topic})
+				if c.may(authorization.Describe, authorization.Topic, t.Topic, share) != authorization.Allowed {
+					return false
+				}
+			}
+		}
+	}
+	return true
 }
 
 func (c *Client) virtualTopics(a *kmsg.Assignment) {
