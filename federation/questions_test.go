@@ -43,6 +43,8 @@ func refusal(code int16) string {
 		return " no-cluster"
 	case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.CoordinatorLoadInProgress.Code, kerr.CoordinatorNotAvailable.Code, kerr.NotCoordinator.Code, kerr.NotController.Code:
 		return " later"
+	case kerr.RebalanceInProgress.Code:
+		return " rejoin"
 	}
 	return ""
 }

@@ -364,7 +364,7 @@ func TestAListThatWasNeverRead(t *testing.T) {
 	}
 	for q, want := range map[string]string{
 		"Metadata of all topics": "", "Metadata by name": "nowhere no-id later, orders no-id later", "Produce": "orders later", "Fetch": "nowhere later, orders later", "ListOffsets": "nowhere later, orders later", "OffsetForLeaderEpoch": "nowhere later, orders later",
-		"OffsetCommit": "buyers orders later", "OffsetFetch": "buyers later", "JoinGroup": "buyers later", "Heartbeat": "buyers later", "SyncGroup": "buyers later", "LeaveGroup": "buyers later",
+		"OffsetCommit": "buyers orders later", "OffsetFetch": "buyers later", "JoinGroup": "buyers later", "Heartbeat": "buyers rejoin", "SyncGroup": "buyers rejoin", "LeaveGroup": "buyers later",
 		"DescribeGroups": "buyers later", "ListGroups": " later", "InitProducerId": " later", "DescribeConfigs": "orders later false", "ConsumerGroupHeartbeat": "orders: buyers later",
 		"FindCoordinator of transactions": "app-1 later, app-1 later", "InitProducerId of a transaction": "app-1 later", "AddPartitionsToTxn": "app-1 orders of 1 later, app-1 orders of 1 later",
 		"AddOffsetsToTxn": "app-1 buyers later", "TxnOffsetCommit": "app-1 buyers orders later", "EndTxn": "app-1 later", "Produce in a transaction": "app-1 orders later",

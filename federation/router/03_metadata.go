@@ -55,8 +55,16 @@ func (c *Client) metadata(ctx context.Context, req *kmsg.MetadataRequest) *kmsg.
 		all := r.topics.all(ctx)
 		slices.SortFunc(all, func(a, b broker.TopicMetadata) int { return cmp.Compare(a.Name, b.Name) })
 		for _, md := range all {
-			if c.describes(md.Name) {
+			switch c.describes(md.Name) {
+			case authorization.Allowed:
 				resp.Topics = append(resp.Topics, r.topicMetadata(l, md))
+			case authorization.Unknown:
+				// Left out it would pass for deleted, and who may know of it elsewhere, as lists
+				// are carried from site to site, most likely may here.
+				if c.describesSomewhere(md.Name) {
+					resp.Topics = append(resp.Topics, undisclosedTopic(kmsg.MetadataRequestTopic{Topic: &md.Name}, kerr.LeaderNotAvailable.Code))
+				}
+			case authorization.Denied:
 			}
 		}
 		return resp

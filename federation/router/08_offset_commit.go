@@ -96,6 +96,7 @@ func (c *Client) newCommit(ctx context.Context, req *kmsg.OffsetCommitRequest, d
 		name, known := c.router.topics.asked(ctx, req.Version >= 10, t.Topic, t.TopicID)
 		cm.names[i] = name
 		may := c.guardByID(req.Version >= 10, authorization.Read, name)
+		may.codeOf = (*Client).positionCode
 		out.Partitions = make([]kmsg.OffsetCommitResponseTopicPartition, len(t.Partitions))
 		for j, p := range t.Partitions {
 			o := &out.Partitions[j]

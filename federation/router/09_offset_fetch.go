@@ -97,9 +97,15 @@ func (c *Client) offsetFetch(ctx context.Context, g kmsg.OffsetFetchRequestGroup
 				continue
 			}
 			share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: name})
-			code := c.topicCode(authorization.Describe, name, share)
+			code := c.positionCode(authorization.Describe, name, share)
 			if byID {
 				code = c.undisclosed(code, name, share)
+			}
+			if code == kerr.CoordinatorLoadInProgress.Code {
+				// Of the group: Java's clients ask again then, and end at any code of a partition
+				// that is about no right.
+				out.ErrorCode, out.Topics = code, nil
+				return out
 			}
 			if code != 0 {
 				out.Topics = append(out.Topics, noPositions(t, code))
@@ -121,8 +127,15 @@ func (c *Client) offsetFetch(ctx context.Context, g kmsg.OffsetFetchRequestGroup
 		return out
 	}
 	for _, t := range found {
-		if all && !c.describes(t.Topic) {
-			continue
+		if all {
+			switch c.describes(t.Topic) {
+			case authorization.Denied:
+				continue
+			case authorization.Unknown: // without it the list would pass for all of them
+				out.ErrorCode, out.Topics = kerr.CoordinatorLoadInProgress.Code, nil
+				return out
+			case authorization.Allowed:
+			}
 		}
 		if byID {
 			t.TopicID = c.router.topology.TopicID(t.Topic)

@@ -6,7 +6,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -30,7 +29,7 @@ func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (sessio
 func (c *Client) heartbeat(ctx context.Context, req *kmsg.HeartbeatRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
 	share, ok := c.router.GroupShare(req.Group)
-	if resp.ErrorCode = c.groupCode(authorization.Read, req.Group, share); resp.ErrorCode != 0 {
+	if resp.ErrorCode = c.memberCode(req.Group, share); resp.ErrorCode != 0 {
 		return resp
 	}
 	if !ok {

@@ -7,7 +7,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"spillway/federation/authorization"
 	"spillway/federation/session"
 	"spillway/mirror/sitelog"
 )
@@ -45,7 +44,7 @@ func (c *Client) beginSyncGroup(_ context.Context, sreq session.Request) (sessio
 func (c *Client) syncGroup(ctx context.Context, req *kmsg.SyncGroupRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.SyncGroupResponse)
 	share, ok := c.router.GroupShare(req.Group)
-	if resp.ErrorCode = c.groupCode(authorization.Read, req.Group, share); resp.ErrorCode != 0 {
+	if resp.ErrorCode = c.memberCode(req.Group, share); resp.ErrorCode != 0 {
 		return resp
 	}
 	if !ok {

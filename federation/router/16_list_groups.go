@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -28,8 +27,13 @@ func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (sessi
 	}
 	return func(ctx context.Context) ([]byte, error) {
 		resp := req.ResponseKind().(*kmsg.ListGroupsResponse)
+		every := c.listsAll()
+		if every == authorization.Unknown { // none, or some, would pass for all of them
+			resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
+			return resp.AppendTo(nil), nil
+		}
 		for site := range c.router.topics.homes() {
-			groups, err := c.listGroups(ctx, site, req)
+			groups, err := c.listGroups(ctx, site, req, every == authorization.Allowed)
 			if err != nil {
 				resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
 			}
@@ -42,28 +46,20 @@ func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (sessi
 	}, nil
 }
 
-// listsAll tells whether the client may know of all groups of a site. Who may not sees those
-// that it may describe. While nobody can tell, none would pass for all of them.
-func (c *Client) listsAll(site spillway.SiteID) (bool, error) {
+// listsAll tells whether the client may know of all groups. Who may not sees those that it
+// may describe. The right is one for the cluster, which counts at any site.
+func (c *Client) listsAll() authorization.Verdict {
 	if !c.checked() {
-		return true, nil
+		return authorization.Allowed
 	}
-	d := c.router.config.Rights.Of(site).Decide(c.asks(), authorization.Describe, authorization.Cluster, authorization.ClusterName)
-	if d.Verdict == authorization.Unknown {
-		return false, fmt.Errorf("site %s: what clients may do is %s", site, d)
-	}
-	return d.Verdict == authorization.Allowed, nil
+	return c.decide(authorization.Describe, authorization.Cluster, authorization.ClusterName, nil).Decision.Verdict
 }
 
 // listGroups asks every broker of a site.
-func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg.ListGroupsRequest) ([]kmsg.ListGroupsResponseGroup, error) {
+func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg.ListGroupsRequest, every bool) ([]kmsg.ListGroupsResponseGroup, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	md, err := c.router.sites[site].Metadata(ctx)
-	if err != nil {
-		return nil, err
-	}
-	every, err := c.listsAll(site)
 	if err != nil {
 		return nil, err
 	}

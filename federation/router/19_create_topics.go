@@ -87,15 +87,19 @@ func (c *Client) createTopics(ctx context.Context, req *kmsg.CreateTopicsRequest
 // them is asked about first, and quietly, as at a broker; entries about the cluster count
 // at any site, as none carries them to others.
 func (c *Client) mayCreate(topic string) error {
-	if c.mayQuietly(authorization.Create, authorization.Cluster, authorization.ClusterName, nil) {
+	if !c.checked() {
 		return nil
 	}
+	all := c.decide(authorization.Create, authorization.Cluster, authorization.ClusterName, nil).Decision.Verdict
 	share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: topic})
-	switch c.may(authorization.Create, authorization.Topic, topic, share) {
+	one := c.decide(authorization.Create, authorization.Topic, topic, share)
+	switch max(all, one.Decision.Verdict) {
 	case authorization.Denied:
+		c.router.events.denied(one)
 		return refuse(kerr.TopicAuthorizationFailed, "Authorization failed.")
 	case authorization.Unknown:
 		return errUnread
+	case authorization.Allowed:
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"spillway"
 	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
@@ -57,9 +56,14 @@ func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group
 	}
 	g := groups[0]
 	c.stale(ctx, share, g.ErrorCode)
-	if !c.describesMembers(g) {
+	switch c.describesMembers(g) {
+	case authorization.Denied:
 		none.ErrorCode, none.ErrorMessage = kerr.TopicAuthorizationFailed.Code, kmsg.StringPtr("The group has described topic(s) that the client is not authorized to describe.")
 		return none
+	case authorization.Unknown:
+		none.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+		return none
+	case authorization.Allowed:
 	}
 	for i := range g.Members {
 		c.virtualTopics(&g.Members[i].Assignment)
@@ -68,22 +72,18 @@ func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group
 	return g
 }
 
-// describesMembers tells whether the client may know of all topics that a group reads.
-func (c *Client) describesMembers(g kmsg.ConsumerGroupDescribeResponseGroup) bool {
-	if !c.checked() {
-		return true
-	}
+// describesMembers tells whether the client may know of all topics that a group reads. It has
+// named none of them, so what it may not is no attempt.
+func (c *Client) describesMembers(g kmsg.ConsumerGroupDescribeResponseGroup) authorization.Verdict {
+	worst := authorization.Allowed
 	for _, m := range g.Members {
 		for _, a := range []kmsg.Assignment{m.Assignment, m.TargetAssignment} {
 			for _, t := range a.TopicPartitions {
-				share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: t.Topic})
-				if c.may(authorization.Describe, authorization.Topic, t.Topic, share) != authorization.Allowed {
-					return false
-				}
+				worst = min(worst, c.describes(t.Topic))
 			}
 		}
 	}
-	return true
+	return worst
 }
 
 func (c *Client) virtualTopics(a *kmsg.Assignment) {

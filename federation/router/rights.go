@@ -16,6 +16,7 @@ import (
 
 // Rights are the rules of the sites by which it is decided what clients may do.
 type Rights interface {
+	// Of a site that is not known they are those of one whose list was never read.
 	Of(spillway.SiteID) *authorization.Rules
 }
 
@@ -65,7 +66,8 @@ func (c *Client) decide(op authorization.Operation, kind authorization.Kind, nam
 	return d
 }
 
-// anySite is the best that any site says which serves a share.
+// anySite is the best that any site says which serves a share. While it is not known which
+// site serves one, nobody can tell what that says: a refusal would end who has to wait.
 func (c *Client) anySite(decide func(*authorization.Rules) authorization.Decision) (best authorization.Decision) {
 	for _, site := range c.router.homes.lately(c.router.topics) {
 		if d := decide(c.router.config.Rights.Of(site)); d.Verdict >= best.Verdict {
@@ -80,7 +82,7 @@ func (c *Client) anySite(decide func(*authorization.Rules) authorization.Decisio
 type homes struct{ seen atomic.Pointer[homesSeen] }
 
 type homesSeen struct {
-	sites []spillway.SiteID
+	sites []spillway.SiteID // with that of no name, where there is one that nobody knows yet
 	at    time.Time
 }
 
@@ -92,6 +94,9 @@ func (h *homes) lately(t *topics) []spillway.SiteID {
 		return seen.sites
 	}
 	seen := &homesSeen{sites: slices.Collect(maps.Keys(t.homes())), at: time.Now()}
+	if len(seen.sites) == 0 || t.homeless() {
+		seen.sites = append(seen.sites, "") // whose list nobody has read
+	}
 	h.seen.Store(seen)
 	return seen.sites
 }
@@ -100,6 +105,12 @@ func (h *homes) lately(t *topics) []spillway.SiteID {
 // While nobody can tell it has to come again: the refusal would end most clients.
 func (c *Client) topicCode(op authorization.Operation, topic string, share *Share) int16 {
 	return codeOf(c.may(op, authorization.Topic, topic, share), kerr.TopicAuthorizationFailed, kerr.NotLeaderForPartition)
+}
+
+// positionCode is topicCode for what a coordinator is asked about a topic: its clients know of
+// no leaders in its answers, and Java's end at such a code.
+func (c *Client) positionCode(op authorization.Operation, topic string, share *Share) int16 {
+	return codeOf(c.may(op, authorization.Topic, topic, share), kerr.TopicAuthorizationFailed, kerr.CoordinatorLoadInProgress)
 }
 
 // undisclosed is the code for a topic that was asked for by its id. A virtual id is made of
@@ -115,6 +126,12 @@ func (c *Client) undisclosed(code int16, topic string, share *Share) int16 {
 // groupCode is that for a consumer group.
 func (c *Client) groupCode(op authorization.Operation, group string, share *Share) int16 {
 	return codeOf(c.may(op, authorization.Group, group, share), kerr.GroupAuthorizationFailed, kerr.CoordinatorLoadInProgress)
+}
+
+// memberCode is that for a member's heartbeat and SyncGroup. To be told to come again ends
+// Java's members there; one that is told of a rebalance joins, and waits with that.
+func (c *Client) memberCode(group string, share *Share) int16 {
+	return codeOf(c.may(authorization.Read, authorization.Group, group, share), kerr.GroupAuthorizationFailed, kerr.RebalanceInProgress)
 }
 
 // transactionCode is that for a transactional id.
@@ -157,7 +174,8 @@ type topicGuard struct {
 	client *Client
 	op     authorization.Operation
 	topic  string
-	byID   bool // the client has not named it, see undisclosed
+	byID   bool                                                         // the client has not named it, see undisclosed
+	codeOf func(*Client, authorization.Operation, string, *Share) int16 // topicCode, or another
 
 	asked bool
 	share *Share // that code is for; nil: none
@@ -171,12 +189,14 @@ type topicGuard struct {
 }
 
 func (c *Client) guard(op authorization.Operation, topic string) topicGuard {
-	return topicGuard{client: c, op: op, topic: topic}
+	return topicGuard{client: c, op: op, topic: topic, codeOf: (*Client).topicCode}
 }
 
 // guardByID is guard, for a topic that the client asked for by its id where byID is set.
 func (c *Client) guardByID(byID bool, op authorization.Operation, topic string) topicGuard {
-	return topicGuard{client: c, op: op, topic: topic, byID: byID}
+	g := c.guard(op, topic)
+	g.byID = byID
+	return g
 }
 
 // of is the error for a partition, 0 if there is none.
@@ -186,7 +206,7 @@ func (g *topicGuard) of(partition int32) int16 {
 	}
 	share, _ := g.client.router.ShareOf(spillway.TopicPartition{Topic: g.topic, Partition: partition})
 	if !g.asked || share != g.share {
-		g.asked, g.share, g.code = true, share, g.client.topicCode(g.op, g.topic, share)
+		g.asked, g.share, g.code = true, share, g.codeOf(g.client, g.op, g.topic, share)
 		if g.byID {
 			g.code = g.client.undisclosed(g.code, g.topic, share)
 		}
@@ -226,10 +246,18 @@ func (g *topicGuard) write(partition int32) (code int16, barred lb.Set) {
 	}
 }
 
-// describes tells which of all topics the client may know of.
-func (c *Client) describes(topic string) bool {
+// describes tells whether the client may know of a topic that it has not asked for by name.
+func (c *Client) describes(topic string) authorization.Verdict {
+	if !c.checked() {
+		return authorization.Allowed
+	}
 	share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: topic})
-	return c.mayQuietly(authorization.Describe, authorization.Topic, topic, share)
+	return c.decide(authorization.Describe, authorization.Topic, topic, share).Decision.Verdict
+}
+
+// describesSomewhere tells whether any site would have the client know of a topic.
+func (c *Client) describesSomewhere(topic string) bool {
+	return c.mayQuietly(authorization.Describe, authorization.Topic, topic, nil)
 }
 
 // describesAll tells whether the client may know of every topic there is. Unknown: of none
