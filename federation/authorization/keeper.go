@@ -24,6 +24,13 @@ const (
 // work for broker and gateway.
 const restFactor = 10
 
+// A list that was never read is asked for every eagerEvery in the first eagerMax: a gateway
+// waits for it (Wait), and clients for the gateway.
+const (
+	eagerEvery = 100 * time.Millisecond
+	eagerMax   = 2 * time.Second
+)
+
 // Config is what a Keeper is built from.
 type Config struct {
 	Policy
@@ -49,7 +56,8 @@ type Keeper struct {
 	config Config
 	lists  map[spillway.SiteID]*list // never changes
 	none   *Rules                    // of a site that nobody knows
-	first  sync.WaitGroup            // a site was asked once
+	left   atomic.Int64              // lists that were never read
+	read   chan struct{}             // closed when none is left
 }
 
 type list struct {
@@ -67,13 +75,16 @@ func NewKeeper(c Config) *Keeper {
 			*d = to
 		}
 	}
-	k := &Keeper{config: c, lists: make(map[spillway.SiteID]*list), none: unreadRules(c.Policy)}
+	k := &Keeper{config: c, lists: make(map[spillway.SiteID]*list), none: unreadRules(c.Policy), read: make(chan struct{})}
 	for _, site := range c.Sites {
 		l := &list{}
 		l.rules.Store(k.none)
 		k.lists[site] = l
 	}
-	k.first.Add(len(k.lists))
+	k.left.Store(int64(len(k.lists)))
+	if len(k.lists) == 0 {
+		close(k.read)
+	}
 	return k
 }
 
@@ -96,12 +107,10 @@ func (k *Keeper) Unread() (sites []spillway.SiteID) {
 	return sites
 }
 
-// Wait returns when each site was asked once, or false when ctx ends before. Run has to run.
+// Wait returns when each site's list was read, or false when ctx ends before. Run has to run.
 func (k *Keeper) Wait(ctx context.Context) bool {
-	asked := make(chan struct{})
-	go func() { defer close(asked); k.first.Wait() }()
 	select {
-	case <-asked:
+	case <-k.read:
 		return true
 	case <-ctx.Done():
 		return false
@@ -119,27 +128,28 @@ func (k *Keeper) Run(ctx context.Context) {
 
 func (k *Keeper) follow(ctx context.Context, site spillway.SiteID, l *list) {
 	l.asOf = time.Now()
-	for first := true; ; first = false {
+	for eager, failed := l.asOf.Add(eagerMax), false; ; {
 		began := time.Now()
 		err := k.look(ctx, site, l)
 		if err == nil {
 			l.asOf = began
 		}
-		if first {
-			k.first.Done()
-		}
 		if ctx.Err() != nil {
 			return
 		}
-		if k.config.Looked != nil {
+		if again := failed && err != nil && began.Before(eager); !again && k.config.Looked != nil {
 			k.config.Looked(site, err, k.Unread())
 		}
+		failed = err != nil
 		if k.config.Aged != nil {
 			k.config.Aged(site, time.Since(l.asOf))
 		}
 		every := k.config.Every
 		if l.rules.Load().unread {
 			every = k.config.EveryUnread
+			if time.Now().Before(eager) {
+				every = min(every, eagerEvery)
+			}
 		}
 		if err == nil {
 			every = max(every, restFactor*time.Since(began))
@@ -163,11 +173,15 @@ func (k *Keeper) look(ctx context.Context, site spillway.SiteID, l *list) error 
 	if err != nil {
 		return fmt.Errorf("access control list of site %s: %w", site, err)
 	}
-	if !l.rules.Load().unread && slices.Equal(entries, l.entries) {
+	unread := l.rules.Load().unread
+	if !unread && slices.Equal(entries, l.entries) {
 		return nil
 	}
 	l.entries = entries
 	l.rules.Store(NewRules(k.config.Policy, entries))
+	if unread && k.left.Add(-1) == 0 {
+		close(k.read)
+	}
 	if k.config.Changed != nil {
 		k.config.Changed(site, len(entries))
 	}

@@ -93,7 +93,7 @@ func TestListsAreReadAnew(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); k.Run(ctx) }()
-		k.Wait(ctx)
+		synctest.Wait()
 		check("at once", "east", Allowed)
 		check("never read", "west", Unknown)
 		check("no such site", "nowhere", Unknown)
@@ -163,12 +163,62 @@ func TestASilentSiteIsGivenUp(t *testing.T) {
 		if unread := k.Unread(); len(unread) != 1 || unread[0] != "west" {
 			t.Errorf("unread: %v", unread)
 		}
-		k.Wait(ctx)
-		if took := time.Since(began); took != 10*time.Second {
-			t.Errorf("%s", took)
+		waiting, ended := context.WithTimeout(ctx, 30*time.Second)
+		defer ended()
+		if k.Wait(waiting) || time.Since(began) != 30*time.Second {
+			t.Errorf("the list of west was read after %s", time.Since(began))
 		}
 		cancel()
 		<-done
+	})
+}
+
+// Who waits is told when every list was read, not when every site was asked, and soon: one that
+// refuses the first question is asked again in a moment.
+func TestWhoWaitsFindsTheListsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reads atomic.Int64
+		began := time.Now()
+		k := NewKeeper(Config{Sites: []spillway.SiteID{"east", "west"}, Read: func(_ context.Context, id spillway.SiteID) ([]spillway.ACL, error) {
+			if id == "east" {
+				return nil, nil
+			}
+			reads.Add(1)
+			if time.Since(began) < 450*time.Millisecond {
+				return nil, errors.New("the broker has just begun")
+			}
+			return nil, nil
+		}})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); k.Run(ctx) }()
+		if !k.Wait(ctx) || time.Since(began) != 500*time.Millisecond || len(k.Unread()) > 0 {
+			t.Errorf("after %s, unread: %v", time.Since(began), k.Unread())
+		}
+		if !k.Wait(ctx) || !NewKeeper(Config{}).Wait(ctx) {
+			t.Error("there is nothing to wait for")
+		}
+		cancel()
+		<-done
+		if n := reads.Load(); n != 6 {
+			t.Errorf("%d reads", n)
+		}
+		// One that goes on refusing is not asked so often for ever, and told of as often as any.
+		reads.Store(0)
+		told := 0
+		k = NewKeeper(Config{Sites: []spillway.SiteID{"west"}, Read: func(context.Context, spillway.SiteID) ([]spillway.ACL, error) {
+			reads.Add(1)
+			return nil, errors.New("the site is away")
+		}, Looked: func(spillway.SiteID, error, []spillway.SiteID) { told++ }})
+		ctx, cancel = context.WithTimeout(t.Context(), 10500*time.Millisecond)
+		defer cancel()
+		k.Run(ctx)
+		if n := reads.Load(); n < 25 || n > 31 {
+			t.Errorf("%d reads in 10 seconds", n)
+		}
+		if told < 8 || told > 11 {
+			t.Errorf("told of %d times in 10 seconds", told)
+		}
 	})
 }
 
