@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/broker/batch"
 	"spillway/broker/conn"
 	"spillway/federation"
 	"spillway/federation/authentication"
@@ -391,6 +392,65 @@ func TestAListThatWasNeverRead(t *testing.T) {
 	time.Sleep(20 * time.Millisecond) // reads fail meanwhile, or they do later: nothing may change
 	if got := alice.produce(9)(); got != "orders" {
 		t.Errorf("while the site is away: %s", got)
+	}
+}
+
+// A batch that comes to a gateway that has never read the list of the site which is away waits
+// for the failover as any does, and what the next site's list says counts then.
+func TestBatchesWaitForTheListOfTheNextSite(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		list []string
+		id   string
+		want int16
+	}{
+		"it may":                     {[]string{"allow User:alice write topic orders"}, "", 0},
+		"it may not":                 {nil, "", kerr.TopicAuthorizationFailed.Code},
+		"it may not use its id":      {[]string{"allow User:alice write topic orders"}, "app-1", kerr.TransactionalIDAuthorizationFailed.Code},
+		"nor write in a transaction": {[]string{"allow User:alice write transactional_id app-1"}, "app-1", kerr.TopicAuthorizationFailed.Code},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, l := newFront(t), newLists()
+			w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}, Group: namesTransactions, Gateway: func(c *federation.Config) {
+				f.ask(c, 0, authentication.ScramSHA256)
+				l.authorize(c, func(_ context.Context, site spillway.SiteID) ([]spillway.ACL, error) {
+					if site == "east" {
+						return nil, errors.New("the site is away")
+					}
+					return l.at(site)
+				})
+				c.Router.HoldMax = time.Minute
+			}})
+			l.set(t, "west", c.list...)
+			alice := login(t, w.Addrs[0], "alice", "alice's")
+			write := func() int16 {
+				req := produceRequest("orders", func(h *batch.Header) {
+					if c.id != "" {
+						h.Attributes, h.ProducerID, h.ProducerEpoch, h.BaseSequence = h.Attributes|batch.AttributeTransactional, nobody, 0, 0
+					}
+				})
+				if req.TimeoutMillis = 60_000; c.id != "" {
+					req.TransactionID = &c.id
+				}
+				return do[*kmsg.ProduceResponse](t, alice, req).Topics[0].Partitions[0].ErrorCode
+			}
+			if code := write(); code != kerr.NotLeaderForPartition.Code {
+				t.Errorf("while the site serves: %v", kerr.ErrorForCode(code))
+			}
+			w.Fence("west", failover.Failover)
+			done := make(chan int16, 1)
+			go func() { done <- write() }()
+			select {
+			case code := <-done:
+				t.Fatalf("nobody waited: %v", kerr.ErrorForCode(code))
+			case <-time.After(50 * time.Millisecond):
+			}
+			w.Open(0, 0)
+			if code := <-done; code != c.want {
+				t.Errorf("%v, want %v", kerr.ErrorForCode(code), kerr.ErrorForCode(c.want))
+			}
+		})
 	}
 }
 
