@@ -476,29 +476,6 @@ func TestRightsAreThoseOfTheSiteThatServes(t *testing.T) {
 	}
 }
 
-// Who may not know of every topic cannot have the site go through them.
-func TestExpressionsNeedTheRightToSeeAll(t *testing.T) {
-	t.Parallel()
-	f, l := newFront(t), newLists()
-	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1, "carts": 1}, Gateway: func(c *federation.Config) {
-		f.ask(c, 0, authentication.ScramSHA256)
-		l.authorize(c, l.read)
-	}})
-	c := login(t, w.Addrs[0], "alice", "alice's")
-	subscribe := func(lines ...string) string {
-		l.set(t, "east", append(lines, "allow User:alice read group *")...)
-		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
-		req.Version, req.Group, req.MemberID, req.MemberEpoch, req.SubscribedTopicRegex = 1, "buyers", "one", -1, kmsg.StringPtr("ord.*")
-		return refusal(do[*kmsg.ConsumerGroupHeartbeatResponse](t, c, req).ErrorCode)
-	}
-	if got := subscribe("allow User:alice read topic orders"); got != " no-topic" {
-		t.Errorf("who may see one: %q", got)
-	}
-	if got := subscribe("allow User:alice describe topic *"); got != "" {
-		t.Errorf("who may see all: %q", got)
-	}
-}
-
 // The fence of a move is about gateways: it makes no topic one that only some may use.
 func TestTheFenceIsNoEntry(t *testing.T) {
 	t.Parallel()

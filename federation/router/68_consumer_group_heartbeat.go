@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -28,9 +27,11 @@ import (
 // and comes again: nothing of it can be committed now, and if the same site serves
 // again it goes on. It does not wait here for its answer, as its commits are to be
 // answered behind it.
+//
+// Where rights are looked at, expressions are resolved here (expressions.go).
 var consumerGroupHeartbeatAPI = api{
 	key: 68, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupHeartbeat,
-	treatment: translated, about: "Topic ids. Where every site has KIP-848 (Kafka 4.0).",
+	treatment: translated, about: "Topic ids; expressions become names where rights are looked at. Where every site has KIP-848 (Kafka 4.0).",
 }
 
 const (
@@ -62,8 +63,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp
 	}
-	if code, why := c.maySubscribe(ctx, req); code != 0 {
-		resp.ErrorCode, resp.ErrorMessage = code, &why
+	if resp.ErrorCode = c.maySubscribe(req); resp.ErrorCode != 0 {
 		return resp
 	}
 	ms := c.router.members
@@ -92,6 +92,10 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
 		return resp
 	}
+	reads, err := c.subscribe(ctx, req, up)
+	if err != nil {
+		return unsubscribed(resp, err)
+	}
 	got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: up})
 	if err != nil {
 		resp.ErrorCode = c.later(share, req.Group)
@@ -105,57 +109,26 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	}
 	c.stale(ctx, share, answer.ErrorCode)
 	if answer.ErrorCode == 0 && answer.MemberID != nil && req.MemberEpoch >= 0 {
-		ms.touch(req.Group, *answer.MemberID)
+		ms.subscribe(req.Group, *answer.MemberID, reads)
 	}
 	answer.HeartbeatIntervalMillis = min(answer.HeartbeatIntervalMillis, beatMillisMax)
-	if answer.Assignment != nil && (!c.describesAssigned(ctx, t, answer.Assignment) || !c.router.virtualAssignment(ctx, t, answer.Assignment)) {
+	if answer.Assignment != nil && !c.router.virtualAssignment(ctx, t, answer.Assignment) {
 		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
 		return resp
 	}
 	return answer
 }
 
-// maySubscribe looks at what a member wants to read, as brokers do. The site's coordinator
-// goes through topics for an expression as the gateway that asks, so one may be sent only by
-// whom no topic has to be kept from.
-func (c *Client) maySubscribe(ctx context.Context, req *kmsg.ConsumerGroupHeartbeatRequest) (code int16, why string) {
+// maySubscribe looks at the topics that a member names, as brokers do. Those of an expression are
+// seen to by subscribe.
+func (c *Client) maySubscribe(req *kmsg.ConsumerGroupHeartbeatRequest) int16 {
 	for _, topic := range req.SubscribedTopicNames {
 		share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: topic})
-		if code := codeOf(c.may(authorization.Describe, authorization.Topic, topic, share), kerr.TopicAuthorizationFailed, kerr.CoordinatorLoadInProgress); code != 0 {
-			return code, ""
+		if code := c.positionCode(authorization.Describe, topic, share); code != 0 {
+			return code
 		}
 	}
-	if expression := req.SubscribedTopicRegex; expression != nil && *expression != "" {
-		switch c.describesAll(ctx) {
-		case authorization.Denied:
-			return kerr.TopicAuthorizationFailed.Code, "only who may describe every topic can subscribe by an expression here; name the topics"
-		case authorization.Unknown:
-			return kerr.CoordinatorLoadInProgress.Code, ""
-		case authorization.Allowed:
-		}
-	}
-	return 0, ""
-}
-
-// describesAssigned leaves out of an assignment what its member may not know of: a topic
-// that came after it had sent its expression, or the right to which was taken back. A broker
-// would not have such a topic match. False: nobody can tell yet.
-func (c *Client) describesAssigned(ctx context.Context, t Term, a *kmsg.ConsumerGroupHeartbeatResponseAssignment) bool {
-	if !c.checked() {
-		return true
-	}
-	known := true
-	a.Topics = slices.DeleteFunc(a.Topics, func(topic kmsg.ConsumerGroupHeartbeatResponseAssignmentTopic) bool {
-		name, ok := c.router.topics.nameAt(ctx, t.Site, topic.TopicID)
-		if !ok {
-			return false // virtualAssignment has it asked for again
-		}
-		share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: name})
-		v := c.may(authorization.Describe, authorization.Topic, name, share)
-		known = known && v != authorization.Unknown
-		return v == authorization.Denied
-	})
-	return known
+	return 0
 }
 
 // later is the answer to a member that cannot be served now: it comes again in a

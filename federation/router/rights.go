@@ -1,7 +1,6 @@
 package router
 
 import (
-	"context"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -258,24 +257,4 @@ func (c *Client) describes(topic string) authorization.Verdict {
 // describesSomewhere tells whether any site would have the client know of a topic.
 func (c *Client) describesSomewhere(topic string) bool {
 	return c.mayQuietly(authorization.Describe, authorization.Topic, topic, nil)
-}
-
-// describesAll tells whether the client may know of every topic there is. Unknown: of none
-// it may not, and of some nobody can tell yet.
-func (c *Client) describesAll(ctx context.Context) authorization.Verdict {
-	if !c.checked() {
-		return authorization.Allowed
-	}
-	worst := authorization.Allowed
-	for _, md := range c.router.topics.all(ctx) {
-		share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: md.Name})
-		switch c.decide(authorization.Describe, authorization.Topic, md.Name, share).Decision.Verdict {
-		case authorization.Denied:
-			return authorization.Denied
-		case authorization.Unknown:
-			worst = authorization.Unknown
-		case authorization.Allowed:
-		}
-	}
-	return worst
 }

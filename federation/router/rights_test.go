@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -50,7 +49,7 @@ func newTwoShares(t *testing.T, rights Rights) *codecWorld {
 	t.Helper()
 	m := translating()
 	groups := []spillway.FailoverGroup{
-		{Name: "shop", Topics: []string{"orders", "carts"}, ConsumerGroups: []string{"*"}, TransactionalIDs: []string{"*"}, OffsetBase: spillway.Offset(m.base)},
+		{Name: "shop", Topics: []string{"orders", "carts", "hats"}, ConsumerGroups: []string{"*"}, TransactionalIDs: []string{"*"}, OffsetBase: spillway.Offset(m.base)},
 		{Name: "stores", Topics: []string{"stock"}, OffsetBase: spillway.Offset(m.base)},
 	}
 	m.topology = spillway.NewTopology("t", "id", nil, groups)
@@ -413,92 +412,6 @@ func TestMembersOfHiddenTopics(t *testing.T) {
 				}
 				if g := resp.Groups[0]; g.ErrorCode != c.want || (len(g.Members) == 0) != (c.want != 0) {
 					t.Errorf("%+v", g)
-				}
-			})
-		})
-	}
-}
-
-// turning gives the list of a site first, and that of one whose list was never read then, as
-// where a share moves while a request is looked at.
-type turning struct {
-	first *authorization.Rules
-	asked int
-}
-
-func (l *turning) Of(spillway.SiteID) *authorization.Rules {
-	if l.asked++; l.asked > 1 {
-		return authorization.NewKeeper(authorization.Config{}).Of("nowhere")
-	}
-	return l.first
-}
-
-// A member gets of the topics of an expression those that it may know of, and one whose
-// rights nobody knows yet comes again; a refusal would end it.
-func TestMembersGetNoHiddenTopics(t *testing.T) {
-	entry := func(kind, name, operation string) spillway.ACL {
-		return spillway.ACL{Resource: kind, Pattern: "LITERAL", Name: name, Principal: "User:ANONYMOUS", Host: "*", Operation: operation, Permission: "ALLOW"}
-	}
-	readers, orders, every := entry("GROUP", "readers", "READ"), entry("TOPIC", "orders", "DESCRIBE"), entry("TOPIC", "*", "DESCRIBE")
-	rules := func(entries ...spillway.ACL) *authorization.Rules {
-		return authorization.NewRules(authorization.Policy{}, entries)
-	}
-	for name, c := range map[string]struct {
-		rights     Rights
-		expression string
-		code       int16
-		topics     []string
-	}{
-		"all":                    {rights: oneList{rules(readers, every)}, expression: ".*", topics: []string{"orders", "carts"}},
-		"one of them":            {rights: oneList{rules(readers, orders)}, topics: []string{"orders"}},
-		"none":                   {rights: oneList{rules(readers)}, topics: []string{}},
-		"an expression, not all": {rights: oneList{rules(readers, orders)}, expression: ".*", code: kerr.TopicAuthorizationFailed.Code},
-		"an expression, unread":  {rights: &turning{first: rules(readers)}, expression: ".*", code: kerr.CoordinatorLoadInProgress.Code},
-		"an assignment, unread":  {rights: &turning{first: rules(readers)}, code: kerr.CoordinatorLoadInProgress.Code},
-		"nobody looks at rights": {expression: ".*", topics: []string{"orders", "carts"}},
-		"a super user":           {rights: oneList{authorization.NewRules(authorization.Policy{SuperUsers: []string{"User:ANONYMOUS"}}, nil)}, expression: ".*", topics: []string{"orders", "carts"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newCodecWorld(t, translating(), kversion.V4_4_0())
-				defer w.Close()
-				w.config.Rights = c.rights
-				w.site.answers(func(up kmsg.Request) kmsg.Response {
-					resp := up.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
-					resp.MemberID, resp.Assignment = kmsg.StringPtr("one"), &kmsg.ConsumerGroupHeartbeatResponseAssignment{}
-					for _, topic := range []string{"orders", "carts"} {
-						one := kmsg.NewConsumerGroupHeartbeatResponseAssignmentTopic()
-						one.TopicID, one.Partitions = w.site.mapping.siteID(topic), []int32{0}
-						resp.Assignment.Topics = append(resp.Assignment.Topics, one)
-					}
-					return resp
-				})
-				req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
-				req.Version, req.Group, req.MemberID, req.SubscribedTopicRegex = 1, "readers", "one", &c.expression
-				body, err := w.serve(t.Context(), req.Key(), req.Version, req.AppendTo(nil))
-				if err != nil {
-					t.Fatal(err)
-				}
-				resp := req.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
-				if err := resp.ReadFrom(body); err != nil {
-					t.Fatal(err)
-				}
-				if resp.ErrorCode != c.code || (resp.Assignment == nil) != (c.code != 0) {
-					t.Fatalf("%v, %+v", kerr.ErrorForCode(resp.ErrorCode), resp.Assignment)
-				}
-				if c.code != 0 {
-					return
-				}
-				got := []string{}
-				for _, topic := range resp.Assignment.Topics {
-					for _, name := range codecTopics {
-						if topic.TopicID == w.topology.TopicID(name) {
-							got = append(got, name)
-						}
-					}
-				}
-				if !slices.Equal(got, c.topics) {
-					t.Errorf("assigned %q, want %q", got, c.topics)
 				}
 			})
 		})

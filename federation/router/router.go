@@ -136,6 +136,7 @@ type Router struct {
 	events       Events
 	topics       *topics
 	homes        homes
+	expressions  expressions
 	offer        *offer
 	contacts     *contacts
 	lags         *lags
