@@ -288,9 +288,13 @@ func (g *Gateway) leaseValue(beat uint64) []byte {
 	g.mu.Lock()
 	leaving, lagging := g.mu.leaving, g.mu.lagging
 	g.mu.Unlock()
+	var unread []spillway.SiteID
+	if g.rights != nil {
+		unread = g.rights.Unread()
+	}
 	return encode(layout.GatewayLease{
 		ID: g.config.ID, Boot: g.boot, Site: g.config.Site, Host: g.config.Host, Port: g.config.Port,
 		Slots:  1, // one node id per address: librdkafka cannot hold more apart (docs/decisions/0005)
-		Layout: g.layout.obeyed(), Leaving: leaving, Release: g.config.Release, Beat: beat, Lagging: lagging,
+		Layout: g.layout.obeyed(), Leaving: leaving, Release: g.config.Release, Beat: beat, Lagging: lagging, RightsUnread: unread,
 	})
 }

@@ -3,6 +3,7 @@ package federation_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"spillway/federation/authorization"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
+	"spillway/federation/layout"
 	"spillway/federation/router"
 	"spillway/lb"
 )
@@ -553,6 +555,13 @@ func TestNobodyWaitsLongForTheFirstLists(t *testing.T) {
 	}
 	if took := time.Since(began); took < time.Second {
 		t.Errorf("nobody waited: %s", took)
+	}
+	var lease layout.GatewayLease
+	if e, err := w.Store.Get(t.Context(), w.Keys.Gateway("gateway-1")); err != nil || json.Unmarshal(e.Value, &lease) != nil {
+		t.Fatal(err)
+	}
+	if len(lease.RightsUnread) != 1 || lease.RightsUnread[0] != "east" {
+		t.Errorf("its lease tells of %q", lease.RightsUnread)
 	}
 	for ctx := within(t, soon); ; {
 		select {
