@@ -22,6 +22,8 @@ import (
 	"spillway/federation"
 	"spillway/federation/authentication"
 	"spillway/federation/authorization"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 	"spillway/federation/layout"
@@ -573,6 +575,27 @@ func TestNobodyWaitsLongForTheFirstLists(t *testing.T) {
 			t.Fatal("it was not said")
 		}
 	}
+}
+
+// A gateway that begins while the store does not answer knows of no site that serves anything:
+// it refuses nobody for good.
+func TestAGatewayWithoutAStoreRefusesNobody(t *testing.T) {
+	t.Parallel()
+	f, l := newFront(t), newLists()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.ScramSHA256)
+		l.authorize(c, l.read)
+	}})
+	w.Store.Fail(func(coordtest.Moment, []coordination.Op) error { return errors.New("the store is away") })
+	w.StartGateway("gateway-2")
+	alice := &asker{t: t, conn: login(t, w.Addrs[1], "alice", "alice's"), topics: []string{"orders"}, groups: []string{"buyers"}}
+	for name, ask := range map[string]func() string{"InitProducerId": alice.initProducerID, "Metadata": alice.byName, "JoinGroup": alice.join} {
+		if got := ask(); !strings.Contains(got, " later") || strings.Contains(got, "no-topic") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	w.Store.Fail(nil)
+	gatewaytest.Eventually(t, "it knows that alice may nothing", func() bool { return alice.initProducerID() == " no-cluster" })
 }
 
 // Of a topic whose partitions live at several sites each is decided about by its own site.
