@@ -598,6 +598,56 @@ func TestAGatewayWithoutAStoreRefusesNobody(t *testing.T) {
 	gatewaytest.Eventually(t, "it knows that alice may nothing", func() bool { return alice.initProducerID() == " no-cluster" })
 }
 
+// A member that subscribed by an expression gets the partitions of what it may read later too,
+// and loses those that it may not read any more; a topic that it may not know of does not matter
+// to it. It says all that it wants each time, since an embedded site takes other topics with such
+// heartbeats alone.
+func TestAMemberOfAnExpressionFollowsItsRights(t *testing.T) {
+	t.Parallel()
+	f, l := newFront(t), newLists()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"carts": 2, "orders": 1, "stock": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.ScramSHA256)
+		l.authorize(c, l.read)
+	}})
+	c := login(t, w.Addrs[0], "alice", "alice's")
+	names := make(map[[16]byte]string)
+	for _, name := range []string{"carts", "orders", "stock"} {
+		names[w.Topology.TopicID(name)] = name
+	}
+	epoch, owned := int32(0), []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	beat := func() string {
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Version, req.Group, req.MemberID, req.MemberEpoch, req.RebalanceTimeoutMillis = 1, "buyers", "bWVtYmVyLW9uZS1vbmUxMQ", epoch, 10_000
+		req.Topics, req.SubscribedTopicNames, req.SubscribedTopicRegex = owned, []string{}, kmsg.StringPtr(".*")
+		resp := do[*kmsg.ConsumerGroupHeartbeatResponse](t, c, req)
+		if resp.ErrorCode != 0 {
+			t.Fatalf("%v: %+v", kerr.ErrorForCode(resp.ErrorCode), resp)
+		}
+		if epoch = resp.MemberEpoch; resp.Assignment != nil {
+			owned = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+			for _, topic := range resp.Assignment.Topics {
+				owned = append(owned, kmsg.ConsumerGroupHeartbeatRequestTopic{TopicID: topic.TopicID, Partitions: topic.Partitions})
+			}
+		}
+		var reads []string
+		for _, topic := range owned {
+			reads = append(reads, fmt.Sprint(names[topic.TopicID], len(topic.Partitions)))
+		}
+		return sorted(reads)
+	}
+	for _, c := range []struct {
+		topics []string
+		want   string
+	}{{[]string{"orders"}, "orders1"}, {[]string{"orders", "carts"}, "carts2, orders1"}, {[]string{"carts"}, "carts2"}, {nil, ""}} {
+		list := []string{"allow User:alice read group buyers"}
+		for _, topic := range c.topics {
+			list = append(list, "allow User:alice read topic "+topic)
+		}
+		l.set(t, "east", list...)
+		gatewaytest.Eventually(t, fmt.Sprintf("with %q the member reads %q", c.topics, c.want), func() bool { return beat() == c.want })
+	}
+}
+
 // Of a topic whose partitions live at several sites each is decided about by its own site.
 func TestRightsOfSiblings(t *testing.T) {
 	t.Parallel()
