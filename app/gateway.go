@@ -37,7 +37,7 @@ func (a *App) startGateway(ctx context.Context) error {
 	}
 	g, err := federation.New(federation.Config{
 		ID: spillway.GatewayID(a.cfg.Process.ID), Site: spillway.SiteID(a.cfg.Process.Site), Topology: a.cfg.Topology(),
-		Sites: a.asGateway, Store: a.store, Listener: l, TLS: front.tls, Authentication: front.authenticator, Host: host, Port: port,
+		Sites: a.asGateway, Store: a.store, Listener: l, TLS: front.tls, Authentication: front.authenticator, Authorization: a.authorization(c.Authorization), Host: host, Port: port,
 		Limits:         session.Limits{FrameBytesMax: c.Limits.FrameBytesMax, InFlightMax: c.Limits.InFlightMax, IdleMax: c.Limits.IdleMax},
 		BudgetBytesMax: c.Limits.UnansweredBytesMax, ConnectionsMax: c.Limits.ConnectionsMax, ConnectionsPerAddressMax: c.Limits.ConnectionsPerAddressMax,
 		LeaseTTL: c.Lease.TTL, LeaseEvery: c.Lease.Interval, Release: a.version, Events: events,
@@ -49,7 +49,7 @@ func (a *App) startGateway(ctx context.Context) error {
 	}
 	a.addrs["gateway"] = l.Addr()
 	a.tel.Health.Expect("gateway lease")
-	a.log.Info("gateway listens", "address", l.Addr().String(), "advertised", net.JoinHostPort(host, strconv.Itoa(int(port))), "admits", admits(c))
+	a.log.Info("gateway listens", "address", l.Addr().String(), "advertised", net.JoinHostPort(host, strconv.Itoa(int(port))), "admits", admits(c), "allows", rightsOf(c))
 	a.teardown.background("files of the gateway", func(ctx context.Context) { front.watch(ctx, a.log, events.Problem) })
 	a.teardown.background("gateway", func(ctx context.Context) {
 		if err := g.Run(ctx); err != nil && ctx.Err() == nil {

@@ -164,7 +164,8 @@ type Gateway struct {
 	Advertised     string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
 	TLS            ServerTLS     `key:"tls" doc:"Encryption towards clients; without it they connect in plain text."`
 	SASL           ClientSASL    `key:"sasl" doc:"How clients say who they are. Without it, by their certificates, or not at all. See docs/operate/security.md."`
-	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. It is for every client that is let in. See docs/operate/topics.md." enum:"none,topics" default:"none"`
+	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. It is for every client that is let in, or for those that gateway.authorization lets. See docs/operate/topics.md." enum:"none,topics" default:"none"`
+	Authorization  Authorization `key:"authorization" doc:"What clients may do once it is known who they are. See docs/operate/security.md."`
 	Limits         GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
 	Lease          Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
 }
@@ -191,6 +192,13 @@ type ClientSASL struct {
 	Tokens          ClientTokens  `key:"tokens" doc:"Which tokens let a client in, for OAUTHBEARER."`
 	SessionLifetime time.Duration `key:"sessionLifetime" doc:"How long a login is good for. Clients log in again on the same connection (KIP-368); connections of those that cannot are closed, and so are those of certificates. 0s: as long as the connection." default:"0s"`
 	WithoutTLS      bool          `key:"withoutTLS" doc:"Let clients log in without encryption: with PLAIN everybody on the way can read the passwords." default:"false"`
+}
+
+// Authorization is what clients may do.
+type Authorization struct {
+	Rules         string   `key:"rules" doc:"By what it is decided: none lets every client do everything; acls goes by the access control list of the site that serves, as its brokers do." enum:"none,acls" default:"none"`
+	SuperUsers    []string `key:"superUsers" doc:"With rules: acls, principals (User:name) that may do everything, as super.users of brokers."`
+	AllowUnlisted bool     `key:"allowUnlisted" doc:"With rules: acls, let everybody do everything with a resource that no entry is about, as allow.everyone.if.no.acl.found of brokers." default:"false"`
 }
 
 // ClientTokens are JSON Web Tokens, signed by RS256 or ES256.

@@ -80,6 +80,9 @@ type GatewayLease struct {
 	// Lagging tells, by share ("group/index"), where the other sites lack more than
 	// allowed, or producers are slowed down for it; nothing where not. For people.
 	Lagging map[string]Lagging `json:"lagging,omitempty"`
+	// RightsUnread are the sites whose access control lists this gateway has never read: of
+	// what is served there it tells clients to come again. For people.
+	RightsUnread []spillway.SiteID `json:"rightsUnread,omitempty"`
 }
 
 // Lagging is what a gateway says of a share whose other sites are behind.

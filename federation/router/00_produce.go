@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"spillway"
 	"spillway/broker/batch"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 	"spillway/lb"
 )
@@ -50,6 +52,7 @@ type produce struct {
 	// transactional is the id of the request, and transactions the share that it is of.
 	transactional string
 	transactions  *Share
+	inTransaction bool // and some batch is of it; set where rights are looked at
 	resp          *kmsg.ProduceResponse
 	throttling    sync.Mutex // guards resp.ThrottleMillis and slowed
 	slowed        time.Duration
@@ -74,6 +77,9 @@ type part struct {
 	home   *Share                  // of asked
 	spread *spread                 // of an unordered group; nil: ordered
 	hadID  bool                    // it came with a producer id, which was taken off
+	barred lb.Set                  // siblings at whose sites the client may not write
+	// undecided: nobody could tell whether the client may write it; see decided.
+	undecided bool
 
 	// The pick of the spread whose end it has not been told; −1: none.
 	pick  atomic.Int32
@@ -168,6 +174,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		op.transactions, _ = c.router.TransactionShare(op.transactional)
 	}
 	seen := make(map[spillway.TopicPartition]bool)
+	invalid := op.checkRequest(req)
 	op.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
 	for i, t := range req.Topics {
 		out := &op.resp.Topics[i]
@@ -178,6 +185,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		if !known {
 			code = kerr.UnknownTopicID.Code
 		}
+		may := c.guardByID(req.Version >= 13, authorization.Write, name)
 		out.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {
 			p := &part{op: op, out: &out.Partitions[j], records: in.Records, size: len(in.Records), tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}}
@@ -186,7 +194,10 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 			p.pick.Store(-1)
 			*p.out = kmsg.NewProduceResponseTopicPartition()
 			p.out.Partition, p.out.BaseOffset = in.Partition, -1
-			p.code = cmp.Or(op.checkRequest(req), code)
+			if p.code = cmp.Or(invalid, code); p.code == 0 {
+				p.code, p.barred = may.write(in.Partition)
+			}
+			p.decideLater()
 			op.all = append(op.all, p)
 		}
 	}
@@ -213,8 +224,71 @@ func (op *produce) checkRequest(req *kmsg.ProduceRequest) int16 {
 		return kerr.InvalidRequiredAcks.Code
 	case req.TransactionID != nil && op.transactions == nil:
 		return kerr.TransactionalIDAuthorizationFailed.Code
+	case req.TransactionID != nil && op.client.checked() && ofTransaction(req):
+		op.inTransaction = true
+		return op.transactionCode()
 	}
 	return 0
+}
+
+func (op *produce) transactionCode() int16 {
+	return codeOf(op.client.may(authorization.Write, authorization.TransactionalID, op.transactional, op.transactions),
+		kerr.TransactionalIDAuthorizationFailed, kerr.NotLeaderForPartition)
+}
+
+// decideLater lets a part wait for its share where nobody can tell what the client may do at the
+// site that served it, as that is away: the next one will say. Shares of unordered groups stay
+// where they are.
+func (p *part) decideLater() {
+	if p.code != kerr.NotLeaderForPartition.Code { // so far, that of who cannot be decided about
+		return
+	}
+	share, ok := p.op.client.router.ShareOf(p.tp)
+	if !ok || share.Group.Siblings.Of != "" {
+		return
+	}
+	if _, serving := share.Serving(); !serving {
+		p.code, p.undecided = 0, true
+	}
+}
+
+// decided refuses those of the parts that the client may not write at the site that serves
+// them by now.
+func (op *produce) decided(parts []*part) []*part {
+	return slices.DeleteFunc(parts, func(p *part) bool {
+		if !p.undecided {
+			return false
+		}
+		if _, serving := p.share.Serving(); !serving {
+			return false
+		}
+		p.undecided = false
+		code := int16(0)
+		if op.inTransaction {
+			code = op.transactionCode()
+		}
+		if code == 0 {
+			may := op.client.guardByID(op.resp.Version >= 13, authorization.Write, p.tp.Topic)
+			code = may.of(p.tp.Partition)
+		}
+		if code != 0 {
+			p.refuse(code, "invalid")
+		}
+		return code != 0
+	})
+}
+
+// ofTransaction tells whether any batch is of a transaction. Else brokers do not ask for the
+// right to the transactional id.
+func ofTransaction(req *kmsg.ProduceRequest) bool {
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			if h, _, err := batch.Parse(p.Records); err == nil && h.Transactional() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // check finds the share and looks at the batch; 0 if all is well.

@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/authorization"
 	"spillway/federation/records"
 	"spillway/federation/session"
 	"spillway/mirror/offsetmap"
@@ -163,6 +164,7 @@ func (f *fetch) lay(ctx context.Context) {
 		*out = kmsg.NewFetchResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
 		name, known := r.topics.asked(ctx, f.req.Version >= 13, t.Topic, t.TopicID)
+		may := f.client.guardByID(f.req.Version >= 13, authorization.Read, name)
 		out.Partitions = make([]kmsg.FetchResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {
 			p := &fetchPart{tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}, in: in, out: &out.Partitions[j],
@@ -174,6 +176,8 @@ func (f *fetch) lay(ctx context.Context) {
 			switch {
 			case !known:
 				p.fail(kerr.UnknownTopicID.Code)
+			case may.of(in.Partition) != 0:
+				p.refuse(may.code)
 			case p.share == nil || p.tp.Partition < 0:
 				p.fail(kerr.UnknownTopicOrPartition.Code)
 			}
@@ -188,6 +192,14 @@ func (p *fetchPart) nothing(c *Client) {
 	p.out.RecordBatches, p.out.AbortedTransactions = []byte{}, nil
 	p.out.HighWatermark = max(c.highWatermarks[p.tp], p.in.FetchOffset)
 	p.out.LastStableOffset, p.out.LogStartOffset = p.out.HighWatermark, -1
+}
+
+// refuse answers a partition that the client may not read with what a broker says of it.
+func (p *fetchPart) refuse(code int16) {
+	if code != kerr.UnknownTopicID.Code { // which looks as where there is none
+		p.out.HighWatermark, p.out.LastStableOffset = -1, -1
+	}
+	p.fail(code)
 }
 
 func (p *fetchPart) fail(code int16) { p.out.ErrorCode, p.done = code, true }

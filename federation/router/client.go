@@ -23,6 +23,7 @@ type Client struct {
 	lanes    *lanes
 	produces *produces
 	login    *authentication.Login // its steps belong to Begin
+	host     string                // as entries of access control lists name it
 
 	// Owned by Begin.
 	over error // why nothing more is begun; what was begun before is answered

@@ -37,6 +37,8 @@ type Events struct {
 	Picked func(share spillway.ShareID, reason string)
 	// Ejected: batches of an unordered group are written to other shares for a time.
 	Ejected func(share spillway.ShareID, length time.Duration, why string)
+	// Denied: a client may not do what it asked for by name.
+	Denied func(Denial)
 	// FetchLimited: sites were asked for less than a client would have got,
 	// because the budget of the process is used up.
 	FetchLimited func()
@@ -105,6 +107,12 @@ func (e *Events) picked(id spillway.ShareID, reason string) {
 func (e *Events) ejected(id spillway.ShareID, length time.Duration, why string) {
 	if e.Ejected != nil {
 		e.Ejected(id, length, why)
+	}
+}
+
+func (e *Events) denied(d Denial) {
+	if e.Denied != nil {
+		e.Denied(d)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/conn"
 	"spillway/federation/authentication"
+	"spillway/federation/authorization"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
 	"spillway/federation/topicchange"
@@ -104,6 +105,8 @@ type Config struct {
 	Authentication *authentication.Authenticator
 	// Heard keeps what sites offer for gateways that start while one is away; nil: nothing does.
 	Heard Heard
+	// Rights decide what clients may do; nil: everything.
+	Rights Rights
 	// Dial reaches other gateways, to see whether they are gone; default conn.Dial.
 	Dial conn.DialFunc
 
@@ -132,6 +135,8 @@ type Router struct {
 	marks        Marks
 	events       Events
 	topics       *topics
+	homes        homes
+	expressions  expressions
 	offer        *offer
 	contacts     *contacts
 	lags         *lags
@@ -199,7 +204,7 @@ func (r *Router) Close() {
 // Connect makes the handler of one client connection.
 func (r *Router) Connect(c net.Conn) *Client {
 	client := &Client{router: r, conn: c, lanes: &lanes{router: r}, produces: newProduces(r.background.Go, moveHeld),
-		login:          r.config.Authentication.Connect(c),
+		login: r.config.Authentication.Connect(c), host: authorization.HostOf(c.RemoteAddr()),
 		highWatermarks: make(map[spillway.TopicPartition]int64), asking: make(chan struct{}, askingMax)}
 	client.lanes.mu.byKey = make(map[laneKey]*Lane)
 	return client
