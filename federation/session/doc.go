@@ -9,4 +9,6 @@
 //	   unanswered; beyond that nothing is read (back-pressure, not refusal)
 //	C  when the client is gone, the context of everything begun for it ends
 //	D  every connection ends with a Reason out of a fixed set
+//	E  a connection that is muted is not read, until its time is over: and not longer than
+//	   its client is there, the session does not drain, and the mute is not lifted
 package session

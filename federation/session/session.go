@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway/broker/wire"
@@ -157,6 +158,7 @@ type Session struct {
 	order    chan *slot    // begun, not yet answered, oldest first
 	slots    chan struct{} // one token per unanswered request
 	window   window
+	mute     atomic.Pointer[mute] // set by requests, kept by read
 
 	once struct {
 		drain sync.Once
@@ -289,6 +291,9 @@ func (s *Session) read(ctx context.Context) error {
 			return err
 		}
 		if err := s.window.wait(ctx, s.budget, func() bool { return Gone(s.conn) }); err != nil {
+			return err
+		}
+		if err := s.muted(ctx); err != nil {
 			return err
 		}
 		frame, came, err := s.frame(ctx, r)
