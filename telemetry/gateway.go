@@ -9,6 +9,7 @@ import (
 	"spillway"
 	"spillway/federation"
 	"spillway/federation/failover"
+	"spillway/federation/quota"
 	"spillway/federation/router"
 	"spillway/federation/session"
 )
@@ -62,6 +63,9 @@ func (t *Telemetry) RouterEvents() router.Events {
 		FirstContact: func(outcome string) { t.counter(gatewayContacts, outcome).Inc() },
 		Picked:       func(id spillway.ShareID, reason string) { t.counter(gatewayPicks, id.Group, reason).Inc() },
 		Ejected:      func(id spillway.ShareID, _ time.Duration, _ string) { t.counter(gatewayEjections, id.Group).Inc() },
+		OverQuota: func(kind quota.Kind, pause time.Duration) {
+			t.histogram(gatewayOverQuota, kind.String()).Observe(pause.Seconds())
+		},
 		FetchLimited: func() { t.counter(gatewayFetchLimited).Inc() },
 	}
 }

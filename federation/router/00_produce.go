@@ -28,7 +28,7 @@ import (
 // messages of the site other than about single records.
 var produceAPI = api{
 	key: 0, min: 3, max: 13, needs: 7, begin: (*Client).beginProduce,
-	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; transactions of version 1. `ApiVersions` names versions from 0 on, as Kafka 4 does (KAFKA-18659); those below 3 are refused.",
+	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; transactions of version 1. `ApiVersions` names versions from 0 on, as Kafka 4 does (KAFKA-18659); those below 3 are refused. Where the principal used more than its quota, the throttle time says for how long the connection is not read.",
 }
 
 // produceUpstreamMax: the site is asked by topic name, and adds no partition to a
@@ -134,6 +134,7 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 	}
 	op.keepPromises(ctx)
 	op.tellSlowed()
+	op.throttle(op.client.owedMillis())
 	told := op.client.produces.tell(op.all)
 	op.afterWrite(func(err error) {
 		if err == nil { // else the client never knows

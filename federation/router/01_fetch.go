@@ -27,7 +27,7 @@ import (
 // replicas.
 var fetchAPI = api{
 	key: 1, min: 4, max: 17, needs: 4, begin: (*Client).beginFetch,
-	treatment: translated, about: "Virtual offsets and leader epochs in every batch; what belongs to no range is left out. Without sessions: every partition is named each time.",
+	treatment: translated, about: "Virtual offsets and leader epochs in every batch; what belongs to no range is left out. Without sessions: every partition is named each time. Where the principal used more than its quota, no records and a throttle time.",
 }
 
 // fetchUpstreamMax: the site is asked by topic name.
@@ -89,7 +89,9 @@ func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.An
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return resp.AppendTo(make([]byte, 0, sizeOf(resp))), nil
+		body := resp.AppendTo(make([]byte, 0, sizeOf(resp)))
+		c.payFetch(sreq, len(body))
+		return body, nil
 	}, nil
 }
 
@@ -103,6 +105,10 @@ func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.Fetc
 		return f.resp
 	}
 	f.lay(ctx)
+	if c.keptBack = c.owesFetches(); c.keptBack {
+		return f.resp
+	}
+	req.MaxBytes = c.quotaBytes(req.MaxBytes)
 	f.makeRoom(2 * c.fetched) // more is likely there where the last fetch found much
 	for f.try(ctx) && ctx.Err() == nil && time.Now().Before(f.deadline) {
 	}

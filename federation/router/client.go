@@ -12,6 +12,7 @@ import (
 	"spillway"
 	"spillway/broker/wire"
 	"spillway/federation/authentication"
+	"spillway/federation/quota"
 	"spillway/federation/session"
 )
 
@@ -23,6 +24,8 @@ type Client struct {
 	lanes    *lanes
 	produces *produces
 	login    *authentication.Login // its steps belong to Begin
+	account  *quota.Account        // of its principal, from when that is known; nil: nothing is counted
+	entered  bool                  // the principal has the connection counted
 
 	// Owned by Begin.
 	over error // why nothing more is begun; what was begun before is answered
@@ -30,11 +33,14 @@ type Client struct {
 	// Owned by answers, which are called one after the other.
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
 	fetched        int64                             // bytes that the last fetch found
+	keptBack       bool                              // it was answered with no records for a quota
 
 	left    atomic.Bool             // the client was seen to have closed its side
 	repeats atomic.Bool             // by its name in ApiVersions it is one of repeatsProve
 	counts  atomic.Bool             // by it, it is one of takeEveryOffset
 	manners atomic.Pointer[manners] // by it, what its library makes of errors of transactions
+
+	pausedUntil atomic.Int64 // in nanoseconds, for what its principal owes; 0: never was
 
 	waiting atomic.Int32  // batches that wait for a missing one
 	asking  chan struct{} // a token per question to a site about one
@@ -75,7 +81,15 @@ func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer
 		c.router.events.refused("malformed")
 		return nil, session.Close(session.ReasonMalformed, err)
 	}
-	return a.begin(c, ctx, req)
+	if c.account == nil {
+		return a.begin(c, ctx, req)
+	}
+	c.charge(req)
+	answer, err := a.begin(c, ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return c.telling(req.Key, req.Version, answer), nil
 }
 
 // Admitted implements session.Gate.
@@ -98,6 +112,7 @@ func (c *Client) Silent(req session.Request) bool {
 // Close implements session.Handler. Upstream connections that carry produces
 // are closed when these are answered, which may take longer than the client lives.
 func (c *Client) Close() {
+	c.leave()
 	c.router.background.Go(c.lanes.close)
 }
 

@@ -153,6 +153,7 @@ func (r *Router) watchLeaving() {
 	for {
 		changed := r.layout.Changed()
 		if l := r.layout.Current(); l.Version != version {
+			r.relaid.Store(time.Now().UnixNano())
 			now := make(map[string]bool)
 			for _, n := range l.Nodes {
 				now[address(n)] = n.Gateway != r.config.Gateway

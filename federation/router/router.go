@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -15,6 +16,7 @@ import (
 	"spillway/federation/authentication"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
+	"spillway/federation/quota"
 	"spillway/federation/topicchange"
 	"spillway/mirror/offsetmap"
 )
@@ -93,6 +95,8 @@ type Config struct {
 	Events         Events
 	// Authentication asks clients who they are; nil: it does not.
 	Authentication *authentication.Authenticator
+	// Quotas has an account for each principal; nil: nothing is counted.
+	Quotas *quota.Ledger[authentication.Principal]
 	// Dial reaches other gateways, to see whether they are gone; default conn.Dial.
 	Dial conn.DialFunc
 
@@ -103,6 +107,7 @@ type Config struct {
 	// that is known, see release.
 	OutstandingMax time.Duration
 	MetadataMax    time.Duration // age of a site's metadata before it is asked for again; default 5 s
+	SteadyAfter    time.Duration // without quotas after a move; default 5 s
 	ContactsMax    int           // producers and partitions remembered; default 200,000
 }
 
@@ -130,6 +135,7 @@ type Router struct {
 	aside        chan struct{} // a token per member that is taken back, or may have to be
 	changing     *rate.Limiter // of what clients change
 
+	relaid      atomic.Int64 // when the layout changed, in nanoseconds
 	generations *generations // produces on their way, by the layout that let them in
 
 	background sync.WaitGroup // work that outlives its client connection
@@ -145,6 +151,7 @@ func New(c Config) *Router {
 	def(&c.ProduceMax, 10*time.Second)
 	def(&c.OutstandingMax, 35*time.Second)
 	def(&c.MetadataMax, 5*time.Second)
+	def(&c.SteadyAfter, steadyAfter)
 	def(&c.ContactsMax, 200_000)
 	if c.Dial == nil {
 		c.Dial = conn.Dial

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -43,6 +44,8 @@ type Share struct {
 	// Set once, read by anyone.
 	ID    spillway.ShareID
 	Group spillway.FailoverGroup
+
+	moved atomic.Int64 // when it was last closed, or opened for another term, in nanoseconds
 
 	mu struct {
 		sync.Mutex
@@ -134,6 +137,9 @@ func (s *Share) SetRecord(r failover.Share) {
 	defer s.mu.Unlock()
 	s.mu.record = r
 	if site, ok := r.Serves(); !ok || site != s.mu.term.Site || servedEpoch(r) != s.mu.term.Epoch {
+		if s.mu.open {
+			s.moved.Store(time.Now().UnixNano())
+		}
 		s.mu.open = false
 	}
 	s.signal()
@@ -149,6 +155,9 @@ func (s *Share) Open(t Term) bool {
 	defer s.mu.Unlock()
 	if site, ok := s.mu.record.Serves(); !ok || site != t.Site || servedEpoch(s.mu.record) != t.Epoch {
 		return false
+	}
+	if !s.mu.open || s.mu.term.Epoch != t.Epoch {
+		s.moved.Store(time.Now().UnixNano())
 	}
 	s.mu.term, s.mu.open = t, true
 	s.signal()
