@@ -81,7 +81,7 @@ func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer
 		c.router.events.refused("malformed")
 		return nil, session.Close(session.ReasonMalformed, err)
 	}
-	if c.account == nil {
+	if c.account == nil || a.sasl { // a renewal must not be late
 		return a.begin(c, ctx, req)
 	}
 	c.charge(req)
