@@ -7,9 +7,10 @@ const (
 	// BurstDefault is how much of its rate a holder may save up: the window of Kafka's own
 	// quotas (quota.window.num 11 of one second, of which ten are full).
 	BurstDefault = 10 * time.Second
-	// PauseMax is the longest pause that is asked for at a time. Clients give a request
-	// up after about as long.
-	PauseMax = 30 * time.Second
+	// PauseMax is the longest pause that is asked for at a time. A request that was sent
+	// before its client was told lies unread for as long, and must be answered within the
+	// 30 s after which clients give it up and send it again.
+	PauseMax = 10 * time.Second
 	// DebtMax is the most that is remembered of what a holder owes: so much of its rate.
 	DebtMax = 5 * time.Minute
 )

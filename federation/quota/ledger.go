@@ -3,6 +3,7 @@ package quota
 import (
 	"container/list"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -54,8 +55,8 @@ type Ledger[K comparable] struct {
 
 // Account is one holder's. A nil one has no limits.
 type Account struct {
-	// Guarded by the lock of the ledger.
-	open  int
+	// Changed under the lock of the ledger.
+	open  atomic.Int64
 	place *list.Element // among those that are idle
 
 	limited [kinds]bool // set once
@@ -83,7 +84,7 @@ func (l *Ledger[K]) Enter(holder K, now time.Time) (*Account, Refusal) {
 	if a == nil {
 		a = newAccount(terms, l.burst, now)
 	}
-	if terms.OpenMax > 0 && a.open >= terms.OpenMax {
+	if terms.OpenMax > 0 && a.open.Load() >= int64(terms.OpenMax) {
 		return nil, TooMany
 	}
 	if !a.take(Connections, now) {
@@ -94,7 +95,7 @@ func (l *Ledger[K]) Enter(holder K, now time.Time) (*Account, Refusal) {
 		a.place = nil
 	}
 	l.accounts[holder] = a
-	a.open++
+	a.open.Add(1)
 	return a, None
 }
 
@@ -106,7 +107,7 @@ func (l *Ledger[K]) Leave(holder K, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := l.accounts[holder]
-	if a.open--; a.open > 0 {
+	if a.open.Add(-1) > 0 {
 		return
 	}
 	if a.full(now) { // a new one is the same
@@ -150,6 +151,9 @@ func (a *Account) Charge(kind Kind, amount int64, now time.Time) time.Duration {
 
 // Owes tells whether more was used than there was.
 func (a *Account) Owes(kind Kind, now time.Time) bool { return a.Charge(kind, 0, now) > 0 }
+
+// Open is how often the holder is in: those that ask are, so at least once.
+func (a *Account) Open() int64 { return max(a.open.Load(), 1) }
 
 // Burst is the most that may be used at once; 0: no limit.
 func (a *Account) Burst(kind Kind) int64 {
