@@ -209,7 +209,7 @@ type ClientTokens struct {
 type GatewayLimits struct {
 	ConnectionsMax             int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
 	ConnectionsPerAddressMax   int           `key:"connectionsPerAddressMax" doc:"Client connections from one address (IPv6: one /64). Raise it where many clients share one, behind a proxy or NAT." default:"5000"`
-	ConnectionRatePerAddress   int64         `key:"connectionRatePerAddress" doc:"Connections that one address may open in a second, those of ten seconds at once; those beyond are closed. 0: no limit." default:"0"`
+	ConnectionRatePerAddress   int64         `key:"connectionRatePerAddress" doc:"Connections that one address may open in a second, those of ten seconds at once; those beyond are closed. Leave it where clients come through a proxy or load balancer, which is one address. 0: no limit." default:"0"`
 	ConnectionsPerPrincipalMax int           `key:"connectionsPerPrincipalMax" doc:"Client connections of one principal; those beyond are closed. Where clients do not say who they are, all are one. 0: no limit." default:"0"`
 	FrameBytesMax              int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"16777216"`
 	InFlightMax                int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`

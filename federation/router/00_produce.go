@@ -13,6 +13,7 @@ import (
 
 	"spillway"
 	"spillway/broker/batch"
+	"spillway/federation/quota"
 	"spillway/federation/session"
 	"spillway/lb"
 )
@@ -42,6 +43,7 @@ const produceTimeoutMax = time.Minute
 type produce struct {
 	client     *Client
 	afterWrite func(func(error))
+	pause      func() int32 // for the quota
 	begun      time.Time
 	came       time.Time // the first of it, from the client
 	until      time.Time // of any hold
@@ -119,6 +121,9 @@ func (c *Client) beginProduce(ctx context.Context, sreq session.Request) (sessio
 		return nil, err
 	}
 	op, parts := c.newProduce(ctx, sreq, req)
+	if len(parts) > 0 {
+		c.await(ctx, req.Acks == 0)
+	}
 	op.admit(ctx, parts)
 	return op.answer, nil
 }
@@ -134,7 +139,7 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 	}
 	op.keepPromises(ctx)
 	op.tellSlowed()
-	op.throttle(op.client.owedMillis())
+	op.throttle(op.pause())
 	told := op.client.produces.tell(op.all)
 	op.afterWrite(func(err error) {
 		if err == nil { // else the client never knows
@@ -163,8 +168,10 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		timeout: min(max(time.Duration(req.TimeoutMillis)*time.Millisecond, time.Millisecond), produceTimeoutMax),
 		resp:    req.ResponseKind().(*kmsg.ProduceResponse),
 	}
+	op.pause = func() int32 { return c.pause(sreq, quota.Produce) }
 	op.until = op.begun.Add(min(c.router.config.HoldMax, op.timeout))
 	if req.TransactionID != nil {
+		c.transacts.Store(true)
 		op.transactional = *req.TransactionID
 		op.transactions, _ = c.router.TransactionShare(op.transactional)
 	}
@@ -229,6 +236,7 @@ func (p *part) check(seen map[spillway.TopicPartition]bool) int16 {
 		return kerr.InvalidRecord.Code // twice in one request: its order would be anybody's guess
 	}
 	seen[p.tp] = true
+	p.op.client.concern(p.share)
 	p.home, p.spread = p.share, r.spreads[p.share.Group.Siblings.Of]
 	if h := p.share.Group.HoldMax; h > 0 {
 		p.op.until = minTime(p.op.until, p.op.begun.Add(h))

@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/quota"
 	"spillway/federation/records"
 	"spillway/federation/session"
 	"spillway/mirror/offsetmap"
@@ -85,28 +86,31 @@ func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.An
 		return nil, err
 	}
 	return func(ctx context.Context) ([]byte, error) {
-		resp := c.fetch(ctx, sreq, req)
+		resp, free := c.fetch(ctx, sreq, req)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		body := resp.AppendTo(make([]byte, 0, sizeOf(resp)))
-		c.payFetch(sreq, len(body))
+		if !free {
+			c.account.Charge(quota.Fetch, int64(len(body)), time.Now())
+		}
 		return body, nil
 	}, nil
 }
 
-func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.FetchRequest) *kmsg.FetchResponse {
+// fetch makes an answer. It is free where it has no records for what is owed.
+func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.FetchRequest) (resp *kmsg.FetchResponse, free bool) {
 	f := &fetch{
 		client: c, sreq: sreq, req: req, resp: req.ResponseKind().(*kmsg.FetchResponse),
 		deadline: time.Now().Add(min(max(time.Duration(req.MaxWaitMillis)*time.Millisecond, 0), fetchWaitMax)),
 	}
 	if req.SessionID != 0 && req.SessionEpoch > 0 {
 		f.resp.ErrorCode = kerr.FetchSessionIDNotFound.Code // of a gateway or a broker that kept one
-		return f.resp
+		return f.resp, false
 	}
 	f.lay(ctx)
-	if c.keptBack = c.owesFetches(); c.keptBack {
-		return f.resp
+	if c.owesFetches() {
+		return f.resp, true
 	}
 	req.MaxBytes = c.quotaBytes(req.MaxBytes)
 	f.makeRoom(2 * c.fetched) // more is likely there where the last fetch found much
@@ -119,7 +123,7 @@ func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.Fetc
 			c.highWatermarks[p.tp] = p.out.HighWatermark
 		}
 	}
-	return f.resp
+	return f.resp, false
 }
 
 // makeRoom sets how much the sites may be asked for: what the client asks for,

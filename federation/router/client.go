@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kbin"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -28,19 +30,24 @@ type Client struct {
 	entered  bool                  // the principal has the connection counted
 
 	// Owned by Begin.
-	over error // why nothing more is begun; what was begun before is answered
+	over     error         // why nothing more is begun; what was begun before is answered
+	produced bool          // a batch came
+	behind   time.Duration // what was owed before the first one
 
 	// Owned by answers, which are called one after the other.
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
 	fetched        int64                             // bytes that the last fetch found
-	keptBack       bool                              // it was answered with no records for a quota
 
 	left    atomic.Bool             // the client was seen to have closed its side
 	repeats atomic.Bool             // by its name in ApiVersions it is one of repeatsProve
 	counts  atomic.Bool             // by it, it is one of takeEveryOffset
 	manners atomic.Pointer[manners] // by it, what its library makes of errors of transactions
 
-	pausedUntil atomic.Int64 // in nanoseconds, for what its principal owes; 0: never was
+	transacts atomic.Bool // it carries transactions
+	concerns  struct {
+		sync.Mutex
+		shares map[*Share]bool // that it has to do with, where pauses depend on it
+	}
 
 	waiting atomic.Int32  // batches that wait for a missing one
 	asking  chan struct{} // a token per question to a site about one
@@ -89,7 +96,7 @@ func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer
 	if err != nil {
 		return nil, err
 	}
-	return c.telling(req.Key, req.Version, answer), nil
+	return c.telling(req, answer), nil
 }
 
 // Admitted implements session.Gate.

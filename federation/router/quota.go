@@ -3,10 +3,13 @@ package router
 import (
 	"context"
 	"encoding/binary"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway/federation/failover"
+	"spillway/federation/layout"
 	"spillway/federation/quota"
 	"spillway/federation/session"
 )
@@ -17,14 +20,20 @@ import (
 // it; a fetch of who owes is answered with no records. See docs/decisions/0032.
 
 const (
-	// shortPauseMax is the longest pause for what was fetched or asked. A client that keeps
-	// to a throttle time may send nothing meanwhile, on no connection to this node: sarama and
-	// kafkajs do all over one, franz-go waits for the node. And session timeouts of groups
-	// begin at 6 s. Who owes more gets no records all the same, and one request a second.
+	// shortPauseMax is the longest pause for what was fetched or asked, and of connections
+	// that carry transactions. A client that keeps to a throttle time may send nothing
+	// meanwhile, on no connection to this node: sarama and kafkajs do all over one, franz-go
+	// waits for the node. And session timeouts of groups begin at 6 s; others wait for the end
+	// of a transaction. Who owes more gets no records all the same, and one request a second.
 	shortPauseMax = time.Second
-	// steadyAfter is how long after a move of a share, or a new layout, nobody pauses. Other
-	// gateways take for granted then that what clients have sent here before is answered
-	// after releaseAfter.
+	// firstWaitMax is the longest wait of the first batch of a connection for what its
+	// principal owes already. Clients count it as a part of the answer's time.
+	firstWaitMax = 5 * time.Second
+	// waitPause is how often that wait looks whether it should end.
+	waitPause = 100 * time.Millisecond
+	// steadyAfter is how long after a move of a share, or a new layout, nobody pauses who has
+	// to do with it. Other gateways take for granted then that what clients have sent here
+	// before is answered after releaseAfter.
 	steadyAfter = releaseAfter + 2*time.Second
 )
 
@@ -52,20 +61,57 @@ func (c *Client) leave() {
 // charge counts a request before it is begun.
 func (c *Client) charge(req session.Request) {
 	now := time.Now()
-	c.pause(req, quota.Request, c.account.Charge(quota.Request, 1, now))
+	c.account.Charge(quota.Request, 1, now)
 	if req.Key == produceAPI.key {
-		c.pause(req, quota.Produce, c.account.Charge(quota.Produce, int64(len(req.Body)), now))
+		if !c.produced {
+			c.behind = c.account.Charge(quota.Produce, 0, now)
+		}
+		c.account.Charge(quota.Produce, int64(len(req.Body)), now)
 	}
 }
 
+// await has the first batches of a connection wait for what its principal owed before: one
+// that opens connections again and again would never pause. Nothing that waits is lost
+// where it ends early; a client that went has nothing forwarded but what has no answer.
+func (c *Client) await(ctx context.Context, silent bool) {
+	wait := min(c.behind, c.longest(), firstWaitMax)
+	c.produced, c.behind = true, 0
+	if wait <= 0 || !c.steady() {
+		return
+	}
+	c.router.events.overQuota(quota.Produce, wait)
+	look := time.NewTicker(waitPause)
+	defer look.Stop()
+	for until := time.Now().Add(wait); time.Now().Before(until) && c.steady() && (silent || !c.gone()); {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// longest is the longest pause of the connection for what was produced.
+func (c *Client) longest() time.Duration {
+	if c.transacts.Load() {
+		return shortPauseMax
+	}
+	return quota.PauseMax
+}
+
 // telling has an answer tell how long the connection pauses.
-func (c *Client) telling(key, version int16, answer session.Answer) session.Answer {
-	if !throttleFirst[throttleKey{key, version}] {
+func (c *Client) telling(req session.Request, answer session.Answer) session.Answer {
+	if req.Key == produceAPI.key { // which tells it itself
 		return answer
 	}
+	req.Body = nil
 	return func(ctx context.Context) ([]byte, error) {
 		body, err := answer(ctx)
-		if millis := c.owedMillis(); millis > 0 && len(body) >= 4 {
+		kind := quota.Request
+		if req.Key == fetchAPI.key {
+			kind = quota.Fetch
+		}
+		if millis := c.pause(req, kind); millis > 0 && throttleFirst[throttleKey{req.Key, req.Version}] && len(body) >= 4 {
 			asked := int32(binary.BigEndian.Uint32(body))
 			binary.BigEndian.PutUint32(body, uint32(max(asked, millis)))
 		}
@@ -73,75 +119,91 @@ func (c *Client) telling(key, version int16, answer session.Answer) session.Answ
 	}
 }
 
-// pause has nothing more read from the connection for a time, unless something moves.
-func (c *Client) pause(req session.Request, kind quota.Kind, owed time.Duration) {
-	if owed <= 0 || !c.router.steady() {
-		return
-	}
-	if kind != quota.Produce { // which nothing else holds back
-		owed = min(owed, shortPauseMax)
+// pause has nothing more read from the connection for what is owed of a kind, and of
+// requests, from when the answer was written; unless something moves. It returns the
+// throttle time to tell. Called by the answer.
+func (c *Client) pause(req session.Request, kind quota.Kind) (millis int32) {
+	if c.account == nil {
+		return 0
 	}
 	now := time.Now()
-	until := now.Add(owed)
-	for {
-		before := c.pausedUntil.Load()
-		longer := until.Sub(time.Unix(0, before))
-		if longer <= 0 {
-			return // it pauses for as long already
-		}
-		if c.pausedUntil.CompareAndSwap(before, until.UnixNano()) {
-			req.Mute(until, func() bool { return !c.router.steady() })
-			c.router.events.overQuota(kind, min(owed, longer))
-			return
-		}
+	most := shortPauseMax
+	if kind == quota.Produce {
+		most = c.longest() // nothing else holds it back
 	}
-}
-
-// owedMillis is the throttle time to tell now.
-func (c *Client) owedMillis() int32 {
-	until := c.pausedUntil.Load()
-	if until == 0 {
-		return 0
+	owed := min(c.account.Charge(kind, 0, now), most)
+	if requests := min(c.account.Charge(quota.Request, 0, now), shortPauseMax); requests > owed {
+		kind, owed = quota.Request, requests
 	}
-	left := time.Until(time.Unix(0, until))
-	if left <= 0 || !c.router.steady() {
-		return 0
+	already := req.Muted()
+	if owed > already && c.steady() {
+		req.Mute(owed, func() bool { return !c.steady() })
+		c.router.events.overQuota(kind, owed-already)
+		already = owed
 	}
-	return int32((left + time.Millisecond - 1).Milliseconds())
+	return int32((min(already, quota.PauseMax) + time.Millisecond - 1) / time.Millisecond)
 }
 
 // owesFetches tells whether a fetch is to be answered with no records.
 func (c *Client) owesFetches() bool {
-	return c.account.Owes(quota.Fetch, time.Now()) && c.router.steady()
-}
-
-// payFetch counts an answer to a fetch. One that is kept empty for what is owed is free.
-func (c *Client) payFetch(req session.Request, size int) {
-	if c.account == nil {
-		return
-	}
-	if !c.keptBack {
-		c.account.Charge(quota.Fetch, int64(size), time.Now())
-	}
-	c.pause(req, quota.Fetch, c.account.Charge(quota.Fetch, 0, time.Now()))
+	return c.account.Owes(quota.Fetch, time.Now()) && c.steady()
 }
 
 // quotaBytes bounds what one fetch asks for: more than may be used at once would only be
-// waited for afterwards.
+// waited for afterwards. All connections of the principal may ask at once.
 func (c *Client) quotaBytes(asked int32) int32 {
 	if most := c.account.Burst(quota.Fetch); most > 0 {
-		return int32(min(int64(asked), max(most, fetchBytesFree)))
+		return int32(min(int64(asked), max(most/c.account.Open(), fetchBytesFree)))
 	}
 	return asked
 }
 
-// steady tells whether nothing has moved lately, and the gateway may serve.
-func (r *Router) steady() bool {
-	last := r.relaid.Load()
-	for _, s := range r.shares {
-		last = max(last, s.moved.Load())
+// concern notes that the connection has to do with a share: when it moves, pauses end.
+func (c *Client) concern(s *Share) {
+	if c.account == nil {
+		return
 	}
-	return time.Now().UnixNano()-last >= int64(r.config.SteadyAfter) && r.lease.Held()
+	c.concerns.Lock()
+	defer c.concerns.Unlock()
+	if c.concerns.shares == nil {
+		c.concerns.shares = make(map[*Share]bool)
+	}
+	c.concerns.shares[s] = true
+}
+
+// steady tells whether nothing that the connection has to do with has moved lately, or is
+// about to, and the gateway may serve.
+func (c *Client) steady() bool {
+	c.concerns.Lock()
+	defer c.concerns.Unlock()
+	for s := range c.concerns.shares {
+		if s.unsteady(c.router.config.SteadyAfter) {
+			return false
+		}
+	}
+	return c.router.lease.Held()
+}
+
+// unsteady tells whether the share moves, or its leaders here did, or have done so lately.
+// While groups drain the move waits for what clients commit, and so for what lies unread.
+func (s *Share) unsteady(lately time.Duration) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.record.State == failover.Draining || !s.mu.moved.IsZero() && time.Since(s.mu.moved) < lately
+}
+
+// relaid notes for each share whether its leaders may have changed with a layout, and this
+// gateway is or was one of them.
+func (r *Router) relaid(before, now layout.Layout) {
+	mine := func(n layout.Node) bool { return n.Gateway == r.config.Gateway }
+	for _, s := range r.shares {
+		was, is := before.Leaders(s.ID), now.Leaders(s.ID)
+		if !slices.Equal(was, is) && (slices.ContainsFunc(was, mine) || slices.ContainsFunc(is, mine)) {
+			s.mu.Lock()
+			s.mu.moved = time.Now()
+			s.mu.Unlock()
+		}
+	}
 }
 
 type throttleKey struct{ key, version int16 }

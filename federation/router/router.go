@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -135,7 +134,6 @@ type Router struct {
 	aside        chan struct{} // a token per member that is taken back, or may have to be
 	changing     *rate.Limiter // of what clients change
 
-	relaid      atomic.Int64 // when the layout changed, in nanoseconds
 	generations *generations // produces on their way, by the layout that let them in
 
 	background sync.WaitGroup // work that outlives its client connection

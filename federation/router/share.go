@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -45,13 +44,12 @@ type Share struct {
 	ID    spillway.ShareID
 	Group spillway.FailoverGroup
 
-	moved atomic.Int64 // when it was last closed, or opened for another term, in nanoseconds
-
 	mu struct {
 		sync.Mutex
 		record   failover.Share
 		term     Term
 		open     bool
+		moved    time.Time // when it last began to drain, closed, opened for another term, or had its leaders laid out
 		inFlight int
 		lanes    map[*Lane]int // upstream connections with produces on their way
 		silent   map[*Lane]bool
@@ -135,10 +133,13 @@ func (s *Share) Holds(t Term) bool {
 func (s *Share) SetRecord(r failover.Share) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.State == failover.Draining && s.mu.record.State != failover.Draining {
+		s.mu.moved = time.Now()
+	}
 	s.mu.record = r
 	if site, ok := r.Serves(); !ok || site != s.mu.term.Site || servedEpoch(r) != s.mu.term.Epoch {
 		if s.mu.open {
-			s.moved.Store(time.Now().UnixNano())
+			s.mu.moved = time.Now()
 		}
 		s.mu.open = false
 	}
@@ -157,7 +158,7 @@ func (s *Share) Open(t Term) bool {
 		return false
 	}
 	if !s.mu.open || s.mu.term.Epoch != t.Epoch {
-		s.moved.Store(time.Now().UnixNano())
+		s.mu.moved = time.Now()
 	}
 	s.mu.term, s.mu.open = t, true
 	s.signal()
