@@ -347,10 +347,10 @@ func TestTopicsWhileAShareMoves(t *testing.T) {
 	t.Parallel()
 	w := topicWorld(t, nil)
 	c := raw(t, w.Addrs[0])
-	w.SetShare(func(s *failover.Share) { s.State, s.Epoch, s.Target = failover.Fencing, 2, "west" })
-	gatewaytest.Eventually(t, "it is refused", func() bool {
-		return createTopics(t, c, newTopic("shop-carts", 1, 1))[0].ErrorCode == kerr.NotController.Code
-	})
+	w.Fence("west", failover.Switchover)
+	if got := createTopics(t, c, newTopic("shop-carts", 1, 1))[0]; got.ErrorCode != kerr.NotController.Code {
+		t.Errorf("while the share moves: %+v", got)
+	}
 	answer := begun(t, c, func() kmsg.Request {
 		req := kmsg.NewPtrCreateTopicsRequest()
 		req.Version, req.TimeoutMillis, req.Topics = 7, 20_000, []kmsg.CreateTopicsRequestTopic{newTopic("shop-carts", 1, 1)}

@@ -177,7 +177,7 @@ func New(c Config) (*Gateway, error) {
 	rc := c.Router
 	rc.Gateway, rc.Site, rc.Topology, rc.Sites = c.ID, c.Site, c.Topology, c.Sites
 	rc.Lease, rc.Layout, rc.Maps, rc.Reserve, rc.Marks = leaseHeld{g.lease}, g.layout, siteMaps{g}, g.reserve, g.marks
-	rc.Changes = g.changes
+	rc.Changes, rc.Heard = g.changes, offers{g}
 	rc.Authentication = c.Authentication
 	rc.Quotas = newQuotas(c)
 	rc.Report, rc.Events, rc.Dial = g.reports.update, c.Events.Router, c.Dial

@@ -59,6 +59,16 @@ func (x *transaction) add() int16 {
 	return resp.(*kmsg.AddPartitionsToTxnResponse).Topics[0].Partitions[0].ErrorCode
 }
 
+// write produces a batch of the transaction.
+func (x *transaction) write(set []byte) {
+	x.f.Helper()
+	req := produceRequest(x.tp, -1, set)
+	req.TransactionID = &x.id
+	resp, err := x.f.dial(x.f.Cluster, x.tp).DoVersion(x.f.ctx, req)
+	x.f.must(err)
+	x.f.must(kerr.ErrorForCode(resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode))
+}
+
 func (x *transaction) end(commit bool) {
 	x.f.Helper()
 	req := kmsg.NewPtrEndTxnRequest()
@@ -132,7 +142,7 @@ func abortedInCutAnswers(t *testing.T, f *fixture) {
 	w := writer{id: x.producer.ProducerID, epoch: x.producer.ProducerEpoch, attributes: batch.AttributeTransactional}
 	const batches = 20
 	for i := range int32(batches) {
-		f.append(tp, w.batch(i, 1, time.Now()))
+		x.write(w.batch(i, 1, time.Now()))
 	}
 	x.end(false)
 	f.eventually("the transaction is aborted", func() bool {

@@ -109,6 +109,9 @@ func (k Keys) DrainedAll() string { return k.root() + "drained/" }
 // Drained marks a site that is drained; absent if it is not.
 func (k Keys) Drained(site spillway.SiteID) string { return k.DrainedAll() + string(site) }
 
+// Offer is what gateways heard that a site offers: versions by API key.
+func (k Keys) Offer(site spillway.SiteID) string { return k.root() + "offers/" + string(site) }
+
 // Topics is the prefix of the topics that are being created.
 func (k Keys) Topics() string { return k.root() + "topics/" }
 

@@ -155,29 +155,54 @@ func (c *Client) askSite(ctx context.Context, site spillway.SiteID, tp spillway.
 	if err != nil {
 		return none, err
 	}
-	lane, err := c.lanes.Lane(ctx, OtherLane, site, node)
+	told, err := c.askBroker(ctx, siteNode{site, node}, []spillway.TopicPartition{tp}, isolation, timestamp)
 	if err != nil {
 		return none, err
+	}
+	if in, ok := told[tp]; ok {
+		return in, nil
+	}
+	none.ErrorCode = kerr.UnknownServerError.Code
+	return none, nil
+}
+
+// siteNode is a broker of a site.
+type siteNode struct {
+	site spillway.SiteID
+	node int32
+}
+
+// askBroker puts one question about partitions that a broker leads.
+func (c *Client) askBroker(ctx context.Context, at siteNode, tps []spillway.TopicPartition, isolation int8, timestamp int64) (map[spillway.TopicPartition]kmsg.ListOffsetsResponseTopicPartition, error) {
+	lane, err := c.lanes.Lane(ctx, OtherLane, at.site, at.node)
+	if err != nil {
+		return nil, err
 	}
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.Version = min(lane.conn.MaxVersion(req.Key()), listOffsetsUpstreamMax)
 	req.ReplicaID, req.IsolationLevel = -1, isolation
-	p := kmsg.NewListOffsetsRequestTopicPartition()
-	p.Partition, p.Timestamp, p.CurrentLeaderEpoch = tp.Partition, timestamp, -1
-	t := kmsg.NewListOffsetsRequestTopic()
-	t.Topic, t.Partitions = tp.Topic, []kmsg.ListOffsetsRequestTopicPartition{p}
-	req.Topics = []kmsg.ListOffsetsRequestTopic{t}
+	for _, tp := range tps {
+		if n := len(req.Topics); n == 0 || req.Topics[n-1].Topic != tp.Topic {
+			t := kmsg.NewListOffsetsRequestTopic()
+			t.Topic = tp.Topic
+			req.Topics = append(req.Topics, t)
+		}
+		p := kmsg.NewListOffsetsRequestTopicPartition()
+		p.Partition, p.Timestamp, p.CurrentLeaderEpoch = tp.Partition, timestamp, -1
+		t := &req.Topics[len(req.Topics)-1]
+		t.Partitions = append(t.Partitions, p)
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.router.config.ProduceMax)
 	defer cancel()
 	resp, err := lane.conn.DoVersion(ctx, req)
 	if err != nil {
-		return none, err
+		return nil, err
 	}
+	told := make(map[spillway.TopicPartition]kmsg.ListOffsetsResponseTopicPartition, len(tps))
 	for _, t := range resp.(*kmsg.ListOffsetsResponse).Topics {
 		for _, p := range t.Partitions {
-			return p, nil
+			told[spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition}] = p
 		}
 	}
-	none.ErrorCode = kerr.UnknownServerError.Code
-	return none, nil
+	return told, nil
 }

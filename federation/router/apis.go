@@ -36,7 +36,7 @@ func init() { // apiVersionsAPI reads the table that it is in
 	for _, a := range []api{
 		produceAPI, fetchAPI, listOffsetsAPI, metadataAPI, offsetCommitAPI, offsetFetchAPI, findCoordinatorAPI,
 		joinGroupAPI, heartbeatAPI, leaveGroupAPI, syncGroupAPI, describeGroupsAPI, listGroupsAPI, saslHandshakeAPI, apiVersionsAPI,
-		initProducerIDAPI, addPartitionsToTxnAPI, addOffsetsToTxnAPI, endTxnAPI, txnOffsetCommitAPI, describeConfigsAPI, saslAuthenticateAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
+		initProducerIDAPI, offsetForLeaderEpochAPI, addPartitionsToTxnAPI, addOffsetsToTxnAPI, endTxnAPI, txnOffsetCommitAPI, describeConfigsAPI, saslAuthenticateAPI, describeClusterAPI, consumerGroupHeartbeatAPI, consumerGroupDescribeAPI,
 		createTopicsAPI, incrementalAlterConfigsAPI, alterConfigsAPI,
 	} {
 		apis[a.key] = a
@@ -45,12 +45,17 @@ func init() { // apiVersionsAPI reads the table that it is in
 
 // offer knows which versions the sites offer, so that a move never takes an
 // API away from a connection.
+//
+//	A  nobody is answered while a site that was never heard is being asked
+//	B  what a site offered counts while it is away, also for a gateway that has
+//	   started since: to a Java consumer of KIP-848 the lack of one request is fatal
 type offer struct {
 	router *Router
 	mu     struct {
 		sync.Mutex
 		bySite map[spillway.SiteID]map[int16]int16 // highest version by key
 		asked  map[spillway.SiteID]time.Time
+		asking map[spillway.SiteID]chan struct{} // closed when the answer is there, or none
 	}
 }
 
@@ -58,6 +63,7 @@ func newOffer(r *Router) *offer {
 	o := &offer{router: r}
 	o.mu.bySite = make(map[spillway.SiteID]map[int16]int16)
 	o.mu.asked = make(map[spillway.SiteID]time.Time)
+	o.mu.asking = make(map[spillway.SiteID]chan struct{})
 	return o
 }
 
@@ -67,31 +73,61 @@ const (
 	offerAskEvery = 5 * time.Second
 )
 
-// learn asks the sites that were never heard. A site that cannot be reached
-// counts as one that offers only what all supported releases have, until it
-// was heard once.
+// learn asks the sites that were never heard, or waits for who asks already. A site that
+// cannot be reached, and that no gateway ever heard, counts as one that offers only what all
+// supported releases have.
 func (o *offer) learn(ctx context.Context) {
-	var wg sync.WaitGroup
+	var wait []chan struct{}
 	for id, cluster := range o.router.sites {
 		o.mu.Lock()
-		known := o.mu.bySite[id] != nil || time.Since(o.mu.asked[id]) < offerAskEvery
-		if !known {
-			o.mu.asked[id] = time.Now()
+		asking := o.mu.asking[id]
+		if asking == nil && o.mu.bySite[id] == nil && time.Since(o.mu.asked[id]) >= offerAskEvery {
+			asking = make(chan struct{})
+			o.mu.asked[id], o.mu.asking[id] = time.Now(), asking
+			// The client that asks first may go away; the others wait for the same answer.
+			go o.ask(context.WithoutCancel(ctx), id, cluster, asking)
 		}
 		o.mu.Unlock()
-		if !known {
-			wg.Go(func() { o.ask(ctx, id, cluster) })
+		if asking != nil {
+			wait = append(wait, asking)
 		}
 	}
-	wg.Wait()
+	for _, asking := range wait {
+		select {
+		case <-asking:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
-func (o *offer) ask(ctx context.Context, id spillway.SiteID, cluster broker.Cluster) {
+// ask takes at most offerAskMax.
+func (o *offer) ask(ctx context.Context, id spillway.SiteID, cluster broker.Cluster, done chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, offerAskMax)
 	defer cancel()
+	versions := o.versions(ctx, cluster)
+	heard := o.router.config.Heard
+	switch {
+	case heard == nil:
+	case versions != nil:
+		heard.Put(ctx, id, versions)
+	default:
+		versions = heard.Get(ctx, id)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if versions != nil {
+		o.mu.bySite[id] = versions
+	}
+	delete(o.mu.asking, id)
+	close(done)
+}
+
+// versions are what a site says; nil: it does not answer.
+func (o *offer) versions(ctx context.Context, cluster broker.Cluster) map[int16]int16 {
 	c, err := cluster.Dial(ctx, broker.AnyNode)
 	if err != nil {
-		return
+		return nil
 	}
 	defer c.Close()
 	versions := make(map[int16]int16, len(apis))
@@ -101,20 +137,18 @@ func (o *offer) ask(ctx context.Context, id spillway.SiteID, cluster broker.Clus
 	// 3.9 offers the requests of KIP-848 and refuses them, so what counts is the
 	// finalized feature, which the first look at the metadata learns.
 	if _, err := cluster.Metadata(ctx); err != nil {
-		return
+		return nil
 	}
 	if !cluster.Capabilities().ConsumerGroupV2 {
 		for key := range newerAPIs {
 			versions[key] = -1
 		}
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.mu.bySite[id] = versions
+	return versions
 }
 
 // newerAPIs (KIP-848) do not work in every supported release (3.9 to 4.4), so
-// a site that was never heard is taken not to have them.
+// a site that nobody ever heard is taken not to have them.
 var newerAPIs = map[int16]bool{68: true, 69: true}
 
 func (o *offer) offered(a api) bool {

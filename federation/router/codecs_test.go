@@ -70,6 +70,7 @@ var codecs = map[int16]codec{
 	18: {alone: true},
 	19: {alone: true},
 	22: {tagged: true, ask: askInitProducerID},
+	23: {alone: true},
 	24: {tagged: true, ask: askAddPartitionsToTxn},
 	25: {tagged: true},
 	26: {tagged: true},

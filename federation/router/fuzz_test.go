@@ -49,6 +49,7 @@ func FuzzAPIVersionsRequest(f *testing.F)             { fuzzRequest(f, 18) }
 func FuzzCreateTopicsRequest(f *testing.F)            { fuzzRequest(f, 19) }
 func FuzzInitProducerIDRequest(f *testing.F)          { fuzzRequest(f, 22) }
 func FuzzInitProducerIDAnswer(f *testing.F)           { fuzzAnswer(f, 22) }
+func FuzzOffsetForLeaderEpochRequest(f *testing.F)    { fuzzRequest(f, 23) }
 func FuzzAddPartitionsToTxnRequest(f *testing.F)      { fuzzRequest(f, 24) }
 func FuzzAddPartitionsToTxnAnswer(f *testing.F)       { fuzzAnswer(f, 24) }
 func FuzzAddOffsetsToTxnRequest(f *testing.F)         { fuzzRequest(f, 25) }

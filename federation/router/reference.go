@@ -32,7 +32,6 @@ var refusals = []struct {
 	{"Access rights, quotas and users have to change at all sites together, which is not served yet. Change them at each site.", []int16{29, 30, 31, 48, 49, 50, 51}},
 	{"Administration of groups is not served yet. Do it at the site that serves the group.", []int16{42, 47}},
 	{"Brokers, disks and replicas are a site's own. Ask the site.", []int16{34, 35, 43, 45, 46, 55, 57, 64, 94}},
-	{"Leader epochs are the virtual cluster's, so no answer of a site would be true. Clients go on without it.", []int16{23}},
 	{"Clients' metrics (KIP-714) are not collected. Clients go on without it.", []int16{71, 72}},
 	{"Clients ask Metadata where it is missing.", []int16{75}},
 }

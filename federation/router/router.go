@@ -69,6 +69,15 @@ type Marks interface {
 	Mark(t Term, tp spillway.TopicPartition, sites int) spillway.Offset
 }
 
+// Heard is what gateways have heard that sites offer: the highest version by API key, -1 where
+// it does not work.
+type Heard interface {
+	// Get returns nil for a site that nobody has heard yet, or where nobody can tell.
+	Get(ctx context.Context, site spillway.SiteID) map[int16]int16
+	// Put keeps what a site has just said.
+	Put(ctx context.Context, site spillway.SiteID, versions map[int16]int16)
+}
+
 // ErrLost tells that a failover away from a term was begun.
 var ErrLost = errors.New("a failover from the site was begun, which may lose it")
 
@@ -96,6 +105,8 @@ type Config struct {
 	Authentication *authentication.Authenticator
 	// Quotas has an account for each principal; nil: nothing is counted.
 	Quotas *quota.Ledger[authentication.Principal]
+	// Heard keeps what sites offer for gateways that start while one is away; nil: nothing does.
+	Heard Heard
 	// Dial reaches other gateways, to see whether they are gone; default conn.Dial.
 	Dial conn.DialFunc
 

@@ -44,11 +44,11 @@ func run(ctx context.Context, s stage) result {
 		return r
 	}
 	r.passed, r.broken = tests.passed(), tests.failed()
-	r.faults = append(r.faults, tests.faults(s.testsMin)...)
-	r.said = tests.reasons
-	if err != nil && r.failed() == 0 {
+	if err != nil && r.broken == 0 { // else the failed tests are what it means
 		r.faults = append(r.faults, err.Error())
 	}
+	r.faults = append(r.faults, tests.faults(s.testsMin)...)
+	r.said = tests.reasons
 	return r
 }
 

@@ -13,6 +13,7 @@ import (
 
 // Load is what every client of ForTest does.
 type Load struct {
+	Clients           []Spec // Usual or Others
 	Bootstrap, Topics []string
 	Partitions        int
 	Rate              float64 // records a second, of each client
@@ -24,6 +25,27 @@ type Load struct {
 // loads for ten seconds of a processor's time before it asks for anything.
 const startPatience = 90 * time.Second
 
+// Usual are the clients that the stories run; sarama and franz-go are beside them in the
+// process of the test.
+var Usual = []Spec{
+	{Kind: "java-3.9.2", Name: "java39"},
+	{Kind: "java-4.3.1", Name: "java43", Protocol: "consumer"},
+	{Kind: "java-4.4.0", Name: "java44"},
+	{Kind: "python", Name: "python"},
+	{Kind: "kcat", Name: "kcat", Plain: true},
+}
+
+// Others have a story of their own: with all of them at once two cores would show nothing
+// but their own load.
+var Others = []Spec{
+	{Kind: "java-2.8.2", Name: "java28"},
+	{Kind: "java-3.6.2", Name: "java36"},
+	{Kind: "java-4.0.1", Name: "java40", Protocol: "consumer"},
+	{Kind: "kafkajs", Name: "kafkajs", Roles: []string{history.Producer, history.Member}}, // it has no assign()
+	{Kind: "kafka-python", Name: "kafkapython"},
+	{Kind: "aiokafka", Name: "aiokafka"},
+}
+
 // ForTest starts one client of each kind, each writing, reading in a group of
 // its own and reading by assignment. They start one after another, each once
 // the one before it is served: a Java client that loads beside clients at work,
@@ -33,21 +55,15 @@ func ForTest(t testing.TB, l Load) []*Client {
 	if l.Dir == "" {
 		l.Dir = t.TempDir()
 	}
-	roles := []string{history.Producer, history.Member, history.Assigned}
-	specs := []Spec{
-		{Kind: "java-3.9.2", Name: "java39"},
-		{Kind: "java-4.3.1", Name: "java43", Protocol: "consumer"},
-		{Kind: "java-4.4.0", Name: "java44"},
-		{Kind: "python", Name: "python"},
-		{Kind: "kcat", Name: "kcat", Plain: true},
-	}
 	var all []*Client
-	for _, s := range specs {
+	for _, s := range l.Clients {
 		s.Bootstrap, s.Topics, s.Partitions, s.Rate, s.Dir = l.Bootstrap, l.Topics, l.Partitions, l.Rate, l.Dir
 		if l.Classic {
 			s.Protocol = ""
 		}
-		s.Roles, s.Group = roles, "group-"+s.Name
+		if s.Group = "group-" + s.Name; s.Roles == nil {
+			s.Roles = []string{history.Producer, history.Member, history.Assigned}
+		}
 		c, err := Start(t.Context(), s)
 		if err != nil {
 			t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -28,15 +29,9 @@ import (
 //go:embed java/HistoryClient.java
 var javaSource string
 
-//go:embed python/history_client.py
-var pythonSource string
-
-// confluentKafka is the release of librdkafka's Python binding that is tested.
-const confluentKafka = "confluent-kafka==2.16.1"
-
 // Spec says which client to run and what it does.
 type Spec struct {
-	Kind       string // "java-3.9.2", "java-4.3.1", "java-4.4.0", "python" or "kcat"
+	Kind       string // one of Kinds that is no library of Go
 	Name       string // in the history each role is a client of its own: Name-producer, Name-group, Name-assign
 	Roles      []string
 	Bootstrap  []string
@@ -76,12 +71,14 @@ func Start(ctx context.Context, spec Spec) (*Client, error) {
 	if c.output, err = os.Create(c.HistoryFile()); err != nil {
 		return nil, fmt.Errorf("start client %s: %w", spec.Name, err)
 	}
-	switch kind, version, _ := strings.Cut(spec.Kind, "-"); kind {
-	case "java":
+	version, isJava := strings.CutPrefix(spec.Kind, "java-")
+	program, isProgram := historyClients[spec.Kind]
+	switch {
+	case isJava:
 		err = c.startJava(ctx, version)
-	case "python":
-		err = c.startPython(ctx)
-	case "kcat":
+	case isProgram:
+		err = c.startProgram(ctx, program)
+	case spec.Kind == "kcat":
 		err = c.startKcat()
 	default:
 		err = fmt.Errorf("start client %s: no client is called %q", spec.Name, spec.Kind)
@@ -188,7 +185,11 @@ func (c *Client) startJava(ctx context.Context, version string) error {
 // compile compiles a program once per version of the library: launching from
 // source would compile it at each start, on cores that the brokers need.
 func compile(ctx context.Context, version, class, source string) (kafka.Java, error) {
-	java, err := kafka.Tools(ctx, version)
+	set := version
+	if slices.Contains(kafka.Sets(), "clients-"+version) {
+		set = "clients-" + version // of which no broker is started
+	}
+	java, err := kafka.Tools(ctx, set)
 	if err != nil {
 		return java, err
 	}
@@ -210,31 +211,12 @@ func compile(ctx context.Context, version, class, source string) (kafka.Java, er
 	return java, nil
 }
 
-func (c *Client) startPython(ctx context.Context) error {
-	library, err := pythonLibrary(ctx)
+func (c *Client) startProgram(ctx context.Context, p program) error {
+	spec, err := p.command(ctx, c.spec.Dir, c.spec.arguments())
 	if err != nil {
-		return err
-	}
-	program := filepath.Join(c.spec.Dir, "history_client.py")
-	if err := os.WriteFile(program, []byte(pythonSource), 0o644); err != nil {
 		return fmt.Errorf("start client %s: %w", c.spec.Name, err)
 	}
-	return c.run(process.Spec{Path: "python3", Args: append([]string{program}, c.spec.arguments()...), Env: []string{"PYTHONPATH=" + library}})
-}
-
-// pythonLibrary is the folder of a copy of the library of its own, installed once.
-func pythonLibrary(ctx context.Context) (string, error) {
-	dir, err := cache.Entry("python-client-"+digest(confluentKafka), func(dir string) error {
-		out, err := exec.CommandContext(ctx, "python3", "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--target", dir, confluentKafka).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("pip: %w: %s", err, out)
-		}
-		return nil
-	})
-	if err != nil {
-		return "", fmt.Errorf("install %s (needs python3-pip and PyPI): %w", confluentKafka, err)
-	}
-	return dir, nil
+	return c.run(spec)
 }
 
 func digest(text string) string {

@@ -4,6 +4,7 @@ package clients_test
 
 import (
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ func TestPlainKafkaComesOutClean(t *testing.T) {
 	if err := orders.CreateTopics(t.Context(), c.Bootstrap(), 2, 1); err != nil {
 		t.Fatal(err)
 	}
-	all := clients.ForTest(t, clients.Load{Bootstrap: c.Bootstrap(), Topics: orders.Topics, Partitions: 2, Rate: 100})
+	all := clients.ForTest(t, clients.Load{Clients: slices.Concat(clients.Usual, clients.Others), Bootstrap: c.Bootstrap(), Topics: orders.Topics, Partitions: 2, Rate: 100})
 	time.Sleep(8 * time.Second) // the length of the run: nothing is waited for
 	if err := clients.Stop(all, time.Minute); err != nil {
 		t.Error(err)

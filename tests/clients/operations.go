@@ -9,9 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,15 +21,18 @@ import (
 //go:embed java/Operations.java
 var javaOperations string
 
-//go:embed python/operations.py
-var pythonOperations string
-
 // Kinds are all clients that Operate knows.
-var Kinds = []string{"java-3.9.2", "java-4.3.1", "java-4.4.0", "python", "kcat", "sarama", "franz-go"}
+var Kinds = []string{
+	"java-2.8.2", "java-3.6.2", "java-3.9.2", "java-4.0.1", "java-4.3.1", "java-4.4.0", "python", "kcat",
+	"sarama", "franz-go", "kafka-go", "kafkajs", "kafka-python", "aiokafka",
+}
 
-// NextGroups tells which of them speak KIP-848. In Java 3.9 it is a preview,
-// sarama and Debian's librdkafka do not have it.
-var NextGroups = map[string]bool{"java-4.3.1": true, "java-4.4.0": true, "python": true, "franz-go": true}
+// NextGroups tells which of them speak KIP-848. In Java 3.9 it is a preview, and those that
+// are not here do not have it.
+var NextGroups = map[string]bool{"java-4.0.1": true, "java-4.3.1": true, "java-4.4.0": true, "python": true, "franz-go": true}
+
+// NotIdempotent are clients whose library has no idempotent producer.
+var NotIdempotent = map[string]bool{"kafka-go": true}
 
 // The operations of a client. What is told of one is a row of its own.
 const (
@@ -48,7 +51,7 @@ const (
 	Setting           = "setting" // cleanup.policy of the topic
 )
 
-// Producing are the operations that write, in this order.
+// Producing are the operations that write, in this order, of a client that has them all.
 var Producing = []string{ProduceNone, ProduceOne, ProduceAll, ProduceIdempotent}
 
 // Task is what one run of a client does with partition 0 of a topic: with Write
@@ -98,6 +101,17 @@ func (t Task) group(op string) string {
 	return t.Kind + "-" + t.Tag + "-" + strings.TrimPrefix(op, "group ")
 }
 
+// producing are the operations that this client writes with.
+func (t Task) producing() []string { return ProducingOf(t.Kind) }
+
+// ProducingOf are the operations of Producing that a client has.
+func ProducingOf(kind string) []string {
+	if NotIdempotent[kind] {
+		return slices.DeleteFunc(slices.Clone(Producing), func(op string) bool { return op == ProduceIdempotent })
+	}
+	return Producing
+}
+
 // operations of groups that this client tries.
 func (t Task) groups() []string {
 	if t.Consumer {
@@ -120,17 +134,21 @@ type member struct {
 func Operate(ctx context.Context, t Task) ([]Told, error) {
 	var told []Told
 	var err error
-	switch kind, version, _ := strings.Cut(t.Kind, "-"); kind {
-	case "java":
+	version, isJava := strings.CutPrefix(t.Kind, "java-")
+	program, isProgram := operating[t.Kind]
+	switch {
+	case isJava:
 		told, err = t.java(ctx, version)
-	case "python":
-		told, err = t.python(ctx)
-	case "kcat":
+	case isProgram:
+		told, err = t.interpreted(ctx, program)
+	case t.Kind == "kcat":
 		told, err = t.kcat(ctx)
-	case "sarama":
+	case t.Kind == "sarama":
 		told, err = t.sarama(ctx)
-	case "franz":
+	case t.Kind == "franz-go":
 		told, err = t.franz(ctx)
+	case t.Kind == "kafka-go":
+		told, err = t.kafkaGo(ctx)
 	default:
 		err = fmt.Errorf("no client is called %q", t.Kind)
 	}
@@ -163,18 +181,14 @@ func (t Task) java(ctx context.Context, version string) ([]Told, error) {
 	return t.run(ctx, java.Spec(t.Kind, t.log(), "Operations", t.arguments()...))
 }
 
-func (t Task) python(ctx context.Context) ([]Told, error) {
-	library, err := pythonLibrary(ctx)
+// interpreted runs a program in Python or JavaScript.
+func (t Task) interpreted(ctx context.Context, p program) ([]Told, error) {
+	spec, err := p.command(ctx, t.Dir, t.arguments())
 	if err != nil {
 		return nil, err
 	}
-	program := filepath.Join(t.Dir, "operations.py")
-	if err := os.WriteFile(program, []byte(pythonOperations), 0o644); err != nil {
-		return nil, err
-	}
-	return t.run(ctx, process.Spec{
-		Name: t.Kind, Path: "python3", Args: append([]string{program}, t.arguments()...), Env: []string{"PYTHONPATH=" + library}, Log: t.log(),
-	})
+	spec.Name, spec.Log = t.Kind, t.log()
+	return t.run(ctx, spec)
 }
 
 func (t Task) log() string { return filepath.Join(t.Dir, t.Kind+"-operations.log") }

@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -14,9 +13,6 @@ import (
 
 //go:embed java/Transactions.java
 var javaTransactions string
-
-//go:embed python/transactions.py
-var pythonTransactions string
 
 // Transactional is an application with transactions: with Records it writes that many
 // numbered ones to To and ends (Java only), else it copies what is committed in From to To
@@ -57,15 +53,9 @@ func Transact(ctx context.Context, a Transactional) (*Client, error) {
 		java.Options = append(java.Options, "-Xmx96m")
 		spec = java.Spec(a.ID, c.spec.log(), "Transactions", a.arguments()...)
 	} else {
-		library, err := pythonLibrary(ctx)
-		if err != nil {
-			return nil, err
-		}
-		program := filepath.Join(a.Dir, "transactions.py")
-		if err := os.WriteFile(program, []byte(pythonTransactions), 0o644); err != nil {
+		if spec, err = (program{"python/transactions.py", confluentKafka}).command(ctx, a.Dir, a.arguments()); err != nil {
 			return nil, fmt.Errorf("start %s: %w", a.ID, err)
 		}
-		spec = process.Spec{Path: "python3", Args: append([]string{program}, a.arguments()...), Env: []string{"PYTHONPATH=" + library}}
 	}
 	if err := c.run(spec); err != nil {
 		c.Kill()

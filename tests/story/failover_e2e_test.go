@@ -46,7 +46,7 @@ const (
 // announced, is listed exactly once the site is back, and nothing else is wrong.
 func TestASiteIsLost(t *testing.T) {
 	w := world.Start(t, world.Options{Automatic: true, ReservedBlock: 2000, Control: hasty, MirrorApart: true, Isolated: "east", LeaderFirst: true})
-	r := begin(t, w, lossRate, true)
+	r := begin(t, w, lossRate, clients.Usual)
 	inside := r.inside("east")
 
 	r.chapter("the brokers of east die")
@@ -82,7 +82,7 @@ func TestASiteIsLost(t *testing.T) {
 // would rather go to is behind the third one and acknowledgements wait.
 func TestASiteIsLostAfterTwoHadAcknowledged(t *testing.T) {
 	w := world.Start(t, world.Options{Automatic: true, AckSites: 2, ReservedBlock: 2000, Control: hasty, MirrorApart: true, LeaderFirst: true})
-	r := begin(t, w, lossRate, true)
+	r := begin(t, w, lossRate, clients.Usual)
 	l := &loss{what: "the whole site died, two had to acknowledge", site: "east", inFlight: 100, bound: resumeAfterSite, act: func() { w.LoseSite("east") },
 		prepare: func() { // west falls behind north, which acknowledgements need now
 			r.must(w.Mirror("west").Pause())
@@ -108,7 +108,7 @@ func TestASiteIsLostAmongThreeVersions(t *testing.T) {
 		Automatic: true, ReservedBlock: 2000, Control: hasty, MirrorApart: true, LeaderFirst: true,
 		Versions: map[string]string{"east": "3.9.2", "west": "4.3.1", "north": "4.4.0"},
 	})
-	r := begin(t, w, lossRate, true)
+	r := begin(t, w, lossRate, clients.Usual)
 	for _, move := range [][2]string{{"east", "north"}, {"north", "west"}, {"west", "east"}} {
 		r.switchover(move[0], move[1])
 	}

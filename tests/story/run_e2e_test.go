@@ -46,10 +46,10 @@ type run struct {
 	sites  []*check.Site // their logs, read by finish
 }
 
-// begin starts the order workload with half of the rate and, with others, the
+// begin starts the order workload with half of the rate and, if there are others, the
 // clients of other languages with the other half; it returns when every one of
 // them has been served.
-func begin(t *testing.T, w *world.World, rate float64, others bool) *run {
+func begin(t *testing.T, w *world.World, rate float64, others []clients.Spec) *run {
 	t.Helper()
 	r := &run{t: t, w: w}
 	var err error
@@ -59,10 +59,10 @@ func begin(t *testing.T, w *world.World, rate float64, others bool) *run {
 	t.Cleanup(func() { _ = r.told.Close() })
 	r.rec = history.NewRecorder(r.told)
 	own := rate
-	if others {
+	if len(others) > 0 {
 		own = rate / 2
 		r.other = clients.ForTest(t, clients.Load{
-			Bootstrap: w.Bootstrap, Topics: orders.Topics, Partitions: int(w.Options.Partitions), Rate: rate / 10,
+			Clients: others, Bootstrap: w.Bootstrap, Topics: orders.Topics, Partitions: int(w.Options.Partitions), Rate: own / float64(len(others)),
 			Dir: w.Dir(), Classic: !w.From("4.0"),
 		})
 	}

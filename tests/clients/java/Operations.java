@@ -6,12 +6,15 @@ import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.Future;
 import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.DescribeTopicsResult;
+import org.apache.kafka.clients.admin.TopicDescription;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
+import org.apache.kafka.common.KafkaFuture;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
 
@@ -128,14 +131,28 @@ public class Operations {
     }
   }
 
+  /** describeTopics answers by allTopicNames since 3.1, and by all before. */
+  @SuppressWarnings("unchecked")
+  static TopicDescription described(Admin admin) throws Exception {
+    DescribeTopicsResult answer = admin.describeTopics(List.of(tp.topic()));
+    Object described;
+    try {
+      described = answer.getClass().getMethod("allTopicNames").invoke(answer);
+    } catch (NoSuchMethodException before31) {
+      described = answer.getClass().getMethod("all").invoke(answer);
+    }
+    return ((KafkaFuture<Map<String, TopicDescription>>) described).get().get(tp.topic());
+  }
+
   static void identities() throws Exception {
     try (Admin admin = Admin.create(conf())) {
       var cluster = admin.describeCluster();
       tell("cluster id", "", "", -1, -1, 0, cluster.clusterId().get());
       for (var node : cluster.nodes().get()) tell("node id", "", "", -1, -1, 0, node.idString());
       tell("node id", "", "", -1, -1, 0, cluster.controller().get().idString());
-      var topic = admin.describeTopics(List.of(tp.topic())).allTopicNames().get().get(tp.topic());
-      tell("topic id", "", "", -1, -1, 0, topic.topicId().toString());
+      var topic = described(admin);
+      for (var method : topic.getClass().getMethods()) // since 3.1
+        if (method.getName().equals("topicId")) tell("topic id", "", "", -1, -1, 0, method.invoke(topic).toString());
       tell("leader", "", "", -1, -1, 0, topic.partitions().get(0).leader().idString());
       var resource = new ConfigResource(ConfigResource.Type.TOPIC, tp.topic());
       tell("setting", "", "", -1, -1, 0, admin.describeConfigs(List.of(resource)).all().get().get(resource).get("cleanup.policy").value());

@@ -1,28 +1,16 @@
 """An ordinary confluent-kafka client that does once what clients do, and
-prints what it was told, one JSON object a line (type Told of package
-tests/clients, which starts it and knows the arguments).
+prints what it was told.
 """
 
-import json
 import sys
 import time
 
 from confluent_kafka import Consumer, Producer, TopicPartition, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource
 
-PATIENCE_SECONDS = 45
+from told import PATIENCE_SECONDS, args, members, producing, tell, times, topic, values
 
-args = dict(word.split("=", 1) for word in sys.argv[1:])
-topic = args["topic"]
 base = {"bootstrap.servers": args["bootstrap"], "client.id": args["client"]}
-
-
-def tell(op, step="", value="", offset=None, epoch=None, at=0, identity=""):
-    def shown(number):
-        return -1 if number is None or number < 0 else number
-
-    line = {"op": op, "step": step, "value": value, "offset": shown(offset), "epoch": shown(epoch), "time": at, "id": identity}
-    print(json.dumps(line), flush=True)
 
 
 def produce(op, acks, idempotent):
@@ -35,8 +23,8 @@ def produce(op, acks, idempotent):
         else:
             tell(op, value=message.value().decode(), offset=message.offset())
 
-    for n in range(int(args["records"])):
-        producer.produce(topic, f"{args['client']}/{args['tag']}/{op}/{n}", partition=0, on_delivery=delivered)
+    for value in values(op):
+        producer.produce(topic, value, partition=0, on_delivery=delivered)
     if producer.flush(PATIENCE_SECONDS) > 0 or failed:
         sys.exit(f"{op}: not all was delivered: {failed}")
 
@@ -64,11 +52,10 @@ def consume(consumer, op, step, count):
     return last
 
 
-def member(op, step, count):
+def member(op, step, group, count):
     """Handles count records, commits the position after the last, and leaves."""
-    protocol = op.removeprefix("group ")
-    more = {"group.protocol": "consumer"} if protocol == "consumer" else {}
-    consumer = reader(**{"group.id": f"{args['client']}-{args['tag']}-{protocol}", **more})
+    more = {"group.protocol": "consumer"} if op == "group consumer" else {}
+    consumer = reader(**{"group.id": group, **more})
     consumer.subscribe([topic])
     last = consume(consumer, op, step, count)
     consumer.commit(offsets=[TopicPartition(topic, 0, last + 1)], asynchronous=False)
@@ -82,9 +69,9 @@ def assign():
     consumer = reader(**{"group.id": "unused-" + args["client"]})
     consumer.assign([TopicPartition(topic, 0, int(args["from"]))])
     consume(consumer, "assign", "", int(args["rest"]))
-    for text in args["times"].split(","):
-        at = consumer.offsets_for_times([TopicPartition(topic, 0, int(text))], timeout=PATIENCE_SECONDS)[0]
-        tell("offset by time", offset=at.offset, epoch=at.leader_epoch, at=int(text))
+    for time_millis in times():
+        at = consumer.offsets_for_times([TopicPartition(topic, 0, time_millis)], timeout=PATIENCE_SECONDS)[0]
+        tell("offset by time", offset=at.offset, epoch=at.leader_epoch, at=time_millis)
     consumer.close()
 
 
@@ -104,13 +91,11 @@ def identities():
 
 def main():
     if args["write"] == "true":
-        for acks in ("0", "1", "all"):
-            produce("produce acks=" + acks, acks, False)
-        produce("produce idempotent", "all", True)
+        for op, acks, idempotent in producing():
+            produce(op, acks, idempotent)
         return
-    for op in args["groups"].split(","):
-        member(op, "first", int(args["half"]))
-        member(op, "second", int(args["total"]) - int(args["half"]))
+    for op, step, group, count in members():
+        member(op, step, group, count)
     assign()
     identities()
 
