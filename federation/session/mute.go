@@ -56,7 +56,8 @@ func (r Request) Muted() time.Duration {
 // liesUnread tells whether something has come that was not read yet.
 func (s *Session) liesUnread() bool { return s.buffered.Load() || readable(s.conn) }
 
-// told begins the mute of an answer that was written. unread: something lay unread before.
+// told begins the mute of an answer that is written, or was. unread: something lay unread
+// before.
 func (s *Session) told(sl *slot, unread bool) {
 	if sl.pause <= 0 {
 		return

@@ -278,3 +278,36 @@ func TestWhatLayUnreadOfAClientThatHasGone(t *testing.T) {
 		t.Errorf("%d more were begun", len(r.begun))
 	}
 }
+
+// A client may send as soon as it has the answer, and before the session knows that it has.
+func TestAClientThatIsFastIsNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		r := newRig(t)
+		m := &muting{handler: r.handler, pause: 10 * time.Second, lifted: never, told: make(chan time.Duration, 100)}
+		go func() { r.reason <- New(&slowToReturn{server}, m, Limits{}, nil, Events{}).Run(t.Context()) }()
+		r.client = client
+		r.answers <- []byte("x")
+		r.write(frameOf(1, 0))
+		r.receive(t)
+		r.write(frameOf(2, 0))
+		r.expect(t, 1, "at first")
+		time.Sleep(10 * time.Second)
+		r.expect(t, 0, "as long as the client was told, which it was when the write was over")
+		time.Sleep(time.Second)
+		r.expect(t, 1, "afterwards")
+		client.Close()
+		if got := <-r.reason; got != ReasonClient {
+			t.Errorf("ended for %q", got)
+		}
+	})
+}
+
+// slowToReturn has written for a second before it says so.
+type slowToReturn struct{ net.Conn }
+
+func (s *slowToReturn) Write(b []byte) (int, error) {
+	n, err := s.Conn.Write(b)
+	time.Sleep(500 * time.Millisecond) // of two pieces
+	return n, err
+}

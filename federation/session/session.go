@@ -475,6 +475,9 @@ func (s *Session) write(ctx context.Context) {
 			err = ctx.Err()
 		}
 		unread := sl.pause > 0 && s.liesUnread()
+		if err == nil {
+			s.told(sl, unread) // also before, or what the client sends at once would be read
+		}
 		if err == nil && body != nil {
 			sl.req.Hold(int64(len(body)))
 			err = s.put(sl, body)
