@@ -171,7 +171,6 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 	op.pause = func() int32 { return c.pause(sreq, quota.Produce) }
 	op.until = op.begun.Add(min(c.router.config.HoldMax, op.timeout))
 	if req.TransactionID != nil {
-		c.transacts.Store(true)
 		op.transactional = *req.TransactionID
 		op.transactions, _ = c.router.TransactionShare(op.transactional)
 	}
@@ -264,6 +263,9 @@ func (p *part) check(seen map[spillway.TopicPartition]bool) int16 {
 		return kerr.InvalidProducerIDMapping.Code // not one of ours: it could collide with anybody's (C25)
 	}
 	p.header = h
+	if h.Transactional() {
+		p.op.client.transacts.Store(true)
+	}
 	if p.spread != nil {
 		p.takeOffID()
 	}
