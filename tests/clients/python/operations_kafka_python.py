@@ -35,7 +35,8 @@ def consume(consumer, op, step, count):
     while n < count:
         if time.monotonic() > deadline:
             sys.exit(f"{op} {step}: {n} of {count} records")
-        for record in consumer.poll(200, max_records=count - n).get(partition, []):
+        # Long: where poll comes to its end while the member joins, 3.0.12 may never go on.
+        for record in consumer.poll(PATIENCE_SECONDS * 1000, max_records=count - n).get(partition, []):
             tell(op, step, record.value.decode(), record.offset, record.leader_epoch)
             last, n = record, n + 1
     return last
