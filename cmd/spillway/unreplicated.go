@@ -1,12 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -42,24 +38,7 @@ func newUnreplicatedCommand(s *settings) *cobra.Command {
 			})
 		},
 	}))
-	var file string
-	export := addSite(&cobra.Command{
-		Use:   "export GROUP --site SITE [--file FILE]",
-		Short: "Write the unreplicated records as JSON lines",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return s.atSite(cmd.Context(), args[0], site, func(m *mirror.Mirror, id spillway.ShareID) error {
-				n, err := exportTo(cmd, file, func(w io.Writer) (int64, error) { return m.ExportUnreplicated(cmd.Context(), id, w) })
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.ErrOrStderr(), "%d records exported\n", n)
-				return nil
-			})
-		},
-	})
-	export.Flags().StringVar(&file, "file", "", "new file to write; empty: standard output")
-	cmd.AddCommand(export, newDiscardCommand(s, addSite, &site))
+	cmd.AddCommand(newExportCommand(s, addSite, &site), newReplayCommand(s, addSite, &site), newDiscardCommand(s, addSite, &site))
 	return cmd
 }
 
@@ -88,22 +67,6 @@ func newDiscardCommand(s *settings, addSite func(*cobra.Command) *cobra.Command,
 			})
 		},
 	}))
-}
-
-// exportTo writes to a new file or to standard output.
-func exportTo(cmd *cobra.Command, file string, write func(io.Writer) (int64, error)) (n int64, err error) {
-	out := cmd.OutOrStdout()
-	if file != "" {
-		f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
-			return 0, fmt.Errorf("--file: %w", err)
-		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		out = f
-	}
-	w := bufio.NewWriter(out)
-	n, err = write(w)
-	return n, errors.Join(err, w.Flush())
 }
 
 // atSite runs an operation on what a site's log and map hold of a failover
@@ -148,10 +111,10 @@ func assignment(cfg *configs.Config, id spillway.ShareID) mirror.Assignment {
 }
 
 func unreplicatedRows(ranges []mirror.UnreplicatedRange) []string {
-	rows := []string{row("SITE", "TOPIC-PARTITION", "EPOCH", "VIRTUAL", "LOCAL", "OFFSETS", "DISCARDED")}
+	rows := []string{row("SITE", "TOPIC-PARTITION", "EPOCH", "VIRTUAL", "LOCAL", "OFFSETS", "OUTCOME")}
 	for _, r := range ranges {
 		rows = append(rows, row(r.Site, fmt.Sprintf("%s-%d", r.Topic, r.Partition), r.Epoch,
-			fmt.Sprintf("[%d,%d)", r.From, r.To), fmt.Sprintf("[%d,%d)", r.LocalFrom, r.LocalTo), int64(r.LocalTo-r.LocalFrom), r.Discarded))
+			fmt.Sprintf("[%d,%d)", r.From, r.To), fmt.Sprintf("[%d,%d)", r.LocalFrom, r.LocalTo), int64(r.LocalTo-r.LocalFrom), r.Outcome()))
 	}
 	return rows
 }

@@ -1,0 +1,566 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"spillway"
+	"spillway/app"
+	"spillway/broker"
+	"spillway/broker/batch"
+	"spillway/configs"
+	"spillway/federation/control"
+	"spillway/federation/failover"
+	"spillway/federation/gatewaytest"
+	"spillway/mirror"
+	"spillway/mirror/replay"
+	"spillway/mirror/sitelog"
+)
+
+var replayedPartition = spillway.TopicPartition{Topic: "orders"}
+
+// lostWorld is a virtual cluster that lost the end of what east had, with gateways and
+// embedded sites, and the command as it runs against it.
+type lostWorld struct {
+	*gatewaytest.World
+	t       *testing.T
+	ctx     context.Context
+	virtual broker.Cluster
+	began   int64 // time of the first record, in milliseconds
+}
+
+func newLostWorld(t *testing.T) *lostWorld {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	w := &lostWorld{t: t, ctx: ctx, began: time.Now().Add(-time.Hour).UnixMilli()}
+	w.World = gatewaytest.Start(t, gatewaytest.Options{
+		Sites: []spillway.SiteID{"east", "west", "north"}, Gateways: []spillway.GatewayID{"gateway-1", "gateway-2"}, Topics: map[string]int32{"orders": 1},
+	})
+	var err error
+	w.virtual, err = app.OpenGateways(w.Addrs, configs.TLS{}, configs.SASL{})
+	w.must(err)
+	t.Cleanup(func() { _ = w.virtual.Close() })
+	return w
+}
+
+func (w *lostWorld) must(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// fail moves the group as a failover does, without the last records of each partition.
+func (w *lostWorld) fail(to spillway.SiteID, lost int64) {
+	w.t.Helper()
+	w.Fence(to, failover.Failover)
+	w.Open(lost, 50)
+}
+
+// client is a producer, of idempotence or not, that sends what it is told to.
+type client struct {
+	id    int64
+	epoch int16
+}
+
+var (
+	nobody = client{-1, -1}
+	first  = client{spillway.ClientProducerID(11), 0}
+)
+
+// send writes the n-th record through the gateways, as the sequence-th of a producer.
+func (w *lostWorld) send(c client, sequence int32, key string, n int) {
+	w.t.Helper()
+	w.must(w.sendTo(w.virtual, c, sequence, key, n))
+}
+
+func (w *lostWorld) sendTo(cluster broker.Cluster, c client, sequence int32, key string, n int) error {
+	h := batch.Header{BaseTimestamp: w.began + int64(n), LeaderEpoch: -1, ProducerID: c.id, ProducerEpoch: c.epoch, BaseSequence: sequence}
+	b, err := batch.Rebuild(h, []batch.Record{{Key: []byte(key), Value: []byte(gatewaytest.Value(n)), Headers: []batch.RecordHeader{{Key: "n", Value: fmt.Append(nil, n)}}}}, batch.None)
+	if err != nil {
+		return err
+	}
+	for {
+		err := func() error {
+			node, err := cluster.Leader(w.ctx, replayedPartition)
+			if err != nil {
+				return err
+			}
+			conn, err := cluster.Dial(w.ctx, node)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			_, err = sitelog.ProduceOne(w.ctx, conn, sitelog.ProducePart{TopicPartition: replayedPartition, Batch: b}, 10*time.Second)
+			return err
+		}()
+		var k *kerr.Error
+		if err == nil || w.ctx.Err() != nil || errors.As(err, &k) && !k.Retriable {
+			return err
+		}
+		_ = cluster.Refresh(w.ctx)
+	}
+}
+
+// shown is one record of the virtual cluster.
+type shown struct {
+	offset    int64
+	key       string
+	value     string
+	header    string
+	timestamp int64
+}
+
+// log reads all that clients see.
+func (w *lostWorld) log() (all []shown) {
+	w.t.Helper()
+	r := sitelog.PartitionReader{Cluster: w.virtual, Of: replayedPartition}
+	defer r.Close()
+	for at := spillway.LocalOffset(gatewaytest.OffsetBase); ; {
+		f, err := r.Fetch(w.ctx, at, 1<<20, sitelog.FetchOptions{MaxWait: 10 * time.Millisecond, BytesMax: 1 << 20})
+		w.must(err)
+		b := batch.Over(f.Records)
+		for b.Next() {
+			at = spillway.LocalOffset(b.Header.NextOffset())
+			records, err := batch.Records(b.Bytes, 1<<20)
+			w.must(err)
+			for _, rec := range records {
+				one := shown{offset: b.Header.BaseOffset + int64(rec.OffsetDelta), key: string(rec.Key), value: string(rec.Value), timestamp: b.Header.BaseTimestamp + rec.TimestampDelta}
+				if len(rec.Headers) > 0 {
+					one.header = string(rec.Headers[0].Value)
+				}
+				if !b.Header.Control() {
+					all = append(all, one)
+				}
+			}
+		}
+		if at >= f.HighWatermark {
+			return all
+		}
+	}
+}
+
+// values are those of the records, in the order of their offsets.
+func (w *lostWorld) values() (values []string) {
+	for _, s := range w.log() {
+		values = append(values, s.value)
+	}
+	return values
+}
+
+// want compares them with numbers of records.
+func (w *lostWorld) want(ns ...int) {
+	w.t.Helper()
+	var want []string
+	for _, n := range ns {
+		want = append(want, gatewaytest.Value(n))
+	}
+	if got := w.values(); !slices.Equal(got, want) {
+		w.t.Errorf("the virtual cluster has\n%v, want\n%v", got, want)
+	}
+}
+
+// at opens a site as the command does.
+func (w *lostWorld) at(site spillway.SiteID) *mirror.Mirror {
+	w.t.Helper()
+	m, err := mirror.New(w.ctx, mirror.Config{Worker: "command", Local: w.Direct[site]})
+	w.must(err)
+	w.t.Cleanup(m.Close)
+	w.must(m.Know(mirror.Assignment{Share: gatewaytest.ShareID, Topics: []string{"*"}, Match: func(string) bool { return true }, Owns: func(spillway.TopicPartition) bool { return true }}))
+	return m
+}
+
+func (w *lostWorld) replay(site spillway.SiteID, adjust func(*replay.Config)) (replayed, error) {
+	w.t.Helper()
+	r := replayer{
+		operator: control.NewOperator(w.Topology, w.Store, nil), mirror: w.at(site), virtual: w.virtual, topology: w.Topology, share: gatewaytest.ShareID, site: site,
+		who: "anna", why: "orders of the cut", out: w.t.Output(),
+	}
+	if adjust == nil {
+		adjust = func(*replay.Config) {}
+	}
+	var asked replay.Config
+	adjust(&asked)
+	r.dryRun = asked.DryRun
+	r.adjust = func(c *replay.Config) {
+		c.BatchRecordsMax = 2
+		adjust(c)
+	}
+	return r.run(w.ctx)
+}
+
+func dryRun(c *replay.Config) { c.DryRun = true }
+
+// counts are those of the only range.
+func (w *lostWorld) counts(d replayed, want replay.Range) {
+	w.t.Helper()
+	if len(d.Ranges) != 1 {
+		w.t.Fatalf("ranges: %+v", d.Ranges)
+	}
+	got := d.Ranges[0]
+	got.UnreplicatedRange, got.First, got.Last = want.UnreplicatedRange, time.Time{}, time.Time{}
+	if got != want {
+		w.t.Errorf("counted %+v, want %+v", got, want)
+	}
+}
+
+// What only the lost site had is written behind what came since, and what its clients
+// wrote again by themselves is not.
+func TestReplay(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	for n := range 14 {
+		w.send(first, int32(n), "key", n)
+	}
+	w.fail("west", 10)
+	w.send(nobody, -1, "key", 20)
+	for n := 4; n < 7; n++ {
+		w.send(first, int32(n), "key", n) // without an answer from east
+	}
+	w.send(nobody, -1, "key", 8) // its application wrote it again
+
+	before := w.values()
+	d, err := w.replay("east", dryRun)
+	w.must(err)
+	w.counts(d, replay.Range{Records: 10, Numbered: 3, There: 1, Write: 6})
+	r := d.Ranges[0]
+	if d.Served != "west" || r.First.UnixMilli() != w.began+7 || r.Last.UnixMilli() != w.began+13 || !r.Open() {
+		t.Errorf("the dry run told %+v", d)
+	}
+	if now := w.values(); !slices.Equal(now, before) {
+		t.Fatalf("a dry run wrote %v", now)
+	}
+
+	d, err = w.replay("east", nil)
+	w.must(err)
+	w.counts(d, replay.Range{Records: 10, Numbered: 3, There: 7, Written: 6, Done: true})
+	w.want(0, 1, 2, 3, 20, 4, 5, 6, 8, 7, 9, 10, 11, 12, 13)
+	for _, s := range w.log() {
+		if n := s.timestamp - w.began; s.key != "key" || s.header != fmt.Sprint(n) || s.value != gatewaytest.Value(int(n)) {
+			t.Errorf("%+v is no copy", s)
+		}
+	}
+	if d, err = w.replay("east", nil); err != nil || len(d.Ranges) != 0 {
+		t.Errorf("the second run found %+v, %v", d.Ranges, err)
+	}
+	ranges, err := w.at("east").Unreplicated(w.ctx, gatewaytest.ShareID)
+	if err != nil || len(ranges) != 1 || ranges[0].Outcome() != "replayed" {
+		t.Fatalf("listed as %+v, %v", ranges, err)
+	}
+	// Even where nothing was noted, the log tells.
+	ranges[0].Replayed = false
+	d, err = w.replay("east", func(c *replay.Config) { c.Ranges = ranges })
+	w.must(err)
+	w.counts(d, replay.Range{Records: 10, Numbered: 3, There: 7, Done: true})
+	w.want(0, 1, 2, 3, 20, 4, 5, 6, 8, 7, 9, 10, 11, 12, 13)
+
+	log, err := control.NewOperator(w.Topology, w.Store, nil).Audit(w.ctx)
+	w.must(err)
+	var said []string
+	for _, e := range log {
+		if e.Who != "anna" || e.Why != "orders of the cut" {
+			t.Errorf("audit: %+v", e)
+		}
+		said = append(said, e.What)
+	}
+	if text := strings.Join(said, "\n"); len(said) != 6 || !strings.Contains(text, "everything from site east began") || !strings.Contains(text, "everything from site east: 6 written, 10 were there, 0 superseded, 1 range closed") {
+		t.Errorf("the audit log says\n%s", text)
+	}
+}
+
+// A producer that wrote the same words twice within a millisecond wrote two records.
+func TestReplayTellsRecordsOfTheSameContentApart(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	w.send(first, 0, "key", 0)
+	w.send(first, 1, "key", 1)
+	w.send(first, 2, "key", 1)
+	w.send(nobody, -1, "key", 2)
+	w.send(nobody, -1, "key", 2)
+	w.fail("west", 4)
+	w.send(first, 1, "key", 1)
+	w.send(first, 2, "key", 1)
+	w.send(first, 3, "key", 1) // another one
+	w.send(nobody, -1, "key", 2)
+	d, err := w.replay("east", nil)
+	w.must(err)
+	w.counts(d, replay.Range{Records: 4, Numbered: 2, There: 2, Written: 1, Done: true})
+	w.want(0, 1, 1, 1, 2, 2)
+}
+
+var errKilled = errors.New("killed")
+
+// A run that ends anywhere is taken up by the next one, and nothing is written twice.
+func TestReplayGoesOnAfterItWasKilled(t *testing.T) {
+	t.Parallel()
+	for _, step := range []replay.Step{replay.StepCompared, replay.StepSent, replay.StepWritten, replay.StepChecked} {
+		t.Run(string(step), func(t *testing.T) {
+			t.Parallel()
+			w := newLostWorld(t)
+			for n := range 9 {
+				w.send(nobody, -1, "key", n)
+			}
+			w.fail("west", 7)
+			kill := func(c *replay.Config) {
+				c.At = func(s replay.Step) error {
+					if s == step {
+						return errKilled
+					}
+					return nil
+				}
+			}
+			for range 3 {
+				if _, err := w.replay("east", kill); !errors.Is(err, errKilled) {
+					t.Fatalf("a run that is killed when it has %s: %v", step, err)
+				}
+			}
+			d, err := w.replay("east", nil)
+			w.must(err)
+			if len(d.Ranges) != 1 || !d.Ranges[0].Done {
+				t.Errorf("the last run: %+v", d.Ranges)
+			}
+			w.want(0, 1, 2, 3, 4, 5, 6, 7, 8)
+		})
+	}
+}
+
+// Two runs at once write nothing twice: what the slower one compared is not true any more.
+func TestReplayTwiceAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, records := range []int{2, 3} { // of a batch of the other run: the same ones or not
+		t.Run(fmt.Sprint(records), func(t *testing.T) {
+			t.Parallel()
+			w := newLostWorld(t)
+			for n := range 9 {
+				w.send(nobody, -1, "key", n)
+			}
+			w.fail("west", 7)
+			other := false
+			d, err := w.replay("east", func(c *replay.Config) {
+				c.At = func(s replay.Step) error {
+					if s != replay.StepCompared || other {
+						return nil
+					}
+					other = true
+					_, err := w.replay("east", func(c *replay.Config) { c.BatchRecordsMax = records })
+					return err
+				}
+			})
+			w.must(err)
+			if !other || len(d.Ranges) != 1 || !d.Ranges[0].Done {
+				t.Errorf("ended with %+v", d.Ranges)
+			}
+			w.want(0, 1, 2, 3, 4, 5, 6, 7, 8)
+		})
+	}
+}
+
+// A move in the middle stops nothing for good: the rest is written at the site that
+// serves then, and what the move lost is written again.
+func TestReplayOverAMove(t *testing.T) {
+	t.Parallel()
+	for name, lost := range map[string]int64{"planned": 0, "with loss": 2} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newLostWorld(t)
+			for n := range 7 {
+				w.send(nobody, -1, "key", n)
+			}
+			w.fail("west", 7)
+			moved := false
+			d, err := w.replay("east", func(c *replay.Config) {
+				c.At = func(s replay.Step) error {
+					if s == replay.StepWritten && !moved {
+						moved = true
+						w.fail("north", lost)
+					}
+					return nil
+				}
+			})
+			w.must(err)
+			if !moved || len(d.Ranges) != 1 || !d.Ranges[0].Done || d.Ranges[0].Written != 7+lost {
+				t.Errorf("ended with %+v", d.Ranges)
+			}
+			values := w.values()
+			slices.Sort(values)
+			if len(values) != 7 || len(slices.Compact(values)) != 7 {
+				t.Errorf("the virtual cluster has %v", values)
+			}
+			// West has what it was given and lost, and that is known at north.
+			if d, err = w.replay("west", nil); err != nil || lost > 0 && (len(d.Ranges) != 1 || d.Ranges[0].There != lost || d.Ranges[0].Written != 0) {
+				t.Errorf("west's own: %+v, %v", d.Ranges, err)
+			}
+		})
+	}
+}
+
+// While nobody serves, nothing is written (promise A).
+func TestReplayWaitsForAServingSite(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	for n := range 5 {
+		w.send(nobody, -1, "key", n)
+	}
+	w.fail("west", 5)
+	ends := func() (all []spillway.LocalOffset) {
+		for _, site := range []spillway.SiteID{"east", "west", "north"} {
+			end, err := w.Direct[site].Admin().LogEnds(w.ctx, []spillway.TopicPartition{replayedPartition})
+			w.must(err)
+			all = append(all, end[replayedPartition])
+		}
+		return all
+	}
+	before := ends()
+	w.Fence("north", failover.Switchover)
+	impatient := func(c *replay.Config) { c.PatienceMax = 100 * time.Millisecond }
+	if _, err := w.replay("east", impatient); err == nil || !strings.Contains(err.Error(), "is moving (FENCING)") {
+		t.Errorf("without a serving site: %v", err)
+	}
+	// Neither where the record says so and the gateways do not.
+	terms := termsOf(w.Share())
+	if _, err := w.replay("east", func(c *replay.Config) {
+		impatient(c)
+		c.Terms = func(context.Context) (replay.Terms, error) { return terms, nil }
+	}); err == nil {
+		t.Error("written through gateways that hold")
+	}
+	if after := ends(); !slices.Equal(after, before) {
+		t.Errorf("the logs of the sites end at %v, and ended at %v", after, before)
+	}
+	w.Open(0, 0)
+	_, err := w.replay("east", nil)
+	w.must(err)
+	w.want(0, 1, 2, 3, 4)
+}
+
+// On a compacted topic an old value is not written over a newer one of its key.
+func TestReplayOfACompactedTopic(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	w.send(nobody, -1, "kept", 0)
+	w.send(nobody, -1, "anna", 1)
+	w.send(nobody, -1, "berta", 2)
+	w.send(nobody, -1, "berta", 3)
+	w.send(nobody, -1, "clara", 4)
+	w.send(nobody, -1, "clara", 5)
+	w.send(nobody, -1, "dora", 6)
+	w.send(nobody, -1, "dora", 7)
+	w.fail("west", 7)
+	compact := "compact"
+	w.must(w.Direct["west"].Admin().SetTopicConfigs(w.ctx, "orders", map[string]*string{"cleanup.policy": &compact}))
+	w.send(nobody, -1, "anna", 20)
+	w.send(nobody, -1, "clara", 5) // the newer one was written again, so the older one is over
+	w.send(nobody, -1, "dora", 6)  // the older one was: the newer one is missing
+	d, err := w.replay("east", dryRun)
+	w.must(err)
+	w.counts(d, replay.Range{Records: 7, There: 2, Superseded: 2, Write: 3, CannotTell: 3})
+	killed := false
+	if _, err = w.replay("east", func(c *replay.Config) {
+		c.BatchRecordsMax = 1
+		c.At = func(s replay.Step) error {
+			if killed = s == replay.StepWritten; killed {
+				return errKilled
+			}
+			return nil
+		}
+	}); !errors.Is(err, errKilled) {
+		t.Fatal(err)
+	}
+	d, err = w.replay("east", nil)
+	w.must(err)
+	w.want(0, 20, 5, 6, 2, 3, 7)
+	w.counts(d, replay.Range{Records: 7, There: 5, Superseded: 2, Written: 2, Done: true})
+}
+
+// What transactions did not commit is not written.
+func TestReplayOfTransactions(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	w.send(nobody, -1, "key", 0)
+	transaction := func(id string, n int, end func(*kgo.Client)) {
+		cl, err := kgo.NewClient(append([]kgo.Opt{kgo.TransactionalID(id), kgo.RecordPartitioner(kgo.ManualPartitioner())}, w.Dial["east"]...)...)
+		w.must(err)
+		defer cl.Close()
+		w.must(cl.BeginTransaction())
+		w.must(cl.ProduceSync(w.ctx, &kgo.Record{Topic: "orders", Value: []byte(gatewaytest.Value(n))}).FirstErr())
+		end(cl)
+	}
+	transaction("committed", 1, func(cl *kgo.Client) { w.must(cl.EndTransaction(w.ctx, kgo.TryCommit)) })
+	transaction("aborted", 2, func(cl *kgo.Client) { w.must(cl.EndTransaction(w.ctx, kgo.TryAbort)) })
+	transaction("undecided", 3, func(*kgo.Client) {})
+	w.fail("west", 5)
+	d, err := w.replay("east", nil)
+	w.must(err)
+	w.want(0, 1)
+	w.counts(d, replay.Range{Records: 1, There: 1, Written: 1, Done: true})
+}
+
+// What the topic would refuse for its age is told before, with what to do.
+func TestReplayOfRecordsThatAreTooOld(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	for n := range 5 {
+		w.send(first, int32(n), "key", n) // an hour ago
+	}
+	w.fail("west", 3)
+	limit := "60000"
+	w.must(w.Direct["west"].Admin().SetTopicConfigs(w.ctx, "orders", map[string]*string{"message.timestamp.before.max.ms": &limit}))
+	d, err := w.replay("east", nil)
+	if err == nil || len(d.Ranges) != 1 || !strings.Contains(d.Ranges[0].Refused, "takes no records that are older than 1m0s") || d.Ranges[0].Done {
+		t.Fatalf("%+v, %v", d.Ranges, err)
+	}
+	if text := strings.Join(d.rows(), "\n"); !strings.Contains(text, "\trefused") || !strings.Contains(text, "REFUSED orders-0 [") || !strings.Contains(text, lateNote) {
+		t.Errorf("the table is\n%s", text)
+	}
+	w.want(0, 1)
+	w.must(w.Direct["west"].Admin().SetTopicConfigs(w.ctx, "orders", map[string]*string{"message.timestamp.before.max.ms": nil}))
+	_, err = w.replay("east", nil)
+	w.must(err)
+	w.want(0, 1, 2, 3, 4)
+}
+
+// A native export is what lies in the log, byte for byte.
+func TestNativeExport(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	for n := range 9 {
+		w.send(first, int32(n), "key", n)
+	}
+	w.fail("west", 7)
+	dir := t.TempDir()
+	files, err := exportLogs(w.ctx, w.at("east"), gatewaytest.ShareID, dir)
+	w.must(err)
+	if want := filepath.Join(dir, "orders-0", "00000000000000000002.log"); !slices.Equal(files, []string{want}) {
+		t.Fatalf("files: %v, want %s", files, want)
+	}
+	got, err := os.ReadFile(files[0])
+	w.must(err)
+	var want []byte
+	w.must(sitelog.Scan(w.ctx, w.Direct["east"], replayedPartition, 2, 9, func(b sitelog.Batch) error {
+		want = append(want, b.Bytes...)
+		return nil
+	}))
+	if !bytes.Equal(got, want) || len(want) == 0 {
+		t.Errorf("%d bytes were written, the log has %d", len(got), len(want))
+	}
+	if _, err := exportLogs(w.ctx, w.at("east"), gatewaytest.ShareID, dir); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("over an older export: %v", err)
+	}
+	_, err = w.replay("east", nil)
+	w.must(err)
+	if files, err := exportLogs(w.ctx, w.at("east"), gatewaytest.ShareID, t.TempDir()); err != nil || len(files) != 0 {
+		t.Errorf("after the replay: %v, %v", files, err)
+	}
+}

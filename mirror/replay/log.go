@@ -1,0 +1,200 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"spillway"
+	"spillway/broker/batch"
+	"spillway/mirror"
+	"spillway/mirror/sitelog"
+)
+
+// Bounds of reading the virtual cluster's log.
+const (
+	readBytes = 4 << 20
+	readWait  = 500 * time.Millisecond
+	// undecidedMax bounds the records of transactions of which the log has not told
+	// the end yet.
+	undecidedMax = 1 << 20
+)
+
+// errGone: retention took what would have to be compared.
+var errGone = errors.New("the log does not reach back far enough")
+
+// read shows the comparison a partition of the virtual cluster from where it was read to
+// before, up to where the log ends when it is asked first.
+func (l *virtualLog) read(ctx context.Context, r *run) error {
+	reader := sitelog.PartitionReader{Cluster: r.Virtual, Of: l.tp}
+	defer reader.Close()
+	end, until := spillway.LocalOffset(-1), r.patience()
+	for end < 0 || l.at < end {
+		fetched, err := reader.Fetch(ctx, l.at, readBytes, sitelog.FetchOptions{MaxWait: readWait, BytesMax: readBytes, Uncommitted: true})
+		gone := errors.Is(err, kerr.OffsetOutOfRange) || err == nil && fetched.LogStart > max(l.at, l.begun)
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("read %s from offset %d: %w", l.tp, l.at, ctx.Err())
+		case gone:
+			return fmt.Errorf("%w: %s begins at offset %d by now, and what was written from %d on has to be compared; export the records, and write back what is wanted", errGone, l.tp, fetched.LogStart, l.at)
+		case err != nil && time.Now().After(until):
+			return fmt.Errorf("read %s from offset %d: %w; is the group served? See spillway status", l.tp, l.at, err)
+		case err != nil:
+			if err := r.again(ctx, &reader); err != nil {
+				return err
+			}
+			continue
+		}
+		if end < 0 {
+			end = fetched.HighWatermark
+		}
+		before := l.at
+		l.at = max(l.at, min(fetched.LogStart, l.begun)) // nothing is below, and no hole is told of there
+		w := batch.Over(fetched.Records)
+		for w.Next() {
+			if w.Header.LastOffset() < int64(l.at) {
+				continue
+			}
+			if err := l.visit(sitelog.Batch{Header: w.Header, Bytes: w.Bytes}); err != nil {
+				return err
+			}
+			l.at = spillway.LocalOffset(w.Header.NextOffset())
+		}
+		if err := w.Err(); err != nil {
+			return fmt.Errorf("read %s at offset %d: %w", l.tp, l.at, err)
+		}
+		switch {
+		case l.at > before:
+			until = r.patience()
+		case l.at < end && time.Now().After(until):
+			return fmt.Errorf("read %s: it ends at offset %d, and no records come from %d on for %s; see spillway status", l.tp, end, l.at, r.PatienceMax)
+		}
+	}
+	return nil
+}
+
+// again prepares for another try.
+func (r *run) again(ctx context.Context, reader *sitelog.PartitionReader) error {
+	reader.Close()
+	if err := sitelog.Pause(ctx, retryPause); err != nil {
+		return err
+	}
+	_ = r.Virtual.Refresh(ctx) // gateways that do not answer are met again by the next try
+	return nil
+}
+
+// virtualLog shows a comparison what the log has, and finds the last sequence that was
+// written under an id. Within a term a log only grows, so it is read on from where it
+// was read to.
+type virtualLog struct {
+	c     *comparison
+	terms Terms
+	tp    spillway.TopicPartition
+	own   int64
+	from  spillway.Offset
+	begun spillway.LocalOffset // virtual; nothing was ever written between from and here
+
+	at        spillway.LocalOffset // virtual
+	next      int32                // behind the last sequence under own
+	undecided map[int64][]seen     // by the producer of the transaction
+	kept      int
+}
+
+func (l *virtualLog) visit(b sitelog.Batch) error {
+	if b.Count == 0 {
+		return nil // covers a hole
+	}
+	records, err := batch.Records(b.Bytes, mirror.DecompressedBytesMax)
+	if err != nil {
+		return fmt.Errorf("the batch at offset %d: %w", b.BaseOffset, err)
+	}
+	if b.Control() {
+		if !mirror.Aborts(records) {
+			for _, s := range l.undecided[b.ProducerID] {
+				l.c.see(s)
+			}
+		}
+		l.kept -= len(l.undecided[b.ProducerID])
+		delete(l.undecided, b.ProducerID)
+		return nil
+	}
+	p := l.terms.producer(b.Header, spillway.EpochOfLeaderEpoch(b.LeaderEpoch))
+	if p.id == l.own && !b.Transactional() {
+		l.next = following(b.LastSequence())
+	}
+	for _, rec := range records {
+		if spillway.Offset(b.BaseOffset)+spillway.Offset(rec.OffsetDelta) < l.from {
+			continue
+		}
+		s := l.c.look(recordOf(b.Header, p, rec))
+		if !b.Transactional() {
+			l.c.see(s)
+			continue
+		}
+		if l.kept++; l.kept > undecidedMax {
+			return fmt.Errorf("more than %d records of open transactions at offset %d", undecidedMax, b.BaseOffset)
+		}
+		l.undecided[b.ProducerID] = append(l.undecided[b.ProducerID], s)
+	}
+	return nil
+}
+
+func following(sequence int32) int32 { return batch.NextSequence(sequence, 1) }
+
+func recordOf(h batch.Header, p producer, rec batch.Record) record {
+	out := record{key: rec.Key, value: rec.Value, timestamp: h.BaseTimestamp + rec.TimestampDelta, producer: p, sequence: -1}
+	if p != (producer{}) {
+		out.sequence = batch.NextSequence(h.BaseSequence, rec.OffsetDelta)
+	}
+	for _, header := range rec.Headers {
+		out.headers = append(out.headers, mirror.UnreplicatedHeader{Key: header.Key, Value: header.Value})
+	}
+	return out
+}
+
+// Term is one epoch of the share.
+type Term struct {
+	Epoch spillway.Epoch
+	Mask  uint64 // XORed over client producer ids
+	// Start is where the epoch begins in a partition, and Verified where what is kept of
+	// those before it ends; −1 where that is not known.
+	Start, Verified func(spillway.TopicPartition) spillway.Offset
+}
+
+// Terms of the share, oldest first; the last one is in force.
+type Terms []Term
+
+func (ts Terms) current() spillway.Epoch {
+	if len(ts) == 0 {
+		return 0
+	}
+	return ts[len(ts)-1].Epoch
+}
+
+// producer is the client that wrote a batch in an epoch, if its id is in the log: a
+// mirror writes under ids of its own, and those of transactions mean little elsewhere.
+func (ts Terms) producer(h batch.Header, epoch spillway.Epoch) producer {
+	if h.BaseSequence < 0 || h.Transactional() || !spillway.IsClientProducerID(h.ProducerID) {
+		return producer{}
+	}
+	for _, t := range ts {
+		if t.Epoch == epoch {
+			return producer{spillway.MaskProducerID(h.ProducerID, t.Mask), h.ProducerEpoch}
+		}
+	}
+	return producer{}
+}
+
+// begun is where the first record can lie in a partition that was written after an
+// epoch, or 0. Epochs of which nothing was kept do not count.
+func (ts Terms) begun(tp spillway.TopicPartition, after spillway.Epoch) (begun spillway.Offset) {
+	for _, t := range ts {
+		if t.Epoch > after && t.Start != nil && t.Start(tp) >= 0 && (begun == 0 || t.Verified(tp) <= begun) {
+			begun = t.Start(tp)
+		}
+	}
+	return begun
+}

@@ -1,0 +1,331 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/mirror"
+	"spillway/mirror/sitelog"
+)
+
+// Source is where the unreplicated records are.
+type Source interface {
+	UnreplicatedBatches(ctx context.Context, r mirror.UnreplicatedRange, visit func(mirror.UnreplicatedBatch) error) error
+	ReplayedUnreplicated(ctx context.Context, r mirror.UnreplicatedRange, detail string) error
+}
+
+// Config of a replay.
+type Config struct {
+	Cluster string // name of the virtual cluster
+	Source  Source
+	Ranges  []mirror.UnreplicatedRange // those that are not open are left out
+	// Virtual is the virtual cluster, as its gateways show it to any client.
+	Virtual broker.Cluster
+	// Terms of the share, as they are now. An error: it is not served.
+	Terms func(context.Context) (Terms, error)
+	// DryRun: only find out what would be written.
+	DryRun   bool
+	Who, Why string
+	// PatienceMax is how long it waits for a gateway that serves; 0: PatienceMax.
+	PatienceMax time.Duration
+	// BatchRecordsMax bounds one batch that is written; 0: BatchRecordsMax.
+	BatchRecordsMax int
+
+	// Progress, if not nil, is told what has been done of a range after each write.
+	Progress func(Range)
+	// At, if not nil, is called at each of the steps below; its error ends the run there,
+	// as if the process had been killed. For tests.
+	At func(step Step) error
+}
+
+// PatienceMax is how long a run waits for a gateway that serves the share, as it moves.
+const PatienceMax = time.Minute
+
+// Step of a run at which it may end.
+type Step string
+
+// The steps, in their order, for each range.
+const (
+	StepCompared Step = "compared" // nothing is written yet
+	StepSent     Step = "sent"     // a batch is on its way, its answer did not come
+	StepWritten  Step = "written"  // a batch is there, and nothing was noted
+	StepChecked  Step = "checked"  // all is there, the range is not marked
+)
+
+// Range is what becomes of one range. Without a dry run Write has become Written.
+type Range struct {
+	mirror.UnreplicatedRange
+	Records int64 `json:"records"` // that count: neither aborted nor undecided
+	// Numbered and There are in the log of the virtual cluster already: known by the
+	// numbers of their producers, and by content.
+	Numbered   int64 `json:"alreadyThereByNumber"`
+	There      int64 `json:"alreadyThereByContent"`
+	Superseded int64 `json:"superseded"` // their keys have newer records (compacted topics)
+	Write      int64 `json:"write"`      // to be written
+	Written    int64 `json:"written"`    // by this run
+	// CannotTell of those to be written came from producers without idempotence. Had
+	// their applications written them again under another time stamp, that would not
+	// be recognised.
+	CannotTell int64     `json:"cannotTell"`
+	First      time.Time `json:"first,omitzero"` // of those to be written, by their own time stamps
+	Last       time.Time `json:"last,omitzero"`
+	Refused    string    `json:"refused,omitempty"` // why nothing of the range is written
+	Done       bool      `json:"done"`              // marked as replayed
+}
+
+type run struct{ Config }
+
+func (r *run) patience() time.Time { return time.Now().Add(r.PatienceMax) }
+
+func (r *run) at(s Step) error {
+	if r.At == nil {
+		return nil
+	}
+	return r.At(s)
+}
+
+// Run replays the open ranges, or with DryRun says what that would write. What it
+// returns is true also with an error; a later run goes on from there.
+func Run(ctx context.Context, c Config) ([]Range, error) {
+	if c.PatienceMax == 0 {
+		c.PatienceMax = PatienceMax
+	}
+	if c.BatchRecordsMax == 0 {
+		c.BatchRecordsMax = BatchRecordsMax
+	}
+	r := &run{c}
+	ranges := slices.DeleteFunc(slices.Clone(c.Ranges), func(u mirror.UnreplicatedRange) bool { return !u.Open() })
+	// Older epochs first: of one key the newest record comes last.
+	slices.SortStableFunc(ranges, func(a, b mirror.UnreplicatedRange) int { return int(a.Epoch) - int(b.Epoch) })
+	done := make([]Range, 0, len(ranges))
+	for _, u := range ranges {
+		result, err := r.replay(ctx, u)
+		done = append(done, result)
+		if err != nil {
+			return done, fmt.Errorf("replay %s-%d [%d,%d) of site %s: %w", u.Topic, u.Partition, u.From, u.To, u.Site, err)
+		}
+	}
+	return done, nil
+}
+
+// retryPause is between two tries.
+const retryPause = 300 * time.Millisecond
+
+// replay compares, writes what is missing, and compares again until nothing is (R5).
+func (r *run) replay(ctx context.Context, u mirror.UnreplicatedRange) (Range, error) {
+	done := Range{UnreplicatedRange: u}
+	topic, err := r.settings(ctx, u.Topic)
+	if err != nil {
+		return done, err
+	}
+	var log *virtualLog
+	left, until := int64(math.MaxInt64), r.patience() // to be written, the fewest so far
+	for {
+		terms, err := r.terms(ctx)
+		if err != nil {
+			return done, err
+		}
+		if log == nil || log.terms.current() != terms.current() {
+			if log, err = r.begin(ctx, u, topic, terms); err != nil {
+				return done, err
+			}
+			left = math.MaxInt64
+		}
+		found, err := r.compare(ctx, log, u, topic)
+		if errors.Is(err, errGone) {
+			done.Refused = err.Error()
+			return done, nil
+		}
+		if err != nil {
+			return done, err
+		}
+		found.Written = done.Written
+		done = found.Range
+		if r.DryRun || done.Refused != "" {
+			return done, nil
+		}
+		if done.Write == 0 {
+			// What was read counts only if no move took any of it back meanwhile.
+			if terms, err = r.terms(ctx); err != nil {
+				return done, err
+			}
+			if terms.current() == log.terms.current() {
+				return r.close(ctx, done)
+			}
+			continue
+		}
+		if err := r.further(ctx, done.Write, &left, &until); err != nil {
+			return done, err
+		}
+		if err := r.at(StepCompared); err != nil {
+			return done, err
+		}
+		if err := r.write(ctx, found, &done); err != nil && !errors.Is(err, errAnew) {
+			return done, err
+		}
+	}
+}
+
+// further gives up where less and less was to be written and is not any more.
+func (r *run) further(ctx context.Context, write int64, left *int64, until *time.Time) error {
+	switch {
+	case write < *left:
+		*left, *until = write, r.patience()
+		return nil
+	case time.Now().After(*until):
+		return fmt.Errorf("%d records are missing, and could not be written for %s; is another replay of the range running? Run it again, what is written is recognised", write, r.PatienceMax)
+	default:
+		return sitelog.Pause(ctx, retryPause)
+	}
+}
+
+// close marks the range.
+func (r *run) close(ctx context.Context, done Range) (Range, error) {
+	if err := r.at(StepChecked); err != nil {
+		return done, err
+	}
+	detail := fmt.Sprintf("%s: %s (%d records; the last run wrote %d; superseded: %d)", r.Who, r.Why, done.Records, done.Written, done.Superseded)
+	if err := r.Source.ReplayedUnreplicated(ctx, done.UnreplicatedRange, detail); err != nil {
+		return done, fmt.Errorf("all is there, and could not be marked: %w", err)
+	}
+	done.Done, done.Replayed = true, true
+	return done, nil
+}
+
+// found is the outcome of a comparison.
+type found struct {
+	Range
+	fates fates
+	own   int64 // producer id for the range in the term
+	next  int32 // its next sequence
+}
+
+// begin reads the range.
+func (r *run) begin(ctx context.Context, u mirror.UnreplicatedRange, topic topicSettings, terms Terms) (*virtualLog, error) {
+	c := newComparison(topic.rules)
+	err := r.Source.UnreplicatedBatches(ctx, u, func(b mirror.UnreplicatedBatch) error {
+		p := terms.producer(b.Header, u.Epoch)
+		for _, rec := range b.Records {
+			one := record{local: rec.Local, key: rec.Key, value: rec.Value, headers: rec.Headers, timestamp: rec.Timestamp, producer: p, sequence: rec.Sequence}
+			if err := c.add(one); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	tp := spillway.TopicPartition{Topic: u.Topic, Partition: u.Partition}
+	return &virtualLog{
+		c: c, terms: terms, tp: tp, own: ownProducer(r.Cluster, u, terms.current()), from: u.From, at: spillway.LocalOffset(u.From),
+		begun: spillway.LocalOffset(terms.begun(tp, u.Epoch)), undecided: make(map[int64][]seen),
+	}, err
+}
+
+// compare reads the virtual cluster's log, and counts what the range has beyond it.
+func (r *run) compare(ctx context.Context, log *virtualLog, u mirror.UnreplicatedRange, topic topicSettings) (found, error) {
+	out := found{Range: Range{UnreplicatedRange: u}, own: log.own}
+	if err := log.read(ctx, r); err != nil {
+		return out, err
+	}
+	out.fates, out.next = log.c.settle(), log.next
+	return out, r.count(ctx, &out, topic)
+}
+
+// terms waits for the share to be served.
+func (r *run) terms(ctx context.Context) (Terms, error) {
+	for until := r.patience(); ; {
+		terms, err := r.Terms(ctx)
+		if err == nil || ctx.Err() != nil || time.Now().After(until) {
+			return terms, err
+		}
+		if err := sitelog.Pause(ctx, retryPause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// count adds up what becomes of the records, and refuses what the topic would.
+func (r *run) count(ctx context.Context, out *found, topic topicSettings) error {
+	fates, now := out.fates, time.Now()
+	return r.Source.UnreplicatedBatches(ctx, out.UnreplicatedRange, func(b mirror.UnreplicatedBatch) error {
+		for _, rec := range b.Records {
+			out.Records++
+			switch fates.next(rec.Local) {
+			case numbered:
+				out.Numbered++
+			case there:
+				out.There++
+			case superseded:
+				out.Superseded++
+			case missing:
+				out.Write++
+				if rec.Sequence < 0 {
+					out.CannotTell++
+				}
+				at := time.UnixMilli(rec.Timestamp).UTC()
+				if out.Write == 1 || at.Before(out.First) {
+					out.First = at
+				}
+				if at.After(out.Last) {
+					out.Last = at
+				}
+				if why := topic.refuses(rec, now); why != "" && out.Refused == "" {
+					out.Refused = why
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// topicSettings are those that decide what is written.
+type topicSettings struct {
+	rules
+	beforeMax, afterMax time.Duration // 0: any
+}
+
+func (r *run) settings(ctx context.Context, topic string) (s topicSettings, err error) {
+	settings, err := r.Virtual.Admin().TopicConfigs(ctx, topic)
+	if err != nil {
+		return s, fmt.Errorf("read the settings of topic %s: %w", topic, err)
+	}
+	s.compacted = strings.Contains(settings["cleanup.policy"].Value, "compact")
+	s.appendTime = settings["message.timestamp.type"].Value == "LogAppendTime"
+	limit := func(name string) time.Duration {
+		n, err := strconv.ParseInt(settings[name].Value, 10, 64)
+		if err != nil || n < 0 || n > int64(timestampAnyMillis) {
+			return 0
+		}
+		return max(time.Duration(n)*time.Millisecond, time.Millisecond)
+	}
+	s.beforeMax, s.afterMax = limit("message.timestamp.before.max.ms"), limit("message.timestamp.after.max.ms")
+	return s, nil
+}
+
+// timestampAnyMillis: from here on a limit of time stamps is none, as time.Duration ends
+// after 292 years.
+const timestampAnyMillis = 250 * 365 * 24 * time.Hour / time.Millisecond
+
+// refuses tells why the topic does not take the record, or nothing.
+func (s topicSettings) refuses(rec mirror.UnreplicatedRecord, now time.Time) string {
+	at := time.UnixMilli(rec.Timestamp)
+	switch {
+	case s.appendTime:
+		return ""
+	case s.beforeMax > 0 && now.Sub(at) > s.beforeMax:
+		return fmt.Sprintf("topic %s takes no records that are older than %s (message.timestamp.before.max.ms), and that of offset %d is of %s; raise the setting for the time of the replay, or export them",
+			rec.Topic, s.beforeMax, rec.Virtual, at.UTC().Format(time.RFC3339))
+	case s.afterMax > 0 && at.Sub(now) > s.afterMax:
+		return fmt.Sprintf("topic %s takes no records that are more than %s ahead (message.timestamp.after.max.ms), and that of offset %d is of %s; raise the setting for the time of the replay, or export them",
+			rec.Topic, s.afterMax, rec.Virtual, at.UTC().Format(time.RFC3339))
+	default:
+		return ""
+	}
+}
