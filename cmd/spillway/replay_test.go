@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -563,4 +564,70 @@ func TestNativeExport(t *testing.T) {
 	if files, err := exportLogs(w.ctx, w.at("east"), gatewaytest.ShareID, t.TempDir()); err != nil || len(files) != 0 {
 		t.Errorf("after the replay: %v, %v", files, err)
 	}
+}
+
+// Where retention has taken what was written since, nobody can compare.
+func TestReplayIsRefusedWhereTheLogIsGone(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	for n := range 5 {
+		w.send(nobody, -1, "key", n)
+	}
+	w.fail("west", 3)
+	for n := 20; n < 24; n++ {
+		w.send(nobody, -1, "key", n)
+	}
+	admin, err := kgo.NewClient(w.Dial["west"]...)
+	w.must(err)
+	defer admin.Close()
+	remove := func(upTo int64) {
+		t.Helper()
+		answers, err := kadm.NewClient(admin).DeleteRecords(w.ctx, kadm.Offsets{"orders": {0: {Topic: "orders", At: upTo}}})
+		w.must(errors.Join(err, answers.Error()))
+	}
+	remove(2) // what was before the failover: nobody asks for it
+	d, err := w.replay("east", dryRun)
+	if err != nil || len(d.Ranges) != 1 || d.Ranges[0].Refused != "" || d.Ranges[0].Write != 3 {
+		t.Fatalf("all is there to compare with: %+v, %v", d.Ranges, err)
+	}
+	remove(4)
+	d, err = w.replay("east", nil)
+	if err == nil || len(d.Ranges) != 1 || !strings.Contains(d.Ranges[0].Refused, "begins behind offset") || d.Ranges[0].Written != 0 || d.Ranges[0].Done {
+		t.Fatalf("without the first of what was written since: %+v, %v", d.Ranges, err)
+	}
+}
+
+// An unordered group knows no retries again.
+func TestReplayIsRefusedForUnorderedGroups(t *testing.T) {
+	t.Parallel()
+	topology := spillway.NewTopology("shop", "shop-1", []spillway.Site{{ID: "east"}}, []spillway.FailoverGroup{{Name: "events", Kind: spillway.Unordered}})
+	_, err := replayer{topology: topology, share: spillway.ShareID{Group: "events"}}.run(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "is unordered") {
+		t.Error(err)
+	}
+}
+
+// A failover after the last look, and before the range is marked, takes back what was seen.
+func TestReplayOverAFailoverBeforeItIsClosed(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	for n := range 6 {
+		w.send(nobody, -1, "key", n)
+	}
+	w.fail("west", 6)
+	asked := 0
+	d, err := w.replay("east", func(c *replay.Config) {
+		terms := c.Terms
+		c.Terms = func(ctx context.Context) (replay.Terms, error) {
+			if asked++; asked == 3 { // before it compares, before it compares again, before it closes
+				w.fail("north", 2)
+			}
+			return terms(ctx)
+		}
+	})
+	w.must(err)
+	if asked < 4 || len(d.Ranges) != 1 || !d.Ranges[0].Done || d.Ranges[0].Written != 8 {
+		t.Errorf("ended with %+v", d.Ranges)
+	}
+	w.want(0, 1, 2, 3, 4, 5)
 }

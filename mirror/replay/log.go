@@ -34,12 +34,15 @@ func (l *virtualLog) read(ctx context.Context, r *run) error {
 	end, until := spillway.LocalOffset(-1), r.patience()
 	for end < 0 || l.at < end {
 		fetched, err := reader.Fetch(ctx, l.at, readBytes, sitelog.FetchOptions{MaxWait: readWait, BytesMax: readBytes, Uncommitted: true})
-		gone := errors.Is(err, kerr.OffsetOutOfRange) || err == nil && fetched.LogStart > max(l.at, l.begun)
+		gone := errors.Is(err, kerr.OffsetOutOfRange)
 		switch {
 		case ctx.Err() != nil:
 			return fmt.Errorf("read %s from offset %d: %w", l.tp, l.at, ctx.Err())
+		case gone && l.at < l.begun:
+			l.at = l.begun
+			continue
 		case gone:
-			return fmt.Errorf("%w: %s begins at offset %d by now, and what was written from %d on has to be compared; export the records, and write back what is wanted", errGone, l.tp, fetched.LogStart, l.at)
+			return fmt.Errorf("%w: %s begins behind offset %d by now, and what was written from there on has to be compared; export the records, and write back what is wanted", errGone, l.tp, l.at)
 		case err != nil && time.Now().After(until):
 			return fmt.Errorf("read %s from offset %d: %w; is the group served? See spillway status", l.tp, l.at, err)
 		case err != nil:
