@@ -300,7 +300,7 @@ func (r *run) settings(ctx context.Context, topic string) (s topicSettings, err 
 	s.appendTime = settings["message.timestamp.type"].Value == "LogAppendTime"
 	limit := func(name string) time.Duration {
 		n, err := strconv.ParseInt(settings[name].Value, 10, 64)
-		if err != nil || n < 0 || n > int64(timestampAnyMillis) {
+		if err != nil || n < 0 || n > timestampAnyMax.Milliseconds() {
 			return 0
 		}
 		return max(time.Duration(n)*time.Millisecond, time.Millisecond)
@@ -309,9 +309,9 @@ func (r *run) settings(ctx context.Context, topic string) (s topicSettings, err 
 	return s, nil
 }
 
-// timestampAnyMillis: from here on a limit of time stamps is none, as time.Duration ends
+// timestampAnyMax: from here on a limit of time stamps is none, as time.Duration ends
 // after 292 years.
-const timestampAnyMillis = 250 * 365 * 24 * time.Hour / time.Millisecond
+const timestampAnyMax = 250 * 365 * 24 * time.Hour
 
 // refuses tells why the topic does not take the record, or nothing.
 func (s topicSettings) refuses(rec mirror.UnreplicatedRecord, now time.Time) string {
