@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -627,6 +629,48 @@ func TestReplayOverAFailoverBeforeItIsClosed(t *testing.T) {
 	})
 	w.must(err)
 	if asked < 4 || len(d.Ranges) != 1 || !d.Ranges[0].Done || d.Ranges[0].Written != 8 {
+		t.Errorf("ended with %+v", d.Ranges)
+	}
+	w.want(0, 1, 2, 3, 4, 5)
+}
+
+// A gateway that has nothing to say is no empty log: what clients wrote again is found when
+// it says something.
+func TestReplayReadsFromAGatewayThatHolds(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	for n := range 6 {
+		w.send(first, int32(n), "key", n)
+	}
+	w.fail("west", 6)
+	for n := range 6 {
+		w.send(first, int32(n), "key", n) // without an answer from east
+	}
+	stale := termsOf(w.Share())
+	w.Fence("north", failover.Switchover)
+	asked, ended, moved := make(chan struct{}), make(chan replayed, 1), atomic.Bool{}
+	go func() {
+		var once sync.Once
+		d, err := w.replay("east", func(c *replay.Config) {
+			terms := c.Terms
+			c.Terms = func(ctx context.Context) (replay.Terms, error) { // it has read the record just before
+				once.Do(func() { close(asked) })
+				if !moved.Load() {
+					return stale, nil
+				}
+				return terms(ctx)
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		ended <- d
+	}()
+	<-asked
+	time.Sleep(time.Second) // a fetch that may wait for half a second has its answer, which is nothing
+	w.Open(0, 0)
+	moved.Store(true)
+	if d := <-ended; len(d.Ranges) != 1 || !d.Ranges[0].Done || d.Ranges[0].Written != 0 {
 		t.Errorf("ended with %+v", d.Ranges)
 	}
 	w.want(0, 1, 2, 3, 4, 5)

@@ -26,13 +26,38 @@ const (
 // errGone: retention took what would have to be compared.
 var errGone = errors.New("the log does not reach back far enough")
 
+// end is where the log ends, as a gateway says that serves and knows what is durable. The
+// end that comes with an empty answer to a fetch tells nothing: it may be what was asked for.
+func (r *run) end(ctx context.Context, tp spillway.TopicPartition) (spillway.LocalOffset, error) {
+	for until := r.patience(); ; {
+		within, cancel := context.WithDeadline(ctx, until)
+		ends, err := r.Virtual.Admin().HighWatermarks(within, []spillway.TopicPartition{tp})
+		cancel()
+		end, ok := ends[tp]
+		switch {
+		case err == nil && ok:
+			return end, nil
+		case ctx.Err() != nil:
+			return 0, fmt.Errorf("ask for the end of %s: %w", tp, ctx.Err())
+		case time.Now().After(until):
+			return 0, fmt.Errorf("ask for the end of %s: %w; is the group served? See spillway status", tp, err)
+		}
+		if err := r.again(ctx); err != nil {
+			return 0, err
+		}
+	}
+}
+
 // read shows the comparison a partition of the virtual cluster from where it was read to
 // before, up to where the log ends when it is asked first.
 func (l *virtualLog) read(ctx context.Context, r *run) error {
+	end, err := r.end(ctx, l.tp)
+	if err != nil {
+		return err
+	}
 	reader := sitelog.PartitionReader{Cluster: r.Virtual, Of: l.tp}
 	defer reader.Close()
-	end, until := spillway.LocalOffset(-1), r.patience()
-	for end < 0 || l.at < end {
+	for until := r.patience(); l.at < end; {
 		fetched, err := reader.Fetch(ctx, l.at, readBytes, sitelog.FetchOptions{MaxWait: readWait, BytesMax: readBytes, Uncommitted: true})
 		gone := errors.Is(err, kerr.OffsetOutOfRange)
 		switch {
@@ -46,42 +71,49 @@ func (l *virtualLog) read(ctx context.Context, r *run) error {
 		case err != nil && time.Now().After(until):
 			return fmt.Errorf("read %s from offset %d: %w; is the group served? See spillway status", l.tp, l.at, err)
 		case err != nil:
-			if err := r.again(ctx, &reader); err != nil {
+			reader.Close()
+			if err := r.again(ctx); err != nil {
 				return err
 			}
 			continue
 		}
-		if end < 0 {
-			end = fetched.HighWatermark
-		}
 		before := l.at
-		l.at = max(l.at, min(fetched.LogStart, l.begun)) // nothing is below, and no hole is told of there
-		w := batch.Over(fetched.Records)
-		for w.Next() {
-			if w.Header.LastOffset() < int64(l.at) {
-				continue
-			}
-			if err := l.visit(sitelog.Batch{Header: w.Header, Bytes: w.Bytes}); err != nil {
+		if fetched.LogStart >= 0 { // else the gateway has not asked its site, and knows nothing
+			if err := l.take(fetched); err != nil {
 				return err
 			}
-			l.at = spillway.LocalOffset(w.Header.NextOffset())
-		}
-		if err := w.Err(); err != nil {
-			return fmt.Errorf("read %s at offset %d: %w", l.tp, l.at, err)
 		}
 		switch {
 		case l.at > before:
 			until = r.patience()
-		case l.at < end && time.Now().After(until):
+		case time.Now().After(until):
 			return fmt.Errorf("read %s: it ends at offset %d, and no records come from %d on for %s; see spillway status", l.tp, end, l.at, r.PatienceMax)
 		}
 	}
 	return nil
 }
 
+// take takes an answer of a gateway that has asked its site.
+func (l *virtualLog) take(fetched sitelog.Fetched) error {
+	l.at = max(l.at, min(fetched.LogStart, l.begun)) // nothing is below, and no hole is told of there
+	w := batch.Over(fetched.Records)
+	for w.Next() {
+		if w.Header.LastOffset() < int64(l.at) {
+			continue
+		}
+		if err := l.visit(sitelog.Batch{Header: w.Header, Bytes: w.Bytes}); err != nil {
+			return err
+		}
+		l.at = spillway.LocalOffset(w.Header.NextOffset())
+	}
+	if err := w.Err(); err != nil {
+		return fmt.Errorf("read %s at offset %d: %w", l.tp, l.at, err)
+	}
+	return nil
+}
+
 // again prepares for another try.
-func (r *run) again(ctx context.Context, reader *sitelog.PartitionReader) error {
-	reader.Close()
+func (r *run) again(ctx context.Context) error {
 	if err := sitelog.Pause(ctx, retryPause); err != nil {
 		return err
 	}
