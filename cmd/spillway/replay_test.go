@@ -41,15 +41,21 @@ type lostWorld struct {
 	t       *testing.T
 	ctx     context.Context
 	virtual broker.Cluster
-	began   int64 // time of the first record, in milliseconds
+	began   int64                   // time of the first record, in milliseconds
+	tp      spillway.TopicPartition // that is written to and read
 }
 
-func newLostWorld(t *testing.T) *lostWorld {
+// newLostWorld has the topic orders, and those named.
+func newLostWorld(t *testing.T, topics ...string) *lostWorld {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	w := &lostWorld{t: t, ctx: ctx, began: time.Now().Add(-time.Hour).UnixMilli()}
+	w := &lostWorld{t: t, ctx: ctx, began: time.Now().Add(-time.Hour).UnixMilli(), tp: replayedPartition}
+	all := map[string]int32{"orders": 1}
+	for _, topic := range topics {
+		all[topic] = 1
+	}
 	w.World = gatewaytest.Start(t, gatewaytest.Options{
-		Sites: []spillway.SiteID{"east", "west", "north"}, Gateways: []spillway.GatewayID{"gateway-1", "gateway-2"}, Topics: map[string]int32{"orders": 1},
+		Sites: []spillway.SiteID{"east", "west", "north"}, Gateways: []spillway.GatewayID{"gateway-1", "gateway-2"}, Topics: all,
 	})
 	var err error
 	w.virtual, err = app.OpenGateways(w.Addrs, configs.TLS{}, configs.SASL{})
@@ -97,7 +103,7 @@ func (w *lostWorld) sendTo(cluster broker.Cluster, c client, sequence int32, key
 	}
 	for {
 		err := func() error {
-			node, err := cluster.Leader(w.ctx, replayedPartition)
+			node, err := cluster.Leader(w.ctx, w.tp)
 			if err != nil {
 				return err
 			}
@@ -106,7 +112,7 @@ func (w *lostWorld) sendTo(cluster broker.Cluster, c client, sequence int32, key
 				return err
 			}
 			defer conn.Close()
-			_, err = sitelog.ProduceOne(w.ctx, conn, sitelog.ProducePart{TopicPartition: replayedPartition, Batch: b}, 10*time.Second)
+			_, err = sitelog.ProduceOne(w.ctx, conn, sitelog.ProducePart{TopicPartition: w.tp, Batch: b}, 10*time.Second)
 			return err
 		}()
 		var k *kerr.Error
@@ -129,7 +135,7 @@ type shown struct {
 // log reads all that clients see.
 func (w *lostWorld) log() (all []shown) {
 	w.t.Helper()
-	r := sitelog.PartitionReader{Cluster: w.virtual, Of: replayedPartition}
+	r := sitelog.PartitionReader{Cluster: w.virtual, Of: w.tp}
 	defer r.Close()
 	for at := spillway.LocalOffset(gatewaytest.OffsetBase); ; {
 		f, err := r.Fetch(w.ctx, at, 1<<20, sitelog.FetchOptions{MaxWait: 10 * time.Millisecond, BytesMax: 1 << 20})
@@ -153,6 +159,18 @@ func (w *lostWorld) log() (all []shown) {
 			return all
 		}
 	}
+}
+
+// remove takes records at a site as retention does.
+func (w *lostWorld) remove(site spillway.SiteID, upTo int64) {
+	w.t.Helper()
+	admin, err := kgo.NewClient(w.Dial[site]...)
+	w.must(err)
+	defer admin.Close()
+	offsets := make(kadm.Offsets)
+	offsets.AddOffset(w.tp.Topic, w.tp.Partition, upTo, -1)
+	answers, err := kadm.NewClient(admin).DeleteRecords(w.ctx, offsets)
+	w.must(errors.Join(err, answers.Error()))
 }
 
 // values are those of the records, in the order of their offsets.
@@ -579,14 +597,7 @@ func TestReplayIsRefusedWhereTheLogIsGone(t *testing.T) {
 	for n := 20; n < 24; n++ {
 		w.send(nobody, -1, "key", n)
 	}
-	admin, err := kgo.NewClient(w.Dial["west"]...)
-	w.must(err)
-	defer admin.Close()
-	remove := func(upTo int64) {
-		t.Helper()
-		answers, err := kadm.NewClient(admin).DeleteRecords(w.ctx, kadm.Offsets{"orders": {0: {Topic: "orders", At: upTo}}})
-		w.must(errors.Join(err, answers.Error()))
-	}
+	remove := func(upTo int64) { w.remove("west", upTo) }
 	remove(2) // what was before the failover: nobody asks for it
 	d, err := w.replay("east", dryRun)
 	if err != nil || len(d.Ranges) != 1 || d.Ranges[0].Refused != "" || d.Ranges[0].Write != 3 {
@@ -674,4 +685,47 @@ func TestReplayReadsFromAGatewayThatHolds(t *testing.T) {
 		t.Errorf("ended with %+v", d.Ranges)
 	}
 	w.want(0, 1, 2, 3, 4, 5)
+}
+
+// What cannot be replayed of one partition keeps nothing else from it, in this run and in
+// every later one.
+func TestReplayGoesOnWithoutARangeThatCannotBe(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spoil func(w *lostWorld)
+		want  string
+	}{
+		"retention at the lost site": {func(w *lostWorld) { w.remove("east", 4) }, "retention at site east has taken records"},
+		"the topic was deleted": {func(w *lostWorld) { w.must(w.Direct["west"].Admin().DeleteTopic(w.ctx, "carts")) },
+			"the virtual cluster has no topic carts any more"},
+		"the records are too large": {func(w *lostWorld) {
+			limit := "70"
+			w.must(w.Direct["west"].Admin().SetTopicConfigs(w.ctx, "carts", map[string]*string{"max.message.bytes": &limit}))
+		}, "MESSAGE_TOO_LARGE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newLostWorld(t, "carts") // comes first
+			for n := range 5 {
+				for _, topic := range []string{"carts", "orders"} {
+					w.tp.Topic = topic
+					w.send(nobody, -1, "key", n)
+				}
+			}
+			w.fail("west", 3)
+			w.tp.Topic = "carts"
+			c.spoil(w)
+			w.tp.Topic = "orders"
+			for run := range 2 {
+				d, err := w.replay("east", func(c *replay.Config) { c.PatienceMax = 5 * time.Second })
+				if err == nil || len(d.Ranges) != 2-run || d.Ranges[0].Topic != "carts" || d.Ranges[0].Done || !strings.Contains(d.Ranges[0].Refused, c.want) {
+					t.Fatalf("run %d ended with %+v, %v", run, d.Ranges, err)
+				}
+				if run == 0 && (!d.Ranges[1].Done || d.Ranges[1].Written != 3) {
+					t.Errorf("beside it: %+v", d.Ranges[1])
+				}
+			}
+			w.want(0, 1, 2, 3, 4)
+		})
+	}
 }

@@ -86,7 +86,7 @@ func newComparison(r rules) *comparison {
 func (c *comparison) add(r record) error {
 	i := len(c.contents)
 	if i == RecordsMax {
-		return fmt.Errorf("more than %d records in one range; export them, and write back what is wanted", RecordsMax)
+		return refuse("more than %d records in one range; export them, and write back what is wanted", RecordsMax)
 	}
 	content := c.rules.content(r)
 	c.offsets = append(c.offsets, r.local)

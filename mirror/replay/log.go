@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/broker/batch"
 	"spillway/mirror"
 	"spillway/mirror/sitelog"
@@ -23,13 +24,14 @@ const (
 	undecidedMax = 1 << 20
 )
 
-// errGone: retention took what would have to be compared.
-var errGone = errors.New("the log does not reach back far enough")
+// unknownMax is how long a partition may be unknown to gateways before it counts as
+// deleted: those that have just started do not know all of them yet.
+const unknownMax = 10 * time.Second
 
 // end is where the log ends, as a gateway says that serves and knows what is durable. The
 // end that comes with an empty answer to a fetch tells nothing: it may be what was asked for.
 func (r *run) end(ctx context.Context, tp spillway.TopicPartition) (spillway.LocalOffset, error) {
-	for until := r.patience(); ; {
+	for until, unknown := r.patience(), time.Now().Add(min(unknownMax, r.PatienceMax)); ; {
 		within, cancel := context.WithDeadline(ctx, until)
 		ends, err := r.Virtual.Admin().HighWatermarks(within, []spillway.TopicPartition{tp})
 		cancel()
@@ -39,6 +41,8 @@ func (r *run) end(ctx context.Context, tp spillway.TopicPartition) (spillway.Loc
 			return end, nil
 		case ctx.Err() != nil:
 			return 0, fmt.Errorf("ask for the end of %s: %w", tp, ctx.Err())
+		case errors.Is(err, broker.ErrUnknownTopic) && time.Now().After(unknown):
+			return 0, refuse("the virtual cluster has no %s any more: create it, or give the records up", tp)
 		case time.Now().After(until):
 			return 0, fmt.Errorf("ask for the end of %s: %w; is the group served? See spillway status", tp, err)
 		}
@@ -67,7 +71,7 @@ func (l *virtualLog) read(ctx context.Context, r *run) error {
 			l.at = l.begun
 			continue
 		case gone:
-			return fmt.Errorf("%w: %s begins behind offset %d by now, and what was written from there on has to be compared; export the records, and write back what is wanted", errGone, l.tp, l.at)
+			return refuse("the log does not reach back far enough: %s begins behind offset %d by now, and what was written from there on has to be compared; export the records, and write back what is wanted", l.tp, l.at)
 		case err != nil && time.Now().After(until):
 			return fmt.Errorf("read %s from offset %d: %w; is the group served? See spillway status", l.tp, l.at, err)
 		case err != nil:
@@ -107,7 +111,7 @@ func (l *virtualLog) take(fetched sitelog.Fetched) error {
 		l.at = spillway.LocalOffset(w.Header.NextOffset())
 	}
 	if err := w.Err(); err != nil {
-		return fmt.Errorf("read %s at offset %d: %w", l.tp, l.at, err)
+		return refuse("read %s at offset %d: %w", l.tp, l.at, err)
 	}
 	return nil
 }
@@ -144,7 +148,7 @@ func (l *virtualLog) visit(b sitelog.Batch) error {
 	}
 	records, err := batch.Records(b.Bytes, mirror.DecompressedBytesMax)
 	if err != nil {
-		return fmt.Errorf("the batch at offset %d: %w", b.BaseOffset, err)
+		return refuse("the batch of %s at offset %d cannot be read: %w; export the records, and write back what is wanted", l.tp, b.BaseOffset, err)
 	}
 	if b.Control() {
 		if !mirror.Aborts(records) {
@@ -170,7 +174,7 @@ func (l *virtualLog) visit(b sitelog.Batch) error {
 			continue
 		}
 		if l.kept++; l.kept > undecidedMax {
-			return fmt.Errorf("more than %d records of open transactions at offset %d", undecidedMax, b.BaseOffset)
+			return refuse("more than %d records of open transactions in %s at offset %d; give the command again when they have ended", undecidedMax, l.tp, b.BaseOffset)
 		}
 		l.undecided[b.ProducerID] = append(l.undecided[b.ProducerID], s)
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"spillway"
 	"spillway/broker"
 	"spillway/mirror"
@@ -77,11 +79,21 @@ type Range struct {
 	CannotTell int64     `json:"cannotTell"`
 	First      time.Time `json:"first,omitzero"` // of those to be written, by their own time stamps
 	Last       time.Time `json:"last,omitzero"`
-	Refused    string    `json:"refused,omitempty"` // why nothing of the range is written
+	Refused    string    `json:"refused,omitempty"` // why not all of the range is written
 	Done       bool      `json:"done"`              // marked as replayed
 }
 
-type run struct{ Config }
+// refused is the error of one range. The others have nothing to do with it.
+type refused struct{ error }
+
+func (r refused) Unwrap() error { return r.error }
+
+func refuse(format string, a ...any) error { return refused{fmt.Errorf(format, a...)} }
+
+type run struct {
+	Config
+	topics map[string]topicSettings
+}
 
 func (r *run) patience() time.Time { return time.Now().Add(r.PatienceMax) }
 
@@ -92,8 +104,10 @@ func (r *run) at(s Step) error {
 	return r.At(s)
 }
 
-// Run replays the open ranges, or with DryRun says what that would write. What it
-// returns is true also with an error; a later run goes on from there.
+// Run replays the open ranges, or with DryRun says what that would write. A range that
+// cannot be read or written is refused, and the others go on. What it returns is true also
+// with an error, which is of ctx, of the store, or that nobody serves; a later run goes on
+// from there.
 func Run(ctx context.Context, c Config) ([]Range, error) {
 	if c.PatienceMax == 0 {
 		c.PatienceMax = PatienceMax
@@ -101,13 +115,16 @@ func Run(ctx context.Context, c Config) ([]Range, error) {
 	if c.BatchRecordsMax == 0 {
 		c.BatchRecordsMax = BatchRecordsMax
 	}
-	r := &run{c}
+	r := &run{Config: c, topics: make(map[string]topicSettings)}
 	ranges := slices.DeleteFunc(slices.Clone(c.Ranges), func(u mirror.UnreplicatedRange) bool { return !u.Open() })
 	// Older epochs first: of one key the newest record comes last.
 	slices.SortStableFunc(ranges, func(a, b mirror.UnreplicatedRange) int { return int(a.Epoch) - int(b.Epoch) })
 	done := make([]Range, 0, len(ranges))
 	for _, u := range ranges {
 		result, err := r.replay(ctx, u)
+		if errors.As(err, new(refused)) && ctx.Err() == nil {
+			result.Refused, err = err.Error(), nil
+		}
 		done = append(done, result)
 		if err != nil {
 			return done, fmt.Errorf("replay %s-%d [%d,%d) of site %s: %w", u.Topic, u.Partition, u.From, u.To, u.Site, err)
@@ -140,10 +157,6 @@ func (r *run) replay(ctx context.Context, u mirror.UnreplicatedRange) (Range, er
 			left = math.MaxInt64
 		}
 		found, err := r.compare(ctx, log, u, topic)
-		if errors.Is(err, errGone) {
-			done.Refused = err.Error()
-			return done, nil
-		}
 		if err != nil {
 			return done, err
 		}
@@ -181,7 +194,7 @@ func (r *run) further(ctx context.Context, write int64, left *int64, until *time
 		*left, *until = write, r.patience()
 		return nil
 	case time.Now().After(*until):
-		return fmt.Errorf("%d records are missing, and could not be written for %s; is another replay of the range running? Run it again, what is written is recognised", write, r.PatienceMax)
+		return refuse("%d records are missing, and could not be written for %s; give the command again, what is written is recognised", write, r.PatienceMax)
 	default:
 		return sitelog.Pause(ctx, retryPause)
 	}
@@ -194,10 +207,29 @@ func (r *run) close(ctx context.Context, done Range) (Range, error) {
 	}
 	detail := fmt.Sprintf("%s: %s (%d records; the last run wrote %d; superseded: %d)", r.Who, r.Why, done.Records, done.Written, done.Superseded)
 	if err := r.Source.ReplayedUnreplicated(ctx, done.UnreplicatedRange, detail); err != nil {
-		return done, fmt.Errorf("all is there, and could not be marked: %w", err)
+		return done, refuse("all is there, and the range could not be marked: %w; give the command again", err)
 	}
 	done.Done, done.Replayed = true, true
 	return done, nil
+}
+
+// batches reads a range. What ends it there is of this range alone, but for visit's errors.
+func (r *run) batches(ctx context.Context, u mirror.UnreplicatedRange, visit func(mirror.UnreplicatedBatch) error) error {
+	var visited error
+	err := r.Source.UnreplicatedBatches(ctx, u, func(b mirror.UnreplicatedBatch) error {
+		visited = visit(b)
+		return visited
+	})
+	switch {
+	case visited != nil:
+		return visited
+	case err == nil || ctx.Err() != nil:
+		return err
+	case errors.Is(err, kerr.OffsetOutOfRange):
+		return refuse("retention at site %s has taken records of the range, and those that are left are not told apart: %w; what is left is in the log there, give it up with discard", u.Site, err)
+	default:
+		return refuse("%w; is all well at site %s? Give the command again then", err, u.Site)
+	}
 }
 
 // found is the outcome of a comparison.
@@ -211,7 +243,7 @@ type found struct {
 // begin reads the range.
 func (r *run) begin(ctx context.Context, u mirror.UnreplicatedRange, topic topicSettings, terms Terms) (*virtualLog, error) {
 	c := newComparison(topic.rules)
-	err := r.Source.UnreplicatedBatches(ctx, u, func(b mirror.UnreplicatedBatch) error {
+	err := r.batches(ctx, u, func(b mirror.UnreplicatedBatch) error {
 		p := terms.producer(b.Header, u.Epoch)
 		for _, rec := range b.Records {
 			one := record{local: rec.Local, key: rec.Key, value: rec.Value, headers: rec.Headers, timestamp: rec.Timestamp, producer: p, sequence: rec.Sequence}
@@ -254,7 +286,7 @@ func (r *run) terms(ctx context.Context) (Terms, error) {
 // count adds up what becomes of the records, and refuses what the topic would.
 func (r *run) count(ctx context.Context, out *found, topic topicSettings) error {
 	fates, now := out.fates, time.Now()
-	return r.Source.UnreplicatedBatches(ctx, out.UnreplicatedRange, func(b mirror.UnreplicatedBatch) error {
+	return r.batches(ctx, out.UnreplicatedRange, func(b mirror.UnreplicatedBatch) error {
 		for _, rec := range b.Records {
 			out.Records++
 			switch fates.next(rec.Local) {
@@ -289,13 +321,36 @@ func (r *run) count(ctx context.Context, out *found, topic topicSettings) error 
 type topicSettings struct {
 	rules
 	beforeMax, afterMax time.Duration // 0: any
+	unknown             error         // the topic was deleted
 }
 
-func (r *run) settings(ctx context.Context, topic string) (s topicSettings, err error) {
-	settings, err := r.Virtual.Admin().TopicConfigs(ctx, topic)
-	if err != nil {
-		return s, fmt.Errorf("read the settings of topic %s: %w", topic, err)
+// settings waits for a gateway that tells them, and asks once.
+func (r *run) settings(ctx context.Context, topic string) (topicSettings, error) {
+	if s, known := r.topics[topic]; known {
+		return s, s.unknown
 	}
+	for until, unknown := r.patience(), time.Now().Add(min(unknownMax, r.PatienceMax)); ; {
+		settings, err := r.Virtual.Admin().TopicConfigs(ctx, topic)
+		switch {
+		case err == nil:
+			r.topics[topic] = readSettings(settings)
+			return r.topics[topic], nil
+		case ctx.Err() != nil:
+			return topicSettings{}, ctx.Err()
+		case errors.Is(err, broker.ErrUnknownTopic) && time.Now().After(unknown):
+			s := topicSettings{unknown: refuse("the virtual cluster has no topic %s any more: create it, or give the records up", topic)}
+			r.topics[topic] = s
+			return s, s.unknown
+		case time.Now().After(until):
+			return topicSettings{}, fmt.Errorf("read the settings of topic %s: %w", topic, err)
+		}
+		if err := r.again(ctx); err != nil {
+			return topicSettings{}, err
+		}
+	}
+}
+
+func readSettings(settings map[string]broker.ConfigValue) (s topicSettings) {
 	s.compacted = strings.Contains(settings["cleanup.policy"].Value, "compact")
 	s.appendTime = settings["message.timestamp.type"].Value == "LogAppendTime"
 	limit := func(name string) time.Duration {
@@ -306,7 +361,7 @@ func (r *run) settings(ctx context.Context, topic string) (s topicSettings, err 
 		return max(time.Duration(n)*time.Millisecond, time.Millisecond)
 	}
 	s.beforeMax, s.afterMax = limit("message.timestamp.before.max.ms"), limit("message.timestamp.after.max.ms")
-	return s, nil
+	return s
 }
 
 // timestampAnyMax: from here on a limit of time stamps is none, as time.Duration ends

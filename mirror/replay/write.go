@@ -45,7 +45,7 @@ func (r *run) write(ctx context.Context, f found, done *Range) error {
 	w := &writer{run: r, tp: spillway.TopicPartition{Topic: f.Topic, Partition: f.Partition}, own: f.own, next: f.next, done: done}
 	defer w.hangUp()
 	fates := f.fates
-	err := r.Source.UnreplicatedBatches(ctx, f.UnreplicatedRange, func(b mirror.UnreplicatedBatch) error {
+	err := r.batches(ctx, f.UnreplicatedRange, func(b mirror.UnreplicatedBatch) error {
 		for _, rec := range b.Records {
 			if fates.next(rec.Local) != missing {
 				continue
@@ -129,7 +129,7 @@ func (w *writer) append(ctx context.Context, b []byte) error {
 		case errors.Is(err, kerr.DuplicateSequenceNumber), errors.Is(err, kerr.OutOfOrderSequenceNumber), errors.Is(err, kerr.InvalidProducerEpoch), errors.Is(err, kerr.UnknownProducerID):
 			return fmt.Errorf("%w (%w)", errAnew, err) // another run was here, or the end of an earlier one
 		case !kerr.IsRetriable(err) && isKafka(err):
-			return fmt.Errorf("write %d records: %w", len(w.records), err)
+			return refuse("the records from offset %d on are not taken: %w; export the records, and write back what is wanted", w.records[0].Virtual, err)
 		case time.Now().After(until):
 			return fmt.Errorf("write %d records, tried for %s: %w; run it again when the group is served, what is written is recognised", len(w.records), w.PatienceMax, err)
 		}
