@@ -75,8 +75,11 @@ type replayer struct {
 	site     spillway.SiteID
 	dryRun   bool
 	who, why string
-	out      io.Writer            // for progress
-	adjust   func(*replay.Config) // for tests
+	out      io.Writer // for progress
+
+	// For tests.
+	adjust   func(*replay.Config)
+	claimTTL time.Duration
 }
 
 // replayed is what the command tells.
@@ -89,8 +92,8 @@ type replayed struct {
 	Note   string          `json:"note"`
 }
 
-func (r replayer) run(ctx context.Context) (replayed, error) {
-	out := replayed{Group: r.share.Group, Site: r.site, DryRun: r.dryRun, Note: lateNote}
+func (r replayer) run(ctx context.Context) (out replayed, err error) {
+	out = replayed{Group: r.share.Group, Site: r.site, DryRun: r.dryRun, Note: lateNote}
 	g, _ := r.topology.Group(r.share.Group)
 	if g.Kind == spillway.Unordered {
 		return out, fmt.Errorf("group %s is unordered: retries are not recognised there, so nothing can be written exactly once; export the records, and write back what is wanted", r.share.Group)
@@ -100,19 +103,34 @@ func (r replayer) run(ctx context.Context) (replayed, error) {
 		return out, err
 	}
 	out.Served, _ = share.Serves()
-	ranges, err := r.mirror.Unreplicated(ctx, r.share)
-	if err != nil {
-		return out, err
+	c := replay.Config{
+		Cluster: r.topology.Name(), Source: r.mirror, Virtual: r.virtual, Terms: r.terms,
+		DryRun: r.dryRun, Who: r.who, Why: r.why, Progress: r.progress(),
 	}
 	what := fmt.Sprintf("replay of unreplicated records of %s from site %s", r.share.Group, r.site)
+	if !r.dryRun {
+		claim, err := r.operator.ClaimReplay(ctx, r.share, r.who, r.claimTTL)
+		if err != nil {
+			return out, err
+		}
+		c.Holds = claim.Holds
+		defer func() {
+			if errors.Is(err, replay.ErrUnanswered) {
+				claim.Abandon() // and it lasts until what is on its way has landed
+				return
+			}
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteWait)
+			defer cancel()
+			err = errors.Join(err, claim.Release(ctx))
+		}()
+	}
+	if c.Ranges, err = r.mirror.Unreplicated(ctx, r.share); err != nil {
+		return out, err
+	}
 	if !r.dryRun {
 		if err := r.operator.Note(ctx, what+" began", r.who, r.why); err != nil {
 			return out, err
 		}
-	}
-	c := replay.Config{
-		Cluster: r.topology.Name(), Source: r.mirror, Ranges: ranges, Virtual: r.virtual, Terms: r.terms,
-		DryRun: r.dryRun, Who: r.who, Why: r.why, Progress: r.progress(),
 	}
 	if r.adjust != nil {
 		r.adjust(&c)

@@ -25,6 +25,7 @@ import (
 	"spillway/broker/batch"
 	"spillway/configs"
 	"spillway/federation/control"
+	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 	"spillway/mirror"
@@ -43,6 +44,8 @@ type lostWorld struct {
 	virtual broker.Cluster
 	began   int64                   // time of the first record, in milliseconds
 	tp      spillway.TopicPartition // that is written to and read
+
+	claimTTL time.Duration
 }
 
 // newLostWorld has the topic orders, and those named.
@@ -207,7 +210,7 @@ func (w *lostWorld) replay(site spillway.SiteID, adjust func(*replay.Config)) (r
 	w.t.Helper()
 	r := replayer{
 		operator: control.NewOperator(w.Topology, w.Store, nil), mirror: w.at(site), virtual: w.virtual, topology: w.Topology, share: gatewaytest.ShareID, site: site,
-		who: "anna", why: "orders of the cut", out: w.t.Output(),
+		who: "anna", why: "orders of the cut", out: w.t.Output(), claimTTL: w.claimTTL,
 	}
 	if adjust == nil {
 		adjust = func(*replay.Config) {}
@@ -220,6 +223,19 @@ func (w *lostWorld) replay(site spillway.SiteID, adjust func(*replay.Config)) (r
 		adjust(c)
 	}
 	return r.run(w.ctx)
+}
+
+// unclaimed is a run that does not ask whether it is the only one.
+func (w *lostWorld) unclaimed(source replay.Source, ranges []mirror.UnreplicatedRange, adjust func(*replay.Config)) ([]replay.Range, error) {
+	w.t.Helper()
+	r := replayer{operator: control.NewOperator(w.Topology, w.Store, nil), share: gatewaytest.ShareID}
+	c := replay.Config{
+		Cluster: w.Topology.Name(), Source: source, Ranges: ranges, Virtual: w.virtual, Terms: r.terms, Who: "berta", Why: "a test", BatchRecordsMax: 2,
+	}
+	if adjust != nil {
+		adjust(&c)
+	}
+	return replay.Run(w.ctx, c)
 }
 
 func dryRun(c *replay.Config) { c.DryRun = true }
@@ -323,6 +339,18 @@ func TestReplayTellsRecordsOfTheSameContentApart(t *testing.T) {
 
 var errKilled = errors.New("killed")
 
+// buried gives up the claim of a run that was killed: nobody waits for it in a test.
+func (w *lostWorld) buried() {
+	w.t.Helper()
+	e, err := w.Store.Get(w.ctx, w.Keys.Replay(gatewaytest.ShareID))
+	if err == nil {
+		err = w.Store.Delete(w.ctx, e.Key, e.Version)
+	}
+	if !errors.Is(err, coordination.ErrNotFound) {
+		w.must(err)
+	}
+}
+
 // A run that ends anywhere is taken up by the next one, and nothing is written twice.
 func TestReplayGoesOnAfterItWasKilled(t *testing.T) {
 	t.Parallel()
@@ -346,6 +374,7 @@ func TestReplayGoesOnAfterItWasKilled(t *testing.T) {
 				if _, err := w.replay("east", kill); !errors.Is(err, errKilled) {
 					t.Fatalf("a run that is killed when it has %s: %v", step, err)
 				}
+				w.buried()
 			}
 			d, err := w.replay("east", nil)
 			w.must(err)
@@ -357,35 +386,154 @@ func TestReplayGoesOnAfterItWasKilled(t *testing.T) {
 	}
 }
 
-// Two runs at once write nothing twice: what the slower one compared is not true any more.
+// Two runs at once write nothing twice, though neither knows of the other: what the slower
+// one compared is not true any more.
 func TestReplayTwiceAtOnce(t *testing.T) {
 	t.Parallel()
-	for _, records := range []int{2, 3} { // of a batch of the other run: the same ones or not
-		t.Run(fmt.Sprint(records), func(t *testing.T) {
+	type other struct {
+		site    spillway.SiteID // that says to have the records
+		records int             // of a batch: the same ones or not
+		move    bool
+	}
+	for name, o := range map[string]other{
+		"the same batches":   {"east", 2, false},
+		"other batches":      {"east", 3, false},
+		"of another site":    {"north", 2, false},
+		"over a move":        {"east", 2, true},
+		"both of these, too": {"north", 3, true},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newLostWorld(t)
 			for n := range 9 {
 				w.send(nobody, -1, "key", n)
 			}
-			w.fail("west", 7)
-			other := false
-			d, err := w.replay("east", func(c *replay.Config) {
+			w.fail("west", 9) // the dumb mirror would not carry them on to north
+			source := w.at("east")
+			ranges, err := source.Unreplicated(w.ctx, gatewaytest.ShareID)
+			w.must(err)
+			ran := false
+			done, err := w.unclaimed(source, ranges, func(c *replay.Config) {
 				c.At = func(s replay.Step) error {
-					if s != replay.StepCompared || other {
+					if s != replay.StepCompared || ran {
 						return nil
 					}
-					other = true
-					_, err := w.replay("east", func(c *replay.Config) { c.BatchRecordsMax = records })
+					ran = true
+					if o.move {
+						w.fail("north", 0)
+					}
+					same := slices.Clone(ranges)
+					same[0].Site = o.site
+					_, err := w.unclaimed(unmarked{w.at("east")}, same, func(c *replay.Config) { c.BatchRecordsMax = o.records })
 					return err
 				}
 			})
 			w.must(err)
-			if !other || len(d.Ranges) != 1 || !d.Ranges[0].Done {
-				t.Errorf("ended with %+v", d.Ranges)
+			if !ran || len(done) != 1 || !done[0].Done {
+				t.Errorf("ended with %+v", done)
 			}
 			w.want(0, 1, 2, 3, 4, 5, 6, 7, 8)
 		})
 	}
+}
+
+// unmarked is a source that forgets what became of its ranges.
+type unmarked struct{ *mirror.Mirror }
+
+func (unmarked) ReplayedUnreplicated(context.Context, mirror.UnreplicatedRange, string) error {
+	return nil
+}
+
+// One command of a group writes at a time, whichever sites they are of. That of one that
+// died goes to the next, and one that has lost it does not go on.
+func TestReplayHasAClaim(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	for n := range 5 {
+		w.send(nobody, -1, "key", n)
+	}
+	w.fail("west", 3)
+	w.claimTTL = time.Second
+	ran := 0
+	lose := func(holds func() error) {
+		e, err := w.Store.Get(w.ctx, w.Keys.Replay(gatewaytest.ShareID))
+		w.must(err)
+		for err = coordination.ErrConflict; errors.Is(err, coordination.ErrConflict); {
+			if e, err = w.Store.Get(w.ctx, e.Key); err == nil {
+				_, err = w.Store.Put(w.ctx, e.Key, []byte(`{"owner":"other","who":"berta"}`), e.Version)
+			}
+		}
+		w.must(err)
+		gatewaytest.Eventually(t, "the claim is lost", func() bool { return holds() != nil })
+	}
+	_, err := w.replay("east", func(c *replay.Config) {
+		c.At = func(s replay.Step) error {
+			if s != replay.StepCompared {
+				return nil
+			}
+			for _, site := range []spillway.SiteID{"east", "west"} {
+				if _, err := w.replay(site, nil); err == nil || !strings.Contains(err.Error(), "another replay of the group is at work") {
+					t.Errorf("beside another one, of site %s: %v", site, err)
+				}
+				ran++
+			}
+			lose(c.Holds)
+			return nil
+		}
+	})
+	if err == nil || !strings.Contains(err.Error(), "the claim on the replay is lost") || ran != 2 {
+		t.Errorf("without the claim: %v (%d others)", err, ran)
+	}
+	w.want(0, 1)
+	began := time.Now()
+	if _, err = w.replay("east", nil); err != nil || time.Since(began) < w.claimTTL {
+		t.Errorf("after %s, beside one that died: %v", time.Since(began), err)
+	}
+	w.want(0, 1, 2, 3, 4)
+	if _, err := w.Store.Get(w.ctx, w.Keys.Replay(gatewaytest.ShareID)); !errors.Is(err, coordination.ErrNotFound) {
+		t.Errorf("it is over, and has the claim: %v", err)
+	}
+}
+
+// A batch that may be in the log is looked for, and not sent again: brokers that have
+// forgotten its producer would take it twice.
+func TestReplayAfterAnUnsureAnswer(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	for n := range 6 {
+		w.send(nobody, -1, "key", n)
+	}
+	w.fail("west", 6)
+	end := func() spillway.LocalOffset {
+		ends, err := w.Direct["west"].Admin().LogEnds(w.ctx, []spillway.TopicPartition{w.tp})
+		w.must(err)
+		return ends[w.tp]
+	}
+	sent, lost, before := 0, false, spillway.LocalOffset(0)
+	d, err := w.replay("east", func(c *replay.Config) {
+		c.At = func(s replay.Step) error {
+			switch {
+			case s == replay.StepWritten && !lost: // the first one; the connections are made
+				before, lost = end(), true
+				w.Wires["west"].Mute()
+			case s == replay.StepSent && before > 0: // the second one
+				gatewaytest.Eventually(t, "west has it", func() bool { return end() > before })
+				before = 0
+				w.Wires["west"].Cut(false)
+				w.Wires["west"].Unmute()
+			}
+			if s == replay.StepSent {
+				sent++
+			}
+			return nil
+		}
+	})
+	w.must(err)
+	w.counts(d, replay.Range{Records: 6, There: 6, Written: 6, Done: true})
+	if sent != 3 {
+		t.Errorf("%d batches were sent for 3", sent)
+	}
+	w.want(0, 1, 2, 3, 4, 5)
 }
 
 // A move in the middle stops nothing for good: the rest is written at the site that

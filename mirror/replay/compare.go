@@ -222,10 +222,10 @@ func keyOf(rec record) (d digest) {
 	return d
 }
 
-// ownProducer is the id under which the records of a range are written in an epoch: the
-// same in every run, and another one in the next epoch, whose log may lack the end of
+// ownProducer is the id under which a partition is written in an epoch: the same in every
+// run, of whichever site, and another one in the next epoch, whose log may lack the end of
 // what this one wrote.
-func ownProducer(cluster string, r mirror.UnreplicatedRange, epoch spillway.Epoch) int64 {
-	sum := sha256.Sum256(fmt.Appendf(nil, "replay/%s/%s/%s/%d/%d/%d/%d/%d", cluster, r.Site, r.Topic, r.Partition, r.Epoch, r.LocalFrom, r.LocalTo, epoch))
+func ownProducer(cluster string, tp spillway.TopicPartition, epoch spillway.Epoch) int64 {
+	sum := sha256.Sum256(fmt.Appendf(nil, "replay/%s/%s/%d/%d", cluster, tp.Topic, tp.Partition, epoch))
 	return spillway.ClientProducerID(binary.BigEndian.Uint64(sum[:]) & math.MaxInt64)
 }

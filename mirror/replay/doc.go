@@ -11,9 +11,10 @@
 //	R5  a range is marked as replayed only after the log was read once more and lacked
 //	    nothing of it
 //
-// R1 rests on two things (docs/decisions/0033). What is in the log is recognised when the
+// R1 rests on three things (docs/decisions/0033). What is in the log is recognised when the
 // log is read, and that is done before anything is written. What may be on its way is
-// covered by a conditional write: the producer id is made of the range and the epoch, so
-// every run has the same one, and its sequences go on where the log ends, so of two
-// batches that claim the same place the site takes one.
+// waited for: one run has the claim, which lasts longer than a gateway may hold a batch.
+// And below that each write is conditional: the producer id is made of the partition and
+// the epoch, so every run has the same one, and its sequences go on where the log ends, so
+// of two batches that claim the same place the site takes one.
 package replay

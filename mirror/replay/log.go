@@ -59,6 +59,7 @@ func (l *virtualLog) read(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
+	end = max(end, l.written)
 	reader := sitelog.PartitionReader{Cluster: r.Virtual, Of: l.tp}
 	defer reader.Close()
 	for until := r.patience(); l.at < end; {
@@ -138,8 +139,24 @@ type virtualLog struct {
 
 	at        spillway.LocalOffset // virtual
 	next      int32                // behind the last sequence under own
-	undecided map[int64][]seen     // by the producer of the transaction
+	written   spillway.LocalOffset // virtual; behind all that was acknowledged to this run
+	unsure    unsure
+	undecided map[int64][]seen // by the producer of the transaction
 	kept      int
+}
+
+// unsure is a batch of which nobody knows whether it is in the log. It is not sent again:
+// brokers forget producers whose records are old, and would take it twice. It is looked for.
+type unsure struct {
+	next    int32 // behind its last sequence
+	records int64
+	err     error // nil: there is none
+}
+
+// appended tells whether the batch is in a log for certain, though not durable yet: nobody
+// is shown it until it is.
+func (u unsure) appended() bool {
+	return errors.Is(u.err, kerr.RequestTimedOut) || errors.Is(u.err, kerr.NotEnoughReplicasAfterAppend)
 }
 
 func (l *virtualLog) visit(b sitelog.Batch) error {

@@ -33,6 +33,9 @@ type Config struct {
 	Virtual broker.Cluster
 	// Terms of the share, as they are now. An error: it is not served.
 	Terms func(context.Context) (Terms, error)
+	// Holds, if not nil, is asked before each write whether this run is still the only one;
+	// its error ends the run.
+	Holds func() error
 	// DryRun: only find out what would be written.
 	DryRun   bool
 	Who, Why string
@@ -93,7 +96,14 @@ func refuse(format string, a ...any) error { return refused{fmt.Errorf(format, a
 type run struct {
 	Config
 	topics map[string]topicSettings
+	// sent is when the last batch left that nobody has answered. Until AnswerMax behind it
+	// a gateway may still write it.
+	sent time.Time
 }
+
+// ErrUnanswered: the run ended while a batch was on its way. For AnswerMax nobody else may
+// write.
+var ErrUnanswered = errors.New("a batch is still on its way")
 
 func (r *run) patience() time.Time { return time.Now().Add(r.PatienceMax) }
 
@@ -127,7 +137,11 @@ func Run(ctx context.Context, c Config) ([]Range, error) {
 		}
 		done = append(done, result)
 		if err != nil {
-			return done, fmt.Errorf("replay %s-%d [%d,%d) of site %s: %w", u.Topic, u.Partition, u.From, u.To, u.Site, err)
+			err = fmt.Errorf("replay %s-%d [%d,%d) of site %s: %w", u.Topic, u.Partition, u.From, u.To, u.Site, err)
+			if !r.sent.IsZero() {
+				err = fmt.Errorf("%w (%w)", err, ErrUnanswered)
+			}
+			return done, err
 		}
 	}
 	return done, nil
@@ -150,6 +164,9 @@ func (r *run) replay(ctx context.Context, u mirror.UnreplicatedRange) (Range, er
 		if err != nil {
 			return done, err
 		}
+		if err := r.landed(ctx); err != nil {
+			return done, err
+		}
 		if log == nil || log.terms.current() != terms.current() {
 			if log, err = r.begin(ctx, u, topic, terms); err != nil {
 				return done, err
@@ -157,13 +174,18 @@ func (r *run) replay(ctx context.Context, u mirror.UnreplicatedRange) (Range, er
 			left = math.MaxInt64
 		}
 		found, err := r.compare(ctx, log, u, topic)
+		found.Written = done.Written
+		done = found.Range
 		if err != nil {
 			return done, err
 		}
-		found.Written = done.Written
-		done = found.Range
 		if r.DryRun || done.Refused != "" {
 			return done, nil
+		}
+		if looked, err := r.look(ctx, log, &done, until); err != nil {
+			return done, err
+		} else if !looked {
+			continue
 		}
 		if done.Write == 0 {
 			// What was read counts only if no move took any of it back meanwhile.
@@ -181,10 +203,43 @@ func (r *run) replay(ctx context.Context, u mirror.UnreplicatedRange) (Range, er
 		if err := r.at(StepCompared); err != nil {
 			return done, err
 		}
-		if err := r.write(ctx, found, &done); err != nil && !errors.Is(err, errAnew) {
+		if err := r.write(ctx, found, topic, &done); err != nil && !errors.Is(err, errAnew) {
 			return done, err
 		}
 	}
+}
+
+// landed waits until a batch that nobody answered has been written or never will be. It
+// claims its place by its sequence, but not in the next term, nor where its records are so
+// old that brokers forget their producer.
+func (r *run) landed(ctx context.Context) error {
+	if r.sent.IsZero() {
+		return nil
+	}
+	if err := sitelog.Pause(ctx, max(0, time.Until(r.sent.Add(AnswerMax)))); err != nil {
+		return err
+	}
+	r.sent = time.Time{}
+	return nil
+}
+
+// look looks for the batch of which this run is not sure. False: it is there and not shown
+// yet; look again.
+func (r *run) look(ctx context.Context, log *virtualLog, done *Range, until time.Time) (looked bool, err error) {
+	u := log.unsure
+	switch {
+	case u.err == nil:
+		return true, nil
+	case log.next == u.next:
+		done.Written += u.records
+	case !u.appended(): // nor will it be (landed)
+	case time.Now().After(until):
+		return false, refuse("%d records were written, and are not durable after %s: %w; give the command again when enough sites have them", u.records, r.PatienceMax, u.err)
+	default:
+		return false, sitelog.Pause(ctx, retryPause)
+	}
+	log.unsure = unsure{}
+	return true, nil
 }
 
 // further gives up where less and less was to be written and is not any more.
@@ -236,8 +291,7 @@ func (r *run) batches(ctx context.Context, u mirror.UnreplicatedRange, visit fun
 type found struct {
 	Range
 	fates fates
-	own   int64 // producer id for the range in the term
-	next  int32 // its next sequence
+	log   *virtualLog
 }
 
 // begin reads the range.
@@ -255,18 +309,18 @@ func (r *run) begin(ctx context.Context, u mirror.UnreplicatedRange, topic topic
 	})
 	tp := spillway.TopicPartition{Topic: u.Topic, Partition: u.Partition}
 	return &virtualLog{
-		c: c, terms: terms, tp: tp, own: ownProducer(r.Cluster, u, terms.current()), from: u.From, at: spillway.LocalOffset(u.From),
+		c: c, terms: terms, tp: tp, own: ownProducer(r.Cluster, tp, terms.current()), from: u.From, at: spillway.LocalOffset(u.From),
 		begun: spillway.LocalOffset(terms.begun(tp, u.Epoch)), undecided: make(map[int64][]seen),
 	}, err
 }
 
 // compare reads the virtual cluster's log, and counts what the range has beyond it.
 func (r *run) compare(ctx context.Context, log *virtualLog, u mirror.UnreplicatedRange, topic topicSettings) (found, error) {
-	out := found{Range: Range{UnreplicatedRange: u}, own: log.own}
+	out := found{Range: Range{UnreplicatedRange: u}, log: log}
 	if err := log.read(ctx, r); err != nil {
 		return out, err
 	}
-	out.fates, out.next = log.c.settle(), log.next
+	out.fates = log.c.settle()
 	return out, r.count(ctx, &out, topic)
 }
 

@@ -19,8 +19,10 @@ import (
 const (
 	BatchRecordsMax = 500
 	batchBytesMax   = 256 << 10 // a larger record goes alone
-	writeTimeout    = 30 * time.Second
 )
+
+// AnswerMax is how long a gateway may hold a batch; then it has written it, or never will.
+const AnswerMax = 10 * time.Second
 
 // errAnew: what was compared may not be true any more; compare again.
 var errAnew = errors.New("the log has changed since it was compared")
@@ -28,9 +30,7 @@ var errAnew = errors.New("the log has changed since it was compared")
 // writer appends the missing records of a range, in their order.
 type writer struct {
 	*run
-	tp   spillway.TopicPartition
-	own  int64
-	next int32
+	log  *virtualLog
 	done *Range
 
 	records []mirror.UnreplicatedRecord // not written yet
@@ -41,8 +41,8 @@ type writer struct {
 
 // write writes what is missing. With errAnew a part of it is written, as after a move:
 // what comes behind is compared first.
-func (r *run) write(ctx context.Context, f found, done *Range) error {
-	w := &writer{run: r, tp: spillway.TopicPartition{Topic: f.Topic, Partition: f.Partition}, own: f.own, next: f.next, done: done}
+func (r *run) write(ctx context.Context, f found, topic topicSettings, done *Range) error {
+	w := &writer{run: r, log: f.log, done: done}
 	defer w.hangUp()
 	fates := f.fates
 	err := r.batches(ctx, f.UnreplicatedRange, func(b mirror.UnreplicatedBatch) error {
@@ -87,9 +87,7 @@ func (w *writer) flush(ctx context.Context) error {
 	if err := w.append(ctx, b); err != nil {
 		return err
 	}
-	n := len(w.records)
-	w.next = batch.NextSequence(w.next, int32(n))
-	w.done.Written += int64(n)
+	w.done.Written += int64(len(w.records))
 	w.records, w.bytes = w.records[:0], 0
 	if w.Progress != nil {
 		w.Progress(*w.done)
@@ -98,7 +96,7 @@ func (w *writer) flush(ctx context.Context) error {
 }
 
 func (w *writer) batch() ([]byte, error) {
-	h := batch.Header{BaseTimestamp: w.records[0].Timestamp, LeaderEpoch: -1, ProducerID: w.own, BaseSequence: w.next}
+	h := batch.Header{BaseTimestamp: w.records[0].Timestamp, LeaderEpoch: -1, ProducerID: w.log.own, BaseSequence: w.log.next}
 	records := make([]batch.Record, 0, len(w.records))
 	for i, rec := range w.records {
 		out := batch.Record{TimestampDelta: rec.Timestamp - h.BaseTimestamp, OffsetDelta: int32(i), Key: rec.Key, Value: rec.Value}
@@ -110,72 +108,88 @@ func (w *writer) batch() ([]byte, error) {
 	return batch.Rebuild(h, records, w.codec)
 }
 
-// append sends a batch until it is there. The same bytes go again after each unsure
-// answer: site and gateway know them by their sequences. A move may lie between, so
-// what comes behind is compared anew.
+// append sends a batch once. After an unsure answer what comes behind is compared anew.
 func (w *writer) append(ctx context.Context, b []byte) error {
-	unsure := false
-	for until := w.patience(); ; {
-		err := w.send(ctx, b)
-		switch {
-		case err == nil && unsure:
-			return w.anew()
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.As(err, new(ended)):
-			return err
-		case errors.Is(err, kerr.DuplicateSequenceNumber), errors.Is(err, kerr.OutOfOrderSequenceNumber), errors.Is(err, kerr.InvalidProducerEpoch), errors.Is(err, kerr.UnknownProducerID):
-			return fmt.Errorf("%w (%w)", errAnew, err) // another run was here, or the end of an earlier one
-		case !kerr.IsRetriable(err) && isKafka(err):
-			return refuse("the records from offset %d on are not taken: %w; export the records, and write back what is wanted", w.records[0].Virtual, err)
-		case time.Now().After(until):
-			return fmt.Errorf("write %d records, tried for %s: %w; run it again when the group is served, what is written is recognised", len(w.records), w.PatienceMax, err)
-		}
-		unsure = true
-		w.hangUp()
-		if err := sitelog.Pause(ctx, retryPause); err != nil {
-			return err
-		}
-		_ = w.Virtual.Refresh(ctx) // gateways that do not answer are met again by the next try
+	if err := w.may(ctx); err != nil {
+		return err
 	}
+	n := int64(len(w.records))
+	next := batch.NextSequence(w.log.next, int32(n))
+	base, err := w.send(ctx, b)
+	switch {
+	case err == nil && base < max(w.log.written, w.log.at):
+		return errAnew // an older batch of the same sequence was found, maybe of another run
+	case err == nil:
+		w.log.next, w.log.written = next, base+spillway.LocalOffset(n)
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.As(err, new(ended)):
+		return err
+	case errors.Is(err, kerr.DuplicateSequenceNumber), errors.Is(err, kerr.OutOfOrderSequenceNumber), errors.Is(err, kerr.InvalidProducerEpoch), errors.Is(err, kerr.UnknownProducerID):
+		return fmt.Errorf("%w (%w)", errAnew, err) // another run was here, or the end of an earlier one
+	case !kerr.IsRetriable(err) && isKafka(err):
+		return refuse("the records from offset %d on are not taken: %w; export the records, and write back what is wanted", w.records[0].Virtual, err)
+	}
+	w.log.unsure = unsure{next: next, records: n, err: err}
+	w.hangUp()
+	if err := w.again(ctx); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", errAnew, err)
 }
 
-// anew counts what was written after an unsure answer, and ends the round.
-func (w *writer) anew() error {
-	w.done.Written += int64(len(w.records))
-	w.records = nil
-	return errAnew
+// may tells whether the next batch may go: the run is the only one, and the term is the
+// one of the comparison. In another one an earlier batch may be lost, and this one would
+// come before it.
+func (w *writer) may(ctx context.Context) error {
+	if w.Holds != nil {
+		if err := w.Holds(); err != nil {
+			return err
+		}
+	}
+	terms, err := w.Terms(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return fmt.Errorf("%w (%w)", errAnew, err)
+	case terms.current() != w.log.terms.current():
+		return errAnew
+	}
+	return nil
 }
 
-func (w *writer) send(ctx context.Context, b []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+// send returns where the batch lies.
+func (w *writer) send(ctx context.Context, b []byte) (spillway.LocalOffset, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*AnswerMax)
 	defer cancel()
 	if w.conn == nil {
-		node, err := w.Virtual.Leader(ctx, w.tp)
+		node, err := w.Virtual.Leader(ctx, w.log.tp)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if w.conn, err = w.Virtual.Dial(ctx, node); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if err := w.conn.Unmuted(ctx); err != nil {
-		return err
+		return 0, err
 	}
-	answer := sitelog.Send(ctx, w.conn, []sitelog.ProducePart{{TopicPartition: w.tp, Batch: b}}, writeTimeout/2)
+	w.sent = time.Now()
+	answer := sitelog.Send(ctx, w.conn, []sitelog.ProducePart{{TopicPartition: w.log.tp, Batch: b}}, AnswerMax)
 	if err := w.at(StepSent); err != nil {
-		return ended{err}
+		return 0, ended{err}
 	}
 	produced, err := answer(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	w.sent = time.Time{}
 	if len(produced) != 1 {
-		return fmt.Errorf("%d partitions in the answer for one", len(produced))
+		return 0, fmt.Errorf("%d partitions in the answer for one", len(produced))
 	}
-	return produced[0].Err
+	return produced[0].Base, produced[0].Err
 }
 
 func (w *writer) hangUp() {
