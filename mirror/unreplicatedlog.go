@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sort"
 
 	"spillway"
 	"spillway/broker/batch"
@@ -87,10 +88,20 @@ type marker struct {
 	aborted bool
 }
 
+// markers are those of a range by producer, ascending.
+type markers map[int64][]marker
+
+// committed tells whether the transaction of a batch was, as far as the range knows.
+func (m markers) committed(h batch.Header) bool {
+	ends := m[h.ProducerID]
+	i := sort.Search(len(ends), func(i int) bool { return ends[i].at > spillway.LocalOffset(h.BaseOffset) })
+	return i < len(ends) && !ends[i].aborted
+}
+
 // UnreplicatedBatches hands what counts of a range to visit, in the order of the log.
 // It reads the range twice: what became of a transaction stands behind its records.
 func (m *Mirror) UnreplicatedBatches(ctx context.Context, r UnreplicatedRange, visit func(UnreplicatedBatch) error) error {
-	markers := make(map[int64][]marker) // by producer, ascending
+	markers := make(markers)
 	err := m.UnreplicatedLog(ctx, r, func(b sitelog.Batch) error {
 		if !b.Control() {
 			return nil
@@ -105,16 +116,8 @@ func (m *Mirror) UnreplicatedBatches(ctx context.Context, r UnreplicatedRange, v
 	if err != nil {
 		return err
 	}
-	committed := func(h batch.Header) bool {
-		for _, end := range markers[h.ProducerID] {
-			if end.at > spillway.LocalOffset(h.BaseOffset) {
-				return !end.aborted
-			}
-		}
-		return false
-	}
 	return m.UnreplicatedLog(ctx, r, func(b sitelog.Batch) error {
-		if b.Control() || b.Transactional() && !committed(b.Header) {
+		if b.Control() || b.Transactional() && !markers.committed(b.Header) {
 			return nil
 		}
 		records, err := batch.Records(b.Bytes, DecompressedBytesMax)

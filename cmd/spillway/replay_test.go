@@ -536,6 +536,53 @@ func TestReplayAfterAnUnsureAnswer(t *testing.T) {
 	w.want(0, 1, 2, 3, 4, 5)
 }
 
+// Batches are no larger than what the topic takes, also where that has become less.
+func TestReplayOfBatchesThatATopicTakes(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		limit string
+		later bool
+		sent  int
+	}{
+		"as it is told": {"200", false, 4},
+		"in halves":     {"100", true, 3 + 8}, // of 8, 4 and 2 records, which are not taken
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newLostWorld(t)
+			for n := range 8 {
+				w.send(nobody, -1, "key", n)
+			}
+			w.fail("west", 8)
+			limit := func() {
+				w.must(w.Direct["west"].Admin().SetTopicConfigs(w.ctx, "orders", map[string]*string{"max.message.bytes": &c.limit}))
+			}
+			if !c.later {
+				limit()
+			}
+			sent := 0
+			d, err := w.replay("east", func(r *replay.Config) {
+				r.BatchRecordsMax = 500
+				r.At = func(s replay.Step) error {
+					switch {
+					case s == replay.StepSent:
+						sent++
+					case s == replay.StepCompared && c.later:
+						limit()
+					}
+					return nil
+				}
+			})
+			w.must(err)
+			w.counts(d, replay.Range{Records: 8, There: 8, Written: 8, Done: true})
+			if sent != c.sent {
+				t.Errorf("%d batches were sent, want %d", sent, c.sent)
+			}
+			w.want(0, 1, 2, 3, 4, 5, 6, 7)
+		})
+	}
+}
+
 // A move in the middle stops nothing for good: the rest is written at the site that
 // serves then, and what the move lost is written again.
 func TestReplayOverAMove(t *testing.T) {

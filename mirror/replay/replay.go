@@ -375,6 +375,7 @@ func (r *run) count(ctx context.Context, out *found, topic topicSettings) error 
 type topicSettings struct {
 	rules
 	beforeMax, afterMax time.Duration // 0: any
+	bytesMax            int           // of a batch
 	unknown             error         // the topic was deleted
 }
 
@@ -407,6 +408,10 @@ func (r *run) settings(ctx context.Context, topic string) (topicSettings, error)
 func readSettings(settings map[string]broker.ConfigValue) (s topicSettings) {
 	s.compacted = strings.Contains(settings["cleanup.policy"].Value, "compact")
 	s.appendTime = settings["message.timestamp.type"].Value == "LogAppendTime"
+	s.bytesMax = math.MaxInt32
+	if n, err := strconv.ParseInt(settings["max.message.bytes"].Value, 10, 32); err == nil {
+		s.bytesMax = int(n)
+	}
 	limit := func(name string) time.Duration {
 		n, err := strconv.ParseInt(settings[name].Value, 10, 64)
 		if err != nil || n < 0 || n > timestampAnyMax.Milliseconds() {

@@ -18,7 +18,11 @@ import (
 // Bounds of one batch that is written, before compression.
 const (
 	BatchRecordsMax = 500
-	batchBytesMax   = 256 << 10 // a larger record goes alone
+	batchBytesMax   = 256 << 10 // and what the topic takes, if that is less; a larger record goes alone
+
+	batchHeadBytes  = 61
+	recordHeadBytes = 32 // at most: its length, attributes, time, offset, and the lengths of key, value and headers
+	headerHeadBytes = 10
 )
 
 // AnswerMax is how long a gateway may hold a batch; then it has written it, or never will.
@@ -33,6 +37,9 @@ type writer struct {
 	log  *virtualLog
 	done *Range
 
+	recordsMax int // of a batch; less when the topic took no more
+	bytesMax   int
+
 	records []mirror.UnreplicatedRecord // not written yet
 	bytes   int
 	codec   batch.Codec
@@ -42,7 +49,7 @@ type writer struct {
 // write writes what is missing. With errAnew a part of it is written, as after a move:
 // what comes behind is compared first.
 func (r *run) write(ctx context.Context, f found, topic topicSettings, done *Range) error {
-	w := &writer{run: r, log: f.log, done: done}
+	w := &writer{run: r, log: f.log, done: done, recordsMax: r.BatchRecordsMax, bytesMax: min(batchBytesMax, topic.bytesMax) - batchHeadBytes}
 	defer w.hangUp()
 	fates := f.fates
 	err := r.batches(ctx, f.UnreplicatedRange, func(b mirror.UnreplicatedBatch) error {
@@ -63,11 +70,11 @@ func (r *run) write(ctx context.Context, f found, topic topicSettings, done *Ran
 }
 
 func (w *writer) add(ctx context.Context, rec mirror.UnreplicatedRecord, codec batch.Codec) error {
-	size := len(rec.Key) + len(rec.Value) + 32
+	size := recordHeadBytes + len(rec.Key) + len(rec.Value)
 	for _, h := range rec.Headers {
-		size += len(h.Key) + len(h.Value) + 8
+		size += headerHeadBytes + len(h.Key) + len(h.Value)
 	}
-	if len(w.records) > 0 && (len(w.records) == w.BatchRecordsMax || w.bytes+size > batchBytesMax || codec != w.codec) {
+	if len(w.records) > 0 && (len(w.records) >= w.recordsMax || w.bytes+size > w.bytesMax || codec != w.codec) {
 		if err := w.flush(ctx); err != nil {
 			return err
 		}
@@ -76,29 +83,35 @@ func (w *writer) add(ctx context.Context, rec mirror.UnreplicatedRecord, codec b
 	return nil
 }
 
+// flush writes what was added, in halves where the topic takes no batch as large.
 func (w *writer) flush(ctx context.Context) error {
-	if len(w.records) == 0 {
-		return nil
+	for left := w.records; len(left) > 0; {
+		part := left[:min(len(left), w.recordsMax)]
+		err := w.append(ctx, part)
+		if (errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge)) && len(part) > 1 {
+			w.recordsMax = len(part) / 2
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		left = left[len(part):]
+		w.done.Written += int64(len(part))
+		if w.Progress != nil {
+			w.Progress(*w.done)
+		}
+		if err := w.at(StepWritten); err != nil {
+			return err
+		}
 	}
-	b, err := w.batch()
-	if err != nil {
-		return err
-	}
-	if err := w.append(ctx, b); err != nil {
-		return err
-	}
-	w.done.Written += int64(len(w.records))
 	w.records, w.bytes = w.records[:0], 0
-	if w.Progress != nil {
-		w.Progress(*w.done)
-	}
-	return w.at(StepWritten)
+	return nil
 }
 
-func (w *writer) batch() ([]byte, error) {
-	h := batch.Header{BaseTimestamp: w.records[0].Timestamp, LeaderEpoch: -1, ProducerID: w.log.own, BaseSequence: w.log.next}
-	records := make([]batch.Record, 0, len(w.records))
-	for i, rec := range w.records {
+func (w *writer) batch(of []mirror.UnreplicatedRecord) ([]byte, error) {
+	h := batch.Header{BaseTimestamp: of[0].Timestamp, LeaderEpoch: -1, ProducerID: w.log.own, BaseSequence: w.log.next}
+	records := make([]batch.Record, 0, len(of))
+	for i, rec := range of {
 		out := batch.Record{TimestampDelta: rec.Timestamp - h.BaseTimestamp, OffsetDelta: int32(i), Key: rec.Key, Value: rec.Value}
 		for _, header := range rec.Headers {
 			out.Headers = append(out.Headers, batch.RecordHeader{Key: header.Key, Value: header.Value})
@@ -109,11 +122,15 @@ func (w *writer) batch() ([]byte, error) {
 }
 
 // append sends a batch once. After an unsure answer what comes behind is compared anew.
-func (w *writer) append(ctx context.Context, b []byte) error {
+func (w *writer) append(ctx context.Context, records []mirror.UnreplicatedRecord) error {
+	b, err := w.batch(records)
+	if err != nil {
+		return refuse("the records from offset %d on cannot be put into a batch: %w", records[0].Virtual, err)
+	}
 	if err := w.may(ctx); err != nil {
 		return err
 	}
-	n := int64(len(w.records))
+	n := int64(len(records))
 	next := batch.NextSequence(w.log.next, int32(n))
 	base, err := w.send(ctx, b)
 	switch {
@@ -129,7 +146,7 @@ func (w *writer) append(ctx context.Context, b []byte) error {
 	case errors.Is(err, kerr.DuplicateSequenceNumber), errors.Is(err, kerr.OutOfOrderSequenceNumber), errors.Is(err, kerr.InvalidProducerEpoch), errors.Is(err, kerr.UnknownProducerID):
 		return fmt.Errorf("%w (%w)", errAnew, err) // another run was here, or the end of an earlier one
 	case !kerr.IsRetriable(err) && isKafka(err):
-		return refuse("the records from offset %d on are not taken: %w; export the records, and write back what is wanted", w.records[0].Virtual, err)
+		return refuse("the records from offset %d on are not taken: %w; export the records, and write back what is wanted", records[0].Virtual, err)
 	}
 	w.log.unsure = unsure{next: next, records: n, err: err}
 	w.hangUp()
