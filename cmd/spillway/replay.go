@@ -214,7 +214,7 @@ func (d replayed) result(err error) string {
 
 func (d replayed) rows() []string {
 	rows := []string{row("TOPIC-PARTITION", "EPOCH", "VIRTUAL", "RECORDS", "THERE", "SUPERSEDED", "TO WRITE", "CANNOT TELL", "WRITTEN", "FROM", "TO", "OUTCOME")}
-	refused := []string{}
+	notes := []string{}
 	for _, u := range d.Ranges {
 		name, first, last, outcome := fmt.Sprintf("%s-%d", u.Topic, u.Partition), "", "", u.Outcome()
 		if !u.First.IsZero() {
@@ -222,11 +222,14 @@ func (d replayed) rows() []string {
 		}
 		if u.Refused != "" {
 			outcome = "refused"
-			refused = append(refused, fmt.Sprintf("REFUSED %s [%d,%d): %s", name, u.From, u.To, u.Refused))
+			notes = append(notes, fmt.Sprintf("REFUSED %s [%d,%d): %s", name, u.From, u.To, u.Refused))
+		}
+		if u.InTransactions > 0 {
+			notes = append(notes, fmt.Sprintf("OPEN %s [%d,%d): %s like those to be written in open transactions of the virtual cluster; if they are committed, they are there twice", name, u.From, u.To, count(int(u.InTransactions), "record")))
 		}
 		rows = append(rows, row(name, u.Epoch, fmt.Sprintf("[%d,%d)", u.From, u.To), u.Records, u.Numbered+u.There, u.Superseded, u.Write, u.CannotTell, u.Written, first, last, outcome))
 	}
-	rows = append(rows, refused...)
+	rows = append(rows, notes...)
 	return append(rows, "", d.Note)
 }
 

@@ -723,6 +723,56 @@ func TestReplayOfTransactions(t *testing.T) {
 	w.counts(d, replay.Range{Records: 1, There: 1, Written: 1, Done: true})
 }
 
+// What an application writes again in a transaction is there once that is committed. It is
+// waited for, and told of where it takes too long.
+func TestReplayBesideOpenTransactions(t *testing.T) {
+	t.Parallel()
+	for name, ends := range map[string]bool{"that end": true, "that do not": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newLostWorld(t)
+			for n := range 3 {
+				w.send(nobody, -1, "key", n)
+			}
+			w.fail("west", 3)
+			cl, err := kgo.NewClient(append([]kgo.Opt{kgo.TransactionalID("again"), kgo.RecordPartitioner(kgo.ManualPartitioner())}, w.Dial["west"]...)...)
+			w.must(err)
+			defer cl.Close()
+			w.must(cl.BeginTransaction())
+			w.must(cl.ProduceSync(w.ctx, &kgo.Record{
+				Topic: "orders", Key: []byte("key"), Value: []byte(gatewaytest.Value(1)), Timestamp: time.UnixMilli(w.began + 1), Headers: []kgo.RecordHeader{{Key: "n", Value: []byte("1")}},
+			}).FirstErr())
+			d, err := w.replay("east", dryRun)
+			w.must(err)
+			w.counts(d, replay.Range{Records: 3, Write: 3, CannotTell: 3, InTransactions: 1})
+			if text := strings.Join(d.rows(), "\n"); !strings.Contains(text, "OPEN orders-0 [1000000,1000003): 1 record like") {
+				t.Errorf("the table is\n%s", text)
+			}
+			asked := 0
+			d, err = w.replay("east", func(c *replay.Config) {
+				c.PatienceMax = 20 * time.Second
+				if !ends {
+					c.PatienceMax = time.Second
+				}
+				terms := c.Terms
+				c.Terms = func(ctx context.Context) (replay.Terms, error) {
+					if asked++; asked == 2 && ends {
+						w.must(cl.EndTransaction(w.ctx, kgo.TryCommit))
+					}
+					return terms(ctx)
+				}
+			})
+			w.must(err)
+			if ends {
+				w.counts(d, replay.Range{Records: 3, There: 3, Written: 2, Done: true})
+				w.want(1, 0, 2)
+			} else if len(d.Ranges) != 1 || d.Ranges[0].Written != 3 || !d.Ranges[0].Done || d.Ranges[0].InTransactions != 1 {
+				t.Errorf("ended with %+v", d.Ranges)
+			}
+		})
+	}
+}
+
 // What the topic would refuse for its age is told before, with what to do.
 func TestReplayOfRecordsThatAreTooOld(t *testing.T) {
 	t.Parallel()

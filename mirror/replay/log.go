@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -196,6 +197,18 @@ func (l *virtualLog) visit(b sitelog.Batch) error {
 		l.undecided[b.ProducerID] = append(l.undecided[b.ProducerID], s)
 	}
 	return nil
+}
+
+// likeMissing counts the records of open transactions with the content of a missing one.
+func (l *virtualLog) likeMissing(fates []fate) (n int64) {
+	for _, of := range l.undecided {
+		for _, s := range of {
+			if slices.ContainsFunc(l.c.same[s.content], func(i int32) bool { return fates[i] == missing }) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 func following(sequence int32) int32 { return batch.NextSequence(sequence, 1) }

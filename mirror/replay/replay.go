@@ -79,11 +79,14 @@ type Range struct {
 	// CannotTell of those to be written came from producers without idempotence. Had
 	// their applications written them again under another time stamp, that would not
 	// be recognised.
-	CannotTell int64     `json:"cannotTell"`
-	First      time.Time `json:"first,omitzero"` // of those to be written, by their own time stamps
-	Last       time.Time `json:"last,omitzero"`
-	Refused    string    `json:"refused,omitempty"` // why not all of the range is written
-	Done       bool      `json:"done"`              // marked as replayed
+	CannotTell int64 `json:"cannotTell"`
+	// InTransactions are records of open transactions of the virtual cluster with the
+	// content of one that is to be written, or was: if they are committed, it is there twice.
+	InTransactions int64     `json:"inOpenTransactions"`
+	First          time.Time `json:"first,omitzero"` // of those to be written, by their own time stamps
+	Last           time.Time `json:"last,omitzero"`
+	Refused        string    `json:"refused,omitempty"` // why not all of the range is written
+	Done           bool      `json:"done"`              // marked as replayed
 }
 
 // refused is the error of one range. The others have nothing to do with it.
@@ -159,6 +162,8 @@ func (r *run) replay(ctx context.Context, u mirror.UnreplicatedRange) (Range, er
 	}
 	var log *virtualLog
 	left, until := int64(math.MaxInt64), r.patience() // to be written, the fewest so far
+	var undecided time.Time                           // until then open transactions are waited for
+	risked := int64(0)                                // of their records, when others like them were written
 	for {
 		terms, err := r.terms(ctx)
 		if err != nil {
@@ -176,6 +181,7 @@ func (r *run) replay(ctx context.Context, u mirror.UnreplicatedRange) (Range, er
 		found, err := r.compare(ctx, log, u, topic)
 		found.Written = done.Written
 		done = found.Range
+		done.InTransactions = max(done.InTransactions, risked)
 		if err != nil {
 			return done, err
 		}
@@ -197,12 +203,22 @@ func (r *run) replay(ctx context.Context, u mirror.UnreplicatedRange) (Range, er
 			}
 			continue
 		}
+		if undecided.IsZero() {
+			undecided = r.patience()
+		}
+		if found.InTransactions > 0 && time.Now().Before(undecided) {
+			if err := sitelog.Pause(ctx, retryPause); err != nil {
+				return done, err
+			}
+			continue
+		}
 		if err := r.further(ctx, done.Write, &left, &until); err != nil {
 			return done, err
 		}
 		if err := r.at(StepCompared); err != nil {
 			return done, err
 		}
+		risked = max(risked, found.InTransactions)
 		if err := r.write(ctx, found, topic, &done); err != nil && !errors.Is(err, errAnew) {
 			return done, err
 		}
@@ -321,6 +337,7 @@ func (r *run) compare(ctx context.Context, log *virtualLog, u mirror.Unreplicate
 		return out, err
 	}
 	out.fates = log.c.settle()
+	out.InTransactions = log.likeMissing(out.fates.fates)
 	return out, r.count(ctx, &out, topic)
 }
 
