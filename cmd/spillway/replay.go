@@ -5,15 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"spillway"
-	"spillway/app"
 	"spillway/broker"
 	"spillway/configs"
 	"spillway/federation/control"
@@ -231,52 +227,4 @@ func (d replayed) rows() []string {
 	}
 	rows = append(rows, notes...)
 	return append(rows, "", d.Note)
-}
-
-// gatewayFlags say how a command reaches the virtual cluster.
-type gatewayFlags struct {
-	addresses string
-	sasl      configs.SASL
-	tls       configs.TLS
-}
-
-func (g *gatewayFlags) add(cmd *cobra.Command) {
-	f := cmd.Flags()
-	f.StringVar(&g.addresses, "gateway", "", "host:port[,host:port...] of gateways; empty: those that the coordinator store knows")
-	f.StringVar(&g.sasl.User, "user", "", "user at the gateways, where they ask for a login")
-	f.StringVar(&g.sasl.PasswordFile, "password-file", "", "file that holds the password")
-	f.StringVar(&g.sasl.PasswordEnv, "password-env", "", "environment variable that holds the password")
-	f.StringVar(&g.sasl.Mechanism, "mechanism", "SCRAM-SHA-512", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
-	f.StringVar(&g.tls.CAFile, "ca-file", "", "PEM file of the authorities of the gateways' certificates; empty: those of the host")
-	f.StringVar(&g.tls.CertFile, "cert-file", "", "PEM file of a client certificate")
-	f.StringVar(&g.tls.KeyFile, "key-file", "", "PEM file of its key")
-}
-
-// open makes the virtual cluster reachable; it does not connect yet.
-func (g *gatewayFlags) open(ctx context.Context, cfg *configs.Config, o *control.Operator) (broker.Cluster, error) {
-	var addresses []string
-	if g.addresses != "" {
-		addresses = strings.Split(g.addresses, ",")
-	} else {
-		leases, err := o.Gateways(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for _, l := range leases {
-			addresses = append(addresses, net.JoinHostPort(l.Host, strconv.Itoa(int(l.Port))))
-		}
-	}
-	if len(addresses) == 0 {
-		return nil, errors.New("no gateway is known; records are written through gateways, so that one which may serve takes them. Start one, or name it with --gateway")
-	}
-	sasl := g.sasl
-	if sasl.User == "" {
-		if len(cfg.Gateway.SASL.Mechanisms) > 0 && g.tls.CertFile == "" {
-			return nil, exitError{exitUsage, "the gateways ask for a login: give --user, and --password-file or --password-env"}
-		}
-		sasl = configs.SASL{}
-	}
-	tls := g.tls
-	tls.Enabled = cfg.Gateway.TLS.CertFile != "" || tls.CAFile != ""
-	return app.OpenGateways(addresses, tls, sasl)
 }
