@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 
 	"spillway"
 	"spillway/mirror/maptopic"
@@ -60,18 +61,22 @@ func (m *Mirror) Unreplicated(ctx context.Context, id spillway.ShareID) ([]Unrep
 	var ranges []UnreplicatedRange
 	overhangs := m.overhangs()
 	for _, tp := range m.reader.Partitions() {
-		if !a.has(tp) {
-			continue
-		}
-		ranges = append(ranges, overhangs[tp]...)
-		for _, e := range m.reader.View(tp).Ends() {
-			if e.Local < e.LogEnd {
-				ranges = append(ranges, UnreplicatedRange{Site: m.site, Topic: tp.Topic, Partition: tp.Partition, Epoch: e.Epoch,
-					From: e.Virtual, To: e.Virtual + spillway.Offset(e.LogEnd-e.Local), LocalFrom: e.Local, LocalTo: e.LogEnd, Discarded: e.Discarded, Replayed: e.Replayed})
-			}
+		if a.has(tp) {
+			ranges = append(append(ranges, overhangs[tp]...), m.ownBeyond(tp)...)
 		}
 	}
 	return ranges, nil
+}
+
+// ownBeyond are the ranges of epochs that this site served.
+func (m *Mirror) ownBeyond(tp spillway.TopicPartition) (ranges []UnreplicatedRange) {
+	for _, e := range m.reader.View(tp).Ends() {
+		if e.Local < e.LogEnd {
+			ranges = append(ranges, UnreplicatedRange{Site: m.site, Topic: tp.Topic, Partition: tp.Partition, Epoch: e.Epoch,
+				From: e.Virtual, To: e.Virtual + spillway.Offset(e.LogEnd-e.Local), LocalFrom: e.Local, LocalTo: e.LogEnd, Discarded: e.Discarded, Replayed: e.Replayed})
+		}
+	}
+	return ranges
 }
 
 // overhangs are the ranges that failovers gave up without hearing this site, as
@@ -119,9 +124,21 @@ func (m *Mirror) DiscardUnreplicated(ctx context.Context, id spillway.ShareID, w
 	return discarded, m.decided(ctx, discarded, maptopic.GapDiscarded, who+": "+why)
 }
 
+// ErrDiscarded: a person gave the range up meanwhile.
+var ErrDiscarded = errors.New("the range was discarded")
+
 // ReplayedUnreplicated marks a range as written again where the share was served, or
-// found there; detail goes to the gap log.
+// found there; detail goes to the gap log. ErrDiscarded: it was given up, and stays so.
 func (m *Mirror) ReplayedUnreplicated(ctx context.Context, r UnreplicatedRange, detail string) error {
+	if err := m.reader.CaughtUp(ctx); err != nil {
+		return err
+	}
+	tp := spillway.TopicPartition{Topic: r.Topic, Partition: r.Partition}
+	for _, now := range append(m.overhangs()[tp], m.ownBeyond(tp)...) {
+		if now.Discarded && now.Mirrored == r.Mirrored && now.Epoch == r.Epoch && now.LocalFrom == r.LocalFrom && now.LocalTo == r.LocalTo {
+			return ErrDiscarded
+		}
+	}
 	r.Replayed = true
 	return m.decided(ctx, []UnreplicatedRange{r}, maptopic.GapReplayed, detail)
 }

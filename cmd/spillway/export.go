@@ -66,18 +66,29 @@ func newExportCommand(s *settings, addSite func(*cobra.Command) *cobra.Command, 
 
 // exportTo writes to a new file or to standard output.
 func exportTo(cmd *cobra.Command, file string, write func(io.Writer) (int64, error)) (n int64, err error) {
-	out := cmd.OutOrStdout()
-	if file != "" {
-		f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
-			return 0, fmt.Errorf("--file: %w", err)
+	var out io.Writer
+	if file == "" {
+		out = cmd.OutOrStdout()
+	} else {
+		f, fault := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if fault != nil {
+			return 0, fmt.Errorf("--file: %w", fault)
 		}
-		defer func() { err = errors.Join(err, f.Close()) }()
+		defer func() { err = whole(f, errors.Join(err, f.Close())) }()
 		out = f
 	}
 	w := bufio.NewWriter(out)
 	n, err = write(w)
 	return n, errors.Join(err, w.Flush())
+}
+
+// whole leaves a file only where it was written to its end: half of it would look like all,
+// and be in the way of the next export.
+func whole(f *os.File, err error) error {
+	if err == nil {
+		return nil
+	}
+	return errors.Join(err, os.Remove(f.Name()))
 }
 
 // exportLogs writes the batches of each open range into a file, named as a segment of
@@ -122,7 +133,7 @@ func exportLog(ctx context.Context, m *mirror.Mirror, r mirror.UnreplicatedRange
 		return err
 	})
 	if file != nil {
-		err = errors.Join(err, out.Flush(), file.Close())
+		err = whole(file, errors.Join(err, out.Flush(), file.Close()))
 	}
 	return name, err
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -828,6 +829,82 @@ func TestNativeExport(t *testing.T) {
 	w.must(err)
 	if files, err := exportLogs(w.ctx, w.at("east"), gatewaytest.ShareID, t.TempDir()); err != nil || len(files) != 0 {
 		t.Errorf("after the replay: %v, %v", files, err)
+	}
+}
+
+// Half of an export would look like all of it, and be in the way of the next one.
+func TestHalfAnExportIsRemoved(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	for n := range 5 {
+		w.send(first, int32(n), "key", n)
+	}
+	w.fail("west", 3)
+	m, dir := w.at("east"), t.TempDir()
+	ranges, err := m.Unreplicated(w.ctx, gatewaytest.ShareID)
+	w.must(err)
+	r := ranges[0]
+	r.LocalTo++ // the log is shorter by now
+	name, err := exportLog(w.ctx, m, r, filepath.Join(dir, "orders-0"))
+	if err == nil || !strings.Contains(err.Error(), "records were lost meanwhile") {
+		t.Errorf("a log that was cut: %v", err)
+	}
+	if _, err := os.Stat(name); name == "" || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("file %q is left: %v", name, err)
+	}
+	file := filepath.Join(dir, "lost.jsonl")
+	if _, err := exportTo(nil, file, func(out io.Writer) (int64, error) {
+		_, err := io.WriteString(out, "{}\n")
+		return 1, errors.Join(err, errKilled)
+	}); !errors.Is(err, errKilled) {
+		t.Error(err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("file %q is left: %v", file, err)
+	}
+}
+
+// What was given up stays so, and the audit log has who did it.
+func TestDiscardWhileItIsReplayed(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t)
+	for n := range 5 {
+		w.send(nobody, -1, "key", n)
+	}
+	w.fail("west", 3)
+	operator := control.NewOperator(w.Topology, w.Store, nil)
+	give := func() []mirror.UnreplicatedRange {
+		t.Helper()
+		ranges, err := discard(w.ctx, operator, w.at("east"), gatewaytest.ShareID, "east", "berta", "the shop was told")
+		w.must(err)
+		return ranges
+	}
+	d, err := w.replay("east", func(c *replay.Config) {
+		c.At = func(s replay.Step) error {
+			if s == replay.StepChecked && len(give()) != 1 {
+				t.Error("nothing was discarded")
+			}
+			return nil
+		}
+	})
+	if err == nil || len(d.Ranges) != 1 || d.Ranges[0].Done || !d.Ranges[0].Discarded || !strings.Contains(d.Ranges[0].Refused, "was discarded while it was replayed") {
+		t.Errorf("ended with %+v, %v", d.Ranges, err)
+	}
+	ranges, err := w.at("east").Unreplicated(w.ctx, gatewaytest.ShareID)
+	if err != nil || len(ranges) != 1 || ranges[0].Outcome() != "discarded" {
+		t.Errorf("listed as %+v, %v", ranges, err)
+	}
+	give() // of nothing, and nothing is noted
+	log, err := operator.Audit(w.ctx)
+	w.must(err)
+	var found []failover.AuditEntry
+	for _, e := range log {
+		if e.Who == "berta" {
+			found = append(found, e)
+		}
+	}
+	if len(found) != 1 || found[0].What != "discard of unreplicated records of everything at site east: 1 range, 3 offsets" || found[0].Why != "the shop was told" {
+		t.Errorf("the audit log has %+v", found)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"spillway"
 	"spillway/app"
 	"spillway/configs"
+	"spillway/federation/control"
 	"spillway/mirror"
 )
 
@@ -50,16 +51,16 @@ func newDiscardCommand(s *settings, addSite func(*cobra.Command) *cobra.Command,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if c.why == "" && !c.dryRun {
-				return exitError{exitUsage, "--why: say why these records are given up; it is kept in the gap log"}
+				return exitError{exitUsage, "--why: say why these records are given up; it is kept in the audit log and the gap log"}
 			}
 			return s.atSite(cmd.Context(), args[0], *site, func(m *mirror.Mirror, id spillway.ShareID) error {
-				discard := func() ([]mirror.UnreplicatedRange, error) {
-					if c.dryRun {
-						return m.Unreplicated(cmd.Context(), id)
-					}
-					return m.DiscardUnreplicated(cmd.Context(), id, who(), c.why)
+				ranges, err := m.Unreplicated(cmd.Context(), id)
+				if !c.dryRun && err == nil {
+					err = s.operate(cmd.Context(), func(_ *configs.Config, o *control.Operator) error {
+						ranges, err = discard(cmd.Context(), o, m, id, *site, who(), c.why)
+						return err
+					})
 				}
-				ranges, err := discard()
 				if err != nil {
 					return err
 				}
@@ -67,6 +68,28 @@ func newDiscardCommand(s *settings, addSite func(*cobra.Command) *cobra.Command,
 			})
 		},
 	}))
+}
+
+// discard gives what is open up, and returns it. The audit log has it before it is done.
+func discard(ctx context.Context, o *control.Operator, m *mirror.Mirror, id spillway.ShareID, site, who, why string) ([]mirror.UnreplicatedRange, error) {
+	ranges, err := m.Unreplicated(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	open, offsets := 0, spillway.LocalOffset(0)
+	for _, r := range ranges {
+		if r.Open() {
+			open, offsets = open+1, offsets+r.LocalTo-r.LocalFrom
+		}
+	}
+	if open == 0 {
+		return nil, nil
+	}
+	what := fmt.Sprintf("discard of unreplicated records of %s at site %s: %s, %s", id.Group, site, count(open, "range"), count(int(offsets), "offset"))
+	if err := o.Note(ctx, what, who, why); err != nil {
+		return nil, err
+	}
+	return m.DiscardUnreplicated(ctx, id, who, why)
 }
 
 // atSite runs an operation on what a site's log and map hold of a failover

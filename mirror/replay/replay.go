@@ -277,7 +277,12 @@ func (r *run) close(ctx context.Context, done Range) (Range, error) {
 		return done, err
 	}
 	detail := fmt.Sprintf("%s: %s (%d records; the last run wrote %d; superseded: %d)", r.Who, r.Why, done.Records, done.Written, done.Superseded)
-	if err := r.Source.ReplayedUnreplicated(ctx, done.UnreplicatedRange, detail); err != nil {
+	err := r.Source.ReplayedUnreplicated(ctx, done.UnreplicatedRange, detail)
+	if errors.Is(err, mirror.ErrDiscarded) {
+		done.Discarded = true
+		return done, refuse("all is there, but the range was discarded while it was replayed, and stays so")
+	}
+	if err != nil {
 		return done, refuse("all is there, and the range could not be marked: %w; give the command again", err)
 	}
 	done.Done, done.Replayed = true, true
