@@ -25,7 +25,7 @@ import (
 // exported as Kafka's own tool reads them, and replayed by a command that is killed with
 // SIGKILL again and again. Each record is there once, in the order in which it was written.
 func TestRealReplayAfterALoss(t *testing.T) {
-	const kept, lost, again = 50, 12_000, 300
+	const kept, lost, again = 50, 40_000, 300 // 80 batches of the replay: it is killed five times among them
 	w := real.Start(t, real.Options{Sites: []string{"east", "west"}, Versions: map[string]string{"east": "4.3.1", "west": "3.9.2"}, Consuls: 1, Partitions: 1, MirrorApart: true})
 	ctx := t.Context()
 	must := func(err error) {
@@ -55,10 +55,24 @@ func TestRealReplayAfterALoss(t *testing.T) {
 		must(cl.ProduceSync(ctx, records...).FirstErr())
 	}
 	write(0, kept)
-	w.Eventually(time.Minute, "west follows", func() error { return w.Healthy(ctx) })
-	time.Sleep(2 * time.Second) // nothing tells that a mirror has all but its marks
+	west, err := kgo.NewClient(append(w.Kafka["west"].Dial(), kgo.SeedBrokers(w.Kafka["west"].Bootstrap()...))...)
+	must(err)
+	defer west.Close()
+	end := func() int64 {
+		t.Helper()
+		ends, err := kadm.NewClient(west).ListEndOffsets(ctx, "orders")
+		must(err)
+		o, _ := ends.Lookup("orders", 0)
+		return o.Offset
+	}
+	w.Eventually(time.Minute, "west follows", func() error {
+		if n := end(); n < kept {
+			return fmt.Errorf("west has %d records of %d", n, kept)
+		}
+		return w.Healthy(ctx)
+	})
 	must(w.Mirror("west").Pause())
-	time.Sleep(time.Second) // a fetch that is waiting is answered, with nothing
+	time.Sleep(time.Second) // a fetch that is waiting is answered, with nothing: only the mirror knows, and it stands still
 	write(kept, kept+lost)
 	w.KillSite("east")
 	must(w.Mirror("west").Resume())
@@ -97,16 +111,6 @@ func TestRealReplayAfterALoss(t *testing.T) {
 	if len(plan.Ranges) != 1 || plan.Ranges[0].There != again || plan.Ranges[0].Write != lost-again {
 		t.Fatalf("the dry run says %+v", plan.Ranges)
 	}
-	west, err := kgo.NewClient(append(w.Kafka["west"].Dial(), kgo.SeedBrokers(w.Kafka["west"].Bootstrap()...))...)
-	must(err)
-	defer west.Close()
-	end := func() int64 {
-		t.Helper()
-		ends, err := kadm.NewClient(west).ListEndOffsets(ctx, "orders")
-		must(err)
-		o, _ := ends.Lookup("orders", 0)
-		return o.Offset
-	}
 	command := []string{"unreplicated", "replay", real.Group, "--site", "east", "--why", "a test", "-o", "json"}
 	kills := 0
 	for kills < 5 {
@@ -120,7 +124,7 @@ func TestRealReplayAfterALoss(t *testing.T) {
 				return true
 			}
 		}
-		for alive() && end() == before {
+		for alive() && end() == before { // it writes 80 batches, and is seen after the first ones
 		}
 		if alive() {
 			kills++
@@ -130,8 +134,8 @@ func TestRealReplayAfterALoss(t *testing.T) {
 			break // nothing was missing
 		}
 	}
-	if kills < 2 {
-		t.Errorf("the command was killed %d times while it wrote", kills)
+	if kills < 3 {
+		t.Errorf("the command was killed %d times while it wrote; a kill must come before its last batch", kills)
 	}
 	run(nil, command[:len(command)-2]...)
 	run(&open, "unreplicated", "list", real.Group, "--site", "east")
