@@ -61,6 +61,9 @@ func newReplayCommand(s *settings, addSite func(*cobra.Command) *cobra.Command, 
 // noteWait is how long the last entry of the audit log may take.
 const noteWait = 10 * time.Second
 
+// claimPatience is how long it waits for the claim before it says so.
+const claimPatience = time.Second
+
 // replayer is one run of the command.
 type replayer struct {
 	operator *control.Operator
@@ -105,7 +108,11 @@ func (r replayer) run(ctx context.Context) (out replayed, err error) {
 	}
 	what := fmt.Sprintf("replay of unreplicated records of %s from site %s", r.share.Group, r.site)
 	if !r.dryRun {
+		waits := time.AfterFunc(claimPatience, func() {
+			_, _ = fmt.Fprintln(r.out, "another replay of the group is at work, or has died: waiting for its end") // nobody may be reading any more
+		})
 		claim, err := r.operator.ClaimReplay(ctx, r.share, r.who, r.claimTTL)
+		waits.Stop()
 		if err != nil {
 			return out, err
 		}

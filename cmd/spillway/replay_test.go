@@ -454,7 +454,7 @@ func TestReplayHasAClaim(t *testing.T) {
 		w.send(nobody, -1, "key", n)
 	}
 	w.fail("west", 3)
-	w.claimTTL = time.Second
+	w.claimTTL = 2 * time.Second
 	ran := 0
 	lose := func(holds func() error) {
 		e, err := w.Store.Get(w.ctx, w.Keys.Replay(gatewaytest.ShareID))
@@ -610,11 +610,7 @@ func TestReplayOverAMove(t *testing.T) {
 			if !moved || len(d.Ranges) != 1 || !d.Ranges[0].Done || d.Ranges[0].Written != 7+lost {
 				t.Errorf("ended with %+v", d.Ranges)
 			}
-			values := w.values()
-			slices.Sort(values)
-			if len(values) != 7 || len(slices.Compact(values)) != 7 {
-				t.Errorf("the virtual cluster has %v", values)
-			}
+			w.want(0, 1, 2, 3, 4, 5, 6) // none before what the move took back
 			// West has what it was given and lost, and that is known at north.
 			if d, err = w.replay("west", nil); err != nil || lost > 0 && (len(d.Ranges) != 1 || d.Ranges[0].There != lost || d.Ranges[0].Written != 0) {
 				t.Errorf("west's own: %+v, %v", d.Ranges, err)

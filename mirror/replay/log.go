@@ -152,6 +152,7 @@ type unsure struct {
 	next    int32 // behind its last sequence
 	records int64
 	err     error // nil: there is none
+	until   time.Time
 }
 
 // appended tells whether the batch is in a log for certain, though not durable yet: nobody

@@ -188,7 +188,7 @@ func (r *run) replay(ctx context.Context, u mirror.UnreplicatedRange) (Range, er
 		if r.DryRun || done.Refused != "" {
 			return done, nil
 		}
-		if looked, err := r.look(ctx, log, &done, until); err != nil {
+		if looked, err := r.look(ctx, log, &done); err != nil {
 			return done, err
 		} else if !looked {
 			continue
@@ -241,7 +241,7 @@ func (r *run) landed(ctx context.Context) error {
 
 // look looks for the batch of which this run is not sure. False: it is there and not shown
 // yet; look again.
-func (r *run) look(ctx context.Context, log *virtualLog, done *Range, until time.Time) (looked bool, err error) {
+func (r *run) look(ctx context.Context, log *virtualLog, done *Range) (looked bool, err error) {
 	u := log.unsure
 	switch {
 	case u.err == nil:
@@ -249,7 +249,7 @@ func (r *run) look(ctx context.Context, log *virtualLog, done *Range, until time
 	case log.next == u.next:
 		done.Written += u.records
 	case !u.appended(): // nor will it be (landed)
-	case time.Now().After(until):
+	case time.Now().After(u.until):
 		return false, refuse("%d records were written, and are not durable after %s: %w; give the command again when enough sites have them", u.records, r.PatienceMax, u.err)
 	default:
 		return false, sitelog.Pause(ctx, retryPause)

@@ -46,13 +46,12 @@ func TestABatchOfWhichNobodyIsSureIsLookedFor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &run{Config: Config{PatienceMax: time.Minute}}
-				log := &virtualLog{next: c.next, unsure: unsure{next: 12, records: 2, err: c.err}}
-				until := r.patience()
+				log := &virtualLog{next: c.next, unsure: unsure{next: 12, records: 2, err: c.err, until: r.patience()}}
 				if c.late {
 					time.Sleep(2 * time.Minute)
 				}
 				var done Range
-				looked, err := r.look(context.Background(), log, &done, until)
+				looked, err := r.look(context.Background(), log, &done)
 				if looked != c.looked || done.Written != c.written || (err != nil) != c.refused || (log.unsure.err != nil) != c.unsure {
 					t.Errorf("looked %t, %v, written %d, unsure of %v", looked, err, done.Written, log.unsure.err)
 				}

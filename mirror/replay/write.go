@@ -148,7 +148,7 @@ func (w *writer) append(ctx context.Context, records []mirror.UnreplicatedRecord
 	case !kerr.IsRetriable(err) && isKafka(err):
 		return refuse("the records from offset %d on are not taken: %w; export the records, and write back what is wanted", records[0].Virtual, err)
 	}
-	w.log.unsure = unsure{next: next, records: n, err: err}
+	w.log.unsure = unsure{next: next, records: n, err: err, until: w.patience()}
 	w.hangUp()
 	if err := w.again(ctx); err != nil {
 		return err
