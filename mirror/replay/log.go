@@ -138,10 +138,13 @@ type virtualLog struct {
 	from  spillway.Offset
 	begun spillway.LocalOffset // virtual; nothing was ever written between from and here
 
-	at        spillway.LocalOffset // virtual
-	next      int32                // behind the last sequence under own
-	written   spillway.LocalOffset // virtual; behind all that was acknowledged to this run
-	unsure    unsure
+	at      spillway.LocalOffset // virtual
+	next    int32                // behind the last sequence under own
+	written spillway.LocalOffset // virtual; behind all that was acknowledged to this run
+	unsure  unsure
+	// proved: a record of this run was acknowledged, so that nothing below it is hidden for
+	// want of durability or of reserved offsets, as it may be when the end is asked for.
+	proved    bool
 	undecided map[int64][]seen // by the producer of the transaction
 	kept      int
 }

@@ -83,11 +83,16 @@ func (w *writer) add(ctx context.Context, rec mirror.UnreplicatedRecord, codec b
 	return nil
 }
 
-// flush writes what was added, in halves where the topic takes no batch as large.
+// flush writes what was added, in halves where the topic takes no batch as large. The first
+// record goes alone: if something lies before it that was not compared, no other one may.
 func (w *writer) flush(ctx context.Context) error {
 	for left := w.records; len(left) > 0; {
-		part := left[:min(len(left), w.recordsMax)]
-		err := w.append(ctx, part)
+		n := w.recordsMax
+		if !w.log.proved {
+			n = 1
+		}
+		part := left[:min(len(left), n)]
+		hidden, err := w.append(ctx, part)
 		if (errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge)) && len(part) > 1 {
 			w.recordsMax = len(part) / 2
 			continue
@@ -102,6 +107,9 @@ func (w *writer) flush(ctx context.Context) error {
 		}
 		if err := w.at(StepWritten); err != nil {
 			return err
+		}
+		if hidden {
+			return errAnew
 		}
 	}
 	w.records, w.bytes = w.records[:0], 0
@@ -122,38 +130,41 @@ func (w *writer) batch(of []mirror.UnreplicatedRecord) ([]byte, error) {
 }
 
 // append sends a batch once. After an unsure answer what comes behind is compared anew.
-func (w *writer) append(ctx context.Context, records []mirror.UnreplicatedRecord) error {
+// hidden: it is the first one, and something lies before it that was not compared.
+func (w *writer) append(ctx context.Context, records []mirror.UnreplicatedRecord) (hidden bool, err error) {
 	b, err := w.batch(records)
 	if err != nil {
-		return refuse("the records from offset %d on cannot be put into a batch: %w", records[0].Virtual, err)
+		return false, refuse("the records from offset %d on cannot be put into a batch: %w", records[0].Virtual, err)
 	}
 	if err := w.may(ctx); err != nil {
-		return err
+		return false, err
 	}
 	n := int64(len(records))
-	next := batch.NextSequence(w.log.next, int32(n))
+	next, end := batch.NextSequence(w.log.next, int32(n)), max(w.log.written, w.log.at)
 	base, err := w.send(ctx, b)
 	switch {
-	case err == nil && base < max(w.log.written, w.log.at):
-		return errAnew // an older batch of the same sequence was found, maybe of another run
+	case err == nil && base < end:
+		return false, errAnew // an older batch of the same sequence was found, maybe of another run
 	case err == nil:
-		w.log.next, w.log.written = next, base+spillway.LocalOffset(n)
-		return nil
+		hidden = !w.log.proved && base > end
+		w.log.next, w.log.written, w.log.proved = next, base+spillway.LocalOffset(n), true
+		return hidden, nil
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return false, ctx.Err()
 	case errors.As(err, new(ended)):
-		return err
+		return false, err
 	case errors.Is(err, kerr.DuplicateSequenceNumber), errors.Is(err, kerr.OutOfOrderSequenceNumber), errors.Is(err, kerr.InvalidProducerEpoch), errors.Is(err, kerr.UnknownProducerID):
-		return fmt.Errorf("%w (%w)", errAnew, err) // another run was here, or the end of an earlier one
+		return false, fmt.Errorf("%w (%w)", errAnew, err) // another run was here, or the end of an earlier one
 	case !kerr.IsRetriable(err) && isKafka(err):
-		return refuse("the records from offset %d on are not taken: %w; export the records, and write back what is wanted", records[0].Virtual, err)
+		return false, refuse("the records from offset %d on are not taken: %w; export the records, and write back what is wanted", records[0].Virtual, err)
 	}
+	w.log.proved = false // it may be there and hidden
 	w.log.unsure = unsure{next: next, records: n, err: err, until: w.patience()}
 	w.hangUp()
 	if err := w.again(ctx); err != nil {
-		return err
+		return false, err
 	}
-	return fmt.Errorf("%w (%w)", errAnew, err)
+	return false, fmt.Errorf("%w (%w)", errAnew, err)
 }
 
 // may tells whether the next batch may go: the run is the only one, and the term is the
