@@ -111,7 +111,8 @@ func (r replayer) run(ctx context.Context) (out replayed, err error) {
 		waits := time.AfterFunc(claimPatience, func() {
 			_, _ = fmt.Fprintln(r.out, "another replay of the group is at work, or has died: waiting for its end") // nobody may be reading any more
 		})
-		claim, err := r.operator.ClaimReplay(ctx, r.share, r.who, r.claimTTL)
+		var claim *control.Claim
+		claim, err = r.operator.ClaimReplay(ctx, r.share, r.who, r.claimTTL)
 		waits.Stop()
 		if err != nil {
 			return out, err

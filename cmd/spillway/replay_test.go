@@ -377,6 +377,11 @@ func TestReplayGoesOnAfterItWasKilled(t *testing.T) {
 				if _, err := w.replay("east", kill); !errors.Is(err, errKilled) {
 					t.Fatalf("a run that is killed when it has %s: %v", step, err)
 				}
+				// Nobody may begin while a batch is on its way.
+				_, err := w.Store.Get(w.ctx, w.Keys.Replay(gatewaytest.ShareID))
+				if claimed := err == nil; claimed != (step == replay.StepSent) {
+					t.Errorf("ended when it has %s, and the claim is held: %t (%v)", step, claimed, err)
+				}
 				w.buried()
 			}
 			d, err := w.replay("east", nil)
@@ -457,6 +462,9 @@ func TestReplayHasAClaim(t *testing.T) {
 	}
 	w.fail("west", 3)
 	w.claimTTL = 2 * time.Second
+	if control.ClaimTTL <= replay.AnswerMax {
+		t.Errorf("the claim of a run that died lasts %s, and a gateway may hold a batch of it for %s", control.ClaimTTL, replay.AnswerMax)
+	}
 	ran := 0
 	lose := func(holds func() error) {
 		e, err := w.Store.Get(w.ctx, w.Keys.Replay(gatewaytest.ShareID))
