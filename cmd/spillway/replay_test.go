@@ -593,26 +593,53 @@ func TestReplayOfBatchesThatATopicTakes(t *testing.T) {
 	}
 }
 
-// lowEnd are gateways that do not show all of the log when they are asked first: for want
-// of reserved offsets, or of other sites that have it.
-type lowEnd struct {
+// shownBy are gateways that tell other ends of the log than they should.
+type shownBy struct {
 	broker.Cluster
-	end   spillway.LocalOffset
-	asked *int
+	end func(tp spillway.TopicPartition) (at spillway.LocalOffset, told bool, err error)
 }
 
-type lowAdmin struct {
+type shownAdmin struct {
 	broker.Admin
-	lowEnd
+	shownBy
 }
 
-func (l lowEnd) Admin() broker.Admin { return lowAdmin{l.Cluster.Admin(), l} }
+func (s shownBy) Admin() broker.Admin { return shownAdmin{s.Cluster.Admin(), s} }
 
-func (l lowAdmin) HighWatermarks(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
-	if *l.asked++; *l.asked == 1 {
-		return map[spillway.TopicPartition]spillway.LocalOffset{tps[0]: l.end}, nil
+func (s shownAdmin) HighWatermarks(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	if at, told, err := s.end(tps[0]); told {
+		return map[spillway.TopicPartition]spillway.LocalOffset{tps[0]: at}, err
 	}
-	return l.Admin.HighWatermarks(ctx, tps)
+	return s.Admin.HighWatermarks(ctx, tps)
+}
+
+// A partition without a leader keeps no other one from what can be written.
+func TestReplayBesideAPartitionThatIsSilent(t *testing.T) {
+	t.Parallel()
+	w := newLostWorld(t, "carts") // comes first
+	for n := range 5 {
+		for _, topic := range []string{"carts", "orders"} {
+			w.tp.Topic = topic
+			w.send(nobody, -1, "key", n)
+		}
+	}
+	w.fail("west", 3)
+	for all, want := range map[bool]int{true: 1, false: 2} {
+		d, err := w.replay("east", func(c *replay.Config) {
+			c.PatienceMax = 3 * time.Second
+			c.Virtual = shownBy{w.virtual, func(tp spillway.TopicPartition) (spillway.LocalOffset, bool, error) {
+				return 0, all || tp.Topic == "carts", kerr.LeaderNotAvailable
+			}}
+			c.DryRun = all
+		})
+		if err == nil || len(d.Ranges) != want || d.Ranges[0].Topic != "carts" || d.Ranges[0].Done || (d.Ranges[0].Refused == "") != all {
+			t.Fatalf("all are silent: %t: ended with %+v, %v", all, d.Ranges, err)
+		}
+		if !all && !d.Ranges[1].Done {
+			t.Errorf("beside it: %+v", d.Ranges[1])
+		}
+	}
+	w.want(0, 1, 2, 3, 4)
 }
 
 // What gateways have not shown is found as soon as one record is acknowledged behind it.
@@ -626,8 +653,13 @@ func TestReplayOfWhatIsThereAndHidden(t *testing.T) {
 	for n := range 6 {
 		w.send(nobody, -1, "key", n)
 	}
-	asked := 0
-	d, err := w.replay("east", func(c *replay.Config) { c.Virtual = lowEnd{w.virtual, gatewaytest.OffsetBase, &asked} })
+	asked := 0 // at first they lack reserved offsets, or other sites that have the records
+	d, err := w.replay("east", func(c *replay.Config) {
+		c.Virtual = shownBy{w.virtual, func(spillway.TopicPartition) (spillway.LocalOffset, bool, error) {
+			asked++
+			return gatewaytest.OffsetBase, asked == 1, nil
+		}}
+	})
 	w.must(err)
 	w.counts(d, replay.Range{Records: 6, There: 6, Written: 1, Done: true})
 	w.want(0, 1, 2, 3, 4, 5, 0)

@@ -45,7 +45,7 @@ func (r *run) end(ctx context.Context, tp spillway.TopicPartition) (spillway.Loc
 		case errors.Is(err, broker.ErrUnknownTopic) && time.Now().After(unknown):
 			return 0, refuse("the virtual cluster has no %s any more: create it, or give the records up", tp)
 		case time.Now().After(until):
-			return 0, fmt.Errorf("ask for the end of %s: %w; is the group served? See spillway status", tp, err)
+			return 0, silent{fmt.Errorf("ask for the end of %s: %w; is the group served? See spillway status", tp, err)}
 		}
 		if err := r.again(ctx); err != nil {
 			return 0, err
@@ -75,7 +75,7 @@ func (l *virtualLog) read(ctx context.Context, r *run) error {
 		case gone:
 			return refuse("the log does not reach back far enough: %s begins behind offset %d by now, and what was written from there on has to be compared; export the records, and write back what is wanted", l.tp, l.at)
 		case err != nil && time.Now().After(until):
-			return fmt.Errorf("read %s from offset %d: %w; is the group served? See spillway status", l.tp, l.at, err)
+			return silent{fmt.Errorf("read %s from offset %d: %w; is the group served? See spillway status", l.tp, l.at, err)}
 		case err != nil:
 			reader.Close()
 			if err := r.again(ctx); err != nil {
@@ -93,7 +93,7 @@ func (l *virtualLog) read(ctx context.Context, r *run) error {
 		case l.at > before:
 			until = r.patience()
 		case time.Now().After(until):
-			return fmt.Errorf("read %s: it ends at offset %d, and no records come from %d on for %s; see spillway status", l.tp, end, l.at, r.PatienceMax)
+			return silent{fmt.Errorf("read %s: it ends at offset %d, and no records come from %d on for %s; see spillway status", l.tp, end, l.at, r.PatienceMax)}
 		}
 	}
 	return nil

@@ -96,6 +96,12 @@ func (r refused) Unwrap() error { return r.error }
 
 func refuse(format string, a ...any) error { return refused{fmt.Errorf(format, a...)} }
 
+// silent is the error of a partition that no gateway tells of. The run ends with it where
+// they tell of no other one either.
+type silent struct{ error }
+
+func (s silent) Unwrap() error { return s.error }
+
 type run struct {
 	Config
 	topics map[string]topicSettings
@@ -135,7 +141,7 @@ func Run(ctx context.Context, c Config) ([]Range, error) {
 	done := make([]Range, 0, len(ranges))
 	for _, u := range ranges {
 		result, err := r.replay(ctx, u)
-		if errors.As(err, new(refused)) && ctx.Err() == nil {
+		if ctx.Err() == nil && (errors.As(err, new(refused)) || errors.As(err, new(silent)) && r.others(ctx, u, ranges)) {
 			result.Refused, err = err.Error(), nil
 		}
 		done = append(done, result)
@@ -150,8 +156,36 @@ func Run(ctx context.Context, c Config) ([]Range, error) {
 	return done, nil
 }
 
-// retryPause is between two tries.
-const retryPause = 300 * time.Millisecond
+// Bounds of asking for other partitions, where one is silent.
+const (
+	othersMax  = 8
+	othersWait = 2 * time.Second // for each
+)
+
+// others tells whether gateways tell of another partition of the share.
+func (r *run) others(ctx context.Context, u mirror.UnreplicatedRange, ranges []mirror.UnreplicatedRange) bool {
+	asked := map[spillway.TopicPartition]bool{{Topic: u.Topic, Partition: u.Partition}: true}
+	for _, other := range ranges {
+		tp := spillway.TopicPartition{Topic: other.Topic, Partition: other.Partition}
+		if asked[tp] || len(asked) > othersMax {
+			continue
+		}
+		asked[tp] = true
+		within, cancel := context.WithTimeout(ctx, othersWait)
+		_, err := r.Virtual.Admin().HighWatermarks(within, []spillway.TopicPartition{tp})
+		cancel()
+		if err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Pauses between two tries, and between two looks for what will be there by itself.
+const (
+	retryPause = 300 * time.Millisecond
+	lookPause  = 2 * time.Second // the range is read each time
+)
 
 // replay compares, writes what is missing, and compares again until nothing is (R5).
 func (r *run) replay(ctx context.Context, u mirror.UnreplicatedRange) (Range, error) {
@@ -207,7 +241,7 @@ func (r *run) replay(ctx context.Context, u mirror.UnreplicatedRange) (Range, er
 			undecided = r.patience()
 		}
 		if found.InTransactions > 0 && time.Now().Before(undecided) {
-			if err := sitelog.Pause(ctx, retryPause); err != nil {
+			if err := sitelog.Pause(ctx, lookPause); err != nil {
 				return done, err
 			}
 			continue
@@ -252,7 +286,7 @@ func (r *run) look(ctx context.Context, log *virtualLog, done *Range) (looked bo
 	case time.Now().After(u.until):
 		return false, refuse("%d records were written, and are not durable after %s: %w; give the command again when enough sites have them", u.records, r.PatienceMax, u.err)
 	default:
-		return false, sitelog.Pause(ctx, retryPause)
+		return false, sitelog.Pause(ctx, lookPause)
 	}
 	log.unsure = unsure{}
 	return true, nil
