@@ -169,6 +169,7 @@ type Session struct {
 
 	// Owned by read.
 	greeted bool      // a request has come
+	largest int64     // frame that has come: for one that is no larger there is room at once
 	greetBy time.Time // for the first one; zero before it begins, and once much of it has come
 	gate    Gate      // nil once it let the client in
 	admitBy time.Time // zero then
@@ -382,10 +383,15 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 		s.deadline(s.limits.FrameMax)
 	}
 	s.count(size)
-	if frame, err = wire.ReadFrame(r, nil, s.bytesMax()); err != nil {
+	var room []byte
+	if size <= s.largest {
+		room = make([]byte, 0, size)
+	}
+	if frame, err = wire.ReadFrame(r, room, s.bytesMax()); err != nil {
 		s.count(-size)
 		return nil, came, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
 	}
+	s.largest = max(s.largest, size)
 	return frame, came, nil
 }
 
