@@ -67,6 +67,11 @@ func (a *App) gatewayEvents() federation.Events {
 		ejected(id, length, why)
 		a.log.Warn("batches go elsewhere for a time", "share", id.String(), "for", length.Round(time.Millisecond), "why", why)
 	}
+	denied, told := e.Router.Denied, newDenials(a.log)
+	e.Router.Denied = func(d router.Denial) {
+		denied(d)
+		told.tell(d)
+	}
 	return e
 }
 

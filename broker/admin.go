@@ -196,8 +196,11 @@ type Admin interface {
 	AllowWrite(ctx context.Context, principal string, topics []string) error
 
 	// ACLs are all entries about topics and groups. ErrNotSupported without an
-	// authorizer, here and for the two that follow.
+	// authorizer, here and for the three that follow.
 	ACLs(ctx context.Context) ([]spillway.ACL, error)
+	// AllACLs are those about everything else too: the cluster, transactional ids, and
+	// what newer releases know.
+	AllACLs(ctx context.Context) ([]spillway.ACL, error)
 	// CreateACLs and DeleteACLs change exactly these. Both may be repeated.
 	CreateACLs(ctx context.Context, acls []spillway.ACL) error
 	DeleteACLs(ctx context.Context, acls []spillway.ACL) error

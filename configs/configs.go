@@ -164,8 +164,10 @@ type Gateway struct {
 	Advertised     string        `key:"advertised" doc:"host:port under which clients reach this gateway. Empty: the listen address, with this host's name where it names none."`
 	TLS            ServerTLS     `key:"tls" doc:"Encryption towards clients; without it they connect in plain text."`
 	SASL           ClientSASL    `key:"sasl" doc:"How clients say who they are. Without it, by their certificates, or not at all. See docs/operate/security.md."`
-	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. It is for every client that is let in. See docs/operate/topics.md." enum:"none,topics" default:"none"`
+	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. It is for every client that is let in, or for those that gateway.authorization lets. See docs/operate/topics.md." enum:"none,topics" default:"none"`
+	Authorization  Authorization `key:"authorization" doc:"What clients may do once it is known who they are. See docs/operate/security.md."`
 	Limits         GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
+	Quotas         []Quota       `key:"quotas" doc:"What principals may use of each gateway in a second. See docs/operate/quotas.md."`
 	Lease          Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
 }
 
@@ -193,6 +195,13 @@ type ClientSASL struct {
 	WithoutTLS      bool          `key:"withoutTLS" doc:"Let clients log in without encryption: with PLAIN everybody on the way can read the passwords." default:"false"`
 }
 
+// Authorization is what clients may do.
+type Authorization struct {
+	Rules         string   `key:"rules" doc:"By what it is decided: none lets every client do everything; acls goes by the access control list of the site that serves, as its brokers do." enum:"none,acls" default:"none"`
+	SuperUsers    []string `key:"superUsers" doc:"With rules: acls, principals (User:name) that may do everything, as super.users of brokers."`
+	AllowUnlisted bool     `key:"allowUnlisted" doc:"With rules: acls, let everybody do everything with a resource that no entry is about, as allow.everyone.if.no.acl.found of brokers." default:"false"`
+}
+
 // ClientTokens are JSON Web Tokens, signed by RS256 or ES256.
 type ClientTokens struct {
 	KeysFile       string        `key:"keysFile" doc:"File of the issuer's public keys, a JSON Web Key Set. It is read anew when it changes. Exactly one of keysFile and keysURL."`
@@ -206,13 +215,26 @@ type ClientTokens struct {
 
 // GatewayLimits bound what a client controls.
 type GatewayLimits struct {
-	ConnectionsMax           int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
-	ConnectionsPerAddressMax int           `key:"connectionsPerAddressMax" doc:"Client connections from one address (IPv6: one /64). Raise it where many clients share one, behind a proxy or NAT." default:"5000"`
-	FrameBytesMax            int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"16777216"`
-	InFlightMax              int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`
-	UnansweredBytesMax       int64         `key:"unansweredBytesMax" doc:"Bytes of requests without an answer, held ones included, and of answers on their way to clients, for the whole process." default:"536870912"`
-	IdleMax                  time.Duration `key:"idleMax" doc:"Connections that sent nothing for so long are closed." default:"10m"`
+	ConnectionsMax             int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
+	ConnectionsPerAddressMax   int           `key:"connectionsPerAddressMax" doc:"Client connections from one address (IPv6: one /64). Raise it where many clients share one, behind a proxy or NAT." default:"5000"`
+	ConnectionRatePerAddress   int64         `key:"connectionRatePerAddress" doc:"Connections that one address may open in a second, those of ten seconds at once; those beyond are closed. Leave it where clients come through a proxy or load balancer, which is one address. 0: no limit." default:"0"`
+	ConnectionsPerPrincipalMax int           `key:"connectionsPerPrincipalMax" doc:"Client connections of one principal; those beyond are closed. Where clients do not say who they are, all are one. 0: no limit." default:"0"`
+	FrameBytesMax              int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"16777216"`
+	InFlightMax                int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`
+	UnansweredBytesMax         int64         `key:"unansweredBytesMax" doc:"Bytes of requests without an answer, held ones included, and of answers on their way to clients, for the whole process." default:"536870912"`
+	IdleMax                    time.Duration `key:"idleMax" doc:"Connections that sent nothing for so long are closed." default:"10m"`
 }
+
+// Quota is what a principal may use of one gateway.
+type Quota struct {
+	Principal        string `key:"principal" doc:"User:name as docs/operate/security.md makes it, or * for each principal that has no rate of its own." required:"true"`
+	ProducerByteRate int64  `key:"producerByteRate" doc:"Bytes of Produce requests a second. 0: as the entry of * says, or without limit." default:"0"`
+	ConsumerByteRate int64  `key:"consumerByteRate" doc:"Bytes of answers to Fetch a second. 0: as the entry of * says, or without limit." default:"0"`
+	RequestRate      int64  `key:"requestRate" doc:"Requests of any kind a second. 0: as the entry of * says, or without limit." default:"0"`
+}
+
+// EveryPrincipal is the principal of a quota for all that have no rate of their own.
+const EveryPrincipal = "*"
 
 // Lease times. The holder counts from when it sent the renewal, a waiter from
 // the last change it saw.

@@ -347,7 +347,7 @@ func TestTopicsWhileAShareMoves(t *testing.T) {
 	t.Parallel()
 	w := topicWorld(t, nil)
 	c := raw(t, w.Addrs[0])
-	w.Fence("west", failover.Switchover)
+	w.Fence("west", failover.Switchover) // known to the gateway: a creation that it begins before is nobody's here
 	if got := createTopics(t, c, newTopic("shop-carts", 1, 1))[0]; got.ErrorCode != kerr.NotController.Code {
 		t.Errorf("while the share moves: %+v", got)
 	}

@@ -1,6 +1,7 @@
 package federation_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -8,6 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation"
+	"spillway/federation/authentication"
 	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 )
@@ -98,5 +101,47 @@ func TestNoEpochEndsBelowAPositionOfAClient(t *testing.T) {
 	})
 	if got.LeaderEpoch != first || got.EndOffset < position {
 		t.Errorf("a consumer that has read up to %d is told that %d ends at %d", position, got.LeaderEpoch, got.EndOffset)
+	}
+}
+
+// Who may not know of a topic is told of no end of its epochs, and its site is asked for those
+// of the others alone.
+func TestEpochsOfHiddenTopics(t *testing.T) {
+	t.Parallel()
+	f, l := newFront(t), newLists()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1, "carts": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.ScramSHA256)
+		l.authorize(c, l.read)
+	}})
+	c := login(t, w.Addrs[0], "alice", "alice's")
+	req := kmsg.NewPtrOffsetForLeaderEpochRequest()
+	req.Version, req.ReplicaID = 4, -1
+	p := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
+	p.CurrentLeaderEpoch, p.LeaderEpoch = spillway.VirtualLeaderEpoch(1), spillway.VirtualLeaderEpoch(1)
+	for _, topic := range []string{"orders", "carts"} {
+		req.Topics = append(req.Topics, kmsg.OffsetForLeaderEpochRequestTopic{Topic: topic, Partitions: []kmsg.OffsetForLeaderEpochRequestTopicPartition{p}})
+	}
+	const end = gatewaytest.OffsetBase
+	for _, step := range []struct {
+		list     string
+		want     string
+		siteAsks int
+	}{
+		{"deny User:alice describe topic orders", "orders no-topic -1, carts no-topic -1", 0},
+		{"allow User:alice describe topic carts", fmt.Sprint("orders no-topic -1, carts ", end), 1},
+		{"allow User:alice read topic *", fmt.Sprint("orders ", end, ", carts ", end), 1},
+	} {
+		l.set(t, "east", step.list)
+		before := w.Wires["east"].Sent(2)
+		var got string
+		for i, topic := range do[*kmsg.OffsetForLeaderEpochResponse](t, c, req).Topics {
+			if i > 0 {
+				got += ", "
+			}
+			got += fmt.Sprint(topic.Topic, refusal(topic.Partitions[0].ErrorCode), " ", topic.Partitions[0].EndOffset)
+		}
+		if n := w.Wires["east"].Sent(2) - before; got != step.want || n != step.siteAsks {
+			t.Errorf("%s: %s, and the site was asked for ends %d times", step.list, got, n)
+		}
 	}
 }

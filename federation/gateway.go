@@ -14,6 +14,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/conn"
 	"spillway/federation/authentication"
+	"spillway/federation/authorization"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
@@ -35,6 +36,9 @@ type Config struct {
 	TLS      *tls.Config  // for clients; nil: plaintext
 	// Authentication asks clients who they are; nil: it goes by their certificates alone.
 	Authentication *authentication.Authenticator
+	// Authorization decides what clients may do, by the access control lists of the Sites,
+	// which are its own unless Read is given; nil: everything.
+	Authorization *authorization.Config
 	// Host and Port are advertised to clients; default: the listener's address.
 	Host string
 	Port int32
@@ -45,6 +49,14 @@ type Config struct {
 	// ConnectionsPerAddressMax bounds those of one client address; default half of
 	// ConnectionsMax.
 	ConnectionsPerAddressMax int
+	// ConnectionRatePerAddress bounds those that one client address opens, in a second; 0: no limit.
+	ConnectionRatePerAddress int64
+	// ConnectionsPerPrincipalMax bounds those of one principal; 0: no limit.
+	ConnectionsPerPrincipalMax int
+
+	Quotas []Quota // of principals
+	// QuotaBurst is how much of its rates a principal may save up; default 10 s.
+	QuotaBurst time.Duration
 
 	Router router.Config // only its bounds are read
 	// DrainMax is how long produces in flight may take to end when a share is
@@ -66,7 +78,8 @@ type Events struct {
 	Session session.Events
 	Router  router.Events
 	// ConnectionRefused: more than ConnectionsMax (too-many), more of one client
-	// address (too-many-of-address), more than a tenth of them that have not said who
+	// address (too-many-of-address), or more that one opens in a time
+	// (too-fast-of-address), more of one principal (too-many-of-principal), more than a tenth of them that have not said who
 	// they are (too-many-unknown), or the TLS handshake failed (tls).
 	ConnectionRefused func(reason string)
 	// Authenticated: a login of a client ended (authentication.Config).
@@ -98,6 +111,7 @@ type Gateway struct {
 	changes *topicchange.Topics
 	readers map[spillway.SiteID]*maptopic.Reader
 	budget  *session.Budget
+	rights  *authorization.Keeper // nil: clients may do everything
 	events  Events
 
 	mu struct {
@@ -170,12 +184,18 @@ func New(c Config) (*Gateway, error) {
 	rc.Lease, rc.Layout, rc.Maps, rc.Reserve, rc.Marks = leaseHeld{g.lease}, g.layout, siteMaps{g}, g.reserve, g.marks
 	rc.Changes, rc.Heard = g.changes, offers{g}
 	rc.Authentication = c.Authentication
+	if c.Authorization != nil {
+		g.rights = g.newRights(*c.Authorization)
+		rc.Rights = g.rights
+	}
+	rc.Quotas = newQuotas(c)
 	rc.Report, rc.Events, rc.Dial = g.reports.update, c.Events.Router, c.Dial
 	if rc.Events.TransactionUnknown == nil {
 		rc.Events.TransactionUnknown = func(site spillway.SiteID, err error) {
 			g.problem(fmt.Sprintf("ask site %s about a transaction; may its gateways describe transactional ids?", site), err)
 		}
 	}
+	rc.Events.TooManyOfPrincipal = func() { g.connectionRefused("too-many-of-principal") }
 	for _, s := range g.shares {
 		rc.Shares = append(rc.Shares, s)
 	}
@@ -205,6 +225,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	for _, s := range g.shares {
 		wg.Go(func() { g.follow(inner, s) })
 	}
+	if g.rights != nil {
+		wg.Go(func() { g.rights.Run(inner) })
+	}
+	g.awaitRights(ctx)
 	leased, endLease := context.WithCancel(inner)
 	leaseDone := make(chan struct{})
 	go func() { defer close(leaseDone); g.lease.Run(leased) }()
@@ -275,9 +299,13 @@ func (g *Gateway) leaseValue(beat uint64) []byte {
 	g.mu.Lock()
 	leaving, lagging := g.mu.leaving, g.mu.lagging
 	g.mu.Unlock()
+	var unread []spillway.SiteID
+	if g.rights != nil {
+		unread = g.rights.Unread()
+	}
 	return encode(layout.GatewayLease{
 		ID: g.config.ID, Boot: g.boot, Site: g.config.Site, Host: g.config.Host, Port: g.config.Port,
 		Slots:  1, // one node id per address: librdkafka cannot hold more apart (docs/decisions/0005)
-		Layout: g.layout.obeyed(), Leaving: leaving, Release: g.config.Release, Beat: beat, Lagging: lagging,
+		Layout: g.layout.obeyed(), Leaving: leaving, Release: g.config.Release, Beat: beat, Lagging: lagging, RightsUnread: unread,
 	})
 }

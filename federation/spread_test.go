@@ -39,7 +39,11 @@ func spreadOver(t *testing.T, balance string) *spreadWorld {
 func spreadAs(t *testing.T, o gatewaytest.Options) *spreadWorld {
 	w := &spreadWorld{picks: map[string]int{}, ejected: map[string]string{}}
 	o.Spread = 2
+	change := o.Gateway
 	o.Gateway = func(c *federation.Config) {
+		if change != nil {
+			change(c)
+		}
 		c.Events.Router.Picked = func(id spillway.ShareID, reason string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

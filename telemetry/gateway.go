@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"spillway"
 	"spillway/federation"
 	"spillway/federation/failover"
+	"spillway/federation/quota"
 	"spillway/federation/router"
 	"spillway/federation/session"
 )
@@ -62,8 +64,19 @@ func (t *Telemetry) RouterEvents() router.Events {
 		FirstContact: func(outcome string) { t.counter(gatewayContacts, outcome).Inc() },
 		Picked:       func(id spillway.ShareID, reason string) { t.counter(gatewayPicks, id.Group, reason).Inc() },
 		Ejected:      func(id spillway.ShareID, _ time.Duration, _ string) { t.counter(gatewayEjections, id.Group).Inc() },
+		Denied: func(d router.Denial) {
+			t.counter(gatewayDenials, strings.ToLower(string(d.Kind)), strings.ToLower(string(d.Operation))).Inc()
+		},
+		OverQuota: func(kind quota.Kind, pause time.Duration) {
+			t.histogram(gatewayOverQuota, kind.String()).Observe(pause.Seconds())
+		},
 		FetchLimited: func() { t.counter(gatewayFetchLimited).Inc() },
 	}
+}
+
+// RightsAged shows how old the list is by which it is decided what clients may do.
+func (t *Telemetry) RightsAged(site spillway.SiteID, age time.Duration) {
+	t.gauge(gatewayRightsAge, string(site)).Set(age.Seconds())
 }
 
 // GatewayEvents counts what the gateway does.

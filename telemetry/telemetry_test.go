@@ -212,6 +212,18 @@ func TestGatewayEventsAreCounted(t *testing.T) {
 	}
 }
 
+func TestTheAgeOfRightsIsShown(t *testing.T) {
+	tel := New("test")
+	tel.RightsAged("east", 90*time.Second)
+	tel.RightsAged("west", 0)
+	_, body := get(t, tel, "/metrics")
+	for _, want := range []string{`spillway_gateway_rights_age_seconds{site="east"} 90`, `spillway_gateway_rights_age_seconds{site="west"} 0`} {
+		if !strings.Contains(body, want+"\n") {
+			t.Errorf("lacks %s", want)
+		}
+	}
+}
+
 // A gateway without a lease serves nobody, whatever it had opened.
 func TestServedOnlyUnderALease(t *testing.T) {
 	tel := New("test")

@@ -146,6 +146,9 @@ func acls(t *testing.T, f *fixture) {
 		if _, err := f.admin.ACLs(f.ctx); !errors.Is(err, broker.ErrNotSupported) {
 			t.Errorf("ACLs without an authorizer: %v", err)
 		}
+		if _, err := f.admin.AllACLs(f.ctx); !errors.Is(err, broker.ErrNotSupported) {
+			t.Errorf("all ACLs without an authorizer: %v", err)
+		}
 		return
 	}
 	if f.Guest == nil {
@@ -174,6 +177,18 @@ func acls(t *testing.T, f *fixture) {
 	}
 	f.eventually("one of them is gone", func() bool { return listed() == 1 })
 	f.must(f.admin.DeleteACLs(f.ctx, entries))
+	others := []spillway.ACL{
+		{Resource: "CLUSTER", Pattern: spillway.ACLLiteral, Name: "kafka-cluster", Principal: "User:nobody", Host: "*", Operation: "IDEMPOTENT_WRITE", Permission: "ALLOW"},
+		{Resource: "TRANSACTIONAL_ID", Pattern: spillway.ACLPrefixed, Name: tp.Topic, Principal: "User:nobody", Host: "*", Operation: "DESCRIBE", Permission: spillway.ACLDeny},
+		{Resource: spillway.ACLGroup, Pattern: spillway.ACLLiteral, Name: "*", Principal: "User:nobody", Host: "*", Operation: "ALL", Permission: "ALLOW"},
+	}
+	f.must(f.admin.CreateACLs(f.ctx, others))
+	f.eventually("all kinds are listed", func() bool {
+		all, err := f.admin.AllACLs(f.ctx)
+		f.must(err)
+		return !slices.ContainsFunc(others, func(e spillway.ACL) bool { return !slices.Contains(all, e) })
+	})
+	f.must(f.admin.DeleteACLs(f.ctx, others))
 	refused := func() bool {
 		_, code := f.produce(f.Guest, tp, -1, plain(1, time.Now()))
 		if code != 0 && code != kerr.TopicAuthorizationFailed.Code {

@@ -64,8 +64,17 @@ func deleted(answer kmsg.Response) (codes []int16) {
 
 // ACLs implements broker.Admin.
 func (a *admin) ACLs(ctx context.Context) ([]spillway.ACL, error) {
+	return a.listACLs(ctx, kmsg.ACLResourceTypeTopic, kmsg.ACLResourceTypeGroup)
+}
+
+// AllACLs implements broker.Admin.
+func (a *admin) AllACLs(ctx context.Context) ([]spillway.ACL, error) {
+	return a.listACLs(ctx, kmsg.ACLResourceTypeAny)
+}
+
+func (a *admin) listACLs(ctx context.Context, kinds ...kmsg.ACLResourceType) ([]spillway.ACL, error) {
 	var all []spillway.ACL
-	for _, kind := range []kmsg.ACLResourceType{kmsg.ACLResourceTypeTopic, kmsg.ACLResourceTypeGroup} {
+	for _, kind := range kinds {
 		req := kmsg.NewPtrDescribeACLsRequest()
 		req.ResourceType, req.ResourcePatternType = kind, kmsg.ACLResourcePatternTypeAny
 		req.Operation, req.PermissionType = kmsg.ACLOperationAny, kmsg.ACLPermissionTypeAny

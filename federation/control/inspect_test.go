@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,7 +13,10 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
+	"spillway/federation/layout"
 )
 
 // A target that would refuse what producers write is no target of a switchover. A
@@ -79,6 +83,47 @@ func TestASwitchoverToASiteThatTakesNoWritesIsRefused(t *testing.T) {
 	}
 	if len(told) == 0 {
 		t.Error("it did not wait")
+	}
+}
+
+// A plan warns of gateways that would tell all clients to come again.
+func TestAPlanTellsWhoKnowsNoRightsAtTheTarget(t *testing.T) {
+	store, ctx := coordtest.NewMemory(), t.Context()
+	h := newHub(store, "shop", coordination.GoClock{}, time.Minute, time.Second)
+	for _, beat := range []uint64{1, 2} { // who writes once only may have died
+		for id, unread := range map[spillway.GatewayID][]spillway.SiteID{"one": {"west"}, "two": nil, "three": {"north", "west"}, "four": {"north"}} {
+			value, err := json.Marshal(layout.GatewayLease{ID: id, Boot: "boot", Beat: beat, RightsUnread: unread})
+			if err != nil {
+				t.Fatal(err)
+			}
+			key := failover.Keys("shop").Gateway(id)
+			e, _ := store.Get(ctx, key) // version 0 if absent
+			if _, err := store.Put(ctx, key, value, e.Version); err != nil {
+				t.Fatal(err)
+			}
+		}
+		entries, err := store.List(ctx, h.keys.Gateways())
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.take(h.keys.Gateways(), entries)
+	}
+	for target, want := range map[spillway.SiteID]string{"west": "one, three", "east": ""} {
+		p := newPlan(spillway.FailoverGroup{}, h, failover.View{})
+		if len(p.Gateways) != 4 {
+			t.Fatalf("%q", p.Gateways)
+		}
+		next := failover.Share{Kind: failover.Switchover, Active: "north", Target: target}
+		p.explain(spillway.FailoverGroup{}, next, next, failover.View{})
+		told := ""
+		for _, e := range p.Effects {
+			if _, who, is := strings.Cut(e, "never read the access control list of "+string(target)+", and tell clients of what is served there to come again: "); is {
+				told, _, _ = strings.Cut(who, ";")
+			}
+		}
+		if told != want {
+			t.Errorf("to %s: %q", target, p.Effects)
+		}
 	}
 }
 

@@ -60,6 +60,8 @@ type Plan struct {
 	allRead  bool   // of all survivors that a failover might hear
 	measured string // what consumers read again, where the sites' commits were read
 	sites    []spillway.SiteID
+	// strangers are the gateways that have never read what clients may do at a site.
+	strangers map[spillway.SiteID][]string
 	// leases is until those of gateways that are not heard are over, leasesMost where that
 	// is not known.
 	leases, leasesMost time.Duration
@@ -67,7 +69,7 @@ type Plan struct {
 
 // newPlan begins a plan with who is heard and who is not.
 func newPlan(g spillway.FailoverGroup, h *hub, view failover.View) Plan {
-	p := Plan{Group: g.Name, Gateways: []string{}, Silent: []string{}, Automation: automationOf(g, h.automation()), sites: g.Sites, PauseMillis: -1}
+	p := Plan{Group: g.Name, Gateways: []string{}, Silent: []string{}, Automation: automationOf(g, h.automation()), sites: g.Sites, PauseMillis: -1, strangers: make(map[spillway.SiteID][]string)}
 	for _, s := range g.Sites {
 		if v := view.Sites[s]; v.Judgement.Down {
 			p.Silent = append(p.Silent, fmt.Sprintf("site %s is down", s))
@@ -80,6 +82,9 @@ func newPlan(g spillway.FailoverGroup, h *hub, view failover.View) Plan {
 		case l.Leaving:
 		case h.alive(h.keys.Gateway(l.ID)):
 			p.Gateways = append(p.Gateways, string(l.ID))
+			for _, site := range l.RightsUnread {
+				p.strangers[site] = append(p.strangers[site], string(l.ID))
+			}
 		default:
 			p.Silent = append(p.Silent, fmt.Sprintf("gateway %s", l.ID))
 			p.leases = max(p.leases, h.left(l.ID, l.Boot))
@@ -137,6 +142,9 @@ func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, vie
 		p.OnlyAtTarget = target.OnlyHere
 		p.Effects = append(p.Effects, fmt.Sprintf("only %s has the topics %s: they begin empty in epoch %d, and what %s holds of them stays hidden; delete them there, or create them at %s, if that is not meant",
 			next.Target, strings.Join(target.OnlyHere, ", "), next.Epoch, next.Target, share.Active))
+	}
+	if who := p.strangers[next.Target]; len(who) > 0 {
+		p.Effects = append(p.Effects, fmt.Sprintf("gateways have never read the access control list of %s, and tell clients of what is served there to come again: %s; see their log and the rights of their principal there", next.Target, strings.Join(who, ", ")))
 	}
 	behind := "an unknown number of records"
 	if p.Behind >= 0 {

@@ -17,11 +17,17 @@ import (
 // the gateway has, so that nobody can bypass it unseen.
 func RealSites(t testing.TB, topics map[string]int32, versions ...string) Options {
 	t.Helper()
+	return RealSitesWith(t, func(*cluster.Config) {}, topics, versions...)
+}
+
+// RealSitesWith changes the configuration of each cluster.
+func RealSitesWith(t testing.TB, change func(*cluster.Config), topics map[string]int32, versions ...string) Options {
+	t.Helper()
 	var configs []cluster.Config
 	for i, version := range versions {
-		configs = append(configs, cluster.Config{
-			Version: version, FirstNode: 11 + 10*i, Users: map[string]string{"gateway": "secret"}, SuperUsers: []string{"gateway"},
-		})
+		c := cluster.Config{Version: version, FirstNode: 11 + 10*i, Users: map[string]string{"gateway": "secret"}, SuperUsers: []string{"gateway"}}
+		change(&c)
+		configs = append(configs, c)
 	}
 	o := Options{Real: make(map[spillway.SiteID]RealSite), Topics: topics}
 	for i, c := range cluster.ForTest(t, configs...) {

@@ -44,8 +44,9 @@ type Options struct {
 	Gateways []spillway.GatewayID
 	Topics   map[string]int32 // at every site
 	Brokers  int              // per site
-	// Group changes the failover group, Gateway a gateway's configuration.
+	// Group changes the failover group, Site a site, Gateway a gateway's configuration.
 	Group   func(*spillway.FailoverGroup)
+	Site    func(*spillway.Site)
 	Gateway func(*federation.Config)
 	// Spread makes the group an unordered one of so many partitions at each site: the
 	// failover groups are Group-SITE then, each with its share at its site.
@@ -111,7 +112,11 @@ func Start(t testing.TB, o Options) *World {
 	w.mu.serves = make(map[spillway.GatewayID]map[spillway.ShareID]bool)
 	var sites []spillway.Site
 	for _, id := range o.Sites {
-		sites = append(sites, spillway.Site{ID: id})
+		site := spillway.Site{ID: id}
+		if o.Site != nil {
+			o.Site(&site)
+		}
+		sites = append(sites, site)
 		w.startSite(id)
 	}
 	group := spillway.FailoverGroup{

@@ -80,6 +80,9 @@ type GatewayLease struct {
 	// Lagging tells, by share ("group/index"), where the other sites lack more than
 	// allowed, or producers are slowed down for it; nothing where not. For people.
 	Lagging map[string]Lagging `json:"lagging,omitempty"`
+	// RightsUnread are the sites whose access control lists this gateway has never read: of
+	// what is served there it tells clients to come again. For people.
+	RightsUnread []spillway.SiteID `json:"rightsUnread,omitempty"`
 }
 
 // Lagging is what a gateway says of a share whose other sites are behind.
@@ -147,6 +150,10 @@ func (l Layout) Leader(share spillway.ShareID, tp spillway.TopicPartition, upstr
 	var key [128]byte // asked for every batch, so nothing is allocated
 	return pick(nodes, strconv.AppendInt(append(append(key[:0], share.String()...), '/'), int64(tp.Partition), 10))
 }
+
+// Leaders lists the nodes that lead the partitions of a share, each some of them: who
+// leads which changes only with it (L3).
+func (l Layout) Leaders(share spillway.ShareID) []Node { return l.home(share) }
 
 // Coordinator picks the node that coordinates a consumer group.
 func (l Layout) Coordinator(share spillway.ShareID, group string) (Node, bool) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,8 @@ import (
 
 	"spillway"
 	"spillway/broker/batch"
+	"spillway/federation/authorization"
+	"spillway/federation/quota"
 	"spillway/federation/session"
 	"spillway/lb"
 )
@@ -28,7 +31,7 @@ import (
 // messages of the site other than about single records.
 var produceAPI = api{
 	key: 0, min: 3, max: 13, needs: 7, begin: (*Client).beginProduce,
-	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; transactions of version 1. `ApiVersions` names versions from 0 on, as Kafka 4 does (KAFKA-18659); those below 3 are refused.",
+	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; transactions of version 1. `ApiVersions` names versions from 0 on, as Kafka 4 does (KAFKA-18659); those below 3 are refused. Where the principal used more than its quota, the throttle time says for how long the connection is not read.",
 }
 
 // produceUpstreamMax: the site is asked by topic name, and adds no partition to a
@@ -42,6 +45,7 @@ const produceTimeoutMax = time.Minute
 type produce struct {
 	client     *Client
 	afterWrite func(func(error))
+	pause      func() int32 // for the quota
 	begun      time.Time
 	came       time.Time // the first of it, from the client
 	until      time.Time // of any hold
@@ -50,6 +54,7 @@ type produce struct {
 	// transactional is the id of the request, and transactions the share that it is of.
 	transactional string
 	transactions  *Share
+	inTransaction bool // and some batch is of it; set where rights are looked at
 	resp          *kmsg.ProduceResponse
 	throttling    sync.Mutex // guards resp.ThrottleMillis and slowed
 	slowed        time.Duration
@@ -74,6 +79,9 @@ type part struct {
 	home   *Share                  // of asked
 	spread *spread                 // of an unordered group; nil: ordered
 	hadID  bool                    // it came with a producer id, which was taken off
+	barred lb.Set                  // siblings at whose sites the client may not write
+	// undecided: nobody could tell whether the client may write it; see decided.
+	undecided bool
 
 	// The pick of the spread whose end it has not been told; −1: none.
 	pick  atomic.Int32
@@ -119,6 +127,9 @@ func (c *Client) beginProduce(ctx context.Context, sreq session.Request) (sessio
 		return nil, err
 	}
 	op, parts := c.newProduce(ctx, sreq, req)
+	if len(parts) > 0 {
+		c.await(ctx, req.Acks == 0)
+	}
 	op.admit(ctx, parts)
 	return op.answer, nil
 }
@@ -134,6 +145,7 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 	}
 	op.keepPromises(ctx)
 	op.tellSlowed()
+	op.throttle(op.pause())
 	told := op.client.produces.tell(op.all)
 	op.afterWrite(func(err error) {
 		if err == nil { // else the client never knows
@@ -162,12 +174,14 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		timeout: min(max(time.Duration(req.TimeoutMillis)*time.Millisecond, time.Millisecond), produceTimeoutMax),
 		resp:    req.ResponseKind().(*kmsg.ProduceResponse),
 	}
+	op.pause = func() int32 { return c.pause(sreq, quota.Produce) }
 	op.until = op.begun.Add(min(c.router.config.HoldMax, op.timeout))
 	if req.TransactionID != nil {
 		op.transactional = *req.TransactionID
 		op.transactions, _ = c.router.TransactionShare(op.transactional)
 	}
 	seen := make(map[spillway.TopicPartition]bool)
+	invalid := op.checkRequest(req)
 	op.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
 	for i, t := range req.Topics {
 		out := &op.resp.Topics[i]
@@ -178,6 +192,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		if !known {
 			code = kerr.UnknownTopicID.Code
 		}
+		may := c.guardByID(req.Version >= 13, authorization.Write, name)
 		out.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {
 			p := &part{op: op, out: &out.Partitions[j], records: in.Records, size: len(in.Records), tp: spillway.TopicPartition{Topic: name, Partition: in.Partition}}
@@ -186,7 +201,10 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 			p.pick.Store(-1)
 			*p.out = kmsg.NewProduceResponseTopicPartition()
 			p.out.Partition, p.out.BaseOffset = in.Partition, -1
-			p.code = cmp.Or(op.checkRequest(req), code)
+			if p.code = cmp.Or(invalid, code); p.code == 0 {
+				p.code, p.barred = may.write(in.Partition)
+			}
+			p.decideLater()
 			op.all = append(op.all, p)
 		}
 	}
@@ -213,8 +231,71 @@ func (op *produce) checkRequest(req *kmsg.ProduceRequest) int16 {
 		return kerr.InvalidRequiredAcks.Code
 	case req.TransactionID != nil && op.transactions == nil:
 		return kerr.TransactionalIDAuthorizationFailed.Code
+	case req.TransactionID != nil && op.client.checked() && ofTransaction(req):
+		op.inTransaction = true
+		return op.transactionCode()
 	}
 	return 0
+}
+
+func (op *produce) transactionCode() int16 {
+	return codeOf(op.client.may(authorization.Write, authorization.TransactionalID, op.transactional, op.transactions),
+		kerr.TransactionalIDAuthorizationFailed, kerr.NotLeaderForPartition)
+}
+
+// decideLater lets a part wait for its share where nobody can tell what the client may do at the
+// site that served it, as that is away: the next one will say. Shares of unordered groups stay
+// where they are.
+func (p *part) decideLater() {
+	if p.code != kerr.NotLeaderForPartition.Code { // so far, that of who cannot be decided about
+		return
+	}
+	share, ok := p.op.client.router.ShareOf(p.tp)
+	if !ok || share.Group.Siblings.Of != "" {
+		return
+	}
+	if _, serving := share.Serving(); !serving {
+		p.code, p.undecided = 0, true
+	}
+}
+
+// decided refuses those of the parts that the client may not write at the site that serves
+// them by now.
+func (op *produce) decided(parts []*part) []*part {
+	return slices.DeleteFunc(parts, func(p *part) bool {
+		if !p.undecided {
+			return false
+		}
+		if _, serving := p.share.Serving(); !serving {
+			return false
+		}
+		p.undecided = false
+		code := int16(0)
+		if op.inTransaction {
+			code = op.transactionCode()
+		}
+		if code == 0 {
+			may := op.client.guardByID(op.resp.Version >= 13, authorization.Write, p.tp.Topic)
+			code = may.of(p.tp.Partition)
+		}
+		if code != 0 {
+			p.refuse(code, "invalid")
+		}
+		return code != 0
+	})
+}
+
+// ofTransaction tells whether any batch is of a transaction. Else brokers do not ask for the
+// right to the transactional id.
+func ofTransaction(req *kmsg.ProduceRequest) bool {
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			if h, _, err := batch.Parse(p.Records); err == nil && h.Transactional() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // check finds the share and looks at the batch; 0 if all is well.
@@ -228,6 +309,7 @@ func (p *part) check(seen map[spillway.TopicPartition]bool) int16 {
 		return kerr.InvalidRecord.Code // twice in one request: its order would be anybody's guess
 	}
 	seen[p.tp] = true
+	p.op.client.concern(p.share)
 	p.home, p.spread = p.share, r.spreads[p.share.Group.Siblings.Of]
 	if h := p.share.Group.HoldMax; h > 0 {
 		p.op.until = minTime(p.op.until, p.op.begun.Add(h))
@@ -255,6 +337,9 @@ func (p *part) check(seen map[spillway.TopicPartition]bool) int16 {
 		return kerr.InvalidProducerIDMapping.Code // not one of ours: it could collide with anybody's (C25)
 	}
 	p.header = h
+	if h.Transactional() {
+		p.op.client.transacts.Store(true)
+	}
 	if p.spread != nil {
 		p.takeOffID()
 	}

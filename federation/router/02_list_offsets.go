@@ -10,6 +10,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -50,8 +51,15 @@ func (c *Client) listOffsets(ctx context.Context, req *kmsg.ListOffsetsRequest) 
 	for _, t := range req.Topics {
 		out := kmsg.NewListOffsetsResponseTopic()
 		out.Topic = t.Topic
+		may := c.guard(authorization.Describe, t.Topic)
 		for _, p := range t.Partitions {
 			tp := spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition}
+			if code := may.of(p.Partition); code != 0 {
+				refused := kmsg.NewListOffsetsResponseTopicPartition()
+				refused.Partition, refused.Offset, refused.Timestamp, refused.ErrorCode = p.Partition, -1, -1, code
+				out.Partitions = append(out.Partitions, refused)
+				continue
+			}
 			out.Partitions = append(out.Partitions, c.listOffset(ctx, req.IsolationLevel, tp, p.Timestamp, until))
 		}
 		resp.Topics = append(resp.Topics, out)

@@ -10,6 +10,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/authorization"
 	"spillway/federation/layout"
 	"spillway/federation/session"
 )
@@ -33,11 +34,12 @@ func (c *Client) beginMetadata(_ context.Context, sreq session.Request) (session
 		return nil, err
 	}
 	return func(ctx context.Context) ([]byte, error) {
-		return c.router.metadata(ctx, req).AppendTo([]byte{}), nil
+		return c.metadata(ctx, req).AppendTo([]byte{}), nil
 	}, nil
 }
 
-func (r *Router) metadata(ctx context.Context, req *kmsg.MetadataRequest) *kmsg.MetadataResponse {
+func (c *Client) metadata(ctx context.Context, req *kmsg.MetadataRequest) *kmsg.MetadataResponse {
+	r := c.router
 	resp := req.ResponseKind().(*kmsg.MetadataResponse)
 	l := r.layout.Current()
 	resp.ClusterID = kmsg.StringPtr(r.topology.ClusterID())
@@ -53,18 +55,28 @@ func (r *Router) metadata(ctx context.Context, req *kmsg.MetadataRequest) *kmsg.
 		all := r.topics.all(ctx)
 		slices.SortFunc(all, func(a, b broker.TopicMetadata) int { return cmp.Compare(a.Name, b.Name) })
 		for _, md := range all {
-			resp.Topics = append(resp.Topics, r.topicMetadata(l, md))
+			switch c.describes(md.Name) {
+			case authorization.Allowed:
+				resp.Topics = append(resp.Topics, r.topicMetadata(l, md))
+			case authorization.Unknown:
+				// Left out it would pass for deleted, and who may know of it elsewhere, as lists
+				// are carried from site to site, most likely may here.
+				if c.describesSomewhere(md.Name) {
+					resp.Topics = append(resp.Topics, undisclosedTopic(kmsg.MetadataRequestTopic{Topic: &md.Name}, kerr.LeaderNotAvailable.Code))
+				}
+			case authorization.Denied:
+			}
 		}
 		return resp
 	}
 	for _, t := range req.Topics {
-		resp.Topics = append(resp.Topics, r.askedTopic(ctx, l, t))
+		resp.Topics = append(resp.Topics, c.askedTopic(ctx, l, t))
 	}
 	return resp
 }
 
-func (r *Router) askedTopic(ctx context.Context, l layout.Layout, asked kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
-	name := ""
+func (c *Client) askedTopic(ctx context.Context, l layout.Layout, asked kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
+	r, name := c.router, ""
 	if asked.Topic != nil {
 		name = *asked.Topic
 	} else if found, ok := r.topics.name(ctx, asked.TopicID); ok {
@@ -74,14 +86,33 @@ func (r *Router) askedTopic(ctx context.Context, l layout.Layout, asked kmsg.Met
 		t.TopicID, t.ErrorCode = asked.TopicID, kerr.UnknownTopicID.Code
 		return t
 	}
+	share, _ := r.ShareOf(spillway.TopicPartition{Topic: name})
+	if v := c.may(authorization.Describe, authorization.Topic, name, share); v != authorization.Allowed {
+		code := codeOf(v, kerr.TopicAuthorizationFailed, kerr.LeaderNotAvailable)
+		if asked.Topic == nil {
+			code = c.undisclosed(code, name, share)
+		}
+		return undisclosedTopic(asked, code)
+	}
 	md, ok := r.topics.find(ctx, name)
 	if ok {
 		return r.topicMetadata(l, md)
 	}
 	t := kmsg.NewMetadataResponseTopic()
 	t.Topic, t.ErrorCode = kmsg.StringPtr(name), kerr.UnknownTopicOrPartition.Code
-	if share, ok := r.ShareOf(spillway.TopicPartition{Topic: name}); ok && !r.topics.heard(home(share)) {
+	if share != nil && !r.topics.heard(home(share)) {
 		t.ErrorCode = kerr.LeaderNotAvailable.Code // nobody could tell; the client asks again
+	}
+	return t
+}
+
+// undisclosedTopic is the answer about a topic that the client may not know of: it repeats what
+// was asked, and does not tell whether there is one.
+func undisclosedTopic(asked kmsg.MetadataRequestTopic, code int16) kmsg.MetadataResponseTopic {
+	t := kmsg.NewMetadataResponseTopic()
+	t.ErrorCode, t.Topic = code, asked.Topic
+	if asked.Topic == nil {
+		t.TopicID = asked.TopicID
 	}
 	return t
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 	"spillway/mirror/offsetmap"
 )
@@ -39,12 +40,14 @@ func (c *Client) beginOffsetCommit(_ context.Context, sreq session.Request) (ses
 }
 
 func (c *Client) offsetCommit(ctx context.Context, req *kmsg.OffsetCommitRequest) *kmsg.OffsetCommitResponse {
-	cm := c.newCommit(ctx, req)
 	share, ok := c.router.GroupShare(req.Group)
-	if !ok {
+	code := c.groupCode(authorization.Read, req.Group, share)
+	cm := c.newCommit(ctx, req, code)
+	if code == 0 && !ok {
 		return cm.refuse(kerr.GroupAuthorizationFailed.Code)
+	} else if code != 0 {
+		return cm.resp
 	}
-	code := kerr.CoordinatorLoadInProgress.Code
 	if !c.whileHeld(ctx, share, c.holdUntil(share), func() attempt {
 		code = kerr.CoordinatorLoadInProgress.Code
 		t, serving := share.Serving()
@@ -81,7 +84,8 @@ type commit struct {
 	outs   map[spillway.TopicPartition]*kmsg.OffsetCommitResponseTopicPartition // without an answer yet
 }
 
-func (c *Client) newCommit(ctx context.Context, req *kmsg.OffsetCommitRequest) *commit {
+// newCommit answers what cannot be committed; denied, if it is not 0, is the answer to all.
+func (c *Client) newCommit(ctx context.Context, req *kmsg.OffsetCommitRequest, denied int16) *commit {
 	cm := &commit{client: c, req: req, resp: req.ResponseKind().(*kmsg.OffsetCommitResponse), names: make([]string, len(req.Topics)),
 		outs: make(map[spillway.TopicPartition]*kmsg.OffsetCommitResponseTopicPartition)}
 	cm.resp.Topics = make([]kmsg.OffsetCommitResponseTopic, len(req.Topics))
@@ -91,6 +95,8 @@ func (c *Client) newCommit(ctx context.Context, req *kmsg.OffsetCommitRequest) *
 		out.Topic, out.TopicID = t.Topic, t.TopicID
 		name, known := c.router.topics.asked(ctx, req.Version >= 10, t.Topic, t.TopicID)
 		cm.names[i] = name
+		may := c.guardByID(req.Version >= 10, authorization.Read, name)
+		may.codeOf = (*Client).positionCode
 		out.Partitions = make([]kmsg.OffsetCommitResponseTopicPartition, len(t.Partitions))
 		for j, p := range t.Partitions {
 			o := &out.Partitions[j]
@@ -99,8 +105,12 @@ func (c *Client) newCommit(ctx context.Context, req *kmsg.OffsetCommitRequest) *
 			tp := spillway.TopicPartition{Topic: name, Partition: p.Partition}
 			_, served := c.router.ShareOf(tp)
 			switch {
+			case denied != 0:
+				o.ErrorCode = denied
 			case !known:
 				o.ErrorCode = kerr.UnknownTopicID.Code
+			case may.of(p.Partition) != 0:
+				o.ErrorCode = may.code
 			case !served:
 				o.ErrorCode = kerr.UnknownTopicOrPartition.Code
 			case p.Metadata != nil && len(*p.Metadata) > commitMetadataMax:

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 	"spillway/mirror/offsetmap"
 )
@@ -53,6 +54,12 @@ func (c *Client) offsetFetchOne(ctx context.Context, req *kmsg.OffsetFetchReques
 		g.Topics = append(g.Topics, topic)
 	}
 	got := c.offsetFetch(ctx, g, req.RequireStable, req.Version)
+	if req.Version < 2 && got.ErrorCode != 0 { // which has no place of its own
+		got.Topics = nil
+		for _, t := range g.Topics {
+			got.Topics = append(got.Topics, noPositions(t, got.ErrorCode))
+		}
+	}
 	resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
 	resp.ErrorCode = got.ErrorCode
 	for _, t := range got.Topics {
@@ -61,9 +68,6 @@ func (c *Client) offsetFetchOne(ctx context.Context, req *kmsg.OffsetFetchReques
 		for _, p := range t.Partitions {
 			out := kmsg.NewOffsetFetchResponseTopicPartition()
 			out.Partition, out.Offset, out.LeaderEpoch, out.Metadata, out.ErrorCode = p.Partition, p.Offset, p.LeaderEpoch, p.Metadata, p.ErrorCode
-			if req.Version < 2 && got.ErrorCode != 0 {
-				out.ErrorCode = got.ErrorCode
-			}
 			topic.Partitions = append(topic.Partitions, out)
 		}
 		resp.Topics = append(resp.Topics, topic)
@@ -75,24 +79,42 @@ func (c *Client) offsetFetch(ctx context.Context, g kmsg.OffsetFetchRequestGroup
 	out := kmsg.NewOffsetFetchResponseGroup()
 	out.Group = g.Group
 	share, ok := c.router.GroupShare(g.Group)
+	if out.ErrorCode = c.groupCode(authorization.Describe, g.Group, share); out.ErrorCode != 0 {
+		return out
+	}
 	if !ok {
 		c.router.events.refused("coordinator")
 		out.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return out
 	}
-	byID := version >= 10
-	if asked := g.Topics; byID && asked != nil { // none: all of the group's
+	byID, all := version >= 10, g.Topics == nil
+	if asked := g.Topics; (byID || c.checked()) && !all {
 		g.Topics = make([]kmsg.OffsetFetchRequestGroupTopic, 0, len(asked))
 		for _, t := range asked {
 			name, known := c.router.topics.asked(ctx, byID, t.Topic, t.TopicID)
 			if !known {
-				out.Topics = append(out.Topics, unknownTopic(t))
+				out.Topics = append(out.Topics, noPositions(t, kerr.UnknownTopicID.Code))
+				continue
+			}
+			share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: name})
+			code := c.positionCode(authorization.Describe, name, share)
+			if byID {
+				code = c.undisclosed(code, name, share)
+			}
+			if code == kerr.CoordinatorLoadInProgress.Code {
+				// Of the group: Java's clients ask again then, and end at any code of a partition
+				// that is about no right.
+				out.ErrorCode, out.Topics = code, nil
+				return out
+			}
+			if code != 0 {
+				out.Topics = append(out.Topics, noPositions(t, code))
 				continue
 			}
 			t.Topic = name
 			g.Topics = append(g.Topics, t)
 		}
-		if len(g.Topics) == 0 {
+		if len(g.Topics) == 0 && len(asked) > 0 {
 			return out
 		}
 	}
@@ -105,6 +127,16 @@ func (c *Client) offsetFetch(ctx context.Context, g kmsg.OffsetFetchRequestGroup
 		return out
 	}
 	for _, t := range found {
+		if all {
+			switch c.describes(t.Topic) {
+			case authorization.Denied:
+				continue
+			case authorization.Unknown: // without it the list would pass for all of them
+				out.ErrorCode, out.Topics = kerr.CoordinatorLoadInProgress.Code, nil
+				return out
+			case authorization.Allowed:
+			}
+		}
 		if byID {
 			t.TopicID = c.router.topology.TopicID(t.Topic)
 		}
@@ -113,12 +145,12 @@ func (c *Client) offsetFetch(ctx context.Context, g kmsg.OffsetFetchRequestGroup
 	return out
 }
 
-func unknownTopic(t kmsg.OffsetFetchRequestGroupTopic) kmsg.OffsetFetchResponseGroupTopic {
+func noPositions(t kmsg.OffsetFetchRequestGroupTopic, code int16) kmsg.OffsetFetchResponseGroupTopic {
 	out := kmsg.NewOffsetFetchResponseGroupTopic()
-	out.TopicID = t.TopicID
+	out.Topic, out.TopicID = t.Topic, t.TopicID
 	for _, p := range t.Partitions {
 		o := kmsg.NewOffsetFetchResponseGroupTopicPartition()
-		o.Partition, o.Offset, o.ErrorCode = p, -1, kerr.UnknownTopicID.Code
+		o.Partition, o.Offset, o.Metadata, o.ErrorCode = p, -1, kmsg.StringPtr(""), code
 		out.Partitions = append(out.Partitions, o)
 	}
 	return out

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway/broker"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -29,18 +30,19 @@ func (c *Client) beginFindCoordinator(_ context.Context, sreq session.Request) (
 	}
 	resp := req.ResponseKind().(*kmsg.FindCoordinatorResponse)
 	if req.Version < 4 {
-		found := c.router.coordinator(req.CoordinatorType, req.CoordinatorKey)
+		found := c.coordinator(req.CoordinatorType, req.CoordinatorKey)
 		resp.ErrorCode, resp.ErrorMessage = found.ErrorCode, found.ErrorMessage
 		resp.NodeID, resp.Host, resp.Port = found.NodeID, found.Host, found.Port
 		return reply(resp), nil
 	}
 	for _, key := range req.CoordinatorKeys {
-		resp.Coordinators = append(resp.Coordinators, c.router.coordinator(req.CoordinatorType, key))
+		resp.Coordinators = append(resp.Coordinators, c.coordinator(req.CoordinatorType, key))
 	}
 	return reply(resp), nil
 }
 
-func (r *Router) coordinator(kind int8, key string) kmsg.FindCoordinatorResponseCoordinator {
+func (c *Client) coordinator(kind int8, key string) kmsg.FindCoordinatorResponseCoordinator {
+	r := c.router
 	found := kmsg.NewFindCoordinatorResponseCoordinator()
 	found.Key, found.NodeID, found.Port = key, -1, -1
 	refuse := func(err *kerr.Error, why string) kmsg.FindCoordinatorResponseCoordinator {
@@ -50,17 +52,28 @@ func (r *Router) coordinator(kind int8, key string) kmsg.FindCoordinatorResponse
 	}
 	var share *Share
 	var ok bool
+	var of authorization.Kind
+	var denied *kerr.Error
+	var homeless string // why nobody coordinates it
 	switch broker.CoordinatorKind(kind) {
 	case broker.GroupCoordinator:
-		if share, ok = r.GroupShare(key); !ok {
-			return refuse(kerr.GroupAuthorizationFailed, fmt.Sprintf("consumer group %q belongs to no failover group; add it to consumerGroups of one", key))
-		}
+		share, ok = r.GroupShare(key)
+		of, denied, homeless = authorization.Group, kerr.GroupAuthorizationFailed, "consumer group %q belongs to no failover group; add it to consumerGroups of one"
 	case broker.TransactionCoordinator:
-		if share, ok = r.TransactionShare(key); !ok {
-			return refuse(kerr.TransactionalIDAuthorizationFailed, fmt.Sprintf("transactional id %q belongs to no failover group; add it to transactionalIds of one", key))
-		}
+		share, ok = r.TransactionShare(key)
+		of, denied, homeless = authorization.TransactionalID, kerr.TransactionalIDAuthorizationFailed, "transactional id %q belongs to no failover group; add it to transactionalIds of one"
 	default:
 		return refuse(kerr.InvalidRequest, fmt.Sprintf("coordinators of type %d are not served by this virtual cluster", kind))
+	}
+	switch c.may(authorization.Describe, of, key, share) {
+	case authorization.Denied:
+		return refuse(denied, denied.Description)
+	case authorization.Unknown:
+		return refuse(kerr.CoordinatorNotAvailable, "what clients may do is not known yet")
+	case authorization.Allowed:
+	}
+	if !ok {
+		return refuse(denied, fmt.Sprintf(homeless, key))
 	}
 	n, ok := r.layout.Current().Coordinator(share.ID, key)
 	if !ok {

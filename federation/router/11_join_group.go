@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway/broker"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -50,6 +51,9 @@ func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.
 	resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
 	resp.Generation, resp.MemberID = -1, req.MemberID
 	share, ok := c.router.GroupShare(req.Group)
+	if resp.ErrorCode = c.groupCode(authorization.Read, req.Group, share); resp.ErrorCode != 0 {
+		return resp
+	}
 	if !ok {
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp

@@ -29,6 +29,9 @@ func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (sessio
 func (c *Client) heartbeat(ctx context.Context, req *kmsg.HeartbeatRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
 	share, ok := c.router.GroupShare(req.Group)
+	if resp.ErrorCode = c.memberCode(req.Group, share); resp.ErrorCode != 0 {
+		return resp
+	}
 	if !ok {
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp

@@ -6,6 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -25,6 +26,9 @@ func (c *Client) beginLeaveGroup(_ context.Context, sreq session.Request) (sessi
 	return func(ctx context.Context) ([]byte, error) {
 		resp := req.ResponseKind().(*kmsg.LeaveGroupResponse)
 		share, ok := c.router.GroupShare(req.Group)
+		if resp.ErrorCode = c.groupCode(authorization.Read, req.Group, share); resp.ErrorCode != 0 {
+			return resp.AppendTo(nil), nil
+		}
 		if !ok {
 			resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 			return resp.AppendTo(nil), nil

@@ -44,6 +44,9 @@ func (c *Client) beginSyncGroup(_ context.Context, sreq session.Request) (sessio
 func (c *Client) syncGroup(ctx context.Context, req *kmsg.SyncGroupRequest) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.SyncGroupResponse)
 	share, ok := c.router.GroupShare(req.Group)
+	if resp.ErrorCode = c.memberCode(req.Group, share); resp.ErrorCode != 0 {
+		return resp
+	}
 	if !ok {
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp

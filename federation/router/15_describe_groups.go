@@ -6,6 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -34,6 +35,9 @@ func (c *Client) describeGroup(ctx context.Context, version int16, group string)
 	none := kmsg.NewDescribeGroupsResponseGroup()
 	none.Group = group
 	share, ok := c.router.GroupShare(group)
+	if none.ErrorCode = c.groupCode(authorization.Describe, group, share); none.ErrorCode != 0 {
+		return none
+	}
 	if !ok {
 		none.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return none

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -26,8 +27,13 @@ func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (sessi
 	}
 	return func(ctx context.Context) ([]byte, error) {
 		resp := req.ResponseKind().(*kmsg.ListGroupsResponse)
+		every := c.listsAll()
+		if every == authorization.Unknown { // none, or some, would pass for all of them
+			resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
+			return resp.AppendTo(nil), nil
+		}
 		for site := range c.router.topics.homes() {
-			groups, err := c.listGroups(ctx, site, req)
+			groups, err := c.listGroups(ctx, site, req, every == authorization.Allowed)
 			if err != nil {
 				resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
 			}
@@ -40,8 +46,17 @@ func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (sessi
 	}, nil
 }
 
+// listsAll tells whether the client may know of all groups. Who may not sees those that it
+// may describe. The right is one for the cluster, which counts at any site.
+func (c *Client) listsAll() authorization.Verdict {
+	if !c.checked() {
+		return authorization.Allowed
+	}
+	return c.decide(authorization.Describe, authorization.Cluster, authorization.ClusterName, nil).Decision.Verdict
+}
+
 // listGroups asks every broker of a site.
-func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg.ListGroupsRequest) ([]kmsg.ListGroupsResponseGroup, error) {
+func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg.ListGroupsRequest, every bool) ([]kmsg.ListGroupsResponseGroup, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	md, err := c.router.sites[site].Metadata(ctx)
@@ -66,7 +81,7 @@ func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg
 			return found, err // a coordinator that has just begun does not know its groups
 		}
 		for _, g := range listed.Groups {
-			if s, ok := c.router.GroupShare(g.Group); ok && home(s) == site {
+			if s, ok := c.router.GroupShare(g.Group); ok && home(s) == site && (every || c.mayQuietly(authorization.Describe, authorization.Group, g.Group, s)) {
 				found = append(found, g)
 			}
 		}

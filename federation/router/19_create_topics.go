@@ -15,6 +15,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 	"spillway/federation/topicchange"
 )
@@ -37,11 +38,12 @@ func (c *Client) beginCreateTopics(_ context.Context, sreq session.Request) (ses
 	}
 	who := c.who(sreq)
 	return func(ctx context.Context) ([]byte, error) {
-		return c.router.createTopics(ctx, req, who).AppendTo(nil), nil
+		return c.createTopics(ctx, req, who).AppendTo(nil), nil
 	}, nil
 }
 
-func (r *Router) createTopics(ctx context.Context, req *kmsg.CreateTopicsRequest, who string) *kmsg.CreateTopicsResponse {
+func (c *Client) createTopics(ctx context.Context, req *kmsg.CreateTopicsRequest, who string) *kmsg.CreateTopicsResponse {
+	r := c.router
 	resp := req.ResponseKind().(*kmsg.CreateTopicsResponse)
 	resp.Topics = make([]kmsg.CreateTopicsResponseTopic, len(req.Topics))
 	ctx, cancel := context.WithTimeout(ctx, waitFor(req.TimeoutMillis))
@@ -66,7 +68,12 @@ func (r *Router) createTopics(ctx context.Context, req *kmsg.CreateTopicsRequest
 		case partitions > partitionsMax:
 			err = refuse(kerr.PolicyViolation, "%d partitions in one request, at most %d are created at once; a topic with the default number counts for %d", partitions, partitionsMax, defaultPartitions)
 		default:
-			err = r.createTopic(ctx, asked, req.ValidateOnly, who, &out)
+			if err = c.mayCreate(asked.Topic); err == nil {
+				err = r.createTopic(ctx, asked, req.ValidateOnly, who, &out)
+			}
+			if err == nil {
+				c.withoutSettings(&out)
+			}
 		}
 		if out.ErrorCode, out.ErrorMessage = answerTo(err); err != nil {
 			r.events.refused("create-topic")
@@ -74,6 +81,38 @@ func (r *Router) createTopics(ctx context.Context, req *kmsg.CreateTopicsRequest
 		resp.Topics[i] = out
 	})
 	return resp
+}
+
+// mayCreate tells whether the client may create topics, or this one. Who may create all of
+// them is asked about first, and quietly, as at a broker; entries about the cluster count
+// at any site, as none carries them to others.
+func (c *Client) mayCreate(topic string) error {
+	if !c.checked() {
+		return nil
+	}
+	all := c.decide(authorization.Create, authorization.Cluster, authorization.ClusterName, nil).Decision.Verdict
+	share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: topic})
+	one := c.decide(authorization.Create, authorization.Topic, topic, share)
+	switch max(all, one.Decision.Verdict) {
+	case authorization.Denied:
+		c.router.events.denied(one)
+		return refuse(kerr.TopicAuthorizationFailed, "Authorization failed.")
+	case authorization.Unknown:
+		return errUnread
+	case authorization.Allowed:
+	}
+	return nil
+}
+
+// withoutSettings keeps what was created from whom it may not be described to, as a broker
+// does (KIP-525).
+func (c *Client) withoutSettings(out *kmsg.CreateTopicsResponseTopic) {
+	share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: out.Topic})
+	if c.mayQuietly(authorization.DescribeConfigs, authorization.Topic, out.Topic, share) {
+		return
+	}
+	out.NumPartitions, out.ReplicationFactor, out.Configs = -1, -1, nil
+	out.ConfigErrorCode = kerr.TopicAuthorizationFailed.Code
 }
 
 // createTopic checks one topic, has it created, and fills in what was.

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -39,7 +40,11 @@ func (c *Client) beginInitProducerID(_ context.Context, sreq session.Request) (s
 		return func(ctx context.Context) ([]byte, error) { return c.initTransactional(ctx, req).AppendTo(nil), nil }, nil
 	}
 	resp := req.ResponseKind().(*kmsg.InitProducerIDResponse)
+	resp.ProducerID, resp.ProducerEpoch = -1, -1
+	verdict := c.mayProduceIdempotently()
 	switch {
+	case verdict != authorization.Allowed:
+		resp.ErrorCode = codeOf(verdict, kerr.ClusterAuthorizationFailed, kerr.CoordinatorLoadInProgress)
 	case req.ProducerID >= 0 && spillway.IsClientProducerID(req.ProducerID) && req.ProducerEpoch >= 0 && req.ProducerEpoch < math.MaxInt16-1:
 		resp.ProducerID, resp.ProducerEpoch = req.ProducerID, req.ProducerEpoch+1
 	default: // also where the epochs of an id are used up
@@ -58,6 +63,9 @@ func (c *Client) initTransactional(ctx context.Context, req *kmsg.InitProducerID
 		return resp
 	}
 	share, ok := c.router.TransactionShare(id)
+	if code := c.transactionCode(authorization.Write, id, share); code != 0 {
+		return failed(code)
+	}
 	if !ok {
 		c.router.events.refused("transaction")
 		return failed(kerr.TransactionalIDAuthorizationFailed.Code)

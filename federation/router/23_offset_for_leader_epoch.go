@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -64,10 +65,14 @@ func (c *Client) offsetForLeaderEpoch(ctx context.Context, req *kmsg.OffsetForLe
 		out := kmsg.NewOffsetForLeaderEpochResponseTopic()
 		out.Topic = t.Topic
 		out.Partitions = make([]kmsg.OffsetForLeaderEpochResponseTopicPartition, len(t.Partitions))
+		may := c.guard(authorization.Describe, t.Topic)
 		for i, p := range t.Partitions {
 			answer := &out.Partitions[i]
 			answer.Default()
 			answer.Partition = p.Partition
+			if answer.ErrorCode = may.of(p.Partition); answer.ErrorCode != 0 {
+				continue
+			}
 			tp := spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition}
 			var share *Share
 			var term Term

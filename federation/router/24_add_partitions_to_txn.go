@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -31,24 +32,19 @@ func (c *Client) beginAddPartitionsToTxn(_ context.Context, sreq session.Request
 
 func (c *Client) addPartitionsToTxn(ctx context.Context, req *kmsg.AddPartitionsToTxnRequest) *kmsg.AddPartitionsToTxnResponse {
 	share, ok := c.router.TransactionShare(req.TransactionalID)
+	if code := c.transactionCode(authorization.Write, req.TransactionalID, share); code != 0 {
+		return c.notAdded(req, func(spillway.TopicPartition) int16 { return code })
+	}
 	if !ok {
 		return c.notAdded(req, func(spillway.TopicPartition) int16 { return kerr.TransactionalIDAuthorizationFailed.Code })
 	}
-	elsewhere := func(tp spillway.TopicPartition) bool {
-		s, ok := c.router.ShareOf(tp)
-		return !ok || s != share
-	}
-	for _, t := range req.Topics {
-		for _, p := range t.Partitions {
-			if elsewhere(spillway.TopicPartition{Topic: t.Topic, Partition: p}) {
-				return c.notAdded(req, func(tp spillway.TopicPartition) int16 {
-					if elsewhere(tp) {
-						return kerr.TopicAuthorizationFailed.Code
-					}
-					return kerr.OperationNotAttempted.Code
-				})
+	if refused := c.notToAdd(req, share); len(refused) > 0 {
+		return c.notAdded(req, func(tp spillway.TopicPartition) int16 {
+			if code, is := refused[tp]; is {
+				return code
 			}
-		}
+			return kerr.OperationNotAttempted.Code
+		})
 	}
 	var resp *kmsg.AddPartitionsToTxnResponse
 	err := c.transact(ctx, transactionCall{
@@ -72,6 +68,26 @@ func (c *Client) addPartitionsToTxn(ctx context.Context, req *kmsg.AddPartitions
 		return c.notAdded(req, func(spillway.TopicPartition) int16 { return code })
 	}
 	return resp
+}
+
+// notToAdd are the partitions that are not of the transactional id's failover group, or that
+// the client may not write.
+func (c *Client) notToAdd(req *kmsg.AddPartitionsToTxnRequest, share *Share) map[spillway.TopicPartition]int16 {
+	refused := make(map[spillway.TopicPartition]int16)
+	for _, t := range req.Topics {
+		may := c.guard(authorization.Write, t.Topic)
+		for _, p := range t.Partitions {
+			tp := spillway.TopicPartition{Topic: t.Topic, Partition: p}
+			of, ok := c.router.ShareOf(tp)
+			switch code := may.of(p); {
+			case !ok, of != share, code == kerr.TopicAuthorizationFailed.Code:
+				refused[tp] = kerr.TopicAuthorizationFailed.Code
+			case code != 0: // the share has just moved to a site whose list was never read
+				refused[tp] = kerr.CoordinatorLoadInProgress.Code
+			}
+		}
+	}
+	return refused
 }
 
 // notAdded answers each partition with an error of the gateway's own.

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -30,12 +31,19 @@ func (c *Client) beginAddOffsetsToTxn(_ context.Context, sreq session.Request) (
 func (c *Client) addOffsetsToTxn(ctx context.Context, req *kmsg.AddOffsetsToTxnRequest) *kmsg.AddOffsetsToTxnResponse {
 	resp := req.ResponseKind().(*kmsg.AddOffsetsToTxnResponse)
 	share, ok := c.router.TransactionShare(req.TransactionalID)
+	if resp.ErrorCode = c.transactionCode(authorization.Write, req.TransactionalID, share); resp.ErrorCode != 0 {
+		return resp
+	}
 	if !ok {
 		c.router.events.refused("transaction")
 		resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
 		return resp
 	}
-	if of, ok := c.router.GroupShare(req.Group); !ok || of != share {
+	of, ok := c.router.GroupShare(req.Group)
+	if resp.ErrorCode = c.groupCode(authorization.Read, req.Group, of); resp.ErrorCode != 0 {
+		return resp
+	}
+	if !ok || of != share {
 		c.router.events.refused("transaction")
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp

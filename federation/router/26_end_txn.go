@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -37,6 +38,9 @@ func (c *Client) beginEndTxn(_ context.Context, sreq session.Request) (session.A
 func (c *Client) endTxn(ctx context.Context, req *kmsg.EndTxnRequest) *kmsg.EndTxnResponse {
 	resp := req.ResponseKind().(*kmsg.EndTxnResponse)
 	share, ok := c.router.TransactionShare(req.TransactionalID)
+	if resp.ErrorCode = c.transactionCode(authorization.Write, req.TransactionalID, share); resp.ErrorCode != 0 {
+		return resp
+	}
 	if !ok {
 		c.router.events.refused("transaction")
 		resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -34,10 +35,12 @@ func (c *Client) beginTxnOffsetCommit(_ context.Context, sreq session.Request) (
 // txnOffsetCommit lets a commit do what both have in common: the topics, their checks,
 // and the site's numbers.
 func (c *Client) txnOffsetCommit(ctx context.Context, req *kmsg.TxnOffsetCommitRequest) *kmsg.TxnOffsetCommitResponse {
-	cm := c.newCommit(ctx, plainCommit(req))
-	code := c.txnCommitted(ctx, req, cm)
-	if code != 0 {
-		cm.refuse(code)
+	denied := c.mayNotCommit(req)
+	cm := c.newCommit(ctx, plainCommit(req), denied)
+	if denied == 0 {
+		if code := c.txnCommitted(ctx, req, cm); code != 0 {
+			cm.refuse(code)
+		}
 	}
 	resp := req.ResponseKind().(*kmsg.TxnOffsetCommitResponse)
 	resp.ThrottleMillis = cm.resp.ThrottleMillis
@@ -52,6 +55,17 @@ func (c *Client) txnOffsetCommit(ctx context.Context, req *kmsg.TxnOffsetCommitR
 		resp.Topics = append(resp.Topics, out)
 	}
 	return resp
+}
+
+// mayNotCommit is the answer to all of a request of a client that may not write the
+// transactional id, or not read in the group; 0 if it may.
+func (c *Client) mayNotCommit(req *kmsg.TxnOffsetCommitRequest) int16 {
+	share, _ := c.router.TransactionShare(req.TransactionalID)
+	if code := c.transactionCode(authorization.Write, req.TransactionalID, share); code != 0 {
+		return code
+	}
+	of, _ := c.router.GroupShare(req.Group)
+	return c.groupCode(authorization.Read, req.Group, of)
 }
 
 func (c *Client) txnCommitted(ctx context.Context, req *kmsg.TxnOffsetCommitRequest, cm *commit) (code int16) {

@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -114,8 +115,17 @@ func (s *settings) bySite() map[spillway.SiteID][]int {
 		*out = kmsg.NewDescribeConfigsResponseResource()
 		out.ResourceType, out.ResourceName = asked.ResourceType, asked.ResourceName
 		share, ok := s.client.router.ShareOf(spillway.TopicPartition{Topic: asked.ResourceName})
+		topic := asked.ResourceType == kmsg.ConfigResourceTypeTopic
+		verdict := authorization.Allowed
+		if topic {
+			verdict = s.client.may(authorization.DescribeConfigs, authorization.Topic, asked.ResourceName, share)
+		}
 		switch {
-		case asked.ResourceType != kmsg.ConfigResourceTypeTopic:
+		case verdict == authorization.Denied:
+			s.refuse([]int{i}, kerr.TopicAuthorizationFailed, kerr.TopicAuthorizationFailed.Description)
+		case verdict == authorization.Unknown:
+			s.refuse([]int{i}, kerr.LeaderNotAvailable, "what clients may do is not known yet; ask again")
+		case !topic:
 			s.refuse([]int{i}, kerr.InvalidRequest, fmt.Sprintf("settings of a %s are a site's own; ask there", asked.ResourceType))
 		case !ok:
 			out.ErrorCode = kerr.UnknownTopicOrPartition.Code

@@ -29,24 +29,27 @@ func (c *Client) beginAlterConfigs(_ context.Context, sreq session.Request) (ses
 	}
 	who := c.who(sreq)
 	return func(ctx context.Context) ([]byte, error) {
-		return c.router.alterConfigs(ctx, req, who).AppendTo(nil), nil
+		return c.alterConfigs(ctx, req, who).AppendTo(nil), nil
 	}, nil
 }
 
-func (r *Router) alterConfigs(ctx context.Context, req *kmsg.AlterConfigsRequest, who string) *kmsg.AlterConfigsResponse {
+func (c *Client) alterConfigs(ctx context.Context, req *kmsg.AlterConfigsRequest, who string) *kmsg.AlterConfigsResponse {
 	resp := req.ResponseKind().(*kmsg.AlterConfigsResponse)
 	resp.Resources = make([]kmsg.AlterConfigsResponseResource, len(req.Resources))
 	named := make(map[string]int)
 	for _, asked := range req.Resources {
 		named[asked.ResourceName]++
 	}
-	r.alterEach(ctx, len(req.Resources), func(ctx context.Context, i int) error {
+	c.router.alterEach(ctx, len(req.Resources), func(ctx context.Context, i int) error {
 		asked, out := req.Resources[i], &resp.Resources[i]
 		*out = kmsg.NewAlterConfigsResponseResource()
 		out.ResourceType, out.ResourceName = asked.ResourceType, asked.ResourceName
 		err := refuseResource(asked.ResourceType, asked.ResourceName, named[asked.ResourceName])
 		if err == nil {
-			err = r.replaceSettings(ctx, asked, req.ValidateOnly, who)
+			err = c.mayAlterConfigs(asked.ResourceName)
+		}
+		if err == nil {
+			err = c.router.replaceSettings(ctx, asked, req.ValidateOnly, who)
 		}
 		out.ErrorCode, out.ErrorMessage = answerTo(err)
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -32,18 +33,18 @@ func (c *Client) beginIncrementalAlterConfigs(_ context.Context, sreq session.Re
 	}
 	who := c.who(sreq)
 	return func(ctx context.Context) ([]byte, error) {
-		return c.router.incrementalAlterConfigs(ctx, req, who).AppendTo(nil), nil
+		return c.incrementalAlterConfigs(ctx, req, who).AppendTo(nil), nil
 	}, nil
 }
 
-func (r *Router) incrementalAlterConfigs(ctx context.Context, req *kmsg.IncrementalAlterConfigsRequest, who string) *kmsg.IncrementalAlterConfigsResponse {
+func (c *Client) incrementalAlterConfigs(ctx context.Context, req *kmsg.IncrementalAlterConfigsRequest, who string) *kmsg.IncrementalAlterConfigsResponse {
 	resp := req.ResponseKind().(*kmsg.IncrementalAlterConfigsResponse)
 	resp.Resources = make([]kmsg.IncrementalAlterConfigsResponseResource, len(req.Resources))
 	named := make(map[string]int)
 	for _, asked := range req.Resources {
 		named[asked.ResourceName]++
 	}
-	r.alterEach(ctx, len(req.Resources), func(ctx context.Context, i int) error {
+	c.router.alterEach(ctx, len(req.Resources), func(ctx context.Context, i int) error {
 		asked, out := req.Resources[i], &resp.Resources[i]
 		*out = kmsg.NewIncrementalAlterConfigsResponseResource()
 		out.ResourceType, out.ResourceName = asked.ResourceType, asked.ResourceName
@@ -53,7 +54,10 @@ func (r *Router) incrementalAlterConfigs(ctx context.Context, req *kmsg.Incremen
 		}
 		err := refuseResource(asked.ResourceType, asked.ResourceName, named[asked.ResourceName])
 		if err == nil {
-			err = r.alterTopic(ctx, asked.ResourceName, changes, req.ValidateOnly, who)
+			err = c.mayAlterConfigs(asked.ResourceName)
+		}
+		if err == nil {
+			err = c.router.alterTopic(ctx, asked.ResourceName, changes, req.ValidateOnly, who)
 		}
 		out.ErrorCode, out.ErrorMessage = answerTo(err)
 		return err
@@ -80,6 +84,18 @@ func refuseResource(kind kmsg.ConfigResourceType, name string, times int) error 
 		return refuse(kerr.InvalidRequest, "settings of a %s are a site's own; change them there", kind)
 	case times > 1:
 		return refuse(kerr.InvalidRequest, "%s is named twice in the request", short(name))
+	}
+	return nil
+}
+
+// mayAlterConfigs tells whether the client may change settings of a topic.
+func (c *Client) mayAlterConfigs(topic string) error {
+	share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: topic})
+	switch c.may(authorization.AlterConfigs, authorization.Topic, topic, share) {
+	case authorization.Denied:
+		return refuse(kerr.TopicAuthorizationFailed, "%s", kerr.TopicAuthorizationFailed.Description)
+	case authorization.Unknown:
+		return errUnread
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -26,9 +27,11 @@ import (
 // and comes again: nothing of it can be committed now, and if the same site serves
 // again it goes on. It does not wait here for its answer, as its commits are to be
 // answered behind it.
+//
+// Where rights are looked at, expressions are resolved here (expressions.go).
 var consumerGroupHeartbeatAPI = api{
 	key: 68, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupHeartbeat,
-	treatment: translated, about: "Topic ids. Where every site has KIP-848 (Kafka 4.0).",
+	treatment: translated, about: "Topic ids; expressions become names where rights are looked at. Where every site has KIP-848 (Kafka 4.0).",
 }
 
 const (
@@ -53,8 +56,14 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	resp := req.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
 	resp.MemberID, resp.MemberEpoch = kmsg.StringPtr(req.MemberID), req.MemberEpoch
 	share, ok := c.router.GroupShare(req.Group)
+	if resp.ErrorCode = c.groupCode(authorization.Read, req.Group, share); resp.ErrorCode != 0 {
+		return resp
+	}
 	if !ok {
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return resp
+	}
+	if resp.ErrorCode = c.maySubscribe(req); resp.ErrorCode != 0 {
 		return resp
 	}
 	ms := c.router.members
@@ -83,6 +92,10 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
 		return resp
 	}
+	reads, err := c.subscribe(ctx, req, up)
+	if err != nil {
+		return unsubscribed(resp, err)
+	}
 	got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: up})
 	if err != nil {
 		resp.ErrorCode = c.later(share, req.Group)
@@ -96,7 +109,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	}
 	c.stale(ctx, share, answer.ErrorCode)
 	if answer.ErrorCode == 0 && answer.MemberID != nil && req.MemberEpoch >= 0 {
-		ms.touch(req.Group, *answer.MemberID)
+		ms.subscribe(req.Group, *answer.MemberID, reads)
 	}
 	answer.HeartbeatIntervalMillis = min(answer.HeartbeatIntervalMillis, beatMillisMax)
 	if answer.Assignment != nil && !c.router.virtualAssignment(ctx, t, answer.Assignment) {
@@ -104,6 +117,18 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		return resp
 	}
 	return answer
+}
+
+// maySubscribe looks at the topics that a member names, as brokers do. Those of an expression are
+// seen to by subscribe.
+func (c *Client) maySubscribe(req *kmsg.ConsumerGroupHeartbeatRequest) int16 {
+	for _, topic := range req.SubscribedTopicNames {
+		share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: topic})
+		if code := c.positionCode(authorization.Describe, topic, share); code != 0 {
+			return code
+		}
+	}
+	return 0
 }
 
 // later is the answer to a member that cannot be served now: it comes again in a

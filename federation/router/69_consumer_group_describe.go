@@ -6,6 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -34,6 +35,9 @@ func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group
 	none := kmsg.NewConsumerGroupDescribeResponseGroup()
 	none.Group = group
 	share, ok := c.router.GroupShare(group)
+	if none.ErrorCode = c.groupCode(authorization.Describe, group, share); none.ErrorCode != 0 {
+		return none
+	}
 	if !ok {
 		none.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return none
@@ -52,11 +56,34 @@ func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group
 	}
 	g := groups[0]
 	c.stale(ctx, share, g.ErrorCode)
+	switch c.describesMembers(g) {
+	case authorization.Denied:
+		none.ErrorCode, none.ErrorMessage = kerr.TopicAuthorizationFailed.Code, kmsg.StringPtr("The group has described topic(s) that the client is not authorized to describe.")
+		return none
+	case authorization.Unknown:
+		none.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+		return none
+	case authorization.Allowed:
+	}
 	for i := range g.Members {
 		c.virtualTopics(&g.Members[i].Assignment)
 		c.virtualTopics(&g.Members[i].TargetAssignment)
 	}
 	return g
+}
+
+// describesMembers tells whether the client may know of all topics that a group reads. It has
+// named none of them, so what it may not is no attempt.
+func (c *Client) describesMembers(g kmsg.ConsumerGroupDescribeResponseGroup) authorization.Verdict {
+	worst := authorization.Allowed
+	for _, m := range g.Members {
+		for _, a := range []kmsg.Assignment{m.Assignment, m.TargetAssignment} {
+			for _, t := range a.TopicPartitions {
+				worst = min(worst, c.describes(t.Topic))
+			}
+		}
+	}
+	return worst
 }
 
 func (c *Client) virtualTopics(a *kmsg.Assignment) {

@@ -62,5 +62,8 @@
 //	r.VirtualHighWatermark(...)          bound from ack.sites and reserved end for what is served
 //	r.config.Report                      GroupsDrained in the gateway's confirmation
 //	term.LeaderEpoch()                   the leader epoch that clients see
+//	c.guard(op, topic), c.topicCode, c.groupCode, c.transactionCode   whether the client may (rights.go);
+//	                                     every API that names a topic, a group or a transactional id asks
+//	                                     first, by guardByID or undisclosed where it is a topic's id
 //	r.layout.Current()                   virtual nodes, Leader, Coordinator
 package router

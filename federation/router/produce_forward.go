@@ -38,6 +38,9 @@ func (op *produce) admit(ctx context.Context, parts []*part) {
 		}
 		spread := spreadOut(parts)
 		changed := changedOf(parts)
+		if parts = op.decided(parts); len(parts) == 0 {
+			return
+		}
 		ready, moving := r.split(parts)
 		if len(ready) > 0 && len(moving) > 0 {
 			for _, p := range moving {
@@ -137,7 +140,7 @@ func (r *Router) split(parts []*part) (ready, moving []*part) {
 	for _, p := range parts {
 		t, serving := p.share.Serving()
 		_, free := p.leads()
-		if serving && free && leased != 0 {
+		if serving && free && leased != 0 && !p.undecided {
 			p.term, p.leased = t, leased
 			ready = append(ready, p)
 			continue

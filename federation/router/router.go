@@ -13,8 +13,10 @@ import (
 	"spillway/broker"
 	"spillway/broker/conn"
 	"spillway/federation/authentication"
+	"spillway/federation/authorization"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
+	"spillway/federation/quota"
 	"spillway/federation/topicchange"
 	"spillway/mirror/offsetmap"
 )
@@ -102,8 +104,12 @@ type Config struct {
 	Events         Events
 	// Authentication asks clients who they are; nil: it does not.
 	Authentication *authentication.Authenticator
+	// Quotas has an account for each principal; nil: nothing is counted.
+	Quotas *quota.Ledger[authentication.Principal]
 	// Heard keeps what sites offer for gateways that start while one is away; nil: nothing does.
 	Heard Heard
+	// Rights decide what clients may do; nil: everything.
+	Rights Rights
 	// Dial reaches other gateways, to see whether they are gone; default conn.Dial.
 	Dial conn.DialFunc
 
@@ -114,6 +120,7 @@ type Config struct {
 	// that is known, see release.
 	OutstandingMax time.Duration
 	MetadataMax    time.Duration // age of a site's metadata before it is asked for again; default 5 s
+	SteadyAfter    time.Duration // without quotas after a move; default 5 s
 	ContactsMax    int           // producers and partitions remembered; default 200,000
 }
 
@@ -132,6 +139,8 @@ type Router struct {
 	marks        Marks
 	events       Events
 	topics       *topics
+	homes        homes
+	expressions  expressions
 	offer        *offer
 	contacts     *contacts
 	lags         *lags
@@ -156,6 +165,7 @@ func New(c Config) *Router {
 	def(&c.ProduceMax, 10*time.Second)
 	def(&c.OutstandingMax, 35*time.Second)
 	def(&c.MetadataMax, 5*time.Second)
+	def(&c.SteadyAfter, steadyAfter)
 	def(&c.ContactsMax, 200_000)
 	if c.Dial == nil {
 		c.Dial = conn.Dial
@@ -199,7 +209,7 @@ func (r *Router) Close() {
 // Connect makes the handler of one client connection.
 func (r *Router) Connect(c net.Conn) *Client {
 	client := &Client{router: r, conn: c, lanes: &lanes{router: r}, produces: newProduces(r.background.Go, moveHeld),
-		login:          r.config.Authentication.Connect(c),
+		login: r.config.Authentication.Connect(c), host: authorization.HostOf(c.RemoteAddr()),
 		highWatermarks: make(map[spillway.TopicPartition]int64), asking: make(chan struct{}, askingMax)}
 	client.lanes.mu.byKey = make(map[laneKey]*Lane)
 	return client

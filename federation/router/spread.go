@@ -29,6 +29,8 @@ import (
 //	C  batches carry no producer id: their sequences count what the client sent to one
 //	   partition, and of these some lie elsewhere; so a batch that comes again is
 //	   written again (at least once)
+//	D  a batch is written to no sibling at whose site its client may not write, not even
+//	   where all the others are away
 type spread struct {
 	// Set once, read by anyone.
 	router    *Router
@@ -167,16 +169,32 @@ func spreadOut(parts []*part) (any bool) {
 		p.ended(lb.Unknown)
 		p.tried, p.why = 0, ""
 		if !p.choose() {
-			p.share, p.tp = p.home, p.asked
+			p.waitFor()
 		}
 	}
 	return any
 }
 
+// waitFor has a part wait for its home, or for another sibling where the client may not
+// write there.
+func (p *part) waitFor() {
+	home := p.home.Group.Siblings.Index
+	if !p.barred.Has(home) {
+		p.share, p.tp = p.home, p.asked
+		return
+	}
+	for i, share := range p.spread.shares {
+		if !p.barred.Has(i) {
+			p.share, p.tp = share, p.spread.siblings.Partition(i, p.asked)
+			return
+		}
+	}
+}
+
 // choose has a part go to a sibling that can take it; false: there is none.
 func (p *part) choose() bool {
 	s := p.spread
-	picked, ok := s.pick(p.asked, p.home.Group.Siblings.Index, p.tried)
+	picked, ok := s.pick(p.asked, p.home.Group.Siblings.Index, p.tried|p.barred)
 	if !ok {
 		return false
 	}

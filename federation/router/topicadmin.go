@@ -24,8 +24,8 @@ import (
 // What clients ask of whole topics is a change of all sites (package topicchange). Here it
 // is checked, begun, carried on while the client waits, and answered.
 
-// Administration is what clients may do beside reading and writing. It is for everyone whom
-// the gateway lets in.
+// Administration is what is served beside reading and writing. Which client may do it the
+// rights say, where there are any (rights.go).
 type Administration int
 
 // Levels, each with what those before it allow.
@@ -74,6 +74,10 @@ func (e *topicError) Error() string { return e.code.Message + ": " + e.message }
 func refuse(code *kerr.Error, format string, args ...any) *topicError {
 	return &topicError{code, fmt.Sprintf(format, args...)}
 }
+
+// errUnread: the site's list of rights was never read, so that nobody can tell whether the
+// client may change anything. It asks again.
+var errUnread = refuse(kerr.NotController, "what clients may do is not known yet; ask again")
 
 // answerTo puts an error into Kafka's words. What nobody can know any better is told as a
 // time-out: the client looks, and asks again.

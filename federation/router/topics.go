@@ -188,6 +188,16 @@ func (t *topics) homes() map[spillway.SiteID]bool {
 	return sites
 }
 
+// homeless tells whether the store has not said yet of some share which site serves it.
+func (t *topics) homeless() bool {
+	for _, s := range t.router.shares {
+		if s.Record().Epoch == 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // all lists the topics of all failover groups, each from the site that serves it.
 func (t *topics) all(ctx context.Context) []broker.TopicMetadata {
 	var found []broker.TopicMetadata

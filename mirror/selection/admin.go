@@ -232,6 +232,8 @@ func (a *admin) AllowWrite(_ context.Context, principal string, _ []string) erro
 // ACLs, quotas and users are those of the whole cluster, under its own names.
 func (a *admin) ACLs(ctx context.Context) ([]spillway.ACL, error) { return a.admin.ACLs(ctx) }
 
+func (a *admin) AllACLs(ctx context.Context) ([]spillway.ACL, error) { return a.admin.AllACLs(ctx) }
+
 func (a *admin) CreateACLs(context.Context, []spillway.ACL) error {
 	return a.readOnly("create", "ACLs")
 }

@@ -1,0 +1,90 @@
+package federation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/authorization"
+)
+
+// rightsMax is how long a gateway that starts waits until it knows what clients may do at
+// each site that answers.
+const rightsMax = 2 * time.Second
+
+// newRights keeps the access control lists of all sites: after a move the new site's is there.
+func (g *Gateway) newRights(c authorization.Config) *authorization.Keeper {
+	for site := range g.config.Sites {
+		c.Sites = append(c.Sites, site)
+	}
+	if c.Read == nil {
+		c.Read = g.readACLs
+	}
+	read := c.Read
+	c.Read = func(ctx context.Context, id spillway.SiteID) ([]spillway.ACL, error) {
+		entries, err := read(ctx, id)
+		site, _ := g.config.Topology.Site(id)
+		return withoutFence(entries, site.GatewayPrincipal), err
+	}
+	looked := c.Looked
+	c.Looked = func(site spillway.SiteID, err error, unread []spillway.SiteID) {
+		if err != nil {
+			g.problem("know what clients may do at site "+string(site), err)
+		}
+		if looked != nil {
+			looked(site, err, unread)
+		}
+	}
+	return authorization.NewKeeper(c)
+}
+
+// withoutFence leaves out the resource fence of a site. It is about gateways, and would
+// make a topic one that an entry is about: where everybody may use those that none is
+// about, a move that fences its old site would refuse the producers that are held for it.
+func withoutFence(entries []spillway.ACL, gateways string) []spillway.ACL {
+	fence := func(e spillway.ACL) bool {
+		return e.Principal == gateways && e.Permission == spillway.ACLDeny && e.Operation == string(authorization.Write) &&
+			e.Resource == spillway.ACLTopic && e.Pattern == spillway.ACLLiteral
+	}
+	if !slices.ContainsFunc(entries, fence) {
+		return entries
+	}
+	return slices.DeleteFunc(slices.Clone(entries), fence)
+}
+
+func (g *Gateway) readACLs(ctx context.Context, site spillway.SiteID) ([]spillway.ACL, error) {
+	entries, err := g.config.Sites[site].Admin().AllACLs(ctx)
+	if errors.Is(err, broker.ErrNotSupported) {
+		return nil, fmt.Errorf("%w; give its brokers one, or set gateway.authorization.rules: none", err)
+	}
+	return entries, err
+}
+
+// awaitRights lets the first clients find the lists read. It comes before the lease: who has
+// that is laid out, and clients would be sent to a gateway that does not take them yet. A
+// site that is away holds nobody up for long; of what it serves clients are told to come
+// again.
+func (g *Gateway) awaitRights(ctx context.Context) {
+	if g.rights == nil {
+		return
+	}
+	waiting, cancel := context.WithTimeout(ctx, rightsMax)
+	defer cancel()
+	if !g.rights.Wait(waiting) && ctx.Err() == nil {
+		g.problem("know what clients may do before they come", fmt.Errorf(
+			"within %s no access control list came from site %s; the gateway goes on, and tells clients of what these sites serve to come again", rightsMax, joined(g.rights.Unread())))
+	}
+}
+
+func joined(sites []spillway.SiteID) string {
+	words := make([]string, len(sites))
+	for i, s := range sites {
+		words[i] = string(s)
+	}
+	return strings.Join(words, ", ")
+}
