@@ -52,6 +52,14 @@ func (r Request) AfterWrite(f func(err error)) {
 	}
 }
 
+// Rest has more written behind the body that the Answer returns, without copying it. Who
+// hands it over changes nothing of it any more. Call it in the Answer, at most once.
+func (r Request) Rest(pieces [][]byte) {
+	if r.slot != nil {
+		r.slot.rest = pieces
+	}
+}
+
 // Weigh counts bytes that a request costs beyond its frame while it is served.
 func (r Request) Weigh(bytes int64) {
 	if r.slot != nil {
@@ -191,6 +199,7 @@ type slot struct {
 	answer  Answer
 
 	// Set by the answer.
+	rest       [][]byte // behind its body
 	afterWrite func(error)
 	pause      time.Duration
 	lifted     func() bool
@@ -485,7 +494,6 @@ func (s *Session) write(ctx context.Context) {
 			s.told(sl, unread) // also before, or what the client sends at once would be read
 		}
 		if err == nil && body != nil {
-			sl.req.Hold(int64(len(body)))
 			err = s.put(sl, body)
 		}
 		if err == nil {
@@ -510,10 +518,14 @@ func (s *Session) write(ctx context.Context) {
 
 func (s *Session) put(sl *slot, body []byte) error {
 	head := wire.AppendResponseHeader(make([]byte, 4, 16), sl.req.Key, sl.req.Version, sl.req.CorrelationID)
+	pieces := append(net.Buffers{head, body}, sl.rest...)
 	size := len(head) - 4 + len(body)
+	for _, piece := range sl.rest {
+		size += len(piece)
+	}
+	sl.req.Hold(int64(size))
 	head[0], head[1], head[2], head[3] = byte(size>>24), byte(size>>16), byte(size>>8), byte(size)
 	s.conn.SetWriteDeadline(time.Now().Add(s.limits.WriteMax))
-	pieces := net.Buffers{head, body}
 	if _, err := pieces.WriteTo(s.conn); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return Close(ReasonSlowReader, err)
