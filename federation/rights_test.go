@@ -598,54 +598,78 @@ func TestAGatewayWithoutAStoreRefusesNobody(t *testing.T) {
 	gatewaytest.Eventually(t, "it knows that alice may nothing", func() bool { return alice.initProducerID() == " no-cluster" })
 }
 
-// A member that subscribed by an expression gets the partitions of what it may read later too,
-// and loses those that it may not read any more; a topic that it may not know of does not matter
-// to it. It says all that it wants each time, since an embedded site takes other topics with such
-// heartbeats alone.
-func TestAMemberOfAnExpressionFollowsItsRights(t *testing.T) {
+// beater is a member of the new group protocol.
+type beater struct {
+	conn  *conn.Conn
+	names map[[16]byte]string
+	epoch int32
+	owned []kmsg.ConsumerGroupHeartbeatRequestTopic
+}
+
+func newBeater(w *gatewaytest.World, c *conn.Conn, topics ...string) *beater {
+	b := &beater{conn: c, names: make(map[[16]byte]string), owned: []kmsg.ConsumerGroupHeartbeatRequestTopic{}}
+	for _, name := range topics {
+		b.names[w.Topology.TopicID(name)] = name
+	}
+	return b
+}
+
+// beat says all that the member wants, and tells its topics.
+func (b *beater) beat(t *testing.T, expression string, names ...string) (string, *kmsg.ConsumerGroupHeartbeatResponse) {
+	t.Helper()
+	req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	req.Version, req.Group, req.MemberID, req.MemberEpoch, req.RebalanceTimeoutMillis = 1, "buyers", "bWVtYmVyLW9uZS1vbmUxMQ", b.epoch, 10_000
+	req.Topics, req.SubscribedTopicNames, req.SubscribedTopicRegex = b.owned, append([]string{}, names...), &expression
+	resp := do[*kmsg.ConsumerGroupHeartbeatResponse](t, b.conn, req)
+	if resp.ErrorCode != 0 {
+		return kerr.ErrorForCode(resp.ErrorCode).Error(), resp
+	}
+	if b.epoch = resp.MemberEpoch; resp.Assignment != nil {
+		b.owned = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+		for _, topic := range resp.Assignment.Topics {
+			b.owned = append(b.owned, kmsg.ConsumerGroupHeartbeatRequestTopic{TopicID: topic.TopicID, Partitions: topic.Partitions})
+		}
+	}
+	var reads []string
+	for _, topic := range b.owned {
+		reads = append(reads, fmt.Sprint(b.names[topic.TopicID], len(topic.Partitions)))
+	}
+	return sorted(reads), resp
+}
+
+// Where rights are looked at nobody joins by an expression, whatever it may describe, and is told
+// why; a member of names that turns to one keeps them.
+func TestNobodySubscribesByAnExpression(t *testing.T) {
 	t.Parallel()
 	f, l := newFront(t), newLists()
-	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"carts": 2, "orders": 1, "stock": 1}, Gateway: func(c *federation.Config) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"carts": 2, "orders": 1}, Gateway: func(c *federation.Config) {
 		f.ask(c, 0, authentication.ScramSHA256)
 		l.authorize(c, l.read)
 	}})
-	c := login(t, w.Addrs[0], "alice", "alice's")
-	names := make(map[[16]byte]string)
-	for _, name := range []string{"carts", "orders", "stock"} {
-		names[w.Topology.TopicID(name)] = name
+	l.set(t, "east", "allow User:alice read group buyers", "allow User:alice all topic *")
+	alice := newBeater(w, login(t, w.Addrs[0], "alice", "alice's"), "carts", "orders")
+	refused := func(when string, names ...string) {
+		t.Helper()
+		got, resp := alice.beat(t, "ord.*", names...)
+		if resp.ErrorCode != kerr.InvalidRegularExpression.Code || !strings.Contains(nameOf(resp.ErrorMessage), "gateway.authorization.rules") || !strings.Contains(nameOf(resp.ErrorMessage), "by names") {
+			t.Errorf("%s: %s, %q", when, got, nameOf(resp.ErrorMessage))
+		}
 	}
-	epoch, owned := int32(0), []kmsg.ConsumerGroupHeartbeatRequestTopic{}
-	beat := func() string {
-		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
-		req.Version, req.Group, req.MemberID, req.MemberEpoch, req.RebalanceTimeoutMillis = 1, "buyers", "bWVtYmVyLW9uZS1vbmUxMQ", epoch, 10_000
-		req.Topics, req.SubscribedTopicNames, req.SubscribedTopicRegex = owned, []string{}, kmsg.StringPtr(".*")
-		resp := do[*kmsg.ConsumerGroupHeartbeatResponse](t, c, req)
-		if resp.ErrorCode != 0 {
-			t.Fatalf("%v: %+v", kerr.ErrorForCode(resp.ErrorCode), resp)
-		}
-		if epoch = resp.MemberEpoch; resp.Assignment != nil {
-			owned = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
-			for _, topic := range resp.Assignment.Topics {
-				owned = append(owned, kmsg.ConsumerGroupHeartbeatRequestTopic{TopicID: topic.TopicID, Partitions: topic.Partitions})
-			}
-		}
-		var reads []string
-		for _, topic := range owned {
-			reads = append(reads, fmt.Sprint(names[topic.TopicID], len(topic.Partitions)))
-		}
-		return sorted(reads)
+	refused("as it joins")
+	gatewaytest.Eventually(t, "it joins by names", func() bool { got, _ := alice.beat(t, "", "carts"); return got == "carts2" })
+	refused("later", "carts")
+	if got, _ := alice.beat(t, "", "carts"); got != "carts2" {
+		t.Errorf("after that it reads %q", got)
 	}
-	for _, c := range []struct {
-		topics []string
-		want   string
-	}{{[]string{"orders"}, "orders1"}, {[]string{"orders", "carts"}, "carts2, orders1"}, {[]string{"carts"}, "carts2"}, {nil, ""}} {
-		list := []string{"allow User:alice read group buyers"}
-		for _, topic := range c.topics {
-			list = append(list, "allow User:alice read topic "+topic)
-		}
-		l.set(t, "east", list...)
-		gatewaytest.Eventually(t, fmt.Sprintf("with %q the member reads %q", c.topics, c.want), func() bool { return beat() == c.want })
-	}
+}
+
+// Where rights are not looked at the site's coordinator has the expression.
+func TestExpressionsAreTheSitesWithoutRules(t *testing.T) {
+	t.Parallel()
+	f := newFront(t)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"carts": 2, "orders": 1}, Gateway: func(c *federation.Config) { f.ask(c, 0, authentication.ScramSHA256) }})
+	alice := newBeater(w, login(t, w.Addrs[0], "alice", "alice's"), "carts", "orders")
+	gatewaytest.Eventually(t, "it reads what matches", func() bool { got, _ := alice.beat(t, "ord.*"); return got == "orders1" })
 }
 
 // Of a topic whose partitions live at several sites each is decided about by its own site.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -459,3 +461,50 @@ func TestWhoMayDoNothingAsksNoSite(t *testing.T) {
 		})
 	})
 }
+
+// Where rights are looked at the coordinator gets no expression of a member that stays; who
+// leaves is let go, and an empty one is none.
+func TestExpressionsAreRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		rights     Rights
+		epoch      int32
+		expression *string
+		names      []string
+		want       int16
+		asked      int
+	}{
+		"as it joins":             {rulesOfReaders, 0, kmsg.StringPtr(".*"), nil, kerr.InvalidRegularExpression.Code, 0},
+		"as a member":             {rulesOfReaders, 1, kmsg.StringPtr("ord.*"), []string{"orders"}, kerr.InvalidRegularExpression.Code, 0},
+		"beside a forbidden name": {rulesOfReaders, 1, kmsg.StringPtr("ord.*"), []string{"carts"}, kerr.TopicAuthorizationFailed.Code, 0},
+		"in an unread group":      {listsBySite{}, 0, kmsg.StringPtr(".*"), nil, kerr.CoordinatorLoadInProgress.Code, 0},
+		"by names":                {rulesOfReaders, 0, nil, []string{"orders"}, 0, 1},
+		"by an empty one":         {rulesOfReaders, 0, kmsg.StringPtr(""), []string{"orders"}, 0, 1},
+		"as it leaves":            {rulesOfReaders, -1, kmsg.StringPtr(".*"), nil, 0, 1},
+		"nobody looks at rights":  {nil, 0, kmsg.StringPtr(".*"), nil, 0, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newTwoShares(t, c.rights)
+				defer w.Close()
+				w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+				req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+				req.Version, req.Group, req.MemberID, req.MemberEpoch = 1, "readers", "one", c.epoch
+				req.SubscribedTopicNames, req.SubscribedTopicRegex = c.names, c.expression
+				if code := call[*kmsg.ConsumerGroupHeartbeatResponse](t, w, req).ErrorCode; code != c.want {
+					t.Errorf("%v, want %v", kerr.ErrorForCode(code), kerr.ErrorForCode(c.want))
+				}
+				asked, _ := w.site.take()
+				if len(asked) != c.asked {
+					t.Fatalf("the coordinator was asked %d times", len(asked))
+				}
+				for _, up := range asked {
+					if got := up.(*kmsg.ConsumerGroupHeartbeatRequest); !reflect.DeepEqual(got.SubscribedTopicRegex, c.expression) || !slices.Equal(got.SubscribedTopicNames, c.names) {
+						t.Errorf("the coordinator got %v by %v", got.SubscribedTopicNames, got.SubscribedTopicRegex)
+					}
+				}
+			})
+		})
+	}
+}
+
+var rulesOfReaders = listsBySite{"east": rulesOf("allow read group readers", "allow read topic orders"), "west": rulesOf()}

@@ -136,7 +136,6 @@ type Router struct {
 	events       Events
 	topics       *topics
 	homes        homes
-	expressions  expressions
 	offer        *offer
 	contacts     *contacts
 	lags         *lags
