@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-
 	"spillway"
 	"spillway/broker"
 	"spillway/federation"
