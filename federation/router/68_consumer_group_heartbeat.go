@@ -92,7 +92,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		resp.ErrorCode = c.later(share, req.Group)
 		return resp
 	}
-	up, ok := c.router.siteHeartbeat(ctx, t, req)
+	up, ok := c.siteHeartbeat(ctx, t, req)
 	if !ok {
 		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
 		return resp
@@ -164,18 +164,19 @@ func (c *Client) drainMember(share *Share, req *kmsg.ConsumerGroupHeartbeatReque
 }
 
 // siteHeartbeat is the request with the site's topic ids.
-func (r *Router) siteHeartbeat(ctx context.Context, t Term, req *kmsg.ConsumerGroupHeartbeatRequest) (*kmsg.ConsumerGroupHeartbeatRequest, bool) {
+func (c *Client) siteHeartbeat(ctx context.Context, t Term, req *kmsg.ConsumerGroupHeartbeatRequest) (*kmsg.ConsumerGroupHeartbeatRequest, bool) {
 	up := *req
 	if req.Topics == nil {
 		return &up, true
 	}
 	up.Topics = make([]kmsg.ConsumerGroupHeartbeatRequestTopic, 0, len(req.Topics))
+	naming := c.naming()
 	for _, topic := range req.Topics {
-		name, ok := r.topics.name(ctx, topic.TopicID)
+		name, ok := naming.byID(ctx, topic.TopicID)
 		if !ok {
 			continue // deleted meanwhile; the coordinator will see that it is not owned
 		}
-		md, ok := r.topics.at(ctx, t.Site, r.config.MetadataMax)[name]
+		md, ok := c.router.topics.at(ctx, t.Site, c.router.config.MetadataMax)[name]
 		if !ok {
 			return nil, false
 		}

@@ -1,12 +1,14 @@
 package router
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kversion"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/federation/authorization"
 	"spillway/federation/failover"
 )
@@ -460,6 +463,119 @@ func TestWhoMayDoNothingAsksNoSite(t *testing.T) {
 			}
 		})
 	})
+}
+
+// countingSite counts how often it is asked for its topics.
+type countingSite struct {
+	*codecSite
+	asked  *atomic.Int64
+	silent *atomic.Bool // it does not answer
+}
+
+func (s countingSite) Metadata(ctx context.Context, topics ...string) (broker.Metadata, error) {
+	if s.asked.Add(1); s.silent.Load() {
+		<-ctx.Done()
+		return broker.Metadata{}, ctx.Err()
+	}
+	return s.codecSite.Metadata(ctx, topics...)
+}
+
+// An id that the client may not know of has the sites asked as one has that nobody knows: it
+// would be answered sooner else. They are asked once, however many ids a request has.
+func TestAGuessedIDTakesAsLong(t *testing.T) {
+	requests := map[string]func(ids [][16]byte) kmsg.Request{
+		"Produce": func(ids [][16]byte) kmsg.Request {
+			req := kmsg.NewPtrProduceRequest()
+			req.Version, req.Acks, req.TimeoutMillis = 13, -1, 1000
+			for _, id := range ids {
+				req.Topics = append(req.Topics, kmsg.ProduceRequestTopic{TopicID: id})
+			}
+			return req
+		},
+		"Fetch": func(ids [][16]byte) kmsg.Request {
+			req := kmsg.NewPtrFetchRequest()
+			req.Version, req.ReplicaID, req.SessionEpoch = 16, -1, -1
+			for _, id := range ids {
+				req.Topics = append(req.Topics, kmsg.FetchRequestTopic{TopicID: id})
+			}
+			return req
+		},
+		"Metadata": func(ids [][16]byte) kmsg.Request {
+			req := kmsg.NewPtrMetadataRequest()
+			req.Version = 12
+			for _, id := range ids {
+				req.Topics = append(req.Topics, kmsg.MetadataRequestTopic{TopicID: id})
+			}
+			return req
+		},
+		"OffsetCommit": func(ids [][16]byte) kmsg.Request {
+			req := kmsg.NewPtrOffsetCommitRequest()
+			req.Version, req.Group, req.Generation = 10, "readers", -1
+			for _, id := range ids {
+				req.Topics = append(req.Topics, kmsg.OffsetCommitRequestTopic{TopicID: id})
+			}
+			return req
+		},
+		"OffsetFetch": func(ids [][16]byte) kmsg.Request {
+			req, group := kmsg.NewPtrOffsetFetchRequest(), kmsg.NewOffsetFetchRequestGroup()
+			req.Version, group.Group, group.MemberEpoch = 10, "readers", -1
+			for _, id := range ids {
+				group.Topics = append(group.Topics, kmsg.OffsetFetchRequestGroupTopic{TopicID: id})
+			}
+			req.Groups = append(req.Groups, group)
+			return req
+		},
+		"ConsumerGroupHeartbeat": func(ids [][16]byte) kmsg.Request {
+			req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+			req.Version, req.Group, req.MemberID, req.MemberEpoch = 1, "readers", "one", 1
+			for _, id := range ids {
+				req.Topics = append(req.Topics, kmsg.ConsumerGroupHeartbeatRequestTopic{TopicID: id})
+			}
+			return req
+		},
+	}
+	for name, request := range requests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newTwoShares(t, rulesOfReaders)
+				defer w.Close()
+				w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+				var asked atomic.Int64
+				var silent atomic.Bool
+				for site := range w.sites {
+					w.sites[site] = countingSite{w.site, &asked, &silent}
+				}
+				w.topics.all(t.Context())
+				times := func(topics ...string) (int64, time.Duration) {
+					time.Sleep(2 * topicsAskEvery)
+					asked.Store(0)
+					began := time.Now()
+					var ids [][16]byte
+					for _, topic := range topics {
+						ids = append(ids, w.topology.TopicID(topic))
+					}
+					call[kmsg.Response](t, w, request(ids))
+					return asked.Load(), time.Since(began)
+				}
+				if n, _ := times("orders", "orders"); n != 0 {
+					t.Errorf("the sites were asked %d times about what the client may know of", n)
+				}
+				for _, topics := range [][]string{{"carts", "stock", "orders"}, {"nowhere", "elsewhere", "orders"}} {
+					if n, _ := times(topics...); n != 2 {
+						t.Errorf("both sites were asked %d times about %q", n, topics)
+					}
+				}
+				if silent.Store(true); name == "ConsumerGroupHeartbeat" { // which goes on with what it knows
+					return
+				}
+				for _, topics := range [][]string{{"carts", "stock", "hats"}, {"nowhere", "elsewhere", "neither"}} {
+					if _, took := times(topics...); took != 2*topicsAskMax {
+						t.Errorf("while both sites are away %q took %s", topics, took)
+					}
+				}
+			})
+		})
+	}
 }
 
 // Where rights are looked at the coordinator gets no expression of a member that stays; who
