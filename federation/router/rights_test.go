@@ -578,6 +578,52 @@ func TestAGuessedIDTakesAsLong(t *testing.T) {
 	}
 }
 
+// Who may describe a group is refused where it is assigned, or shall be, what the client may not
+// know of. What members subscribed to does not count: brokers show it, too.
+func TestWhatMembersReadIsKeptFromOthers(t *testing.T) {
+	for name, c := range map[string]struct {
+		subscribed, assigned, target string
+		want                         int16
+	}{
+		"what it may":                   {"orders", "orders", "orders", 0},
+		"assigned what it may not":      {"orders", "carts", "orders", kerr.TopicAuthorizationFailed.Code},
+		"about to be assigned that":     {"orders", "orders", "carts", kerr.TopicAuthorizationFailed.Code},
+		"subscribed to it, unassigned":  {"carts", "orders", "orders", 0},
+		"subscribed to what is nowhere": {"nowhere", "orders", "orders", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newTwoShares(t, listsBySite{"east": rulesOf("allow describe group readers", "allow read topic orders"), "west": rulesOf()})
+				defer w.Close()
+				assigned := func(topic string) (a kmsg.Assignment) {
+					a.TopicPartitions = []kmsg.AssignmentTopicPartition{{TopicID: w.site.mapping.siteID(topic), Topic: topic, Partitions: []int32{0}}}
+					return a
+				}
+				w.site.answers(func(up kmsg.Request) kmsg.Response {
+					resp := up.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
+					g, m := kmsg.NewConsumerGroupDescribeResponseGroup(), kmsg.NewConsumerGroupDescribeResponseGroupMember()
+					m.SubscribedTopics, m.Assignment, m.TargetAssignment = []string{c.subscribed}, assigned(c.assigned), assigned(c.target)
+					g.Group, g.Members = "readers", append(g.Members, m)
+					resp.Groups = append(resp.Groups, g)
+					return resp
+				})
+				req := kmsg.NewPtrConsumerGroupDescribeRequest()
+				req.Version, req.Groups = 1, []string{"readers"}
+				got := call[*kmsg.ConsumerGroupDescribeResponse](t, w, req).Groups[0]
+				if got.ErrorCode != c.want {
+					t.Fatalf("%v, want %v", kerr.ErrorForCode(got.ErrorCode), kerr.ErrorForCode(c.want))
+				}
+				if c.want != 0 && len(got.Members) > 0 {
+					t.Errorf("it is refused, and told of %v", got.Members)
+				}
+				if c.want == 0 && !slices.Equal(got.Members[0].SubscribedTopics, []string{c.subscribed}) {
+					t.Errorf("it is told of %v", got.Members[0].SubscribedTopics)
+				}
+			})
+		})
+	}
+}
+
 // Where rights are looked at the coordinator gets no expression of a member that stays; who
 // leaves is let go, and an empty one is none.
 func TestExpressionsAreRefused(t *testing.T) {
