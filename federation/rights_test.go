@@ -157,7 +157,8 @@ func TestRightsByAPI(t *testing.T) {
 			"JoinGroup": "buyers, sellers no-group", "Heartbeat": "buyers, sellers no-group", "SyncGroup": "buyers, sellers no-group", "LeaveGroup": "buyers, sellers no-group",
 			"DescribeGroups": "buyers, sellers no-group", "ConsumerGroupDescribe": "buyers, sellers no-group", "ListGroups": "buyers",
 		}},
-		"to list groups": {[]string{"allow User:alice describe cluster kafka-cluster"}, map[string]string{"ListGroups": "buyers, sellers"}},
+		"to act for the cluster": {[]string{"allow User:alice cluster_action cluster kafka-cluster", "deny User:alice describe topic orders"}, map[string]string{"OffsetForLeaderEpoch": "carts, nowhere, orders"}},
+		"to list groups":         {[]string{"allow User:alice describe cluster kafka-cluster"}, map[string]string{"ListGroups": "buyers, sellers"}},
 		"to write one topic": {[]string{"allow User:alice write topic car*"}, map[string]string{
 			"Metadata of all topics": "carts id", "Metadata by name": "carts id, nowhere no-id no-topic, orders no-id no-topic", "Metadata by id": "- id of orders unknown-id, - id unknown-id, carts id",
 			"Produce": "carts, orders no-topic", "Produce by id": "carts, orders unknown-id", "Fetch by id": "carts no-topic to -1, orders unknown-id", "ListOffsets": "carts, nowhere no-topic, orders no-topic", "OffsetForLeaderEpoch": "carts, nowhere no-topic, orders no-topic", "InitProducerId": "",
