@@ -706,7 +706,7 @@ func TestNobodySubscribesByAnExpression(t *testing.T) {
 	refused := func(when string, names ...string) {
 		t.Helper()
 		got, resp := alice.beat(t, "ord.*", names...)
-		if resp.ErrorCode != kerr.InvalidRegularExpression.Code || !strings.Contains(nameOf(resp.ErrorMessage), "gateway.authorization.rules") || !strings.Contains(nameOf(resp.ErrorMessage), "by names") {
+		if resp.ErrorCode != kerr.InvalidRequest.Code || !strings.Contains(nameOf(resp.ErrorMessage), "gateway.authorization.rules") || !strings.Contains(nameOf(resp.ErrorMessage), "by names") {
 			t.Errorf("%s: %s, %q", when, got, nameOf(resp.ErrorMessage))
 		}
 	}

@@ -68,7 +68,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		return resp
 	}
 	if c.checked() && subscribesByExpression(req) {
-		resp.ErrorCode, resp.ErrorMessage = kerr.InvalidRegularExpression.Code, kmsg.StringPtr(noExpressions)
+		resp.ErrorCode, resp.ErrorMessage = kerr.InvalidRequest.Code, kmsg.StringPtr(noExpressions)
 		return resp
 	}
 	ms := c.router.members
@@ -131,8 +131,8 @@ func (c *Client) maySubscribe(req *kmsg.ConsumerGroupHeartbeatRequest) int16 {
 	return 0
 }
 
-// noExpressions is what Java's consumers show behind "Invalid RE2J SubscriptionPattern provided
-// in the call to subscribe. ".
+// noExpressions is what Java's consumers show. The code with it is one that ends every
+// library: INVALID_REGULAR_EXPRESSION has librdkafka 2.10 to 2.14 try again for ever.
 const noExpressions = "Expressions are not resolved by the brokers here, as gateways decide what clients may know of (gateway.authorization.rules: acls). " +
 	"Subscribe by names, or by a pattern that the client resolves itself: subscribe(java.util.regex.Pattern), or group.protocol=classic."
 

@@ -635,8 +635,8 @@ func TestExpressionsAreRefused(t *testing.T) {
 		want       int16
 		asked      int
 	}{
-		"as it joins":             {rulesOfReaders, 0, kmsg.StringPtr(".*"), nil, kerr.InvalidRegularExpression.Code, 0},
-		"as a member":             {rulesOfReaders, 1, kmsg.StringPtr("ord.*"), []string{"orders"}, kerr.InvalidRegularExpression.Code, 0},
+		"as it joins":             {rulesOfReaders, 0, kmsg.StringPtr(".*"), nil, kerr.InvalidRequest.Code, 0},
+		"as a member":             {rulesOfReaders, 1, kmsg.StringPtr("ord.*"), []string{"orders"}, kerr.InvalidRequest.Code, 0},
 		"beside a forbidden name": {rulesOfReaders, 1, kmsg.StringPtr("ord.*"), []string{"carts"}, kerr.TopicAuthorizationFailed.Code, 0},
 		"in an unread group":      {listsBySite{}, 0, kmsg.StringPtr(".*"), nil, kerr.CoordinatorLoadInProgress.Code, 0},
 		"by names":                {rulesOfReaders, 0, nil, []string{"orders"}, 0, 1},
