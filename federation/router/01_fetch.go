@@ -155,13 +155,13 @@ func (f *fetch) waits() time.Duration {
 
 // lay makes the empty answer and answers what cannot be served.
 func (f *fetch) lay(ctx context.Context) {
-	r := f.client.router
+	r, naming := f.client.router, f.client.naming()
 	f.resp.Topics = make([]kmsg.FetchResponseTopic, len(f.req.Topics))
 	for i, t := range f.req.Topics {
 		out := &f.resp.Topics[i]
 		*out = kmsg.NewFetchResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
-		name, known := r.topics.asked(ctx, f.req.Version >= 13, t.Topic, t.TopicID)
+		name, known := naming.of(ctx, f.req.Version >= 13, t.Topic, t.TopicID)
 		may := f.client.guardByID(f.req.Version >= 13, authorization.Read, name)
 		out.Partitions = make([]kmsg.FetchResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {
