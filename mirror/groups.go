@@ -133,6 +133,48 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	}, func(string, carriedGroup) {})
 }
 
+// RemoveMembers removes the members that the share's consumer groups have here, before a
+// failover opens: they are of a time when this site served, for nobody else could join. New
+// members would wait until the sessions of those have timed out, which takes 45 s by
+// default. In a switchover CopyGroups does so. It may be repeated, and may run beside
+// OpenEpoch, but not longer than that.
+func (m *Mirror) RemoveMembers(ctx context.Context, id spillway.ShareID) error {
+	s, err := m.share(id)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	a := s.mu.assignment
+	s.mu.Unlock()
+	floor := m.reader.Floor(id)
+	groups, err := m.local.Admin().ListGroups(ctx)
+	if err != nil {
+		return fmt.Errorf("list groups of site %s: %w", m.site, err)
+	}
+	var mu sync.Mutex
+	var faults []error
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, groupsAtOnce)
+	for _, g := range groups {
+		if g.State == "Empty" || g.State == "Dead" || !a.coversGroup(g.ID) {
+			continue
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			err := groupRight{m: m, share: id, group: g.ID, floor: floor}.removeMembers(ctx)
+			if err == nil {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			faults = append(faults, fmt.Errorf("group %s: %w", g.ID, err))
+		})
+	}
+	wg.Wait()
+	return some(faults)
+}
+
 // copyGroups copies what differs from what is there, and says what is there then: nothing
 // is known of what another worker has. Of several workers each has its own groups. The
 // last copy may wait: for groups that are becoming its own, and for the source's coordinator
