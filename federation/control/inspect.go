@@ -48,11 +48,11 @@ func (p *Plan) look(ctx context.Context, o *Operator, g spillway.FailoverGroup, 
 	var errActive, errTarget error
 	var wg sync.WaitGroup
 	if next.Kind == failover.Switchover || dryRun && !view.Sites[share.Active].Judgement.Down {
-		wg.Go(func() { active, errActive = o.inspect(ctx, share.Active, g) })
+		wg.Go(func() { active, errActive = o.inspect(ctx, share.Active, g, true) })
 	} else {
 		errActive = errNotAsked
 	}
-	wg.Go(func() { target, errTarget = o.inspect(ctx, next.Target, g) })
+	wg.Go(func() { target, errTarget = o.inspect(ctx, next.Target, g, false) })
 	wg.Wait()
 	if errTarget != nil {
 		p.unread(next.Target, errTarget)
@@ -60,16 +60,17 @@ func (p *Plan) look(ctx context.Context, o *Operator, g spillway.FailoverGroup, 
 	if errActive != nil && !errors.Is(errActive, errNotAsked) {
 		p.unread(share.Active, errActive)
 	}
+	limits := preflight.Limits{Room: o.Room, Accepted: o.Accept}
 	switch { // by what was seen, though it may not be all
 	case target.Topics == nil:
 		return
 	case active.Topics == nil:
-		p.Findings = preflight.Compare(nil, target)
+		p.Findings = preflight.Compare(nil, target, limits)
 	default:
-		p.Findings = preflight.Compare(&active, target)
+		p.Findings = preflight.Compare(&active, target, limits)
 	}
 	if more := len(target.Topics) - settingsMax; more > 0 {
-		p.Findings = append(p.Findings, preflight.Finding{What: fmt.Sprintf("the settings of %d topics were compared, not of %d more", settingsMax, more)})
+		p.Findings = append(p.Findings, preflight.Finding{About: preflight.AboutSettings, What: fmt.Sprintf("the settings of %d topics were compared, not of %d more", settingsMax, more)})
 	}
 }
 
@@ -86,7 +87,7 @@ func (p *Plan) unread(site spillway.SiteID, err error) {
 
 // inspect reads what a site shows of the topics of a group; Topics is nil if nothing could
 // be read, and some have no settings if those could not be.
-func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup) (preflight.Site, error) {
+func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup, serves bool) (preflight.Site, error) {
 	seen := preflight.Site{ID: site}
 	cluster := o.Sites[site]
 	if cluster == nil {
@@ -106,12 +107,23 @@ func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway
 	}
 	slices.Sort(names)
 	names = names[:min(len(names), settingsMax)]
-	settings, err := settingsOf(ctx, cluster.Admin(), names)
+	partitions := partitionsOf(md, seen.Topics)
+	var settings map[string]map[string]string
+	var asked asking
+	asked.Go(func() { settings, err = settingsOf(ctx, cluster.Admin(), names) })
+	asked.room(ctx, cluster.Admin(), &seen, partitions)
+	asked.features(ctx, cluster, &seen)
+	if serves {
+		asked.groups(ctx, cluster.Admin(), o.topology, g, &seen)
+	}
+	asked.Wait()
 	for name, s := range settings {
 		t := seen.Topics[name]
 		t.Settings = s
 		seen.Topics[name] = t
 	}
+	seen.Brokers = brokersOf(md, seen.Topics)
+	seen.Unread = asked.told()
 	return seen, err
 }
 
@@ -174,6 +186,20 @@ func (p *Plan) refuse(r failover.Request) {
 	if p.read && p.allRead && r.LossMax >= 0 && p.LostLeast > r.LossMax {
 		p.Refused = append(p.Refused, fmt.Sprintf("at least %d records are not replicated and would be lost, %d at most; go on with --accept-loss %d, or with as much as you accept (-1: any number)", p.LostLeast, p.LostMost, p.LostLeast))
 	}
+}
+
+// accepted says what the audit log keeps of findings that a person has accepted.
+func (p *Plan) accepted() string {
+	var about []string
+	for _, f := range p.Findings {
+		if f.Accepted && !slices.Contains(about, f.About) {
+			about = append(about, f.About)
+		}
+	}
+	if len(about) == 0 {
+		return ""
+	}
+	return ", accepted: " + strings.Join(about, ", ")
 }
 
 // Refusal is why the move would not be begun; nil: it would be. What refuses a switchover

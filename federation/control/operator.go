@@ -36,6 +36,10 @@ type Operator struct {
 	// BehindMax is how far the target of a switchover may be behind, since clients are
 	// held until it has everything; 0: failover.BehindMax.
 	BehindMax time.Duration
+	// Room is for how long the disks of a target have to take what the group writes; 0:
+	// preflight.RoomDefault. Accept are things of preflight.Acceptable that refuse no move.
+	Room   time.Duration
+	Accept []string
 	// Sites, if not nil, are read before a move: whether the target can take the group,
 	// and what exactly a failover would lose. A command without a way to a site goes
 	// without.
@@ -118,7 +122,7 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		if err != nil {
 			return Plan{}, err
 		}
-		err = o.write(ctx, next, version, fmt.Sprintf("%s of %s from %s to %s", r.Kind, group, plan.From, plan.To), r.Who, r.Why, o.notDrained(r)...)
+		err = o.write(ctx, next, version, fmt.Sprintf("%s of %s from %s to %s%s", r.Kind, group, plan.From, plan.To, plan.accepted()), r.Who, r.Why, o.notDrained(r)...)
 		if errors.Is(err, coordination.ErrConflict) {
 			continue // the share changed meanwhile; look again
 		}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"spillway"
 )
@@ -26,17 +27,58 @@ type Topic struct {
 
 // Site is what a site shows of the group.
 type Site struct {
-	ID     spillway.SiteID
-	Topics map[string]Topic
+	ID       spillway.SiteID
+	Topics   map[string]Topic
+	Brokers  Brokers
+	Disks    []Disk
+	Arrivals Arrivals
+	Protocol Protocol
+	// Unread are what could not be asked for, and why.
+	Unread []Unread
 }
+
+// Unread is something that a site could not be asked for.
+type Unread struct {
+	About string
+	Why   string
+}
+
+// What a finding is about.
+const (
+	AboutSites    = "sites"    // whether both were compared
+	AboutTopics   = "topics"   // those of the group: partitions, leaders, replicas
+	AboutSettings = "settings" // of topics
+	AboutBrokers  = "brokers"
+	AboutDisks    = "disks"
+	AboutGroups   = "groups"   // of consumers
+	AboutFeatures = "features" // that the cluster has finalized
+)
+
+// Acceptable are what a person may say to go on with all the same: of the rest, producers
+// would stand for sure.
+var Acceptable = []string{AboutDisks, AboutFeatures}
 
 // Finding is something about the target that a move would meet.
 type Finding struct {
-	// Refuses: producers of the group would stand after the move. A switchover is
+	About string `json:"about"`
+	// Refuses: clients of the group would stand after the move. A switchover is
 	// refused; a failover is a person's choice between two evils.
-	Refuses bool   `json:"refuses"`
-	What    string `json:"what"`
+	Refuses bool `json:"refuses"`
+	// Accepted: it would refuse, but a person has said to go on.
+	Accepted bool   `json:"accepted,omitempty"`
+	What     string `json:"what"`
 }
+
+// Limits are what a person has said.
+type Limits struct {
+	// Room is for how long the target's disks have to take what the group writes.
+	Room time.Duration
+	// Accepted are things of Acceptable.
+	Accepted []string
+}
+
+// RoomDefault is Limits.Room where nobody says anything.
+const RoomDefault = time.Hour
 
 // namesMax is how many topics or partitions a finding names.
 const namesMax = 5
@@ -75,11 +117,44 @@ func shorter(active, target string) bool {
 
 // Compare lists what a move from one site to another would meet, what refuses it first.
 // active is nil where that site could not be read: the target is looked at alone then.
-func Compare(active *Site, target Site) []Finding {
+func Compare(active *Site, target Site, l Limits) []Finding {
+	found := topics(active, target)
+	found = append(found, brokers(active, target)...)
+	found = append(found, disks(active, target, l)...)
+	if active != nil {
+		found = append(found, differences(*active, target)...)
+		found = append(found, protocols(*active, target)...)
+	}
+	found = append(found, unread(active, target)...)
+	for i := range found {
+		if f := &found[i]; f.Refuses && slices.Contains(Acceptable, f.About) {
+			if f.Accepted = slices.Contains(l.Accepted, f.About); f.Accepted {
+				f.Refuses = false
+				continue
+			}
+			f.What += fmt.Sprintf("; to go on all the same, give --accept %s", f.About)
+		}
+	}
+	slices.SortStableFunc(found, func(a, b Finding) int { return rank(a) - rank(b) })
+	return found
+}
+
+func rank(f Finding) int {
+	switch {
+	case f.Refuses:
+		return 0
+	case f.Accepted:
+		return 1
+	}
+	return 2
+}
+
+// topics lists those of the group that producers could not write to.
+func topics(active *Site, target Site) []Finding {
 	var found []Finding
 	refuse := func(names []string, format string, args ...any) {
 		if len(names) > 0 {
-			found = append(found, Finding{true, fmt.Sprintf(format, args...) + ": " + few(names)})
+			found = append(found, Finding{About: AboutTopics, Refuses: true, What: fmt.Sprintf(format, args...) + ": " + few(names)})
 		}
 	}
 	missing, short := []string{}, []string{}
@@ -111,10 +186,24 @@ func Compare(active *Site, target Site) []Finding {
 	}
 	refuse(leaderless, "partitions have no leader at %s, start its brokers", target.ID)
 	refuse(under, "fewer replicas are in sync at %s than min.insync.replicas asks for, so it refuses acks=all; start its brokers or wait until they have caught up", target.ID)
-	if active == nil {
-		return found
+	return found
+}
+
+// unread says what was not looked at, so that nobody takes silence for a good sign.
+func unread(active *Site, target Site) []Finding {
+	var found []Finding
+	sites := []Site{target}
+	if active != nil {
+		sites = append(sites, *active)
+	} else {
+		found = append(found, Finding{About: AboutSites, What: fmt.Sprintf("%s was looked at alone: what it has otherwise than the site that serves is not known", target.ID)})
 	}
-	return append(found, differences(*active, target)...)
+	for _, s := range sites {
+		for _, u := range s.Unread {
+			found = append(found, Finding{About: u.About, What: fmt.Sprintf("%s of %s could not be checked: %s", u.About, s.ID, u.Why)})
+		}
+	}
+	return found
 }
 
 // differences are what clients will notice after the move, and what an operator may have
@@ -138,11 +227,11 @@ func differences(active, target Site) []Finding {
 		}
 	}
 	if len(fewer) > 0 {
-		found = append(found, Finding{false, fmt.Sprintf("topics have fewer replicas at %s than at %s: %s", target.ID, active.ID, few(fewer))})
+		found = append(found, Finding{About: AboutTopics, What: fmt.Sprintf("topics have fewer replicas at %s than at %s: %s", target.ID, active.ID, few(fewer))})
 	}
 	for _, s := range settings {
 		if names := notes[s.name]; len(names) > 0 {
-			found = append(found, Finding{false, fmt.Sprintf("%s differs at %s, %s: %s", s.name, target.ID, s.means, few(names))})
+			found = append(found, Finding{About: AboutSettings, What: fmt.Sprintf("%s differs at %s, %s: %s", s.name, target.ID, s.means, few(names))})
 		}
 	}
 	return found
