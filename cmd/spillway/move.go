@@ -15,6 +15,7 @@ import (
 	"spillway/app"
 	"spillway/broker"
 	"spillway/configs"
+	"spillway/federation/authorization"
 	"spillway/federation/control"
 	"spillway/federation/failover"
 	"spillway/federation/preflight"
@@ -194,6 +195,9 @@ func newFailoverCommand(s *settings) *cobra.Command {
 // readSites lets a command look at the sites that the configuration leads to before it
 // moves anything. One that cannot be opened is among those that the plan names as unread.
 func readSites(cfg *configs.Config, o *control.Operator) (closeSites func()) {
+	if a := cfg.Gateway.Authorization; a.Rules == "acls" {
+		o.ByLists = &authorization.Policy{SuperUsers: a.SuperUsers, AllowUnlisted: a.AllowUnlisted}
+	}
 	o.Sites = map[spillway.SiteID]broker.Cluster{}
 	for _, s := range cfg.Sites {
 		if c, err := app.OpenSite(s); err == nil {

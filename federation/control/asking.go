@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -170,9 +171,62 @@ func (a *asking) groups(ctx context.Context, admin broker.Admin, topology *spill
 			if of, ok := topology.GroupOfConsumerGroup(one.ID); !ok || of.Name != g.Name {
 				continue
 			}
+			seen.Rights.ConsumerGroups = append(seen.Rights.ConsumerGroups, one.ID)
 			if one.Type == "consumer" && one.State != "Empty" && one.State != "Dead" {
 				seen.Protocol.NextGroupsActive = append(seen.Protocol.NextGroupsActive, one.ID)
 			}
 		}
 	})
+}
+
+// rights asks who may do what.
+func (a *asking) rights(ctx context.Context, admin broker.Admin, seen *preflight.Site) {
+	a.Go(func() {
+		entries, err := admin.AllACLs(ctx)
+		if errors.Is(err, broker.ErrNotSupported) {
+			seen.Rights.Read, seen.Rights.None = true, true
+			return
+		}
+		a.failed(preflight.AboutRights, err)
+		seen.Rights.Read, seen.Rights.Entries = err == nil, entries
+	})
+}
+
+// quotas asks for those of clients.
+func (a *asking) quotas(ctx context.Context, admin broker.Admin, seen *preflight.Site) {
+	a.Go(func() {
+		all, err := admin.Quotas(ctx)
+		if err != nil {
+			a.failed(preflight.AboutQuotas, err)
+			return
+		}
+		seen.Quotas = make(preflight.Quotas, len(all))
+		for entity, values := range all {
+			seen.Quotas[string(entity)] = values
+		}
+	})
+}
+
+// scopeOf is what entries of access control lists may be about, for a failover group.
+func scopeOf(topology *spillway.Topology, g spillway.FailoverGroup) preflight.Scope {
+	s := preflight.Scope{
+		Topic: func(name string) bool { return topology.HasTopic(g, name) },
+		ConsumerGroup: func(name string) bool {
+			of, ok := topology.GroupOfConsumerGroup(name)
+			return ok && of.Name == g.Name
+		},
+		TransactionalID: func(name string) bool {
+			of, ok := topology.GroupOfTransactionalID(name)
+			return ok && of.Name == g.Name
+		},
+		TransactionalIDs: g.TransactionalIDs,
+	}
+	for _, site := range topology.Sites() {
+		for _, principal := range []string{site.GatewayPrincipal, site.MirrorPrincipal} {
+			if principal != "" && !slices.Contains(s.Own, principal) {
+				s.Own = append(s.Own, principal)
+			}
+		}
+	}
+	return s
 }

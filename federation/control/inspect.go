@@ -47,12 +47,17 @@ func (p *Plan) look(ctx context.Context, o *Operator, g spillway.FailoverGroup, 
 	var active, target preflight.Site
 	var errActive, errTarget error
 	var wg sync.WaitGroup
-	if next.Kind == failover.Switchover || dryRun && !view.Sites[share.Active].Judgement.Down {
-		wg.Go(func() { active, errActive = o.inspect(ctx, share.Active, g, true) })
+	both := next.Kind == failover.Switchover || dryRun && !view.Sites[share.Active].Judgement.Down
+	if both {
+		wg.Go(func() { active, errActive = o.inspect(ctx, share.Active, g, asServing) })
 	} else {
 		errActive = errNotAsked
 	}
-	wg.Go(func() { target, errTarget = o.inspect(ctx, next.Target, g, false) })
+	as := asAlone
+	if both {
+		as = asStandby
+	}
+	wg.Go(func() { target, errTarget = o.inspect(ctx, next.Target, g, as) })
 	wg.Wait()
 	if errTarget != nil {
 		p.unread(next.Target, errTarget)
@@ -60,7 +65,7 @@ func (p *Plan) look(ctx context.Context, o *Operator, g spillway.FailoverGroup, 
 	if errActive != nil && !errors.Is(errActive, errNotAsked) {
 		p.unread(share.Active, errActive)
 	}
-	limits := preflight.Limits{Room: o.Room, Accepted: o.Accept}
+	limits := preflight.Limits{Room: o.Room, Accepted: o.Accept, ByLists: o.ByLists, Scope: scopeOf(o.topology, g)}
 	switch { // by what was seen, though it may not be all
 	case target.Topics == nil:
 		return
@@ -85,9 +90,18 @@ func (p *Plan) unread(site spillway.SiteID, err error) {
 	}
 }
 
+// part is a site's in the move.
+type part int
+
+const (
+	asServing part = iota
+	asStandby      // and is compared with the one that serves
+	asAlone        // the one that serves is not asked
+)
+
 // inspect reads what a site shows of the topics of a group; Topics is nil if nothing could
 // be read, and some have no settings if those could not be.
-func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup, serves bool) (preflight.Site, error) {
+func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup, as part) (preflight.Site, error) {
 	seen := preflight.Site{ID: site}
 	cluster := o.Sites[site]
 	if cluster == nil {
@@ -112,8 +126,12 @@ func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway
 	var asked asking
 	asked.Go(func() { settings, err = settingsOf(ctx, cluster.Admin(), names) })
 	asked.room(ctx, cluster.Admin(), &seen, partitions)
-	asked.features(ctx, cluster, &seen)
-	if serves {
+	if as != asAlone {
+		asked.features(ctx, cluster, &seen)
+		asked.rights(ctx, cluster.Admin(), &seen)
+		asked.quotas(ctx, cluster.Admin(), &seen)
+	}
+	if as == asServing {
 		asked.groups(ctx, cluster.Admin(), o.topology, g, &seen)
 	}
 	asked.Wait()

@@ -184,6 +184,10 @@ func (noSettings) Features(context.Context) (map[string]int16, error) { return n
 func (noSettings) ListGroups(context.Context) ([]broker.GroupListing, error) {
 	return nil, errNoSettings
 }
+func (noSettings) AllACLs(context.Context) ([]spillway.ACL, error) { return nil, errNoSettings }
+func (noSettings) Quotas(context.Context) (map[broker.QuotaEntity]map[string]float64, error) {
+	return nil, errNoSettings
+}
 func (s shows) Capabilities() broker.Capabilities { return broker.Capabilities{} }
 
 func (noSettings) TopicConfigs(context.Context, string) (map[string]broker.ConfigValue, error) {
@@ -215,7 +219,7 @@ func TestASiteWithoutSettingsIsComparedAllTheSame(t *testing.T) {
 		}
 		about = append(about, f.About)
 	}
-	if !slices.Equal(about, []string{preflight.AboutDisks, preflight.AboutFeatures, preflight.AboutDisks, preflight.AboutFeatures, preflight.AboutGroups}) {
+	if !slices.Equal(about, []string{preflight.AboutDisks, preflight.AboutFeatures, preflight.AboutQuotas, preflight.AboutRights, preflight.AboutDisks, preflight.AboutFeatures, preflight.AboutGroups, preflight.AboutQuotas, preflight.AboutRights}) {
 		t.Errorf("not checked: %q", about)
 	}
 	if f := p.Findings[len(p.Findings)-1]; f.What != "the settings of 200 topics were compared, not of 7 more" {

@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/authorization"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/federation/history"
@@ -40,6 +41,9 @@ type Operator struct {
 	// preflight.RoomDefault. Accept are things of preflight.Acceptable that refuse no move.
 	Room   time.Duration
 	Accept []string
+	// ByLists is what gateways decide by, beside the access control lists of the sites, where
+	// clients' rights are in these; nil: clients may do everything.
+	ByLists *authorization.Policy
 	// Sites, if not nil, are read before a move: whether the target can take the group,
 	// and what exactly a failover would lose. A command without a way to a site goes
 	// without.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"spillway"
+	"spillway/federation/authorization"
 )
 
 // Topic is what a site shows of one topic of the group.
@@ -33,6 +34,8 @@ type Site struct {
 	Disks    []Disk
 	Arrivals Arrivals
 	Protocol Protocol
+	Rights   Rights
+	Quotas   Quotas
 	// Unread are what could not be asked for, and why.
 	Unread []Unread
 }
@@ -51,12 +54,14 @@ const (
 	AboutBrokers  = "brokers"
 	AboutDisks    = "disks"
 	AboutGroups   = "groups"   // of consumers
+	AboutRights   = "rights"   // of clients
+	AboutQuotas   = "quotas"   // of clients
 	AboutFeatures = "features" // that the cluster has finalized
 )
 
 // Acceptable are what a person may say to go on with all the same: of the rest, producers
 // would stand for sure.
-var Acceptable = []string{AboutDisks, AboutFeatures}
+var Acceptable = []string{AboutDisks, AboutFeatures, AboutRights}
 
 // Finding is something about the target that a move would meet.
 type Finding struct {
@@ -69,8 +74,13 @@ type Finding struct {
 	What     string `json:"what"`
 }
 
-// Limits are what a person has said.
+// Limits are what the configuration and a person have said.
 type Limits struct {
+	// ByLists is what gateways decide by beside the sites' access control lists; nil: they
+	// do not ask for them.
+	ByLists *authorization.Policy
+	// Scope is needed where lists were read.
+	Scope Scope
 	// Room is for how long the target's disks have to take what the group writes.
 	Room time.Duration
 	// Accepted are things of Acceptable.
@@ -124,6 +134,8 @@ func Compare(active *Site, target Site, l Limits) []Finding {
 	if active != nil {
 		found = append(found, differences(*active, target)...)
 		found = append(found, protocols(*active, target)...)
+		found = append(found, rights(*active, target, l)...)
+		found = append(found, quotas(*active, target)...)
 	}
 	found = append(found, unread(active, target)...)
 	for i := range found {
@@ -246,6 +258,14 @@ func Refusals(found []Finding) []string {
 		}
 	}
 	return why
+}
+
+// number counts things.
+func number(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func few(names []string) string {

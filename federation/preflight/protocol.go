@@ -17,8 +17,9 @@ type Protocol struct {
 	NextGroupsActive []string
 }
 
-// amongControllers are features that no client and no record depends on.
-var amongControllers = []string{"kraft.version"}
+// notServed are features that nothing depends on which a gateway serves: one of the
+// controllers among themselves, and groups that cannot move.
+var notServed = []string{"kraft.version", "share.version", "streams.version"}
 
 // protocols tells what clients use at the active site and would not find at the target.
 // Versions of single requests are no matter of it: gateways offer what all sites do.
@@ -33,7 +34,7 @@ func protocols(active, target Site) []Finding {
 	}
 	var lower []string
 	for _, name := range slices.Sorted(maps.Keys(want)) {
-		if have[name] < want[name] && !slices.Contains(amongControllers, name) {
+		if have[name] < want[name] && !slices.Contains(notServed, name) {
 			lower = append(lower, fmt.Sprintf("%s (%d, not %d)", name, have[name], want[name]))
 		}
 	}

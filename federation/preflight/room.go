@@ -61,7 +61,7 @@ func brokers(active *Site, target Site) []Finding {
 		found = append(found, Finding{About: AboutBrokers, What: fmt.Sprintf("brokers of %s that have replicas of the group are not there, so one more that fails may stop its producers: %s", target.ID, few(names))})
 	}
 	if active != nil && target.Brokers.Alive > 0 && target.Brokers.Alive < active.Brokers.Alive {
-		found = append(found, Finding{About: AboutBrokers, What: fmt.Sprintf("%s has %d brokers now, %s has %d: each of them will have more to do", target.ID, target.Brokers.Alive, active.ID, active.Brokers.Alive)})
+		found = append(found, Finding{About: AboutBrokers, What: fmt.Sprintf("%s has %s now, %s has %d: each of them will have more to do", target.ID, number(target.Brokers.Alive, "broker"), active.ID, active.Brokers.Alive)})
 	}
 	return found
 }

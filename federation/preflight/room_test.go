@@ -73,7 +73,8 @@ func TestWhatIsAcceptedIsSaid(t *testing.T) {
 
 func TestBrokersThatAreGone(t *testing.T) {
 	judge(t, "gone", &Site{ID: "east", Brokers: Brokers{Alive: 3}}, Site{ID: "west", Brokers: Brokers{Alive: 1, Absent: []int32{12, 13}}}, Limits{}, 0,
-		"brokers of west that have replicas of the group are not there, so one more that fails may stop its producers: 12, 13", "west has 1 brokers now, east has 3")
+		"brokers of west that have replicas of the group are not there, so one more that fails may stop its producers: 12, 13", "west has 1 broker now, east has 3")
+	judge(t, "what refuses is first", &Site{ID: "east"}, Site{ID: "west", Brokers: Brokers{Alive: 1, Absent: []int32{12}}, Disks: []Disk{disk(1, 0)}}, Limits{}, 1, "disks are full", "are not there")
 	judge(t, "more", &Site{ID: "east", Brokers: Brokers{Alive: 3}}, Site{ID: "west", Brokers: Brokers{Alive: 4}}, Limits{}, 0)
 }
 

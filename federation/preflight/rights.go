@@ -1,0 +1,299 @@
+package preflight
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"spillway"
+	"spillway/federation/authorization"
+)
+
+// Rights are what a site says of who may do what.
+type Rights struct {
+	Read bool // false: nothing is known
+	// None: the site has no authorizer.
+	None    bool
+	Entries []spillway.ACL
+	// ConsumerGroups of the failover group that are there.
+	ConsumerGroups []string
+}
+
+// Scope is what a failover group means, for entries of access control lists.
+type Scope struct {
+	Topic, ConsumerGroup, TransactionalID func(name string) bool
+	// TransactionalIDs are patterns: whole names, or a prefix followed by "*".
+	TransactionalIDs []string
+	// Own are the principals of gateways and mirrors, whose entries are each site's own.
+	Own []string
+}
+
+// decisionsMax bounds how many rights are compared, at some microseconds each.
+const decisionsMax = 100_000
+
+// ofKind is a kind of resource that entries are about.
+type ofKind struct {
+	kind       authorization.Kind
+	word       string
+	operations []authorization.Operation // that ALL stands for
+	// mends says what brings a right to the target that is missing there.
+	mends string
+}
+
+const carriedMends = "mirrors carry such entries with mirror.acls, else create them at %s"
+
+var kinds = []ofKind{
+	{authorization.Topic, "topics", []authorization.Operation{authorization.Alter, authorization.AlterConfigs, authorization.Create, authorization.Delete, authorization.Describe, authorization.DescribeConfigs, authorization.Read, authorization.Write}, carriedMends},
+	{authorization.Group, "consumer groups", []authorization.Operation{authorization.Delete, authorization.Describe, authorization.Read}, carriedMends},
+	{authorization.TransactionalID, "transactional ids", []authorization.Operation{authorization.Describe, authorization.Write}, "mirrors carry no entries about them, so create them at %s"},
+	{authorization.Cluster, "the cluster", []authorization.Operation{authorization.Alter, authorization.AlterConfigs, authorization.Create, authorization.Describe, authorization.DescribeConfigs, authorization.IdempotentWrite}, "mirrors carry no entries about it, so create them at %s"},
+}
+
+// right is something that somebody may do at one site and not at the other.
+type right struct {
+	client authorization.Client
+	op     authorization.Operation
+	name   string
+}
+
+// rightsIn is a comparison of two lists.
+type rightsIn struct {
+	active, target *authorization.Rules
+	byLists        bool
+	left           int          // decisions that may still be made
+	done           map[key]bool // those that were
+	now, later     []right      // lost: of what there is, and of topics that may come
+	gained         []right
+}
+
+type key struct {
+	kind authorization.Kind
+	right
+}
+
+// rights compares what clients may do. It asks for each entry of both sites what the two
+// lists make of those whom it is about, so an entry that was narrowed, or is implied by
+// another one, counts as what it does.
+func rights(active, target Site, l Limits) []Finding {
+	if found, over := authorizers(active, target, l); over {
+		return found
+	}
+	policy := authorization.Policy{}
+	if l.ByLists != nil {
+		policy = *l.ByLists
+	}
+	have, want := unfenced(target.Rights.Entries, l.Scope), unfenced(active.Rights.Entries, l.Scope)
+	if slices.Equal(have, want) {
+		return nil
+	}
+	entries := slices.Concat(want, have)
+	c := &rightsIn{active: authorization.NewRules(policy, want), target: authorization.NewRules(policy, have), byLists: l.ByLists != nil, left: decisionsMax, done: map[key]bool{}}
+	var found []Finding
+	for _, k := range kinds {
+		c.now, c.later, c.gained = nil, nil, nil
+		there := names(k.kind, active, l.Scope)
+		if policy.AllowUnlisted { // an entry of one site alone denies all whom it is not about
+			for _, name := range there {
+				c.ask(k, authorization.Client{Principal: "User:*", Host: "*"}, "ALL", name, &c.now)
+			}
+		}
+		for _, e := range entries {
+			if authorization.Kind(e.Resource) == k.kind && !slices.Contains(l.Scope.Own, e.Principal) {
+				c.about(k, e, there, l.Scope)
+			}
+		}
+		found = append(found, c.tell(k, active.ID, target.ID)...)
+	}
+	if c.left <= 0 {
+		found = append(found, Finding{About: AboutRights, What: fmt.Sprintf("of the rights of clients at %s and %s %d were compared, and not the rest", active.ID, target.ID, decisionsMax)})
+	}
+	return found
+}
+
+// authorizers tells whether there are lists to compare.
+func authorizers(active, target Site, l Limits) (found []Finding, over bool) {
+	a, t := active.Rights, target.Rights
+	switch {
+	case !a.Read || !t.Read || a.None && t.None: // what was not read is told elsewhere
+		return nil, true
+	case t.None && l.ByLists != nil:
+		return []Finding{{About: AboutRights, Refuses: true, What: fmt.Sprintf("%s has no authorizer and so no access control list, by which gateways decide: they would let nobody but super users do anything", target.ID)}}, true
+	case t.None:
+		return []Finding{{About: AboutRights, What: fmt.Sprintf("%s has no authorizer, as %s has: who reaches its brokers may do everything there", target.ID, active.ID)}}, true
+	case a.None:
+		return []Finding{{About: AboutRights, What: fmt.Sprintf("%s has an authorizer, and %s has none: the gateways' principal needs rights there", target.ID, active.ID)}}, true
+	}
+	return nil, false
+}
+
+// unfenced is a list in order, without the resource fence, which is about no client.
+func unfenced(entries []spillway.ACL, s Scope) []spillway.ACL {
+	rest := slices.DeleteFunc(slices.Clone(entries), func(e spillway.ACL) bool {
+		return e.Resource == spillway.ACLTopic && e.Permission == spillway.ACLDeny && e.Operation == string(authorization.Write) && slices.Contains(s.Own, e.Principal)
+	})
+	slices.SortFunc(rest, spillway.ACL.Compare)
+	return slices.Compact(rest)
+}
+
+// names are those of a kind that clients use now.
+func names(kind authorization.Kind, active Site, s Scope) []string {
+	switch kind {
+	case authorization.Topic:
+		return slices.Sorted(maps.Keys(active.Topics))
+	case authorization.Group:
+		return active.Rights.ConsumerGroups
+	case authorization.TransactionalID: // nobody lists them all; one of each pattern stands for them
+		var some []string
+		for _, pattern := range s.TransactionalIDs {
+			if name := strings.TrimSuffix(pattern, "*"); name != "" {
+				some = append(some, name)
+			}
+		}
+		return some
+	}
+	return []string{authorization.ClusterName}
+}
+
+// about compares what an entry is about: all that is there, and its own name.
+func (c *rightsIn) about(k ofKind, e spillway.ACL, there []string, s Scope) {
+	client := authorization.Client{Principal: e.Principal, Host: e.Host}
+	for _, name := range there {
+		if c.left <= 0 {
+			return
+		}
+		if e.Name == name || e.Pattern == spillway.ACLPrefixed && strings.HasPrefix(name, e.Name) || e.Pattern == spillway.ACLLiteral && e.Name == "*" {
+			c.ask(k, client, authorization.Operation(e.Operation), name, &c.now)
+		}
+	}
+	switch {
+	case e.Name == "*" || e.Name == "":
+	case k.kind == authorization.Topic && s.Topic(e.Name) && !slices.Contains(there, e.Name):
+		c.ask(k, client, authorization.Operation(e.Operation), e.Name, &c.later)
+	case k.kind == authorization.Group && s.ConsumerGroup(e.Name), k.kind == authorization.TransactionalID && s.TransactionalID(e.Name):
+		c.ask(k, client, authorization.Operation(e.Operation), e.Name, &c.now)
+	}
+}
+
+// ask compares what both sites make of one right, and notes it where they differ.
+func (c *rightsIn) ask(k ofKind, client authorization.Client, op authorization.Operation, name string, lost *[]right) {
+	operations := []authorization.Operation{op}
+	if op == "ALL" {
+		operations = k.operations
+	}
+	for _, op := range operations {
+		r := right{client, op, name}
+		if c.left <= 0 || c.done[key{k.kind, r}] {
+			continue
+		}
+		c.done[key{k.kind, r}] = true
+		c.left--
+		before, after := c.active.Decide(client, op, k.kind, name).Verdict, c.target.Decide(client, op, k.kind, name).Verdict
+		switch {
+		case before == authorization.Allowed && after != authorization.Allowed:
+			*lost = append(*lost, r)
+		case before != authorization.Allowed && after == authorization.Allowed:
+			c.gained = append(c.gained, r)
+		}
+	}
+}
+
+// tell puts the differences of one kind into sentences.
+func (c *rightsIn) tell(k ofKind, active, target spillway.SiteID) []Finding {
+	var found []Finding
+	notice := ""
+	if !c.byLists {
+		notice = "; gateways do not ask for them (gateway.authorization.rules: none), so only who reaches brokers otherwise notices"
+	}
+	if len(c.now) > 0 {
+		found = append(found, Finding{About: AboutRights, Refuses: c.byLists && k.kind != authorization.Cluster, What: fmt.Sprintf("clients may not do with %s at %s what they may do at %s, %s (%s): %s%s", k.word, target, active, number(len(c.now), "right"), fmt.Sprintf(k.mends, target), few(who(k, c.now)), notice)})
+	}
+	if len(c.later) > 0 {
+		found = append(found, Finding{About: AboutRights, What: fmt.Sprintf("clients may not do at %s what they may do at %s with %s that do not exist yet, %s: %s%s", target, active, k.word, number(len(c.later), "right"), few(who(k, c.later)), notice)})
+	}
+	if len(c.gained) > 0 {
+		found = append(found, Finding{About: AboutRights, What: fmt.Sprintf("clients may do with %s at %s what they may not do at %s, %s: %s%s", k.word, target, active, number(len(c.gained), "right"), few(who(k, c.gained)), notice)})
+	}
+	return found
+}
+
+// who says for each client what is meant, in few words and exactly.
+func who(k ofKind, rights []right) []string {
+	type subject struct {
+		client authorization.Client
+		name   string
+	}
+	operations := map[subject][]string{}
+	for _, r := range rights {
+		s := subject{r.client, r.name}
+		operations[s] = append(operations[s], string(r.op))
+	}
+	type deed struct {
+		client     authorization.Client
+		operations string
+	}
+	of := map[deed][]string{}
+	for s, ops := range operations {
+		slices.Sort(ops)
+		words := strings.Join(ops, "+")
+		if len(k.operations) > 1 && len(ops) == len(k.operations) {
+			words = "ALL"
+		}
+		d := deed{s.client, words}
+		of[d] = append(of[d], s.name)
+	}
+	var sentences []string
+	for d, names := range of {
+		slices.Sort(names)
+		from := ""
+		if d.client.Host != "*" {
+			from = " from " + d.client.Host
+		}
+		on := names[0]
+		if more := len(names) - 1; more > 0 {
+			on += fmt.Sprintf(" and %d more", more)
+		}
+		sentences = append(sentences, fmt.Sprintf("%s%s %s on %s", d.client.Principal, from, d.operations, on))
+	}
+	slices.Sort(sentences)
+	return sentences
+}
+
+// Quotas are those of clients, by entity and key; nil: they were not read.
+type Quotas map[string]map[string]float64
+
+// quotas tells which differ.
+func quotas(active, target Site) []Finding {
+	if active.Quotas == nil || target.Quotas == nil {
+		return nil
+	}
+	entities := maps.Clone(active.Quotas)
+	maps.Copy(entities, target.Quotas)
+	var other []string
+	for _, entity := range slices.Sorted(maps.Keys(entities)) {
+		have, want := target.Quotas[entity], active.Quotas[entity]
+		all := maps.Clone(want)
+		if all == nil {
+			all = map[string]float64{}
+		}
+		maps.Copy(all, have)
+		for _, name := range slices.Sorted(maps.Keys(all)) {
+			if h, w := quota(have, name), quota(want, name); h != w {
+				other = append(other, fmt.Sprintf("%s %s (%s, not %s)", entity, name, h, w))
+			}
+		}
+	}
+	if len(other) == 0 {
+		return nil
+	}
+	return []Finding{{About: AboutQuotas, What: fmt.Sprintf("quotas of clients differ at %s from those at %s: %s", target.ID, active.ID, few(other))}}
+}
+
+func quota(of map[string]float64, name string) string {
+	v, ok := of[name]
+	if !ok {
+		return "none"
+	}
+	return strconv.FormatFloat(v, 'f', -1, 64)
+}
