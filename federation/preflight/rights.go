@@ -44,11 +44,13 @@ type ofKind struct {
 
 const carriedMends = "mirrors carry such entries with mirror.acls, else create them at %s"
 
+// kinds are in the order in which they are compared: of topics there may be so many that the
+// rest would not be.
 var kinds = []ofKind{
-	{authorization.Topic, "topics", []authorization.Operation{authorization.Alter, authorization.AlterConfigs, authorization.Create, authorization.Delete, authorization.Describe, authorization.DescribeConfigs, authorization.Read, authorization.Write}, carriedMends},
 	{authorization.Group, "consumer groups", []authorization.Operation{authorization.Delete, authorization.Describe, authorization.Read}, carriedMends},
 	{authorization.TransactionalID, "transactional ids", []authorization.Operation{authorization.Describe, authorization.Write}, "mirrors carry no entries about them, so create them at %s"},
 	{authorization.Cluster, "the cluster", []authorization.Operation{authorization.Alter, authorization.AlterConfigs, authorization.Create, authorization.Describe, authorization.DescribeConfigs, authorization.IdempotentWrite}, "mirrors carry no entries about it, so create them at %s"},
+	{authorization.Topic, "topics", []authorization.Operation{authorization.Alter, authorization.AlterConfigs, authorization.Create, authorization.Delete, authorization.Describe, authorization.DescribeConfigs, authorization.Read, authorization.Write}, carriedMends},
 }
 
 // right is something that somebody may do at one site and not at the other.
@@ -99,10 +101,13 @@ func rights(active, target Site, l Limits) []Finding {
 				c.ask(k, authorization.Client{Principal: "User:*", Host: "*"}, "ALL", name, &c.now)
 			}
 		}
-		for _, e := range entries {
-			if authorization.Kind(e.Resource) == k.kind && !slices.Contains(l.Scope.Own, e.Principal) {
-				c.about(k, e, there, l.Scope)
-			}
+		of := slices.DeleteFunc(slices.Clone(entries), func(e spillway.ACL) bool {
+			return authorization.Kind(e.Resource) != k.kind || slices.Contains(l.Scope.Own, e.Principal)
+		})
+		// Those that are about everything last, for the same reason.
+		slices.SortStableFunc(of, func(a, b spillway.ACL) int { return len(meant(a, there)) - len(meant(b, there)) })
+		for _, e := range of {
+			c.about(k, e, there, l.Scope)
 		}
 		found = append(found, c.tell(k, active.ID, target.ID)...)
 	}
@@ -137,13 +142,13 @@ func unfenced(entries []spillway.ACL, s Scope) []spillway.ACL {
 	return slices.Compact(rest)
 }
 
-// names are those of a kind that clients use now.
+// names are those of a kind that clients use now, ascending.
 func names(kind authorization.Kind, active Site, s Scope) []string {
 	switch kind {
 	case authorization.Topic:
 		return slices.Sorted(maps.Keys(active.Topics))
 	case authorization.Group:
-		return active.Rights.ConsumerGroups
+		return slices.Sorted(slices.Values(active.Rights.ConsumerGroups))
 	case authorization.TransactionalID: // nobody lists them all; one of each pattern stands for them
 		var some []string
 		for _, pattern := range s.TransactionalIDs {
@@ -151,6 +156,7 @@ func names(kind authorization.Kind, active Site, s Scope) []string {
 				some = append(some, name)
 			}
 		}
+		slices.Sort(some)
 		return some
 	}
 	return []string{authorization.ClusterName}
@@ -159,21 +165,39 @@ func names(kind authorization.Kind, active Site, s Scope) []string {
 // about compares what an entry is about: all that is there, and its own name.
 func (c *rightsIn) about(k ofKind, e spillway.ACL, there []string, s Scope) {
 	client := authorization.Client{Principal: e.Principal, Host: e.Host}
-	for _, name := range there {
+	for _, name := range meant(e, there) {
 		if c.left <= 0 {
 			return
 		}
-		if e.Name == name || e.Pattern == spillway.ACLPrefixed && strings.HasPrefix(name, e.Name) || e.Pattern == spillway.ACLLiteral && e.Name == "*" {
-			c.ask(k, client, authorization.Operation(e.Operation), name, &c.now)
-		}
+		c.ask(k, client, authorization.Operation(e.Operation), name, &c.now)
 	}
+	_, known := slices.BinarySearch(there, e.Name)
 	switch {
 	case e.Name == "*" || e.Name == "":
-	case k.kind == authorization.Topic && s.Topic(e.Name) && !slices.Contains(there, e.Name):
+	case k.kind == authorization.Topic && s.Topic(e.Name) && !known:
 		c.ask(k, client, authorization.Operation(e.Operation), e.Name, &c.later)
 	case k.kind == authorization.Group && s.ConsumerGroup(e.Name), k.kind == authorization.TransactionalID && s.TransactionalID(e.Name):
 		c.ask(k, client, authorization.Operation(e.Operation), e.Name, &c.now)
 	}
+}
+
+// meant are the names, of those that ascend, that an entry is about. There may be many of
+// both.
+func meant(e spillway.ACL, there []string) []string {
+	from, found := slices.BinarySearch(there, e.Name)
+	switch {
+	case e.Pattern == spillway.ACLLiteral && e.Name == "*":
+		return there
+	case e.Pattern == spillway.ACLPrefixed:
+		to := from
+		for to < len(there) && strings.HasPrefix(there[to], e.Name) {
+			to++
+		}
+		return there[from:to]
+	case found:
+		return there[from : from+1]
+	}
+	return nil
 }
 
 // ask compares what both sites make of one right, and notes it where they differ.

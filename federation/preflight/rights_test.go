@@ -124,8 +124,14 @@ func TestManyRights(t *testing.T) {
 		active.Topics[fmt.Sprintf("orders-%04d", i)] = Topic{}
 		active.Rights.Entries = append(active.Rights.Entries, entry(t, fmt.Sprintf("ALLOW ALL TOPIC orders+ client-%04d", i)))
 	}
+	// What is about little is compared all the same, wherever it stands in the list.
+	active.Rights.Entries = append(active.Rights.Entries, list(t, "ALLOW WRITE TOPIC orders-0999 zoe", "ALLOW WRITE TRANSACTIONAL_ID pay-1 zoe")...)
 	found := rights(active, Site{ID: "west", Rights: Rights{Read: true}}, Limits{ByLists: lists, Scope: shop})
-	if len(found) != 3 || !found[0].Refuses || len(found[0].What) > 500 || !strings.Contains(found[2].What, "100000 were compared, and not the rest") {
+	if len(found) != 4 || !strings.Contains(found[0].What, "User:zoe WRITE on pay-1") || !found[1].Refuses || len(found[1].What) > 500 || !strings.Contains(found[3].What, "100000 were compared, and not the rest") {
+		t.Errorf("%+v", found)
+	}
+	target := Site{ID: "west", Rights: Rights{Read: true, Entries: active.Rights.Entries[:1000]}}
+	if found = rights(active, target, Limits{ByLists: lists, Scope: shop}); len(found) != 3 || !strings.Contains(found[1].What, "1 right (mirrors carry such entries with mirror.acls, else create them at west): User:zoe WRITE on orders-0999") {
 		t.Errorf("%+v", found)
 	}
 }
