@@ -37,8 +37,8 @@ func list(t *testing.T, entries ...string) (all []spillway.ACL) {
 var shop = Scope{
 	Topic:            func(name string) bool { return strings.HasPrefix(name, "orders") || name == "carts" },
 	ConsumerGroup:    func(name string) bool { return strings.HasPrefix(name, "shop") },
-	TransactionalID:  func(name string) bool { return strings.HasPrefix(name, "pay-") },
-	TransactionalIDs: []string{"pay-*"},
+	TransactionalID:  func(name string) bool { return strings.HasPrefix(name, "pay-") || name == "checkout" },
+	TransactionalIDs: []string{"pay-*", "checkout"},
 	Own:              []string{"User:gateway", "User:mirror"},
 }
 
@@ -60,8 +60,8 @@ func TestRights(t *testing.T) {
 		"of a super user":            {active: []string{"ALLOW READ TOPIC orders admin"}, by: lists},
 		"from an address":            {active: []string{readOrders + " from 10.0.0.1"}, by: lists, refuses: 1, want: []string{"User:alice from 10.0.0.1 READ on orders"}},
 		"from another address":       {active: []string{readOrders + " from 10.0.0.1"}, target: []string{readOrders + " from 10.0.0.2"}, by: lists, refuses: 1, want: []string{"User:alice from 10.0.0.1 READ on orders", "clients may do with topics at west what they may not do at east, 1 right: User:alice from 10.0.0.2 READ on orders"}},
-		"narrowed by the mirror":     {active: []string{"ALLOW READ TOPIC * alice"}, target: []string{readOrders, readCarts, "ALLOW READ TOPIC orders.v2 alice"}, by: lists},
-		"narrowed, and one is missing": {active: []string{"ALLOW READ TOPIC * alice"}, target: []string{readCarts, "ALLOW READ TOPIC orders.v2 alice"}, by: lists, refuses: 1,
+		"narrowed by the mirror":     {active: []string{"ALLOW READ TOPIC * alice"}, target: []string{readOrders, readCarts, "ALLOW READ TOPIC orders.v2 alice", "ALLOW READ TOPIC parts alice"}, by: lists},
+		"narrowed, and one is missing": {active: []string{"ALLOW READ TOPIC * alice"}, target: []string{readCarts, "ALLOW READ TOPIC orders.v2 alice", "ALLOW READ TOPIC parts alice"}, by: lists, refuses: 1,
 			want: []string{"1 right (mirrors carry such entries with mirror.acls, else create them at west): User:alice READ on orders;"}},
 		"a prefix reaches two":               {active: []string{"ALLOW WRITE TOPIC orders+ alice"}, by: lists, refuses: 1, want: []string{"2 rights (mirrors carry such entries with mirror.acls, else create them at west): User:alice WRITE on orders and 1 more"}},
 		"everything":                         {active: []string{"ALLOW ALL TOPIC carts alice"}, by: lists, refuses: 1, want: []string{"8 rights (mirrors carry such entries with mirror.acls, else create them at west): User:alice ALL on carts"}},
@@ -81,7 +81,8 @@ func TestRights(t *testing.T) {
 		"of another one":                     {active: []string{"ALLOW READ GROUP other alice"}, by: lists},
 		"narrowed groups":                    {active: []string{"ALLOW READ GROUP * alice"}, target: []string{"ALLOW READ GROUP shop-api alice"}, by: lists},
 		"a transactional id":                 {active: []string{"ALLOW WRITE TRANSACTIONAL_ID pay-1 alice"}, by: lists, refuses: 1, want: []string{"clients may not do with transactional ids at west what they may do at east, 1 right (mirrors carry no entries about them, so create them at west): User:alice WRITE on pay-1"}},
-		"all of them":                        {active: []string{"ALLOW WRITE TRANSACTIONAL_ID * alice"}, by: lists, refuses: 1, want: []string{"User:alice WRITE on pay-"}},
+		"all of them":                        {active: []string{"ALLOW WRITE TRANSACTIONAL_ID * alice"}, by: lists, refuses: 1, want: []string{"User:alice WRITE on checkout and 1 more"}},
+		"one by a wider prefix":              {active: []string{"ALLOW WRITE TRANSACTIONAL_ID check+ alice"}, by: lists, refuses: 1, want: []string{"User:alice WRITE on checkout;"}},
 		"of another application":             {active: []string{"ALLOW WRITE TRANSACTIONAL_ID ship-1 alice"}, by: lists},
 		"the cluster":                        {active: []string{"ALLOW IDEMPOTENT_WRITE CLUSTER kafka-cluster alice"}, by: lists, want: []string{"clients may not do with the cluster at west what they may do at east, 1 right (mirrors carry no entries about it, so create them at west): User:alice IDEMPOTENT_WRITE on kafka-cluster"}},
 		"kinds that nobody serves":           {active: []string{"ALLOW DESCRIBE DELEGATION_TOKEN token alice"}, by: lists},
@@ -89,7 +90,7 @@ func TestRights(t *testing.T) {
 		"gained, where all else is denied":   {target: []string{readOrders}, by: lists, want: []string{"clients may do with topics at west what they may not do at east"}},
 	} {
 		active := Site{ID: "east", Topics: map[string]Topic{}, Rights: Rights{Read: true, Entries: list(t, c.active...), ConsumerGroups: []string{"shop-api"}}}
-		for _, name := range []string{"orders", "orders.v2", "carts"} {
+		for _, name := range []string{"orders", "orders.v2", "carts", "parts"} {
 			active.Topics[name] = Topic{}
 		}
 		target := Site{ID: "west", Topics: active.Topics, Rights: Rights{Read: true, Entries: list(t, c.target...)}}
