@@ -12,6 +12,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/federation/authorization"
+	"spillway/federation/quota"
 	"spillway/federation/records"
 	"spillway/federation/session"
 	"spillway/mirror/offsetmap"
@@ -28,7 +29,7 @@ import (
 // replicas.
 var fetchAPI = api{
 	key: 1, min: 4, max: 17, needs: 4, begin: (*Client).beginFetch,
-	treatment: translated, about: "Virtual offsets and leader epochs in every batch; what belongs to no range is left out. Without sessions: every partition is named each time.",
+	treatment: translated, about: "Virtual offsets and leader epochs in every batch; what belongs to no range is left out. Without sessions: every partition is named each time. Where the principal used more than its quota, no records and a throttle time.",
 }
 
 // fetchUpstreamMax: the site is asked by topic name.
@@ -86,24 +87,33 @@ func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.An
 		return nil, err
 	}
 	return func(ctx context.Context) ([]byte, error) {
-		resp := c.fetch(ctx, sreq, req)
+		resp, free := c.fetch(ctx, sreq, req)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return resp.AppendTo(make([]byte, 0, sizeOf(resp))), nil
+		body := resp.AppendTo(make([]byte, 0, sizeOf(resp)))
+		if !free {
+			c.account.Charge(quota.Fetch, int64(len(body)), time.Now())
+		}
+		return body, nil
 	}, nil
 }
 
-func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.FetchRequest) *kmsg.FetchResponse {
+// fetch makes an answer. It is free where it has no records for what is owed.
+func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.FetchRequest) (resp *kmsg.FetchResponse, free bool) {
 	f := &fetch{
 		client: c, sreq: sreq, req: req, resp: req.ResponseKind().(*kmsg.FetchResponse),
 		deadline: time.Now().Add(min(max(time.Duration(req.MaxWaitMillis)*time.Millisecond, 0), fetchWaitMax)),
 	}
 	if req.SessionID != 0 && req.SessionEpoch > 0 {
 		f.resp.ErrorCode = kerr.FetchSessionIDNotFound.Code // of a gateway or a broker that kept one
-		return f.resp
+		return f.resp, false
 	}
 	f.lay(ctx)
+	if c.owesFetches() {
+		return f.resp, true
+	}
+	req.MaxBytes = c.quotaBytes(req.MaxBytes)
 	f.makeRoom(2 * c.fetched) // more is likely there where the last fetch found much
 	for f.try(ctx) && ctx.Err() == nil && time.Now().Before(f.deadline) {
 	}
@@ -114,7 +124,7 @@ func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.Fetc
 			c.highWatermarks[p.tp] = p.out.HighWatermark
 		}
 	}
-	return f.resp
+	return f.resp, false
 }
 
 // makeRoom sets how much the sites may be asked for: what the client asks for,

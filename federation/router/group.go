@@ -52,6 +52,7 @@ var errNotSent = errors.New("not sent")
 // any other means that the coordinator cannot be reached now.
 func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response, error) {
 	r := c.router
+	c.concern(call.share)
 	changed := call.share.Changed()
 	leased := r.lease.Term()
 	t, serving := call.share.Serving()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway/broker/wire"
@@ -157,6 +158,8 @@ type Session struct {
 	order    chan *slot    // begun, not yet answered, oldest first
 	slots    chan struct{} // one token per unanswered request
 	window   window
+	mute     atomic.Pointer[mute] // set by write, kept by read
+	buffered atomic.Bool          // read has more than the frame that it read last
 
 	once struct {
 		drain sync.Once
@@ -172,6 +175,8 @@ type Session struct {
 	greetBy time.Time // for the first one; zero before it begins, and once much of it has come
 	gate    Gate      // nil once it let the client in
 	admitBy time.Time // zero then
+	unaware unaware
+	left    bool // the client had gone when a mute ended
 }
 
 type slot struct {
@@ -181,9 +186,13 @@ type slot struct {
 	held    int64     // by the answer
 	came    time.Time // the first byte of the frame
 	read    time.Time // the last
+	left    bool      // its client was seen to have gone before it was read
 	answer  Answer
 
-	afterWrite func(error) // set by the answer
+	// Set by the answer.
+	afterWrite func(error)
+	pause      time.Duration
+	lifted     func() bool
 }
 
 // New makes a session; Run serves it. budget may be nil.
@@ -300,7 +309,8 @@ func (s *Session) read(ctx context.Context) error {
 			return Close(ReasonHeader, err)
 		}
 		s.greeted = true
-		sl := &slot{session: s, size: int64(len(frame)), came: came, read: time.Now()}
+		s.buffered.Store(r.Buffered() > 0)
+		sl := &slot{session: s, size: int64(len(frame)), came: came, read: time.Now(), left: s.left}
 		sl.req = Request{RequestHeader: h, Body: body, slot: sl}
 		s.requests <- sl // never full: slots bound it
 	}
@@ -357,6 +367,9 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 		return nil, came, s.readFault(err, ReasonIdle, ReasonClient)
 	}
 	came = time.Now()
+	if err := s.muted(ctx, came); err != nil {
+		return nil, came, err
+	}
 	if !s.greeted { // clients may be silent before: some dial long before they ask
 		s.greetBy = came.Add(s.limits.GreetMax)
 	}
@@ -431,10 +444,11 @@ func (s *Session) dispatch(ctx, process context.Context) {
 	defer close(s.order)
 	for sl := range s.requests {
 		begin := ctx
-		if s.handler.Silent(sl.req) && !s.failed() {
+		silent := s.handler.Silent(sl.req)
+		if silent && !s.failed() {
 			begin = process
 		}
-		if begin.Err() != nil {
+		if begin.Err() != nil || sl.left && !silent { // it lay there, and may have been sent again elsewhere
 			s.done(sl)
 			continue
 		}
@@ -460,6 +474,10 @@ func (s *Session) write(ctx context.Context) {
 		if err == nil && ctx.Err() != nil {
 			err = ctx.Err()
 		}
+		unread := sl.pause > 0 && s.liesUnread()
+		if err == nil {
+			s.told(sl, unread) // also before, or what the client sends at once would be read
+		}
 		if err == nil && body != nil {
 			sl.req.Hold(int64(len(body)))
 			err = s.put(sl, body)
@@ -469,6 +487,9 @@ func (s *Session) write(ctx context.Context) {
 		}
 		if sl.afterWrite != nil {
 			sl.afterWrite(err)
+		}
+		if err == nil {
+			s.told(sl, unread)
 		}
 		s.done(sl)
 		if err != nil {
@@ -512,6 +533,6 @@ func (s *Session) count(more int64) {
 }
 
 func (s *Session) done(sl *slot) {
+	<-s.slots // before who waits for room is woken: it counts them too
 	s.count(-sl.size - sl.held)
-	<-s.slots
 }

@@ -60,13 +60,24 @@ type rig struct {
 // start runs a session; call it inside of a bubble.
 func start(t *testing.T, l Limits, b *Budget) *rig {
 	t.Helper()
+	r := newRig(t)
+	r.run(t, r.handler, l, b)
+	return r
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	return &rig{handler: &handler{begun: make(chan Request, 100), answers: make(chan []byte, 100)}, reason: make(chan Reason, 1)}
+}
+
+// run serves the client with a handler, which mostly is that of the rig or one around it.
+func (r *rig) run(t *testing.T, h Handler, l Limits, b *Budget) {
 	client, server := net.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &rig{handler: &handler{begun: make(chan Request, 100), answers: make(chan []byte, 100)}, client: client, reason: make(chan Reason, 1), cancel: cancel}
-	r.s = New(server, r.handler, l, b, Events{})
+	r.client, r.cancel = client, cancel
+	r.s = New(server, h, l, b, Events{})
 	go func() { r.reason <- r.s.Run(ctx) }()
 	t.Cleanup(func() { cancel(); client.Close() })
-	return r
 }
 
 func frameOf(correlation int32, extra int) []byte {
