@@ -356,6 +356,8 @@ func (c *checker) authorization(g Gateway, sites []Site) {
 		switch kind, user, _ := strings.Cut(name, ":"); {
 		case kind == "" || user == "" || strings.TrimSpace(name) != name:
 			c.at(key, "%q is no principal; write User:name", name)
+		case kind != "User":
+			c.at(key, "%q is no client: gateways know clients as User:name alone", name)
 		case user == "*":
 			c.at(key, "%q is nobody: super users are named one by one. If clients may do everything, set rules: none", name)
 		case name == "User:ANONYMOUS" && g.TLS.AllowAnonymous:

@@ -183,11 +183,12 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 	seen := make(map[spillway.TopicPartition]bool)
 	invalid := op.checkRequest(req)
 	op.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
+	naming := c.naming()
 	for i, t := range req.Topics {
 		out := &op.resp.Topics[i]
 		*out = kmsg.NewProduceResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
-		name, known := c.router.topics.asked(ctx, req.Version >= 13, t.Topic, t.TopicID)
+		name, known := naming.of(ctx, req.Version >= 13, t.Topic, t.TopicID)
 		code := int16(0)
 		if !known {
 			code = kerr.UnknownTopicID.Code

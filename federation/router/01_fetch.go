@@ -91,9 +91,10 @@ func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.An
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		body := resp.AppendTo(make([]byte, 0, sizeOf(resp)))
+		body, rest, size := pieces(resp)
+		sreq.Rest(rest)
 		if !free {
-			c.account.Charge(quota.Fetch, int64(len(body)), time.Now())
+			c.account.Charge(quota.Fetch, int64(size), time.Now())
 		}
 		return body, nil
 	}, nil
@@ -152,28 +153,15 @@ func (f *fetch) waits() time.Duration {
 	return max(0, time.Until(f.deadline))
 }
 
-// sizeOf is about how many bytes an answer will have; appending to less would
-// copy the records again and again.
-func sizeOf(resp *kmsg.FetchResponse) int {
-	size := 64
-	for _, t := range resp.Topics {
-		size += 32 + len(t.Topic)
-		for _, p := range t.Partitions {
-			size += 64 + len(p.RecordBatches) + 16*len(p.AbortedTransactions)
-		}
-	}
-	return size
-}
-
 // lay makes the empty answer and answers what cannot be served.
 func (f *fetch) lay(ctx context.Context) {
-	r := f.client.router
+	r, naming := f.client.router, f.client.naming()
 	f.resp.Topics = make([]kmsg.FetchResponseTopic, len(f.req.Topics))
 	for i, t := range f.req.Topics {
 		out := &f.resp.Topics[i]
 		*out = kmsg.NewFetchResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
-		name, known := r.topics.asked(ctx, f.req.Version >= 13, t.Topic, t.TopicID)
+		name, known := naming.of(ctx, f.req.Version >= 13, t.Topic, t.TopicID)
 		may := f.client.guardByID(f.req.Version >= 13, authorization.Read, name)
 		out.Partitions = make([]kmsg.FetchResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {

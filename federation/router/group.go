@@ -281,9 +281,6 @@ type member struct {
 	seen    time.Time
 	settled spillway.Epoch // it gave up its partitions before the move to this epoch
 	drained int32          // KIP-848: in this epoch it was told to give up, so the coordinator's view of it is wrong
-
-	subscribed *subscription // KIP-848, where rights are looked at; nil: not known
-	asked      bool          // to say what it reads
 }
 
 // Bounds for what is remembered of members.

@@ -140,7 +140,6 @@ type Router struct {
 	events       Events
 	topics       *topics
 	homes        homes
-	expressions  expressions
 	offer        *offer
 	contacts     *contacts
 	lags         *lags

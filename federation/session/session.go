@@ -52,6 +52,14 @@ func (r Request) AfterWrite(f func(err error)) {
 	}
 }
 
+// Rest has more written behind the body that the Answer returns, without copying it. Who
+// hands it over changes nothing of it any more. Call it in the Answer, at most once.
+func (r Request) Rest(pieces [][]byte) {
+	if r.slot != nil {
+		r.slot.rest = pieces
+	}
+}
+
 // Weigh counts bytes that a request costs beyond its frame while it is served.
 func (r Request) Weigh(bytes int64) {
 	if r.slot != nil {
@@ -172,6 +180,7 @@ type Session struct {
 
 	// Owned by read.
 	greeted bool      // a request has come
+	largest int64     // frame that has come: for one that is no larger there is room at once
 	greetBy time.Time // for the first one; zero before it begins, and once much of it has come
 	gate    Gate      // nil once it let the client in
 	admitBy time.Time // zero then
@@ -190,6 +199,7 @@ type slot struct {
 	answer  Answer
 
 	// Set by the answer.
+	rest       [][]byte // behind its body
 	afterWrite func(error)
 	pause      time.Duration
 	lifted     func() bool
@@ -395,10 +405,15 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 		s.deadline(s.limits.FrameMax)
 	}
 	s.count(size)
-	if frame, err = wire.ReadFrame(r, nil, s.bytesMax()); err != nil {
+	var room []byte
+	if size <= s.largest {
+		room = make([]byte, 0, size)
+	}
+	if frame, err = wire.ReadFrame(r, room, s.bytesMax()); err != nil {
 		s.count(-size)
 		return nil, came, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
 	}
+	s.largest = max(s.largest, size)
 	return frame, came, nil
 }
 
@@ -479,7 +494,6 @@ func (s *Session) write(ctx context.Context) {
 			s.told(sl, unread) // also before, or what the client sends at once would be read
 		}
 		if err == nil && body != nil {
-			sl.req.Hold(int64(len(body)))
 			err = s.put(sl, body)
 		}
 		if err == nil {
@@ -504,10 +518,14 @@ func (s *Session) write(ctx context.Context) {
 
 func (s *Session) put(sl *slot, body []byte) error {
 	head := wire.AppendResponseHeader(make([]byte, 4, 16), sl.req.Key, sl.req.Version, sl.req.CorrelationID)
+	pieces := append(net.Buffers{head, body}, sl.rest...)
 	size := len(head) - 4 + len(body)
+	for _, piece := range sl.rest {
+		size += len(piece)
+	}
+	sl.req.Hold(int64(size))
 	head[0], head[1], head[2], head[3] = byte(size>>24), byte(size>>16), byte(size>>8), byte(size)
 	s.conn.SetWriteDeadline(time.Now().Add(s.limits.WriteMax))
-	pieces := net.Buffers{head, body}
 	if _, err := pieces.WriteTo(s.conn); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return Close(ReasonSlowReader, err)
