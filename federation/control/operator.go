@@ -30,6 +30,8 @@ type Operator struct {
 	look  time.Duration
 	clock coordination.Clock
 	ttl   time.Duration
+	// lookMax bounds a look at the sites before a switchover.
+	lookMax time.Duration
 
 	// Waiting, if not nil, is told again and again why a switchover cannot begin
 	// yet, while its target is catching up; it ends the waiting by saying false.
@@ -57,7 +59,7 @@ const lookDefault = coordination.LeaseEvery
 func NewOperator(topology *spillway.Topology, store coordination.Store, observers []spillway.SiteID) *Operator {
 	cfg := Config{Topology: topology, Store: store, Observers: observers}.withDefaults()
 	c := &Control{cfg: cfg}
-	return &Operator{topology: topology, store: store, keys: failover.Keys(topology.Name()), limits: c.limits, look: lookDefault, clock: coordination.SystemClock{}, ttl: cfg.LeaseTTL}
+	return &Operator{topology: topology, store: store, keys: failover.Keys(topology.Name()), limits: c.limits, look: lookDefault, lookMax: lookMax, clock: coordination.SystemClock{}, ttl: cfg.LeaseTTL}
 }
 
 // Switchover begins a planned move, or with dryRun only says what it would do.

@@ -85,6 +85,8 @@ type Limits struct {
 	Room time.Duration
 	// Accepted are things of Acceptable.
 	Accepted []string
+	// Failover: nothing refuses the move, so there is nothing to accept.
+	Failover bool
 }
 
 // RoomDefault is Limits.Room where nobody says anything.
@@ -142,6 +144,9 @@ func Compare(active *Site, target Site, l Limits) []Finding {
 		if f := &found[i]; f.Refuses && slices.Contains(Acceptable, f.About) {
 			if f.Accepted = slices.Contains(l.Accepted, f.About); f.Accepted {
 				f.Refuses = false
+				continue
+			}
+			if l.Failover {
 				continue
 			}
 			f.What += fmt.Sprintf("; to go on all the same, give --accept %s", f.About)

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -142,6 +143,9 @@ func unfenced(entries []spillway.ACL, s Scope) []spillway.ACL {
 	return slices.Compact(rest)
 }
 
+// anyID stands for the ids of a group that has all of them.
+const anyID = "any-transactional-id"
+
 // names are those of a kind that clients use now, ascending.
 func names(kind authorization.Kind, active Site, s Scope) []string {
 	switch kind {
@@ -152,9 +156,7 @@ func names(kind authorization.Kind, active Site, s Scope) []string {
 	case authorization.TransactionalID: // nobody lists them all; one of each pattern stands for them
 		var some []string
 		for _, pattern := range s.TransactionalIDs {
-			if name := strings.TrimSuffix(pattern, "*"); name != "" {
-				some = append(some, name)
-			}
+			some = append(some, cmp.Or(strings.TrimSuffix(pattern, "*"), anyID))
 		}
 		slices.Sort(some)
 		return some
@@ -174,7 +176,9 @@ func (c *rightsIn) about(k ofKind, e spillway.ACL, there []string, s Scope) {
 	_, known := slices.BinarySearch(there, e.Name)
 	switch {
 	case e.Name == "*" || e.Name == "":
-	case k.kind == authorization.Topic && s.Topic(e.Name) && !known:
+	case k.kind == authorization.Topic && s.Topic(e.Name) && !known,
+		// Mirrors carry it for the groups that there are, so there is nothing to wait for.
+		k.kind == authorization.Group && e.Pattern == spillway.ACLPrefixed && s.ConsumerGroup(e.Name) && !known:
 		c.ask(k, client, authorization.Operation(e.Operation), e.Name, &c.later)
 	case k.kind == authorization.Group && s.ConsumerGroup(e.Name), k.kind == authorization.TransactionalID && s.TransactionalID(e.Name):
 		c.ask(k, client, authorization.Operation(e.Operation), e.Name, &c.now)

@@ -77,7 +77,8 @@ func TestRights(t *testing.T) {
 		"mirrors and gateways":               {active: []string{"ALLOW ALL TOPIC * gateway", "ALLOW READ TOPIC * mirror"}, by: lists},
 		"a consumer group":                   {active: []string{"ALLOW READ GROUP shop-api alice"}, by: lists, refuses: 1, want: []string{"clients may not do with consumer groups at west what they may do at east, 1 right (mirrors carry"}},
 		"one that is not there":              {active: []string{"ALLOW READ GROUP shop-new alice"}, by: lists, refuses: 1, want: []string{"User:alice READ on shop-new"}},
-		"all by a prefix":                    {active: []string{"ALLOW READ GROUP shop+ alice"}, by: lists, refuses: 1, want: []string{"2 rights"}},
+		"all by a prefix":                    {active: []string{"ALLOW READ GROUP shop+ alice"}, by: lists, refuses: 1, want: []string{"1 right (mirrors carry such entries with mirror.acls, else create them at west): User:alice READ on shop-api;", "with consumer groups that do not exist yet, 1 right: User:alice READ on shop"}},
+		"a prefix of none that is there":     {active: []string{"ALLOW READ GROUP shop-new+ alice"}, by: lists, want: []string{"clients may not do at west what they may do at east with consumer groups that do not exist yet, 1 right: User:alice READ on shop-new"}},
 		"of another one":                     {active: []string{"ALLOW READ GROUP other alice"}, by: lists},
 		"narrowed groups":                    {active: []string{"ALLOW READ GROUP * alice"}, target: []string{"ALLOW READ GROUP shop-api alice"}, by: lists},
 		"a transactional id":                 {active: []string{"ALLOW WRITE TRANSACTIONAL_ID pay-1 alice"}, by: lists, refuses: 1, want: []string{"clients may not do with transactional ids at west what they may do at east, 1 right (mirrors carry no entries about them, so create them at west): User:alice WRITE on pay-1"}},
@@ -96,6 +97,14 @@ func TestRights(t *testing.T) {
 		target := Site{ID: "west", Topics: active.Topics, Rights: Rights{Read: true, Entries: list(t, c.target...)}}
 		judge(t, name, &active, target, Limits{ByLists: c.by, Scope: shop, Accepted: c.limits}, c.refuses, c.want...)
 	}
+}
+
+// A group may have all transactional ids.
+func TestRightsOfEveryTransactionalID(t *testing.T) {
+	all := shop
+	all.TransactionalIDs, all.TransactionalID = []string{"*"}, func(string) bool { return true }
+	active := Site{ID: "east", Rights: Rights{Read: true, Entries: list(t, "ALLOW WRITE TRANSACTIONAL_ID * alice")}}
+	judge(t, "all", &active, Site{ID: "west", Rights: Rights{Read: true}}, Limits{ByLists: lists, Scope: all}, 1, "1 right (mirrors carry no entries about them, so create them at west): User:alice WRITE on any-transactional-id;")
 }
 
 func TestAuthorizers(t *testing.T) {

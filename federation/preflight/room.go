@@ -77,7 +77,7 @@ func disks(active *Site, target Site, l Limits) []Finding {
 	if window <= 0 {
 		window = RoomDefault
 	}
-	var offline, full, tight, soonTight, untold []string
+	var offline, full, otherFull, tight, soonTight, untold []string
 	for _, d := range target.Disks {
 		name := fmt.Sprintf("broker %d (%s)", d.Broker, d.Path)
 		if d.Offline {
@@ -94,6 +94,8 @@ func disks(active *Site, target Site, l Limits) []Finding {
 		}
 		arrives := float64(hourly) * window.Hours()
 		switch has := fmt.Sprintf("disk of %s has %s left", name, Bytes(d.UsableBytes)); {
+		case d.UsableBytes < fullBytes && len(d.Has) == 0: // what the group writes does not go there
+			otherFull = append(otherFull, has)
 		case d.UsableBytes < fullBytes:
 			full = append(full, has)
 		case arrives > float64(d.UsableBytes):
@@ -109,6 +111,7 @@ func disks(active *Site, target Site, l Limits) []Finding {
 		}
 	}
 	tell(full, true, "disks are full at %s", target.ID)
+	tell(otherFull, false, "disks on which the group has nothing are full at %s", target.ID)
 	tell(tight, true, "disks of %s have no room for %s of what the group writes", target.ID, words(window))
 	tell(soonTight, false, "disks of %s have no room for %s of what the group writes", target.ID, words(soon*window))
 	tell(offline, false, "directories are offline at %s, with all replicas that lie there", target.ID)

@@ -49,7 +49,8 @@ func TestDisks(t *testing.T) {
 		"for longer than that":    {arrivals: busy, disks: []Disk{disk(1, 1900*mebi, orders0)}, limits: Limits{Room: 24 * time.Hour}, refuses: 1, want: []string{"no room for 24h"}},
 		"for some hours":          {arrivals: busy, disks: []Disk{disk(1, gibi, orders0)}, want: []string{"no room for 6h"}},
 		"accepted":                {arrivals: busy, disks: []Disk{disk(1, 280*mebi, orders0)}, limits: Limits{Accepted: []string{AboutDisks}}, want: []string{"has 280 MiB left"}},
-		"full":                    {disks: []Disk{disk(1, 12*mebi)}, refuses: 1, want: []string{"disks are full at west: disk of broker 1 (/data) has 12 MiB left"}},
+		"full":                    {disks: []Disk{disk(1, 12*mebi, orders0)}, refuses: 1, want: []string{"disks are full at west: disk of broker 1 (/data) has 12 MiB left"}},
+		"full, for others":        {disks: []Disk{disk(1, 12*mebi)}, want: []string{"disks on which the group has nothing are full at west: disk of broker 1 (/data) has 12 MiB left"}},
 		"full, and nothing comes": {arrivals: Arrivals{}, disks: []Disk{disk(1, 0, orders0)}, refuses: 1, want: []string{"has 0 B left"}},
 		"by what the target has":  {atTarget: busy, disks: []Disk{disk(1, 280*mebi, orders0)}, refuses: 1, want: []string{"300 MiB/h"}},
 		"the active site counts":  {arrivals: Arrivals{}, atTarget: busy, disks: []Disk{disk(1, 280*mebi, orders0)}},
@@ -62,8 +63,16 @@ func TestDisks(t *testing.T) {
 	judge(t, "lost", nil, Site{ID: "west", Arrivals: busy, Disks: []Disk{disk(1, 280*mebi, orders0)}}, Limits{}, 1, "300 MiB/h", "west was looked at alone")
 }
 
+// Nothing refuses a failover, which has no --accept.
+func TestAFailoverIsNotToldToAccept(t *testing.T) {
+	found := Compare(nil, Site{ID: "west", Disks: []Disk{disk(1, 0, orders0)}}, Limits{Failover: true})
+	if len(found) != 2 || !found[0].Refuses || strings.Contains(found[0].What, "--accept") {
+		t.Errorf("%+v", found)
+	}
+}
+
 func TestWhatIsAcceptedIsSaid(t *testing.T) {
-	target := Site{ID: "west", Disks: []Disk{disk(1, 0)}, Topics: map[string]Topic{"orders": topic(func(t *Topic) { t.Leaderless, t.InSync = []int32{1}, []int{3, 0, 3} })}}
+	target := Site{ID: "west", Disks: []Disk{disk(1, 0, orders0)}, Topics: map[string]Topic{"orders": topic(func(t *Topic) { t.Leaderless, t.InSync = []int32{1}, []int{3, 0, 3} })}}
 	active := Site{ID: "east", Topics: map[string]Topic{"orders": topic(func(*Topic) {})}}
 	found := Compare(&active, target, Limits{Accepted: []string{AboutDisks, AboutTopics}})
 	if len(found) != 2 || !found[0].Refuses || found[0].About != AboutTopics || !found[1].Accepted || found[1].Refuses || strings.Contains(found[1].What, "--accept") {
@@ -74,7 +83,7 @@ func TestWhatIsAcceptedIsSaid(t *testing.T) {
 func TestBrokersThatAreGone(t *testing.T) {
 	judge(t, "gone", &Site{ID: "east", Brokers: Brokers{Alive: 3}}, Site{ID: "west", Brokers: Brokers{Alive: 1, Absent: []int32{12, 13}}}, Limits{}, 0,
 		"brokers of west that have replicas of the group are not there, so one more that fails may stop its producers: 12, 13", "west has 1 broker now, east has 3")
-	judge(t, "what refuses is first", &Site{ID: "east"}, Site{ID: "west", Brokers: Brokers{Alive: 1, Absent: []int32{12}}, Disks: []Disk{disk(1, 0)}}, Limits{}, 1, "disks are full", "are not there")
+	judge(t, "what refuses is first", &Site{ID: "east"}, Site{ID: "west", Brokers: Brokers{Alive: 1, Absent: []int32{12}}, Disks: []Disk{disk(1, 0, orders0)}}, Limits{}, 1, "disks are full", "are not there")
 	judge(t, "more", &Site{ID: "east", Brokers: Brokers{Alive: 3}}, Site{ID: "west", Brokers: Brokers{Alive: 4}}, Limits{}, 0)
 }
 
