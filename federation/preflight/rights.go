@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 
@@ -31,8 +32,9 @@ type Scope struct {
 	Own []string
 }
 
-// decisionsMax bounds how many rights are compared, at some microseconds each.
-const decisionsMax = 100_000
+// decisionsMax bounds how many rights of a kind are compared, at some microseconds each, so
+// that of one there may be any number and the others are compared all the same.
+const decisionsMax = 50_000
 
 // ofKind is a kind of resource that entries are about.
 type ofKind struct {
@@ -45,8 +47,6 @@ type ofKind struct {
 
 const carriedMends = "mirrors carry such entries with mirror.acls, else create them at %s"
 
-// kinds are in the order in which they are compared: of topics there may be so many that the
-// rest would not be.
 var kinds = []ofKind{
 	{authorization.Group, "consumer groups", []authorization.Operation{authorization.Delete, authorization.Describe, authorization.Read}, carriedMends},
 	{authorization.TransactionalID, "transactional ids", []authorization.Operation{authorization.Describe, authorization.Write}, "mirrors carry no entries about them, so create them at %s"},
@@ -65,7 +65,8 @@ type right struct {
 type rightsIn struct {
 	active, target *authorization.Rules
 	byLists        bool
-	left           int          // decisions that may still be made
+	left           int          // decisions that may still be made about a kind
+	cut            bool         // there were more
 	done           map[key]bool // those that were
 	now, later     []right      // lost: of what there is, and of topics that may come
 	gained         []right
@@ -92,30 +93,86 @@ func rights(active, target Site, l Limits) []Finding {
 		return nil
 	}
 	entries := slices.Concat(want, have)
-	c := &rightsIn{active: authorization.NewRules(policy, want), target: authorization.NewRules(policy, have), byLists: l.ByLists != nil, left: decisionsMax, done: map[key]bool{}}
+	c := &rightsIn{active: authorization.NewRules(policy, want), target: authorization.NewRules(policy, have), byLists: l.ByLists != nil, done: map[key]bool{}}
 	var found []Finding
 	for _, k := range kinds {
-		c.now, c.later, c.gained = nil, nil, nil
+		c.now, c.later, c.gained, c.left, c.cut = nil, nil, nil, decisionsMax, false
 		there := names(k.kind, active, l.Scope)
 		if policy.AllowUnlisted { // an entry of one site alone denies all whom it is not about
 			for _, name := range there {
 				c.ask(k, authorization.Client{Principal: "User:*", Host: "*"}, "ALL", name, &c.now)
 			}
 		}
-		of := slices.DeleteFunc(slices.Clone(entries), func(e spillway.ACL) bool {
-			return authorization.Kind(e.Resource) != k.kind || slices.Contains(l.Scope.Own, e.Principal)
-		})
-		// Those that are about everything last, for the same reason.
-		slices.SortStableFunc(of, func(a, b spillway.ACL) int { return len(meant(a, there)) - len(meant(b, there)) })
+		of := reaches(k.kind, entries, there, l.Scope)
 		for _, e := range of {
-			c.about(k, e, there, l.Scope)
+			if c.cut {
+				break
+			}
+			c.about(k, e.ACL, there, l.Scope)
 		}
+		c.denials(k, of, want, have)
 		found = append(found, c.tell(k, active.ID, target.ID)...)
-	}
-	if c.left <= 0 {
-		found = append(found, Finding{About: AboutRights, What: fmt.Sprintf("of the rights of clients at %s and %s %d were compared, and not the rest", active.ID, target.ID, decisionsMax)})
+		if c.cut {
+			found = append(found, Finding{About: AboutRights, What: fmt.Sprintf("of the rights of clients with %s at %s and %s %d were compared, and not the rest", k.word, active.ID, target.ID, decisionsMax)})
+		}
 	}
 	return found
+}
+
+// reach is an entry with the names that it is about.
+type reach struct {
+	spillway.ACL
+	names []string
+}
+
+// reaches are the entries about a kind, those last that are about most: what is about little
+// is compared first.
+func reaches(kind authorization.Kind, entries []spillway.ACL, there []string, s Scope) []reach {
+	var of []reach
+	for _, e := range entries {
+		if authorization.Kind(e.Resource) == kind && !slices.Contains(s.Own, e.Principal) {
+			of = append(of, reach{e, meant(e, there)})
+		}
+	}
+	slices.SortStableFunc(of, func(a, b reach) int { return len(a.names) - len(b.names) })
+	return of
+}
+
+// denials compares what an entry of one site takes from all who come from an address: those
+// whom others name do not come up from there otherwise.
+func (c *rightsIn) denials(k ofKind, of []reach, want, have []spillway.ACL) {
+	for _, d := range of {
+		if d.Permission != spillway.ACLDeny || d.Principal != "User:*" || d.Host == "*" {
+			continue
+		}
+		_, before := slices.BinarySearchFunc(want, d.ACL, spillway.ACL.Compare)
+		if _, after := slices.BinarySearchFunc(have, d.ACL, spillway.ACL.Compare); before == after {
+			continue
+		}
+		for _, e := range of {
+			if e.Permission == spillway.ACLDeny || e.Principal == d.Principal || e.Host != "*" && e.Host != d.Host {
+				continue
+			}
+			if c.spent() { // looking costs, too
+				return
+			}
+			for _, name := range d.names {
+				if _, both := slices.BinarySearch(e.names, name); both {
+					c.ask(k, authorization.Client{Principal: e.Principal, Host: d.Host}, authorization.Operation(d.Operation), name, &c.now)
+				}
+			}
+		}
+	}
+}
+
+// spent counts one more comparison, unless there were too many.
+func (c *rightsIn) spent() bool {
+	if c.left <= 0 {
+		c.cut = true
+		return true
+	}
+	c.left--
+	return false
 }
 
 // authorizers tells whether there are lists to compare.
@@ -168,7 +225,7 @@ func names(kind authorization.Kind, active Site, s Scope) []string {
 func (c *rightsIn) about(k ofKind, e spillway.ACL, there []string, s Scope) {
 	client := authorization.Client{Principal: e.Principal, Host: e.Host}
 	for _, name := range meant(e, there) {
-		if c.left <= 0 {
+		if c.cut {
 			return
 		}
 		c.ask(k, client, authorization.Operation(e.Operation), name, &c.now)
@@ -193,11 +250,7 @@ func meant(e spillway.ACL, there []string) []string {
 	case e.Pattern == spillway.ACLLiteral && e.Name == "*":
 		return there
 	case e.Pattern == spillway.ACLPrefixed:
-		to := from
-		for to < len(there) && strings.HasPrefix(there[to], e.Name) {
-			to++
-		}
-		return there[from:to]
+		return there[from : from+sort.Search(len(there)-from, func(i int) bool { return !strings.HasPrefix(there[from+i], e.Name) })]
 	case found:
 		return there[from : from+1]
 	}
@@ -212,11 +265,13 @@ func (c *rightsIn) ask(k ofKind, client authorization.Client, op authorization.O
 	}
 	for _, op := range operations {
 		r := right{client, op, name}
-		if c.left <= 0 || c.done[key{k.kind, r}] {
+		if c.done[key{k.kind, r}] {
 			continue
 		}
+		if c.spent() {
+			return
+		}
 		c.done[key{k.kind, r}] = true
-		c.left--
 		before, after := c.active.Decide(client, op, k.kind, name).Verdict, c.target.Decide(client, op, k.kind, name).Verdict
 		switch {
 		case before == authorization.Allowed && after != authorization.Allowed:
@@ -232,7 +287,7 @@ func (c *rightsIn) tell(k ofKind, active, target spillway.SiteID) []Finding {
 	var found []Finding
 	notice := ""
 	if !c.byLists {
-		notice = "; gateways do not ask for them (gateway.authorization.rules: none), so only who reaches brokers otherwise notices"
+		notice = "; by this configuration gateways do not ask for them (gateway.authorization.rules: none), so only who reaches brokers otherwise notices"
 	}
 	if len(c.now) > 0 {
 		found = append(found, Finding{About: AboutRights, Refuses: c.byLists && k.kind != authorization.Cluster, What: fmt.Sprintf("clients may not do with %s at %s what they may do at %s, %s (%s): %s%s", k.word, target, active, number(len(c.now), "right"), fmt.Sprintf(k.mends, target), few(who(k, c.now)), notice)})

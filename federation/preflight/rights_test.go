@@ -55,7 +55,7 @@ func TestRights(t *testing.T) {
 	}{
 		"the same, in another order": {active: []string{readOrders, readCarts}, target: []string{readCarts, readOrders}, by: lists},
 		"an entry is missing":        {active: []string{readOrders, readCarts}, target: []string{readCarts}, by: lists, refuses: 1, want: []string{"clients may not do with topics at west what they may do at east, 1 right (mirrors carry such entries with mirror.acls, else create them at west): User:alice READ on orders; to go on all the same, give --accept rights"}},
-		"nobody asks for it":         {active: []string{readOrders}, by: nil, want: []string{"User:alice READ on orders; gateways do not ask for them (gateway.authorization.rules: none)"}},
+		"nobody asks for it":         {active: []string{readOrders}, by: nil, want: []string{"User:alice READ on orders; by this configuration gateways do not ask for them (gateway.authorization.rules: none)"}},
 		"it is meant":                {active: []string{readOrders}, by: lists, limits: []string{AboutRights}, want: []string{"User:alice READ on orders"}},
 		"of a super user":            {active: []string{"ALLOW READ TOPIC orders admin"}, by: lists},
 		"from an address":            {active: []string{readOrders + " from 10.0.0.1"}, by: lists, refuses: 1, want: []string{"User:alice from 10.0.0.1 READ on orders"}},
@@ -63,32 +63,34 @@ func TestRights(t *testing.T) {
 		"narrowed by the mirror":     {active: []string{"ALLOW READ TOPIC * alice"}, target: []string{readOrders, readCarts, "ALLOW READ TOPIC orders.v2 alice", "ALLOW READ TOPIC parts alice"}, by: lists},
 		"narrowed, and one is missing": {active: []string{"ALLOW READ TOPIC * alice"}, target: []string{readCarts, "ALLOW READ TOPIC orders.v2 alice", "ALLOW READ TOPIC parts alice"}, by: lists, refuses: 1,
 			want: []string{"1 right (mirrors carry such entries with mirror.acls, else create them at west): User:alice READ on orders;"}},
-		"a prefix reaches two":               {active: []string{"ALLOW WRITE TOPIC orders+ alice"}, by: lists, refuses: 1, want: []string{"2 rights (mirrors carry such entries with mirror.acls, else create them at west): User:alice WRITE on orders and 1 more"}},
-		"everything":                         {active: []string{"ALLOW ALL TOPIC carts alice"}, by: lists, refuses: 1, want: []string{"8 rights (mirrors carry such entries with mirror.acls, else create them at west): User:alice ALL on carts"}},
-		"everything but one":                 {active: []string{"ALLOW ALL TOPIC carts alice"}, target: []string{"ALLOW ALL TOPIC carts alice", "DENY DELETE TOPIC carts alice"}, by: lists, refuses: 1, want: []string{"User:alice DELETE on carts"}},
-		"implied by another entry":           {active: []string{readOrders, "ALLOW DESCRIBE TOPIC orders alice"}, target: []string{readOrders}, by: lists},
-		"by what all may":                    {active: []string{readOrders}, target: []string{"ALLOW READ TOPIC orders *"}, by: lists, want: []string{"clients may do with topics at west what they may not do at east, 1 right: User:* READ on orders"}},
-		"denied at the target":               {active: []string{"ALLOW READ TOPIC orders *"}, target: []string{"ALLOW READ TOPIC orders *", "DENY READ TOPIC orders alice"}, by: lists, refuses: 1, want: []string{"User:alice READ on orders"}},
-		"a denial is missing":                {active: []string{"ALLOW READ TOPIC orders *", "DENY READ TOPIC orders alice"}, target: []string{"ALLOW READ TOPIC orders *"}, by: lists, want: []string{"clients may do with topics at west what they may not do at east, 1 right: User:alice READ on orders"}},
-		"of another group's topic":           {active: []string{"ALLOW READ TOPIC stock alice"}, by: lists},
-		"a topic that will come":             {active: []string{"ALLOW READ TOPIC orders.v3 alice"}, by: lists, want: []string{"clients may not do at west what they may do at east with topics that do not exist yet, 1 right: User:alice READ on orders.v3"}},
-		"the fence":                          {active: []string{readOrders}, target: []string{readOrders, "DENY WRITE TOPIC orders gateway"}, by: lists},
-		"the fence is not listed":            {target: []string{"DENY WRITE TOPIC orders gateway"}, by: unlisted},
-		"mirrors and gateways":               {active: []string{"ALLOW ALL TOPIC * gateway", "ALLOW READ TOPIC * mirror"}, by: lists},
-		"a consumer group":                   {active: []string{"ALLOW READ GROUP shop-api alice"}, by: lists, refuses: 1, want: []string{"clients may not do with consumer groups at west what they may do at east, 1 right (mirrors carry"}},
-		"one that is not there":              {active: []string{"ALLOW READ GROUP shop-new alice"}, by: lists, refuses: 1, want: []string{"User:alice READ on shop-new"}},
-		"all by a prefix":                    {active: []string{"ALLOW READ GROUP shop+ alice"}, by: lists, refuses: 1, want: []string{"1 right (mirrors carry such entries with mirror.acls, else create them at west): User:alice READ on shop-api;", "with consumer groups that do not exist yet, 1 right: User:alice READ on shop"}},
-		"a prefix of none that is there":     {active: []string{"ALLOW READ GROUP shop-new+ alice"}, by: lists, want: []string{"clients may not do at west what they may do at east with consumer groups that do not exist yet, 1 right: User:alice READ on shop-new"}},
-		"of another one":                     {active: []string{"ALLOW READ GROUP other alice"}, by: lists},
-		"narrowed groups":                    {active: []string{"ALLOW READ GROUP * alice"}, target: []string{"ALLOW READ GROUP shop-api alice"}, by: lists},
-		"a transactional id":                 {active: []string{"ALLOW WRITE TRANSACTIONAL_ID pay-1 alice"}, by: lists, refuses: 1, want: []string{"clients may not do with transactional ids at west what they may do at east, 1 right (mirrors carry no entries about them, so create them at west): User:alice WRITE on pay-1"}},
-		"all of them":                        {active: []string{"ALLOW WRITE TRANSACTIONAL_ID * alice"}, by: lists, refuses: 1, want: []string{"User:alice WRITE on checkout and 1 more"}},
-		"one by a wider prefix":              {active: []string{"ALLOW WRITE TRANSACTIONAL_ID check+ alice"}, by: lists, refuses: 1, want: []string{"User:alice WRITE on checkout;"}},
-		"of another application":             {active: []string{"ALLOW WRITE TRANSACTIONAL_ID ship-1 alice"}, by: lists},
-		"the cluster":                        {active: []string{"ALLOW IDEMPOTENT_WRITE CLUSTER kafka-cluster alice"}, by: lists, want: []string{"clients may not do with the cluster at west what they may do at east, 1 right (mirrors carry no entries about it, so create them at west): User:alice IDEMPOTENT_WRITE on kafka-cluster"}},
-		"kinds that nobody serves":           {active: []string{"ALLOW DESCRIBE DELEGATION_TOKEN token alice"}, by: lists},
-		"what nobody had is now only some's": {target: []string{readOrders}, by: unlisted, refuses: 1, want: []string{"User:* ALL on orders"}},
-		"gained, where all else is denied":   {target: []string{readOrders}, by: lists, want: []string{"clients may do with topics at west what they may not do at east"}},
+		"a prefix reaches two":                      {active: []string{"ALLOW WRITE TOPIC orders+ alice"}, by: lists, refuses: 1, want: []string{"2 rights (mirrors carry such entries with mirror.acls, else create them at west): User:alice WRITE on orders and 1 more"}},
+		"everything":                                {active: []string{"ALLOW ALL TOPIC carts alice"}, by: lists, refuses: 1, want: []string{"8 rights (mirrors carry such entries with mirror.acls, else create them at west): User:alice ALL on carts"}},
+		"everything but one":                        {active: []string{"ALLOW ALL TOPIC carts alice"}, target: []string{"ALLOW ALL TOPIC carts alice", "DENY DELETE TOPIC carts alice"}, by: lists, refuses: 1, want: []string{"User:alice DELETE on carts"}},
+		"implied by another entry":                  {active: []string{readOrders, "ALLOW DESCRIBE TOPIC orders alice"}, target: []string{readOrders}, by: lists},
+		"by what all may":                           {active: []string{readOrders}, target: []string{"ALLOW READ TOPIC orders *"}, by: lists, want: []string{"clients may do with topics at west what they may not do at east, 1 right: User:* READ on orders"}},
+		"denied at the target":                      {active: []string{"ALLOW READ TOPIC orders *"}, target: []string{"ALLOW READ TOPIC orders *", "DENY READ TOPIC orders alice"}, by: lists, refuses: 1, want: []string{"User:alice READ on orders"}},
+		"an address is denied to all at the target": {active: []string{readOrders, readCarts}, target: []string{readOrders, readCarts, "DENY READ TOPIC orders * from 10.0.0.1"}, by: lists, refuses: 1, want: []string{"1 right (mirrors carry such entries with mirror.acls, else create them at west): User:alice from 10.0.0.1 READ on orders;"}},
+		"an address is denied to all at both":       {active: []string{readOrders, "DENY READ TOPIC orders * from 10.0.0.1"}, target: []string{readOrders, "DENY READ TOPIC orders * from 10.0.0.1", readCarts}, by: lists, want: []string{"1 right: User:alice READ on carts"}},
+		"a denial is missing":                       {active: []string{"ALLOW READ TOPIC orders *", "DENY READ TOPIC orders alice"}, target: []string{"ALLOW READ TOPIC orders *"}, by: lists, want: []string{"clients may do with topics at west what they may not do at east, 1 right: User:alice READ on orders"}},
+		"of another group's topic":                  {active: []string{"ALLOW READ TOPIC stock alice"}, by: lists},
+		"a topic that will come":                    {active: []string{"ALLOW READ TOPIC orders.v3 alice"}, by: lists, want: []string{"clients may not do at west what they may do at east with topics that do not exist yet, 1 right: User:alice READ on orders.v3"}},
+		"the fence":                                 {active: []string{readOrders}, target: []string{readOrders, "DENY WRITE TOPIC orders gateway"}, by: lists},
+		"the fence is not listed":                   {target: []string{"DENY WRITE TOPIC orders gateway"}, by: unlisted},
+		"mirrors and gateways":                      {active: []string{"ALLOW ALL TOPIC * gateway", "ALLOW READ TOPIC * mirror"}, by: lists},
+		"a consumer group":                          {active: []string{"ALLOW READ GROUP shop-api alice"}, by: lists, refuses: 1, want: []string{"clients may not do with consumer groups at west what they may do at east, 1 right (mirrors carry"}},
+		"one that is not there":                     {active: []string{"ALLOW READ GROUP shop-new alice"}, by: lists, refuses: 1, want: []string{"User:alice READ on shop-new"}},
+		"all by a prefix":                           {active: []string{"ALLOW READ GROUP shop+ alice"}, by: lists, refuses: 1, want: []string{"1 right (mirrors carry such entries with mirror.acls, else create them at west): User:alice READ on shop-api;", "with consumer groups that do not exist yet, 1 right: User:alice READ on shop"}},
+		"a prefix of none that is there":            {active: []string{"ALLOW READ GROUP shop-new+ alice"}, by: lists, want: []string{"clients may not do at west what they may do at east with consumer groups that do not exist yet, 1 right: User:alice READ on shop-new"}},
+		"of another one":                            {active: []string{"ALLOW READ GROUP other alice"}, by: lists},
+		"narrowed groups":                           {active: []string{"ALLOW READ GROUP * alice"}, target: []string{"ALLOW READ GROUP shop-api alice"}, by: lists},
+		"a transactional id":                        {active: []string{"ALLOW WRITE TRANSACTIONAL_ID pay-1 alice"}, by: lists, refuses: 1, want: []string{"clients may not do with transactional ids at west what they may do at east, 1 right (mirrors carry no entries about them, so create them at west): User:alice WRITE on pay-1"}},
+		"all of them":                               {active: []string{"ALLOW WRITE TRANSACTIONAL_ID * alice"}, by: lists, refuses: 1, want: []string{"User:alice WRITE on checkout and 1 more"}},
+		"one by a wider prefix":                     {active: []string{"ALLOW WRITE TRANSACTIONAL_ID check+ alice"}, by: lists, refuses: 1, want: []string{"User:alice WRITE on checkout;"}},
+		"of another application":                    {active: []string{"ALLOW WRITE TRANSACTIONAL_ID ship-1 alice"}, by: lists},
+		"the cluster":                               {active: []string{"ALLOW IDEMPOTENT_WRITE CLUSTER kafka-cluster alice"}, by: lists, want: []string{"clients may not do with the cluster at west what they may do at east, 1 right (mirrors carry no entries about it, so create them at west): User:alice IDEMPOTENT_WRITE on kafka-cluster"}},
+		"kinds that nobody serves":                  {active: []string{"ALLOW DESCRIBE DELEGATION_TOKEN token alice"}, by: lists},
+		"what nobody had is now only some's":        {target: []string{readOrders}, by: unlisted, refuses: 1, want: []string{"User:* ALL on orders"}},
+		"gained, where all else is denied":          {target: []string{readOrders}, by: lists, want: []string{"clients may do with topics at west what they may not do at east"}},
 	} {
 		active := Site{ID: "east", Topics: map[string]Topic{}, Rights: Rights{Read: true, Entries: list(t, c.active...), ConsumerGroups: []string{"shop-api"}}}
 		for _, name := range []string{"orders", "orders.v2", "carts", "parts"} {
@@ -137,11 +139,32 @@ func TestManyRights(t *testing.T) {
 	// What is about little is compared all the same, wherever it stands in the list.
 	active.Rights.Entries = append(active.Rights.Entries, list(t, "ALLOW WRITE TOPIC orders-0999 zoe", "ALLOW WRITE TRANSACTIONAL_ID pay-1 zoe")...)
 	found := rights(active, Site{ID: "west", Rights: Rights{Read: true}}, Limits{ByLists: lists, Scope: shop})
-	if len(found) != 4 || !strings.Contains(found[0].What, "User:zoe WRITE on pay-1") || !found[1].Refuses || len(found[1].What) > 500 || !strings.Contains(found[3].What, "100000 were compared, and not the rest") {
+	if len(found) != 4 || !strings.Contains(found[0].What, "User:zoe WRITE on pay-1") || !found[1].Refuses || len(found[1].What) > 500 || !strings.Contains(found[3].What, "with topics at east and west 50000 were compared, and not the rest") {
 		t.Errorf("%+v", found)
 	}
 	target := Site{ID: "west", Rights: Rights{Read: true, Entries: active.Rights.Entries[:1000]}}
 	if found = rights(active, target, Limits{ByLists: lists, Scope: shop}); len(found) != 3 || !strings.Contains(found[1].What, "1 right (mirrors carry such entries with mirror.acls, else create them at west): User:zoe WRITE on orders-0999") {
+		t.Errorf("%+v", found)
+	}
+}
+
+// Of one kind there may be any number, and the others are compared all the same; and where
+// all were, nothing else is said.
+func TestEachKindHasABoundOfItsOwn(t *testing.T) {
+	active := Site{ID: "east", Topics: map[string]Topic{"orders": {}}, Rights: Rights{Read: true}}
+	for i := range decisionsMax / 100 {
+		active.Rights.ConsumerGroups = append(active.Rights.ConsumerGroups, fmt.Sprintf("shop-%04d", i))
+	}
+	for i := range 100 {
+		active.Rights.Entries = append(active.Rights.Entries, entry(t, fmt.Sprintf("ALLOW READ GROUP * client-%02d", i)))
+	}
+	target := Site{ID: "west", Rights: Rights{Read: true}}
+	if found := rights(active, target, Limits{ByLists: lists, Scope: shop}); len(found) != 1 || !strings.Contains(found[0].What, "50000 rights") {
+		t.Errorf("%+v", found)
+	}
+	active.Rights.Entries = append(active.Rights.Entries, list(t, "ALLOW READ GROUP * zoe", "ALLOW READ TOPIC orders zoe")...)
+	found := rights(active, target, Limits{ByLists: lists, Scope: shop})
+	if len(found) != 3 || !strings.Contains(found[1].What, "with consumer groups at east and west 50000 were compared, and not the rest") || !strings.Contains(found[2].What, "User:zoe READ on orders") {
 		t.Errorf("%+v", found)
 	}
 }
