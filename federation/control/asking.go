@@ -66,9 +66,9 @@ func brokersOf(md broker.Metadata, topics map[string]preflight.Topic) preflight.
 // sizesMax is of how many partitions the sizes are asked for.
 const sizesMax = 10_000
 
-// partitionsOf are those of the topics that have leaders, the first sizesMax of them.
-func partitionsOf(md broker.Metadata, topics map[string]preflight.Topic) []spillway.TopicPartition {
-	var tps []spillway.TopicPartition
+// partitionsOf are those of the topics that have leaders, the first sizesMax of them, and how
+// many more there are.
+func partitionsOf(md broker.Metadata, topics map[string]preflight.Topic) (tps []spillway.TopicPartition, more int) {
 	for name := range topics {
 		for _, p := range md.Topics[name].Partitions {
 			if p.Leader >= 0 {
@@ -79,22 +79,29 @@ func partitionsOf(md broker.Metadata, topics map[string]preflight.Topic) []spill
 	slices.SortFunc(tps, func(a, b spillway.TopicPartition) int {
 		return cmp.Or(strings.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
 	})
-	return tps[:min(len(tps), sizesMax)]
+	few := tps[:min(len(tps), sizesMax)]
+	return few, len(tps) - len(few)
 }
 
-// room asks how much room the disks have, and how much the group writes.
-func (a *asking) room(ctx context.Context, admin broker.Admin, seen *preflight.Site, tps []spillway.TopicPartition) {
+// room asks how much room the disks have, and with room > 0 how much the group writes.
+func (a *asking) room(ctx context.Context, admin broker.Admin, seen *preflight.Site, tps []spillway.TopicPartition, room time.Duration) {
 	a.Go(func() {
+		var logs logsOf
+		var errLogs error
+		var asked sync.WaitGroup
+		if room > 0 {
+			asked.Go(func() { logs, errLogs = readLogs(ctx, admin, tps, time.Now(), room) })
+		}
 		dirs, err := admin.LogDirs(ctx, tps)
+		asked.Wait()
 		a.failed(preflight.AboutDisks, err)
 		seen.Disks = disksOf(dirs)
-		if len(dirs) == 0 {
+		if len(dirs) == 0 || room <= 0 {
 			return
 		}
-		seen.Arrivals, err = arrivals(ctx, admin, tps, dirs, time.Now())
-		a.failed(preflight.AboutDisks, err)
-		if len(tps) == sizesMax {
-			a.failed(preflight.AboutDisks, fmt.Errorf("the sizes of the first %d partitions were read", sizesMax))
+		a.failed(preflight.AboutDisks, errLogs)
+		if errLogs == nil {
+			seen.Arrivals, seen.Unsure = arrivals(tps, dirs, logs, room)
 		}
 	})
 }
@@ -121,9 +128,29 @@ func disksOf(dirs map[int32][]broker.LogDir) []preflight.Disk {
 	return disks
 }
 
+// logsOf are offsets of logs: where they begin and end, and which were the first of the last
+// hour, and of the time before that, as long as there has to be room for.
+type logsOf struct {
+	starts, before, since, ends map[spillway.TopicPartition]spillway.LocalOffset
+}
+
+// readLogs asks for all of them at once: between sites that are far from each other there is
+// little time for one after the other.
+func readLogs(ctx context.Context, admin broker.Admin, tps []spillway.TopicPartition, now time.Time, room time.Duration) (l logsOf, err error) {
+	var asked sync.WaitGroup
+	errs := make([]error, 4)
+	hour := now.Add(-preflight.ArrivalsIn)
+	asked.Go(func() { l.starts, errs[0] = admin.LogStarts(ctx, tps) })
+	asked.Go(func() { l.before, errs[1] = admin.OffsetsForTime(ctx, tps, hour.Add(-room).UnixMilli()) })
+	asked.Go(func() { l.since, errs[2] = admin.OffsetsForTime(ctx, tps, hour.UnixMilli()) })
+	asked.Go(func() { l.ends, errs[3] = admin.HighWatermarks(ctx, tps) })
+	asked.Wait()
+	return l, cmp.Or(errs...) // one says it
+}
+
 // arrivals reckons how much was written in the last hour: from the sizes of logs, how many
 // offsets they have, and how many of them are of that hour.
-func arrivals(ctx context.Context, admin broker.Admin, tps []spillway.TopicPartition, dirs map[int32][]broker.LogDir, now time.Time) (preflight.Arrivals, error) {
+func arrivals(tps []spillway.TopicPartition, dirs map[int32][]broker.LogDir, l logsOf, room time.Duration) (found preflight.Arrivals, unsure []spillway.TopicPartition) {
 	size := map[spillway.TopicPartition]int64{}
 	for _, of := range dirs {
 		for _, d := range of {
@@ -132,25 +159,18 @@ func arrivals(ctx context.Context, admin broker.Admin, tps []spillway.TopicParti
 			}
 		}
 	}
-	starts, err := admin.LogStarts(ctx, tps)
-	if err != nil {
-		return nil, err
-	}
-	since, err := admin.OffsetsForTime(ctx, tps, now.Add(-preflight.ArrivalsIn).UnixMilli())
-	if err != nil {
-		return nil, err
-	}
-	ends, err := admin.HighWatermarks(ctx, tps)
-	if err != nil {
-		return nil, err
-	}
-	found := preflight.Arrivals{}
+	found = preflight.Arrivals{}
 	for _, tp := range tps {
-		if since[tp] >= 0 { // else nothing is so young
-			found[tp] = preflight.Arrived(size[tp], int64(ends[tp]-starts[tp]), int64(ends[tp]-since[tp]))
+		start, before, since, end := int64(l.starts[tp]), int64(l.before[tp]), int64(l.since[tp]), int64(l.ends[tp])
+		if since < 0 { // nothing is so young
+			continue
+		}
+		found[tp] = preflight.Arrived(size[tp], end-start, end-since)
+		if !preflight.Sure(start, before, since, end, room) {
+			unsure = append(unsure, tp)
 		}
 	}
-	return found, nil
+	return found, unsure
 }
 
 // features asks what the site can do for clients.

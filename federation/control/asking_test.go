@@ -3,9 +3,11 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -47,6 +49,20 @@ func (a crampedAdmin) LogDirs(ctx context.Context, tps []spillway.TopicPartition
 		}
 	}
 	return brokers, err
+}
+
+// OffsetsForTime tells of records that came at the same rate for a long time: a half of them
+// in the last hour, a quarter in the one before.
+func (a crampedAdmin) OffsetsForTime(ctx context.Context, tps []spillway.TopicPartition, milliseconds int64) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	part := spillway.LocalOffset(2)
+	if time.Since(time.UnixMilli(milliseconds)) > 90*time.Minute {
+		part = 4
+	}
+	ends, err := a.Admin.HighWatermarks(ctx, tps)
+	for tp := range ends {
+		ends[tp] /= part
+	}
+	return ends, err
 }
 
 // A target without room for what the group writes is refused, unless a person says to go
@@ -208,20 +224,35 @@ func TestAPlanComparesWhatClientsMayDoAndUse(t *testing.T) {
 type logs struct {
 	broker.Admin
 	starts, since, ends map[spillway.TopicPartition]spillway.LocalOffset
-	asked               int64 // since when
+	before              map[spillway.TopicPartition]spillway.LocalOffset
+	all                 sync.WaitGroup // of the four questions
+}
+
+// together waits until all four are asked: who asks one after the other would never be done.
+func (l *logs) together() {
+	l.all.Done()
+	l.all.Wait()
 }
 
 func (l *logs) LogStarts(context.Context, []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	l.together()
 	return l.starts, nil
 }
 
 func (l *logs) HighWatermarks(context.Context, []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	l.together()
 	return l.ends, nil
 }
 
 func (l *logs) OffsetsForTime(_ context.Context, _ []spillway.TopicPartition, milliseconds int64) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
-	l.asked = milliseconds
-	return l.since, nil
+	l.together()
+	switch milliseconds {
+	case 99 * time.Hour.Milliseconds():
+		return l.since, nil
+	case 96 * time.Hour.Milliseconds():
+		return l.before, nil
+	}
+	return nil, fmt.Errorf("nobody asks for %d", milliseconds)
 }
 
 func TestArrivalsAreThoseOfTheLastHour(t *testing.T) {
@@ -229,7 +260,8 @@ func TestArrivalsAreThoseOfTheLastHour(t *testing.T) {
 	tp := func(p int32) spillway.TopicPartition {
 		return spillway.TopicPartition{Topic: "orders", Partition: p}
 	}
-	l := &logs{starts: offsets{tp(0): 100, tp(1): 0, tp(2): 0}, since: offsets{tp(0): 190, tp(1): -1, tp(2): 0}, ends: offsets{tp(0): 200, tp(1): 50, tp(2): 10}}
+	l := &logs{starts: offsets{tp(0): 100, tp(1): 0, tp(2): 0}, before: offsets{tp(0): 160, tp(1): -1, tp(2): 0}, since: offsets{tp(0): 190, tp(1): -1, tp(2): 0}, ends: offsets{tp(0): 200, tp(1): 50, tp(2): 10}}
+	l.all.Add(4)
 	sizes := func(of ...int64) broker.LogDir {
 		d := broker.LogDir{Sizes: map[spillway.TopicPartition]int64{}}
 		for p, n := range of {
@@ -237,10 +269,44 @@ func TestArrivalsAreThoseOfTheLastHour(t *testing.T) {
 		}
 		return d
 	}
-	now := time.UnixMilli(100 * time.Hour.Milliseconds())
-	found, err := arrivals(t.Context(), l, []spillway.TopicPartition{tp(0), tp(1), tp(2)}, map[int32][]broker.LogDir{1: {sizes(900, 5, 5)}, 2: {sizes(1000, 500, 70), sizes()}}, now)
-	if want := (preflight.Arrivals{tp(0): 100, tp(2): 70}); err != nil || !maps.Equal(found, want) || l.asked != 99*time.Hour.Milliseconds() {
-		t.Errorf("%v, %v, since %d", found, err, l.asked)
+	all, room := []spillway.TopicPartition{tp(0), tp(1), tp(2)}, 3*time.Hour
+	read, err := readLogs(t.Context(), l, all, time.UnixMilli(100*time.Hour.Milliseconds()), room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, unsure := arrivals(all, map[int32][]broker.LogDir{1: {sizes(900, 5, 5)}, 2: {sizes(1000, 500, 70), sizes()}}, read, room)
+	if want := (preflight.Arrivals{tp(0): 100, tp(2): 70}); !maps.Equal(found, want) || !slices.Equal(unsure, all[2:]) {
+		t.Errorf("%v, unsure: %v", found, unsure)
+	}
+}
+
+// times counts who asks for offsets by time.
+type times struct {
+	shows
+	asked *atomic.Int64
+}
+
+type timesAdmin struct {
+	broker.Admin
+	asked *atomic.Int64
+}
+
+func (c times) Admin() broker.Admin { return timesAdmin{noSettings{}, c.asked} }
+
+func (a timesAdmin) OffsetsForTime(context.Context, []spillway.TopicPartition, int64) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	a.asked.Add(1)
+	return nil, errNoSettings
+}
+
+// A failover is refused by no disk, and does not wait for what the group writes.
+func TestAFailoverDoesNotAskHowMuchComes(t *testing.T) {
+	west := times{shows{topics: map[string]broker.TopicMetadata{}}, &atomic.Int64{}}
+	o := &Operator{topology: spillway.NewTopology("shop", "shop-1", nil, nil), Sites: map[spillway.SiteID]broker.Cluster{"west": west}}
+	for as, want := range map[part]int64{asAlone: 0, asStandby: 2} {
+		west.asked.Store(0)
+		if _, err := o.inspect(t.Context(), "west", testGroup([]spillway.SiteID{"west"}), as); err != nil || west.asked.Load() != want {
+			t.Errorf("%d: asked %d times, %v", as, west.asked.Load(), err)
+		}
 	}
 }
 
@@ -253,8 +319,14 @@ func TestBrokersWithReplicasThatAreGone(t *testing.T) {
 	if b := brokersOf(md, topics); b.Alive != 2 || !slices.Equal(b.Absent, []int32{3, 4}) {
 		t.Errorf("%+v", b)
 	}
-	if tps := partitionsOf(md, topics); len(tps) != 1 || tps[0] != orders0 {
-		t.Errorf("%v", tps)
+	if tps, more := partitionsOf(md, topics); len(tps) != 1 || tps[0] != orders0 || more != 0 {
+		t.Errorf("%v, %d more", tps, more)
+	}
+	for n, want := range map[int]int{sizesMax: 0, sizesMax + 7: 7} {
+		md.Topics["orders"] = broker.TopicMetadata{Partitions: make([]broker.PartitionMetadata, n)}
+		if tps, more := partitionsOf(md, topics); len(tps) != sizesMax || more != want {
+			t.Errorf("%d: %d, %d more", n, len(tps), more)
+		}
 	}
 	// Who tells of no directory has one of which nothing is known.
 	disks := disksOf(map[int32][]broker.LogDir{2: {}, 1: {{Path: "/b", UsableBytes: 1}, {Path: "/a", Offline: true, Sizes: map[spillway.TopicPartition]int64{orders0: 1}}}})

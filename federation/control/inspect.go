@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,11 +122,18 @@ func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway
 	}
 	slices.Sort(names)
 	names = names[:min(len(names), settingsMax)]
-	partitions := partitionsOf(md, seen.Topics)
+	partitions, more := partitionsOf(md, seen.Topics)
 	var settings map[string]map[string]string
 	var asked asking
 	asked.Go(func() { settings, err = settingsOf(ctx, cluster.Admin(), names) })
-	asked.room(ctx, cluster.Admin(), &seen, partitions)
+	room := cmp.Or(o.Room, preflight.RoomDefault)
+	if as == asAlone {
+		room = 0 // nothing is refused by what the group writes, so nobody waits for it
+	}
+	asked.room(ctx, cluster.Admin(), &seen, partitions, room)
+	if more > 0 {
+		asked.failed(preflight.AboutDisks, fmt.Errorf("the sizes of the logs of %d partitions were read, not of %d more", sizesMax, more))
+	}
 	if as != asAlone {
 		asked.features(ctx, cluster, &seen)
 		asked.rights(ctx, cluster.Admin(), &seen)

@@ -178,6 +178,15 @@ func (noSettings) LogDirs(context.Context, []spillway.TopicPartition) (map[int32
 	return nil, errNoSettings
 }
 func (noSettings) Features(context.Context) (map[string]int16, error) { return nil, errNoSettings }
+func (noSettings) LogStarts(context.Context, []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return nil, errNoSettings
+}
+func (noSettings) HighWatermarks(context.Context, []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return nil, errNoSettings
+}
+func (noSettings) OffsetsForTime(context.Context, []spillway.TopicPartition, int64) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return nil, errNoSettings
+}
 func (noSettings) ListGroups(context.Context) ([]broker.GroupListing, error) {
 	return nil, errNoSettings
 }

@@ -33,6 +33,9 @@ type Site struct {
 	Brokers  Brokers
 	Disks    []Disk
 	Arrivals Arrivals
+	// Unsure are the partitions whose arrivals may be far fewer, or are no more than what
+	// retention takes.
+	Unsure   []spillway.TopicPartition
 	Protocol Protocol
 	Rights   Rights
 	Quotas   Quotas

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -43,6 +44,18 @@ func Arrived(bytes, offsets, inLastHour int64) int64 {
 	return int64(float64(bytes) * float64(min(inLastHour, offsets)) / float64(offsets))
 }
 
+// burst is how many times as much as before an hour may have that is taken for one like it.
+const burst = 10
+
+// Sure tells whether what a log got in the last hour says what it will take from now on: if
+// in the time before, as long as there has to be room for, some was written too. Where one
+// record has a time that is to come, all behind it seem to be of the last hour, and nothing of
+// the time before. And where a log holds nothing older, retention is that short: it takes the
+// same all the time, by its mirror before a move and by its clients after.
+func Sure(start, before, since, end int64, room time.Duration) bool {
+	return before > start && float64(end-since) <= burst*float64(since-before)/room.Hours()
+}
+
 const (
 	// fullBytes is less than a broker needs to begin new segments of some partitions.
 	fullBytes = 64 << 20
@@ -69,15 +82,16 @@ func brokers(active *Site, target Site) []Finding {
 // disks tells whether the target has room for what the group writes. What retention will
 // delete meanwhile is not counted, and neither is what others write.
 func disks(active *Site, target Site, l Limits) []Finding {
-	arrivals := target.Arrivals
+	arrivals, unsure := target.Arrivals, target.Unsure
 	if active != nil && active.Arrivals != nil {
-		arrivals = active.Arrivals
+		arrivals, unsure = active.Arrivals, active.Unsure
 	}
-	window := l.Room
-	if window <= 0 {
-		window = RoomDefault
+	doubted := map[spillway.TopicPartition]bool{}
+	for _, tp := range unsure {
+		doubted[tp] = true
 	}
-	var offline, full, otherFull, tight, soonTight, untold []string
+	window := cmp.Or(l.Room, RoomDefault)
+	var offline, full, otherFull, tight, maybe, soonTight, untold []string
 	for _, d := range target.Disks {
 		name := fmt.Sprintf("broker %d (%s)", d.Broker, d.Path)
 		if d.Offline {
@@ -88,9 +102,12 @@ func disks(active *Site, target Site, l Limits) []Finding {
 			untold = append(untold, fmt.Sprintf("broker %d", d.Broker))
 			continue
 		}
-		var hourly int64
+		var hourly, sure int64
 		for _, tp := range d.Has {
 			hourly += arrivals[tp]
+			if !doubted[tp] {
+				sure += arrivals[tp]
+			}
 		}
 		arrives := float64(hourly) * window.Hours()
 		switch has := fmt.Sprintf("disk of %s has %s left", name, Bytes(d.UsableBytes)); {
@@ -98,6 +115,8 @@ func disks(active *Site, target Site, l Limits) []Finding {
 			otherFull = append(otherFull, has)
 		case d.UsableBytes < fullBytes:
 			full = append(full, has)
+		case arrives > float64(d.UsableBytes) && float64(sure)*window.Hours() <= float64(d.UsableBytes):
+			maybe = append(maybe, fmt.Sprintf("%s, the group seems to write %s/h to it", has, Bytes(hourly)))
 		case arrives > float64(d.UsableBytes):
 			tight = append(tight, fmt.Sprintf("%s, the group writes %s/h to it", has, Bytes(hourly)))
 		case arrives*soon > float64(d.UsableBytes):
@@ -113,6 +132,7 @@ func disks(active *Site, target Site, l Limits) []Finding {
 	tell(full, true, "disks are full at %s", target.ID)
 	tell(otherFull, false, "disks on which the group has nothing are full at %s", target.ID)
 	tell(tight, true, "disks of %s have no room for %s of what the group writes", target.ID, words(window))
+	tell(maybe, false, "disks of %s have no room for %s of what the group seems to write; but of that there are logs that hold nothing older than %s, or had far less in the time before, so look at their retention and at the times of their records", target.ID, words(window), words(window+ArrivalsIn))
 	tell(soonTight, false, "disks of %s have no room for %s of what the group writes", target.ID, words(soon*window))
 	tell(offline, false, "directories are offline at %s, with all replicas that lie there", target.ID)
 	tell(slices.Compact(untold), false, "how much room the disks of %s have is not told, and was not checked", target.ID)

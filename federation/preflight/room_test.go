@@ -38,10 +38,13 @@ func TestDisks(t *testing.T) {
 	for name, c := range map[string]struct {
 		arrivals, atTarget Arrivals
 		disks              []Disk
+		unsure             []spillway.TopicPartition
 		limits             Limits
 		refuses            int
 		want               []string
 	}{
+		"no room, if that is so":  {arrivals: busy, unsure: []spillway.TopicPartition{orders0}, disks: []Disk{disk(1, 280*mebi, orders0, orders1)}, want: []string{"disks of west have no room for 1h of what the group seems to write; but of that there are logs that hold nothing older than 2h, or had far less in the time before, so look at their retention and at the times of their records: disk of broker 1 (/data) has 280 MiB left, the group seems to write 500 MiB/h to it"}},
+		"no room anyhow":          {arrivals: busy, unsure: []spillway.TopicPartition{orders1}, disks: []Disk{disk(1, 280*mebi, orders0, orders1)}, refuses: 1, want: []string{"the group writes 500 MiB/h to it"}},
 		"room enough":             {arrivals: busy, disks: []Disk{disk(1, 50*gibi, orders0, orders1)}},
 		"no room for an hour":     {arrivals: busy, disks: []Disk{disk(1, 280*mebi, orders0)}, refuses: 1, want: []string{"disks of west have no room for 1h of what the group writes: disk of broker 1 (/data) has 280 MiB left, the group writes 300 MiB/h to it; to go on all the same, give --accept disks"}},
 		"for both partitions":     {arrivals: busy, disks: []Disk{disk(1, 450*mebi, orders0, orders1)}, refuses: 1, want: []string{"has 450 MiB left, the group writes 500 MiB/h to it"}},
@@ -57,7 +60,7 @@ func TestDisks(t *testing.T) {
 		"offline":                 {disks: []Disk{{Broker: 3, Path: "/data2", Offline: true}}, want: []string{"directories are offline at west, with all replicas that lie there: broker 3 (/data2)"}},
 		"not told":                {disks: []Disk{{Broker: 1, UsableBytes: -1, TotalBytes: -1}, {Broker: 1, UsableBytes: -1, TotalBytes: -1}, {Broker: 2, UsableBytes: -1, TotalBytes: -1}}, want: []string{"how much room the disks of west have is not told, and was not checked: broker 1, broker 2"}},
 	} {
-		judge(t, name, &Site{ID: "east", Arrivals: c.arrivals}, Site{ID: "west", Arrivals: c.atTarget, Disks: c.disks}, c.limits, c.refuses, c.want...)
+		judge(t, name, &Site{ID: "east", Arrivals: c.arrivals, Unsure: c.unsure}, Site{ID: "west", Arrivals: c.atTarget, Disks: c.disks}, c.limits, c.refuses, c.want...)
 	}
 	// Where the old site is lost the target is judged by itself.
 	judge(t, "lost", nil, Site{ID: "west", Arrivals: busy, Disks: []Disk{disk(1, 280*mebi, orders0)}}, Limits{}, 1, "300 MiB/h", "west was looked at alone")
@@ -118,6 +121,27 @@ func TestProtocols(t *testing.T) {
 func TestWhatCouldNotBeCheckedIsSaid(t *testing.T) {
 	judge(t, "unread", &Site{ID: "east", Unread: []Unread{{AboutGroups, "no answer"}}}, Site{ID: "west", Unread: []Unread{{AboutDisks, "not authorized"}}}, Limits{}, 0,
 		"disks of west could not be checked: not authorized", "groups of east could not be checked: no answer")
+}
+
+// What comes is foretold from the last hour only where the time before was like it.
+func TestWhatArrivesIsSure(t *testing.T) {
+	for name, c := range map[string]struct {
+		start, before, since, end int64
+		room                      time.Duration
+		want                      bool
+	}{
+		"an hour like the other":              {0, 500, 600, 700, time.Hour, true},
+		"a busier one":                        {0, 500, 600, 1600, time.Hour, true},
+		"far busier":                          {0, 500, 600, 1601, time.Hour, false},
+		"a record of next year":               {0, 300, 300, 700, time.Hour, false},
+		"nothing older is kept":               {500, 500, 600, 700, time.Hour, false},
+		"a day before, as busy":               {0, 500, 2900, 3000, 24 * time.Hour, true},
+		"a day before, a tenth as busy a day": {0, 500, 740, 841, 24 * time.Hour, false},
+	} {
+		if Sure(c.start, c.before, c.since, c.end, c.room) != c.want {
+			t.Errorf("%s: not %v", name, c.want)
+		}
+	}
 }
 
 func TestArrived(t *testing.T) {
