@@ -139,6 +139,9 @@ func siteRows(c control.SiteChange) []string {
 		case g.Moved:
 			what = "done"
 		}
+		if g.PassedOver != "" {
+			what += "; rather to another site, but: " + g.PassedOver
+		}
 		epoch := ""
 		if g.Epoch > 0 {
 			epoch = fmt.Sprint(g.Epoch)

@@ -205,7 +205,7 @@ func TestAPlanComparesWhatClientsMayDoAndUse(t *testing.T) {
 	said("user=alice producer_byte_rate (none, not 1000)")
 	w.eventually("it is refused", func() bool {
 		_, err := w.operator.Switchover(within(t), "orders", "west", "ann", "", false)
-		return errors.Is(err, failover.ErrBehind) && strings.Contains(err.Error(), "--accept rights") && strings.Contains(err.Error(), "--accept features")
+		return errors.Is(err, failover.ErrRefused) && !errors.Is(err, failover.ErrBehind) && strings.Contains(err.Error(), "--accept rights") && strings.Contains(err.Error(), "--accept features")
 	})
 	w.eventually("a failover begins all the same", func() bool {
 		var err error

@@ -21,6 +21,9 @@ const (
 	// that a person asks for; a dry run has forecastMax.
 	lookMax   = 2 * time.Second
 	urgentMax = time.Second
+	// againMax bounds the time between two looks while what they found is waited for: they
+	// read whole lists.
+	againMax = 10 * time.Second
 	// settingsMax is of how many topics the settings are compared, and settingsAtOnce how
 	// many are asked for at the same time.
 	settingsMax    = 200
@@ -228,11 +231,11 @@ func (p *Plan) accepted() string {
 	return ", accepted: " + strings.Join(about, ", ")
 }
 
-// Refusal is why the move would not be begun; nil: it would be. What refuses a switchover
-// ends by itself, as mirrors create what is missing and brokers start: failover.ErrBehind.
+// Refusal is why the move would not be begun; nil: it would be. What refuses a switchover may
+// end by itself, as mirrors create what is missing and brokers start: failover.ErrBehind.
 func (p Plan) Refusal() error {
 	kind := failover.ErrRefused
-	if p.Kind == failover.Switchover {
+	if p.Kind == failover.Switchover && !slices.ContainsFunc(p.Findings, func(f preflight.Finding) bool { return f.Refuses && f.Lasting }) {
 		kind = failover.ErrBehind
 	}
 	if len(p.Refused) == 0 {

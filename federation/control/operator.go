@@ -81,7 +81,7 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 	if !ok {
 		return Plan{}, fmt.Errorf("there is no failover group %q; see spillway failover-group list", group)
 	}
-	for {
+	for rest := o.look / 2; ; {
 		share, version, err := o.share(ctx, group)
 		if err != nil {
 			return Plan{}, err
@@ -104,7 +104,7 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 			view.Sites[returned] = site
 		}
 		next, err := failover.Begin(share, r, view, o.limits(g))
-		if !dryRun && o.waits(ctx, err) {
+		if !dryRun && o.waits(ctx, err, o.look/2) {
 			continue
 		}
 		if err != nil {
@@ -122,7 +122,10 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 			r.Target = next.Target
 			next, err = o.beginNow(ctx, h, g, share, r, &view)
 		}
-		if o.waits(ctx, err) {
+		if o.waits(ctx, err, rest) {
+			if o.Sites != nil {
+				rest = min(2*rest, againMax)
+			}
 			continue
 		}
 		if err != nil {
@@ -165,12 +168,12 @@ func (o *Operator) beginNow(ctx context.Context, h *hub, g spillway.FailoverGrou
 	return failover.Begin(share, r, *view, o.limits(g))
 }
 
-// waits tells whether to ask again after a while, as what refuses a move ends by itself.
-func (o *Operator) waits(ctx context.Context, why error) bool {
+// waits tells whether to ask again after a rest, as what refuses a move ends by itself.
+func (o *Operator) waits(ctx context.Context, why error, rest time.Duration) bool {
 	if !errors.Is(why, failover.ErrBehind) || o.Waiting == nil || !o.Waiting(why) {
 		return false
 	}
-	pause(ctx, o.look/2)
+	pause(ctx, rest)
 	return ctx.Err() == nil
 }
 

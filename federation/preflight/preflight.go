@@ -73,8 +73,10 @@ type Finding struct {
 	// refused; a failover is a person's choice between two evils.
 	Refuses bool `json:"refuses"`
 	// Accepted: it would refuse, but a person has said to go on.
-	Accepted bool   `json:"accepted,omitempty"`
-	What     string `json:"what"`
+	Accepted bool `json:"accepted,omitempty"`
+	// Lasting: no mirror and no broker that starts mends it, so nobody waits for its end.
+	Lasting bool   `json:"lasting,omitempty"`
+	What    string `json:"what"`
 }
 
 // Limits are what the configuration and a person have said.

@@ -26,7 +26,7 @@ var notServed = []string{"kraft.version", "share.version", "streams.version"}
 func protocols(active, target Site) []Finding {
 	var found []Finding
 	if groups := active.Protocol.NextGroupsActive; len(groups) > 0 && !target.Protocol.NextGroups {
-		found = append(found, Finding{About: AboutFeatures, Refuses: true, What: fmt.Sprintf("%s does not offer the consumer protocol of KIP-848 (the feature group.version), and members that speak it now would end: %s", target.ID, few(groups))})
+		found = append(found, Finding{About: AboutFeatures, Refuses: true, Lasting: true, What: fmt.Sprintf("%s does not offer the consumer protocol of KIP-848 (the feature group.version), and members that speak it now would end: %s", target.ID, few(groups))})
 	}
 	have, want := target.Protocol.Features, active.Protocol.Features
 	if have == nil || want == nil {

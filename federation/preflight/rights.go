@@ -182,7 +182,7 @@ func authorizers(active, target Site, l Limits) (found []Finding, over bool) {
 	case !a.Read || !t.Read || a.None && t.None: // what was not read is told elsewhere
 		return nil, true
 	case t.None && l.ByLists != nil:
-		return []Finding{{About: AboutRights, Refuses: true, What: fmt.Sprintf("%s has no authorizer and so no access control list, by which gateways decide: they would let nobody but super users do anything", target.ID)}}, true
+		return []Finding{{About: AboutRights, Refuses: true, Lasting: true, What: fmt.Sprintf("%s has no authorizer and so no access control list, by which gateways decide: they would let nobody but super users do anything", target.ID)}}, true
 	case t.None:
 		return []Finding{{About: AboutRights, What: fmt.Sprintf("%s has no authorizer, as %s has: who reaches its brokers may do everything there", target.ID, active.ID)}}, true
 	case a.None:
@@ -289,8 +289,8 @@ func (c *rightsIn) tell(k ofKind, active, target spillway.SiteID) []Finding {
 	if !c.byLists {
 		notice = "; by this configuration gateways do not ask for them (gateway.authorization.rules: none), so only who reaches brokers otherwise notices"
 	}
-	if len(c.now) > 0 {
-		found = append(found, Finding{About: AboutRights, Refuses: c.byLists && k.kind != authorization.Cluster, What: fmt.Sprintf("clients may not do with %s at %s what they may do at %s, %s (%s): %s%s", k.word, target, active, number(len(c.now), "right"), fmt.Sprintf(k.mends, target), few(who(k, c.now)), notice)})
+	if refuses := c.byLists && k.kind != authorization.Cluster; len(c.now) > 0 {
+		found = append(found, Finding{About: AboutRights, Refuses: refuses, Lasting: refuses && k.mends != carriedMends, What: fmt.Sprintf("clients may not do with %s at %s what they may do at %s, %s (%s): %s%s", k.word, target, active, number(len(c.now), "right"), fmt.Sprintf(k.mends, target), few(who(k, c.now)), notice)})
 	}
 	if len(c.later) > 0 {
 		found = append(found, Finding{About: AboutRights, What: fmt.Sprintf("clients may not do at %s what they may do at %s with %s that do not exist yet, %s: %s%s", target, active, k.word, number(len(c.later), "right"), few(who(k, c.later)), notice)})

@@ -126,7 +126,7 @@ func disks(active *Site, target Site, l Limits) []Finding {
 	var found []Finding
 	tell := func(names []string, refuses bool, format string, args ...any) {
 		if len(names) > 0 {
-			found = append(found, Finding{About: AboutDisks, Refuses: refuses, What: fmt.Sprintf(format, args...) + ": " + few(names)})
+			found = append(found, Finding{About: AboutDisks, Refuses: refuses, Lasting: refuses, What: fmt.Sprintf(format, args...) + ": " + few(names)})
 		}
 	}
 	tell(full, true, "disks are full at %s", target.ID)

@@ -66,6 +66,27 @@ func TestDisks(t *testing.T) {
 	judge(t, "lost", nil, Site{ID: "west", Arrivals: busy, Disks: []Disk{disk(1, 280*mebi, orders0)}}, Limits{}, 1, "300 MiB/h", "west was looked at alone")
 }
 
+// Nobody waits for what neither a mirror nor a broker that starts mends.
+func TestWhatLastsIsNotWaitedFor(t *testing.T) {
+	entries := func(words string) Rights { return Rights{Read: true, Entries: list(t, words)} }
+	for name, c := range map[string]struct {
+		active, target Site
+		lasts          bool
+	}{
+		"topics":                 {Site{Topics: map[string]Topic{"orders": {}}}, Site{}, false},
+		"disks":                  {Site{}, Site{Disks: []Disk{disk(1, 0, orders0)}}, true},
+		"KIP-848":                {Site{Protocol: Protocol{NextGroupsActive: []string{"shop"}}}, Site{}, true},
+		"no authorizer":          {Site{Rights: Rights{Read: true}}, Site{Rights: Rights{Read: true, None: true}}, true},
+		"what mirrors carry":     {Site{Rights: entries("ALLOW READ GROUP shop alice")}, Site{Rights: Rights{Read: true}}, false},
+		"what no mirror carries": {Site{Rights: entries("ALLOW WRITE TRANSACTIONAL_ID pay-1 alice")}, Site{Rights: Rights{Read: true}}, true},
+	} {
+		found := Compare(&c.active, c.target, Limits{ByLists: lists, Scope: shop})
+		if len(found) != 1 || !found[0].Refuses || found[0].Lasting != c.lasts {
+			t.Errorf("%s: %+v", name, found)
+		}
+	}
+}
+
 // Nothing refuses a failover, which has no --accept.
 func TestAFailoverIsNotToldToAccept(t *testing.T) {
 	found := Compare(nil, Site{ID: "west", Disks: []Disk{disk(1, 0, orders0)}}, Limits{Failover: true})
