@@ -197,6 +197,7 @@ func newFailoverCommand(s *settings) *cobra.Command {
 func readSites(cfg *configs.Config, o *control.Operator) (closeSites func()) {
 	if a := cfg.Gateway.Authorization; a.Rules == "acls" {
 		o.ByLists = &authorization.Policy{SuperUsers: a.SuperUsers, AllowUnlisted: a.AllowUnlisted}
+		o.NotClients = a.NotClients
 	}
 	o.Sites = map[spillway.SiteID]broker.Cluster{}
 	for _, s := range cfg.Sites {

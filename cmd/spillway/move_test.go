@@ -88,10 +88,10 @@ func TestFlagsOfTargets(t *testing.T) {
 func TestCommandsKnowByWhatGatewaysDecide(t *testing.T) {
 	for rules, want := range map[string]bool{"none": false, "acls": true} {
 		cfg, o := &configs.Config{}, control.Operator{}
-		cfg.Gateway.Authorization = configs.Authorization{Rules: rules, SuperUsers: []string{"User:admin"}, AllowUnlisted: true}
+		cfg.Gateway.Authorization = configs.Authorization{Rules: rules, SuperUsers: []string{"User:admin"}, AllowUnlisted: true, NotClients: []string{"User:backup"}}
 		readSites(cfg, &o)()
-		if (o.ByLists != nil) != want || want && (!o.ByLists.AllowUnlisted || !slices.Equal(o.ByLists.SuperUsers, []string{"User:admin"})) {
-			t.Errorf("%s: %+v", rules, o.ByLists)
+		if (o.ByLists != nil) != want || want && (!o.ByLists.AllowUnlisted || !slices.Equal(o.ByLists.SuperUsers, []string{"User:admin"}) || !slices.Equal(o.NotClients, []string{"User:backup"})) {
+			t.Errorf("%s: %+v, %q", rules, o.ByLists, o.NotClients)
 		}
 	}
 }

@@ -228,7 +228,7 @@ func (a *asking) quotas(ctx context.Context, admin broker.Admin, seen *preflight
 }
 
 // scopeOf is what entries of access control lists may be about, for a failover group.
-func scopeOf(topology *spillway.Topology, g spillway.FailoverGroup) preflight.Scope {
+func scopeOf(topology *spillway.Topology, g spillway.FailoverGroup, notClients []string) preflight.Scope {
 	s := preflight.Scope{
 		Topic: func(name string) bool { return topology.HasTopic(g, name) },
 		ConsumerGroup: func(name string) bool {
@@ -240,8 +240,11 @@ func scopeOf(topology *spillway.Topology, g spillway.FailoverGroup) preflight.Sc
 			return ok && of.Name == g.Name
 		},
 		TransactionalIDs: g.TransactionalIDs,
+		Own:              slices.Clone(notClients),
+		Gateways:         map[spillway.SiteID]string{},
 	}
 	for _, site := range topology.Sites() {
+		s.Gateways[site.ID] = site.GatewayPrincipal
 		for _, principal := range []string{site.GatewayPrincipal, site.MirrorPrincipal} {
 			if principal != "" && !slices.Contains(s.Own, principal) {
 				s.Own = append(s.Own, principal)

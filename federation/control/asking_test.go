@@ -341,8 +341,11 @@ func TestScopeOfEntries(t *testing.T) {
 	other := spillway.FailoverGroup{Name: "other", Topics: []string{"stock"}, ConsumerGroups: []string{"shop-stock"}, TransactionalIDs: []string{"pay-stock"}}
 	s := scopeOf(spillway.NewTopology("shop", "shop-1", []spillway.Site{
 		{ID: "east", GatewayPrincipal: "User:gateway", MirrorPrincipal: "User:mirror"}, {ID: "west", GatewayPrincipal: "User:gateway"}, {ID: "north"},
-	}, []spillway.FailoverGroup{g, other}), g)
-	if !slices.Equal(s.Own, []string{"User:gateway", "User:mirror"}) || !slices.Equal(s.TransactionalIDs, g.TransactionalIDs) {
+	}, []spillway.FailoverGroup{g, other}), g, []string{"User:backup"})
+	if !maps.Equal(s.Gateways, map[spillway.SiteID]string{"east": "User:gateway", "west": "User:gateway", "north": ""}) {
+		t.Errorf("%+v", s.Gateways)
+	}
+	if !slices.Equal(s.Own, []string{"User:backup", "User:gateway", "User:mirror"}) || !slices.Equal(s.TransactionalIDs, g.TransactionalIDs) {
 		t.Errorf("%+v", s)
 	}
 	for _, c := range []struct {

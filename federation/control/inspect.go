@@ -69,7 +69,7 @@ func (p *Plan) look(ctx context.Context, o *Operator, g spillway.FailoverGroup, 
 	if errActive != nil && !errors.Is(errActive, errNotAsked) {
 		p.unread(share.Active, errActive)
 	}
-	limits := preflight.Limits{Room: o.Room, Accepted: o.Accept, ByLists: o.ByLists, Scope: scopeOf(o.topology, g), Failover: next.Kind == failover.Failover}
+	limits := preflight.Limits{Room: o.Room, Accepted: o.Accept, ByLists: o.ByLists, Scope: scopeOf(o.topology, g, o.NotClients), Failover: next.Kind == failover.Failover}
 	switch { // by what was seen, though it may not be all
 	case target.Topics == nil:
 		return

@@ -46,6 +46,9 @@ type Operator struct {
 	// ByLists is what gateways decide by, beside the access control lists of the sites, where
 	// clients' rights are in these; nil: clients may do everything.
 	ByLists *authorization.Policy
+	// NotClients are principals at the sites, beside those of gateways and mirrors, whose
+	// rights no move depends on.
+	NotClients []string
 	// Sites, if not nil, are read before a move: whether the target can take the group,
 	// and what exactly a failover would lose. A command without a way to a site goes
 	// without.

@@ -77,6 +77,8 @@ type Finding struct {
 	// Lasting: no mirror and no broker that starts mends it, so nobody waits for its end.
 	Lasting bool   `json:"lasting,omitempty"`
 	What    string `json:"what"`
+	// Names are all rights that What names some of, namesMost at most.
+	Names []string `json:"names,omitempty"`
 }
 
 // Limits are what the configuration and a person have said.
@@ -99,6 +101,9 @@ const RoomDefault = time.Hour
 
 // namesMax is how many topics or partitions a finding names.
 const namesMax = 5
+
+// namesMost is how many a finding lists beside its sentence.
+const namesMost = 10_000
 
 // settings that change what clients may do or what is kept, with what it means.
 var settings = []struct {

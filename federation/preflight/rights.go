@@ -28,8 +28,11 @@ type Scope struct {
 	Topic, ConsumerGroup, TransactionalID func(name string) bool
 	// TransactionalIDs are patterns: whole names, or a prefix followed by "*".
 	TransactionalIDs []string
-	// Own are the principals of gateways and mirrors, whose entries are each site's own.
+	// Own are the principals of gateways, of mirrors and of others that are no clients, whose
+	// entries are each site's own.
 	Own []string
+	// Gateways are the principals of gateways at each site, whom the resource fence is about.
+	Gateways map[spillway.SiteID]string
 }
 
 // decisionsMax bounds how many rights of a kind are compared, at some microseconds each, so
@@ -88,7 +91,7 @@ func rights(active, target Site, l Limits) []Finding {
 	if l.ByLists != nil {
 		policy = *l.ByLists
 	}
-	have, want := unfenced(target.Rights.Entries, l.Scope), unfenced(active.Rights.Entries, l.Scope)
+	have, want := ordered(target, l.Scope), ordered(active, l.Scope)
 	if slices.Equal(have, want) {
 		return nil
 	}
@@ -191,11 +194,9 @@ func authorizers(active, target Site, l Limits) (found []Finding, over bool) {
 	return nil, false
 }
 
-// unfenced is a list in order, without the resource fence, which is about no client.
-func unfenced(entries []spillway.ACL, s Scope) []spillway.ACL {
-	rest := slices.DeleteFunc(slices.Clone(entries), func(e spillway.ACL) bool {
-		return e.Resource == spillway.ACLTopic && e.Permission == spillway.ACLDeny && e.Operation == string(authorization.Write) && slices.Contains(s.Own, e.Principal)
-	})
+// ordered is a site's list in order, as its gateways have it.
+func ordered(site Site, s Scope) []spillway.ACL {
+	rest := slices.Clone(authorization.WithoutFence(site.Rights.Entries, s.Gateways[site.ID]))
 	slices.SortFunc(rest, spillway.ACL.Compare)
 	return slices.Compact(rest)
 }
@@ -289,16 +290,27 @@ func (c *rightsIn) tell(k ofKind, active, target spillway.SiteID) []Finding {
 	if !c.byLists {
 		notice = "; by this configuration gateways do not ask for them (gateway.authorization.rules: none), so only who reaches brokers otherwise notices"
 	}
-	if refuses := c.byLists && k.kind != authorization.Cluster; len(c.now) > 0 {
-		found = append(found, Finding{About: AboutRights, Refuses: refuses, Lasting: refuses && k.mends != carriedMends, What: fmt.Sprintf("clients may not do with %s at %s what they may do at %s, %s (%s): %s%s", k.word, target, active, number(len(c.now), "right"), fmt.Sprintf(k.mends, target), few(who(k, c.now)), notice)})
+	tell := func(f Finding, rights []right, format string, args ...any) {
+		if len(rights) > 0 {
+			f.About, f.Names = AboutRights, listed(k, rights)
+			f.What = fmt.Sprintf(format, args...) + ": " + few(who(k, rights)) + notice
+			found = append(found, f)
+		}
 	}
-	if len(c.later) > 0 {
-		found = append(found, Finding{About: AboutRights, What: fmt.Sprintf("clients may not do at %s what they may do at %s with %s that do not exist yet, %s: %s%s", target, active, k.word, number(len(c.later), "right"), few(who(k, c.later)), notice)})
-	}
-	if len(c.gained) > 0 {
-		found = append(found, Finding{About: AboutRights, What: fmt.Sprintf("clients may do with %s at %s what they may not do at %s, %s: %s%s", k.word, target, active, number(len(c.gained), "right"), few(who(k, c.gained)), notice)})
-	}
+	refuses := c.byLists && k.kind != authorization.Cluster
+	tell(Finding{Refuses: refuses, Lasting: refuses && k.mends != carriedMends}, c.now, "clients may not do with %s at %s what they may do at %s, %s (%s)", k.word, target, active, number(len(c.now), "right"), fmt.Sprintf(k.mends, target))
+	tell(Finding{}, c.later, "clients may not do at %s what they may do at %s with %s that do not exist yet, %s", target, active, k.word, number(len(c.later), "right"))
+	tell(Finding{}, c.gained, "clients may do with %s at %s what they may not do at %s, %s", k.word, target, active, number(len(c.gained), "right"))
 	return found
+}
+
+// listed are all of the rights, each for itself.
+func listed(k ofKind, rights []right) []string {
+	var all []string
+	for _, r := range rights[:min(len(rights), namesMost)] {
+		all = append(all, fmt.Sprintf("%s from %s %s %s %s", r.client.Principal, r.client.Host, r.op, k.kind, r.name))
+	}
+	return all
 }
 
 // who says for each client what is meant, in few words and exactly.

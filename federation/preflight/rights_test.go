@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,6 +41,7 @@ var shop = Scope{
 	TransactionalID:  func(name string) bool { return strings.HasPrefix(name, "pay-") || name == "checkout" },
 	TransactionalIDs: []string{"pay-*", "checkout"},
 	Own:              []string{"User:gateway", "User:mirror"},
+	Gateways:         map[spillway.SiteID]string{"east": "User:gateway", "west": "User:gateway"},
 }
 
 var lists, unlisted = &authorization.Policy{SuperUsers: []string{"User:admin"}}, &authorization.Policy{AllowUnlisted: true}
@@ -76,6 +78,7 @@ func TestRights(t *testing.T) {
 		"a topic that will come":                    {active: []string{"ALLOW READ TOPIC orders.v3 alice"}, by: lists, want: []string{"clients may not do at west what they may do at east with topics that do not exist yet, 1 right: User:alice READ on orders.v3"}},
 		"the fence":                                 {active: []string{readOrders}, target: []string{readOrders, "DENY WRITE TOPIC orders gateway"}, by: lists},
 		"the fence is not listed":                   {target: []string{"DENY WRITE TOPIC orders gateway"}, by: unlisted},
+		"a denial that is no fence":                 {target: []string{"DENY WRITE TOPIC orders mirror"}, by: unlisted, refuses: 1, want: []string{"User:* ALL on orders"}},
 		"mirrors and gateways":                      {active: []string{"ALLOW ALL TOPIC * gateway", "ALLOW READ TOPIC * mirror"}, by: lists},
 		"a consumer group":                          {active: []string{"ALLOW READ GROUP shop-api alice"}, by: lists, refuses: 1, want: []string{"clients may not do with consumer groups at west what they may do at east, 1 right (mirrors carry"}},
 		"one that is not there":                     {active: []string{"ALLOW READ GROUP shop-new alice"}, by: lists, refuses: 1, want: []string{"User:alice READ on shop-new"}},
@@ -143,7 +146,7 @@ func TestManyRights(t *testing.T) {
 		t.Errorf("%+v", found)
 	}
 	target := Site{ID: "west", Rights: Rights{Read: true, Entries: active.Rights.Entries[:1000]}}
-	if found = rights(active, target, Limits{ByLists: lists, Scope: shop}); len(found) != 3 || !strings.Contains(found[1].What, "1 right (mirrors carry such entries with mirror.acls, else create them at west): User:zoe WRITE on orders-0999") {
+	if found = rights(active, target, Limits{ByLists: lists, Scope: shop}); len(found) != 3 || !slices.Equal(found[1].Names, []string{"User:zoe from * WRITE TOPIC orders-0999"}) || !strings.Contains(found[1].What, "1 right (mirrors carry such entries with mirror.acls, else create them at west): User:zoe WRITE on orders-0999") {
 		t.Errorf("%+v", found)
 	}
 }
