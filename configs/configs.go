@@ -200,6 +200,7 @@ type Authorization struct {
 	Rules         string   `key:"rules" doc:"By what it is decided: none lets every client do everything; acls goes by the access control list of the site that serves, as its brokers do." enum:"none,acls" default:"none"`
 	SuperUsers    []string `key:"superUsers" doc:"With rules: acls, principals (User:name) that may do everything, as super.users of brokers."`
 	AllowUnlisted bool     `key:"allowUnlisted" doc:"With rules: acls, let everybody do everything with a resource that no entry is about, as allow.everyone.if.no.acl.found of brokers." default:"false"`
+	NotClients    []string `key:"notClients" doc:"With rules: acls, principals (User:name) of brokers, exporters or backups, which no client of a gateway has: a switchover is not refused since a site gives them other rights."`
 }
 
 // ClientTokens are JSON Web Tokens, signed by RS256 or ES256.

@@ -338,6 +338,9 @@ func (c *checker) authorization(g Gateway, sites []Site) {
 		if len(a.SuperUsers) > 0 {
 			c.at("gateway.authorization.superUsers", "needs rules: acls; without it every client may do everything")
 		}
+		if len(a.NotClients) > 0 {
+			c.at("gateway.authorization.notClients", "needs rules: acls; without it no switchover is refused by rights")
+		}
 		if a.AllowUnlisted {
 			c.at("gateway.authorization.allowUnlisted", "needs rules: acls; without it every client may do everything")
 		}
@@ -349,6 +352,11 @@ func (c *checker) authorization(g Gateway, sites []Site) {
 	for _, s := range sites {
 		if s.Embedded != nil {
 			c.at("gateway.authorization.rules", "acls needs access control lists, which the embedded site %s has not", s.Name)
+		}
+	}
+	for i, name := range a.NotClients {
+		if kind, user, _ := strings.Cut(name, ":"); kind != "User" || user == "" || user == "*" || strings.TrimSpace(name) != name {
+			c.at(fmt.Sprintf("gateway.authorization.notClients[%d]", i), "%q is no principal of one user; write User:name", name)
 		}
 	}
 	for i, name := range a.SuperUsers {

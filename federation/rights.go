@@ -26,7 +26,7 @@ func (g *Gateway) newRights(c authorization.Config) *authorization.Keeper {
 	c.Read = func(ctx context.Context, id spillway.SiteID) ([]spillway.ACL, error) {
 		entries, err := read(ctx, id)
 		site, _ := g.config.Topology.Site(id)
-		return withoutFence(entries, site.GatewayPrincipal), err
+		return authorization.WithoutFence(entries, site.GatewayPrincipal), err
 	}
 	looked := c.Looked
 	c.Looked = func(site spillway.SiteID, err error, unread []spillway.SiteID) {
@@ -38,20 +38,6 @@ func (g *Gateway) newRights(c authorization.Config) *authorization.Keeper {
 		}
 	}
 	return authorization.NewKeeper(c)
-}
-
-// withoutFence leaves out the resource fence of a site. It is about gateways, and would
-// make a topic one that an entry is about: where everybody may use those that none is
-// about, a move that fences its old site would refuse the producers that are held for it.
-func withoutFence(entries []spillway.ACL, gateways string) []spillway.ACL {
-	fence := func(e spillway.ACL) bool {
-		return e.Principal == gateways && e.Permission == spillway.ACLDeny && e.Operation == string(authorization.Write) &&
-			e.Resource == spillway.ACLTopic && e.Pattern == spillway.ACLLiteral
-	}
-	if !slices.ContainsFunc(entries, fence) {
-		return entries
-	}
-	return slices.DeleteFunc(slices.Clone(entries), fence)
 }
 
 func (g *Gateway) readACLs(ctx context.Context, site spillway.SiteID) ([]spillway.ACL, error) {
