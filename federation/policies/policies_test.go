@@ -1,0 +1,111 @@
+package policies
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"spillway/federation/coordination"
+)
+
+var update = flag.Bool("update", false, "write configs/consul anew")
+
+const folder = "../../configs/consul"
+
+// The files are what the command prints for the example: nobody mends one of them alone.
+func TestPolicyFiles(t *testing.T) {
+	var want []string
+	for _, role := range Roles() {
+		file := filepath.Join(folder, string(role)+".hcl")
+		text := Policy(role, ForExample)
+		want = append(want, filepath.Base(file))
+		if *update {
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		have, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(have) != text {
+			t.Errorf("%s is not what the role %s needs; run go test ./federation/policies -update", file, role)
+		}
+	}
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !slices.Contains(want, e.Name()) {
+			t.Errorf("%s/%s is of no role", folder, e.Name())
+		}
+	}
+}
+
+// covers finds the rule that decides about a key: the longest that fits, as in Consul.
+func covers(rules []coordination.Rule, key string) (found coordination.Rule) {
+	for _, r := range rules {
+		if (r.Path == key || r.Prefix && strings.HasPrefix(key, r.Path)) && len(r.Path) > len(found.Path) {
+			found = r
+		}
+	}
+	return found
+}
+
+// A token with several policies may do what each of them allows: none that lies below
+// another one may allow less, or the longer one would win and take a right away.
+func TestRolesGoTogether(t *testing.T) {
+	for _, a := range Roles() {
+		for _, b := range Roles() {
+			both := Together([]Role{a, b}, ForExample)
+			for _, r := range append(Of(a, ForExample), Of(b, ForExample)...) {
+				if got := covers(both, r.Path); r.Write && !got.Write {
+					t.Errorf("%s with %s: %s is taken away by %s", a, b, Stanza(r), Stanza(got))
+				}
+			}
+			for _, r := range both {
+				for _, below := range both {
+					if r.Prefix && below.Path != r.Path && strings.HasPrefix(below.Path, r.Path) && r.Write && !below.Write {
+						t.Errorf("%s with %s: %s takes from %s", a, b, Stanza(below), Stanza(r))
+					}
+				}
+			}
+		}
+	}
+}
+
+// What would be dangerous in the wrong hands, said once more and apart from the table.
+func TestWhoMayNot(t *testing.T) {
+	may := map[string][]Role{ // write
+		"spillway/shop/shares/orders/0":              {Control, Operator},
+		"spillway/shop/gateways/east-1":              {Gateway},
+		"spillway/shop/gateways/west-1":              nil,
+		"spillway/shop/mirrors/east/east-1":          {Mirror},
+		"spillway/shop/mirrors/west/west-1":          nil,
+		"spillway/shop/writers/east":                 {Mirror},
+		"spillway/shop/writers/west":                 nil,
+		"spillway/shop/ballots/east":                 {Control},
+		"spillway/shop/ballots/west":                 nil,
+		"spillway/shop/layout":                       {Control},
+		"spillway/shop/history/orders/0/0000000002":  {Control},
+		"spillway/shop/automation":                   {Operator},
+		"spillway/shop/drained/east":                 {Operator},
+		"spillway/shop/audit/20260304T120000-abc":    {Operator},
+		"spillway/other/shares/orders/0":             nil,
+		"spillway/shop2/shares/orders/0":             nil,
+		"spillway/shop/anything-else":                nil,
+		"spillway/shop/client-audit/20260304T12-abc": {Gateway, Control},
+	}
+	for key, want := range may {
+		for _, role := range Roles() {
+			if got := covers(Of(role, ForExample), key).Write; got != slices.Contains(want, role) {
+				t.Errorf("%s may write %s: %v", role, key, got)
+			}
+		}
+	}
+}
