@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -32,11 +31,6 @@ import (
 	server "spillway/tests/cluster/consul"
 	"spillway/tests/cluster/port"
 )
-
-// without takes a rule away from what the tokens of a role are given, to see the test fail:
-// -without gateway=spillway/shop/offers/ has the policy without the rule, and
-// -without gateway=spillway/shop/offers/=read leaves reading.
-var without = flag.String("without", "", "ROLE=PATH[=read]: a rule that the policies lack")
 
 const policiesConfig = `
 virtualCluster: {name: shop, clusterID: shop-1}
@@ -133,14 +127,6 @@ func (w *policyWorld) token(holder, site string, role policies.Role, leftOut str
 	for _, line := range strings.Split(w.must(holder, "config", "consul-policy", string(role)), "\n") {
 		if leftOut != "" && strings.Contains(line, fmt.Sprintf(" %q ", leftOut)) {
 			continue
-		}
-		if name, rest, ok := strings.Cut(*without, "="); ok && name == string(role) {
-			path, left, _ := strings.Cut(rest, "=")
-			if strings.Contains(line, fmt.Sprintf(" %q ", path)) {
-				if line = strings.Replace(line, `"write"`, `"read"`, 1); left != "read" {
-					continue
-				}
-			}
 		}
 		rules = append(rules, line)
 	}
