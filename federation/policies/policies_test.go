@@ -4,11 +4,15 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"spillway"
 	"spillway/federation/coordination"
+	"spillway/federation/failover"
 )
 
 var update = flag.Bool("update", false, "write configs/consul anew")
@@ -108,4 +112,49 @@ func TestWhoMayNot(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Every key that there is has somebody who may write it, and every prefix somebody who may
+// read it: a key that is new is forgotten neither here nor in the files.
+func TestEveryKeyIsSomebodys(t *testing.T) {
+	samples := map[reflect.Type]any{
+		reflect.TypeFor[spillway.SiteID]():    ForExample.Site,
+		reflect.TypeFor[spillway.GatewayID](): spillway.GatewayID(ForExample.Process),
+		reflect.TypeFor[spillway.ShareID]():   spillway.ShareID{Group: "orders"},
+		reflect.TypeFor[spillway.Epoch]():     spillway.Epoch(7),
+		reflect.TypeFor[string]():             ForExample.Process,
+		reflect.TypeFor[int]():                1,
+		reflect.TypeFor[time.Time]():          time.Unix(0, 0),
+	}
+	keys := reflect.ValueOf(failover.Keys(ForExample.VirtualCluster))
+	all, count := Together(Roles(), ForExample), 0
+	for i := range keys.NumMethod() {
+		name, method := keys.Type().Method(i).Name, keys.Method(i)
+		if method.Type().NumOut() != 1 || method.Type().Out(0) != reflect.TypeFor[string]() {
+			continue // takes keys apart
+		}
+		var args []reflect.Value
+		for n := range method.Type().NumIn() {
+			sample, ok := samples[method.Type().In(n)]
+			if !ok {
+				t.Fatalf("%s: no sample of %s", name, method.Type().In(n))
+			}
+			args = append(args, reflect.ValueOf(sample))
+		}
+		count++
+		key := method.Call(args)[0].String()
+		if rule := covers(all, key); rule.Path == "" && !holds(all, key) || !strings.HasSuffix(key, "/") && !rule.Write {
+			t.Errorf("%s: no role may do anything with %s", name, key)
+		}
+	}
+	if count < 20 {
+		t.Errorf("%d keys", count)
+	}
+}
+
+// holds tells whether a rule is about something below a prefix.
+func holds(rules []coordination.Rule, prefix string) bool {
+	return slices.ContainsFunc(rules, func(r coordination.Rule) bool {
+		return strings.HasSuffix(prefix, "/") && strings.HasPrefix(r.Path, prefix)
+	})
 }
