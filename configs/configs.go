@@ -167,6 +167,7 @@ type Gateway struct {
 	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. It is for every client that is let in, or for those that gateway.authorization lets. See docs/operate/topics.md." enum:"none,topics" default:"none"`
 	Authorization  Authorization `key:"authorization" doc:"What clients may do once it is known who they are. See docs/operate/security.md."`
 	Limits         GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
+	Quotas         []Quota       `key:"quotas" doc:"What principals may use of each gateway in a second. See docs/operate/quotas.md."`
 	Lease          Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
 }
 
@@ -214,13 +215,26 @@ type ClientTokens struct {
 
 // GatewayLimits bound what a client controls.
 type GatewayLimits struct {
-	ConnectionsMax           int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
-	ConnectionsPerAddressMax int           `key:"connectionsPerAddressMax" doc:"Client connections from one address (IPv6: one /64). Raise it where many clients share one, behind a proxy or NAT." default:"5000"`
-	FrameBytesMax            int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"16777216"`
-	InFlightMax              int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`
-	UnansweredBytesMax       int64         `key:"unansweredBytesMax" doc:"Bytes of requests without an answer, held ones included, and of answers on their way to clients, for the whole process." default:"536870912"`
-	IdleMax                  time.Duration `key:"idleMax" doc:"Connections that sent nothing for so long are closed." default:"10m"`
+	ConnectionsMax             int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
+	ConnectionsPerAddressMax   int           `key:"connectionsPerAddressMax" doc:"Client connections from one address (IPv6: one /64). Raise it where many clients share one, behind a proxy or NAT." default:"5000"`
+	ConnectionRatePerAddress   int64         `key:"connectionRatePerAddress" doc:"Connections that one address may open in a second, those of ten seconds at once; those beyond are closed. Leave it where clients come through a proxy or load balancer, which is one address. 0: no limit." default:"0"`
+	ConnectionsPerPrincipalMax int           `key:"connectionsPerPrincipalMax" doc:"Client connections of one principal; those beyond are closed. Where clients do not say who they are, all are one. 0: no limit." default:"0"`
+	FrameBytesMax              int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"16777216"`
+	InFlightMax                int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`
+	UnansweredBytesMax         int64         `key:"unansweredBytesMax" doc:"Bytes of requests without an answer, held ones included, and of answers on their way to clients, for the whole process." default:"536870912"`
+	IdleMax                    time.Duration `key:"idleMax" doc:"Connections that sent nothing for so long are closed." default:"10m"`
 }
+
+// Quota is what a principal may use of one gateway.
+type Quota struct {
+	Principal        string `key:"principal" doc:"User:name as docs/operate/security.md makes it, or * for each principal that has no rate of its own." required:"true"`
+	ProducerByteRate int64  `key:"producerByteRate" doc:"Bytes of Produce requests a second. 0: as the entry of * says, or without limit." default:"0"`
+	ConsumerByteRate int64  `key:"consumerByteRate" doc:"Bytes of answers to Fetch a second. 0: as the entry of * says, or without limit." default:"0"`
+	RequestRate      int64  `key:"requestRate" doc:"Requests of any kind a second. 0: as the entry of * says, or without limit." default:"0"`
+}
+
+// EveryPrincipal is the principal of a quota for all that have no rate of their own.
+const EveryPrincipal = "*"
 
 // Lease times. The holder counts from when it sent the renewal, a waiter from
 // the last change it saw.

@@ -10,6 +10,7 @@ import (
 	"spillway"
 	"spillway/federation"
 	"spillway/federation/failover"
+	"spillway/federation/quota"
 	"spillway/federation/router"
 	"spillway/federation/session"
 )
@@ -65,6 +66,9 @@ func (t *Telemetry) RouterEvents() router.Events {
 		Ejected:      func(id spillway.ShareID, _ time.Duration, _ string) { t.counter(gatewayEjections, id.Group).Inc() },
 		Denied: func(d router.Denial) {
 			t.counter(gatewayDenials, strings.ToLower(string(d.Kind)), strings.ToLower(string(d.Operation))).Inc()
+		},
+		OverQuota: func(kind quota.Kind, pause time.Duration) {
+			t.histogram(gatewayOverQuota, kind.String()).Observe(pause.Seconds())
 		},
 		FetchLimited: func() { t.counter(gatewayFetchLimited).Inc() },
 	}

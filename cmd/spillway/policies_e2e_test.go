@@ -239,6 +239,7 @@ func TestRealConsulPolicies(t *testing.T) {
 	moves := [][]string{
 		{"switchover", "shop", "--to", "west"}, {"site", "drain", "west", "--why", "test"}, {"site", "return", "west"}, {"switchover", "shop", "--to", "west"},
 		{"automation", "pause"}, {"automation", "resume"}, {"failover", "quiet", "--to", "west", "--accept-loss", "-1"},
+		{"unreplicated", "replay", "quiet", "--site", "east", "--why", "test"}, // nothing is lost, but it is claimed and noted
 	}
 	for _, args := range moves {
 		at := time.Now()
@@ -450,6 +451,7 @@ func (w *policyWorld) refusesWhatIsAnothers() {
 		k.GatewayReport(shop, 3, "east-1"):  {policies.Gateway, policies.Mirror, policies.Control},
 		k.Automation():                      {policies.Operator},
 		k.Drained("east"):                   {policies.Operator},
+		k.Replay(shop):                      {policies.Operator},
 		k.Audit(time.Now(), "forged"):       {policies.Operator},
 		k.ClientAudit(time.Now(), "forged"): {policies.Gateway, policies.Control},
 		k.Offer("east"):                     {policies.Gateway},

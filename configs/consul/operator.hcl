@@ -28,6 +28,9 @@ key_prefix "spillway/shop/mirrors/" { policy = "read" }
 # dry runs: what is reported
 key_prefix "spillway/shop/moves/" { policy = "read" }
 
+# claim a replay of unreplicated records: one of a group at a time
+key_prefix "spillway/shop/replays/" { policy = "write" }
+
 # dry runs: what a failover would burn
 key_prefix "spillway/shop/reserved/" { policy = "read" }
 

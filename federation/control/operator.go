@@ -404,3 +404,27 @@ func (o *Operator) Audit(ctx context.Context) ([]failover.AuditEntry, error) {
 	slices.SortStableFunc(log, func(a, b failover.AuditEntry) int { return a.At.Compare(b.At) })
 	return log, nil
 }
+
+// Note writes an entry of the audit log about what a command does beside the store.
+func (o *Operator) Note(ctx context.Context, what, who, why string) error {
+	if err := o.store.Txn(ctx, []coordination.Op{o.audit(what, who, why)}); err != nil {
+		return fmt.Errorf("write the audit log: %w", err)
+	}
+	return nil
+}
+
+// Share is the record of a group, as it is now.
+func (o *Operator) Share(ctx context.Context, group string) (failover.Share, error) {
+	share, _, err := o.share(ctx, group)
+	return share, err
+}
+
+// Gateways are those that say they serve, dead ones included until their leases are
+// taken away.
+func (o *Operator) Gateways(ctx context.Context) ([]layout.GatewayLease, error) {
+	entries, err := o.store.List(ctx, o.keys.Gateways())
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(decodeGateways(entries), func(l layout.GatewayLease) bool { return l.Leaving }), nil
+}

@@ -127,6 +127,13 @@ func (k Keys) Topics() string { return k.root() + "topics/" }
 // Topic is the creation of one topic; absent if there is none.
 func (k Keys) Topic(name string) string { return k.Topics() + name }
 
+// ReplaysAll is the prefix of the claims of commands that write unreplicated records again.
+func (k Keys) ReplaysAll() string { return k.root() + "replays/" }
+
+// Replay is the claim of the command that writes a share's unreplicated records again;
+// absent if there is none.
+func (k Keys) Replay(id spillway.ShareID) string { return k.ReplaysAll() + id.String() }
+
 // Audits is the prefix of the audit log of people. It is not one of ClientAudits, so that
 // nobody reads what is kept for ever to find what is to go.
 func (k Keys) Audits() string { return k.root() + "audit/" }

@@ -151,6 +151,10 @@ func (l Layout) Leader(share spillway.ShareID, tp spillway.TopicPartition, upstr
 	return pick(nodes, strconv.AppendInt(append(append(key[:0], share.String()...), '/'), int64(tp.Partition), 10))
 }
 
+// Leaders lists the nodes that lead the partitions of a share, each some of them: who
+// leads which changes only with it (L3).
+func (l Layout) Leaders(share spillway.ShareID) []Node { return l.home(share) }
+
 // Coordinator picks the node that coordinates a consumer group.
 func (l Layout) Coordinator(share spillway.ShareID, group string) (Node, bool) {
 	return pick(l.home(share), []byte("group "+group))

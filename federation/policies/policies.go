@@ -109,6 +109,7 @@ func Of(role Role, h Holder) []coordination.Rule {
 			write(k.Automation(), "pause and resume"),
 			write(k.DrainedAll(), "drain and return sites"),
 			write(k.BesideAll(), "what was known when a move began"),
+			write(k.ReplaysAll(), "claim a replay of unreplicated records: one of a group at a time"),
 			write(k.Audits(), "who changed what, and why"),
 		)
 	}

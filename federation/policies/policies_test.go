@@ -99,6 +99,7 @@ func TestWhoMayNot(t *testing.T) {
 		"spillway/shop/history/orders/0/0000000002":  {Control},
 		"spillway/shop/automation":                   {Operator},
 		"spillway/shop/drained/east":                 {Operator},
+		"spillway/shop/replays/orders/0":             {Operator},
 		"spillway/shop/audit/20260304T120000-abc":    {Operator},
 		"spillway/other/shares/orders/0":             nil,
 		"spillway/shop2/shares/orders/0":             nil,
