@@ -67,7 +67,7 @@ func (a *App) serveConsul(ctx context.Context, k configs.Consul) (coordination.S
 	if store, err = dialConsul(k, token.get, token.doubt); err != nil {
 		return nil, err
 	}
-	_, err = token.look(ctx)
+	_, _, err = token.look(ctx)
 	if errors.Is(err, coordination.ErrDenied) {
 		return nil, errors.Join(err, store.Close())
 	}

@@ -17,13 +17,16 @@ import (
 const (
 	// tokenEvery is how often the file of the token is looked at.
 	tokenEvery = 2 * time.Second
+	// tokenProve is how long a token counts as proved: rights are taken away, or Consul
+	// begins to ask for them, without anything being refused until the day they are needed.
+	tokenProve = 30 * time.Second
 	// tokenCheck is in /readyz: whether the token may do what the roles of this process do.
 	tokenCheck = "coordinator token"
 )
 
 // storeToken is the token of a serving process in Consul. A new one in the file comes
 // into force once Consul has said that it may do what this process does. When Consul has
-// refused something, it is asked anew.
+// refused something, and every now and then, it is asked anew.
 type storeToken struct {
 	// Set once.
 	read    func() (string, error)
@@ -31,6 +34,8 @@ type storeToken struct {
 
 	current atomic.Pointer[string]
 	proved  atomic.Bool // of current
+	// Owned by look.
+	provedAt time.Time
 }
 
 func newStoreToken(k configs.Consul, lacking func(context.Context, string) error) (*storeToken, error) {
@@ -61,23 +66,34 @@ func (t *storeToken) get() string { return *t.current.Load() }
 // doubt is called when the store has refused something.
 func (t *storeToken) doubt() { t.proved.Store(false) }
 
-// look takes a new token, and has the store prove it, or the one in force if there is
-// doubt. Nothing is taken that was not proved.
-func (t *storeToken) look(ctx context.Context) (changed bool, err error) {
-	token, err := t.read()
-	if err != nil {
-		return false, err
+// look takes a new token if the store proves it, and otherwise has the one in force proved
+// where there is doubt, or the last time is long ago. Nothing is taken that was not proved.
+// refused: a new token is not taken; err: the one in force may not do what it must, or
+// nobody knows yet.
+func (t *storeToken) look(ctx context.Context) (changed bool, refused, err error) {
+	token, refused := t.read()
+	if refused == nil && token != t.get() {
+		if refused = t.lacking(ctx, token); refused == nil {
+			t.current.Store(&token)
+			t.proved.Store(true)
+			t.provedAt = time.Now()
+			return true, nil, nil
+		}
 	}
-	if token == t.get() && t.proved.Load() {
-		return false, nil
+	if t.proved.Load() && time.Since(t.provedAt) < tokenProve {
+		return false, refused, nil
 	}
-	if err := t.lacking(ctx, token); err != nil {
-		return false, err
+	at := time.Now()
+	switch err = t.lacking(ctx, t.get()); {
+	case err == nil:
+		t.proved.Store(true)
+		t.provedAt = at
+	case !errors.Is(err, coordination.ErrDenied) && t.proved.Load():
+		err = nil // the store is away, which others tell; asked again at the next look
+	default:
+		t.proved.Store(false)
 	}
-	changed = token != t.get()
-	t.current.Store(&token)
-	t.proved.Store(true)
-	return changed, nil
+	return false, refused, err
 }
 
 // rulesOf are what the roles of a process need in the store.
@@ -115,16 +131,15 @@ func (a *App) watchToken(ctx context.Context, t *storeToken) {
 			return
 		case <-tick.C:
 		}
-		changed, err := t.look(ctx)
+		changed, refused, err := t.look(ctx)
 		if ctx.Err() != nil {
 			return
 		}
 		if changed {
 			a.log.Info("a new token of the coordinator is in force")
 		}
-		if err != nil && t.proved.Load() {
-			said.tell("the new token of the coordinator is not taken, the one before stays in force", err)
-			err = nil
+		if refused != nil {
+			said.tell("the new token of the coordinator is not taken, the one before stays", refused)
 		}
 		a.tokenHealth(err)
 	}

@@ -36,7 +36,8 @@ func TestStoreTokenIsProvedBeforeItIsTaken(t *testing.T) {
 	look := func(want string, changes bool, fault string, asks int) {
 		t.Helper()
 		asked = 0
-		changed, err := token.look(t.Context())
+		changed, refused, err := token.look(t.Context())
+		err = errors.Join(refused, err)
 		switch {
 		case token.get() != want, changed != changes, asked != asks:
 			t.Errorf("token %q, changed %v, asked %d times: want %q, %v, %d", token.get(), changed, asked, want, changes, asks)
@@ -66,6 +67,69 @@ func TestStoreTokenIsProvedBeforeItIsTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	look("two", false, "no such file", 0)
+}
+
+// A token that was proved is asked about again though nothing was refused: its rights may
+// be gone before they are needed. While the store is away it is not called bad for that.
+func TestAProvedTokenIsProvedAgain(t *testing.T) {
+	t.Setenv("SHOP_TOKEN", "one")
+	answer, asked := error(nil), 0
+	token, err := newStoreToken(configs.Consul{TokenEnv: "SHOP_TOKEN"}, func(context.Context, string) error { asked++; return answer })
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func(asks int, want error) {
+		t.Helper()
+		asked = 0
+		if _, refused, err := token.look(t.Context()); refused != nil || !errors.Is(err, want) || want == nil && err != nil || asked != asks {
+			t.Errorf("asked %d times, %v, %v: want %d, %v", asked, refused, err, asks, want)
+		}
+	}
+	look(1, nil)
+	answer = coordination.ErrDenied
+	look(0, nil)
+	token.provedAt = token.provedAt.Add(-tokenProve)
+	answer = coordination.ErrUnavailable
+	look(1, nil)
+	look(1, nil) // and soon again
+	answer = coordination.ErrDenied
+	look(1, coordination.ErrDenied)
+	look(1, coordination.ErrDenied)
+	answer = coordination.ErrUnavailable
+	look(1, coordination.ErrUnavailable) // nobody knows
+	answer = nil
+	look(1, nil)
+	look(0, nil)
+}
+
+// A new token that is not taken says nothing about the one in force.
+func TestTheTokenInForceIsProvedBesideANewOne(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	answers := map[string]error{}
+	token, err := newStoreToken(configs.Consul{TokenFile: file}, func(_ context.Context, token string) error { return answers[token] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("two"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	answers["two"] = coordination.ErrDenied
+	token.doubt()
+	if _, refused, err := token.look(t.Context()); !errors.Is(refused, coordination.ErrDenied) || err != nil || token.get() != "one" || !token.proved.Load() {
+		t.Errorf("the new token: %v, the one in force: %v, proved %v", refused, err, token.proved.Load())
+	}
+	answers["one"] = coordination.ErrDenied
+	token.doubt()
+	if _, refused, err := token.look(t.Context()); refused == nil || err == nil {
+		t.Errorf("both are bad: %v, %v", refused, err)
+	}
+	answers["two"] = nil
+	if changed, refused, err := token.look(t.Context()); !changed || refused != nil || err != nil || token.get() != "two" {
+		t.Errorf("changed %v, %v, %v", changed, refused, err)
+	}
 }
 
 func TestAnEmptyTokenIsAFault(t *testing.T) {
