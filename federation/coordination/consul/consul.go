@@ -76,8 +76,13 @@ func New(cfg Config) (*Store, error) {
 		TLSHandshakeTimeout:   callMax,
 		ResponseHeaderTimeout: 0, // blocking queries; every call has a deadline of its own
 	}
+	token := cfg.Token
+	if token == nil {
+		token = func() string { return "" }
+	}
 	ac := &api.Config{
 		Address:    cfg.Address,
+		Token:      token(), // each call has its own; without one here the client reads the file that its environment names
 		Scheme:     "http",
 		Datacenter: cfg.Datacenter,
 		Transport:  transport,
@@ -89,10 +94,6 @@ func New(cfg Config) (*Store, error) {
 	client, err := api.NewClient(ac)
 	if err != nil {
 		return nil, fmt.Errorf("consul at %s: %w", cfg.Address, err)
-	}
-	token := cfg.Token
-	if token == nil {
-		token = func() string { return "" }
 	}
 	denied := cfg.Denied
 	if denied == nil {
@@ -143,14 +144,26 @@ func (s *Store) List(ctx context.Context, prefix string) ([]coordination.Entry, 
 	ctx, cancel := context.WithTimeout(ctx, callMax)
 	defer cancel()
 	entries, _, err := s.list(prefix, s.consistent(ctx))
-	if err == nil && len(entries) == 0 {
+	if err == nil && len(entries) == 0 && strings.HasSuffix(prefix, "/") {
 		err = s.mayBeEmpty(ctx, prefix)
 	}
 	return entries, err
 }
 
+// pairs asks for all below a prefix, or for the one key that it means.
+func (s *Store) pairs(prefix string, q *api.QueryOptions) (api.KVPairs, *api.QueryMeta, error) {
+	if strings.HasSuffix(prefix, "/") {
+		return s.kv.List(prefix, q)
+	}
+	p, meta, err := s.kv.Get(prefix, q)
+	if p == nil {
+		return nil, meta, err
+	}
+	return api.KVPairs{p}, meta, err
+}
+
 func (s *Store) list(prefix string, q *api.QueryOptions) ([]coordination.Entry, uint64, error) {
-	pairs, meta, err := s.kv.List(prefix, q)
+	pairs, meta, err := s.pairs(prefix, q)
 	if err != nil {
 		return nil, 0, s.unavailable("list", prefix, err)
 	}
@@ -292,7 +305,7 @@ func (s *Store) poll(ctx context.Context, prefix string, after uint64, wait time
 	defer cancel()
 	q := &api.QueryOptions{WaitIndex: after, WaitTime: wait, RequireConsistent: after == 0, Token: s.token()}
 	entries, index, err := s.list(prefix, q.WithContext(ctx))
-	if err == nil && after == 0 && len(entries) == 0 {
+	if err == nil && after == 0 && len(entries) == 0 && strings.HasSuffix(prefix, "/") {
 		err = s.mayBeEmpty(ctx, prefix)
 	}
 	return entries, index, err

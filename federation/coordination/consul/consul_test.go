@@ -258,6 +258,16 @@ func TestTokensChange(t *testing.T) {
 	}
 }
 
+// Who has a token does not need the one that a shell's environment names.
+func TestTheEnvironmentsTokenFileIsNotRead(t *testing.T) {
+	t.Setenv("CONSUL_HTTP_TOKEN_FILE", t.TempDir()+"/absent")
+	s, err := consul.New(consul.Config{Address: "127.0.0.1:1", Token: func() string { return "one" }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+}
+
 // Rights are asked for without writing: nothing in the transaction can come true.
 func TestLackingNamesRules(t *testing.T) {
 	var body string
