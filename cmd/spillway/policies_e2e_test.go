@@ -282,6 +282,12 @@ func TestRealConsulPolicies(t *testing.T) {
 	w.wait("the rule is named", func() error {
 		return gatewayLog.has(`key_prefix \"spillway/shop/offers/\" { policy = \"write\" }`)
 	})
+	time.Sleep(3 * time.Second) // longer than a look at the file, and a lease's next try
+	lacking, err := os.ReadFile(w.tokenFile("east-1"))
+	must(t, err)
+	if used := w.consul.used(strings.TrimSpace(string(lacking))); len(used) > 0 {
+		t.Errorf("a token that lacks a right was used for %v", used)
+	}
 	if after := load.acknowledged(); after > before+1 { // one may have been on its way
 		t.Errorf("%d records were acknowledged while the gateway had no lease", after-before)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -71,6 +72,13 @@ func (c *consulTap) know(token string, role policies.Role, h policies.Holder) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.holders[token] = tapHolder{role: role, holder: h, asked: map[asking]bool{}}
+}
+
+// used lists what a token was used for, but to ask for its rights.
+func (c *consulTap) used(token string) []asking {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.holders[token].asked))
 }
 
 // forget drops what was noted.
@@ -154,7 +162,7 @@ func (c *consulTap) answer(res *http.Response) error {
 // less: nothing that was asked for is decided by it.
 func (c *consulTap) everyRuleServed(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second) // mirrors and loops do some of it in their own time
+	deadline := time.Now().Add(time.Minute) // mirrors and loops do some of it in their own time, and try again only after a while
 	for {
 		refused, idle := c.judge()
 		if len(refused) == 0 && len(idle) > 0 && time.Now().Before(deadline) {

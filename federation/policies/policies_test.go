@@ -115,6 +115,19 @@ func TestWhoMayNot(t *testing.T) {
 	}
 }
 
+// Rules of one role are told apart by their reasons, in the end-to-end test and by people.
+func TestReasonsAreUnique(t *testing.T) {
+	for _, role := range Roles() {
+		of := map[string]string{}
+		for _, r := range Of(role, ForExample) {
+			if other, twice := of[r.Why]; twice {
+				t.Errorf("%s: %s and %s have one reason", role, other, r.Path)
+			}
+			of[r.Why] = r.Path
+		}
+	}
+}
+
 // Every key that there is has somebody who may write it, and every prefix somebody who may
 // read it: a key that is new is forgotten neither here nor in the files.
 func TestEveryKeyIsSomebodys(t *testing.T) {
