@@ -105,8 +105,8 @@ type Coordinator struct {
 // Consul says where the Consul agent is.
 type Consul struct {
 	Address    string `key:"address" doc:"host:port, https://host:port or unix:///path of the agent on this host." default:"127.0.0.1:8500"`
-	TokenFile  string `key:"tokenFile" doc:"File that holds the ACL token."`
-	TokenEnv   string `key:"tokenEnv" doc:"Name of the environment variable that holds the ACL token."`
+	TokenFile  string `key:"tokenFile" doc:"File that holds the ACL token. A serving process reads it anew when it changes. See docs/operate/consul-acl.md."`
+	TokenEnv   string `key:"tokenEnv" doc:"Name of the environment variable that holds the ACL token, which cannot be changed while a process runs."`
 	CAFile     string `key:"caFile" doc:"PEM file of the authority of Consul's certificate."`
 	CertFile   string `key:"certFile" doc:"PEM file of the client certificate."`
 	KeyFile    string `key:"keyFile" doc:"PEM file of the client certificate's key."`
