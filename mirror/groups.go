@@ -134,11 +134,14 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 }
 
 // RemoveMembers removes the members that the share's consumer groups have here, before a
-// failover opens: they are of a time when this site served, for nobody else could join. New
-// members would wait until the sessions of those have timed out, which takes 45 s by
-// default. In a switchover CopyGroups does so. It may be repeated, and may run beside
-// OpenEpoch, but not longer than that.
-func (m *Mirror) RemoveMembers(ctx context.Context, id spillway.ShareID) error {
+// failover opens the epoch: they are of a time when this site served. New members would
+// wait until the sessions of those have timed out, which takes 45 s by default. In a
+// switchover CopyGroups does so. It may run beside OpenEpoch, but not longer than that, and
+// not again once the epoch has begun here: then clients may have joined.
+//
+// A group counts if it has a position in a topic of the share: those of the site itself,
+// such as the workers of a Connect cluster, are left alone, whatever they are called.
+func (m *Mirror) RemoveMembers(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) error {
 	s, err := m.share(id)
 	if err != nil {
 		return err
@@ -146,7 +149,9 @@ func (m *Mirror) RemoveMembers(ctx context.Context, id spillway.ShareID) error {
 	s.mu.Lock()
 	a := s.mu.assignment
 	s.mu.Unlock()
-	floor := m.reader.Floor(id)
+	if len(a.ConsumerGroups) == 0 {
+		return nil
+	}
 	groups, err := m.local.Admin().ListGroups(ctx)
 	if err != nil {
 		return fmt.Errorf("list groups of site %s: %w", m.site, err)
@@ -162,17 +167,48 @@ func (m *Mirror) RemoveMembers(ctx context.Context, id spillway.ShareID) error {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := groupRight{m: m, share: id, group: g.ID, floor: floor}.removeMembers(ctx)
-			if err == nil {
-				return
+			if err := m.removeMembers(ctx, a, groupRight{m: m, share: id, group: g.ID, floor: epoch}); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				faults = append(faults, fmt.Errorf("group %s: %w", g.ID, err))
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			faults = append(faults, fmt.Errorf("group %s: %w", g.ID, err))
 		})
 	}
 	wg.Wait()
 	return some(faults)
+}
+
+func (m *Mirror) removeMembers(ctx context.Context, a Assignment, right groupRight) error {
+	positions, err := m.local.Admin().FetchGroupOffsets(ctx, right.group)
+	if err != nil {
+		return err
+	}
+	for tp := range positions {
+		if a.has(tp) {
+			return right.removeMembers(ctx)
+		}
+	}
+	return nil
+}
+
+// Begun tells whether an epoch of a share, or a later one, has begun at this site.
+func (m *Mirror) Begun(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) (bool, error) {
+	s, err := m.share(id)
+	if err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	a := s.mu.assignment
+	s.mu.Unlock()
+	if err := m.readMap(ctx); err != nil {
+		return false, err
+	}
+	for tp := range m.reader.Open() {
+		if a.has(tp) && m.hasBegun(tp, epoch) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // copyGroups copies what differs from what is there, and says what is there then: nothing

@@ -23,7 +23,8 @@ const (
 
 // growBytes is the first piece of a frame that is allocated, so that a peer which
 // only claims a large frame costs little. Once it has come, the rest is allocated in
-// one piece, and nothing is copied twice: callers bound what all frames claim.
+// one piece, and nothing is copied twice: sessions count what all frames claim before, and
+// a site is trusted with bytesMax for each connection.
 const growBytes = 64 << 10
 
 // FrameError says why a length prefix was refused. Reason is one of a fixed

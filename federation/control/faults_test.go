@@ -75,6 +75,9 @@ func TestAFailoverRemovesMembersThatStayed(t *testing.T) {
 		})
 		return c
 	}
+	if err := west.cluster.Admin().CommitGroupOffsets(within(t), "app", map[spillway.TopicPartition]broker.GroupOffset{orders0: {LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
 	member("stays").Close() // a static member does not leave
 	w.kill("east")
 	plan, err := w.operator.Failover(within(t), "orders", "west", -1, "test", "east is gone", false)

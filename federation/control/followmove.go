@@ -90,8 +90,17 @@ func (s *followed) open(ctx context.Context, share failover.Share, before ...fun
 	m := s.f.cfg.Mirror
 	switch s.f.site {
 	case share.Target:
+		begun, err := m.Begun(ctx, s.id, share.Epoch)
+		if err != nil {
+			return err
+		}
 		removed := make(chan struct{})
-		go func() { defer close(removed); s.removeMembers(ctx, share) }()
+		go func() {
+			defer close(removed)
+			if !begun { // else this step is taken again, and clients may have joined
+				s.removeMembers(ctx, share)
+			}
+		}()
 		position, err := m.OpenEpoch(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
 		<-removed // who joins from now on is not removed
 		if err != nil {
@@ -124,7 +133,7 @@ const removeMax = 2 * time.Second
 func (s *followed) removeMembers(ctx context.Context, share failover.Share) {
 	ctx, cancel := context.WithTimeout(ctx, removeMax)
 	defer cancel()
-	if err := s.f.cfg.Mirror.RemoveMembers(ctx, s.id); err != nil {
+	if err := s.f.cfg.Mirror.RemoveMembers(ctx, s.id, share.Epoch); err != nil {
 		s.f.cfg.Events.followFailed(s.id, share.State, fmt.Errorf("consumer groups go on only once the sessions of members that site %s had before have timed out: %w", s.f.site, err))
 	}
 }

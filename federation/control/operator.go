@@ -121,14 +121,17 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		if dryRun {
 			return plan, nil
 		}
-		if err = plan.Refusal(); err == nil && o.Sites != nil {
+		again := o.look / 2
+		if err = plan.Refusal(); err != nil {
+			again = rest
+			if o.Sites != nil { // what was asked of them is much, and changes slowly
+				rest = min(2*rest, againMax)
+			}
+		} else if o.Sites != nil {
 			r.Target = next.Target
 			next, err = o.beginNow(ctx, h, g, share, r, &view)
 		}
-		if o.waits(ctx, err, rest) {
-			if o.Sites != nil {
-				rest = min(2*rest, againMax)
-			}
+		if o.waits(ctx, err, again) {
 			continue
 		}
 		if err != nil {

@@ -21,20 +21,21 @@ const flexibleFetch = 12
 // bytes, so that two encodings differ just where the lengths of records stand.
 func pieces(resp *kmsg.FetchResponse) (first []byte, rest [][]byte, size int) {
 	var records [][]byte
-	bytes, large := 64, false
+	bytes, small, large := 64, 0, false
 	for _, t := range resp.Topics {
 		bytes += 32 + len(t.Topic)
 		for _, p := range t.Partitions {
 			records = append(records, p.RecordBatches)
 			bytes += 64 + 16*len(p.AbortedTransactions)
-			large = large || len(p.RecordBatches) >= pieceBytesMin
+			if len(p.RecordBatches) < pieceBytesMin {
+				small += len(p.RecordBatches)
+			} else {
+				large = true
+			}
 		}
 	}
 	if !large {
-		for _, r := range records {
-			bytes += len(r)
-		}
-		first = resp.AppendTo(make([]byte, 0, bytes))
+		first = resp.AppendTo(make([]byte, 0, bytes+small))
 		return first, nil, len(first)
 	}
 	with := func(records []byte) []byte {
@@ -51,36 +52,36 @@ func pieces(resp *kmsg.FetchResponse) (first []byte, rest [][]byte, size int) {
 		width = 1
 	}
 	var all [][]byte
-	piece := make([]byte, 0, bytes)
-	from := 0 // of null, what was not taken yet
+	between, begun := make([]byte, 0, len(null)+small+binary.MaxVarintLen32*len(records)), 0 // all that is not of the sites, and where the last of it begins
+	from := 0                                                                                // of null, what was not taken yet
 	for at := 0; at < len(null); at++ {
 		if null[at] == empty[at] {
 			continue
 		}
 		r := records[0]
 		records = records[1:]
-		piece = append(piece, null[from:at]...)
+		between = append(between, null[from:at]...)
 		from = at + width
 		at = from - 1
 		switch {
 		case r == nil:
-			piece = append(piece, null[from-width:from]...)
+			between = append(between, null[from-width:from]...)
 		case resp.Version >= flexibleFetch:
-			piece = binary.AppendUvarint(piece, uint64(len(r))+1)
+			between = binary.AppendUvarint(between, uint64(len(r))+1)
 		default:
-			piece = binary.BigEndian.AppendUint32(piece, uint32(len(r)))
+			between = binary.BigEndian.AppendUint32(between, uint32(len(r)))
 		}
 		if len(r) < pieceBytesMin {
-			piece = append(piece, r...)
+			between = append(between, r...)
 			continue
 		}
-		all = append(all, piece, r)
-		piece = make([]byte, 0, len(null)-from)
+		all = append(all, between[begun:len(between):len(between)], r)
+		begun = len(between)
 	}
 	if len(records) > 0 {
 		panic(fmt.Sprintf("fetch answer of version %d: no length of records was found for %d partitions", resp.Version, len(records)))
 	}
-	all = append(all, append(piece, null[from:]...))
+	all = append(all, append(between, null[from:]...)[begun:])
 	for _, p := range all {
 		size += len(p)
 	}

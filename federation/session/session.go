@@ -53,7 +53,8 @@ func (r Request) AfterWrite(f func(err error)) {
 }
 
 // Rest has more written behind the body that the Answer returns, without copying it. Who
-// hands it over changes nothing of it any more. Call it in the Answer, at most once.
+// hands it over changes nothing of it any more, and has told by Hold what it keeps in
+// memory, which may be more than is written. Call it in the Answer, at most once.
 func (r Request) Rest(pieces [][]byte) {
 	if r.slot != nil {
 		r.slot.rest = pieces
@@ -523,7 +524,11 @@ func (s *Session) put(sl *slot, body []byte) error {
 	for _, piece := range sl.rest {
 		size += len(piece)
 	}
-	sl.req.Hold(int64(size))
+	if len(sl.rest) == 0 {
+		sl.req.Hold(int64(size))
+	} else { // the pieces are parts of what was held for them
+		sl.req.Hold(max(int64(size), sl.held))
+	}
 	head[0], head[1], head[2], head[3] = byte(size>>24), byte(size>>16), byte(size>>8), byte(size)
 	s.conn.SetWriteDeadline(time.Now().Add(s.limits.WriteMax))
 	if _, err := pieces.WriteTo(s.conn); err != nil {

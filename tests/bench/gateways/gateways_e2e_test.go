@@ -302,7 +302,6 @@ func paced(ctx context.Context, to *conn.Conn, topic string, d, pause time.Durat
 			due = time.Now()
 		}
 		time.Sleep(time.Until(due))
-		at := time.Now()
 		answer, err := to.Send(ctx, 0, produceVersion, true, request).Wait(ctx)
 		if err != nil {
 			return err
@@ -311,7 +310,7 @@ func paced(ctx context.Context, to *conn.Conn, topic string, d, pause time.Durat
 			return err
 		}
 		s.requests++
-		s.delays = append(s.delays, time.Since(at))
+		s.delays = append(s.delays, time.Since(due))
 	}
 	return nil
 }

@@ -85,6 +85,9 @@ func Below(value float64) Goal { return Goal{value: value} }
 func (r *Report) Tell(shape, figure, unit string, values map[string]float64, goals ...Goal) {
 	line := row{Shape: shape, Figure: figure, Unit: unit, Values: values}
 	for _, g := range goals {
+		if _, measured := values[r.Ours]; !measured {
+			continue
+		}
 		if g.of == "" {
 			line.Ratios = append(line.Ratios, ratioTo{Value: values[r.Ours], Goal: g.value})
 		} else if other := values[g.of]; other > 0 {

@@ -140,6 +140,18 @@ func TestEachAnomalyIsFoundAndNoneMisreported(t *testing.T) {
 			w.setBack(func() { w.read("desk-1", 0, 8) })
 			w.read("desk-1", 0, 9) // had come again already
 		}, map[check.Kind]int64{check.ReRead: 1}},
+		{"a group went back before anything came again", func(w *world) {
+			w.event(history.Event{Kind: history.Position, Client: "desk-1", Group: "desk", Topic: "orders", Offset: history.NoOffset})
+			w.event(history.Event{Kind: history.Mark, Name: history.Kill, Note: "east"})
+			w.event(history.Event{Kind: history.Mark, Name: history.MoveStart, Move: history.Switchover, From: "west", To: "east"})
+			w.read("desk-1", 0, 8)
+		}, map[check.Kind]int64{check.ReRead: 2}},
+		{"a group comes back a move too late", func(w *world) {
+			w.setBack(func() {
+				w.event(history.Event{Kind: history.Mark, Name: history.MoveStart, Move: history.Switchover, From: "east", To: "west"})
+				w.read("desk-1", 0, 8)
+			})
+		}, map[check.Kind]int64{check.ReRead: 2}},
 		{"a group that had come back went back at the next move", func(w *world) {
 			w.event(history.Event{Kind: history.Mark, Name: history.Kill, Note: "east"})
 			w.read("desk-1", 0, 7)

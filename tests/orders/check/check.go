@@ -287,7 +287,7 @@ func (c *Checker) mark(e history.Event) {
 	if !setBack && e.Name == history.MoveEnd {
 		return
 	}
-	if c.setBack && !setBack {
+	if !setBack {
 		c.beLate()
 	}
 	c.setBack = setBack

@@ -31,9 +31,10 @@ type cursor struct {
 	repeatFrom int64
 	repeatMax  int32
 
-	// A loss set the group back, and it had not read again up to where it was when the
-	// next planned move began: records behind late up to lateMax (indices) may still come
-	// again, each once.
+	// A loss set the group back (it began anew at a position), and it had not read again up
+	// to where it was when the next planned move began: records behind late up to lateMax
+	// (indices) may still come again, each once, until the move after that begins.
+	setBack       bool
 	late, lateMax int32
 
 	repeated int // place in the findings of the run of re-reads that is open, or −1
@@ -77,6 +78,7 @@ func (r *reader) position(e history.Event, c *Checker) {
 	cur.at = -1
 	cur.client = e.Client
 	cur.from = -1
+	cur.setBack = cur.setBack || c.setBack
 	if e.Offset >= 0 {
 		cur.from = e.Offset
 		if !known || e.Offset < cur.begin {
@@ -156,17 +158,16 @@ func (c *Checker) consume(e history.Event) {
 	cur.at, cur.max, cur.late = k, max(cur.max, k), max(cur.late, k)
 }
 
-// beLate lets groups finish what a loss has them read again: a client may come back
-// to its partitions one after the other, and long after it has gone on in one.
+// beLate lets groups finish what a loss has them read again, once a planned move begins: a
+// client may come back to its partitions one after the other, and long after it has gone on
+// in one. A move later nothing is excused any more.
 func (c *Checker) beLate() {
 	for _, r := range c.readers {
-		if !r.group {
-			continue
-		}
 		for _, cur := range r.cursors {
-			if cur.lateMax = -1; cur.at < cur.max {
+			if cur.lateMax = -1; r.group && cur.setBack && cur.at < cur.max {
 				cur.late, cur.lateMax = cur.at, cur.max
 			}
+			cur.setBack = false
 		}
 	}
 }
