@@ -292,27 +292,56 @@ func TestSmall(t *testing.T) {
 	told.Tell(what, "processor of the proxy", "µs per request", by(proxies(all), func(c contender) float64 { return many[c.name].cpuPerRequest() }), report.Beside(haproxy))
 }
 
-// paced sends a small batch for a time, the next one at its time, or, without a pause,
-// when the last is answered, and notes how long each took from when it was due.
+// paced sends a small batch for a time: the next one at its time, whether the last is
+// answered or not, as far as inFlight allows; or, without a pause, when the last is
+// answered. It notes how long each took from when it was due, without what the sleep took
+// too long.
 func paced(ctx context.Context, to *conn.Conn, topic string, d, pause time.Duration, s *spent) error {
-	request := produceRequest(topic, 0, smallBatch)
-	began := time.Now()
+	type sent struct {
+		from    time.Time
+		pending *conn.Pending
+	}
+	request, began := produceRequest(topic, 0, smallBatch), time.Now()
+	onTheWay, answered := make(chan sent, inFlight), make(chan error, 1)
+	take := func(one sent) error {
+		answer, err := one.pending.Wait(ctx)
+		if err != nil {
+			return err
+		}
+		s.requests++
+		s.delays = append(s.delays, time.Since(one.from))
+		return produced(answer)
+	}
+	go func() {
+		var failed error
+		for one := range onTheWay {
+			if err := take(one); failed == nil {
+				failed = err
+			}
+		}
+		answered <- failed
+	}()
 	for due := began; due.Sub(began) < d; due = due.Add(pause) {
 		if pause == 0 {
 			due = time.Now()
 		}
-		time.Sleep(time.Until(due))
-		answer, err := to.Send(ctx, 0, produceVersion, true, request).Wait(ctx)
-		if err != nil {
-			return err
+		from := due
+		if left := time.Until(due); left > 0 {
+			time.Sleep(left)
+			from = time.Now()
 		}
-		if err := produced(answer); err != nil {
-			return err
+		one := sent{from, to.Send(ctx, 0, produceVersion, true, request)}
+		if pause == 0 {
+			if err := take(one); err != nil {
+				close(onTheWay)
+				return err
+			}
+			continue
 		}
-		s.requests++
-		s.delays = append(s.delays, time.Since(due))
+		onTheWay <- one
 	}
-	return nil
+	close(onTheWay)
+	return <-answered
 }
 
 // TestIdle opens connections that ask once what clients ask first, and then nothing.
