@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,13 +97,10 @@ func (c carriedGroup) still(theirs map[spillway.TopicPartition]broker.GroupOffse
 // committed again, for clients are held meanwhile. The site itself is asked what it
 // has: another mirror of it may have carried others since.
 func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error {
-	s, err := m.share(id)
+	a, err := m.assignment(id)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	a := s.mu.assignment
-	s.mu.Unlock()
 	src, err := m.source(from)
 	if err != nil {
 		return err
@@ -142,40 +140,23 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 // A group counts if it has a position in a topic of the share: those of the site itself,
 // such as the workers of a Connect cluster, are left alone, whatever they are called.
 func (m *Mirror) RemoveMembers(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) error {
-	s, err := m.share(id)
+	a, err := m.assignment(id)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	a := s.mu.assignment
-	s.mu.Unlock()
 	if len(a.ConsumerGroups) == 0 {
 		return nil
 	}
-	groups, err := m.local.Admin().ListGroups(ctx)
-	if err != nil {
-		return fmt.Errorf("list groups of site %s: %w", m.site, err)
-	}
-	var mu sync.Mutex
-	var faults []error
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, groupsAtOnce)
-	for _, g := range groups {
-		if g.State == "Empty" || g.State == "Dead" || !a.coversGroup(g.ID) {
-			continue
+	faults, err := eachGroup(ctx, m.local, a, func(g broker.GroupListing) error {
+		if g.State == "Empty" || g.State == "Dead" {
+			return nil
 		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			if err := m.removeMembers(ctx, a, groupRight{m: m, share: id, group: g.ID, floor: epoch}); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				faults = append(faults, fmt.Errorf("group %s: %w", g.ID, err))
-			}
-		})
-	}
-	wg.Wait()
-	return some(faults)
+		if err := m.removeMembers(ctx, a, groupRight{m: m, share: id, group: g.ID, floor: epoch}); err != nil {
+			return fmt.Errorf("group %s: %w", g.ID, err)
+		}
+		return nil
+	})
+	return cmp.Or(err, some(faults))
 }
 
 func (m *Mirror) removeMembers(ctx context.Context, a Assignment, right groupRight) error {
@@ -193,13 +174,10 @@ func (m *Mirror) removeMembers(ctx context.Context, a Assignment, right groupRig
 
 // Begun tells whether an epoch of a share, or a later one, has begun at this site.
 func (m *Mirror) Begun(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) (bool, error) {
-	s, err := m.share(id)
+	a, err := m.assignment(id)
 	if err != nil {
 		return false, err
 	}
-	s.mu.Lock()
-	a := s.mu.assignment
-	s.mu.Unlock()
 	if err := m.readMap(ctx); err != nil {
 		return false, err
 	}
@@ -217,12 +195,20 @@ func (m *Mirror) Begun(ctx context.Context, id spillway.ShareID, epoch spillway.
 // to hear of the end of transactions. It commits nothing once the site has promised a higher
 // epoch than the floor.
 func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
-	groups, err := src.cluster.Admin().ListGroups(ctx)
+	faults, err := eachGroup(ctx, src.cluster, a, func(g broker.GroupListing) error {
+		return m.copyAlone(ctx, a, src, g.ID, floor, wait, there, keep)
+	})
+	return cmp.Or(err, errors.Join(faults...))
+}
+
+// eachGroup does something about each group of a site that belongs to the share,
+// groupsAtOnce at a time: they are independent, and a move holds producers until it is
+// done with all. A fault of one keeps nobody from the others.
+func eachGroup(ctx context.Context, at broker.Cluster, a Assignment, do func(broker.GroupListing) error) (faults []error, err error) {
+	groups, err := at.Admin().ListGroups(ctx)
 	if err != nil {
-		return fmt.Errorf("list groups of site %s: %w", src.site, err)
+		return nil, fmt.Errorf("list groups of site %s: %w", at.Site(), err)
 	}
-	// Groups are independent, and a move holds producers until all are copied.
-	var faults []error
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, groupsAtOnce)
@@ -233,17 +219,15 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floo
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := m.copyAlone(ctx, a, src, g.ID, floor, wait, there, keep)
-			if err == nil {
-				return
+			if err := do(g); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				faults = append(faults, err)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			faults = append(faults, err)
 		})
 	}
 	wg.Wait()
-	return errors.Join(faults...)
+	return faults, nil
 }
 
 // copyAlone copies a group while nobody else of this mirror does: else what one read

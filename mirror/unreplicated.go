@@ -48,13 +48,10 @@ func (r UnreplicatedRange) Outcome() string {
 // as the one that served them or as a standby that a failover did not hear;
 // ranges that are not open any more included.
 func (m *Mirror) Unreplicated(ctx context.Context, id spillway.ShareID) ([]UnreplicatedRange, error) {
-	s, err := m.share(id)
+	a, err := m.assignment(id)
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	a := s.mu.assignment
-	s.mu.Unlock()
 	if err := m.reader.CaughtUp(ctx); err != nil {
 		return nil, err
 	}
