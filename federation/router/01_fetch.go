@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/broker/wire"
 	"spillway/federation/authorization"
 	"spillway/federation/quota"
 	"spillway/federation/records"
@@ -91,12 +92,16 @@ func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.An
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		body, rest, size := pieces(resp)
-		sreq.Rest(rest)
+		pieces := wire.FetchPieces(resp)
+		sreq.Rest(pieces[1:])
 		if !free {
+			size := 0
+			for _, p := range pieces {
+				size += len(p)
+			}
 			c.account.Charge(quota.Fetch, int64(size), time.Now())
 		}
-		return body, nil
+		return pieces[0], nil
 	}, nil
 }
 

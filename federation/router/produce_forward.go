@@ -12,6 +12,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/batch"
+	"spillway/broker/wire"
 	"spillway/lb"
 )
 
@@ -381,7 +382,7 @@ func (op *produce) send(lane *Lane, parts []*part) {
 	req := kmsg.NewPtrProduceRequest()
 	req.Version, req.Acks, req.TimeoutMillis = version, op.acks, int32(op.timeout.Milliseconds())
 	byTopic := make(map[string]int)
-	size, sent := 64, make([]*part, 0, len(parts))
+	sent := make([]*part, 0, len(parts))
 	now := time.Now()
 	for _, p := range parts {
 		p.sent = now
@@ -400,17 +401,14 @@ func (op *produce) send(lane *Lane, parts []*part) {
 			t := kmsg.NewProduceRequestTopic()
 			t.Topic = p.tp.Topic
 			req.Topics = append(req.Topics, t)
-			size += len(p.tp.Topic) + 16
 		}
 		in := kmsg.NewProduceRequestTopicPartition()
 		in.Partition, in.Records = p.tp.Partition, p.records
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, in)
-		size += len(p.records) + 16
 		sent = append(sent, p)
 	}
-	body := req.AppendTo(make([]byte, 0, size))
 	// The context is not the client's: what is on its way must be counted
 	// until the site has answered, whatever becomes of the client.
-	pending := lane.conn.Send(context.Background(), req.Key(), version, op.acks != 0, body)
+	pending := lane.conn.Send(context.Background(), req.Key(), version, op.acks != 0, wire.ProducePieces(req)...)
 	op.client.router.background.Go(func() { op.finish(lane, sent, pending) })
 }
