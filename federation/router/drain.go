@@ -38,7 +38,7 @@ func (s *Share) Drain(ctx context.Context, patience time.Duration) (unsure bool,
 		barrier, cancel := context.WithTimeout(ctx, patience)
 		if l.barrier(barrier) != nil {
 			l.conn.Close()
-			s.markUnsure()
+			s.markUnsure(l)
 		}
 		cancel()
 	}
