@@ -1,7 +1,6 @@
 package session
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -290,13 +289,10 @@ func (s *Session) draining() bool {
 	}
 }
 
-// readBytes is what a connection costs that says little. A frame is allocated when so
-// much of it has come, or all of it.
-const readBytes = 16 << 10
-
 // read takes frames until the stream ends. Its error is never nil.
 func (s *Session) read(ctx context.Context) error {
-	r := bufio.NewReaderSize(s.conn, readBytes)
+	in := newBuffered(s.conn)
+	defer in.release()
 	for {
 		select {
 		case s.slots <- struct{}{}:
@@ -311,7 +307,7 @@ func (s *Session) read(ctx context.Context) error {
 		if err := s.window.wait(ctx, s.budget, func() bool { return Gone(s.conn) }); err != nil {
 			return err
 		}
-		frame, came, err := s.frame(ctx, r)
+		frame, came, err := s.frame(ctx, in)
 		if err != nil {
 			return err
 		}
@@ -320,7 +316,7 @@ func (s *Session) read(ctx context.Context) error {
 			return Close(ReasonHeader, err)
 		}
 		s.greeted = true
-		s.buffered.Store(r.Buffered() > 0)
+		s.buffered.Store(in.Buffered() > 0)
 		sl := &slot{session: s, size: int64(len(frame)), came: came, read: time.Now(), left: s.left}
 		sl.req = Request{RequestHeader: h, Body: body, slot: sl}
 		s.requests <- sl // never full: slots bound it
@@ -372,9 +368,8 @@ func (s *Session) bytesMax() int {
 }
 
 // frame reads a frame, and counts it before it is allocated. It tells when the frame began.
-func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, came time.Time, err error) {
-	s.deadline(s.limits.IdleMax)
-	if _, err := r.Peek(1); err != nil {
+func (s *Session) frame(ctx context.Context, r *buffered) (frame []byte, came time.Time, err error) {
+	if err := s.await(r); err != nil {
 		return nil, came, s.readFault(err, ReasonIdle, ReasonClient)
 	}
 	came = time.Now()
@@ -416,6 +411,23 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 	}
 	s.largest = max(s.largest, size)
 	return frame, came, nil
+}
+
+// await returns when the next frame has begun. A connection that says nothing for a moment
+// gives its buffer back meanwhile.
+func (s *Session) await(r *buffered) error {
+	idle := s.limits.IdleMax
+	if r.lent() {
+		first := min(bufferIdle, idle)
+		s.deadline(first)
+		_, err := r.Peek(1)
+		if idle -= first; idle <= 0 || !errors.Is(err, os.ErrDeadlineExceeded) || s.draining() {
+			return err
+		}
+		r.release()
+	}
+	s.deadline(idle)
+	return r.await()
 }
 
 // deadline sets the read deadline unless Drain has set its own.
