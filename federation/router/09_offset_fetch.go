@@ -34,7 +34,7 @@ func (c *Client) beginOffsetFetch(_ context.Context, sreq session.Request) (sess
 			return c.offsetFetchOne(ctx, req).AppendTo(nil), nil
 		}
 		resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
-		for _, g := range req.Groups {
+		for _, g := range firsts(req.Groups, func(g kmsg.OffsetFetchRequestGroup) string { return g.Group }) {
 			resp.Groups = append(resp.Groups, c.offsetFetch(ctx, g, req.RequireStable, req.Version))
 		}
 		return resp.AppendTo(nil), nil

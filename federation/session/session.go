@@ -34,6 +34,23 @@ func (r Request) Reserve(want int64) (room int64) {
 	return room
 }
 
+// wholeMax is how long clients wait for an answer (request.timeout.ms).
+const wholeMax = 30 * time.Second
+
+// Whole makes room for an answer that cannot be smaller, and waits until the budget of the
+// process has it, or nothing but this request. Call it in the Answer, before the answer is
+// allocated. Its error ends the connection: the client has left, or waited for long enough.
+func (r Request) Whole(ctx context.Context, bytes int64) error {
+	if r.slot == nil {
+		return nil
+	}
+	s := r.slot.session
+	r.Hold(0)
+	ctx, cancel := context.WithTimeoutCause(ctx, wholeMax, Close(ReasonNoRoom, nil))
+	defer cancel()
+	return s.budget.whole(ctx, bytes, r.slot.size, func() { r.Hold(bytes) }, func() bool { return Gone(s.conn) })
+}
+
 // CameAt is when the first of the request was read from the connection: its client
 // had begun to send it by then.
 func (r Request) CameAt() time.Time {

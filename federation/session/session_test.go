@@ -377,6 +377,58 @@ func TestAnswersAreInTheBudget(t *testing.T) {
 	})
 }
 
+// An answer that cannot be smaller waits until there is room for it, in the budget or since
+// nobody else uses it; several that wait are let in one by one; and none waits for ever.
+func TestWholeAnswersWaitForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(1_000_000)
+		rigs := make([]*rig, 3)
+		whole := make(chan error, len(rigs))
+		for i := range rigs {
+			rigs[i] = start(t, Limits{}, budget)
+			rigs[i].write(frameOf(1, 0))
+		}
+		for _, r := range rigs {
+			req := <-r.begun
+			go func() { whole <- req.Whole(t.Context(), 400_000) }()
+		}
+		time.Sleep(time.Second)
+		if n := len(whole); n != 1 {
+			t.Fatalf("%d answers of 400,000 bytes are made at once, half of 1,000,000 are for answers", n)
+		}
+		if err := <-whole; err != nil {
+			t.Fatal(err)
+		}
+		small := start(t, Limits{}, budget)
+		small.write(frameOf(1, 0))
+		if err := (<-small.begun).Whole(t.Context(), frameBytesFree); err != nil {
+			t.Errorf("a small one, where there is no room: %v", err)
+		}
+		small.client.Close()
+		small.ends(t, ReasonClient)
+		time.Sleep(wholeMax)
+		for range len(rigs) - 1 {
+			if err := <-whole; ReasonOf(err) != ReasonNoRoom {
+				t.Errorf("an answer that there was no room for in time: %v", err)
+			}
+		}
+		for _, r := range rigs {
+			r.client.Close()
+			r.ends(t, ReasonClient)
+		}
+		if budget.Used() != 0 {
+			t.Errorf("%d bytes are never given back", budget.Used())
+		}
+		alone := start(t, Limits{}, budget)
+		alone.write(frameOf(1, 0))
+		if err := (<-alone.begun).Whole(t.Context(), 2_000_000); err != nil {
+			t.Errorf("one that is larger than the budget, though nobody else is there: %v", err)
+		}
+		alone.client.Close()
+		alone.ends(t, ReasonClient)
+	})
+}
+
 // What is written behind the body is of the same frame, in order, and in the budget.
 func TestTheRestOfAnAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

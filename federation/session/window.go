@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -13,6 +14,7 @@ import (
 type Budget struct {
 	max  int64
 	used atomic.Int64
+	one  sync.Mutex // held by who looks whether there is room for a whole answer, and takes it
 }
 
 // NewBudget bounds to bytesMax.
@@ -66,6 +68,37 @@ func (b *Budget) wait(ctx context.Context, size int64, gone func() bool) error {
 		case <-time.After(budgetPause):
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// whole waits until size more bytes are no more than answers may use, or nothing is used but
+// the own bytes of who asks, and has them taken before anybody else looks. Small answers do
+// not wait.
+func (b *Budget) whole(ctx context.Context, size, own int64, take func(), gone func() bool) error {
+	fits := func() bool {
+		if b == nil {
+			take()
+			return true
+		}
+		b.one.Lock()
+		defer b.one.Unlock()
+		used := b.used.Load()
+		if size > frameBytesFree && used > own && used+size > b.max/answersPart {
+			return false
+		}
+		take()
+		return true
+	}
+	for !fits() {
+		if gone() {
+			return Close(ReasonClient, nil)
+		}
+		select {
+		case <-time.After(budgetPause):
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 	return nil
