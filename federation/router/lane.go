@@ -95,18 +95,28 @@ func (ls *lanes) Lane(ctx context.Context, kind LaneKind, site spillway.SiteID, 
 	if err != nil {
 		return nil, err
 	}
+	old := l
 	l = &Lane{Kind: kind, Site: site, Node: node, conn: c}
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	if ls.mu.closed {
+	if !ls.put(k, l) {
 		go c.Close()
 		return nil, conn.ErrClosed
 	}
-	if old := ls.mu.byKey[k]; old != nil {
+	if old != nil {
+		ls.router.settleSilent(old, false)
 		go old.conn.Close() // has failed; only its goroutines are waited for
 	}
-	ls.mu.byKey[k] = l
 	return l, nil
+}
+
+// put returns false when all connections were closed.
+func (ls *lanes) put(k laneKey, l *Lane) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.mu.closed {
+		return false
+	}
+	ls.mu.byKey[k] = l
+	return true
 }
 
 // forget leaves a connection to the caller, who closes it.
