@@ -56,9 +56,16 @@ func (c *Client) addPartitionsToTxn(ctx context.Context, req *kmsg.AddPartitions
 		},
 		take: func(_ Term, got kmsg.Response) {
 			resp = got.(*kmsg.AddPartitionsToTxnResponse)
-			for _, t := range resp.Topics {
-				for _, p := range t.Partitions {
-					c.stale(ctx, share, p.ErrorCode)
+			for i := range resp.Topics {
+				for j := range resp.Topics[i].Partitions {
+					code := &resp.Topics[i].Partitions[j].ErrorCode
+					c.stale(ctx, share, *code)
+					if *code == kerr.TopicAuthorizationFailed.Code {
+						// The gateway's own principal was denied, by a resource fence that a move
+						// which was given up has left for a moment. What the client may do was
+						// decided before.
+						*code = kerr.CoordinatorLoadInProgress.Code
+					}
 				}
 			}
 		},

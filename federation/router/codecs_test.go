@@ -48,7 +48,10 @@ var codecs = map[int16]codec{
 	12: {tagged: true},
 	13: {tagged: true},
 	14: {tagged: true},
-	15: {nested: true, answer: func(_ *rand.Rand, _ mapping, r kmsg.Request, resp kmsg.Response) {
+	15: {nested: true, ask: func(_ *rand.Rand, _ mapping, r kmsg.Request) {
+		req := r.(*kmsg.DescribeGroupsRequest)
+		req.Groups = firsts(req.Groups, itself) // one that is named again is answered once
+	}, answer: func(_ *rand.Rand, _ mapping, r kmsg.Request, resp kmsg.Response) {
 		groups := &resp.(*kmsg.DescribeGroupsResponse).Groups
 		*groups = append(*groups, kmsg.NewDescribeGroupsResponseGroup())[:1]
 		(*groups)[0].Group = r.(*kmsg.DescribeGroupsRequest).Groups[0]
@@ -85,7 +88,10 @@ var codecs = map[int16]codec{
 		resp.HeartbeatIntervalMillis = min(resp.HeartbeatIntervalMillis, beatMillisMax)
 		return resp
 	}},
-	69: {nested: true, answer: func(_ *rand.Rand, _ mapping, r kmsg.Request, resp kmsg.Response) {
+	69: {nested: true, ask: func(_ *rand.Rand, _ mapping, r kmsg.Request) {
+		req := r.(*kmsg.ConsumerGroupDescribeRequest)
+		req.Groups = firsts(req.Groups, itself)
+	}, answer: func(_ *rand.Rand, _ mapping, r kmsg.Request, resp kmsg.Response) {
 		groups := &resp.(*kmsg.ConsumerGroupDescribeResponse).Groups
 		*groups = append(*groups, kmsg.NewConsumerGroupDescribeResponseGroup())[:1]
 		(*groups)[0].Group = r.(*kmsg.ConsumerGroupDescribeRequest).Groups[0]

@@ -32,9 +32,6 @@ type Lane struct {
 	conn *conn.Conn
 }
 
-// Conn is the connection.
-func (l *Lane) Conn() *conn.Conn { return l.conn }
-
 // alive tells whether the connection has not failed yet.
 func (l *Lane) alive() bool {
 	select {
