@@ -85,6 +85,14 @@ func (r Request) Weigh(bytes int64) {
 	}
 }
 
+// Until has the bytes of the request count until done is closed, though its client leaves
+// before. Call it in Begin.
+func (r Request) Until(done <-chan struct{}) {
+	if r.slot != nil {
+		r.slot.until = done
+	}
+}
+
 // Hold tells how many bytes the answer really holds. They count until it was
 // written, so that a slow reader uses up its own room and not the memory of the
 // process.
@@ -214,6 +222,7 @@ type slot struct {
 	read    time.Time // the last
 	left    bool      // its client was seen to have gone before it was read
 	answer  Answer
+	until   <-chan struct{} // what it holds is held; nil: until the answer
 
 	// Set by the answer.
 	rest       [][]byte // behind its body
@@ -586,5 +595,17 @@ func (s *Session) count(more int64) {
 
 func (s *Session) done(sl *slot) {
 	<-s.slots // before who waits for room is woken: it counts them too
-	s.count(-sl.size - sl.held)
+	bytes := sl.size + sl.held
+	if sl.until != nil {
+		select {
+		case <-sl.until:
+		default: // the client has left
+			go func() {
+				<-sl.until
+				s.count(-bytes)
+			}()
+			return
+		}
+	}
+	s.count(-bytes)
 }

@@ -377,6 +377,39 @@ func TestAnswersAreInTheBudget(t *testing.T) {
 	})
 }
 
+// What a client sent counts while it is held for the site, though the client has left: one
+// that comes again and again would have the process hold any amount.
+func TestBytesCountUntilTheyAreDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget, done := NewBudget(1<<20), make(chan struct{})
+		r := newRig(t)
+		r.run(t, untils{r.handler, done}, Limits{}, budget)
+		r.write(frameOf(1, 1000))
+		<-r.begun
+		r.client.Close()
+		r.ends(t, ReasonClient)
+		if used := budget.Used(); used < 1000 {
+			t.Errorf("%d bytes are counted, though they are held", used)
+		}
+		close(done)
+		synctest.Wait()
+		if used := budget.Used(); used != 0 {
+			t.Errorf("%d bytes are never given back", used)
+		}
+	})
+}
+
+// untils holds what comes until done is closed.
+type untils struct {
+	*handler
+	done chan struct{}
+}
+
+func (u untils) Begin(ctx context.Context, req Request) (Answer, error) {
+	req.Until(u.done)
+	return u.handler.Begin(ctx, req)
+}
+
 // An answer that cannot be smaller waits until there is room for it, in the budget or since
 // nobody else uses it; several that wait are let in one by one; and none waits for ever.
 func TestWholeAnswersWaitForRoom(t *testing.T) {
