@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -186,6 +187,7 @@ type Session struct {
 	budget  *Budget
 	events  Events
 	drain   chan struct{}
+	gathers bool // the system takes several pieces at once; TLS does not
 
 	requests chan *slot    // read, not yet begun
 	order    chan *slot    // begun, not yet answered, oldest first
@@ -242,6 +244,7 @@ func New(c net.Conn, h Handler, l Limits, budget *Budget, e Events) *Session {
 		slots:    make(chan struct{}, l.InFlightMax),
 		window:   window{max: l.InFlightBytesMax, room: make(chan struct{}, 1)},
 	}
+	_, s.gathers = c.(*net.TCPConn)
 	if gate, ok := h.(Gate); ok && !gate.Admitted() {
 		s.gate, s.admitBy = gate, time.Now().Add(l.AdmitMax)
 	}
@@ -568,6 +571,9 @@ func (s *Session) put(sl *slot, body []byte) error {
 		sl.req.Hold(max(int64(size), sl.held))
 	}
 	head[0], head[1], head[2], head[3] = byte(size>>24), byte(size>>16), byte(size>>8), byte(size)
+	if !s.gathers {
+		pieces = gathered(pieces)
+	}
 	s.conn.SetWriteDeadline(time.Now().Add(s.limits.WriteMax))
 	if _, err := pieces.WriteTo(s.conn); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -576,6 +582,23 @@ func (s *Session) put(sl *slot, body []byte) error {
 		return Close(ReasonClient, err)
 	}
 	return nil
+}
+
+// recordBytesMax is TLS's.
+const recordBytesMax = 16 << 10
+
+// gathered puts pieces together up to the size of a TLS record. Each piece that is left is a
+// record, and a call of the system, of its own.
+func gathered(pieces net.Buffers) net.Buffers {
+	out := pieces[:0:0]
+	for _, p := range pieces {
+		if n := len(out); n > 0 && len(out[n-1])+len(p) <= recordBytesMax {
+			out[n-1] = append(out[n-1], p...)
+			continue
+		}
+		out = append(out, slices.Clip(p)) // or what is appended would be written into it
+	}
+	return out
 }
 
 // end closes the connection from the inside: nothing more is read or written.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -460,6 +461,25 @@ func TestWholeAnswersWaitForRoom(t *testing.T) {
 		alone.client.Close()
 		alone.ends(t, ReasonClient)
 	})
+}
+
+// Under TLS each write is a record and a call of the system: what fits into one is one.
+func TestSmallPiecesAreWrittenTogether(t *testing.T) {
+	small, record := bytes.Repeat([]byte("a"), 100), bytes.Repeat([]byte("b"), recordBytesMax)
+	shared := append(make([]byte, 0, 1<<10), small...)
+	in := net.Buffers{shared[:50], shared[50:], record, small, small, record[:recordBytesMax-150], small}
+	want, _ := io.ReadAll(&net.Buffers{shared[:50], shared[50:], record, small, small, record[:recordBytesMax-150], small})
+	out := gathered(in)
+	var sizes []int
+	for _, p := range out {
+		sizes = append(sizes, len(p))
+	}
+	if !slices.Equal(sizes, []int{100, recordBytesMax, 200, recordBytesMax - 50}) {
+		t.Errorf("pieces of %v", sizes)
+	}
+	if got, _ := io.ReadAll(&out); !bytes.Equal(got, want) {
+		t.Error("they are not what was to be written")
+	}
 }
 
 // What is written behind the body is of the same frame, in order, and in the budget.
