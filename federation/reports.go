@@ -19,7 +19,12 @@ import (
 type reports struct {
 	gateway *Gateway
 	shares  map[spillway.ShareID]*shareReports
+	writes  chan struct{} // a token for each write on its way
 }
+
+// reportsAtOnce bounds the confirmations on their way to the store, which has leases to write
+// beside them, over not too many connections.
+const reportsAtOnce = 32
 
 type shareReports struct {
 	id   spillway.ShareID
@@ -44,7 +49,7 @@ type written struct {
 }
 
 func newReports(g *Gateway) *reports {
-	r := &reports{gateway: g, shares: make(map[spillway.ShareID]*shareReports)}
+	r := &reports{gateway: g, shares: make(map[spillway.ShareID]*shareReports), writes: make(chan struct{}, reportsAtOnce)}
 	for id := range g.shares {
 		r.shares[id] = &shareReports{id: id, kick: make(chan struct{}, 1)}
 	}
@@ -89,14 +94,22 @@ func (r *reports) keep(ctx context.Context, s *shareReports) {
 		case <-ctx.Done():
 			return
 		}
-		w := s.take()
-		if w == nil {
-			continue
+		select {
+		case r.writes <- struct{}{}:
+		case <-ctx.Done():
+			return
 		}
-		if err := r.write(ctx, s, w); err != nil && ctx.Err() == nil {
-			r.gateway.problem("confirm epoch of share "+s.id.String(), err)
-			s.putBack(w)
+		if w := s.take(); w != nil {
+			r.confirm(ctx, s, w)
 		}
+		<-r.writes
+	}
+}
+
+func (r *reports) confirm(ctx context.Context, s *shareReports, w *report) {
+	if err := r.write(ctx, s, w); err != nil && ctx.Err() == nil {
+		r.gateway.problem("confirm epoch of share "+s.id.String(), err)
+		s.putBack(w)
 	}
 }
 

@@ -34,11 +34,7 @@ func (c *Client) beginMetadata(_ context.Context, sreq session.Request) (session
 		return nil, err
 	}
 	return func(ctx context.Context) ([]byte, error) {
-		resp, err := c.metadata(ctx, sreq, req)
-		if err != nil {
-			return nil, err
-		}
-		return resp.AppendTo([]byte{}), nil
+		return c.metadata(ctx, sreq, req).AppendTo([]byte{}), nil
 	}, nil
 }
 
@@ -46,7 +42,7 @@ func (c *Client) beginMetadata(_ context.Context, sreq session.Request) (session
 // encoded from.
 const partitionBytes = 192
 
-func (c *Client) metadata(ctx context.Context, sreq session.Request, req *kmsg.MetadataRequest) (*kmsg.MetadataResponse, error) {
+func (c *Client) metadata(ctx context.Context, sreq session.Request, req *kmsg.MetadataRequest) *kmsg.MetadataResponse {
 	r := c.router
 	resp := req.ResponseKind().(*kmsg.MetadataResponse)
 	l := r.layout.Current()
@@ -72,16 +68,22 @@ func (c *Client) metadata(ctx context.Context, sreq session.Request, req *kmsg.M
 	for _, t := range topics {
 		partitions += len(t.found.Partitions)
 	}
-	if err := sreq.Whole(ctx, int64(partitions)*partitionBytes); err != nil {
-		return nil, err
+	room := sreq.Whole(ctx, int64(partitions)*partitionBytes)
+	if !room {
+		r.events.refused("metadata-memory")
 	}
 	for _, t := range topics {
-		if t.found.Name != "" {
+		switch {
+		case t.found.Name == "":
+		case room:
 			t.answer = r.topicMetadata(l, t.found)
+		default: // clients ask again
+			t.answer = undisclosedTopic(kmsg.MetadataRequestTopic{Topic: &t.found.Name}, kerr.LeaderNotAvailable.Code)
+			t.answer.TopicID = r.topology.TopicID(t.found.Name)
 		}
 		resp.Topics = append(resp.Topics, t.answer)
 	}
-	return resp, nil
+	return resp
 }
 
 // answeredTopic is a topic that was found, or the answer where there is nothing to tell of it.

@@ -181,8 +181,8 @@ func (r *Router) checkTopic(ctx context.Context, group spillway.FailoverGroup, s
 
 // createdNothing is the refusal of who could not ask a site.
 func (r *Router) createdNothing(err error) error {
-	r.events.changeFailed(err)
-	return refuse(kerr.RequestTimedOut, "the site that serves the group does not answer; this request created nothing")
+	r.changeFailed(err)
+	return refuse(kerr.RequestTimedOut, "the site that serves the group gave no answer; this request created nothing")
 }
 
 // knewBefore tells whether offsets of a topic are known: from the offset map of a site, or

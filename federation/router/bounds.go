@@ -96,8 +96,8 @@ func withPartitions[T any](topics []T, partitions func(T) int) int {
 	return n
 }
 
-// firsts leaves out what a request names again. Brokers take topics as a set; of anything
-// else one answer does as well, and a small request makes no large answer.
+// firsts leaves out what a request names again: brokers take topics as a set, and one answer
+// about a group does as well. So a small request makes no large answer.
 func firsts[T any, K comparable](named []T, as func(T) K) []T {
 	seen := make(map[K]bool, len(named))
 	once := make([]T, 0, len(named))

@@ -207,8 +207,11 @@ func (s *Share) leave(lane *Lane, unsure, silent bool) {
 	if unsure {
 		s.mu.unsure[lane.Site] = time.Now()
 	}
-	if silent {
+	switch {
+	case silent && lane.alive():
 		s.mu.silent[lane] = true
+	case silent: // no barrier can follow any more
+		s.mu.unsure[lane.Site] = time.Now()
 	}
 	if s.mu.lanes[lane]--; s.mu.lanes[lane] == 0 {
 		delete(s.mu.lanes, lane)

@@ -93,10 +93,12 @@ func (r *Router) answerTo(err error) (code int16, message *string) {
 		return 0, nil
 	case errors.As(err, &own):
 		return own.code.Code, &own.message
-	case errors.Is(err, topicchange.ErrPending), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, topicchange.ErrPending):
 		code, text = kerr.RequestTimedOut.Code, topicchange.ErrPending.Error()
 	case errors.Is(err, topicchange.ErrGone):
 		code, text = kerr.RequestTimedOut.Code, topicchange.ErrGone.Error()
+	case errors.Is(err, context.DeadlineExceeded):
+		code, text = kerr.RequestTimedOut.Code, "no answer came in time; look what became of it, and ask again"
 	case errors.Is(err, topicchange.ErrTooMany):
 		code, text = kerr.ThrottlingQuotaExceeded.Code, err.Error() // asked again
 	case errors.Is(err, broker.ErrNotAuthorized):
@@ -113,10 +115,20 @@ func (r *Router) answerTo(err error) (code int16, message *string) {
 	default:
 		code, text = kerr.UnknownServerError.Code, "this cannot be done; the log of the gateway says why"
 	}
-	if site == nil && !errors.Is(err, topicchange.ErrTooMany) && !errors.Is(err, topicchange.ErrMoves) && !errors.Is(err, topicchange.ErrGone) {
-		r.events.changeFailed(err) // not the client's fault
+	if code != kerr.ThrottlingQuotaExceeded.Code && site == nil {
+		r.changeFailed(err)
 	}
 	return code, &text
+}
+
+// changeFailed tells the log, but for what only shows that the client had no more time.
+func (r *Router) changeFailed(err error) {
+	for _, ordinary := range []error{topicchange.ErrMoves, topicchange.ErrGone, context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, ordinary) {
+			return
+		}
+	}
+	r.events.changeFailed(err)
 }
 
 // who asks, for the audit log. What others have chosen is quoted, so that nothing of it looks

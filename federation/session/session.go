@@ -35,21 +35,20 @@ func (r Request) Reserve(want int64) (room int64) {
 	return room
 }
 
-// wholeMax is how long clients wait for an answer (request.timeout.ms).
-const wholeMax = 30 * time.Second
-
-// Whole makes room for an answer that cannot be smaller, and waits until the budget of the
-// process has it, or nothing but this request. Call it in the Answer, before the answer is
-// allocated. Its error ends the connection: the client has left, or waited for long enough.
-func (r Request) Whole(ctx context.Context, bytes int64) error {
-	if r.slot == nil {
-		return nil
+// Whole makes room for an answer that cannot be smaller, beside others like it: together they
+// have a part of the budget, or one of them as much as it needs. It waits for them, wholeMax at
+// most, and tells whether there is room. Call it in the Answer, before anything is allocated.
+func (r Request) Whole(ctx context.Context, bytes int64) bool {
+	if r.slot == nil || bytes <= frameBytesFree {
+		return true
 	}
 	s := r.slot.session
-	r.Hold(0)
-	ctx, cancel := context.WithTimeoutCause(ctx, wholeMax, Close(ReasonNoRoom, nil))
-	defer cancel()
-	return s.budget.whole(ctx, bytes, r.slot.size, func() { r.Hold(bytes) }, func() bool { return Gone(s.conn) })
+	if !s.budget.takeWhole(ctx, bytes, func() bool { return Gone(s.conn) }) {
+		return false
+	}
+	r.slot.whole = bytes
+	r.Hold(bytes)
+	return true
 }
 
 // CameAt is when the first of the request was read from the connection: its client
@@ -228,6 +227,7 @@ type slot struct {
 
 	// Set by the answer.
 	rest       [][]byte // behind its body
+	whole      int64    // of the budget's part for whole answers
 	afterWrite func(error)
 	pause      time.Duration
 	lifted     func() bool
@@ -618,6 +618,7 @@ func (s *Session) count(more int64) {
 
 func (s *Session) done(sl *slot) {
 	<-s.slots // before who waits for room is woken: it counts them too
+	s.budget.giveWhole(sl.whole)
 	bytes := sl.size + sl.held
 	if sl.until != nil {
 		select {

@@ -411,55 +411,52 @@ func (u untils) Begin(ctx context.Context, req Request) (Answer, error) {
 	return u.handler.Begin(ctx, req)
 }
 
-// An answer that cannot be smaller waits until there is room for it, in the budget or since
-// nobody else uses it; several that wait are let in one by one; and none waits for ever.
-func TestWholeAnswersWaitForRoom(t *testing.T) {
+// Answers that cannot be smaller wait for each other, and for nothing else: what produces hold
+// may be given back only behind such an answer. None waits for ever, and the first one gets
+// room however large it is.
+func TestWholeAnswersWaitForEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := NewBudget(1_000_000)
-		rigs := make([]*rig, 3)
-		whole := make(chan error, len(rigs))
-		for i := range rigs {
-			rigs[i] = start(t, Limits{}, budget)
-			rigs[i].write(frameOf(1, 0))
+		ask := func() (*rig, Request) {
+			r := start(t, Limits{}, budget)
+			r.write(frameOf(1, 0))
+			return r, <-r.begun
 		}
-		for _, r := range rigs {
-			req := <-r.begun
-			go func() { whole <- req.Whole(t.Context(), 400_000) }()
+		full, _ := ask()
+		full.write(frameOf(2, 990_000)) // a produce that is held
+		synctest.Wait()
+		first, request := ask()
+		if !request.Whole(t.Context(), 2_000_000) {
+			t.Error("the first one gets no room")
 		}
-		time.Sleep(time.Second)
-		if n := len(whole); n != 1 {
-			t.Fatalf("%d answers of 400,000 bytes are made at once, half of 1,000,000 are for answers", n)
+		second, request := ask()
+		got := make(chan bool, 1)
+		go func() { got <- request.Whole(t.Context(), 100_000) }()
+		time.Sleep(wholeMax / 2)
+		select {
+		case <-got:
+			t.Error("it did not wait for the first one")
+		default:
 		}
-		if err := <-whole; err != nil {
-			t.Fatal(err)
+		first.answers <- []byte("x")
+		first.receive(t)
+		if !<-got {
+			t.Error("there is no room, though the first answer was written")
 		}
-		small := start(t, Limits{}, budget)
-		small.write(frameOf(1, 0))
-		if err := (<-small.begun).Whole(t.Context(), frameBytesFree); err != nil {
-			t.Errorf("a small one, where there is no room: %v", err)
+		third, request := ask()
+		if request.Whole(t.Context(), 200_000) {
+			t.Error("there is room for more than a part of the budget")
 		}
-		small.client.Close()
-		small.ends(t, ReasonClient)
-		time.Sleep(wholeMax)
-		for range len(rigs) - 1 {
-			if err := <-whole; ReasonOf(err) != ReasonNoRoom {
-				t.Errorf("an answer that there was no room for in time: %v", err)
-			}
+		if !request.Whole(t.Context(), frameBytesFree) {
+			t.Error("a small one waits")
 		}
-		for _, r := range rigs {
+		for _, r := range []*rig{full, first, second, third} {
 			r.client.Close()
 			r.ends(t, ReasonClient)
 		}
-		if budget.Used() != 0 {
-			t.Errorf("%d bytes are never given back", budget.Used())
+		if budget.Used() != 0 || budget.whole.Load() != 0 {
+			t.Errorf("%d and %d bytes are never given back", budget.Used(), budget.whole.Load())
 		}
-		alone := start(t, Limits{}, budget)
-		alone.write(frameOf(1, 0))
-		if err := (<-alone.begun).Whole(t.Context(), 2_000_000); err != nil {
-			t.Errorf("one that is larger than the budget, though nobody else is there: %v", err)
-		}
-		alone.client.Close()
-		alone.ends(t, ReasonClient)
 	})
 }
 

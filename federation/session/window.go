@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -14,7 +13,9 @@ import (
 type Budget struct {
 	max  int64
 	used atomic.Int64
-	one  sync.Mutex // held by who looks whether there is room for a whole answer, and takes it
+	// whole is what answers that cannot be smaller use of it. They wait for each other only:
+	// what produces hold may not be given back before such an answer was written.
+	whole atomic.Int64
 }
 
 // NewBudget bounds to bytesMax.
@@ -73,35 +74,39 @@ func (b *Budget) wait(ctx context.Context, size int64, gone func() bool) error {
 	return nil
 }
 
-// whole waits until size more bytes are no more than answers may use, or nothing is used but
-// the own bytes of who asks, and has them taken before anybody else looks. Small answers do
-// not wait.
-func (b *Budget) whole(ctx context.Context, size, own int64, take func(), gone func() bool) error {
-	fits := func() bool {
-		if b == nil {
-			take()
-			return true
-		}
-		b.one.Lock()
-		defer b.one.Unlock()
-		used := b.used.Load()
-		if size > frameBytesFree && used > own && used+size > b.max/answersPart {
-			return false
-		}
-		take()
+// wholeMax is how long an answer waits for others: less than clients wait for it.
+const wholeMax = 10 * time.Second
+
+// takeWhole waits until there is room for a whole answer, and takes it; giveWhole must follow.
+func (b *Budget) takeWhole(ctx context.Context, bytes int64, gone func() bool) bool {
+	if b == nil {
 		return true
 	}
-	for !fits() {
-		if gone() {
-			return Close(ReasonClient, nil)
+	ctx, cancel := context.WithTimeout(ctx, wholeMax)
+	defer cancel()
+	for {
+		used := b.whole.Load()
+		if used > 0 && used+bytes > b.max/answerPart {
+			select {
+			case <-time.After(budgetPause):
+			case <-ctx.Done():
+				return false
+			}
+			if gone() {
+				return false
+			}
+			continue
 		}
-		select {
-		case <-time.After(budgetPause):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if b.whole.CompareAndSwap(used, used+bytes) {
+			return true
 		}
 	}
-	return nil
+}
+
+func (b *Budget) giveWhole(bytes int64) {
+	if b != nil && bytes > 0 {
+		b.whole.Add(-bytes)
+	}
 }
 
 // wait until there is room for another frame. Its size is not known yet.
