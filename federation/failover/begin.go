@@ -69,6 +69,7 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 			heard, need, limits.ackSites(), join(unheard(share, view, limits)))
 	}
 	next := share
+	next.Failovers = append([]time.Time{}, share.failovers()...)
 	next.Epoch = share.Epoch + 1
 	next.Target, next.Kind, next.Who, next.Why = r.Target, r.Kind, r.Who, r.Why
 	next.LossMax, next.Mask = r.LossMax, view.NewMask
@@ -233,7 +234,7 @@ func automatic(share Share, view View, limits Limits) (Share, []Action) {
 		return hold("down for %s, automatic after %s", round(site.Judgement.For), policy.After)
 	case view.SinceMove < or(limits.HoldDown, HoldDown):
 		return hold("the last move ended %s ago, at least %s between moves", round(view.SinceMove), or(limits.HoldDown, HoldDown))
-	case policy.PerHourMax > 0 && view.FailoversLastHour >= policy.PerHourMax:
+	case policy.PerHourMax > 0 && view.FailoversLastHour >= min(policy.PerHourMax, failoversMost):
 		return ask("%d failovers in the last hour, limit %d", view.FailoversLastHour, policy.PerHourMax)
 	}
 	if heard, need := alive(share, view, limits), needHeard(limits); limits.ackSites() > 1 && heard < need {

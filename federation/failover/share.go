@@ -157,6 +157,9 @@ type Share struct {
 	DegradedWhy string    `json:"degradedWhy,omitempty"`
 	// DegradedEpoch is the epoch in which it began.
 	DegradedEpoch spillway.Epoch `json:"degradedEpoch,omitempty"`
+	// Failovers are when the last unplanned moves ended, oldest first (failoversKept). Nil:
+	// a version wrote the record that did not keep them.
+	Failovers []time.Time `json:"failovers,omitzero"`
 }
 
 // WaitGateway is one gateway that may still serve the old epoch, from the list
