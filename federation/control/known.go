@@ -55,11 +55,13 @@ const (
 )
 
 // clip bounds a sentence.
-func clip(s string) string {
-	if len(s) <= sentenceMax {
+func clip(s string) string { return clipTo(s, sentenceMax) }
+
+func clipTo(s string, most int) string {
+	if len(s) <= most {
 		return s
 	}
-	return strings.ToValidUTF8(s[:sentenceMax], "") + " …"
+	return strings.ToValidUTF8(s[:most], "") + " …"
 }
 
 // known says what is written down of a move that begins: the verdicts, and what was
