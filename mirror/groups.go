@@ -105,14 +105,16 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	if err != nil {
 		return err
 	}
-	var errSource, errMap, errGroups error
+	var errSource, errMap error
 	var here []broker.GroupListing
 	var wg sync.WaitGroup
 	wg.Go(func() { errSource = src.ready(ctx, m.config.IdentitySources) })
 	wg.Go(func() { errMap = m.reader.CaughtUp(ctx) })
-	wg.Go(func() { here, errGroups = m.local.Admin().ListGroups(ctx) })
+	// A group that is not in the list, because its broker does not answer, is committed as if
+	// it had members: that shows what is wrong with it.
+	wg.Go(func() { here, _ = m.local.Admin().ListGroups(ctx) })
 	wg.Wait()
-	if err := errors.Join(errSource, errMap, errGroups); err != nil {
+	if err := errors.Join(errSource, errMap); err != nil {
 		return err
 	}
 	idle := make(map[string]bool)
@@ -198,16 +200,17 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floo
 	faults, err := eachGroup(ctx, src.cluster, a, func(g broker.GroupListing) error {
 		return m.copyAlone(ctx, a, src, g.ID, floor, wait, there, keep)
 	})
-	return cmp.Or(err, errors.Join(faults...))
+	return errors.Join(append(faults, err)...)
 }
 
 // eachGroup does something about each group of a site that belongs to the share,
 // groupsAtOnce at a time: they are independent, and a move holds producers until it is
-// done with all. A fault of one keeps nobody from the others.
+// done with all. A fault of one keeps nobody from the others, nor do brokers that do not
+// say which groups they have: what they have is in the error.
 func eachGroup(ctx context.Context, at broker.Cluster, a Assignment, do func(broker.GroupListing) error) (faults []error, err error) {
 	groups, err := at.Admin().ListGroups(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list groups of site %s: %w", at.Site(), err)
+		err = fmt.Errorf("list groups of site %s: %w", at.Site(), err)
 	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -227,7 +230,7 @@ func eachGroup(ctx context.Context, at broker.Cluster, a Assignment, do func(bro
 		})
 	}
 	wg.Wait()
-	return faults, nil
+	return faults, err
 }
 
 // copyAlone copies a group while nobody else of this mirror does: else what one read
