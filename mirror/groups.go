@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -17,9 +18,14 @@ import (
 // (offsets.retention.minutes counts from the last commit).
 const recommitInterval = time.Hour
 
+// groupMax bounds the time that a round of the background has for one group: a coordinator
+// that hangs has many, and the others wait for their turn.
+const groupMax = 10 * time.Second
+
 // carryGroups copies group offsets again and again until ctx ends, and at once when
-// it is told to hurry.
-func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source, hurry <-chan struct{}) {
+// it is told to hurry. What fails is met again by the next round; for how long it has
+// failed the flow tells.
+func (m *Mirror) carryGroups(ctx context.Context, f *flow, hurry <-chan struct{}) {
 	carried := make(map[string]carriedGroup)
 	var mu sync.Mutex
 	tick := time.NewTicker(m.config.GroupInterval)
@@ -31,16 +37,26 @@ func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source, hur
 		case <-ctx.Done():
 			return
 		}
-		// A failure is met again by the next round, and shows as age.
-		_ = m.copyGroups(ctx, a, src, a.Epoch, false, func(_ context.Context, group string) carriedGroup {
+		seen := make(map[string]bool)
+		faults, err := m.copyEach(ctx, f.share, f.source, f.share.Epoch, false, func(_ context.Context, group string) carriedGroup {
 			mu.Lock()
 			defer mu.Unlock()
 			return carried[group]
 		}, func(group string, now carriedGroup) {
 			mu.Lock()
 			defer mu.Unlock()
-			carried[group] = now
+			carried[group], seen[group] = now, true
 		})
+		if ctx.Err() != nil {
+			return
+		}
+		f.groups.took(m.config.Now(), seen, faults, err)
+		if err == nil { // groups come and go, and some have a new name each time
+			for _, fault := range faults {
+				seen[groupOf(fault)] = true
+			}
+			maps.DeleteFunc(carried, func(group string, _ carriedGroup) bool { return !seen[group] })
+		}
 	}
 }
 
@@ -197,10 +213,21 @@ func (m *Mirror) Begun(ctx context.Context, id spillway.ShareID, epoch spillway.
 // to hear of the end of transactions. It commits nothing once the site has promised a higher
 // epoch than the floor.
 func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
-	faults, err := eachGroup(ctx, src.cluster, a, func(g broker.GroupListing) error {
+	faults, err := m.copyEach(ctx, a, src, floor, wait, there, keep)
+	return errors.Join(append(faults, err)...)
+}
+
+// copyEach is copyGroups that tells the faults of groups apart.
+func (m *Mirror) copyEach(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) (faults []error, err error) {
+	return eachGroup(ctx, src.cluster, a, func(g broker.GroupListing) error {
+		ctx := ctx
+		if !wait {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, groupMax)
+			defer cancel()
+		}
 		return m.copyAlone(ctx, a, src, g.ID, floor, wait, there, keep)
 	})
-	return errors.Join(append(faults, err)...)
 }
 
 // eachGroup does something about each group of a site that belongs to the share,
@@ -225,7 +252,7 @@ func eachGroup(ctx context.Context, at broker.Cluster, a Assignment, do func(bro
 			if err := do(g); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
-				faults = append(faults, err)
+				faults = append(faults, groupFault{g.ID, err})
 			}
 		})
 	}
@@ -236,13 +263,11 @@ func eachGroup(ctx context.Context, at broker.Cluster, a Assignment, do func(bro
 // copyAlone copies a group while nobody else of this mirror does: else what one read
 // before could be committed behind what another read since.
 func (m *Mirror) copyAlone(ctx context.Context, a Assignment, src *source, group string, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
-	turn, _ := m.copying.LoadOrStore(group, make(chan struct{}, 1))
-	select {
-	case turn.(chan struct{}) <- struct{}{}:
-		defer func() { <-turn.(chan struct{}) }()
-	case <-ctx.Done():
-		return fmt.Errorf("copy group %s: %w", group, ctx.Err())
+	leave, err := m.copying.enter(ctx, group)
+	if err != nil {
+		return fmt.Errorf("copy group %s: %w", group, err)
 	}
+	defer leave()
 	may := groupRight{m: m, share: a.Share, group: group, floor: floor}
 	if crew := m.crewOf(a.Share); crew != nil {
 		lease, err := crew.takeGroup(ctx, group, wait)

@@ -169,6 +169,7 @@ func clipped(said map[string]failover.Following, most int) map[string]failover.F
 	short := make(map[string]failover.Following, len(said))
 	for share, f := range said {
 		f.Problem, f.SourceProblem, f.HeldBackBy = clipTo(f.Problem, most), clipTo(f.SourceProblem, most), clipTo(f.HeldBackBy, most)
+		f.GroupBehind = clipTo(f.GroupBehind, most)
 		names := min(namesTold, max(1, most/leaseClips[len(leaseClips)-1]))
 		f.Compacted, f.OnlyHere = f.Compacted[:min(len(f.Compacted), names)], f.OnlyHere[:min(len(f.OnlyHere), names)]
 		short[share] = f

@@ -39,6 +39,8 @@ func behind(share Share, r Request, g spillway.FailoverGroup, f Following) error
 		return fmt.Errorf("%w: target %s has not caught up with %s yet for share %s", ErrBehind, target, share.Active, share.ID())
 	case f.LagSeconds > most.Seconds():
 		return fmt.Errorf("%w: target %s is %.1f s behind %s for share %s, at most %s", ErrBehind, target, f.LagSeconds, share.Active, share.ID(), most)
+	case f.GroupsLate() != "":
+		return fmt.Errorf("%w: the move of share %s to %s would be given up with clients held, as all positions have to be there: %s", ErrBehind, share.ID(), target, f.GroupsLate())
 	case held != "":
 		return fmt.Errorf("%w: target %s would wait for share %s with clients held: %s", ErrBehind, target, share.ID(), held)
 	}
