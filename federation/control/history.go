@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -212,53 +213,82 @@ func lastMoves(ctx context.Context, store coordination.Store, keys failover.Keys
 		}
 	}
 	epochs = epochs[max(0, len(epochs)-lastMax):]
-	read, faults := readEpochs(ctx, store, keys, share.ID(), epochs)
 	var records []history.Record
-	for i, r := range read {
-		if faults[i] == nil {
+	readEpochs(ctx, store, keys, share.ID(), epochs, func(_ spillway.Epoch, r history.Record, err error) {
+		if err == nil {
 			records = append(records, r)
 		}
-	}
+	})
+	slices.SortFunc(records, func(a, b history.Record) int { return cmp.Compare(a.Epoch, b.Epoch) })
 	return records
 }
 
-// readEpochs reads the accounts of moves to some epochs, several at a time.
-func readEpochs(ctx context.Context, store coordination.Store, keys failover.Keys, id spillway.ShareID, epochs []spillway.Epoch) (records []history.Record, faults []error) {
-	records, faults = make([]history.Record, len(epochs)), make([]error, len(epochs))
+// readEpochs reads the accounts of moves to some epochs, several at a time, and hands them
+// over one by one, in any order.
+func readEpochs(ctx context.Context, store coordination.Store, keys failover.Keys, id spillway.ShareID, epochs []spillway.Epoch, take func(spillway.Epoch, history.Record, error)) {
 	slots := make(chan struct{}, readAtOnce)
+	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for i, epoch := range epochs {
+	for _, epoch := range epochs {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			records[i], faults[i] = readRecord(ctx, store, keys.History(id, epoch))
+			r, err := readRecord(ctx, store, keys.History(id, epoch))
+			mu.Lock()
+			defer mu.Unlock()
+			take(epoch, r, err)
 		})
 	}
 	wg.Wait()
-	return records, faults
 }
 
-// untrimmed is the record with the offsets of all its terms: those that it does not
-// carry any more are in the history, which nobody changes. known keeps what was read.
+// untrimmed is the record with the bounds of all its terms: those that it does not
+// carry any more are in the history, which nobody changes. known keeps what was read. A
+// listing would bring years of moves in one answer, which the store does not give in time.
 func untrimmed(ctx context.Context, store coordination.Store, keys failover.Keys, share failover.Share, known map[spillway.Epoch]failover.Term) (failover.Share, error) {
 	share.Terms = slices.Clone(share.Terms)
+	var unread []spillway.Epoch
+	for _, t := range share.Terms {
+		if _, ok := known[t.Epoch]; t.Trimmed && !ok {
+			unread = append(unread, t.Epoch)
+		}
+	}
+	var faults []error
+	readEpochs(ctx, store, keys, share.ID(), unread, func(epoch spillway.Epoch, r history.Record, err error) {
+		if err == nil {
+			known[epoch] = boundsOf(r)
+			return
+		}
+		what := "; a mirror does nothing of the share without it: restore that key from a backup of the coordinator store"
+		if errors.Is(err, coordination.ErrUnavailable) {
+			what = ""
+		}
+		faults = append(faults, fmt.Errorf("where epoch %d of share %s began: %w%s", epoch, share.ID(), err, what))
+	})
+	if len(faults) > 0 {
+		return share, fmt.Errorf("%d of %d terms cannot be read, such as %w", len(faults), len(share.Terms), faults[0])
+	}
 	for i, t := range share.Terms {
-		if !t.Trimmed {
-			continue
+		if t.Trimmed {
+			share.Terms[i].Verified, share.Terms[i].Trimmed = known[t.Epoch].Verified, false
 		}
-		full, ok := known[t.Epoch]
-		if !ok {
-			r, err := readRecord(ctx, store, keys.History(share.ID(), t.Epoch))
-			if err != nil {
-				return share, fmt.Errorf("where epoch %d of share %s began: %w", t.Epoch, share.ID(), err)
-			}
-			full = t
-			full.Start, full.Verified, full.Trimmed = r.Start, r.Verified, false
-			known[t.Epoch] = full
-		}
-		share.Terms[i] = full
 	}
 	return share, nil
+}
+
+// boundsOf is what a mirror needs of an older term, in one list: where the records of terms
+// before end (failover.Term.Bound). There may be thousands of terms.
+func boundsOf(r history.Record) failover.Term {
+	bounds := r.Verified
+	if bounds == nil {
+		bounds = failover.PartitionOffsets{}
+	}
+	r.Start.All(func(tp spillway.TopicPartition, start spillway.Offset) {
+		if start >= 0 && bounds.Get(tp) < 0 {
+			bounds.Set(tp, 0)
+		}
+	})
+	return failover.Term{Verified: bounds}
 }
 
 // clean removes the reports of epochs that are long over.

@@ -183,3 +183,73 @@ func TestAHistoryWithAWrongPart(t *testing.T) {
 		t.Errorf("%+v", last)
 	}
 }
+
+// slowHistory is a store that takes its time for each account, and counts how many are
+// asked for at the same time.
+type slowHistory struct {
+	coordination.Store
+	asked, now, most atomic.Int64
+}
+
+func (s *slowHistory) Get(ctx context.Context, key string) (coordination.Entry, error) {
+	s.asked.Add(1)
+	n := s.now.Add(1)
+	defer s.now.Add(-1)
+	for most := s.most.Load(); n > most && !s.most.CompareAndSwap(most, n); most = s.most.Load() {
+	}
+	time.Sleep(5 * time.Millisecond)
+	return s.Store.Get(ctx, key)
+}
+
+// A mirror that starts after many moves reads where each began, several at a time and each
+// once, and says what to do about one that is gone.
+func TestManyTrimmedTermsAreRead(t *testing.T) {
+	t.Parallel()
+	const terms = 200
+	store := &slowHistory{Store: coordtest.NewMemory()}
+	keys, share := failover.Keys("shop"), failover.Share{Group: "orders", Terms: []failover.Term{{Epoch: 1}}}
+	for e := spillway.Epoch(2); e <= terms; e++ {
+		share.Terms = append(share.Terms, failover.Term{Epoch: e, Trimmed: true, Mask: uint64(e)})
+		r := history.Record{Epoch: e, Start: failover.PartitionOffsets{"orders": {spillway.Offset(1000 * e), 7, -1}}, Verified: failover.PartitionOffsets{"orders": {spillway.Offset(1000*e - 1), -1, -1}}}
+		value, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.Put(within(t), keys.History(share.ID(), e), value, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gone := keys.History(share.ID(), 77)
+	e, err := store.Get(within(t), gone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Delete(within(t), gone, e.Version); err != nil {
+		t.Fatal(err)
+	}
+	known := map[spillway.Epoch]failover.Term{}
+	store.asked.Store(0)
+	if _, err := untrimmed(within(t), store, keys, share, known); err == nil || !strings.Contains(err.Error(), gone) || !strings.Contains(err.Error(), "restore that key from a backup") {
+		t.Errorf("%v", err)
+	}
+	if most := store.most.Load(); most < 4 || most > readAtOnce || store.asked.Load() != terms-1 {
+		t.Errorf("%d were asked for, %d at once", store.asked.Load(), most)
+	}
+	if _, err := store.Put(within(t), gone, e.Value, 0); err != nil {
+		t.Fatal(err)
+	}
+	store.asked.Store(0)
+	full, err := untrimmed(within(t), store, keys, share, known)
+	if err != nil || store.asked.Load() != 1 {
+		t.Fatalf("%v, %d were asked for again", err, store.asked.Load())
+	}
+	for i, term := range full.Terms[1:] {
+		epoch := spillway.Epoch(i + 2)
+		for partition, want := range []spillway.Offset{spillway.Offset(1000*epoch - 1), 0, -1} {
+			bound, ok := term.Bound(spillway.TopicPartition{Topic: "orders", Partition: int32(partition)})
+			if ok != (want >= 0) || ok && bound != want || term.Trimmed || term.Mask != uint64(epoch) || term.Start != nil {
+				t.Fatalf("epoch %d, partition %d: %d, %v; %+v", epoch, partition, bound, ok, term)
+			}
+		}
+	}
+}
