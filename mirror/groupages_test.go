@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/mirror/maptopic"
 )
 
 // A group that may not be read is told of by the flow, with its name and since when; the
@@ -112,6 +113,18 @@ func TestTheAgeOfGroups(t *testing.T) {
 	look(80*time.Second, 0, "", 0)
 }
 
+func TestGroupsThatAreGoneAreForgotten(t *testing.T) {
+	t.Parallel()
+	carried := map[string]carriedGroup{}
+	for i := range 100 {
+		carried[fmt.Sprint("console-consumer-", i)] = carriedGroup{}
+	}
+	forgetGone(carried, map[string]bool{"console-consumer-7": true, "new": true}, []error{groupFault{"console-consumer-8", errDenied}})
+	if _, seven := carried["console-consumer-7"]; len(carried) != 2 || !seven {
+		t.Errorf("%v", carried)
+	}
+}
+
 // Nothing is kept of groups that nobody is about.
 func TestTurnsForgetWhoIsGone(t *testing.T) {
 	t.Parallel()
@@ -153,5 +166,54 @@ func TestTurnsForgetWhoIsGone(t *testing.T) {
 	leave()
 	if len(turns.queue) != 0 {
 		t.Errorf("%d names are kept", len(turns.queue))
+	}
+}
+
+// Partitions of a site are told apart from those that are gone in a moment, however many
+// there are.
+func TestManyPartitionsAreKept(t *testing.T) {
+	t.Parallel()
+	const many = 200_000
+	ends, here := map[spillway.TopicPartition]spillway.Offset{}, []spillway.TopicPartition(nil)
+	for i := range many {
+		tp := spillway.TopicPartition{Topic: fmt.Sprint("orders-", i)}
+		if ends[tp] = 1; i%1000 > 0 {
+			here = append(here, tp)
+		}
+	}
+	begun := time.Now()
+	keepOnly(ends, here)
+	if took := time.Since(begun); took > 5*time.Second || len(ends) != len(here) {
+		t.Errorf("%d of %d, in %s", len(ends), len(here), took)
+	}
+}
+
+// The same entry of the gap log is written once, and again when it says something else.
+func TestAGapIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	m := testMirror(t, embeddedSite(t, "east", nil))
+	said := func(detail string) int64 {
+		t.Helper()
+		if err := m.LogGap(ctx, maptopic.Gap{ID: "degrade-1", Kind: maptopic.GapDegrade, Detail: detail}); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.readMap(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if g, ok := m.reader.Gap("degrade-1"); !ok || g.Detail != detail {
+			t.Errorf("%+v, %v", g, ok)
+		}
+		return m.reader.Position()
+	}
+	first := said("west is down")
+	if again := said("west is down"); again != first {
+		t.Errorf("written twice: %d, %d", first, again)
+	}
+	if other := said("west is back"); other == first {
+		t.Error("what has changed is not written")
+	}
+	if gaps := m.reader.Gaps(); len(gaps) != 1 {
+		t.Errorf("%+v", gaps)
 	}
 }

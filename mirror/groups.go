@@ -51,13 +51,20 @@ func (m *Mirror) carryGroups(ctx context.Context, f *flow, hurry <-chan struct{}
 			return
 		}
 		f.groups.took(m.config.Now(), seen, faults, err)
-		if err == nil { // groups come and go, and some have a new name each time
-			for _, fault := range faults {
-				seen[groupOf(fault)] = true
-			}
-			maps.DeleteFunc(carried, func(group string, _ carriedGroup) bool { return !seen[group] })
+		if err == nil {
+			forgetGone(carried, seen, faults)
 		}
 	}
+}
+
+// forgetGone forgets groups that the source does not have any more: they come and go, and
+// some have a new name each time. It has those that were carried, and those that failed.
+func forgetGone(carried map[string]carriedGroup, seen map[string]bool, faults []error) {
+	there := maps.Clone(seen)
+	for _, fault := range faults {
+		there[groupOf(fault)] = true
+	}
+	maps.DeleteFunc(carried, func(group string, _ carriedGroup) bool { return !there[group] })
 }
 
 // HurryGroups has the group offsets carried at once, so that little is left to copy
