@@ -104,6 +104,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 	info := FlowInfo{Share: f.share.Share, Source: f.source.site, Target: f.m.site, Epoch: f.epoch,
 		Partitions: len(f.mu.state), CatchingUp: !f.mu.found, Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string), Hanging: make(map[spillway.TopicPartition]string)}
 	info.MemoryBytes, info.MemoryBytesMax = f.m.budget.usage()
+	info.GroupAge, info.GroupBehind, info.GroupsBehind = f.groups.oldest(now)
 	tps := make([]spillway.TopicPartition, 0, len(f.mu.state))
 	for tp, s := range f.mu.state {
 		tps = append(tps, tp)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -17,9 +18,14 @@ import (
 // (offsets.retention.minutes counts from the last commit).
 const recommitInterval = time.Hour
 
+// groupMax bounds the time that a round of the background has for one group: a coordinator
+// that hangs has many, and the others wait for their turn.
+const groupMax = 10 * time.Second
+
 // carryGroups copies group offsets again and again until ctx ends, and at once when
-// it is told to hurry.
-func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source, hurry <-chan struct{}) {
+// it is told to hurry. What fails is met again by the next round; for how long it has
+// failed the flow tells.
+func (m *Mirror) carryGroups(ctx context.Context, f *flow, hurry <-chan struct{}) {
 	carried := make(map[string]carriedGroup)
 	var mu sync.Mutex
 	tick := time.NewTicker(m.config.GroupInterval)
@@ -31,17 +37,34 @@ func (m *Mirror) carryGroups(ctx context.Context, a Assignment, src *source, hur
 		case <-ctx.Done():
 			return
 		}
-		// A failure is met again by the next round, and shows as age.
-		_ = m.copyGroups(ctx, a, src, a.Epoch, false, func(_ context.Context, group string) carriedGroup {
+		seen := make(map[string]bool)
+		faults, err := m.copyEach(ctx, f.share, f.source, f.share.Epoch, false, func(_ context.Context, group string) carriedGroup {
 			mu.Lock()
 			defer mu.Unlock()
 			return carried[group]
 		}, func(group string, now carriedGroup) {
 			mu.Lock()
 			defer mu.Unlock()
-			carried[group] = now
+			carried[group], seen[group] = now, true
 		})
+		if ctx.Err() != nil {
+			return
+		}
+		f.groups.took(m.config.Now(), seen, faults, err)
+		if err == nil {
+			forgetGone(carried, seen, faults)
+		}
 	}
+}
+
+// forgetGone forgets groups that the source does not have any more: they come and go, and
+// some have a new name each time. It has those that were carried, and those that failed.
+func forgetGone(carried map[string]carriedGroup, seen map[string]bool, faults []error) {
+	there := maps.Clone(seen)
+	for _, fault := range faults {
+		there[groupOf(fault)] = true
+	}
+	maps.DeleteFunc(carried, func(group string, _ carriedGroup) bool { return !there[group] })
 }
 
 // HurryGroups has the group offsets carried at once, so that little is left to copy
@@ -105,14 +128,16 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	if err != nil {
 		return err
 	}
-	var errSource, errMap, errGroups error
+	var errSource, errMap error
 	var here []broker.GroupListing
 	var wg sync.WaitGroup
 	wg.Go(func() { errSource = src.ready(ctx, m.config.IdentitySources) })
 	wg.Go(func() { errMap = m.reader.CaughtUp(ctx) })
-	wg.Go(func() { here, errGroups = m.local.Admin().ListGroups(ctx) })
+	// A group that is not in the list, because its broker does not answer, is committed as if
+	// it had members: that shows what is wrong with it.
+	wg.Go(func() { here, _ = m.local.Admin().ListGroups(ctx) })
 	wg.Wait()
-	if err := errors.Join(errSource, errMap, errGroups); err != nil {
+	if err := errors.Join(errSource, errMap); err != nil {
 		return err
 	}
 	idle := make(map[string]bool)
@@ -195,19 +220,31 @@ func (m *Mirror) Begun(ctx context.Context, id spillway.ShareID, epoch spillway.
 // to hear of the end of transactions. It commits nothing once the site has promised a higher
 // epoch than the floor.
 func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
-	faults, err := eachGroup(ctx, src.cluster, a, func(g broker.GroupListing) error {
+	faults, err := m.copyEach(ctx, a, src, floor, wait, there, keep)
+	return errors.Join(append(faults, err)...)
+}
+
+// copyEach is copyGroups that tells the faults of groups apart.
+func (m *Mirror) copyEach(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) (faults []error, err error) {
+	return eachGroup(ctx, src.cluster, a, func(g broker.GroupListing) error {
+		ctx := ctx
+		if !wait {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, groupMax)
+			defer cancel()
+		}
 		return m.copyAlone(ctx, a, src, g.ID, floor, wait, there, keep)
 	})
-	return cmp.Or(err, errors.Join(faults...))
 }
 
 // eachGroup does something about each group of a site that belongs to the share,
 // groupsAtOnce at a time: they are independent, and a move holds producers until it is
-// done with all. A fault of one keeps nobody from the others.
+// done with all. A fault of one keeps nobody from the others, nor do brokers that do not
+// say which groups they have: what they have is in the error.
 func eachGroup(ctx context.Context, at broker.Cluster, a Assignment, do func(broker.GroupListing) error) (faults []error, err error) {
 	groups, err := at.Admin().ListGroups(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list groups of site %s: %w", at.Site(), err)
+		err = fmt.Errorf("list groups of site %s: %w", at.Site(), err)
 	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -222,24 +259,22 @@ func eachGroup(ctx context.Context, at broker.Cluster, a Assignment, do func(bro
 			if err := do(g); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
-				faults = append(faults, err)
+				faults = append(faults, groupFault{g.ID, err})
 			}
 		})
 	}
 	wg.Wait()
-	return faults, nil
+	return faults, err
 }
 
 // copyAlone copies a group while nobody else of this mirror does: else what one read
 // before could be committed behind what another read since.
 func (m *Mirror) copyAlone(ctx context.Context, a Assignment, src *source, group string, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
-	turn, _ := m.copying.LoadOrStore(group, make(chan struct{}, 1))
-	select {
-	case turn.(chan struct{}) <- struct{}{}:
-		defer func() { <-turn.(chan struct{}) }()
-	case <-ctx.Done():
-		return fmt.Errorf("copy group %s: %w", group, ctx.Err())
+	leave, err := m.copying.enter(ctx, group)
+	if err != nil {
+		return fmt.Errorf("copy group %s: %w", group, err)
 	}
+	defer leave()
 	may := groupRight{m: m, share: a.Share, group: group, floor: floor}
 	if crew := m.crewOf(a.Share); crew != nil {
 		lease, err := crew.takeGroup(ctx, group, wait)

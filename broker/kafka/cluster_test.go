@@ -250,6 +250,60 @@ func (f *freezable) Close() error {
 	return f.Conn.Close()
 }
 
+// A broker hangs: the groups of the others are listed all the same, and which broker did not
+// answer is said.
+func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
+	t.Parallel()
+	var hung atomic.Pointer[string]
+	frozen := &atomic.Bool{}
+	server, c := start(t, kafka.Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		opened, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		f := &freezable{Conn: opened, frozen: &atomic.Bool{}, closed: make(chan struct{})}
+		if at := hung.Load(); at != nil && *at == address {
+			f.frozen = frozen
+		}
+		return f, nil
+	}})
+	hangs := server.ListenAddrs()[1]
+	hung.Store(&hangs)
+	for i := range 30 {
+		if err := c.Admin().CommitGroupOffsets(t.Context(), fmt.Sprint("group-", i), map[spillway.TopicPartition]broker.GroupOffset{orders: {Offset: 3, LeaderEpoch: -1}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := c.Admin().ListGroups(t.Context())
+	if err != nil || len(all) != 30 {
+		t.Fatalf("%d groups, %v", len(all), err)
+	}
+	const coordinator = 1 // kfake numbers its brokers in the order of their addresses
+	var want []string
+	for _, g := range all {
+		if g.Coordinator != coordinator {
+			want = append(want, g.ID)
+		}
+	}
+	if len(want) == 0 || len(want) == 30 {
+		t.Fatalf("%d of 30 groups are with broker %d", 30-len(want), coordinator)
+	}
+	frozen.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	some, err := c.Admin().ListGroups(ctx)
+	if some == nil { // the broker that hangs was asked which brokers there are; not again
+		some, err = c.Admin().ListGroups(ctx)
+	}
+	var found []string
+	for _, g := range some {
+		found = append(found, g.ID)
+	}
+	if !slices.Equal(found, want) || err == nil || !strings.Contains(err.Error(), fmt.Sprintf("ListGroups of broker %d", coordinator)) || ctx.Err() != nil {
+		t.Errorf("%v, want %v; %v", found, want, err)
+	}
+}
+
 // A node that hangs costs one deadline; the next request goes over a new connection.
 func TestAHangingNodeIsLeft(t *testing.T) {
 	first := &atomic.Bool{}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -38,7 +39,12 @@ func (a *admin) atCoordinator(ctx context.Context, what, group string, f func(no
 	return nil
 }
 
-// ListGroups implements broker.Admin: it asks every node.
+// listGroupsMax bounds how long one node is asked for its groups: clients are held when a
+// move asks.
+const listGroupsMax = 3 * time.Second
+
+// ListGroups implements broker.Admin: it asks all nodes at once. One that hangs keeps
+// nobody from the groups of the others.
 func (a *admin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
 	c := a.cluster
 	req := kmsg.NewPtrMetadataRequest()
@@ -47,31 +53,49 @@ func (a *admin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
 	if err != nil {
 		return nil, err
 	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
 	var groups []broker.GroupListing
+	var faults []error
 	for _, n := range m.Nodes {
-		err := c.retry(ctx, func() error {
-			req := kmsg.NewPtrListGroupsRequest()
-			answer, err := c.do(ctx, n.ID, req, req.MaxVersion())
+		wg.Go(func() {
+			found, err := a.groupsOf(ctx, n.ID)
+			mu.Lock()
+			defer mu.Unlock()
 			if err != nil {
-				return err
+				faults = append(faults, fmt.Errorf("site %s: ListGroups of broker %d: %w", c.config.Site, n.ID, err))
 			}
-			resp := answer.(*kmsg.ListGroupsResponse)
-			if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
-				return sentinel(err)
-			}
-			for _, g := range resp.Groups {
-				groups = append(groups, broker.GroupListing{
-					ID: g.Group, State: g.GroupState, ProtocolType: g.ProtocolType, Type: strings.ToLower(g.GroupType), Coordinator: n.ID,
-				})
-			}
-			return nil
+			groups = append(groups, found...)
 		})
-		if err != nil {
-			return nil, fmt.Errorf("site %s: ListGroups: %w", c.config.Site, err)
-		}
 	}
+	wg.Wait()
 	slices.SortFunc(groups, func(a, b broker.GroupListing) int { return strings.Compare(a.ID, b.ID) })
-	return groups, nil
+	return groups, errors.Join(faults...)
+}
+
+func (a *admin) groupsOf(ctx context.Context, node int32) (groups []broker.GroupListing, err error) {
+	c := a.cluster
+	ctx, cancel := context.WithTimeout(ctx, listGroupsMax)
+	defer cancel()
+	err = c.retry(ctx, func() error {
+		req := kmsg.NewPtrListGroupsRequest()
+		answer, err := c.do(ctx, node, req, req.MaxVersion())
+		if err != nil {
+			return err
+		}
+		resp := answer.(*kmsg.ListGroupsResponse)
+		if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+			return sentinel(err)
+		}
+		groups = nil
+		for _, g := range resp.Groups {
+			groups = append(groups, broker.GroupListing{
+				ID: g.Group, State: g.GroupState, ProtocolType: g.ProtocolType, Type: strings.ToLower(g.GroupType), Coordinator: node,
+			})
+		}
+		return nil
+	})
+	return groups, err
 }
 
 // DescribeGroup implements broker.Admin. Groups of the newer protocol have a

@@ -459,6 +459,8 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 			f.Level, f.Why = Attention, "how far it is behind is unknown"
 		case word.CatchingUp:
 			f.Level, f.Why = Attention, fmt.Sprintf("it is catching up, %d records are missing", f.Behind)
+		case word.GroupsLate() != "":
+			f.Level, f.Why = Attention, word.GroupsLate()
 		case word.HeldBack(g, failover.BehindMax) != "":
 			f.Level, f.Why = Attention, word.HeldBack(g, failover.BehindMax)
 		case f.Lag > failover.BehindMax.Seconds():

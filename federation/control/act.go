@@ -79,8 +79,7 @@ func (d *driver) onlyAtTarget(ctx context.Context) (failover.PartitionOffsets, e
 	if err := errors.Join(errHere, errThere); err != nil {
 		return nil, err
 	}
-	there = slices.DeleteFunc(there, func(tp spillway.TopicPartition) bool { return slices.Contains(here, tp) })
-	if len(there) == 0 {
+	if there = without(there, here); len(there) == 0 {
 		return nil, nil
 	}
 	if err := d.readReserved(ctx); err != nil {
@@ -96,6 +95,16 @@ func (d *driver) onlyAtTarget(ctx context.Context) (failover.PartitionOffsets, e
 		only.Set(tp, max(d.group.OffsetBase, end, d.memo.reserved.Get(tp)))
 	}
 	return only, nil
+}
+
+// without leaves out the partitions that another site has too. Clients are held, so it must
+// not take longer than to look at each once.
+func without(there, here []spillway.TopicPartition) []spillway.TopicPartition {
+	has := make(map[spillway.TopicPartition]bool, len(here))
+	for _, tp := range here {
+		has[tp] = true
+	}
+	return slices.DeleteFunc(there, func(tp spillway.TopicPartition) bool { return has[tp] })
 }
 
 // untilNewer ends the context when somebody else changed the record, so that an
@@ -207,8 +216,10 @@ func (d *driver) probeUntil(ctx context.Context, site spillway.SiteID, tps []spi
 
 func topicsOf(tps []spillway.TopicPartition) []string {
 	var topics []string
+	known := make(map[string]bool)
 	for _, tp := range tps {
-		if !slices.Contains(topics, tp.Topic) {
+		if !known[tp.Topic] {
+			known[tp.Topic] = true
 			topics = append(topics, tp.Topic)
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"spillway"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
-	"spillway/federation/history"
 )
 
 // driver drives one share. It keeps nothing that another driver could not find
@@ -42,10 +41,6 @@ type driver struct {
 	cleaned spillway.Epoch
 	warmed  spillway.Epoch
 	booted  bool
-	// The moves before, as read for the last decision that may begin one, and how long the
-	// store took for that.
-	earlier []history.Record
-	answer  time.Duration
 
 	besides sync.WaitGroup // what nothing waits for
 }

@@ -130,9 +130,49 @@ func (f *Follower) leaseValue(beat uint64) []byte {
 	if !f.leads() {
 		l.Waits, l.Following, l.Carries = true, nil, f.mu.carries
 	}
-	b, err := json.Marshal(l)
-	if err != nil {
-		panic(fmt.Sprintf("mirror lease cannot be encoded: %v", err)) // plain data, cannot happen
+	return encodeLease(l)
+}
+
+// leaseBytes is what a mirror lease may have: below what a store takes in one
+// transaction, and much for what everybody reads about once a second.
+const leaseBytes = 256 << 10
+
+// leaseClips are the bytes that one sentence of a lease may have, tried one after the
+// other. A site that goes away is a problem of each share that came from it, and a lease
+// that the store does not take runs out when the failover needs it.
+var leaseClips = []int{200, 60, 20}
+
+// namesTold is how many topics of a kind a lease names for each share.
+const namesTold = 10
+
+// encodeLease writes a lease with as much of its sentences as there is room for. That there
+// is a problem is never left out: it decides.
+func encodeLease(l failover.MirrorLease) (b []byte) {
+	whole := l
+	for _, most := range leaseClips {
+		l.Following, l.Carries = clipped(whole.Following, most), clipped(whole.Carries, most)
+		var err error
+		if b, err = json.Marshal(l); err != nil {
+			panic(fmt.Sprintf("mirror lease cannot be encoded: %v", err)) // plain data, cannot happen
+		}
+		if len(b) <= leaseBytes {
+			break
+		}
 	}
 	return b
+}
+
+func clipped(said map[string]failover.Following, most int) map[string]failover.Following {
+	if said == nil {
+		return nil
+	}
+	short := make(map[string]failover.Following, len(said))
+	for share, f := range said {
+		f.Problem, f.SourceProblem, f.HeldBackBy = clipTo(f.Problem, most), clipTo(f.SourceProblem, most), clipTo(f.HeldBackBy, most)
+		f.GroupBehind = clipTo(f.GroupBehind, most)
+		names := min(namesTold, max(1, most/leaseClips[len(leaseClips)-1]))
+		f.Compacted, f.OnlyHere = f.Compacted[:min(len(f.Compacted), names)], f.OnlyHere[:min(len(f.OnlyHere), names)]
+		short[share] = f
+	}
+	return short
 }

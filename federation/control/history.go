@@ -1,13 +1,18 @@
 package control
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"spillway"
@@ -27,16 +32,21 @@ func (d *driver) finish(ctx context.Context, next failover.Share, encoded []byte
 	if err != nil {
 		return 0, err
 	}
+	var parts []coordination.Entry
 	if len(value)+len(encoded) > 2*chunkBytes {
-		if value, err = d.chunk(ctx, key, value); err != nil {
+		if value, parts, err = d.chunk(ctx, key, value); err != nil {
+			d.drop(ctx, parts)
 			return 0, err
 		}
 	}
 	ops := []coordination.Op{{Key: d.c.keys.Share(d.id), Value: encoded, Version: d.version}, {Key: key, Value: value}}
 	err = d.c.cfg.Store.Txn(ctx, ops)
-	if errors.Is(err, coordination.ErrConflict) && strings.Contains(err.Error(), key) {
-		// Written by a loop that did not get to write the share; it says the same.
-		err = d.c.cfg.Store.Txn(ctx, ops[:1])
+	if errors.Is(err, coordination.ErrConflict) {
+		d.drop(ctx, parts) // nothing names them
+		if strings.Contains(err.Error(), key) {
+			// Written by a loop that did not get to write the share; it says the same.
+			err = d.c.cfg.Store.Txn(ctx, ops[:1])
+		}
 	}
 	if err != nil {
 		return 0, err
@@ -69,48 +79,97 @@ func (d *driver) writeDegrade(ctx context.Context, next failover.Share, encoded 
 	return d.versionOf(ctx, encoded)
 }
 
-func (d *driver) chunk(ctx context.Context, key string, value []byte) ([]byte, error) {
-	n := 0
-	for rest := value; len(rest) > 0; n++ {
-		part := rest[:min(chunkBytes, len(rest))]
-		rest = rest[len(part):]
-		e, err := d.c.cfg.Store.Get(ctx, fmt.Sprintf("%s/%04d", key, n))
-		if err != nil && !errors.Is(err, coordination.ErrNotFound) {
-			return nil, err
+// chunk writes a large record in parts, under an id that no other loop has: all loops end a
+// move at once, and what they write differs in its times. It returns the head, which
+// becomes valid with the record of the share.
+func (d *driver) chunk(ctx context.Context, key string, value []byte) (head []byte, parts []coordination.Entry, err error) {
+	h := history.Record{Group: d.id.Group, Index: d.id.Index, Epoch: d.share.Epoch, Parts: fmt.Sprintf("%016x", rand.Uint64()), Sum: sumOf(value)}
+	for rest := value; len(rest) > 0; h.Chunks++ {
+		part := coordination.Entry{Key: partKey(key, h, h.Chunks), Value: rest[:min(chunkBytes, len(rest))]}
+		rest = rest[len(part.Value):]
+		if part.Version, err = d.c.cfg.Store.Put(ctx, part.Key, part.Value, 0); err != nil {
+			return nil, parts, err
 		}
-		if _, err := d.c.cfg.Store.Put(ctx, fmt.Sprintf("%s/%04d", key, n), part, e.Version); err != nil {
-			return nil, err
-		}
+		parts = append(parts, part)
 	}
-	return json.Marshal(history.Record{Group: d.id.Group, Index: d.id.Index, Epoch: d.share.Epoch, Chunks: n})
+	head, err = json.Marshal(h)
+	return head, parts, err
 }
 
-// readHistory lists a share's moves, oldest first.
+// drop deletes parts that no record names. What cannot be deleted is never read.
+func (d *driver) drop(ctx context.Context, parts []coordination.Entry) {
+	for _, part := range parts {
+		if d.c.cfg.Store.Delete(ctx, part.Key, part.Version) != nil {
+			return
+		}
+	}
+}
+
+func sumOf(value []byte) string {
+	sum := sha256.Sum256(value)
+	return hex.EncodeToString(sum[:])
+}
+
+// partKey is where part n of a record is.
+func partKey(key string, head history.Record, n int) string {
+	if head.Parts == "" {
+		return fmt.Sprintf("%s/%04d", key, n)
+	}
+	return fmt.Sprintf("%s/%s/%04d", key, head.Parts, n)
+}
+
+// decodeRecord reads the account of one move; get reads its parts. Where these cannot be
+// read the record has what its head tells.
+func decodeRecord(e coordination.Entry, get func(key string) ([]byte, error)) (history.Record, error) {
+	var head, whole history.Record
+	if err := json.Unmarshal(e.Value, &head); err != nil {
+		return head, fmt.Errorf("history %s: %w", e.Key, err)
+	}
+	if head.Chunks == 0 {
+		return head, nil
+	}
+	var value []byte
+	for n := range head.Chunks {
+		part, err := get(partKey(e.Key, head, n))
+		if err != nil {
+			return head, fmt.Errorf("history %s, part %d of %d: %w", e.Key, n, head.Chunks, err)
+		}
+		value = append(value, part...)
+	}
+	if head.Sum != "" && head.Sum != sumOf(value) {
+		return head, fmt.Errorf("history %s: its %d parts are not what was written", e.Key, head.Chunks)
+	}
+	if err := json.Unmarshal(value, &whole); err != nil {
+		return head, fmt.Errorf("history %s, %d parts: %w", e.Key, head.Chunks, err)
+	}
+	return whole, nil
+}
+
+// readHistory lists a share's moves, oldest first. One that cannot be read hides no other.
 func readHistory(ctx context.Context, store coordination.Store, keys failover.Keys, id spillway.ShareID) ([]history.Record, error) {
 	entries, err := store.List(ctx, keys.HistoryOf(id))
 	if err != nil {
 		return nil, err
 	}
-	parts, records := map[string][]byte{}, []history.Record{}
+	values, records := map[string][]byte{}, []history.Record{}
 	for _, e := range entries {
-		name := strings.TrimPrefix(e.Key, keys.HistoryOf(id))
-		if head, _, ok := strings.Cut(name, "/"); ok {
-			parts[head] = append(parts[head], e.Value...) // sorted by key, so in order
-		}
+		values[e.Key] = e.Value
 	}
 	for _, e := range entries {
 		name := strings.TrimPrefix(e.Key, keys.HistoryOf(id))
 		if strings.Contains(name, "/") {
-			continue
+			continue // a part
 		}
-		var r history.Record
-		if err := json.Unmarshal(e.Value, &r); err != nil {
-			return nil, fmt.Errorf("history %s: %w", e.Key, err)
-		}
-		if r.Chunks > 0 {
-			if err := json.Unmarshal(parts[name], &r); err != nil {
-				return nil, fmt.Errorf("history %s, %d parts: %w", e.Key, r.Chunks, err)
+		r, err := decodeRecord(e, func(key string) ([]byte, error) {
+			if value, ok := values[key]; ok {
+				return value, nil
 			}
+			return nil, fmt.Errorf("%s: %w", key, coordination.ErrNotFound)
+		})
+		if err != nil {
+			epoch, _, _ := strings.Cut(name, "-") // of a degrade
+			n, _ := strconv.ParseInt(epoch, 10, 32)
+			r = history.Record{Group: id.Group, Index: id.Index, Epoch: spillway.Epoch(n), HeldMillis: -1, Unread: err.Error()}
 		}
 		records = append(records, r)
 	}
@@ -123,59 +182,113 @@ func readRecord(ctx context.Context, store coordination.Store, key string) (hist
 	if err != nil {
 		return history.Record{}, fmt.Errorf("history %s: %w", key, err)
 	}
-	var r history.Record
-	if err := json.Unmarshal(e.Value, &r); err != nil {
-		return history.Record{}, fmt.Errorf("history %s: %w", key, err)
-	}
-	if r.Chunks == 0 {
-		return r, nil
-	}
-	var value []byte
-	for n := range r.Chunks {
-		part, err := store.Get(ctx, fmt.Sprintf("%s/%04d", key, n))
-		if err != nil {
-			return history.Record{}, fmt.Errorf("history %s, part %d of %d: %w", key, n, r.Chunks, err)
-		}
-		value = append(value, part.Value...)
-	}
-	if err := json.Unmarshal(value, &r); err != nil {
-		return history.Record{}, fmt.Errorf("history %s, %d parts: %w", key, r.Chunks, err)
-	}
-	return r, nil
+	return decodeRecord(e, func(key string) ([]byte, error) {
+		part, err := store.Get(ctx, key)
+		return part.Value, err
+	})
 }
 
-// untrimmed is the record with the offsets of all its terms: those that it does not
-// carry any more are in the history, which nobody changes. known keeps what was read.
+const (
+	// readAtOnce bounds the records of the history that are read at the same time.
+	readAtOnce = 16
+	// lastMax and lastWait bound what is read of earlier moves to reckon with: it is told
+	// to people, and nothing waits for it.
+	lastMax  = 2 * history.EarlierMax
+	lastWait = time.Second
+)
+
+// lastMoves reads the accounts of the last moves of a share, oldest first, as far as they
+// can be read in a moment. The record names their epochs: a listing would bring all that
+// there ever were, with all their offsets.
+func lastMoves(ctx context.Context, store coordination.Store, keys failover.Keys, share failover.Share) []history.Record {
+	ctx, cancel := context.WithTimeout(ctx, lastWait)
+	defer cancel()
+	var epochs []spillway.Epoch
+	for _, t := range share.Terms {
+		switch {
+		case t.Continues:
+			epochs = append(epochs, t.Epoch-1) // that the move was to open, before it was given up
+		case t.Epoch > 1:
+			epochs = append(epochs, t.Epoch)
+		}
+	}
+	epochs = epochs[max(0, len(epochs)-lastMax):]
+	var records []history.Record
+	readEpochs(ctx, store, keys, share.ID(), epochs, func(_ spillway.Epoch, r history.Record, err error) {
+		if err == nil {
+			records = append(records, r)
+		}
+	})
+	slices.SortFunc(records, func(a, b history.Record) int { return cmp.Compare(a.Epoch, b.Epoch) })
+	return records
+}
+
+// readEpochs reads the accounts of moves to some epochs, several at a time, and hands them
+// over one by one, in any order.
+func readEpochs(ctx context.Context, store coordination.Store, keys failover.Keys, id spillway.ShareID, epochs []spillway.Epoch, take func(spillway.Epoch, history.Record, error)) {
+	slots := make(chan struct{}, readAtOnce)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, epoch := range epochs {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			r, err := readRecord(ctx, store, keys.History(id, epoch))
+			mu.Lock()
+			defer mu.Unlock()
+			take(epoch, r, err)
+		})
+	}
+	wg.Wait()
+}
+
+// untrimmed is the record with the bounds of all its terms: those that it does not
+// carry any more are in the history, which nobody changes. known keeps what was read. A
+// listing would bring years of moves in one answer, which the store does not give in time.
 func untrimmed(ctx context.Context, store coordination.Store, keys failover.Keys, share failover.Share, known map[spillway.Epoch]failover.Term) (failover.Share, error) {
 	share.Terms = slices.Clone(share.Terms)
+	var unread []spillway.Epoch
+	for _, t := range share.Terms {
+		if _, ok := known[t.Epoch]; t.Trimmed && !ok {
+			unread = append(unread, t.Epoch)
+		}
+	}
+	var faults []error
+	readEpochs(ctx, store, keys, share.ID(), unread, func(epoch spillway.Epoch, r history.Record, err error) {
+		if err == nil {
+			known[epoch] = boundsOf(r)
+			return
+		}
+		what := "; a mirror does nothing of the share without it: restore that key from a backup of the coordinator store"
+		if errors.Is(err, coordination.ErrUnavailable) {
+			what = ""
+		}
+		faults = append(faults, fmt.Errorf("where epoch %d of share %s began: %w%s", epoch, share.ID(), err, what))
+	})
+	if len(faults) > 0 {
+		return share, fmt.Errorf("%d of %d terms cannot be read, such as %w", len(faults), len(share.Terms), faults[0])
+	}
 	for i, t := range share.Terms {
-		if !t.Trimmed {
-			continue
+		if t.Trimmed {
+			share.Terms[i].Verified, share.Terms[i].Trimmed = known[t.Epoch].Verified, false
 		}
-		full, ok := known[t.Epoch]
-		if !ok {
-			r, err := readRecord(ctx, store, keys.History(share.ID(), t.Epoch))
-			if err != nil {
-				return share, fmt.Errorf("where epoch %d of share %s began: %w", t.Epoch, share.ID(), err)
-			}
-			full = t
-			full.Start, full.Verified, full.Trimmed = r.Start, r.Verified, false
-			known[t.Epoch] = full
-		}
-		share.Terms[i] = full
 	}
 	return share, nil
 }
 
-// failoversSince counts the unplanned moves that ended after a time.
-func failoversSince(records []history.Record, after time.Time) int {
-	n := 0
-	for _, r := range records {
-		if r.Kind == failover.Failover && r.Aborted == "" && r.Ended.After(after) {
-			n++
-		}
+// boundsOf is what a mirror needs of an older term, in one list: where the records of terms
+// before end (failover.Term.Bound). There may be thousands of terms.
+func boundsOf(r history.Record) failover.Term {
+	bounds := r.Verified
+	if bounds == nil {
+		bounds = failover.PartitionOffsets{}
 	}
-	return n
+	r.Start.All(func(tp spillway.TopicPartition, start spillway.Offset) {
+		if start >= 0 && bounds.Get(tp) < 0 {
+			bounds.Set(tp, 0)
+		}
+	})
+	return failover.Term{Verified: bounds}
 }
 
 // clean removes the reports of epochs that are long over.

@@ -84,11 +84,15 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 	if !ok {
 		return Plan{}, fmt.Errorf("there is no failover group %q; see spillway failover-group list", group)
 	}
+	var earlier []history.Record
+	var last spillway.Epoch
 	for rest := o.look / 2; ; {
+		asked := o.clock.Now()
 		share, version, err := o.share(ctx, group)
 		if err != nil {
 			return Plan{}, err
 		}
+		answer := asked.Shortest(o.clock.Now())
 		if share.State == failover.Fenced && share.Kind == failover.Failover && r.Kind == failover.Failover && (r.Target == "" || r.Target == share.Target) {
 			return o.acceptMore(ctx, share, version, r, dryRun)
 		}
@@ -96,12 +100,9 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		if err != nil {
 			return Plan{}, err
 		}
-		asked := o.clock.Now()
-		earlier, err := readHistory(ctx, o.store, o.keys, share.ID())
-		if err != nil {
-			return Plan{}, err
+		if last != share.Epoch {
+			earlier, last = lastMoves(ctx, o.store, o.keys, share), share.Epoch
 		}
-		answer := asked.Shortest(o.clock.Now())
 		if site, ok := view.Sites[returned]; ok {
 			site.Drained = nil
 			view.Sites[returned] = site

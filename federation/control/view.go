@@ -19,7 +19,7 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 	v := failover.View{
 		Now: time.Now().UTC(), InState: d.state.since.Shortest(now), NewMask: newMask(),
 		LogEnds: d.memo.logEnds, OnlyAtTarget: d.memo.onlyAt, Fence: d.memo.fence, Allowed: d.allowed(now),
-		Automation: h.automation(), SinceMove: time.Since(d.share.Since),
+		Automation: h.automation(), SinceMove: time.Since(d.share.Since), FailoversLastHour: d.share.FailoversAfter(time.Now().Add(-time.Hour)),
 	}
 	if d.heldFor == d.share.Epoch {
 		v.Held = d.heldTime(now)
@@ -45,15 +45,6 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 			return v, err
 		}
 		v.Reserved = d.memo.reserved
-	}
-	if d.share.State == failover.Stable {
-		asked := d.c.cfg.Clock.Now()
-		records, err := readHistory(ctx, d.c.cfg.Store, d.c.keys, d.id)
-		if err != nil {
-			return v, err
-		}
-		d.earlier, d.answer = records, asked.Shortest(d.c.cfg.Clock.Now())
-		v.FailoversLastHour = failoversSince(records, time.Now().Add(-time.Hour))
 	}
 	return v, nil
 }
@@ -173,11 +164,12 @@ func (h *hub) siteViews(g spillway.FailoverGroup, id spillway.ShareID, judged ma
 // gateways adds every process start that may serve: those with a lease now, those
 // seen before, though their key may be gone, and those that the record names.
 // While clients are held, a read for each wake-up would be in the way of the one
-// that counts.
+// that counts; and while a site is down, one of each share would be in the way of
+// the leases. Who a move waits for is settled in FENCING, by a read then.
 func (d *driver) gateways(ctx context.Context, v *failover.View, reports map[spillway.GatewayID]failover.GatewayReport, last bool) error {
 	h := d.c.hub
 	leases, lately := h.lately(readAnew)
-	if d.share.State != failover.Fencing || last || !lately {
+	if mayWait := d.share.State == failover.Fencing || d.share.State == failover.Stable; !mayWait || last || !lately {
 		var err error
 		if leases, err = h.gateways(ctx); err != nil {
 			return err

@@ -39,6 +39,8 @@ func behind(share Share, r Request, g spillway.FailoverGroup, f Following) error
 		return fmt.Errorf("%w: target %s has not caught up with %s yet for share %s", ErrBehind, target, share.Active, share.ID())
 	case f.LagSeconds > most.Seconds():
 		return fmt.Errorf("%w: target %s is %.1f s behind %s for share %s, at most %s", ErrBehind, target, f.LagSeconds, share.Active, share.ID(), most)
+	case f.GroupsLate() != "":
+		return fmt.Errorf("%w: the move of share %s to %s would be given up with clients held, as all positions have to be there: %s", ErrBehind, share.ID(), target, f.GroupsLate())
 	case held != "":
 		return fmt.Errorf("%w: target %s would wait for share %s with clients held: %s", ErrBehind, target, share.ID(), held)
 	}
@@ -68,7 +70,11 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 		return share, refuse("%d of the %d sites are up that must be heard so that nothing acknowledged is left behind (ack.sites %d; not heard: %s); bring one back, or accept any loss (-1)",
 			heard, need, limits.ackSites(), join(unheard(share, view, limits)))
 	}
+	if err := room(share, r.Kind, r.Target, limits); err != nil {
+		return share, err
+	}
 	next := share
+	next.Failovers = append([]time.Time{}, share.failovers()...)
 	next.Epoch = share.Epoch + 1
 	next.Target, next.Kind, next.Who, next.Why = r.Target, r.Kind, r.Who, r.Why
 	next.LossMax, next.Mask = r.LossMax, view.NewMask
@@ -233,7 +239,7 @@ func automatic(share Share, view View, limits Limits) (Share, []Action) {
 		return hold("down for %s, automatic after %s", round(site.Judgement.For), policy.After)
 	case view.SinceMove < or(limits.HoldDown, HoldDown):
 		return hold("the last move ended %s ago, at least %s between moves", round(view.SinceMove), or(limits.HoldDown, HoldDown))
-	case policy.PerHourMax > 0 && view.FailoversLastHour >= policy.PerHourMax:
+	case policy.PerHourMax > 0 && view.FailoversLastHour >= min(policy.PerHourMax, failoversMost):
 		return ask("%d failovers in the last hour, limit %d", view.FailoversLastHour, policy.PerHourMax)
 	}
 	if heard, need := alive(share, view, limits), needHeard(limits); limits.ackSites() > 1 && heard < need {

@@ -49,6 +49,9 @@ func (l MirrorLease) Beside(others ...MirrorLease) MirrorLease {
 			if f.Hanging += part.Hanging; part.HeldBackSeconds > f.HeldBackSeconds {
 				f.HeldBackSeconds, f.HeldBackBy = part.HeldBackSeconds, part.HeldBackBy
 			}
+			if part.GroupSeconds > f.GroupSeconds {
+				f.GroupSeconds, f.GroupBehind = part.GroupSeconds, part.GroupBehind
+			}
 		}
 		f.CatchingUp = f.CatchingUp || carried < f.Elsewhere
 		l.Following[share] = f
@@ -76,6 +79,10 @@ type Following struct {
 	HeldBackSeconds float64 `json:"heldBackSeconds,omitempty"`
 	HeldBackBy      string  `json:"heldBackBy,omitempty"`
 	Hanging         int     `json:"hanging,omitempty"`
+	// GroupSeconds is for how long a consumer group has not been carried, the longest, and
+	// GroupBehind which one and why.
+	GroupSeconds float64 `json:"groupSeconds,omitempty"`
+	GroupBehind  string  `json:"groupBehind,omitempty"`
 	// CatchingUp: since it began to follow Source, it never had everything.
 	CatchingUp bool `json:"catchingUp,omitempty"`
 	// OnlyHere are topics of the group that this site has and the active one has not;
@@ -88,6 +95,18 @@ type Following struct {
 	// Compacted are the share's topics whose records this site's log cleaner
 	// removes; they cannot be moved yet (C11).
 	Compacted []string `json:"compacted,omitempty"`
+}
+
+// GroupLate is for how long a consumer group may fail to be carried until a switchover is
+// refused and people are told: its last copy would fail too.
+const GroupLate = 10 * time.Second
+
+// GroupsLate says which consumer group is not carried, and since when; "" if all are.
+func (f Following) GroupsLate() string {
+	if f.GroupSeconds < GroupLate.Seconds() {
+		return ""
+	}
+	return fmt.Sprintf("positions of consumer groups have not been carried for %s: %s", time.Duration(f.GroupSeconds*float64(time.Second)).Round(time.Second), f.GroupBehind)
 }
 
 // HeldBack says what open transactions hold back for longer than a switchover waits for

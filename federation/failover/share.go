@@ -13,6 +13,7 @@
 package failover
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -157,6 +158,9 @@ type Share struct {
 	DegradedWhy string    `json:"degradedWhy,omitempty"`
 	// DegradedEpoch is the epoch in which it began.
 	DegradedEpoch spillway.Epoch `json:"degradedEpoch,omitempty"`
+	// Failovers are when the last unplanned moves ended, oldest first (failoversKept). Nil:
+	// a version wrote the record that did not keep them.
+	Failovers []time.Time `json:"failovers,omitzero"`
 }
 
 // WaitGateway is one gateway that may still serve the old epoch, from the list
@@ -235,7 +239,13 @@ func (s Share) Loses(term spillway.Epoch) bool {
 // Decode reads a share record and refuses one that breaks its own rules.
 func Decode(value []byte) (Share, error) {
 	var s Share
-	if err := json.Unmarshal(value, &s); err != nil {
+	var err error
+	if bytes.HasPrefix(value, []byte(packedMark)) {
+		s, err = unpack(value)
+	} else {
+		err = json.Unmarshal(value, &s)
+	}
+	if err != nil {
 		return Share{}, fmt.Errorf("share record: %w", err)
 	}
 	if len(s.Terms) == 0 || s.Epoch < 1 || s.Active == "" || s.Group == "" {
@@ -249,8 +259,18 @@ func Decode(value []byte) (Share, error) {
 	return s, nil
 }
 
-// Encode writes a share record.
+// Encode writes a share record, packed if it would be too large.
 func (s Share) Encode() []byte {
+	b := s.plain()
+	if len(b) > plainMax {
+		if packed := s.pack(); packed != nil {
+			return packed
+		}
+	}
+	return b
+}
+
+func (s Share) plain() []byte {
 	b, err := json.Marshal(s)
 	if err != nil {
 		panic(fmt.Sprintf("share record of %q cannot be encoded: %v", s.Group, err)) // plain data, cannot happen

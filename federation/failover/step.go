@@ -440,7 +440,7 @@ func opened(share Share, view View, limits Limits) (Share, []Action) {
 		}
 		why = fmt.Sprintf("%s serves; not heard in %s: %s", share.Active, or(limits.SettleMax, SettleMax), strings.Join(waiting, ", "))
 	}
-	return move(share.enter(Stable, view, why).settled())
+	return move(share.enter(Stable, view, why).settled().counted(limits))
 }
 
 func move(next Share) (Share, []Action) {

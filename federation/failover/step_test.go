@@ -150,6 +150,9 @@ func TestBeginRefuses(t *testing.T) {
 			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, HeldBackSeconds: 2, HeldBackBy: "carts-1: a transaction of producer 7", Hanging: 3}}
 			r.BehindMax = time.Hour
 		}, " for now: target west would wait for share orders/0 with clients held: open transactions hold records back in 3 partitions, for 2.0 s the longest: carts-1: a transaction of producer 7"},
+		"does not carry a consumer group": {func(_ *Share, v *View, _ *Request) {
+			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, GroupSeconds: 61, GroupBehind: "group app: not authorized"}}
+		}, " for now: the move of share orders/0 to west would be given up with clients held, as all positions have to be there: positions of consumer groups have not been carried for 1m1s: group app: not authorized"},
 		"follows another": {func(_ *Share, v *View, _ *Request) {
 			v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 3}}
 		}, "target west follows epoch 3 of share orders/0, not 4"},

@@ -46,8 +46,14 @@ type Record struct {
 	Start      failover.PartitionOffsets    `json:"start,omitempty"`
 	PrefixSite map[string][]spillway.SiteID `json:"prefixSite,omitempty"`
 	LostMost   int64                        `json:"lostMost"`
-	// Chunks is how many keys hold the rest of a record that is too large for one.
-	Chunks int `json:"chunks,omitempty"`
+	// Chunks is how many keys hold a record that is too large for one, Parts the id under
+	// which they lie (empty: a version before wrote them, directly below the record), and
+	// Sum what they add up to, so that nobody takes those of two writers for one.
+	Chunks int    `json:"chunks,omitempty"`
+	Parts  string `json:"parts,omitempty"`
+	Sum    string `json:"sum,omitempty"`
+	// Unread is why the rest of the record could not be read; empty: it is all here.
+	Unread string `json:"unread,omitempty"`
 
 	// Known is nil for moves that an older version began.
 	Known *Known `json:"known,omitempty"`

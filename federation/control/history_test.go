@@ -1,0 +1,255 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"spillway"
+	"spillway/federation/coordination"
+	"spillway/federation/coordination/coordtest"
+	"spillway/federation/failover"
+	"spillway/federation/history"
+)
+
+// forgetful is a store that reads nobody the history.
+type forgetful struct {
+	coordination.Store
+	asked *atomic.Int64
+}
+
+var errForgotten = errors.New("too large to be read in time")
+
+func (f forgetful) Get(ctx context.Context, key string) (coordination.Entry, error) {
+	if strings.Contains(key, "/history/") {
+		f.asked.Add(1)
+		return coordination.Entry{}, errForgotten
+	}
+	return f.Store.Get(ctx, key)
+}
+
+func (f forgetful) List(ctx context.Context, prefix string) ([]coordination.Entry, error) {
+	if strings.Contains(prefix, "/history/") {
+		return nil, errForgotten
+	}
+	return f.Store.List(ctx, prefix)
+}
+
+// Years of moves cannot be read in time: a site fails over all the same, the rate limit
+// counts, and people move groups. Only what is told of the pause is missing.
+func TestNoMoveDependsOnTheHistory(t *testing.T) {
+	t.Parallel()
+	store := forgetful{coordtest.NewMemory(), &atomic.Int64{}}
+	w := newWorld(t, options{store: store, group: func(g *spillway.FailoverGroup) {
+		g.Failover = spillway.AutomaticFailover{Enabled: true, After: 200 * time.Millisecond, LossRecordsMax: 1000}
+	}})
+	w.settled(1)
+	w.kill("east")
+	share := w.settled(2)
+	if n := share.FailoversAfter(time.Now().Add(-time.Hour)); n != 1 {
+		t.Errorf("%d failovers in the last hour", n)
+	}
+	to := spillway.SiteID("north")
+	if share.Active == to {
+		to = "west"
+	}
+	if plan := w.switchover(to, ""); plan.PauseMillis < 0 || !strings.Contains(plan.PauseWhy, "no earlier move was measured") {
+		t.Errorf("%+v", plan)
+	}
+	if store.asked.Load() == 0 {
+		t.Error("nobody asked for the history")
+	}
+}
+
+// moveOver is a loop that is about to end a move of many partitions.
+func moveOver(store coordination.Store, partitions int, at time.Time) (d *driver, next failover.Share) {
+	offsets := failover.PartitionOffsets{}
+	for i := range partitions {
+		offsets.Set(spillway.TopicPartition{Topic: "orders", Partition: int32(i)}, 9_000_000_000+spillway.Offset(i))
+	}
+	c := &Control{cfg: Config{Store: store, Clock: coordination.SystemClock{}}, keys: "shop"}
+	d = &driver{c: c, id: spillway.ShareID{Group: "orders"}}
+	d.share = failover.Share{Group: "orders", State: failover.Open, Kind: failover.Switchover, Epoch: 2, Active: "west", Target: "west", Start: offsets, Cutover: offsets,
+		Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "west"}}}
+	next = d.share
+	next.State, next.Since, next.Start, next.Cutover = failover.Stable, at, nil, nil
+	next.Passages = []failover.Passage{{State: failover.Stable, At: at, Why: at.String()}}
+	return d, next
+}
+
+// Two loops end a move of many partitions at once, and each writes its account in parts:
+// what is there afterwards is the account of one of them.
+func TestTwoLoopsWriteALargeHistory(t *testing.T) {
+	t.Parallel()
+	const partitions = 30_000
+	store, at := coordtest.NewMemory(), time.Date(2026, 5, 1, 12, 0, 0, 123_000_000, time.UTC)
+	first, nextFirst := moveOver(store, partitions, at)
+	second, nextSecond := moveOver(store, partitions, at.Add(45_678*time.Microsecond)) // written with more digits
+	version, err := store.Put(within(t), first.c.keys.Share(first.id), first.share.Encode()[:0], 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.version, second.version = version, version
+	between := false
+	store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+		// The second loop does all of it when the first has written a part.
+		if when == coordtest.BeforeWrite && strings.HasSuffix(ops[0].Key, "/0001") && !between {
+			between = true
+			if _, err := second.finish(within(t), nextSecond, nextSecond.Encode()); err != nil {
+				t.Error(err)
+			}
+		}
+		return nil
+	})
+	if _, err := first.finish(within(t), nextFirst, nextFirst.Encode()); !errors.Is(err, coordination.ErrConflict) || !between {
+		t.Fatalf("the first loop: %v", err)
+	}
+	store.Fail(nil)
+	want, err := json.Marshal(history.Of(second.share, nextSecond, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := readRecord(within(t), store, first.c.keys.History(first.id, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := readHistory(within(t), store, first.c.keys, first.id)
+	if err != nil || len(all) != 1 {
+		t.Fatalf("%d records, %v", len(all), err)
+	}
+	for _, r := range []history.Record{one, all[0]} {
+		if got, err := json.Marshal(r); err != nil || string(got) != string(want) {
+			t.Errorf("not what the loop wrote whose record stands: %.300s", got)
+		}
+	}
+	if parts := store.Peek(first.c.keys.History(first.id, 2) + "/"); len(parts) != (len(want)+chunkBytes-1)/chunkBytes {
+		t.Errorf("%d parts are left of %d bytes", len(parts), len(want))
+	}
+}
+
+// A part that is gone, or another one's, is noticed; it hides no other move.
+func TestAHistoryWithAWrongPart(t *testing.T) {
+	t.Parallel()
+	store := coordtest.NewMemory()
+	d, next := moveOver(store, 30_000, time.Now())
+	key := d.c.keys.History(d.id, 2)
+	version, err := store.Put(within(t), d.c.keys.Share(d.id), nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.version = version
+	if _, err := d.finish(within(t), next, next.Encode()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Put(within(t), d.c.keys.History(d.id, 3), []byte(`{"group":"orders","epoch":3,"who":"ann"}`), 0); err != nil {
+		t.Fatal(err)
+	}
+	part := store.Peek(key + "/")[1]
+	wrong := []byte(strings.Replace(string(part.Value), "90000", "90001", 1))
+	if part.Version, err = store.Put(within(t), part.Key, wrong, part.Version); err != nil {
+		t.Fatal(err)
+	}
+	look := func(want string) {
+		t.Helper()
+		if _, err := readRecord(within(t), store, key); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+		all, err := readHistory(within(t), store, d.c.keys, d.id)
+		if err != nil || len(all) != 2 || all[0].Epoch != 2 || !strings.Contains(all[0].Unread, want) || all[1].Who != "ann" || all[1].Unread != "" {
+			t.Errorf("%+v, %v", all, err)
+		}
+	}
+	look("parts are not what was written")
+	if err := store.Delete(within(t), part.Key, part.Version); err != nil {
+		t.Fatal(err)
+	}
+	look("no such key")
+	share := failover.Share{Group: "orders", Terms: []failover.Term{{Epoch: 1}, {Epoch: 2, Trimmed: true}, {Epoch: 3, Continues: true}, {Epoch: 5}}}
+	if last := lastMoves(within(t), store, d.c.keys, share); len(last) != 0 {
+		t.Errorf("%+v", last)
+	}
+	for _, epoch := range []spillway.Epoch{4, 5} {
+		if _, err := store.Put(within(t), d.c.keys.History(d.id, epoch), fmt.Appendf(nil, `{"epoch":%d}`, epoch), 0); err != nil && epoch > 3 {
+			t.Fatal(err)
+		}
+	}
+	share.Terms = append(share.Terms, failover.Term{Epoch: 7, Continues: true})
+	if last := lastMoves(within(t), store, d.c.keys, share); len(last) != 1 || last[0].Epoch != 5 {
+		t.Errorf("%+v", last)
+	}
+}
+
+// slowHistory is a store that takes its time for each account, and counts how many are
+// asked for at the same time.
+type slowHistory struct {
+	coordination.Store
+	asked, now, most atomic.Int64
+}
+
+func (s *slowHistory) Get(ctx context.Context, key string) (coordination.Entry, error) {
+	s.asked.Add(1)
+	n := s.now.Add(1)
+	defer s.now.Add(-1)
+	for most := s.most.Load(); n > most && !s.most.CompareAndSwap(most, n); most = s.most.Load() {
+	}
+	time.Sleep(5 * time.Millisecond)
+	return s.Store.Get(ctx, key)
+}
+
+// A mirror that starts after many moves reads where each began, several at a time and each
+// once, and says what to do about one that is gone.
+func TestManyTrimmedTermsAreRead(t *testing.T) {
+	t.Parallel()
+	const terms = 200
+	store := &slowHistory{Store: coordtest.NewMemory()}
+	keys, share := failover.Keys("shop"), failover.Share{Group: "orders", Terms: []failover.Term{{Epoch: 1}}}
+	for e := spillway.Epoch(2); e <= terms; e++ {
+		share.Terms = append(share.Terms, failover.Term{Epoch: e, Trimmed: true, Mask: uint64(e)})
+		r := history.Record{Epoch: e, Start: failover.PartitionOffsets{"orders": {spillway.Offset(1000 * e), 7, -1}}, Verified: failover.PartitionOffsets{"orders": {spillway.Offset(1000*e - 1), -1, -1}}}
+		value, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.Put(within(t), keys.History(share.ID(), e), value, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gone := keys.History(share.ID(), 77)
+	e, err := store.Get(within(t), gone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Delete(within(t), gone, e.Version); err != nil {
+		t.Fatal(err)
+	}
+	known := map[spillway.Epoch]failover.Term{}
+	store.asked.Store(0)
+	if _, err := untrimmed(within(t), store, keys, share, known); err == nil || !strings.Contains(err.Error(), gone) || !strings.Contains(err.Error(), "restore that key from a backup") {
+		t.Errorf("%v", err)
+	}
+	if most := store.most.Load(); most < 4 || most > readAtOnce || store.asked.Load() != terms-1 {
+		t.Errorf("%d were asked for, %d at once", store.asked.Load(), most)
+	}
+	if _, err := store.Put(within(t), gone, e.Value, 0); err != nil {
+		t.Fatal(err)
+	}
+	store.asked.Store(0)
+	full, err := untrimmed(within(t), store, keys, share, known)
+	if err != nil || store.asked.Load() != 1 {
+		t.Fatalf("%v, %d were asked for again", err, store.asked.Load())
+	}
+	for i, term := range full.Terms[1:] {
+		epoch := spillway.Epoch(i + 2)
+		for partition, want := range []spillway.Offset{spillway.Offset(1000*epoch - 1), 0, -1} {
+			bound, ok := term.Bound(spillway.TopicPartition{Topic: "orders", Partition: int32(partition)})
+			if ok != (want >= 0) || ok && bound != want || term.Trimmed || term.Mask != uint64(epoch) || term.Start != nil {
+				t.Fatalf("epoch %d, partition %d: %d, %v; %+v", epoch, partition, bound, ok, term)
+			}
+		}
+	}
+}
