@@ -106,7 +106,11 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 			site.Drained = nil
 			view.Sites[returned] = site
 		}
-		next, err := failover.Begin(share, r, view, o.limits(g))
+		asks, err := failover.Choose(share, r, view, o.limits(g))
+		next := share
+		if err == nil {
+			next, err = failover.Begin(share, asks, view, o.limits(g))
+		}
 		if !dryRun && o.waits(ctx, err, o.look/2) {
 			continue
 		}
@@ -115,6 +119,9 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		}
 		plan.look(ctx, o, g, share, next, view, dryRun)
 		plan.expect(earlier, next, view, answer)
+		if asks.Chosen != "" {
+			plan.Effects = append(plan.Effects, fmt.Sprintf("%s is taken, since %s", asks.Target, asks.Chosen))
+		}
 		plan.explain(g, share, next, view)
 		plan.refuse(r)
 		plan.DryRun = dryRun
@@ -128,8 +135,7 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 				rest = min(2*rest, againMax)
 			}
 		} else if o.Sites != nil {
-			r.Target = next.Target
-			next, err = o.beginNow(ctx, h, g, share, r, &view)
+			next, err = o.beginNow(ctx, h, g, share, asks, &view)
 		}
 		if o.waits(ctx, err, again) {
 			continue

@@ -21,8 +21,15 @@ func Step(share Share, view View, limits Limits) (Share, []Action) {
 	if why := tooLong(share, view, limits); why != "" {
 		return aborted(share, why)
 	}
+	if next, actions, stands := forsaken(share, view, limits); stands {
+		return next, actions
+	}
 	switch share.State {
 	case Stable:
+		if active := view.Sites[share.Active].Judgement; len(share.Gone) > 0 && active.up() {
+			share.Gone = nil
+			return share, []Action{{Kind: Wait, Site: share.Active, Why: fmt.Sprintf("%s is up again, so nothing is begun anew", share.Active)}}
+		}
 		if !view.Allowed && !view.Sites[share.Active].Judgement.Down {
 			return share, []Action{{Kind: Allow, Site: share.Active, Why: fmt.Sprintf("%s serves, so gateways may write there", share.Active)}}
 		}

@@ -168,6 +168,10 @@ type Request struct {
 	LossMax int64 // accepted, in records; −1: any
 	// BehindMax is how far the target of a switchover may be behind; 0: BehindMax.
 	BehindMax time.Duration
+	// Chosen is why Target was taken and not the site that is preferred, if nobody named it.
+	Chosen string
+	// Automatic: nobody asks, the loop does.
+	Automatic bool
 }
 
 // WaitInfoKey tells reasons apart without their numbers, so that a loop says
