@@ -383,13 +383,8 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 	for _, l := range decodeGateways(h.entries(o.keys.Gateways())) {
 		view.Gateways = append(view.Gateways, failover.GatewayView{ID: l.ID, Boot: l.Boot, Leaving: l.Leaving})
 	}
-	e, err := o.store.Get(ctx, o.keys.Reserved(share.ID()))
-	if err != nil && !errors.Is(err, coordination.ErrNotFound) {
-		return h, view, plan, err
-	}
-	var r failover.Reserved
-	if e.Version > 0 && json.Unmarshal(e.Value, &r) == nil {
-		view.Reserved = r.Ends
+	if view.Reserved, _, err = readReserved(ctx, o.store, o.keys.Reserved(share.ID())); err != nil {
+		return h, view, plan, fmt.Errorf("what a move of %s may lose: %w", share.ID(), err)
 	}
 	return h, view, plan, nil
 }
