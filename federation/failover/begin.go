@@ -171,11 +171,10 @@ func Abort(share Share, who, why string) (Share, error) {
 
 // giveUp ends a move whose record says that it is given up: what view.Allowed tells
 // is then about the site that goes on. Mask and numbering go on: to retries in
-// flight the site must look as before. Writes may have been denied there, whether the
-// record says so or not: FENCED need not be in it (Decide). A site that is down is not waited for:
-// its own loop allows them when it is back.
+// flight the site must look as before. Writes may have been denied there from FENCED on
+// (Decide). A site that is down is not waited for: its own loop allows them when it is back.
 func (s Share) giveUp(view View) (Share, []Action) {
-	denied := s.Kind == Switchover && s.State != Draining
+	denied := s.Kind == Switchover && s.State != Draining && s.State != Fencing
 	if denied && !view.Allowed && !view.Sites[s.Active].Judgement.Down {
 		return s, []Action{{Kind: Allow, Site: s.Active, Why: fmt.Sprintf("the move is given up, %s serves again", s.Active)}}
 	}
@@ -219,7 +218,11 @@ func automatic(share Share, view View, limits Limits) (Share, []Action) {
 	case site.Judgement.For < policy.After:
 		return hold("down for %s, automatic after %s", round(site.Judgement.For), policy.After)
 	case len(share.Gone) == 0 && view.SinceMove < or(limits.HoldDown, HoldDown): // what is begun anew was held down when it began
-		return hold("the last move ended %s ago, at least %s between moves", round(view.SinceMove), or(limits.HoldDown, HoldDown))
+		clocks := ""
+		if view.ClockAhead > 0 {
+			clocks = fmt.Sprintf("; that move ended %s from now by the clock of who wrote so, and counts from where this loop saw it: set the clocks of control loops and commands right", round(view.ClockAhead))
+		}
+		return hold("the last move ended %s ago, at least %s between moves%s", round(view.SinceMove), or(limits.HoldDown, HoldDown), clocks)
 	case policy.PerHourMax > 0 && view.FailoversLastHour >= policy.PerHourMax:
 		return ask("%d failovers in the last hour, limit %d", view.FailoversLastHour, policy.PerHourMax)
 	}

@@ -123,6 +123,8 @@ type size struct {
 	// deletes is how often an operator deletes a gateway's lease, and starts how
 	// often a loop begins anew. Without deletes all loops know all gateways.
 	deletes, starts int8
+	// denies: writes are denied at the old site, so the record says FENCED before that.
+	denies bool
 	// fails is how often observers change their mind about a site. With any, a is found
 	// dead from the beginning, automation fails over, and b and c have copies.
 	fails int8
@@ -217,8 +219,13 @@ func (m *model) view(w *world, s Share, seen uint8, watched bool) View {
 		}
 		v.Sites[id] = sv
 	}
+	if !m.denies {
+		v.Fence = "lease-only"
+	} else if s.State == Fenced {
+		v.Fence = "acl" // which stops nothing here, so that all rests on leases
+	}
 	if s.State == Fenced {
-		v.Fence, v.LogEnds, v.Reserved = "lease-only", ends(w.aLen), ends(w.resEnd)
+		v.LogEnds, v.Reserved = ends(w.aLen), ends(w.resEnd)
 	}
 	return v
 }

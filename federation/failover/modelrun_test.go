@@ -21,6 +21,7 @@ func TestModelHolds(t *testing.T) {
 		"switchover, lease deleted":            {kind: Switchover, loops: 1, gates: 1, records: 1, ack: 1, deletes: 1},
 		"failover, lease deleted, loop anew":   {kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, deletes: 1, starts: 1},
 		"switchover, lease deleted, two loops": {kind: Switchover, loops: 2, gates: 1, records: 1, ack: 1, deletes: 1},
+		"switchover, writes denied, abort":     {kind: Switchover, loops: 1, gates: 1, records: 1, aborts: 1, ack: 1, denies: true},
 		"failover, target goes away":           {kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, fails: 1, quick: true},
 	} {
 		t.Run(name, func(t *testing.T) {

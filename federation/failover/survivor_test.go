@@ -78,6 +78,24 @@ func TestWhatFollowsAnEpochThatContinues(t *testing.T) {
 	}
 }
 
+// A move is held down by a time that another machine wrote: if that lies ahead, whose
+// clock is wrong is not known, but that one is has to be said.
+func TestAHoldDownTellsOfClocks(t *testing.T) {
+	t.Parallel()
+	v, l := healthy()
+	l.Group.Failover.Enabled = true
+	v.Sites["east"] = SiteView{Judgement: Judgement{Down: true, For: time.Minute, Why: "east is down"}}
+	v.SinceMove, v.ClockAhead = 3*time.Second, time.Hour
+	_, actions := Step(stable(), v, l)
+	if want := "hold east: the last move ended 3s ago, at least 30s between moves; that move ended 1h0m0s from now by the clock of who wrote so, and counts from where this loop saw it: set the clocks of control loops and commands right"; actions[0].Why != want {
+		t.Errorf("%q\nwant %q", actions[0].Why, want)
+	}
+	v.SinceMove = 31 * time.Second
+	if next, _ := Step(stable(), v, l); next.State != Fencing {
+		t.Errorf("it is held down by a clock that is ahead: %s", next.State)
+	}
+}
+
 // Without a person it is the same.
 func TestAutomationTakesTheSurvivorThatIsFurthest(t *testing.T) {
 	t.Parallel()

@@ -162,6 +162,44 @@ func Fenced(ctx context.Context, cluster broker.Cluster, tps []spillway.TopicPar
 	return true, nil
 }
 
+// Takes tells whether the leaders that can be reached, each within so long, take this
+// principal's writes. No leader answers: that is an error.
+// It is for a site that is to serve again: a broker that hangs serves nobody, and must
+// not keep the others from doing so.
+func Takes(ctx context.Context, cluster broker.Cluster, leaders map[int32][]spillway.TopicPartition, each time.Duration) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var faults []error
+	refused := false
+	for leader, tps := range leaders {
+		wg.Go(func() {
+			parts := make([]sitelog.ProducePart, 0, len(tps))
+			for _, tp := range tps {
+				parts = append(parts, sitelog.ProducePart{TopicPartition: tp, Batch: unappendable()})
+			}
+			ok, err := fencedAt(ctx, cluster, leader, parts, false)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				faults = append(faults, err)
+			} else if !ok {
+				refused = true
+				cancel() // the others would change nothing
+			}
+		})
+	}
+	wg.Wait()
+	if refused {
+		return false, nil
+	}
+	if len(faults) == len(leaders) && len(leaders) > 0 {
+		return false, fmt.Errorf("no leader says whether it takes writes: %w", errors.Join(faults...))
+	}
+	return true, nil
+}
+
 func fencedAt(ctx context.Context, cluster broker.Cluster, leader int32, parts []sitelog.ProducePart, want bool) (bool, error) {
 	var c *conn.Conn
 	c, err := cluster.Dial(ctx, leader)
