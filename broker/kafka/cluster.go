@@ -152,6 +152,13 @@ func (c *Cluster) dialAny(ctx context.Context) (*conn.Conn, error) {
 			return opened, nil
 		}
 		faults = append(faults, err)
+		if ctx.Err() != nil {
+			// It took all the time, as one does that hangs: whoever asks next begins behind it.
+			c.mu.Lock()
+			c.mu.bootstrap = (at + 1) % len(c.config.Bootstrap)
+			c.mu.Unlock()
+			return nil, errors.Join(faults...)
+		}
 	}
 	for _, n := range known {
 		opened, err := c.open(ctx, n.ID, address(n))

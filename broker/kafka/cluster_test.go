@@ -331,6 +331,37 @@ func TestAHangingNodeIsLeft(t *testing.T) {
 	}
 }
 
+// The address that is tried first takes connections and never answers. Whoever asks has
+// no time left for the next one, so the next question begins behind it; every one began
+// with it, and the site looked dead though the others worked.
+func TestAnAddressThatHangsIsNotTriedFirstForEver(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	var first atomic.Value
+	server, c := start(t, kafka.Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == first.Load() {
+			address = silent.Addr().String()
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}})
+	first.Store(server.ListenAddrs()[0])
+	ask := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		_, err := c.Metadata(ctx)
+		return err
+	}
+	if err := ask(); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("the first question: %v", err)
+	}
+	if err := ask(); err != nil {
+		t.Errorf("the second question: %v", err)
+	}
+}
+
 func TestAnUnreachableSiteSaysSo(t *testing.T) {
 	server, c := start(t, kafka.Config{})
 	if _, err := c.Metadata(t.Context()); err != nil {

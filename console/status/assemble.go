@@ -183,7 +183,7 @@ func brief(site spillway.SiteID, evidence string) string {
 }
 
 func (in Inputs) alive(m Seen[failover.MirrorLease]) bool {
-	return m.Age <= in.LeaseTTL && !m.Value.Leaving
+	return m.Age <= in.LeaseTTL
 }
 
 // following is the word of a site's mirror about a share, with what others carry for it.

@@ -31,6 +31,7 @@ type driver struct {
 		epoch spillway.Epoch
 		state failover.State
 		since coordination.Instant
+		came  bool // this loop saw the share come into it
 	}
 	held    coordination.Instant // when FENCING of epoch heldFor was first seen
 	heldFor spillway.Epoch
@@ -160,7 +161,7 @@ func (d *driver) take(e coordination.Entry) {
 	now := d.c.cfg.Clock.Now()
 	followed := d.version > 0
 	d.stored, d.version, d.encoded, d.seen = share, e.Version, e.Value, now
-	d.at(share, now)
+	d.at(share, now, followed)
 	holding := share.State != failover.Stable && share.State != failover.Draining && share.State != failover.Open
 	if holding && d.heldFor != share.Epoch {
 		d.heldFor, d.held, d.heldNew = share.Epoch, now, followed
@@ -168,10 +169,11 @@ func (d *driver) take(e coordination.Entry) {
 }
 
 // at goes on from a record, which may be one that was decided on and is not stored.
-func (d *driver) at(share failover.Share, now coordination.Instant) {
+// followed: the one before was seen too.
+func (d *driver) at(share failover.Share, now coordination.Instant, followed bool) {
 	d.share = share
 	if d.state.epoch != share.Epoch || d.state.state != share.State {
-		d.state.epoch, d.state.state, d.state.since = share.Epoch, share.State, now
+		d.state.epoch, d.state.state, d.state.since, d.state.came = share.Epoch, share.State, now, followed
 	}
 	if !d.memo.of(share) {
 		d.memo = memoOf(share, now)
@@ -223,7 +225,7 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 		next, actions, written = failover.Decide(d.share, view, d.limits)
 	}
 	if !written {
-		d.at(next, d.c.cfg.Clock.Now())
+		d.at(next, d.c.cfg.Clock.Now(), true)
 		return true, nil
 	}
 	if encoded := next.Encode(); !bytes.Equal(encoded, d.share.Encode()) {
@@ -243,19 +245,33 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 			d.c.cfg.Events.actionDone(ActionInfo{
 				Share: d.id, Epoch: d.share.Epoch, State: d.share.State, What: string(a.Kind), Site: a.Site, Started: begun, Ended: time.Now(), Err: err,
 			})
+			if left, holds := d.holds(); err != nil && holds && left <= 0 {
+				// It is given up, and there is no time for a pause before that.
+				d.c.cfg.Events.actionFailed(d.id, string(d.share.State), err)
+				return true, nil
+			}
 			if err != nil {
 				return false, err
 			}
 			again = true
 		case failover.Wait, failover.Ask:
 			d.tell(a)
-		case failover.ReadMore: // view reads it
 		}
 	}
 	if d.share.State == failover.Stable {
 		d.clean(ctx)
 	}
 	return again, d.ask(ctx, actions)
+}
+
+// holds tells whether clients are held by a switchover that may still be given up, and
+// how long it may go on.
+func (d *driver) holds() (left time.Duration, holds bool) {
+	switch s := d.share; s.State {
+	case failover.Fencing, failover.Fenced, failover.Cutover, failover.CaughtUp:
+		holds = s.Kind == failover.Switchover && s.Abort == "" && d.heldFor == s.Epoch
+	}
+	return d.limits.HoldBudget() - d.heldTime(d.c.cfg.Clock.Now()), holds
 }
 
 // askedFor is how long a question stays in the record at least, so that loops that
@@ -272,13 +288,18 @@ func (d *driver) ask(ctx context.Context, actions []failover.Action) error {
 			next.Asking = a.Why
 		}
 	}
-	over := next.Asking == "" && d.stored.Asking != "" && d.seen.Longest(d.c.cfg.Clock.Now()) >= askedFor
 	begins := next.Asking != "" && d.stored.Asking == ""
-	if d.share.State != d.stored.State || !over && !begins {
+	// Over, or for another reason; numbers alone make none.
+	changes := d.stored.Asking != "" && reasonOf(d.stored, next.Asking) != reasonOf(d.stored, d.stored.Asking) && d.seen.Longest(d.c.cfg.Clock.Now()) >= askedFor
+	if d.share.State != d.stored.State || !changes && !begins {
 		return nil
 	}
 	_, err := d.write(ctx, next, next.Encode())
 	return err
+}
+
+func reasonOf(s failover.Share, why string) failover.WaitInfoKey {
+	return failover.KeyOf(s, failover.Action{Kind: failover.Ask, Why: why})
 }
 
 // show stores a state that would have been passed in one write with the next, when

@@ -107,7 +107,11 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 			site.Drained = nil
 			view.Sites[returned] = site
 		}
-		next, err := failover.Begin(share, r, view, o.limits(g))
+		asks, err := failover.Choose(share, r, view, o.limits(g))
+		next := share
+		if err == nil {
+			next, err = failover.Begin(share, asks, view, o.limits(g))
+		}
 		if !dryRun && o.waits(ctx, err, o.look/2) {
 			continue
 		}
@@ -116,6 +120,9 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		}
 		plan.look(ctx, o, g, share, next, view, dryRun)
 		plan.expect(earlier, next, view, answer)
+		if asks.Chosen != "" {
+			plan.Effects = append(plan.Effects, fmt.Sprintf("%s is taken, since %s", asks.Target, asks.Chosen))
+		}
 		plan.explain(g, share, next, view)
 		plan.refuse(r)
 		plan.DryRun = dryRun
@@ -129,8 +136,7 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 				rest = min(2*rest, againMax)
 			}
 		} else if o.Sites != nil {
-			r.Target = next.Target
-			next, err = o.beginNow(ctx, h, g, share, r, &view)
+			next, err = o.beginNow(ctx, h, g, share, asks, &view)
 		}
 		if o.waits(ctx, err, again) {
 			continue
@@ -378,13 +384,8 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 	for _, l := range decodeGateways(h.entries(o.keys.Gateways())) {
 		view.Gateways = append(view.Gateways, failover.GatewayView{ID: l.ID, Boot: l.Boot, Leaving: l.Leaving})
 	}
-	e, err := o.store.Get(ctx, o.keys.Reserved(share.ID()))
-	if err != nil && !errors.Is(err, coordination.ErrNotFound) {
-		return h, view, plan, err
-	}
-	var r failover.Reserved
-	if e.Version > 0 && json.Unmarshal(e.Value, &r) == nil {
-		view.Reserved = r.Ends
+	if view.Reserved, _, err = readReserved(ctx, o.store, o.keys.Reserved(share.ID())); err != nil {
+		return h, view, plan, fmt.Errorf("what a move of %s may lose: %w", share.ID(), err)
 	}
 	return h, view, plan, nil
 }

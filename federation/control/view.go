@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"spillway"
@@ -19,8 +20,9 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 	v := failover.View{
 		Now: time.Now().UTC(), InState: d.state.since.Shortest(now), NewMask: newMask(),
 		LogEnds: d.memo.logEnds, OnlyAtTarget: d.memo.onlyAt, Fence: d.memo.fence, Allowed: d.allowed(now),
-		Automation: h.automation(), SinceMove: time.Since(d.share.Since), FailoversLastHour: d.share.FailoversAfter(time.Now().Add(-time.Hour)),
+		Automation: h.automation(), FailoversLastHour: d.share.FailoversAfter(time.Now().Add(-time.Hour)),
 	}
+	v.SinceMove, v.ClockAhead = d.sinceMove(now)
 	if d.heldFor == d.share.Epoch {
 		v.Held = d.heldTime(now)
 	}
@@ -119,13 +121,30 @@ func (d *driver) heldTime(now coordination.Instant) time.Duration {
 	return held
 }
 
+// sinceMove is how long the share has stood still: by this loop's clock if it saw the
+// move end. One that came later has only the record, in which another machine wrote
+// the time: it counts if it says more than this loop has seen itself, and how far it
+// lies ahead of this loop's clock is told.
+func (d *driver) sinceMove(now coordination.Instant) (since, ahead time.Duration) {
+	seen := d.state.since.Shortest(now)
+	if d.state.came {
+		return seen, 0
+	}
+	recorded := now.Time.Sub(d.share.Since)
+	return max(seen, recorded), max(0, -recorded)
+}
+
 // allowedFor is how long a loop believes, while a share stands still, that its
-// gateways may write.
-const allowedFor = 10 * time.Second
+// gateways may write; othersLook is how long those at other sites leave it to that one.
+const (
+	allowedFor = 10 * time.Second
+	othersLook = 30 * time.Second
+)
 
 // allowed tells whether gateways may write where they have to next. While the share
 // stands still, the loop at the active site looks now and then: a denial of a move
-// that was given up may have reached the brokers late, or its loop may have died.
+// that was given up may have reached the brokers late, or its loop may have died. Where
+// that loop is not heard of, though the site may serve through other gateways, all look.
 func (d *driver) allowed(now coordination.Instant) bool {
 	site := d.share.Target
 	if d.share.Abort != "" || site == "" {
@@ -133,7 +152,17 @@ func (d *driver) allowed(now coordination.Instant) bool {
 	}
 	known := d.memo.allowed == site
 	if d.share.State == failover.Stable {
-		known = site != d.c.cfg.Site || known && d.memo.looked.Longest(now) < allowedFor
+		switch last := d.memo.looked; {
+		case site == d.c.cfg.Site:
+			known = known && last.Longest(now) < allowedFor
+		case d.c.hub.alive(d.c.keys.Ballot(site)):
+			known = true
+		default:
+			if !known {
+				last = d.memo.began // since then this loop has seen the share stand still
+			}
+			known = last.Longest(now) < othersLook
+		}
 	}
 	return known || !d.fences(site)
 }
@@ -220,7 +249,7 @@ func readReserved(ctx context.Context, store coordination.Store, key string) (en
 	}
 	var r failover.Reserved
 	if err := json.Unmarshal(e.Value, &r); err != nil {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("reserved ends %s cannot be read: %w", key, err)
 	}
 	if r.Ends == nil {
 		r.Ends = failover.PartitionOffsets{}

@@ -55,12 +55,9 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	if share.Epoch+2 > spillway.EpochMax { // giving the move up takes another epoch
 		return share, refuse("share %s is in epoch %d, and epochs end at %d, where the leader epochs that clients see would turn negative; carry its topics over to a failover group of a new name", share.ID(), share.Epoch, spillway.EpochMax)
 	}
-	if r.Kind == Failover && r.Target == "" {
-		target, why := bestSurvivor(share, view, limits)
-		if target == "" {
-			return share, refuse("%s", why)
-		}
-		r.Target = target
+	r, err := Choose(share, r, view, limits)
+	if err != nil {
+		return share, err
 	}
 	if err := checkTarget(share, r, view, limits); err != nil {
 		return share, err
@@ -78,9 +75,15 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	next.Epoch = share.Epoch + 1
 	next.Target, next.Kind, next.Who, next.Why = r.Target, r.Kind, r.Who, r.Why
 	next.LossMax, next.Mask = r.LossMax, view.NewMask
+	if next.Automatic = r.Automatic; !r.Automatic {
+		next.Gone = nil
+	}
 	next.Restoring, next.Restore = false, nil // begun anew at the new site
 	next.Started, next.Passages = view.Now, nil
 	why := fmt.Sprintf("%s asked for a %s from %s to %s: %s", r.Who, r.Kind, share.Active, r.Target, cmp.Or(r.Why, "no reason given"))
+	if r.Chosen != "" {
+		why += fmt.Sprintf("; %s, since %s", r.Target, r.Chosen)
+	}
 	if r.Kind == Switchover && limits.Group.GroupDrain > 0 {
 		return next.enter(Draining, view, why), nil
 	}
@@ -155,25 +158,6 @@ func compacted(view View, limits Limits) []string {
 	return slices.Compact(topics)
 }
 
-// bestSurvivor is the first preferred site that is up, has a mirror, and is not drained.
-func bestSurvivor(share Share, view View, limits Limits) (spillway.SiteID, string) {
-	why := fmt.Sprintf("failover group %s has no other site", share.Group)
-	for _, site := range limits.Group.Sites {
-		if site == share.Active {
-			continue
-		}
-		err := checkTarget(share, Request{Kind: Failover, Target: site}, view, limits)
-		if drained := view.Sites[site].Drained; err == nil && drained != nil {
-			err = refuse("site %s is %s; name it to fail over there all the same", site, drained)
-		}
-		if err == nil {
-			return site, ""
-		}
-		why = strings.TrimPrefix(err.Error(), ErrRefused.Error()+": ")
-	}
-	return "", why
-}
-
 // Abort gives a move up: the share goes back to its old site in an epoch above
 // both (C30), because somebody may have acted on the one that was to open. It is
 // allowed until OPEN. The record stays where it is until writes are allowed again.
@@ -187,16 +171,16 @@ func Abort(share Share, who, why string) (Share, error) {
 	if share.Abort == "" {
 		share.Abort = fmt.Sprintf("%s: %s", who, cmp.Or(why, "no reason given"))
 	}
+	share.Gone = nil // who gives it up has not asked for another one
 	return share, nil
 }
 
 // giveUp ends a move whose record says that it is given up: what view.Allowed tells
 // is then about the site that goes on. Mask and numbering go on: to retries in
-// flight the site must look as before. Writes may have been denied there, whether the
-// record says so or not: FENCED need not be in it (Decide). A site that is down is not waited for:
-// its own loop allows them when it is back.
+// flight the site must look as before. Writes may have been denied there from FENCED on
+// (Decide). A site that is down is not waited for: its own loop allows them when it is back.
 func (s Share) giveUp(view View) (Share, []Action) {
-	denied := s.Kind == Switchover && s.State != Draining
+	denied := s.Kind == Switchover && s.State != Draining && s.State != Fencing
 	if denied && !view.Allowed && !view.Sites[s.Active].Judgement.Down {
 		return s, []Action{{Kind: Allow, Site: s.Active, Why: fmt.Sprintf("the move is given up, %s serves again", s.Active)}}
 	}
@@ -204,14 +188,16 @@ func (s Share) giveUp(view View) (Share, []Action) {
 	next := s.enter(Stable, view, why)
 	next.Epoch++
 	next.Terms = append(slices.Clone(s.Terms), Term{Epoch: next.Epoch, Site: s.Active, Mask: s.Current().Mask, Continues: true})
-	return next.settled(), []Action{{Kind: Wait, Why: why}}
+	next = next.settled()
+	next.Gone = s.Gone
+	return next, []Action{{Kind: Wait, Why: why}}
 }
 
 // settled clears what belongs to a move only. Passages stay until the next move
 // begins, so that the loop that writes the history finds them.
 func (s Share) settled() Share {
 	s.Target, s.Abort, s.WaitFor, s.Cutover, s.Prefix, s.PrefixSite, s.Start = "", "", nil, nil, nil, nil, nil
-	s.Mask, s.LossMax, s.Fence, s.Undrained, s.Unended = 0, 0, "", nil, nil
+	s.Mask, s.LossMax, s.Fence, s.Undrained, s.Unended, s.Automatic, s.Gone = 0, 0, "", nil, nil, false, nil
 	return s
 }
 
@@ -237,15 +223,19 @@ func automatic(share Share, view View, limits Limits) (Share, []Action) {
 		return ask("automation is paused by %s: %s", view.Automation.Who, view.Automation.Why)
 	case site.Judgement.For < policy.After:
 		return hold("down for %s, automatic after %s", round(site.Judgement.For), policy.After)
-	case view.SinceMove < or(limits.HoldDown, HoldDown):
-		return hold("the last move ended %s ago, at least %s between moves", round(view.SinceMove), or(limits.HoldDown, HoldDown))
+	case len(share.Gone) == 0 && view.SinceMove < or(limits.HoldDown, HoldDown): // what is begun anew was held down when it began
+		clocks := ""
+		if view.ClockAhead > 0 {
+			clocks = fmt.Sprintf("; that move ended %s from now by the clock of who wrote so, and counts from where this loop saw it: set the clocks of control loops and commands right", round(view.ClockAhead))
+		}
+		return hold("the last move ended %s ago, at least %s between moves%s", round(view.SinceMove), or(limits.HoldDown, HoldDown), clocks)
 	case policy.PerHourMax > 0 && view.FailoversLastHour >= min(policy.PerHourMax, failoversMost):
 		return ask("%d failovers in the last hour, limit %d", view.FailoversLastHour, policy.PerHourMax)
 	}
 	if heard, need := alive(share, view, limits), needHeard(limits); limits.ackSites() > 1 && heard < need {
 		return ask("only %d of the %d sites are up that must be heard for ack.sites %d", heard, need, limits.ackSites())
 	}
-	next, err := Begin(share, Request{Kind: Failover, Who: "automation", Why: site.Judgement.Why, LossMax: policy.LossRecordsMax}, view, limits)
+	next, err := Begin(share, Request{Kind: Failover, Who: "automation", Why: site.Judgement.Why, LossMax: policy.LossRecordsMax, Automatic: true}, view, limits)
 	if err != nil {
 		return ask("%v", err)
 	}

@@ -25,7 +25,6 @@ type MirrorLease struct {
 	// Carries is what a process that waits has of each share while it stands still:
 	// Epoch, Source, Partitions, CatchingUp, LagSeconds and what tells of transactions count.
 	Carries map[string]Following `json:"carries,omitempty"`
-	Leaving bool                 `json:"leaving,omitempty"`
 	Beat    uint64               `json:"beat"` // rises with every renewal
 }
 

@@ -135,8 +135,12 @@ type Share struct {
 	Fence       string                       `json:"fence,omitempty"`       // "acl" or "lease-only"
 	LossMax     int64                        `json:"lossMax,omitempty"`     // accepted by the person who asked, in records; −1: any
 	Abort       string                       `json:"abort,omitempty"`       // who gives the move up, and why; the record stays until that is safe
-	Asking      string                       `json:"asking,omitempty"`      // why a person must decide; empty if none must
-	Passages    []Passage                    `json:"passages,omitempty"`    // states that this move entered, oldest first
+	Automatic   bool                         `json:"automatic,omitempty"`   // nobody asked for this failover, so it may be given up and begun anew
+	// Gone are the sites that went away while automation failed over, so that it gave
+	// the failover up and begins anew: each once, and then a person decides.
+	Gone     []spillway.SiteID `json:"gone,omitempty"`
+	Asking   string            `json:"asking,omitempty"`   // why a person must decide; empty if none must
+	Passages []Passage         `json:"passages,omitempty"` // states that this move entered, oldest first
 
 	// Terms, oldest first. The last one is in force, or was until the move.
 	Terms []Term `json:"terms"`

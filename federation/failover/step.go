@@ -21,8 +21,15 @@ func Step(share Share, view View, limits Limits) (Share, []Action) {
 	if why := tooLong(share, view, limits); why != "" {
 		return aborted(share, why)
 	}
+	if next, actions, stands := forsaken(share, view, limits); stands {
+		return next, actions
+	}
 	switch share.State {
 	case Stable:
+		if active := view.Sites[share.Active].Judgement; len(share.Gone) > 0 && active.up() {
+			share.Gone = nil
+			return share, []Action{{Kind: Wait, Site: share.Active, Why: fmt.Sprintf("%s is up again, so nothing is begun anew", share.Active)}}
+		}
 		if !view.Allowed && !view.Sites[share.Active].Judgement.Down {
 			return share, []Action{{Kind: Allow, Site: share.Active, Why: fmt.Sprintf("%s serves, so gateways may write there", share.Active)}}
 		}
@@ -81,8 +88,8 @@ func tooLong(share Share, view View, limits Limits) string {
 	if site := view.Sites[share.Target]; site.Judgement.Down {
 		return fmt.Sprintf("target went away: %s", site.Judgement.Why)
 	}
-	if share.State != Draining && view.Held >= limits.holdBudget() {
-		return fmt.Sprintf("clients were held for %s in %s, at most %s", round(view.Held), share.State, limits.holdBudget())
+	if share.State != Draining && view.Held >= limits.HoldBudget() {
+		return fmt.Sprintf("clients were held for %s in %s, at most %s", round(view.Held), share.State, limits.HoldBudget())
 	}
 	return ""
 }
@@ -93,8 +100,10 @@ func tooLong(share Share, view View, limits Limits) string {
 // stored; otherwise the loop goes on from it with the actions, and if it dies, from
 // the record that is stored.
 //
-// FENCED of a switchover is such a state: gateways and mirrors do in it what they do
-// in FENCING, so it is written together with the cutover. CAUGHT_UP is passed where
+// FENCED of a switchover is such a state where nothing is denied at the old site:
+// gateways and mirrors do in it what they do in FENCING, so it is written together with
+// the cutover. Where writes may be denied the record says FENCED before they are, so that
+// a record in FENCING proves that they are not. CAUGHT_UP is passed where
 // the mirrors have done already what it asks of them.
 func Decide(share Share, view View, limits Limits) (next Share, actions []Action, written bool) {
 	next, actions = Step(share, view, limits)
@@ -103,7 +112,7 @@ func Decide(share Share, view View, limits Limits) (next Share, actions []Action
 	}
 	switch next.State {
 	case Fenced:
-		return next, actions, false
+		return next, actions, view.Fence == ""
 	case CaughtUp:
 		view.InState = 0
 		if further, why := Step(next, view, limits); further.State == Open {
@@ -253,7 +262,7 @@ func fencedSwitchover(share Share, view View) (Share, []Action) {
 // arrives behind what they report (C8), and what they report is all there is.
 func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	if view.Reserved == nil {
-		return share, []Action{{Kind: ReadMore, Why: "no gateway serves any more, so the reserved ends are final"}}
+		return wait(share, "no gateway serves any more, so the reserved ends are final, and are read")
 	}
 	ends, order, silent := heard(share, view, limits)
 	if ends[share.Target] == nil {

@@ -20,6 +20,9 @@ type Judgement struct {
 	Why       string
 }
 
+// up: somebody voted, and nobody against it.
+func (j Judgement) up() bool { return j.Fresh > 0 && !j.Down && !j.Suspected }
+
 // Judge counts the fresh votes about a site. A site is down when a majority of
 // all observers, at two or more other sites, say so, and no observer at the site
 // itself says otherwise: if the site's own observer reaches it, it is cut off and

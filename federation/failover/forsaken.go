@@ -1,0 +1,104 @@
+package failover
+
+import (
+	"fmt"
+	"slices"
+
+	"spillway"
+)
+
+// forsaken decides what becomes of a failover that cannot come to its end, because a
+// site that it needs went away: nobody is served meanwhile (promise H).
+//
+// One that automation began is given up and begun anew with the other sites. That is
+// an abort like any other, which is safe in every state before OPEN, and a failover
+// like any other, in an epoch above both. It is done where there is another site to go
+// to, or where the old one is up again; for each site that goes away once, so that two
+// sites which come and go do not take turns for ever. It was held down and counted when
+// it began, and is not again: failovers that were given up count as none. One that a
+// person asked for is that person's, who is asked.
+func forsaken(share Share, view View, limits Limits) (next Share, actions []Action, stands bool) {
+	gone, why := missing(share, view, limits)
+	if gone == "" {
+		return share, nil, false
+	}
+	policy, judgement := limits.Group.Failover, view.Sites[gone].Judgement
+	// What would be done if the failover were given up now.
+	given := share
+	given.Gone = append(slices.Clone(share.Gone), gone)
+	other, none := bestSurvivor(given, view, limits)
+	ask := func(format string, args ...any) (Share, []Action, bool) {
+		way := fmt.Sprintf("spillway abort %s, then spillway failover %s --to %s", share.Group, share.Group, other)
+		if other == "" {
+			way = fmt.Sprintf("spillway abort %s gives it back to %s", share.Group, share.Active)
+		}
+		return share, []Action{{Kind: Ask, Site: gone, Why: fmt.Sprintf("%s; a person must decide: %s; wait for %s, or %s", why, fmt.Sprintf(format, args...), gone, way)}}, true
+	}
+	back := view.Sites[share.Active].Judgement.up()
+	heard, need := alive(share, view, limits), needHeard(limits)
+	switch {
+	case !share.Automatic:
+		return ask("%s asked for this failover", share.Who)
+	case !policy.Enabled:
+		return ask("automatic failover of %s is off", share.Group)
+	case view.Automation.Paused:
+		return ask("automation is paused by %s: %s", view.Automation.Who, view.Automation.Why)
+	case !judgement.Down: // brokers that work without a mirror: whoever ended it may start it
+		return ask("nobody can bring it up to date")
+	case slices.Contains(share.Gone, gone):
+		return ask("%s went away a second time", gone)
+	case judgement.For < policy.After:
+		next, actions = wait(share, "%s for %s; the failover is given up after %s", why, round(judgement.For), policy.After)
+		return next, actions, true
+	case !back && other == "":
+		return ask("%s", none)
+	case !back && limits.ackSites() > 1 && heard < need:
+		return ask("only %d of the %d sites are up that must be heard for ack.sites %d", heard, need, limits.ackSites())
+	}
+	then := fmt.Sprintf("%s is up again", share.Active)
+	if !back {
+		then = "it is begun anew to " + string(other)
+	}
+	next, actions = aborted(share, fmt.Sprintf("%s; %s", why, then))
+	if next.Abort != "" {
+		next.Gone = given.Gone
+	}
+	return next, actions, true
+}
+
+// missing is the site without which a failover stands where it is, if any. In FENCING
+// it need not be there.
+func missing(share Share, view View, limits Limits) (gone spillway.SiteID, why string) {
+	if share.Kind != Failover || share.State != Fenced && share.State != Cutover && share.State != CaughtUp {
+		return "", ""
+	}
+	target := view.Sites[share.Target]
+	if target.Judgement.Down {
+		return share.Target, fmt.Sprintf("target %s went away in %s: %s", share.Target, share.State, target.Judgement.Why)
+	}
+	if !target.Mirror && view.InState >= or(limits.SettleMax, SettleMax) {
+		return share.Target, fmt.Sprintf("no mirror has been alive at target %s in %s", share.Target, share.State)
+	}
+	for _, s := range limits.Group.Sites {
+		if v := view.Sites[s]; v.Judgement.Down && s != share.Target && needs(share, target.Report, s) {
+			return s, fmt.Sprintf("%s, of which target %s lacks records, went away in %s: %s", s, share.Target, share.State, v.Judgement.Why)
+		}
+	}
+	return "", ""
+}
+
+// needs tells whether the target lacks records that the failover brings it from a site.
+func needs(share Share, report *SiteReport, from spillway.SiteID) bool {
+	if share.State != Cutover {
+		return false
+	}
+	lacks := false
+	share.Prefix.All(func(tp spillway.TopicPartition, end spillway.Offset) {
+		sites := share.PrefixSite[tp.Topic]
+		if int(tp.Partition) >= len(sites) || sites[tp.Partition] != from {
+			return
+		}
+		lacks = lacks || report == nil || !report.Stopped || report.Ends.Get(tp) < end
+	})
+	return lacks
+}

@@ -1,0 +1,166 @@
+package failover
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"spillway"
+)
+
+// failing is a failover of automation from east to west, in FENCED, of which west went
+// away, with north as the site that is left.
+func failing() (Share, View, Limits) {
+	s := stable()
+	s.State, s.Kind, s.Epoch, s.Target, s.Automatic, s.Who, s.Mask = Fenced, Failover, 5, "west", true, "automation", 77
+	v, l := healthy()
+	l.Group.Failover.Enabled, l.Group.Failover.After = true, 10*time.Second
+	v.Reserved, v.InState = PartitionOffsets{}, time.Minute
+	v.Sites["east"] = SiteView{Judgement: Judgement{Down: true, Fresh: 3, For: time.Minute, Why: "east is down to west, north: no broker answers"}}
+	v.Sites["west"] = SiteView{Judgement: Judgement{Down: true, Fresh: 2, For: 10 * time.Second, Why: "west is down to north, witness: no broker answers"}, Mirror: true}
+	return s, v, l
+}
+
+// What becomes of a failover that needs a site which went away.
+func TestAFailoverWhoseTargetWentAway(t *testing.T) {
+	t.Parallel()
+	const gone = "target west went away in FENCED: west is down to north, witness: no broker answers"
+	for name, c := range map[string]struct {
+		change func(*Share, *View, *Limits)
+		kind   ActionKind
+		gone   []spillway.SiteID // after it; nil: it is not given up
+		want   string
+	}{
+		"it is begun anew": {func(*Share, *View, *Limits) {}, Wait, []spillway.SiteID{"west"}, gone + "; it is begun anew to north"},
+		"a moment later":   {func(_ *Share, v *View, _ *Limits) { v.Sites["west"] = down("west", 4*time.Second) }, Wait, nil, "target west went away in FENCED: west is down for 4s; the failover is given up after 10s"},
+		"the old site is up again": {func(_ *Share, v *View, _ *Limits) {
+			v.Sites["east"] = SiteView{Judgement: Judgement{Fresh: 3}}
+			v.Sites["north"] = down("north", time.Hour)
+		}, Wait, []spillway.SiteID{"west"}, gone + "; east is up again"},
+		"a person asked": {func(s *Share, _ *View, _ *Limits) { s.Automatic, s.Who = false, "ann" }, Ask, nil,
+			gone + "; a person must decide: ann asked for this failover; wait for west, or spillway abort orders, then spillway failover orders --to north"},
+		"automation is paused": {func(_ *Share, v *View, _ *Limits) {
+			v.Automation = Automation{Paused: true, Who: "ann", Why: "upgrade"}
+		}, Ask, nil,
+			gone + "; a person must decide: automation is paused by ann: upgrade; wait for west, or spillway abort orders, then spillway failover orders --to north"},
+		"automation is off": {func(_ *Share, _ *View, l *Limits) { l.Group.Failover.Enabled = false }, Ask, nil,
+			gone + "; a person must decide: automatic failover of orders is off; wait for west, or spillway abort orders, then spillway failover orders --to north"},
+		"nobody is left": {func(_ *Share, v *View, _ *Limits) { v.Sites["north"] = down("north", time.Hour) }, Ask, nil,
+			gone + "; a person must decide: target north is down: north is down; wait for west, or spillway abort orders gives it back to east"},
+		"too few are left for ack.sites": {func(_ *Share, _ *View, l *Limits) { l.Group.Ack.Sites = 2 }, Ask, nil,
+			gone + "; a person must decide: only 1 of the 2 sites are up that must be heard for ack.sites 2; wait for west, or spillway abort orders, then spillway failover orders --to north"},
+		"it went away before": {func(s *Share, _ *View, _ *Limits) { s.Gone = []spillway.SiteID{"west"} }, Ask, nil,
+			gone + "; a person must decide: west went away a second time; wait for west, or spillway abort orders, then spillway failover orders --to north"},
+		"the other one went away before": {func(s *Share, _ *View, _ *Limits) { s.Gone = []spillway.SiteID{"north"} }, Ask, nil,
+			gone + "; a person must decide: site north went away when the share was about to fail over there; name it to fail over there all the same; wait for west, or spillway abort orders gives it back to east"},
+		"its mirror ended": {func(_ *Share, v *View, _ *Limits) { v.Sites["west"] = SiteView{Judgement: Judgement{Fresh: 3}} }, Ask, nil,
+			"no mirror has been alive at target west in FENCED; a person must decide: nobody can bring it up to date; wait for west, or spillway abort orders, then spillway failover orders --to north"},
+		"its mirror ended a moment ago": {func(_ *Share, v *View, _ *Limits) {
+			v.Sites["west"], v.InState = SiteView{Judgement: Judgement{Fresh: 3}}, time.Second
+		}, Wait, nil, "wait for west to stop its flow and tell its ends"},
+		"in FENCING it is not needed": {func(s *Share, v *View, _ *Limits) {
+			s.State, v.Unseen = Fencing, time.Second
+		}, Wait, nil, "wait for gateways: any whose lease was deleted before this loop began (leases end in 1s)"},
+		"who has the longest went away": {func(s *Share, v *View, _ *Limits) {
+			s.State, s.Target = Cutover, "north"
+			s.Prefix, s.PrefixSite = PartitionOffsets{"t": {7, 9}}, map[string][]spillway.SiteID{"t": {"north", "west"}}
+			v.Sites["north"] = reported(PartitionOffsets{"t": {7, 8}})
+		}, Wait, []spillway.SiteID{"west"}, "west, of which target north lacks records, went away in CUTOVER: west is down to north, witness: no broker answers; it is begun anew to north"},
+		"who had the longest is not needed any more": {func(s *Share, v *View, _ *Limits) {
+			s.State, s.Target = Cutover, "north"
+			s.Prefix, s.PrefixSite = PartitionOffsets{"t": {7, 9}}, map[string][]spillway.SiteID{"t": {"north", "west"}}
+			v.Sites["north"] = reported(PartitionOffsets{"t": {7, 9}})
+		}, Wait, nil, "north has everything below the cutover"},
+	} {
+		s, v, l := failing()
+		c.change(&s, &v, &l)
+		next, actions := Step(s, v, l)
+		why := actions[0].Why
+		if next.Abort != "" {
+			why = strings.TrimPrefix(next.Abort, "automation: ")
+		}
+		if len(actions) != 1 || actions[0].Kind != c.kind || why != c.want {
+			t.Errorf("%s:\n%s %q\nwant\n%s %q", name, actions[0].Kind, why, c.kind, c.want)
+		}
+		if given := next.Abort != ""; given != (c.gone != nil) || given && !slices.Equal(next.Gone, c.gone) || next.Epoch != s.Epoch {
+			t.Errorf("%s: given up: %t, gone %v", name, given, next.Gone)
+		}
+	}
+}
+
+func down(site spillway.SiteID, since time.Duration) SiteView {
+	return SiteView{Judgement: Judgement{Down: true, Fresh: 2, For: since, Why: string(site) + " is down"}, Mirror: true}
+}
+
+func reported(ends PartitionOffsets) SiteView {
+	return SiteView{Judgement: Judgement{Fresh: 3}, Mirror: true, Following: &Following{Epoch: 4}, Report: &SiteReport{Stopped: true, Ends: ends}}
+}
+
+// The whole way: given up, back at the old site in an epoch above, begun anew at once
+// though a move has just ended, and held down again once that is over.
+func TestAFailoverIsBegunAnew(t *testing.T) {
+	t.Parallel()
+	s, v, l := failing()
+	l.Group.Failover.PerHourMax = 1
+	pass := func(want State, epoch spillway.Epoch) {
+		t.Helper()
+		if s, _ = Step(s, v, l); s.State != want || s.Epoch != epoch {
+			t.Fatalf("%s in epoch %d, want %s in %d", s.State, s.Epoch, want, epoch)
+		}
+	}
+	pass(Fenced, 5) // the record says first that it is given up
+	pass(Stable, 6)
+	if !s.Current().Continues || s.Active != "east" || s.Automatic {
+		t.Fatalf("%+v", s)
+	}
+	v.SinceMove = 0
+	held := s
+	held.Gone = nil
+	if same, actions := Step(held, v, l); same.State != Stable || !strings.Contains(actions[0].Why, "at least 30s between moves") {
+		t.Fatalf("without that a move has been begun anew it is not held down: %+v", actions)
+	}
+	pass(Fencing, 7)
+	if s.Target != "north" || !s.Automatic || !slices.Equal(s.Gone, []spillway.SiteID{"west"}) {
+		t.Fatalf("%+v", s)
+	}
+	// A person who gives it up is not overtaken.
+	given, err := Abort(s, "ann", "")
+	if err != nil || given.Gone != nil {
+		t.Fatalf("%v, %v", given.Gone, err)
+	}
+	if given, _ = Step(given, v, l); given.State != Stable || given.Gone != nil {
+		t.Fatalf("%+v", given)
+	}
+	if same, _ := Step(given, v, l); same.State != Stable {
+		t.Fatal("it is begun anew, though a person gave it up")
+	}
+	// Once it is open, nothing of it is left.
+	open := s
+	open.State, open.Active, open.Terms = Open, "north", append(slices.Clone(s.Terms), Term{Epoch: 7, Site: "north", Lossy: true})
+	if open, _ = Step(open, v, l); open.State != Stable || open.Gone != nil || open.Automatic {
+		t.Fatalf("%+v", open)
+	}
+}
+
+// The old site is up again when the failover has been given up: nothing moves, and the
+// next one is held down as any other.
+func TestNothingIsBegunAnewOfASiteThatIsBack(t *testing.T) {
+	t.Parallel()
+	s, v, l := failing()
+	s.State, s.Target, s.Gone = Stable, "", []spillway.SiteID{"west"}
+	for _, c := range []struct {
+		name string
+		j    Judgement
+		left bool
+	}{
+		{"nobody has voted yet", Judgement{}, true},
+		{"one place finds it dead", Judgement{Fresh: 3, Suspected: true}, true},
+		{"it is up", Judgement{Fresh: 3}, false},
+	} {
+		v.Sites["east"] = SiteView{Judgement: c.j, Mirror: true, Following: &Following{Epoch: 5}}
+		if next, _ := Step(s, v, l); next.State != Stable || len(next.Gone) > 0 != c.left {
+			t.Errorf("%s: %s, gone %v", c.name, next.State, next.Gone)
+		}
+	}
+}

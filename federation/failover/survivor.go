@@ -1,0 +1,151 @@
+package failover
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"spillway"
+)
+
+// Choose fills in the target of a failover that names none, and why it is not the one
+// that is preferred.
+func Choose(share Share, r Request, view View, limits Limits) (Request, error) {
+	if r.Kind != Failover || r.Target != "" {
+		return r, nil
+	}
+	target, why := bestSurvivor(share, view, limits)
+	if target == "" {
+		return r, refuse("%s", why)
+	}
+	r.Target, r.Chosen = target, why
+	return r, nil
+}
+
+// bestSurvivor is, of the sites that are up, have a mirror, and are not drained, the one
+// that is furthest, and of those that are about as far the one that is preferred: what
+// it lacks it would have to fetch while nobody is served. why tells what was against
+// those that are preferred to it; or, if there is none, against the last one.
+func bestSurvivor(share Share, view View, limits Limits) (target spillway.SiteID, why string) {
+	var fit []spillway.SiteID
+	why = fmt.Sprintf("failover group %s has no other site", share.Group)
+	for _, site := range limits.Group.Sites {
+		if site == share.Active {
+			continue
+		}
+		err := checkTarget(share, Request{Kind: Failover, Target: site}, view, limits)
+		if err == nil && slices.Contains(share.Gone, site) {
+			err = refuse("site %s went away when the share was about to fail over there; name it to fail over there all the same", site)
+		}
+		if drained := view.Sites[site].Drained; err == nil && drained != nil {
+			err = refuse("site %s is %s; name it to fail over there all the same", site, drained)
+		}
+		if err != nil {
+			why = strings.TrimPrefix(err.Error(), ErrRefused.Error()+": ")
+			continue
+		}
+		fit = append(fit, site)
+	}
+	if len(fit) == 0 {
+		return "", why
+	}
+	far := standings(share, fit, view)
+	best := slices.MinFunc(far, func(a, b standing) int { return cmp.Compare(a.step, b.step) }) // the first of equals
+	var behind []string
+	for _, s := range far {
+		if s.site == best.site {
+			break
+		}
+		behind = append(behind, fmt.Sprintf("%s is preferred, but %s", s.site, s.why))
+	}
+	return best.site, strings.Join(behind, ", ")
+}
+
+// standing is how far a survivor is, in coarse steps: 0 is the best.
+type standing struct {
+	site spillway.SiteID
+	step int64
+	why  string
+}
+
+// aboutLevel is how much further back in time one survivor may be than another and count
+// as about as far: so much is fetched in no time, and the lag of all of them grows
+// since the active site died, in ticks that differ. From there on a step is ten times
+// as long as the one before.
+const aboutLevel = 10 // seconds
+
+// Steps of sites of which is known that they lack much, or not known how much.
+const (
+	stepCatchingUp = 1 << 40
+	stepUnknown    = 1 << 41
+)
+
+func standings(share Share, sites []spillway.SiteID, view View) []standing {
+	if len(share.Gone) > 0 {
+		return standingsByEnd(sites, view)
+	}
+	least := -1.0
+	for _, s := range sites {
+		if f := view.Sites[s].Following; follows(share, f) && !f.CatchingUp && (least < 0 || f.LagSeconds < least) {
+			least = f.LagSeconds
+		}
+	}
+	var all []standing
+	for _, s := range sites {
+		f, at := view.Sites[s].Following, standing{site: s}
+		switch {
+		case f == nil:
+			at.step, at.why = stepUnknown, "it does not say how far it is"
+		case f.Problem != "":
+			at.step, at.why = stepUnknown, "it does not follow: "+f.Problem
+		case !follows(share, f):
+			at.step, at.why = stepUnknown, fmt.Sprintf("it follows epoch %d", f.Epoch)
+		case f.CatchingUp:
+			at.step, at.why = stepCatchingUp, "it has not caught up"
+		default:
+			for more := f.LagSeconds - least; more > aboutLevel; more /= 10 {
+				at.step++
+			}
+			at.why = fmt.Sprintf("it is %.1f s further behind", f.LagSeconds-least)
+		}
+		all = append(all, at)
+	}
+	return all
+}
+
+// standingsByEnd is for a failover that is begun anew: flows have been stopped for the
+// one that was given up, and nothing can flow in the share's epoch, so neither lag nor
+// whether a site has caught up tells anything. Where their logs end does.
+func standingsByEnd(sites []spillway.SiteID, view View) []standing {
+	partitions, most := 0, int64(0)
+	for _, s := range sites {
+		if f := view.Sites[s].Following; f != nil {
+			partitions, most = max(partitions, f.Partitions), max(most, f.EndSum)
+		}
+	}
+	var all []standing
+	for _, s := range sites {
+		switch f := view.Sites[s].Following; {
+		case f == nil || f.Partitions < partitions:
+			all = append(all, standing{s, stepUnknown, "it does not say of all partitions how far it is"})
+		default:
+			all = append(all, standing{s, min(most-f.EndSum, stepCatchingUp), fmt.Sprintf("it lacks %d records", most-f.EndSum)})
+		}
+	}
+	return all
+}
+
+// follows tells whether what a site says is about the numbering in force: epochs in
+// which a share was given back to its site go on with it, and a standby that cannot
+// reach that site does not get into them.
+func follows(share Share, f *Following) bool {
+	if f == nil || f.Problem != "" {
+		return false
+	}
+	since := share.Epoch
+	for i := len(share.Terms) - 1; i > 0 && share.Terms[i].Continues; i-- {
+		since = share.Terms[i-1].Epoch
+	}
+	return f.Epoch >= since
+}
