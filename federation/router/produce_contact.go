@@ -151,6 +151,10 @@ func (p *part) askSite(ctx context.Context, t Term) {
 	case <-ctx.Done():
 		return
 	}
+	// What the site says is of use also once the batch is not waited for any more, and who
+	// gives a question up early must not decide how long a broker may take for it.
+	ctx, cancel := context.WithTimeout(r.ctx, dialMax)
+	defer cancel()
 	states, err := cluster.Admin().DescribeProducers(ctx, p.tp)
 	if err != nil {
 		return // the wait goes on, and ends by time
