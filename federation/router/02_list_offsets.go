@@ -80,6 +80,9 @@ func (c *Client) listOffset(ctx context.Context, isolation int8, tp spillway.Top
 	case timestamp < timestampMax:
 		out.ErrorCode = kerr.UnsupportedVersion.Code
 		return out
+	case isolation < 0 || isolation > 1: // brokers fail
+		out.ErrorCode = kerr.InvalidRequest.Code
+		return out
 	}
 	if !c.whileHeld(ctx, share, until, func() attempt {
 		t, serving := share.Serving()
@@ -112,7 +115,7 @@ func (c *Client) ask(ctx context.Context, share *Share, t Term, tp spillway.Topi
 		return kerr.UnknownTopicOrPartition.Code
 	}
 	if err != nil {
-		r.refresh(ctx, t.Site)
+		r.relearn(t.Site, tp.Topic)
 		return again
 	}
 	switch in.ErrorCode {
@@ -120,7 +123,7 @@ func (c *Client) ask(ctx context.Context, share *Share, t Term, tp spillway.Topi
 	case kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code:
 		return in.ErrorCode
 	default:
-		r.refresh(ctx, t.Site)
+		r.relearn(t.Site, tp.Topic)
 		return again
 	}
 	if !share.Holds(t) || !r.lease.Held() {
@@ -202,7 +205,7 @@ func (c *Client) askBroker(ctx context.Context, at siteNode, tps []spillway.Topi
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.router.config.ProduceMax)
 	defer cancel()
-	resp, err := lane.conn.DoVersion(ctx, req)
+	resp, err := c.lanes.ask(ctx, lane, req)
 	if err != nil {
 		return nil, err
 	}

@@ -66,7 +66,7 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 	defer cancel()
 	lane, err := c.groupLane(ctx, t.Site, call.kind, call.group)
 	if err != nil {
-		r.refresh(ctx, t.Site)
+		r.refresh(t.Site)
 		return nil, errors.Join(errNotSent, err)
 	}
 	if call.counted {
@@ -87,18 +87,12 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 		call.share.leave(lane, err != nil && call.kind == broker.TransactionCoordinator, false)
 	}
 	if err != nil {
-		c.lanes.forget(lane) // an answer that comes late would hold up the next request
-		r.background.Go(func() {
+		c.lanes.giveUp(lane, func() {
 			if call.untold != nil {
 				r.late(pending, resp, call.untold)
 			}
-			_ = lane.conn.Close()
 		})
-		r.background.Go(func() {
-			ctx, cancel := context.WithTimeout(r.ctx, dialMax)
-			defer cancel()
-			r.refresh(ctx, t.Site) // the next look finds out whether it helped
-		})
+		r.refresh(t.Site)
 		if moved(call, t) {
 			return nil, errMoving
 		}
@@ -257,10 +251,10 @@ func (c *Client) hold(ctx context.Context, changed <-chan struct{}, until time.T
 }
 
 // stale looks at a coordinator's error: another broker may coordinate by now.
-func (c *Client) stale(ctx context.Context, s *Share, code int16) {
+func (c *Client) stale(_ context.Context, s *Share, code int16) {
 	if code == kerr.NotCoordinator.Code || code == kerr.CoordinatorNotAvailable.Code {
 		if t, ok := s.Serving(); ok {
-			c.router.refresh(ctx, t.Site)
+			c.router.refresh(t.Site)
 		}
 	}
 }

@@ -236,7 +236,7 @@ func (op *produce) reach(ctx context.Context, changed <-chan struct{}, parts []*
 		}
 	}
 	for site := range refresh {
-		_ = r.sites[site].Refresh(ctx) // the next look finds out whether it helped
+		r.refresh(site)
 	}
 	return reachable, lost
 }

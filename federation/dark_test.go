@@ -1,0 +1,118 @@
+package federation_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"spillway"
+	"spillway/federation"
+	"spillway/federation/gatewaytest"
+)
+
+// twoHomes is a gateway over two sites with two failover groups: orders is at home at
+// east, which goes dark, and carts at west.
+func twoHomes(t *testing.T, gateway func(*federation.Config)) *gatewaytest.World {
+	t.Helper()
+	return gatewaytest.Start(t, gatewaytest.Options{
+		Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 2, "carts": 1}, Gateway: gateway,
+		Group: func(g *spillway.FailoverGroup) {
+			g.Topics, g.ConsumerGroups = []string{"orders"}, []string{"orders-*"}
+		},
+		Also: []func(*spillway.FailoverGroup){func(g *spillway.FailoverGroup) {
+			g.Name, g.Topics, g.ConsumerGroups = "carts", []string{"carts"}, []string{"carts-*"}
+			g.Sites = []spillway.SiteID{"west", "east"}
+		}},
+	})
+}
+
+// darkMax is how long what a healthy site serves may take while another one is dark. A
+// hold alone is 8 s.
+const darkMax = 6 * time.Second
+
+// fetchOf names partition 0 of topics.
+func fetchOf(wait time.Duration, topics ...string) *kmsg.FetchRequest {
+	req := fetchFrom(gatewaytest.OffsetBase)
+	req.MaxWaitMillis = int32(wait.Milliseconds())
+	one := req.Topics[0]
+	req.Topics = nil
+	for _, topic := range topics {
+		one.Topic = topic
+		req.Topics = append(req.Topics, one)
+	}
+	return req
+}
+
+func fetched(r *kmsg.FetchResponse) map[string]bool {
+	with := make(map[string]bool)
+	for _, t := range r.Topics {
+		with[t.Topic] = len(t.Partitions[0].RecordBatches) > 0
+	}
+	return with
+}
+
+// A consumer reads from two sites over one connection, and one of them goes dark: what the
+// other one has is handed out, whether connections to the dark one were open before or not.
+func TestADarkSiteKeepsNoReaderFromAnother(t *testing.T) {
+	t.Parallel()
+	for name, open := range map[string]bool{"connections are open": true, "none is": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := twoHomes(t, nil)
+			c := raw(t, w.Addrs[0])
+			for _, topic := range []string{"orders", "carts"} {
+				if code, _ := produced(do[*kmsg.ProduceResponse](t, c, produceRequest(topic, nil))); code != 0 {
+					t.Fatalf("%s: error %d", topic, code)
+				}
+			}
+			gatewaytest.Eventually(t, "both are read", func() bool {
+				got := fetched(do[*kmsg.FetchResponse](t, c, fetchOf(5*time.Second, "orders", "carts")))
+				return got["orders"] && got["carts"]
+			})
+			w.Wires["east"].Mute()
+			if !open {
+				c = raw(t, w.Addrs[0])
+			}
+			for i := range 4 {
+				begun := time.Now()
+				got := fetched(do[*kmsg.FetchResponse](t, c, fetchOf(5*time.Second, "orders", "carts")))
+				if took := time.Since(begun); !got["carts"] || got["orders"] || took > darkMax {
+					t.Errorf("fetch %d took %s: records %v", i, took, got)
+				}
+			}
+			w.Wires["east"].Unmute()
+			gatewaytest.Eventually(t, "both are read again", func() bool {
+				got := fetched(do[*kmsg.FetchResponse](t, c, fetchOf(5*time.Second, "orders", "carts")))
+				return got["orders"] && got["carts"]
+			})
+		})
+	}
+}
+
+// Brokers fail at an isolation level that does not exist, and say that it is their fault:
+// it would look as if their leaders had moved, to all clients.
+func TestAnIsolationLevelThatDoesNotExistIsRefused(t *testing.T) {
+	t.Parallel()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}})
+	c := raw(t, w.Addrs[0])
+	const listOffsets = 2
+	before := w.Wires["east"].Sent(listOffsets)
+	for _, level := range []int8{-1, 2, 5} {
+		req := fetchFrom(gatewaytest.OffsetBase)
+		req.IsolationLevel = level
+		got := do[*kmsg.FetchResponse](t, c, req)
+		if code := got.Topics[0].Partitions[0].ErrorCode; code != kerr.InvalidRequest.Code || got.ErrorCode != code {
+			t.Errorf("Fetch at level %d: error %d, of the partition %d", level, got.ErrorCode, code)
+		}
+		ends := latestRequest()
+		ends.IsolationLevel = level
+		if code := do[*kmsg.ListOffsetsResponse](t, c, ends).Topics[0].Partitions[0].ErrorCode; code != kerr.InvalidRequest.Code {
+			t.Errorf("ListOffsets at level %d: error %d", level, code)
+		}
+	}
+	if n := w.Wires["east"].Sent(listOffsets) - before; n > 0 {
+		t.Errorf("the site was asked %d times", n)
+	}
+}

@@ -1,0 +1,59 @@
+package router
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+)
+
+// asked is a site that notes what is looked up, and takes a second for each answer.
+type asked struct {
+	broker.Cluster
+	questions []string
+}
+
+func (a *asked) note(what string) {
+	a.questions = append(a.questions, what) // one at a time, or the race detector tells
+	time.Sleep(time.Second)
+}
+
+func (a *asked) Refresh(context.Context) error { a.note("everything"); return nil }
+
+func (a *asked) Metadata(_ context.Context, topics ...string) (broker.Metadata, error) {
+	a.note(strings.Join(topics, " "))
+	return broker.Metadata{}, nil
+}
+
+// Many clients want to know at once who leads a partition: the site is asked once, and once
+// more for those that came after the question. What they do not name stays known.
+func TestASiteIsAskedOneQuestionAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		site := &asked{}
+		r := New(Config{Topology: spillway.NewTopology("t", "id", nil, nil), Sites: map[spillway.SiteID]broker.Cluster{"east": site}, Lease: always{}, Layout: fixedLayout{}})
+		for range 50 {
+			r.relearn("east", "orders")
+			synctest.Wait()
+		}
+		r.relearn("east", "carts")
+		time.Sleep(5 * time.Second)
+		if want := []string{"orders", "carts orders"}; !slices.Equal(site.questions, want) {
+			t.Errorf("asked %q, want %q", site.questions, want)
+		}
+		site.questions = nil
+		for range 20 {
+			r.refresh("east")
+			time.Sleep(200 * time.Millisecond)
+		}
+		time.Sleep(5 * time.Second)
+		if n := len(site.questions); n < 2 || n > 5 {
+			t.Errorf("asked %d times in 4 s of requests", n)
+		}
+		r.Close()
+	})
+}
