@@ -116,3 +116,50 @@ func TestAnIsolationLevelThatDoesNotExistIsRefused(t *testing.T) {
 		t.Errorf("the site was asked %d times", n)
 	}
 }
+
+// A producer writes to two sites over one connection, and one of them swallows all that is
+// sent to it. What is for the other one goes there, also behind requests that have both; and
+// what was held for the dark one keeps its order.
+func TestADarkSiteKeepsNoProducerFromAnother(t *testing.T) {
+	t.Parallel()
+	w := twoHomes(t, nil)
+	first := raw(t, w.Addrs[0]) // leaders are known from here on
+	for _, topic := range []string{"orders", "carts"} {
+		if code, _ := produced(do[*kmsg.ProduceResponse](t, first, produceRequest(topic, nil))); code != 0 {
+			t.Fatalf("%s: error %d", topic, code)
+		}
+	}
+	w.Wires["east"].Mute()
+	c := raw(t, w.Addrs[0])
+	const each = 5
+	var both, carts []func() kmsg.Response
+	begin := time.Now()
+	for range each {
+		req := produceRequest("orders", nil)
+		req.TimeoutMillis = 60_000
+		req.Topics = append(req.Topics, produceRequest("carts", nil).Topics...)
+		both = append(both, begun(t, c, req))
+		carts = append(carts, begun(t, c, produceRequest("carts", nil)))
+	}
+	tp := spillway.TopicPartition{Topic: "carts"}
+	gatewaytest.Eventually(t, "all that is for west is there", func() bool {
+		ends, err := w.Direct["west"].Admin().LogEnds(within(t, soon), []spillway.TopicPartition{tp})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ends[tp] == 2+2*each*2
+	})
+	if took := time.Since(begin); took > darkMax {
+		t.Errorf("it took %s until west had what is for it", took)
+	}
+	w.Wires["east"].Unmute()
+	for i := range each {
+		resp := both[i]().(*kmsg.ProduceResponse)
+		if code, offset := produced(resp); code != 0 || offset != gatewaytest.OffsetBase+2+2*int64(i) {
+			t.Errorf("request %d for both: error %d, offset %d in orders", i, code, offset-gatewaytest.OffsetBase)
+		}
+		if code, offset := produced(carts[i]().(*kmsg.ProduceResponse)); code != 0 || offset != gatewaytest.OffsetBase+4+4*int64(i) {
+			t.Errorf("request %d for west: error %d, offset %d", i, code, offset-gatewaytest.OffsetBase)
+		}
+	}
+}

@@ -292,7 +292,7 @@ func (f *fetch) await(ctx context.Context, early []*fetchPart) {
 
 // pause waits a moment: nothing here tells when the reason has gone.
 func (f *fetch) pause(ctx context.Context, changes changes) {
-	ctx, cancel := changes.end(ctx, f.parts)
+	ctx, cancel := untilChanged(ctx, changes, f.parts)
 	defer cancel()
 	timer := time.NewTimer(max(0, min(fetchPauseMin, time.Until(f.deadline))))
 	defer timer.Stop()

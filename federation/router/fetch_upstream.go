@@ -18,45 +18,11 @@ import (
 // answered.
 const fetchOthers = time.Second
 
-// changes tell when shares change; each is closed at the next change.
-type changes map[*Share]<-chan struct{}
-
-func changesOf(parts []*fetchPart) changes {
-	c := make(changes)
-	for _, p := range parts {
-		if p.share != nil && c[p.share] == nil {
-			c[p.share] = p.share.Changed()
-		}
-	}
-	return c
-}
-
-// end returns a context that ends when the share of any of the parts changes: a share that
-// moves takes its waiting fetches with it, and no others.
-func (c changes) end(ctx context.Context, parts []*fetchPart) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
-	watched := make(map[*Share]bool, 1)
-	for _, p := range parts {
-		if p.share == nil || watched[p.share] {
-			continue
-		}
-		watched[p.share] = true
-		go func() {
-			select {
-			case <-c[p.share]:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
-	}
-	return ctx, cancel
-}
-
 // leaders groups parts by the connections to the brokers that lead them. Those that cannot
 // be reached are left for the next try.
 func (f *fetch) leaders(ctx context.Context, changes changes, parts []*fetchPart) map[*Lane][]*fetchPart {
 	r := f.client.router
-	ctx, cancel := changes.end(ctx, parts)
+	ctx, cancel := untilChanged(ctx, changes, parts)
 	defer cancel()
 	ctx, enough := context.WithTimeout(ctx, max(time.Until(f.deadline), reachOthers))
 	defer enough()
@@ -102,7 +68,7 @@ func (f *fetch) ask(ctx context.Context, changes changes, byLane map[*Lane][]*fe
 	var others *time.Timer // until those that have not answered are left
 	for lane, parts := range byLane {
 		wg.Go(func() {
-			ctx, end := changes.end(ctx, parts)
+			ctx, end := untilChanged(ctx, changes, parts)
 			defer end()
 			ok := f.askNode(ctx, lane, parts, wait, room)
 			mu.Lock()

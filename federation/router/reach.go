@@ -97,3 +97,46 @@ func (ls *lanes) was(k laneKey, reached bool) {
 		ls.mu.slow[k] = true
 	}
 }
+
+// changes tell when the shares of a request change; each is closed at the next change. Ask
+// for them before looking at the shares.
+type changes map[*Share]<-chan struct{}
+
+// partOfShare is a part of a request; its share is nil if there is none.
+type partOfShare interface{ ofShare() *Share }
+
+func changesOf[P partOfShare](parts []P) changes {
+	c := make(changes)
+	for _, p := range parts {
+		if s := p.ofShare(); s != nil && c[s] == nil {
+			c[s] = s.Changed()
+		}
+	}
+	return c
+}
+
+// untilChanged returns a context that ends when the share of any of the parts changes: a share
+// that moves takes with it what waits for its site, and nothing else.
+func untilChanged[P partOfShare](ctx context.Context, c changes, parts []P) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	watched := make(map[*Share]bool, 1)
+	for _, p := range parts {
+		s := p.ofShare()
+		if s == nil || watched[s] {
+			continue
+		}
+		watched[s] = true
+		go func() {
+			select {
+			case <-c[s]:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return ctx, cancel
+}
+
+func (p *fetchPart) ofShare() *Share { return p.share }
+
+func (p *part) ofShare() *Share { return p.share }
