@@ -9,6 +9,7 @@ import (
 
 	"spillway"
 	"spillway/federation"
+	"spillway/federation/failover"
 	"spillway/federation/gatewaytest"
 )
 
@@ -161,5 +162,22 @@ func TestADarkSiteKeepsNoProducerFromAnother(t *testing.T) {
 		if code, offset := produced(carts[i]().(*kmsg.ProduceResponse)); code != 0 || offset != gatewaytest.OffsetBase+4+4*int64(i) {
 			t.Errorf("request %d for west: error %d, offset %d", i, code, offset-gatewaytest.OffsetBase)
 		}
+	}
+}
+
+// A member joins while the site of its group is dark, so that nobody can tell which broker
+// coordinates it, and fails over. It waits for the move, and not for the dark site.
+func TestAGroupCallDoesNotOutlastTheMove(t *testing.T) {
+	t.Parallel()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"}})
+	w.Wires["east"].Mute()
+	begin := time.Now()
+	join := begun(t, raw(t, w.Addrs[0]), joinRequest("billing"))
+	time.Sleep(500 * time.Millisecond) // it looks for the coordinator
+	w.Fence("west", failover.Failover)
+	w.Open(0, 100)
+	opened := time.Now()
+	if code := join().(*kmsg.JoinGroupResponse).ErrorCode; code != 0 || time.Since(opened) > darkMax {
+		t.Errorf("error %d, %s after the move and %s after the request", code, time.Since(opened), time.Since(begin))
 	}
 }

@@ -64,9 +64,15 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 	}
 	ctx, cancel := context.WithTimeout(ctx, call.patience)
 	defer cancel()
-	lane, err := c.groupLane(ctx, t.Site, call.kind, call.group)
+	// A site that is dead must not outlast the move away from it.
+	searching, found := context.WithTimeout(ctx, 2*dialMax)
+	go c.watch(searching, found, call, t, changed)
+	lane, err := c.groupLane(searching, t.Site, call.kind, call.group)
+	found()
+	if err != nil && moved(call, t) {
+		err = errMoving
+	}
 	if err != nil {
-		r.refresh(t.Site)
 		return nil, errors.Join(errNotSent, err)
 	}
 	if call.counted {
@@ -92,7 +98,6 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 				r.late(pending, resp, call.untold)
 			}
 		})
-		r.refresh(t.Site)
 		if moved(call, t) {
 			return nil, errMoving
 		}
