@@ -181,3 +181,63 @@ func TestAGroupCallDoesNotOutlastTheMove(t *testing.T) {
 		t.Errorf("error %d, %s after the move and %s after the request", code, time.Since(opened), time.Since(begin))
 	}
 }
+
+// A client asks for the ends of many partitions: each broker is asked once, and a site that
+// is dark costs the time of the hold, whatever is there.
+func TestEndsOfManyPartitions(t *testing.T) {
+	t.Parallel()
+	const partitions, listOffsets = 30, 2
+	w := gatewaytest.Start(t, gatewaytest.Options{
+		Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": partitions, "carts": partitions}, Brokers: 2,
+		Gateway: func(c *federation.Config) { c.Router.HoldMax = time.Second },
+		Group:   func(g *spillway.FailoverGroup) { g.Topics = []string{"orders"} },
+		Also: []func(*spillway.FailoverGroup){func(g *spillway.FailoverGroup) {
+			g.Name, g.Topics, g.ConsumerGroups, g.Sites = "carts", []string{"carts"}, []string{"carts-*"}, []spillway.SiteID{"west", "east"}
+		}},
+	})
+	c := raw(t, w.Addrs[0])
+	req := latestRequest()
+	req.Topics = nil
+	for _, topic := range []string{"orders", "carts"} {
+		if code, _ := produced(do[*kmsg.ProduceResponse](t, c, produceRequest(topic, nil))); code != 0 {
+			t.Fatalf("%s: error %d", topic, code)
+		}
+		of := kmsg.NewListOffsetsRequestTopic()
+		of.Topic = topic
+		for p := range int32(partitions) {
+			one := kmsg.NewListOffsetsRequestTopicPartition()
+			one.Partition, one.Timestamp = p, -1
+			of.Partitions = append(of.Partitions, one)
+		}
+		req.Topics = append(req.Topics, of)
+	}
+	check := func(dark bool) {
+		t.Helper()
+		for i, topic := range do[*kmsg.ListOffsetsResponse](t, c, req).Topics {
+			for p, got := range topic.Partitions {
+				code, end := int16(0), int64(gatewaytest.OffsetBase)
+				if p == 0 {
+					end += 2
+				}
+				if dark && i == 0 {
+					code, end = kerr.NotLeaderForPartition.Code, -1
+				}
+				if got.Partition != int32(p) || got.ErrorCode != code || got.Offset != end {
+					t.Errorf("%s/%d: error %d, offset %d", topic.Topic, got.Partition, got.ErrorCode, got.Offset-gatewaytest.OffsetBase)
+				}
+			}
+		}
+	}
+	check(false)
+	before := w.Wires["west"].Sent(listOffsets)
+	check(false)
+	if n := w.Wires["west"].Sent(listOffsets) - before; n < 1 || n > 10 { // the gateway asks some for itself
+		t.Errorf("the brokers of west were asked %d times", n)
+	}
+	w.Wires["east"].Mute()
+	begin := time.Now()
+	check(true)
+	if took := time.Since(begin); took > darkMax {
+		t.Errorf("it took %s with a dark site", took)
+	}
+}

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -72,6 +73,50 @@ func TestASiteIsAskedOneQuestionAtATime(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if n := len(site.take()); n < 2 || n > 5 {
 			t.Errorf("asked %d times in 4 s of requests", n)
+		}
+		r.Close()
+	})
+}
+
+// describing is a site that is asked about producers; it notes how long it may take.
+type describing struct {
+	broker.Cluster
+	left time.Duration
+}
+
+type describer struct {
+	broker.Admin
+	of *describing
+}
+
+func (*describing) Capabilities() broker.Capabilities {
+	return broker.Capabilities{DescribeProducers: true}
+}
+
+func (d *describing) Admin() broker.Admin { return describer{of: d} }
+
+func (d describer) DescribeProducers(ctx context.Context, _ spillway.TopicPartition) ([]broker.ProducerState, error) {
+	if at, ok := ctx.Deadline(); ok {
+		d.of.left = time.Until(at)
+	}
+	return nil, broker.ErrNoLeader
+}
+
+// A batch that is held for a moment only does not decide how long a broker may take to say
+// what it knows of the producer: the connection is everybody's.
+func TestAQuestionAboutAProducerHasItsOwnTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		site := &describing{}
+		r := New(Config{Topology: spillway.NewTopology("t", "id", nil, nil), Sites: map[spillway.SiteID]broker.Cluster{"east": site}, Lease: always{}, Layout: fixedLayout{}})
+		near, far := net.Pipe()
+		defer near.Close()
+		defer far.Close()
+		p := &part{op: &produce{client: r.Connect(far)}}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		p.askSite(ctx, Term{Site: "east"})
+		if site.left < time.Second {
+			t.Errorf("the site has %s", site.left)
 		}
 		r.Close()
 	})

@@ -50,14 +50,16 @@ func (ls *lanes) reach(ctx context.Context, kind LaneKind, goals []*goal) {
 		all.Go(func() {
 			anywhere := laneKey{kind, site, broker.AnyNode}
 			ctx := patience(anywhere)
-			byNode := make(map[int32][]*goal)
+			byNode, told := make(map[int32][]*goal), true
 			for _, g := range goals {
 				var node int32
 				if node, g.err = g.find(ctx); g.err == nil {
 					byNode[node] = append(byNode[node], g)
+				} else if ctx.Err() != nil {
+					told = false
 				}
 			}
-			ls.was(anywhere, ctx.Err() == nil)
+			ls.was(anywhere, told)
 			for node, goals := range byNode {
 				all.Go(func() {
 					k := laneKey{kind, site, node}
