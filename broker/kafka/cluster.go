@@ -19,8 +19,9 @@ import (
 // Cluster implements broker.Cluster.
 type Cluster struct {
 	// Set once, read by anyone.
-	config Config
-	admin  *admin
+	config   Config
+	admin    *admin
+	watching sync.WaitGroup // for answers that nobody waits for any more
 
 	mu struct {
 		sync.Mutex
@@ -102,6 +103,7 @@ func (c *Cluster) Close() error {
 		}
 		<-l.turn
 	}
+	c.watching.Wait()
 	return c.admin.close()
 }
 
@@ -111,6 +113,9 @@ func (c *Cluster) Dial(ctx context.Context, node int32) (*conn.Conn, error) {
 		return c.dialAny(ctx)
 	}
 	n, err := c.node(ctx, node)
+	if errors.Is(err, broker.ErrUnknownNode) {
+		c.lost(node)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -152,11 +157,10 @@ func (c *Cluster) dialAny(ctx context.Context) (*conn.Conn, error) {
 			return opened, nil
 		}
 		faults = append(faults, err)
-		if ctx.Err() != nil {
-			// It took all the time, as one does that hangs: whoever asks next begins behind it.
-			c.mu.Lock()
-			c.mu.bootstrap = (at + 1) % len(c.config.Bootstrap)
-			c.mu.Unlock()
+		c.mu.Lock()
+		c.mu.bootstrap = (at + 1) % len(c.config.Bootstrap)
+		c.mu.Unlock()
+		if ctx.Err() != nil { // one that swallows all that is sent to it took all the time
 			return nil, errors.Join(faults...)
 		}
 	}
@@ -182,7 +186,7 @@ func (c *Cluster) node(ctx context.Context, id int32) (broker.Node, error) {
 		if fresh {
 			return broker.Node{}, fmt.Errorf("site %s: node %d: %w", c.config.Site, id, broker.ErrUnknownNode)
 		}
-		if err := c.relearn(ctx); err != nil {
+		if _, err := c.ask(ctx, onlyNodes()); err != nil {
 			return broker.Node{}, err
 		}
 	}
@@ -251,6 +255,10 @@ func (c *Cluster) own(ctx context.Context, node int32) (*conn.Conn, error) {
 // each of them at once, or hangs.
 const requestMax = 10 * time.Second
 
+// hangMin is how long a node that answers nothing is waited for at least before it is
+// taken to hang. Who asked may have had less time than any node needs.
+const hangMin = 3 * time.Second
+
 // do sends a request on the cluster's own connection, in at most the given version.
 func (c *Cluster) do(ctx context.Context, node int32, req kmsg.Request, highest int16) (kmsg.Response, error) {
 	link, err := c.own(ctx, node)
@@ -264,15 +272,54 @@ func (c *Cluster) do(ctx context.Context, node int32, req kmsg.Request, highest 
 	req.SetVersion(min(highest, offered, req.MaxVersion()))
 	ctx, cancel := context.WithTimeout(ctx, requestMax)
 	defer cancel()
-	resp, err := link.DoVersion(ctx, req)
-	if errors.Is(err, context.DeadlineExceeded) {
-		// A node that hangs would hang the next request too.
-		link.Close()
+	sent := time.Now()
+	pending := link.Send(ctx, req.Key(), req.GetVersion(), true, req.AppendTo(nil))
+	body, err := pending.Wait(ctx)
+	switch {
+	case err == nil:
+	case link.Err() != nil:
+		c.avoid(node)
+		return nil, err
+	case ctx.Err() != nil:
+		c.watch(node, link, pending, sent.Add(hangMin))
+		return nil, err
+	default:
+		return nil, err
 	}
-	if err != nil && link.Err() != nil {
+	resp := req.ResponseKind()
+	if err := conn.Decode(resp, body); err != nil {
+		return nil, fmt.Errorf("site %s: %s v%d of node %d: %w", c.config.Site, kmsg.NameForKey(req.Key()), req.GetVersion(), node, err)
+	}
+	return resp, nil
+}
+
+// watch closes a connection on which a request has no answer by then: a node that hangs
+// would hang the next request too. Others use the connection, so the time of the one who
+// asked counts only where it was long enough.
+func (c *Cluster) watch(node int32, link *conn.Conn, pending *conn.Pending, by time.Time) {
+	leave := func() {
+		link.Close()
 		c.avoid(node)
 	}
-	return resp, err
+	left := time.Until(by)
+	if left <= 0 {
+		leave()
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.closed {
+		return
+	}
+	c.watching.Go(func() {
+		late := time.NewTimer(left)
+		defer late.Stop()
+		select {
+		case <-pending.Done():
+		case <-late.C:
+			leave()
+		}
+	})
 }
 
 // avoid makes the next request go elsewhere, where there is an elsewhere.

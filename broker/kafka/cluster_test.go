@@ -147,6 +147,24 @@ func TestAMovedLeaderIsFoundAgain(t *testing.T) {
 	}
 }
 
+// Who asks for a node that is not there takes nothing from others that is known.
+func TestAnUnknownNodeForgetsNothing(t *testing.T) {
+	server, c := start(t, kafka.Config{})
+	before, err := c.Leader(t.Context(), orders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.MoveTopicPartition("orders", 1, (before+1)%3); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Dial(t.Context(), 77); !errors.Is(err, broker.ErrUnknownNode) {
+		t.Errorf("error %v", err)
+	}
+	if cached, err := c.Leader(t.Context(), orders); err != nil || cached != before {
+		t.Errorf("the cache says %d, %v", cached, err)
+	}
+}
+
 // A probe of the site's settings opens the link of a node. Its place was
 // forgotten meanwhile by somebody else, so it is asked for, which must not probe
 // in its turn: that waited for the link that it was opening, for ever.
@@ -304,7 +322,8 @@ func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
 	}
 }
 
-// A node that hangs costs one deadline; the next request goes over a new connection.
+// A node that hangs is left, also where nobody who asks it has much time; and the next
+// request goes over a new connection.
 func TestAHangingNodeIsLeft(t *testing.T) {
 	first := &atomic.Bool{}
 	current := atomic.Pointer[atomic.Bool]{}
@@ -321,12 +340,86 @@ func TestAHangingNodeIsLeft(t *testing.T) {
 	}
 	first.Store(true) // all connections made so far
 	current.Store(&atomic.Bool{})
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := c.Metadata(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	ask := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := c.Metadata(ctx)
+		return err
+	}
+	if err := ask(); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
 	}
+	for end := time.Now().Add(20 * time.Second); ask() != nil; {
+		if time.Now().After(end) {
+			t.Fatal("the connection to a node that hangs is kept")
+		}
+	}
+}
+
+// A caller with little time says nothing of the node: what others asked on the same
+// connection is answered, and what is known stays known.
+func TestAHastyCallerCutsOffNobody(t *testing.T) {
+	server, c := start(t, kafka.Config{}, kfake.NumBrokers(1))
 	if _, err := c.Metadata(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	came := make(chan struct{}, 100)
+	server.ControlKey(3, func(kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		came <- struct{}{}
+		time.Sleep(300 * time.Millisecond)
+		return nil, nil, false
+	})
+	patient := make(chan error, 1)
+	go func() {
+		_, err := c.Metadata(t.Context())
+		patient <- err
+	}()
+	<-came
+	hasty, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := c.Metadata(hasty, "orders"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+	if err := <-patient; err != nil {
+		t.Errorf("the other one: %v", err)
+	}
+	if again := len(came) - 1; again > 0 { // the first was taken above
+		t.Errorf("%d questions were asked once more, on another connection", again)
+	}
+}
+
+// One address of several swallows what is sent to it. Callers who have less time than a
+// connection may take come to the next one.
+func TestAnAddressThatSwallowsAllIsPassed(t *testing.T) {
+	server, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	hole := "127.0.0.1:9"
+	c, err := kafka.New(kafka.Config{Site: "east", Bootstrap: []string{hole, server.ListenAddrs()[0]}, Capabilities: &broker.Capabilities{},
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address == hole {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	ask := func(patience time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		_, err := c.Metadata(ctx)
+		return err
+	}
+	if err := ask(50 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+	if err := ask(5 * time.Second); err != nil {
 		t.Error(err)
 	}
 }

@@ -207,6 +207,7 @@ func toldProduce(_ kmsg.Request, r kmsg.Response) kmsg.Response {
 func askFetch(random *rand.Rand, m mapping, r kmsg.Request) {
 	req := r.(*kmsg.FetchRequest)
 	req.SessionID, req.SessionEpoch, req.MaxWaitMillis, req.MaxBytes = 0, -1, random.Int32N(500), 1<<20
+	req.IsolationLevel = int8(random.IntN(2)) // others are refused
 	if m.same {
 		askedFetch(r)
 	}
@@ -293,6 +294,7 @@ func toldFetch(_ kmsg.Request, r kmsg.Response) kmsg.Response {
 
 func askListOffsets(random *rand.Rand, m mapping, r kmsg.Request) {
 	req := r.(*kmsg.ListOffsetsRequest)
+	req.IsolationLevel = int8(random.IntN(2)) // others are refused
 	for i := range req.Topics {
 		for j := range req.Topics[i].Partitions {
 			req.Topics[i].Partitions[j].Timestamp = []int64{timestampMax, timestampEarliest, timestampLatest, random.Int64()}[random.IntN(4)]
