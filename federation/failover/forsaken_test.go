@@ -54,10 +54,12 @@ func TestAFailoverWhoseTargetWentAway(t *testing.T) {
 			gone + "; a person must decide: west went away a second time; wait for west, or spillway abort orders, then spillway failover orders --to north"},
 		"the other one went away before": {func(s *Share, _ *View, _ *Limits) { s.Gone = []spillway.SiteID{"north"} }, Ask, nil,
 			gone + "; a person must decide: site north went away when the share was about to fail over there; name it to fail over there all the same; wait for west, or spillway abort orders gives it back to east"},
-		"its mirror ended": {func(_ *Share, v *View, _ *Limits) { v.Sites["west"] = SiteView{Judgement: Judgement{Fresh: 3}} }, Ask, nil,
+		"its mirror ended": {func(_ *Share, v *View, _ *Limits) {
+			v.Sites["west"] = SiteView{Judgement: Judgement{Fresh: 3}, Mute: 10 * time.Second}
+		}, Ask, nil,
 			"no mirror has been alive at target west in FENCED; a person must decide: nobody can bring it up to date; wait for west, or spillway abort orders, then spillway failover orders --to north"},
 		"its mirror ended a moment ago": {func(_ *Share, v *View, _ *Limits) {
-			v.Sites["west"], v.InState = SiteView{Judgement: Judgement{Fresh: 3}}, time.Second
+			v.Sites["west"], v.InState = SiteView{Judgement: Judgement{Fresh: 3}, Mute: time.Second}, time.Second
 		}, Wait, nil, "wait for west to stop its flow and tell its ends"},
 		"in FENCING it is not needed": {func(s *Share, v *View, _ *Limits) {
 			s.State, v.Unseen = Fencing, time.Second
@@ -161,6 +163,105 @@ func TestNothingIsBegunAnewOfASiteThatIsBack(t *testing.T) {
 		v.Sites["east"] = SiteView{Judgement: c.j, Mirror: true, Following: &Following{Epoch: 5}}
 		if next, _ := Step(s, v, l); next.State != Stable || len(next.Gone) > 0 != c.left {
 			t.Errorf("%s: %s, gone %v", c.name, next.State, next.Gone)
+		}
+	}
+}
+
+// A mirror that is started anew is no reason to ask, however old the state is; nor is any
+// other doubt once the target has done what the state waits for.
+func TestAMirrorThatIsStartedAnew(t *testing.T) {
+	t.Parallel()
+	catching := func(ends PartitionOffsets, mute time.Duration) SiteView {
+		return SiteView{Judgement: Judgement{Fresh: 3}, Mute: mute, Report: &SiteReport{Stopped: true, Ends: ends, Opened: true}}
+	}
+	for name, c := range map[string]struct {
+		in     State
+		target SiteView
+		want   ActionKind
+		then   State
+	}{
+		"it lapsed a moment ago":     {Cutover, catching(PartitionOffsets{"t": {7}}, time.Second), Wait, Cutover},
+		"it does not come back":      {Cutover, catching(PartitionOffsets{"t": {7}}, SettleMax), Ask, Cutover},
+		"it had everything":          {Cutover, catching(PartitionOffsets{"t": {9}}, time.Hour), Wait, CaughtUp},
+		"the epoch was opened":       {CaughtUp, catching(nil, time.Hour), Wait, Open},
+		"the ends were told":         {Fenced, catching(nil, time.Hour), Wait, Cutover},
+		"it is alive and fetches":    {Cutover, SiteView{Mirror: true, Report: &SiteReport{Stopped: true}}, Wait, Cutover},
+		"alive, and tells nothing":   {Fenced, SiteView{Mirror: true}, Ask, Fenced},
+		"alive, and does not open":   {CaughtUp, SiteView{Mirror: true, Report: &SiteReport{Stopped: true}}, Ask, CaughtUp},
+		"alive, and does not report": {CaughtUp, SiteView{Mirror: true}, Ask, CaughtUp},
+	} {
+		s, v, l := failing()
+		s.State, s.Prefix, s.PrefixSite, s.LossMax = c.in, PartitionOffsets{"t": {9}}, map[string][]spillway.SiteID{"t": {"north"}}, -1
+		v.InState, v.Sites["west"] = time.Hour, c.target
+		next, actions := Step(s, v, l)
+		if next.State != c.then || len(actions) != 1 || actions[0].Kind != c.want || next.Abort != "" {
+			t.Errorf("%s: %s, %+v", name, next.State, actions)
+		}
+	}
+}
+
+// Once the old site is wholly gone, its observer votes no more, and the target is judged
+// by those that are left. Where they are too few, a person is asked.
+func TestTooFewObserversAreLeftToBeginAnew(t *testing.T) {
+	t.Parallel()
+	vote := func(about spillway.SiteID, verdict Verdict, lasts time.Duration, from ...spillway.SiteID) (votes []Vote) {
+		for _, o := range from {
+			votes = append(votes, Vote{About: about, Observer: o, Verdict: verdict, Evidence: "no broker answers", For: lasts})
+		}
+		return votes
+	}
+	const few = "; a person must decide: too few places say so to give the failover up without one; wait for west, or spillway abort orders, then spillway failover orders --to north"
+	for name, c := range map[string]struct {
+		observers []spillway.SiteID
+		against   []Vote
+		kind      ActionKind
+		given     bool
+		want      string
+	}{
+		"three": {[]spillway.SiteID{"east", "west", "north"}, vote("west", Down, time.Minute, "west", "north"), Ask, false,
+			"target west may have gone away in FENCED: west is down to north: 1 of 2 votes that are needed" + few},
+		"three, a moment later": {[]spillway.SiteID{"east", "west", "north"}, vote("west", Down, 9*time.Second, "west", "north"), Wait, false,
+			"wait for west to stop its flow and tell its ends"},
+		"four": {[]spillway.SiteID{"east", "west", "north", "witness"}, vote("west", Down, time.Minute, "west", "north", "witness"), Ask, false,
+			"target west may have gone away in FENCED: west is down to north, witness: 2 of 3 votes that are needed" + few},
+		"its own alone": {[]spillway.SiteID{"east", "west", "north", "witness"}, vote("west", Down, time.Minute, "west"), Ask, false,
+			"target west may have gone away in FENCED: west is down to its own observer only" + few},
+		"five": {[]spillway.SiteID{"east", "west", "north", "south", "witness"}, vote("west", Down, time.Minute, "west", "north", "south", "witness"), Wait, true, ""},
+	} {
+		s, v, l := failing()
+		v.InState = 9 * time.Second
+		v.Sites["west"] = SiteView{Mirror: true, Judgement: Judge(c.against, "west", c.observers)} // its Spillway lives, its brokers do not
+		next, actions := Step(s, v, l)
+		if given := next.Abort != ""; given != c.given || len(actions) != 1 || actions[0].Kind != c.kind || !given && actions[0].Why != c.want {
+			t.Errorf("%s: given up: %t, %+v", name, given, actions)
+		}
+	}
+	// The same for who has what the target lacks.
+	s, v, l := failing()
+	s.State, s.Target, s.Prefix, s.PrefixSite = Cutover, "north", PartitionOffsets{"t": {9}}, map[string][]spillway.SiteID{"t": {"west"}}
+	v.Sites["north"] = reported(PartitionOffsets{"t": {8}})
+	v.Sites["west"] = SiteView{Mirror: true, Judgement: Judge(vote("west", Down, time.Minute, "north"), "west", []spillway.SiteID{"east", "west", "north"})}
+	if _, actions := Step(s, v, l); actions[0].Kind != Ask || !strings.HasPrefix(actions[0].Why, "west, of which target north lacks records, may have gone away in CUTOVER: ") {
+		t.Errorf("%+v", actions)
+	}
+}
+
+// How long a judgement has been as it is.
+func TestAJudgementTellsForHowLong(t *testing.T) {
+	t.Parallel()
+	three := []spillway.SiteID{"east", "west", "north"}
+	for name, c := range map[string]struct {
+		votes []Vote
+		want  time.Duration
+	}{
+		"up":        {[]Vote{{About: "west", Observer: "east", Verdict: Up, For: 40}, {About: "west", Observer: "north", Verdict: Degraded, For: 30}}, 30},
+		"suspected": {[]Vote{{About: "west", Observer: "east", Verdict: Up, For: 10}, {About: "west", Observer: "north", Verdict: Down, For: 30}}, 30},
+		"own only":  {[]Vote{{About: "west", Observer: "east", Verdict: Up, For: 10}, {About: "west", Observer: "west", Verdict: Down, For: 30}}, 30},
+		"down":      {[]Vote{{About: "west", Observer: "east", Verdict: Down, For: 20}, {About: "west", Observer: "north", Verdict: Down, For: 30}}, 20},
+		"no votes":  {nil, 0},
+	} {
+		if j := Judge(c.votes, "west", three); j.For != c.want {
+			t.Errorf("%s: %d, want %d", name, j.For, c.want)
 		}
 	}
 }

@@ -50,14 +50,17 @@ func Step(share Share, view View, limits Limits) (Share, []Action) {
 	case Fencing:
 		return fencing(share, view)
 	case Fenced:
-		if share.Kind == Failover {
-			return fencedFailover(share, view, limits)
+		if share.Kind == Switchover {
+			return fencedSwitchover(share, view)
 		}
-		return fencedSwitchover(share, view)
+		next, actions := fencedFailover(share, view, limits)
+		return doubted(share, next, actions, view, limits)
 	case Cutover:
-		return cutover(share, view, limits)
+		next, actions := cutover(share, view, limits)
+		return doubted(share, next, actions, view, limits)
 	case CaughtUp:
-		return caughtUp(share, view, limits)
+		next, actions := caughtUp(share, view, limits)
+		return doubted(share, next, actions, view, limits)
 	case Open:
 		return opened(share, view, limits)
 	}
