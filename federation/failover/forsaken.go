@@ -13,10 +13,11 @@ import (
 // One that automation began is given up and begun anew with the other sites. That is
 // an abort like any other, which is safe in every state before OPEN, and a failover
 // like any other, in an epoch above both. It is done where there is another site to go
-// to, or where the old one is up again; for each site that goes away once, so that two
-// sites which come and go do not take turns for ever. It was held down and counted when
-// it began, and is not again: failovers that were given up count as none. One that a
-// person asked for is that person's, who is asked.
+// to, or where the old one is up again; for each site that goes away once, until that has
+// been up for long. It was held down when it began, and is not again; the first one that
+// is given up does not count until it is over, all others count at once, so that sites
+// which come and go do not take turns for ever. One that a person asked for is that
+// person's, who is asked.
 func forsaken(share Share, view View, limits Limits) (next Share, actions []Action, stands bool) {
 	gone, why := missing(share, view, limits)
 	if gone == "" {

@@ -167,6 +167,84 @@ func TestNothingIsBegunAnewOfASiteThatIsBack(t *testing.T) {
 	}
 }
 
+// A site that went away is as good as any other once it has been up for long, and it may
+// go away again.
+func TestASiteThatWentAwayComesBack(t *testing.T) {
+	t.Parallel()
+	s, v, l := failing()
+	s.State, s.Target, s.Gone = Stable, "", []spillway.SiteID{"west"}
+	v.Sites["north"] = down("north", time.Hour)
+	west := v.Sites["west"]
+	west.Following = &Following{Epoch: 5}
+	for name, c := range map[string]struct {
+		j    Judgement
+		back bool
+	}{
+		"up for long":       {Judgement{Fresh: 2, For: HoldDown}, true},
+		"up for a moment":   {Judgement{Fresh: 2, For: HoldDown - 1}, false},
+		"nobody votes":      {Judgement{For: time.Hour}, false},
+		"found dead by one": {Judgement{Fresh: 2, Suspected: true, For: time.Hour}, false},
+	} {
+		west.Judgement = c.j
+		v.Sites["west"] = west
+		next, actions := Step(s, v, l)
+		if back := next.State == Fencing && next.Target == "west" && next.Gone == nil; back != c.back || !c.back && actions[0].Kind != Ask {
+			t.Errorf("%s: %s to %s, gone %v, %+v", name, next.State, next.Target, next.Gone, actions)
+		}
+	}
+}
+
+// Two sites that come and go: what automation began and gave up counts, the first time not
+// until it is over, and in the end a person is asked. It does not help to be up for one look.
+func TestSitesThatComeAndGoEndAtTheRateLimit(t *testing.T) {
+	t.Parallel()
+	for _, upBetween := range []bool{false, true} {
+		s, v, l := failing()
+		l.Group.Failover.PerHourMax = 2
+		v.SinceMove = time.Hour
+		began := 1
+		for range 20 {
+			v.Now = v.Now.Add(time.Minute)
+			dead, alive := s.Target, spillway.SiteID("north")
+			if dead == "north" {
+				alive = "west"
+			}
+			v.Sites[dead] = down(dead, time.Minute)
+			v.Sites[alive] = SiteView{Mirror: true, Judgement: Judgement{Fresh: 2, For: time.Hour}, Following: &Following{Epoch: 5}}
+			s, _ = Step(s, v, l) // it is given up
+			if s, _ = Step(s, v, l); s.State != Stable {
+				t.Fatalf("%s", s.State)
+			}
+			if upBetween {
+				east := v.Sites["east"]
+				v.Sites["east"] = SiteView{Judgement: Judgement{Fresh: 3, For: time.Second}}
+				if s, _ = Step(s, v, l); s.Gone != nil {
+					t.Fatalf("%v", s.Gone)
+				}
+				v.Sites["east"] = east
+			}
+			v.FailoversLastHour = s.FailoversAfter(v.Now.Add(-time.Hour))
+			next, actions := Step(s, v, l)
+			if next.State != Fencing {
+				if want := "a person must decide: 2 failovers in the last hour, limit 2"; !strings.HasSuffix(actions[0].Why, want) {
+					t.Errorf("%q, want %q", actions[0].Why, want)
+				}
+				break
+			}
+			began++
+			s = next
+			s.State = Fenced
+		}
+		want := 3 // the first one, and two that it counts for
+		if upBetween {
+			want = 2
+		}
+		if began != want {
+			t.Errorf("up in between: %t: %d failovers were begun, want %d", upBetween, began, want)
+		}
+	}
+}
+
 // A mirror that is started anew is no reason to ask, however old the state is; nor is any
 // other doubt once the target has done what the state waits for.
 func TestAMirrorThatIsStartedAnew(t *testing.T) {
@@ -197,6 +275,12 @@ func TestAMirrorThatIsStartedAnew(t *testing.T) {
 		if next.State != c.then || len(actions) != 1 || actions[0].Kind != c.want || next.Abort != "" {
 			t.Errorf("%s: %s, %+v", name, next.State, actions)
 		}
+	}
+	// The target has told its ends, and the wait is for another site.
+	s, v, l := failing()
+	v.InState, v.Sites["west"] = time.Second, catching(nil, time.Hour)
+	if _, actions := Step(s, v, l); actions[0].Kind != Wait || actions[0].Why != "wait for north to tell their ends" {
+		t.Errorf("%+v", actions)
 	}
 }
 

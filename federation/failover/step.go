@@ -16,7 +16,7 @@ import (
 // CUTOVER of a failover together with a check of the reserved ends' version.
 func Step(share Share, view View, limits Limits) (Share, []Action) {
 	if share.Abort != "" && share.State != Stable && share.State != Open {
-		return share.giveUp(view)
+		return share.giveUp(view, limits)
 	}
 	if why := tooLong(share, view, limits); why != "" {
 		return aborted(share, why)

@@ -24,7 +24,7 @@ func Choose(share Share, r Request, view View, limits Limits) (Request, error) {
 }
 
 // bestSurvivor is, of the sites that are up, have a mirror, and are not drained, the one
-// that is furthest, and of those that are about as far the one that is preferred: what
+// that nobody finds dead, then the one that is furthest, and of those that are about as far the one that is preferred: what
 // it lacks it would have to fetch while nobody is served. why tells what was against
 // those that are preferred to it; or, if there is none, against the last one.
 func bestSurvivor(share Share, view View, limits Limits) (target spillway.SiteID, why string) {
@@ -35,7 +35,7 @@ func bestSurvivor(share Share, view View, limits Limits) (target spillway.SiteID
 			continue
 		}
 		err := checkTarget(share, Request{Kind: Failover, Target: site}, view, limits)
-		if err == nil && slices.Contains(share.Gone, site) {
+		if err == nil && slices.Contains(share.Gone, site) && !steady(view.Sites[site].Judgement, limits) {
 			err = refuse("site %s went away when the share was about to fail over there; name it to fail over there all the same", site)
 		}
 		if drained := view.Sites[site].Drained; err == nil && drained != nil {
@@ -51,15 +51,33 @@ func bestSurvivor(share Share, view View, limits Limits) (target spillway.SiteID
 		return "", why
 	}
 	far := standings(share, fit, view)
-	best := slices.MinFunc(far, func(a, b standing) int { return cmp.Compare(a.step, b.step) }) // the first of equals
+	doubtful := func(s standing) int { // it may be dead, and what it has with it
+		if view.Sites[s.site].Judgement.Suspected {
+			return 1
+		}
+		return 0
+	}
+	best := slices.MinFunc(far, func(a, b standing) int { // the first of equals
+		return cmp.Or(cmp.Compare(doubtful(a), doubtful(b)), cmp.Compare(a.step, b.step))
+	})
 	var behind []string
 	for _, s := range far {
 		if s.site == best.site {
 			break
 		}
-		behind = append(behind, fmt.Sprintf("%s is preferred, but %s", s.site, s.why))
+		why := s.why
+		if doubtful(s) > doubtful(best) {
+			why = "it may be dead: " + view.Sites[s.site].Judgement.Why
+		}
+		behind = append(behind, fmt.Sprintf("%s is preferred, but %s", s.site, why))
 	}
 	return best.site, strings.Join(behind, ", ")
+}
+
+// steady tells whether a site that went away is as good as any other again: it has been
+// up for as long as a share must have stood still before it moves without a person.
+func steady(j Judgement, limits Limits) bool {
+	return j.up() && j.For >= or(limits.HoldDown, HoldDown)
 }
 
 // standing is how far a survivor is, in coarse steps: 0 is the best.

@@ -56,8 +56,15 @@ func TestTheSurvivorThatIsFurthest(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, next.Passages[0].Why, c.why)
 		}
 	}
-	// Who names a site gets it.
+	// One that somebody finds dead comes last, however far it is.
 	v, l := healthy()
+	v.Sites["west"] = SiteView{Mirror: true, Judgement: Judgement{Fresh: 3, Suspected: true, Why: "west is down to north: 1 of 3 votes that are needed"}, Following: at(30)}
+	v.Sites["north"] = SiteView{Mirror: true, Judgement: Judgement{Fresh: 3}, Following: &Following{Epoch: 4, CatchingUp: true}}
+	if next, err := Begin(stable(), Request{Kind: Failover, Who: "ann"}, v, l); err != nil || next.Target != "north" || !strings.HasSuffix(next.Passages[0].Why, "; north, since west is preferred, but it may be dead: west is down to north: 1 of 3 votes that are needed") {
+		t.Errorf("to %s, %v: %+v", next.Target, err, next.Passages)
+	}
+	// Who names a site gets it.
+	v, l = healthy()
 	v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, CatchingUp: true}}
 	if next, err := Begin(stable(), Request{Kind: Failover, Target: "west", Who: "ann"}, v, l); err != nil || next.Target != "west" {
 		t.Errorf("%s, %v", next.Target, err)
