@@ -50,6 +50,9 @@ func forsaken(share Share, view View, limits Limits) (next Share, actions []Acti
 	then := fmt.Sprintf("%s is up again", share.Active)
 	if !back {
 		then = "it is begun anew to " + string(other)
+		if !view.Sites[share.Active].Judgement.Down {
+			then += fmt.Sprintf(" if %s is down still", share.Active)
+		}
 	}
 	next, actions = aborted(share, fmt.Sprintf("%s; %s", why, then))
 	if next.Abort != "" {

@@ -38,6 +38,9 @@ func TestAFailoverWhoseTargetWentAway(t *testing.T) {
 			v.Sites["east"] = SiteView{Judgement: Judgement{Fresh: 3}}
 			v.Sites["north"] = down("north", time.Hour)
 		}, Wait, []spillway.SiteID{"west"}, gone + "; east is up again"},
+		"the old site may be up again": {func(_ *Share, v *View, _ *Limits) {
+			v.Sites["east"] = SiteView{Judgement: Judgement{Fresh: 3, Suspected: true}}
+		}, Wait, []spillway.SiteID{"west"}, gone + "; it is begun anew to north if east is down still"},
 		"a person asked": {func(s *Share, _ *View, _ *Limits) { s.Automatic, s.Who = false, "ann" }, Ask, nil,
 			gone + "; a person must decide: ann asked for this failover; wait for west, or spillway abort orders, then spillway failover orders --to north"},
 		"automation is paused": {func(_ *Share, v *View, _ *Limits) {
