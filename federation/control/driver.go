@@ -37,6 +37,7 @@ type driver struct {
 	heldFor spillway.Epoch
 	heldNew bool // held counts from the first moment: the record before was seen too
 	marks   marking
+	mute    map[spillway.SiteID]coordination.Instant // since when no mirror was seen alive there
 	memo    memo
 	told    failover.WaitInfoKey
 	cleaned spillway.Epoch
@@ -82,7 +83,7 @@ const (
 )
 
 func newDriver(c *Control, g spillway.FailoverGroup, id spillway.ShareID) *driver {
-	return &driver{c: c, group: g, id: id, limits: c.limits(g)}
+	return &driver{c: c, group: g, id: id, limits: c.limits(g), mute: map[spillway.SiteID]coordination.Instant{}}
 }
 
 func (d *driver) run(ctx context.Context) {
@@ -117,6 +118,7 @@ func (d *driver) drive(ctx context.Context) {
 		}
 	}
 	if d.version == 0 || !d.mine() {
+		clear(d.mute) // it may come and go unseen now
 		return
 	}
 	for range 16 { // more states than a move has

@@ -137,7 +137,8 @@ type Share struct {
 	Abort       string                       `json:"abort,omitempty"`       // who gives the move up, and why; the record stays until that is safe
 	Automatic   bool                         `json:"automatic,omitempty"`   // nobody asked for this failover, so it may be given up and begun anew
 	// Gone are the sites that went away while automation failed over, so that it gave
-	// the failover up and begins anew: each once, and then a person decides.
+	// the failover up and begins anew: each once, unless it has been up for long since,
+	// and then a person decides.
 	Gone     []spillway.SiteID `json:"gone,omitempty"`
 	Asking   string            `json:"asking,omitempty"`   // why a person must decide; empty if none must
 	Passages []Passage         `json:"passages,omitempty"` // states that this move entered, oldest first
@@ -162,7 +163,8 @@ type Share struct {
 	DegradedWhy string    `json:"degradedWhy,omitempty"`
 	// DegradedEpoch is the epoch in which it began.
 	DegradedEpoch spillway.Epoch `json:"degradedEpoch,omitempty"`
-	// Failovers are when the last unplanned moves ended, oldest first (failoversKept). Nil:
+	// Failovers are when the last unplanned moves ended, oldest first (failoversKept), and
+	// when automation gave one up. Nil:
 	// a version wrote the record that did not keep them.
 	Failovers []time.Time `json:"failovers,omitzero"`
 }
