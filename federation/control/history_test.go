@@ -100,13 +100,13 @@ func TestTwoLoopsWriteALargeHistory(t *testing.T) {
 		// The second loop does all of it when the first has written a part.
 		if when == coordtest.BeforeWrite && strings.HasSuffix(ops[0].Key, "/0001") && !between {
 			between = true
-			if _, err := second.finish(within(t), nextSecond, nextSecond.Encode()); err != nil {
+			if _, _, _, err := second.finish(within(t), nextSecond); err != nil {
 				t.Error(err)
 			}
 		}
 		return nil
 	})
-	if _, err := first.finish(within(t), nextFirst, nextFirst.Encode()); !errors.Is(err, coordination.ErrConflict) || !between {
+	if _, _, _, err := first.finish(within(t), nextFirst); !errors.Is(err, coordination.ErrConflict) || !between {
 		t.Fatalf("the first loop: %v", err)
 	}
 	store.Fail(nil)
@@ -143,7 +143,7 @@ func TestAHistoryWithAWrongPart(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.version = version
-	if _, err := d.finish(within(t), next, next.Encode()); err != nil {
+	if _, _, _, err := d.finish(within(t), next); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := store.Put(within(t), d.c.keys.History(d.id, 3), []byte(`{"group":"orders","epoch":3,"who":"ann"}`), 0); err != nil {
@@ -251,5 +251,113 @@ func TestManyTrimmedTermsAreRead(t *testing.T) {
 				t.Fatalf("epoch %d, partition %d: %d, %v; %+v", epoch, partition, bound, ok, term)
 			}
 		}
+	}
+}
+
+// While the store refuses the end of a move, it is tried again every 200 ms: with the same
+// parts, however often, also where the answer to the write of one was lost.
+func TestAnEndThatIsRefusedDoesNotFillTheStore(t *testing.T) {
+	t.Parallel()
+	store := coordtest.NewMemory()
+	d, next := moveOver(store, 30_000, time.Now())
+	key := d.c.keys.History(d.id, 2)
+	version, err := store.Put(within(t), d.c.keys.Share(d.id), nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.version = version
+	lost, whole := false, 0
+	store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+		switch {
+		case when == coordtest.BeforeWrite && len(ops) > 1:
+			return errors.New("413 Request Entity Too Large")
+		case when == coordtest.AfterWrite && strings.HasSuffix(ops[0].Key, "/0001") && !lost:
+			lost = true
+			return errors.New("its answer was lost")
+		}
+		return nil
+	})
+	for i := range 8 {
+		if _, _, _, err := d.finish(within(t), next); err == nil {
+			t.Fatal("it was to fail")
+		}
+		next.Since = next.Since.Add(time.Millisecond)
+		if i == 1 {
+			whole = len(store.Peek(key + "/"))
+		}
+	}
+	if parts := store.Peek(key + "/"); len(parts) != whole || !lost || whole < 3 {
+		t.Errorf("%d parts after 2 tries, %d after 8", whole, len(parts))
+	}
+	// The last write is done, and its answer lost: what it names stays.
+	store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+		if when == coordtest.AfterWrite && len(ops) > 1 {
+			return errors.New("its answer was lost")
+		}
+		return nil
+	})
+	if _, _, _, err := d.finish(within(t), next); err == nil {
+		t.Fatal("it was to fail")
+	}
+	store.Fail(nil)
+	if _, _, _, err := d.finish(within(t), next); !errors.Is(err, coordination.ErrConflict) {
+		t.Error(err)
+	}
+	if r, err := readRecord(within(t), store, key); err != nil || len(r.Start["orders"]) != 30_000 {
+		t.Errorf("the account of the move: %v", err)
+	}
+}
+
+// What a loop wrote that could not end a move goes: its own parts where another one was
+// faster, also when the time for the write was over by then, and those of one that died.
+func TestPartsThatNobodyNamesAreDeleted(t *testing.T) {
+	t.Parallel()
+	store := coordtest.NewMemory()
+	first, nextFirst := moveOver(store, 30_000, time.Now())
+	second, nextSecond := moveOver(store, 30_000, time.Now().Add(45_678*time.Microsecond))
+	dead, nextDead := moveOver(store, 30_000, time.Now().Add(time.Second))
+	key := first.c.keys.History(first.id, 2)
+	version, err := store.Put(within(t), first.c.keys.Share(first.id), nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.version, second.version, dead.version = version, version, version
+	store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+		if when == coordtest.BeforeWrite && len(ops) > 1 {
+			return errors.New("not now")
+		}
+		return nil
+	})
+	for d, next := range map[*driver]failover.Share{first: nextFirst, dead: nextDead} {
+		if _, _, _, err := d.finish(within(t), next); err == nil {
+			t.Fatal("it was to fail")
+		}
+	}
+	store.Fail(nil)
+	if _, _, _, err := second.finish(within(t), nextSecond); err != nil {
+		t.Fatal(err)
+	}
+	all := len(store.Peek(key + "/"))
+	over, cancel := context.WithCancel(t.Context())
+	store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+		if when == coordtest.BeforeWrite && len(ops) > 1 {
+			cancel()
+		}
+		return nil
+	})
+	if _, _, _, err := first.finish(over, nextFirst); !errors.Is(err, coordination.ErrConflict) {
+		t.Fatal(err)
+	}
+	store.Fail(nil)
+	if parts := len(store.Peek(key + "/")); parts*3 != all*2 {
+		t.Errorf("%d parts, %d are left by the one that was too late", all, parts)
+	}
+	second.share = nextSecond
+	second.sweep(within(t))
+	if parts := len(store.Peek(key + "/")); parts*3 != all {
+		t.Errorf("%d parts, %d are left when the dead one's are swept", all, parts)
+	}
+	if r, err := readRecord(within(t), store, key); err != nil || !r.Ended.Equal(nextSecond.Since) && len(r.Start["orders"]) != 30_000 {
+		t.Errorf("the account of the move: %v", err)
 	}
 }

@@ -54,7 +54,7 @@ func (s Share) largest(partitions PartitionOffsets, target spillway.SiteID, bits
 		next.Start.Set(tp, prefix+spillway.Offset(random<<bits>>(64-bits/2)))
 		next.PrefixSite[tp.Topic][tp.Partition] = target
 	})
-	size := len(next.Encode())
+	size := len(next.EncodeBeside())
 	next.Terms = append(append([]Term{}, s.Terms...), Term{Epoch: next.Epoch, Site: target, Mask: 1 << 60, Start: next.Start, Verified: next.Prefix, Lossy: true})
-	return max(size, len(next.trim(base).Encode()))
+	return max(size, len(next.trim(base).EncodeBeside()))
 }

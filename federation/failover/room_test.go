@@ -64,7 +64,7 @@ func TestTheRoomOfAMoveIsReckoned(t *testing.T) {
 		s.Start.Set(tp, s.Prefix.Get(tp)+spillway.Offset(random.Int64N(20_000)))
 		s.PrefixSite[tp.Topic] = append(s.PrefixSite[tp.Topic], []spillway.SiteID{"west", "north"}[random.IntN(2)])
 	})
-	came := len(s.Encode())
+	came := len(s.EncodeBeside())
 	least, most := was.largest(at, "west", 7, l.Group.OffsetBase), was.largest(at, "west", 30, l.Group.OffsetBase)
 	if least > came || most < came {
 		t.Errorf("%d bytes came, %d to %d were reckoned", came, least, most)
