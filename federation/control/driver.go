@@ -126,6 +126,7 @@ func (d *driver) drive(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			d.c.cfg.Events.actionFailed(d.id, string(d.share.State), err)
 			d.show(ctx)
+			d.tellSize(ctx, err)
 			pause(ctx, retryPause)
 			d.reread(ctx)
 		}
@@ -312,6 +313,19 @@ func (d *driver) show(ctx context.Context) {
 	}
 	if _, err := d.write(ctx, d.share); err != nil && ctx.Err() == nil {
 		d.c.cfg.Events.actionFailed(d.id, "store "+string(d.share.State), err)
+	}
+}
+
+// tellSize keeps in the record that it has become too large for what has to be written: it
+// stands still until a person does something.
+func (d *driver) tellSize(ctx context.Context, err error) {
+	if !errors.Is(err, coordination.ErrTooLarge) || d.stored.Asking != "" {
+		return
+	}
+	next := d.stored
+	next.Asking = "the move cannot go on: " + err.Error() + "; give it up (spillway abort) if it has not opened, and take topics out of failover group " + d.id.Group + " into another one"
+	if _, err := d.write(ctx, next); err != nil && ctx.Err() == nil {
+		d.c.cfg.Events.actionFailed(d.id, "store why it stands still", err)
 	}
 }
 

@@ -218,12 +218,15 @@ func partKey(key string, head history.Record, n int) string {
 	return fmt.Sprintf("%s/%s/%04d", key, head.Parts, n)
 }
 
+// errSpoilt means that what the store has is no account: it does not get better.
+var errSpoilt = errors.New("the account is spoilt")
+
 // decodeRecord reads the account of one move; get reads its parts. Where these cannot be
 // read the record has what its head tells.
 func decodeRecord(e coordination.Entry, get func(key string) ([]byte, error)) (history.Record, error) {
 	var head, whole history.Record
 	if err := json.Unmarshal(e.Value, &head); err != nil {
-		return head, fmt.Errorf("history %s: %w", e.Key, err)
+		return head, fmt.Errorf("history %s: %w: %w", e.Key, errSpoilt, err)
 	}
 	if head.Chunks == 0 {
 		return head, nil
@@ -237,10 +240,10 @@ func decodeRecord(e coordination.Entry, get func(key string) ([]byte, error)) (h
 		value = append(value, part...)
 	}
 	if head.Sum != "" && head.Sum != sumOf(value) {
-		return head, fmt.Errorf("history %s: its %d parts are not what was written", e.Key, head.Chunks)
+		return head, fmt.Errorf("history %s: %w: its %d parts are not what was written", e.Key, errSpoilt, head.Chunks)
 	}
 	if err := json.Unmarshal(value, &whole); err != nil {
-		return head, fmt.Errorf("history %s, %d parts: %w", e.Key, head.Chunks, err)
+		return head, fmt.Errorf("history %s, %d parts: %w: %w", e.Key, head.Chunks, errSpoilt, err)
 	}
 	return whole, nil
 }
@@ -365,9 +368,9 @@ func untrimmed(ctx context.Context, store coordination.Store, keys failover.Keys
 			known[epoch] = boundsOf(r)
 			return
 		}
-		what := "; a mirror does nothing of the share without it: restore that key from a backup of the coordinator store"
-		if errors.Is(err, coordination.ErrUnavailable) {
-			what = ""
+		what := ""
+		if errors.Is(err, coordination.ErrNotFound) || errors.Is(err, errSpoilt) {
+			what = "; a mirror does nothing of the share without it: restore that key from a backup of the coordinator store"
 		}
 		faults = append(faults, fmt.Errorf("where epoch %d of share %s began: %w%s", epoch, share.ID(), err, what))
 	})
