@@ -41,8 +41,10 @@ type driver struct {
 	memo    memo
 	told    failover.WaitInfoKey
 	cleaned spillway.Epoch
+	swept   spillway.Epoch
 	warmed  spillway.Epoch
 	booted  bool
+	ending  ending
 
 	besides sync.WaitGroup // what nothing waits for
 }
@@ -126,6 +128,7 @@ func (d *driver) drive(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			d.c.cfg.Events.actionFailed(d.id, string(d.share.State), err)
 			d.show(ctx)
+			d.tellSize(ctx, err)
 			pause(ctx, retryPause)
 			d.reread(ctx)
 		}
@@ -230,10 +233,10 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 		d.at(next, d.c.cfg.Clock.Now(), true)
 		return true, nil
 	}
-	if encoded := next.Encode(); !bytes.Equal(encoded, d.share.Encode()) {
+	if !next.Same(d.share) {
 		before := d.share
-		again, err := d.write(ctx, next, encoded)
-		if before.State == failover.Stable && next.State != failover.Stable && err == nil && bytes.Equal(d.encoded, encoded) {
+		again, err := d.write(ctx, next)
+		if before.State == failover.Stable && next.State != failover.Stable && err == nil && d.stored.Same(next) {
 			d.begun(ctx, before, next, view)
 		}
 		return again, err
@@ -296,7 +299,7 @@ func (d *driver) ask(ctx context.Context, actions []failover.Action) error {
 	if d.share.State != d.stored.State || !changes && !begins {
 		return nil
 	}
-	_, err := d.write(ctx, next, next.Encode())
+	_, err := d.write(ctx, next)
 	return err
 }
 
@@ -310,8 +313,21 @@ func (d *driver) show(ctx context.Context) {
 	if d.share.State == d.stored.State {
 		return
 	}
-	if _, err := d.write(ctx, d.share, d.share.Encode()); err != nil && ctx.Err() == nil {
+	if _, err := d.write(ctx, d.share); err != nil && ctx.Err() == nil {
 		d.c.cfg.Events.actionFailed(d.id, "store "+string(d.share.State), err)
+	}
+}
+
+// tellSize keeps in the record that it has become too large for what has to be written: it
+// stands still until a person does something.
+func (d *driver) tellSize(ctx context.Context, err error) {
+	if !errors.Is(err, coordination.ErrTooLarge) || d.stored.Asking != "" {
+		return
+	}
+	next := d.stored
+	next.Asking = "the move cannot go on: " + err.Error() + "; give it up (spillway abort) if it has not opened, and take topics out of failover group " + d.id.Group + " into another one"
+	if _, err := d.write(ctx, next); err != nil && ctx.Err() == nil {
+		d.c.cfg.Events.actionFailed(d.id, "store why it stands still", err)
 	}
 }
 
@@ -345,16 +361,18 @@ func (d *driver) tell(a failover.Action) {
 }
 
 // write stores the next record against the version that was read.
-func (d *driver) write(ctx context.Context, next failover.Share, encoded []byte) (again bool, err error) {
+func (d *driver) write(ctx context.Context, next failover.Share) (again bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, writeMax)
 	defer cancel()
 	key, last := d.c.keys.Share(d.id), d.stored
 	var version uint64
+	var encoded []byte
 	switch {
 	case next.State == failover.Stable && last.State != failover.Stable:
-		version, err = d.finish(ctx, next, encoded)
+		next, encoded, version, err = d.finish(ctx, next)
 	case last.State == failover.Fenced && next.State == failover.Cutover && last.Kind == failover.Failover:
 		// The reserved ends must not have risen since they were read (C5).
+		encoded = next.EncodeBeside()
 		err = d.c.cfg.Store.Txn(ctx, []coordination.Op{
 			{Key: key, Value: encoded, Version: d.version},
 			{Key: d.c.keys.Reserved(d.id), Version: d.memo.version, Check: true},
@@ -363,8 +381,10 @@ func (d *driver) write(ctx context.Context, next failover.Share, encoded []byte)
 			version, err = d.versionOf(ctx, encoded)
 		}
 	case next.Degraded != last.Degraded:
+		encoded = next.EncodeBeside()
 		version, err = d.writeDegrade(ctx, next, encoded)
 	default:
+		encoded = next.Encode()
 		version, err = d.c.cfg.Store.Put(ctx, key, encoded, d.version)
 	}
 	if errors.Is(err, coordination.ErrConflict) {

@@ -67,7 +67,7 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 		return share, refuse("%d of the %d sites are up that must be heard so that nothing acknowledged is left behind (ack.sites %d; not heard: %s); bring one back, or accept any loss (-1)",
 			heard, need, limits.ackSites(), join(unheard(share, view, limits)))
 	}
-	if err := room(share, r.Kind, r.Target, limits); err != nil {
+	if err := room(share, r.Kind, r.Target, view, limits); err != nil {
 		return share, err
 	}
 	next := share

@@ -265,16 +265,25 @@ func Decode(value []byte) (Share, error) {
 	return s, nil
 }
 
-// Encode writes a share record, packed if it would be too large.
-func (s Share) Encode() []byte {
+// Encode writes a share record that is put alone, packed if it would be too large.
+func (s Share) Encode() []byte { return s.within(putBytesMax) }
+
+// EncodeBeside writes a share record that goes through a transaction with what is written
+// beside it, packed if it would be too large.
+func (s Share) EncodeBeside() []byte { return s.within(RecordBytesMax) }
+
+func (s Share) within(most int) []byte {
 	b := s.plain()
-	if len(b) > plainMax {
+	if len(b) > most {
 		if packed := s.pack(); packed != nil {
 			return packed
 		}
 	}
 	return b
 }
+
+// Same tells whether two records say the same. It costs less than to pack them.
+func (s Share) Same(other Share) bool { return bytes.Equal(s.plain(), other.plain()) }
 
 func (s Share) plain() []byte {
 	b, err := json.Marshal(s)
