@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,11 +41,14 @@ type driver struct {
 	mute    map[spillway.SiteID]coordination.Instant // since when no mirror was seen alive there
 	memo    memo
 	told    failover.WaitInfoKey
-	cleaned spillway.Epoch
-	swept   spillway.Epoch
-	warmed  spillway.Epoch
-	booted  bool
-	ending  ending
+	asked   failover.WaitInfoKey // what this loop last asked, without evidence
+	// evidence is what the observers of sites that are down saw, at the last look.
+	evidence []string
+	cleaned  spillway.Epoch
+	swept    spillway.Epoch
+	warmed   spillway.Epoch
+	booted   bool
+	ending   ending
 
 	besides sync.WaitGroup // what nothing waits for
 }
@@ -221,6 +225,12 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	d.evidence = d.evidence[:0]
+	for _, s := range view.Sites {
+		if e := s.Judgement.Evidence; e != "" {
+			d.evidence = append(d.evidence, e)
+		}
+	}
 	next, actions, written := failover.Decide(d.share, view, d.limits)
 	if d.share.State == failover.Fencing && next.State == failover.Fenced {
 		// As far as was seen lately. Now it counts (F2).
@@ -280,8 +290,13 @@ func (d *driver) holds() (left time.Duration, holds bool) {
 }
 
 // askedFor is how long a question stays in the record at least, so that loops that
-// see the votes change at different times do not rewrite it in turns.
-const askedFor = 3 * time.Second
+// see the votes change at different times do not rewrite it in turns; evidenceFor is the
+// same where its reason has not changed for this loop, but is put in other words: each
+// probe of a dead site may fail in another way.
+const (
+	askedFor    = 3 * time.Second
+	evidenceFor = time.Minute
+)
 
 // ask keeps in the record whether a person must decide, and why, for status and
 // for the commands that wait.
@@ -295,10 +310,19 @@ func (d *driver) ask(ctx context.Context, actions []failover.Action) error {
 	}
 	begins := next.Asking != "" && d.stored.Asking == ""
 	// Over, or for another reason; numbers alone make none.
-	changes := d.stored.Asking != "" && reasonOf(d.stored, next.Asking) != reasonOf(d.stored, d.stored.Asking) && d.seen.Longest(d.c.cfg.Clock.Now()) >= askedFor
-	if d.share.State != d.stored.State || !changes && !begins {
+	changes := d.stored.Asking != "" && reasonOf(d.stored, next.Asking) != reasonOf(d.stored, d.stored.Asking)
+	reason := next.Asking
+	for _, e := range d.evidence {
+		reason = strings.ReplaceAll(reason, e, "")
+	}
+	key, most := reasonOf(d.stored, reason), askedFor
+	if key == d.asked {
+		most = evidenceFor
+	}
+	if d.share.State != d.stored.State || !begins && (!changes || d.seen.Longest(d.c.cfg.Clock.Now()) < most) {
 		return nil
 	}
+	d.asked = key
 	_, err := d.write(ctx, next)
 	return err
 }

@@ -20,6 +20,8 @@ type Judgement struct {
 	For   time.Duration
 	Fresh int // votes that count
 	Why   string
+	// Evidence is the part of Why that an observer may put differently at each probe.
+	Evidence string
 }
 
 // up: somebody voted, and nobody against it.
@@ -64,7 +66,8 @@ func Judge(votes []Vote, about spillway.SiteID, observers []spillway.SiteID) Jud
 		j.Why = fmt.Sprintf("%s is down to %s, but its own observer reaches it: it is cut off, not dead", about, names(down))
 	default:
 		j.Down, j.For = true, down[quorum-1].For
-		j.Why = fmt.Sprintf("%s is down to %s: %s", about, names(down), down[0].Evidence)
+		j.Evidence = down[0].Evidence
+		j.Why = fmt.Sprintf("%s is down to %s: %s", about, names(down), j.Evidence)
 	}
 	j.Suspected = !j.Down && (len(down) > 0 || own != nil && own.Verdict == Down)
 	switch {
