@@ -152,6 +152,10 @@ func (c carriedGroup) still(theirs map[spillway.TopicPartition]broker.GroupOffse
 	return carriedGroup{kept, c.at}
 }
 
+// copyListMax bounds how long the groups of both sites are listed in a switchover: clients are
+// held. A broker that hangs takes half of it.
+const copyListMax = 4 * time.Second
+
 // CopyGroups copies the committed offsets of the share's consumer groups from a
 // site, exactly: the same virtual offsets, in this site's own numbers. Members
 // that a group left behind here are removed. It may be repeated, and may run
@@ -172,12 +176,14 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	var errSource, errMap, errTheirs error
 	var here, theirs []broker.GroupListing
 	var wg sync.WaitGroup
-	wg.Go(func() { theirs, errTheirs = listGroups(ctx, src.cluster) }) // now: one that hangs costs time, here or there
+	listing, cancel := context.WithTimeout(ctx, copyListMax)
+	defer cancel()
+	wg.Go(func() { theirs, errTheirs = listGroups(listing, src.cluster) }) // now: one that hangs costs time, here or there
 	wg.Go(func() { errSource = src.ready(ctx, m.config.IdentitySources) })
 	wg.Go(func() { errMap = m.reader.CaughtUp(ctx) })
 	// A group that is not in the list, because its broker does not answer, is committed as if
 	// it had members: that shows what is wrong with it.
-	wg.Go(func() { here, _ = m.local.Admin().ListGroups(ctx) })
+	wg.Go(func() { here, _ = m.local.Admin().ListGroups(listing) })
 	wg.Wait()
 	if err := errors.Join(errSource, errMap); err != nil {
 		return err

@@ -42,7 +42,7 @@ func (a *admin) atCoordinator(ctx context.Context, what, group string, f func(no
 // listPart is the part of what is left of a deadline for which nodes are asked for their
 // groups: who has a deadline wants to do something about these, and clients are held when a
 // move asks. Without one a node has requestMax.
-const listPart = 3
+const listPart = 2
 
 // nodesOfMax bounds how long one node is asked which there are; then another one is.
 const nodesOfMax = time.Second
@@ -55,7 +55,8 @@ func part(ctx context.Context, n int, most time.Duration) time.Duration {
 	return most
 }
 
-// nodesOf asks which nodes there are. One that hangs is asked once: the next goes to another.
+// nodesOf asks which nodes there are, twice where there is no answer soon: over another
+// connection, if the first one has ended meanwhile.
 func (c *Cluster) nodesOf(ctx context.Context) (nodes []broker.Node, err error) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.Topics = []kmsg.MetadataRequestTopic{}

@@ -22,9 +22,9 @@ const readApart = 250 * time.Millisecond
 // whether they are allowed.
 const denyMax = 2 * time.Second
 
-// denyMin is what must be left of a hold for a denial to be sent: one that is cut short
-// may come late. A hold that is short anyway leaves half of it.
-func (d *driver) denyMin() time.Duration { return min(denyMax, d.limits.HoldBudget()/2) }
+// denyMin is what must be left of a hold for a denial to be sent: one that is cut short may
+// come late, and is found by who looks afterwards (allowAgain).
+func (d *driver) denyMin() time.Duration { return min(denyMax, d.limits.HoldBudget()/8) }
 
 // actMin is what an action gets though clients have been held for long already.
 const actMin = 50 * time.Millisecond

@@ -204,7 +204,7 @@ func TestNothingIsDeniedAtTheEndOfAHold(t *testing.T) {
 	d.record(t, eastTo(failover.Fencing, ""))
 	d.record(t, eastTo(failover.Fenced, ""))
 	fence := failover.Action{Kind: failover.Fence, Site: "east"}
-	d.c.cfg.Clock.(*movable).forward(d.limits.HoldBudget() - denyMax + 100*time.Millisecond)
+	d.c.cfg.Clock.(*movable).forward(d.limits.HoldBudget() - d.denyMin() + 100*time.Millisecond)
 	if err := d.act(t.Context(), fence); err == nil || s.denied.Load() {
 		t.Errorf("denied %t, %v", s.denied.Load(), err)
 	}

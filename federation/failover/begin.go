@@ -191,7 +191,7 @@ func (s Share) giveUp(view View, limits Limits) (Share, []Action) {
 	next := s.enter(Stable, view, why)
 	next.Epoch++
 	next.Terms = append(slices.Clone(s.Terms), Term{Epoch: next.Epoch, Site: s.Active, Mask: s.Current().Mask, Continues: true})
-	if s.Kind == Failover && s.Automatic {
+	if s.Kind == Failover && s.Automatic && len(s.Gone) > 0 { // by automation, not by a person
 		next = next.withFailover(limits)
 	}
 	next = next.settled()

@@ -20,7 +20,7 @@ import (
 // packedMark and, compressed, the JSON without offsets followed by the offsets, each as
 // the difference to what the list before has for the partition. A version that does not
 // know this takes it for no record, and does nothing: so only that is packed which its own
-// write does not take as JSON, and which no older version could have written.
+// write does not take as JSON. Older versions wrote up to 384 KB beside something else.
 const (
 	packedMark = "spillway share record, packed 1\n"
 	// putBytesMax is the largest record that goes alone (coordination.ValueBytesMax).
