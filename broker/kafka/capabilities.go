@@ -140,7 +140,7 @@ func (c *Cluster) limitsTimestamps(ctx context.Context) (bool, error) {
 			answers <- answer{!known || value != strconv.FormatInt(math.MaxInt64, 10), err}
 		})
 	}
-	var err error = broker.ErrUnknownNode
+	err := broker.ErrUnknownNode
 	for range nodes {
 		select {
 		case a := <-answers:
