@@ -193,23 +193,34 @@ func (d *driver) fence(ctx context.Context, site spillway.SiteID) (string, error
 	return "acl", d.probeUntil(ctx, site, tps, true)
 }
 
+// allow lets gateways write at the target of a switchover, and waits until every leader does.
 func (d *driver) allow(ctx context.Context, site spillway.SiteID) error {
+	tps, err := d.orderAllowed(ctx, site)
+	if err != nil || tps == nil {
+		return err
+	}
+	return d.probeUntil(ctx, site, tps, false)
+}
+
+// orderAllowed has a site take writes of gateways to the group again, and returns of which
+// partitions; none where it knows no such thing.
+func (d *driver) orderAllowed(ctx context.Context, site spillway.SiteID) ([]spillway.TopicPartition, error) {
 	if !d.fences(site) {
-		return nil
+		return nil, nil
 	}
 	tps, err := d.c.partitions(ctx, site, d.group)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s, _ := d.c.cfg.Topology.Site(site)
 	err = d.c.cfg.Sites[site].Cluster.Admin().AllowWrite(ctx, s.GatewayPrincipal, topicsOf(tps))
 	if errors.Is(err, broker.ErrNotSupported) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("allow writes at %s: %w", site, err)
+		return nil, fmt.Errorf("allow writes at %s: %w", site, err)
 	}
-	return d.probeUntil(ctx, site, tps, false)
+	return tps, nil
 }
 
 // reachMin is how long leaders have to say whether they take writes at a site that is to
@@ -226,20 +237,8 @@ const (
 // Nothing but the site's own writes rests on it: that no two sites serve is the matter of
 // the fence that is put up, of which every leader has to answer (fence).
 func (d *driver) allowBack(ctx context.Context, site spillway.SiteID) error {
-	if !d.fences(site) {
-		return nil
-	}
-	tps, err := d.c.partitions(ctx, site, d.group)
-	if err != nil {
+	if tps, err := d.orderAllowed(ctx, site); err != nil || tps == nil {
 		return err
-	}
-	s, _ := d.c.cfg.Topology.Site(site)
-	err = d.c.cfg.Sites[site].Cluster.Admin().AllowWrite(ctx, s.GatewayPrincipal, topicsOf(tps))
-	if errors.Is(err, broker.ErrNotSupported) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("allow writes at %s: %w", site, err)
 	}
 	for each := reachMin; ; {
 		takes, err := d.takes(ctx, site, each)
