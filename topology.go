@@ -89,6 +89,9 @@ type FailoverGroup struct {
 	HoldMax         time.Duration
 	Failover        AutomaticFailover
 	Siblings        Siblings // of Unordered groups
+	// DrillEvery is how often a drill of the group is to pass, which exists for drills
+	// alone; 0: it is no such group.
+	DrillEvery time.Duration
 }
 
 // Siblings are the failover groups that together are one unordered group, one for each
@@ -203,6 +206,11 @@ func (t *Topology) GroupOf(tp TopicPartition) (FailoverGroup, bool) {
 		return FailoverGroup{}, false
 	}
 	return t.Group(g.Siblings.Groups[tp.Partition/g.Siblings.Partitions])
+}
+
+// HasDrills tells whether some group exists for drills.
+func (t *Topology) HasDrills() bool {
+	return slices.ContainsFunc(t.groups, func(g FailoverGroup) bool { return g.DrillEvery > 0 })
 }
 
 // HasTopic tells whether partitions of a topic belong to the failover group.

@@ -10,6 +10,8 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/IBM/sarama"
+
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/conn"
@@ -65,14 +67,32 @@ func login(cfg *kafka.Config, encryption configs.TLS, credentials configs.SASL) 
 // OpenGateways makes the virtual cluster reachable as any client reaches it; it does not
 // connect yet.
 func OpenGateways(addresses []string, encryption configs.TLS, credentials configs.SASL) (broker.Cluster, error) {
-	cfg := kafka.Config{Site: "gateways", Bootstrap: addresses, ClientID: "spillway-command", Capabilities: new(broker.Capabilities)}
-	if err := login(&cfg, encryption, credentials); err != nil {
-		return nil, fmt.Errorf("gateways: %w", err)
-	}
-	if err := cfg.Validate(); err != nil {
-		return nil, fmt.Errorf("gateways: %w", err)
+	cfg, err := gatewaysConfig(addresses, encryption, credentials)
+	if err != nil {
+		return nil, err
 	}
 	return kafka.New(cfg)
+}
+
+// ClientOfGateways is how sarama reaches gateways as any client does.
+func ClientOfGateways(addresses []string, encryption configs.TLS, credentials configs.SASL) (*sarama.Config, error) {
+	cfg, err := gatewaysConfig(addresses, encryption, credentials)
+	if err != nil {
+		return nil, err
+	}
+	return kafka.SaramaConfig(cfg), nil
+}
+
+func gatewaysConfig(addresses []string, encryption configs.TLS, credentials configs.SASL) (kafka.Config, error) {
+	cfg := kafka.Config{Site: "gateways", Bootstrap: addresses, ClientID: "spillway-command", Capabilities: new(broker.Capabilities)}
+	err := login(&cfg, encryption, credentials)
+	if err == nil {
+		err = cfg.Validate()
+	}
+	if err != nil {
+		return cfg, fmt.Errorf("gateways: %w", err)
+	}
+	return cfg, nil
 }
 
 // OpenSites opens all sites of the configuration; on a fault none stays open.

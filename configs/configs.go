@@ -138,6 +138,7 @@ type FailoverGroup struct {
 	HoldMax               time.Duration     `key:"holdMax" doc:"How long a request may be held while the group moves; then the client is told to look for the leader." default:"8s"`
 	Deletes               string            `key:"deletes" doc:"What becomes at the other sites of a topic that is deleted at the active one: keep it, or follow and delete it where a mirror had created it." enum:"keep,follow" default:"keep"`
 	Failover              AutomaticFailover `key:"failover" doc:"What may happen without a person."`
+	DrillEvery            time.Duration     `key:"drillEvery" doc:"The group exists for drills alone, and one that passes is expected so often. Its one topic is written by spillway drill run. 0s: it is no such group. See docs/operate/drills.md." default:"0s"`
 }
 
 // Ack says how many sites must hold a record before its producer is answered.

@@ -9,6 +9,7 @@ import (
 
 	"spillway"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 	"spillway/federation/lag"
 	"spillway/federation/layout"
 )
@@ -37,6 +38,7 @@ type Inputs struct {
 	Gateways    []Seen[layout.GatewayLease]
 	Mirrors     []Seen[failover.MirrorLease]
 	Votes       []Seen[failover.Vote]
+	Drills      map[string][]history.Drill // by group, oldest first
 	// Probes are what this process found itself; nil where it did not look.
 	Probes map[spillway.SiteID]error
 }
@@ -264,7 +266,57 @@ func (in Inputs) group(g spillway.FailoverGroup, share failover.Share, known boo
 	}
 	in.judge(&out, g, share)
 	in.tellLagging(&out)
+	in.tellDrill(&out, g)
 	return out
+}
+
+// tellDrill adds how the drills of a group go that exists for them.
+func (in Inputs) tellDrill(out *Group, g spillway.FailoverGroup) {
+	if g.DrillEvery == 0 {
+		return
+	}
+	drills := in.Drills[g.Name]
+	d := &Drill{Every: g.DrillEvery.Seconds()}
+	if n := len(drills); n > 0 {
+		last := drills[n-1]
+		d.At, d.Outcome = last.At, string(last.Outcome)
+		if len(last.Problems) > 0 {
+			d.Problem = last.Problems[0]
+		}
+	}
+	if passed, ok := history.LastPassed(drills); ok {
+		recovery, _ := passed.Recovery()
+		d.PassedAt, d.Recovery, d.Lost = passed.At, recovery.Seconds(), passed.Lost
+	}
+	d.Overdue = in.Now.Sub(d.PassedAt) > 2*g.DrillEvery
+	out.Drill = d
+	if text := drillNews(*d); text != "" && in.Coordinator.Up {
+		out.Level = max(out.Level, Attention)
+		if out.Why != "" {
+			text = out.Why + "; " + text
+		}
+		out.Why = text
+	}
+}
+
+// drillNews is what a person should know of a group's drills; empty: they go well.
+func drillNews(d Drill) string {
+	switch {
+	case d.At.IsZero():
+		return "no drill was held yet"
+	case d.Outcome != string(history.DrillPassed):
+		return fmt.Sprintf("the drill of %s %s: %s", d.At.UTC().Format(time.RFC3339), drillEnded(d.Outcome), d.Problem)
+	case d.Overdue:
+		return fmt.Sprintf("no drill has passed since %s, and one is expected every %s", d.PassedAt.UTC().Format(time.RFC3339), time.Duration(d.Every*float64(time.Second)))
+	}
+	return ""
+}
+
+func drillEnded(outcome string) string {
+	if outcome == string(history.DrillRefused) {
+		return "was refused"
+	}
+	return outcome
 }
 
 // tellLagging adds what comes of a lag to what is said of a group.
