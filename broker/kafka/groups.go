@@ -23,17 +23,20 @@ const (
 	offsetCommitByName = 9
 )
 
-// atCoordinator asks the coordinator of a group, again where it moved.
-func (a *admin) atCoordinator(ctx context.Context, what, group string, f func(node int32) error) error {
-	c := a.cluster
-	err := c.retry(ctx, func() error {
-		node, err := c.Coordinator(ctx, broker.GroupCoordinator, group)
+// atCoordinator asks the coordinator of something, again where it moved. Others' stay known.
+func (c *Cluster) atCoordinator(ctx context.Context, at coordinatorKey, f func(node int32) error) error {
+	return c.retryAfter(ctx, func() error { c.misplaced(at); return nil }, func() error {
+		node, err := c.Coordinator(ctx, at.kind, at.key)
 		if err != nil {
 			return err
 		}
 		return f(node)
 	})
-	if err != nil {
+}
+
+func (a *admin) atCoordinator(ctx context.Context, what, group string, f func(node int32) error) error {
+	c := a.cluster
+	if err := c.atCoordinator(ctx, coordinatorKey{broker.GroupCoordinator, group}, f); err != nil {
 		return fmt.Errorf("site %s: %s of group %s: %w", c.config.Site, what, group, err)
 	}
 	return nil
