@@ -58,27 +58,26 @@ func part(ctx context.Context, n int, most time.Duration) time.Duration {
 	return most
 }
 
-// nodesOf asks which nodes there are, twice where there is no answer soon: over another
-// connection, if the first one has ended meanwhile.
-func (c *Cluster) nodesOf(ctx context.Context) (nodes []broker.Node, err error) {
-	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = []kmsg.MetadataRequestTopic{}
-	ask := func(most time.Duration) error {
+// nodesOf asks which nodes there are, and where there is no answer soon some of those that are
+// known: the first one may hang, and its connection is kept for longer than there is time.
+func (c *Cluster) nodesOf(ctx context.Context) ([]broker.Node, error) {
+	ask := func(most time.Duration, f func(context.Context, *kmsg.MetadataRequest) (broker.Metadata, error)) ([]broker.Node, error) {
 		bounded, cancel := context.WithTimeout(ctx, most)
 		defer cancel()
-		m, err := c.metadata(bounded, req)
-		nodes = m.Nodes
-		return err
+		m, err := f(bounded, onlyNodes())
+		return m.Nodes, err
 	}
-	for range 2 {
-		if err = ask(part(ctx, listPart+1, nodesOfMax)); err == nil || ctx.Err() != nil {
-			return nodes, err
-		}
+	nodes, err := ask(part(ctx, listPart+1, nodesOfMax), c.metadata)
+	if err == nil || ctx.Err() != nil {
+		return nodes, err
+	}
+	if nodes, other := ask(part(ctx, listPart+1, nodesOfMax), c.askKnown); other == nil {
+		return nodes, nil
 	}
 	if _, hurries := ctx.Deadline(); hurries {
 		return nil, err
 	}
-	return nodes, ask(requestMax) // all are slow, or the site is away
+	return ask(requestMax, c.metadata) // all are slow, or the site is away
 }
 
 // ListGroups implements broker.Admin: it asks all nodes at once. One that hangs keeps

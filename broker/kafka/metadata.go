@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -45,12 +46,31 @@ func (c *Cluster) ask(ctx context.Context, req *kmsg.MetadataRequest) (broker.Me
 	if err != nil {
 		return broker.Metadata{}, err
 	}
-	m, err := c.decode(resp.(*kmsg.MetadataResponse))
+	return c.told(resp.(*kmsg.MetadataResponse))
+}
+
+func (c *Cluster) told(resp *kmsg.MetadataResponse) (broker.Metadata, error) {
+	m, err := c.decode(resp)
 	if err != nil {
 		return m, fmt.Errorf("site %s: Metadata: %w", c.config.Site, err)
 	}
 	c.learn(m)
 	return m, nil
+}
+
+// askKnown asks some of the nodes that are known; the cluster where it knows none.
+func (c *Cluster) askKnown(ctx context.Context, req *kmsg.MetadataRequest) (broker.Metadata, error) {
+	resp, err := firstOf(ctx, c, func(ctx context.Context, node int32) (kmsg.Response, error) {
+		own := *req // each has the version of its connection
+		return c.do(ctx, node, &own, own.MaxVersion())
+	})
+	switch {
+	case errors.Is(err, errNoneKnown):
+		return c.ask(ctx, req)
+	case err != nil:
+		return broker.Metadata{}, err
+	}
+	return c.told(resp.(*kmsg.MetadataResponse))
 }
 
 func (c *Cluster) decode(r *kmsg.MetadataResponse) (broker.Metadata, error) {
