@@ -179,16 +179,29 @@ func (k *layoutKeeper) seeGateways(entries []coordination.Entry) {
 	k.takeGateways(entries)
 }
 
+// takeGateways keeps also those whose key vanished while their lease may last: an operator may
+// have deleted it while they serve (C4 of package coordination).
 func (k *layoutKeeper) takeGateways(entries []coordination.Entry) {
-	k.others = k.others[:0:0]
+	before, there := k.others, make(map[spillway.GatewayID]bool)
+	k.others = nil
 	for _, e := range entries {
 		var l layout.GatewayLease
 		if err := json.Unmarshal(e.Value, &l); err != nil {
 			k.gateway.problem("read "+e.Key, err)
 			continue
 		}
-		if l.ID != k.gateway.config.ID {
+		if there[l.ID] = true; l.ID != k.gateway.config.ID {
 			k.others = append(k.others, l)
+		}
+	}
+	for _, o := range before {
+		key := k.gateway.keys.Gateway(o.ID)
+		if there[o.ID] || o.Leaving {
+			continue
+		}
+		k.waiter.Expect(key, o.Boot) // where a watch alone saw it
+		if !k.waiter.Over(key, o.Boot) {
+			k.others = append(k.others, o)
 		}
 	}
 	k.settle()

@@ -246,6 +246,94 @@ func TestAMovedCoordinatorIsFoundAgain(t *testing.T) {
 	}
 }
 
+// A group's coordinator moves, or nobody knows it for a while: what is known of others is not
+// asked for again, neither by who asks that group nor by who has been told of the move.
+func TestOneCoordinatorThatMovesForgetsNoOther(t *testing.T) {
+	t.Parallel()
+	server, c := start(t, kafka.Config{})
+	var questions sync.Map // by group
+	asked := func(group string) int {
+		n, _ := questions.LoadOrStore(group, new(atomic.Int32))
+		return int(n.(*atomic.Int32).Load())
+	}
+	var away atomic.Bool
+	server.ControlKey(int16(kmsg.FindCoordinator), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		r := req.(*kmsg.FindCoordinatorRequest)
+		server.KeepControl()
+		for _, key := range r.CoordinatorKeys {
+			asked(key)
+			n, _ := questions.Load(key)
+			n.(*atomic.Int32).Add(1)
+		}
+		if !away.CompareAndSwap(true, false) {
+			return nil, nil, false
+		}
+		resp := r.ResponseKind().(*kmsg.FindCoordinatorResponse)
+		for _, key := range r.CoordinatorKeys {
+			one := kmsg.NewFindCoordinatorResponseCoordinator()
+			one.Key, one.NodeID, one.ErrorCode = key, -1, kerr.CoordinatorNotAvailable.Code
+			resp.Coordinators = append(resp.Coordinators, one)
+		}
+		return resp, nil, true
+	})
+	metadata := atomic.Int32{}
+	server.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		metadata.Add(1)
+		return nil, nil, false
+	})
+	find := func(group string) {
+		t.Helper()
+		if _, err := c.Coordinator(t.Context(), broker.GroupCoordinator, group); err != nil {
+			t.Fatal(err)
+		}
+	}
+	find("other")
+	if _, err := c.Leader(t.Context(), orders); err != nil {
+		t.Fatal(err)
+	}
+	known := metadata.Load()
+
+	away.Store(true)
+	find("shippers") // asked twice
+	refused := atomic.Bool{}
+	server.ControlKey(int16(kmsg.OffsetFetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		if refused.Swap(true) {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
+		g := kmsg.NewOffsetFetchResponseGroup()
+		g.Group, g.ErrorCode = "shippers", kerr.NotCoordinator.Code
+		resp.Groups = append(resp.Groups, g)
+		return resp, nil, true
+	})
+	if _, err := c.Admin().FetchGroupOffsets(t.Context(), "shippers"); err != nil || !refused.Load() {
+		t.Fatal(err)
+	} // a third time
+	if err := c.Relocate(t.Context(), broker.GroupCoordinator, "shippers", "billing"); err != nil {
+		t.Fatal(err)
+	}
+	find("billing") // known from there
+	away.Store(true)
+	if err := c.Relocate(t.Context(), broker.GroupCoordinator, "shippers"); err != nil {
+		t.Fatal(err)
+	}
+	find("shippers") // nobody knew
+	find("other")
+	if _, err := c.Leader(t.Context(), orders); err != nil {
+		t.Fatal(err)
+	}
+	for group, want := range map[string]int{"other": 1, "shippers": 6, "billing": 1} {
+		if n := asked(group); n != want {
+			t.Errorf("asked %d times for the coordinator of %s, want %d", n, group, want)
+		}
+	}
+	if n := metadata.Load() - known; n > 0 {
+		t.Errorf("asked %d times for metadata", n)
+	}
+}
+
 // freezable is a connection whose answers can be withheld for good.
 type freezable struct {
 	net.Conn
@@ -272,6 +360,18 @@ func (f *freezable) Close() error {
 // answer is said.
 func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
 	t.Parallel()
+	// The first one is that which is asked which brokers there are.
+	for _, coordinator := range []int32{0, 1} {
+		t.Run(fmt.Sprint("broker ", coordinator), func(t *testing.T) {
+			t.Parallel()
+			listBeside(t, coordinator)
+		})
+	}
+}
+
+// listBeside lists groups while that broker hangs.
+func listBeside(t *testing.T, coordinator int32) {
+	t.Helper()
 	var hung atomic.Pointer[string]
 	frozen := &atomic.Bool{}
 	server, c := start(t, kafka.Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -285,7 +385,7 @@ func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
 		}
 		return f, nil
 	}})
-	hangs := server.ListenAddrs()[1]
+	hangs := server.ListenAddrs()[coordinator] // kfake numbers its brokers in the order of their addresses
 	hung.Store(&hangs)
 	for i := range 30 {
 		if err := c.Admin().CommitGroupOffsets(t.Context(), fmt.Sprint("group-", i), map[spillway.TopicPartition]broker.GroupOffset{orders: {Offset: 3, LeaderEpoch: -1}}); err != nil {
@@ -296,7 +396,6 @@ func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
 	if err != nil || len(all) != 30 {
 		t.Fatalf("%d groups, %v", len(all), err)
 	}
-	const coordinator = 1 // kfake numbers its brokers in the order of their addresses
 	var want []string
 	for _, g := range all {
 		if g.Coordinator != coordinator {
@@ -307,8 +406,7 @@ func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
 		t.Fatalf("%d of 30 groups are with broker %d", 30-len(want), coordinator)
 	}
 	frozen.Store(true)
-	// Who has a deadline has a good part of it left for the groups, also where the broker that
-	// hangs is the one that is asked which brokers there are.
+	// Who has a deadline has a good part of it left for the groups.
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
 	defer cancel()
 	some, err := c.Admin().ListGroups(ctx)

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -45,12 +46,31 @@ func (c *Cluster) ask(ctx context.Context, req *kmsg.MetadataRequest) (broker.Me
 	if err != nil {
 		return broker.Metadata{}, err
 	}
-	m, err := c.decode(resp.(*kmsg.MetadataResponse))
+	return c.told(resp.(*kmsg.MetadataResponse))
+}
+
+func (c *Cluster) told(resp *kmsg.MetadataResponse) (broker.Metadata, error) {
+	m, err := c.decode(resp)
 	if err != nil {
 		return m, fmt.Errorf("site %s: Metadata: %w", c.config.Site, err)
 	}
 	c.learn(m)
 	return m, nil
+}
+
+// askKnown asks some of the nodes that are known; the cluster where it knows none.
+func (c *Cluster) askKnown(ctx context.Context, req *kmsg.MetadataRequest) (broker.Metadata, error) {
+	resp, err := firstOf(ctx, c, func(ctx context.Context, node int32) (kmsg.Response, error) {
+		own := *req // each has the version of its connection
+		return c.do(ctx, node, &own, own.MaxVersion())
+	})
+	switch {
+	case errors.Is(err, errNoneKnown):
+		return c.ask(ctx, req)
+	case err != nil:
+		return broker.Metadata{}, err
+	}
+	return c.told(resp.(*kmsg.MetadataResponse))
 }
 
 func (c *Cluster) decode(r *kmsg.MetadataResponse) (broker.Metadata, error) {
@@ -209,9 +229,12 @@ func (c *Cluster) Coordinator(ctx context.Context, kind broker.CoordinatorKind, 
 	if ok {
 		return node, nil
 	}
-	err := c.retry(ctx, func() (err error) {
-		node, err = c.findCoordinator(ctx, at)
-		return err
+	// Nothing is known of this one, and what is known of others is none the worse for it.
+	err := c.retryAfter(ctx, func() error { return nil }, func() error {
+		return c.findCoordinators(ctx, kind, []string{key}, func(_ string, found int32, err error) error {
+			node = found
+			return err
+		})
 	})
 	if err != nil {
 		return -1, fmt.Errorf("site %s: coordinator of %q: %w", c.config.Site, key, err)
@@ -237,22 +260,64 @@ func (c *Cluster) remember(at coordinatorKey, node int32) {
 	c.mu.coordinators[at] = node
 }
 
-func (c *Cluster) findCoordinator(ctx context.Context, at coordinatorKey) (int32, error) {
-	req := kmsg.NewPtrFindCoordinatorRequest()
-	req.CoordinatorType = int8(at.kind)
-	req.CoordinatorKey = at.key
-	req.CoordinatorKeys = []string{at.key} // from version 4 on
-	answer, err := c.any(ctx, req, req.MaxVersion())
-	if err != nil {
-		return -1, err
-	}
-	resp := answer.(*kmsg.FindCoordinatorResponse)
-	code, node := resp.ErrorCode, resp.NodeID
-	if resp.Version >= 4 {
-		if len(resp.Coordinators) != 1 {
-			return -1, fmt.Errorf("%d coordinators in the answer", len(resp.Coordinators))
+// misplaced forgets a coordinator.
+func (c *Cluster) misplaced(at coordinatorKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.mu.coordinators, at)
+}
+
+// Relocate implements broker.Cluster. Until the cluster has answered, what is known stays: who
+// meets the wrong one meanwhile asks again, and not all of them ask the cluster (invariant A
+// holds from the answer on, also if it is that nobody knows).
+func (c *Cluster) Relocate(ctx context.Context, kind broker.CoordinatorKind, keys ...string) error {
+	answered := make(map[string]bool, len(keys))
+	err := c.findCoordinators(ctx, kind, keys, func(key string, node int32, err error) error {
+		answered[key] = err == nil
+		if err == nil {
+			c.remember(coordinatorKey{kind, key}, node)
 		}
-		code, node = resp.Coordinators[0].ErrorCode, resp.Coordinators[0].NodeID
+		return nil
+	})
+	for _, key := range keys {
+		if !answered[key] {
+			c.misplaced(coordinatorKey{kind, key})
+		}
 	}
-	return node, kerr.ErrorForCode(code)
+	if err != nil {
+		return fmt.Errorf("site %s: coordinators of %d names: %w", c.config.Site, len(keys), err)
+	}
+	return nil
+}
+
+// findCoordinators asks with one question where it can be (KIP-699), else with one for each.
+func (c *Cluster) findCoordinators(ctx context.Context, kind broker.CoordinatorKind, keys []string, see func(key string, node int32, err error) error) error {
+	for len(keys) > 0 {
+		req := kmsg.NewPtrFindCoordinatorRequest()
+		req.CoordinatorType = int8(kind)
+		req.CoordinatorKey = keys[0]
+		req.CoordinatorKeys = keys // from version 4 on
+		answer, err := c.any(ctx, req, req.MaxVersion())
+		if err != nil {
+			return err
+		}
+		resp := answer.(*kmsg.FindCoordinatorResponse)
+		if resp.Version < 4 {
+			if err := see(keys[0], resp.NodeID, kerr.ErrorForCode(resp.ErrorCode)); err != nil {
+				return err
+			}
+			keys = keys[1:]
+			continue
+		}
+		if len(resp.Coordinators) != len(keys) {
+			return fmt.Errorf("%d coordinators in the answer to a question about %d", len(resp.Coordinators), len(keys))
+		}
+		for _, found := range resp.Coordinators {
+			if err := see(found.Key, found.NodeID, kerr.ErrorForCode(found.ErrorCode)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return nil
 }

@@ -137,7 +137,7 @@ func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequ
 		got, err := c.coordinate(ctx, call)
 		if err == nil {
 			joined := got.(*kmsg.JoinGroupResponse)
-			c.stale(ctx, share, joined.ErrorCode)
+			c.stale(share, theGroup(req.Group), joined.ErrorCode)
 			if waited && anew < joinAnewMax && joinsAnew(req, joined) {
 				anew++
 				continue

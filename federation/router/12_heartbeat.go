@@ -42,7 +42,7 @@ func (c *Client) heartbeat(ctx context.Context, req *kmsg.HeartbeatRequest) kmsg
 		return resp
 	}
 	code := got.(*kmsg.HeartbeatResponse).ErrorCode
-	c.stale(ctx, share, code)
+	c.stale(share, theGroup(req.Group), code)
 	switch code {
 	case 0, kerr.RebalanceInProgress.Code: // the coordinator knows it
 		c.router.members.touch(req.Group, req.MemberID)

@@ -47,6 +47,7 @@ func (c *Client) beginLeaveGroup(_ context.Context, sreq session.Request) (sessi
 			}
 			return resp.AppendTo(nil), nil
 		}
+		c.stale(share, theGroup(req.Group), got.(*kmsg.LeaveGroupResponse).ErrorCode)
 		return got.AppendTo(nil), nil
 	}, nil
 }

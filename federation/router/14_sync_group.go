@@ -57,6 +57,6 @@ func (c *Client) syncGroup(ctx context.Context, req *kmsg.SyncGroupRequest) kmsg
 		resp.ErrorCode = c.unreached(share, req.Group)
 		return resp
 	}
-	c.stale(ctx, share, got.(*kmsg.SyncGroupResponse).ErrorCode)
+	c.stale(share, theGroup(req.Group), got.(*kmsg.SyncGroupResponse).ErrorCode)
 	return got
 }

@@ -1,7 +1,9 @@
 package router
 
 import (
+	"cmp"
 	"context"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -32,12 +34,15 @@ func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (sessi
 			resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
 			return resp.AppendTo(nil), nil
 		}
-		for site := range c.router.topics.homes() {
-			groups, err := c.listGroups(ctx, site, req, every == authorization.Allowed)
-			if err != nil {
+		for site, listed := range c.listGroups(ctx, req) {
+			if listed.err != nil {
 				resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
 			}
-			resp.Groups = append(resp.Groups, groups...)
+			for _, g := range listed.groups {
+				if s, ok := c.router.GroupShare(g.Group); ok && home(s) == site && (every == authorization.Allowed || c.mayQuietly(authorization.Describe, authorization.Group, g.Group, s)) {
+					resp.Groups = append(resp.Groups, g)
+				}
+			}
 		}
 		if resp.ErrorCode != 0 {
 			resp.Groups = nil // a part would pass for all of them
@@ -55,36 +60,62 @@ func (c *Client) listsAll() authorization.Verdict {
 	return c.decide(authorization.Describe, authorization.Cluster, authorization.ClusterName, nil).Decision.Verdict
 }
 
-// listGroups asks every broker of a site.
-func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg.ListGroupsRequest, every bool) ([]kmsg.ListGroupsResponseGroup, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+// listGroupsMax is for all brokers of all sites to answer in.
+const listGroupsMax = 5 * time.Second
+
+// siteGroups are the groups that a site knows, of failover groups or not.
+type siteGroups struct {
+	groups []kmsg.ListGroupsResponseGroup
+	err    error
+}
+
+// listGroups asks all sites at once.
+func (c *Client) listGroups(ctx context.Context, req *kmsg.ListGroupsRequest) map[spillway.SiteID]*siteGroups {
+	ctx, cancel := context.WithTimeout(ctx, listGroupsMax)
 	defer cancel()
+	bySite := make(map[spillway.SiteID]*siteGroups)
+	var all sync.WaitGroup
+	for site := range c.router.topics.homes() {
+		listed := new(siteGroups)
+		bySite[site] = listed
+		all.Go(func() { listed.groups, listed.err = c.groupsAt(ctx, site, req) })
+	}
+	all.Wait()
+	return bySite
+}
+
+// groupsAt asks every broker of a site.
+func (c *Client) groupsAt(ctx context.Context, site spillway.SiteID, req *kmsg.ListGroupsRequest) ([]kmsg.ListGroupsResponseGroup, error) {
 	md, err := c.router.sites[site].Metadata(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var found []kmsg.ListGroupsResponseGroup
-	for _, node := range md.Nodes {
-		lane, err := c.lanes.Lane(ctx, OtherLane, site, node.ID)
-		if err != nil {
-			return found, err
-		}
-		up := kmsg.NewPtrListGroupsRequest()
-		up.Version = min(req.Version, lane.conn.MaxVersion(up.Key()))
-		up.StatesFilter, up.TypesFilter = req.StatesFilter, req.TypesFilter
-		got, err := c.lanes.ask(ctx, lane, up)
-		if err != nil {
-			return found, err
-		}
-		listed := got.(*kmsg.ListGroupsResponse)
-		if err := kerr.ErrorForCode(listed.ErrorCode); err != nil {
-			return found, err // a coordinator that has just begun does not know its groups
-		}
-		for _, g := range listed.Groups {
-			if s, ok := c.router.GroupShare(g.Group); ok && home(s) == site && (every || c.mayQuietly(authorization.Describe, authorization.Group, g.Group, s)) {
-				found = append(found, g)
-			}
-		}
+	byNode := make([]siteGroups, len(md.Nodes))
+	var all sync.WaitGroup
+	for i, node := range md.Nodes {
+		all.Go(func() { byNode[i].groups, byNode[i].err = c.groupsOf(ctx, site, node.ID, req) })
 	}
-	return found, nil
+	all.Wait()
+	var found siteGroups
+	for _, one := range byNode {
+		found.groups, found.err = append(found.groups, one.groups...), cmp.Or(found.err, one.err)
+	}
+	return found.groups, found.err
+}
+
+// groupsOf asks one broker. One that has just begun to coordinate groups does not know them.
+func (c *Client) groupsOf(ctx context.Context, site spillway.SiteID, node int32, req *kmsg.ListGroupsRequest) ([]kmsg.ListGroupsResponseGroup, error) {
+	lane, err := c.lanes.Lane(ctx, OtherLane, site, node)
+	if err != nil {
+		return nil, err
+	}
+	up := kmsg.NewPtrListGroupsRequest()
+	up.Version = min(req.Version, lane.conn.MaxVersion(up.Key()))
+	up.StatesFilter, up.TypesFilter = req.StatesFilter, req.TypesFilter
+	got, err := c.lanes.ask(ctx, lane, up)
+	if err != nil {
+		return nil, err
+	}
+	listed := got.(*kmsg.ListGroupsResponse)
+	return listed.Groups, kerr.ErrorForCode(listed.ErrorCode)
 }

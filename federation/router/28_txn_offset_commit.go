@@ -101,7 +101,7 @@ func (c *Client) txnCommitted(ctx context.Context, req *kmsg.TxnOffsetCommitRequ
 			return &up, true
 		},
 		take: func(_ Term, got kmsg.Response) {
-			cm.take(ctx, share, plainCommitted(got.(*kmsg.TxnOffsetCommitResponse)))
+			cm.take(share, plainCommitted(got.(*kmsg.TxnOffsetCommitResponse)))
 		},
 	})
 	if errors.Is(err, errOtherEpoch) {

@@ -39,42 +39,62 @@ func (c *Client) beginIncrementalAlterConfigs(_ context.Context, sreq session.Re
 
 func (c *Client) incrementalAlterConfigs(ctx context.Context, req *kmsg.IncrementalAlterConfigsRequest, who string) *kmsg.IncrementalAlterConfigsResponse {
 	resp := req.ResponseKind().(*kmsg.IncrementalAlterConfigsResponse)
-	resp.Resources = make([]kmsg.IncrementalAlterConfigsResponseResource, len(req.Resources))
-	named := make(map[string]int)
-	for _, asked := range req.Resources {
-		named[asked.ResourceName]++
+	of := make([]resource, len(req.Resources))
+	for i, asked := range req.Resources {
+		of[i] = resource{asked.ResourceType, asked.ResourceName}
 	}
-	c.router.alterEach(ctx, len(req.Resources), func(ctx context.Context, i int) error {
-		asked, out := req.Resources[i], &resp.Resources[i]
-		*out = kmsg.NewIncrementalAlterConfigsResponseResource()
-		out.ResourceType, out.ResourceName = asked.ResourceType, asked.ResourceName
-		changes := make([]broker.SettingChange, len(asked.Configs))
-		for i, s := range asked.Configs {
-			changes[i] = broker.SettingChange{Key: s.Name, Op: broker.SettingOp(s.Op), Value: s.Value}
+	answers := c.alterEach(ctx, of, func(ctx context.Context, i int) error {
+		settings := req.Resources[i].Configs
+		changes := make([]broker.SettingChange, len(settings))
+		for j, s := range settings {
+			changes[j] = broker.SettingChange{Key: s.Name, Op: broker.SettingOp(s.Op), Value: s.Value}
 		}
-		err := refuseResource(asked.ResourceType, asked.ResourceName, named[asked.ResourceName])
-		if err == nil {
-			err = c.mayAlterConfigs(asked.ResourceName)
-		}
-		if err == nil {
-			err = c.router.alterTopic(ctx, asked.ResourceName, changes, req.ValidateOnly, who)
-		}
-		out.ErrorCode, out.ErrorMessage = c.router.answerTo(err)
-		return err
+		return c.router.alterTopic(ctx, of[i].name, changes, req.ValidateOnly, who)
 	})
+	for i, answer := range answers {
+		out := kmsg.NewIncrementalAlterConfigsResponseResource()
+		out.ResourceType, out.ResourceName, out.ErrorCode, out.ErrorMessage = of[i].kind, of[i].name, answer.code, answer.message
+		resp.Resources = append(resp.Resources, out)
+	}
 	return resp
 }
 
-// alterEach calls f for each resource of a request, some at the same time, within the time
-// that clients wait.
-func (r *Router) alterEach(ctx context.Context, n int, f func(ctx context.Context, i int) error) {
+// resource is what a request wants to have other settings.
+type resource struct {
+	kind kmsg.ConfigResourceType
+	name string
+}
+
+// altered is what the client is told of one.
+type altered struct {
+	code    int16
+	message *string
+}
+
+// alterEach changes each resource of a request that the client may change, some at the same
+// time, within the time that clients wait.
+func (c *Client) alterEach(ctx context.Context, of []resource, change func(ctx context.Context, i int) error) []altered {
 	ctx, cancel := context.WithTimeout(ctx, changeMax)
 	defer cancel()
-	atOnce(n, func(i int) {
-		if f(ctx, i) != nil {
-			r.events.refused("alter-configs")
+	named := make(map[string]int)
+	for _, one := range of {
+		named[one.name]++
+	}
+	answers := make([]altered, len(of))
+	atOnce(len(of), func(i int) {
+		err := refuseResource(of[i].kind, of[i].name, named[of[i].name])
+		if err == nil {
+			err = c.mayAlterConfigs(of[i].name)
 		}
+		if err == nil {
+			err = change(ctx, i)
+		}
+		if err != nil {
+			c.router.events.refused("alter-configs")
+		}
+		answers[i].code, answers[i].message = c.router.answerTo(err)
 	})
+	return answers
 }
 
 // refuseResource refuses what is no topic, or is named more than once.

@@ -126,6 +126,8 @@ func (codecAdmin) AlterTopic(context.Context, string, []broker.SettingChange, bo
 
 func (*codecSite) Refresh(context.Context) error { return nil }
 
+func (*codecSite) Relocate(context.Context, broker.CoordinatorKind, ...string) error { return nil }
+
 func (s *codecSite) Metadata(context.Context, ...string) (broker.Metadata, error) {
 	md := broker.Metadata{Nodes: s.nodes, Topics: make(map[string]broker.TopicMetadata)}
 	for _, name := range codecTopics {

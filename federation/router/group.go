@@ -256,13 +256,19 @@ func (c *Client) hold(ctx context.Context, changed <-chan struct{}, until time.T
 }
 
 // stale looks at a coordinator's error: another broker may coordinate by now.
-func (c *Client) stale(_ context.Context, s *Share, code int16) {
+func (c *Client) stale(s *Share, of coordinated, code int16) {
 	if code == kerr.NotCoordinator.Code || code == kerr.CoordinatorNotAvailable.Code {
 		if t, ok := s.Serving(); ok {
-			c.router.refresh(t.Site)
+			c.router.relocate(t.Site, of)
 		}
 	}
 }
+
+// theGroup names a consumer group as something that is coordinated.
+func theGroup(name string) coordinated { return coordinated{broker.GroupCoordinator, name} }
+
+// theID names a transactional id likewise.
+func theID(id string) coordinated { return coordinated{broker.TransactionCoordinator, id} }
 
 // members knows the members of consumer groups that speak through this gateway,
 // to tell when a group has settled before a move. A member that is not known is

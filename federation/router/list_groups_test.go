@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -48,4 +49,34 @@ func TestAPartOfTheGroupsIsNoList(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Brokers that take their time do so beside one another.
+func TestBrokersListTheirGroupsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer w.Close()
+		w.site.nodes = []broker.Node{{ID: 0}, {ID: 1}, {ID: 2}}
+		w.site.says(func(up kmsg.Request) []byte {
+			time.Sleep(listGroupsMax / 2)
+			resp := up.ResponseKind().(*kmsg.ListGroupsResponse)
+			g := kmsg.NewListGroupsResponseGroup()
+			g.Group = "readers"
+			resp.Groups = append(resp.Groups, g)
+			return resp.AppendTo(nil)
+		})
+		req := kmsg.NewPtrListGroupsRequest()
+		req.Version = 3
+		body, err := w.serve(t.Context(), req.Key(), req.Version, req.AppendTo(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp := req.ResponseKind().(*kmsg.ListGroupsResponse)
+		if err := resp.ReadFrom(body); err != nil {
+			t.Fatal(err)
+		}
+		if resp.ErrorCode != 0 || len(resp.Groups) != len(w.site.nodes) {
+			t.Errorf("%+v", resp)
+		}
+	})
 }

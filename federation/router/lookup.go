@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spillway"
+	"spillway/broker"
 )
 
 // lookups ask sites anew where things are: who leads partitions, who coordinates groups.
@@ -30,11 +31,25 @@ type lookups struct {
 type lookup struct {
 	all    bool            // everything is to be forgotten
 	topics map[string]bool // the leaders of their partitions
+	// Who coordinates them.
+	coordinated map[coordinated]bool
 }
 
+// coordinated is a group or a transactional id.
+type coordinated struct {
+	kind broker.CoordinatorKind
+	key  string
+}
+
+func newLookup() *lookup {
+	return &lookup{topics: make(map[string]bool), coordinated: make(map[coordinated]bool)}
+}
+
+func (l *lookup) empty() bool { return !l.all && len(l.topics) == 0 && len(l.coordinated) == 0 }
+
 const (
-	lookupPause     = 100 * time.Millisecond
-	lookupTopicsMax = 500 // in one question; what is beyond is wanted again
+	lookupPause    = 100 * time.Millisecond
+	lookupNamesMax = 500 // in one question; what is beyond is wanted again
 )
 
 // refresh has all that is known of a site's leaders and coordinators forgotten, soon.
@@ -45,8 +60,17 @@ func (r *Router) refresh(site spillway.SiteID) {
 // relearn has a site asked anew who leads the partitions of a topic.
 func (r *Router) relearn(site spillway.SiteID, topic string) {
 	r.lookups.want(site, func(l *lookup) {
-		if len(l.topics) < lookupTopicsMax {
+		if len(l.topics) < lookupNamesMax {
 			l.topics[topic] = true
+		}
+	})
+}
+
+// relocate has a site asked anew who coordinates a group or transactional id.
+func (r *Router) relocate(site spillway.SiteID, of coordinated) {
+	r.lookups.want(site, func(l *lookup) {
+		if len(l.coordinated) < lookupNamesMax {
+			l.coordinated[of] = true
 		}
 	})
 }
@@ -56,7 +80,7 @@ func (ls *lookups) want(site spillway.SiteID, note func(*lookup)) {
 	defer ls.mu.Unlock()
 	l := ls.mu.bySite[site]
 	if l == nil {
-		l = &lookup{topics: make(map[string]bool)}
+		l = newLookup()
 		if ls.mu.bySite == nil {
 			ls.mu.bySite = make(map[spillway.SiteID]*lookup)
 		}
@@ -71,12 +95,12 @@ func (ls *lookups) run(site spillway.SiteID) {
 	for {
 		ls.mu.Lock()
 		l := ls.mu.bySite[site]
-		if !l.all && len(l.topics) == 0 || ls.router.ctx.Err() != nil {
+		if l.empty() || ls.router.ctx.Err() != nil {
 			delete(ls.mu.bySite, site)
 			ls.mu.Unlock()
 			return
 		}
-		ls.mu.bySite[site] = &lookup{topics: make(map[string]bool)}
+		ls.mu.bySite[site] = newLookup()
 		ls.mu.Unlock()
 		ls.ask(site, l)
 		pause := time.NewTimer(lookupPause)
@@ -97,5 +121,17 @@ func (ls *lookups) ask(site spillway.SiteID, l *lookup) {
 	}
 	if len(l.topics) > 0 {
 		_, _ = ls.router.sites[site].Metadata(ctx, slices.Sorted(maps.Keys(l.topics))...)
+	}
+	for _, kind := range []broker.CoordinatorKind{broker.GroupCoordinator, broker.TransactionCoordinator} {
+		var keys []string
+		for of := range l.coordinated {
+			if of.kind == kind {
+				keys = append(keys, of.key)
+			}
+		}
+		if len(keys) > 0 {
+			slices.Sort(keys)
+			_ = ls.router.sites[site].Relocate(ctx, kind, keys...)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -10,8 +11,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/failover"
 )
 
 // asked is a site that notes what is looked up, and takes a second for each answer.
@@ -51,6 +55,11 @@ func (a *asked) Metadata(_ context.Context, topics ...string) (broker.Metadata, 
 	return broker.Metadata{}, nil
 }
 
+func (a *asked) Relocate(_ context.Context, kind broker.CoordinatorKind, keys ...string) error {
+	a.note(fmt.Sprint(kind, " ", strings.Join(keys, " ")))
+	return nil
+}
+
 // Many clients want to know at once who leads a partition: the site is asked once, and once
 // more for those that came after the question. What they do not name stays known.
 func TestASiteIsAskedOneQuestionAtATime(t *testing.T) {
@@ -64,6 +73,22 @@ func TestASiteIsAskedOneQuestionAtATime(t *testing.T) {
 		r.relearn("east", "carts")
 		time.Sleep(5 * time.Second)
 		if got, want := site.take(), []string{"orders", "carts orders"}; !slices.Equal(got, want) {
+			t.Errorf("asked %q, want %q", got, want)
+		}
+		// A coordinator that is not one any more is looked for alone, whoever met it.
+		share := NewShare(spillway.ShareID{Group: "shop"}, spillway.FailoverGroup{Name: "shop"})
+		share.SetRecord(failover.Share{State: failover.Stable, Epoch: 1, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}}})
+		share.Open(Term{Epoch: 1, Base: 1, Site: "east"})
+		c := &Client{router: r}
+		for range 50 {
+			c.stale(share, theGroup("readers"), kerr.NotCoordinator.Code)
+			synctest.Wait()
+			c.stale(share, theID("orders"), kerr.CoordinatorNotAvailable.Code)
+			c.stale(share, theGroup("writers"), kerr.UnknownMemberID.Code)
+			synctest.Wait()
+		}
+		time.Sleep(5 * time.Second)
+		if got, want := site.take(), []string{"0 readers", "0 readers", "1 orders"}; !slices.Equal(got, want) {
 			t.Errorf("asked %q, want %q", got, want)
 		}
 		for range 20 {
