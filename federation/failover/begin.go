@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -53,12 +54,13 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	if share.Epoch+2 > spillway.EpochMax { // giving the move up takes another epoch
 		return share, refuse("share %s is in epoch %d, and epochs end at %d, where the leader epochs that clients see would turn negative; carry its topics over to a failover group of a new name", share.ID(), share.Epoch, spillway.EpochMax)
 	}
+	chosen := false
 	if r.Kind == Failover && r.Target == "" {
 		target, why := bestSurvivor(share, view, limits)
 		if target == "" {
 			return share, refuse("%s", why)
 		}
-		r.Target = target
+		r.Target, chosen = target, true
 	}
 	if err := checkTarget(share, r, view, limits); err != nil {
 		return share, err
@@ -71,7 +73,7 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	next := share
 	next.Epoch = share.Epoch + 1
 	next.Target, next.Kind, next.Who, next.Why = r.Target, r.Kind, r.Who, r.Why
-	next.LossMax, next.Mask = r.LossMax, view.NewMask
+	next.LossMax, next.Mask, next.Chosen = r.LossMax, view.NewMask, chosen
 	next.Restoring, next.Restore = false, nil // begun anew at the new site
 	next.Started, next.Passages = view.Now, nil
 	why := fmt.Sprintf("%s asked for a %s from %s to %s: %s", r.Who, r.Kind, share.Active, r.Target, cmp.Or(r.Why, "no reason given"))
@@ -150,23 +152,57 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 // removes the record that clients see, now or long ago. So it is no matter of how much is
 // hidden, and no later record makes it good; the topic has to begin anew at the site.
 func Unfit(site spillway.SiteID, view View, group spillway.FailoverGroup) string {
+	f := view.Sites[site].Following
 	topics := compacted(view, group)
+	if f != nil {
+		topics = alsoHiding(topics, f.Hiding, view, group)
+	}
 	if len(topics) == 0 {
 		return ""
 	}
-	f := view.Sites[site].Following
 	if f == nil || f.Hiding == nil {
 		return fmt.Sprintf("%s has not said yet whether its logs of the compacted topics hide records: %s", site, some(topics))
 	}
-	topics = slices.DeleteFunc(topics, func(t string) bool { return f.Hiding[t] == "" })
+	topics = slices.DeleteFunc(topics, func(t string) bool { return f.Hiding[t] == "" && f.HidingMore == 0 })
 	if len(topics) == 0 {
 		return ""
 	}
 	for i, t := range topics {
-		topics[i] = fmt.Sprintf("%s (%s)", t, f.Hiding[t])
+		topics[i] = fmt.Sprintf("%s (%s)", t, cmp.Or(f.Hiding[t], fmt.Sprintf("it may be one of %d more that hide some", f.HidingMore)))
 	}
 	return fmt.Sprintf("%s hides records in its logs of compacted topics, so that a cleaner may have removed the visible ones of their keys, or has missed deletions (late): %s; let these topics begin anew there: docs/operate/compacted.md",
 		site, some(topics))
+}
+
+// alsoHiding adds the topics that hide records where a site compacts more topics than it
+// tells: each of them may be compacted.
+func alsoHiding(compacted []string, hiding map[string]string, view View, group spillway.FailoverGroup) []string {
+	more := false
+	for _, s := range group.Sites {
+		f := view.Sites[s].Following
+		more = more || f != nil && f.CompactedMore > 0
+	}
+	if more {
+		compacted = slices.AppendSeq(compacted, maps.Keys(hiding))
+		slices.Sort(compacted)
+	}
+	return slices.Compact(compacted)
+}
+
+// found says which compacted topics a site was found to hide records of once its logs were
+// read back, which may be more than it had said when the move began.
+func found(site spillway.SiteID, view View, group spillway.FailoverGroup) string {
+	r := view.Sites[site].Report
+	if r == nil {
+		return ""
+	}
+	var topics []string
+	for _, t := range alsoHiding(compacted(view, group), r.Hiding, view, group) {
+		if what := r.Hiding[t]; what != "" {
+			topics = append(topics, fmt.Sprintf("%s (%s)", t, what))
+		}
+	}
+	return some(topics)
 }
 
 // someMax bounds what a sentence lists.
@@ -251,7 +287,7 @@ func (s Share) giveUp(view View) (Share, []Action) {
 // begins, so that the loop that writes the history finds them.
 func (s Share) settled() Share {
 	s.Target, s.Abort, s.WaitFor, s.Cutover, s.Prefix, s.PrefixSite, s.Start = "", "", nil, nil, nil, nil, nil
-	s.Mask, s.LossMax, s.Fence, s.Undrained, s.Unended = 0, 0, "", nil, nil
+	s.Mask, s.LossMax, s.Chosen, s.Fence, s.Undrained, s.Unended = 0, 0, false, "", nil, nil
 	return s
 }
 
