@@ -27,6 +27,7 @@ type flow struct {
 	source *source
 
 	ending flowEnd
+	groups groupAges
 
 	stopping   chan struct{} // closed by stop
 	stopOnce   sync.Once

@@ -81,6 +81,13 @@ func (f *flow) fail(err error) {
 	f.mu.problem = err.Error()
 }
 
+// problem is what is wrong with the source; "": nothing that is known.
+func (f *flow) problem() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mu.problem
+}
+
 // reportAll reports until ctx ends. It waits for no broker: a target that
 // freezes stops everything else, and that is what there is to report.
 func (f *flow) reportAll(ctx context.Context) {
@@ -108,6 +115,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 	info := FlowInfo{Share: f.share.Share, Source: f.source.site, Target: f.m.site, Epoch: f.epoch,
 		Partitions: len(f.mu.state), CatchingUp: !f.mu.found, Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string), Hanging: make(map[spillway.TopicPartition]string)}
 	info.MemoryBytes, info.MemoryBytesMax = f.m.budget.usage()
+	info.GroupAge, info.GroupBehind, info.GroupsBehind = f.groups.oldest(now)
 	tps := make([]spillway.TopicPartition, 0, len(f.mu.state))
 	for tp, s := range f.mu.state {
 		tps = append(tps, tp)

@@ -79,7 +79,7 @@ type Mirror struct {
 	goroutines sync.WaitGroup
 	expiry     expiry
 	ids        ids
-	copying    sync.Map // by consumer group, a channel with room for who copies it
+	copying    copyTurns // by consumer group
 
 	mu struct {
 		sync.Mutex
@@ -348,13 +348,14 @@ func (m *Mirror) flowIn(s *share, a Assignment, src *source) {
 	if m.crew == nil {
 		s.crew.join(a.Epoch)
 	}
-	m.follow(s, newFlow(m, a, src, a.Until))
+	f := newFlow(m, a, src, a.Until)
+	m.follow(s, f)
 	if m.config.GroupInterval > 0 && len(a.ConsumerGroups) > 0 {
 		hurry := make(chan struct{}, 1)
 		s.mu.Lock()
 		s.mu.hurry = hurry
 		s.mu.Unlock()
-		s.start(m, func(ctx context.Context) { m.carryGroups(ctx, a, src, hurry) })
+		s.start(m, func(ctx context.Context) { m.carryGroups(ctx, f, hurry) })
 	}
 }
 

@@ -298,10 +298,8 @@ func (m *Mirror) LogGap(ctx context.Context, g maptopic.Gap) error {
 		return err
 	}
 	g.Site = m.site
-	for _, there := range m.reader.Gaps() {
-		if there.ID == g.ID && there.Detail == g.Detail {
-			return nil
-		}
+	if there, ok := m.reader.Gap(g.ID); ok && there.Detail == g.Detail {
+		return nil
 	}
 	if _, err := m.writer.Save(ctx, maptopic.GapEntry(g)); err != nil {
 		return err

@@ -183,7 +183,7 @@ func brief(site spillway.SiteID, evidence string) string {
 }
 
 func (in Inputs) alive(m Seen[failover.MirrorLease]) bool {
-	return m.Age <= in.LeaseTTL && !m.Value.Leaving
+	return m.Age <= in.LeaseTTL
 }
 
 // following is the word of a site's mirror about a share, with what others carry for it.
@@ -470,6 +470,8 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 			f.Level, f.Why = Attention, "how far it is behind is unknown"
 		case word.CatchingUp:
 			f.Level, f.Why = Attention, fmt.Sprintf("it is catching up, %d records are missing", f.Behind)
+		case word.GroupsLate() != "":
+			f.Level, f.Why = Attention, word.GroupsLate()
 		case word.HeldBack(g, failover.BehindMax) != "":
 			f.Level, f.Why = Attention, word.HeldBack(g, failover.BehindMax)
 		case f.Lag > failover.BehindMax.Seconds():

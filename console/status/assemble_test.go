@@ -92,6 +92,16 @@ func TestWorstNewsFirst(t *testing.T) {
 			f.LagSeconds, f.EndSum = 3, 990
 			in.Mirrors[1].Value.Following["shop/0"] = f
 		}, Attention, "flow shop:east→west: it is 3.0 s and 10 records behind"},
+		{"a consumer group that is not carried", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.GroupSeconds, f.GroupBehind = 3600, "group app: not authorized"
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Attention, "flow shop:east→west: positions of consumer groups have not been carried for 1h0m0s: group app: not authorized"},
+		{"a consumer group that failed a moment ago", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.GroupSeconds, f.GroupBehind = 2, "group app: not authorized"
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Good, ""},
 		{"a flow behind a transaction that hangs", func(in *Inputs) {
 			f := in.Mirrors[1].Value.Following["shop/0"]
 			f.HeldBackSeconds, f.HeldBackBy, f.Hanging = 61, "orders-0: a transaction of producer 7", 2

@@ -731,8 +731,12 @@ func TestTrimmedTermsAreReadFromTheHistory(t *testing.T) {
 		t.Fatalf("%d read, %v", len(known), err)
 	}
 	for _, term := range full.Terms[1:] {
-		if fmt.Sprint(term) != fmt.Sprint(want[term.Epoch]) || term.Start.Get(orders0) < 1010 {
-			t.Errorf("%+v, want %+v", term, want[term.Epoch])
+		for partition := range int32(partitions + 1) {
+			tp := spillway.TopicPartition{Topic: "orders", Partition: partition}
+			got, is := term.Bound(tp)
+			if was, had := want[term.Epoch].Bound(tp); got != was || is != had || partition == 0 && got < 1010 {
+				t.Errorf("epoch %d, %s: %d, %v; want %d, %v", term.Epoch, tp, got, is, was, had)
+			}
 		}
 	}
 	// In parts.

@@ -20,7 +20,8 @@ func (s *followed) stop(ctx context.Context, share failover.Share) error {
 		return err
 	}
 	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) {
-		r.Stopped, r.Ends, r.Hiding = true, offsetsOf(ends), s.hides()
+		r.Stopped, r.Ends = true, offsetsOf(ends)
+		r.Hiding, r.HidingMore = s.hides()
 	})
 }
 
@@ -73,7 +74,7 @@ func (s *followed) catchUp(ctx context.Context, share failover.Share) error {
 	}
 	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) {
 		done(r)
-		r.Hiding = s.hides() // what came since was found where the epoch begins
+		r.Hiding, r.HidingMore = s.hides() // what came since was found where the epoch begins
 		r.GroupsCopied, r.Opened, r.MapPosition = true, true, position
 	})
 }
@@ -81,15 +82,14 @@ func (s *followed) catchUp(ctx context.Context, share failover.Share) error {
 // hides is what the logs of the share's topics hide here, as it is known now: others may
 // have written since that was said last. Whether it matters is for whoever drives to say,
 // who knows what other sites compact.
-func (s *followed) hides() map[string]string {
+func (s *followed) hides() (hiding map[string]string, more int) {
 	s.mu.Lock()
 	compacted := s.mu.compacted
 	s.mu.Unlock()
 	if compacted == nil {
 		compacted = new([]string)
 	}
-	hiding, _ := s.some(s.f.cfg.Mirror.Map().Unfit(), *compacted)
-	return hiding
+	return s.some(s.f.cfg.Mirror.Map().Unfit(), *compacted)
 }
 
 // open starts the epoch at the target. The other sites follow it from now on; the

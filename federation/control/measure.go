@@ -77,9 +77,11 @@ func lateness(at *failover.Following, share failover.Share, flows []mirror.FlowI
 		at.LagSeconds = flow.LagTime.Round(time.Millisecond).Seconds()
 		at.HeldBackSeconds, at.HeldBackBy, at.Hanging = flow.HeldBack.Round(time.Millisecond).Seconds(), flow.HeldBackBy, len(flow.Hanging)
 		at.SourceProblem, at.Elsewhere = flow.Problem, flow.Elsewhere
+		at.GroupSeconds, at.GroupBehind = flow.GroupAge.Round(time.Millisecond).Seconds(), flow.GroupBehind
 		at.CatchingUp = flow.CatchingUp || at.CatchingUp && flow.Epoch != at.Epoch
 		carries = &failover.Following{Epoch: flow.Epoch, Source: flow.Source, Partitions: flow.Partitions, LagSeconds: at.LagSeconds, CatchingUp: flow.CatchingUp,
-			HeldBackSeconds: at.HeldBackSeconds, HeldBackBy: at.HeldBackBy, Hanging: at.Hanging}
+			HeldBackSeconds: at.HeldBackSeconds, HeldBackBy: at.HeldBackBy, Hanging: at.Hanging,
+			GroupSeconds: at.GroupSeconds, GroupBehind: at.GroupBehind}
 	}
 	return carries
 }

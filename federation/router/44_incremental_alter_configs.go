@@ -59,7 +59,7 @@ func (c *Client) incrementalAlterConfigs(ctx context.Context, req *kmsg.Incremen
 		if err == nil {
 			err = c.router.alterTopic(ctx, asked.ResourceName, changes, req.ValidateOnly, who)
 		}
-		out.ErrorCode, out.ErrorMessage = answerTo(err)
+		out.ErrorCode, out.ErrorMessage = c.router.answerTo(err)
 		return err
 	})
 	return resp

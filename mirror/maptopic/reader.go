@@ -194,6 +194,14 @@ func (r *Reader) unclaim(topic string, site spillway.SiteID) {
 	r.mu.origins[topic] = slices.DeleteFunc(slices.Clone(r.mu.origins[topic]), func(c Origin) bool { return c.Site == site })
 }
 
+// Gap is one entry of the gap log.
+func (r *Reader) Gap(id string) (g Gap, ok bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	g, ok = r.mu.gaps[id]
+	return g, ok
+}
+
 // Gaps is the gap log of the site, oldest first.
 func (r *Reader) Gaps() []Gap {
 	r.mu.RLock()
