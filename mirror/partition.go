@@ -60,6 +60,11 @@ type partition struct {
 	// began, or no more; transactionSeen is when one was seen first.
 	alone           bool
 	transactionSeen time.Time
+	// reopen asks whoever has the partition to give it back and have it opened anew: its
+	// topic is gone here. Set by the flow.
+	reopen atomic.Bool
+	// anew says that the log is not the one any more that was opened here last.
+	anew bool
 	// retryAt is when a partition with a problem is tried again.
 	retryAt time.Time
 	failed  int    // openings without success, one after the other

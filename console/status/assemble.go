@@ -448,7 +448,18 @@ func (in Inputs) judge(out *Group, g spillway.FailoverGroup, share failover.Shar
 		out.Level, out.Why = Attention, "what the standbys hold is unknown"
 	case out.Unreplicated > out.LossMax && g.Ack.Sites < 2:
 		out.Level, out.Why = Attention, fmt.Sprintf("a failover now could lose %d records, more than the limit of %d", out.Unreplicated, out.LossMax)
+	case serves && in.servesUnfit(site, share, g) != "":
+		out.Level, out.Why = Attention, "clients may miss keys, and logs whose cleaner is stopped grow: "+in.servesUnfit(site, share, g)
 	}
+}
+
+// servesUnfit says why keys of compacted topics may be missing where a share is served, ""
+// where none are, or that is not known yet.
+func (in Inputs) servesUnfit(site spillway.SiteID, share failover.Share, g spillway.FailoverGroup) string {
+	if f, _, heard := in.following(site, share.ID()); !heard || f.Hiding == nil {
+		return ""
+	}
+	return in.unfit(site, share, g)
 }
 
 // anyStandby tells whether some standby could take over.
@@ -517,10 +528,23 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 			f.Level, f.Why = Attention, word.HeldBack(g, failover.BehindMax)
 		case f.Lag > failover.BehindMax.Seconds():
 			f.Level, f.Why = Attention, fmt.Sprintf("it is %.1f s and %d records behind", f.Lag, f.Behind)
+		case in.unfit(site, share, g) != "":
+			f.Level, f.Why = Attention, "no switchover goes there: "+in.unfit(site, share, g)
 		}
 		out = append(out, f)
 	}
 	return out
+}
+
+// unfit says why keys of compacted topics may be missing at a site, "" where none are.
+func (in Inputs) unfit(site spillway.SiteID, share failover.Share, g spillway.FailoverGroup) string {
+	view := failover.View{Sites: map[spillway.SiteID]failover.SiteView{}}
+	for _, s := range g.Sites {
+		if f, _, ok := in.following(s, share.ID()); ok {
+			view.Sites[s] = failover.SiteView{Following: &f}
+		}
+	}
+	return failover.Unfit(site, view, g)
 }
 
 // lacking is for how long a target has lacked something: what its mirror said, and

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -71,6 +72,12 @@ type Follower struct {
 		sync.Mutex
 		following map[string]failover.Following
 		carries   map[string]failover.Following // while it does not lead
+	}
+	// hides is what the logs of the site hide, of all shares together, as it was asked last.
+	hides struct {
+		sync.Mutex
+		all  map[string]string
+		when time.Time
 	}
 }
 
@@ -173,7 +180,8 @@ func clipped(said map[string]failover.Following, most leaseClip) map[string]fail
 	short := make(map[string]failover.Following, len(said))
 	for share, f := range said {
 		f.Problem, f.SourceProblem, f.HeldBackBy = most.sentence(f.Problem), most.sentence(f.SourceProblem), most.sentence(f.HeldBackBy)
-		f.GroupBehind, f.Compacted, f.OnlyHere = most.sentence(f.GroupBehind), most.topics(f.Compacted), most.topics(f.OnlyHere)
+		f.GroupBehind, f.OnlyHere = most.sentence(f.GroupBehind), most.topics(f.OnlyHere)
+		most.compacted(&f)
 		short[share] = f
 	}
 	return short
@@ -188,6 +196,27 @@ func (most leaseClip) sentence(s string) string {
 		return clipTo(s[:at], most.bytes) + s[at:]
 	}
 	return clipTo(s, most.bytes)
+}
+
+// compacted leaves out names of topics that are compacted, and of those that hide records. How
+// many are left out is told, so that who decides takes each for the worse of what it may be.
+// In the end it is not known any more whether anything hides records, which is as bad.
+func (most leaseClip) compacted(f *failover.Following) {
+	hiding := f.Hiding
+	if most.names == 0 && len(hiding)+f.HidingMore > 0 {
+		hiding, f.Hiding, f.HidingMore = nil, nil, 0
+	}
+	if hiding != nil {
+		f.Hiding = map[string]string{}
+	}
+	for _, name := range slices.Concat(f.Compacted, slices.Sorted(maps.Keys(hiding))) {
+		if what := hiding[name]; what != "" && len(f.Hiding) < most.names {
+			f.Hiding[name] = most.sentence(what)
+		}
+	}
+	f.HidingMore += len(hiding) - len(f.Hiding)
+	named := f.Compacted[:min(len(f.Compacted), most.names)]
+	f.Compacted, f.CompactedMore = named, f.CompactedMore+len(f.Compacted)-len(named)
 }
 
 // topics are the first of some topics, and how many more there are: that there are any

@@ -133,6 +133,7 @@ type Share struct {
 	MapPosition map[spillway.SiteID]int64    `json:"mapPosition,omitempty"` // offset in the site's map topic that a gateway must have read
 	Mask        uint64                       `json:"mask,string,omitempty"` // mask of the new term
 	Fence       string                       `json:"fence,omitempty"`       // "acl" or "lease-only"
+	Chosen      bool                         `json:"chosen,omitempty"`      // nobody named the target
 	LossMax     int64                        `json:"lossMax,omitempty"`     // accepted by the person who asked, in records; −1: any
 	Abort       string                       `json:"abort,omitempty"`       // who gives the move up, and why; the record stays until that is safe
 	Automatic   bool                         `json:"automatic,omitempty"`   // nobody asked for this failover, so it may be given up and begun anew
@@ -325,9 +326,17 @@ type SiteReport struct {
 	Opened      bool  `json:"opened,omitempty"`
 	MapPosition int64 `json:"mapPosition,omitempty"`
 	// GroupsCopied: the last group commits are at this site (target only).
-	GroupsCopied bool   `json:"groupsCopied,omitempty"`
-	Armed        bool   `json:"armed,omitempty"` // ready to follow the new site
-	Problem      string `json:"problem,omitempty"`
+	GroupsCopied bool `json:"groupsCopied,omitempty"`
+	Armed        bool `json:"armed,omitempty"` // ready to follow the new site
+	// Hiding is that of Following as the site knew it once its logs were read back: the
+	// target of a switchover does not open where it hides records of a compacted topic, nor
+	// one of a failover that nobody named (C11).
+	Hiding map[string]string `json:"hiding,omitempty"`
+	// HidingMore is how many topics more hide some.
+	HidingMore int `json:"hidingMore,omitempty"`
+	// Differs says that the log of the old site does not end at the cutover.
+	Differs string `json:"differs,omitempty"`
+	Problem string `json:"problem,omitempty"`
 	// Restored is the number of the degrade of which this site has everything.
 	Restored int `json:"restored,omitempty"`
 }

@@ -172,6 +172,8 @@ type Request struct {
 	BehindMax time.Duration
 	// Chosen is why Target was taken and not the site that is preferred, if nobody named it.
 	Chosen string
+	// Unnamed: nobody named Target, so another site may take its place (elsewhere).
+	Unnamed bool
 	// Automatic: nobody asks, the loop does.
 	Automatic bool
 }

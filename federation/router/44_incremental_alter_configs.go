@@ -23,7 +23,7 @@ import (
 // site's own (notHere), and those of brokers, groups and client metrics.
 var incrementalAlterConfigsAPI = api{
 	key: 44, min: 0, max: 1, needs: 0, begin: (*Client).beginIncrementalAlterConfigs,
-	level: TopicAdministration, treatment: answeredHere, about: "With gateway.administration. Settings of topics, changed at the site that serves; mirrors carry them to the others. Compaction, those that are a site's own, and of brokers and groups, are refused. See operate/topics.md.",
+	level: TopicAdministration, treatment: answeredHere, about: "With gateway.administration. Settings of topics, changed at the site that serves; mirrors carry them to the others. Those that are a site's own, and of brokers and groups, are refused. See operate/topics.md.",
 }
 
 func (c *Client) beginIncrementalAlterConfigs(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -120,6 +120,27 @@ func (c *Client) mayAlterConfigs(topic string) error {
 	return nil
 }
 
+// becomesCompacted tells why changes must not make a topic compacted; nil if they do not, or
+// it is so already.
+func (r *Router) becomesCompacted(ctx context.Context, cluster broker.Cluster, group spillway.FailoverGroup, site spillway.SiteID, topic string, changes []broker.SettingChange) error {
+	for _, c := range changes {
+		if c.Value == nil || c.Op == broker.SubtractSetting || !compacts(c.Key, *c.Value) {
+			continue
+		}
+		now, err := cluster.Admin().TopicSettings(ctx, []string{topic})
+		if err != nil {
+			return err
+		}
+		if compacts(c.Key, now[topic][c.Key]) {
+			continue // it is so already
+		}
+		if err := r.refuseCompacted(group, site, topic); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // alterTopic changes settings of one topic.
 func (r *Router) alterTopic(ctx context.Context, topic string, changes []broker.SettingChange, checkOnly bool, who string) error {
 	group, site, err := r.siteOfTopic(ctx, topic)
@@ -130,6 +151,9 @@ func (r *Router) alterTopic(ctx context.Context, topic string, changes []broker.
 		return err
 	}
 	cluster := r.sites[site]
+	if err := r.becomesCompacted(ctx, cluster, group, site, topic, changes); err != nil {
+		return err
+	}
 	if err := r.stillInSync(ctx, cluster, topic, changes); err != nil {
 		return err
 	}
@@ -233,7 +257,7 @@ func alterable(topic string, changes []broker.SettingChange) error {
 			value = "false" // of a mirror's topics that is what it is then, too
 		}
 		if why := notHere(c.Key, value); why != "" {
-			return refuse(refusedBy(c.Key), "topic %s: %s cannot be changed through the gateway: %s", topic, short(c.Key), why)
+			return refuse(kerr.InvalidConfig, "topic %s: %s cannot be changed through the gateway: %s", topic, short(c.Key), why)
 		}
 		bytes += len(c.Key) + len(value)
 	}

@@ -50,19 +50,24 @@ type Reader struct {
 		sync.RWMutex
 		maps    map[spillway.TopicPartition]*offsetmap.Map
 		gaps    map[string]Gap
-		origins map[string][]Origin // by topic, in the order of their claims
+		hidden  map[spillway.TopicPartition]map[string]Gap // those of gaps that hide a part of the log as it is
+		highest map[spillway.TopicPartition]map[string]Gap // of hidden, that of each kind which lies highest: it is in danger if any is
+		origins map[string][]Origin                        // by topic, in the order of their claims
 		rules   map[string]rewrite.Text
 		floors  map[string]spillway.Epoch
 		kept    map[string]spillway.Epoch // the last one of floors that was written
 		workers map[string]*workers.Table // by flow
 		changed chan struct{}             // closed when somebody may have to do other things
 		topics  map[string]Topic
+		levels  map[spillway.TopicPartition]Level
 		acls    map[spillway.ACL]metadata.OwnedACL
 		quotas  map[string]map[string]metadata.Owned
 		next    int64         // the first offset of the topic that was not applied
 		moved   chan struct{} // closed when next changes
 		skipped int           // records that could not be understood
 		problem error         // why nothing can be read, nil while it works
+		whole   bool          // all that was there was read once, since it was forgotten last
+		forgot  int           // how often that was
 	}
 }
 
@@ -247,6 +252,15 @@ func (r *Reader) Topic(name string) Topic {
 	return r.mu.topics[name]
 }
 
+// Level is until when the site was level with the source of a partition, as far as that was
+// written down.
+func (r *Reader) Level(tp spillway.TopicPartition) (Level, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	l, known := r.mu.levels[tp]
+	return l, known
+}
+
 // Topics lists the topics of which Topic tells something, sorted.
 func (r *Reader) Topics() []string {
 	r.mu.RLock()
@@ -311,12 +325,38 @@ func (r *Reader) CaughtUp(ctx context.Context) error {
 	return r.WaitFor(ctx, int64(ends[topic])-1)
 }
 
+// Whole returns once everything was applied that was in the topic at some time since it was
+// read from its beginning: until then what is not found may only not have been read. A site
+// without a map topic has nothing to read.
+func (r *Reader) Whole(ctx context.Context) error {
+	for {
+		r.mu.RLock()
+		whole, forgot := r.mu.whole, r.mu.forgot
+		r.mu.RUnlock()
+		if whole {
+			return nil
+		}
+		err := r.CaughtUp(ctx)
+		if errors.Is(err, broker.ErrUnknownTopic) {
+			return nil // asked again: it may be created with what it had
+		}
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.mu.whole = r.mu.forgot == forgot
+		r.mu.Unlock()
+	}
+}
+
 // forget empties the maps: at the start, and when the topic lost records.
 func (r *Reader) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.mu.maps = make(map[spillway.TopicPartition]*offsetmap.Map)
 	r.mu.gaps = make(map[string]Gap)
+	r.mu.hidden = make(map[spillway.TopicPartition]map[string]Gap)
+	r.mu.highest = make(map[spillway.TopicPartition]map[string]Gap)
 	r.mu.origins = make(map[string][]Origin)
 	r.mu.rules = make(map[string]rewrite.Text)
 	r.mu.floors, r.mu.kept = make(map[string]spillway.Epoch), make(map[string]spillway.Epoch)
@@ -331,9 +371,12 @@ func (r *Reader) forget() {
 	}
 	r.mu.changed = make(chan struct{})
 	r.mu.topics = make(map[string]Topic)
+	r.mu.levels = make(map[spillway.TopicPartition]Level)
 	r.mu.acls = make(map[spillway.ACL]metadata.OwnedACL)
 	r.mu.quotas = make(map[string]map[string]metadata.Owned)
 	r.mu.next = 0
+	r.mu.whole = false
+	r.mu.forgot++
 }
 
 // follow reads until ctx ends. It goes on after every fault.
@@ -460,6 +503,7 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 	switch {
 	case d.gap != nil:
 		r.mu.gaps[d.name] = *d.gap
+		r.note(*d.gap)
 	case d.floor != nil:
 		r.mu.floors[d.name], r.mu.kept[d.name] = max(r.mu.floors[d.name], d.floor.Epoch), d.floor.Epoch
 	case d.worker != nil:
@@ -472,6 +516,8 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 		}
 	case d.topic != nil:
 		r.mu.topics[d.name] = *d.topic
+	case d.level != nil:
+		r.mu.levels[d.tp] = *d.level
 	case d.acl != nil && d.gone:
 		delete(r.mu.acls, d.acl.ACL)
 	case d.acl != nil:

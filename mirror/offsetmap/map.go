@@ -33,6 +33,7 @@ type Map struct {
 	source sourceAt
 	trail  *trail
 	begun  bool // an append session was opened, ranges were saved, or an epoch started
+	logs   Logs // of the session that was opened last; none if an older version did
 
 	view *View // nil after a change
 }
@@ -122,7 +123,7 @@ func (m *Map) applySession(s Session) bool {
 	if v < 0 {
 		v = math.MaxInt64
 	}
-	m.begun = true
+	m.begun, m.logs = true, s.Logs
 	reached := s.Virtual
 	if o := m.open; o != nil { // its start came when the log had been read back already
 		kept := max(0, min(int64(v-o.Virtual), int64(s.Local-o.Local)))
@@ -133,6 +134,7 @@ func (m *Map) applySession(s Session) bool {
 		end.LogEnd = end.Local
 		m.ended(end)
 	}
+	m.clip(s.Local)
 	m.cut(v, s.Local)
 	m.end.local, m.end.virtual = s.Local, reached
 	return true
@@ -217,6 +219,24 @@ func (m *Map) ended(e EpochEnd) {
 	}
 }
 
+// clip forgets of epochs of this site what it gave from the local offset l on: the log
+// ends there, and what comes next is the mirror's. Of a log that begins anew the numbers
+// mean other records, which would be taken for stale ones, and for unreplicated ones.
+func (m *Map) clip(l spillway.LocalOffset) {
+	if i := slices.IndexFunc(m.epochs, func(e EpochStart) bool { return e.Local > l }); i >= 0 {
+		m.epochs = slices.Clone(m.epochs)
+		for j := i; j < len(m.epochs); j++ {
+			m.epochs[j].Local = min(m.epochs[j].Local, l)
+		}
+	}
+	if i := slices.IndexFunc(m.ends, func(e EpochEnd) bool { return e.LogEnd > l || e.Local > l }); i >= 0 {
+		m.ends = slices.Clone(m.ends)
+		for j := i; j < len(m.ends); j++ {
+			m.ends[j].Local, m.ends[j].LogEnd = min(m.ends[j].Local, l), min(m.ends[j].LogEnd, l)
+		}
+	}
+}
+
 // cut hides everything at or above the virtual offset v or the local offset l,
 // closes the open range there, and makes what remains of a pending chunk
 // visible: whoever cuts has verified what lies below.
@@ -298,6 +318,13 @@ func (m *Map) View() *View {
 		}
 	}
 	return m.view
+}
+
+// Logs tell which log was opened last.
+func (m *Map) Logs() Logs {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.logs
 }
 
 // Open is View().Open() without a View.
