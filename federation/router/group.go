@@ -281,6 +281,10 @@ type member struct {
 	seen    time.Time
 	settled spillway.Epoch // it gave up its partitions before the move to this epoch
 	drained int32          // KIP-848: in this epoch it was told to give up, so the coordinator's view of it is wrong
+	// transacts: it committed positions in a transaction last. It has none to save before a
+	// move, since what it did since its last one is undone with the transaction; and it may
+	// not come, while it waits for a transaction that begins when the move is over.
+	transacts bool
 }
 
 // Bounds for what is remembered of members.
@@ -394,8 +398,17 @@ func (m *members) joins(group, id string) {
 	}
 }
 
+// commits notes how a known member committed positions.
+func (m *members) commits(group, id string, inTransaction bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if mb := m.mu.byGroup[group][id]; mb != nil {
+		mb.transacts = inTransaction
+	}
+}
+
 // settledAll tells whether every member heard of lately, of the groups that the
-// caller names, has settled for the epoch.
+// caller names, has settled for the epoch, or has nothing to settle.
 func (m *members) settledAll(e spillway.Epoch, of func(group string) bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -405,7 +418,7 @@ func (m *members) settledAll(e spillway.Epoch, of func(group string) bool) bool 
 			continue
 		}
 		for _, mb := range g {
-			if mb.settled < e {
+			if mb.settled < e && !mb.transacts {
 				return false
 			}
 		}
@@ -427,8 +440,8 @@ func (r *Router) left(s *Share, group, id string) {
 
 // ReportDrained tells the control loop, while the share's groups drain, once
 // all their members that speak through this gateway have given up their
-// partitions, and all transactions that were begun through it are ended: at once if
-// there are none.
+// partitions or commit in transactions, and all transactions that were begun through it
+// are ended: at once if there are none.
 func (r *Router) ReportDrained(s *Share) {
 	record := s.Record()
 	if record.State != failover.Draining || r.config.Report == nil {
