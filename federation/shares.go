@@ -23,6 +23,14 @@ func (m siteMaps) View(site spillway.SiteID, tp spillway.TopicPartition) *offset
 	return nil
 }
 
+// Hides implements router.Maps.
+func (m siteMaps) Hides(site spillway.SiteID, topic string) string {
+	if r := m.gateway.readers[site]; r != nil {
+		return r.Hiding()[topic]
+	}
+	return ""
+}
+
 // duty is what a record asks of a gateway. It changes less often than the record.
 type duty struct {
 	epoch  spillway.Epoch

@@ -57,6 +57,7 @@ type flow struct {
 		retired    []string         // topics to be let go
 		firsts     map[string]Lease // of the first partitions, by topic
 		due        []string         // topics to be looked at
+		gone       []string         // topics that are not here any more
 		limits     map[string]*atomic.Int64
 		back       []back
 		state      map[spillway.TopicPartition]partState
@@ -296,6 +297,7 @@ func (f *flow) discover(flow context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	f.reopenGone()
 	f.m.learnExpiry(ctx)
 	bounded, cancel := context.WithTimeout(ctx, readyMax)
 	err := f.source.ready(bounded, f.m.config.IdentitySources)

@@ -198,6 +198,10 @@ func (l *lane) arrive(ctx context.Context) error {
 	var there []*partition
 	var entries []maptopic.Entry
 	for _, p := range l.parts {
+		if p.reopen.CompareAndSwap(true, false) {
+			l.handBack(p, returned{open: true, problem: fmt.Sprintf("topic %s is gone at site %s", p.Topic, l.m.site)})
+			continue
+		}
 		if p.virtual < p.bound {
 			if !asked || !askedBack(p.lease) {
 				continue

@@ -2,12 +2,14 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/mirror/offsetmap"
 )
 
@@ -38,6 +40,11 @@ func (f *flow) openAll(ctx context.Context) {
 	})
 	parts = f.withoutTransactions(ctx, parts)
 	opened, lost, err := f.m.open(ctx, f.share.Share, f.openIn(), parts)
+	if errors.Is(err, broker.ErrUnknownTopic) && f.ending.bound.Load() == nil {
+		if err = f.createAnew(ctx, parts); err == nil {
+			opened, lost, err = f.m.open(ctx, f.share.Share, f.openIn(), parts)
+		}
+	}
 	if err != nil {
 		for _, p := range parts {
 			f.postpone(p, err.Error(), 0)
@@ -47,7 +54,38 @@ func (f *flow) openAll(ctx context.Context) {
 	for _, p := range lost {
 		f.postpone(p, "another mirror opened an append session, or an epoch began here, at the same time", 0)
 	}
+	f.stopCleaners(ctx, opened)
 	f.toRoute = append(f.toRoute, f.withLease(ctx, opened)...)
+}
+
+// createAnew creates the topics of partitions that somebody has deleted here. That their
+// records are gone is found when the partitions are opened, and they are mirrored again.
+func (f *flow) createAnew(ctx context.Context, parts []*partition) error {
+	tps := make([]spillway.TopicPartition, len(parts))
+	for i, p := range parts {
+		tps[i] = p.TopicPartition
+	}
+	_ = f.m.local.Refresh(ctx) // met again below
+	_, err := f.m.ensureTopics(ctx, f.share, f.source, tps)
+	return err
+}
+
+// reopenGone has partitions opened anew whose topics are gone here. Of a partition without
+// news nobody would notice it else, and a move would not find it.
+func (f *flow) reopenGone() {
+	f.mu.Lock()
+	gone := f.mu.gone
+	f.mu.gone = nil
+	f.mu.Unlock()
+	if len(gone) == 0 {
+		return
+	}
+	for tp, p := range f.parts {
+		if slices.Contains(gone, tp.Topic) {
+			p.reopen.Store(true)
+		}
+	}
+	f.wakeLanes()
 }
 
 // withoutTransactions lets the partitions wait in which others have a transaction

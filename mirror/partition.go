@@ -60,6 +60,9 @@ type partition struct {
 	// began, or no more; transactionSeen is when one was seen first.
 	alone           bool
 	transactionSeen time.Time
+	// reopen asks whoever has the partition to give it back and have it opened anew: its
+	// topic is gone here. Set by the flow.
+	reopen atomic.Bool
 	// retryAt is when a partition with a problem is tried again.
 	retryAt time.Time
 	failed  int    // openings without success, one after the other

@@ -463,10 +463,23 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 			f.Level, f.Why = Attention, word.HeldBack(g, failover.BehindMax)
 		case f.Lag > failover.BehindMax.Seconds():
 			f.Level, f.Why = Attention, fmt.Sprintf("it is %.1f s and %d records behind", f.Lag, f.Behind)
+		case in.unfit(site, share, g) != "":
+			f.Level, f.Why = Attention, "no switchover goes there: "+in.unfit(site, share, g)
 		}
 		out = append(out, f)
 	}
 	return out
+}
+
+// unfit says why keys of compacted topics may be missing at a site, "" where none are.
+func (in Inputs) unfit(site spillway.SiteID, share failover.Share, g spillway.FailoverGroup) string {
+	view := failover.View{Sites: map[spillway.SiteID]failover.SiteView{}}
+	for _, s := range g.Sites {
+		if f, _, ok := in.following(s, share.ID()); ok {
+			view.Sites[s] = failover.SiteView{Following: &f}
+		}
+	}
+	return failover.Unfit(site, view, g)
 }
 
 // lacking is for how long a target has lacked something: what its mirror said, and

@@ -107,6 +107,11 @@ func TestWorstNewsFirst(t *testing.T) {
 			f.HeldBackSeconds, f.HeldBackBy = 1.9, "orders-0: a transaction"
 			in.Mirrors[1].Value.Following["shop/0"] = f
 		}, Good, ""},
+		{"a compacted topic whose log hides records", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.Compacted, f.Hiding = []string{"carts"}, map[string]string{"carts": "unreplicated in partition 0"}
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Attention, "flow shop:east→west: no switchover goes there: west hides records in its logs of compacted topics"},
 		{"silent mirror", func(in *Inputs) { in.Mirrors[1].Age = 9 * time.Second }, Bad, "group shop: no standby follows it"},
 		{"silent gateway", func(in *Inputs) { in.Gateways[1].Age = 9 * time.Second }, Attention, "site west: no gateway holds a lease here"},
 		{"too far behind", func(in *Inputs) {

@@ -63,6 +63,12 @@ func (s *followed) catchUp(ctx context.Context, share failover.Share) error {
 		// More than the cutover: whoever drives will give the move up.
 		return s.report(ctx, share.Epoch, done)
 	}
+	if unfit := s.unfit(); unfit != "" { // found on the way; so he will
+		return s.report(ctx, share.Epoch, func(r *failover.SiteReport) {
+			done(r)
+			r.Unfit = unfit
+		})
+	}
 	copied := make(chan error, 1)
 	go func() { copied <- s.f.cfg.Mirror.CopyGroups(ctx, s.id, share.Active) }()
 	position, err := s.f.cfg.Mirror.OpenEpoch(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
@@ -73,6 +79,23 @@ func (s *followed) catchUp(ctx context.Context, share failover.Share) error {
 		done(r)
 		r.GroupsCopied, r.Opened, r.MapPosition = true, true, position
 	})
+}
+
+// unfit names a topic that this site compacts and whose log hides records here, "" if there
+// is none: a switchover does not begin then, but records of others may come while it goes on.
+func (s *followed) unfit() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.compacted == nil || len(*s.mu.compacted) == 0 {
+		return ""
+	}
+	hiding := s.f.cfg.Mirror.Map().Hiding()
+	for _, topic := range *s.mu.compacted {
+		if what := hiding[topic]; what != "" {
+			return fmt.Sprintf("%s (%s)", topic, what)
+		}
+	}
+	return ""
 }
 
 // open starts the epoch at the target. The other sites follow it from now on; the

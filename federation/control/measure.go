@@ -32,7 +32,7 @@ func (s *followed) measure(ctx context.Context) {
 		share, problem, compacted := s.mu.share, s.mu.problem, s.mu.compacted
 		s.mu.Unlock()
 		if share.Epoch > 0 && compacted != nil {
-			at := failover.Following{Epoch: share.Epoch, Problem: problem, Compacted: *compacted}
+			at := failover.Following{Epoch: share.Epoch, Problem: problem, Compacted: *compacted, Hiding: s.hiding(ctx, *compacted)}
 			if share.State != failover.Stable && share.State != failover.Open {
 				at.Epoch = share.Current().Epoch
 			}
@@ -122,7 +122,7 @@ const (
 )
 
 // policies looks from time to time which of the share's topics this site
-// compacts: they are not moved (C11).
+// compacts: whether they may be moved depends on what their logs hide (C11).
 func (s *followed) policies(ctx context.Context) {
 	for ctx.Err() == nil {
 		every := policiesEvery
@@ -161,6 +161,35 @@ func (s *followed) compacted(ctx context.Context) ([]string, error) {
 		}
 	}
 	return topics, nil
+}
+
+// hidingMax bounds the topics of which a lease tells what they hide.
+const hidingMax = 100
+
+// hiding tells which of the share's topics hide records here, nil while that is not known:
+// the map was not read up to where it was when this process asked first. Compacted topics
+// come first, since the others matter only where another site compacts them.
+func (s *followed) hiding(ctx context.Context, compacted []string) map[string]string {
+	r := s.f.cfg.Mirror.Map()
+	if !s.mapWhole {
+		ctx, cancel := context.WithTimeout(ctx, measureEvery)
+		defer cancel()
+		if r.CaughtUp(ctx) != nil {
+			return nil
+		}
+		s.mapWhole, s.mapRead = true, r.Position()
+	}
+	if r.Position() < s.mapRead {
+		return nil // it is read anew
+	}
+	all := r.Hiding()
+	found := make(map[string]string)
+	for _, name := range slices.Concat(compacted, slices.Sorted(maps.Keys(all))) {
+		if what := all[name]; what != "" && s.f.cfg.Topology.HasTopic(s.group, name) && len(found) < hidingMax {
+			found[name] = what
+		}
+	}
+	return found
 }
 
 // measuredEnds are the log ends for people; empty if the site cannot be asked.

@@ -75,6 +75,9 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	next.Restoring, next.Restore = false, nil // begun anew at the new site
 	next.Started, next.Passages = view.Now, nil
 	why := fmt.Sprintf("%s asked for a %s from %s to %s: %s", r.Who, r.Kind, share.Active, r.Target, cmp.Or(r.Why, "no reason given"))
+	if unfit := Unfit(r.Target, view, limits.Group); unfit != "" { // a person has named it all the same
+		why += "; keys may be missing: " + unfit
+	}
 	if r.Kind == Switchover && limits.Group.GroupDrain > 0 {
 		return next.enter(Draining, view, why), nil
 	}
@@ -126,8 +129,11 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 	case r.Kind == Switchover && site.Following.Epoch != share.Epoch:
 		return refuse("target %s follows epoch %d of share %s, not %d", r.Target, site.Following.Epoch, share.ID(), share.Epoch)
 	}
-	if topics := compacted(view, limits); len(topics) > 0 {
-		return refuse("share %s has compacted topics, which are mirrored but cannot be moved yet: %s; a cleaner that meets hidden records deletes the visible ones with their keys; set cleanup.policy=delete, or take them out of the failover group", share.ID(), strings.Join(topics, ", "))
+	if why := Unfit(r.Target, view, limits.Group); why != "" && r.Kind == Switchover {
+		if site.Following.Hiding == nil {
+			return fmt.Errorf("%w: target %s", ErrBehind, why)
+		}
+		return refuse("target %s", why)
 	}
 	if r.Kind == Switchover {
 		return behind(share, r, limits.Group, *site.Following)
@@ -135,12 +141,47 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 	return nil
 }
 
+// Unfit says of a site why keys may be missing where it serves: its log of compacted topics
+// hides records, or it has not said whether it does (C11). "": it is fit. A topic counts that
+// any of the sites compacts: its settings are carried.
+//
+// What is hidden stays in the log. The cleaner takes it for the newest state of its key and
+// removes the record that clients see, now or long ago. So it is no matter of how much is
+// hidden, and no later record makes it good; the topic has to begin anew at the site.
+func Unfit(site spillway.SiteID, view View, group spillway.FailoverGroup) string {
+	topics := compacted(view, group)
+	if len(topics) == 0 {
+		return ""
+	}
+	f := view.Sites[site].Following
+	if f == nil || f.Hiding == nil {
+		return fmt.Sprintf("%s has not said yet whether its logs of the compacted topics hide records: %s", site, some(topics))
+	}
+	topics = slices.DeleteFunc(topics, func(t string) bool { return f.Hiding[t] == "" })
+	if len(topics) == 0 {
+		return ""
+	}
+	for i, t := range topics {
+		topics[i] = fmt.Sprintf("%s (%s)", t, f.Hiding[t])
+	}
+	return fmt.Sprintf("%s hides records in its logs of compacted topics, and a cleaner that met them has removed records of the same keys that clients are to see: %s; let these topics begin anew there: docs/operate/compacted.md",
+		site, some(topics))
+}
+
+// someMax bounds what a sentence lists.
+const someMax = 5
+
+func some(words []string) string {
+	if n := len(words) - someMax; n > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(words[:someMax], ", "), n)
+	}
+	return strings.Join(words, ", ")
+}
+
 // compacted lists the topics of the group that any of its sites compacts.
-// What a failover leaves behind, and what others write past the gateways, is
-// hidden but in the log; the cleaner takes it for the newest state of its key (C11).
-func compacted(view View, limits Limits) []string {
+func compacted(view View, group spillway.FailoverGroup) []string {
 	var topics []string
-	for _, s := range limits.Group.Sites {
+	for _, s := range group.Sites {
 		if f := view.Sites[s].Following; f != nil {
 			topics = append(topics, f.Compacted...)
 		}
@@ -149,7 +190,8 @@ func compacted(view View, limits Limits) []string {
 	return slices.Compact(topics)
 }
 
-// bestSurvivor is the first preferred site that is up, has a mirror, and is not drained.
+// bestSurvivor is the first preferred site that is up, has a mirror, is not drained, and
+// where no keys may be missing (docs/decisions/0038).
 func bestSurvivor(share Share, view View, limits Limits) (spillway.SiteID, string) {
 	why := fmt.Sprintf("failover group %s has no other site", share.Group)
 	for _, site := range limits.Group.Sites {
@@ -159,6 +201,9 @@ func bestSurvivor(share Share, view View, limits Limits) (spillway.SiteID, strin
 		err := checkTarget(share, Request{Kind: Failover, Target: site}, view, limits)
 		if drained := view.Sites[site].Drained; err == nil && drained != nil {
 			err = refuse("site %s is %s; name it to fail over there all the same", site, drained)
+		}
+		if unfit := Unfit(site, view, limits.Group); err == nil && unfit != "" {
+			err = refuse("site %s; name it to fail over there all the same", unfit)
 		}
 		if err == nil {
 			return site, ""

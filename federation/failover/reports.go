@@ -86,8 +86,12 @@ type Following struct {
 	// site would hold clients until it is over; a failover does not need it.
 	SourceProblem string `json:"sourceProblem,omitempty"`
 	// Compacted are the share's topics whose records this site's log cleaner
-	// removes; they cannot be moved yet (C11).
+	// removes.
 	Compacted []string `json:"compacted,omitempty"`
+	// Hiding are those of its topics in whose log here records are hidden behind others
+	// that clients see, and says of each what: a cleaner takes them for the newest of their
+	// keys (C11). nil: it is not known, and not that there are none.
+	Hiding map[string]string `json:"hiding,omitzero"`
 }
 
 // HeldBack says what open transactions hold back for longer than a switchover waits for

@@ -290,9 +290,12 @@ type SiteReport struct {
 	Opened      bool  `json:"opened,omitempty"`
 	MapPosition int64 `json:"mapPosition,omitempty"`
 	// GroupsCopied: the last group commits are at this site (target only).
-	GroupsCopied bool   `json:"groupsCopied,omitempty"`
-	Armed        bool   `json:"armed,omitempty"` // ready to follow the new site
-	Problem      string `json:"problem,omitempty"`
+	GroupsCopied bool `json:"groupsCopied,omitempty"`
+	Armed        bool `json:"armed,omitempty"` // ready to follow the new site
+	// Unfit names a compacted topic of which the target was found to hide records while it
+	// caught up, and what; the target of a switchover does not open then (C11).
+	Unfit   string `json:"unfit,omitempty"`
+	Problem string `json:"problem,omitempty"`
 	// Restored is the number of the degrade of which this site has everything.
 	Restored int `json:"restored,omitempty"`
 }

@@ -352,6 +352,9 @@ func cutover(share Share, view View, limits Limits) (Share, []Action) {
 		if tp, by, exceeded := want.Exceeded(r.Ends); exceeded {
 			return aborted(share, fmt.Sprintf("%s got %d records of %s from beyond the cutover: somebody writes to %s past the gateways", share.Target, by, tp, share.Active))
 		}
+		if r.Unfit != "" {
+			return aborted(share, fmt.Sprintf("%s was found to hide records in its log of %s, which is compacted: keys would be missing there", share.Target, r.Unfit))
+		}
 		if !r.GroupsCopied {
 			return wait(share, "%s copies the last group commits%s", share.Target, problem(r))
 		}

@@ -23,7 +23,7 @@ import (
 // site's own (notHere), and those of brokers, groups and client metrics.
 var incrementalAlterConfigsAPI = api{
 	key: 44, min: 0, max: 1, needs: 0, begin: (*Client).beginIncrementalAlterConfigs,
-	level: TopicAdministration, treatment: answeredHere, about: "With gateway.administration. Settings of topics, changed at the site that serves; mirrors carry them to the others. Compaction, those that are a site's own, and of brokers and groups, are refused. See operate/topics.md.",
+	level: TopicAdministration, treatment: answeredHere, about: "With gateway.administration. Settings of topics, changed at the site that serves; mirrors carry them to the others. Those that are a site's own, and of brokers and groups, are refused. See operate/topics.md.",
 }
 
 func (c *Client) beginIncrementalAlterConfigs(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -108,6 +108,14 @@ func (r *Router) alterTopic(ctx context.Context, topic string, changes []broker.
 	}
 	if err := alterable(topic, changes); err != nil {
 		return err
+	}
+	for _, c := range changes {
+		if c.Value == nil || c.Op == broker.SubtractSetting || !compacts(c.Key, *c.Value) {
+			continue
+		}
+		if err := r.refuseCompacted(group, site, topic); err != nil {
+			return err
+		}
 	}
 	cluster := r.sites[site]
 	if err := r.stillInSync(ctx, cluster, topic, changes); err != nil {
@@ -213,7 +221,7 @@ func alterable(topic string, changes []broker.SettingChange) error {
 			value = "false" // of a mirror's topics that is what it is then, too
 		}
 		if why := notHere(c.Key, value); why != "" {
-			return refuse(refusedBy(c.Key), "topic %s: %s cannot be changed through the gateway: %s", topic, short(c.Key), why)
+			return refuse(kerr.InvalidConfig, "topic %s: %s cannot be changed through the gateway: %s", topic, short(c.Key), why)
 		}
 		bytes += len(c.Key) + len(value)
 	}

@@ -46,6 +46,7 @@ func (always) Held() bool   { return true }
 func (always) Term() uint64 { return 1 }
 
 func (always) View(spillway.SiteID, spillway.TopicPartition) *offsetmap.View { return nil }
+func (always) Hides(spillway.SiteID, string) string                          { return "" }
 
 func (always) Ask(_ *Share, _ Term, _ spillway.TopicPartition, end spillway.Offset) spillway.Offset {
 	return end

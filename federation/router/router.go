@@ -46,6 +46,9 @@ type Layout interface {
 type Maps interface {
 	// View of one partition at one site; nil if the site's map says nothing.
 	View(site spillway.SiteID, tp spillway.TopicPartition) *offsetmap.View
+	// Hides says what records the site's log of a topic hides behind some that clients
+	// see; "" if none.
+	Hides(site spillway.SiteID, topic string) string
 }
 
 // Reserve keeps the reserved ends (C5).

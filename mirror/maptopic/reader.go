@@ -50,7 +50,8 @@ type Reader struct {
 		sync.RWMutex
 		maps    map[spillway.TopicPartition]*offsetmap.Map
 		gaps    map[string]Gap
-		origins map[string][]Origin // by topic, in the order of their claims
+		hidden  map[spillway.TopicPartition]map[string]Gap // those of gaps that hide a part of the log as it is
+		origins map[string][]Origin                        // by topic, in the order of their claims
 		rules   map[string]rewrite.Text
 		floors  map[string]spillway.Epoch
 		kept    map[string]spillway.Epoch // the last one of floors that was written
@@ -309,6 +310,7 @@ func (r *Reader) forget() {
 	defer r.mu.Unlock()
 	r.mu.maps = make(map[spillway.TopicPartition]*offsetmap.Map)
 	r.mu.gaps = make(map[string]Gap)
+	r.mu.hidden = make(map[spillway.TopicPartition]map[string]Gap)
 	r.mu.origins = make(map[string][]Origin)
 	r.mu.rules = make(map[string]rewrite.Text)
 	r.mu.floors, r.mu.kept = make(map[string]spillway.Epoch), make(map[string]spillway.Epoch)
@@ -452,6 +454,7 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 	switch {
 	case d.gap != nil:
 		r.mu.gaps[d.name] = *d.gap
+		r.note(*d.gap)
 	case d.floor != nil:
 		r.mu.floors[d.name], r.mu.kept[d.name] = max(r.mu.floors[d.name], d.floor.Epoch), d.floor.Epoch
 	case d.worker != nil:

@@ -133,6 +133,7 @@ func (m *Map) applySession(s Session) bool {
 		end.LogEnd = end.Local
 		m.ended(end)
 	}
+	m.clip(s.Local)
 	m.cut(v, s.Local)
 	m.end.local, m.end.virtual = s.Local, reached
 	return true
@@ -214,6 +215,24 @@ func (m *Map) ended(e EpochEnd) {
 		m.ends[i] = e
 	} else {
 		m.ends = slices.Insert(m.ends, i, e)
+	}
+}
+
+// clip forgets of epochs of this site what it gave from the local offset l on: the log
+// ends there, and what comes next is the mirror's. Of a log that begins anew the numbers
+// mean other records, which would be taken for stale ones, and for unreplicated ones.
+func (m *Map) clip(l spillway.LocalOffset) {
+	if i := slices.IndexFunc(m.epochs, func(e EpochStart) bool { return e.Local > l }); i >= 0 {
+		m.epochs = slices.Clone(m.epochs)
+		for j := i; j < len(m.epochs); j++ {
+			m.epochs[j].Local = min(m.epochs[j].Local, l)
+		}
+	}
+	if i := slices.IndexFunc(m.ends, func(e EpochEnd) bool { return e.LogEnd > l || e.Local > l }); i >= 0 {
+		m.ends = slices.Clone(m.ends)
+		for j := i; j < len(m.ends); j++ {
+			m.ends[j].Local, m.ends[j].LogEnd = min(m.ends[j].Local, l), min(m.ends[j].LogEnd, l)
+		}
 	}
 }
 

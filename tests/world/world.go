@@ -54,9 +54,10 @@ type Options struct {
 	LossMax       int64
 	ReservedBlock int64
 	OffsetBase    int64
-	Extra         string // lines added to the failover group, YAML
-	Control       string // settings of the control role, YAML
-	Mirror        string // settings of the mirror role, YAML: "key: value, key: value"
+	Extra         string            // lines added to the failover group, YAML
+	Control       string            // settings of the control role, YAML
+	Mirror        string            // settings of the mirror role, YAML: "key: value, key: value"
+	Properties    map[string]string // of all brokers
 	// MirrorApart runs the mirror of each site in a process of its own.
 	MirrorApart bool
 	// LeaderFirst gives the Consul server that leads to the first site.
@@ -114,7 +115,7 @@ func Start(t testing.TB, o Options) *World {
 		places = append(places, consul.Place{Host: w.host(site), Network: w.Network(site)})
 		configs = append(configs, kafka.Config{
 			Host: w.host(site), Network: w.Network(site), Name: site, Version: o.Versions[site], Brokers: o.Brokers, FirstNode: 1 + 10*i,
-			Users: map[string]string{user: password}, SuperUsers: []string{user},
+			Users: map[string]string{user: password}, SuperUsers: []string{user}, Properties: o.Properties,
 		})
 	}
 	for i, c := range kafka.ForTest(t, configs...) {

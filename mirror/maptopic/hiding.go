@@ -1,0 +1,103 @@
+package maptopic
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"spillway"
+	"spillway/mirror/offsetmap"
+)
+
+// hidingKinds are the gaps whose local offsets hold records with keys that no client is
+// shown. Markers of transactions have no keys, and what brokers know as aborted no cleaner
+// counts. What a transaction of others held (GapTransaction) is foreign besides.
+var hidingKinds = []string{
+	GapForeign, GapStaleWorker, GapUnreplicated, GapOverhang, GapSource, GapDivergence,
+	GapExisting, GapDuplicate, GapAborted,
+}
+
+// hides tells whether the gap is a part of this site's log that clients are not shown.
+func (g Gap) hides() bool {
+	return slices.Contains(hidingKinds, g.Kind) && g.LocalFrom >= 0 && g.LocalFrom < g.LocalTo
+}
+
+// emptied tells that nothing of the log is left: all that was hidden there is gone, and
+// what it took with it is mirrored again.
+func (g Gap) emptied() bool { return g.Kind == GapTruncated && g.LocalFrom == 0 }
+
+// harms tells whether a log cleaner that meets the hidden records may remove one that
+// clients are to see: the newest record of a key stays, so only what lies below them is in
+// danger. first is where what clients see begins.
+func (g Gap) harms(view *offsetmap.View) bool {
+	first, _ := view.ToLocal(0)
+	return first < g.LocalFrom
+}
+
+// note keeps which gaps hide a part of the log as it is. The caller holds mu.
+func (r *Reader) note(g Gap) {
+	tp := spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition}
+	switch {
+	case g.emptied():
+		delete(r.mu.hidden, tp)
+	case g.hides():
+		if r.mu.hidden[tp] == nil {
+			r.mu.hidden[tp] = make(map[string]Gap)
+		}
+		r.mu.hidden[tp][g.ID] = g
+	}
+}
+
+// Holds tells whether the log still has what a gap says is hidden in it: it has not begun
+// anew since.
+func (r *Reader) Holds(g Gap) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	_, there := r.mu.hidden[spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition}][g.ID]
+	return there
+}
+
+// Hiding tells of each topic whose log here hides records behind some that clients see,
+// what and where. If the topic is compacted, or will be, its cleaner takes a hidden record
+// for the newest of its key and removes the one that clients see (C11). The entries are
+// those of the gap log, which nothing takes out of the map topic, so this is known after
+// any restart and of what was hidden long ago; it ends when the topic begins anew here.
+func (r *Reader) Hiding() map[string]string {
+	type of struct {
+		kinds      map[string]bool
+		partitions []int32
+	}
+	r.mu.RLock()
+	hidden := make(map[spillway.TopicPartition][]Gap, len(r.mu.hidden))
+	for tp, gaps := range r.mu.hidden {
+		hidden[tp] = slices.Collect(maps.Values(gaps))
+	}
+	r.mu.RUnlock()
+	found := make(map[string]of)
+	for tp, gaps := range hidden {
+		view := r.View(tp)
+		gaps = slices.DeleteFunc(gaps, func(g Gap) bool { return !g.harms(view) })
+		if len(gaps) == 0 {
+			continue
+		}
+		topic, known := found[tp.Topic]
+		if !known {
+			topic.kinds = make(map[string]bool)
+		}
+		for _, g := range gaps {
+			topic.kinds[g.Kind] = true
+		}
+		topic.partitions = append(topic.partitions, tp.Partition)
+		found[tp.Topic] = topic
+	}
+	said := make(map[string]string, len(found))
+	for name, topic := range found {
+		where := fmt.Sprintf("partition %d", slices.Min(topic.partitions))
+		if n := len(topic.partitions); n > 1 {
+			where = fmt.Sprintf("%d partitions", n)
+		}
+		said[name] = fmt.Sprintf("%s in %s", strings.Join(slices.Sorted(maps.Keys(topic.kinds)), ", "), where)
+	}
+	return said
+}
