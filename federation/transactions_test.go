@@ -521,7 +521,8 @@ func TestNoTransactionBeginsWhileGroupsDrain(t *testing.T) {
 
 // A member that commits its positions in transactions may not come while groups drain: it
 // waits for a transaction that begins when the move is over. It has nothing to save, so
-// nobody waits for it. One that commits by itself is waited for.
+// nobody waits for it once it was told: it joins anew then, before it tries again. One that
+// commits by itself is waited for.
 func TestAMemberThatTransactsIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
 	for _, transacts := range []bool{true, false} {
@@ -531,12 +532,12 @@ func TestAMemberThatTransactsIsNotWaitedFor(t *testing.T) {
 		sync := kmsg.NewPtrSyncGroupRequest()
 		sync.Version, sync.Group, sync.Generation, sync.MemberID = 3, "billing", joined.Generation, joined.MemberID
 		x.want("sync", do[*kmsg.SyncGroupResponse](t, x.c, sync).ErrorCode, nil)
-		beat := func() int16 {
+		beat := func(member string) int16 {
 			req := kmsg.NewPtrHeartbeatRequest()
-			req.Group, req.Generation, req.MemberID = "billing", joined.Generation, joined.MemberID
+			req.Group, req.Generation, req.MemberID = "billing", joined.Generation, member
 			return do[*kmsg.HeartbeatResponse](t, x.c, req).ErrorCode
 		}
-		x.want("a heartbeat", beat(), nil)
+		x.want("a heartbeat", beat(joined.MemberID), nil)
 		x.want("offsets", x.addOffsets("billing"), nil)
 		x.member, x.generation = joined.MemberID, joined.Generation
 		x.want("positions", x.commitOffset("billing", "orders", 0), nil)
@@ -552,13 +553,18 @@ func TestAMemberThatTransactsIsNotWaitedFor(t *testing.T) {
 			s.State, s.Epoch, s.Target, s.Kind = failover.Draining, s.Epoch+1, "west", failover.Switchover
 		})
 		epoch := w.Share().Epoch
-		gatewaytest.Eventually(t, "the gateway sees the record", func() bool { return beat() == kerr.RebalanceInProgress.Code })
+		gatewaytest.Eventually(t, "the gateway sees the record", func() bool { return beat("nobody") == kerr.RebalanceInProgress.Code })
 		drained := func() bool { return w.Report(epoch, "gateway-1").GroupsDrained }
+		time.Sleep(100 * time.Millisecond) // long enough for what must not come
+		if drained() {
+			t.Error("a member that was not told is not waited for")
+		}
+		x.want("being told", beat(joined.MemberID), kerr.RebalanceInProgress)
 		if transacts {
 			gatewaytest.Eventually(t, "nobody is waited for", drained)
 			continue
 		}
-		time.Sleep(100 * time.Millisecond) // long enough for what must not come
+		time.Sleep(100 * time.Millisecond) // the same
 		if drained() {
 			t.Error("a member that commits by itself is not waited for")
 		}
