@@ -67,9 +67,10 @@ type flow struct {
 		problem    string
 		found      bool // they were looked for, once
 		holders    map[spillway.TopicPartition]holder
-		circular   []string // topics that are left out, since they come from here
-		verifiedAt int64    // map position of the last verified end that was saved
-		running    []*lane  // quiet ones too
+		kept       map[string]time.Duration // for how long deletions are kept, of compacted topics
+		circular   []string                 // topics that are left out, since they come from here
+		verifiedAt int64                    // map position of the last verified end that was saved
+		running    []*lane                  // quiet ones too
 	}
 	wake        chan struct{}
 	metadataDue chan struct{}
@@ -100,6 +101,7 @@ func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartit
 		absent: make(map[string]time.Time), wanted: make(map[string]map[string]time.Time), retired: make(map[string]bool),
 	}
 	f.mu.state, f.mu.verifiedAt = make(map[spillway.TopicPartition]partState), -1
+	f.mu.kept = make(map[string]time.Duration)
 	f.mu.firsts, f.mu.limits = make(map[string]Lease), make(map[string]*atomic.Int64)
 	if bounds != nil {
 		f.ending.bound.Store(&bound{a.Epoch, bounds})

@@ -118,6 +118,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 		info.LagRecords += s.lag
 		info.UndecidedRecords += s.undecided
 		f.addHeldBack(&info, tp, s, now)
+		info.DeletionsBehind = max(info.DeletionsBehind, f.deletionsBehind(tp, s, now))
 		if s.running {
 			info.Running++
 		}

@@ -415,7 +415,7 @@ const lookEvery = 10 * time.Second
 // serve gives back what the mirror borrowed while it wrote here, looks for
 // partitions that were created since, and starts their first epoch.
 func (m *Mirror) serve(ctx context.Context, a Assignment) {
-	var looked time.Time
+	var looked, levelled time.Time
 	for first := true; first || sitelog.Pause(ctx, m.config.TopicInterval) == nil; first = false {
 		if !m.leads() {
 			continue // the share may have moved, and who leads mirrors into this site
@@ -426,6 +426,13 @@ func (m *Mirror) serve(ctx context.Context, a Assignment) {
 		}
 		if err := m.returnSettings(ctx, a, look); err != nil && ctx.Err() == nil {
 			m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Problem: err.Error()})
+		}
+		if time.Since(levelled) >= levelsServed {
+			if err := m.keepServedLevels(ctx, a); err == nil {
+				levelled = time.Now()
+			} else if ctx.Err() == nil {
+				m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Problem: err.Error()})
+			}
 		}
 		if first {
 			continue // Assign does the rest, the first time

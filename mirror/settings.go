@@ -491,6 +491,12 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 	} else if _, err := look(); err != nil {
 		return err
 	}
+	var compacted []string
+	for _, name := range topics {
+		if metadata.Compacts(here[name]) {
+			compacted = append(compacted, name)
+		}
+	}
 	f.mu.Lock()
 	for _, name := range topics {
 		if _, exists := here[name]; !exists {
@@ -498,7 +504,7 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 		}
 	}
 	f.mu.Unlock()
-	return f.learnLimits(ctx, here)
+	return errors.Join(f.learnLimits(ctx, here), f.keepLevels(ctx, compacted))
 }
 
 // late leaves changes out that are not as old as the flow's delay: with a shorter

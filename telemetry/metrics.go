@@ -76,6 +76,7 @@ var (
 	mirrorRecords    = counter("spillway_mirror_records_total", "records", "Records that were appended at the target and compared with the plan.", "source", "target", "topic")
 	mirrorBytes      = counter("spillway_mirror_bytes_total", "bytes", "Bytes of the batches that were appended at the target.", "source", "target", "topic")
 	mirrorBatches    = counter("spillway_mirror_batches_total", "batches", "Batches that were appended, by form: passed as they were, or rebuilt because of holes, limits, filters, provenance or repack.", "source", "target", "form")
+	mirrorDeletions  = gauge("spillway_mirror_deletions_behind_ratio", "", "For how long a partition of a compacted topic has not been level with its source, as a part of the time for which deletions are kept there, the longest of the flow. At 1 deletions may be missed, and the site is no target of switchovers any more.", "failover_group", "source", "target")
 	mirrorLeftOut    = counter("spillway_mirror_left_out_records_total", "records", "Records that filters left out. They are no gaps.", "source", "target", "topic")
 	mirrorLatency    = histogram("spillway_mirror_replication_seconds", "Age of a batch's newest record when its mark was due. Records that carry old timestamps count as old.", []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}, "source", "target")
 	mirrorUndecided  = gauge("spillway_mirror_undecided_records", "records", "Of spillway_mirror_lag_records, those that open transactions hold back at the source.", "failover_group", "source", "target")

@@ -224,6 +224,15 @@ func TestTheAgeOfRightsIsShown(t *testing.T) {
 	}
 }
 
+func TestDeletionsBehindAreShown(t *testing.T) {
+	tel := New("test")
+	tel.MirrorEvents().FlowState(mirror.FlowInfo{Share: spillway.ShareID{Group: "shop"}, Source: "east", Target: "west", DeletionsBehind: 0.75})
+	want := `spillway_mirror_deletions_behind_ratio{failover_group="shop",source="east",target="west"} 0.75`
+	if _, body := get(t, tel, "/metrics"); !strings.Contains(body, want+"\n") {
+		t.Errorf("lacks %s", want)
+	}
+}
+
 // A gateway without a lease serves nobody, whatever it had opened.
 func TestServedOnlyUnderALease(t *testing.T) {
 	tel := New("test")

@@ -152,7 +152,7 @@ func (a *accounts) right(site, when string) {
 		}
 	}
 	if len(wrong) > 0 || len(got) != len(want) {
-		a.t.Errorf("%s, %s: of %d keys %d are there and %d wrong: %.5q", when, where, len(want), len(got), len(wrong), wrong)
+		a.t.Errorf("%s, %s: of %d keys %d are there and %d wrong: %q", when, where, len(want), len(got), len(wrong), wrong[:min(5, len(wrong))])
 	}
 	fmt.Printf("| %s: %s show %d keys in %d records\n", when, where, len(got), records)
 }

@@ -89,7 +89,7 @@ func (s *followed) unfit() string {
 	if s.mu.compacted == nil || len(*s.mu.compacted) == 0 {
 		return ""
 	}
-	hiding := s.f.cfg.Mirror.Map().Hiding()
+	hiding := s.f.cfg.Mirror.Map().Unfit()
 	for _, topic := range *s.mu.compacted {
 		if what := hiding[topic]; what != "" {
 			return fmt.Sprintf("%s (%s)", topic, what)

@@ -182,7 +182,7 @@ func (s *followed) hiding(ctx context.Context, compacted []string) map[string]st
 	if r.Position() < s.mapRead {
 		return nil // it is read anew
 	}
-	all := r.Hiding()
+	all := r.Unfit()
 	found := make(map[string]string)
 	for _, name := range slices.Concat(compacted, slices.Sorted(maps.Keys(all))) {
 		if what := all[name]; what != "" && s.f.cfg.Topology.HasTopic(s.group, name) && len(found) < hidingMax {

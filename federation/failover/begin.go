@@ -141,8 +141,9 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 	return nil
 }
 
-// Unfit says of a site why keys may be missing where it serves: its log of compacted topics
-// hides records, or it has not said whether it does (C11). "": it is fit. A topic counts that
+// Unfit says of a site why keys may be missing where it serves, or be shown that are deleted:
+// its log of compacted topics hides records (C11), it was without its source for so long
+// that deletions were gone (C15), or it has not said whether that is so. "": it is fit. A topic counts that
 // any of the sites compacts: its settings are carried.
 //
 // What is hidden stays in the log. The cleaner takes it for the newest state of its key and
@@ -164,7 +165,7 @@ func Unfit(site spillway.SiteID, view View, group spillway.FailoverGroup) string
 	for i, t := range topics {
 		topics[i] = fmt.Sprintf("%s (%s)", t, f.Hiding[t])
 	}
-	return fmt.Sprintf("%s hides records in its logs of compacted topics, and a cleaner that met them has removed records of the same keys that clients are to see: %s; let these topics begin anew there: docs/operate/compacted.md",
+	return fmt.Sprintf("%s hides records in its logs of compacted topics, so that a cleaner may have removed the visible ones of their keys, or has missed deletions (late): %s; let these topics begin anew there: docs/operate/compacted.md",
 		site, some(topics))
 }
 

@@ -90,7 +90,8 @@ type Following struct {
 	Compacted []string `json:"compacted,omitempty"`
 	// Hiding are those of its topics in whose log here records are hidden behind others
 	// that clients see, and says of each what: a cleaner takes them for the newest of their
-	// keys (C11). nil: it is not known, and not that there are none.
+	// keys (C11). Those are among them of which deletions may have been missed (late, C15).
+	// nil: it is not known, and not that there are none.
 	Hiding map[string]string `json:"hiding,omitzero"`
 }
 

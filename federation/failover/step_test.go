@@ -89,7 +89,7 @@ func TestKeeps(t *testing.T) {
 	}
 }
 
-const hidingWant = "west hides records in its logs of compacted topics, and a cleaner that met them has removed records of the same keys that clients are to see: carts (unreplicated in partition 0); let these topics begin anew there: docs/operate/compacted.md"
+const hidingWant = "west hides records in its logs of compacted topics, so that a cleaner may have removed the visible ones of their keys, or has missed deletions (late): carts (unreplicated in partition 0); let these topics begin anew there: docs/operate/compacted.md"
 
 // hides lets a site say what its logs hide, and compact topics.
 func hides(v View, site spillway.SiteID, hiding map[string]string, compacted ...string) {

@@ -35,13 +35,16 @@ func (g Gap) harms(view *offsetmap.View) bool {
 	return first < g.LocalFrom
 }
 
+// late tells that the log may show keys that are deleted.
+func (g Gap) late() bool { return g.Kind == GapLate }
+
 // note keeps which gaps hide a part of the log as it is. The caller holds mu.
 func (r *Reader) note(g Gap) {
 	tp := spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition}
 	switch {
 	case g.emptied():
 		delete(r.mu.hidden, tp)
-	case g.hides():
+	case g.hides(), g.late():
 		if r.mu.hidden[tp] == nil {
 			r.mu.hidden[tp] = make(map[string]Gap)
 		}
@@ -64,6 +67,17 @@ func (r *Reader) Holds(g Gap) bool {
 // those of the gap log, which nothing takes out of the map topic, so this is known after
 // any restart and of what was hidden long ago; it ends when the topic begins anew here.
 func (r *Reader) Hiding() map[string]string {
+	return r.say(func(g Gap, view *offsetmap.View) bool { return g.hides() && g.harms(view) })
+}
+
+// Unfit is Hiding, and tells besides which topics may show keys here that are deleted: the
+// site was away for longer than the source keeps deletions (C15).
+func (r *Reader) Unfit() map[string]string {
+	return r.say(func(g Gap, view *offsetmap.View) bool { return g.late() || g.harms(view) })
+}
+
+// say tells of each topic which of its gaps count.
+func (r *Reader) say(counts func(Gap, *offsetmap.View) bool) map[string]string {
 	type of struct {
 		kinds      map[string]bool
 		partitions []int32
@@ -77,7 +91,7 @@ func (r *Reader) Hiding() map[string]string {
 	found := make(map[string]of)
 	for tp, gaps := range hidden {
 		view := r.View(tp)
-		gaps = slices.DeleteFunc(gaps, func(g Gap) bool { return !g.harms(view) })
+		gaps = slices.DeleteFunc(gaps, func(g Gap) bool { return !counts(g, view) })
 		if len(gaps) == 0 {
 			continue
 		}

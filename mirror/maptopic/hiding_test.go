@@ -30,6 +30,8 @@ func TestHiding(t *testing.T) {
 		entries []Entry
 		want    map[string]string
 	}{
+		"deletions that were missed are no reason to stop a cleaner": {
+			append(mirrored(tp("carts", 0), 0, 100), gap(tp("carts", 0), GapLate, -1, -1)), nil},
 		"nothing": {mirrored(tp("carts", 0), 0, 100), nil},
 		"a tail that no other site has": {
 			append(mirrored(tp("carts", 0), 0, 100), gap(tp("carts", 0), GapUnreplicated, 100, 105)),
@@ -64,5 +66,34 @@ func TestHiding(t *testing.T) {
 		if got := r.Hiding(); r.Skipped() > 0 || !maps.Equal(got, test.want) {
 			t.Errorf("%s: %v, want %v; %d skipped", name, got, test.want, r.Skipped())
 		}
+	}
+}
+
+// Deletions that were missed make a site unfit, like what is hidden, until the topic begins
+// anew (C15). The level is what was said last.
+func TestUnfit(t *testing.T) {
+	t.Parallel()
+	tp := spillway.TopicPartition{Topic: "carts", Partition: 3}
+	late := GapEntry(Gap{ID: "1", Kind: GapLate, Topic: "carts", Partition: 3, From: 7, To: 9, LocalFrom: -1, LocalTo: -1})
+	anew := GapEntry(Gap{ID: "2", Kind: GapTruncated, Topic: "carts", Partition: 3, LocalFrom: 0, LocalTo: 100})
+	r := new(Reader)
+	r.forget()
+	for i, step := range []struct {
+		entry Entry
+		want  map[string]string
+	}{
+		{late, map[string]string{"carts": "late in partition 3"}},
+		{anew, map[string]string{}},
+		{late, map[string]string{"carts": "late in partition 3"}},
+		{LevelEntry(tp, Level{Virtual: 5}), map[string]string{"carts": "late in partition 3"}},
+		{LevelEntry(tp, Level{Virtual: 6}), map[string]string{"carts": "late in partition 3"}},
+	} {
+		r.applyRecord(int64(i), []byte(step.entry.Key), step.entry.Value)
+		if got := r.Unfit(); !maps.Equal(got, step.want) || len(r.Hiding()) > 0 {
+			t.Errorf("step %d: %v, want %v; hidden %v", i, got, step.want, r.Hiding())
+		}
+	}
+	if l, known := r.Level(tp); !known || l.Virtual != 6 || r.Skipped() > 0 {
+		t.Errorf("%+v, %t; %d skipped", l, known, r.Skipped())
 	}
 }

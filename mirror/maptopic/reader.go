@@ -58,6 +58,7 @@ type Reader struct {
 		workers map[string]*workers.Table // by flow
 		changed chan struct{}             // closed when somebody may have to do other things
 		topics  map[string]Topic
+		levels  map[spillway.TopicPartition]Level
 		acls    map[spillway.ACL]metadata.OwnedACL
 		quotas  map[string]map[string]metadata.Owned
 		next    int64         // the first offset of the topic that was not applied
@@ -240,6 +241,15 @@ func (r *Reader) Topic(name string) Topic {
 	return r.mu.topics[name]
 }
 
+// Level is until when the site was level with the source of a partition, as far as that was
+// written down.
+func (r *Reader) Level(tp spillway.TopicPartition) (Level, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	l, known := r.mu.levels[tp]
+	return l, known
+}
+
 // Topics lists the topics of which Topic tells something, sorted.
 func (r *Reader) Topics() []string {
 	r.mu.RLock()
@@ -325,6 +335,7 @@ func (r *Reader) forget() {
 	}
 	r.mu.changed = make(chan struct{})
 	r.mu.topics = make(map[string]Topic)
+	r.mu.levels = make(map[spillway.TopicPartition]Level)
 	r.mu.acls = make(map[spillway.ACL]metadata.OwnedACL)
 	r.mu.quotas = make(map[string]map[string]metadata.Owned)
 	r.mu.next = 0
@@ -467,6 +478,8 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 		}
 	case d.topic != nil:
 		r.mu.topics[d.name] = *d.topic
+	case d.level != nil:
+		r.mu.levels[d.tp] = *d.level
 	case d.acl != nil && d.gone:
 		delete(r.mu.acls, d.acl.ACL)
 	case d.acl != nil:

@@ -34,6 +34,8 @@ type watcher struct {
 var elsewhere = map[string]string{
 	// The clients here do not log in, so gateways have no list of rights.
 	"RightsOld": "dashboards/testdata/rules_test.yml fires it, telemetry.TestTheAgeOfRightsIsShown has its metric",
+	// The topics of this story are not compacted, and it does not last for hours.
+	"DeletionsMissedSoon": "dashboards/testdata/rules_test.yml fires it, telemetry.TestDeletionsBehindAreShown has its metric, mirror.TestJudgeLate what that is made of",
 }
 
 // One story provokes every alert but those and moves every panel: somebody leaves a
