@@ -110,6 +110,9 @@ func (a *App) mirrorEvents() mirror.Events {
 		for tp, what := range f.Hanging {
 			said.tell(fmt.Sprintf("flow %s→%s of %s is held back", f.Source, f.Target, tp), errors.New(what))
 		}
+		if f.GroupAge >= failover.GroupLate {
+			said.tell(fmt.Sprintf("flow %s→%s of failover group %s does not carry a consumer group", f.Source, f.Target, f.Share.Group), errors.New(f.GroupBehind))
+		}
 	}
 	return e
 }

@@ -158,6 +158,7 @@ type Admin interface {
 	// Features are those that the cluster has finalized (KIP-584), with their levels.
 	Features(ctx context.Context) (map[string]int16, error)
 
+	// ListGroups: with an error, the groups of the brokers that answered.
 	ListGroups(ctx context.Context) ([]GroupListing, error)
 	// DescribeGroup: state "Dead" for a group that does not exist.
 	DescribeGroup(ctx context.Context, group string) (GroupDescription, error)

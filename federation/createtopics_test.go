@@ -266,6 +266,41 @@ func TestTopicsWhileASiteIsAway(t *testing.T) {
 	}
 }
 
+// The site that serves is away: the client is told that nothing was created, and not where the
+// brokers of the site are (promise D). The gateway's log has that.
+func TestRefusalsDoNotNameBrokers(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var logged []error
+	w := topicWorld(t, func(o *gatewaytest.Options) {
+		o.Gateway = func(c *federation.Config) {
+			c.Router.Administration = router.TopicAdministration
+			c.Events.Problem = func(_ string, err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				logged = append(logged, err)
+			}
+		}
+	})
+	c := raw(t, w.Addrs[0])
+	w.Wires["east"].Cut(true)
+	check := func(what string, code int16, message *string) {
+		t.Helper()
+		if code == 0 || message == nil || strings.Contains(*message, "127.0.0.1") || strings.Contains(*message, "node") {
+			t.Errorf("%s: error %d, %v", what, code, message)
+		}
+	}
+	created := createTopics(t, c, newTopic("shop-carts", 1, 1))[0]
+	check("created", created.ErrorCode, created.ErrorMessage)
+	changed := alter(t, c, "shop-orders", change("retention.ms", kmsg.IncrementalAlterConfigOpSet, "12345678"))
+	check("changed", changed.ErrorCode, changed.ErrorMessage)
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.ContainsFunc(logged, func(err error) bool { return strings.Contains(err.Error(), "east") }) {
+		t.Errorf("the log says %v", logged)
+	}
+}
+
 // A topic that was deleted at each site is not created anew under its name: clients would
 // be told offsets of the one for the other.
 func TestATopicIsNotCreatedTwice(t *testing.T) {

@@ -195,6 +195,7 @@ func New(c Config) (*Gateway, error) {
 			g.problem(fmt.Sprintf("ask site %s about a transaction; may its gateways describe transactional ids?", site), err)
 		}
 	}
+	rc.Events.ChangeFailed = func(err error) { g.problem("change topics for a client", err) }
 	rc.Events.TooManyOfPrincipal = func() { g.connectionRefused("too-many-of-principal") }
 	for _, s := range g.shares {
 		rc.Shares = append(rc.Shares, s)

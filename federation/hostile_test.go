@@ -324,6 +324,40 @@ func TestTooManyEntries(t *testing.T) {
 	}
 }
 
+// A request that names the same thing over and over gets one answer about it: the answer
+// would be thousands of times as large as the request.
+func TestWhatIsNamedAgainIsAnsweredOnce(t *testing.T) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 20}})
+	orders := kmsg.MetadataRequestTopic{Topic: kmsg.StringPtr("orders")}
+	group := kmsg.NewOffsetFetchRequestGroup()
+	group.Group = "readers"
+	describe := kmsg.NewPtrMetadataRequest()
+	describe.Version, describe.Topics = 12, slices.Repeat([]kmsg.MetadataRequestTopic{orders}, 5000)
+	groups := kmsg.NewPtrDescribeGroupsRequest()
+	groups.Version, groups.Groups = 5, slices.Repeat([]string{"readers"}, 5000)
+	positions := kmsg.NewPtrOffsetFetchRequest()
+	positions.Version, positions.Groups = 8, slices.Repeat([]kmsg.OffsetFetchRequestGroup{group}, 5000)
+	c := raw(t, w.Addrs[0])
+	for _, req := range []kmsg.Request{describe, groups, positions} {
+		resp, err := c.DoVersion(within(t, soon), req)
+		if err != nil {
+			t.Fatalf("%T: %v", req, err)
+		}
+		answers := 0
+		switch resp := resp.(type) {
+		case *kmsg.MetadataResponse:
+			answers = len(resp.Topics)
+		case *kmsg.DescribeGroupsResponse:
+			answers = len(resp.Groups)
+		case *kmsg.OffsetFetchResponse:
+			answers = len(resp.Groups)
+		}
+		if answers != 1 {
+			t.Errorf("%T: %d answers about one thing", req, answers)
+		}
+	}
+}
+
 // A producer that leaves gaps everywhere makes only so many of its batches wait.
 func TestWaitingBatchesAreBounded(t *testing.T) {
 	const partitions, requests = 20, 60

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 
 	"spillway"
@@ -42,11 +43,9 @@ func (g *Gateway) leaseChanged(err error) {
 // the records were read, so a watch that hangs cannot leave the gateway serving
 // an old epoch (C30). The gateways' list says who obeys which layout.
 func (g *Gateway) readShares(ctx context.Context) error {
-	shares, err := g.config.Store.List(ctx, g.keys.Shares())
-	if err != nil {
+	if err := g.listShares(ctx); err != nil {
 		return err
 	}
-	g.takeShares(shares, true)
 	now := g.layout.now()
 	gateways, err := g.config.Store.List(ctx, g.keys.Gateways())
 	if err != nil {
@@ -61,12 +60,30 @@ func (g *Gateway) readShares(ctx context.Context) error {
 	return nil
 }
 
-func (g *Gateway) seeShares(entries []coordination.Entry) { g.takeShares(entries, false) }
+func (g *Gateway) seeShares(entries []coordination.Entry) { g.takeShares(entries, nil) }
 
-// takeShares takes notice of share records. A watch may be late, so what is
-// older than what was seen is dropped; a read is not late, but an epoch that
-// fell means that the store was put back, and is refused (invariant D).
-func (g *Gateway) takeShares(entries []coordination.Entry, read bool) {
+// listShares takes notice of the records that the store has now.
+func (g *Gateway) listShares(ctx context.Context) error {
+	before := g.seenVersions()
+	shares, err := g.config.Store.List(ctx, g.keys.Shares())
+	if err == nil {
+		g.takeShares(shares, before)
+	}
+	return err
+}
+
+// seenVersions are those of the newest records seen.
+func (g *Gateway) seenVersions() map[spillway.ShareID]uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return maps.Clone(g.mu.versions)
+}
+
+// takeShares takes notice of share records. A watch may be late, so what is older than what
+// was seen is dropped. A read is not, of what had been seen before it (readBefore; nil: a
+// watch), though a watch may have overtaken it. An epoch that fell means that the store was
+// put back, and is refused (invariant D).
+func (g *Gateway) takeShares(entries []coordination.Entry, readBefore map[spillway.ShareID]uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, e := range entries {
@@ -80,11 +97,11 @@ func (g *Gateway) takeShares(entries []coordination.Entry, read bool) {
 		if s == nil || strings.TrimPrefix(e.Key, g.keys.Shares()) != id.String() {
 			continue
 		}
-		seen := s.Record()
+		seen, newest := s.Record(), g.mu.versions[id]
 		switch {
 		case r.Epoch < seen.Epoch:
 			g.problem("read "+e.Key, fmt.Errorf("epoch %d is older than %d, which was seen; was the store restored?", r.Epoch, seen.Epoch))
-		case e.Version == g.mu.versions[id], !read && r.Epoch == seen.Epoch && e.Version < g.mu.versions[id]:
+		case e.Version == newest, e.Version < newest && r.Epoch == seen.Epoch && readBefore[id] != newest:
 		default:
 			g.mu.versions[id] = e.Version
 			if _, opens := r.Serves(); opens { // with its leaders and coordinators

@@ -87,7 +87,7 @@ func (m *marks) see(entries []coordination.Entry) {
 			m.gateway.problem("read "+e.Key, err)
 			continue
 		}
-		if _, known := m.gateway.config.Topology.Site(l.Site); known && l.Marks != "" && !l.Leaving {
+		if _, known := m.gateway.config.Topology.Site(l.Site); known && l.Marks != "" {
 			wanted[l.Marks] = l.Site
 		}
 	}

@@ -14,14 +14,25 @@ import (
 
 // reports writes the gateway's confirmations. Several reasons to rewrite one
 // become one write; an unavailable store is tried again until a newer epoch
-// makes the report pointless.
+// makes the report pointless. A share whose write hangs holds up no other one: all of them
+// move at once when a site is lost.
 type reports struct {
 	gateway *Gateway
-	last    map[spillway.ShareID]written // owned by run
+	shares  map[spillway.ShareID]*shareReports
+	writes  chan struct{} // a token for each write on its way
+}
+
+// reportsAtOnce bounds the confirmations on their way to the store, which has leases to write
+// beside them, over not too many connections.
+const reportsAtOnce = 32
+
+type shareReports struct {
+	id   spillway.ShareID
+	last written // owned by run
+	kick chan struct{}
 
 	mu   sync.Mutex
-	want map[spillway.ShareID]*report
-	kick chan struct{}
+	want *report
 }
 
 type report struct {
@@ -38,73 +49,96 @@ type written struct {
 }
 
 func newReports(g *Gateway) *reports {
-	return &reports{gateway: g, last: make(map[spillway.ShareID]written), want: make(map[spillway.ShareID]*report), kick: make(chan struct{}, 1)}
+	r := &reports{gateway: g, shares: make(map[spillway.ShareID]*shareReports), writes: make(chan struct{}, reportsAtOnce)}
+	for id := range g.shares {
+		r.shares[id] = &shareReports{id: id, kick: make(chan struct{}, 1)}
+	}
+	return r
 }
 
 // update changes the report about an epoch of a share, soon. The changes may
 // be applied more than once.
 func (r *reports) update(id spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if w := r.want[id]; w == nil || w.epoch < epoch {
-		r.want[id] = &report{epoch: epoch}
-	} else if w.epoch > epoch {
+	s := r.shares[id]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.want == nil || s.want.epoch < epoch {
+		s.want = &report{epoch: epoch}
+	} else if s.want.epoch > epoch {
 		return
 	}
-	r.want[id].changes = append(r.want[id].changes, change)
+	s.want.changes = append(s.want.changes, change)
+	s.wake()
+}
+
+func (s *shareReports) wake() {
 	select {
-	case r.kick <- struct{}{}:
+	case s.kick <- struct{}{}:
 	default:
 	}
 }
 
 func (r *reports) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, s := range r.shares {
+		wg.Go(func() { r.keep(ctx, s) })
+	}
+	wg.Wait()
+}
+
+// keep writes the reports of one share until ctx ends.
+func (r *reports) keep(ctx context.Context, s *shareReports) {
 	for {
 		select {
-		case <-r.kick:
+		case <-s.kick:
 		case <-ctx.Done():
 			return
 		}
-		for id, w := range r.take() {
-			if err := r.write(ctx, id, w); err != nil && ctx.Err() == nil {
-				r.gateway.problem("confirm epoch of share "+id.String(), err)
-				r.putBack(id, w)
-			}
+		select {
+		case r.writes <- struct{}{}:
+		case <-ctx.Done():
+			return
 		}
+		if w := s.take(); w != nil {
+			r.confirm(ctx, s, w)
+		}
+		<-r.writes
 	}
 }
 
-func (r *reports) take() map[spillway.ShareID]*report {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	taken := r.want
-	r.want = make(map[spillway.ShareID]*report)
+func (r *reports) confirm(ctx context.Context, s *shareReports, w *report) {
+	if err := r.write(ctx, s, w); err != nil && ctx.Err() == nil {
+		r.gateway.problem("confirm epoch of share "+s.id.String(), err)
+		s.putBack(w)
+	}
+}
+
+func (s *shareReports) take() *report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	taken := s.want
+	s.want = nil
 	return taken
 }
 
-func (r *reports) putBack(id spillway.ShareID, old *report) {
-	r.mu.Lock()
-	switch w := r.want[id]; {
-	case w == nil:
-		r.want[id] = old
-	case w.epoch == old.epoch:
-		w.changes = append(old.changes, w.changes...)
+func (s *shareReports) putBack(old *report) {
+	s.mu.Lock()
+	switch {
+	case s.want == nil:
+		s.want = old
+	case s.want.epoch == old.epoch:
+		s.want.changes = append(old.changes, s.want.changes...)
 	}
-	r.mu.Unlock()
-	time.AfterFunc(retryEvery, func() {
-		select {
-		case r.kick <- struct{}{}:
-		default:
-		}
-	})
+	s.mu.Unlock()
+	time.AfterFunc(retryEvery, s.wake)
 }
 
-func (r *reports) write(ctx context.Context, id spillway.ShareID, w *report) error {
+func (r *reports) write(ctx context.Context, s *shareReports, w *report) error {
 	g := r.gateway
 	ctx, cancel := context.WithTimeout(ctx, coordination.LeaseTTL/2)
 	defer cancel()
-	key := g.keys.GatewayReport(id, w.epoch, g.config.ID)
-	known := r.last[id]
+	key := g.keys.GatewayReport(s.id, w.epoch, g.config.ID)
+	known := s.last
 	if known.epoch != w.epoch {
 		known = written{epoch: w.epoch}
 	}
@@ -115,12 +149,12 @@ func (r *reports) write(ctx context.Context, id spillway.ShareID, w *report) err
 			change(&report)
 		}
 		if known.version > 0 && report == known.report {
-			r.last[id] = known
+			s.last = known
 			return nil // each request of a transaction asks for it while groups drain
 		}
 		version, err := g.config.Store.Put(ctx, key, encode(report), known.version)
 		if err == nil {
-			r.last[id] = written{epoch: w.epoch, version: version, report: report}
+			s.last = written{epoch: w.epoch, version: version, report: report}
 			return nil
 		}
 		if !errors.Is(err, coordination.ErrConflict) {

@@ -68,11 +68,9 @@ func (g *Gateway) awaitRights(ctx context.Context) {
 // servingSites are those that serve shares, or will where a move is under way, as the store
 // says; all, where it does not answer.
 func (g *Gateway) servingSites(ctx context.Context) (sites []spillway.SiteID) {
-	shares, err := g.config.Store.List(ctx, g.keys.Shares())
-	if err != nil {
+	if g.listShares(ctx) != nil {
 		return slices.Collect(maps.Keys(g.config.Sites))
 	}
-	g.takeShares(shares, true)
 	for _, s := range g.shares {
 		sites = append(sites, s.Record().Active, s.Record().Next())
 	}

@@ -136,6 +136,12 @@ type FlowInfo struct {
 	DeletionsBehind float64
 	// Hanging tells of transactions that are open for longer than TransactionWait.
 	Hanging map[spillway.TopicPartition]string
+	// GroupAge is for how long the positions of a consumer group have not been carried, the
+	// longest, GroupBehind which it is and why, and GroupsBehind how many there are; zero if
+	// all are carried.
+	GroupAge     time.Duration
+	GroupBehind  string
+	GroupsBehind int
 	// MemoryBytes are held of records by all flows of the mirror, MemoryBytesMax may be.
 	MemoryBytes, MemoryBytesMax int64
 	// Workers share the flow; none where a control plane says who writes.

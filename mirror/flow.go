@@ -27,6 +27,7 @@ type flow struct {
 	source *source
 
 	ending flowEnd
+	groups groupAges
 
 	stopping   chan struct{} // closed by stop
 	stopOnce   sync.Once
@@ -46,18 +47,18 @@ type flow struct {
 
 	// metadata is held by who looks at topics, which owns what follows.
 	metadata  sync.Mutex
-	told      map[string]bool                 // what differs and stays
-	turn      string                          // topics from this name on are looked at next
-	limitSeen map[string]string               // max.message.bytes as it was set
-	wanted    map[string]map[string]time.Time // of a delayed flow: changes by topic, since when
-	absent    map[string]time.Time            // topics that the source does not have, since when
+	told      map[string]bool                                  // what differs and stays
+	turn      string                                           // topics from this name on are looked at next
+	limitSeen map[string]string                                // max.message.bytes as it was set
+	wanted    map[string]map[string]time.Time                  // of a delayed flow: changes by topic, since when
+	idle      map[spillway.TopicPartition]spillway.LocalOffset // ends of compacted logs, as of the last look
+	absent    map[string]time.Time                             // topics that the source does not have, since when
 
 	mu struct {
 		sync.Mutex
 		retired    []string         // topics to be let go
 		firsts     map[string]Lease // of the first partitions, by topic
 		due        []string         // topics to be looked at
-		gone       []string         // topics that are not here any more
 		limits     map[string]*atomic.Int64
 		back       []back
 		state      map[spillway.TopicPartition]partState
@@ -67,10 +68,11 @@ type flow struct {
 		problem    string
 		found      bool // they were looked for, once
 		holders    map[spillway.TopicPartition]holder
-		kept       map[string]time.Duration // for how long deletions are kept, of compacted topics
-		circular   []string                 // topics that are left out, since they come from here
-		verifiedAt int64                    // map position of the last verified end that was saved
-		running    []*lane                  // quiet ones too
+		kept       map[string]time.Duration  // for how long deletions are kept, of compacted topics
+		longer     []spillway.TopicPartition // their logs do not end where the flow left them
+		circular   []string                  // topics that are left out, since they come from here
+		verifiedAt int64                     // map position of the last verified end that was saved
+		running    []*lane                   // quiet ones too
 	}
 	wake        chan struct{}
 	metadataDue chan struct{}
@@ -98,7 +100,7 @@ func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartit
 		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
 		claimed: make(chan *partition), wake: make(chan struct{}, 1), metadataDue: make(chan struct{}, 1),
 		told: make(map[string]bool), limitSeen: make(map[string]string),
-		absent: make(map[string]time.Time), wanted: make(map[string]map[string]time.Time), retired: make(map[string]bool),
+		idle: make(map[spillway.TopicPartition]spillway.LocalOffset), absent: make(map[string]time.Time), wanted: make(map[string]map[string]time.Time), retired: make(map[string]bool),
 	}
 	f.mu.state, f.mu.verifiedAt = make(map[spillway.TopicPartition]partState), -1
 	f.mu.kept = make(map[string]time.Duration)
@@ -299,7 +301,7 @@ func (f *flow) discover(flow context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	f.reopenGone()
+	f.lookHere(ctx)
 	f.m.learnExpiry(ctx)
 	bounded, cancel := context.WithTimeout(ctx, readyMax)
 	err := f.source.ready(bounded, f.m.config.IdentitySources)

@@ -12,6 +12,7 @@ import (
 // partState is what others may know about a partition.
 type partState struct {
 	virtual spillway.Offset
+	local   spillway.LocalOffset // behind what it wrote
 	lag     int64
 	due     int64 // of lag, what could be here
 	// undecided are those of lag that open transactions hold back at the source,
@@ -32,11 +33,14 @@ type partState struct {
 // publish is called by lanes after a plan was compared.
 func (f *flow) publish(p *partition) {
 	f.setState(p, true, p.notice)
+	if p.reopen.Load() {
+		return // its log is gone, and the mark withdrawn
+	}
 	f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, Session: p.session.Session, End: p.virtual})
 }
 
 func (f *flow) setState(p *partition, running bool, problem string) {
-	s := partState{virtual: p.virtual, lag: p.lag(), due: p.due(), undecided: p.undecided(), lastStable: p.lastStable, heldBack: p.heldBack, running: running, problem: problem, caughtUp: time.Now()}
+	s := partState{virtual: p.virtual, local: p.local, lag: p.lag(), due: p.due(), undecided: p.undecided(), lastStable: p.lastStable, heldBack: p.heldBack, running: running, problem: problem, caughtUp: time.Now()}
 	if !p.heardAt.IsZero() {
 		s.caughtUp = p.heardAt
 	}
@@ -77,6 +81,13 @@ func (f *flow) fail(err error) {
 	f.mu.problem = err.Error()
 }
 
+// problem is what is wrong with the source; "": nothing that is known.
+func (f *flow) problem() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mu.problem
+}
+
 // reportAll reports until ctx ends. It waits for no broker: a target that
 // freezes stops everything else, and that is what there is to report.
 func (f *flow) reportAll(ctx context.Context) {
@@ -104,6 +115,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 	info := FlowInfo{Share: f.share.Share, Source: f.source.site, Target: f.m.site, Epoch: f.epoch,
 		Partitions: len(f.mu.state), CatchingUp: !f.mu.found, Problem: f.mu.problem, Problems: make(map[spillway.TopicPartition]string), Hanging: make(map[spillway.TopicPartition]string)}
 	info.MemoryBytes, info.MemoryBytesMax = f.m.budget.usage()
+	info.GroupAge, info.GroupBehind, info.GroupsBehind = f.groups.oldest(now)
 	tps := make([]spillway.TopicPartition, 0, len(f.mu.state))
 	for tp, s := range f.mu.state {
 		tps = append(tps, tp)

@@ -270,7 +270,8 @@ func newGroupWorker(t *testing.T) *groupWorker {
 // copies copies groups as carryGroups does, or as a move asks for, and returns what it
 // knows of the group.
 func (w *groupWorker) copies(ctx context.Context, wait bool) (carried []carriedGroup, err error) {
-	err = w.m.copyGroups(ctx, w.a, w.src, w.a.Epoch, wait, func(context.Context, string) carriedGroup { return carriedGroup{} },
+	groups, unlisted := listGroups(ctx, w.src.cluster)
+	err = w.m.copyGroups(ctx, w.a, w.src, groups, unlisted, w.a.Epoch, wait, func(context.Context, string) carriedGroup { return carriedGroup{} },
 		func(_ string, now carriedGroup) { carried = append(carried, now) })
 	return carried, err
 }
@@ -358,6 +359,43 @@ func forgets(t *testing.T, addresses []string, group string, tp spillway.TopicPa
 	}
 }
 
+// A broker of the source does not say which groups it has: those of the others are carried,
+// and a move does not take that for all.
+func TestGroupsOfABrokerThatHangsStopNoOthers(t *testing.T) {
+	t.Parallel()
+	w := newGroupWorker(t)
+	hangs := errors.New("broker 2 hangs")
+	w.src.cluster = someGroups{w.src.cluster, hangs}
+	for _, wait := range []bool{false, true} {
+		w.calls = nil
+		carried, err := w.copies(testContext(t), wait)
+		if len(carried) != 1 || len(carried[0].offsets) == 0 || !slices.Contains(w.calls, "commit") {
+			t.Errorf("carried %v by %v", carried, w.calls)
+		}
+		if !errors.Is(err, hangs) {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// someGroups is a site of which one broker does not list its groups.
+type someGroups struct {
+	broker.Cluster
+	fault error
+}
+
+type someGroupsAdmin struct {
+	broker.Admin
+	fault error
+}
+
+func (s someGroups) Admin() broker.Admin { return someGroupsAdmin{s.Cluster.Admin(), s.fault} }
+
+func (a someGroupsAdmin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
+	groups, err := a.Admin.ListGroups(ctx)
+	return groups, errors.Join(err, a.fault)
+}
+
 // A position is deleted at the source, and the group commits the same again: it is carried
 // again. The mirror must not believe that the site still has what it had carried.
 func TestAPositionThatComesAgainIsCarriedAgain(t *testing.T) {
@@ -368,7 +406,8 @@ func TestAPositionThatComesAgainIsCarriedAgain(t *testing.T) {
 	committed := func() bool {
 		t.Helper()
 		w.calls = nil
-		err := w.m.copyGroups(testContext(t), w.a, w.src, w.a.Epoch, false, func(context.Context, string) carriedGroup { return carried },
+		groups, err := listGroups(testContext(t), w.src.cluster)
+		err = w.m.copyGroups(testContext(t), w.a, w.src, groups, err, w.a.Epoch, false, func(context.Context, string) carriedGroup { return carried },
 			func(_ string, now carriedGroup) { carried = now })
 		if err != nil {
 			t.Fatal(err)

@@ -79,13 +79,14 @@ type Mirror struct {
 	goroutines sync.WaitGroup
 	expiry     expiry
 	ids        ids
-	copying    sync.Map // by consumer group, a channel with room for who copies it
+	copying    copyTurns // by consumer group
 
 	mu struct {
 		sync.Mutex
 		shares  map[spillway.ShareID]*share
 		sources map[spillway.SiteID]*source
 		pacers  map[paced]*pacer
+		logs    map[spillway.TopicPartition]logIDs
 		closed  bool
 	}
 }
@@ -134,6 +135,7 @@ func New(ctx context.Context, config Config) (*Mirror, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	m := &Mirror{config: config, events: &config.Events, site: config.Local.Site(), local: config.Local, marks: newMarks(), budget: newBudget(config.MemoryBytes), ctx: ctx, cancel: cancel, began: config.Now()}
 	m.mu.shares = make(map[spillway.ShareID]*share)
+	m.mu.logs = make(map[spillway.TopicPartition]logIDs)
 	m.mu.sources = make(map[spillway.SiteID]*source)
 	m.mu.pacers = make(map[paced]*pacer)
 	m.writer = maptopic.NewWriter(ctx, config.Local, config.Replication)
@@ -346,13 +348,14 @@ func (m *Mirror) flowIn(s *share, a Assignment, src *source) {
 	if m.crew == nil {
 		s.crew.join(a.Epoch)
 	}
-	m.follow(s, newFlow(m, a, src, a.Until))
+	f := newFlow(m, a, src, a.Until)
+	m.follow(s, f)
 	if m.config.GroupInterval > 0 && len(a.ConsumerGroups) > 0 {
 		hurry := make(chan struct{}, 1)
 		s.mu.Lock()
 		s.mu.hurry = hurry
 		s.mu.Unlock()
-		s.start(m, func(ctx context.Context) { m.carryGroups(ctx, a, src, hurry) })
+		s.start(m, func(ctx context.Context) { m.carryGroups(ctx, f, hurry) })
 	}
 }
 

@@ -292,14 +292,14 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		return m.reader.Position(), nil
 	}
 	slices.SortFunc(todo, spillway.TopicPartition.Compare)
-	logEnds, err := m.stableEnds(ctx, epoch, todo)
+	logEnds, err := m.knownEnds(ctx, s, epoch, todo)
 	if errors.Is(err, broker.ErrUnknownTopic) {
 		// The reserved ends may name a partition that was made just before its site
 		// was lost. It has to start above them here too (promise D).
 		if _, err := m.ensureTopics(ctx, s.assignment, nil, todo); err != nil {
 			return -1, err
 		}
-		logEnds, err = m.stableEnds(ctx, epoch, todo)
+		logEnds, err = m.knownEnds(ctx, s, epoch, todo)
 	}
 	if err != nil {
 		return -1, fmt.Errorf("open epoch %d of share %s at site %s: %w", epoch, id, m.site, err)
@@ -333,6 +333,35 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		}
 	}
 	return mapPosition, nil
+}
+
+// knownTries is how often logs are read back in which others go on to write.
+const knownTries = 5
+
+// knownEnds are the stable ends of logs of which the map knows everything. The epoch hides
+// nothing that way but what the gap log tells of.
+func (m *Mirror) knownEnds(ctx context.Context, s *share, epoch spillway.Epoch, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	for range knownTries {
+		ends, err := m.stableEnds(ctx, epoch, tps)
+		if err != nil {
+			return nil, err
+		}
+		var unknown []spillway.TopicPartition
+		for _, tp := range tps {
+			view := m.reader.View(tp)
+			_, local := view.End()
+			if _, open := view.Open(); !open && ends[tp] != local {
+				unknown = append(unknown, tp)
+			}
+		}
+		if len(unknown) == 0 {
+			return ends, nil
+		}
+		if _, err := m.readBack(ctx, s, epoch, unknown); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("others go on to write to the logs of share %s at site %s, past the gateways: find and stop them", s.id, m.site)
 }
 
 // hasBegun tells whether an epoch, or a later one, has started at this site.
@@ -393,11 +422,11 @@ func (m *Mirror) closeEpochs(ctx context.Context, ends map[spillway.TopicPartiti
 		// The site may have come back shorter than it was (C27).
 		local := min(max(o.Local, o.Local+spillway.LocalOffset(ends[tp]-o.Virtual)), logEnd)
 		virtual := o.Virtual + spillway.Offset(local-o.Local)
-		entries = append(entries, maptopic.EndEntry(tp, offsetmap.EpochEnd{Epoch: o.Epoch, Virtual: virtual, Local: local, LogEnd: logEnd}))
-		if local < logEnd {
+		if local < logEnd { // told before the end, behind which nobody would look for it
 			entries = append(entries, m.gap(maptopic.Gap{Kind: maptopic.GapUnreplicated, Topic: tp.Topic, Partition: tp.Partition, Epoch: o.Epoch,
 				From: virtual, To: virtual + spillway.Offset(logEnd-local), LocalFrom: local, LocalTo: logEnd}))
 		}
+		entries = append(entries, maptopic.EndEntry(tp, offsetmap.EpochEnd{Epoch: o.Epoch, Virtual: virtual, Local: local, LogEnd: logEnd}))
 	}
 	return m.saveAndRead(ctx, entries)
 }

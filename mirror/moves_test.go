@@ -788,3 +788,49 @@ func TestArmWritesTheMapAndReadsTheOther(t *testing.T) {
 		t.Errorf("west is away: %v", err)
 	}
 }
+
+// Somebody writes between the reading back of a log and the start of its epoch. That is
+// hidden behind what clients see, and the gap log says so before the epoch starts.
+func TestWhatComesBeforeAnEpochStartsIsLogged(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	p := newPair(t, map[string]int32{"orders": 1})
+	p.wait(t)
+	ends, err := p.westM.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tp := spillway.TopicPartition{Topic: "orders"}
+	virtual, local := p.westM.Map().View(tp).End()
+	lateBatch(t, p.west, tp, batch.Header{ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, 3, local)
+	if _, err := p.westM.OpenEpoch(ctx, ordersShare, 2, 9, ends); err != nil {
+		t.Fatal(err)
+	}
+	if o, open := p.westM.Map().View(tp).Open(); !open || o.Virtual != virtual || o.Local != local+3 {
+		t.Errorf("open %t: %+v; the log ended at %d, virtual %d", open, o, local, virtual)
+	}
+	gaps := slices.DeleteFunc(p.westM.Map().Gaps(), func(g maptopic.Gap) bool { return g.Kind != maptopic.GapForeign })
+	if len(gaps) != 1 || gaps[0].LocalFrom != local || gaps[0].LocalTo != local+3 {
+		t.Errorf("%+v", gaps)
+	}
+}
+
+// A mirror may die between two requests to the map. What keeps a hidden part of the log from
+// being looked for again comes behind the entry that tells of it.
+func TestGapsAreWrittenBeforeWhatHidesThem(t *testing.T) {
+	t.Parallel()
+	m := testMirror(t, embeddedSite(t, "west", nil))
+	p := &partition{TopicPartition: spillway.TopicPartition{Topic: "orders"}, cutVirtual: noBound, session: offsetmap.Session{Session: 1, Worker: "w", ProducerID: 7}}
+	om := offsetmap.New()
+	om.Apply(offsetmap.Session{Session: 1, Worker: "w", ProducerID: 7, Opened: true, Local: 0, Virtual: 1000})
+	entries, err := m.agree(om.View(), 1, p, offsetmap.Session{Session: 1, ProducerID: 7}, nil, 0, 3, func(_ spillway.LocalOffset, see func(batch.Header)) error {
+		see(batch.Header{ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1, LastOffsetDelta: 2})
+		return nil
+	})
+	if err != nil || len(entries) < 2 {
+		t.Fatalf("%d entries: %v", len(entries), err)
+	}
+	if !bytes.HasPrefix(entries[0].Value, []byte("{")) || !strings.Contains(string(entries[0].Value), maptopic.GapForeign) {
+		t.Errorf("first comes %s: %s", entries[0].Key, entries[0].Value)
+	}
+}

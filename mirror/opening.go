@@ -39,6 +39,9 @@ func (f *flow) openAll(ctx context.Context) {
 		return false
 	})
 	parts = f.withoutTransactions(ctx, parts)
+	for _, p := range parts {
+		p.reopen.Store(false) // what comes now does it
+	}
 	opened, lost, err := f.m.open(ctx, f.share.Share, f.openIn(), parts)
 	if errors.Is(err, broker.ErrUnknownTopic) && f.ending.bound.Load() == nil {
 		if err = f.createAnew(ctx, parts); err == nil {
@@ -56,36 +59,6 @@ func (f *flow) openAll(ctx context.Context) {
 	}
 	f.stopCleaners(ctx, opened)
 	f.toRoute = append(f.toRoute, f.withLease(ctx, opened)...)
-}
-
-// createAnew creates the topics of partitions that somebody has deleted here. That their
-// records are gone is found when the partitions are opened, and they are mirrored again.
-func (f *flow) createAnew(ctx context.Context, parts []*partition) error {
-	tps := make([]spillway.TopicPartition, len(parts))
-	for i, p := range parts {
-		tps[i] = p.TopicPartition
-	}
-	_ = f.m.local.Refresh(ctx) // met again below
-	_, err := f.m.ensureTopics(ctx, f.share, f.source, tps)
-	return err
-}
-
-// reopenGone has partitions opened anew whose topics are gone here. Of a partition without
-// news nobody would notice it else, and a move would not find it.
-func (f *flow) reopenGone() {
-	f.mu.Lock()
-	gone := f.mu.gone
-	f.mu.gone = nil
-	f.mu.Unlock()
-	if len(gone) == 0 {
-		return
-	}
-	for tp, p := range f.parts {
-		if slices.Contains(gone, tp.Topic) {
-			p.reopen.Store(true)
-		}
-	}
-	f.wakeLanes()
 }
 
 // withoutTransactions lets the partitions wait in which others have a transaction

@@ -76,6 +76,9 @@ func (m *Mirror) planSettings(ctx context.Context, from *source, topics []string
 	if err != nil {
 		return nil, err
 	}
+	if err := m.reader.Whole(ctx); err != nil {
+		return nil, err
+	}
 	hiding := m.reader.Hiding()
 	var plans []topicPlan
 	for _, name := range topics {
@@ -122,6 +125,11 @@ func (m *Mirror) planSettings(ctx context.Context, from *source, topics []string
 		}
 		// What the source's mirror has stopped there is not for this site.
 		carried := metadata.Carried(cluster, lent, m.config.SettingsExcluded)
+		for key := range metadata.Stopped {
+			if _, is := carried[key]; !is && from != nil {
+				delete(lent, key) // it stays the site's own: the default, once the topic has begun anew
+			}
+		}
 		p.settings = metadata.PlanSettings(cluster, carried, mine, p.known.Settings, agreed)
 		stopped := hiding[name] != "" && (metadata.Compacts(mine) || metadata.Compacts(lent))
 		p.borrows, p.borrowed = metadata.PlanBorrowed(lent, mine, p.known.Borrowed, stopped)
@@ -235,6 +243,9 @@ func (m *Mirror) setTopic(ctx context.Context, topic string, changes []metadata.
 // no other share of it follows. Where the log hides records the cleaner stays stopped, and
 // is stopped where the topic was compacted since: look says that it is time to see that.
 func (m *Mirror) returnSettings(ctx context.Context, a Assignment, look bool) error {
+	if err := m.reader.Whole(ctx); err != nil {
+		return err
+	}
 	hiding := m.reader.Hiding()
 	due := make(map[string]bool)
 	for _, name := range m.reader.Topics() {
@@ -497,14 +508,7 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 			compacted = append(compacted, name)
 		}
 	}
-	f.mu.Lock()
-	for _, name := range topics {
-		if _, exists := here[name]; !exists {
-			f.mu.gone = append(f.mu.gone, name)
-		}
-	}
-	f.mu.Unlock()
-	return errors.Join(f.learnLimits(ctx, here), f.keepLevels(ctx, compacted))
+	return errors.Join(f.learnLimits(ctx, here), f.keepLevels(ctx, compacted), f.lookBehind(ctx, compacted))
 }
 
 // late leaves changes out that are not as old as the flow's delay: with a shorter

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 
 	"spillway"
 	"spillway/mirror/offsetmap"
@@ -88,11 +87,20 @@ func (m *Mirror) closeOver(ctx context.Context, a Assignment) error {
 	if err != nil {
 		return err
 	}
-	maps.DeleteFunc(ends, func(tp spillway.TopicPartition, _ spillway.Offset) bool { return !slices.Contains(here, tp) })
+	keepOnly(ends, here)
 	if err := m.closeEpochs(ctx, ends); err != nil {
 		return fmt.Errorf("close what share %s had open at site %s: %w", a.Share, m.site, err)
 	}
 	return nil
+}
+
+// keepOnly leaves out what is not among some partitions.
+func keepOnly(ends map[spillway.TopicPartition]spillway.Offset, here []spillway.TopicPartition) {
+	is := make(map[spillway.TopicPartition]bool, len(here))
+	for _, tp := range here {
+		is[tp] = true
+	}
+	maps.DeleteFunc(ends, func(tp spillway.TopicPartition, _ spillway.Offset) bool { return !is[tp] })
 }
 
 // closeLate is closeOver while the share flows in: the start of an epoch may reach the map

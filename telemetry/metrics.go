@@ -92,6 +92,7 @@ var (
 	mirrorSessions   = counter("spillway_mirror_append_sessions_total", "sessions", "Append sessions that were opened. Many: the mirror changes hands or restarts.", "target")
 	mirrorMarks      = counter("spillway_mirror_marks_total", "marks", "Durable marks that were published.", "site")
 	mirrorGroups     = counter("spillway_mirror_group_offsets_total", "offsets", "Positions of consumer groups that were carried over.", "failover_group")
+	mirrorGroupAge   = gauge("spillway_mirror_group_age_seconds", "seconds", "For how long the positions of a consumer group have not been carried over, of the one that has failed the longest; 0: all are. The log and spillway status name it.", "failover_group", "source", "target")
 	mirrorMetadata   = counter("spillway_mirror_metadata_total", "items", "What the mirror carried beside records, by kind and outcome: changed here, kept although it differs from the source because somebody else had set it, or failed and is tried again. The log says what.", "target", "kind", "outcome")
 	mirrorMemory     = gauge("spillway_mirror_memory_bytes", "bytes", "Bytes that the flows of the process hold of records: asked for, being written, and copied into requests.", "target")
 	mirrorMemoryMax  = gauge("spillway_mirror_memory_bytes_max", "bytes", "Bytes that they may hold (mirror.memory, --memory). Close to that all the time: flows wait for memory.", "target")

@@ -233,6 +233,27 @@ func TestDeletionsBehindAreShown(t *testing.T) {
 	}
 }
 
+// The age is that of the flow which runs, and goes with it.
+func TestTheAgeOfGroupsIsShown(t *testing.T) {
+	tel := New("test")
+	e := tel.MirrorEvents()
+	flow := mirror.FlowInfo{Share: spillway.ShareID{Group: "shop"}, Source: "east", Target: "west", GroupAge: 90 * time.Second}
+	series := `spillway_mirror_group_age_seconds{failover_group="shop",source="east",target="west"} `
+	e.FlowState(flow)
+	if _, body := get(t, tel, "/metrics"); !strings.Contains(body, series+"90\n") {
+		t.Error("no age")
+	}
+	flow.GroupAge = 0
+	e.FlowState(flow)
+	if _, body := get(t, tel, "/metrics"); !strings.Contains(body, series+"0\n") {
+		t.Error("it does not end")
+	}
+	e.FlowEnded(flow)
+	if _, body := get(t, tel, "/metrics"); strings.Contains(body, series) {
+		t.Error("a flow that has ended has an age")
+	}
+}
+
 // A gateway without a lease serves nobody, whatever it had opened.
 func TestServedOnlyUnderALease(t *testing.T) {
 	tel := New("test")

@@ -251,7 +251,17 @@ func Decode(resp kmsg.Response, body []byte) error {
 	return resp.ReadFrom(body)
 }
 
-// fault names site, node and request, so that a line of a log stands alone.
+// Fault is what went wrong on a connection. Its text has the site, the node or its address,
+// and the request, so that a line of a log stands alone: it is not for clients.
+type Fault struct {
+	where, what string
+	err         error
+}
+
+func (f *Fault) Error() string { return f.where + ": " + f.what + ": " + f.err.Error() }
+
+func (f *Fault) Unwrap() error { return f.err }
+
 func (c *Conn) fault(what string, err error) error {
 	where := fmt.Sprintf("site %s", c.config.Site)
 	if c.config.Node >= 0 {
@@ -259,7 +269,7 @@ func (c *Conn) fault(what string, err error) error {
 	} else {
 		where += " at " + c.config.Address
 	}
-	return fmt.Errorf("%s: %s: %w", where, what, err)
+	return &Fault{where, what, err}
 }
 
 func describe(key, version int16) string {

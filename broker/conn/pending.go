@@ -24,7 +24,8 @@ type Pending struct {
 
 // Send queues a request of raw bytes: body is what follows the header, in as
 // many pieces as is convenient. The pieces belong to the connection until Done
-// is closed, whatever Wait returned before. While InFlightMax requests are
+// is closed, whatever Wait returned before (a broker that answers what it has not read yet gets
+// what the caller makes of them). While InFlightMax requests are
 // unanswered it waits for one of them, ctx, or the end of the connection.
 // Requests are written in the order in which Send was called, where the caller
 // gives them an order. A request that the broker does not answer (Produce with

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -21,17 +23,22 @@ type Cluster struct {
 	// Set once, read by anyone.
 	config Config
 	admin  *admin
+	life   context.Context // until Close
+	end    context.CancelFunc
+
+	besides sync.WaitGroup // what is asked aside from the callers
 
 	mu struct {
 		sync.Mutex
 		closed       bool
 		capabilities broker.Capabilities
 		probed       bool
+		probing      chan struct{} // closed when the questions under way are answered; nil: none are
 		nodes        map[int32]broker.Node
 		leaders      map[spillway.TopicPartition]leadership
 		coordinators map[coordinatorKey]int32
 		links        map[int32]*link // the cluster's own connections, by node
-		bootstrap    int             // index of the address to try first
+		bootstrap    int             // place among the candidates to try first
 	}
 }
 
@@ -65,6 +72,7 @@ func New(config Config) (*Cluster, error) {
 		return nil, fmt.Errorf("site %s: %w", config.Site, err)
 	}
 	c := &Cluster{config: config}
+	c.life, c.end = context.WithCancel(context.Background())
 	c.mu.capabilities = declared
 	if config.Capabilities != nil {
 		c.mu.capabilities, c.mu.probed = *config.Capabilities, true
@@ -95,6 +103,8 @@ func (c *Cluster) Close() error {
 	links := c.mu.links
 	c.mu.links = nil
 	c.mu.Unlock()
+	c.end()
+	c.besides.Wait()
 	for _, l := range links {
 		l.turn <- struct{}{}
 		if l.conn != nil {
@@ -111,6 +121,9 @@ func (c *Cluster) Dial(ctx context.Context, node int32) (*conn.Conn, error) {
 		return c.dialAny(ctx)
 	}
 	n, err := c.node(ctx, node)
+	if errors.Is(err, broker.ErrUnknownNode) {
+		c.lost(node)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -131,36 +144,52 @@ func (c *Cluster) open(ctx context.Context, node int32, address string) (*conn.C
 	})
 }
 
-// dialAny tries the bootstrap addresses, the one that answered last first, and
-// then the nodes that are known.
+// candidate is where any node of the cluster may be reached.
+type candidate struct {
+	node    int32
+	address string
+}
+
+// candidates are the bootstrap addresses, and then the nodes that are known: an address
+// may lead to one node only, which hangs. The lock is held.
+func (c *Cluster) candidates() []candidate {
+	all := make([]candidate, 0, len(c.config.Bootstrap)+len(c.mu.nodes))
+	for _, at := range c.config.Bootstrap {
+		all = append(all, candidate{broker.AnyNode, at})
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.mu.nodes)) {
+		all = append(all, candidate{id, address(c.mu.nodes[id])})
+	}
+	return all
+}
+
+// dialAny tries the candidates, the one that answered last first.
 func (c *Cluster) dialAny(ctx context.Context) (*conn.Conn, error) {
 	c.mu.Lock()
-	first := c.mu.bootstrap
-	known := make([]broker.Node, 0, len(c.mu.nodes))
-	for _, n := range c.mu.nodes {
-		known = append(known, n)
-	}
+	first, all := c.mu.bootstrap, c.candidates()
 	c.mu.Unlock()
 	faults := []error{broker.ErrAllUnreachable}
-	for i := range c.config.Bootstrap {
-		at := (first + i) % len(c.config.Bootstrap)
-		opened, err := c.open(ctx, broker.AnyNode, c.config.Bootstrap[at])
+	for i := range all {
+		at := (first + i) % len(all)
+		opened, err := c.open(ctx, all[at].node, all[at].address)
 		if err == nil {
-			c.mu.Lock()
-			c.mu.bootstrap = at
-			c.mu.Unlock()
+			c.beginAt(at)
 			return opened, nil
 		}
 		faults = append(faults, err)
-	}
-	for _, n := range known {
-		opened, err := c.open(ctx, n.ID, address(n))
-		if err == nil {
-			return opened, nil
+		if ctx.Err() != nil {
+			// It took all the time, as one does that hangs: whoever asks next begins behind it.
+			c.beginAt(at + 1)
+			break
 		}
-		faults = append(faults, err)
 	}
 	return nil, errors.Join(faults...)
+}
+
+func (c *Cluster) beginAt(at int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.bootstrap = at % len(c.candidates())
 }
 
 // node finds a node, asking the cluster once if it is not known.
@@ -175,7 +204,7 @@ func (c *Cluster) node(ctx context.Context, id int32) (broker.Node, error) {
 		if fresh {
 			return broker.Node{}, fmt.Errorf("site %s: node %d: %w", c.config.Site, id, broker.ErrUnknownNode)
 		}
-		if err := c.relearn(ctx); err != nil {
+		if _, err := c.ask(ctx, onlyNodes()); err != nil {
 			return broker.Node{}, err
 		}
 	}
@@ -244,8 +273,15 @@ func (c *Cluster) own(ctx context.Context, node int32) (*conn.Conn, error) {
 // each of them at once, or hangs.
 const requestMax = 10 * time.Second
 
+// hangMin is how long a node that answers nothing is waited for at least before it is
+// taken to hang. Who asked may have had less time than any node needs.
+const hangMin = 3 * time.Second
+
 // do sends a request on the cluster's own connection, in at most the given version.
 func (c *Cluster) do(ctx context.Context, node int32, req kmsg.Request, highest int16) (kmsg.Response, error) {
+	if err := ctx.Err(); err != nil { // nobody would wait for the answer
+		return nil, fmt.Errorf("site %s: %s: %w", c.config.Site, kmsg.NameForKey(req.Key()), err)
+	}
 	link, err := c.own(ctx, node)
 	if err != nil {
 		return nil, err
@@ -257,15 +293,55 @@ func (c *Cluster) do(ctx context.Context, node int32, req kmsg.Request, highest 
 	req.SetVersion(min(highest, offered, req.MaxVersion()))
 	ctx, cancel := context.WithTimeout(ctx, requestMax)
 	defer cancel()
-	resp, err := link.DoVersion(ctx, req)
-	if errors.Is(err, context.DeadlineExceeded) {
-		// A node that hangs would hang the next request too.
-		link.Close()
+	sent := time.Now()
+	pending := link.Send(ctx, req.Key(), req.GetVersion(), true, req.AppendTo(nil))
+	body, err := pending.Wait(ctx)
+	switch {
+	case err == nil:
+	case link.Err() != nil:
+		c.avoid(node)
+		return nil, err
+	case ctx.Err() != nil:
+		c.watch(node, link, pending, sent.Add(hangMin))
+		return nil, err
+	default:
+		return nil, err
 	}
-	if err != nil && link.Err() != nil {
+	resp := req.ResponseKind()
+	if err := conn.Decode(resp, body); err != nil {
+		return nil, fmt.Errorf("site %s: %s v%d of node %d: %w", c.config.Site, kmsg.NameForKey(req.Key()), req.GetVersion(), node, err)
+	}
+	return resp, nil
+}
+
+// watch closes a connection on which a request has no answer by then: a node that hangs
+// would hang the next request too. Others use the connection, so the time of the one who
+// asked counts only where it was long enough.
+func (c *Cluster) watch(node int32, link *conn.Conn, pending *conn.Pending, by time.Time) {
+	leave := func() {
+		link.Close()
 		c.avoid(node)
 	}
-	return resp, err
+	left := time.Until(by)
+	if left <= 0 {
+		leave()
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.closed {
+		return
+	}
+	c.besides.Go(func() {
+		late := time.NewTimer(left)
+		defer late.Stop()
+		select {
+		case <-pending.Done():
+		case <-c.life.Done():
+		case <-late.C:
+			leave()
+		}
+	})
 }
 
 // avoid makes the next request go elsewhere, where there is an elsewhere.
@@ -275,8 +351,8 @@ func (c *Cluster) avoid(node int32) {
 		return
 	}
 	c.mu.Lock()
-	c.mu.bootstrap = (c.mu.bootstrap + 1) % len(c.config.Bootstrap)
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	c.mu.bootstrap = (c.mu.bootstrap + 1) % len(c.candidates())
 }
 
 // any is for requests that every node answers: an open connection if there is

@@ -147,6 +147,24 @@ func TestAMovedLeaderIsFoundAgain(t *testing.T) {
 	}
 }
 
+// Who asks for a node that is not there takes nothing from others that is known.
+func TestAnUnknownNodeForgetsNothing(t *testing.T) {
+	server, c := start(t, kafka.Config{})
+	before, err := c.Leader(t.Context(), orders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.MoveTopicPartition("orders", 1, (before+1)%3); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Dial(t.Context(), 77); !errors.Is(err, broker.ErrUnknownNode) {
+		t.Errorf("error %v", err)
+	}
+	if cached, err := c.Leader(t.Context(), orders); err != nil || cached != before {
+		t.Errorf("the cache says %d, %v", cached, err)
+	}
+}
+
 // A probe of the site's settings opens the link of a node. Its place was
 // forgotten meanwhile by somebody else, so it is asked for, which must not probe
 // in its turn: that waited for the link that it was opening, for ever.
@@ -250,7 +268,99 @@ func (f *freezable) Close() error {
 	return f.Conn.Close()
 }
 
-// A node that hangs costs one deadline; the next request goes over a new connection.
+// A broker hangs: the groups of the others are listed all the same, and which broker did not
+// answer is said.
+func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
+	t.Parallel()
+	var hung atomic.Pointer[string]
+	frozen := &atomic.Bool{}
+	server, c := start(t, kafka.Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		opened, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		f := &freezable{Conn: opened, frozen: &atomic.Bool{}, closed: make(chan struct{})}
+		if at := hung.Load(); at != nil && *at == address {
+			f.frozen = frozen
+		}
+		return f, nil
+	}})
+	hangs := server.ListenAddrs()[1]
+	hung.Store(&hangs)
+	for i := range 30 {
+		if err := c.Admin().CommitGroupOffsets(t.Context(), fmt.Sprint("group-", i), map[spillway.TopicPartition]broker.GroupOffset{orders: {Offset: 3, LeaderEpoch: -1}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := c.Admin().ListGroups(t.Context())
+	if err != nil || len(all) != 30 {
+		t.Fatalf("%d groups, %v", len(all), err)
+	}
+	const coordinator = 1 // kfake numbers its brokers in the order of their addresses
+	var want []string
+	for _, g := range all {
+		if g.Coordinator != coordinator {
+			want = append(want, g.ID)
+		}
+	}
+	if len(want) == 0 || len(want) == 30 {
+		t.Fatalf("%d of 30 groups are with broker %d", 30-len(want), coordinator)
+	}
+	frozen.Store(true)
+	// Who has a deadline has a good part of it left for the groups, also where the broker that
+	// hangs is the one that is asked which brokers there are.
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+	defer cancel()
+	some, err := c.Admin().ListGroups(ctx)
+	if deadline, _ := ctx.Deadline(); time.Until(deadline) < 2*time.Second {
+		t.Errorf("%s of 6 s are left", time.Until(deadline))
+	}
+	var found []string
+	for _, g := range some {
+		found = append(found, g.ID)
+	}
+	if !slices.Equal(found, want) || err == nil || !strings.Contains(err.Error(), fmt.Sprintf("ListGroups of broker %d", coordinator)) || ctx.Err() != nil {
+		t.Errorf("%v, want %v; %v", found, want, err)
+	}
+}
+
+// Brokers take some seconds to list their groups, and nobody waits: they are listed. Where
+// nobody answers at all the error says so.
+func TestASlowBrokerListsItsGroups(t *testing.T) {
+	t.Parallel()
+	const slow = 4 * time.Second
+	var silent atomic.Bool
+	var first sync.Once
+	server, c := start(t, kafka.Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if silent.Load() {
+			return nil, errors.New("nobody is there")
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}})
+	if err := c.Admin().CommitGroupOffsets(t.Context(), "app", map[spillway.TopicPartition]broker.GroupOffset{orders: {Offset: 3, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Admin().ListGroups(t.Context()); err != nil { // it has connections to all
+		t.Fatal(err)
+	}
+	server.ControlKey(int16(kmsg.ListGroups), func(kmsg.Request) (kmsg.Response, error, bool) {
+		first.Do(func() { time.Sleep(slow) }) // the others wait for it
+		return nil, nil, false
+	})
+	if groups, err := c.Admin().ListGroups(t.Context()); err != nil || len(groups) != 1 {
+		t.Errorf("%v, %v", groups, err)
+	}
+	silent.Store(true)
+	server.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if groups, err := c.Admin().ListGroups(ctx); !errors.Is(err, broker.ErrAllUnreachable) || ctx.Err() != nil {
+		t.Errorf("%v, %v", groups, err)
+	}
+}
+
+// A node that hangs is left, also where nobody who asks it has much time; and the next
+// request goes over a new connection.
 func TestAHangingNodeIsLeft(t *testing.T) {
 	first := &atomic.Bool{}
 	current := atomic.Pointer[atomic.Bool]{}
@@ -267,13 +377,232 @@ func TestAHangingNodeIsLeft(t *testing.T) {
 	}
 	first.Store(true) // all connections made so far
 	current.Store(&atomic.Bool{})
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := c.Metadata(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	ask := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := c.Metadata(ctx)
+		return err
+	}
+	if err := ask(); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
 	}
+	for end := time.Now().Add(20 * time.Second); ask() != nil; {
+		if time.Now().After(end) {
+			t.Fatal("the connection to a node that hangs is kept")
+		}
+	}
+}
+
+// A caller with little time says nothing of the node: what others asked on the same
+// connection is answered, and what is known stays known.
+func TestAHastyCallerCutsOffNobody(t *testing.T) {
+	server, c := start(t, kafka.Config{}, kfake.NumBrokers(1))
 	if _, err := c.Metadata(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	came := make(chan struct{}, 100)
+	server.ControlKey(3, func(kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		came <- struct{}{}
+		time.Sleep(300 * time.Millisecond)
+		return nil, nil, false
+	})
+	patient := make(chan error, 1)
+	go func() {
+		_, err := c.Metadata(t.Context())
+		patient <- err
+	}()
+	<-came
+	hasty, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := c.Metadata(hasty, "orders"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+	if err := <-patient; err != nil {
+		t.Errorf("the other one: %v", err)
+	}
+	if again := len(came) - 1; again > 0 { // the first was taken above
+		t.Errorf("%d questions were asked once more, on another connection", again)
+	}
+}
+
+// One address of several swallows what is sent to it. Callers who have less time than a
+// connection may take come to the next one.
+func TestAnAddressThatSwallowsAllIsPassed(t *testing.T) {
+	server, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	hole := "127.0.0.1:9"
+	c, err := kafka.New(kafka.Config{Site: "east", Bootstrap: []string{hole, server.ListenAddrs()[0]}, Capabilities: &broker.Capabilities{},
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address == hole {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	ask := func(patience time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		_, err := c.Metadata(ctx)
+		return err
+	}
+	if err := ask(50 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+	if err := ask(5 * time.Second); err != nil {
 		t.Error(err)
+	}
+}
+
+// The address that is tried first takes connections and never answers. Whoever asks has
+// no time left for the next one, so the next question begins behind it; every one began
+// with it, and the site looked dead though the others worked.
+func TestAnAddressThatHangsIsNotTriedFirstForEver(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	var first atomic.Value
+	server, c := start(t, kafka.Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == first.Load() {
+			address = silent.Addr().String()
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}})
+	first.Store(server.ListenAddrs()[0])
+	ask := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		_, err := c.Metadata(ctx)
+		return err
+	}
+	if err := ask(); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("the first question: %v", err)
+	}
+	if err := ask(); err != nil {
+		t.Errorf("the second question: %v", err)
+	}
+}
+
+// The same where there is one address only, or none of them leads to a node that answers:
+// the nodes that are known come after them.
+func TestAnAddressThatHangsIsPassedForANodeThatIsKnown(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	server, err := kfake.NewCluster(kfake.NumBrokers(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	var hangs atomic.Bool
+	var mu sync.Mutex
+	var open []net.Conn
+	first := server.ListenAddrs()[0]
+	c, err := kafka.New(kafka.Config{Site: "east", Bootstrap: []string{first}, Capabilities: &broker.Capabilities{}, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == first && hangs.Load() {
+			address = silent.Addr().String()
+		}
+		opened, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		mu.Lock()
+		defer mu.Unlock()
+		open = append(open, opened)
+		return opened, err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if _, err := c.Metadata(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hangs.Store(true)
+	mu.Lock()
+	for _, o := range open {
+		o.Close()
+	}
+	mu.Unlock()
+	for i := range 3 { // the dead connection, the address, the node that it leads to
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		_, err = c.Metadata(ctx)
+		cancel()
+		if err == nil {
+			t.Logf("question %d is answered", i+1)
+			return
+		}
+	}
+	t.Errorf("nobody is asked but the address that hangs: %v", err)
+}
+
+// A broker that hangs is asked what it can do aside from what the caller wants, who must
+// have time left: each canary of a probe of the site ran out of it, and the site looked
+// dead. What another broker says counts.
+func TestABrokerThatHangsTellsNothingOfTheOthers(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	server, err := kfake.NewCluster(kfake.NumBrokers(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	var mute atomic.Bool // nobody tells his settings
+	server.ControlKey(int16(kmsg.DescribeConfigs), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		if mute.Load() {
+			return nil, errors.New("not now"), true
+		}
+		resp := req.ResponseKind().(*kmsg.DescribeConfigsResponse)
+		r := kmsg.NewDescribeConfigsResponseResource()
+		value, unlimited := kmsg.NewDescribeConfigsResponseResourceConfig(), "9223372036854775807"
+		value.Name, value.Value = "log.message.timestamp.after.max.ms", &unlimited
+		r.Configs = append(r.Configs, value)
+		resp.Resources = append(resp.Resources, r)
+		return resp, nil, true
+	})
+	server.ControlKey(int16(kmsg.DescribeACLs), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		return req.ResponseKind(), nil, true
+	})
+	hung := server.ListenAddrs()[0] // of the lowest id
+	c, err := kafka.New(kafka.Config{Site: "east", Bootstrap: server.ListenAddrs()[1:], HandshakeTimeout: time.Hour, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == hung {
+			address = silent.Addr().String()
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	mute.Store(true)
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		_, err := c.Metadata(ctx)
+		if at, _ := ctx.Deadline(); err != nil || time.Until(at) < 2*time.Second {
+			t.Errorf("%v, with %v of 4 s left", err, time.Until(at))
+		}
+		cancel()
+	}
+	mute.Store(false)
+	until := time.Now().Add(30 * time.Second)
+	for c.Capabilities().TimestampLimits {
+		if time.Now().After(until) {
+			t.Fatal("what the others tell does not count")
+		}
+		_, _ = c.Metadata(t.Context())
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -38,40 +39,103 @@ func (a *admin) atCoordinator(ctx context.Context, what, group string, f func(no
 	return nil
 }
 
-// ListGroups implements broker.Admin: it asks every node.
-func (a *admin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
-	c := a.cluster
+// listPart is the part of what is left of a deadline for which nodes are asked for their
+// groups: who has a deadline wants to do something about these, and clients are held when a
+// move asks. Without one a node has requestMax.
+const listPart = 2
+
+// nodesOfMax bounds how long one node is asked which there are; then another one is.
+const nodesOfMax = time.Second
+
+// part is the time for a step that may take 1/n of what is left, and most at most.
+func part(ctx context.Context, n int, most time.Duration) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return min(most, time.Until(deadline)/time.Duration(n))
+	}
+	return most
+}
+
+// nodesOf asks which nodes there are, twice where there is no answer soon: over another
+// connection, if the first one has ended meanwhile.
+func (c *Cluster) nodesOf(ctx context.Context) (nodes []broker.Node, err error) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.Topics = []kmsg.MetadataRequestTopic{}
-	m, err := c.metadata(ctx, req)
-	if err != nil {
-		return nil, err
+	ask := func(most time.Duration) error {
+		bounded, cancel := context.WithTimeout(ctx, most)
+		defer cancel()
+		m, err := c.metadata(bounded, req)
+		nodes = m.Nodes
+		return err
 	}
-	var groups []broker.GroupListing
-	for _, n := range m.Nodes {
-		err := c.retry(ctx, func() error {
-			req := kmsg.NewPtrListGroupsRequest()
-			answer, err := c.do(ctx, n.ID, req, req.MaxVersion())
-			if err != nil {
-				return err
-			}
-			resp := answer.(*kmsg.ListGroupsResponse)
-			if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
-				return sentinel(err)
-			}
-			for _, g := range resp.Groups {
-				groups = append(groups, broker.GroupListing{
-					ID: g.Group, State: g.GroupState, ProtocolType: g.ProtocolType, Type: strings.ToLower(g.GroupType), Coordinator: n.ID,
-				})
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, fmt.Errorf("site %s: ListGroups: %w", c.config.Site, err)
+	for range 2 {
+		if err = ask(part(ctx, listPart+1, nodesOfMax)); err == nil || ctx.Err() != nil {
+			return nodes, err
 		}
 	}
+	if _, hurries := ctx.Deadline(); hurries {
+		return nil, err
+	}
+	return nodes, ask(requestMax) // all are slow, or the site is away
+}
+
+// ListGroups implements broker.Admin: it asks all nodes at once. One that hangs keeps
+// nobody from the groups of the others, nor takes all the time that there is.
+func (a *admin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
+	c := a.cluster
+	nodes, err := c.nodesOf(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("site %s: ListGroups: %w: %w", c.config.Site, broker.ErrAllUnreachable, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, part(ctx, listPart, requestMax))
+	defer cancel()
+	answered := false
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var groups []broker.GroupListing
+	var faults []error
+	for _, n := range nodes {
+		wg.Go(func() {
+			found, some, err := a.groupsOf(ctx, n.ID)
+			mu.Lock()
+			defer mu.Unlock()
+			answered = answered || some
+			if err != nil {
+				faults = append(faults, fmt.Errorf("site %s: ListGroups of broker %d: %w", c.config.Site, n.ID, err))
+			}
+			groups = append(groups, found...)
+		})
+	}
+	wg.Wait()
 	slices.SortFunc(groups, func(a, b broker.GroupListing) int { return strings.Compare(a.ID, b.ID) })
-	return groups, nil
+	if !answered {
+		faults = append([]error{broker.ErrAllUnreachable}, faults...)
+	}
+	return groups, errors.Join(faults...)
+}
+
+// groupsOf asks a node for its groups, and tells whether it answered at all.
+func (a *admin) groupsOf(ctx context.Context, node int32) (groups []broker.GroupListing, answered bool, err error) {
+	c := a.cluster
+	err = c.retry(ctx, func() error {
+		req := kmsg.NewPtrListGroupsRequest()
+		answer, err := c.do(ctx, node, req, req.MaxVersion())
+		if err != nil {
+			return err
+		}
+		answered = true
+		resp := answer.(*kmsg.ListGroupsResponse)
+		if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
+			return sentinel(err)
+		}
+		groups = nil
+		for _, g := range resp.Groups {
+			groups = append(groups, broker.GroupListing{
+				ID: g.Group, State: g.GroupState, ProtocolType: g.ProtocolType, Type: strings.ToLower(g.GroupType), Coordinator: node,
+			})
+		}
+		return nil
+	})
+	return groups, answered, err
 }
 
 // DescribeGroup implements broker.Admin. Groups of the newer protocol have a

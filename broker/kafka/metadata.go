@@ -135,10 +135,15 @@ func (c *Cluster) relearn(ctx context.Context) error {
 	c.mu.Lock()
 	c.forget()
 	c.mu.Unlock()
-	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = []kmsg.MetadataRequestTopic{} // none: nodes only
-	_, err := c.ask(ctx, req)
+	_, err := c.ask(ctx, onlyNodes())
 	return err
+}
+
+// onlyNodes asks for no topics.
+func onlyNodes() *kmsg.MetadataRequest {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{}
+	return req
 }
 
 // Leader implements broker.Cluster.

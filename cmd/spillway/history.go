@@ -62,6 +62,9 @@ func historyRows(records []history.Record) []string {
 		if r.Aborted != "" {
 			end = "given up: " + r.Aborted
 		}
+		if r.Unread != "" {
+			end = "its account cannot be read: " + r.Unread
+		}
 		rows = append(rows, row(r.Epoch, r.Kind, r.From, r.To, r.Started.UTC().Format(time.RFC3339), took, held, foretold, r.LostMost, found, r.Who, r.Why, end))
 	}
 	return rows

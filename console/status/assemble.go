@@ -183,7 +183,7 @@ func brief(site spillway.SiteID, evidence string) string {
 }
 
 func (in Inputs) alive(m Seen[failover.MirrorLease]) bool {
-	return m.Age <= in.LeaseTTL && !m.Value.Leaving
+	return m.Age <= in.LeaseTTL
 }
 
 // following is the word of a site's mirror about a share, with what others carry for it.
@@ -396,7 +396,18 @@ func (in Inputs) judge(out *Group, g spillway.FailoverGroup, share failover.Shar
 		out.Level, out.Why = Attention, "what the standbys hold is unknown"
 	case out.Unreplicated > out.LossMax && g.Ack.Sites < 2:
 		out.Level, out.Why = Attention, fmt.Sprintf("a failover now could lose %d records, more than the limit of %d", out.Unreplicated, out.LossMax)
+	case serves && in.servesUnfit(site, share, g) != "":
+		out.Level, out.Why = Attention, "clients may miss keys, and logs whose cleaner is stopped grow: "+in.servesUnfit(site, share, g)
 	}
+}
+
+// servesUnfit says why keys of compacted topics may be missing where a share is served, ""
+// where none are, or that is not known yet.
+func (in Inputs) servesUnfit(site spillway.SiteID, share failover.Share, g spillway.FailoverGroup) string {
+	if f, _, heard := in.following(site, share.ID()); !heard || f.Hiding == nil {
+		return ""
+	}
+	return in.unfit(site, share, g)
 }
 
 // anyStandby tells whether some standby could take over.
@@ -459,6 +470,8 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 			f.Level, f.Why = Attention, "how far it is behind is unknown"
 		case word.CatchingUp:
 			f.Level, f.Why = Attention, fmt.Sprintf("it is catching up, %d records are missing", f.Behind)
+		case word.GroupsLate() != "":
+			f.Level, f.Why = Attention, word.GroupsLate()
 		case word.HeldBack(g, failover.BehindMax) != "":
 			f.Level, f.Why = Attention, word.HeldBack(g, failover.BehindMax)
 		case f.Lag > failover.BehindMax.Seconds():

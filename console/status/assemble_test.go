@@ -92,6 +92,16 @@ func TestWorstNewsFirst(t *testing.T) {
 			f.LagSeconds, f.EndSum = 3, 990
 			in.Mirrors[1].Value.Following["shop/0"] = f
 		}, Attention, "flow shop:east→west: it is 3.0 s and 10 records behind"},
+		{"a consumer group that is not carried", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.GroupSeconds, f.GroupBehind = 3600, "group app: not authorized"
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Attention, "flow shop:east→west: positions of consumer groups have not been carried for 1h0m0s: group app: not authorized"},
+		{"a consumer group that failed a moment ago", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.GroupSeconds, f.GroupBehind = 2, "group app: not authorized"
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Good, ""},
 		{"a flow behind a transaction that hangs", func(in *Inputs) {
 			f := in.Mirrors[1].Value.Following["shop/0"]
 			f.HeldBackSeconds, f.HeldBackBy, f.Hanging = 61, "orders-0: a transaction of producer 7", 2
@@ -112,6 +122,14 @@ func TestWorstNewsFirst(t *testing.T) {
 			f.Compacted, f.Hiding = []string{"carts"}, map[string]string{"carts": "unreplicated in partition 0"}
 			in.Mirrors[1].Value.Following["shop/0"] = f
 		}, Attention, "flow shop:east→west: no switchover goes there: west hides records in its logs of compacted topics"},
+		{"a compacted topic whose log hides records where it is served", func(in *Inputs) {
+			f := in.Mirrors[0].Value.Following["shop/0"]
+			f.Compacted, f.Hiding = []string{"carts"}, map[string]string{"carts": "unreplicated in partition 0"}
+			in.Mirrors[0].Value.Following["shop/0"] = f
+			f = in.Mirrors[1].Value.Following["shop/0"]
+			f.Hiding = map[string]string{}
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Attention, "group shop: clients may miss keys, and logs whose cleaner is stopped grow: east hides records in its logs of compacted topics"},
 		{"silent mirror", func(in *Inputs) { in.Mirrors[1].Age = 9 * time.Second }, Bad, "group shop: no standby follows it"},
 		{"silent gateway", func(in *Inputs) { in.Gateways[1].Age = 9 * time.Second }, Attention, "site west: no gateway holds a lease here"},
 		{"too far behind", func(in *Inputs) {

@@ -22,9 +22,27 @@ const readApart = 250 * time.Millisecond
 // whether they are allowed.
 const denyMax = 2 * time.Second
 
+// denyMin is what must be left of a hold for a denial to be sent: one that is cut short may
+// come late, and is found by who looks afterwards (allowAgain).
+func (d *driver) denyMin() time.Duration { return min(denyMax, d.limits.HoldBudget()/8) }
+
+// actMin is what an action gets though clients have been held for long already.
+const actMin = 50 * time.Millisecond
+
+// actFor is how long an action may take. While clients are held by a switchover it ends
+// when that has to be given up: looking at the clock between actions only, a loop that a
+// broker keeps waiting would give up when held requests are refused already (C29).
+func (d *driver) actFor() time.Duration {
+	left, holds := d.holds()
+	if !holds {
+		return actMax
+	}
+	return min(actMax, max(actMin, left))
+}
+
 // act carries out one action and keeps what it found out.
 func (d *driver) act(ctx context.Context, a failover.Action) error {
-	ctx, cancel := context.WithTimeout(ctx, actMax)
+	ctx, cancel := context.WithTimeout(ctx, d.actFor())
 	defer cancel()
 	ctx, stop := d.untilNewer(ctx)
 	defer stop()
@@ -35,8 +53,13 @@ func (d *driver) act(ctx context.Context, a failover.Action) error {
 		return err
 	case failover.Allow:
 		allow := d.allow
-		if d.share.State == failover.Stable {
-			allow = d.allowAgain
+		switch {
+		case d.share.State == failover.Stable:
+			// Whatever comes of it: the share must not wait for a broker there.
+			d.memo.allowed, d.memo.looked = a.Site, d.c.cfg.Clock.Now()
+			return d.allowAgain(ctx, a.Site)
+		case d.share.Abort != "" || d.share.Kind == failover.Failover: // nobody is served meanwhile
+			allow = d.allowBack
 		}
 		if err := allow(ctx, a.Site); err != nil {
 			return err
@@ -79,8 +102,7 @@ func (d *driver) onlyAtTarget(ctx context.Context) (failover.PartitionOffsets, e
 	if err := errors.Join(errHere, errThere); err != nil {
 		return nil, err
 	}
-	there = slices.DeleteFunc(there, func(tp spillway.TopicPartition) bool { return slices.Contains(here, tp) })
-	if len(there) == 0 {
+	if there = without(there, here); len(there) == 0 {
 		return nil, nil
 	}
 	if err := d.readReserved(ctx); err != nil {
@@ -96,6 +118,16 @@ func (d *driver) onlyAtTarget(ctx context.Context) (failover.PartitionOffsets, e
 		only.Set(tp, max(d.group.OffsetBase, end, d.memo.reserved.Get(tp)))
 	}
 	return only, nil
+}
+
+// without leaves out the partitions that another site has too. Clients are held, so it must
+// not take longer than to look at each once.
+func without(there, here []spillway.TopicPartition) []spillway.TopicPartition {
+	has := make(map[spillway.TopicPartition]bool, len(here))
+	for _, tp := range here {
+		has[tp] = true
+	}
+	return slices.DeleteFunc(there, func(tp spillway.TopicPartition) bool { return has[tp] })
 }
 
 // untilNewer ends the context when somebody else changed the record, so that an
@@ -141,8 +173,15 @@ func (d *driver) fence(ctx context.Context, site spillway.SiteID) (string, error
 	}
 	s, _ := d.c.cfg.Topology.Site(site)
 	// An abort does not cut this call short: it would reach the brokers behind the
-	// one that allows writes again.
-	sent, cancel := context.WithTimeout(context.WithoutCancel(ctx), denyMax)
+	// one that allows writes again. The end of the hold does.
+	most := denyMax
+	if at, ok := ctx.Deadline(); ok {
+		most = min(most, time.Until(at))
+	}
+	if most < d.denyMin() {
+		return "", fmt.Errorf("fence %s: clients have been held for so long that nothing is denied any more", site)
+	}
+	sent, cancel := context.WithTimeout(context.WithoutCancel(ctx), most)
 	defer cancel()
 	err = d.c.cfg.Sites[site].Cluster.Admin().DenyWrite(sent, s.GatewayPrincipal, topicsOf(tps))
 	if errors.Is(err, broker.ErrNotSupported) {
@@ -154,23 +193,87 @@ func (d *driver) fence(ctx context.Context, site spillway.SiteID) (string, error
 	return "acl", d.probeUntil(ctx, site, tps, true)
 }
 
+// allow lets gateways write at the target of a switchover, and waits until every leader does.
 func (d *driver) allow(ctx context.Context, site spillway.SiteID) error {
+	tps, err := d.orderAllowed(ctx, site)
+	if err != nil || tps == nil {
+		return err
+	}
+	return d.probeUntil(ctx, site, tps, false)
+}
+
+// orderAllowed has a site take writes of gateways to the group again, and returns of which
+// partitions; none where it knows no such thing.
+func (d *driver) orderAllowed(ctx context.Context, site spillway.SiteID) ([]spillway.TopicPartition, error) {
 	if !d.fences(site) {
-		return nil
+		return nil, nil
 	}
 	tps, err := d.c.partitions(ctx, site, d.group)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s, _ := d.c.cfg.Topology.Site(site)
 	err = d.c.cfg.Sites[site].Cluster.Admin().AllowWrite(ctx, s.GatewayPrincipal, topicsOf(tps))
 	if errors.Is(err, broker.ErrNotSupported) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("allow writes at %s: %w", site, err)
+		return nil, fmt.Errorf("allow writes at %s: %w", site, err)
 	}
-	return d.probeUntil(ctx, site, tps, false)
+	return tps, nil
+}
+
+// reachMin is how long leaders have to say whether they take writes at a site that is to
+// serve again; while none says anything it doubles, up to reachMax.
+const (
+	reachMin = 500 * time.Millisecond
+	reachMax = 4 * time.Second
+)
+
+// allowBack lets gateways write at a site that goes on, since a move was given up, or that
+// a failover is about to open: nobody else serves. The
+// site must have taken the order; of its leaders those count that can be reached, since
+// all that the group has waits for this. One that hangs is looked at again by allowAgain.
+// Nothing but the site's own writes rests on it: that no two sites serve is the matter of
+// the fence that is put up, of which every leader has to answer (fence).
+func (d *driver) allowBack(ctx context.Context, site spillway.SiteID) error {
+	if tps, err := d.orderAllowed(ctx, site); err != nil || tps == nil {
+		return err
+	}
+	for each := reachMin; ; {
+		takes, err := d.takes(ctx, site, each)
+		if takes {
+			return nil
+		}
+		if err != nil {
+			each = min(2*each, reachMax)
+		}
+		pause(ctx, 5*time.Millisecond)
+		if ctx.Err() != nil {
+			return fmt.Errorf("allow writes at %s: no leader that answers takes them yet: %w", site, errors.Join(ctx.Err(), err))
+		}
+	}
+}
+
+// takes tells whether the leaders of the group's partitions that can be reached at a site
+// take writes of gateways. Partitions that have no leader nobody can write to anyway.
+func (d *driver) takes(ctx context.Context, site spillway.SiteID, each time.Duration) (bool, error) {
+	md, err := d.c.cfg.Sites[site].Cluster.Metadata(ctx)
+	if err != nil {
+		return false, fmt.Errorf("list the leaders of %s: %w", site, err)
+	}
+	leaders := map[int32][]spillway.TopicPartition{}
+	for name, t := range md.Topics {
+		if !d.c.cfg.Topology.HasTopic(d.group, name) || t.Internal {
+			continue
+		}
+		for _, p := range t.Partitions {
+			if tp := (spillway.TopicPartition{Topic: name, Partition: p.Partition}); p.Leader >= 0 && d.c.cfg.Topology.Has(d.group, tp) {
+				leaders[p.Leader] = append(leaders[p.Leader], tp)
+			}
+		}
+	}
+	return probe.Takes(ctx, d.c.cfg.Sites[site].AsGateway, leaders, each)
 }
 
 // allowAgain lifts a denial that is in force at a site which serves. It looks first,
@@ -178,18 +281,14 @@ func (d *driver) allow(ctx context.Context, site spillway.SiteID) error {
 func (d *driver) allowAgain(ctx context.Context, site spillway.SiteID) error {
 	ctx, cancel := context.WithTimeout(ctx, denyMax)
 	defer cancel()
-	tps, err := d.c.partitions(ctx, site, d.group)
-	if err != nil {
-		return err
-	}
-	if open, err := probe.Fenced(ctx, d.c.cfg.Sites[site].AsGateway, tps, false); err != nil || open {
+	if takes, err := d.takes(ctx, site, 2*reachMin); err != nil || takes {
 		return err
 	}
 	e, err := d.c.cfg.Store.Get(ctx, d.c.keys.Share(d.id))
 	if err != nil || e.Version != d.version {
 		return err
 	}
-	return d.allow(ctx, site)
+	return d.allowBack(ctx, site)
 }
 
 func (d *driver) probeUntil(ctx context.Context, site spillway.SiteID, tps []spillway.TopicPartition, fenced bool) error {
@@ -207,8 +306,10 @@ func (d *driver) probeUntil(ctx context.Context, site spillway.SiteID, tps []spi
 
 func topicsOf(tps []spillway.TopicPartition) []string {
 	var topics []string
+	known := make(map[string]bool)
 	for _, tp := range tps {
-		if !slices.Contains(topics, tp.Topic) {
+		if !known[tp.Topic] {
+			known[tp.Topic] = true
 			topics = append(topics, tp.Topic)
 		}
 	}

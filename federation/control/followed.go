@@ -31,10 +31,6 @@ type followed struct {
 	degraded bool
 	terms    map[spillway.Epoch]failover.Term // read from the history
 
-	// Owned by measure: how far the map of this site was read when it was known to be whole.
-	mapWhole bool
-	mapRead  int64
-
 	term atomic.Uint64 // of the writer lease in which act works, or has worked; 0: none
 
 	mu struct {

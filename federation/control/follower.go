@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -130,9 +132,96 @@ func (f *Follower) leaseValue(beat uint64) []byte {
 	if !f.leads() {
 		l.Waits, l.Following, l.Carries = true, nil, f.mu.carries
 	}
-	b, err := json.Marshal(l)
-	if err != nil {
-		panic(fmt.Sprintf("mirror lease cannot be encoded: %v", err)) // plain data, cannot happen
+	return encodeLease(l)
+}
+
+// leaseBytes is what a mirror lease may have: below what a store takes in one
+// transaction, and much for what everybody reads about once a second.
+const leaseBytes = 256 << 10
+
+// leaseClip is how much of what is said of each share there is room for: bytes of a
+// sentence, and topics of a kind that are named.
+type leaseClip struct{ bytes, names int }
+
+// leaseClips are tried one after the other, once everything is too much. A site that goes
+// away is a problem of each share that came from it, and a lease that the store does not
+// take runs out when the failover needs it. The last keeps that there is a problem.
+var leaseClips = []leaseClip{{200, 10}, {60, 3}, {20, 1}, {1, 0}}
+
+// encodeLease writes a lease with as much of its sentences as there is room for. That there
+// is a problem is never left out: it decides.
+func encodeLease(l failover.MirrorLease) (b []byte) {
+	whole := l
+	for clips := leaseClips; ; clips = clips[1:] {
+		var err error
+		if b, err = json.Marshal(l); err != nil {
+			panic(fmt.Sprintf("mirror lease cannot be encoded: %v", err)) // plain data, cannot happen
+		}
+		if len(b) <= leaseBytes || len(clips) == 0 {
+			return b
+		}
+		l.Following, l.Carries = clipped(whole.Following, clips[0]), clipped(whole.Carries, clips[0])
 	}
-	return b
+}
+
+// moreFail ends a sentence that says how many groups more fail than it names.
+const moreFail = " more fail)"
+
+func clipped(said map[string]failover.Following, most leaseClip) map[string]failover.Following {
+	if said == nil {
+		return nil
+	}
+	short := make(map[string]failover.Following, len(said))
+	for share, f := range said {
+		f.Problem, f.SourceProblem, f.HeldBackBy = most.sentence(f.Problem), most.sentence(f.SourceProblem), most.sentence(f.HeldBackBy)
+		f.GroupBehind, f.OnlyHere = most.sentence(f.GroupBehind), most.topics(f.OnlyHere)
+		most.compacted(&f)
+		short[share] = f
+	}
+	return short
+}
+
+// sentence is what there is room for of a sentence. How many more groups fail stays.
+func (most leaseClip) sentence(s string) string {
+	if most.names == 0 {
+		return strings.ToValidUTF8(s[:min(len(s), most.bytes)], "") + strings.Repeat("…", min(len(s), 1))
+	}
+	if at := strings.LastIndex(s, " ("); at >= 0 && strings.HasSuffix(s, moreFail) {
+		return clipTo(s[:at], most.bytes) + s[at:]
+	}
+	return clipTo(s, most.bytes)
+}
+
+// compacted leaves out names of topics that are compacted, and of those that hide records. How
+// many are left out is told, so that who decides takes each for the worse of what it may be.
+// In the end it is not known any more whether anything hides records, which is as bad.
+func (most leaseClip) compacted(f *failover.Following) {
+	hiding := f.Hiding
+	if most.names == 0 && len(hiding)+f.HidingMore > 0 {
+		hiding, f.Hiding, f.HidingMore = nil, nil, 0
+	}
+	if hiding != nil {
+		f.Hiding = map[string]string{}
+	}
+	for _, name := range slices.Concat(f.Compacted, slices.Sorted(maps.Keys(hiding))) {
+		if what := hiding[name]; what != "" && len(f.Hiding) < most.names {
+			f.Hiding[name] = most.sentence(what)
+		}
+	}
+	f.HidingMore += len(hiding) - len(f.Hiding)
+	named := f.Compacted[:min(len(f.Compacted), most.names)]
+	f.Compacted, f.CompactedMore = named, f.CompactedMore+len(f.Compacted)-len(named)
+}
+
+// topics are the first of some topics, and how many more there are: that there are any
+// decides, and people have to know how many.
+func (most leaseClip) topics(names []string) []string {
+	if len(names) <= most.names {
+		return names
+	}
+	rest := fmt.Sprintf("and %d more", len(names)-most.names)
+	if most.names == 0 {
+		rest = fmt.Sprintf("%d topics", len(names))
+	}
+	return append(slices.Clone(names[:most.names]), rest)
 }

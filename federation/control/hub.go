@@ -31,6 +31,7 @@ type hub struct {
 	// looked is when the gateways' leases were last read, and since when they have
 	// been read without a gap; zero before the first time.
 	looked, since coordination.Instant
+	leases        []coordination.Entry // of gateways, as they were read then
 }
 
 // beat is when the value of a key was last seen to change. A key that was seen
@@ -189,19 +190,18 @@ func (h *hub) gateways(ctx context.Context) ([]layout.GatewayLease, error) {
 	if h.looked.Time.IsZero() || h.looked.Longest(now) > h.ttl {
 		h.since = now // what came and went in a gap was not seen
 	}
-	h.looked = now
+	h.looked, h.leases = now, entries
 	return decodeGateways(entries), nil
 }
 
-// lately returns the leases of the gateways as last seen, if they were read a moment
-// ago.
+// lately returns the leases of the gateways as last read, if that was a moment ago.
 func (h *hub) lately(within time.Duration) ([]layout.GatewayLease, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.looked.Time.IsZero() || h.looked.Longest(h.clock.Now()) > within {
 		return nil, false
 	}
-	return decodeGateways(h.content[h.keys.Gateways()]), true
+	return decodeGateways(h.leases), true
 }
 
 // forgetAfter is how long a process start that is over is remembered.
@@ -277,7 +277,7 @@ func (h *hub) mirrors() map[spillway.SiteID]failover.MirrorLease {
 	var all []failover.MirrorLease
 	for _, e := range h.entries(h.keys.Mirrors()) {
 		var m failover.MirrorLease
-		if !h.alive(e.Key) || json.Unmarshal(e.Value, &m) != nil || m.Leaving {
+		if !h.alive(e.Key) || json.Unmarshal(e.Value, &m) != nil {
 			continue
 		}
 		all = append(all, m)
@@ -301,7 +301,7 @@ func (h *hub) shared() map[spillway.SiteID]bool {
 	count, shared := map[spillway.SiteID]int{}, map[spillway.SiteID]bool{}
 	for _, e := range h.entries(h.keys.Mirrors()) {
 		var m failover.MirrorLease
-		if !h.within(e.Key, sharedFor) || json.Unmarshal(e.Value, &m) != nil || m.Leaving {
+		if !h.within(e.Key, sharedFor) || json.Unmarshal(e.Value, &m) != nil {
 			continue
 		}
 		count[m.Site]++

@@ -14,9 +14,6 @@ import (
 // gateway write in between is bounded there (router.changesPerSecond).
 const auditEvery = time.Minute
 
-// opsMax is what a transaction of the store takes.
-const opsMax = 64
-
 // keepAudit bounds what clients have written into the audit log, so that they cannot fill
 // the store. What people did is elsewhere, stays, and is not read for it.
 func (c *Control) keepAudit(ctx context.Context) {
@@ -43,7 +40,7 @@ func (c *Control) pruneAudit(ctx context.Context) error {
 	for i, e := range entries {
 		values[i] = e.Value
 	}
-	for stale := range slices.Chunk(failover.StaleClientAudits(values, time.Now()), opsMax) {
+	for stale := range slices.Chunk(failover.StaleClientAudits(values, time.Now()), coordination.OpsMax) {
 		ops := make([]coordination.Op, len(stale))
 		for i, at := range stale {
 			ops[i] = coordination.Op{Key: entries[at].Key, Version: entries[at].Version, Delete: true}

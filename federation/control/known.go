@@ -55,11 +55,13 @@ const (
 )
 
 // clip bounds a sentence.
-func clip(s string) string {
-	if len(s) <= sentenceMax {
+func clip(s string) string { return clipTo(s, sentenceMax) }
+
+func clipTo(s string, most int) string {
+	if len(s) <= most {
 		return s
 	}
-	return strings.ToValidUTF8(s[:sentenceMax], "") + " …"
+	return strings.ToValidUTF8(s[:most], "") + " …"
 }
 
 // known says what is written down of a move that begins: the verdicts, and what was
@@ -103,11 +105,10 @@ func keep(ctx context.Context, store coordination.Store, key string, k history.K
 // begun keeps what was known of a move that this loop has begun: beside the move, which
 // does not wait for it.
 func (d *driver) begun(ctx context.Context, before, next failover.Share, view failover.View) {
-	earlier, answer := d.earlier, d.answer
 	d.besides.Go(func() {
 		keeping, cancel := context.WithTimeout(ctx, keepMax)
 		defer cancel()
-		plan, err := d.foretell(keeping, before, next, view, earlier, answer)
+		plan, err := d.foretell(keeping, before, next, view)
 		if err == nil {
 			err = keep(keeping, d.c.cfg.Store, d.c.keys.HistoryKnown(d.id, next.Epoch), plan.known(view))
 		}
@@ -119,11 +120,14 @@ func (d *driver) begun(ctx context.Context, before, next failover.Share, view fa
 
 // foretell says of a failover what a dry run would say, by the leases and the maps of
 // the sites, which this loop has read already. It reads nothing of d that changes.
-func (d *driver) foretell(ctx context.Context, before, next failover.Share, view failover.View, earlier []history.Record, answer time.Duration) (Plan, error) {
+func (d *driver) foretell(ctx context.Context, before, next failover.Share, view failover.View) (Plan, error) {
+	asked := d.c.cfg.Clock.Now()
 	reserved, _, err := readReserved(ctx, d.c.cfg.Store, d.c.keys.Reserved(d.id))
 	if err != nil {
 		return Plan{}, err
 	}
+	answer := asked.Shortest(d.c.cfg.Clock.Now())
+	earlier := lastMoves(ctx, d.c.cfg.Store, d.c.keys, before)
 	view.Reserved = reserved
 	plan := newPlan(d.group, d.c.hub, view)
 	known := failover.Known{Ends: map[spillway.SiteID]failover.PartitionOffsets{}, Reserved: view.Reserved}

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -32,7 +31,8 @@ func (s *followed) measure(ctx context.Context) {
 		share, problem, compacted := s.mu.share, s.mu.problem, s.mu.compacted
 		s.mu.Unlock()
 		if share.Epoch > 0 && compacted != nil {
-			at := failover.Following{Epoch: share.Epoch, Problem: problem, Compacted: *compacted, Hiding: s.hiding(ctx, *compacted)}
+			at := failover.Following{Epoch: share.Epoch, Problem: problem}
+			s.tellCompacted(ctx, &at, *compacted)
 			if share.State != failover.Stable && share.State != failover.Open {
 				at.Epoch = share.Current().Epoch
 			}
@@ -77,9 +77,11 @@ func lateness(at *failover.Following, share failover.Share, flows []mirror.FlowI
 		at.LagSeconds = flow.LagTime.Round(time.Millisecond).Seconds()
 		at.HeldBackSeconds, at.HeldBackBy, at.Hanging = flow.HeldBack.Round(time.Millisecond).Seconds(), flow.HeldBackBy, len(flow.Hanging)
 		at.SourceProblem, at.Elsewhere = flow.Problem, flow.Elsewhere
+		at.GroupSeconds, at.GroupBehind = flow.GroupAge.Round(time.Millisecond).Seconds(), flow.GroupBehind
 		at.CatchingUp = flow.CatchingUp || at.CatchingUp && flow.Epoch != at.Epoch
 		carries = &failover.Following{Epoch: flow.Epoch, Source: flow.Source, Partitions: flow.Partitions, LagSeconds: at.LagSeconds, CatchingUp: flow.CatchingUp,
-			HeldBackSeconds: at.HeldBackSeconds, HeldBackBy: at.HeldBackBy, Hanging: at.Hanging}
+			HeldBackSeconds: at.HeldBackSeconds, HeldBackBy: at.HeldBackBy, Hanging: at.Hanging,
+			GroupSeconds: at.GroupSeconds, GroupBehind: at.GroupBehind}
 	}
 	return carries
 }
@@ -124,15 +126,23 @@ const (
 // policies looks from time to time which of the share's topics this site
 // compacts: whether they may be moved depends on what their logs hide (C11).
 func (s *followed) policies(ctx context.Context) {
+	told := ""
 	for ctx.Err() == nil {
-		every := policiesEvery
+		every, problem := policiesEvery, ""
 		if topics, err := s.compacted(ctx); err == nil {
 			s.mu.Lock()
 			s.mu.compacted = &topics
 			s.mu.Unlock()
 		} else {
-			every = measureEvery
+			every, problem = measureEvery, err.Error()
 		}
+		if problem != told && problem != "" && ctx.Err() == nil {
+			s.mu.Lock()
+			state := s.mu.share.State
+			s.mu.Unlock()
+			s.f.cfg.Events.followFailed(s.id, state, fmt.Errorf("find out which topics site %s compacts: %s; what was known of them before is used meanwhile, and without it the share is not moved", s.f.site, problem))
+		}
+		told = problem
 		pause(ctx, every)
 	}
 }
@@ -144,52 +154,56 @@ func (s *followed) compacted(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var topics []string
+	var all []string
 	for _, name := range slices.Sorted(maps.Keys(md.Topics)) {
-		if !s.f.cfg.Topology.HasTopic(s.group, name) || md.Topics[name].Internal {
-			continue
-		}
-		configs, err := s.f.cfg.Cluster.Admin().TopicConfigs(ctx, name)
-		if errors.Is(err, broker.ErrUnknownTopic) {
-			continue // deleted meanwhile
-		}
-		if err != nil {
-			return nil, err
-		}
-		if strings.Contains(configs["cleanup.policy"].Value, "compact") {
-			topics = append(topics, name)
+		if s.f.cfg.Topology.HasTopic(s.group, name) && !md.Topics[name].Internal {
+			all = append(all, name)
 		}
 	}
-	return topics, nil
+	values, err := s.f.cfg.Cluster.Admin().TopicValues(ctx, all, "cleanup.policy")
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(name string) bool { return !strings.Contains(values[name], "compact") }), nil
 }
 
-// hidingMax bounds the topics of which a lease tells what they hide.
-const hidingMax = 100
+// hidingMax bounds the topics of which a lease tells what they hide, and compactedMax those
+// that it says are compacted: a value of the store holds what is said of all shares.
+const (
+	hidingMax    = 100
+	compactedMax = 200
+)
 
-// hiding tells which of the share's topics hide records here, nil while that is not known:
-// the map was not read up to where it was when this process asked first. Compacted topics
-// come first, since the others matter only where another site compacts them.
-func (s *followed) hiding(ctx context.Context, compacted []string) map[string]string {
+// tellCompacted adds what this site compacts and hides, or as much of it as there is room for.
+// Hiding stays nil while that is not known: the map was not read as a whole.
+func (s *followed) tellCompacted(ctx context.Context, at *failover.Following, compacted []string) {
+	at.Compacted = compacted[:min(len(compacted), compactedMax)]
+	at.CompactedMore = len(compacted) - len(at.Compacted)
+	ctx, cancel := context.WithTimeout(ctx, measureEvery)
+	defer cancel()
 	r := s.f.cfg.Mirror.Map()
-	if !s.mapWhole {
-		ctx, cancel := context.WithTimeout(ctx, measureEvery)
-		defer cancel()
-		if r.CaughtUp(ctx) != nil {
-			return nil
+	if r.Whole(ctx) == nil {
+		at.Hiding, at.HidingMore = s.some(r.Unfit(), compacted)
+	}
+}
+
+// some are those of the share's topics, those named first at first, and how many are left
+// out: topics that this site compacts come first, since the others matter only where another
+// one compacts them.
+func (s *followed) some(hiding map[string]string, first []string) (some map[string]string, more int) {
+	some = make(map[string]string)
+	for _, name := range slices.Concat(first, slices.Sorted(maps.Keys(hiding))) {
+		what := hiding[name]
+		if _, told := some[name]; told || what == "" || !s.f.cfg.Topology.HasTopic(s.group, name) {
+			continue
 		}
-		s.mapWhole, s.mapRead = true, r.Position()
-	}
-	if r.Position() < s.mapRead {
-		return nil // it is read anew
-	}
-	all := r.Unfit()
-	found := make(map[string]string)
-	for _, name := range slices.Concat(compacted, slices.Sorted(maps.Keys(all))) {
-		if what := all[name]; what != "" && s.f.cfg.Topology.HasTopic(s.group, name) && len(found) < hidingMax {
-			found[name] = what
+		if len(some) == hidingMax {
+			more++
+			continue
 		}
+		some[name] = what
 	}
-	return found
+	return some, more
 }
 
 // measuredEnds are the log ends for people; empty if the site cannot be asked.

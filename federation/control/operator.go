@@ -84,11 +84,15 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 	if !ok {
 		return Plan{}, fmt.Errorf("there is no failover group %q; see spillway failover-group list", group)
 	}
+	var earlier []history.Record
+	var last spillway.Epoch
 	for rest := o.look / 2; ; {
+		asked := o.clock.Now()
 		share, version, err := o.share(ctx, group)
 		if err != nil {
 			return Plan{}, err
 		}
+		answer := asked.Shortest(o.clock.Now())
 		if share.State == failover.Fenced && share.Kind == failover.Failover && r.Kind == failover.Failover && (r.Target == "" || r.Target == share.Target) {
 			return o.acceptMore(ctx, share, version, r, dryRun)
 		}
@@ -96,17 +100,18 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		if err != nil {
 			return Plan{}, err
 		}
-		asked := o.clock.Now()
-		earlier, err := readHistory(ctx, o.store, o.keys, share.ID())
-		if err != nil {
-			return Plan{}, err
+		if last != share.Epoch {
+			earlier, last = lastMoves(ctx, o.store, o.keys, share), share.Epoch
 		}
-		answer := asked.Shortest(o.clock.Now())
 		if site, ok := view.Sites[returned]; ok {
 			site.Drained = nil
 			view.Sites[returned] = site
 		}
-		next, err := failover.Begin(share, r, view, o.limits(g))
+		asks, err := failover.Choose(share, r, view, o.limits(g))
+		next := share
+		if err == nil {
+			next, err = failover.Begin(share, asks, view, o.limits(g))
+		}
 		if !dryRun && o.waits(ctx, err, o.look/2) {
 			continue
 		}
@@ -115,6 +120,9 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		}
 		plan.look(ctx, o, g, share, next, view, dryRun)
 		plan.expect(earlier, next, view, answer)
+		if asks.Chosen != "" {
+			plan.Effects = append(plan.Effects, fmt.Sprintf("%s is taken, since %s", asks.Target, asks.Chosen))
+		}
 		plan.explain(g, share, next, view)
 		plan.refuse(r)
 		plan.DryRun = dryRun
@@ -128,8 +136,7 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 				rest = min(2*rest, againMax)
 			}
 		} else if o.Sites != nil {
-			r.Target = next.Target
-			next, err = o.beginNow(ctx, h, g, share, r, &view)
+			next, err = o.beginNow(ctx, h, g, share, asks, &view)
 		}
 		if o.waits(ctx, err, again) {
 			continue
@@ -183,13 +190,20 @@ func (o *Operator) waits(ctx context.Context, why error, rest time.Duration) boo
 	return ctx.Err() == nil
 }
 
+// acceptMore lets a failover that waits for a person go on. One who names the target of a
+// failover for which nobody had is obeyed although keys may be missing there, and accepts no less for it.
 func (o *Operator) acceptMore(ctx context.Context, share failover.Share, version uint64, r failover.Request, dryRun bool) (Plan, error) {
+	named := share.Chosen && r.Target != ""
+	if named && (share.LossMax < 0 || r.LossMax >= 0 && r.LossMax < share.LossMax) {
+		r.LossMax = share.LossMax
+	}
 	plan := Plan{Group: share.Group, Kind: share.Kind, From: share.Active, To: share.Target, Epoch: share.Epoch, DryRun: dryRun, Behind: -1, LostMost: r.LossMax, LostLeast: -1,
 		Effects: []string{fmt.Sprintf("the failover that waits in epoch %d may lose %s", share.Epoch, loss(r.LossMax))}}
 	if dryRun {
 		return plan, nil
 	}
 	share.LossMax = r.LossMax
+	share.Chosen = share.Chosen && !named
 	return plan, o.write(ctx, share, version, fmt.Sprintf("failover of %s may lose %s", share.Group, loss(r.LossMax)), r.Who, r.Why)
 }
 
@@ -377,13 +391,8 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 	for _, l := range decodeGateways(h.entries(o.keys.Gateways())) {
 		view.Gateways = append(view.Gateways, failover.GatewayView{ID: l.ID, Boot: l.Boot, Leaving: l.Leaving})
 	}
-	e, err := o.store.Get(ctx, o.keys.Reserved(share.ID()))
-	if err != nil && !errors.Is(err, coordination.ErrNotFound) {
-		return h, view, plan, err
-	}
-	var r failover.Reserved
-	if e.Version > 0 && json.Unmarshal(e.Value, &r) == nil {
-		view.Reserved = r.Ends
+	if view.Reserved, _, err = readReserved(ctx, o.store, o.keys.Reserved(share.ID())); err != nil {
+		return h, view, plan, fmt.Errorf("what a move of %s may lose: %w", share.ID(), err)
 	}
 	return h, view, plan, nil
 }
@@ -391,7 +400,7 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 // write stores a record together with the entry of the audit log, if what is checked
 // beside it holds.
 func (o *Operator) write(ctx context.Context, next failover.Share, version uint64, what, who, why string, checks ...coordination.Op) error {
-	record := coordination.Op{Key: o.keys.Share(next.ID()), Value: next.Encode(), Version: version}
+	record := coordination.Op{Key: o.keys.Share(next.ID()), Value: next.EncodeBeside(), Version: version}
 	return o.store.Txn(ctx, append([]coordination.Op{record, o.audit(what, who, why)}, checks...))
 }
 

@@ -176,6 +176,10 @@ func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, vie
 		p.lost(share, next, view, behind)
 	}
 	p.Reread = cmp.Or(p.measured, "up to one commit interval of each consumer group")
+	if target != nil && target.GroupsLate() != "" {
+		p.Reread += "; more of those that are not carried"
+		p.Findings = append(p.Findings, preflight.Finding{About: preflight.AboutGroups, What: fmt.Sprintf("%s at %s; they read again from there, or begin as auto.offset.reset says where their position has expired", target.GroupsLate(), next.Target)})
+	}
 	wait := fmt.Sprintf("up to %s", coordination.LeaseTTL+coordination.LeaseMargin)
 	if p.PauseMillis >= 0 {
 		wait = fmt.Sprintf("about %d ms (%s)", p.PauseMillis, p.PauseWhy)

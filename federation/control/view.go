@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"spillway"
@@ -19,8 +20,9 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 	v := failover.View{
 		Now: time.Now().UTC(), InState: d.state.since.Shortest(now), NewMask: newMask(),
 		LogEnds: d.memo.logEnds, OnlyAtTarget: d.memo.onlyAt, Fence: d.memo.fence, Allowed: d.allowed(now),
-		Automation: h.automation(), SinceMove: time.Since(d.share.Since),
+		Automation: h.automation(), FailoversLastHour: d.share.FailoversAfter(time.Now().Add(-time.Hour)),
 	}
+	v.SinceMove, v.ClockAhead = d.sinceMove(now)
 	if d.heldFor == d.share.Epoch {
 		v.Held = d.heldTime(now)
 	}
@@ -30,6 +32,7 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 	judged := h.judgements(d.group.Sites, d.c.cfg.Observers)
 	gatewayReports, siteReports := h.reports(d.id, d.share.Epoch)
 	v.Sites = h.siteViews(d.group, d.id, judged, siteReports)
+	d.listen(&v, now)
 	v.MarksFor = d.marks.look(d.share, &v, d.limits, now)
 	v.RestoringFor = d.memo.began.Shortest(now)
 	if d.share.State == failover.Stable && !judged[d.share.Active].Down {
@@ -46,16 +49,25 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 		}
 		v.Reserved = d.memo.reserved
 	}
-	if d.share.State == failover.Stable {
-		asked := d.c.cfg.Clock.Now()
-		records, err := readHistory(ctx, d.c.cfg.Store, d.c.keys, d.id)
-		if err != nil {
-			return v, err
-		}
-		d.earlier, d.answer = records, asked.Shortest(d.c.cfg.Clock.Now())
-		v.FailoversLastHour = failoversSince(records, time.Now().Add(-time.Hour))
-	}
 	return v, nil
+}
+
+// listen fills in for how long no mirror has been alive at a site. A lease lapses when a
+// mirror is started anew, which says nothing if it is soon there again.
+func (d *driver) listen(v *failover.View, now coordination.Instant) {
+	for id, site := range v.Sites {
+		if site.Mirror {
+			delete(d.mute, id)
+			continue
+		}
+		since, ok := d.mute[id]
+		if !ok {
+			since = now
+			d.mute[id] = now
+		}
+		site.Mute = since.Shortest(now)
+		v.Sites[id] = site
+	}
 }
 
 // marking remembers which standbys give durable marks, as far as the mirrors' leases
@@ -128,13 +140,30 @@ func (d *driver) heldTime(now coordination.Instant) time.Duration {
 	return held
 }
 
+// sinceMove is how long the share has stood still: by this loop's clock if it saw the
+// move end. One that came later has only the record, in which another machine wrote
+// the time: it counts if it says more than this loop has seen itself, and how far it
+// lies ahead of this loop's clock is told.
+func (d *driver) sinceMove(now coordination.Instant) (since, ahead time.Duration) {
+	seen := d.state.since.Shortest(now)
+	if d.state.came {
+		return seen, 0
+	}
+	recorded := now.Time.Sub(d.share.Since)
+	return max(seen, recorded), max(0, -recorded)
+}
+
 // allowedFor is how long a loop believes, while a share stands still, that its
-// gateways may write.
-const allowedFor = 10 * time.Second
+// gateways may write; othersLook is how long those at other sites leave it to that one.
+const (
+	allowedFor = 10 * time.Second
+	othersLook = 30 * time.Second
+)
 
 // allowed tells whether gateways may write where they have to next. While the share
 // stands still, the loop at the active site looks now and then: a denial of a move
-// that was given up may have reached the brokers late, or its loop may have died.
+// that was given up may have reached the brokers late, or its loop may have died. Where
+// that loop is not heard of, though the site may serve through other gateways, all look.
 func (d *driver) allowed(now coordination.Instant) bool {
 	site := d.share.Target
 	if d.share.Abort != "" || site == "" {
@@ -142,7 +171,17 @@ func (d *driver) allowed(now coordination.Instant) bool {
 	}
 	known := d.memo.allowed == site
 	if d.share.State == failover.Stable {
-		known = site != d.c.cfg.Site || known && d.memo.looked.Longest(now) < allowedFor
+		switch last := d.memo.looked; {
+		case site == d.c.cfg.Site:
+			known = known && last.Longest(now) < allowedFor
+		case d.c.hub.alive(d.c.keys.Ballot(site)):
+			known = true
+		default:
+			if !known {
+				last = d.memo.began // since then this loop has seen the share stand still
+			}
+			known = last.Longest(now) < othersLook
+		}
 	}
 	return known || !d.fences(site)
 }
@@ -173,11 +212,12 @@ func (h *hub) siteViews(g spillway.FailoverGroup, id spillway.ShareID, judged ma
 // gateways adds every process start that may serve: those with a lease now, those
 // seen before, though their key may be gone, and those that the record names.
 // While clients are held, a read for each wake-up would be in the way of the one
-// that counts.
+// that counts; and while a site is down, one of each share would be in the way of
+// the leases. Who a move waits for is settled in FENCING, by a read then.
 func (d *driver) gateways(ctx context.Context, v *failover.View, reports map[spillway.GatewayID]failover.GatewayReport, last bool) error {
 	h := d.c.hub
 	leases, lately := h.lately(readAnew)
-	if d.share.State != failover.Fencing || last || !lately {
+	if mayWait := d.share.State == failover.Fencing || d.share.State == failover.Stable; !mayWait || last || !lately {
 		var err error
 		if leases, err = h.gateways(ctx); err != nil {
 			return err
@@ -228,7 +268,7 @@ func readReserved(ctx context.Context, store coordination.Store, key string) (en
 	}
 	var r failover.Reserved
 	if err := json.Unmarshal(e.Value, &r); err != nil {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("reserved ends %s cannot be read: %w", key, err)
 	}
 	if r.Ends == nil {
 		r.Ends = failover.PartitionOffsets{}

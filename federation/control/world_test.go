@@ -111,6 +111,8 @@ type options struct {
 	// real gives a site that is no embedded one: as mirror and control see it,
 	// and as a gateway does, under the principal that is fenced.
 	real func(spillway.SiteID) (cluster, asGateway *kafka.Cluster)
+	// access puts something between the control loops and a site.
+	access func(spillway.SiteID, Access) Access
 	// children has processes of their own mirror into a site; Sites and Bootstrap are filled in.
 	children map[spillway.SiteID]childConfig
 }
@@ -236,6 +238,9 @@ func (s *site) start() {
 		access[id] = Access{Cluster: allowing{o.cluster, &o.allowed}}
 		if o.asGateway != nil {
 			access[id] = Access{Cluster: allowing{o.cluster, &o.allowed}, AsGateway: o.asGateway}
+		}
+		if s.w.options.access != nil {
+			access[id] = s.w.options.access(id, access[id])
 		}
 		if id != s.id {
 			sources[id] = o.cluster

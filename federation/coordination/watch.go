@@ -2,6 +2,7 @@ package coordination
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"time"
@@ -13,6 +14,22 @@ const (
 	OpsMax      = 64
 	KeyBytesMax = 512
 )
+
+// TxnBytesMax is what several changes of one transaction may have together: Consul takes
+// 512 KB in one request, in which values are in base64 and each change has a frame.
+const (
+	TxnBytesMax = 512 << 10
+	opBytes     = 150
+)
+
+// txnBytes is what changes cost of TxnBytesMax.
+func txnBytes(ops []Op) int {
+	n := 0
+	for _, op := range ops {
+		n += base64.StdEncoding.EncodedLen(len(op.Value)) + len(op.Key) + opBytes
+	}
+	return n
+}
 
 // pollWait is how long a provider may wait for a change before it answers.
 const pollWait = 30 * time.Second
@@ -35,10 +52,13 @@ func CheckOps(ops []Op) error {
 		case op.Key == "" || len(op.Key) > KeyBytesMax:
 			return fmt.Errorf("key of %d bytes: 1 to %d are allowed", len(op.Key), KeyBytesMax)
 		case len(op.Value) > ValueBytesMax:
-			return fmt.Errorf("value of %s has %d bytes: a store takes %d", op.Key, len(op.Value), ValueBytesMax)
+			return fmt.Errorf("value of %s has %d bytes, a store takes %d: %w", op.Key, len(op.Value), ValueBytesMax, ErrTooLarge)
 		case slices.ContainsFunc(ops[:i], func(o Op) bool { return o.Key == op.Key }):
 			return fmt.Errorf("key %s twice in one transaction", op.Key)
 		}
+	}
+	if n := txnBytes(ops); len(ops) > 1 && n > TxnBytesMax {
+		return fmt.Errorf("transaction of %d bytes, with %s among its %d changes, a store takes %d: %w", n, ops[0].Key, len(ops), TxnBytesMax, ErrTooLarge)
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"spillway"
@@ -39,6 +38,8 @@ func behind(share Share, r Request, g spillway.FailoverGroup, f Following) error
 		return fmt.Errorf("%w: target %s has not caught up with %s yet for share %s", ErrBehind, target, share.Active, share.ID())
 	case f.LagSeconds > most.Seconds():
 		return fmt.Errorf("%w: target %s is %.1f s behind %s for share %s, at most %s", ErrBehind, target, f.LagSeconds, share.Active, share.ID(), most)
+	case f.GroupsLate() != "":
+		return fmt.Errorf("%w: the move of share %s to %s would be given up with clients held, as all positions have to be there: %s", ErrBehind, share.ID(), target, f.GroupsLate())
 	case held != "":
 		return fmt.Errorf("%w: target %s would wait for share %s with clients held: %s", ErrBehind, target, share.ID(), held)
 	}
@@ -53,12 +54,9 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	if share.Epoch+2 > spillway.EpochMax { // giving the move up takes another epoch
 		return share, refuse("share %s is in epoch %d, and epochs end at %d, where the leader epochs that clients see would turn negative; carry its topics over to a failover group of a new name", share.ID(), share.Epoch, spillway.EpochMax)
 	}
-	if r.Kind == Failover && r.Target == "" {
-		target, why := bestSurvivor(share, view, limits)
-		if target == "" {
-			return share, refuse("%s", why)
-		}
-		r.Target = target
+	r, err := Choose(share, r, view, limits)
+	if err != nil {
+		return share, err
 	}
 	if err := checkTarget(share, r, view, limits); err != nil {
 		return share, err
@@ -68,14 +66,29 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 		return share, refuse("%d of the %d sites are up that must be heard so that nothing acknowledged is left behind (ack.sites %d; not heard: %s); bring one back, or accept any loss (-1)",
 			heard, need, limits.ackSites(), join(unheard(share, view, limits)))
 	}
+	if err := room(share, r.Kind, r.Target, view, limits); err != nil {
+		return share, err
+	}
 	next := share
+	next.Failovers = append([]time.Time{}, share.failovers()...)
 	next.Epoch = share.Epoch + 1
 	next.Target, next.Kind, next.Who, next.Why = r.Target, r.Kind, r.Who, r.Why
-	next.LossMax, next.Mask = r.LossMax, view.NewMask
+	next.LossMax, next.Mask, next.Chosen = r.LossMax, view.NewMask, r.Unnamed
+	next.Automatic, next.Gone = r.Automatic, nil
+	for _, s := range share.Gone {
+		if r.Automatic && !steady(view.Sites[s].Judgement, limits) {
+			next.Gone = append(next.Gone, s)
+		}
+	}
 	next.Restoring, next.Restore = false, nil // begun anew at the new site
 	next.Started, next.Passages = view.Now, nil
 	why := fmt.Sprintf("%s asked for a %s from %s to %s: %s", r.Who, r.Kind, share.Active, r.Target, cmp.Or(r.Why, "no reason given"))
-	if unfit := Unfit(r.Target, view, limits.Group); unfit != "" { // a person has named it all the same
+	if r.Chosen != "" {
+		why += fmt.Sprintf("; %s, since %s", r.Target, r.Chosen)
+	}
+	if unfit := Unfit(r.Target, view, limits.Group); unfit != "" && r.Unnamed { // since the target was chosen
+		return share, refuse("site %s; name it to fail over there all the same", unfit)
+	} else if unfit != "" { // a person has named it all the same
 		why += "; keys may be missing: " + unfit
 	}
 	if r.Kind == Switchover && limits.Group.GroupDrain > 0 {
@@ -141,79 +154,6 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 	return nil
 }
 
-// Unfit says of a site why keys may be missing where it serves, or be shown that are deleted:
-// its log of compacted topics hides records (C11), it was without its source for so long
-// that deletions were gone (C15), or it has not said whether that is so. "": it is fit. A topic counts that
-// any of the sites compacts: its settings are carried.
-//
-// What is hidden stays in the log. The cleaner takes it for the newest state of its key and
-// removes the record that clients see, now or long ago. So it is no matter of how much is
-// hidden, and no later record makes it good; the topic has to begin anew at the site.
-func Unfit(site spillway.SiteID, view View, group spillway.FailoverGroup) string {
-	topics := compacted(view, group)
-	if len(topics) == 0 {
-		return ""
-	}
-	f := view.Sites[site].Following
-	if f == nil || f.Hiding == nil {
-		return fmt.Sprintf("%s has not said yet whether its logs of the compacted topics hide records: %s", site, some(topics))
-	}
-	topics = slices.DeleteFunc(topics, func(t string) bool { return f.Hiding[t] == "" })
-	if len(topics) == 0 {
-		return ""
-	}
-	for i, t := range topics {
-		topics[i] = fmt.Sprintf("%s (%s)", t, f.Hiding[t])
-	}
-	return fmt.Sprintf("%s hides records in its logs of compacted topics, so that a cleaner may have removed the visible ones of their keys, or has missed deletions (late): %s; let these topics begin anew there: docs/operate/compacted.md",
-		site, some(topics))
-}
-
-// someMax bounds what a sentence lists.
-const someMax = 5
-
-func some(words []string) string {
-	if n := len(words) - someMax; n > 0 {
-		return fmt.Sprintf("%s and %d more", strings.Join(words[:someMax], ", "), n)
-	}
-	return strings.Join(words, ", ")
-}
-
-// compacted lists the topics of the group that any of its sites compacts.
-func compacted(view View, group spillway.FailoverGroup) []string {
-	var topics []string
-	for _, s := range group.Sites {
-		if f := view.Sites[s].Following; f != nil {
-			topics = append(topics, f.Compacted...)
-		}
-	}
-	slices.Sort(topics)
-	return slices.Compact(topics)
-}
-
-// bestSurvivor is the first preferred site that is up, has a mirror, is not drained, and
-// where no keys may be missing (docs/decisions/0038).
-func bestSurvivor(share Share, view View, limits Limits) (spillway.SiteID, string) {
-	why := fmt.Sprintf("failover group %s has no other site", share.Group)
-	for _, site := range limits.Group.Sites {
-		if site == share.Active {
-			continue
-		}
-		err := checkTarget(share, Request{Kind: Failover, Target: site}, view, limits)
-		if drained := view.Sites[site].Drained; err == nil && drained != nil {
-			err = refuse("site %s is %s; name it to fail over there all the same", site, drained)
-		}
-		if unfit := Unfit(site, view, limits.Group); err == nil && unfit != "" {
-			err = refuse("site %s; name it to fail over there all the same", unfit)
-		}
-		if err == nil {
-			return site, ""
-		}
-		why = strings.TrimPrefix(err.Error(), ErrRefused.Error()+": ")
-	}
-	return "", why
-}
-
 // Abort gives a move up: the share goes back to its old site in an epoch above
 // both (C30), because somebody may have acted on the one that was to open. It is
 // allowed until OPEN. The record stays where it is until writes are allowed again.
@@ -227,16 +167,16 @@ func Abort(share Share, who, why string) (Share, error) {
 	if share.Abort == "" {
 		share.Abort = fmt.Sprintf("%s: %s", who, cmp.Or(why, "no reason given"))
 	}
+	share.Gone = nil // who gives it up has not asked for another one
 	return share, nil
 }
 
 // giveUp ends a move whose record says that it is given up: what view.Allowed tells
 // is then about the site that goes on. Mask and numbering go on: to retries in
-// flight the site must look as before. Writes may have been denied there, whether the
-// record says so or not: FENCED need not be in it (Decide). A site that is down is not waited for:
-// its own loop allows them when it is back.
-func (s Share) giveUp(view View) (Share, []Action) {
-	denied := s.Kind == Switchover && s.State != Draining
+// flight the site must look as before. Writes may have been denied there from FENCED on
+// (Decide). A site that is down is not waited for: its own loop allows them when it is back.
+func (s Share) giveUp(view View, limits Limits) (Share, []Action) {
+	denied := s.Kind == Switchover && s.State != Draining && s.State != Fencing
 	if denied && !view.Allowed && !view.Sites[s.Active].Judgement.Down {
 		return s, []Action{{Kind: Allow, Site: s.Active, Why: fmt.Sprintf("the move is given up, %s serves again", s.Active)}}
 	}
@@ -244,14 +184,19 @@ func (s Share) giveUp(view View) (Share, []Action) {
 	next := s.enter(Stable, view, why)
 	next.Epoch++
 	next.Terms = append(slices.Clone(s.Terms), Term{Epoch: next.Epoch, Site: s.Active, Mask: s.Current().Mask, Continues: true})
-	return next.settled(), []Action{{Kind: Wait, Why: why}}
+	if s.Kind == Failover && s.Automatic && len(s.Gone) > 0 { // by automation, not by a person
+		next = next.withFailover(limits)
+	}
+	next = next.settled()
+	next.Gone = s.Gone
+	return next, []Action{{Kind: Wait, Why: why}}
 }
 
 // settled clears what belongs to a move only. Passages stay until the next move
 // begins, so that the loop that writes the history finds them.
 func (s Share) settled() Share {
 	s.Target, s.Abort, s.WaitFor, s.Cutover, s.Prefix, s.PrefixSite, s.Start = "", "", nil, nil, nil, nil, nil
-	s.Mask, s.LossMax, s.Fence, s.Undrained, s.Unended = 0, 0, "", nil, nil
+	s.Mask, s.LossMax, s.Chosen, s.Fence, s.Undrained, s.Unended, s.Automatic, s.Gone = 0, 0, false, "", nil, nil, false, nil
 	return s
 }
 
@@ -263,6 +208,10 @@ func automatic(share Share, view View, limits Limits) (Share, []Action) {
 	}
 	if !site.Judgement.Down {
 		return share, nil
+	}
+	failovers := view.FailoversLastHour
+	if len(share.Gone) > 0 { // of the one that was given up a moment ago this is a part
+		failovers = max(0, failovers-1)
 	}
 	hold := func(format string, args ...any) (Share, []Action) {
 		return share, []Action{{Kind: Wait, Site: share.Active, Why: fmt.Sprintf("hold %s: ", share.Active) + fmt.Sprintf(format, args...)}}
@@ -277,15 +226,19 @@ func automatic(share Share, view View, limits Limits) (Share, []Action) {
 		return ask("automation is paused by %s: %s", view.Automation.Who, view.Automation.Why)
 	case site.Judgement.For < policy.After:
 		return hold("down for %s, automatic after %s", round(site.Judgement.For), policy.After)
-	case view.SinceMove < or(limits.HoldDown, HoldDown):
-		return hold("the last move ended %s ago, at least %s between moves", round(view.SinceMove), or(limits.HoldDown, HoldDown))
-	case policy.PerHourMax > 0 && view.FailoversLastHour >= policy.PerHourMax:
-		return ask("%d failovers in the last hour, limit %d", view.FailoversLastHour, policy.PerHourMax)
+	case len(share.Gone) == 0 && view.SinceMove < or(limits.HoldDown, HoldDown): // what is begun anew was held down when it began
+		clocks := ""
+		if view.ClockAhead > 0 {
+			clocks = fmt.Sprintf("; that move ended %s from now by the clock of who wrote so, and counts from where this loop saw it: set the clocks of control loops and commands right", round(view.ClockAhead))
+		}
+		return hold("the last move ended %s ago, at least %s between moves%s", round(view.SinceMove), or(limits.HoldDown, HoldDown), clocks)
+	case policy.PerHourMax > 0 && failovers >= min(policy.PerHourMax, failoversMost):
+		return ask("%d failovers in the last hour, limit %d", failovers, policy.PerHourMax)
 	}
 	if heard, need := alive(share, view, limits), needHeard(limits); limits.ackSites() > 1 && heard < need {
 		return ask("only %d of the %d sites are up that must be heard for ack.sites %d", heard, need, limits.ackSites())
 	}
-	next, err := Begin(share, Request{Kind: Failover, Who: "automation", Why: site.Judgement.Why, LossMax: policy.LossRecordsMax}, view, limits)
+	next, err := Begin(share, Request{Kind: Failover, Who: "automation", Why: site.Judgement.Why, LossMax: policy.LossRecordsMax, Automatic: true}, view, limits)
 	if err != nil {
 		return ask("%v", err)
 	}

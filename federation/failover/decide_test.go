@@ -15,11 +15,15 @@ func TestDecidePassesWhatIsKnown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if next, _, written := Decide(s, v, l); next.State != Fenced || !written {
+		t.Fatalf("%s, written %v: the record must say FENCED before anything is denied", next.State, written)
+	}
+	v.Fence = "lease-only" // nothing ever is
 	next, actions, written := Decide(s, v, l)
 	if next.State != Fenced || written || len(actions) != 1 {
 		t.Fatalf("%s, written %v: %+v", next.State, written, actions)
 	}
-	v.Fence, v.LogEnds = "lease-only", PartitionOffsets{"t": {10}}
+	v.LogEnds = PartitionOffsets{"t": {10}}
 	next, _, written = Decide(next, v, l)
 	if next.State != Cutover || !written || len(next.Passages) != 3 {
 		t.Fatalf("%s, written %v: %+v", next.State, written, next.Passages)

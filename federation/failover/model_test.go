@@ -29,6 +29,8 @@ type variant struct {
 	lapseForgotten bool // a lease that lapsed in between and was taken again counts as held
 	vanishTrusted  bool // a gateway whose key is gone serves no more (C30)
 	unseenTrusted  bool // a loop that has just begun knows all gateways from its first look (C30)
+	anewUnfenced   bool // a failover that is begun anew waits for no gateway, since all had confirmed
+	chosenNamed    bool // a failover for which nobody named a site counts as if somebody had (C11)
 }
 
 const (
@@ -48,8 +50,8 @@ type world struct {
 	gates   [2]gate
 	mirrors [2]mirrorState // at b and c
 	aLen    int8           // records in a's log, virtual offsets 0..aLen-1
-	bOwn    int8           // records that b took from clients
-	mapOpen int16          // epoch whose start is in b's map; 0: none
+	own     int8           // records that the site which took over has from clients
+	mapOpen int16          // the newest epoch whose start is in the map of its site; 0: none
 	resEnd  int8           // reserved end in the store
 	resVer  int8
 	acked   uint32 // virtual offsets that clients were told of
@@ -58,6 +60,8 @@ type world struct {
 	writes  int8
 	deletes int8
 	starts  int8
+	fails   int8
+	down    uint8 // sites that observers find dead, a bit each, rightly or not
 }
 
 type loopState struct {
@@ -79,7 +83,7 @@ type gate struct {
 	flightE  int16 // epoch of the term in which it was sent
 	lapsed   bool  // the lease was over at some time since
 	reserved int8  // reserved end that it may use
-	mapSeen  int16 // epoch start that it has read from b's map
+	mapSeen  int16 // epoch start that it has read from the map of the site that takes over
 	report   int16 // epoch for which it reported drained; 0: none
 	unsure   bool
 }
@@ -120,13 +124,35 @@ type size struct {
 	// deletes is how often an operator deletes a gateway's lease, and starts how
 	// often a loop begins anew. Without deletes all loops know all gateways.
 	deletes, starts int8
+	// denies: writes are denied at the old site, so the record says FENCED before that.
+	denies bool
+	// fails is how often observers change their mind about a site. With any, a is found
+	// dead from the beginning, automation fails over, and b and c have copies.
+	fails int8
+	// fickle observers change it about any site, not only about the target when it is needed.
+	fickle bool
+	// hides: b is found to hide records of a compacted topic when its log is read back. Then
+	// nobody changes his mind, which others explore.
+	hides bool
+	// quick: the loop, of which there is one then, writes what it decides at once, and
+	// mirrors read it at once. What happens in between others explore.
+	quick bool
+}
+
+// standbys is how many sites have copies beside a.
+func (z size) standbys() int {
+	if z.fails > 0 {
+		return 2
+	}
+	return z.ack
 }
 
 func newModel(v variant, z size) *model {
 	m := &model{variant: v, size: z,
 		index: map[string]int16{}, steps: map[asked]int16{}, visited: map[world]bool{}, parent: map[world]edge{}}
-	sites := siteNames[:1+z.ack]
+	sites := siteNames[:1+z.standbys()]
 	m.limits = Limits{Group: spillway.FailoverGroup{Name: "g", Sites: sites, Ack: spillway.AckPolicy{Sites: z.ack}, ReservedBlock: 2}}
+	m.limits.Group.Failover.Enabled, m.limits.Group.Failover.LossRecordsMax = z.fails > 0, 1000
 	return m
 }
 
@@ -143,7 +169,13 @@ func (m *model) intern(s Share) int16 {
 
 func (m *model) start() world {
 	s := Share{Group: "g", State: Stable, Epoch: 1, Active: "a", Terms: []Term{{Epoch: 1, Site: "a", Mask: 11}}}
-	w := world{share: m.intern(s), version: 1, begins: 1, aborts: m.aborts, writes: m.records, deletes: m.deletes, starts: m.starts}
+	w := world{share: m.intern(s), version: 1, begins: 1, aborts: m.aborts, writes: m.records, deletes: m.deletes, starts: m.starts, fails: m.fails}
+	if m.fails > 0 {
+		w.begins, w.down = 0, 1<<siteA
+	}
+	if m.hides {
+		w.fails = 0
+	}
 	for i := range w.loops {
 		w.loops[i] = loopState{pending: -1, resVer: -1, watched: true}
 	}
@@ -169,7 +201,7 @@ func (m *model) shown(w *world) (seen uint8) {
 // view is what a loop that knows some gateways reads in state w. The record is
 // read first.
 func (m *model) view(w *world, s Share, seen uint8, watched bool) View {
-	v := View{InState: time.Hour, Allowed: true, NewMask: uint64(100 + s.Epoch), Sites: map[spillway.SiteID]SiteView{}}
+	v := View{InState: time.Hour, Allowed: true, NewMask: uint64(100 + s.Epoch), SinceMove: time.Hour, Sites: map[spillway.SiteID]SiteView{}}
 	if !watched && !m.unseenTrusted {
 		v.Unseen = time.Hour
 	}
@@ -185,19 +217,38 @@ func (m *model) view(w *world, s Share, seen uint8, watched bool) View {
 		}
 		v.Gateways = append(v.Gateways, gv)
 	}
-	v.Sites["a"] = SiteView{}
-	for i := range m.ack {
+	v.Sites["a"] = SiteView{Judgement: m.judged(w, s, siteA)}
+	for i := range m.standbys() {
 		mi, id := &w.mirrors[i], siteNames[i+1]
-		sv := SiteView{Mirror: true, Following: &Following{Epoch: s.Epoch}}
+		sv := SiteView{Judgement: m.judged(w, s, i+1), Mirror: true, Following: &Following{Epoch: s.Epoch}}
 		if mi.stopped == int16(s.Epoch) {
 			sv.Report = &SiteReport{Site: id, Stopped: true, Ends: ends(mi.ends), GroupsCopied: mi.groups, Opened: mi.opened == int16(s.Epoch), MapPosition: 1}
+			if m.hides && i+1 == siteB {
+				sv.Report.Hiding = map[string]string{"t": "foreign-write in partition 0"}
+			}
+		}
+		if m.hides {
+			sv.Following.Compacted, sv.Following.Hiding = []string{"t"}, map[string]string{}
 		}
 		v.Sites[id] = sv
 	}
+	if !m.denies {
+		v.Fence = "lease-only"
+	} else if s.State == Fenced {
+		v.Fence = "acl" // which stops nothing here, so that all rests on leases
+	}
 	if s.State == Fenced {
-		v.Fence, v.LogEnds, v.Reserved = "lease-only", ends(w.aLen), ends(w.resEnd)
+		v.LogEnds, v.Reserved = ends(w.aLen), ends(w.resEnd)
 	}
 	return v
+}
+
+// judged is what observers think of a site. Once a site took over, the story ends.
+func (m *model) judged(w *world, s Share, site int) Judgement {
+	if m.fails == 0 || s.Active != "a" {
+		return Judgement{}
+	}
+	return Judgement{Fresh: 3, Down: w.down&(1<<site) != 0, For: time.Hour}
 }
 
 func ends(n int8) PartitionOffsets { return PartitionOffsets{"t": {spillway.Offset(n)}} }
@@ -217,17 +268,18 @@ type asked struct {
 	mirrors [2]mirrorState
 	aLen    int8
 	resEnd  int8
+	down    uint8
 }
 
 func (m *model) step(w *world, seen uint8, watched bool) int16 {
 	s := &m.shares[w.share]
-	key := asked{share: w.share, seen: seen, watched: watched}
+	key := asked{share: w.share, seen: seen, watched: watched, down: w.down}
 	for i := range m.gates {
 		g := &w.gates[i]
 		drained := g.report == int16(s.Epoch)
 		key.over[i], key.drained[i], key.unsure[i] = g.over, drained, drained && g.unsure
 	}
-	for i := range m.ack {
+	for i := range m.standbys() {
 		if mi := w.mirrors[i]; mi.stopped == int16(s.Epoch) {
 			mi.known, mi.copied = 0, 0
 			key.mirrors[i] = mi
@@ -242,6 +294,12 @@ func (m *model) step(w *world, seen uint8, watched bool) int16 {
 	next, _, written := Decide(*s, m.view(w, *s, seen, watched), m.limits)
 	for !written { // it reads the log ends only now
 		next, _, written = Decide(next, m.view(w, next, seen, watched), m.limits)
+	}
+	if m.anewUnfenced && s.State == Stable && next.State == Fencing && len(next.Gone) > 0 {
+		next = next.enter(Fenced, View{}, "")
+	}
+	if m.chosenNamed {
+		next.Chosen = false
 	}
 	id := m.intern(next)
 	m.steps[key] = id
@@ -290,8 +348,18 @@ func (m *model) moves(w world, emit func(string, world)) (broken string) {
 	for i := range m.gates {
 		m.gateMoves(w, i, try)
 	}
-	for i := range m.ack {
+	for i := range m.standbys() {
 		m.mirrorMoves(w, i, try)
+	}
+	for i := range m.standbys() + 1 {
+		needed := i > siteA && siteNames[i] == stored.Target && stored.State != Fencing
+		if w.fails > 0 && stored.State != Stable && stored.Active == "a" && (m.fickle || needed) {
+			try(fmt.Sprintf("observers change their mind about %s", siteNames[i]), func(n *world) string {
+				n.fails--
+				n.down ^= 1 << i
+				return ""
+			})
+		}
 	}
 	return broken
 }
@@ -319,6 +387,9 @@ func (m *model) loopMoves(w world, i int, stored Share, try func(string, func(*w
 			id := m.step(n, know.seen, know.watched)
 			if id == n.share {
 				return "-"
+			}
+			if m.quick {
+				return m.write(n, m.shares[id])
 			}
 			if m.deletes == 0 {
 				know.seen = 0 // it does not matter then
@@ -377,6 +448,11 @@ func (m *model) watchMoves(w world, i int, try func(string, func(*world) string)
 func (m *model) write(n *world, next Share) string {
 	was := m.shares[n.share]
 	n.share, n.version = m.intern(next), n.version+1
+	for i := range n.mirrors {
+		if m.quick {
+			n.mirrors[i].known = n.share
+		}
+	}
 	if next.Epoch < was.Epoch {
 		return fmt.Sprintf("F1: epoch fell from %d to %d", was.Epoch, next.Epoch)
 	}
@@ -386,7 +462,10 @@ func (m *model) write(n *world, next Share) string {
 	if next.State != Open || was.State == Open {
 		return ""
 	}
-	start, verified, copied := end(next.Current().Start), end(next.Current().Verified), n.mirrors[0].copied
+	if m.hides && next.Active == "b" {
+		return "B: b opened, where keys of a compacted topic may be missing"
+	}
+	start, verified, copied := end(next.Current().Start), end(next.Current().Verified), n.mirrors[indexOf(next.Active)-1].copied
 	for o := range int8(32) {
 		if n.acked&(1<<o) == 0 {
 			continue
@@ -403,6 +482,8 @@ func (m *model) write(n *world, next Share) string {
 	}
 	return ""
 }
+
+func indexOf(site spillway.SiteID) int { return slices.Index(siteNames[:], site) }
 
 func (m *model) gateMoves(w world, i int, try func(string, func(*world) string)) {
 	g := w.gates[i]
@@ -467,11 +548,11 @@ func (m *model) serveMoves(w world, i int, name func(string) string, try func(st
 	g, known := w.gates[i], m.shares[w.gates[i].known]
 	site, serves := known.Serves()
 	at := int8(siteA)
-	if site == "b" {
-		at = siteB
+	if serves {
+		at = int8(indexOf(site))
 	}
 	if g.mapSeen != w.mapOpen {
-		try(name("reads the map of b"), func(n *world) string { n.gates[i].mapSeen = n.mapOpen; return "" })
+		try(name("reads the map of the site that takes over"), func(n *world) string { n.gates[i].mapSeen = n.mapOpen; return "" })
 	}
 	ready := serves && (at == siteA || m.mapNotAwaited || g.mapSeen == int16(known.Current().Epoch))
 	if g.valid && ready && g.inflight == 0 && w.writes > 0 {
@@ -527,11 +608,11 @@ func (m *model) arrive(n *world, i int) string {
 	// The gateway computes the virtual offset from the map that it has read.
 	s := m.shares[n.share].Current()
 	if g.mapSeen == g.flightE {
-		g.offset = end(s.Start) + n.bOwn
+		g.offset = end(s.Start) + n.own
 	} else {
-		g.offset = n.mirrors[0].copied + n.bOwn
+		g.offset = n.mirrors[g.inflight-2].copied + n.own
 	}
-	n.bOwn++
+	n.own++
 	return ""
 }
 
@@ -576,7 +657,7 @@ func (m *model) mirrorMoves(w world, i int, try func(string, func(*world) string
 	if mi.known < 0 {
 		return
 	}
-	s := m.shares[mi.known]
+	s, site := m.shares[mi.known], siteNames[i+1]
 	stopped := mi.stopped == int16(s.Epoch)
 	bound := int8(100)
 	if s.Kind == Switchover && (s.State == Cutover || s.State == CaughtUp) {
@@ -588,8 +669,8 @@ func (m *model) mirrorMoves(w world, i int, try func(string, func(*world) string
 	if mi.copied < w.aLen && mi.copied < bound && (!stopped || m.flowNotStopped) && s.Active == "a" {
 		try(name+"copies a record", func(n *world) string {
 			n.mirrors[i].copied++
-			if now := m.shares[n.share]; now.Active == "b" && i == 0 && n.mirrors[i].copied > end(now.Current().Verified) {
-				return fmt.Sprintf("C: b got a record of a at offset %d behind its own from %d on", n.mirrors[i].copied-1, end(now.Current().Start))
+			if now := m.shares[n.share]; now.Active == site && n.mirrors[i].copied > end(now.Current().Verified) {
+				return fmt.Sprintf("C: %s got a record of a at offset %d behind its own from %d on", site, n.mirrors[i].copied-1, end(now.Current().Start))
 			}
 			return ""
 		})
@@ -601,15 +682,15 @@ func (m *model) mirrorMoves(w world, i int, try func(string, func(*world) string
 			n.mirrors[i].stopped, n.mirrors[i].ends, n.mirrors[i].groups = int16(s.Epoch), mi.copied, true
 			return ""
 		})
-	case stopped && s.Kind == Failover && s.State == Cutover && i == 0 && mi.ends < end(s.Prefix):
+	case stopped && s.Kind == Failover && s.State == Cutover && site == s.Target && mi.ends < end(s.Prefix):
 		try(name+"catches up from the longest survivor", func(n *world) string {
 			n.mirrors[i].copied = max(mi.copied, end(s.Prefix))
 			n.mirrors[i].ends = n.mirrors[i].copied
 			return ""
 		})
-	case stopped && (s.State == CaughtUp || (s.State == Cutover && s.Kind == Switchover)) && i == 0 && mi.opened != int16(s.Epoch):
+	case stopped && (s.State == CaughtUp || (s.State == Cutover && s.Kind == Switchover)) && site == s.Target && mi.opened != int16(s.Epoch):
 		try(name+"opens the epoch in its map", func(n *world) string {
-			n.mirrors[i].opened, n.mapOpen = int16(s.Epoch), int16(s.Epoch)
+			n.mirrors[i].opened, n.mapOpen = int16(s.Epoch), max(n.mapOpen, int16(s.Epoch))
 			return ""
 		})
 	}

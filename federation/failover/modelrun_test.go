@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -20,10 +21,17 @@ func TestModelHolds(t *testing.T) {
 		"switchover, lease deleted":            {kind: Switchover, loops: 1, gates: 1, records: 1, ack: 1, deletes: 1},
 		"failover, lease deleted, loop anew":   {kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, deletes: 1, starts: 1},
 		"switchover, lease deleted, two loops": {kind: Switchover, loops: 2, gates: 1, records: 1, ack: 1, deletes: 1},
+		"switchover, writes denied, abort":     {kind: Switchover, loops: 1, gates: 1, records: 1, aborts: 1, ack: 1, denies: true},
+		"failover, target goes away":           {kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, fails: 1, quick: true},
+		"failover, target is found to hide":    {kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, fails: 1, quick: true, hides: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			broken, states := newModel(variant{}, z).explore(statesMax)
+			m := newModel(variant{}, z)
+			broken, states := m.explore(statesMax)
 			t.Logf("%d states", states)
+			if z.hides && !slices.ContainsFunc(m.shares, func(s Share) bool { return s.State == Open && s.Active == "c" }) {
+				t.Error("the failover did not go elsewhere")
+			}
 			if broken != "" {
 				t.Fatal(broken)
 			}
@@ -47,6 +55,22 @@ func TestModelHoldsOnRandomWalks(t *testing.T) {
 	}
 }
 
+// Sites that a failover needs go away and come back, and a person gives it up in between.
+func TestModelHoldsWhereSitesComeAndGo(t *testing.T) {
+	t.Parallel()
+	for ack := 1; ack <= 2; ack++ {
+		m := newModel(variant{}, size{kind: Failover, loops: 2, gates: 2, records: 5, aborts: 1, ack: ack, fails: 3, fickle: true})
+		broken, steps := m.walk(500, 250)
+		t.Logf("ack.sites %d: %d steps", ack, steps)
+		if broken != "" {
+			t.Fatalf("ack.sites %d: %s", ack, broken)
+		}
+		if anew := slices.ContainsFunc(m.shares, func(s Share) bool { return s.State == Open && len(s.Gone) > 0 }); ack == 1 && !anew {
+			t.Error("no failover that was begun anew came to its end, the test proves nothing")
+		}
+	}
+}
+
 // Each rule that is left out must be found, or the model proves nothing.
 func TestModelFindsBrokenVariants(t *testing.T) {
 	t.Parallel()
@@ -56,6 +80,8 @@ func TestModelFindsBrokenVariants(t *testing.T) {
 	twoRecords := size{kind: Failover, loops: 1, gates: 1, records: 2, ack: 1}
 	deleted := size{kind: Switchover, loops: 1, gates: 1, records: 1, ack: 1, deletes: 1}
 	anew := size{kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, deletes: 1, starts: 1}
+	gone := size{kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, fails: 1, quick: true}
+	hides := size{kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, fails: 1, quick: true, hides: true}
 	for name, c := range map[string]struct {
 		variant variant
 		size    size
@@ -71,6 +97,8 @@ func TestModelFindsBrokenVariants(t *testing.T) {
 		"lapse of the lease forgotten":    {variant{lapseForgotten: true}, switchover, "A: "},
 		"deleted lease is over":           {variant{vanishTrusted: true}, deleted, "handed out"},
 		"new loop trusts its first look":  {variant{unseenTrusted: true}, anew, "A: "},
+		"begun anew without a fence":      {variant{anewUnfenced: true}, gone, "A: "},
+		"nobody named counts as named":    {variant{chosenNamed: true}, hides, "B: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			broken, states := newModel(c.variant, c.size).explore(statesMax)

@@ -25,7 +25,6 @@ type MirrorLease struct {
 	// Carries is what a process that waits has of each share while it stands still:
 	// Epoch, Source, Partitions, CatchingUp, LagSeconds and what tells of transactions count.
 	Carries map[string]Following `json:"carries,omitempty"`
-	Leaving bool                 `json:"leaving,omitempty"`
 	Beat    uint64               `json:"beat"` // rises with every renewal
 }
 
@@ -48,6 +47,9 @@ func (l MirrorLease) Beside(others ...MirrorLease) MirrorLease {
 			f.LagSeconds, f.CatchingUp = max(f.LagSeconds, part.LagSeconds), f.CatchingUp || part.CatchingUp
 			if f.Hanging += part.Hanging; part.HeldBackSeconds > f.HeldBackSeconds {
 				f.HeldBackSeconds, f.HeldBackBy = part.HeldBackSeconds, part.HeldBackBy
+			}
+			if part.GroupSeconds > f.GroupSeconds {
+				f.GroupSeconds, f.GroupBehind = part.GroupSeconds, part.GroupBehind
 			}
 		}
 		f.CatchingUp = f.CatchingUp || carried < f.Elsewhere
@@ -76,6 +78,10 @@ type Following struct {
 	HeldBackSeconds float64 `json:"heldBackSeconds,omitempty"`
 	HeldBackBy      string  `json:"heldBackBy,omitempty"`
 	Hanging         int     `json:"hanging,omitempty"`
+	// GroupSeconds is for how long a consumer group has not been carried, the longest, and
+	// GroupBehind which one and why.
+	GroupSeconds float64 `json:"groupSeconds,omitempty"`
+	GroupBehind  string  `json:"groupBehind,omitempty"`
 	// CatchingUp: since it began to follow Source, it never had everything.
 	CatchingUp bool `json:"catchingUp,omitempty"`
 	// OnlyHere are topics of the group that this site has and the active one has not;
@@ -88,11 +94,27 @@ type Following struct {
 	// Compacted are the share's topics whose records this site's log cleaner
 	// removes.
 	Compacted []string `json:"compacted,omitempty"`
+	// CompactedMore is how many of them are not told.
+	CompactedMore int `json:"compactedMore,omitempty"`
 	// Hiding are those of its topics in whose log here records are hidden behind others
 	// that clients see, and says of each what: a cleaner takes them for the newest of their
 	// keys (C11). Those are among them of which deletions may have been missed (late, C15).
 	// nil: it is not known, and not that there are none.
 	Hiding map[string]string `json:"hiding,omitzero"`
+	// HidingMore is how many of them are not told.
+	HidingMore int `json:"hidingMore,omitempty"`
+}
+
+// GroupLate is for how long a consumer group may fail to be carried until a switchover is
+// refused and people are told: its last copy would fail too.
+const GroupLate = 10 * time.Second
+
+// GroupsLate says which consumer group is not carried, and since when; "" if all are.
+func (f Following) GroupsLate() string {
+	if f.GroupSeconds < GroupLate.Seconds() {
+		return ""
+	}
+	return fmt.Sprintf("positions of consumer groups have not been carried for %s: %s", time.Duration(f.GroupSeconds*float64(time.Second)).Round(time.Second), f.GroupBehind)
 }
 
 // HeldBack says what open transactions hold back for longer than a switchover waits for

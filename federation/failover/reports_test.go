@@ -34,6 +34,14 @@ func TestASiteIsAsLateAsItsLatestProcess(t *testing.T) {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
+	old := lead.Beside(carries(Following{Epoch: 3, Source: "east", GroupSeconds: 12, GroupBehind: "group b", Partitions: 4}),
+		carries(Following{Epoch: 3, Source: "east", GroupSeconds: 70, GroupBehind: "group a", Partitions: 4})).Following["shop/0"]
+	if text := old.GroupsLate(); text != "positions of consumer groups have not been carried for 1m10s: group a" {
+		t.Errorf("%q", text)
+	}
+	if text := (Following{GroupSeconds: 9.9, GroupBehind: "group a"}).GroupsLate(); text != "" {
+		t.Errorf("%q", text)
+	}
 	held := lead.Beside(carries(Following{Epoch: 3, Source: "east", HeldBackSeconds: 6, HeldBackBy: "a-1", Hanging: 2, Partitions: 4}),
 		carries(Following{Epoch: 3, Source: "east", HeldBackSeconds: 2, HeldBackBy: "a-2", Hanging: 1, Partitions: 4})).Following["shop/0"]
 	if held.HeldBackSeconds != 6 || held.HeldBackBy != "a-1" || held.Hanging != 3 {

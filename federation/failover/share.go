@@ -13,6 +13,7 @@
 package failover
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -132,10 +133,16 @@ type Share struct {
 	MapPosition map[spillway.SiteID]int64    `json:"mapPosition,omitempty"` // offset in the site's map topic that a gateway must have read
 	Mask        uint64                       `json:"mask,string,omitempty"` // mask of the new term
 	Fence       string                       `json:"fence,omitempty"`       // "acl" or "lease-only"
+	Chosen      bool                         `json:"chosen,omitempty"`      // nobody named the target
 	LossMax     int64                        `json:"lossMax,omitempty"`     // accepted by the person who asked, in records; −1: any
 	Abort       string                       `json:"abort,omitempty"`       // who gives the move up, and why; the record stays until that is safe
-	Asking      string                       `json:"asking,omitempty"`      // why a person must decide; empty if none must
-	Passages    []Passage                    `json:"passages,omitempty"`    // states that this move entered, oldest first
+	Automatic   bool                         `json:"automatic,omitempty"`   // nobody asked for this failover, so it may be given up and begun anew
+	// Gone are the sites that went away while automation failed over, so that it gave
+	// the failover up and begins anew: each once, unless it has been up for long since,
+	// and then a person decides.
+	Gone     []spillway.SiteID `json:"gone,omitempty"`
+	Asking   string            `json:"asking,omitempty"`   // why a person must decide; empty if none must
+	Passages []Passage         `json:"passages,omitempty"` // states that this move entered, oldest first
 
 	// Terms, oldest first. The last one is in force, or was until the move.
 	Terms []Term `json:"terms"`
@@ -157,6 +164,10 @@ type Share struct {
 	DegradedWhy string    `json:"degradedWhy,omitempty"`
 	// DegradedEpoch is the epoch in which it began.
 	DegradedEpoch spillway.Epoch `json:"degradedEpoch,omitempty"`
+	// Failovers are when the last unplanned moves ended, oldest first (failoversKept), and
+	// when automation gave one up. Nil:
+	// a version wrote the record that did not keep them.
+	Failovers []time.Time `json:"failovers,omitzero"`
 }
 
 // WaitGateway is one gateway that may still serve the old epoch, from the list
@@ -235,7 +246,13 @@ func (s Share) Loses(term spillway.Epoch) bool {
 // Decode reads a share record and refuses one that breaks its own rules.
 func Decode(value []byte) (Share, error) {
 	var s Share
-	if err := json.Unmarshal(value, &s); err != nil {
+	var err error
+	if bytes.HasPrefix(value, []byte(packedMark)) {
+		s, err = unpack(value)
+	} else {
+		err = json.Unmarshal(value, &s)
+	}
+	if err != nil {
 		return Share{}, fmt.Errorf("share record: %w", err)
 	}
 	if len(s.Terms) == 0 || s.Epoch < 1 || s.Active == "" || s.Group == "" {
@@ -249,8 +266,27 @@ func Decode(value []byte) (Share, error) {
 	return s, nil
 }
 
-// Encode writes a share record.
-func (s Share) Encode() []byte {
+// Encode writes a share record that is put alone, packed if it would be too large.
+func (s Share) Encode() []byte { return s.within(putBytesMax) }
+
+// EncodeBeside writes a share record that goes through a transaction with what is written
+// beside it, packed if it would be too large.
+func (s Share) EncodeBeside() []byte { return s.within(RecordBytesMax) }
+
+func (s Share) within(most int) []byte {
+	b := s.plain()
+	if len(b) > most {
+		if packed := s.pack(); packed != nil {
+			return packed
+		}
+	}
+	return b
+}
+
+// Same tells whether two records say the same. It costs less than to pack them.
+func (s Share) Same(other Share) bool { return bytes.Equal(s.plain(), other.plain()) }
+
+func (s Share) plain() []byte {
 	b, err := json.Marshal(s)
 	if err != nil {
 		panic(fmt.Sprintf("share record of %q cannot be encoded: %v", s.Group, err)) // plain data, cannot happen
@@ -292,9 +328,14 @@ type SiteReport struct {
 	// GroupsCopied: the last group commits are at this site (target only).
 	GroupsCopied bool `json:"groupsCopied,omitempty"`
 	Armed        bool `json:"armed,omitempty"` // ready to follow the new site
-	// Unfit names a compacted topic of which the target was found to hide records while it
-	// caught up, and what; the target of a switchover does not open then (C11).
-	Unfit   string `json:"unfit,omitempty"`
+	// Hiding is that of Following as the site knew it once its logs were read back: the
+	// target of a switchover does not open where it hides records of a compacted topic, nor
+	// one of a failover that nobody named (C11).
+	Hiding map[string]string `json:"hiding,omitempty"`
+	// HidingMore is how many topics more hide some.
+	HidingMore int `json:"hidingMore,omitempty"`
+	// Differs says that the log of the old site does not end at the cutover.
+	Differs string `json:"differs,omitempty"`
 	Problem string `json:"problem,omitempty"`
 	// Restored is the number of the degrade of which this site has everything.
 	Restored int `json:"restored,omitempty"`

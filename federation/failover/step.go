@@ -16,13 +16,20 @@ import (
 // CUTOVER of a failover together with a check of the reserved ends' version.
 func Step(share Share, view View, limits Limits) (Share, []Action) {
 	if share.Abort != "" && share.State != Stable && share.State != Open {
-		return share.giveUp(view)
+		return share.giveUp(view, limits)
 	}
 	if why := tooLong(share, view, limits); why != "" {
 		return aborted(share, why)
 	}
+	if next, actions, stands := forsaken(share, view, limits); stands {
+		return next, actions
+	}
 	switch share.State {
 	case Stable:
+		if active := view.Sites[share.Active].Judgement; len(share.Gone) > 0 && active.up() {
+			share.Gone = nil
+			return share, []Action{{Kind: Wait, Site: share.Active, Why: fmt.Sprintf("%s is up again, so nothing is begun anew", share.Active)}}
+		}
 		if !view.Allowed && !view.Sites[share.Active].Judgement.Down {
 			return share, []Action{{Kind: Allow, Site: share.Active, Why: fmt.Sprintf("%s serves, so gateways may write there", share.Active)}}
 		}
@@ -43,14 +50,17 @@ func Step(share Share, view View, limits Limits) (Share, []Action) {
 	case Fencing:
 		return fencing(share, view)
 	case Fenced:
-		if share.Kind == Failover {
-			return fencedFailover(share, view, limits)
+		if share.Kind == Switchover {
+			return fencedSwitchover(share, view)
 		}
-		return fencedSwitchover(share, view)
+		next, actions := fencedFailover(share, view, limits)
+		return doubted(share, next, actions, view, limits)
 	case Cutover:
-		return cutover(share, view, limits)
+		next, actions := cutover(share, view, limits)
+		return doubted(share, next, actions, view, limits)
 	case CaughtUp:
-		return caughtUp(share, view, limits)
+		next, actions := caughtUp(share, view, limits)
+		return doubted(share, next, actions, view, limits)
 	case Open:
 		return opened(share, view, limits)
 	}
@@ -81,8 +91,8 @@ func tooLong(share Share, view View, limits Limits) string {
 	if site := view.Sites[share.Target]; site.Judgement.Down {
 		return fmt.Sprintf("target went away: %s", site.Judgement.Why)
 	}
-	if share.State != Draining && view.Held >= limits.holdBudget() {
-		return fmt.Sprintf("clients were held for %s in %s, at most %s", round(view.Held), share.State, limits.holdBudget())
+	if share.State != Draining && view.Held >= limits.HoldBudget() {
+		return fmt.Sprintf("clients were held for %s in %s, at most %s", round(view.Held), share.State, limits.HoldBudget())
 	}
 	return ""
 }
@@ -93,8 +103,10 @@ func tooLong(share Share, view View, limits Limits) string {
 // stored; otherwise the loop goes on from it with the actions, and if it dies, from
 // the record that is stored.
 //
-// FENCED of a switchover is such a state: gateways and mirrors do in it what they do
-// in FENCING, so it is written together with the cutover. CAUGHT_UP is passed where
+// FENCED of a switchover is such a state where nothing is denied at the old site:
+// gateways and mirrors do in it what they do in FENCING, so it is written together with
+// the cutover. Where writes may be denied the record says FENCED before they are, so that
+// a record in FENCING proves that they are not. CAUGHT_UP is passed where
 // the mirrors have done already what it asks of them.
 func Decide(share Share, view View, limits Limits) (next Share, actions []Action, written bool) {
 	next, actions = Step(share, view, limits)
@@ -103,7 +115,7 @@ func Decide(share Share, view View, limits Limits) (next Share, actions []Action
 	}
 	switch next.State {
 	case Fenced:
-		return next, actions, false
+		return next, actions, view.Fence == ""
 	case CaughtUp:
 		view.InState = 0
 		if further, why := Step(next, view, limits); further.State == Open {
@@ -253,7 +265,7 @@ func fencedSwitchover(share Share, view View) (Share, []Action) {
 // arrives behind what they report (C8), and what they report is all there is.
 func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	if view.Reserved == nil {
-		return share, []Action{{Kind: ReadMore, Why: "no gateway serves any more, so the reserved ends are final"}}
+		return wait(share, "no gateway serves any more, so the reserved ends are final, and are read")
 	}
 	ends, order, silent := heard(share, view, limits)
 	if ends[share.Target] == nil {
@@ -272,6 +284,13 @@ func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	if len(silent) > 0 && view.InState < patience {
 		return wait(share, "wait for %s to tell their ends", join(silent))
 	}
+	hides := found(share.Target, view, limits.Group)
+	if hides != "" && share.Chosen {
+		return elsewhere(share, view, limits, ends, hides)
+	}
+	if hides != "" {
+		hides = fmt.Sprintf("; keys may be missing at %s: %s", share.Target, hides)
+	}
 	prefix, prefixSite := longest(order, ends)
 	complete := limits.ackSites() > 1 && !share.Degraded && len(ends) >= needHeard(limits)
 	next := share
@@ -282,7 +301,7 @@ func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	if complete {
 		// Nothing beyond the prefix was acknowledged or shown, so it is not burnt.
 		next.Start = prefix.Clone()
-		return move(next.enter(Cutover, view, fmt.Sprintf("%d sites heard, nothing acknowledged is missing", len(ends))))
+		return move(next.enter(Cutover, view, fmt.Sprintf("%d sites heard, nothing acknowledged is missing", len(ends))+hides))
 	}
 	next.Start = above(prefix, view.Reserved)
 	least, most := lossBetween(prefix, view.Reserved, limits.Group.OffsetBase, limits.Group.ReservedBlock)
@@ -293,7 +312,27 @@ func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	if len(silent) > 0 {
 		why += ", silent: " + join(silent)
 	}
-	return move(next.enter(Cutover, view, why))
+	return move(next.enter(Cutover, view, why+hides))
+}
+
+// elsewhere sends a failover for which nobody named a site to another one, since the target
+// was found to hide records when its logs were read back; where there is none a person is
+// asked. Nothing was done at the target yet, and all that were heard have stopped.
+func elsewhere(share Share, view View, limits Limits, ends map[spillway.SiteID]PartitionOffsets, hides string) (Share, []Action) {
+	why := fmt.Sprintf("%s was found to hide records in its logs of compacted topics: %s", share.Target, hides)
+	var fit []spillway.SiteID
+	for _, site := range limits.Group.Sites {
+		if site != share.Active && ends[site] != nil && found(site, view, limits.Group) == "" && passedOver(share, site, view, limits) == nil {
+			fit = append(fit, site)
+		}
+	}
+	if len(fit) == 0 {
+		return share, []Action{{Kind: Ask, Site: share.Active, Why: fmt.Sprintf("%s; a person must decide: bring another site back, or abort, or spillway failover %s --to %s to open there all the same", why, share.Group, share.Target)}}
+	}
+	next := share
+	next.Target, _ = furthest(share, fit, view)
+	next.Passages = append(slices.Clone(share.Passages), Passage{State: Fenced, At: view.Now, Why: fmt.Sprintf("%s; %s is the target instead", why, next.Target)})
+	return move(next)
 }
 
 // heard collects the survivors that stopped their flows; the target comes first.
@@ -352,8 +391,8 @@ func cutover(share Share, view View, limits Limits) (Share, []Action) {
 		if tp, by, exceeded := want.Exceeded(r.Ends); exceeded {
 			return aborted(share, fmt.Sprintf("%s got %d records of %s from beyond the cutover: somebody writes to %s past the gateways", share.Target, by, tp, share.Active))
 		}
-		if r.Unfit != "" {
-			return aborted(share, fmt.Sprintf("%s was found to hide records in its log of %s, which is compacted: keys would be missing there", share.Target, r.Unfit))
+		if why := astray(share, view, limits); why != "" {
+			return aborted(share, why)
 		}
 		if !r.GroupsCopied {
 			return wait(share, "%s copies the last group commits%s", share.Target, problem(r))
@@ -372,7 +411,24 @@ func problem(r *SiteReport) string {
 	return " (" + r.Problem + ")"
 }
 
+// astray says why a switchover is not to open: somebody has written past the gateways. ""
+// if nobody has.
+func astray(share Share, view View, limits Limits) string {
+	if hides := found(share.Target, view, limits.Group); hides != "" {
+		return fmt.Sprintf("%s was found to hide records in its logs of compacted topics: %s; keys would be missing there", share.Target, hides)
+	}
+	if r := view.Sites[share.Active].Report; r != nil && r.Differs != "" {
+		return r.Differs
+	}
+	return ""
+}
+
 func caughtUp(share Share, view View, limits Limits) (Share, []Action) {
+	if share.Kind == Switchover {
+		if why := astray(share, view, limits); why != "" {
+			return aborted(share, why)
+		}
+	}
 	if !view.Allowed {
 		return share, []Action{{Kind: Allow, Site: share.Target, Why: fmt.Sprintf("gateways are about to write at %s", share.Target)}}
 	}
@@ -443,7 +499,7 @@ func opened(share Share, view View, limits Limits) (Share, []Action) {
 		}
 		why = fmt.Sprintf("%s serves; not heard in %s: %s", share.Active, or(limits.SettleMax, SettleMax), strings.Join(waiting, ", "))
 	}
-	return move(share.enter(Stable, view, why).settled())
+	return move(share.enter(Stable, view, why).settled().counted(limits))
 }
 
 func move(next Share) (Share, []Action) {

@@ -20,12 +20,16 @@ func hundredMoves(t *testing.T, partitions int, random *rand.Rand, see func(Shar
 	l.Group.OffsetBase = 1000
 	s := stable()
 	s.Epoch, s.Terms = 1, []Term{{Epoch: 1, Site: "east", Mask: 1 << 60}}
+	// Partitions are as far as their keys have brought them, up to 10¹² records.
+	reached := make([]int, partitions)
+	for i := range reached {
+		reached[i] = random.IntN(1 << 40)
+	}
 	end := func(most int) PartitionOffsets {
 		p := PartitionOffsets{}
-		for topic := range 3 {
-			for i := range partitions / 3 {
-				p.Set(spillway.TopicPartition{Topic: fmt.Sprint("orders-", topic), Partition: int32(i)}, spillway.Offset(9_000_000_000+int(s.Epoch)*1000+random.IntN(most)))
-			}
+		for i := range partitions {
+			reached[i] += random.IntN(1 << 20)
+			p.Set(spillway.TopicPartition{Topic: fmt.Sprint("orders-", i%3), Partition: int32(i / 3)}, spillway.Offset(reached[i]+random.IntN(most)))
 		}
 		return p
 	}
@@ -44,7 +48,7 @@ func hundredMoves(t *testing.T, partitions int, random *rand.Rand, see func(Shar
 		see(s)
 		if random.IntN(4) == 0 {
 			s.Abort = "somebody"
-			s, _ = s.giveUp(v)
+			s, _ = s.giveUp(v, l)
 		} else {
 			for _, site := range sites {
 				v.Sites[site] = SiteView{Mirror: true, Report: &SiteReport{Opened: true, Armed: true}}

@@ -49,8 +49,10 @@ type View struct {
 
 	Automation Automation
 	// SinceMove is the time since the last move ended, and FailoversLastHour how
-	// many unplanned ones there were.
+	// many unplanned ones there were. ClockAhead is how far the record's time of that
+	// end lies ahead of this loop's clock, where it has to go by it.
 	SinceMove         time.Duration
+	ClockAhead        time.Duration
 	FailoversLastHour int
 	NewMask           uint64 // 61 random bits for a term that begins now
 }
@@ -76,10 +78,11 @@ func (g GatewayView) past() bool { return g.Over && g.OverFor >= PastAfter }
 // SiteView is one site as the loop sees it.
 type SiteView struct {
 	Judgement Judgement
-	Mirror    bool     // a mirror worker's lease is alive
-	Shared    bool     // several mirror processes were heard there lately
-	Marks     bool     // it follows the active site and gives durable marks
-	Drained   *Drained // nil: it is not
+	Mirror    bool          // a mirror worker's lease is alive
+	Mute      time.Duration // for how long this loop has seen that none is; 0: one is
+	Shared    bool          // several mirror processes were heard there lately
+	Marks     bool          // it follows the active site and gives durable marks
+	Drained   *Drained      // nil: it is not
 	Following *Following
 	Report    *SiteReport // for the epoch of the share record
 }
@@ -117,9 +120,9 @@ func or(d, def time.Duration) time.Duration {
 	return def
 }
 
-// holdBudget is when a switchover gives up: early enough that held requests
+// HoldBudget is when a switchover gives up: early enough that held requests
 // still go on in order at the old site (C29).
-func (l Limits) holdBudget() time.Duration {
+func (l Limits) HoldBudget() time.Duration {
 	hold := or(l.Group.HoldMax, HoldMax)
 	return hold - min(hold/4, time.Second)
 }
@@ -147,8 +150,7 @@ const (
 	Fence    ActionKind = "fence"     // deny the gateways to write at Site, and probe it
 	Allow    ActionKind = "allow"     // let the gateways write at Site
 	ReadEnds ActionKind = "read-ends" // read the log ends at Site; Twice: apart, until they stay
-	ReadMore ActionKind = "read-reserved"
-	Ask      ActionKind = "ask" // a person must decide
+	Ask      ActionKind = "ask"       // a person must decide
 )
 
 // Action is one thing to do, and the sentence that says why (F4).
@@ -168,6 +170,12 @@ type Request struct {
 	LossMax int64 // accepted, in records; −1: any
 	// BehindMax is how far the target of a switchover may be behind; 0: BehindMax.
 	BehindMax time.Duration
+	// Chosen is why Target was taken and not the site that is preferred, if nobody named it.
+	Chosen string
+	// Unnamed: nobody named Target, so another site may take its place (elsewhere).
+	Unnamed bool
+	// Automatic: nobody asks, the loop does.
+	Automatic bool
 }
 
 // WaitInfoKey tells reasons apart without their numbers, so that a loop says

@@ -45,7 +45,9 @@ type Options struct {
 	Topics   map[string]int32 // at every site
 	Brokers  int              // per site
 	// Group changes the failover group, Site a site, Gateway a gateway's configuration.
-	Group   func(*spillway.FailoverGroup)
+	Group func(*spillway.FailoverGroup)
+	// Also are further groups, each made of a copy of that one, with its share at its first site.
+	Also    []func(*spillway.FailoverGroup)
 	Site    func(*spillway.Site)
 	Gateway func(*federation.Config)
 	// Spread makes the group an unordered one of so many partitions at each site: the
@@ -127,6 +129,11 @@ func Start(t testing.TB, o Options) *World {
 		o.Group(&group)
 	}
 	groups := []spillway.FailoverGroup{group}
+	for _, also := range o.Also {
+		g := group
+		also(&g)
+		groups = append(groups, g)
+	}
 	if o.Spread > 0 {
 		groups = group.Spread(o.Spread, cmp.Or(o.Balance, spillway.HomeFirst))
 	}

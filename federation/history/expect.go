@@ -25,8 +25,8 @@ type Conditions struct {
 }
 
 const (
-	// earlierMax is how many of the latest moves count.
-	earlierMax = 9
+	// EarlierMax is how many of the latest moves of a kind count.
+	EarlierMax = 9
 	// answersHeld is how many answers of the store a move waits for one after the other
 	// while clients are held: writes of states, confirmations and reads of both.
 	answersHeld = 12
@@ -98,7 +98,7 @@ func median(earlier []Record, from, to failover.State, kind failover.Kind) (midd
 	if len(took) == 0 {
 		return 0, 0
 	}
-	took = took[max(0, len(took)-earlierMax):]
+	took = took[max(0, len(took)-EarlierMax):]
 	slices.Sort(took)
 	return took[len(took)/2], len(took)
 }

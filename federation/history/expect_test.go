@@ -49,7 +49,7 @@ func TestExpect(t *testing.T) {
 		}
 	}
 	many := switchovers
-	for range earlierMax {
+	for range EarlierMax {
 		many = append(many, took(failover.Switchover, 1, 1, ""))
 	}
 	if pause, _, _ := Expect(many, Conditions{Kind: failover.Switchover}); pause != 2*ms {

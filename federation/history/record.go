@@ -11,8 +11,9 @@ import (
 )
 
 // Record is the immutable account of one move, stored under history/. What was known
-// when the move began, and what was found of its loss afterwards, have keys of their
-// own there, each written once; who reads the record gets them with it.
+// when the move began, and what was found of its loss afterwards, have keys of their own
+// under beside/, each written once, where nothing that decides reads; who asks for the
+// history gets them with it.
 type Record struct {
 	Group   string          `json:"group"`
 	Index   int             `json:"index"`
@@ -46,8 +47,14 @@ type Record struct {
 	Start      failover.PartitionOffsets    `json:"start,omitempty"`
 	PrefixSite map[string][]spillway.SiteID `json:"prefixSite,omitempty"`
 	LostMost   int64                        `json:"lostMost"`
-	// Chunks is how many keys hold the rest of a record that is too large for one.
-	Chunks int `json:"chunks,omitempty"`
+	// Chunks is how many keys hold a record that is too large for one, Parts the id under
+	// which they lie (empty: a version before wrote them, directly below the record), and
+	// Sum what they add up to, so that nobody takes those of two writers for one.
+	Chunks int    `json:"chunks,omitempty"`
+	Parts  string `json:"parts,omitempty"`
+	Sum    string `json:"sum,omitempty"`
+	// Unread is why the rest of the record could not be read; empty: it is all here.
+	Unread string `json:"unread,omitempty"`
 
 	// Known is nil for moves that an older version began.
 	Known *Known `json:"known,omitempty"`
@@ -55,7 +62,7 @@ type Record struct {
 	Found []Found `json:"found,omitempty"`
 }
 
-// Known is what was known when a move began, stored with the record that begins it.
+// Known is what was known when a move began, written right after the record that begins it.
 type Known struct {
 	At       time.Time  `json:"at"`
 	Evidence []Evidence `json:"evidence"` // the sites of the group, preferred first
@@ -86,8 +93,8 @@ type Forecast struct {
 	Silent     []string        `json:"silent,omitempty"` // sites and gateways that were not heard
 }
 
-// LossesMax is how many partitions a forecast in the history lists: it is written in
-// one value together with the record that begins a move.
+// LossesMax is how many partitions a forecast in the history lists: it is kept in one
+// value.
 const LossesMax = 200
 
 // Found is what a site that was given up alone had: the exact loss.

@@ -18,6 +18,10 @@ func (r Record) Report() string {
 	b := &page{}
 	b.line("# %s of %s from %s to %s, epoch %d", title(r.Kind), r.Group, r.From, r.To, r.Epoch)
 	b.line("")
+	if r.Unread != "" {
+		b.line("The account of this move cannot be read: %s. Restore that key from a backup of the coordinator store.", r.Unread)
+		return b.text.String()
+	}
 	b.line("%s", r.outcome())
 	b.line("")
 	b.line("| | |")

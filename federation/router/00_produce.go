@@ -174,6 +174,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		timeout: min(max(time.Duration(req.TimeoutMillis)*time.Millisecond, time.Millisecond), produceTimeoutMax),
 		resp:    req.ResponseKind().(*kmsg.ProduceResponse),
 	}
+	sreq.Until(op.done) // the records are sent to the site, and wait for its answer
 	op.pause = func() int32 { return c.pause(sreq, quota.Produce) }
 	op.until = op.begun.Add(min(c.router.config.HoldMax, op.timeout))
 	if req.TransactionID != nil {

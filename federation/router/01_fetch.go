@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"errors"
 	"sync/atomic"
 	"time"
 
@@ -10,7 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
-	"spillway/broker"
+	"spillway/broker/wire"
 	"spillway/federation/authorization"
 	"spillway/federation/quota"
 	"spillway/federation/records"
@@ -58,6 +57,7 @@ type fetch struct {
 	resp     *kmsg.FetchResponse
 	deadline time.Time
 	parts    []*fetchPart
+	missing  bool         // not all leaders could be reached in this try
 	room     int64        // bytes that the sites may be asked for in this try
 	got      atomic.Int64 // bytes that they sent in it
 	found    atomic.Int64 // of records
@@ -91,12 +91,16 @@ func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.An
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		body, rest, size := pieces(resp)
-		sreq.Rest(rest)
+		pieces := wire.FetchPieces(resp)
+		sreq.Rest(pieces[1:])
 		if !free {
+			size := 0
+			for _, p := range pieces {
+				size += len(p)
+			}
 			c.account.Charge(quota.Fetch, int64(size), time.Now())
 		}
-		return body, nil
+		return pieces[0], nil
 	}, nil
 }
 
@@ -111,6 +115,13 @@ func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.Fetc
 		return f.resp, false
 	}
 	f.lay(ctx)
+	if req.IsolationLevel < 0 || req.IsolationLevel > 1 { // brokers fail, with an error that looks like a fault of theirs
+		f.resp.ErrorCode = kerr.InvalidRequest.Code
+		for _, p := range f.parts {
+			p.fail(kerr.InvalidRequest.Code)
+		}
+		return f.resp, false
+	}
 	if c.owesFetches() {
 		return f.resp, true
 	}
@@ -207,33 +218,22 @@ func (p *fetchPart) fail(code int16) { p.out.ErrorCode, p.done = code, true }
 // from its records, as at a broker: its client may name it in every request. The sites
 // are asked for what they have then.
 func (f *fetch) try(ctx context.Context) bool {
-	changed := f.changed()
-	byNode := f.plan(ctx)
+	changes := changesOf(f.parts)
+	byLane := f.leaders(ctx, changes, f.plan(ctx))
 	refused := f.answered()
-	if refused && len(byNode) == 0 {
+	if refused && len(byLane) == 0 {
 		return false
 	}
 	early := f.early()
-	if len(byNode) == 0 && len(early) == 0 {
-		f.pause(ctx, changed)
+	if len(byLane) == 0 && len(early) == 0 {
+		f.pause(ctx, changes)
 		return true
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := make(chan struct{})
-	defer close(stop)
-	go func() { // a share that moves takes its waiting fetches with it
-		select {
-		case <-changed:
-			cancel()
-		case <-stop:
-		}
-	}()
 	began, wait := time.Now(), f.keep(early)
 	if refused {
 		wait = 0
 	}
-	well := f.ask(ctx, byNode, wait)
+	well := f.ask(ctx, changes, byLane, wait)
 	if f.answered() {
 		return false
 	}
@@ -243,7 +243,7 @@ func (f *fetch) try(ctx context.Context) bool {
 	}
 	f.makeRoom(0)
 	if !well || wait > 0 && time.Since(began) < fetchPauseMin { // also a site that does not wait is not asked without end
-		f.pause(ctx, changed)
+		f.pause(ctx, changes)
 	}
 	return f.req.MinBytes > 0 // else nothing is an answer too
 }
@@ -290,22 +290,13 @@ func (f *fetch) await(ctx context.Context, early []*fetchPart) {
 	}
 }
 
-// changed is closed when a share of the request changes.
-func (f *fetch) changed() <-chan struct{} {
-	for _, p := range f.parts {
-		if p.share != nil {
-			return p.share.Changed() // one is enough: all are looked at again at the deadline
-		}
-	}
-	return nil
-}
-
 // pause waits a moment: nothing here tells when the reason has gone.
-func (f *fetch) pause(ctx context.Context, changed <-chan struct{}) {
+func (f *fetch) pause(ctx context.Context, changes changes) {
+	ctx, cancel := untilChanged(ctx, changes, f.parts)
+	defer cancel()
 	timer := time.NewTimer(max(0, min(fetchPauseMin, time.Until(f.deadline))))
 	defer timer.Stop()
 	select {
-	case <-changed:
 	case <-timer.C:
 	case <-ctx.Done():
 	}
@@ -322,11 +313,10 @@ func (f *fetch) answered() bool {
 	return len(f.parts) == 0
 }
 
-// plan looks up where each partition is served and groups them by the site's
-// node. A partition whose share moves stays out and keeps its empty answer.
-func (f *fetch) plan(ctx context.Context) map[laneKey][]*fetchPart {
+// plan looks up where each partition is served, and returns those that are to be
+// asked for. A partition whose share moves stays out and keeps its empty answer.
+func (f *fetch) plan(ctx context.Context) (asked []*fetchPart) {
 	r := f.client.router
-	byNode := make(map[laneKey][]*fetchPart)
 	for _, p := range f.parts {
 		if p.done || len(p.out.RecordBatches) > 0 {
 			continue
@@ -348,18 +338,9 @@ func (f *fetch) plan(ctx context.Context) map[laneKey][]*fetchPart {
 		if !p.locate() {
 			continue
 		}
-		node, err := r.sites[p.term.Site].Leader(ctx, p.tp)
-		if errors.Is(err, broker.ErrUnknownTopic) {
-			p.fail(kerr.UnknownTopicOrPartition.Code)
-			continue
-		}
-		if err != nil {
-			continue
-		}
-		k := laneKey{FetchLane, p.term.Site, node}
-		byNode[k] = append(byNode[k], p)
+		asked = append(asked, p)
 	}
-	return byNode
+	return asked
 }
 
 // locate finds the local offset to ask for. False: the answer is there without

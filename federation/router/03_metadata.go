@@ -34,11 +34,15 @@ func (c *Client) beginMetadata(_ context.Context, sreq session.Request) (session
 		return nil, err
 	}
 	return func(ctx context.Context) ([]byte, error) {
-		return c.metadata(ctx, req).AppendTo([]byte{}), nil
+		return c.metadata(ctx, sreq, req).AppendTo([]byte{}), nil
 	}, nil
 }
 
-func (c *Client) metadata(ctx context.Context, req *kmsg.MetadataRequest) *kmsg.MetadataResponse {
+// partitionBytes is about what a partition takes in an answer to Metadata, with what it is
+// encoded from.
+const partitionBytes = 192
+
+func (c *Client) metadata(ctx context.Context, sreq session.Request, req *kmsg.MetadataRequest) *kmsg.MetadataResponse {
 	r := c.router
 	resp := req.ResponseKind().(*kmsg.MetadataResponse)
 	l := r.layout.Current()
@@ -51,32 +55,77 @@ func (c *Client) metadata(ctx context.Context, req *kmsg.MetadataRequest) *kmsg.
 	if len(l.Nodes) > 0 {
 		resp.ControllerID = l.Nodes[0].ID
 	}
+	var topics []answeredTopic
 	if req.Topics == nil || req.Version == 0 && len(req.Topics) == 0 {
-		all := r.topics.all(ctx)
-		slices.SortFunc(all, func(a, b broker.TopicMetadata) int { return cmp.Compare(a.Name, b.Name) })
-		for _, md := range all {
-			switch c.describes(md.Name) {
-			case authorization.Allowed:
-				resp.Topics = append(resp.Topics, r.topicMetadata(l, md))
-			case authorization.Unknown:
-				// Left out it would pass for deleted, and who may know of it elsewhere, as lists
-				// are carried from site to site, most likely may here.
-				if c.describesSomewhere(md.Name) {
-					resp.Topics = append(resp.Topics, undisclosedTopic(kmsg.MetadataRequestTopic{Topic: &md.Name}, kerr.LeaderNotAvailable.Code))
-				}
-			case authorization.Denied:
-			}
+		topics = c.allTopics(ctx)
+	} else {
+		naming := c.naming()
+		for _, t := range firsts(req.Topics, askedAs) {
+			topics = append(topics, c.askedTopic(ctx, naming, t))
 		}
-		return resp
 	}
-	naming := c.naming()
-	for _, t := range req.Topics {
-		resp.Topics = append(resp.Topics, c.askedTopic(ctx, l, naming, t))
+	partitions := 0
+	for _, t := range topics {
+		partitions += len(t.found.Partitions)
+	}
+	room := sreq.Whole(ctx, int64(partitions)*partitionBytes)
+	if !room {
+		r.events.refused("metadata-memory")
+	}
+	for _, t := range topics {
+		switch {
+		case t.found.Name == "":
+		case room:
+			t.answer = r.topicMetadata(l, t.found)
+		default: // clients ask again
+			t.answer = undisclosedTopic(kmsg.MetadataRequestTopic{Topic: &t.found.Name}, kerr.LeaderNotAvailable.Code)
+			t.answer.TopicID = r.topology.TopicID(t.found.Name)
+		}
+		resp.Topics = append(resp.Topics, t.answer)
 	}
 	return resp
 }
 
-func (c *Client) askedTopic(ctx context.Context, l layout.Layout, naming *naming, asked kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
+// answeredTopic is a topic that was found, or the answer where there is nothing to tell of it.
+type answeredTopic struct {
+	found  broker.TopicMetadata
+	answer kmsg.MetadataResponseTopic
+}
+
+// allTopics are those of which the client may know, by name.
+func (c *Client) allTopics(ctx context.Context) (topics []answeredTopic) {
+	all := c.router.topics.all(ctx)
+	slices.SortFunc(all, func(a, b broker.TopicMetadata) int { return cmp.Compare(a.Name, b.Name) })
+	for _, md := range all {
+		switch c.describes(md.Name) {
+		case authorization.Allowed:
+			topics = append(topics, answeredTopic{found: md})
+		case authorization.Unknown:
+			// Left out it would pass for deleted, and who may know of it elsewhere, as lists
+			// are carried from site to site, most likely may here.
+			if c.describesSomewhere(md.Name) {
+				topics = append(topics, answeredTopic{answer: undisclosedTopic(kmsg.MetadataRequestTopic{Topic: &md.Name}, kerr.LeaderNotAvailable.Code)})
+			}
+		case authorization.Denied:
+		}
+	}
+	return topics
+}
+
+// topicKey is how a request names a topic.
+type topicKey struct {
+	name string
+	id   [16]byte
+}
+
+func askedAs(t kmsg.MetadataRequestTopic) topicKey {
+	if t.Topic != nil {
+		return topicKey{name: *t.Topic}
+	}
+	return topicKey{id: t.TopicID}
+}
+
+func (c *Client) askedTopic(ctx context.Context, naming *naming, asked kmsg.MetadataRequestTopic) answeredTopic {
 	r, name := c.router, ""
 	if asked.Topic != nil {
 		name = *asked.Topic
@@ -85,7 +134,7 @@ func (c *Client) askedTopic(ctx context.Context, l layout.Layout, naming *naming
 	} else {
 		t := kmsg.NewMetadataResponseTopic()
 		t.TopicID, t.ErrorCode = asked.TopicID, kerr.UnknownTopicID.Code
-		return t
+		return answeredTopic{answer: t}
 	}
 	share, _ := r.ShareOf(spillway.TopicPartition{Topic: name})
 	if v := c.may(authorization.Describe, authorization.Topic, name, share); v != authorization.Allowed {
@@ -93,18 +142,17 @@ func (c *Client) askedTopic(ctx context.Context, l layout.Layout, naming *naming
 		if asked.Topic == nil {
 			code = c.undisclosed(code, name, share)
 		}
-		return undisclosedTopic(asked, code)
+		return answeredTopic{answer: undisclosedTopic(asked, code)}
 	}
-	md, ok := r.topics.find(ctx, name)
-	if ok {
-		return r.topicMetadata(l, md)
+	if md, ok := r.topics.find(ctx, name); ok {
+		return answeredTopic{found: md}
 	}
 	t := kmsg.NewMetadataResponseTopic()
 	t.Topic, t.ErrorCode = kmsg.StringPtr(name), kerr.UnknownTopicOrPartition.Code
 	if share != nil && !r.topics.heard(home(share)) {
 		t.ErrorCode = kerr.LeaderNotAvailable.Code // nobody could tell; the client asks again
 	}
-	return t
+	return answeredTopic{answer: t}
 }
 
 // undisclosedTopic is the answer about a topic that the client may not know of: it repeats what

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -34,11 +35,30 @@ func (c *Client) beginOffsetFetch(_ context.Context, sreq session.Request) (sess
 			return c.offsetFetchOne(ctx, req).AppendTo(nil), nil
 		}
 		resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
-		for _, g := range req.Groups {
+		for _, g := range byGroup(req.Groups) {
 			resp.Groups = append(resp.Groups, c.offsetFetch(ctx, g, req.RequireStable, req.Version))
 		}
 		return resp.AppendTo(nil), nil
 	}, nil
+}
+
+// byGroup puts together what is asked of one group.
+func byGroup(asked []kmsg.OffsetFetchRequestGroup) []kmsg.OffsetFetchRequestGroup {
+	at := make(map[string]int, len(asked))
+	var groups []kmsg.OffsetFetchRequestGroup
+	for _, g := range asked {
+		i, again := at[g.Group]
+		switch {
+		case !again:
+			at[g.Group] = len(groups)
+			groups = append(groups, g)
+		case g.Topics == nil || groups[i].Topics == nil: // all of them
+			groups[i].Topics = nil
+		default:
+			groups[i].Topics = append(slices.Clip(groups[i].Topics), g.Topics...)
+		}
+	}
+	return groups
 }
 
 // offsetFetchOne serves the older form, for one group.

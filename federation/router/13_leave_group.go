@@ -38,7 +38,9 @@ func (c *Client) beginLeaveGroup(_ context.Context, sreq session.Request) (sessi
 	for _, m := range req.Members {
 		c.router.rejoins.leaves(memberName{req.Group, m.MemberID})
 	}
-	return func(ctx context.Context) ([]byte, error) { return c.leaveGroup(ctx, share, req, resp).AppendTo(nil), nil }, nil
+	return func(ctx context.Context) ([]byte, error) {
+		return c.leaveGroup(ctx, share, req, resp).AppendTo(nil), nil
+	}, nil
 }
 
 func (c *Client) leaveGroup(ctx context.Context, share *Share, req *kmsg.LeaveGroupRequest, resp *kmsg.LeaveGroupResponse) kmsg.Response {

@@ -24,7 +24,7 @@ func (c *Client) beginDescribeGroups(_ context.Context, sreq session.Request) (s
 	}
 	return func(ctx context.Context) ([]byte, error) {
 		resp := req.ResponseKind().(*kmsg.DescribeGroupsResponse)
-		for _, group := range req.Groups {
+		for _, group := range firsts(req.Groups, itself) {
 			resp.Groups = append(resp.Groups, c.describeGroup(ctx, req.Version, group))
 		}
 		return resp.AppendTo(nil), nil

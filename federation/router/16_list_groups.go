@@ -72,7 +72,7 @@ func (c *Client) listGroups(ctx context.Context, site spillway.SiteID, req *kmsg
 		up := kmsg.NewPtrListGroupsRequest()
 		up.Version = min(req.Version, lane.conn.MaxVersion(up.Key()))
 		up.StatesFilter, up.TypesFilter = req.StatesFilter, req.TypesFilter
-		got, err := lane.conn.DoVersion(ctx, up)
+		got, err := c.lanes.ask(ctx, lane, up)
 		if err != nil {
 			return found, err
 		}

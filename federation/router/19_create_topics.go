@@ -75,7 +75,7 @@ func (c *Client) createTopics(ctx context.Context, req *kmsg.CreateTopicsRequest
 				c.withoutSettings(&out)
 			}
 		}
-		if out.ErrorCode, out.ErrorMessage = answerTo(err); err != nil {
+		if out.ErrorCode, out.ErrorMessage = r.answerTo(err); err != nil {
 			r.events.refused("create-topic")
 		}
 		resp.Topics[i] = out
@@ -161,7 +161,7 @@ func (r *Router) checkTopic(ctx context.Context, group spillway.FailoverGroup, s
 	}
 	refused, err := cluster.Admin().CheckTopics(ctx, []broker.NewTopic{{Name: c.Topic, Partitions: c.Partitions, Replication: c.Replication, Configs: c.Configs}})
 	if err != nil {
-		return refuse(kerr.RequestTimedOut, "this request created nothing: %v", err)
+		return r.createdNothing(err)
 	}
 	switch err := refused[c.Topic]; {
 	case errors.Is(err, broker.ErrTopicExists):
@@ -177,6 +177,12 @@ func (r *Router) checkTopic(ctx context.Context, group spillway.FailoverGroup, s
 		}
 	}
 	return r.inSync(ctx, cluster, c)
+}
+
+// createdNothing is the refusal of who could not ask a site.
+func (r *Router) createdNothing(err error) error {
+	r.changeFailed(err)
+	return refuse(kerr.RequestTimedOut, "the site that serves the group gave no answer; this request created nothing")
 }
 
 // knewBefore tells whether offsets of a topic are known: from the offset map of a site, or
@@ -206,7 +212,7 @@ func (r *Router) inSync(ctx context.Context, cluster broker.Cluster, c topicchan
 	if replicas < 0 {
 		values, err := cluster.Admin().BrokerConfig(ctx, "default.replication.factor")
 		if err != nil {
-			return refuse(kerr.RequestTimedOut, "this request created nothing: %v", err)
+			return r.createdNothing(err)
 		}
 		for _, v := range values {
 			if n, err := strconv.Atoi(v); err == nil && (replicas < 0 || n < replicas) {

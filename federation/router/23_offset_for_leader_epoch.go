@@ -148,7 +148,15 @@ func (c *Client) epochEnds(ctx context.Context, site spillway.SiteID, ends siteE
 		}
 	}
 	for node, tps := range led {
-		told, err := c.askBroker(ctx, siteNode{site, node}, tps, 0, timestampLatest)
+		var told map[spillway.TopicPartition]kmsg.ListOffsetsResponseTopicPartition
+		lane, err := c.lanes.Lane(ctx, OtherLane, site, node)
+		if err == nil {
+			asked := make([]*offsetAsked, len(tps))
+			for i, tp := range tps {
+				asked[i] = &offsetAsked{tp: tp, timestamp: timestampLatest}
+			}
+			told, err = c.askBroker(ctx, lane, asked, 0)
+		}
 		for _, tp := range tps {
 			in, heard := told[tp]
 			ends[tp].answer(c.router, tp, in, err == nil && heard)

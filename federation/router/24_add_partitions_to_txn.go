@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -61,6 +62,9 @@ func (c *Client) addPartitionsToTxn(ctx context.Context, req *kmsg.AddPartitions
 					c.stale(ctx, share, p.ErrorCode)
 				}
 			}
+			if share.givenUp(fenceLately) {
+				fenced(resp)
+			}
 		},
 	})
 	if err != nil {
@@ -68,6 +72,33 @@ func (c *Client) addPartitionsToTxn(ctx context.Context, req *kmsg.AddPartitions
 		return c.notAdded(req, func(spillway.TopicPartition) int16 { return code })
 	}
 	return resp
+}
+
+// fenceLately is how long a fence may stand after a move that was given up: loops look for it
+// every ten seconds.
+const fenceLately = 30 * time.Second
+
+// fenced has a client try again where the gateway's own principal was denied by what such a
+// move has left. What the client may do was decided before.
+func fenced(resp *kmsg.AddPartitionsToTxnResponse) {
+	denied := false
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			denied = denied || p.ErrorCode == kerr.TopicAuthorizationFailed.Code
+		}
+	}
+	for _, t := range resp.Topics {
+		for i := range t.Partitions {
+			switch code := &t.Partitions[i].ErrorCode; *code {
+			case kerr.TopicAuthorizationFailed.Code:
+				*code = kerr.CoordinatorLoadInProgress.Code
+			case kerr.OperationNotAttempted.Code: // for it; librdkafka gives the transaction up
+				if denied {
+					*code = kerr.CoordinatorLoadInProgress.Code
+				}
+			}
+		}
+	}
 }
 
 // notToAdd are the partitions that are not of the transactional id's failover group, or that

@@ -157,7 +157,7 @@ func (s *settings) describeAt(ctx context.Context, site spillway.SiteID, indices
 		if err == nil {
 			return nil
 		}
-		s.client.router.refresh(ctx, site)
+		s.client.router.refresh(site)
 		select {
 		case <-time.After(describePause):
 		case <-ctx.Done():
@@ -183,10 +183,8 @@ func (s *settings) ask(ctx context.Context, site spillway.SiteID, indices []int)
 		asked.ResourceType, asked.ResourceName, asked.ConfigNames = s.req.Resources[i].ResourceType, s.req.Resources[i].ResourceName, s.req.Resources[i].ConfigNames
 		up.Resources = append(up.Resources, asked)
 	}
-	got, err := lane.conn.DoVersion(ctx, up)
+	got, err := c.lanes.ask(ctx, lane, up)
 	if err != nil {
-		c.lanes.forget(lane) // an answer that comes late would hold up the next request
-		c.router.background.Go(func() { _ = lane.conn.Close() })
 		return err
 	}
 	s.fill(indices, got.(*kmsg.DescribeConfigsResponse).Resources)

@@ -51,7 +51,7 @@ func (c *Client) alterConfigs(ctx context.Context, req *kmsg.AlterConfigsRequest
 		if err == nil {
 			err = c.router.replaceSettings(ctx, asked, req.ValidateOnly, who)
 		}
-		out.ErrorCode, out.ErrorMessage = answerTo(err)
+		out.ErrorCode, out.ErrorMessage = c.router.answerTo(err)
 		return err
 	})
 	return resp

@@ -59,7 +59,7 @@ func (c *Client) incrementalAlterConfigs(ctx context.Context, req *kmsg.Incremen
 		if err == nil {
 			err = c.router.alterTopic(ctx, asked.ResourceName, changes, req.ValidateOnly, who)
 		}
-		out.ErrorCode, out.ErrorMessage = answerTo(err)
+		out.ErrorCode, out.ErrorMessage = c.router.answerTo(err)
 		return err
 	})
 	return resp
@@ -100,6 +100,27 @@ func (c *Client) mayAlterConfigs(topic string) error {
 	return nil
 }
 
+// becomesCompacted tells why changes must not make a topic compacted; nil if they do not, or
+// it is so already.
+func (r *Router) becomesCompacted(ctx context.Context, cluster broker.Cluster, group spillway.FailoverGroup, site spillway.SiteID, topic string, changes []broker.SettingChange) error {
+	for _, c := range changes {
+		if c.Value == nil || c.Op == broker.SubtractSetting || !compacts(c.Key, *c.Value) {
+			continue
+		}
+		now, err := cluster.Admin().TopicSettings(ctx, []string{topic})
+		if err != nil {
+			return err
+		}
+		if compacts(c.Key, now[topic][c.Key]) {
+			continue // it is so already
+		}
+		if err := r.refuseCompacted(group, site, topic); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // alterTopic changes settings of one topic.
 func (r *Router) alterTopic(ctx context.Context, topic string, changes []broker.SettingChange, checkOnly bool, who string) error {
 	group, site, err := r.siteOfTopic(ctx, topic)
@@ -109,15 +130,10 @@ func (r *Router) alterTopic(ctx context.Context, topic string, changes []broker.
 	if err := alterable(topic, changes); err != nil {
 		return err
 	}
-	for _, c := range changes {
-		if c.Value == nil || c.Op == broker.SubtractSetting || !compacts(c.Key, *c.Value) {
-			continue
-		}
-		if err := r.refuseCompacted(group, site, topic); err != nil {
-			return err
-		}
-	}
 	cluster := r.sites[site]
+	if err := r.becomesCompacted(ctx, cluster, group, site, topic, changes); err != nil {
+		return err
+	}
 	if err := r.stillInSync(ctx, cluster, topic, changes); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func (c *Client) beginConsumerGroupDescribe(_ context.Context, sreq session.Requ
 	}
 	return func(ctx context.Context) ([]byte, error) {
 		resp := req.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
-		for _, group := range req.Groups {
+		for _, group := range firsts(req.Groups, itself) {
 			resp.Groups = append(resp.Groups, c.describeConsumerGroup(ctx, req.Version, group))
 		}
 		return resp.AppendTo(nil), nil

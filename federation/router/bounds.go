@@ -95,3 +95,19 @@ func withPartitions[T any](topics []T, partitions func(T) int) int {
 	}
 	return n
 }
+
+// firsts leaves out what a request names again: brokers take topics as a set, and one answer
+// about a group does as well. So a small request makes no large answer.
+func firsts[T any, K comparable](named []T, as func(T) K) []T {
+	seen := make(map[K]bool, len(named))
+	once := make([]T, 0, len(named))
+	for _, n := range named {
+		if k := as(n); !seen[k] {
+			seen[k] = true
+			once = append(once, n)
+		}
+	}
+	return once
+}
+
+func itself[T any](v T) T { return v }

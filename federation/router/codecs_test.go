@@ -48,7 +48,10 @@ var codecs = map[int16]codec{
 	12: {tagged: true},
 	13: {tagged: true},
 	14: {tagged: true},
-	15: {nested: true, answer: func(_ *rand.Rand, _ mapping, r kmsg.Request, resp kmsg.Response) {
+	15: {nested: true, ask: func(_ *rand.Rand, _ mapping, r kmsg.Request) {
+		req := r.(*kmsg.DescribeGroupsRequest)
+		req.Groups = firsts(req.Groups, itself) // one that is named again is answered once
+	}, answer: func(_ *rand.Rand, _ mapping, r kmsg.Request, resp kmsg.Response) {
 		groups := &resp.(*kmsg.DescribeGroupsResponse).Groups
 		*groups = append(*groups, kmsg.NewDescribeGroupsResponseGroup())[:1]
 		(*groups)[0].Group = r.(*kmsg.DescribeGroupsRequest).Groups[0]
@@ -85,7 +88,10 @@ var codecs = map[int16]codec{
 		resp.HeartbeatIntervalMillis = min(resp.HeartbeatIntervalMillis, beatMillisMax)
 		return resp
 	}},
-	69: {nested: true, answer: func(_ *rand.Rand, _ mapping, r kmsg.Request, resp kmsg.Response) {
+	69: {nested: true, ask: func(_ *rand.Rand, _ mapping, r kmsg.Request) {
+		req := r.(*kmsg.ConsumerGroupDescribeRequest)
+		req.Groups = firsts(req.Groups, itself)
+	}, answer: func(_ *rand.Rand, _ mapping, r kmsg.Request, resp kmsg.Response) {
 		groups := &resp.(*kmsg.ConsumerGroupDescribeResponse).Groups
 		*groups = append(*groups, kmsg.NewConsumerGroupDescribeResponseGroup())[:1]
 		(*groups)[0].Group = r.(*kmsg.ConsumerGroupDescribeRequest).Groups[0]
@@ -201,6 +207,7 @@ func toldProduce(_ kmsg.Request, r kmsg.Response) kmsg.Response {
 func askFetch(random *rand.Rand, m mapping, r kmsg.Request) {
 	req := r.(*kmsg.FetchRequest)
 	req.SessionID, req.SessionEpoch, req.MaxWaitMillis, req.MaxBytes = 0, -1, random.Int32N(500), 1<<20
+	req.IsolationLevel = int8(random.IntN(2)) // others are refused
 	if m.same {
 		askedFetch(r)
 	}
@@ -287,6 +294,7 @@ func toldFetch(_ kmsg.Request, r kmsg.Response) kmsg.Response {
 
 func askListOffsets(random *rand.Rand, m mapping, r kmsg.Request) {
 	req := r.(*kmsg.ListOffsetsRequest)
+	req.IsolationLevel = int8(random.IntN(2)) // others are refused
 	for i := range req.Topics {
 		for j := range req.Topics[i].Partitions {
 			req.Topics[i].Partitions[j].Timestamp = []int64{timestampMax, timestampEarliest, timestampLatest, random.Int64()}[random.IntN(4)]

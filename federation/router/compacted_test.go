@@ -9,6 +9,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/broker"
+	"spillway/broker/embedded"
 )
 
 // hiding is a map by which the log of carts at east hides records.
@@ -53,5 +55,28 @@ func TestTopicsThatCannotBeCompacted(t *testing.T) {
 	}
 	if _, err := newTopic(unordered, asked); err == nil || err.code != kerr.PolicyViolation {
 		t.Errorf("in an unordered group: %v", err)
+	}
+}
+
+// To set what is so already changes nothing, and is no fault where the log hides records.
+func TestACompactedTopicMayBeSetSoAgain(t *testing.T) {
+	t.Parallel()
+	site, err := embedded.Start(embedded.Config{Site: "east", Topics: map[string]int32{"carts": 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { site.Close() })
+	r, compact := &Router{maps: hiding{}}, "compact"
+	becomes := func() error {
+		return r.becomesCompacted(t.Context(), site, spillway.FailoverGroup{Name: "shop"}, "east", "carts", []broker.SettingChange{{Key: "cleanup.policy", Value: &compact}})
+	}
+	if err := becomes(); err == nil {
+		t.Error("a topic whose log hides records may be compacted")
+	}
+	if err := site.Admin().SetTopicConfigs(t.Context(), "carts", map[string]*string{"cleanup.policy": &compact}); err != nil {
+		t.Fatal(err)
+	}
+	if err := becomes(); err != nil {
+		t.Errorf("it is compacted already: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"sync"
 	"time"
 )
 
@@ -34,16 +35,26 @@ func (s *Share) Drain(ctx context.Context, patience time.Duration) (unsure bool,
 			return false, ctx.Err()
 		}
 	}
-	for _, l := range s.takeSilent() {
-		barrier, cancel := context.WithTimeout(ctx, patience)
-		if l.barrier(barrier) != nil {
-			l.conn.Close()
-			s.markUnsure()
-		}
-		cancel()
-	}
+	s.confirmSilent(ctx, patience)
 	if err := s.seal(ctx); err != nil {
 		return false, err
 	}
 	return s.unsureSince(time.Now().Add(-unsureMemory)), ctx.Err()
+}
+
+// confirmSilent has a barrier follow what has no answer (acks 0), on all connections at once:
+// clients are held meanwhile.
+func (s *Share) confirmSilent(ctx context.Context, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var barriers sync.WaitGroup
+	for _, l := range s.takeSilent() {
+		barriers.Go(func() {
+			if l.barrier(ctx) != nil {
+				l.conn.Close()
+				s.markUnsure(l)
+			}
+		})
+	}
+	barriers.Wait()
 }

@@ -40,6 +40,8 @@ type Events struct {
 	Ejected func(share spillway.ShareID, length time.Duration, why string)
 	// Denied: a client may not do what it asked for by name.
 	Denied func(Denial)
+	// ChangeFailed: what a client asked to change about topics was not done, or not yet.
+	ChangeFailed func(err error)
 	// FetchLimited: sites were asked for less than a client would have got,
 	// because the budget of the process is used up.
 	FetchLimited func()
@@ -119,6 +121,12 @@ func (e *Events) ejected(id spillway.ShareID, length time.Duration, why string) 
 func (e *Events) denied(d Denial) {
 	if e.Denied != nil {
 		e.Denied(d)
+	}
+}
+
+func (e *Events) changeFailed(err error) {
+	if e.ChangeFailed != nil {
+		e.ChangeFailed(err)
 	}
 }
 

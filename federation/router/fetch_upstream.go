@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -9,56 +10,131 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/broker/conn"
 )
 
-// ask sends one request to each node, if there is room, and serves what they answer.
+// fetchOthers is how long the answers of further brokers are waited for once one has
+// answered, at first; see patient.
+const fetchOthers = time.Second
+
+// errFetchLate: it has not, by then.
+var errFetchLate = errors.New("other brokers have answered")
+
+// leaders groups parts by the connections to the brokers that lead them. Those that cannot
+// be reached are left for the next try.
+func (f *fetch) leaders(ctx context.Context, changes changes, parts []*fetchPart) map[*Lane][]*fetchPart {
+	r := f.client.router
+	ctx, cancel := untilChanged(ctx, changes, parts)
+	defer cancel()
+	ctx, enough := context.WithTimeout(ctx, max(time.Until(f.deadline), reachOthers))
+	defer enough()
+	goals := make([]*goal, len(parts))
+	for i, p := range parts {
+		goals[i] = &goal{site: p.term.Site, find: func(ctx context.Context) (int32, error) { return r.sites[p.term.Site].Leader(ctx, p.tp) }}
+	}
+	f.client.lanes.reach(ctx, FetchLane, goals)
+	f.missing = false
+	byLane := make(map[*Lane][]*fetchPart)
+	for i, g := range goals {
+		switch p := parts[i]; {
+		case g.err == nil:
+			byLane[g.lane] = append(byLane[g.lane], p)
+		case errors.Is(g.err, broker.ErrUnknownTopic):
+			p.fail(kerr.UnknownTopicOrPartition.Code)
+		default:
+			f.missing = true
+			r.relearn(p.term.Site, p.tp.Topic)
+		}
+	}
+	return byLane
+}
+
+// ask sends one request to each broker, if there is room, and serves what they answer.
 // It returns false if something could not be reached or has another leader by now.
-func (f *fetch) ask(ctx context.Context, byNode map[laneKey][]*fetchPart, wait time.Duration) bool {
+func (f *fetch) ask(ctx context.Context, changes changes, byLane map[*Lane][]*fetchPart, wait time.Duration) bool {
 	defer func() { f.sreq.Hold(f.got.Load()) }()
-	if len(byNode) == 0 || f.room <= 0 {
+	if len(byLane) == 0 || f.room <= 0 {
 		return true
 	}
-	room := max(f.room/int64(len(byNode)), 1)
-	if len(byNode) > 1 {
+	room := max(f.room/int64(len(byLane)), 1)
+	if len(byLane) > 1 || f.missing {
 		// Answers of several nodes are waited for together, so each waits
 		// only a moment, and the round is repeated.
 		wait = min(wait, fetchSeveral)
 	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
-	well := true
-	for k, parts := range byNode {
+	well := !f.missing
+	answered := make(chan struct{}) // closed once one has
+	var first sync.Once
+	for lane, parts := range byLane {
 		wg.Go(func() {
-			if !f.askNode(ctx, k, parts, wait, room) {
-				mu.Lock()
-				defer mu.Unlock()
-				well = false
+			ctx, end := untilChanged(ctx, changes, parts)
+			defer end()
+			if len(byLane) > 1 {
+				var done func()
+				ctx, done = f.client.lanes.patient(ctx, lane, answered)
+				defer done()
 			}
+			ok := f.askNode(ctx, lane, parts, wait, room)
+			first.Do(func() { close(answered) })
+			mu.Lock()
+			defer mu.Unlock()
+			well = well && ok
 		})
 	}
 	wg.Wait()
 	return well
 }
 
-func (f *fetch) askNode(ctx context.Context, k laneKey, parts []*fetchPart, wait time.Duration, room int64) bool {
-	r := f.client.router
-	lane, err := f.client.lanes.Lane(ctx, k.kind, k.site, k.node)
-	if err != nil {
-		r.refresh(ctx, k.site)
-		return false
+// patient returns a context that ends when an answer has been waited for long enough, since
+// another one came: fetchOthers, and twice as long each time that it was not enough, so that a
+// site that is only slow gets through. One that is dark is not reached the next time.
+func (ls *lanes) patient(ctx context.Context, l *Lane, other <-chan struct{}) (context.Context, func()) {
+	k := laneKey{l.Kind, l.Site, l.Node}
+	ls.mu.Lock()
+	patience := max(ls.mu.patience[k], fetchOthers)
+	ls.mu.Unlock()
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return
+		}
+		late := time.NewTimer(patience)
+		defer late.Stop()
+		select {
+		case <-late.C:
+			cancel(errFetchLate)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		if errors.Is(context.Cause(ctx), errFetchLate) {
+			ls.mu.Lock()
+			if ls.mu.patience == nil {
+				ls.mu.patience = make(map[laneKey]time.Duration)
+			}
+			ls.mu.patience[k] = min(2*patience, ls.router.config.ProduceMax)
+			ls.mu.Unlock()
+		}
+		cancel(nil)
 	}
+}
+
+func (f *fetch) askNode(ctx context.Context, lane *Lane, parts []*fetchPart, wait time.Duration, room int64) bool {
+	r := f.client.router
 	req := f.upstream(parts, wait, room, min(lane.conn.MaxVersion(f.req.Key()), fetchUpstreamMax))
 	ctx, cancel := context.WithTimeout(ctx, wait+r.config.ProduceMax)
 	defer cancel()
 	body, err := lane.conn.Send(ctx, req.Key(), req.Version, true, req.AppendTo(nil)).Wait(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
-			// Its answer may come much later and would hold up the next fetch.
-			r.background.Go(func() { _ = lane.conn.Close() })
+			f.client.lanes.giveUp(lane, nil)
 			return true
 		}
-		r.refresh(ctx, k.site)
 		return false
 	}
 	f.got.Add(int64(len(body)))
@@ -67,11 +143,11 @@ func (f *fetch) askNode(ctx context.Context, k laneKey, parts []*fetchPart, wait
 		_ = lane.conn.Close()
 		return false
 	}
-	return f.take(ctx, k.site, parts, resp)
+	return f.take(lane.Site, parts, resp)
 }
 
 // take serves the partitions of one node's answer.
-func (f *fetch) take(ctx context.Context, site spillway.SiteID, parts []*fetchPart, resp *kmsg.FetchResponse) bool {
+func (f *fetch) take(site spillway.SiteID, parts []*fetchPart, resp *kmsg.FetchResponse) bool {
 	byName := make(map[spillway.TopicPartition]*fetchPart, len(parts))
 	for _, p := range parts {
 		byName[p.tp] = p
@@ -89,12 +165,10 @@ func (f *fetch) take(ctx context.Context, site spillway.SiteID, parts []*fetchPa
 			switch in.ErrorCode {
 			case kerr.NotLeaderForPartition.Code, kerr.LeaderNotAvailable.Code, kerr.ReplicaNotAvailable.Code, kerr.KafkaStorageError.Code:
 				well = false
+				f.client.router.relearn(site, t.Topic)
 			}
 			p.serve(f, in)
 		}
-	}
-	if !well {
-		f.client.router.refresh(ctx, site)
 	}
 	return well
 }
@@ -125,9 +199,4 @@ func (f *fetch) upstream(parts []*fetchPart, wait time.Duration, room int64, ver
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, in)
 	}
 	return req
-}
-
-// refresh drops what is known of a site's leaders and coordinators.
-func (r *Router) refresh(ctx context.Context, site spillway.SiteID) {
-	_ = r.sites[site].Refresh(ctx) // the next look finds out whether it helped
 }

@@ -214,9 +214,10 @@ func without(parts []*part, p *part) []*part {
 
 // produces is what one client connection has on its way, for its order.
 type produces struct {
-	// sending is held from the choice of an upstream connection until the
-	// request is queued there, so that the order of decisions is the order of
-	// bytes (invariant B).
+	// sending is held from when a part is judged until its request is queued on
+	// its upstream connection, so that the order of decisions is the order of
+	// bytes (invariant B). Nothing that takes time is done meanwhile: connections
+	// are found before, and what has come between is seen by the flow.
 	sending sync.Mutex
 
 	move func(*part) // sends a held part, or leaves it; set once

@@ -64,9 +64,15 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 	}
 	ctx, cancel := context.WithTimeout(ctx, call.patience)
 	defer cancel()
-	lane, err := c.groupLane(ctx, t.Site, call.kind, call.group)
+	// A site that is dead must not outlast the move away from it.
+	searching, found := context.WithTimeout(ctx, 2*dialMax)
+	go c.watch(searching, found, call, t, changed)
+	lane, err := c.groupLane(searching, t.Site, call.kind, call.group)
+	found()
+	if err != nil && moved(call, t) {
+		err = errMoving
+	}
 	if err != nil {
-		r.refresh(ctx, t.Site)
 		return nil, errors.Join(errNotSent, err)
 	}
 	if call.counted {
@@ -87,17 +93,10 @@ func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response,
 		call.share.leave(lane, err != nil && call.kind == broker.TransactionCoordinator, false)
 	}
 	if err != nil {
-		c.lanes.forget(lane) // an answer that comes late would hold up the next request
-		r.background.Go(func() {
+		c.lanes.giveUp(lane, func() {
 			if call.untold != nil {
 				r.late(pending, resp, call.untold)
 			}
-			_ = lane.conn.Close()
-		})
-		r.background.Go(func() {
-			ctx, cancel := context.WithTimeout(r.ctx, dialMax)
-			defer cancel()
-			r.refresh(ctx, t.Site) // the next look finds out whether it helped
 		})
 		if moved(call, t) {
 			return nil, errMoving
@@ -257,10 +256,10 @@ func (c *Client) hold(ctx context.Context, changed <-chan struct{}, until time.T
 }
 
 // stale looks at a coordinator's error: another broker may coordinate by now.
-func (c *Client) stale(ctx context.Context, s *Share, code int16) {
+func (c *Client) stale(_ context.Context, s *Share, code int16) {
 	if code == kerr.NotCoordinator.Code || code == kerr.CoordinatorNotAvailable.Code {
 		if t, ok := s.Serving(); ok {
-			c.router.refresh(ctx, t.Site)
+			c.router.refresh(t.Site)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/broker/conn"
 )
 
@@ -31,9 +32,6 @@ type Lane struct {
 	Node int32
 	conn *conn.Conn
 }
-
-// Conn is the connection.
-func (l *Lane) Conn() *conn.Conn { return l.conn }
 
 // alive tells whether the connection has not failed yet.
 func (l *Lane) alive() bool {
@@ -66,56 +64,113 @@ type lanes struct {
 
 	mu struct {
 		sync.Mutex
-		closed bool
-		byKey  map[laneKey]*Lane
+		closed   bool
+		byKey    map[laneKey]*Lane
+		dials    map[laneKey]*dial         // under way
+		slow     map[laneKey]time.Time     // see reach
+		patience map[laneKey]time.Duration // see patient
 	}
 }
 
-// dialMax bounds how long a request waits for an upstream connection.
+// dial is an upstream connection that is being made. It goes on when those who wait for it
+// have no more time: who comes next finds it further.
+type dial struct {
+	done chan struct{}
+	lane *Lane // this and err are set before done is closed
+	err  error
+}
+
+// dialMax bounds how long an upstream connection may take to be made, and a look-up at a
+// site of where something is.
 const dialMax = 3 * time.Second
 
-// Lane returns the client connection's upstream connection of a kind to a node
-// of a site, dialling it if there is none or the last one failed. Do not call
-// it for one key from two goroutines at once.
+// Lane returns the client connection's upstream connection of a kind to a node of a site.
+// If there is none or the last one failed it is dialled, once for all who wait for it.
 func (ls *lanes) Lane(ctx context.Context, kind LaneKind, site spillway.SiteID, node int32) (*Lane, error) {
-	k := laneKey{kind, site, node}
-	ls.mu.Lock()
-	l := ls.mu.byKey[k]
-	ls.mu.Unlock()
-	if l != nil && l.alive() {
-		return l, nil
+	l, d, err := ls.find(laneKey{kind, site, node})
+	if l != nil || err != nil {
+		return l, err
 	}
-	cluster := ls.router.sites[site]
-	if cluster == nil {
-		return nil, fmt.Errorf("site %s is not configured at this gateway", site)
+	select {
+	case <-d.done:
+		return d.lane, d.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for a connection to node %d of site %s: %w", node, site, ctx.Err())
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialMax)
-	defer cancel()
-	c, err := cluster.Dial(ctx, node)
-	if err != nil {
-		return nil, err
-	}
-	l = &Lane{Kind: kind, Site: site, Node: node, conn: c}
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	if ls.mu.closed {
-		go c.Close()
-		return nil, conn.ErrClosed
-	}
-	if old := ls.mu.byKey[k]; old != nil {
-		go old.conn.Close() // has failed; only its goroutines are waited for
-	}
-	ls.mu.byKey[k] = l
-	return l, nil
 }
 
-// forget leaves a connection to the caller, who closes it.
-func (ls *lanes) forget(l *Lane) {
+// find returns the connection, or the dial of one.
+func (ls *lanes) find(k laneKey) (*Lane, *dial, error) {
+	cluster := ls.router.sites[k.site]
+	if cluster == nil {
+		return nil, nil, fmt.Errorf("site %s is not configured at this gateway", k.site)
+	}
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
+	if l := ls.mu.byKey[k]; l != nil && l.alive() {
+		return l, nil, nil
+	}
+	if ls.mu.closed {
+		return nil, nil, conn.ErrClosed
+	}
+	d := ls.mu.dials[k]
+	if d == nil {
+		d = &dial{done: make(chan struct{})}
+		if ls.mu.dials == nil {
+			ls.mu.dials = make(map[laneKey]*dial)
+		}
+		ls.mu.dials[k] = d
+		ls.router.background.Go(func() { ls.dial(cluster, k, d) })
+	}
+	return nil, d, nil
+}
+
+func (ls *lanes) dial(cluster broker.Cluster, k laneKey, d *dial) {
+	ctx, cancel := context.WithTimeout(ls.router.ctx, dialMax)
+	defer cancel()
+	c, err := cluster.Dial(ctx, k.node)
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	defer close(d.done)
+	delete(ls.mu.dials, k)
+	if err == nil && ls.mu.closed {
+		go c.Close()
+		err = conn.ErrClosed
+	}
+	if d.err = err; err != nil {
+		return
+	}
+	d.lane = &Lane{Kind: k.kind, Site: k.site, Node: k.node, conn: c}
+	if old := ls.mu.byKey[k]; old != nil {
+		ls.router.settleSilent(old, false)
+		go old.conn.Close() // has failed; only its goroutines are waited for
+	}
+	ls.mu.byKey[k] = d.lane
+}
+
+// ask puts a question and waits for the answer.
+func (ls *lanes) ask(ctx context.Context, l *Lane, req kmsg.Request) (kmsg.Response, error) {
+	resp, err := l.conn.DoVersion(ctx, req)
+	if err != nil {
+		ls.giveUp(l, nil)
+	}
+	return resp, err
+}
+
+// giveUp ends a connection on which an answer did not come in time: it may come much later,
+// and would hold up the next request. first is done before.
+func (ls *lanes) giveUp(l *Lane, first func()) {
+	ls.mu.Lock()
 	if k := (laneKey{l.Kind, l.Site, l.Node}); ls.mu.byKey[k] == l {
 		delete(ls.mu.byKey, k)
 	}
+	ls.mu.Unlock()
+	ls.router.background.Go(func() {
+		if first != nil {
+			first()
+		}
+		_ = l.conn.Close()
+	})
 }
 
 // close closes all connections, after those of kind ProduceLane have carried

@@ -90,11 +90,14 @@ func (p *part) awaitReachable(ctx context.Context) {
 	for {
 		changed := p.share.Changed()
 		if t, ok := p.share.Serving(); ok {
-			if cluster := r.sites[t.Site]; cluster.Refresh(ctx) == nil {
-				if node, err := cluster.Leader(ctx, p.tp); err == nil && p.tryLane(ctx, t.Site, node) {
-					return
-				}
+			node, err := r.sites[t.Site].Leader(ctx, p.tp)
+			if err == nil {
+				_, err = p.op.client.lanes.Lane(ctx, ProduceLane, t.Site, node)
 			}
+			if err == nil {
+				return
+			}
+			r.relearn(t.Site, p.tp.Topic)
 		}
 		select {
 		case <-changed:
@@ -103,13 +106,6 @@ func (p *part) awaitReachable(ctx context.Context) {
 			return
 		}
 	}
-}
-
-func (p *part) tryLane(ctx context.Context, site spillway.SiteID, node int32) bool {
-	p.op.client.produces.sending.Lock()
-	defer p.op.client.produces.sending.Unlock()
-	_, err := p.op.client.lanes.Lane(ctx, ProduceLane, site, node)
-	return err == nil
 }
 
 // answered reads the site's answer.
@@ -371,12 +367,7 @@ func (p *part) siteRefused(in *kmsg.ProduceResponseTopicPartition) {
 		// The gateway's own principal was denied: by the resource fence, or by
 		// a fault that is not the client's to see.
 		kerr.TopicAuthorizationFailed.Code, kerr.ClusterAuthorizationFailed.Code:
-		r := p.op.client.router
-		r.background.Go(func() {
-			ctx, cancel := context.WithTimeout(r.ctx, dialMax)
-			defer cancel()
-			_ = r.sites[p.term.Site].Refresh(ctx) // the client asks again in any case
-		})
+		p.op.client.router.relearn(p.term.Site, p.tp.Topic) // the client asks again in any case
 		code = kerr.NotLeaderForPartition.Code
 	case kerr.InvalidRecord.Code:
 		p.out.ErrorRecords, p.out.ErrorMessage = in.ErrorRecords, in.ErrorMessage

@@ -101,6 +101,7 @@ func (p *part) waitForMissing(until time.Time, changed <-chan struct{}) {
 // askAgain sends or answers the batch if its turn has come.
 func (p *part) askAgain(ctx context.Context) (done bool, until time.Time, changed <-chan struct{}) {
 	op := p.op
+	lane, err := p.leaderLane(ctx) // before: nothing else that is to be sent waits for it
 	op.client.produces.sending.Lock()
 	defer op.client.produces.sending.Unlock()
 	if !p.share.Holds(p.term) || op.client.gone() {
@@ -116,15 +117,12 @@ func (p *part) askAgain(ctx context.Context) (done bool, until time.Time, change
 		return true, until, nil
 	}
 	p.waited = true
-	node, err := op.client.router.sites[p.term.Site].Leader(ctx, p.tp)
-	if err == nil {
-		p.lane, err = op.client.lanes.Lane(ctx, ProduceLane, p.term.Site, node)
-	}
-	if err != nil {
+	if err != nil || !lane.alive() {
 		p.failed()
 		p.refuse(kerr.NotLeaderForPartition.Code, "unreachable")
 		return true, until, nil
 	}
+	p.lane = lane
 	groups := map[*Lane][]*part{p.lane: {p}}
 	again, ok := op.enter(groups)
 	for _, p := range again {
@@ -134,6 +132,16 @@ func (p *part) askAgain(ctx context.Context) (done bool, until time.Time, change
 		op.send(p.lane, parts)
 	}
 	return true, until, nil
+}
+
+func (p *part) leaderLane(ctx context.Context) (*Lane, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialMax)
+	defer cancel()
+	node, err := p.op.client.router.sites[p.term.Site].Leader(ctx, p.tp)
+	if err != nil {
+		return nil, err
+	}
+	return p.op.client.lanes.Lane(ctx, ProduceLane, p.term.Site, node)
 }
 
 // askSite asks the site what it knows of the producer: in this term, if the
@@ -151,6 +159,10 @@ func (p *part) askSite(ctx context.Context, t Term) {
 	case <-ctx.Done():
 		return
 	}
+	// What the site says is of use also once the batch is not waited for any more, and who
+	// gives a question up early must not decide how long a broker may take for it.
+	ctx, cancel := context.WithTimeout(r.ctx, dialMax)
+	defer cancel()
 	states, err := cluster.Admin().DescribeProducers(ctx, p.tp)
 	if err != nil {
 		return // the wait goes on, and ends by time

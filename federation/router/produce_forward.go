@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -12,6 +13,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/batch"
+	"spillway/broker/wire"
 	"spillway/lb"
 )
 
@@ -37,7 +39,7 @@ func (op *produce) admit(ctx context.Context, parts []*part) {
 			return
 		}
 		spread := spreadOut(parts)
-		changed := changedOf(parts)
+		changed, changes := changedOf(parts), changesOf(parts)
 		if parts = op.decided(parts); len(parts) == 0 {
 			return
 		}
@@ -49,7 +51,7 @@ func (op *produce) admit(ctx context.Context, parts []*part) {
 			parts, moving = ready, nil
 		}
 		if len(moving) == 0 && !op.client.left.Load() && !(held != nil && op.client.gone()) {
-			if parts = op.forward(ctx, changed, parts); len(parts) == 0 {
+			if parts = op.forward(ctx, changes, parts); len(parts) == 0 {
 				return
 			}
 		}
@@ -152,19 +154,27 @@ func (r *Router) split(parts []*part) (ready, moving []*part) {
 
 // forward sends the parts to the leaders of their partitions, or leaves them to
 // their flows. It returns those that nobody sends: all where nothing can be
-// reached now, and those that have begun to move. changed ends the search for a
-// connection, so that a dead site does not outlast the move away from it.
-func (op *produce) forward(ctx context.Context, changed <-chan struct{}, parts []*part) (left []*part) {
+// reached now, and those that have begun to move. Connections are looked for first,
+// while others may send: a site that is dead must not keep them waiting. What comes
+// before what is judged, and written, is decided after that.
+func (op *produce) forward(ctx context.Context, changes changes, parts []*part) (left []*part) {
 	ps := op.client.produces
-	ps.sending.Lock()
-	defer ps.sending.Unlock()
 	free := parts[:0:0]
 	for _, p := range parts {
 		if !ps.queue(p) {
 			free = append(free, p)
 		}
 	}
-	reachable, lost := op.reach(ctx, changed, free)
+	reachable, lost := op.reach(ctx, changes, free)
+	ps.sending.Lock()
+	defer ps.sending.Unlock()
+	reachable = slices.DeleteFunc(reachable, func(p *part) bool {
+		failed := !p.lane.alive() // while others were looked for
+		if failed {
+			lost = append(lost, p)
+		}
+		return failed
+	})
 	if len(reachable) == 0 && len(lost) == len(parts) {
 		return lost
 	}
@@ -190,31 +200,37 @@ func (op *produce) forward(ctx context.Context, changed <-chan struct{}, parts [
 }
 
 // reach finds the upstream connection of each part. Parts that are refused for
-// good are answered.
-func (op *produce) reach(ctx context.Context, changed <-chan struct{}, parts []*part) (reachable, lost []*part) {
-	ctx, cancel := context.WithCancel(ctx)
+// good are answered. It ends when a share changes, so that a dead site does not outlast
+// the move away from it.
+func (op *produce) reach(ctx context.Context, changes changes, parts []*part) (reachable, lost []*part) {
+	ctx, cancel := untilChanged(ctx, changes, parts)
 	defer cancel()
-	go func() {
-		select {
-		case <-changed:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	r := op.client.router
-	refresh := make(map[spillway.SiteID]bool)
-	var away map[*spread]lb.Set
-	for _, p := range parts {
-		var err error
-		if p.spread != nil && p.turn == 0 { // else a flow has it
-			if away == nil {
-				away = make(map[*spread]lb.Set)
+	faults := make([]error, len(parts))
+	var goals []*goal
+	var of []int // parts, by goal
+	var elsewhere sync.WaitGroup
+	away := make(map[*spread]lb.Set)
+	elsewhere.Go(func() {
+		for i, p := range parts {
+			if p.anywhere() {
+				faults[i] = p.connectSomewhere(ctx, away)
 			}
-			err = p.connectSomewhere(ctx, away)
-		} else {
-			err = p.connect(ctx)
 		}
-		switch {
+	})
+	for i, p := range parts {
+		if !p.anywhere() {
+			goals, of = append(goals, &goal{site: p.term.Site, find: p.find}), append(of, i)
+		}
+	}
+	op.client.lanes.reach(ctx, ProduceLane, goals)
+	for i, g := range goals {
+		if faults[of[i]] = g.err; g.err == nil {
+			parts[of[i]].lane = g.lane
+		}
+	}
+	elsewhere.Wait()
+	for i, p := range parts {
+		switch err := faults[i]; {
 		case err == nil:
 			reachable = append(reachable, p)
 		case errors.Is(err, broker.ErrUnknownTopic):
@@ -229,38 +245,42 @@ func (op *produce) reach(ctx context.Context, changed <-chan struct{}, parts []*
 			lost = append(lost, p)
 		default:
 			lost = append(lost, p)
-			if p.spread == nil || p.turn > 0 { // else it is under way
-				refresh[p.term.Site] = true
+			if !p.anywhere() { // else it is under way
+				op.client.router.relearn(p.term.Site, p.tp.Topic)
 			}
 		}
 	}
-	for site := range refresh {
-		_ = r.sites[site].Refresh(ctx) // the next look finds out whether it helped
-	}
 	return reachable, lost
 }
+
+// anywhere tells whether the part may go to another sibling; else it has one, or a flow has it.
+func (p *part) anywhere() bool { return p.spread != nil && p.turn == 0 }
 
 // errNumbersUnknown: the site's map does not say yet how its numbers are translated.
 var errNumbersUnknown = errors.New("the site's map does not say yet")
 
 // connect finds the upstream connection of a part in its term.
 func (p *part) connect(ctx context.Context) error {
-	var known bool
-	if p.constant, known = p.op.client.router.constant(p.share, p.term, p.tp); !known {
-		return errNumbersUnknown
-	}
-	if p.header.Transactional() {
-		var err error
-		if p.producer, err = p.op.client.router.producerAt(ctx, p.term, p.term.Epoch, p.op.transactional, p.header.ProducerID); err != nil {
-			return err
-		}
-	}
-	node, err := p.leader(ctx)
+	node, err := p.find(ctx)
 	if err != nil {
 		return err
 	}
 	p.lane, err = p.op.client.lanes.Lane(ctx, ProduceLane, p.term.Site, node)
 	return err
+}
+
+// find finds what the part needs to be sent in its term, and the broker.
+func (p *part) find(ctx context.Context) (node int32, err error) {
+	var known bool
+	if p.constant, known = p.op.client.router.constant(p.share, p.term, p.tp); !known {
+		return -1, errNumbersUnknown
+	}
+	if p.header.Transactional() {
+		if p.producer, err = p.op.client.router.producerAt(ctx, p.term, p.term.Epoch, p.op.transactional, p.header.ProducerID); err != nil {
+			return -1, err
+		}
+	}
+	return p.leader(ctx)
 }
 
 // leader is the broker that leads the partition as far as the site is known to
@@ -381,7 +401,7 @@ func (op *produce) send(lane *Lane, parts []*part) {
 	req := kmsg.NewPtrProduceRequest()
 	req.Version, req.Acks, req.TimeoutMillis = version, op.acks, int32(op.timeout.Milliseconds())
 	byTopic := make(map[string]int)
-	size, sent := 64, make([]*part, 0, len(parts))
+	sent := make([]*part, 0, len(parts))
 	now := time.Now()
 	for _, p := range parts {
 		p.sent = now
@@ -400,17 +420,14 @@ func (op *produce) send(lane *Lane, parts []*part) {
 			t := kmsg.NewProduceRequestTopic()
 			t.Topic = p.tp.Topic
 			req.Topics = append(req.Topics, t)
-			size += len(p.tp.Topic) + 16
 		}
 		in := kmsg.NewProduceRequestTopicPartition()
 		in.Partition, in.Records = p.tp.Partition, p.records
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, in)
-		size += len(p.records) + 16
 		sent = append(sent, p)
 	}
-	body := req.AppendTo(make([]byte, 0, size))
 	// The context is not the client's: what is on its way must be counted
 	// until the site has answered, whatever becomes of the client.
-	pending := lane.conn.Send(context.Background(), req.Key(), version, op.acks != 0, body)
+	pending := lane.conn.Send(context.Background(), req.Key(), version, op.acks != 0, wire.ProducePieces(req)...)
 	op.client.router.background.Go(func() { op.finish(lane, sent, pending) })
 }

@@ -148,6 +148,7 @@ type Router struct {
 	lags         *lags
 	members      *members
 	transactions *transactions
+	lookups      lookups
 	gone         goneFor
 	rejoins      *rejoins
 	aside        chan struct{} // a token per member that is taken back, or may have to be
@@ -183,6 +184,7 @@ func New(c Config) *Router {
 	for _, s := range c.Shares {
 		r.shares[s.ID] = s
 	}
+	r.lookups.router = r
 	r.spreads = newSpreads(r)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.staying, r.leave = context.WithCancel(r.ctx)

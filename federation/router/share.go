@@ -53,8 +53,8 @@ type Share struct {
 		inFlight int
 		lanes    map[*Lane]int // upstream connections with produces on their way
 		silent   map[*Lane]bool
-		unsure   time.Time     // when a produce last lost its connection before its answer
-		changed  chan struct{} // closed at the next change of record, term or open
+		unsure   map[spillway.SiteID]time.Time // when a produce to the site last lost its connection before its answer
+		changed  chan struct{}                 // closed at the next change of record, term or open
 		// first is the view of all partitions that no map knows, made for the
 		// term that began with firstBase.
 		first     *offsetmap.View
@@ -86,6 +86,7 @@ func NewShare(id spillway.ShareID, group spillway.FailoverGroup) *Share {
 	s.mu.changed = make(chan struct{})
 	s.mu.lanes = make(map[*Lane]int)
 	s.mu.silent = make(map[*Lane]bool)
+	s.mu.unsure = make(map[spillway.SiteID]time.Time)
 	return s
 }
 
@@ -204,10 +205,13 @@ func (s *Share) leave(lane *Lane, unsure, silent bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if unsure {
-		s.mu.unsure = time.Now()
+		s.mu.unsure[lane.Site] = time.Now()
 	}
-	if silent {
+	switch {
+	case silent && lane.alive():
 		s.mu.silent[lane] = true
+	case silent: // no barrier can follow any more
+		s.mu.unsure[lane.Site] = time.Now()
 	}
 	if s.mu.lanes[lane]--; s.mu.lanes[lane] == 0 {
 		delete(s.mu.lanes, lane)
@@ -321,22 +325,23 @@ func (s *Share) settleSilent(l *Lane, sure bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.silent[l] && !sure {
-		s.mu.unsure = time.Now()
+		s.mu.unsure[l.Site] = time.Now()
 	}
 	delete(s.mu.silent, l)
 }
 
-func (s *Share) markUnsure() {
+func (s *Share) markUnsure(l *Lane) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.unsure = time.Now()
+	s.mu.unsure[l.Site] = time.Now()
 }
 
-// unsureSince tells whether a produce lost its connection after from.
+// unsureSince tells whether a produce to the site of the term lost its connection after
+// from. What went to another site cannot move the end of this one's log.
 func (s *Share) unsureSince(from time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.mu.unsure.After(from)
+	return s.mu.unsure[s.mu.term.Site].After(from)
 }
 
 // ackSites is how many sites must have a record before its producer is

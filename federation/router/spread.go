@@ -44,7 +44,6 @@ type spread struct {
 	mu struct {
 		sync.Mutex
 		serving, near lb.Set // as the balancer knows it
-		refreshing    map[spillway.SiteID]bool
 	}
 }
 
@@ -71,7 +70,6 @@ func newSpreads(r *Router) map[string]*spread {
 
 func newSpread(r *Router, of spillway.Siblings) *spread {
 	s := &spread{router: r, siblings: of, site: r.config.Site, homeFirst: of.Balance == spillway.HomeFirst, begun: time.Now()}
-	s.mu.refreshing = make(map[spillway.SiteID]bool)
 	c := lb.Config{Policy: lb.Policy(of.Balance), Rand: rand.NewPCG(rand.Uint64(), rand.Uint64()), Outliers: lb.Outliers{Consecutive: failuresMax, LatencyMax: answerMax}}
 	if s.homeFirst {
 		c.Policy = lb.RoundRobin // over the others
@@ -133,25 +131,6 @@ func (s *spread) done(index int, outcome lb.Outcome, took time.Duration) {
 	if e, yes := s.balancer.Done(time.Since(s.begun), index, outcome, took); yes {
 		s.router.events.ejected(s.shares[index].ID, e.For, e.Why)
 	}
-}
-
-// refresh asks a site anew where its leaders are. Nobody waits for it: another site
-// takes the batch.
-func (s *spread) refresh(site spillway.SiteID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mu.refreshing[site] {
-		return
-	}
-	s.mu.refreshing[site] = true
-	s.router.background.Go(func() {
-		ctx, cancel := context.WithTimeout(s.router.ctx, topicsAskMax)
-		defer cancel()
-		_ = s.router.sites[site].Refresh(ctx) // the next look finds out whether it helped
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.mu.refreshing[site] = false
-	})
 }
 
 // spreadOut says where those parts of unordered groups go that nobody has sent yet.
@@ -225,7 +204,7 @@ func (p *part) connectSomewhere(ctx context.Context, away map[*spread]lb.Set) er
 		case saysNothingOfSite(err):
 		default:
 			away[p.spread] |= lb.Of(i)
-			p.spread.refresh(p.term.Site)
+			p.op.client.router.refresh(p.term.Site)
 			outcome = lb.Failed
 		}
 		if !p.elsewhere(i, outcome) {

@@ -14,6 +14,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/broker/conn"
 	"spillway/federation/authentication"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
@@ -80,31 +81,54 @@ func refuse(code *kerr.Error, format string, args ...any) *topicError {
 var errUnread = refuse(kerr.NotController, "what clients may do is not known yet; ask again")
 
 // answerTo puts an error into Kafka's words. What nobody can know any better is told as a
-// time-out: the client looks, and asks again.
-func answerTo(err error) (code int16, message *string) {
+// time-out: the client looks, and asks again. Brokers, and where they are, are named in the
+// log only (promise D).
+func (r *Router) answerTo(err error) (code int16, message *string) {
 	var own *topicError
 	var site *kerr.Error
+	var fault *conn.Fault
+	text := ""
 	switch {
 	case err == nil:
 		return 0, nil
 	case errors.As(err, &own):
 		return own.code.Code, &own.message
-	case errors.Is(err, topicchange.ErrPending), errors.Is(err, topicchange.ErrGone), errors.Is(err, context.DeadlineExceeded):
-		code = kerr.RequestTimedOut.Code
+	case errors.Is(err, topicchange.ErrPending):
+		code, text = kerr.RequestTimedOut.Code, topicchange.ErrPending.Error()
+	case errors.Is(err, topicchange.ErrGone):
+		code, text = kerr.RequestTimedOut.Code, topicchange.ErrGone.Error()
+	case errors.Is(err, context.DeadlineExceeded):
+		code, text = kerr.RequestTimedOut.Code, "no answer came in time; look what became of it, and ask again"
 	case errors.Is(err, topicchange.ErrTooMany):
-		code = kerr.ThrottlingQuotaExceeded.Code // asked again
+		code, text = kerr.ThrottlingQuotaExceeded.Code, err.Error() // asked again
 	case errors.Is(err, broker.ErrNotAuthorized):
 		// The gateway's own rights are too few; the client cannot mend it.
-		code = kerr.PolicyViolation.Code
-	case errors.Is(err, coordination.ErrUnavailable), errors.Is(err, topicchange.ErrMoves):
-		code = kerr.NotController.Code // asked again
+		code, text = kerr.PolicyViolation.Code, "the gateway itself may not do that at the site"
+	case errors.Is(err, coordination.ErrUnavailable):
+		code, text = kerr.NotController.Code, "the coordinator store does not answer; ask again" // asked again
+	case errors.Is(err, topicchange.ErrMoves):
+		code, text = kerr.NotController.Code, err.Error() // asked again
+	case errors.As(err, &fault):
+		code, text = kerr.RequestTimedOut.Code, "the site does not answer; look what became of it, and ask again"
 	case errors.As(err, &site):
-		code = site.Code
+		code, text = site.Code, err.Error()
 	default:
-		code = kerr.UnknownServerError.Code
+		code, text = kerr.UnknownServerError.Code, "this cannot be done; the log of the gateway says why"
 	}
-	text := err.Error()
+	if code != kerr.ThrottlingQuotaExceeded.Code && site == nil {
+		r.changeFailed(err)
+	}
 	return code, &text
+}
+
+// changeFailed tells the log, but for what only shows that the client had no more time.
+func (r *Router) changeFailed(err error) {
+	for _, ordinary := range []error{topicchange.ErrMoves, topicchange.ErrGone, context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, ordinary) {
+			return
+		}
+	}
+	r.events.changeFailed(err)
 }
 
 // who asks, for the audit log. What others have chosen is quoted, so that nothing of it looks

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -348,6 +349,31 @@ func TestAGatewayWithoutRightsSaysSo(t *testing.T) {
 			t.Errorf("told %q", told)
 		}
 	})
+}
+
+// A fence that a move left for a moment denies the gateway some partitions: the client tries
+// again, with all of them, since librdkafka gives a transaction up for one that was not attempted.
+func TestPartitionsThatAFenceDeniesAreTriedAgain(t *testing.T) {
+	answer := func(codes ...int16) *kmsg.AddPartitionsToTxnResponse {
+		resp := kmsg.NewPtrAddPartitionsToTxnResponse()
+		topic := kmsg.NewAddPartitionsToTxnResponseTopic()
+		for _, code := range codes {
+			topic.Partitions = append(topic.Partitions, kmsg.AddPartitionsToTxnResponseTopicPartition{ErrorCode: code})
+		}
+		resp.Topics = append(resp.Topics, topic)
+		return resp
+	}
+	denied, notTried, again, other := kerr.TopicAuthorizationFailed.Code, kerr.OperationNotAttempted.Code, kerr.CoordinatorLoadInProgress.Code, kerr.UnknownTopicOrPartition.Code
+	for _, c := range []struct{ is, want []int16 }{
+		{[]int16{notTried, denied}, []int16{again, again}},
+		{[]int16{notTried, other}, []int16{notTried, other}},
+		{[]int16{0, 0}, []int16{0, 0}},
+	} {
+		got, want := answer(c.is...), answer(c.want...)
+		if fenced(got); !reflect.DeepEqual(got, want) {
+			t.Errorf("%v becomes %+v, want %v", c.is, got.Topics[0].Partitions, c.want)
+		}
+	}
 }
 
 // A fenced producer that did not notice costs the coordinator a question in a second, not

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"net"
 	"syscall"
 
@@ -45,4 +46,39 @@ func poll(c net.Conn, events int16) (hold int16, ok bool) {
 		}
 	})
 	return hold, err == nil
+}
+
+// socketOf is what awaitReadable takes; nil where the connection is no socket, or has
+// buffers of its own above it (TLS).
+func socketOf(c net.Conn) syscall.RawConn {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil // closed, as the first read finds
+	}
+	return raw
+}
+
+// awaitReadable waits in the runtime's poller until something of the socket can be read,
+// reading nothing, or until its read deadline. The end of the stream can be read, too.
+func awaitReadable(raw syscall.RawConn) error {
+	var fault error
+	err := raw.Read(func(fd uintptr) bool {
+		var one [1]byte
+		for {
+			_, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			switch {
+			case errors.Is(err, unix.EINTR):
+				continue
+			case errors.Is(err, unix.EAGAIN):
+				return false
+			}
+			fault = err
+			return true
+		}
+	})
+	return errors.Join(err, fault)
 }

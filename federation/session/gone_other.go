@@ -2,7 +2,10 @@
 
 package session
 
-import "net"
+import (
+	"net"
+	"syscall"
+)
 
 // Gone is only known on Linux. Elsewhere the context of the session has to do:
 // it ends when the reader meets the end of the stream.
@@ -10,3 +13,8 @@ func Gone(net.Conn) bool { return false }
 
 // readable is not known there.
 func readable(net.Conn) bool { return false }
+
+// socketOf is nil: connections keep their buffers there.
+func socketOf(net.Conn) syscall.RawConn { return nil }
+
+func awaitReadable(syscall.RawConn) error { return nil }

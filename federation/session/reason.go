@@ -24,7 +24,6 @@ const (
 	ReasonMalformed  Reason = "malformed"             // the body cannot be read
 	ReasonTooMany    Reason = "too-many"              // a request names more than is served in one
 	ReasonRefused    Reason = "refused"               // a request without an answer could not be served (acks 0)
-	ReasonUpstream   Reason = "upstream"              // the site closed the connection of a request without an answer
 	ReasonNoLogin    Reason = "unauthenticated"       // the client did not say who it is, in time or before it asked
 	ReasonLogin      Reason = "authentication"        // what it said was not accepted
 	ReasonExpired    Reason = "session-expired"       // the login was not renewed in time

@@ -1,13 +1,13 @@
 package session
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +33,22 @@ func (r Request) Reserve(want int64) (room int64) {
 	room = r.slot.session.budget.room(want)
 	r.Hold(room)
 	return room
+}
+
+// Whole makes room for an answer that cannot be smaller, beside others like it: together they
+// have a part of the budget, or one of them as much as it needs. It waits for them, wholeMax at
+// most, and tells whether there is room. Call it in the Answer, before anything is allocated.
+func (r Request) Whole(ctx context.Context, bytes int64) bool {
+	if r.slot == nil || bytes <= frameBytesFree {
+		return true
+	}
+	s := r.slot.session
+	if !s.budget.takeWhole(ctx, bytes, func() bool { return Gone(s.conn) }) {
+		return false
+	}
+	r.slot.whole = bytes
+	r.Hold(bytes)
+	return true
 }
 
 // CameAt is when the first of the request was read from the connection: its client
@@ -66,6 +82,14 @@ func (r Request) Weigh(bytes int64) {
 	if r.slot != nil {
 		r.slot.size += bytes
 		r.slot.session.count(bytes)
+	}
+}
+
+// Until has the bytes of the request count until done is closed, though its client leaves
+// before. Call it in Begin.
+func (r Request) Until(done <-chan struct{}) {
+	if r.slot != nil {
+		r.slot.until = done
 	}
 }
 
@@ -162,6 +186,7 @@ type Session struct {
 	budget  *Budget
 	events  Events
 	drain   chan struct{}
+	gathers bool // the system takes several pieces at once; TLS does not
 
 	requests chan *slot    // read, not yet begun
 	order    chan *slot    // begun, not yet answered, oldest first
@@ -198,9 +223,11 @@ type slot struct {
 	read    time.Time // the last
 	left    bool      // its client was seen to have gone before it was read
 	answer  Answer
+	until   <-chan struct{} // what it holds is held; nil: until the answer
 
 	// Set by the answer.
 	rest       [][]byte // behind its body
+	whole      int64    // of the budget's part for whole answers
 	afterWrite func(error)
 	pause      time.Duration
 	lifted     func() bool
@@ -217,6 +244,7 @@ func New(c net.Conn, h Handler, l Limits, budget *Budget, e Events) *Session {
 		slots:    make(chan struct{}, l.InFlightMax),
 		window:   window{max: l.InFlightBytesMax, room: make(chan struct{}, 1)},
 	}
+	_, s.gathers = c.(*net.TCPConn)
 	if gate, ok := h.(Gate); ok && !gate.Admitted() {
 		s.gate, s.admitBy = gate, time.Now().Add(l.AdmitMax)
 	}
@@ -290,13 +318,10 @@ func (s *Session) draining() bool {
 	}
 }
 
-// readBytes is what a connection costs that says little. A frame is allocated when so
-// much of it has come, or all of it.
-const readBytes = 16 << 10
-
 // read takes frames until the stream ends. Its error is never nil.
 func (s *Session) read(ctx context.Context) error {
-	r := bufio.NewReaderSize(s.conn, readBytes)
+	in := newBuffered(s.conn)
+	defer in.release()
 	for {
 		select {
 		case s.slots <- struct{}{}:
@@ -311,7 +336,7 @@ func (s *Session) read(ctx context.Context) error {
 		if err := s.window.wait(ctx, s.budget, func() bool { return Gone(s.conn) }); err != nil {
 			return err
 		}
-		frame, came, err := s.frame(ctx, r)
+		frame, came, err := s.frame(ctx, in)
 		if err != nil {
 			return err
 		}
@@ -320,7 +345,7 @@ func (s *Session) read(ctx context.Context) error {
 			return Close(ReasonHeader, err)
 		}
 		s.greeted = true
-		s.buffered.Store(r.Buffered() > 0)
+		s.buffered.Store(in.Buffered() > 0)
 		sl := &slot{session: s, size: int64(len(frame)), came: came, read: time.Now(), left: s.left}
 		sl.req = Request{RequestHeader: h, Body: body, slot: sl}
 		s.requests <- sl // never full: slots bound it
@@ -372,9 +397,8 @@ func (s *Session) bytesMax() int {
 }
 
 // frame reads a frame, and counts it before it is allocated. It tells when the frame began.
-func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, came time.Time, err error) {
-	s.deadline(s.limits.IdleMax)
-	if _, err := r.Peek(1); err != nil {
+func (s *Session) frame(ctx context.Context, r *buffered) (frame []byte, came time.Time, err error) {
+	if err := s.await(r); err != nil {
 		return nil, came, s.readFault(err, ReasonIdle, ReasonClient)
 	}
 	came = time.Now()
@@ -416,6 +440,23 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 	}
 	s.largest = max(s.largest, size)
 	return frame, came, nil
+}
+
+// await returns when the next frame has begun. A connection that says nothing for a moment
+// gives its buffer back meanwhile.
+func (s *Session) await(r *buffered) error {
+	idle := s.limits.IdleMax
+	if r.lent() {
+		first := min(bufferIdle, idle)
+		s.deadline(first)
+		_, err := r.Peek(1)
+		if idle -= first; idle <= 0 || !errors.Is(err, os.ErrDeadlineExceeded) || s.draining() {
+			return err
+		}
+		r.release()
+	}
+	s.deadline(idle)
+	return r.await()
 }
 
 // deadline sets the read deadline unless Drain has set its own.
@@ -530,6 +571,9 @@ func (s *Session) put(sl *slot, body []byte) error {
 		sl.req.Hold(max(int64(size), sl.held))
 	}
 	head[0], head[1], head[2], head[3] = byte(size>>24), byte(size>>16), byte(size>>8), byte(size)
+	if !s.gathers {
+		pieces = gathered(pieces)
+	}
 	s.conn.SetWriteDeadline(time.Now().Add(s.limits.WriteMax))
 	if _, err := pieces.WriteTo(s.conn); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -538,6 +582,23 @@ func (s *Session) put(sl *slot, body []byte) error {
 		return Close(ReasonClient, err)
 	}
 	return nil
+}
+
+// recordBytesMax is TLS's.
+const recordBytesMax = 16 << 10
+
+// gathered puts pieces together up to the size of a TLS record. Each piece that is left is a
+// record, and a call of the system, of its own.
+func gathered(pieces net.Buffers) net.Buffers {
+	out := pieces[:0:0]
+	for _, p := range pieces {
+		if n := len(out); n > 0 && len(out[n-1])+len(p) <= recordBytesMax {
+			out[n-1] = append(out[n-1], p...)
+			continue
+		}
+		out = append(out, slices.Clip(p)) // or what is appended would be written into it
+	}
+	return out
 }
 
 // end closes the connection from the inside: nothing more is read or written.
@@ -557,5 +618,18 @@ func (s *Session) count(more int64) {
 
 func (s *Session) done(sl *slot) {
 	<-s.slots // before who waits for room is woken: it counts them too
-	s.count(-sl.size - sl.held)
+	s.budget.giveWhole(sl.whole)
+	bytes := sl.size + sl.held
+	if sl.until != nil {
+		select {
+		case <-sl.until:
+		default: // the client has left
+			go func() {
+				<-sl.until
+				s.count(-bytes)
+			}()
+			return
+		}
+	}
+	s.count(-bytes)
 }

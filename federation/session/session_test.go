@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -375,6 +376,107 @@ func TestAnswersAreInTheBudget(t *testing.T) {
 		r.ends(t, ReasonClient)
 		other.ends(t, ReasonClient)
 	})
+}
+
+// What a client sent counts while it is held for the site, though the client has left: one
+// that comes again and again would have the process hold any amount.
+func TestBytesCountUntilTheyAreDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget, done := NewBudget(1<<20), make(chan struct{})
+		r := newRig(t)
+		r.run(t, untils{r.handler, done}, Limits{}, budget)
+		r.write(frameOf(1, 1000))
+		<-r.begun
+		r.client.Close()
+		r.ends(t, ReasonClient)
+		if used := budget.Used(); used < 1000 {
+			t.Errorf("%d bytes are counted, though they are held", used)
+		}
+		close(done)
+		synctest.Wait()
+		if used := budget.Used(); used != 0 {
+			t.Errorf("%d bytes are never given back", used)
+		}
+	})
+}
+
+// untils holds what comes until done is closed.
+type untils struct {
+	*handler
+	done chan struct{}
+}
+
+func (u untils) Begin(ctx context.Context, req Request) (Answer, error) {
+	req.Until(u.done)
+	return u.handler.Begin(ctx, req)
+}
+
+// Answers that cannot be smaller wait for each other, and for nothing else: what produces hold
+// may be given back only behind such an answer. None waits for ever, and the first one gets
+// room however large it is.
+func TestWholeAnswersWaitForEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(1_000_000)
+		ask := func() (*rig, Request) {
+			r := start(t, Limits{}, budget)
+			r.write(frameOf(1, 0))
+			return r, <-r.begun
+		}
+		full, _ := ask()
+		full.write(frameOf(2, 990_000)) // a produce that is held
+		synctest.Wait()
+		first, request := ask()
+		if !request.Whole(t.Context(), 2_000_000) {
+			t.Error("the first one gets no room")
+		}
+		second, request := ask()
+		got := make(chan bool, 1)
+		go func() { got <- request.Whole(t.Context(), 100_000) }()
+		time.Sleep(wholeMax / 2)
+		select {
+		case <-got:
+			t.Error("it did not wait for the first one")
+		default:
+		}
+		first.answers <- []byte("x")
+		first.receive(t)
+		if !<-got {
+			t.Error("there is no room, though the first answer was written")
+		}
+		third, request := ask()
+		if request.Whole(t.Context(), 200_000) {
+			t.Error("there is room for more than a part of the budget")
+		}
+		if !request.Whole(t.Context(), frameBytesFree) {
+			t.Error("a small one waits")
+		}
+		for _, r := range []*rig{full, first, second, third} {
+			r.client.Close()
+			r.ends(t, ReasonClient)
+		}
+		if budget.Used() != 0 || budget.whole.Load() != 0 {
+			t.Errorf("%d and %d bytes are never given back", budget.Used(), budget.whole.Load())
+		}
+	})
+}
+
+// Under TLS each write is a record and a call of the system: what fits into one is one.
+func TestSmallPiecesAreWrittenTogether(t *testing.T) {
+	small, record := bytes.Repeat([]byte("a"), 100), bytes.Repeat([]byte("b"), recordBytesMax)
+	shared := append(make([]byte, 0, 1<<10), small...)
+	in := net.Buffers{shared[:50], shared[50:], record, small, small, record[:recordBytesMax-150], small}
+	want, _ := io.ReadAll(&net.Buffers{shared[:50], shared[50:], record, small, small, record[:recordBytesMax-150], small})
+	out := gathered(in)
+	var sizes []int
+	for _, p := range out {
+		sizes = append(sizes, len(p))
+	}
+	if !slices.Equal(sizes, []int{100, recordBytesMax, 200, recordBytesMax - 50}) {
+		t.Errorf("pieces of %v", sizes)
+	}
+	if got, _ := io.ReadAll(&out); !bytes.Equal(got, want) {
+		t.Error("they are not what was to be written")
+	}
 }
 
 // What is written behind the body is of the same frame, in order, and in the budget.

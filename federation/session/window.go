@@ -13,6 +13,9 @@ import (
 type Budget struct {
 	max  int64
 	used atomic.Int64
+	// whole is what answers that cannot be smaller use of it. They wait for each other only:
+	// what produces hold may not be given back before such an answer was written.
+	whole atomic.Int64
 }
 
 // NewBudget bounds to bytesMax.
@@ -69,6 +72,41 @@ func (b *Budget) wait(ctx context.Context, size int64, gone func() bool) error {
 		}
 	}
 	return nil
+}
+
+// wholeMax is how long an answer waits for others: less than clients wait for it.
+const wholeMax = 10 * time.Second
+
+// takeWhole waits until there is room for a whole answer, and takes it; giveWhole must follow.
+func (b *Budget) takeWhole(ctx context.Context, bytes int64, gone func() bool) bool {
+	if b == nil {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, wholeMax)
+	defer cancel()
+	for {
+		used := b.whole.Load()
+		if used > 0 && used+bytes > b.max/answerPart {
+			select {
+			case <-time.After(budgetPause):
+			case <-ctx.Done():
+				return false
+			}
+			if gone() {
+				return false
+			}
+			continue
+		}
+		if b.whole.CompareAndSwap(used, used+bytes) {
+			return true
+		}
+	}
+}
+
+func (b *Budget) giveWhole(bytes int64) {
+	if b != nil && bytes > 0 {
+		b.whole.Add(-bytes)
+	}
 }
 
 // wait until there is room for another frame. Its size is not known yet.

@@ -44,11 +44,18 @@ func (r *Reader) note(g Gap) {
 	switch {
 	case g.emptied():
 		delete(r.mu.hidden, tp)
+		delete(r.mu.highest, tp)
 	case g.hides(), g.late():
 		if r.mu.hidden[tp] == nil {
 			r.mu.hidden[tp] = make(map[string]Gap)
 		}
 		r.mu.hidden[tp][g.ID] = g
+		if r.mu.highest[tp] == nil {
+			r.mu.highest[tp] = make(map[string]Gap)
+		}
+		if other, known := r.mu.highest[tp][g.Kind]; !known || other.LocalFrom < g.LocalFrom {
+			r.mu.highest[tp][g.Kind] = g
+		}
 	}
 }
 
@@ -83,8 +90,8 @@ func (r *Reader) say(counts func(Gap, *offsetmap.View) bool) map[string]string {
 		partitions []int32
 	}
 	r.mu.RLock()
-	hidden := make(map[spillway.TopicPartition][]Gap, len(r.mu.hidden))
-	for tp, gaps := range r.mu.hidden {
+	hidden := make(map[spillway.TopicPartition][]Gap, len(r.mu.highest))
+	for tp, gaps := range r.mu.highest {
 		hidden[tp] = slices.Collect(maps.Values(gaps))
 	}
 	r.mu.RUnlock()

@@ -51,6 +51,7 @@ type Reader struct {
 		maps    map[spillway.TopicPartition]*offsetmap.Map
 		gaps    map[string]Gap
 		hidden  map[spillway.TopicPartition]map[string]Gap // those of gaps that hide a part of the log as it is
+		highest map[spillway.TopicPartition]map[string]Gap // of hidden, that of each kind which lies highest: it is in danger if any is
 		origins map[string][]Origin                        // by topic, in the order of their claims
 		rules   map[string]rewrite.Text
 		floors  map[string]spillway.Epoch
@@ -65,6 +66,8 @@ type Reader struct {
 		moved   chan struct{} // closed when next changes
 		skipped int           // records that could not be understood
 		problem error         // why nothing can be read, nil while it works
+		whole   bool          // all that was there was read once, since it was forgotten last
+		forgot  int           // how often that was
 	}
 }
 
@@ -191,6 +194,14 @@ func (r *Reader) unclaim(topic string, site spillway.SiteID) {
 	r.mu.origins[topic] = slices.DeleteFunc(slices.Clone(r.mu.origins[topic]), func(c Origin) bool { return c.Site == site })
 }
 
+// Gap is one entry of the gap log.
+func (r *Reader) Gap(id string) (g Gap, ok bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	g, ok = r.mu.gaps[id]
+	return g, ok
+}
+
 // Gaps is the gap log of the site, oldest first.
 func (r *Reader) Gaps() []Gap {
 	r.mu.RLock()
@@ -314,6 +325,28 @@ func (r *Reader) CaughtUp(ctx context.Context) error {
 	return r.WaitFor(ctx, int64(ends[topic])-1)
 }
 
+// Whole returns once everything was applied that was in the topic at some time since it was
+// read from its beginning: until then what is not found may only not have been read. A site
+// without a map topic has nothing to read.
+func (r *Reader) Whole(ctx context.Context) error {
+	for {
+		r.mu.RLock()
+		whole, forgot := r.mu.whole, r.mu.forgot
+		r.mu.RUnlock()
+		if whole {
+			return nil
+		}
+		if err := r.CaughtUp(ctx); err != nil && !errors.Is(err, broker.ErrUnknownTopic) {
+			return err
+		} else if err != nil {
+			return nil // asked again: it may be created with what it had
+		}
+		r.mu.Lock()
+		r.mu.whole = r.mu.forgot == forgot
+		r.mu.Unlock()
+	}
+}
+
 // forget empties the maps: at the start, and when the topic lost records.
 func (r *Reader) forget() {
 	r.mu.Lock()
@@ -321,6 +354,7 @@ func (r *Reader) forget() {
 	r.mu.maps = make(map[spillway.TopicPartition]*offsetmap.Map)
 	r.mu.gaps = make(map[string]Gap)
 	r.mu.hidden = make(map[spillway.TopicPartition]map[string]Gap)
+	r.mu.highest = make(map[spillway.TopicPartition]map[string]Gap)
 	r.mu.origins = make(map[string][]Origin)
 	r.mu.rules = make(map[string]rewrite.Text)
 	r.mu.floors, r.mu.kept = make(map[string]spillway.Epoch), make(map[string]spillway.Epoch)
@@ -339,6 +373,8 @@ func (r *Reader) forget() {
 	r.mu.acls = make(map[spillway.ACL]metadata.OwnedACL)
 	r.mu.quotas = make(map[string]map[string]metadata.Owned)
 	r.mu.next = 0
+	r.mu.whole = false
+	r.mu.forgot++
 }
 
 // follow reads until ctx ends. It goes on after every fault.

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -52,21 +53,55 @@ func Site(ctx context.Context, cluster broker.Cluster) (Result, error) {
 		topic = md.Topics[CanaryTopic]
 	}
 	r := Result{Brokers: len(md.Nodes)}
-	working, last := 0, errors.New("the canary topic has no partitions")
-	for _, p := range topic.Partitions {
-		tp := spillway.TopicPartition{Topic: CanaryTopic, Partition: p.Partition}
-		if err := canary(ctx, cluster, tp, p.Leader); err != nil {
-			last = err
-			r.Failing = fmt.Sprintf("%s: %v", tp, err)
-			continue
+	if len(topic.Partitions) == 0 {
+		return r, errors.New("the canary topic has no partitions")
+	}
+	faults := canaries(ctx, cluster, topic.Partitions)
+	working, first := 0, -1
+	for i, err := range faults {
+		switch {
+		case err == nil:
+			working++
+		case first < 0:
+			first = i
 		}
-		working++
+	}
+	if first >= 0 {
+		r.Failing = fmt.Sprintf("%s-%d: %v", CanaryTopic, topic.Partitions[first].Partition, faults[first])
+		if others := len(faults) - working - 1; others > 0 {
+			r.Failing += fmt.Sprintf(" (and %d more of %d canaries)", others, len(faults))
+		}
 	}
 	if working == 0 {
 		_ = cluster.Refresh(ctx) // the next probe looks for leaders again
-		return r, fmt.Errorf("no canary partition takes a record: %w", last)
+		return r, fmt.Errorf("no canary partition takes a record: %w", errors.Join(faults...))
 	}
 	return r, nil
+}
+
+// canariesAtOnce bounds the connections of one probe. It is far above the brokers of
+// a site: those that hang must leave room for those that work.
+const canariesAtOnce = 1000
+
+// canaries tries all of them at once, so that each has the whole time: the leader of
+// one may take connections and never answer, and what it used up of a common time
+// the others would lack, until the site looked dead.
+func canaries(ctx context.Context, cluster broker.Cluster, partitions []broker.PartitionMetadata) []error {
+	faults, turns := make([]error, len(partitions)), make(chan struct{}, canariesAtOnce)
+	var wg sync.WaitGroup
+	for i, p := range partitions {
+		wg.Go(func() {
+			select {
+			case turns <- struct{}{}:
+				defer func() { <-turns }()
+				faults[i] = canary(ctx, cluster, spillway.TopicPartition{Topic: CanaryTopic, Partition: p.Partition}, p.Leader)
+			case <-ctx.Done():
+				faults[i] = ctx.Err()
+			}
+		})
+	}
+	wg.Wait()
+	return faults
 }
 
 // canary produces one record with acks=all and fetches it back.
@@ -123,6 +158,44 @@ func Fenced(ctx context.Context, cluster broker.Cluster, tps []spillway.TopicPar
 		if err != nil || !ok {
 			return false, err
 		}
+	}
+	return true, nil
+}
+
+// Takes tells whether the leaders that can be reached, each within so long, take this
+// principal's writes. No leader answers: that is an error.
+// It is for a site that is to serve again: a broker that hangs serves nobody, and must
+// not keep the others from doing so.
+func Takes(ctx context.Context, cluster broker.Cluster, leaders map[int32][]spillway.TopicPartition, each time.Duration) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, each)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var faults []error
+	refused := false
+	for leader, tps := range leaders {
+		wg.Go(func() {
+			parts := make([]sitelog.ProducePart, 0, len(tps))
+			for _, tp := range tps {
+				parts = append(parts, sitelog.ProducePart{TopicPartition: tp, Batch: unappendable()})
+			}
+			ok, err := fencedAt(ctx, cluster, leader, parts, false)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				faults = append(faults, err)
+			} else if !ok {
+				refused = true
+				cancel() // the others would change nothing
+			}
+		})
+	}
+	wg.Wait()
+	if refused {
+		return false, nil
+	}
+	if len(faults) == len(leaders) && len(leaders) > 0 {
+		return false, fmt.Errorf("no leader says whether it takes writes: %w", errors.Join(faults...))
 	}
 	return true, nil
 }

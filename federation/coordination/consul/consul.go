@@ -238,6 +238,10 @@ func (s *Store) Txn(ctx context.Context, ops []coordination.Op) error {
 	if len(ops) == 0 {
 		return nil
 	}
+	if op := ops[0]; len(ops) == 1 && !op.Check && !op.Delete {
+		_, err := s.Put(ctx, op.Key, op.Value, op.Version) // it may be large
+		return err
+	}
 	_, err := s.apply(ctx, ops)
 	return err
 }

@@ -20,15 +20,13 @@ import (
 const (
 	// neverVersion is no version of any key.
 	neverVersion = math.MaxInt64
-	// rulesMax is what one transaction takes.
-	rulesMax = 64
 )
 
 // Lacking tells which rules a token does not fulfil. An error: Consul cannot say, or
 // (ErrDenied) does not know the token at all.
 func (s *Store) Lacking(ctx context.Context, token string, rules []coordination.Rule) ([]coordination.Rule, error) {
 	var lacking []coordination.Rule
-	for part := range slices.Chunk(rules, rulesMax) {
+	for part := range slices.Chunk(rules, coordination.OpsMax) {
 		ctx, cancel := context.WithTimeout(ctx, callMax)
 		defer cancel()
 		ops := make(api.TxnOps, len(part))

@@ -199,6 +199,17 @@ func limits(t *testing.T, s coordination.Store, p string) {
 	if _, err := s.Put(ctx, p+"more", append(large, 0), 0); err == nil || errors.Is(err, coordination.ErrUnavailable) {
 		t.Fatalf("a value over the limit must be refused for good: %v", err)
 	}
+	if err := s.Txn(ctx, []coordination.Op{{Key: p + "large", Value: large, Version: v}}); err != nil {
+		t.Fatalf("large value in a transaction of its own: %v", err)
+	}
+	half := large[:190<<10]
+	if err := s.Txn(ctx, []coordination.Op{{Key: p + "half/1", Value: half}, {Key: p + "half/2", Value: half}}); err != nil {
+		t.Fatalf("two values of %d bytes in a transaction: %v", len(half), err)
+	}
+	err = s.Txn(ctx, []coordination.Op{{Key: p + "half/3", Value: large[:200<<10]}, {Key: p + "half/4", Value: half}})
+	if err == nil || errors.Is(err, coordination.ErrUnavailable) {
+		t.Fatalf("a transaction over the limit must be refused for good: %v", err)
+	}
 	ops := make([]coordination.Op, coordination.OpsMax+1)
 	for i := range ops {
 		ops[i] = coordination.Op{Key: fmt.Sprintf("%sop/%02d", p, i), Value: []byte{1}}

@@ -227,7 +227,10 @@ func (r *sliceReader) Read(p []byte) (int, error) {
 // Get reads one key.
 func (c *Client) Get(ctx context.Context, key string) (coordination.Entry, error) {
 	a, err := c.call(ctx, pathGet, request{Key: key}, callMax)
-	if err != nil || len(a.Entries) != 1 {
+	if err == nil && len(a.Entries) != 1 {
+		err = fmt.Errorf("%w: embedded store: %d entries in the answer about %s, where there must be one", coordination.ErrUnavailable, len(a.Entries), key)
+	}
+	if err != nil {
 		return coordination.Entry{}, err
 	}
 	return a.Entries[0], nil

@@ -111,6 +111,22 @@ func TestOnlyLocalProcessesAreServed(t *testing.T) {
 	}
 }
 
+// An answer without the entry that was asked for is a fault, and no entry of version 0: that
+// would be a key that nobody has written yet.
+func TestAnAnswerWithoutTheEntryIsAFault(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") })}
+	served := make(chan struct{})
+	go func() { defer close(served); _ = server.Serve(l) }() // ends with Close
+	defer func() { _ = server.Close(); <-served }()
+	if e, err := embedded.Dial(l.Addr().String()).Get(t.Context(), "shares/orders"); !errors.Is(err, coordination.ErrUnavailable) {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
 // A watcher must hear of changes made while the process was away, deletions too.
 func TestWatchOutlivesARestart(t *testing.T) {
 	t.Parallel()
