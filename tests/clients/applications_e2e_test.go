@@ -23,16 +23,21 @@ import (
 // source and a sink, move together from real Kafka of one release to another and back, under
 // load. Nobody touches them. The sink writes into a file what Streams made of the orders; the
 // source carries the lines of another file into a topic.
+//
+// A second worker has a source with exactly.once.source.support. Its task ends for good with the
+// first transaction after a move, as it does with any error of a transaction. Once somebody has
+// started it again nothing is missing and nothing is there twice. When it goes on by itself
+// this test fails: then docs/clients.md has to say so.
 func TestStreamsAndConnectMoveTogether(t *testing.T) {
 	begun := time.Now()
 	w := world.Start(t, world.Options{
 		Sites: []string{"east", "west"}, Versions: map[string]string{"east": "4.3.1", "west": "3.9.2"}, Consuls: 1, Partitions: 2,
 		Topics: []string{"bills", "billing-*", "connect-*"}, Administration: "topics",
-		Extra: `    transactionalIds: ["billing-*"]`,
+		Extra: `    transactionalIds: ["billing-*", "connect-*"]`, // Connect puts its group in front of its ids
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
-	javaTopics(t, w.Bootstrap[0], "create bills 2 1")
+	createTopic(t, w, "bills", 2)
 
 	billing, err := clients.StartBills(ctx, w.Bootstrap, "billing", "orders", "bills", w.Dir(), map[string]string{
 		"num.stream.threads":            "2",
@@ -43,30 +48,44 @@ func TestStreamsAndConnectMoveTogether(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(billing.Kill)
-	connect, err := clients.StartConnect(ctx, w.Bootstrap, "connect-shop", w.Dir(), map[string]string{"consumer.isolation.level": "read_committed"})
-	if err != nil {
-		t.Fatal(err)
+	worker := func(id, setting, value string) *clients.Connect {
+		t.Helper()
+		c, err := clients.StartConnect(ctx, w.Bootstrap, id, w.Dir(), map[string]string{setting: value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Kill)
+		return c
 	}
-	t.Cleanup(connect.Kill)
+	connect := worker("connect-shop", "consumer.isolation.level", "read_committed")
+	exactly := worker("connect-exactly", "exactly.once.source.support", "enabled")
 	stock, paid := filepath.Join(w.Dir(), "stock.txt"), filepath.Join(w.Dir(), "paid.txt")
 	lines, err := os.Create(stock)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = lines.Close() }()
-	connectors := map[string]map[string]string{
-		"stock": {"connector.class": "org.apache.kafka.connect.file.FileStreamSourceConnector", "tasks.max": "1", "file": stock, "topic": "inventory"},
-		"paid":  {"connector.class": "org.apache.kafka.connect.file.FileStreamSinkConnector", "tasks.max": "1", "file": paid, "topics": "bills"},
+	const source, sink = "org.apache.kafka.connect.file.FileStreamSourceConnector", "org.apache.kafka.connect.file.FileStreamSinkConnector"
+	connectors := []struct {
+		at     *clients.Connect
+		name   string
+		config map[string]string
+	}{
+		{connect, "stock", map[string]string{"connector.class": source, "tasks.max": "1", "file": stock, "topic": "inventory"}},
+		{connect, "paid", map[string]string{"connector.class": sink, "tasks.max": "1", "file": paid, "topics": "bills"}},
+		{exactly, "once", map[string]string{"connector.class": source, "tasks.max": "1", "file": stock, "topic": "carts", "exactly.once.support": "required"}},
 	}
-	for name, config := range connectors {
-		if err := connect.Await(2*time.Minute, func() error { return connect.Configure(ctx, name, config) }); err != nil {
+	await := func(at *clients.Connect, patience time.Duration, ready func() error) {
+		t.Helper()
+		if err := at.Await(patience, ready); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for name := range connectors {
-		if err := connect.Await(time.Minute, func() error { return connect.Running(ctx, name) }); err != nil {
-			t.Fatal(err)
-		}
+	for _, c := range connectors {
+		await(c.at, 2*time.Minute, func() error { return c.at.Configure(ctx, c.name, c.config) })
+	}
+	for _, c := range connectors {
+		await(c.at, time.Minute, func() error { return c.at.Running(ctx, c.name) })
 	}
 	fmt.Printf("| all runs after %s\n", time.Since(begun).Round(time.Second))
 
@@ -77,7 +96,7 @@ func TestStreamsAndConnectMoveTogether(t *testing.T) {
 	var work sync.WaitGroup
 	work.Go(func() { orders = placeOrders(t, load, w.Bootstrap) })
 	work.Go(func() { stocked = writeLines(t, load, lines) })
-	inventory := follow(t, ctx, w.Bootstrap, "inventory")
+	inventory, once := follow(t, ctx, w.Bootstrap, "inventory"), follow(t, ctx, w.Bootstrap, "carts")
 
 	// progress waits until all of it works, where the group is now.
 	progress := func(where string) {
@@ -90,7 +109,19 @@ func TestStreamsAndConnectMoveTogether(t *testing.T) {
 			return nil
 		})
 	}
+	// onceGoes waits until the source with exactly-once works.
+	onceGoes := func(where string) {
+		t.Helper()
+		want := once.len() + progressMin
+		w.Eventually(90*time.Second, "the source with exactly-once goes on at "+where, func() error {
+			if n := once.len(); n < want {
+				return fmt.Errorf("its topic has %d lines, want %d; end of its log:\n%s", n, want, exactly.Log(8))
+			}
+			return nil
+		})
+	}
 	progress("east")
+	onceGoes("east")
 	for _, to := range []string{"west", "east"} {
 		asked := time.Now()
 		if out, err := w.Run(ctx, to, "switchover", world.Group, "--to", to, "--timeout", "2m", "--behind-max", "30s"); err != nil {
@@ -99,22 +130,32 @@ func TestStreamsAndConnectMoveTogether(t *testing.T) {
 		moved := time.Now()
 		progress(to)
 		fmt.Printf("| moved to %s in %s, %d records of each went on within %s\n", to, moved.Sub(asked).Round(time.Millisecond), progressMin, time.Since(moved).Round(time.Millisecond))
+		await(exactly, 2*time.Minute, func() error { return exactly.Failed(ctx, "once", "UnknownProducerIdException") })
+		if err := exactly.Restart(ctx, "once"); err != nil {
+			t.Fatal(err)
+		}
+		await(exactly, time.Minute, func() error { return exactly.Running(ctx, "once") })
+		onceGoes(to)
+		fmt.Printf("| the source with exactly-once was started again, and goes on %s after the move\n", time.Since(moved).Round(time.Millisecond))
 	}
 	end()
 	work.Wait()
 	w.Eventually(2*time.Minute, "all that was written has come through", func() error {
-		if p, s := distinct(linesOf(t, paid)), distinct(inventory.all()); p < len(orders) || s < stocked {
-			return fmt.Errorf("the sink has %d of %d orders, the source's topic %d of %d lines", p, len(orders), s, stocked)
+		p, s, o := distinct(linesOf(t, paid)), distinct(inventory.all()), distinct(once.all())
+		if p < len(orders) || s < stocked || o < stocked {
+			return fmt.Errorf("the sink has %d of %d orders, the topics of the sources %d and %d of %d lines", p, len(orders), s, o, stocked)
 		}
 		return nil
 	})
-	for name := range connectors {
-		if err := connect.Running(ctx, name); err != nil {
+	for _, c := range connectors {
+		if err := c.at.Running(ctx, c.name); err != nil {
 			t.Error(err)
 		}
 	}
-	if err := connect.Stop(time.Minute); err != nil {
-		t.Error(err)
+	for _, at := range []*clients.Connect{connect, exactly} {
+		if err := at.Stop(time.Minute); err != nil {
+			t.Error(err)
+		}
 	}
 	if err := clients.Stop([]*clients.Client{billing}, time.Minute); err != nil {
 		t.Error(err)
@@ -145,95 +186,38 @@ func TestStreamsAndConnectMoveTogether(t *testing.T) {
 	if missing+twice > 0 {
 		t.Errorf("the sink's file lacks %d, has %d too often", missing, twice)
 	}
-	judgeStock(t, w, "east", stocked)
+	judgeStock(t, w, "inventory", stocked)
+	judgeStock(t, w, "carts", stocked)
 	fmt.Printf("measured: Streams and Connect through two moves: %s\n", time.Since(begun).Round(time.Second))
 }
 
-// With exactly.once.source.support the task of a source ends for good with the first transaction
-// after a move, as it does with any error of a transaction. Once somebody has started it again
-// nothing is missing and nothing is there twice. When it goes on by itself this test fails:
-// then docs/clients.md has to say so, and TestStreamsAndConnectMoveTogether may have it too.
-func TestAnExactlyOnceSourceIsStartedAgain(t *testing.T) {
-	begun := time.Now()
-	w := world.Start(t, world.Options{
-		Sites: []string{"east", "west"}, Versions: map[string]string{"east": "4.3.1", "west": "3.9.2"}, Consuls: 1, Partitions: 2,
-		Topics: []string{"connect-*"}, Administration: "topics",
-		Extra: `    transactionalIds: ["connect-*"]`, // Connect puts its group in front of its ids
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	connect, err := clients.StartConnect(ctx, w.Bootstrap, "connect-shop", w.Dir(), map[string]string{"exactly.once.source.support": "enabled"})
+// createTopic has a gateway create a topic.
+func createTopic(t *testing.T, w *world.World, topic string, partitions int32) {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(w.Bootstrap...))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(connect.Kill)
-	stock := filepath.Join(w.Dir(), "stock.txt")
-	lines, err := os.Create(stock)
-	if err != nil {
+	defer cl.Close()
+	if _, err := kadm.NewClient(cl).CreateTopic(t.Context(), partitions, 1, nil, topic); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = lines.Close() }()
-	await := func(patience time.Duration, ready func() error) {
-		t.Helper()
-		if err := connect.Await(patience, ready); err != nil {
-			t.Fatal(err)
-		}
-	}
-	await(2*time.Minute, func() error {
-		return connect.Configure(ctx, "stock", map[string]string{
-			"connector.class": "org.apache.kafka.connect.file.FileStreamSourceConnector", "tasks.max": "1", "file": stock, "topic": "inventory", "exactly.once.support": "required",
-		})
-	})
-	await(time.Minute, func() error { return connect.Running(ctx, "stock") })
-	load, end := context.WithCancel(ctx)
-	defer end()
-	var stocked int
-	var work sync.WaitGroup
-	work.Go(func() { stocked = writeLines(t, load, lines) })
-	inventory := follow(t, ctx, w.Bootstrap, "inventory")
-	w.Eventually(time.Minute, "the source works", func() error {
-		if n := inventory.len(); n < progressMin {
-			return fmt.Errorf("it has written %d", n)
-		}
-		return nil
-	})
-	if out, err := w.Run(ctx, "west", "switchover", world.Group, "--to", "west", "--timeout", "2m", "--behind-max", "30s"); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	await(2*time.Minute, func() error { return connect.Failed(ctx, "stock", "UnknownProducerIdException") })
-	if err := connect.Restart(ctx, "stock"); err != nil {
-		t.Fatal(err)
-	}
-	await(time.Minute, func() error { return connect.Running(ctx, "stock") })
-	end()
-	work.Wait()
-	w.Eventually(2*time.Minute, "all that was written has come through", func() error {
-		if n := distinct(inventory.all()); n < stocked {
-			return fmt.Errorf("%d of %d lines", n, stocked)
-		}
-		return nil
-	})
-	if err := connect.Stop(time.Minute); err != nil {
-		t.Error(err)
-	}
-	judgeStock(t, w, "west", stocked)
-	fmt.Printf("measured: a source with exactly-once through a move: %s\n", time.Since(begun).Round(time.Second))
 }
 
-// judgeStock compares the lines of the source's file with what is at a site.
-func judgeStock(t *testing.T, w *world.World, site string, stocked int) {
+// judgeStock compares the lines of the sources' file with what is in a topic at east.
+func judgeStock(t *testing.T, w *world.World, topic string, stocked int) {
 	t.Helper()
 	var wanted, found []string
 	for i := range stocked {
 		wanted = append(wanted, stockLine(i))
 	}
-	for _, r := range readCommittedAt(t, w, site, "inventory") {
+	for _, r := range readCommittedAt(t, w, "east", topic) {
 		found = append(found, string(r.Value))
 	}
 	missing, twice := clients.Compare(wanted, found)
-	fmt.Printf("| Connect source: %d lines, %d missing, %d repeated at the serving site\n", stocked, missing, twice)
+	fmt.Printf("| Connect source of %s: %d lines, %d missing, %d repeated at the serving site\n", topic, stocked, missing, twice)
 	if missing+twice > 0 {
-		t.Errorf("the source's topic lacks %d, has %d too often", missing, twice)
+		t.Errorf("%s lacks %d, has %d too often", topic, missing, twice)
 	}
 }
 
