@@ -9,31 +9,13 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/mirror/offsetmap"
 )
 
 // A topic that somebody deletes here begins anew: the mirror creates it as it is at the
 // source, and copies all of it again (docs/operate/compacted.md). Partitions without news
-// write nothing, so they would not meet it. The id of a topic tells.
-
-// logIDs are the topic ids with which this process has opened a partition. A broker that is
-// behind may still tell the one before.
-type logIDs struct{ now, before [16]byte }
-
-var noTopicID [16]byte // of brokers without topic ids
-
-// isNew tells whether the id is of a log that is not the one that was opened.
-func (l logIDs) isNew(id [16]byte) bool {
-	return id != noTopicID && l.now != noTopicID && id != l.now && id != l.before
-}
-
-func (l logIDs) with(id [16]byte) logIDs {
-	switch {
-	case id == noTopicID || id == l.now || id == l.before:
-		return l
-	default:
-		return logIDs{now: id, before: l.now}
-	}
-}
+// write nothing, so they would not meet it. The id of a topic tells: the map keeps with which
+// one a partition was opened, so that a mirror that was away meanwhile finds it too.
 
 // topicIDs are those of the topics of partitions, as this site's brokers tell them.
 func (m *Mirror) topicIDs(ctx context.Context, parts []*partition) (map[string][16]byte, error) {
@@ -52,17 +34,12 @@ func (m *Mirror) topicIDs(ctx context.Context, parts []*partition) (map[string][
 	return ids, nil
 }
 
-func (m *Mirror) logIDs(tp spillway.TopicPartition) logIDs {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.mu.logs[tp]
-}
-
-// openedLog notes the log in which a partition was opened.
-func (m *Mirror) openedLog(tp spillway.TopicPartition, id [16]byte) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.mu.logs[tp] = m.mu.logs[tp].with(id)
+// logs tell in which log a partition was opened.
+func (m *Mirror) logs(tp spillway.TopicPartition) offsetmap.Logs {
+	if om := m.reader.Map(tp); om != nil {
+		return om.Logs()
+	}
+	return offsetmap.Logs{}
 }
 
 // lookHere has the partitions opened anew whose logs here are not those any more in which
@@ -139,7 +116,7 @@ func (f *flow) reopenLost(md broker.Metadata, opening []*partition) {
 			continue
 		}
 		gone := t.ErrorCode == kerr.UnknownTopicOrPartition.Code
-		if !gone && (t.ErrorCode != 0 || !f.m.logIDs(tp).isNew(t.ID)) {
+		if !gone && (t.ErrorCode != 0 || !f.m.logs(tp).IsNew(t.ID)) {
 			continue
 		}
 		f.withdraw(tp)

@@ -149,18 +149,37 @@ func TestALogThatIsCreatedAgainAtOnce(t *testing.T) {
 	}
 }
 
-func TestLogIDs(t *testing.T) {
+// The topic is created again while no mirror is there to see it, and others write to the new
+// log until it is as long as the old one was. The mirror that comes back, the same one or
+// another, finds that it is not the log that was opened, and none of it is taken for what
+// was mirrored.
+func TestALogThatIsCreatedAgainBetweenMirrors(t *testing.T) {
 	t.Parallel()
-	id := func(n byte) [16]byte { return [16]byte{n} }
-	var l logIDs
-	for i, c := range []struct {
-		id    byte
-		isNew bool
-	}{{1, false}, {1, false}, {0, false}, {2, true}, {1, false}, {2, false}, {3, true}} {
-		if got := l.isNew(id(c.id)); got != c.isNew {
-			t.Errorf("step %d: id %d is new: %t", i, c.id, got)
-		}
-		l = l.with(id(c.id))
+	for name, worker := range map[string]string{"the same worker": "", "another worker": "another"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAnew(t)
+			before := a.ends()
+			if worker == "" {
+				worker = a.m.config.Worker
+			}
+			a.m.Close()
+			admin := a.west.Admin()
+			if err := admin.DeleteTopic(testContext(t), "orders"); err != nil {
+				t.Fatal(err)
+			}
+			if err := admin.CreateTopic(testContext(t), "orders", 3, 1, nil); err != nil {
+				t.Fatal(err)
+			}
+			for _, tp := range partitionsOf("orders", 3) {
+				lateBatch(t, a.west, tp, batch.Header{ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, int(before[tp]), 0)
+			}
+			a.m = testMirrorWith(t, Config{Local: a.west, Worker: worker}, a.east)
+			assign(t, a.m, ordersAssignment("east", 1))
+			a.write(1, 5)
+			a.whole()
+			a.emptied()
+		})
 	}
 }
 

@@ -86,7 +86,6 @@ type Mirror struct {
 		shares  map[spillway.ShareID]*share
 		sources map[spillway.SiteID]*source
 		pacers  map[paced]*pacer
-		logs    map[spillway.TopicPartition]logIDs
 		closed  bool
 	}
 }
@@ -135,7 +134,6 @@ func New(ctx context.Context, config Config) (*Mirror, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	m := &Mirror{config: config, events: &config.Events, site: config.Local.Site(), local: config.Local, marks: newMarks(), budget: newBudget(config.MemoryBytes), ctx: ctx, cancel: cancel, began: config.Now()}
 	m.mu.shares = make(map[spillway.ShareID]*share)
-	m.mu.logs = make(map[spillway.TopicPartition]logIDs)
 	m.mu.sources = make(map[spillway.SiteID]*source)
 	m.mu.pacers = make(map[paced]*pacer)
 	m.writer = maptopic.NewWriter(ctx, config.Local, config.Replication)

@@ -418,15 +418,20 @@ func (m *Mirror) closeEpochs(ctx context.Context, ends map[spillway.TopicPartiti
 		if !open {
 			continue
 		}
-		logEnd := logEnds[tp]
-		// The site may have come back shorter than it was (C27).
-		local := min(max(o.Local, o.Local+spillway.LocalOffset(ends[tp]-o.Virtual)), logEnd)
-		virtual := o.Virtual + spillway.Offset(local-o.Local)
-		if local < logEnd { // told before the end, behind which nobody would look for it
-			entries = append(entries, m.gap(maptopic.Gap{Kind: maptopic.GapUnreplicated, Topic: tp.Topic, Partition: tp.Partition, Epoch: o.Epoch,
-				From: virtual, To: virtual + spillway.Offset(logEnd-local), LocalFrom: local, LocalTo: logEnd}))
-		}
-		entries = append(entries, maptopic.EndEntry(tp, offsetmap.EpochEnd{Epoch: o.Epoch, Virtual: virtual, Local: local, LogEnd: logEnd}))
+		entries = append(entries, m.endEntries(tp, o, ends[tp], logEnds[tp])...)
 	}
 	return m.saveAndRead(ctx, entries)
+}
+
+// endEntries end the open range of a partition at a virtual offset. What lies behind it is
+// told before the end, behind which nobody would look for it: a mirror may die in between.
+func (m *Mirror) endEntries(tp spillway.TopicPartition, o offsetmap.EpochStart, end spillway.Offset, logEnd spillway.LocalOffset) (entries []maptopic.Entry) {
+	// The site may have come back shorter than it was (C27).
+	local := min(max(o.Local, o.Local+spillway.LocalOffset(end-o.Virtual)), logEnd)
+	virtual := o.Virtual + spillway.Offset(local-o.Local)
+	if local < logEnd {
+		entries = append(entries, m.gap(maptopic.Gap{Kind: maptopic.GapUnreplicated, Topic: tp.Topic, Partition: tp.Partition, Epoch: o.Epoch,
+			From: virtual, To: virtual + spillway.Offset(logEnd-local), LocalFrom: local, LocalTo: logEnd}))
+	}
+	return append(entries, maptopic.EndEntry(tp, offsetmap.EpochEnd{Epoch: o.Epoch, Virtual: virtual, Local: local, LogEnd: logEnd}))
 }

@@ -834,3 +834,21 @@ func TestGapsAreWrittenBeforeWhatHidesThem(t *testing.T) {
 		t.Errorf("first comes %s: %s", entries[0].Key, entries[0].Value)
 	}
 }
+
+// A mirror may die between any two entries of an epoch's end. Who goes on looks only for
+// epochs that have not ended, so what lies behind the end is told first.
+func TestWhatLiesBehindAnEndIsToldFirst(t *testing.T) {
+	t.Parallel()
+	m := testMirror(t, embeddedSite(t, "east", nil))
+	tp := spillway.TopicPartition{Topic: "orders"}
+	start := offsetmap.EpochStart{Epoch: 3, Virtual: 5000, Local: 40}
+	for logEnd, want := range map[spillway.LocalOffset][]string{45: {"c/"}, 50: {"c/"}, 53: {"g/", "c/"}} {
+		var got []string
+		for _, e := range m.endEntries(tp, start, 5010, logEnd) {
+			got = append(got, e.Key[:2])
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("log end %d: %q", logEnd, got)
+		}
+	}
+}

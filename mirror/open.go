@@ -81,7 +81,7 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	for i, p := range parts {
 		om := m.reader.Map(p.TopicPartition)
 		pending, writer := unverified(om, previous[i])
-		view := om.View()
+		view, logs := om.View(), om.Logs()
 		held := om.Session() // last: while it is this one's, nobody changes what was read before
 		if _, open := view.Open(); open || !held.Same(p.session) {
 			lost = append(lost, p) // behind the start of an epoch nothing would be found that was mirrored
@@ -89,9 +89,10 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 		}
 		p.cutIn = held.Session
 		p.resumes = previous[i].Opened && previous[i].Worker == m.config.Worker
-		if p.anew = p.resumes && m.logIDs(p.TopicPartition).isNew(ids[p.Topic]); p.anew {
+		if p.anew = logs.IsNew(ids[p.Topic]); p.anew {
 			p.resumes = false
 		}
+		p.session.Logs = logs.With(ids[p.Topic])
 		opened = append(opened, p)
 		slots <- struct{}{}
 		reading.Go(func() {
@@ -115,7 +116,6 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 			continue
 		}
 		counts = append(counts, p)
-		m.openedLog(p.TopicPartition, ids[p.Topic])
 		p.forceNewID, p.cutVirtual = false, noBound
 		m.events.sessionOpened(SessionInfo{p.TopicPartition, m.site, p.session.Session, p.local, p.virtual})
 	}

@@ -63,7 +63,7 @@ type partition struct {
 	// reopen asks whoever has the partition to give it back and have it opened anew: its
 	// topic is gone here. Set by the flow.
 	reopen atomic.Bool
-	// anew says that the log is not the one any more in which this process opened it before.
+	// anew says that the log is not the one any more that was opened here last.
 	anew bool
 	// retryAt is when a partition with a problem is tried again.
 	retryAt time.Time

@@ -73,6 +73,12 @@ type Follower struct {
 		following map[string]failover.Following
 		carries   map[string]failover.Following // while it does not lead
 	}
+	// hides is what the logs of the site hide, of all shares together, as it was asked last.
+	hides struct {
+		sync.Mutex
+		all  map[string]string
+		when time.Time
+	}
 }
 
 // leads tells whether this process does what the records ask of the site.

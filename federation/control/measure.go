@@ -181,10 +181,24 @@ func (s *followed) tellCompacted(ctx context.Context, at *failover.Following, co
 	at.CompactedMore = len(compacted) - len(at.Compacted)
 	ctx, cancel := context.WithTimeout(ctx, measureEvery)
 	defer cancel()
-	r := s.f.cfg.Mirror.Map()
-	if r.Whole(ctx) == nil {
-		at.Hiding, at.HidingMore = s.some(r.Unfit(), compacted)
+	if all, err := s.f.hiding(ctx); err == nil {
+		at.Hiding, at.HidingMore = s.some(all, compacted)
 	}
+}
+
+// hiding asks once for all shares that are measured at about the same time: a site that was
+// lost may hide something in each of thousands of partitions. Who decides a move asks anew.
+func (f *Follower) hiding(ctx context.Context) (map[string]string, error) {
+	r := f.cfg.Mirror.Map()
+	if err := r.Whole(ctx); err != nil {
+		return nil, err
+	}
+	f.hides.Lock()
+	defer f.hides.Unlock()
+	if now := time.Now(); f.hides.all == nil || now.Sub(f.hides.when) >= measureEvery {
+		f.hides.all, f.hides.when = r.Unfit(), now
+	}
+	return f.hides.all, nil
 }
 
 // some are those of the share's topics, those named first at first, and how many are left

@@ -148,6 +148,9 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 		}
 		return refuse("target %s", why)
 	}
+	if topics, more := compacted(view, limits.Group); r.Kind == Switchover && len(topics)+more > 0 && !view.Sites[share.Active].Mirror {
+		return refuse("no mirror is alive at %s, which has to confirm where its logs of compacted topics end; start it", share.Active)
+	}
 	if r.Kind == Switchover {
 		return behind(share, r, limits.Group, *site.Following)
 	}

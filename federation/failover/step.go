@@ -455,6 +455,9 @@ func caughtUp(share Share, view View, limits Limits) (Share, []Action) {
 			degraded = fmt.Sprintf("%d sites follow %s, ack.sites is %d", armed, share.Target, limits.ackSites())
 		}
 	}
+	if why := unconfirmed(share, view, limits.Group); why != "" {
+		return wait(share, "%s", why)
+	}
 	next := share
 	if degraded != "" && !share.Degraded {
 		next = share.degraded(view, degraded)

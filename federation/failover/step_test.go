@@ -182,6 +182,48 @@ func TestAnOldSiteThatEndsElsewhere(t *testing.T) {
 	}
 }
 
+// Nobody knows where the log of the old site ends: with a compacted topic the switchover does
+// not open, and is given up once clients have been held for long. Without it goes on.
+func TestAnOldSiteThatDoesNotConfirm(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		compacted []string
+		more      int
+		report    *SiteReport
+		held      time.Duration
+		state     State
+		abort     string
+	}{
+		"nothing is compacted":     {state: Open},
+		"it has said nothing":      {compacted: []string{"carts"}, state: CaughtUp},
+		"it meets an error":        {compacted: []string{"carts"}, report: &SiteReport{Problem: "no broker answers"}, state: CaughtUp},
+		"topics are not named":     {more: 3, state: CaughtUp},
+		"it has confirmed":         {compacted: []string{"carts"}, report: &SiteReport{Armed: true}, state: Open},
+		"clients were held enough": {compacted: []string{"carts"}, held: time.Minute, state: CaughtUp, abort: "automation: clients were held for 1m0s in CAUGHT_UP, at most 7s"},
+	} {
+		v, l := healthy()
+		s := stable()
+		s.State, s.Kind, s.Target, s.Cutover = CaughtUp, Switchover, "west", PartitionOffsets{"carts": {100}}
+		west, east := v.Sites["west"], v.Sites["east"]
+		west.Report = &SiteReport{Site: "west", Stopped: true, Ends: PartitionOffsets{"carts": {100}}, GroupsCopied: true, Opened: true}
+		west.Following = &Following{Epoch: 4, Compacted: c.compacted, CompactedMore: c.more, Hiding: map[string]string{}}
+		east.Report = c.report
+		v.Sites["west"], v.Sites["east"] = west, east
+		v.InState, v.Held = time.Minute, c.held
+		next, actions := Step(s, v, l)
+		if next.State != c.state || next.Abort != c.abort {
+			t.Errorf("%s: %s, given up: %q", name, next.State, next.Abort)
+		}
+		want := "east has not confirmed that its logs end at the cutover, as it has to with compacted topics"
+		if c.report != nil && c.report.Problem != "" {
+			want += " (no broker answers)"
+		}
+		if c.state == CaughtUp && c.abort == "" && actions[0].Why != want {
+			t.Errorf("%s: %q", name, actions[0].Why)
+		}
+	}
+}
+
 // A site is found to hide records only when its logs are read back in a failover. Where
 // nobody has named it another one is the target, and a person is asked where there is none.
 func TestAFailoverThatFindsWhatItsTargetHides(t *testing.T) {
@@ -319,7 +361,11 @@ func TestBeginRefuses(t *testing.T) {
 			hides(*v, "west", map[string]string{"carts": "unreplicated in partition 0"})
 		}, "target " + hidingWant},
 		"does not say whether it hides": {func(_ *Share, v *View, _ *Request) { hides(*v, "west", nil, "carts") }, " for now: target west has not said yet whether its logs of the compacted topics hide records: carts"},
-		"no kind":                       {func(_ *Share, _ *View, r *Request) { r.Kind = "jump" }, `"jump" is no kind of move`},
+		"compacts, and nobody could say where its logs end": {func(_ *Share, v *View, _ *Request) {
+			hides(*v, "west", map[string]string{}, "carts")
+			v.Sites["east"] = SiteView{}
+		}, "no mirror is alive at east, which has to confirm where its logs of compacted topics end; start it"},
+		"no kind": {func(_ *Share, _ *View, r *Request) { r.Kind = "jump" }, `"jump" is no kind of move`},
 	} {
 		s := stable()
 		v, l := healthy()

@@ -38,6 +38,18 @@ func Unfit(site spillway.SiteID, view View, group spillway.FailoverGroup) string
 		site, hides)
 }
 
+// unconfirmed says of a switchover that the old site has not confirmed that its logs end at the
+// cutover, where that matters: what lies behind would be hidden there, so that a compacted
+// topic could not come back. Other topics can, and do not wait for that site.
+func unconfirmed(share Share, view View, group spillway.FailoverGroup) string {
+	topics, more := compacted(view, group)
+	r := view.Sites[share.Active].Report
+	if share.Kind != Switchover || len(topics)+more == 0 || r != nil && r.Armed {
+		return ""
+	}
+	return fmt.Sprintf("%s has not confirmed that its logs end at the cutover, as it has to with compacted topics%s", share.Active, problem(r))
+}
+
 // found says which compacted topics a site was found to hide records of once its logs were
 // read back, which may be more than it had said when the move began.
 func found(site spillway.SiteID, view View, group spillway.FailoverGroup) string {

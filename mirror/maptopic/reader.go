@@ -336,10 +336,12 @@ func (r *Reader) Whole(ctx context.Context) error {
 		if whole {
 			return nil
 		}
-		if err := r.CaughtUp(ctx); err != nil && !errors.Is(err, broker.ErrUnknownTopic) {
-			return err
-		} else if err != nil {
+		err := r.CaughtUp(ctx)
+		if errors.Is(err, broker.ErrUnknownTopic) {
 			return nil // asked again: it may be created with what it had
+		}
+		if err != nil {
+			return err
 		}
 		r.mu.Lock()
 		r.mu.whole = r.mu.forgot == forgot

@@ -33,6 +33,7 @@ type Map struct {
 	source sourceAt
 	trail  *trail
 	begun  bool // an append session was opened, ranges were saved, or an epoch started
+	logs   Logs // of the session that was opened last; none if an older version did
 
 	view *View // nil after a change
 }
@@ -122,7 +123,7 @@ func (m *Map) applySession(s Session) bool {
 	if v < 0 {
 		v = math.MaxInt64
 	}
-	m.begun = true
+	m.begun, m.logs = true, s.Logs
 	reached := s.Virtual
 	if o := m.open; o != nil { // its start came when the log had been read back already
 		kept := max(0, min(int64(v-o.Virtual), int64(s.Local-o.Local)))
@@ -317,6 +318,13 @@ func (m *Map) View() *View {
 		}
 	}
 	return m.view
+}
+
+// Logs tell which log was opened last.
+func (m *Map) Logs() Logs {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.logs
 }
 
 // Open is View().Open() without a View.
