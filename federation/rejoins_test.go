@@ -129,6 +129,23 @@ func TestAMemberThatLeavesIsHeldNoLonger(t *testing.T) {
 	}
 }
 
+// Also where it leaves before anybody has looked at its join.
+func TestALeaveRightBehindAJoinEndsIt(t *testing.T) {
+	t.Parallel()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
+		Gateway: func(gateway *federation.Config) { gateway.Router.HoldMax = time.Hour }})
+	w.Fence("west", failover.Failover)
+	j := &joinedAnew{t: t, w: w, client: raw(t, w.Addrs[0])}
+	for range 50 {
+		j.answer = begun(t, j.client, j.join("member-of-east"))
+		left := j.leave(4)
+		if code := j.joinCode(); code != kerr.UnknownMemberID.Code {
+			t.Fatalf("error %d for the join of a member that has left", code)
+		}
+		left()
+	}
+}
+
 // The answer to the join was lost behind the gateway, which takes it for told. Its client joins
 // again as whom it knows itself to be, and is no second member.
 func TestAMemberThatComesAgainIsNoSecondOne(t *testing.T) {

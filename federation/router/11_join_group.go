@@ -42,12 +42,14 @@ func (c *Client) beginJoinGroup(_ context.Context, sreq session.Request) (sessio
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
+	under := c.router.rejoins.begin(memberName{req.Group, req.MemberID})
 	return func(ctx context.Context) ([]byte, error) {
-		return c.joinGroup(ctx, sreq, req).AppendTo(nil), nil
+		defer c.router.rejoins.end(under, "", 0) // where it is refused
+		return c.joinGroup(ctx, sreq, req, under).AppendTo(nil), nil
 	}, nil
 }
 
-func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.JoinGroupRequest) kmsg.Response {
+func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.JoinGroupRequest, under *rejoin) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
 	resp.Generation, resp.MemberID = -1, req.MemberID
 	share, ok := c.router.GroupShare(req.Group)
@@ -58,9 +60,11 @@ func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp
 	}
-	asked := memberName{req.Group, req.MemberID}
-	ctx, under, is := c.router.rejoins.begin(ctx, asked)
-	req.MemberID = is
+	asked := under.of
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(under.lasts, cancel)()
+	req.MemberID = c.router.rejoins.is(asked)
 	joined := c.join(ctx, share, req, asked.id)
 	if joined != nil {
 		resp = joined

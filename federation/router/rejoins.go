@@ -34,9 +34,10 @@ type memberName struct{ group, id string }
 
 // rejoin is a join that is under way.
 type rejoin struct {
-	of   memberName
-	stop context.CancelFunc
-	left bool // meanwhile the member has left
+	of    memberName
+	lasts context.Context // until the member has left
+	stop  context.CancelFunc
+	left  bool // meanwhile the member has left
 }
 
 // anew is a member whose client may not know of it.
@@ -53,13 +54,13 @@ func newRejoins() *rejoins {
 	return r
 }
 
-// begin notes that a member joins, and tells what it is at the site. The context ends when it
-// leaves. end must follow.
-func (r *rejoins) begin(ctx context.Context, of memberName) (context.Context, *rejoin, string) {
+// begin notes that a member joins. Call it in the order of requests: a LeaveGroup behind it ends
+// it also before it is answered. end must follow.
+func (r *rejoins) begin(of memberName) *rejoin {
 	j := &rejoin{of: of}
-	ctx, j.stop = context.WithCancel(ctx)
+	j.lasts, j.stop = context.WithCancel(context.Background())
 	if of.id == "" { // its client cannot leave
-		return ctx, j, ""
+		return j
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -67,7 +68,14 @@ func (r *rejoins) begin(ctx context.Context, of memberName) (context.Context, *r
 		r.mu.underWay[of] = make(map[*rejoin]struct{})
 	}
 	r.mu.underWay[of][j] = struct{}{}
-	return ctx, j, r.at(of)
+	return j
+}
+
+// is tells what a member is at the site.
+func (r *rejoins) is(of memberName) (id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.at(of)
 }
 
 // end tells whether the member has left meanwhile. Otherwise it is remembered what it is at

@@ -1,7 +1,6 @@
 package router
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -15,9 +14,9 @@ func TestWhatMembersAreIsForgotten(t *testing.T) {
 		r := newRejoins()
 		of := func(i int) memberName { return memberName{"billing", fmt.Sprint("was-", i)} }
 		rejoin := func(i int) {
-			_, j, is := r.begin(t.Context(), of(i))
-			if is != of(i).id {
-				t.Fatalf("%s is %s already", of(i).id, is)
+			j := r.begin(of(i))
+			if r.is(of(i)) != of(i).id {
+				t.Fatalf("%s is %s already", of(i).id, r.is(of(i)))
 			}
 			if r.end(j, fmt.Sprint("is-", i), time.Minute) {
 				t.Fatal("nobody has left")
@@ -57,16 +56,14 @@ func TestWhatMembersAreIsForgotten(t *testing.T) {
 func TestOnlyTheJoinsOfWhoLeavesEnd(t *testing.T) {
 	r := newRejoins()
 	a, b := memberName{"billing", "a"}, memberName{"billing", "b"}
-	first, firstJoin, _ := r.begin(t.Context(), a)
-	second, secondJoin, _ := r.begin(t.Context(), a)
-	other, otherJoin, _ := r.begin(t.Context(), b)
+	first, second, other := r.begin(a), r.begin(a), r.begin(b)
 	r.leaves(a)
-	for i, ctx := range []context.Context{first, second, other} {
-		if ended := ctx.Err() != nil; ended != (i < 2) {
+	for i, j := range []*rejoin{first, second, other} {
+		if ended := j.lasts.Err() != nil; ended != (i < 2) {
 			t.Errorf("join %d has ended: %v", i, ended)
 		}
 	}
-	if !r.end(firstJoin, "new", time.Minute) || !r.end(secondJoin, "", time.Minute) || r.end(otherJoin, "b", time.Minute) {
+	if !r.end(first, "new", time.Minute) || !r.end(second, "", time.Minute) || r.end(other, "b", time.Minute) {
 		t.Error("it is the first two of which the member has left")
 	}
 	if len(r.mu.underWay)+len(r.mu.now)+len(r.mu.before) != 0 {
