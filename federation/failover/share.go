@@ -306,8 +306,8 @@ type GatewayReport struct {
 	// Unsure: some produce had no answer when its connection died, so the log
 	// end must be read twice, apart.
 	Unsure bool `json:"unsure,omitempty"`
-	// GroupsDrained: all members known to this gateway wait in JoinGroup, and no
-	// transaction that was begun through it is open.
+	// GroupsDrained: all members known to this gateway wait in JoinGroup, or commit in
+	// transactions and were told, and no transaction that was begun through it is open.
 	GroupsDrained bool `json:"groupsDrained,omitempty"`
 	// MembersWait: the former, though not the latter.
 	MembersWait bool `json:"membersWait,omitempty"`

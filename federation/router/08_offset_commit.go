@@ -65,6 +65,7 @@ func (c *Client) offsetCommit(ctx context.Context, req *kmsg.OffsetCommitRequest
 		switch attemptOf(err) {
 		case done:
 			cm.take(share, got.(*kmsg.OffsetCommitResponse))
+			c.router.members.commits(req.Group, req.MemberID, false)
 		case soon:
 			code = kerr.NotCoordinator.Code
 		}

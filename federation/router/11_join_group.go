@@ -42,12 +42,14 @@ func (c *Client) beginJoinGroup(_ context.Context, sreq session.Request) (sessio
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
+	under := c.router.rejoins.begin(memberName{req.Group, req.MemberID})
 	return func(ctx context.Context) ([]byte, error) {
-		return c.joinGroup(ctx, sreq, req).AppendTo(nil), nil
+		defer c.router.rejoins.end(under, "", 0) // where it is refused
+		return c.joinGroup(ctx, sreq, req, under).AppendTo(nil), nil
 	}, nil
 }
 
-func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.JoinGroupRequest) kmsg.Response {
+func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.JoinGroupRequest, under *rejoin) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
 	resp.Generation, resp.MemberID = -1, req.MemberID
 	share, ok := c.router.GroupShare(req.Group)
@@ -58,24 +60,42 @@ func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp
 	}
-	asked := req.MemberID
-	if joined := c.join(ctx, share, req); joined != nil {
+	asked := under.of
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(under.lasts, cancel)()
+	req.MemberID = c.router.rejoins.is(asked)
+	joined := c.join(ctx, share, req, asked.id)
+	if joined != nil {
 		resp = joined
-	} else if resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code; !c.router.coordinates(share, req.Group) {
+	}
+	id := cmp.Or(req.MemberID, resp.MemberID)
+	left := c.router.rejoins.end(under, id, min(millis(req.SessionTimeoutMillis), rebalanceMax))
+	switch {
+	case left: // as a broker answers it
+		resp = req.ResponseKind().(*kmsg.JoinGroupResponse)
+		resp.Generation, resp.MemberID, resp.ErrorCode = -1, asked.id, kerr.UnknownMemberID.Code
+	case joined != nil:
+	case c.router.coordinates(share, req.Group):
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+	default:
 		c.router.events.refused("coordinator")
-		c.router.left(share, req.Group, asked)
+		c.router.left(share, req.Group, asked.id)
 		resp.ErrorCode = kerr.NotCoordinator.Code
 	}
 	told := (resp.ErrorCode == 0 || resp.ErrorCode == kerr.MemberIDRequired.Code) && !c.gone()
-	if id := cmp.Or(req.MemberID, resp.MemberID); id != asked {
+	if id != asked.id {
 		sreq.AfterWrite(func(err error) {
 			if !told || err != nil {
+				c.router.rejoins.left(asked)
 				c.router.takeBack(share, req, id)
 			}
 		})
 	}
 	return resp
 }
+
+func millis(n int32) time.Duration { return time.Duration(max(n, 0)) * time.Millisecond }
 
 // takeBack has a member leave whose id its client was never told: the client has gone
 // away, or has to find another gateway, and joins again as another one. The site would
@@ -118,10 +138,12 @@ func (r *Router) takeBack(share *Share, joined *kmsg.JoinGroupRequest, id string
 }
 
 // join asks the site that serves the share, and waits while it moves. Nil: the hold
-// is over, or another gateway coordinates the group.
-func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequest) *kmsg.JoinGroupResponse {
-	rebalance := time.Duration(max(req.RebalanceTimeoutMillis, req.SessionTimeoutMillis, 0)) * time.Millisecond
-	waited, anew, asked := false, 0, req.MemberID
+// is over, the member has left, or another gateway coordinates the group. One that
+// has no id yet has no partitions either, and is given one by the site: its client, which
+// may leave before it has joined, has to know it.
+func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequest, asked string) *kmsg.JoinGroupResponse {
+	rebalance := millis(max(req.RebalanceTimeoutMillis, req.SessionTimeoutMillis))
+	waited, anew := false, 0
 	for until := time.Now().Add(share.Group.GroupDrain + c.router.config.HoldMax); ; {
 		changed := share.Changed()
 		if draining(share) {
@@ -138,7 +160,7 @@ func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequ
 		if err == nil {
 			joined := got.(*kmsg.JoinGroupResponse)
 			c.stale(share, theGroup(req.Group), joined.ErrorCode)
-			if waited && anew < joinAnewMax && joinsAnew(req, joined) {
+			if waited && asked != "" && anew < joinAnewMax && joinsAnew(req, joined) {
 				anew++
 				continue
 			}

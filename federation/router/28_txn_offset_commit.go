@@ -102,6 +102,7 @@ func (c *Client) txnCommitted(ctx context.Context, req *kmsg.TxnOffsetCommitRequ
 		},
 		take: func(_ Term, got kmsg.Response) {
 			cm.take(share, plainCommitted(got.(*kmsg.TxnOffsetCommitResponse)))
+			c.router.members.commits(req.Group, req.MemberID, true)
 		},
 	})
 	if errors.Is(err, errOtherEpoch) {

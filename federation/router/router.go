@@ -150,6 +150,7 @@ type Router struct {
 	transactions *transactions
 	lookups      lookups
 	gone         goneFor
+	rejoins      *rejoins
 	aside        chan struct{} // a token per member that is taken back, or may have to be
 	changing     *rate.Limiter // of what clients change
 
@@ -176,7 +177,7 @@ func New(c Config) *Router {
 	r := &Router{
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,
-		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), transactions: newTransactions(), generations: newGenerations(),
+		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), rejoins: newRejoins(), transactions: newTransactions(), generations: newGenerations(),
 		aside:    make(chan struct{}, asideMax),
 		changing: rate.NewLimiter(changesPerSecond, changesBurst),
 	}
