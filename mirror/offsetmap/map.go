@@ -34,7 +34,11 @@ type Map struct {
 	trail  *trail
 	begun  bool // an append session was opened, ranges were saved, or an epoch started
 
-	view *View // nil after a change
+	view     *View // nil after a change
+	followed struct {
+		view *View // nil after a change
+		end  spillway.Offset
+	}
 }
 
 // New returns the map of a partition about which nothing is known.
@@ -59,7 +63,7 @@ func (m *Map) Apply(r Record) bool {
 		changed = m.applyEnd(r)
 	}
 	if changed {
-		m.view = nil
+		m.view, m.followed.view = nil, nil
 	}
 	return changed
 }
@@ -290,6 +294,46 @@ func (m *Map) append(r Range) {
 func (m *Map) View() *View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.now()
+}
+
+// Followed is View with what the mirror has marked since, in a session of its own: below
+// the virtual offset end everything is here, so the log was compared with what was saved of
+// it (F). Where end lies beyond what was saved, the View does not reach it: the rest may be
+// a hole, or not be told here yet. Nil where the map does not know of the session yet, and
+// where the site itself gives offsets.
+func (m *Map) Followed(session int64, end spillway.Offset) *View {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.open != nil || m.newest().Session < session {
+		return nil
+	}
+	p := m.pending
+	if p == nil || p.Session != session || end <= m.end.virtual {
+		return m.now()
+	}
+	if v := m.followed.view; v != nil && m.followed.end == end {
+		return v
+	}
+	v := *m.now()
+	v.tail = slices.Clone(v.tail)
+	for _, r := range p.Ranges {
+		if r.Length = min(r.Length, int64(end-r.Virtual)); r.Length <= 0 {
+			break
+		}
+		v.local, v.virtual = r.LocalEnd(), r.VirtualEnd()
+		if n := len(v.tail); n > 0 && v.tail[n-1].Epoch == r.Epoch && v.tail[n-1].VirtualEnd() == r.Virtual && v.tail[n-1].LocalEnd() == r.Local {
+			v.tail[n-1].Length += r.Length
+		} else {
+			v.tail = append(v.tail, r)
+		}
+	}
+	m.followed.view, m.followed.end = &v, end
+	return &v
+}
+
+// now is View for who holds mu.
+func (m *Map) now() *View {
 	if m.view == nil {
 		m.view = &View{
 			blocks: m.blocks, tail: slices.Clone(m.tail), open: m.open,
