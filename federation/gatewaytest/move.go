@@ -77,6 +77,14 @@ func (w *World) Follow(site spillway.SiteID, tp spillway.TopicPartition, from sp
 	}
 }
 
+// Save writes entries into a site's map, as its mirror does.
+func (w *World) Save(site spillway.SiteID, entries ...maptopic.Entry) {
+	w.t.Helper()
+	if _, err := w.writers[site].Save(context.Background(), entries...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 var errLost = errors.New("the rest is lost")
 
 // copy brings one partition from the site of a term to that of the next, and

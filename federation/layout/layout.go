@@ -151,6 +151,12 @@ func (l Layout) Leader(share spillway.ShareID, tp spillway.TopicPartition, upstr
 	return pick(nodes, strconv.AppendInt(append(append(key[:0], share.String()...), '/'), int64(tp.Partition), 10))
 }
 
+// Nearest picks the node of a site at which consumers that stand there read a partition.
+func (l Layout) Nearest(share spillway.ShareID, tp spillway.TopicPartition, site spillway.SiteID) (Node, bool) {
+	nodes := slices.DeleteFunc(slices.Clone(l.Nodes), func(n Node) bool { return n.Site != site })
+	return pick(nodes, strconv.AppendInt([]byte(share.String()+"/"), int64(tp.Partition), 10))
+}
+
 // Coordinator picks the node that coordinates a consumer group.
 func (l Layout) Coordinator(share spillway.ShareID, group string) (Node, bool) {
 	return pick(l.home(share), []byte("group "+group))

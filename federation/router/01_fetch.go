@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -24,11 +25,11 @@ import (
 // Every batch is walked: base offset and leader epoch become virtual, what
 // belongs to no range is left out, holes end in an empty batch (package
 // records). Left out: sessions (the client is told that there is none and sends
-// every partition each time), diverging epochs, current leaders, preferred
-// replicas.
+// every partition each time), diverging epochs, current leaders. Preferred replicas are
+// told where a group's standbys are read (standby.go).
 var fetchAPI = api{
 	key: 1, min: 4, max: 17, needs: 4, begin: (*Client).beginFetch,
-	treatment: translated, about: "Virtual offsets and leader epochs in every batch; what belongs to no range is left out. Without sessions: every partition is named each time.",
+	treatment: translated, about: "Virtual offsets and leader epochs in every batch; what belongs to no range is left out. Without sessions: every partition is named each time. Where standbys are read, a rack that is a site's name is answered with the node there (KIP-392).",
 }
 
 // fetchUpstreamMax: the site is asked by topic name.
@@ -71,13 +72,22 @@ type fetchPart struct {
 	done   bool // out holds the answer
 	served bool // a site has said something about it
 	wanted spillway.Offset
+	// eligible: the client stands at a site of a group whose standbys are read, and near is
+	// what its connection remembers of that.
+	eligible bool
+	near     *near
 
 	// Of the newest try.
-	term  Term
-	view  *offsetmap.View
-	local spillway.LocalOffset
-	limit spillway.Offset                   // nothing from here on may be handed out
-	early *kmsg.FetchResponseTopicPartition // of the site; it came before any of it may be handed out
+	term Term
+	site spillway.SiteID // that is asked
+	// standing: the site follows, and has everything below mark. waits: it has not yet what
+	// is wanted, and is not asked.
+	standing, waits bool
+	mark            spillway.Offset
+	view            *offsetmap.View
+	local           spillway.LocalOffset
+	limit           spillway.Offset                   // nothing from here on may be handed out
+	early           *kmsg.FetchResponseTopicPartition // of the site; it came before any of it may be handed out
 }
 
 func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -232,8 +242,11 @@ func (f *fetch) try(ctx context.Context) bool {
 		}
 	}()
 	began, wait := time.Now(), f.keep(early)
-	if refused {
+	switch {
+	case refused:
 		wait = 0
+	case f.waiting():
+		wait = min(wait, markPause)
 	}
 	well := f.ask(ctx, byNode, wait)
 	if f.answered() {
@@ -248,6 +261,12 @@ func (f *fetch) try(ctx context.Context) bool {
 		f.pause(ctx, changed)
 	}
 	return f.req.MinBytes > 0 // else nothing is an answer too
+}
+
+// waiting tells whether a partition waits for its standby: the others are asked for no longer
+// than a moment then.
+func (f *fetch) waiting() bool {
+	return slices.ContainsFunc(f.parts, func(p *fetchPart) bool { return p.waits })
 }
 
 // early are the partitions whose records came before they may be handed out.
@@ -286,7 +305,7 @@ func (f *fetch) await(ctx context.Context, early []*fetchPart) {
 	pause, cancel := context.WithTimeout(ctx, min(markPause, time.Until(f.deadline)))
 	defer cancel()
 	p := early[0]
-	f.client.router.awaitVisible(pause, p.share, p.term, p.tp, p.limit) // if it does not, another one may go
+	p.awaitVisible(pause, f.client.router) // if it does not, another one may go
 	for _, p := range early {
 		p.serve(f, p.early)
 	}
@@ -317,7 +336,7 @@ func (f *fetch) pause(ctx context.Context, changed <-chan struct{}) {
 // many bytes are enough was the site's decision.
 func (f *fetch) answered() bool {
 	for _, p := range f.parts {
-		if p.done && p.out.ErrorCode != 0 || len(p.out.RecordBatches) > 0 {
+		if p.done && (p.out.ErrorCode != 0 || p.out.PreferredReadReplica >= 0) || len(p.out.RecordBatches) > 0 {
 			return true
 		}
 	}
@@ -338,7 +357,18 @@ func (f *fetch) plan(ctx context.Context) map[laneKey][]*fetchPart {
 			continue
 		}
 		p.term, p.early = t, nil
+		p.site, p.standing, p.waits = t.Site, false, false
 		if !serving {
+			continue
+		}
+		if f.req.Rack != "" {
+			f.nearest(p)
+		}
+		if p.done || p.waits {
+			continue
+		}
+		if p.standing {
+			f.place(ctx, p, byNode)
 			continue
 		}
 		if p.view = r.viewOf(p.share, p.term, p.tp); p.view == nil {
@@ -350,18 +380,23 @@ func (f *fetch) plan(ctx context.Context) map[laneKey][]*fetchPart {
 		if !p.locate() {
 			continue
 		}
-		node, err := r.sites[p.term.Site].Leader(ctx, p.tp)
-		if errors.Is(err, broker.ErrUnknownTopic) {
-			p.fail(kerr.UnknownTopicOrPartition.Code)
-			continue
-		}
-		if err != nil {
-			continue
-		}
-		k := laneKey{FetchLane, p.term.Site, node}
-		byNode[k] = append(byNode[k], p)
+		f.place(ctx, p, byNode)
 	}
 	return byNode
+}
+
+// place finds the node of its site that leads a partition there.
+func (f *fetch) place(ctx context.Context, p *fetchPart, byNode map[laneKey][]*fetchPart) {
+	node, err := f.client.router.sites[p.site].Leader(ctx, p.tp)
+	switch {
+	case err != nil && p.standing:
+		p.leave()
+	case errors.Is(err, broker.ErrUnknownTopic):
+		p.fail(kerr.UnknownTopicOrPartition.Code)
+	case err == nil:
+		k := laneKey{FetchLane, p.site, node}
+		byNode[k] = append(byNode[k], p)
+	}
 }
 
 // locate finds the local offset to ask for. False: the answer is there without
@@ -424,6 +459,8 @@ func (f *fetch) settle() {
 		}
 		if !held || !p.share.Holds(p.term) {
 			p.nothing(f.client)
+		} else if p.eligible {
+			f.client.router.events.read(p.share.ID, f.readInfo(p))
 		}
 	}
 }
@@ -434,6 +471,10 @@ func (f *fetch) settle() {
 func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 	r := f.client.router
 	p.early = nil
+	if p.standing && (in.ErrorCode != 0 || !p.again(r)) {
+		p.leave()
+		return
+	}
 	switch in.ErrorCode {
 	case 0:
 	case kerr.OffsetOutOfRange.Code, kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code, kerr.CorruptMessage.Code:
@@ -443,11 +484,11 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 		return // the site's own business (leader moves); asked again
 	}
 	// The map may have grown while the site waited for data.
-	if v := r.viewOf(p.share, p.term, p.tp); v != nil {
+	if v := r.viewOf(p.share, p.term, p.tp); v != nil && !p.standing {
 		p.view = v
 	}
 	end, _ := p.view.ToVirtual(spillway.LocalOffset(in.HighWatermark))
-	limit := r.VirtualHighWatermark(p.share, p.term, p.tp, end)
+	limit := p.visible(r, end)
 	a, err := records.Serve(in.RecordBatches, p.view, p.wanted, limit)
 	if err != nil {
 		p.fail(kerr.CorruptMessage.Code)

@@ -39,6 +39,11 @@ type Events struct {
 	Ejected func(share spillway.ShareID, length time.Duration, why string)
 	// Denied: a client may not do what it asked for by name.
 	Denied func(Denial)
+	// Read: a consumer that stands at a site of a group whose standbys are read got records.
+	Read func(share spillway.ShareID, info ReadInfo)
+	// Sent: such a consumer was told to read elsewhere: near, at its own site, or back with
+	// the leader, since its site is too old.
+	Sent func(share spillway.ShareID, way string)
 	// FetchLimited: sites were asked for less than a client would have got,
 	// because the budget of the process is used up.
 	FetchLimited func()
@@ -113,6 +118,18 @@ func (e *Events) ejected(id spillway.ShareID, length time.Duration, why string) 
 func (e *Events) denied(d Denial) {
 	if e.Denied != nil {
 		e.Denied(d)
+	}
+}
+
+func (e *Events) read(id spillway.ShareID, info ReadInfo) {
+	if e.Read != nil {
+		e.Read(id, info)
+	}
+}
+
+func (e *Events) sent(id spillway.ShareID, way string) {
+	if e.Sent != nil {
+		e.Sent(id, way)
 	}
 }
 

@@ -43,8 +43,17 @@ func (f *fetch) ask(ctx context.Context, byNode map[laneKey][]*fetchPart, wait t
 
 func (f *fetch) askNode(ctx context.Context, k laneKey, parts []*fetchPart, wait time.Duration, room int64) bool {
 	r := f.client.router
+	asking := ctx
+	failed := func() {
+		if asking.Err() == nil { // else the share moves, or the client is gone
+			for _, p := range parts {
+				p.leave()
+			}
+		}
+	}
 	lane, err := f.client.lanes.Lane(ctx, k.kind, k.site, k.node)
 	if err != nil {
+		failed()
 		r.refresh(ctx, k.site)
 		return false
 	}
@@ -53,6 +62,7 @@ func (f *fetch) askNode(ctx context.Context, k laneKey, parts []*fetchPart, wait
 	defer cancel()
 	body, err := lane.conn.Send(ctx, req.Key(), req.Version, true, req.AppendTo(nil)).Wait(ctx)
 	if err != nil {
+		failed()
 		if ctx.Err() != nil {
 			// Its answer may come much later and would hold up the next fetch.
 			r.background.Go(func() { _ = lane.conn.Close() })
@@ -64,6 +74,7 @@ func (f *fetch) askNode(ctx context.Context, k laneKey, parts []*fetchPart, wait
 	f.got.Add(int64(len(body)))
 	resp := req.ResponseKind().(*kmsg.FetchResponse)
 	if err := conn.Decode(resp, body); err != nil {
+		failed()
 		_ = lane.conn.Close()
 		return false
 	}
