@@ -1,0 +1,396 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"spillway"
+	"spillway/configs"
+	"spillway/federation/control"
+)
+
+// threeSites are embedded sites, each with a process of mirror and control and one of a
+// gateway; consumers of the group read at their own site.
+type threeSites struct {
+	t         *testing.T
+	text      string
+	processes map[string]*App
+	gateways  map[string]string
+	operator  *control.Operator
+}
+
+const standbyPartitions = 3
+
+func startThreeSites(t *testing.T, group string) *threeSites {
+	t.Helper()
+	w := &threeSites{t: t, processes: make(map[string]*App), gateways: make(map[string]string)}
+	sites := []string{"east", "west", "north"}
+	dir := t.TempDir()
+	text := "virtualCluster: {name: shop, clusterID: shop-1}\nprocess: {id: $SITE-$ID, site: $SITE, roles: [$ROLES], dataDir: $DIR}\nsites:\n"
+	for _, site := range sites {
+		w.gateways[site] = freeAddress(t)
+		text += fmt.Sprintf("- {name: %[1]s, embedded: {listen: %[2]q, dir: $DIR/%[1]s}}\n", site, freeAddress(t))
+	}
+	text += `coordinator: {embedded: {file: $DIR/store.db, socket: $DIR/store.sock}}
+failoverGroups:
+- {name: shop, topics: [orders], consumerGroups: ["*"], sites: [east, west, north], offsetBase: 1000, groupDrain: 1500ms, reads: standby` + group + `}
+telemetry: {listen: "127.0.0.1:0"}
+mirror: {listen: "127.0.0.1:0"}
+control: {probeInterval: 200ms, probeTimeout: 500ms}
+gateway: {listen: "$GATEWAY", advertised: "$GATEWAY", lease: {interval: 200ms, ttl: 800ms}}
+`
+	w.text = strings.ReplaceAll(text, "$DIR", dir)
+	for _, site := range []string{"north", "west", "east"} { // the store is at the first, and east is lost in a test
+		w.start(site, "brokers", "broker")
+		w.start(site, "mirror", "mirror, control")
+		w.start(site, "gateway", "gateway")
+	}
+	north := w.processes["north-brokers"]
+	if err := north.sites["east"].Admin().CreateTopic(w.within(), "orders", standbyPartitions, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.operator = control.NewOperator(north.cfg.Topology(), north.store, Observers(north.cfg))
+	return w
+}
+
+func (w *threeSites) within() context.Context {
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
+	w.t.Cleanup(cancel)
+	return ctx
+}
+
+func (w *threeSites) start(site, id, roles string) {
+	w.t.Helper()
+	text := strings.NewReplacer("$SITE", site, "$ID", id, "$ROLES", roles, "$GATEWAY", w.gateways[site]).Replace(w.text)
+	cfg, err := configs.Parse("test.yaml", []byte(text), func(string) (string, bool) { return "", false })
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	a := New(cfg, Options{Version: "test", Log: slog.New(slog.NewTextHandler(&logBuffer{}, nil))})
+	if err := a.Start(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	name := site + "-" + id
+	w.processes[name] = a
+	w.t.Cleanup(func() { w.stop(name) })
+}
+
+func (w *threeSites) stop(name string) {
+	if a := w.processes[name]; a != nil {
+		if err := a.Stop(); err != nil {
+			w.t.Error(err)
+		}
+		delete(w.processes, name)
+	}
+}
+
+// seeds are the gateways, home first.
+func (w *threeSites) seeds() kgo.Opt {
+	return kgo.SeedBrokers(w.gateways["east"], w.gateways["west"], w.gateways["north"])
+}
+
+// move waits until the site can take the group, and moves it there.
+func (w *threeSites) move(begin func(context.Context) (control.Plan, error), to spillway.SiteID) {
+	w.t.Helper()
+	ctx := w.within()
+	var plan control.Plan
+	var err error
+	var why error
+	eventually(w.t, "a move begins", func() bool {
+		plan, err = begin(ctx)
+		if err != nil && (why == nil || why.Error() != err.Error()) {
+			why = err
+			w.t.Log(err)
+		}
+		return err == nil
+	})
+	share, err := w.operator.Await(ctx, "shop", plan.Epoch, nil)
+	if err != nil || share.Active != to {
+		w.t.Fatalf("%s is active: %v; %+v", share.Active, err, share.Passages)
+	}
+}
+
+func (w *threeSites) switchover(to spillway.SiteID) {
+	w.t.Helper()
+	w.move(func(ctx context.Context) (control.Plan, error) {
+		return w.operator.Switchover(ctx, "shop", to, "test", "", false)
+	}, to)
+}
+
+// metric adds up the series of a gateway's metric that have all the words.
+func (w *threeSites) metric(site, name string, words ...string) (sum float64) {
+	w.t.Helper()
+	_, body := httpGet(w.t, w.processes[site+"-gateway"].Addr("telemetry"), "/metrics")
+	for line := range strings.Lines(body) {
+		found := strings.HasPrefix(line, name+"{")
+		for _, word := range words {
+			found = found && strings.Contains(line, strconv.Quote(word))
+		}
+		if found {
+			v, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndex(line, " "):]), 64)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			sum += v
+		}
+	}
+	return sum
+}
+
+// seen is what a reader got, in order, by partition.
+type seen struct {
+	mu     sync.Mutex
+	name   string
+	values [standbyPartitions]map[int64]string
+	last   [standbyPartitions]int64
+	count  int
+	fault  string
+}
+
+func newSeen(name string) *seen {
+	s := &seen{name: name}
+	for p := range s.values {
+		s.values[p], s.last[p] = map[int64]string{}, -1
+	}
+	return s
+}
+
+func (s *seen) take(partition int32, offset int64, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if offset <= s.last[partition] && s.fault == "" {
+		s.fault = fmt.Sprintf("%s: partition %d: offset %d after %d", s.name, partition, offset, s.last[partition])
+	}
+	s.last[partition] = offset
+	s.values[partition][offset] = value
+	s.count++
+}
+
+func (s *seen) n() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count
+}
+
+// follow reads all partitions from the start until the test ends.
+func (w *threeSites) follow(rack string, opts ...kgo.Opt) *seen {
+	w.t.Helper()
+	s := newSeen("a consumer at " + rack)
+	from := map[int32]kgo.Offset{}
+	for p := range int32(standbyPartitions) {
+		from[p] = kgo.NewOffset().AtStart()
+	}
+	cl, err := kgo.NewClient(append([]kgo.Opt{w.seeds(), kgo.Rack(rack), kgo.FetchMaxWait(500 * time.Millisecond), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{"orders": from})}, opts...)...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			cl.PollFetches(ctx).EachRecord(func(r *kgo.Record) { s.take(r.Partition, r.Offset, string(r.Value)) })
+		}
+	}()
+	w.t.Cleanup(func() { cancel(); <-done; cl.Close() })
+	return s
+}
+
+// followSarama is follow with sarama.
+func (w *threeSites) followSarama(rack string) *seen {
+	w.t.Helper()
+	s := newSeen("sarama at " + rack)
+	config := sarama.NewConfig()
+	config.RackID, config.Version, config.Consumer.MaxWaitTime = rack, sarama.V2_8_0_0, 500*time.Millisecond
+	consumer, err := sarama.NewConsumer([]string{w.gateways["east"], w.gateways["west"], w.gateways["north"]}, config)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var reading sync.WaitGroup
+	var partitions []sarama.PartitionConsumer
+	for p := range int32(standbyPartitions) {
+		pc, err := consumer.ConsumePartition("orders", p, sarama.OffsetOldest)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		partitions = append(partitions, pc)
+		reading.Go(func() {
+			for m := range pc.Messages() {
+				s.take(m.Partition, m.Offset, string(m.Value))
+			}
+		})
+	}
+	w.t.Cleanup(func() {
+		for _, pc := range partitions {
+			pc.AsyncClose()
+		}
+		reading.Wait()
+		if err := consumer.Close(); err != nil {
+			w.t.Error(err)
+		}
+	})
+	return s
+}
+
+// writer writes numbered records until it is stopped, and knows which were acknowledged where.
+type writer struct {
+	*seen
+	stop func()
+}
+
+func (w *threeSites) write(every time.Duration) *writer {
+	w.t.Helper()
+	cl, err := kgo.NewClient(w.seeds(), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.DefaultProduceTopic("orders"), kgo.ProducerLinger(0))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	out := &writer{seen: newSeen("the producer")}
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for n := 0; ctx.Err() == nil; n++ {
+			cl.Produce(context.Background(), &kgo.Record{Partition: int32(n % standbyPartitions), Value: []byte("value-" + strconv.Itoa(n))}, func(r *kgo.Record, err error) {
+				if err == nil {
+					out.take(r.Partition, r.Offset, string(r.Value))
+				} else {
+					w.t.Logf("%s to partition %d: %v", r.Value, r.Partition, err)
+				}
+			})
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+		}
+		_ = cl.Flush(context.Background()) // what was not acknowledged is not expected
+		cl.Close()
+	}()
+	out.stop = sync.OnceFunc(func() { cancel(); <-done })
+	w.t.Cleanup(out.stop)
+	return out
+}
+
+// compare waits until the readers have all that was acknowledged, and demands that each has
+// it at the offsets of which the producer was told, and the same as the first of them, who
+// reads as ever.
+func (w *threeSites) compare(acknowledged *seen, readers ...*seen) {
+	w.t.Helper()
+	for _, r := range readers {
+		eventually(w.t, r.name+" has all", func() bool { return r.has(acknowledged) })
+	}
+	for _, r := range readers {
+		eventually(w.t, r.name+" has the same as "+readers[0].name, func() bool { return r.has(readers[0]) && readers[0].has(r) })
+		if r.fault != "" {
+			w.t.Error(r.fault)
+		}
+	}
+}
+
+// has tells whether all that another one has seen was seen at the same offsets.
+func (s *seen) has(other *seen) bool {
+	for p := range other.values {
+		other.mu.Lock()
+		values := maps.Clone(other.values[p])
+		other.mu.Unlock()
+		s.mu.Lock()
+		for offset, value := range values {
+			if s.values[p][offset] != value {
+				s.mu.Unlock()
+				return false
+			}
+		}
+		s.mu.Unlock()
+	}
+	return true
+}
+
+// reads counts answers with records to consumers near a site, at all gateways that run: those
+// of their own site, and all.
+func (w *threeSites) reads() (local, all float64) {
+	for name := range w.processes {
+		site, isGateway := strings.CutSuffix(name, "-gateway")
+		for _, from := range []string{"standby", "active", "far"} {
+			if !isGateway {
+				continue
+			}
+			n := w.metric(site, "spillway_gateway_near_reads_total", from)
+			if all += n; from != "far" {
+				local += n
+			}
+		}
+	}
+	return local, all
+}
+
+// readLocally waits until consumers read at their own site, and demands that nearly all reads
+// are such from then on.
+func (w *threeSites) readLocally(out *writer) {
+	w.t.Helper()
+	share := func(records int) float64 {
+		local, all := w.reads()
+		until := out.n() + records
+		eventually(w.t, "the writer goes on", func() bool { return out.n() >= until })
+		nowLocal, nowAll := w.reads()
+		return (nowLocal - local) / max(nowAll-all, 1)
+	}
+	eventually(w.t, "consumers are sent to their sites", func() bool { return share(50) >= 0.95 })
+	if got := share(400); got < 0.95 {
+		w.t.Errorf("%.1f %% of reads are local", 100*got)
+	} else {
+		w.t.Logf("measured: %.1f %% of reads are local", 100*got)
+	}
+}
+
+// Consumers at each of three sites read at their own one, and have the same records at the
+// same offsets, payload by payload: while nothing moves, and after switchovers, by which their
+// site becomes the active one or ceases to be it; with franz-go and sarama.
+func TestConsumersReadAtTheirOwnSite(t *testing.T) {
+	w := startThreeSites(t, "")
+	out := w.write(5 * time.Millisecond)
+	eventually(t, "the first records", func() bool { return out.n() > 10 })
+	readers := []*seen{w.follow(""), w.follow("east"), w.follow("west"), w.follow("north"), w.followSarama("north")}
+	w.readLocally(out)
+	before := out.n()
+	for _, to := range []spillway.SiteID{"west", "north", "east"} {
+		w.switchover(to)
+		eventually(t, "the writer goes on", func() bool { return out.n() > before+100 })
+		before = out.n()
+	}
+	w.readLocally(out)
+	out.stop()
+	w.compare(out.seen, readers...)
+}
+
+// The active site is lost with its gateway, and another one takes over. Consumers that read
+// at standbys, the new active site among them, go on and have all that was acknowledged, and
+// the same as those that read where the group is served.
+func TestReadersOfStandbysGoOnAfterAFailover(t *testing.T) {
+	w := startThreeSites(t, ", ack: {sites: 2, onShortfall: degrade, shortfallAfter: 1s}")
+	out := w.write(5 * time.Millisecond)
+	eventually(t, "the first records", func() bool { return out.n() > 10 })
+	readers := []*seen{w.follow(""), w.follow("west"), w.follow("north"), w.followSarama("west")}
+	w.readLocally(out)
+	before := out.n()
+	for _, role := range []string{"gateway", "brokers", "mirror"} {
+		w.stop("east-" + role)
+	}
+	w.move(func(ctx context.Context) (control.Plan, error) {
+		return w.operator.Failover(ctx, "shop", "north", 1_000_000, "test", "", false)
+	}, "north")
+	eventually(t, "the writer goes on", func() bool { return out.n() > before+100 })
+	w.readLocally(out)
+	out.stop()
+	w.compare(out.seen, readers...)
+}
