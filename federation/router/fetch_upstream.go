@@ -65,6 +65,7 @@ func (f *fetch) askNode(ctx context.Context, k laneKey, parts []*fetchPart, wait
 		failed()
 		if ctx.Err() != nil {
 			// Its answer may come much later and would hold up the next fetch.
+			f.client.lanes.forget(lane) // nor is the next one to find it half closed
 			r.background.Go(func() { _ = lane.conn.Close() })
 			return true
 		}
