@@ -2,9 +2,11 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway"
+	"spillway/broker"
+	"spillway/broker/conn"
 	"spillway/configs"
 	"spillway/federation/control"
 )
@@ -29,36 +33,103 @@ type threeSites struct {
 	operator  *control.Operator
 }
 
+// roundTrips are the delays between sites, there and back.
+var roundTrips = map[[2]spillway.SiteID]time.Duration{{"east", "west"}: 10 * time.Millisecond, {"west", "north"}: 30 * time.Millisecond, {"east", "north"}: 80 * time.Millisecond}
+
+// dial reaches the brokers of a site from another one.
+func (w *threeSites) dial(here spillway.SiteID) func(spillway.SiteID) conn.DialFunc {
+	return func(there spillway.SiteID) conn.DialFunc {
+		far := max(roundTrips[[2]spillway.SiteID{here, there}], roundTrips[[2]spillway.SiteID{there, here}])
+		return func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := conn.Dial(ctx, network, address)
+			if err != nil || far == 0 {
+				return c, err
+			}
+			near, end := net.Pipe()
+			go delayed(end, c, far/2)
+			go delayed(c, end, far/2)
+			return near, nil
+		}
+	}
+}
+
+// delayed carries bytes from one end to another, each after the same time. What comes
+// meanwhile is on its way with it.
+func delayed(from, to net.Conn, by time.Duration) {
+	type piece struct {
+		at    time.Time
+		bytes []byte
+	}
+	way := make(chan piece, 100_000)
+	go func() {
+		defer to.Close()
+		for p := range way {
+			time.Sleep(time.Until(p.at))
+			if _, err := to.Write(p.bytes); err != nil {
+				break
+			}
+		}
+		from.Close()
+		for range way { // until the reader below has seen that
+		}
+	}()
+	defer close(way)
+	for {
+		b := make([]byte, 64<<10)
+		n, err := from.Read(b)
+		if n > 0 {
+			way <- piece{time.Now().Add(by), b[:n]}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
 const standbyPartitions = 3
+
+// siteNames are in order of preference.
+var siteNames = []string{"east", "west", "north"}
 
 func startThreeSites(t *testing.T, group string) *threeSites {
 	t.Helper()
+	return startSites(t, func(site string) string {
+		return fmt.Sprintf("embedded: {listen: %q, dir: $DIR/%s}", freeAddress(t), site)
+	}, group)
+}
+
+// startSites starts the processes of three sites, which reach says how to reach.
+func startSites(t *testing.T, reach func(site string) string, group string) *threeSites {
+	t.Helper()
 	w := &threeSites{t: t, processes: make(map[string]*App), gateways: make(map[string]string)}
-	sites := []string{"east", "west", "north"}
 	dir := t.TempDir()
 	text := "virtualCluster: {name: shop, clusterID: shop-1}\nprocess: {id: $SITE-$ID, site: $SITE, roles: [$ROLES], dataDir: $DIR}\nsites:\n"
-	for _, site := range sites {
+	for _, site := range siteNames {
 		w.gateways[site] = freeAddress(t)
-		text += fmt.Sprintf("- {name: %[1]s, embedded: {listen: %[2]q, dir: $DIR/%[1]s}}\n", site, freeAddress(t))
+		text += fmt.Sprintf("- {name: %s, %s}\n", site, reach(site))
 	}
 	text += `coordinator: {embedded: {file: $DIR/store.db, socket: $DIR/store.sock}}
 failoverGroups:
 - {name: shop, topics: [orders], consumerGroups: ["*"], sites: [east, west, north], offsetBase: 1000, groupDrain: 1500ms, reads: standby` + group + `}
 telemetry: {listen: "127.0.0.1:0"}
 mirror: {listen: "127.0.0.1:0"}
-control: {probeInterval: 200ms, probeTimeout: 500ms}
+control: {probeInterval: 200ms, probeTimeout: 2s}
 gateway: {listen: "$GATEWAY", advertised: "$GATEWAY", lease: {interval: 200ms, ttl: 800ms}}
 `
 	w.text = strings.ReplaceAll(text, "$DIR", dir)
 	for _, site := range []string{"north", "west", "east"} { // the store is at the first, and east is lost in a test
-		w.start(site, "brokers", "broker")
+		if strings.Contains(text, "embedded: {listen") {
+			w.start(site, "brokers", "broker")
+		}
 		w.start(site, "mirror", "mirror, control")
 		w.start(site, "gateway", "gateway")
 	}
-	north := w.processes["north-brokers"]
-	if err := north.sites["east"].Admin().CreateTopic(w.within(), "orders", standbyPartitions, 1, nil); err != nil {
-		t.Fatal(err)
-	}
+	north := w.processes["north-mirror"]
+	home := w.processes["east-mirror"].sites["east"]
+	w.eventually("the topic is there", func() bool { // its brokers may have just begun
+		err := home.Admin().CreateTopic(w.within(), "orders", standbyPartitions, 1, nil)
+		return err == nil || errors.Is(err, broker.ErrTopicExists)
+	})
 	w.operator = control.NewOperator(north.cfg.Topology(), north.store, Observers(north.cfg))
 	return w
 }
@@ -76,7 +147,7 @@ func (w *threeSites) start(site, id, roles string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	a := New(cfg, Options{Version: "test", Log: slog.New(slog.NewTextHandler(&logBuffer{}, nil))})
+	a := New(cfg, Options{Version: "test", Log: slog.New(slog.NewTextHandler(&logBuffer{}, nil)), Dial: w.dial(spillway.SiteID(site))})
 	if err := a.Start(w.t.Context()); err != nil {
 		w.t.Fatal(err)
 	}
@@ -94,6 +165,16 @@ func (w *threeSites) stop(name string) {
 	}
 }
 
+// eventually waits for a condition, on a machine that may be busy with real servers.
+func (w *threeSites) eventually(what string, ok func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s did not come about", what)
+		}
+	}
+}
+
 // seeds are the gateways, home first.
 func (w *threeSites) seeds() kgo.Opt {
 	return kgo.SeedBrokers(w.gateways["east"], w.gateways["west"], w.gateways["north"])
@@ -106,7 +187,7 @@ func (w *threeSites) move(begin func(context.Context) (control.Plan, error), to 
 	var plan control.Plan
 	var err error
 	var why error
-	eventually(w.t, "a move begins", func() bool {
+	w.eventually("a move begins", func() bool {
 		plan, err = begin(ctx)
 		if err != nil && (why == nil || why.Error() != err.Error()) {
 			why = err
@@ -288,10 +369,10 @@ func (w *threeSites) write(every time.Duration) *writer {
 func (w *threeSites) compare(acknowledged *seen, readers ...*seen) {
 	w.t.Helper()
 	for _, r := range readers {
-		eventually(w.t, r.name+" has all", func() bool { return r.has(acknowledged) })
+		w.eventually(r.name+" has all", func() bool { return r.has(acknowledged) })
 	}
 	for _, r := range readers {
-		eventually(w.t, r.name+" has the same as "+readers[0].name, func() bool { return r.has(readers[0]) && readers[0].has(r) })
+		w.eventually(r.name+" has the same as "+readers[0].name, func() bool { return r.has(readers[0]) && readers[0].has(r) })
 		if r.fault != "" {
 			w.t.Error(r.fault)
 		}
@@ -334,24 +415,48 @@ func (w *threeSites) reads() (local, all float64) {
 	return local, all
 }
 
+// tellReads tells where each gateway has read so far.
+func (w *threeSites) tellReads() {
+	for _, site := range siteNames {
+		if w.processes[site+"-gateway"] == nil {
+			continue
+		}
+		var words []string
+		for _, from := range []string{"standby", "active", "far"} {
+			words = append(words, fmt.Sprintf("%s %.0f", from, w.metric(site, "spillway_gateway_near_reads_total", from)))
+		}
+		for _, way := range []string{"near", "back"} {
+			words = append(words, fmt.Sprintf("sent %s %.0f", way, w.metric(site, "spillway_gateway_reads_sent_total", way)))
+		}
+		for _, of := range siteNames {
+			words = append(words, fmt.Sprintf("%s %.1f s and %.0f records behind", of, w.metric(site, "spillway_gateway_standby_behind_seconds", of), w.metric(site, "spillway_gateway_standby_behind_records", of)))
+		}
+		w.t.Logf("gateway at %s: %s", site, strings.Join(words, ", "))
+	}
+}
+
 // readLocally waits until consumers read at their own site, and demands that nearly all reads
 // are such from then on.
-func (w *threeSites) readLocally(out *writer) {
+func (w *threeSites) readLocally(out counted) float64 {
 	w.t.Helper()
 	share := func(records int) float64 {
 		local, all := w.reads()
 		until := out.n() + records
-		eventually(w.t, "the writer goes on", func() bool { return out.n() >= until })
+		w.eventually("the writer goes on", func() bool { return out.n() >= until })
 		nowLocal, nowAll := w.reads()
 		return (nowLocal - local) / max(nowAll-all, 1)
 	}
-	eventually(w.t, "consumers are sent to their sites", func() bool { return share(50) >= 0.95 })
-	if got := share(400); got < 0.95 {
+	w.eventually("consumers are sent to their sites", func() bool { return share(50) >= 0.95 })
+	got := share(400)
+	if got < 0.95 {
 		w.t.Errorf("%.1f %% of reads are local", 100*got)
-	} else {
-		w.t.Logf("measured: %.1f %% of reads are local", 100*got)
 	}
+	w.tellReads()
+	return got
 }
+
+// counted is what a writer wrote, or a reader read.
+type counted interface{ n() int }
 
 // Consumers at each of three sites read at their own one, and have the same records at the
 // same offsets, payload by payload: while nothing moves, and after switchovers, by which their
@@ -359,13 +464,13 @@ func (w *threeSites) readLocally(out *writer) {
 func TestConsumersReadAtTheirOwnSite(t *testing.T) {
 	w := startThreeSites(t, "")
 	out := w.write(5 * time.Millisecond)
-	eventually(t, "the first records", func() bool { return out.n() > 10 })
+	w.eventually("the first records", func() bool { return out.n() > 10 })
 	readers := []*seen{w.follow(""), w.follow("east"), w.follow("west"), w.follow("north"), w.followSarama("north")}
 	w.readLocally(out)
 	before := out.n()
-	for _, to := range []spillway.SiteID{"west", "north", "east"} {
+	for _, to := range []spillway.SiteID{"west", "east"} {
 		w.switchover(to)
-		eventually(t, "the writer goes on", func() bool { return out.n() > before+100 })
+		w.eventually("the writer goes on", func() bool { return out.n() > before+100 })
 		before = out.n()
 	}
 	w.readLocally(out)
@@ -379,7 +484,7 @@ func TestConsumersReadAtTheirOwnSite(t *testing.T) {
 func TestReadersOfStandbysGoOnAfterAFailover(t *testing.T) {
 	w := startThreeSites(t, ", ack: {sites: 2, onShortfall: degrade, shortfallAfter: 1s}")
 	out := w.write(5 * time.Millisecond)
-	eventually(t, "the first records", func() bool { return out.n() > 10 })
+	w.eventually("the first records", func() bool { return out.n() > 10 })
 	readers := []*seen{w.follow(""), w.follow("west"), w.follow("north"), w.followSarama("west")}
 	w.readLocally(out)
 	before := out.n()
@@ -389,7 +494,7 @@ func TestReadersOfStandbysGoOnAfterAFailover(t *testing.T) {
 	w.move(func(ctx context.Context) (control.Plan, error) {
 		return w.operator.Failover(ctx, "shop", "north", 1_000_000, "test", "", false)
 	}, "north")
-	eventually(t, "the writer goes on", func() bool { return out.n() > before+100 })
+	w.eventually("the writer goes on", func() bool { return out.n() > before+100 })
 	w.readLocally(out)
 	out.stop()
 	w.compare(out.seen, readers...)
