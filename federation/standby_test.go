@@ -41,7 +41,8 @@ type standbyWorld struct {
 	at    map[spillway.SiteID]*conn.Conn
 
 	mu    sync.Mutex
-	reads map[string]int // answers with records to clients that stand at a site, by gateway and where they came from
+	aged  map[spillway.SiteID]bool // gateways that know how old west is
+	reads map[string]int           // answers with records to clients that stand at a site, by gateway and where they came from
 }
 
 // from is how many answers a gateway gave with what a site has.
@@ -56,7 +57,7 @@ var standbyOrders = spillway.TopicPartition{Topic: "orders"}
 func startStandbys(t *testing.T, group func(*spillway.FailoverGroup), gateway func(*federation.Config)) *standbyWorld {
 	t.Helper()
 	sites := []spillway.SiteID{"east", "west", "north"}
-	w := &standbyWorld{t: t, at: make(map[spillway.SiteID]*conn.Conn), reads: map[string]int{}}
+	w := &standbyWorld{t: t, at: make(map[spillway.SiteID]*conn.Conn), reads: map[string]int{}, aged: map[spillway.SiteID]bool{}}
 	w.World = gatewaytest.Start(t, gatewaytest.Options{
 		Sites: sites, Topics: map[string]int32{"orders": 1}, Gateways: []spillway.GatewayID{"east", "west", "north"},
 		Group: func(g *spillway.FailoverGroup) {
@@ -67,6 +68,11 @@ func startStandbys(t *testing.T, group func(*spillway.FailoverGroup), gateway fu
 		},
 		Gateway: func(c *federation.Config) {
 			c.Site = spillway.SiteID(c.ID)
+			c.Events.Standby = func(_ spillway.ShareID, site spillway.SiteID, info federation.Standby) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.aged[c.Site] = w.aged[c.Site] || site == "west" && info.Age > 0
+			}
 			c.Events.Router.Read = func(_ spillway.ShareID, info router.ReadInfo) {
 				w.mu.Lock()
 				defer w.mu.Unlock()
@@ -183,6 +189,12 @@ func (w *standbyWorld) locally() {
 		return w.fetch("east", "west", 0, 0).PreferredReadReplica >= 0
 	})
 	w.locallyFrom(0)
+	gatewaytest.Eventually(w.t, "the gateway at the standby knows how old it is", func() bool {
+		w.fetch("west", "west", 0, 0)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.aged["west"]
+	})
 }
 
 // locallyFrom is half of it, of a standby that has nothing below an offset.

@@ -362,7 +362,7 @@ func (f *fetch) plan(ctx context.Context) map[laneKey][]*fetchPart {
 			continue
 		}
 		if f.req.Rack != "" {
-			f.nearest(p)
+			f.nearest(ctx, p)
 		}
 		if p.done || p.waits {
 			continue

@@ -78,29 +78,46 @@ func (c *Client) nearOf(tp spillway.TopicPartition) *near {
 	return n
 }
 
+// remembers looks up what the connection remembers of a partition that exists; false where
+// it remembers as much as it may. Of one that does not exist nothing is kept: a client may
+// name as many as it likes.
+func (f *fetch) remembers(p *fetchPart) bool {
+	if p.near = f.client.nearOf(p.tp); p.near == nil {
+		return false
+	}
+	if p.near.epoch != p.term.Epoch {
+		*p.near = near{epoch: p.term.Epoch}
+	}
+	return true
+}
+
 // nearest decides at which site a partition is read for a client that has named one as its
 // rack. It sets out.PreferredReadReplica where the client is to read elsewhere, and waits
 // where what it asks for is about to come to the standby.
-func (f *fetch) nearest(p *fetchPart) {
+func (f *fetch) nearest(ctx context.Context, p *fetchPart) {
 	r, rack := f.client.router, spillway.SiteID(f.req.Rack)
 	if r.standbys == nil || !p.share.Group.ReadsAt(rack) {
 		return // F
 	}
 	p.eligible = true
-	if p.near = f.client.nearOf(p.tp); p.near == nil {
-		return
-	}
-	if p.near.epoch != p.term.Epoch {
-		*p.near = near{epoch: p.term.Epoch}
-	}
 	switch {
 	case rack != r.config.Site:
-		if rack == p.term.Site || r.standbys.Fresh(p.share, p.term, rack, p.tp) == freshness.Fresh {
+		if f.good(ctx, p, rack) && f.remembers(p) {
 			f.send(p, rack, SentNear)
 		}
 	case rack != p.term.Site:
 		f.standby(p)
 	}
+}
+
+// good tells whether clients may be sent to a site for a partition.
+func (f *fetch) good(ctx context.Context, p *fetchPart, site spillway.SiteID) bool {
+	r := f.client.router
+	if site != p.term.Site {
+		return r.standbys.Fresh(p.share, p.term, site, p.tp) == freshness.Fresh
+	}
+	_, err := r.sites[site].Leader(ctx, p.tp)
+	return err == nil
 }
 
 // send tells the client to read elsewhere. As with Kafka's leaders such an answer has no
@@ -131,7 +148,7 @@ func (f *fetch) standby(p *fetchPart) {
 	now := time.Now()
 	fresh := r.standbys.Fresh(p.share, p.term, here, p.tp)
 	view, mark := r.standbys.View(p.term, here, p.tp)
-	if view == nil || now.Before(p.near.away) || p.wanted < r.standbys.Lacks(here, p.tp) {
+	if view == nil || !f.remembers(p) || now.Before(p.near.away) || p.wanted < r.standbys.Lacks(here, p.tp) {
 		return // C
 	}
 	told, _ := view.End()
