@@ -3,7 +3,7 @@
 # make test    everything, with real Kafka and real Consul; the stages are in tests/stages
 # make fuzz    random input for every decoder, FUZZTIME (10m) for each; make fuzz FUZZ=Produce for some
 # make soak    random faults on real parts under load, SOAKTIME (2h), from SEED
-# make bench   spillway mirror run beside MirrorMaker 2 and a plain copy; the report is in .cache/bench
+# make bench   spillway mirror run beside MirrorMaker 2 and a plain copy, gateways beside haproxy; reports are in .cache/bench
 
 CACHE := $(shell echo $${SPILLWAY_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/spillway})
 LINTER := $(CACHE)/golangci-lint-$(shell cat tests/lint/go.mod tests/lint/go.sum | sha256sum | cut -c 1-8)
@@ -43,6 +43,7 @@ soak:
 
 bench:
 	go test -count=1 -tags e2e -v -timeout 90m ./tests/bench/mirrors -out $(CURDIR)/.cache/bench
+	go test -count=1 -tags e2e -v -timeout 30m ./tests/bench/gateways -out $(CURDIR)/.cache/bench
 
 $(CI):
 	@go build -o $@ ./tests/ci

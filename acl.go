@@ -1,6 +1,7 @@
 package spillway
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -35,8 +36,7 @@ func (a ACL) String() string {
 }
 
 // Compare sorts entries.
-func (a ACL) Compare(b ACL) int { return strings.Compare(a.key(), b.key()) }
-
-func (a ACL) key() string {
-	return strings.Join([]string{a.Resource, a.Name, a.Pattern, a.Principal, a.Host, a.Operation, a.Permission}, "\x00")
+func (a ACL) Compare(b ACL) int {
+	return cmp.Or(strings.Compare(a.Resource, b.Resource), strings.Compare(a.Name, b.Name), strings.Compare(a.Pattern, b.Pattern), strings.Compare(a.Principal, b.Principal),
+		strings.Compare(a.Host, b.Host), strings.Compare(a.Operation, b.Operation), strings.Compare(a.Permission, b.Permission))
 }

@@ -285,6 +285,9 @@ const EpochMax Epoch = 1<<11 - 1
 // e: rising with e, never the broker's own (C21), and positive up to EpochMax.
 func VirtualLeaderEpoch(e Epoch) int32 { return int32(e)<<20 | 1 }
 
+// EpochOfLeaderEpoch reads the epoch back.
+func EpochOfLeaderEpoch(leaderEpoch int32) Epoch { return Epoch(leaderEpoch >> 20) }
+
 // TopicID is the virtual topic id: UUID version 5 (RFC 9562) of the virtual
 // cluster's id and the topic's name, so that all gateways agree without asking.
 func (t *Topology) TopicID(topic string) [16]byte {

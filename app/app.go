@@ -49,9 +49,10 @@ type App struct {
 	addrs     map[string]net.Addr // by part
 	traces    *telemetry.Traces   // nil: none are written
 
-	version  string
-	dials    func(spillway.SiteID) conn.DialFunc // nil: as ever
-	teardown teardown
+	version   string
+	dials     func(spillway.SiteID) conn.DialFunc // nil: as ever
+	deniedWhy string                              // what tokenHealth has said last of the store's token
+	teardown  teardown
 }
 
 // New prepares a process; nothing is opened yet.
@@ -126,13 +127,12 @@ func (a *App) startTelemetry(ctx context.Context) error {
 
 func (a *App) startStore(ctx context.Context) error {
 	a.tel.Health.Expect("coordinator")
-	if a.cfg.Coordinator.Consul != nil {
-		store, err := openConsul(*a.cfg.Coordinator.Consul)
+	if k := a.cfg.Coordinator.Consul; k != nil {
+		store, err := a.serveConsul(ctx, *k)
 		if err != nil {
 			return err
 		}
 		a.store = coordination.ShareWatches(store)
-		a.teardown.push("coordinator store", func(context.Context) error { return store.Close() })
 		return nil
 	}
 	store, stop, err := ServeStore(ctx, *a.cfg.Coordinator.Embedded)

@@ -132,7 +132,7 @@ control: {probeInterval: 50ms, probeTimeout: 500ms}
 		return strings.Contains(text, "coordinator cannot be reached") && strings.Contains(text, "site cannot be reached")
 	})
 	code, body := httpGet(t, a.Addr("telemetry"), "/readyz")
-	if code != http.StatusServiceUnavailable || !strings.Contains(body, "[-] coordinator: ") || !strings.Contains(body, "[-] site east: ") {
+	if code != http.StatusServiceUnavailable || !strings.Contains(body, "[-] coordinator: ") || !strings.Contains(body, "[-] coordinator token: ") || !strings.Contains(body, "[-] site east: ") {
 		t.Errorf("%d %s", code, body)
 	}
 	if code, _ := httpGet(t, a.Addr("telemetry"), "/livez"); code != http.StatusOK {

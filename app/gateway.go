@@ -10,6 +10,7 @@ import (
 	"spillway"
 	"spillway/configs"
 	"spillway/federation"
+	"spillway/federation/authentication"
 	"spillway/federation/router"
 	"spillway/federation/session"
 )
@@ -40,6 +41,7 @@ func (a *App) startGateway(ctx context.Context) error {
 		Sites: a.asGateway, Store: a.store, Listener: l, TLS: front.tls, Authentication: front.authenticator, Authorization: a.authorization(c.Authorization), Host: host, Port: port,
 		Limits:         session.Limits{FrameBytesMax: c.Limits.FrameBytesMax, InFlightMax: c.Limits.InFlightMax, IdleMax: c.Limits.IdleMax},
 		BudgetBytesMax: c.Limits.UnansweredBytesMax, ConnectionsMax: c.Limits.ConnectionsMax, ConnectionsPerAddressMax: c.Limits.ConnectionsPerAddressMax,
+		ConnectionRatePerAddress: c.Limits.ConnectionRatePerAddress, ConnectionsPerPrincipalMax: c.Limits.ConnectionsPerPrincipalMax, Quotas: quotas(c.Quotas),
 		LeaseTTL: c.Lease.TTL, LeaseEvery: c.Lease.Interval, Release: a.version, Events: events,
 		Router: router.Config{Administration: administration[c.Administration]},
 	})
@@ -58,6 +60,16 @@ func (a *App) startGateway(ctx context.Context) error {
 		}
 	})
 	return nil
+}
+
+func quotas(of []configs.Quota) []federation.Quota {
+	var all []federation.Quota
+	for _, q := range of {
+		all = append(all, federation.Quota{
+			Principal: authentication.Principal(q.Principal), ProducerBytes: q.ProducerByteRate, ConsumerBytes: q.ConsumerByteRate, Requests: q.RequestRate,
+		})
+	}
+	return all
 }
 
 // administration by the word of the configuration.

@@ -53,17 +53,36 @@ func openSite(site configs.Site, credentials configs.SASL, dial conn.DialFunc) (
 		cfg.Capabilities = embedded.Capabilities(e.Dir != "")
 		return kafka.New(cfg)
 	}
-	t, err := clientTLS(site.TLS)
-	if err != nil {
-		return nil, fmt.Errorf("site %s: tls: %w", site.Name, err)
+	if err := login(&cfg, site.TLS, credentials); err != nil {
+		return nil, fmt.Errorf("site %s: %w", site.Name, err)
 	}
-	cfg.TLS = t
-	if credentials.Mechanism != "" {
-		password, err := credentials.Password()
-		if err != nil {
-			return nil, fmt.Errorf("site %s: sasl: %w", site.Name, err)
-		}
-		cfg.SASL = &conn.SASL{Mechanism: credentials.Mechanism, User: credentials.User, Password: password}
+	return kafka.New(cfg)
+}
+
+func login(cfg *kafka.Config, encryption configs.TLS, credentials configs.SASL) (err error) {
+	if cfg.TLS, err = clientTLS(encryption); err != nil {
+		return fmt.Errorf("tls: %w", err)
+	}
+	if credentials.Mechanism == "" {
+		return nil
+	}
+	password, err := credentials.Password()
+	if err != nil {
+		return fmt.Errorf("sasl: %w", err)
+	}
+	cfg.SASL = &conn.SASL{Mechanism: credentials.Mechanism, User: credentials.User, Password: password}
+	return nil
+}
+
+// OpenGateways makes the virtual cluster reachable as any client reaches it; it does not
+// connect yet.
+func OpenGateways(addresses []string, encryption configs.TLS, credentials configs.SASL) (broker.Cluster, error) {
+	cfg := kafka.Config{Site: "gateways", Bootstrap: addresses, ClientID: "spillway-command", Capabilities: new(broker.Capabilities)}
+	if err := login(&cfg, encryption, credentials); err != nil {
+		return nil, fmt.Errorf("gateways: %w", err)
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("gateways: %w", err)
 	}
 	return kafka.New(cfg)
 }

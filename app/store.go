@@ -35,15 +35,46 @@ func OpenStore(ctx context.Context, cfg *configs.Config) (coordination.Store, er
 	return s, nil
 }
 
+// openConsul opens the store for a command, with the token as it is now.
 func openConsul(k configs.Consul) (coordination.Store, error) {
-	token, err := k.Token()
+	token, err := readToken(k)
 	if err != nil {
-		return nil, fmt.Errorf("coordinator.consul: %w", err)
+		return nil, err
 	}
+	return dialConsul(k, func() string { return token }, nil)
+}
+
+func dialConsul(k configs.Consul, token func() string, denied func()) (*consul.Store, error) {
 	return consul.New(consul.Config{
-		Address: k.Address, Token: token, Datacenter: k.Datacenter,
+		Address: k.Address, Token: token, Denied: denied, Datacenter: k.Datacenter,
 		CAFile: k.CAFile, CertFile: k.CertFile, KeyFile: k.KeyFile,
 	})
+}
+
+// serveConsul opens the store for a serving process. A token that may not do what the
+// process does fails here: it would get no better by waiting. While Consul does not
+// answer nobody knows, and it is asked again later.
+func (a *App) serveConsul(ctx context.Context, k configs.Consul) (coordination.Store, error) {
+	var store *consul.Store
+	rules := rulesOf(a.cfg)
+	token, err := newStoreToken(k, func(ctx context.Context, token string) error {
+		lacking, err := store.Lacking(ctx, token, rules)
+		return errors.Join(err, lackingError(lacking))
+	})
+	if err != nil {
+		return nil, err
+	}
+	if store, err = dialConsul(k, token.get, token.doubt); err != nil {
+		return nil, err
+	}
+	_, _, err = token.look(ctx)
+	if errors.Is(err, coordination.ErrDenied) {
+		return nil, errors.Join(err, store.Close())
+	}
+	a.tokenHealth(err)
+	a.teardown.push("coordinator store", func(context.Context) error { return store.Close() })
+	a.teardown.background("token of the coordinator", func(ctx context.Context) { a.watchToken(ctx, token) })
+	return store, nil
 }
 
 // served tells whether some process answers at the socket.

@@ -105,6 +105,17 @@ type Transaction struct {
 	ProducerEpoch   int16 // −1 where it was not told
 }
 
+// LogDir is a directory in which a broker keeps logs.
+type LogDir struct {
+	Path string
+	// Offline: the broker has given it up; nothing else is known of it then.
+	Offline bool
+	// TotalBytes and UsableBytes are those of its volume; −1: not told.
+	TotalBytes, UsableBytes int64
+	// Sizes, in bytes, of the partitions that were asked for and lie here.
+	Sizes map[spillway.TopicPartition]int64
+}
+
 // Admin is what mirrors, failover and operators do to a cluster. Every method
 // retries what may be retried for itself within ctx (not leader, coordinator
 // moved) and returns errors that name site and request.
@@ -140,6 +151,12 @@ type Admin interface {
 	// BrokerConfig reads one setting of every broker, by node id. Brokers that
 	// do not tell it are left out.
 	BrokerConfig(ctx context.Context, name string) (map[int32]string, error)
+
+	// LogDirs are the directories of every broker, by node id. With an error, those of the
+	// brokers that told them.
+	LogDirs(ctx context.Context, tps []spillway.TopicPartition) (map[int32][]LogDir, error)
+	// Features are those that the cluster has finalized (KIP-584), with their levels.
+	Features(ctx context.Context) (map[string]int16, error)
 
 	ListGroups(ctx context.Context) ([]GroupListing, error)
 	// DescribeGroup: state "Dead" for a group that does not exist.

@@ -51,6 +51,8 @@ type Capabilities struct {
 	// TransactionOutcome: coordinators tell whether the last transaction of a producer was
 	// committed. Where they do not it is Empty, like one that was aborted.
 	TransactionOutcome bool
+	// DiskSpace: brokers tell how much room the volumes of their logs have (KIP-827).
+	DiskSpace bool
 }
 
 // Node is one broker.

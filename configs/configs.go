@@ -105,8 +105,8 @@ type Coordinator struct {
 // Consul says where the Consul agent is.
 type Consul struct {
 	Address    string `key:"address" doc:"host:port, https://host:port or unix:///path of the agent on this host." default:"127.0.0.1:8500"`
-	TokenFile  string `key:"tokenFile" doc:"File that holds the ACL token."`
-	TokenEnv   string `key:"tokenEnv" doc:"Name of the environment variable that holds the ACL token."`
+	TokenFile  string `key:"tokenFile" doc:"File that holds the ACL token. A serving process reads it anew when it changes. See docs/operate/consul-acl.md."`
+	TokenEnv   string `key:"tokenEnv" doc:"Name of the environment variable that holds the ACL token, which cannot be changed while a process runs."`
 	CAFile     string `key:"caFile" doc:"PEM file of the authority of Consul's certificate."`
 	CertFile   string `key:"certFile" doc:"PEM file of the client certificate."`
 	KeyFile    string `key:"keyFile" doc:"PEM file of the client certificate's key."`
@@ -169,6 +169,7 @@ type Gateway struct {
 	Administration string        `key:"administration" doc:"What clients may do beside reading and writing. topics: create topics and change their settings. It is for every client that is let in, or for those that gateway.authorization lets. See docs/operate/topics.md." enum:"none,topics" default:"none"`
 	Authorization  Authorization `key:"authorization" doc:"What clients may do once it is known who they are. See docs/operate/security.md."`
 	Limits         GatewayLimits `key:"limits" doc:"Bounds on what clients can make the gateway do."`
+	Quotas         []Quota       `key:"quotas" doc:"What principals may use of each gateway in a second. See docs/operate/quotas.md."`
 	Lease          Lease         `key:"lease" doc:"The right to serve, renewed in the coordinator store."`
 }
 
@@ -201,6 +202,7 @@ type Authorization struct {
 	Rules         string   `key:"rules" doc:"By what it is decided: none lets every client do everything; acls goes by the access control list of the site that serves, as its brokers do." enum:"none,acls" default:"none"`
 	SuperUsers    []string `key:"superUsers" doc:"With rules: acls, principals (User:name) that may do everything, as super.users of brokers."`
 	AllowUnlisted bool     `key:"allowUnlisted" doc:"With rules: acls, let everybody do everything with a resource that no entry is about, as allow.everyone.if.no.acl.found of brokers." default:"false"`
+	NotClients    []string `key:"notClients" doc:"With rules: acls, principals (User:name) of brokers, exporters or backups, which no client of a gateway has: a switchover is not refused since a site gives them other rights."`
 }
 
 // ClientTokens are JSON Web Tokens, signed by RS256 or ES256.
@@ -216,13 +218,26 @@ type ClientTokens struct {
 
 // GatewayLimits bound what a client controls.
 type GatewayLimits struct {
-	ConnectionsMax           int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
-	ConnectionsPerAddressMax int           `key:"connectionsPerAddressMax" doc:"Client connections from one address (IPv6: one /64). Raise it where many clients share one, behind a proxy or NAT." default:"5000"`
-	FrameBytesMax            int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"16777216"`
-	InFlightMax              int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`
-	UnansweredBytesMax       int64         `key:"unansweredBytesMax" doc:"Bytes of requests without an answer, held ones included, and of answers on their way to clients, for the whole process." default:"536870912"`
-	IdleMax                  time.Duration `key:"idleMax" doc:"Connections that sent nothing for so long are closed." default:"10m"`
+	ConnectionsMax             int           `key:"connectionsMax" doc:"Client connections." default:"10000"`
+	ConnectionsPerAddressMax   int           `key:"connectionsPerAddressMax" doc:"Client connections from one address (IPv6: one /64). Raise it where many clients share one, behind a proxy or NAT." default:"5000"`
+	ConnectionRatePerAddress   int64         `key:"connectionRatePerAddress" doc:"Connections that one address may open in a second, those of ten seconds at once; those beyond are closed. Leave it where clients come through a proxy or load balancer, which is one address. 0: no limit." default:"0"`
+	ConnectionsPerPrincipalMax int           `key:"connectionsPerPrincipalMax" doc:"Client connections of one principal; those beyond are closed. Where clients do not say who they are, all are one. 0: no limit." default:"0"`
+	FrameBytesMax              int           `key:"frameBytesMax" doc:"Largest request, in bytes." default:"16777216"`
+	InFlightMax                int           `key:"inFlightMax" doc:"Unanswered requests per connection; more are not read." default:"64"`
+	UnansweredBytesMax         int64         `key:"unansweredBytesMax" doc:"Bytes of requests without an answer, held ones included, and of answers on their way to clients, for the whole process." default:"536870912"`
+	IdleMax                    time.Duration `key:"idleMax" doc:"Connections that sent nothing for so long are closed." default:"10m"`
 }
+
+// Quota is what a principal may use of one gateway.
+type Quota struct {
+	Principal        string `key:"principal" doc:"User:name as docs/operate/security.md makes it, or * for each principal that has no rate of its own." required:"true"`
+	ProducerByteRate int64  `key:"producerByteRate" doc:"Bytes of Produce requests a second. 0: as the entry of * says, or without limit." default:"0"`
+	ConsumerByteRate int64  `key:"consumerByteRate" doc:"Bytes of answers to Fetch a second. 0: as the entry of * says, or without limit." default:"0"`
+	RequestRate      int64  `key:"requestRate" doc:"Requests of any kind a second. 0: as the entry of * says, or without limit." default:"0"`
+}
+
+// EveryPrincipal is the principal of a quota for all that have no rate of their own.
+const EveryPrincipal = "*"
 
 // Lease times. The holder counts from when it sent the renewal, a waiter from
 // the last change it saw.

@@ -233,6 +233,7 @@ func (c *checker) gateway(g Gateway) {
 		c.at("gateway.tls", "certFile and keyFile go together")
 	}
 	c.clients(g)
+	c.quotas(g)
 	if g.Lease.Interval <= 0 || g.Lease.TTL < 2*g.Lease.Interval {
 		c.at("gateway.lease.ttl", "%s is too short for renewals every %s; twice that is the least", g.Lease.TTL, g.Lease.Interval)
 	}
@@ -243,6 +244,28 @@ func (c *checker) gateway(g Gateway) {
 	} {
 		if n < 1 {
 			c.at("gateway.limits."+key, "must be 1 or more")
+		}
+	}
+}
+
+// anonymous is who did not say who it is.
+const anonymous = "User:ANONYMOUS"
+
+func (c *checker) quotas(g Gateway) {
+	asked := len(g.SASL.Mechanisms) > 0 || g.TLS.ClientCAFile != ""
+	for i, q := range g.Quotas {
+		key := fmt.Sprintf("gateway.quotas[%d]", i)
+		switch {
+		case q.Principal != EveryPrincipal && !strings.HasPrefix(q.Principal, "User:"):
+			c.at(key+".principal", "%q is not a principal; try %q, or %q for each of them", q.Principal, "User:"+q.Principal, EveryPrincipal)
+		case slices.IndexFunc(g.Quotas, func(o Quota) bool { return o.Principal == q.Principal }) < i:
+			c.at(key+".principal", "%q is there twice", q.Principal)
+		case !asked && q.Principal != EveryPrincipal && q.Principal != anonymous:
+			c.at(key+".principal", "%q never comes: without gateway.sasl and gateway.tls.clientCAFile nobody is asked, and all are %s", q.Principal, anonymous)
+		}
+		wrong := c.faulty(key+".producerByteRate") || c.faulty(key+".consumerByteRate") || c.faulty(key+".requestRate")
+		if !wrong && q.ProducerByteRate == 0 && q.ConsumerByteRate == 0 && q.RequestRate == 0 {
+			c.at(key, "limits nothing: give producerByteRate, consumerByteRate or requestRate")
 		}
 	}
 }
@@ -315,6 +338,9 @@ func (c *checker) authorization(g Gateway, sites []Site) {
 		if len(a.SuperUsers) > 0 {
 			c.at("gateway.authorization.superUsers", "needs rules: acls; without it every client may do everything")
 		}
+		if len(a.NotClients) > 0 {
+			c.at("gateway.authorization.notClients", "needs rules: acls; without it no switchover is refused by rights")
+		}
 		if a.AllowUnlisted {
 			c.at("gateway.authorization.allowUnlisted", "needs rules: acls; without it every client may do everything")
 		}
@@ -328,11 +354,18 @@ func (c *checker) authorization(g Gateway, sites []Site) {
 			c.at("gateway.authorization.rules", "acls needs access control lists, which the embedded site %s has not", s.Name)
 		}
 	}
+	for i, name := range a.NotClients {
+		if kind, user, _ := strings.Cut(name, ":"); kind != "User" || user == "" || user == "*" || strings.TrimSpace(name) != name {
+			c.at(fmt.Sprintf("gateway.authorization.notClients[%d]", i), "%q is no principal of one user; write User:name", name)
+		}
+	}
 	for i, name := range a.SuperUsers {
 		key := fmt.Sprintf("gateway.authorization.superUsers[%d]", i)
 		switch kind, user, _ := strings.Cut(name, ":"); {
 		case kind == "" || user == "" || strings.TrimSpace(name) != name:
 			c.at(key, "%q is no principal; write User:name", name)
+		case kind != "User":
+			c.at(key, "%q is no client: gateways know clients as User:name alone", name)
 		case user == "*":
 			c.at(key, "%q is nobody: super users are named one by one. If clients may do everything, set rules: none", name)
 		case name == "User:ANONYMOUS" && g.TLS.AllowAnonymous:

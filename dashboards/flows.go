@@ -202,6 +202,11 @@ func refusalPanels() []picture {
 			},
 		},
 		{
+			kind: timeseries, title: "Pauses for quotas", unit: "short", thresholds: plain(), stack: true,
+			help:    "Client connections that are not read since their principal used more than gateway.quotas gives it, on average: by what it used too much of, bytes that it wrote, bytes that it read, or requests.",
+			queries: []query{{per("sum", "kind", rate(of("spillway_gateway_quota_throttle_seconds_sum"))), "{{kind}}"}},
+		},
+		{
 			kind: timeseries, title: "Producers after a move", unit: "short", thresholds: plain(), stack: true,
 			help:    "First batches of producers at a new site: forwarded, found to be there already, waited, or refused.",
 			queries: []query{{per("sum", "outcome", rise(of("spillway_gateway_first_contacts_total"))), "{{outcome}}"}},

@@ -49,6 +49,14 @@ type Config struct {
 	// ConnectionsPerAddressMax bounds those of one client address; default half of
 	// ConnectionsMax.
 	ConnectionsPerAddressMax int
+	// ConnectionRatePerAddress bounds those that one client address opens, in a second; 0: no limit.
+	ConnectionRatePerAddress int64
+	// ConnectionsPerPrincipalMax bounds those of one principal; 0: no limit.
+	ConnectionsPerPrincipalMax int
+
+	Quotas []Quota // of principals
+	// QuotaBurst is how much of its rates a principal may save up; default 10 s.
+	QuotaBurst time.Duration
 
 	Router router.Config // only its bounds are read
 	// DrainMax is how long produces in flight may take to end when a share is
@@ -70,7 +78,8 @@ type Events struct {
 	Session session.Events
 	Router  router.Events
 	// ConnectionRefused: more than ConnectionsMax (too-many), more of one client
-	// address (too-many-of-address), more than a tenth of them that have not said who
+	// address (too-many-of-address), or more that one opens in a time
+	// (too-fast-of-address), more of one principal (too-many-of-principal), more than a tenth of them that have not said who
 	// they are (too-many-unknown), or the TLS handshake failed (tls).
 	ConnectionRefused func(reason string)
 	// Authenticated: a login of a client ended (authentication.Config).
@@ -185,12 +194,14 @@ func New(c Config) (*Gateway, error) {
 		g.rights = g.newRights(*c.Authorization)
 		rc.Rights = g.rights
 	}
+	rc.Quotas = newQuotas(c)
 	rc.Report, rc.Events, rc.Dial = g.reports.update, c.Events.Router, c.Dial
 	if rc.Events.TransactionUnknown == nil {
 		rc.Events.TransactionUnknown = func(site spillway.SiteID, err error) {
 			g.problem(fmt.Sprintf("ask site %s about a transaction; may its gateways describe transactional ids?", site), err)
 		}
 	}
+	rc.Events.TooManyOfPrincipal = func() { g.connectionRefused("too-many-of-principal") }
 	for _, s := range g.shares {
 		rc.Shares = append(rc.Shares, s)
 	}

@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"time"
 
-	"spillway/federation/authentication"
+	"spillway/federation/quota"
 	"spillway/federation/session"
 )
 
@@ -75,7 +74,7 @@ func turnAway(l net.Listener) {
 
 func (g *Gateway) accept(ctx context.Context, serve func(c net.Conn, known, release func())) error {
 	slots := make(chan struct{}, g.config.ConnectionsMax)
-	clients := addresses{max: g.config.ConnectionsPerAddressMax, open: make(map[netip.Prefix]int)}
+	clients := newAddresses(g.config)
 	strangers := newStrangers(g.config, func() { g.connectionRefused("too-many-unknown") })
 	for {
 		c, err := g.config.Listener.Accept()
@@ -95,10 +94,10 @@ func (g *Gateway) accept(ctx context.Context, serve func(c net.Conn, known, rele
 			}
 			continue
 		}
-		leave, ok := clients.enter(c.RemoteAddr())
-		if !ok {
+		leave, refused := clients.enter(c.RemoteAddr())
+		if refused != quota.None {
 			c.Close()
-			g.connectionRefused("too-many-of-address")
+			g.connectionRefused(ofAddress[refused])
 			continue
 		}
 		select {
@@ -110,38 +109,6 @@ func (g *Gateway) accept(ctx context.Context, serve func(c net.Conn, known, rele
 			c.Close()
 			g.connectionRefused("too-many")
 		}
-	}
-}
-
-// addresses counts the open connections of each client address, so that one
-// cannot take all (promise G).
-type addresses struct {
-	max int
-
-	mu   sync.Mutex
-	open map[netip.Prefix]int
-}
-
-// enter counts one in, unless its address has as many as it may.
-func (a *addresses) enter(remote net.Addr) (leave func(), ok bool) {
-	of := authentication.HostOf(remote)
-	if !of.IsValid() {
-		return func() {}, true // no address to count by
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.open[of] >= a.max {
-		return nil, false
-	}
-	a.open[of]++
-	return func() { a.leave(of) }, true
-}
-
-func (a *addresses) leave(of netip.Prefix) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.open[of]--; a.open[of] == 0 {
-		delete(a.open, of)
 	}
 }
 
@@ -158,8 +125,12 @@ func (g *Gateway) serve(ctx context.Context, c net.Conn, known func()) {
 		limits.AdmitMax = max(time.Millisecond, limits.WithDefaults().AdmitMax-time.Since(accepted)) // in all
 	}
 	client, events := g.router.Connect(c), g.events.Session
-	if client.Admitted() {
+	if client.Admitted() { // by a certificate, or because nobody is asked
 		known()
+		if !client.Enter() {
+			client.Close()
+			return
+		}
 	}
 	events.Admitted = known
 	s := session.New(c, client, limits, g.budget, events)

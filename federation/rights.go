@@ -1,21 +1,18 @@
 package federation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"spillway"
 	"spillway/broker"
 	"spillway/federation/authorization"
 )
-
-// rightsMax is how long a gateway that starts waits until it knows what clients may do at
-// each site that answers.
-const rightsMax = 2 * time.Second
 
 // newRights keeps the access control lists of all sites: after a move the new site's is there.
 func (g *Gateway) newRights(c authorization.Config) *authorization.Keeper {
@@ -29,7 +26,7 @@ func (g *Gateway) newRights(c authorization.Config) *authorization.Keeper {
 	c.Read = func(ctx context.Context, id spillway.SiteID) ([]spillway.ACL, error) {
 		entries, err := read(ctx, id)
 		site, _ := g.config.Topology.Site(id)
-		return withoutFence(entries, site.GatewayPrincipal), err
+		return authorization.WithoutFence(entries, site.GatewayPrincipal), err
 	}
 	looked := c.Looked
 	c.Looked = func(site spillway.SiteID, err error, unread []spillway.SiteID) {
@@ -43,20 +40,6 @@ func (g *Gateway) newRights(c authorization.Config) *authorization.Keeper {
 	return authorization.NewKeeper(c)
 }
 
-// withoutFence leaves out the resource fence of a site. It is about gateways, and would
-// make a topic one that an entry is about: where everybody may use those that none is
-// about, a move that fences its old site would refuse the producers that are held for it.
-func withoutFence(entries []spillway.ACL, gateways string) []spillway.ACL {
-	fence := func(e spillway.ACL) bool {
-		return e.Principal == gateways && e.Permission == spillway.ACLDeny && e.Operation == string(authorization.Write) &&
-			e.Resource == spillway.ACLTopic && e.Pattern == spillway.ACLLiteral
-	}
-	if !slices.ContainsFunc(entries, fence) {
-		return entries
-	}
-	return slices.DeleteFunc(slices.Clone(entries), fence)
-}
-
 func (g *Gateway) readACLs(ctx context.Context, site spillway.SiteID) ([]spillway.ACL, error) {
 	entries, err := g.config.Sites[site].Admin().AllACLs(ctx)
 	if errors.Is(err, broker.ErrNotSupported) {
@@ -65,20 +48,36 @@ func (g *Gateway) readACLs(ctx context.Context, site spillway.SiteID) ([]spillwa
 	return entries, err
 }
 
-// awaitRights lets the first clients find the lists read. It comes before the lease: who has
-// that is laid out, and clients would be sent to a gateway that does not take them yet. A
-// site that is away holds nobody up for long; of what it serves clients are told to come
-// again.
+// awaitRights lets the first clients find the lists read of the sites that serve; one that
+// serves nothing now holds nobody up. It comes before the lease: who has that is laid out, and
+// clients would be sent to a gateway that does not take them yet. A site that is away holds
+// nobody up for long; of what it serves clients are told to come again.
 func (g *Gateway) awaitRights(ctx context.Context) {
 	if g.rights == nil {
 		return
 	}
-	waiting, cancel := context.WithTimeout(ctx, rightsMax)
+	most := cmp.Or(g.config.Authorization.FirstMax, authorization.FirstMax)
+	waiting, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	if !g.rights.Wait(waiting) && ctx.Err() == nil {
+	if unread := g.rights.Wait(waiting, g.servingSites(waiting)); len(unread) > 0 && ctx.Err() == nil {
 		g.problem("know what clients may do before they come", fmt.Errorf(
-			"within %s no access control list came from site %s; the gateway goes on, and tells clients of what these sites serve to come again", rightsMax, joined(g.rights.Unread())))
+			"within %s no access control list came from site %s; the gateway goes on, and tells clients of what these sites serve to come again", most, joined(unread)))
 	}
+}
+
+// servingSites are those that serve shares, or will where a move is under way, as the store
+// says; all, where it does not answer.
+func (g *Gateway) servingSites(ctx context.Context) (sites []spillway.SiteID) {
+	shares, err := g.config.Store.List(ctx, g.keys.Shares())
+	if err != nil {
+		return slices.Collect(maps.Keys(g.config.Sites))
+	}
+	g.takeShares(shares, true)
+	for _, s := range g.shares {
+		sites = append(sites, s.Record().Active, s.Record().Next())
+	}
+	slices.Sort(sites)
+	return slices.Compact(sites)
 }
 
 func joined(sites []spillway.SiteID) string {

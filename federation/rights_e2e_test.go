@@ -13,9 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kmsg"
-
 	"spillway"
 	"spillway/broker"
 	"spillway/federation"
@@ -210,80 +207,4 @@ func randomACLs(random *rand.Rand, round int) (list []spillway.ACL) {
 	}
 	slices.SortFunc(list, spillway.ACL.Compare)
 	return slices.Compact(list)
-}
-
-// A real coordinator takes other names with heartbeats that have nothing else to say: a member
-// that subscribed by an expression gets what it may read later too, without saying anything.
-func TestRealKafkaExpressions(t *testing.T) {
-	const site = "kafka-4.3.1"
-	o := gatewaytest.RealSitesWith(t, func(c *cluster.Config) { c.Users["alice"] = "alice's" }, map[string]int32{"carts": 2, "orders": 1, "stock": 1}, "4.3.1")
-	f := newFront(t)
-	f.write("alice")
-	if _, err := f.users.Look(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	o.Gateway = func(c *federation.Config) {
-		f.ask(c, 0, authentication.ScramSHA256)
-		c.Authorization = &authorization.Config{Every: 10 * time.Millisecond}
-	}
-	w := gatewaytest.Start(t, o)
-	admin := w.Direct[site].Admin()
-	c := login(t, w.Addrs[0], "alice", "alice's")
-	names := make(map[[16]byte]string)
-	for _, name := range []string{"carts", "orders", "stock"} {
-		names[w.Topology.TopicID(name)] = name
-	}
-	epoch, owned := int32(0), []kmsg.ConsumerGroupHeartbeatRequestTopic{}
-	beat := func(say func(*kmsg.ConsumerGroupHeartbeatRequest)) (reads string, ok bool) {
-		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
-		req.Version, req.Group, req.MemberID, req.MemberEpoch, req.RebalanceTimeoutMillis = 1, "buyers", "bWVtYmVyLW9uZS1vbmUxMQ", epoch, -1
-		say(req)
-		resp := do[*kmsg.ConsumerGroupHeartbeatResponse](t, c, req)
-		if resp.ErrorCode != 0 {
-			t.Logf("%v: %s", kerr.ErrorForCode(resp.ErrorCode), nameOf(resp.ErrorMessage))
-			return "", false
-		}
-		if epoch = resp.MemberEpoch; resp.Assignment != nil {
-			owned = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
-			for _, topic := range resp.Assignment.Topics {
-				owned = append(owned, kmsg.ConsumerGroupHeartbeatRequestTopic{TopicID: topic.TopicID, Partitions: topic.Partitions})
-			}
-		}
-		var parts []string
-		for _, topic := range owned {
-			parts = append(parts, fmt.Sprint(names[topic.TopicID], len(topic.Partitions)))
-		}
-		return sorted(parts), true
-	}
-	var now []spillway.ACL
-	entry := func(kind, name string) spillway.ACL {
-		return spillway.ACL{Resource: kind, Pattern: spillway.ACLLiteral, Name: name, Principal: "User:alice", Host: "*", Operation: "READ", Permission: "ALLOW"}
-	}
-	for i, step := range []struct {
-		topics []string
-		want   string
-	}{{[]string{"orders"}, "orders1"}, {[]string{"orders", "carts"}, "carts2, orders1"}, {[]string{"carts"}, "carts2"}} {
-		list := []spillway.ACL{entry("GROUP", "buyers")}
-		for _, topic := range step.topics {
-			list = append(list, entry("TOPIC", topic))
-		}
-		now = replaceACLs(t, admin, now, list)
-		if i == 0 {
-			gatewaytest.Eventually(t, "the member joins", func() bool {
-				_, ok := beat(func(req *kmsg.ConsumerGroupHeartbeatRequest) {
-					req.RebalanceTimeoutMillis, req.Topics, req.SubscribedTopicNames, req.SubscribedTopicRegex = 10_000, owned, []string{}, kmsg.StringPtr(".*")
-				})
-				return ok
-			})
-		}
-		gatewaytest.Eventually(t, fmt.Sprintf("with %q the member reads %q", step.topics, step.want), func() bool {
-			time.Sleep(100 * time.Millisecond)
-			before := fmt.Sprint(owned)
-			got, _ := beat(func(*kmsg.ConsumerGroupHeartbeatRequest) {})
-			if fmt.Sprint(owned) != before { // as a client that has taken it, and given up what it lost
-				got, _ = beat(func(req *kmsg.ConsumerGroupHeartbeatRequest) { req.Topics = owned })
-			}
-			return got == step.want
-		})
-	}
 }

@@ -65,6 +65,24 @@ func (l *lists) set(t *testing.T, site spillway.SiteID, lines ...string) {
 	}
 	l.mu.Lock()
 	l.sites[site], l.fault = all, nil
+	l.mu.Unlock()
+	l.again(t)
+}
+
+// fail has reads fail from now on.
+func (l *lists) fail(t *testing.T, err error) {
+	t.Helper()
+	l.mu.Lock()
+	l.fault = err
+	l.mu.Unlock()
+	l.again(t)
+}
+
+// again waits until what is read now counts: a site's list is read when the answer of before was
+// looked at.
+func (l *lists) again(t *testing.T) {
+	t.Helper()
+	l.mu.Lock()
 	now := l.reads
 	l.mu.Unlock()
 	gatewaytest.Eventually(t, "the list is read twice", func() bool {
@@ -139,7 +157,8 @@ func TestRightsByAPI(t *testing.T) {
 			"JoinGroup": "buyers, sellers no-group", "Heartbeat": "buyers, sellers no-group", "SyncGroup": "buyers, sellers no-group", "LeaveGroup": "buyers, sellers no-group",
 			"DescribeGroups": "buyers, sellers no-group", "ConsumerGroupDescribe": "buyers, sellers no-group", "ListGroups": "buyers",
 		}},
-		"to list groups": {[]string{"allow User:alice describe cluster kafka-cluster"}, map[string]string{"ListGroups": "buyers, sellers"}},
+		"to act for the cluster": {[]string{"allow User:alice cluster_action cluster kafka-cluster", "deny User:alice describe topic orders"}, map[string]string{"OffsetForLeaderEpoch": "carts, nowhere, orders"}},
+		"to list groups":         {[]string{"allow User:alice describe cluster kafka-cluster"}, map[string]string{"ListGroups": "buyers, sellers"}},
 		"to write one topic": {[]string{"allow User:alice write topic car*"}, map[string]string{
 			"Metadata of all topics": "carts id", "Metadata by name": "carts id, nowhere no-id no-topic, orders no-id no-topic", "Metadata by id": "- id of orders unknown-id, - id unknown-id, carts id",
 			"Produce": "carts, orders no-topic", "Produce by id": "carts, orders unknown-id", "Fetch by id": "carts no-topic to -1, orders unknown-id", "ListOffsets": "carts, nowhere no-topic, orders no-topic", "OffsetForLeaderEpoch": "carts, nowhere no-topic, orders no-topic", "InitProducerId": "",
@@ -390,10 +409,7 @@ func TestAListThatWasNeverRead(t *testing.T) {
 	if got := alice.produce(9)(); got != "orders" {
 		t.Errorf("after it was read: %s", got)
 	}
-	l.mu.Lock()
-	l.fault = errors.New("the site is away")
-	l.mu.Unlock()
-	time.Sleep(20 * time.Millisecond) // reads fail meanwhile, or they do later: nothing may change
+	l.fail(t, errors.New("the site is away"))
 	if got := alice.produce(9)(); got != "orders" {
 		t.Errorf("while the site is away: %s", got)
 	}
@@ -509,18 +525,28 @@ func TestClientsWaitForTheFirstLists(t *testing.T) {
 	t.Parallel()
 	f, l := newFront(t), newLists()
 	l.sites["east"] = []spillway.ACL{{Resource: "TOPIC", Pattern: "LITERAL", Name: "orders", Principal: "User:alice", Host: "*", Operation: "WRITE", Permission: "ALLOW"}}
-	var read atomic.Bool
+	leased := make(chan struct{}, 1)
+	var first sync.Once
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
 		f.ask(c, 0, authentication.ScramSHA256)
 		l.authorize(c, func(_ context.Context, site spillway.SiteID) ([]spillway.ACL, error) {
-			time.Sleep(200 * time.Millisecond)
-			read.Store(true)
+			first.Do(func() {
+				select {
+				case <-leased:
+					t.Error("the gateway has its lease before anybody knows what clients may do")
+				case <-time.After(200 * time.Millisecond): // it would have it in no time
+				}
+			})
 			return l.at(site)
 		})
+		c.Authorization.FirstMax = time.Hour // a machine that stands still makes nobody go on
 		told := c.Events.LeaseState
 		c.Events.LeaseState = func(err error) {
-			if err == nil && !read.Load() {
-				t.Error("the gateway has its lease before anybody knows what clients may do")
+			if err == nil {
+				select {
+				case leased <- struct{}{}:
+				default:
+				}
 			}
 			if told != nil {
 				told(err)
@@ -544,6 +570,7 @@ func TestNobodyWaitsLongForTheFirstLists(t *testing.T) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}, "User:bob")
+		c.Authorization.FirstMax = 300 * time.Millisecond
 		c.Events.Problem = func(what string, err error) {
 			select {
 			case told <- fmt.Sprint(what, ": ", err):
@@ -555,7 +582,7 @@ func TestNobodyWaitsLongForTheFirstLists(t *testing.T) {
 	if got := bob.produce(9)(); got != "orders" {
 		t.Errorf("a super user: %s", got)
 	}
-	if took := time.Since(began); took < time.Second {
+	if took := time.Since(began); took < 300*time.Millisecond {
 		t.Errorf("nobody waited: %s", took)
 	}
 	var lease layout.GatewayLease
@@ -568,12 +595,40 @@ func TestNobodyWaitsLongForTheFirstLists(t *testing.T) {
 	for ctx := within(t, soon); ; {
 		select {
 		case one := <-told:
-			if strings.Contains(one, "know what clients may do before they come: within 2s no access control list came from site east;") {
+			if strings.Contains(one, "know what clients may do before they come: within 300ms no access control list came from site east;") {
 				return
 			}
 		case <-ctx.Done():
 			t.Fatal("it was not said")
 		}
+	}
+}
+
+// A site that serves nothing holds no gateway up: its list may come later, as it is away.
+func TestNobodyWaitsForTheListOfAStandby(t *testing.T) {
+	t.Parallel()
+	f, l := newFront(t), newLists()
+	w := gatewaytest.Start(t, gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}, Gateway: func(c *federation.Config) {
+		f.ask(c, 0, authentication.ScramSHA256)
+		l.authorize(c, func(ctx context.Context, site spillway.SiteID) ([]spillway.ACL, error) {
+			if site == "west" {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return l.at(site)
+		}, "User:bob")
+		c.Authorization.FirstMax = time.Hour // far beyond the test's patience
+	}})
+	bob := &asker{t: t, conn: login(t, w.Addrs[0], "bob", "bob's"), topics: []string{"orders"}}
+	if got := bob.produce(9)(); got != "orders" {
+		t.Errorf("a super user: %s", got)
+	}
+	// A request for what that site serves after all is to come again.
+	w.Fence("west", failover.Failover)
+	w.Open(0, 0)
+	alice := &asker{t: t, conn: login(t, w.Addrs[0], "alice", "alice's"), topics: []string{"orders"}}
+	if got := alice.byName(); !strings.Contains(got, "orders no-id later") {
+		t.Errorf("after a failover: %s", got)
 	}
 }
 
@@ -598,54 +653,78 @@ func TestAGatewayWithoutAStoreRefusesNobody(t *testing.T) {
 	gatewaytest.Eventually(t, "it knows that alice may nothing", func() bool { return alice.initProducerID() == " no-cluster" })
 }
 
-// A member that subscribed by an expression gets the partitions of what it may read later too,
-// and loses those that it may not read any more; a topic that it may not know of does not matter
-// to it. It says all that it wants each time, since an embedded site takes other topics with such
-// heartbeats alone.
-func TestAMemberOfAnExpressionFollowsItsRights(t *testing.T) {
+// beater is a member of the new group protocol.
+type beater struct {
+	conn  *conn.Conn
+	names map[[16]byte]string
+	epoch int32
+	owned []kmsg.ConsumerGroupHeartbeatRequestTopic
+}
+
+func newBeater(w *gatewaytest.World, c *conn.Conn, topics ...string) *beater {
+	b := &beater{conn: c, names: make(map[[16]byte]string), owned: []kmsg.ConsumerGroupHeartbeatRequestTopic{}}
+	for _, name := range topics {
+		b.names[w.Topology.TopicID(name)] = name
+	}
+	return b
+}
+
+// beat says all that the member wants, and tells its topics.
+func (b *beater) beat(t *testing.T, expression string, names ...string) (string, *kmsg.ConsumerGroupHeartbeatResponse) {
+	t.Helper()
+	req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	req.Version, req.Group, req.MemberID, req.MemberEpoch, req.RebalanceTimeoutMillis = 1, "buyers", "bWVtYmVyLW9uZS1vbmUxMQ", b.epoch, 10_000
+	req.Topics, req.SubscribedTopicNames, req.SubscribedTopicRegex = b.owned, append([]string{}, names...), &expression
+	resp := do[*kmsg.ConsumerGroupHeartbeatResponse](t, b.conn, req)
+	if resp.ErrorCode != 0 {
+		return kerr.ErrorForCode(resp.ErrorCode).Error(), resp
+	}
+	if b.epoch = resp.MemberEpoch; resp.Assignment != nil {
+		b.owned = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+		for _, topic := range resp.Assignment.Topics {
+			b.owned = append(b.owned, kmsg.ConsumerGroupHeartbeatRequestTopic{TopicID: topic.TopicID, Partitions: topic.Partitions})
+		}
+	}
+	var reads []string
+	for _, topic := range b.owned {
+		reads = append(reads, fmt.Sprint(b.names[topic.TopicID], len(topic.Partitions)))
+	}
+	return sorted(reads), resp
+}
+
+// Where rights are looked at nobody joins by an expression, whatever it may describe, and is told
+// why; a member of names that turns to one keeps them.
+func TestNobodySubscribesByAnExpression(t *testing.T) {
 	t.Parallel()
 	f, l := newFront(t), newLists()
-	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"carts": 2, "orders": 1, "stock": 1}, Gateway: func(c *federation.Config) {
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"carts": 2, "orders": 1}, Gateway: func(c *federation.Config) {
 		f.ask(c, 0, authentication.ScramSHA256)
 		l.authorize(c, l.read)
 	}})
-	c := login(t, w.Addrs[0], "alice", "alice's")
-	names := make(map[[16]byte]string)
-	for _, name := range []string{"carts", "orders", "stock"} {
-		names[w.Topology.TopicID(name)] = name
+	l.set(t, "east", "allow User:alice read group buyers", "allow User:alice all topic *")
+	alice := newBeater(w, login(t, w.Addrs[0], "alice", "alice's"), "carts", "orders")
+	refused := func(when string, names ...string) {
+		t.Helper()
+		got, resp := alice.beat(t, "ord.*", names...)
+		if resp.ErrorCode != kerr.InvalidRequest.Code || !strings.Contains(nameOf(resp.ErrorMessage), "gateway.authorization.rules") || !strings.Contains(nameOf(resp.ErrorMessage), "by names") {
+			t.Errorf("%s: %s, %q", when, got, nameOf(resp.ErrorMessage))
+		}
 	}
-	epoch, owned := int32(0), []kmsg.ConsumerGroupHeartbeatRequestTopic{}
-	beat := func() string {
-		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
-		req.Version, req.Group, req.MemberID, req.MemberEpoch, req.RebalanceTimeoutMillis = 1, "buyers", "bWVtYmVyLW9uZS1vbmUxMQ", epoch, 10_000
-		req.Topics, req.SubscribedTopicNames, req.SubscribedTopicRegex = owned, []string{}, kmsg.StringPtr(".*")
-		resp := do[*kmsg.ConsumerGroupHeartbeatResponse](t, c, req)
-		if resp.ErrorCode != 0 {
-			t.Fatalf("%v: %+v", kerr.ErrorForCode(resp.ErrorCode), resp)
-		}
-		if epoch = resp.MemberEpoch; resp.Assignment != nil {
-			owned = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
-			for _, topic := range resp.Assignment.Topics {
-				owned = append(owned, kmsg.ConsumerGroupHeartbeatRequestTopic{TopicID: topic.TopicID, Partitions: topic.Partitions})
-			}
-		}
-		var reads []string
-		for _, topic := range owned {
-			reads = append(reads, fmt.Sprint(names[topic.TopicID], len(topic.Partitions)))
-		}
-		return sorted(reads)
+	refused("as it joins")
+	gatewaytest.Eventually(t, "it joins by names", func() bool { got, _ := alice.beat(t, "", "carts"); return got == "carts2" })
+	refused("later", "carts")
+	if got, _ := alice.beat(t, "", "carts"); got != "carts2" {
+		t.Errorf("after that it reads %q", got)
 	}
-	for _, c := range []struct {
-		topics []string
-		want   string
-	}{{[]string{"orders"}, "orders1"}, {[]string{"orders", "carts"}, "carts2, orders1"}, {[]string{"carts"}, "carts2"}, {nil, ""}} {
-		list := []string{"allow User:alice read group buyers"}
-		for _, topic := range c.topics {
-			list = append(list, "allow User:alice read topic "+topic)
-		}
-		l.set(t, "east", list...)
-		gatewaytest.Eventually(t, fmt.Sprintf("with %q the member reads %q", c.topics, c.want), func() bool { return beat() == c.want })
-	}
+}
+
+// Where rights are not looked at the site's coordinator has the expression.
+func TestExpressionsAreTheSitesWithoutRules(t *testing.T) {
+	t.Parallel()
+	f := newFront(t)
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"carts": 2, "orders": 1}, Gateway: func(c *federation.Config) { f.ask(c, 0, authentication.ScramSHA256) }})
+	alice := newBeater(w, login(t, w.Addrs[0], "alice", "alice's"), "carts", "orders")
+	gatewaytest.Eventually(t, "it reads what matches", func() bool { got, _ := alice.beat(t, "ord.*"); return got == "orders1" })
 }
 
 // Of a topic whose partitions live at several sites each is decided about by its own site.

@@ -76,7 +76,7 @@ func (t *tally) add(f sitelog.Fetched, span sitelog.Span, view *offsetmap.View) 
 			if err != nil {
 				return err
 			}
-			if !aborts(records) {
+			if !Aborts(records) {
 				t.decided += t.open[h.ProducerID]
 			}
 			delete(t.open, h.ProducerID)

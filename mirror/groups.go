@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,13 +97,10 @@ func (c carriedGroup) still(theirs map[spillway.TopicPartition]broker.GroupOffse
 // committed again, for clients are held meanwhile. The site itself is asked what it
 // has: another mirror of it may have carried others since.
 func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error {
-	s, err := m.share(id)
+	a, err := m.assignment(id)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	a := s.mu.assignment
-	s.mu.Unlock()
 	src, err := m.source(from)
 	if err != nil {
 		return err
@@ -133,18 +131,84 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	}, func(string, carriedGroup) {})
 }
 
+// RemoveMembers removes the members that the share's consumer groups have here, before a
+// failover opens the epoch: they are of a time when this site served. New members would
+// wait until the sessions of those have timed out, which takes 45 s by default. In a
+// switchover CopyGroups does so. It may run beside OpenEpoch, but not longer than that, and
+// not again once the epoch has begun here: then clients may have joined.
+//
+// A group counts if it has a position in a topic of the share: those of the site itself,
+// such as the workers of a Connect cluster, are left alone, whatever they are called.
+func (m *Mirror) RemoveMembers(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) error {
+	a, err := m.assignment(id)
+	if err != nil {
+		return err
+	}
+	if len(a.ConsumerGroups) == 0 {
+		return nil
+	}
+	faults, err := eachGroup(ctx, m.local, a, func(g broker.GroupListing) error {
+		if g.State == "Empty" || g.State == "Dead" {
+			return nil
+		}
+		if err := m.removeMembers(ctx, a, groupRight{m: m, share: id, group: g.ID, floor: epoch}); err != nil {
+			return fmt.Errorf("group %s: %w", g.ID, err)
+		}
+		return nil
+	})
+	return cmp.Or(err, some(faults))
+}
+
+func (m *Mirror) removeMembers(ctx context.Context, a Assignment, right groupRight) error {
+	positions, err := m.local.Admin().FetchGroupOffsets(ctx, right.group)
+	if err != nil {
+		return err
+	}
+	for tp := range positions {
+		if a.has(tp) {
+			return right.removeMembers(ctx)
+		}
+	}
+	return nil
+}
+
+// Begun tells whether an epoch of a share, or a later one, has begun at this site.
+func (m *Mirror) Begun(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) (bool, error) {
+	a, err := m.assignment(id)
+	if err != nil {
+		return false, err
+	}
+	if err := m.readMap(ctx); err != nil {
+		return false, err
+	}
+	for tp := range m.reader.Open() {
+		if a.has(tp) && m.hasBegun(tp, epoch) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // copyGroups copies what differs from what is there, and says what is there then: nothing
 // is known of what another worker has. Of several workers each has its own groups. The
 // last copy may wait: for groups that are becoming its own, and for the source's coordinator
 // to hear of the end of transactions. It commits nothing once the site has promised a higher
 // epoch than the floor.
 func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
-	groups, err := src.cluster.Admin().ListGroups(ctx)
+	faults, err := eachGroup(ctx, src.cluster, a, func(g broker.GroupListing) error {
+		return m.copyAlone(ctx, a, src, g.ID, floor, wait, there, keep)
+	})
+	return cmp.Or(err, errors.Join(faults...))
+}
+
+// eachGroup does something about each group of a site that belongs to the share,
+// groupsAtOnce at a time: they are independent, and a move holds producers until it is
+// done with all. A fault of one keeps nobody from the others.
+func eachGroup(ctx context.Context, at broker.Cluster, a Assignment, do func(broker.GroupListing) error) (faults []error, err error) {
+	groups, err := at.Admin().ListGroups(ctx)
 	if err != nil {
-		return fmt.Errorf("list groups of site %s: %w", src.site, err)
+		return nil, fmt.Errorf("list groups of site %s: %w", at.Site(), err)
 	}
-	// Groups are independent, and a move holds producers until all are copied.
-	var faults []error
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, groupsAtOnce)
@@ -155,17 +219,15 @@ func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floo
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := m.copyAlone(ctx, a, src, g.ID, floor, wait, there, keep)
-			if err == nil {
-				return
+			if err := do(g); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				faults = append(faults, err)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			faults = append(faults, err)
 		})
 	}
 	wg.Wait()
-	return errors.Join(faults...)
+	return faults, nil
 }
 
 // copyAlone copies a group while nobody else of this mirror does: else what one read

@@ -532,6 +532,16 @@ func (m *Mirror) assigned(id spillway.ShareID) (*share, Assignment) {
 	return s, s.mu.assignment
 }
 
+// assignment is that of a share, an empty one if nothing is known of it; an error once the
+// mirror was closed.
+func (m *Mirror) assignment(id spillway.ShareID) (Assignment, error) {
+	if _, err := m.share(id); err != nil {
+		return Assignment{}, err
+	}
+	_, a := m.assigned(id)
+	return a, nil
+}
+
 // elsewhere are the maps of the partitions that other workers have opened since this one
 // did, and that are still there.
 func (m *Mirror) elsewhere(s *share, a Assignment) map[spillway.TopicPartition]*offsetmap.View {

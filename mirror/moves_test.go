@@ -635,6 +635,68 @@ func TestGroupOffsetsMoveExactly(t *testing.T) {
 	}
 }
 
+// Before a failover opens an epoch, members go that have stayed from when the site served.
+// Those of groups that are the site's own stay, and all do once another epoch was promised.
+func TestMembersAreRemovedBeforeAFailoverOpens(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	p := newPair(t, map[string]int32{"orders": 1})
+	tp := spillway.TopicPartition{Topic: "orders"}
+	if err := newLoad(t, p.east.Addresses(), 7).write(ctx, "orders", 1, 30); err != nil {
+		t.Fatal(err)
+	}
+	p.wait(t)
+	if err := p.west.Admin().CommitGroupOffsets(ctx, "app-1", map[spillway.TopicPartition]broker.GroupOffset{tp: {LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	members := func(group string) int {
+		d, err := p.west.Admin().DescribeGroup(ctx, group)
+		if err != nil {
+			t.Error(err)
+		}
+		return len(d.Members)
+	}
+	stays := func(group string) {
+		t.Helper()
+		c, err := kgo.NewClient(kgo.SeedBrokers(p.west.Addresses()...), kgo.ConsumerGroup(group), kgo.ConsumeTopics("orders"), kgo.DisableAutoCommit(), kgo.InstanceID("stays"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the member has joined", func() bool {
+			c.PollRecords(ctx, 1)
+			return members(group) == 1
+		})
+		c.Close() // a static member does not leave
+	}
+	stays("app-1")
+	stays("app-2") // which has no position
+	remove := func(epoch spillway.Epoch, app1 int) {
+		t.Helper()
+		err := p.westM.RemoveMembers(ctx, ordersShare, epoch)
+		if errors.Is(err, ErrGroupLost) != (app1 > 0) || members("app-1") != app1 || members("app-2") != 1 {
+			t.Errorf("%d and %d members: %v", members("app-1"), members("app-2"), err)
+		}
+	}
+	remove(2, 0)
+	begun := func(epoch spillway.Epoch, want bool) {
+		t.Helper()
+		if got, err := p.westM.Begun(ctx, ordersShare, epoch); got != want || err != nil {
+			t.Errorf("epoch %d has begun: %v, %v", epoch, got, err)
+		}
+	}
+	begun(2, false)
+	if _, err := p.westM.OpenEpoch(ctx, ordersShare, 2, 1, map[spillway.TopicPartition]spillway.Offset{tp: 10_000}); err != nil {
+		t.Fatal(err)
+	}
+	begun(2, true)
+	begun(3, false)
+	stays("app-1")
+	if err := p.westM.saveAndRead(ctx, []maptopic.Entry{maptopic.FloorEntry(ordersShare, 3)}); err != nil {
+		t.Fatal(err)
+	}
+	remove(2, 1)
+}
+
 // Clients are held while groups are copied at a move. What was carried before is not
 // committed again; what another mirror of the site has committed since is.
 func TestOnlyChangedGroupsAreCopied(t *testing.T) {

@@ -285,7 +285,7 @@ func (a *abortedFilter) skips(h batch.Header, b []byte) (bool, error) {
 	if err != nil {
 		return true, err
 	}
-	if aborts(records) {
+	if Aborts(records) {
 		delete(a.active, h.ProducerID)
 	}
 	return true, nil
@@ -298,8 +298,8 @@ const controlBytesMax = 64 << 10
 // markerAbort is one of the types of control records, the second number of their keys.
 const markerAbort = 0
 
-// aborts tells whether the records of a control batch say that a transaction was
+// Aborts tells whether the records of a control batch say that a transaction was
 // aborted.
-func aborts(records []batch.Record) bool {
+func Aborts(records []batch.Record) bool {
 	return len(records) > 0 && len(records[0].Key) >= 4 && binary.BigEndian.Uint16(records[0].Key[2:]) == markerAbort
 }

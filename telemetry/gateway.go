@@ -10,6 +10,7 @@ import (
 	"spillway"
 	"spillway/federation"
 	"spillway/federation/failover"
+	"spillway/federation/quota"
 	"spillway/federation/router"
 	"spillway/federation/session"
 )
@@ -72,7 +73,10 @@ func (t *Telemetry) RouterEvents() router.Events {
 			t.counter(gatewayNearRecords, id.Group, from).Add(float64(info.Records))
 			t.counter(gatewayNearBytes, id.Group, from).Add(float64(info.Bytes))
 		},
-		Sent:         func(id spillway.ShareID, way string) { t.counter(gatewayReadsSent, id.Group, way).Inc() },
+		Sent: func(id spillway.ShareID, way string) { t.counter(gatewayReadsSent, id.Group, way).Inc() },
+		OverQuota: func(kind quota.Kind, pause time.Duration) {
+			t.histogram(gatewayOverQuota, kind.String()).Observe(pause.Seconds())
+		},
 		FetchLimited: func() { t.counter(gatewayFetchLimited).Inc() },
 	}
 }

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"spillway/federation/failover"
+	"spillway/federation/quota"
 	"spillway/mirror"
 	"spillway/mirror/maptopic"
 )
@@ -37,6 +38,9 @@ func (t *Telemetry) Prepare(groups []string, of string) {
 		for _, state := range states {
 			t.counter(followFailures, g, string(state))
 		}
+	}
+	for _, kind := range []quota.Kind{quota.Produce, quota.Fetch, quota.Request} {
+		t.histogram(gatewayOverQuota, kind.String())
 	}
 	if of == "" {
 		return

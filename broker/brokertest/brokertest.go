@@ -63,6 +63,8 @@ func Run(t *testing.T, site Site) {
 		{"Transactions", transactions},
 		{"AbortedInCutAnswers", abortedInCutAnswers},
 		{"StableOffsets", stableOffsets},
+		{"LogDirs", logDirs},
+		{"Features", features},
 		{"ACLs", acls},
 		{"Quotas", quotas},
 		{"ScramUsers", scramUsers},

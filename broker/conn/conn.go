@@ -321,7 +321,7 @@ func (c *Conn) writeAll() error {
 }
 
 // frameBytesTrusted is how large an answer may be for its memory to be taken in
-// one piece. A larger one grows as it arrives.
+// one piece. Of a larger one 64 KiB have to come first.
 const frameBytesTrusted = 4 << 20
 
 // room for the next frame, nil if it is not known how large it is or may be.

@@ -12,12 +12,12 @@ import (
 	"spillway/broker/conn"
 )
 
-// declared is what every supported Kafka (3.9 and later) does; four of them
+// declared is what every supported Kafka (3.9 and later) does; five of them
 // are probed and may be taken back.
 var declared = broker.Capabilities{
 	LogEndOffset: true, DescribeProducers: true, ProducerExpiry: true, ACLs: true, Replicas: true, TimestampLimits: true,
 	FirstSequenceOnEmptyPartition: true, SequenceWrap: true, ProducerEpochPerPartition: true, LogAppendTime: true,
-	ConsumerGroupV2: true, Durable: true, ProducersDurable: true, TransactionOutcome: true,
+	ConsumerGroupV2: true, Durable: true, ProducersDurable: true, TransactionOutcome: true, DiskSpace: true,
 }
 
 // Capabilities implements broker.Cluster. Until the cluster was reached once
@@ -44,6 +44,7 @@ func (c *Cluster) probe(ctx context.Context) {
 		return
 	}
 	found.DescribeProducers = link.MaxVersion(keyDescribeProducers) >= 0
+	found.DiskSpace = link.MaxVersion(int16(kmsg.DescribeLogDirs)) >= describeLogDirsRoom
 	found.ConsumerGroupV2 = link.Feature(conn.GroupVersion) >= 1
 	if found.ACLs, err = c.authorizes(ctx); err != nil {
 		return

@@ -58,7 +58,7 @@ func TestContract(t *testing.T) {
 			want := broker.Capabilities{
 				LogEndOffset: true, DescribeProducers: true, ProducerExpiry: true, Replicas: true,
 				FirstSequenceOnEmptyPartition: true, SequenceWrap: true, ProducerEpochPerPartition: true, LogAppendTime: true,
-				Durable: true, ProducersDurable: true, TransactionOutcome: true,
+				Durable: true, ProducersDurable: true, TransactionOutcome: true, DiskSpace: true,
 				ACLs: len(config.Users) > 0, TimestampLimits: version != "3.9.2", ConsumerGroupV2: version != "3.9.2",
 			}
 			if got := site.Cluster.Capabilities(); got != want {

@@ -21,9 +21,10 @@ const (
 	frameBytesMin = 8
 )
 
-// growBytes is the first piece of a frame that is allocated; every further one
-// is as large as what has arrived, so a peer that only claims a large frame
-// costs little.
+// growBytes is the first piece of a frame that is allocated, so that a peer which
+// only claims a large frame costs little. Once it has come, the rest is allocated in
+// one piece, and nothing is copied twice: sessions count what all frames claim before, and
+// a site is trusted with bytesMax for each connection.
 const growBytes = 64 << 10
 
 // FrameError says why a length prefix was refused. Reason is one of a fixed
@@ -69,7 +70,10 @@ func ReadFrame(r io.Reader, buf []byte, bytesMax int) ([]byte, error) {
 
 func readBody(r io.Reader, buf []byte, n int) ([]byte, error) {
 	for len(buf) < n {
-		piece := min(n-len(buf), max(growBytes, len(buf), cap(buf)-len(buf)))
+		piece := n - len(buf)
+		if len(buf) == 0 {
+			piece = min(piece, max(growBytes, cap(buf)))
+		}
 		buf = slices.Grow(buf, piece)
 		got, err := io.ReadFull(r, buf[len(buf):len(buf)+piece])
 		buf = buf[:len(buf)+got]

@@ -2,16 +2,20 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"spillway"
 	"spillway/configs"
+	"spillway/federation/policies"
 )
 
-func newConfigCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Check a configuration file, print its schema or an example"}
+func newConfigCommand(s *settings) *cobra.Command {
+	cmd := &cobra.Command{Use: "config", Short: "Check a configuration file, print its schema, an example, or what it needs in Consul"}
 	cmd.AddCommand(
+		newConsulPolicyCommand(s),
 		&cobra.Command{
 			Use:     "check FILE",
 			Short:   "Name all faults of a configuration file with key and line",
@@ -52,6 +56,40 @@ func newConfigCommand() *cobra.Command {
 		},
 	)
 	return cmd
+}
+
+func newConsulPolicyCommand(s *settings) *cobra.Command {
+	var roles []string
+	for _, r := range policies.Roles() {
+		roles = append(roles, string(r))
+	}
+	return &cobra.Command{
+		Use:   "consul-policy ROLE",
+		Short: "Print the ACL policy that a role needs in Consul: " + strings.Join(roles, ", "),
+		Long: "Print the ACL policy that a role needs in Consul, and no more: " + strings.Join(roles, ", ") + ".\n" +
+			"Those of processes are for the one that the configuration names (process.id and process.site, often given by the\n" +
+			"environment). A token for several roles has several policies. reader and operator are for people.",
+		Example:   "  SPILLWAY_PROCESS_ID=east-1 SPILLWAY_PROCESS_SITE=east spillway config consul-policy gateway --config spillway.yaml",
+		Args:      cobra.ExactArgs(1),
+		ValidArgs: roles,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			role := policies.Role(args[0])
+			if !slices.Contains(roles, args[0]) {
+				return exitError{exitUsage, fmt.Sprintf("there is no role %q; roles are %s", role, strings.Join(roles, ", "))}
+			}
+			cfg, err := s.load()
+			if err != nil {
+				return err
+			}
+			h := policies.Holder{VirtualCluster: cfg.VirtualCluster.Name, Site: spillway.SiteID(cfg.Process.Site), Process: cfg.Process.ID}
+			if role.OfProcess() && (h.Site == "" || h.Process == "") {
+				return exitError{exitUsage, fmt.Sprintf("the policy of role %s is one process's: set process.id and process.site in %s, or %s and %s",
+					role, s.file(), configs.EnvName("process.id"), configs.EnvName("process.site"))}
+			}
+			_, err = fmt.Fprint(cmd.OutOrStdout(), policies.Policy(role, h))
+			return err
+		},
+	}
 }
 
 // counted is "1 site", "2 sites", "3 witnesses".

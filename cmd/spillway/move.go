@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os/user"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,8 +15,10 @@ import (
 	"spillway/app"
 	"spillway/broker"
 	"spillway/configs"
+	"spillway/federation/authorization"
 	"spillway/federation/control"
 	"spillway/federation/failover"
+	"spillway/federation/preflight"
 )
 
 // change is what all changing commands share.
@@ -25,6 +28,29 @@ type change struct {
 	noWait   bool
 	wait     time.Duration
 	why      string
+	// Of planned moves: what the target has to have, and what may be missing.
+	room   time.Duration
+	accept []string
+}
+
+// targetFlags are those of planned moves about what their targets must have.
+func (c *change) targetFlags(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&c.room, "room", preflight.RoomDefault, "begin only if the site's disks have room for what the group writes in this time")
+	cmd.Flags().StringSliceVar(&c.accept, "accept", nil, "go on although the site is found to lack something: "+strings.Join(preflight.Acceptable, ", "))
+}
+
+// judgeTargets has an operator judge targets by the flags.
+func (c *change) judgeTargets(o *control.Operator) error {
+	if c.room <= 0 {
+		return fmt.Errorf("--room: %s must be more than 0s", c.room)
+	}
+	for _, a := range c.accept {
+		if !slices.Contains(preflight.Acceptable, a) {
+			return fmt.Errorf("--accept: %q is none of %s", a, strings.Join(preflight.Acceptable, ", "))
+		}
+	}
+	o.Room, o.Accept = c.room, c.accept
+	return nil
 }
 
 func (c *change) flags(cmd *cobra.Command) *cobra.Command {
@@ -116,6 +142,9 @@ func newSwitchoverCommand(s *settings) *cobra.Command {
 				if behindMax <= 0 {
 					return fmt.Errorf("--behind-max: %s must be more than 0s", behindMax)
 				}
+				if err := c.judgeTargets(o); err != nil {
+					return err
+				}
 				closeSites := readSites(cfg, o)
 				defer closeSites()
 				o.Waiting, o.BehindMax = c.waiting(cmd), behindMax
@@ -130,6 +159,7 @@ func newSwitchoverCommand(s *settings) *cobra.Command {
 	cmd.Flags().StringVar(&to, "to", "", "site that shall serve")
 	_ = cmd.MarkFlagRequired("to") // the flag exists
 	cmd.Flags().DurationVar(&behindMax, "behind-max", failover.BehindMax, "begin while the site is no further behind: clients are held until it has everything")
+	c.targetFlags(cmd)
 	return c.waitFlags(cmd)
 }
 
@@ -165,6 +195,10 @@ func newFailoverCommand(s *settings) *cobra.Command {
 // readSites lets a command look at the sites that the configuration leads to before it
 // moves anything. One that cannot be opened is among those that the plan names as unread.
 func readSites(cfg *configs.Config, o *control.Operator) (closeSites func()) {
+	if a := cfg.Gateway.Authorization; a.Rules == "acls" {
+		o.ByLists = &authorization.Policy{SuperUsers: a.SuperUsers, AllowUnlisted: a.AllowUnlisted}
+		o.NotClients = a.NotClients
+	}
 	o.Sites = map[spillway.SiteID]broker.Cluster{}
 	for _, s := range cfg.Sites {
 		if c, err := app.OpenSite(s); err == nil {
@@ -237,7 +271,11 @@ func planRows(p control.Plan) []string {
 		rows = append(rows, "  torn transactions: "+p.Torn)
 	}
 	for _, f := range p.Findings {
-		rows = append(rows, "  found: "+f.What)
+		what := "  found: "
+		if f.Accepted {
+			what = "  accepted: "
+		}
+		rows = append(rows, what+f.What)
 	}
 	for _, r := range p.Refused {
 		rows = append(rows, "  would be refused: "+r)

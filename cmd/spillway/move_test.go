@@ -7,8 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	"spillway/configs"
 	"spillway/federation/control"
 	"spillway/federation/failover"
+	"spillway/federation/preflight"
 )
 
 // What is unknown is said to be, and a long list ends with where the rest is.
@@ -40,5 +44,54 @@ func TestRowsOfWhatWouldBeLost(t *testing.T) {
 	}
 	if rows := lossRows(control.Plan{}); len(rows) != 0 {
 		t.Errorf("without losses: %q", strings.Join(rows, "\n"))
+	}
+}
+
+// A person sees what was found, and what was accepted of it.
+func TestRowsOfFindings(t *testing.T) {
+	plan := control.Plan{Findings: []preflight.Finding{
+		{About: preflight.AboutRights, Refuses: true, What: "a right is missing"},
+		{About: preflight.AboutDisks, Accepted: true, What: "disks are full"},
+		{About: preflight.AboutQuotas, What: "quotas differ"},
+	}, Refused: []string{"a right is missing"}}
+	want := []string{"  found: a right is missing", "  accepted: disks are full", "  found: quotas differ", "  would be refused: a right is missing"}
+	if rows := planRows(plan); !slices.Equal(rows[2:], want) {
+		t.Errorf("%q", rows)
+	}
+}
+
+func TestFlagsOfTargets(t *testing.T) {
+	for _, c := range []struct {
+		flags, want string
+	}{
+		{"", ""},
+		{"--room 24h --accept disks,rights --accept features", ""},
+		{"--accept topics", `--accept: "topics" is none of disks, features, rights`},
+		{"--room 0s", "--room: 0s must be more than 0s"},
+	} {
+		ch, o := change{}, control.Operator{}
+		cmd := &cobra.Command{}
+		ch.targetFlags(cmd)
+		if err := cmd.ParseFlags(strings.Fields(c.flags)); err != nil {
+			t.Fatal(err)
+		}
+		switch err := ch.judgeTargets(&o); {
+		case c.want == "" && (err != nil || o.Room != ch.room || o.Room <= 0 || !slices.Equal(o.Accept, ch.accept)):
+			t.Errorf("%q: %v, %s, %q", c.flags, err, o.Room, o.Accept)
+		case c.want != "" && (err == nil || err.Error() != c.want):
+			t.Errorf("%q: %v", c.flags, err)
+		}
+	}
+}
+
+// Rights refuse a move only where gateways decide by lists.
+func TestCommandsKnowByWhatGatewaysDecide(t *testing.T) {
+	for rules, want := range map[string]bool{"none": false, "acls": true} {
+		cfg, o := &configs.Config{}, control.Operator{}
+		cfg.Gateway.Authorization = configs.Authorization{Rules: rules, SuperUsers: []string{"User:admin"}, AllowUnlisted: true, NotClients: []string{"User:backup"}}
+		readSites(cfg, &o)()
+		if (o.ByLists != nil) != want || want && (!o.ByLists.AllowUnlisted || !slices.Equal(o.ByLists.SuperUsers, []string{"User:admin"}) || !slices.Equal(o.NotClients, []string{"User:backup"})) {
+			t.Errorf("%s: %+v, %q", rules, o.ByLists, o.NotClients)
+		}
 	}
 }

@@ -60,6 +60,9 @@ type siteCommand struct {
 func (c *siteCommand) command(cmd *cobra.Command, do func(context.Context, *control.Operator, spillway.SiteID, control.Progress) (control.SiteChange, error)) *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return c.settings.operate(cmd.Context(), func(cfg *configs.Config, o *control.Operator) error {
+			if err := c.judgeTargets(o); err != nil {
+				return err
+			}
 			closeSites := readSites(cfg, o)
 			defer closeSites()
 			c.began = time.Now()
@@ -78,6 +81,7 @@ func (c *siteCommand) command(cmd *cobra.Command, do func(context.Context, *cont
 		})
 	}
 	cmd.Flags().DurationVar(&c.wait, "timeout", time.Minute, "how long to wait for the end of each move, and before it for a target that is behind")
+	c.targetFlags(cmd)
 	return c.flags(cmd)
 }
 
@@ -134,6 +138,9 @@ func siteRows(c control.SiteChange) []string {
 			what = "stays: " + g.Stays
 		case g.Moved:
 			what = "done"
+		}
+		if g.PassedOver != "" {
+			what += "; rather to another site, but: " + g.PassedOver
 		}
 		epoch := ""
 		if g.Epoch > 0 {

@@ -16,12 +16,14 @@ import (
 func TestRowsOfADrain(t *testing.T) {
 	done := control.SiteChange{Site: "east", Drained: true, Mark: &failover.Drained{Who: "ann", Why: "new switch"}, Groups: []control.GroupMove{
 		{Group: "shop", From: "east", To: "west", Epoch: 4, Moved: true},
+		{Group: "carts", From: "east", To: "north", Epoch: 2, Moved: true, PassedOver: "disks are full at west"},
 		{Group: "logs", From: "east", Stays: "failover group logs has no other site"},
 	}}
 	want := []string{
 		"site east is drained by ann: new switch: no switchover and no automatic failover goes there until spillway site return east",
 		"GROUP\tFROM\tTO\tEPOCH\tMOVE",
 		"shop\teast\twest\t4\tdone",
+		"carts\teast\tnorth\t2\tdone; rather to another site, but: disks are full at west",
 		"logs\teast\t-\t-\tstays: failover group logs has no other site",
 	}
 	if rows := siteRows(done); !slices.Equal(rows, want) {

@@ -1,18 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
 	"spillway"
 	"spillway/app"
 	"spillway/configs"
+	"spillway/federation/control"
 	"spillway/mirror"
 )
 
@@ -42,24 +39,7 @@ func newUnreplicatedCommand(s *settings) *cobra.Command {
 			})
 		},
 	}))
-	var file string
-	export := addSite(&cobra.Command{
-		Use:   "export GROUP --site SITE [--file FILE]",
-		Short: "Write the unreplicated records as JSON lines",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return s.atSite(cmd.Context(), args[0], site, func(m *mirror.Mirror, id spillway.ShareID) error {
-				n, err := exportTo(cmd, file, func(w io.Writer) (int64, error) { return m.ExportUnreplicated(cmd.Context(), id, w) })
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(cmd.ErrOrStderr(), "%d records exported\n", n)
-				return nil
-			})
-		},
-	})
-	export.Flags().StringVar(&file, "file", "", "new file to write; empty: standard output")
-	cmd.AddCommand(export, newDiscardCommand(s, addSite, &site))
+	cmd.AddCommand(newExportCommand(s, addSite, &site), newReplayCommand(s, addSite, &site), newDiscardCommand(s, addSite, &site))
 	return cmd
 }
 
@@ -71,16 +51,16 @@ func newDiscardCommand(s *settings, addSite func(*cobra.Command) *cobra.Command,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if c.why == "" && !c.dryRun {
-				return exitError{exitUsage, "--why: say why these records are given up; it is kept in the gap log"}
+				return exitError{exitUsage, "--why: say why these records are given up; it is kept in the audit log and the gap log"}
 			}
 			return s.atSite(cmd.Context(), args[0], *site, func(m *mirror.Mirror, id spillway.ShareID) error {
-				discard := func() ([]mirror.UnreplicatedRange, error) {
-					if c.dryRun {
-						return m.Unreplicated(cmd.Context(), id)
-					}
-					return m.DiscardUnreplicated(cmd.Context(), id, who(), c.why)
+				ranges, err := m.Unreplicated(cmd.Context(), id)
+				if !c.dryRun && err == nil {
+					err = s.operate(cmd.Context(), func(_ *configs.Config, o *control.Operator) error {
+						ranges, err = discard(cmd.Context(), o, m, id, *site, who(), c.why)
+						return err
+					})
 				}
-				ranges, err := discard()
 				if err != nil {
 					return err
 				}
@@ -90,20 +70,26 @@ func newDiscardCommand(s *settings, addSite func(*cobra.Command) *cobra.Command,
 	}))
 }
 
-// exportTo writes to a new file or to standard output.
-func exportTo(cmd *cobra.Command, file string, write func(io.Writer) (int64, error)) (n int64, err error) {
-	out := cmd.OutOrStdout()
-	if file != "" {
-		f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
-			return 0, fmt.Errorf("--file: %w", err)
-		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		out = f
+// discard gives what is open up, and returns it. The audit log has it before it is done.
+func discard(ctx context.Context, o *control.Operator, m *mirror.Mirror, id spillway.ShareID, site, who, why string) ([]mirror.UnreplicatedRange, error) {
+	ranges, err := m.Unreplicated(ctx, id)
+	if err != nil {
+		return nil, err
 	}
-	w := bufio.NewWriter(out)
-	n, err = write(w)
-	return n, errors.Join(err, w.Flush())
+	open, offsets := 0, spillway.LocalOffset(0)
+	for _, r := range ranges {
+		if r.Open() {
+			open, offsets = open+1, offsets+r.LocalTo-r.LocalFrom
+		}
+	}
+	if open == 0 {
+		return nil, nil
+	}
+	what := fmt.Sprintf("discard of unreplicated records of %s at site %s: %s, %s", id.Group, site, count(open, "range"), count(int(offsets), "offset"))
+	if err := o.Note(ctx, what, who, why); err != nil {
+		return nil, err
+	}
+	return m.DiscardUnreplicated(ctx, id, who, why)
 }
 
 // atSite runs an operation on what a site's log and map hold of a failover
@@ -148,10 +134,10 @@ func assignment(cfg *configs.Config, id spillway.ShareID) mirror.Assignment {
 }
 
 func unreplicatedRows(ranges []mirror.UnreplicatedRange) []string {
-	rows := []string{row("SITE", "TOPIC-PARTITION", "EPOCH", "VIRTUAL", "LOCAL", "OFFSETS", "DISCARDED")}
+	rows := []string{row("SITE", "TOPIC-PARTITION", "EPOCH", "VIRTUAL", "LOCAL", "OFFSETS", "OUTCOME")}
 	for _, r := range ranges {
 		rows = append(rows, row(r.Site, fmt.Sprintf("%s-%d", r.Topic, r.Partition), r.Epoch,
-			fmt.Sprintf("[%d,%d)", r.From, r.To), fmt.Sprintf("[%d,%d)", r.LocalFrom, r.LocalTo), int64(r.LocalTo-r.LocalFrom), r.Discarded))
+			fmt.Sprintf("[%d,%d)", r.From, r.To), fmt.Sprintf("[%d,%d)", r.LocalFrom, r.LocalTo), int64(r.LocalTo-r.LocalFrom), r.Outcome()))
 	}
 	return rows
 }

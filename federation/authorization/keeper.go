@@ -24,11 +24,11 @@ const (
 // work for broker and gateway.
 const restFactor = 10
 
-// A list that was never read is asked for every eagerEvery in the first eagerMax: a gateway
+// A list that was never read is asked for every eagerEvery in the first FirstMax: a gateway
 // waits for it (Wait), and clients for the gateway.
 const (
 	eagerEvery = 100 * time.Millisecond
-	eagerMax   = 2 * time.Second
+	FirstMax   = 2 * time.Second
 )
 
 // Config is what a Keeper is built from.
@@ -41,6 +41,7 @@ type Config struct {
 	Every       time.Duration // a list that is there is read; default 5 s
 	EveryUnread time.Duration // one that never was is; default 1 s
 	ReadMax     time.Duration // for one answer; default 10 s
+	FirstMax    time.Duration // a gateway that starts waits for its first lists; default 2 s
 
 	// Looked: a list was read, or why not; nothing is known of the sites that are
 	// unread. Changed: what it says is new. A nil func is skipped.
@@ -56,12 +57,11 @@ type Keeper struct {
 	config Config
 	lists  map[spillway.SiteID]*list // never changes
 	none   *Rules                    // of a site that nobody knows
-	left   atomic.Int64              // lists that were never read
-	read   chan struct{}             // closed when none is left
 }
 
 type list struct {
 	rules atomic.Pointer[Rules]
+	read  chan struct{} // closed when it was read first
 
 	// Owned by who reads it.
 	entries []spillway.ACL
@@ -70,20 +70,16 @@ type list struct {
 
 // NewKeeper reads nothing yet. Run does.
 func NewKeeper(c Config) *Keeper {
-	for d, to := range map[*time.Duration]time.Duration{&c.Every: 5 * time.Second, &c.EveryUnread: time.Second, &c.ReadMax: 10 * time.Second} {
+	for d, to := range map[*time.Duration]time.Duration{&c.Every: 5 * time.Second, &c.EveryUnread: time.Second, &c.ReadMax: 10 * time.Second, &c.FirstMax: FirstMax} {
 		if *d <= 0 {
 			*d = to
 		}
 	}
-	k := &Keeper{config: c, lists: make(map[spillway.SiteID]*list), none: unreadRules(c.Policy), read: make(chan struct{})}
+	k := &Keeper{config: c, lists: make(map[spillway.SiteID]*list), none: unreadRules(c.Policy)}
 	for _, site := range c.Sites {
-		l := &list{}
+		l := &list{read: make(chan struct{})}
 		l.rules.Store(k.none)
 		k.lists[site] = l
-	}
-	k.left.Store(int64(len(k.lists)))
-	if len(k.lists) == 0 {
-		close(k.read)
 	}
 	return k
 }
@@ -107,14 +103,24 @@ func (k *Keeper) Unread() (sites []spillway.SiteID) {
 	return sites
 }
 
-// Wait returns when each site's list was read, or false when ctx ends before. Run has to run.
-func (k *Keeper) Wait(ctx context.Context) bool {
-	select {
-	case <-k.read:
-		return true
-	case <-ctx.Done():
-		return false
+// Wait returns when the lists of these sites were read, or ctx ends, and tells whose were not.
+// Run has to run.
+func (k *Keeper) Wait(ctx context.Context, sites []spillway.SiteID) (unread []spillway.SiteID) {
+	for _, site := range sites {
+		l := k.lists[site]
+		if l == nil {
+			continue
+		}
+		select {
+		case <-l.read:
+		case <-ctx.Done():
+			if l.rules.Load().unread {
+				unread = append(unread, site)
+			}
+		}
 	}
+	slices.Sort(unread)
+	return unread
 }
 
 // Run reads until ctx ends. It may be called once.
@@ -128,7 +134,7 @@ func (k *Keeper) Run(ctx context.Context) {
 
 func (k *Keeper) follow(ctx context.Context, site spillway.SiteID, l *list) {
 	l.asOf = time.Now()
-	for eager, failed := l.asOf.Add(eagerMax), false; ; {
+	for eager, failed := l.asOf.Add(k.config.FirstMax), false; ; {
 		began := time.Now()
 		err := k.look(ctx, site, l)
 		if err == nil {
@@ -179,8 +185,8 @@ func (k *Keeper) look(ctx context.Context, site spillway.SiteID, l *list) error 
 	}
 	l.entries = entries
 	l.rules.Store(NewRules(k.config.Policy, entries))
-	if unread && k.left.Add(-1) == 0 {
-		close(k.read)
+	if unread {
+		close(l.read)
 	}
 	if k.config.Changed != nil {
 		k.config.Changed(site, len(entries))

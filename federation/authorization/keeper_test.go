@@ -165,8 +165,11 @@ func TestASilentSiteIsGivenUp(t *testing.T) {
 		}
 		waiting, ended := context.WithTimeout(ctx, 30*time.Second)
 		defer ended()
-		if k.Wait(waiting) || time.Since(began) != 30*time.Second {
-			t.Errorf("the list of west was read after %s", time.Since(began))
+		if k.Wait(waiting, []spillway.SiteID{"east"}) != nil || time.Since(began) != 0 {
+			t.Errorf("who needs the list of east waited %s", time.Since(began))
+		}
+		if unread := k.Wait(waiting, []spillway.SiteID{"west", "east", "nowhere"}); len(unread) != 1 || unread[0] != "west" || time.Since(began) != 30*time.Second {
+			t.Errorf("after %s not read: %v", time.Since(began), unread)
 		}
 		cancel()
 		<-done
@@ -192,10 +195,10 @@ func TestWhoWaitsFindsTheListsRead(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); k.Run(ctx) }()
-		if !k.Wait(ctx) || time.Since(began) != 500*time.Millisecond || len(k.Unread()) > 0 {
+		if k.Wait(ctx, k.config.Sites) != nil || time.Since(began) != 500*time.Millisecond || len(k.Unread()) > 0 {
 			t.Errorf("after %s, unread: %v", time.Since(began), k.Unread())
 		}
-		if !k.Wait(ctx) || !NewKeeper(Config{}).Wait(ctx) {
+		if k.Wait(ctx, k.config.Sites) != nil || k.Wait(ctx, nil) != nil {
 			t.Error("there is nothing to wait for")
 		}
 		cancel()

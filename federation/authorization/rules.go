@@ -21,6 +21,7 @@ const (
 	DescribeConfigs Operation = "DESCRIBE_CONFIGS"
 	AlterConfigs    Operation = "ALTER_CONFIGS"
 	IdempotentWrite Operation = "IDEMPOTENT_WRITE"
+	ClusterAction   Operation = "CLUSTER_ACTION"
 
 	anyOperation Operation = "ALL" // in an entry
 )

@@ -33,6 +33,8 @@ type GroupMove struct {
 	Epoch spillway.Epoch  `json:"epoch,omitempty"` // that the move opens
 	Moved bool            `json:"moved"`
 	Stays string          `json:"stays,omitempty"` // why it did not move, or would not now
+	// PassedOver is why sites that the group would rather have do not take it.
+	PassedOver string `json:"passedOver,omitempty"`
 }
 
 // Staying lists the groups that did not move, with the reasons.
@@ -216,7 +218,8 @@ func (m siteMoves) one(ctx context.Context, g spillway.FailoverGroup, share fail
 	case len(targets) == 0:
 		return fmt.Errorf("failover group %s has no other site", g.Name)
 	}
-	plan, err := m.first(ctx, g, targets)
+	plan, over, err := m.first(ctx, g, targets)
+	move.PassedOver = strings.Join(over, "; ")
 	move.To, move.Epoch = plan.To, plan.Epoch
 	if err != nil || m.change.DryRun {
 		return err
@@ -252,10 +255,10 @@ func (m siteMoves) begin(ctx context.Context, g spillway.FailoverGroup, to spill
 }
 
 // first finds the first target that would take the group now, or else the first that
-// would once it has caught up.
-func (m siteMoves) first(ctx context.Context, g spillway.FailoverGroup, targets []spillway.SiteID) (Plan, error) {
+// would once it has caught up; and why those before it would not.
+func (m siteMoves) first(ctx context.Context, g spillway.FailoverGroup, targets []spillway.SiteID) (plan Plan, over []string, err error) {
 	if len(targets) == 1 && !m.change.DryRun {
-		return Plan{To: targets[0]}, nil // it will be refused where it has to be
+		return Plan{To: targets[0]}, nil, nil // it will be refused where it has to be
 	}
 	var later spillway.SiteID
 	var refused []string
@@ -265,20 +268,20 @@ func (m siteMoves) first(ctx context.Context, g spillway.FailoverGroup, targets 
 			err = plan.Refusal()
 		}
 		if err == nil {
-			return plan, nil
+			return plan, refused, nil
 		}
 		if !errors.Is(err, failover.ErrRefused) {
-			return Plan{}, err
+			return Plan{}, nil, err
 		}
 		if errors.Is(err, failover.ErrBehind) && later == "" {
-			later = to
+			later, over = to, slices.Clone(refused)
 		}
 		refused = append(refused, reason(err))
 	}
 	if later != "" && !m.change.DryRun {
-		return Plan{To: later}, nil
+		return Plan{To: later}, over, nil
 	}
-	return Plan{To: later}, errors.New(strings.Join(refused, "; "))
+	return Plan{To: later}, nil, errors.New(strings.Join(refused, "; "))
 }
 
 // reason is why something was refused, without saying that it was.

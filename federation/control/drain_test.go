@@ -178,7 +178,7 @@ func TestDrainMovesOneGroupAfterTheOther(t *testing.T) {
 	want := []GroupMove{
 		{Group: "a", From: "east", To: "west", Epoch: 2, Moved: true},
 		{Group: "alone", From: "east", Stays: "failover group alone has no other site"},
-		{Group: "b", From: "east", To: "west", Epoch: 2, Moved: true}, // north is drained
+		{Group: "b", From: "east", To: "west", Epoch: 2, Moved: true, PassedOver: "target north is drained by ann: old switch; spillway site return north ends that"},
 		{Group: "stuck", From: "east", To: "west", Stays: "target west does not follow share stuck/0 yet"},
 		{Group: "z", From: "east", To: "west", Epoch: 2, Moved: true},
 	}

@@ -12,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"spillway"
+	"spillway/broker"
 	"spillway/federation/coordination"
 	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
@@ -49,6 +52,40 @@ func (w *world) loaded(n int) {
 	before := len(w.acked[orders0])
 	w.mu.Unlock()
 	w.eventually("load", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.acked[orders0]) > before+n })
+}
+
+// A member that stayed behind when its site ceased to serve would have all others wait, at
+// the next failover to that site, until its session has timed out.
+func TestAFailoverRemovesMembersThatStayed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{group: func(g *spillway.FailoverGroup) { g.ConsumerGroups = []string{"app"} }})
+	w.settled(1)
+	west := w.sites["west"]
+	member := func(id string) *kgo.Client {
+		c, err := kgo.NewClient(kgo.SeedBrokers(west.server.Addresses()...), kgo.ConsumerGroup("app"), kgo.ConsumeTopics("orders"), kgo.DisableAutoCommit(), kgo.InstanceID(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.eventually(id+" has joined", func() bool {
+			ctx, cancel := context.WithTimeout(within(t), 100*time.Millisecond)
+			defer cancel()
+			c.PollRecords(ctx, 1)
+			d, err := west.cluster.Admin().DescribeGroup(within(t), "app")
+			return err == nil && slices.ContainsFunc(d.Members, func(m broker.GroupMember) bool { return m.InstanceID == id && len(m.Assigned) == partitions })
+		})
+		return c
+	}
+	if err := west.cluster.Admin().CommitGroupOffsets(within(t), "app", map[spillway.TopicPartition]broker.GroupOffset{orders0: {LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	member("stays").Close() // a static member does not leave
+	w.kill("east")
+	plan, err := w.operator.Failover(within(t), "orders", "west", -1, "test", "east is gone", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.settled(plan.Epoch)
+	member("comes").Close() // has all partitions: nobody else is there
 }
 
 // A site that was failed over comes back: what it alone had is hidden there, it

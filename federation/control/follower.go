@@ -29,6 +29,8 @@ type Mirror interface {
 	Arm(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, next spillway.SiteID) error
 	HurryGroups(spillway.ShareID)
 	CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error
+	Begun(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) (bool, error)
+	RemoveMembers(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) error
 	LogGap(context.Context, maptopic.Gap) error
 	Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset
 	DurableEnds(ctx context.Context, id spillway.ShareID) (map[spillway.TopicPartition]spillway.Offset, error)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"spillway"
 	"spillway/federation/failover"
@@ -89,7 +90,19 @@ func (s *followed) open(ctx context.Context, share failover.Share, before ...fun
 	m := s.f.cfg.Mirror
 	switch s.f.site {
 	case share.Target:
+		begun, err := m.Begun(ctx, s.id, share.Epoch)
+		if err != nil {
+			return err
+		}
+		removed := make(chan struct{})
+		go func() {
+			defer close(removed)
+			if !begun { // else this step is taken again, and clients may have joined
+				s.removeMembers(ctx, share)
+			}
+		}()
 		position, err := m.OpenEpoch(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
+		<-removed // who joins from now on is not removed
 		if err != nil {
 			return err
 		}
@@ -110,6 +123,19 @@ func (s *followed) open(ctx context.Context, share failover.Share, before ...fun
 		}
 	}
 	return report(func(r *failover.SiteReport) { r.Armed = true })
+}
+
+// removeMax bounds how long a failover waits for members to be removed.
+const removeMax = 2 * time.Second
+
+// removeMembers removes the members of consumer groups that have stayed from when this site
+// served before. Nothing is lost where that fails, so a failover does not fail with it.
+func (s *followed) removeMembers(ctx context.Context, share failover.Share) {
+	ctx, cancel := context.WithTimeout(ctx, removeMax)
+	defer cancel()
+	if err := s.f.cfg.Mirror.RemoveMembers(ctx, s.id, share.Epoch); err != nil {
+		s.f.cfg.Events.followFailed(s.id, share.State, fmt.Errorf("consumer groups go on only once the sessions of members that site %s had before have timed out: %w", s.f.site, err))
+	}
 }
 
 // arm makes sure that the old site will follow: with ack.sites nobody is answered

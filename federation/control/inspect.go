@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,9 @@ const (
 	// that a person asks for; a dry run has forecastMax.
 	lookMax   = 2 * time.Second
 	urgentMax = time.Second
+	// againMax bounds the time between two looks while what they found is waited for: they
+	// read whole lists.
+	againMax = 10 * time.Second
 	// settingsMax is of how many topics the settings are compared, and settingsAtOnce how
 	// many are asked for at the same time.
 	settingsMax    = 200
@@ -32,7 +36,7 @@ func (p *Plan) look(ctx context.Context, o *Operator, g spillway.FailoverGroup, 
 	if o.Sites == nil {
 		return
 	}
-	limit := lookMax
+	limit := o.lookMax
 	switch {
 	case dryRun:
 		limit = forecastMax
@@ -47,12 +51,17 @@ func (p *Plan) look(ctx context.Context, o *Operator, g spillway.FailoverGroup, 
 	var active, target preflight.Site
 	var errActive, errTarget error
 	var wg sync.WaitGroup
-	if next.Kind == failover.Switchover || dryRun && !view.Sites[share.Active].Judgement.Down {
-		wg.Go(func() { active, errActive = o.inspect(ctx, share.Active, g) })
+	both := next.Kind == failover.Switchover || dryRun && !view.Sites[share.Active].Judgement.Down
+	if both {
+		wg.Go(func() { active, errActive = o.inspect(ctx, share.Active, g, asServing) })
 	} else {
 		errActive = errNotAsked
 	}
-	wg.Go(func() { target, errTarget = o.inspect(ctx, next.Target, g) })
+	as := asAlone
+	if both {
+		as = asStandby
+	}
+	wg.Go(func() { target, errTarget = o.inspect(ctx, next.Target, g, as) })
 	wg.Wait()
 	if errTarget != nil {
 		p.unread(next.Target, errTarget)
@@ -60,16 +69,17 @@ func (p *Plan) look(ctx context.Context, o *Operator, g spillway.FailoverGroup, 
 	if errActive != nil && !errors.Is(errActive, errNotAsked) {
 		p.unread(share.Active, errActive)
 	}
+	limits := preflight.Limits{Room: o.Room, Accepted: o.Accept, ByLists: o.ByLists, Scope: scopeOf(o.topology, g, o.NotClients), Failover: next.Kind == failover.Failover}
 	switch { // by what was seen, though it may not be all
 	case target.Topics == nil:
 		return
 	case active.Topics == nil:
-		p.Findings = preflight.Compare(nil, target)
+		p.Findings = preflight.Compare(nil, target, limits)
 	default:
-		p.Findings = preflight.Compare(&active, target)
+		p.Findings = preflight.Compare(&active, target, limits)
 	}
 	if more := len(target.Topics) - settingsMax; more > 0 {
-		p.Findings = append(p.Findings, preflight.Finding{What: fmt.Sprintf("the settings of %d topics were compared, not of %d more", settingsMax, more)})
+		p.Findings = append(p.Findings, preflight.Finding{About: preflight.AboutSettings, What: fmt.Sprintf("the settings of %d topics were compared, not of %d more", settingsMax, more)})
 	}
 }
 
@@ -84,9 +94,18 @@ func (p *Plan) unread(site spillway.SiteID, err error) {
 	}
 }
 
+// part is a site's in the move.
+type part int
+
+const (
+	asServing part = iota
+	asStandby      // and is compared with the one that serves
+	asAlone        // the one that serves is not asked
+)
+
 // inspect reads what a site shows of the topics of a group; Topics is nil if nothing could
 // be read, and some have no settings if those could not be.
-func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup) (preflight.Site, error) {
+func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup, as part) (preflight.Site, error) {
 	seen := preflight.Site{ID: site}
 	cluster := o.Sites[site]
 	if cluster == nil {
@@ -106,12 +125,34 @@ func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway
 	}
 	slices.Sort(names)
 	names = names[:min(len(names), settingsMax)]
-	settings, err := settingsOf(ctx, cluster.Admin(), names)
+	partitions, more := partitionsOf(md, seen.Topics)
+	var settings map[string]map[string]string
+	var asked asking
+	asked.Go(func() { settings, err = settingsOf(ctx, cluster.Admin(), names) })
+	room := cmp.Or(o.Room, preflight.RoomDefault)
+	if as == asAlone {
+		room = 0 // nothing is refused by what the group writes, so nobody waits for it
+	}
+	asked.room(ctx, cluster.Admin(), &seen, partitions, room)
+	if more > 0 {
+		asked.failed(preflight.AboutDisks, fmt.Errorf("the sizes of the logs of %d partitions were read, not of %d more", sizesMax, more))
+	}
+	if as != asAlone {
+		asked.features(ctx, cluster, &seen)
+		asked.rights(ctx, cluster.Admin(), &seen)
+		asked.quotas(ctx, cluster.Admin(), &seen)
+	}
+	if as == asServing {
+		asked.groups(ctx, cluster.Admin(), o.topology, g, &seen)
+	}
+	asked.Wait()
 	for name, s := range settings {
 		t := seen.Topics[name]
 		t.Settings = s
 		seen.Topics[name] = t
 	}
+	seen.Brokers = brokersOf(md, seen.Topics)
+	seen.Unread = asked.told()
 	return seen, err
 }
 
@@ -176,11 +217,25 @@ func (p *Plan) refuse(r failover.Request) {
 	}
 }
 
-// Refusal is why the move would not be begun; nil: it would be. What refuses a switchover
-// ends by itself, as mirrors create what is missing and brokers start: failover.ErrBehind.
+// accepted says what the audit log keeps of findings that a person has accepted.
+func (p *Plan) accepted() string {
+	var about []string
+	for _, f := range p.Findings {
+		if f.Accepted && !slices.Contains(about, f.About) {
+			about = append(about, f.About)
+		}
+	}
+	if len(about) == 0 {
+		return ""
+	}
+	return ", accepted: " + strings.Join(about, ", ")
+}
+
+// Refusal is why the move would not be begun; nil: it would be. What refuses a switchover may
+// end by itself, as mirrors create what is missing and brokers start: failover.ErrBehind.
 func (p Plan) Refusal() error {
 	kind := failover.ErrRefused
-	if p.Kind == failover.Switchover {
+	if p.Kind == failover.Switchover && !slices.ContainsFunc(p.Findings, func(f preflight.Finding) bool { return f.Refuses && f.Lasting }) {
 		kind = failover.ErrBehind
 	}
 	if len(p.Refused) == 0 {

@@ -17,6 +17,7 @@ import (
 	"spillway/federation/coordination/coordtest"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
+	"spillway/federation/preflight"
 )
 
 // A target that would refuse what producers write is no target of a switchover. A
@@ -46,7 +47,7 @@ func TestASwitchoverToASiteThatTakesNoWritesIsRefused(t *testing.T) {
 		plan, err = w.operator.Switchover(within(t), "orders", "west", "ann", "", true)
 		return err == nil && len(plan.Refused) == 1
 	})
-	if !strings.Contains(plan.Refused[0], "orders-0 (1 of 2), orders-1 (1 of 2)") || len(plan.Findings) != 2 || !strings.Contains(plan.Findings[1].What, "larger batches will be refused: orders (1000, not ") {
+	if !strings.Contains(plan.Refused[0], "orders-0 (1 of 2), orders-1 (1 of 2)") || len(plan.Findings) != 3 || plan.Findings[1].What != "how much room the disks of west have is not told, and was not checked: broker 0" || !strings.Contains(plan.Findings[2].What, "larger batches will be refused: orders (1000, not ") {
 		t.Errorf("%+v", plan)
 	}
 	w.eventually("it is refused for that reason", func() bool { // and not since somebody was not heard for a moment
@@ -58,21 +59,25 @@ func TestASwitchoverToASiteThatTakesNoWritesIsRefused(t *testing.T) {
 	}
 	w.eventually("a failover is told of it", func() bool {
 		plan, err := w.operator.Failover(within(t), "orders", "west", -1, "ann", "", true)
-		return err == nil && len(plan.Refused) == 0 && len(plan.Findings) == 2
+		return err == nil && len(plan.Refused) == 0 && len(plan.Findings) == 3
 	})
 	// With Waiting, the switchover begins as soon as the site takes writes.
 	told := make(chan string, 1000)
+	var began time.Time
+	var waited time.Duration
 	w.operator.Waiting = func(why error) bool {
 		if strings.Contains(why.Error(), "min.insync.replicas") {
-			told <- why.Error()
-			set("min.insync.replicas", nil)
+			if told <- why.Error(); len(told) == 1 {
+				began = time.Now()
+			}
+			if len(told) == 4 {
+				set("min.insync.replicas", nil)
+				waited = time.Since(began)
+			}
 		}
 		return len(told) < 900
 	}
-	plan, err := w.operator.Switchover(within(t), "orders", "west", "ann", "", false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plan = w.switchover("west", "")
 	share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil)
 	if err != nil || share.Active != "west" {
 		t.Errorf("%+v, %v", share, err)
@@ -81,8 +86,8 @@ func TestASwitchoverToASiteThatTakesNoWritesIsRefused(t *testing.T) {
 	if began := share.Passages[0].At; began.UnixNano() < asked.Load() || !share.Started.Equal(began) {
 		t.Errorf("began %v, asked %v after that", began, time.Unix(0, asked.Load()).Sub(began))
 	}
-	if len(told) == 0 {
-		t.Error("it did not wait")
+	if least := (1 + 2 + 4) * w.operator.look / 2; waited < least { // the lists are long, and not read at once again
+		t.Errorf("looked four times in %s, at least %s", waited, least)
 	}
 }
 
@@ -176,6 +181,28 @@ func (s shows) Metadata(context.Context, ...string) (broker.Metadata, error) {
 }
 func (s shows) Admin() broker.Admin { return noSettings{} }
 
+func (noSettings) LogDirs(context.Context, []spillway.TopicPartition) (map[int32][]broker.LogDir, error) {
+	return nil, errNoSettings
+}
+func (noSettings) Features(context.Context) (map[string]int16, error) { return nil, errNoSettings }
+func (noSettings) LogStarts(context.Context, []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return nil, errNoSettings
+}
+func (noSettings) HighWatermarks(context.Context, []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return nil, errNoSettings
+}
+func (noSettings) OffsetsForTime(context.Context, []spillway.TopicPartition, int64) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	return nil, errNoSettings
+}
+func (noSettings) ListGroups(context.Context) ([]broker.GroupListing, error) {
+	return nil, errNoSettings
+}
+func (noSettings) AllACLs(context.Context) ([]spillway.ACL, error) { return nil, errNoSettings }
+func (noSettings) Quotas(context.Context) (map[broker.QuotaEntity]map[string]float64, error) {
+	return nil, errNoSettings
+}
+func (s shows) Capabilities() broker.Capabilities { return broker.Capabilities{} }
+
 func (noSettings) TopicConfigs(context.Context, string) (map[string]broker.ConfigValue, error) {
 	return nil, errNoSettings
 }
@@ -198,7 +225,17 @@ func TestASiteWithoutSettingsIsComparedAllTheSame(t *testing.T) {
 	if len(p.Unread) != 2 || len(p.Refused) != 2 || !strings.Contains(p.Refused[0], "west lacks topics, which its mirror has to create first: only here") {
 		t.Errorf("%q, %q", p.Unread, p.Refused)
 	}
-	if f := p.Findings; len(f) != 3 || f[2].What != "the settings of 200 topics were compared, not of 7 more" {
+	var about []string
+	for _, f := range p.Findings[2 : len(p.Findings)-1] {
+		if !strings.HasSuffix(f.What, "could not be checked: "+errNoSettings.Error()) || f.Refuses {
+			t.Errorf("%+v", f)
+		}
+		about = append(about, f.About)
+	}
+	if !slices.Equal(about, []string{preflight.AboutDisks, preflight.AboutFeatures, preflight.AboutQuotas, preflight.AboutRights, preflight.AboutDisks, preflight.AboutFeatures, preflight.AboutGroups, preflight.AboutQuotas, preflight.AboutRights}) {
+		t.Errorf("not checked: %q", about)
+	}
+	if f := p.Findings[len(p.Findings)-1]; f.What != "the settings of 200 topics were compared, not of 7 more" {
 		t.Errorf("%+v", f)
 	}
 }

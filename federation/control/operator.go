@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/authorization"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/federation/history"
@@ -29,6 +30,8 @@ type Operator struct {
 	look  time.Duration
 	clock coordination.Clock
 	ttl   time.Duration
+	// lookMax bounds a look at the sites before a switchover.
+	lookMax time.Duration
 
 	// Waiting, if not nil, is told again and again why a switchover cannot begin
 	// yet, while its target is catching up; it ends the waiting by saying false.
@@ -36,6 +39,16 @@ type Operator struct {
 	// BehindMax is how far the target of a switchover may be behind, since clients are
 	// held until it has everything; 0: failover.BehindMax.
 	BehindMax time.Duration
+	// Room is for how long the disks of a target have to take what the group writes; 0:
+	// preflight.RoomDefault. Accept are things of preflight.Acceptable that refuse no move.
+	Room   time.Duration
+	Accept []string
+	// ByLists is what gateways decide by, beside the access control lists of the sites, where
+	// clients' rights are in these; nil: clients may do everything.
+	ByLists *authorization.Policy
+	// NotClients are principals at the sites, beside those of gateways and mirrors, whose
+	// rights no move depends on.
+	NotClients []string
 	// Sites, if not nil, are read before a move: whether the target can take the group,
 	// and what exactly a failover would lose. A command without a way to a site goes
 	// without.
@@ -49,7 +62,7 @@ const lookDefault = coordination.LeaseEvery
 func NewOperator(topology *spillway.Topology, store coordination.Store, observers []spillway.SiteID) *Operator {
 	cfg := Config{Topology: topology, Store: store, Observers: observers}.withDefaults()
 	c := &Control{cfg: cfg}
-	return &Operator{topology: topology, store: store, keys: failover.Keys(topology.Name()), limits: c.limits, look: lookDefault, clock: coordination.SystemClock{}, ttl: cfg.LeaseTTL}
+	return &Operator{topology: topology, store: store, keys: failover.Keys(topology.Name()), limits: c.limits, look: lookDefault, lookMax: lookMax, clock: coordination.SystemClock{}, ttl: cfg.LeaseTTL}
 }
 
 // Switchover begins a planned move, or with dryRun only says what it would do.
@@ -71,7 +84,7 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 	if !ok {
 		return Plan{}, fmt.Errorf("there is no failover group %q; see spillway failover-group list", group)
 	}
-	for {
+	for rest := o.look / 2; ; {
 		share, version, err := o.share(ctx, group)
 		if err != nil {
 			return Plan{}, err
@@ -94,7 +107,7 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 			view.Sites[returned] = site
 		}
 		next, err := failover.Begin(share, r, view, o.limits(g))
-		if !dryRun && o.waits(ctx, err) {
+		if !dryRun && o.waits(ctx, err, o.look/2) {
 			continue
 		}
 		if err != nil {
@@ -108,17 +121,23 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		if dryRun {
 			return plan, nil
 		}
-		if err = plan.Refusal(); err == nil && o.Sites != nil {
+		again := o.look / 2
+		if err = plan.Refusal(); err != nil {
+			again = rest
+			if o.Sites != nil { // what was asked of them is much, and changes slowly
+				rest = min(2*rest, againMax)
+			}
+		} else if o.Sites != nil {
 			r.Target = next.Target
 			next, err = o.beginNow(ctx, h, g, share, r, &view)
 		}
-		if o.waits(ctx, err) {
+		if o.waits(ctx, err, again) {
 			continue
 		}
 		if err != nil {
 			return Plan{}, err
 		}
-		err = o.write(ctx, next, version, fmt.Sprintf("%s of %s from %s to %s", r.Kind, group, plan.From, plan.To), r.Who, r.Why, o.notDrained(r)...)
+		err = o.write(ctx, next, version, fmt.Sprintf("%s of %s from %s to %s%s", r.Kind, group, plan.From, plan.To, plan.accepted()), r.Who, r.Why, o.notDrained(r)...)
 		if errors.Is(err, coordination.ErrConflict) {
 			continue // the share changed meanwhile; look again
 		}
@@ -155,12 +174,12 @@ func (o *Operator) beginNow(ctx context.Context, h *hub, g spillway.FailoverGrou
 	return failover.Begin(share, r, *view, o.limits(g))
 }
 
-// waits tells whether to ask again after a while, as what refuses a move ends by itself.
-func (o *Operator) waits(ctx context.Context, why error) bool {
+// waits tells whether to ask again after a rest, as what refuses a move ends by itself.
+func (o *Operator) waits(ctx context.Context, why error, rest time.Duration) bool {
 	if !errors.Is(why, failover.ErrBehind) || o.Waiting == nil || !o.Waiting(why) {
 		return false
 	}
-	pause(ctx, o.look/2)
+	pause(ctx, rest)
 	return ctx.Err() == nil
 }
 
@@ -403,4 +422,28 @@ func (o *Operator) Audit(ctx context.Context) ([]failover.AuditEntry, error) {
 	}
 	slices.SortStableFunc(log, func(a, b failover.AuditEntry) int { return a.At.Compare(b.At) })
 	return log, nil
+}
+
+// Note writes an entry of the audit log about what a command does beside the store.
+func (o *Operator) Note(ctx context.Context, what, who, why string) error {
+	if err := o.store.Txn(ctx, []coordination.Op{o.audit(what, who, why)}); err != nil {
+		return fmt.Errorf("write the audit log: %w", err)
+	}
+	return nil
+}
+
+// Share is the record of a group, as it is now.
+func (o *Operator) Share(ctx context.Context, group string) (failover.Share, error) {
+	share, _, err := o.share(ctx, group)
+	return share, err
+}
+
+// Gateways are those that say they serve, dead ones included until their leases are
+// taken away.
+func (o *Operator) Gateways(ctx context.Context) ([]layout.GatewayLease, error) {
+	entries, err := o.store.List(ctx, o.keys.Gateways())
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(decodeGateways(entries), func(l layout.GatewayLease) bool { return l.Leaving }), nil
 }

@@ -251,15 +251,30 @@ func (s *heldStore) hold(in failover.State) {
 }
 
 func (s *heldStore) Put(ctx context.Context, key string, value []byte, version uint64) (uint64, error) {
-	if share, err := failover.Decode(value); err == nil && share.Group != "" && share.Epoch > 0 {
-		s.mu.Lock()
-		held := s.in != "" && past(share.State, s.in)
-		s.mu.Unlock()
-		if held && share.Abort == "" {
-			return 0, coordination.ErrUnavailable
-		}
+	if s.holds(value) {
+		return 0, coordination.ErrUnavailable
 	}
 	return s.Store.Put(ctx, key, value, version)
+}
+
+// Txn is the way that the end of a move goes, together with its history.
+func (s *heldStore) Txn(ctx context.Context, ops []coordination.Op) error {
+	for _, op := range ops {
+		if s.holds(op.Value) {
+			return coordination.ErrUnavailable
+		}
+	}
+	return s.Store.Txn(ctx, ops)
+}
+
+func (s *heldStore) holds(value []byte) bool {
+	share, err := failover.Decode(value)
+	if err != nil || share.Group == "" || share.Epoch == 0 || share.Abort != "" {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.in != "" && past(share.State, s.in)
 }
 
 // past tells whether a move in one state has left another one behind.

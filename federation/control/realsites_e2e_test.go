@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/conn"
 	"spillway/broker/kafka"
+	"spillway/federation/authorization"
 	"spillway/federation/control/probe"
 	"spillway/federation/coordination"
 	"spillway/federation/coordination/consul"
@@ -44,11 +46,15 @@ func TestFencedSwitchoversOnRealKafkaAndConsul(t *testing.T) {
 	gate := &withoutCutover{Store: store}
 	counted := newCounting(gate)
 	w := newWorld(t, options{store: counted, sites: sites,
-		group: func(g *spillway.FailoverGroup) { g.GroupDrain = 100 * time.Millisecond },
+		group: func(g *spillway.FailoverGroup) {
+			g.GroupDrain, g.ConsumerGroups = 100*time.Millisecond, []string{"shop"}
+		},
 		real: func(id spillway.SiteID) (cluster, asGateway *kafka.Cluster) {
 			return realSite(t, id, real[slices.Index(sites, id)].Bootstrap(), users)
 		},
 	})
+	w.settled(1)
+	w.foundByDryRuns()
 	var tps []spillway.TopicPartition
 	for p := range int32(partitions) {
 		tps = append(tps, spillway.TopicPartition{Topic: "orders", Partition: p})
@@ -99,6 +105,52 @@ func TestFencedSwitchoversOnRealKafkaAndConsul(t *testing.T) {
 	}
 	slices.Sort(held)
 	t.Logf("%d records, holds in ms: %v", acked, held)
+}
+
+// foundByDryRuns shows that a dry run names what a target lacks: a right that the active
+// site gives, a quota, and what an older release has not finalized; and that all of the
+// rest could be checked, disks too. The right is one on a group, since brokers refuse
+// whom no entry about a topic allows as soon as there is one.
+func (w *world) foundByDryRuns() {
+	t := w.t
+	t.Helper()
+	began := time.Now()
+	entry := []spillway.ACL{{Resource: spillway.ACLGroup, Pattern: spillway.ACLLiteral, Name: "shop", Principal: "User:alice", Host: "*", Operation: "READ", Permission: "ALLOW"}}
+	alice, rate := broker.NewQuotaEntity(map[string]*string{"user": new("alice")}), 1000.0
+	w.operator.Sites, w.operator.ByLists = map[spillway.SiteID]broker.Cluster{}, &authorization.Policy{}
+	for id, s := range w.sites {
+		w.operator.Sites[id] = s.cluster
+	}
+	defer func() { w.operator.Sites, w.operator.ByLists = nil, nil }()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	east, west := w.sites["east"].cluster.Admin(), w.sites["west"].cluster.Admin()
+	must(east.CreateACLs(within(t), entry))
+	must(east.SetQuota(within(t), alice, map[string]*float64{"producer_byte_rate": &rate}))
+	dry := func(to spillway.SiteID, about ...string) {
+		t.Helper()
+		var found []string
+		w.eventually("a dry run that finds "+strings.Join(about, ", "), func() bool {
+			plan, err := w.operator.Switchover(within(t), "orders", to, "ann", "", true)
+			found = nil
+			for _, f := range plan.Findings {
+				found = append(found, f.What)
+			}
+			return err == nil && len(plan.Unread) == 0 && slices.EqualFunc(about, found, func(want, is string) bool { return strings.Contains(is, want) })
+		})
+		t.Logf("to %s: %q", to, found)
+	}
+	right, quota, features := "at east, 1 right (mirrors carry such entries with mirror.acls, else create them at", "user=alice producer_byte_rate (none, not 1000)", "lower levels at west than at east"
+	dry("west", right, features, quota)
+	dry("north", right, quota)
+	must(west.CreateACLs(within(t), entry))
+	must(west.SetQuota(within(t), alice, map[string]*float64{"producer_byte_rate": &rate}))
+	dry("west", features)
+	t.Logf("measured: dry runs took %s", time.Since(began).Round(time.Millisecond))
 }
 
 // withoutCutover is a store that, while it is told to, takes no record in CUTOVER:

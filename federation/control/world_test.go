@@ -154,6 +154,7 @@ func newWorld(t *testing.T, o options) *world {
 	w := &world{t: t, store: o.store, options: o, topology: spillway.NewTopology("shop", "shop-1", sites, groups),
 		sites: map[spillway.SiteID]*site{}, told: make(chan StateInfo, 1000), acks: make(chan AckInfo, 1000), acked: map[spillway.TopicPartition]map[spillway.Offset]string{}}
 	w.operator = NewOperator(w.topology, w.store, nil)
+	w.operator.lookMax = 30 * time.Second // a slow machine must not look like a site that is silent
 	w.operator.Waiting = func(error) bool { return true }
 	w.operator.look = 300 * time.Millisecond
 	for _, id := range o.sites {

@@ -8,6 +8,7 @@ package coordination
 import (
 	"context"
 	"errors"
+	"strings"
 )
 
 // Errors that callers branch on.
@@ -42,12 +43,19 @@ type Op struct {
 	Check   bool
 }
 
+// Under tells whether a key is below a prefix, or is the one key that it means.
+func Under(key, prefix string) bool {
+	return key == prefix || strings.HasSuffix(prefix, "/") && strings.HasPrefix(key, prefix)
+}
+
 // Store is the contract. All methods are safe for concurrent use, honour the
 // context's deadline, and wrap ErrUnavailable when the store cannot be reached.
 type Store interface {
 	// Get reads one key, linearizably. ErrNotFound if it does not exist.
 	Get(ctx context.Context, key string) (Entry, error)
-	// List reads all keys under a prefix, linearizably, sorted by key.
+	// List reads all keys under a prefix, linearizably, sorted by key. A prefix that does
+	// not end with "/" is one key, here and in Watch: who may read that alone must not be
+	// asked about others that begin like it.
 	List(ctx context.Context, prefix string) ([]Entry, error)
 	// Put writes value if version is the current one; 0 creates. It returns
 	// the new version. ErrConflict if somebody was faster.

@@ -65,8 +65,11 @@ func (k Keys) SiteReport(id spillway.ShareID, e spillway.Epoch, site spillway.Si
 	return k.Move(id, e) + "site/" + string(site)
 }
 
+// HistoryAll is the prefix of the finished and aborted moves of all shares.
+func (k Keys) HistoryAll() string { return k.root() + "history/" }
+
 // HistoryOf is the prefix of a share's finished and aborted moves.
-func (k Keys) HistoryOf(id spillway.ShareID) string { return k.root() + "history/" + id.String() + "/" }
+func (k Keys) HistoryOf(id spillway.ShareID) string { return k.HistoryAll() + id.String() + "/" }
 
 // History is the immutable record of one move. Epochs are padded so that
 // listings come in their order.
@@ -80,9 +83,12 @@ func (k Keys) HistoryDegrade(id spillway.ShareID, e spillway.Epoch, count int) s
 	return fmt.Sprintf("%s-degrade-%04d", k.History(id, e), count)
 }
 
-// BesideOf is the prefix of what is kept of a share's moves beside their records. It is
-// none below HistoryOf: whoever counts moves there must not depend on it.
-func (k Keys) BesideOf(id spillway.ShareID) string { return k.root() + "beside/" + id.String() + "/" }
+// BesideAll is the prefix of what is kept of moves beside their records. It is none below
+// HistoryAll: whoever counts moves there must not depend on it.
+func (k Keys) BesideAll() string { return k.root() + "beside/" }
+
+// BesideOf is that of one share.
+func (k Keys) BesideOf(id spillway.ShareID) string { return k.BesideAll() + id.String() + "/" }
 
 // HistoryKnown is what was known when a move began.
 func (k Keys) HistoryKnown(id spillway.ShareID, e spillway.Epoch) string {
@@ -109,14 +115,24 @@ func (k Keys) DrainedAll() string { return k.root() + "drained/" }
 // Drained marks a site that is drained; absent if it is not.
 func (k Keys) Drained(site spillway.SiteID) string { return k.DrainedAll() + string(site) }
 
+// Offers is the prefix of what gateways heard that sites offer.
+func (k Keys) Offers() string { return k.root() + "offers/" }
+
 // Offer is what gateways heard that a site offers: versions by API key.
-func (k Keys) Offer(site spillway.SiteID) string { return k.root() + "offers/" + string(site) }
+func (k Keys) Offer(site spillway.SiteID) string { return k.Offers() + string(site) }
 
 // Topics is the prefix of the topics that are being created.
 func (k Keys) Topics() string { return k.root() + "topics/" }
 
 // Topic is the creation of one topic; absent if there is none.
 func (k Keys) Topic(name string) string { return k.Topics() + name }
+
+// ReplaysAll is the prefix of the claims of commands that write unreplicated records again.
+func (k Keys) ReplaysAll() string { return k.root() + "replays/" }
+
+// Replay is the claim of the command that writes a share's unreplicated records again;
+// absent if there is none.
+func (k Keys) Replay(id spillway.ShareID) string { return k.ReplaysAll() + id.String() }
 
 // Audits is the prefix of the audit log of people. It is not one of ClientAudits, so that
 // nobody reads what is kept for ever to find what is to go.

@@ -157,6 +157,10 @@ func (l Layout) Nearest(share spillway.ShareID, tp spillway.TopicPartition, site
 	return pick(nodes, strconv.AppendInt([]byte(share.String()+"/"), int64(tp.Partition), 10))
 }
 
+// Leaders lists the nodes that lead the partitions of a share, each some of them: who
+// leads which changes only with it (L3).
+func (l Layout) Leaders(share spillway.ShareID) []Node { return l.home(share) }
+
 // Coordinator picks the node that coordinates a consumer group.
 func (l Layout) Coordinator(share spillway.ShareID, group string) (Node, bool) {
 	return pick(l.home(share), []byte("group "+group))

@@ -37,7 +37,7 @@ func TestCompare(t *testing.T) {
 		"more partitions are no harm":     {active: func(t *Topic) { t.Partitions = 2 }, target: same},
 		"no leader":                       {active: same, target: func(t *Topic) { t.Leaderless, t.InSync = []int32{1}, []int{3, 0, 3} }, want: []string{"partitions have no leader at west, start its brokers: orders-1"}, refuses: 1},
 		"too few in sync":                 {active: same, target: func(t *Topic) { t.InSync = []int{3, 1, 3} }, want: []string{"refuses acks=all; start its brokers or wait until they have caught up: orders-1 (1 of 2)"}, refuses: 1},
-		"also where the old site is lost": {active: same, target: func(t *Topic) { t.InSync = []int{3, 1, 3} }, unread: true, want: []string{"orders-1 (1 of 2)"}, refuses: 1},
+		"also where the old site is lost": {active: same, target: func(t *Topic) { t.InSync = []int{3, 1, 3} }, unread: true, want: []string{"orders-1 (1 of 2)", "west was looked at alone"}, refuses: 1},
 		"enough in sync":                  {active: same, target: func(t *Topic) { t.InSync = []int{3, 2, 3} }},
 		"fewer replicas":                  {active: same, target: func(t *Topic) { t.Replicas = 2 }, want: []string{"topics have fewer replicas at west than at east: orders (2, not 3)"}},
 		"smaller batches":                 {active: same, target: set("max.message.bytes", "1000"), want: []string{"max.message.bytes differs at west, larger batches will be refused: orders (1000, not 1048588)"}},
@@ -55,7 +55,7 @@ func TestCompare(t *testing.T) {
 		if c.unread {
 			active = nil
 		}
-		found := Compare(active, target)
+		found := Compare(active, target, Limits{})
 		if len(found) != len(c.want) || len(Refusals(found)) != c.refuses {
 			t.Errorf("%s: %+v", name, found)
 			continue
@@ -74,7 +74,7 @@ func TestFindingsAreShort(t *testing.T) {
 	target := Site{ID: "west", Topics: map[string]Topic{"orders": topic(func(t *Topic) {
 		t.Partitions, t.InSync, t.Replicas = 5000, make([]int, 5000), 1
 	})}}
-	found := Compare(&active, target)
+	found := Compare(&active, target, Limits{})
 	if len(found) != 2 || !found[0].Refuses || found[1].Refuses || !strings.HasSuffix(found[0].What, "orders-4 (0 of 2) and 4995 more") {
 		t.Errorf("%+v", found)
 	}

@@ -15,6 +15,7 @@ import (
 	"spillway"
 	"spillway/broker/batch"
 	"spillway/federation/authorization"
+	"spillway/federation/quota"
 	"spillway/federation/session"
 	"spillway/lb"
 )
@@ -30,7 +31,7 @@ import (
 // messages of the site other than about single records.
 var produceAPI = api{
 	key: 0, min: 3, max: 13, needs: 7, begin: (*Client).beginProduce,
-	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; transactions of version 1. `ApiVersions` names versions from 0 on, as Kafka 4 does (KAFKA-18659); those below 3 are refused.",
+	treatment: translated, about: "Each batch gets the producer id of the epoch, answers get virtual offsets. Only format 2; transactions of version 1. `ApiVersions` names versions from 0 on, as Kafka 4 does (KAFKA-18659); those below 3 are refused. Where the principal used more than its quota, the throttle time says for how long the connection is not read.",
 }
 
 // produceUpstreamMax: the site is asked by topic name, and adds no partition to a
@@ -44,6 +45,7 @@ const produceTimeoutMax = time.Minute
 type produce struct {
 	client     *Client
 	afterWrite func(func(error))
+	pause      func() int32 // for the quota
 	begun      time.Time
 	came       time.Time // the first of it, from the client
 	until      time.Time // of any hold
@@ -125,6 +127,9 @@ func (c *Client) beginProduce(ctx context.Context, sreq session.Request) (sessio
 		return nil, err
 	}
 	op, parts := c.newProduce(ctx, sreq, req)
+	if len(parts) > 0 {
+		c.await(ctx, req.Acks == 0)
+	}
 	op.admit(ctx, parts)
 	return op.answer, nil
 }
@@ -140,6 +145,7 @@ func (op *produce) answer(ctx context.Context) ([]byte, error) {
 	}
 	op.keepPromises(ctx)
 	op.tellSlowed()
+	op.throttle(op.pause())
 	told := op.client.produces.tell(op.all)
 	op.afterWrite(func(err error) {
 		if err == nil { // else the client never knows
@@ -168,6 +174,7 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 		timeout: min(max(time.Duration(req.TimeoutMillis)*time.Millisecond, time.Millisecond), produceTimeoutMax),
 		resp:    req.ResponseKind().(*kmsg.ProduceResponse),
 	}
+	op.pause = func() int32 { return c.pause(sreq, quota.Produce) }
 	op.until = op.begun.Add(min(c.router.config.HoldMax, op.timeout))
 	if req.TransactionID != nil {
 		op.transactional = *req.TransactionID
@@ -176,11 +183,12 @@ func (c *Client) newProduce(ctx context.Context, sreq session.Request, req *kmsg
 	seen := make(map[spillway.TopicPartition]bool)
 	invalid := op.checkRequest(req)
 	op.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
+	naming := c.naming()
 	for i, t := range req.Topics {
 		out := &op.resp.Topics[i]
 		*out = kmsg.NewProduceResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
-		name, known := c.router.topics.asked(ctx, req.Version >= 13, t.Topic, t.TopicID)
+		name, known := naming.of(ctx, req.Version >= 13, t.Topic, t.TopicID)
 		code := int16(0)
 		if !known {
 			code = kerr.UnknownTopicID.Code
@@ -302,6 +310,7 @@ func (p *part) check(seen map[spillway.TopicPartition]bool) int16 {
 		return kerr.InvalidRecord.Code // twice in one request: its order would be anybody's guess
 	}
 	seen[p.tp] = true
+	p.op.client.concern(p.share)
 	p.home, p.spread = p.share, r.spreads[p.share.Group.Siblings.Of]
 	if h := p.share.Group.HoldMax; h > 0 {
 		p.op.until = minTime(p.op.until, p.op.begun.Add(h))
@@ -329,6 +338,9 @@ func (p *part) check(seen map[spillway.TopicPartition]bool) int16 {
 		return kerr.InvalidProducerIDMapping.Code // not one of ours: it could collide with anybody's (C25)
 	}
 	p.header = h
+	if h.Transactional() {
+		p.op.client.transacts.Store(true)
+	}
 	if p.spread != nil {
 		p.takeOffID()
 	}

@@ -13,6 +13,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/federation/authorization"
+	"spillway/federation/quota"
 	"spillway/federation/records"
 	"spillway/federation/session"
 	"spillway/mirror/offsetmap"
@@ -29,7 +30,7 @@ import (
 // told where a group's standbys are read (standby.go).
 var fetchAPI = api{
 	key: 1, min: 4, max: 17, needs: 4, begin: (*Client).beginFetch,
-	treatment: translated, about: "Virtual offsets and leader epochs in every batch; what belongs to no range is left out. Without sessions: every partition is named each time. Where standbys are read, a rack that is a site's name is answered with the node there (KIP-392).",
+	treatment: translated, about: "Virtual offsets and leader epochs in every batch; what belongs to no range is left out. Without sessions: every partition is named each time. Where standbys are read, a rack that is a site's name is answered with the node there (KIP-392). Where the principal used more than its quota, no records and a throttle time.",
 }
 
 // fetchUpstreamMax: the site is asked by topic name.
@@ -96,24 +97,34 @@ func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.An
 		return nil, err
 	}
 	return func(ctx context.Context) ([]byte, error) {
-		resp := c.fetch(ctx, sreq, req)
+		resp, free := c.fetch(ctx, sreq, req)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return resp.AppendTo(make([]byte, 0, sizeOf(resp))), nil
+		body, rest, size := pieces(resp)
+		sreq.Rest(rest)
+		if !free {
+			c.account.Charge(quota.Fetch, int64(size), time.Now())
+		}
+		return body, nil
 	}, nil
 }
 
-func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.FetchRequest) *kmsg.FetchResponse {
+// fetch makes an answer. It is free where it has no records for what is owed.
+func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.FetchRequest) (resp *kmsg.FetchResponse, free bool) {
 	f := &fetch{
 		client: c, sreq: sreq, req: req, resp: req.ResponseKind().(*kmsg.FetchResponse),
 		deadline: time.Now().Add(min(max(time.Duration(req.MaxWaitMillis)*time.Millisecond, 0), fetchWaitMax)),
 	}
 	if req.SessionID != 0 && req.SessionEpoch > 0 {
 		f.resp.ErrorCode = kerr.FetchSessionIDNotFound.Code // of a gateway or a broker that kept one
-		return f.resp
+		return f.resp, false
 	}
 	f.lay(ctx)
+	if c.owesFetches() {
+		return f.resp, true
+	}
+	req.MaxBytes = c.quotaBytes(req.MaxBytes)
 	f.makeRoom(2 * c.fetched) // more is likely there where the last fetch found much
 	for f.try(ctx) && ctx.Err() == nil && time.Now().Before(f.deadline) {
 	}
@@ -124,7 +135,7 @@ func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.Fetc
 			c.highWatermarks[p.tp] = p.out.HighWatermark
 		}
 	}
-	return f.resp
+	return f.resp, false
 }
 
 // makeRoom sets how much the sites may be asked for: what the client asks for,
@@ -152,28 +163,15 @@ func (f *fetch) waits() time.Duration {
 	return max(0, time.Until(f.deadline))
 }
 
-// sizeOf is about how many bytes an answer will have; appending to less would
-// copy the records again and again.
-func sizeOf(resp *kmsg.FetchResponse) int {
-	size := 64
-	for _, t := range resp.Topics {
-		size += 32 + len(t.Topic)
-		for _, p := range t.Partitions {
-			size += 64 + len(p.RecordBatches) + 16*len(p.AbortedTransactions)
-		}
-	}
-	return size
-}
-
 // lay makes the empty answer and answers what cannot be served.
 func (f *fetch) lay(ctx context.Context) {
-	r := f.client.router
+	r, naming := f.client.router, f.client.naming()
 	f.resp.Topics = make([]kmsg.FetchResponseTopic, len(f.req.Topics))
 	for i, t := range f.req.Topics {
 		out := &f.resp.Topics[i]
 		*out = kmsg.NewFetchResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
-		name, known := r.topics.asked(ctx, f.req.Version >= 13, t.Topic, t.TopicID)
+		name, known := naming.of(ctx, f.req.Version >= 13, t.Topic, t.TopicID)
 		may := f.client.guardByID(f.req.Version >= 13, authorization.Read, name)
 		out.Partitions = make([]kmsg.FetchResponseTopicPartition, len(t.Partitions))
 		for j, in := range t.Partitions {

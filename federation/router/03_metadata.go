@@ -69,17 +69,18 @@ func (c *Client) metadata(ctx context.Context, req *kmsg.MetadataRequest) *kmsg.
 		}
 		return resp
 	}
+	naming := c.naming()
 	for _, t := range req.Topics {
-		resp.Topics = append(resp.Topics, c.askedTopic(ctx, l, t))
+		resp.Topics = append(resp.Topics, c.askedTopic(ctx, l, naming, t))
 	}
 	return resp
 }
 
-func (c *Client) askedTopic(ctx context.Context, l layout.Layout, asked kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
+func (c *Client) askedTopic(ctx context.Context, l layout.Layout, naming *naming, asked kmsg.MetadataRequestTopic) kmsg.MetadataResponseTopic {
 	r, name := c.router, ""
 	if asked.Topic != nil {
 		name = *asked.Topic
-	} else if found, ok := r.topics.name(ctx, asked.TopicID); ok {
+	} else if found, ok := naming.byID(ctx, asked.TopicID); ok {
 		name = found
 	} else {
 		t := kmsg.NewMetadataResponseTopic()

@@ -89,11 +89,12 @@ func (c *Client) newCommit(ctx context.Context, req *kmsg.OffsetCommitRequest, d
 	cm := &commit{client: c, req: req, resp: req.ResponseKind().(*kmsg.OffsetCommitResponse), names: make([]string, len(req.Topics)),
 		outs: make(map[spillway.TopicPartition]*kmsg.OffsetCommitResponseTopicPartition)}
 	cm.resp.Topics = make([]kmsg.OffsetCommitResponseTopic, len(req.Topics))
+	naming := c.naming()
 	for i, t := range req.Topics {
 		out := &cm.resp.Topics[i]
 		*out = kmsg.NewOffsetCommitResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
-		name, known := c.router.topics.asked(ctx, req.Version >= 10, t.Topic, t.TopicID)
+		name, known := naming.of(ctx, req.Version >= 10, t.Topic, t.TopicID)
 		cm.names[i] = name
 		may := c.guardByID(req.Version >= 10, authorization.Read, name)
 		may.codeOf = (*Client).positionCode

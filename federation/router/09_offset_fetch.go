@@ -90,8 +90,9 @@ func (c *Client) offsetFetch(ctx context.Context, g kmsg.OffsetFetchRequestGroup
 	byID, all := version >= 10, g.Topics == nil
 	if asked := g.Topics; (byID || c.checked()) && !all {
 		g.Topics = make([]kmsg.OffsetFetchRequestGroupTopic, 0, len(asked))
+		naming := c.naming()
 		for _, t := range asked {
-			name, known := c.router.topics.asked(ctx, byID, t.Topic, t.TopicID)
+			name, known := naming.of(ctx, byID, t.Topic, t.TopicID)
 			if !known {
 				out.Topics = append(out.Topics, noPositions(t, kerr.UnknownTopicID.Code))
 				continue

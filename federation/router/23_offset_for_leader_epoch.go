@@ -61,6 +61,8 @@ func (c *Client) offsetForLeaderEpoch(ctx context.Context, req *kmsg.OffsetForLe
 	defer cancel()
 	resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
 	asked := make(map[spillway.SiteID]siteEnds)
+	// As with brokers, whose followers ask the same, who may act for the cluster may ask of all.
+	all := c.mayQuietly(authorization.ClusterAction, authorization.Cluster, authorization.ClusterName, nil)
 	for _, t := range req.Topics {
 		out := kmsg.NewOffsetForLeaderEpochResponseTopic()
 		out.Topic = t.Topic
@@ -70,7 +72,10 @@ func (c *Client) offsetForLeaderEpoch(ctx context.Context, req *kmsg.OffsetForLe
 			answer := &out.Partitions[i]
 			answer.Default()
 			answer.Partition = p.Partition
-			if answer.ErrorCode = may.of(p.Partition); answer.ErrorCode != 0 {
+			if !all {
+				answer.ErrorCode = may.of(p.Partition)
+			}
+			if answer.ErrorCode != 0 {
 				continue
 			}
 			tp := spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition}

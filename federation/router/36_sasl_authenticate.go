@@ -25,6 +25,9 @@ func (c *Client) beginSaslAuthenticate(ctx context.Context, sreq session.Request
 	}
 	resp := req.ResponseKind().(*kmsg.SASLAuthenticateResponse)
 	a := c.login.Authenticate(ctx, req.SASLAuthBytes, sreq.CameAt(), time.Now)
+	if a.End == nil && c.login.Through() && !c.Enter() { // told nothing: clients come again
+		return nil, session.Close(session.ReasonPrincipal, nil)
+	}
 	resp.ErrorCode, resp.SASLAuthBytes, resp.SessionLifetimeMillis = a.Code, a.Token, a.Lifetime.Milliseconds()
 	if resp.SASLAuthBytes == nil {
 		resp.SASLAuthBytes = []byte{}

@@ -28,10 +28,11 @@ import (
 // again it goes on. It does not wait here for its answer, as its commits are to be
 // answered behind it.
 //
-// Where rights are looked at, expressions are resolved here (expressions.go).
+// Where rights are looked at, expressions are refused: the site's coordinator would go through
+// its topics as the gateway that asks, and assign what the member may not know of.
 var consumerGroupHeartbeatAPI = api{
 	key: 68, min: 0, max: 1, needs: 0, begin: (*Client).beginConsumerGroupHeartbeat,
-	treatment: translated, about: "Topic ids; expressions become names where rights are looked at. Where every site has KIP-848 (Kafka 4.0).",
+	treatment: translated, about: "Topic ids; no expressions where rights are looked at. Where every site has KIP-848 (Kafka 4.0).",
 }
 
 const (
@@ -66,6 +67,10 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	if resp.ErrorCode = c.maySubscribe(req); resp.ErrorCode != 0 {
 		return resp
 	}
+	if c.checked() && subscribesByExpression(req) {
+		resp.ErrorCode, resp.ErrorMessage = kerr.InvalidRequest.Code, kmsg.StringPtr(noExpressions)
+		return resp
+	}
 	ms := c.router.members
 	switch {
 	case req.MemberEpoch < 0:
@@ -87,14 +92,10 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		resp.ErrorCode = c.later(share, req.Group)
 		return resp
 	}
-	up, ok := c.router.siteHeartbeat(ctx, t, req)
+	up, ok := c.siteHeartbeat(ctx, t, req)
 	if !ok {
 		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
 		return resp
-	}
-	reads, err := c.subscribe(ctx, req, up)
-	if err != nil {
-		return unsubscribed(resp, err)
 	}
 	got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: up})
 	if err != nil {
@@ -109,7 +110,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	}
 	c.stale(ctx, share, answer.ErrorCode)
 	if answer.ErrorCode == 0 && answer.MemberID != nil && req.MemberEpoch >= 0 {
-		ms.subscribe(req.Group, *answer.MemberID, reads)
+		ms.touch(req.Group, *answer.MemberID)
 	}
 	answer.HeartbeatIntervalMillis = min(answer.HeartbeatIntervalMillis, beatMillisMax)
 	if answer.Assignment != nil && !c.router.virtualAssignment(ctx, t, answer.Assignment) {
@@ -119,8 +120,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	return answer
 }
 
-// maySubscribe looks at the topics that a member names, as brokers do. Those of an expression are
-// seen to by subscribe.
+// maySubscribe looks at the topics that a member names, as brokers do.
 func (c *Client) maySubscribe(req *kmsg.ConsumerGroupHeartbeatRequest) int16 {
 	for _, topic := range req.SubscribedTopicNames {
 		share, _ := c.router.ShareOf(spillway.TopicPartition{Topic: topic})
@@ -129,6 +129,17 @@ func (c *Client) maySubscribe(req *kmsg.ConsumerGroupHeartbeatRequest) int16 {
 		}
 	}
 	return 0
+}
+
+// noExpressions is what Java's consumers show. The code with it is one that ends every
+// library: INVALID_REGULAR_EXPRESSION has librdkafka 2.10 to 2.14 try again for ever.
+const noExpressions = "Expressions are not resolved by the brokers here, as gateways decide what clients may know of (gateway.authorization.rules: acls). " +
+	"Subscribe by names, or by a pattern that the client resolves itself: subscribe(java.util.regex.Pattern), or group.protocol=classic."
+
+// subscribesByExpression tells whether a member wants the coordinator to find its topics. One
+// that leaves wants nothing.
+func subscribesByExpression(req *kmsg.ConsumerGroupHeartbeatRequest) bool {
+	return req.MemberEpoch >= 0 && req.SubscribedTopicRegex != nil && *req.SubscribedTopicRegex != ""
 }
 
 // later is the answer to a member that cannot be served now: it comes again in a
@@ -153,18 +164,19 @@ func (c *Client) drainMember(share *Share, req *kmsg.ConsumerGroupHeartbeatReque
 }
 
 // siteHeartbeat is the request with the site's topic ids.
-func (r *Router) siteHeartbeat(ctx context.Context, t Term, req *kmsg.ConsumerGroupHeartbeatRequest) (*kmsg.ConsumerGroupHeartbeatRequest, bool) {
+func (c *Client) siteHeartbeat(ctx context.Context, t Term, req *kmsg.ConsumerGroupHeartbeatRequest) (*kmsg.ConsumerGroupHeartbeatRequest, bool) {
 	up := *req
 	if req.Topics == nil {
 		return &up, true
 	}
 	up.Topics = make([]kmsg.ConsumerGroupHeartbeatRequestTopic, 0, len(req.Topics))
+	naming := c.naming()
 	for _, topic := range req.Topics {
-		name, ok := r.topics.name(ctx, topic.TopicID)
+		name, ok := naming.byID(ctx, topic.TopicID)
 		if !ok {
 			continue // deleted meanwhile; the coordinator will see that it is not owned
 		}
-		md, ok := r.topics.at(ctx, t.Site, r.config.MetadataMax)[name]
+		md, ok := c.router.topics.at(ctx, t.Site, c.router.config.MetadataMax)[name]
 		if !ok {
 			return nil, false
 		}

@@ -72,8 +72,10 @@ func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group
 	return g
 }
 
-// describesMembers tells whether the client may know of all topics that a group reads. It has
-// named none of them, so what it may not is no attempt.
+// describesMembers tells whether the client may know of all topics that a group is assigned. It
+// has named none of them, so what it may not is no attempt. As with brokers (KafkaApis of 4.3.1)
+// the names that members subscribed to do not count: they are what members said, whether there
+// are such topics or not.
 func (c *Client) describesMembers(g kmsg.ConsumerGroupDescribeResponseGroup) authorization.Verdict {
 	worst := authorization.Allowed
 	for _, m := range g.Members {

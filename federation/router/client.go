@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kbin"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -12,6 +14,7 @@ import (
 	"spillway"
 	"spillway/broker/wire"
 	"spillway/federation/authentication"
+	"spillway/federation/quota"
 	"spillway/federation/session"
 )
 
@@ -24,9 +27,13 @@ type Client struct {
 	produces *produces
 	login    *authentication.Login // its steps belong to Begin
 	host     string                // as entries of access control lists name it
+	account  *quota.Account        // of its principal, from when that is known; nil: nothing is counted
+	entered  bool                  // the principal has the connection counted
 
 	// Owned by Begin.
-	over error // why nothing more is begun; what was begun before is answered
+	over     error         // why nothing more is begun; what was begun before is answered
+	produced bool          // a batch came
+	behind   time.Duration // what was owed before the first one
 
 	// Owned by answers, which are called one after the other.
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
@@ -37,6 +44,12 @@ type Client struct {
 	repeats atomic.Bool             // by its name in ApiVersions it is one of repeatsProve
 	counts  atomic.Bool             // by it, it is one of takeEveryOffset
 	manners atomic.Pointer[manners] // by it, what its library makes of errors of transactions
+
+	transacts atomic.Bool // it carries transactions
+	concerns  struct {
+		sync.Mutex
+		shares map[*Share]bool // that it has to do with, where pauses depend on it
+	}
 
 	waiting atomic.Int32  // batches that wait for a missing one
 	asking  chan struct{} // a token per question to a site about one
@@ -77,7 +90,15 @@ func (c *Client) Begin(ctx context.Context, req session.Request) (session.Answer
 		c.router.events.refused("malformed")
 		return nil, session.Close(session.ReasonMalformed, err)
 	}
-	return a.begin(c, ctx, req)
+	if c.account == nil || a.sasl { // a renewal must not be late
+		return a.begin(c, ctx, req)
+	}
+	c.charge(req)
+	answer, err := a.begin(c, ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return c.telling(req, answer), nil
 }
 
 // Admitted implements session.Gate.
@@ -100,6 +121,7 @@ func (c *Client) Silent(req session.Request) bool {
 // Close implements session.Handler. Upstream connections that carry produces
 // are closed when these are answered, which may take longer than the client lives.
 func (c *Client) Close() {
+	c.leave()
 	c.router.background.Go(c.lanes.close)
 }
 

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"spillway"
+	"spillway/federation/quota"
 )
 
 // Events tell what happened. A nil func is skipped; a slow one slows the data
@@ -47,6 +48,11 @@ type Events struct {
 	// FetchLimited: sites were asked for less than a client would have got,
 	// because the budget of the process is used up.
 	FetchLimited func()
+	// OverQuota: a principal has used more than its quota, and a connection of it pauses for
+	// so much longer.
+	OverQuota func(kind quota.Kind, longer time.Duration)
+	// TooManyOfPrincipal: a connection is closed, for its principal has as many as it may.
+	TooManyOfPrincipal func()
 }
 
 func (e *Events) held(id spillway.ShareID) {
@@ -136,5 +142,17 @@ func (e *Events) sent(id spillway.ShareID, way string) {
 func (e *Events) fetchLimited() {
 	if e.FetchLimited != nil {
 		e.FetchLimited()
+	}
+}
+
+func (e *Events) overQuota(kind quota.Kind, longer time.Duration) {
+	if e.OverQuota != nil {
+		e.OverQuota(kind, longer)
+	}
+}
+
+func (e *Events) tooManyOfPrincipal() {
+	if e.TooManyOfPrincipal != nil {
+		e.TooManyOfPrincipal()
 	}
 }

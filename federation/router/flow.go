@@ -22,7 +22,8 @@ import (
 //
 // D ends where the gateway sees nothing more: what the client sends while the answer
 // is on its way to it, or lies there unread, looks like what it sends when it knows,
-// and goes. So does what lay unread here, where there was no room for it. Nothing in
+// and goes. So does what lay unread here, where there was no room for it, or its principal
+// had used up its quota. Nothing in
 // the protocol says that an answer was read, and a batch that comes again need not
 // look as before. For an idempotent producer its sequence is judged then (contacts,
 // and the site). A plain one that has several requests open and tries again may find

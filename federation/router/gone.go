@@ -149,10 +149,11 @@ func (r *Router) wasSilent(at string) bool {
 // watchLeaving knocks at gateways that leave the layout, until their machines answer.
 func (r *Router) watchLeaving() {
 	before := make(map[string]bool)
-	var version int64
+	var last layout.Layout
 	for {
 		changed := r.layout.Changed()
-		if l := r.layout.Current(); l.Version != version {
+		if l := r.layout.Current(); l.Version != last.Version {
+			r.relaid(last, l)
 			now := make(map[string]bool)
 			for _, n := range l.Nodes {
 				now[address(n)] = n.Gateway != r.config.Gateway
@@ -162,7 +163,7 @@ func (r *Router) watchLeaving() {
 					r.background.Go(func() { r.knockOn(at) })
 				}
 			}
-			before, version = now, l.Version
+			before, last = now, l
 		}
 		select {
 		case <-changed:

@@ -52,6 +52,7 @@ var errNotSent = errors.New("not sent")
 // any other means that the coordinator cannot be reached now.
 func (c *Client) coordinate(ctx context.Context, call groupCall) (kmsg.Response, error) {
 	r := c.router
+	c.concern(call.share)
 	changed := call.share.Changed()
 	leased := r.lease.Term()
 	t, serving := call.share.Serving()
@@ -280,9 +281,6 @@ type member struct {
 	seen    time.Time
 	settled spillway.Epoch // it gave up its partitions before the move to this epoch
 	drained int32          // KIP-848: in this epoch it was told to give up, so the coordinator's view of it is wrong
-
-	subscribed *subscription // KIP-848, where rights are looked at; nil: not known
-	asked      bool          // to say what it reads
 }
 
 // Bounds for what is remembered of members.

@@ -18,7 +18,9 @@ import (
 	"spillway/broker/batch"
 	"spillway/broker/conn"
 	"spillway/broker/wire"
+	"spillway/federation/authentication"
 	"spillway/federation/failover"
+	"spillway/federation/quota"
 	"spillway/federation/session"
 	"spillway/mirror/offsetmap"
 )
@@ -35,6 +37,7 @@ type bench struct {
 	marks  marksAt
 	// refuses is the error of the broker; it writes nothing then.
 	refuses int16
+	late    time.Duration // the next answer of the broker
 }
 
 type always struct{}
@@ -111,6 +114,8 @@ func (b *bench) broker(c net.Conn) {
 				b.t.Error(err)
 				return
 			}
+			time.Sleep(b.late)
+			b.late = 0
 			resp = b.takes(req)
 		} else {
 			versions := kmsg.NewPtrApiVersionsResponse()
@@ -151,25 +156,38 @@ func inBench(t *testing.T, run func(*testing.T, *bench)) {
 
 func inBenchOf(t *testing.T, group spillway.FailoverGroup, run func(*testing.T, *bench)) {
 	t.Helper()
+	inBenchWith(t, group, nil, func(t *testing.T, b *bench, _ *Client) { run(t, b) })
+}
+
+func inBenchWith(t *testing.T, group spillway.FailoverGroup, quotas *quota.Ledger[authentication.Principal], run func(*testing.T, *bench, *Client)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{t: t, share: NewShare(spillway.ShareID{Group: "shop"}, group)}
 		b.Router = New(Config{
 			Topology: spillway.NewTopology("t", "id", nil, []spillway.FailoverGroup{group}), Sites: map[spillway.SiteID]broker.Cluster{"east": oneBroker{b: b}},
-			Shares: []*Share{b.share}, Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: &b.marks,
+			Shares: []*Share{b.share}, Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: &b.marks, Quotas: quotas,
 		})
-		near, far := net.Pipe()
-		b.client = near
-		s := session.New(far, b.Connect(far), session.Limits{}, nil, session.Events{})
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			s.Run(context.Background())
-		}()
-		run(t, b)
-		near.Close()
-		<-ended
+		c, end := b.connect()
+		run(t, b, c)
+		end()
 		b.Close()
 	})
+}
+
+// connect makes the connection that the test goes on with.
+func (b *bench) connect() (c *Client, end func()) {
+	near, far := net.Pipe()
+	b.client, c = near, b.Connect(far)
+	if !c.Enter() {
+		b.t.Fatal("the principal has too many connections")
+	}
+	s := session.New(far, c, session.Limits{}, nil, session.Events{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.Run(context.Background())
+	}()
+	return c, func() { near.Close(); <-ended }
 }
 
 // open has the share served from now on.

@@ -1,10 +1,14 @@
 package router
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"reflect"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kversion"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/federation/authorization"
 	"spillway/federation/failover"
 )
@@ -459,3 +464,209 @@ func TestWhoMayDoNothingAsksNoSite(t *testing.T) {
 		})
 	})
 }
+
+// countingSite counts how often it is asked for its topics.
+type countingSite struct {
+	*codecSite
+	asked  *atomic.Int64
+	silent *atomic.Bool // it does not answer
+}
+
+func (s countingSite) Metadata(ctx context.Context, topics ...string) (broker.Metadata, error) {
+	if s.asked.Add(1); s.silent.Load() {
+		<-ctx.Done()
+		return broker.Metadata{}, ctx.Err()
+	}
+	return s.codecSite.Metadata(ctx, topics...)
+}
+
+// An id that the client may not know of has the sites asked as one has that nobody knows: it
+// would be answered sooner else. They are asked once, however many ids a request has.
+func TestAGuessedIDTakesAsLong(t *testing.T) {
+	requests := map[string]func(ids [][16]byte) kmsg.Request{
+		"Produce": func(ids [][16]byte) kmsg.Request {
+			req := kmsg.NewPtrProduceRequest()
+			req.Version, req.Acks, req.TimeoutMillis = 13, -1, 1000
+			for _, id := range ids {
+				req.Topics = append(req.Topics, kmsg.ProduceRequestTopic{TopicID: id})
+			}
+			return req
+		},
+		"Fetch": func(ids [][16]byte) kmsg.Request {
+			req := kmsg.NewPtrFetchRequest()
+			req.Version, req.ReplicaID, req.SessionEpoch = 16, -1, -1
+			for _, id := range ids {
+				req.Topics = append(req.Topics, kmsg.FetchRequestTopic{TopicID: id})
+			}
+			return req
+		},
+		"Metadata": func(ids [][16]byte) kmsg.Request {
+			req := kmsg.NewPtrMetadataRequest()
+			req.Version = 12
+			for _, id := range ids {
+				req.Topics = append(req.Topics, kmsg.MetadataRequestTopic{TopicID: id})
+			}
+			return req
+		},
+		"OffsetCommit": func(ids [][16]byte) kmsg.Request {
+			req := kmsg.NewPtrOffsetCommitRequest()
+			req.Version, req.Group, req.Generation = 10, "readers", -1
+			for _, id := range ids {
+				req.Topics = append(req.Topics, kmsg.OffsetCommitRequestTopic{TopicID: id})
+			}
+			return req
+		},
+		"OffsetFetch": func(ids [][16]byte) kmsg.Request {
+			req, group := kmsg.NewPtrOffsetFetchRequest(), kmsg.NewOffsetFetchRequestGroup()
+			req.Version, group.Group, group.MemberEpoch = 10, "readers", -1
+			for _, id := range ids {
+				group.Topics = append(group.Topics, kmsg.OffsetFetchRequestGroupTopic{TopicID: id})
+			}
+			req.Groups = append(req.Groups, group)
+			return req
+		},
+		"ConsumerGroupHeartbeat": func(ids [][16]byte) kmsg.Request {
+			req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+			req.Version, req.Group, req.MemberID, req.MemberEpoch = 1, "readers", "one", 1
+			for _, id := range ids {
+				req.Topics = append(req.Topics, kmsg.ConsumerGroupHeartbeatRequestTopic{TopicID: id})
+			}
+			return req
+		},
+	}
+	for name, request := range requests {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newTwoShares(t, rulesOfReaders)
+				defer w.Close()
+				w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+				var asked atomic.Int64
+				var silent atomic.Bool
+				for site := range w.sites {
+					w.sites[site] = countingSite{w.site, &asked, &silent}
+				}
+				w.topics.all(t.Context())
+				times := func(topics ...string) (int64, time.Duration) {
+					time.Sleep(2 * topicsAskEvery)
+					asked.Store(0)
+					began := time.Now()
+					var ids [][16]byte
+					for _, topic := range topics {
+						ids = append(ids, w.topology.TopicID(topic))
+					}
+					call[kmsg.Response](t, w, request(ids))
+					return asked.Load(), time.Since(began)
+				}
+				if n, _ := times("orders", "orders"); n != 0 {
+					t.Errorf("the sites were asked %d times about what the client may know of", n)
+				}
+				for _, topics := range [][]string{{"carts", "stock", "orders"}, {"nowhere", "elsewhere", "orders"}} {
+					if n, _ := times(topics...); n != 2 {
+						t.Errorf("both sites were asked %d times about %q", n, topics)
+					}
+				}
+				if silent.Store(true); name == "ConsumerGroupHeartbeat" { // which goes on with what it knows
+					return
+				}
+				for _, topics := range [][]string{{"carts", "stock", "hats"}, {"nowhere", "elsewhere", "neither"}} {
+					if _, took := times(topics...); took != 2*topicsAskMax {
+						t.Errorf("while both sites are away %q took %s", topics, took)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Who may describe a group is refused where it is assigned, or shall be, what the client may not
+// know of. What members subscribed to does not count: brokers show it, too.
+func TestWhatMembersReadIsKeptFromOthers(t *testing.T) {
+	for name, c := range map[string]struct {
+		subscribed, assigned, target string
+		want                         int16
+	}{
+		"what it may":                   {"orders", "orders", "orders", 0},
+		"assigned what it may not":      {"orders", "carts", "orders", kerr.TopicAuthorizationFailed.Code},
+		"about to be assigned that":     {"orders", "orders", "carts", kerr.TopicAuthorizationFailed.Code},
+		"subscribed to it, unassigned":  {"carts", "orders", "orders", 0},
+		"subscribed to what is nowhere": {"nowhere", "orders", "orders", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newTwoShares(t, listsBySite{"east": rulesOf("allow describe group readers", "allow read topic orders"), "west": rulesOf()})
+				defer w.Close()
+				assigned := func(topic string) (a kmsg.Assignment) {
+					a.TopicPartitions = []kmsg.AssignmentTopicPartition{{TopicID: w.site.mapping.siteID(topic), Topic: topic, Partitions: []int32{0}}}
+					return a
+				}
+				w.site.answers(func(up kmsg.Request) kmsg.Response {
+					resp := up.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
+					g, m := kmsg.NewConsumerGroupDescribeResponseGroup(), kmsg.NewConsumerGroupDescribeResponseGroupMember()
+					m.SubscribedTopics, m.Assignment, m.TargetAssignment = []string{c.subscribed}, assigned(c.assigned), assigned(c.target)
+					g.Group, g.Members = "readers", append(g.Members, m)
+					resp.Groups = append(resp.Groups, g)
+					return resp
+				})
+				req := kmsg.NewPtrConsumerGroupDescribeRequest()
+				req.Version, req.Groups = 1, []string{"readers"}
+				got := call[*kmsg.ConsumerGroupDescribeResponse](t, w, req).Groups[0]
+				if got.ErrorCode != c.want {
+					t.Fatalf("%v, want %v", kerr.ErrorForCode(got.ErrorCode), kerr.ErrorForCode(c.want))
+				}
+				if c.want != 0 && len(got.Members) > 0 {
+					t.Errorf("it is refused, and told of %v", got.Members)
+				}
+				if c.want == 0 && !slices.Equal(got.Members[0].SubscribedTopics, []string{c.subscribed}) {
+					t.Errorf("it is told of %v", got.Members[0].SubscribedTopics)
+				}
+			})
+		})
+	}
+}
+
+// Where rights are looked at the coordinator gets no expression of a member that stays; who
+// leaves is let go, and an empty one is none.
+func TestExpressionsAreRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		rights     Rights
+		epoch      int32
+		expression *string
+		names      []string
+		want       int16
+		asked      int
+	}{
+		"as it joins":             {rulesOfReaders, 0, kmsg.StringPtr(".*"), nil, kerr.InvalidRequest.Code, 0},
+		"as a member":             {rulesOfReaders, 1, kmsg.StringPtr("ord.*"), []string{"orders"}, kerr.InvalidRequest.Code, 0},
+		"beside a forbidden name": {rulesOfReaders, 1, kmsg.StringPtr("ord.*"), []string{"carts"}, kerr.TopicAuthorizationFailed.Code, 0},
+		"in an unread group":      {listsBySite{}, 0, kmsg.StringPtr(".*"), nil, kerr.CoordinatorLoadInProgress.Code, 0},
+		"by names":                {rulesOfReaders, 0, nil, []string{"orders"}, 0, 1},
+		"by an empty one":         {rulesOfReaders, 0, kmsg.StringPtr(""), []string{"orders"}, 0, 1},
+		"as it leaves":            {rulesOfReaders, -1, kmsg.StringPtr(".*"), nil, 0, 1},
+		"nobody looks at rights":  {nil, 0, kmsg.StringPtr(".*"), nil, 0, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newTwoShares(t, c.rights)
+				defer w.Close()
+				w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+				req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+				req.Version, req.Group, req.MemberID, req.MemberEpoch = 1, "readers", "one", c.epoch
+				req.SubscribedTopicNames, req.SubscribedTopicRegex = c.names, c.expression
+				if code := call[*kmsg.ConsumerGroupHeartbeatResponse](t, w, req).ErrorCode; code != c.want {
+					t.Errorf("%v, want %v", kerr.ErrorForCode(code), kerr.ErrorForCode(c.want))
+				}
+				asked, _ := w.site.take()
+				if len(asked) != c.asked {
+					t.Fatalf("the coordinator was asked %d times", len(asked))
+				}
+				for _, up := range asked {
+					if got := up.(*kmsg.ConsumerGroupHeartbeatRequest); !reflect.DeepEqual(got.SubscribedTopicRegex, c.expression) || !slices.Equal(got.SubscribedTopicNames, c.names) {
+						t.Errorf("the coordinator got %v by %v", got.SubscribedTopicNames, got.SubscribedTopicRegex)
+					}
+				}
+			})
+		})
+	}
+}
+
+var rulesOfReaders = listsBySite{"east": rulesOf("allow read group readers", "allow read topic orders"), "west": rulesOf()}

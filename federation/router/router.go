@@ -17,6 +17,7 @@ import (
 	"spillway/federation/failover"
 	"spillway/federation/freshness"
 	"spillway/federation/layout"
+	"spillway/federation/quota"
 	"spillway/federation/topicchange"
 	"spillway/mirror/offsetmap"
 )
@@ -121,6 +122,8 @@ type Config struct {
 	Events         Events
 	// Authentication asks clients who they are; nil: it does not.
 	Authentication *authentication.Authenticator
+	// Quotas has an account for each principal; nil: nothing is counted.
+	Quotas *quota.Ledger[authentication.Principal]
 	// Heard keeps what sites offer for gateways that start while one is away; nil: nothing does.
 	Heard Heard
 	// Rights decide what clients may do; nil: everything.
@@ -135,6 +138,7 @@ type Config struct {
 	// that is known, see release.
 	OutstandingMax time.Duration
 	MetadataMax    time.Duration // age of a site's metadata before it is asked for again; default 5 s
+	SteadyAfter    time.Duration // without quotas after a move; default 5 s
 	ContactsMax    int           // producers and partitions remembered; default 200,000
 }
 
@@ -155,7 +159,6 @@ type Router struct {
 	events       Events
 	topics       *topics
 	homes        homes
-	expressions  expressions
 	offer        *offer
 	contacts     *contacts
 	lags         *lags
@@ -180,6 +183,7 @@ func New(c Config) *Router {
 	def(&c.ProduceMax, 10*time.Second)
 	def(&c.OutstandingMax, 35*time.Second)
 	def(&c.MetadataMax, 5*time.Second)
+	def(&c.SteadyAfter, steadyAfter)
 	def(&c.ContactsMax, 200_000)
 	if c.Dial == nil {
 		c.Dial = conn.Dial

@@ -49,6 +49,7 @@ type Share struct {
 		record   failover.Share
 		term     Term
 		open     bool
+		moved    time.Time // when it last began to drain, closed, opened for another term, or had its leaders laid out
 		inFlight int
 		lanes    map[*Lane]int // upstream connections with produces on their way
 		silent   map[*Lane]bool
@@ -132,8 +133,14 @@ func (s *Share) Holds(t Term) bool {
 func (s *Share) SetRecord(r failover.Share) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.State == failover.Draining && s.mu.record.State != failover.Draining {
+		s.mu.moved = time.Now()
+	}
 	s.mu.record = r
 	if site, ok := r.Serves(); !ok || site != s.mu.term.Site || servedEpoch(r) != s.mu.term.Epoch {
+		if s.mu.open {
+			s.mu.moved = time.Now()
+		}
 		s.mu.open = false
 	}
 	s.signal()
@@ -149,6 +156,9 @@ func (s *Share) Open(t Term) bool {
 	defer s.mu.Unlock()
 	if site, ok := s.mu.record.Serves(); !ok || site != t.Site || servedEpoch(s.mu.record) != t.Epoch {
 		return false
+	}
+	if !s.mu.open || s.mu.term.Epoch != t.Epoch {
+		s.mu.moved = time.Now()
 	}
 	s.mu.term, s.mu.open = t, true
 	s.signal()

@@ -8,6 +8,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/authorization"
 )
 
 // internalTopics of Kafka and of Spillway start so. Topics of clients that do
@@ -150,20 +151,32 @@ func (t *topics) stale(name string) {
 	}
 }
 
-// asked is the name of a topic that a request names, or gives the virtual id
+// naming finds the topics that one request gives the virtual ids of. The sites are asked about
+// what is not known, once for all ids, and about what the client may not know of: an id that is
+// answered sooner than others would tell that there is such a topic.
+type naming struct {
+	client *Client
+	asked  bool
+}
+
+func (c *Client) naming() *naming { return &naming{client: c} }
+
+// of is the name of a topic that the request names, or gives the virtual id
 // of. False: nobody knows the id.
-func (t *topics) asked(ctx context.Context, byID bool, name string, id [16]byte) (string, bool) {
+func (n *naming) of(ctx context.Context, byID bool, name string, id [16]byte) (string, bool) {
 	if !byID {
 		return name, true
 	}
-	return t.name(ctx, id)
+	return n.byID(ctx, id)
 }
 
-// name of a virtual topic id.
-func (t *topics) name(ctx context.Context, id [16]byte) (string, bool) {
-	if name, ok := t.known(id); ok {
-		return name, true
+func (n *naming) byID(ctx context.Context, id [16]byte) (string, bool) {
+	t := n.client.router.topics
+	name, ok := t.known(id)
+	if n.asked || ok && n.client.describes(name) != authorization.Denied {
+		return name, ok
 	}
+	n.asked = true
 	for site := range t.homes() {
 		t.at(ctx, site, topicsAskEvery)
 	}

@@ -115,6 +115,7 @@ type transactionCall struct {
 // any other when the hold is over.
 func (c *Client) transact(ctx context.Context, call transactionCall) (err error) {
 	begun := time.Now()
+	c.transacts.Store(true)
 	c.whileHeld(ctx, call.share, c.holdUntil(call.share), func() attempt {
 		switch err = c.transactOnce(ctx, call); {
 		case errors.Is(err, errOtherEpoch), errors.Is(err, errOtherProducer), errors.Is(err, errNoRights):

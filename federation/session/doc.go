@@ -9,4 +9,7 @@
 //	   unanswered; beyond that nothing is read (back-pressure, not refusal)
 //	C  when the client is gone, the context of everything begun for it ends
 //	D  every connection ends with a Reason out of a fixed set
+//	E  a connection that is muted is not read from when its client was told until the time is
+//	   over, and not longer than the client is there, the session does not drain, and the
+//	   mute is not lifted; what the client sent before it was told is read (unawareMax)
 package session

@@ -11,6 +11,18 @@ import (
 // from the connection. A request held for long must not be forwarded for a
 // client that gave up and sent it again elsewhere (C29).
 func Gone(c net.Conn) bool {
+	events, ok := poll(c, unix.POLLRDHUP)
+	return !ok || events&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+}
+
+// readable tells whether something of a connection has come that nobody has read.
+func readable(c net.Conn) bool {
+	events, ok := poll(c, unix.POLLIN)
+	return ok && events&unix.POLLIN != 0
+}
+
+// poll tells which events hold now; none where the connection is no socket. False: it is closed.
+func poll(c net.Conn, events int16) (hold int16, ok bool) {
 	for { // TLS and what is below it
 		t, ok := c.(interface{ NetConn() net.Conn })
 		if !ok {
@@ -18,19 +30,19 @@ func Gone(c net.Conn) bool {
 		}
 		c = t.NetConn()
 	}
-	sc, ok := c.(syscall.Conn)
-	if !ok {
-		return false
+	sc, is := c.(syscall.Conn)
+	if !is {
+		return 0, true
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return true
+		return 0, false
 	}
-	gone := false
 	err = raw.Control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		n, err := unix.Poll(fds, 0)
-		gone = err == nil && n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+		fds := []unix.PollFd{{Fd: int32(fd), Events: events}}
+		if n, err := unix.Poll(fds, 0); err == nil && n > 0 {
+			hold = fds[0].Revents
+		}
 	})
-	return gone || err != nil
+	return hold, err == nil
 }

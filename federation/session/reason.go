@@ -12,25 +12,26 @@ type Reason string
 
 // Reasons. A refused frame adds "frame-" and the reason of wire.FrameError.
 const (
-	ReasonClient     Reason = "client"          // the client closed or reset it
-	ReasonNoGreeting Reason = "no-greeting"     // the first request began, and little of it came within GreetMax
-	ReasonIdle       Reason = "idle"            // no request for IdleMax
-	ReasonTruncated  Reason = "truncated"       // the stream ended inside a frame
-	ReasonSlowFrame  Reason = "slow-frame"      // a frame took longer than FrameMax
-	ReasonSlowReader Reason = "slow-reader"     // an answer was not taken within WriteMax
-	ReasonHeader     Reason = "header"          // the request header cannot be read
-	ReasonUnknownAPI Reason = "unknown-api"     // a key that is not served
-	ReasonVersion    Reason = "version"         // a version that is not served
-	ReasonMalformed  Reason = "malformed"       // the body cannot be read
-	ReasonTooMany    Reason = "too-many"        // a request names more than is served in one
-	ReasonRefused    Reason = "refused"         // a request without an answer could not be served (acks 0)
-	ReasonUpstream   Reason = "upstream"        // the site closed the connection of a request without an answer
-	ReasonNoLogin    Reason = "unauthenticated" // the client did not say who it is, in time or before it asked
-	ReasonLogin      Reason = "authentication"  // what it said was not accepted
-	ReasonExpired    Reason = "session-expired" // the login was not renewed in time
-	ReasonDrained    Reason = "drained"         // the gateway leaves
-	ReasonShutdown   Reason = "shutdown"        // the gateway ends
-	ReasonInternal   Reason = "internal"        // anything else
+	ReasonClient     Reason = "client"                // the client closed or reset it
+	ReasonNoGreeting Reason = "no-greeting"           // the first request began, and little of it came within GreetMax
+	ReasonIdle       Reason = "idle"                  // no request for IdleMax
+	ReasonTruncated  Reason = "truncated"             // the stream ended inside a frame
+	ReasonSlowFrame  Reason = "slow-frame"            // a frame took longer than FrameMax
+	ReasonSlowReader Reason = "slow-reader"           // an answer was not taken within WriteMax
+	ReasonHeader     Reason = "header"                // the request header cannot be read
+	ReasonUnknownAPI Reason = "unknown-api"           // a key that is not served
+	ReasonVersion    Reason = "version"               // a version that is not served
+	ReasonMalformed  Reason = "malformed"             // the body cannot be read
+	ReasonTooMany    Reason = "too-many"              // a request names more than is served in one
+	ReasonRefused    Reason = "refused"               // a request without an answer could not be served (acks 0)
+	ReasonUpstream   Reason = "upstream"              // the site closed the connection of a request without an answer
+	ReasonNoLogin    Reason = "unauthenticated"       // the client did not say who it is, in time or before it asked
+	ReasonLogin      Reason = "authentication"        // what it said was not accepted
+	ReasonExpired    Reason = "session-expired"       // the login was not renewed in time
+	ReasonPrincipal  Reason = "too-many-of-principal" // the client's principal has as many connections as it may
+	ReasonDrained    Reason = "drained"               // the gateway leaves
+	ReasonShutdown   Reason = "shutdown"              // the gateway ends
+	ReasonInternal   Reason = "internal"              // anything else
 )
 
 type closeError struct {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway/broker/wire"
@@ -48,6 +49,15 @@ func (r Request) CameAt() time.Time {
 func (r Request) AfterWrite(f func(err error)) {
 	if r.slot != nil {
 		r.slot.afterWrite = f
+	}
+}
+
+// Rest has more written behind the body that the Answer returns, without copying it. Who
+// hands it over changes nothing of it any more, and has told by Hold what it keeps in
+// memory, which may be more than is written. Call it in the Answer, at most once.
+func (r Request) Rest(pieces [][]byte) {
+	if r.slot != nil {
+		r.slot.rest = pieces
 	}
 }
 
@@ -157,6 +167,8 @@ type Session struct {
 	order    chan *slot    // begun, not yet answered, oldest first
 	slots    chan struct{} // one token per unanswered request
 	window   window
+	mute     atomic.Pointer[mute] // set by write, kept by read
+	buffered atomic.Bool          // read has more than the frame that it read last
 
 	once struct {
 		drain sync.Once
@@ -169,9 +181,12 @@ type Session struct {
 
 	// Owned by read.
 	greeted bool      // a request has come
+	largest int64     // frame that has come: for one that is no larger there is room at once
 	greetBy time.Time // for the first one; zero before it begins, and once much of it has come
 	gate    Gate      // nil once it let the client in
 	admitBy time.Time // zero then
+	unaware unaware
+	left    bool // the client had gone when a mute ended
 }
 
 type slot struct {
@@ -181,9 +196,14 @@ type slot struct {
 	held    int64     // by the answer
 	came    time.Time // the first byte of the frame
 	read    time.Time // the last
+	left    bool      // its client was seen to have gone before it was read
 	answer  Answer
 
-	afterWrite func(error) // set by the answer
+	// Set by the answer.
+	rest       [][]byte // behind its body
+	afterWrite func(error)
+	pause      time.Duration
+	lifted     func() bool
 }
 
 // New makes a session; Run serves it. budget may be nil.
@@ -300,7 +320,8 @@ func (s *Session) read(ctx context.Context) error {
 			return Close(ReasonHeader, err)
 		}
 		s.greeted = true
-		sl := &slot{session: s, size: int64(len(frame)), came: came, read: time.Now()}
+		s.buffered.Store(r.Buffered() > 0)
+		sl := &slot{session: s, size: int64(len(frame)), came: came, read: time.Now(), left: s.left}
 		sl.req = Request{RequestHeader: h, Body: body, slot: sl}
 		s.requests <- sl // never full: slots bound it
 	}
@@ -357,6 +378,9 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 		return nil, came, s.readFault(err, ReasonIdle, ReasonClient)
 	}
 	came = time.Now()
+	if err := s.muted(ctx, came); err != nil {
+		return nil, came, err
+	}
 	if !s.greeted { // clients may be silent before: some dial long before they ask
 		s.greetBy = came.Add(s.limits.GreetMax)
 	}
@@ -382,10 +406,15 @@ func (s *Session) frame(ctx context.Context, r *bufio.Reader) (frame []byte, cam
 		s.deadline(s.limits.FrameMax)
 	}
 	s.count(size)
-	if frame, err = wire.ReadFrame(r, nil, s.bytesMax()); err != nil {
+	var room []byte
+	if size <= s.largest {
+		room = make([]byte, 0, size)
+	}
+	if frame, err = wire.ReadFrame(r, room, s.bytesMax()); err != nil {
 		s.count(-size)
 		return nil, came, s.readFault(err, ReasonSlowFrame, ReasonTruncated)
 	}
+	s.largest = max(s.largest, size)
 	return frame, came, nil
 }
 
@@ -431,10 +460,11 @@ func (s *Session) dispatch(ctx, process context.Context) {
 	defer close(s.order)
 	for sl := range s.requests {
 		begin := ctx
-		if s.handler.Silent(sl.req) && !s.failed() {
+		silent := s.handler.Silent(sl.req)
+		if silent && !s.failed() {
 			begin = process
 		}
-		if begin.Err() != nil {
+		if begin.Err() != nil || sl.left && !silent { // it lay there, and may have been sent again elsewhere
 			s.done(sl)
 			continue
 		}
@@ -460,8 +490,11 @@ func (s *Session) write(ctx context.Context) {
 		if err == nil && ctx.Err() != nil {
 			err = ctx.Err()
 		}
+		unread := sl.pause > 0 && s.liesUnread()
+		if err == nil {
+			s.told(sl, unread) // also before, or what the client sends at once would be read
+		}
 		if err == nil && body != nil {
-			sl.req.Hold(int64(len(body)))
 			err = s.put(sl, body)
 		}
 		if err == nil {
@@ -469,6 +502,9 @@ func (s *Session) write(ctx context.Context) {
 		}
 		if sl.afterWrite != nil {
 			sl.afterWrite(err)
+		}
+		if err == nil {
+			s.told(sl, unread)
 		}
 		s.done(sl)
 		if err != nil {
@@ -483,10 +519,18 @@ func (s *Session) write(ctx context.Context) {
 
 func (s *Session) put(sl *slot, body []byte) error {
 	head := wire.AppendResponseHeader(make([]byte, 4, 16), sl.req.Key, sl.req.Version, sl.req.CorrelationID)
+	pieces := append(net.Buffers{head, body}, sl.rest...)
 	size := len(head) - 4 + len(body)
+	for _, piece := range sl.rest {
+		size += len(piece)
+	}
+	if len(sl.rest) == 0 {
+		sl.req.Hold(int64(size))
+	} else { // the pieces are parts of what was held for them
+		sl.req.Hold(max(int64(size), sl.held))
+	}
 	head[0], head[1], head[2], head[3] = byte(size>>24), byte(size>>16), byte(size>>8), byte(size)
 	s.conn.SetWriteDeadline(time.Now().Add(s.limits.WriteMax))
-	pieces := net.Buffers{head, body}
 	if _, err := pieces.WriteTo(s.conn); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return Close(ReasonSlowReader, err)
@@ -512,6 +556,6 @@ func (s *Session) count(more int64) {
 }
 
 func (s *Session) done(sl *slot) {
+	<-s.slots // before who waits for room is woken: it counts them too
 	s.count(-sl.size - sl.held)
-	<-s.slots
 }

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -60,13 +61,24 @@ type rig struct {
 // start runs a session; call it inside of a bubble.
 func start(t *testing.T, l Limits, b *Budget) *rig {
 	t.Helper()
+	r := newRig(t)
+	r.run(t, r.handler, l, b)
+	return r
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	return &rig{handler: &handler{begun: make(chan Request, 100), answers: make(chan []byte, 100)}, reason: make(chan Reason, 1)}
+}
+
+// run serves the client with a handler, which mostly is that of the rig or one around it.
+func (r *rig) run(t *testing.T, h Handler, l Limits, b *Budget) {
 	client, server := net.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &rig{handler: &handler{begun: make(chan Request, 100), answers: make(chan []byte, 100)}, client: client, reason: make(chan Reason, 1), cancel: cancel}
-	r.s = New(server, r.handler, l, b, Events{})
+	r.client, r.cancel = client, cancel
+	r.s = New(server, h, l, b, Events{})
 	go func() { r.reason <- r.s.Run(ctx) }()
 	t.Cleanup(func() { cancel(); client.Close() })
-	return r
 }
 
 func frameOf(correlation int32, extra int) []byte {
@@ -362,6 +374,37 @@ func TestAnswersAreInTheBudget(t *testing.T) {
 		other.client.Close()
 		r.ends(t, ReasonClient)
 		other.ends(t, ReasonClient)
+	})
+}
+
+// What is written behind the body is of the same frame, in order, and in the budget.
+func TestTheRestOfAnAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(1 << 20)
+		r := start(t, Limits{}, budget)
+		r.write(frameOf(1, 0))
+		r.write(frameOf(2, 0))
+		req := <-r.begun
+		req.Hold(200_000) // the pieces are a part of so much
+		req.Rest([][]byte{[]byte("cd"), {}, bytes.Repeat([]byte("e"), 60_000)})
+		r.answers <- []byte("ab")
+		r.answers <- []byte("next")
+		synctest.Wait() // nobody reads it
+		if used := budget.Used(); used < 200_000 {
+			t.Errorf("%d bytes are counted before they were written", used)
+		}
+		if c, body := r.receive(t); c != 1 || len(body) != 60_004 || body[:5] != "abcde" {
+			t.Errorf("answer %d has %d bytes: %.8q", c, len(body), body)
+		}
+		if c, body := r.receive(t); c != 2 || body != "next" {
+			t.Errorf("answer %d: %q", c, body)
+		}
+		synctest.Wait()
+		if used := budget.Used(); used != 0 {
+			t.Errorf("%d bytes are never given back", used)
+		}
+		r.client.Close()
+		r.ends(t, ReasonClient)
 	})
 }
 

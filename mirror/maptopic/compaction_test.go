@@ -128,7 +128,8 @@ func (h *history) step(t *rapid.T) {
 		h.epoch++
 	case kind == "discard" && len(view.Ends()) > 0:
 		e := rapid.SampledFrom(view.Ends()).Draw(t, "discarded")
-		e.Discarded = true
+		e.Discarded = rapid.Bool().Draw(t, "and not replayed")
+		e.Replayed = !e.Discarded
 		h.write(t, EndEntry(orders0, e))
 	}
 }

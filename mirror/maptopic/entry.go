@@ -32,7 +32,7 @@ const (
 	kindSession  = "s" // s/<topic>/<partition>/<session>/<worker>: an offsetmap.Session
 	kindVerified = "v" // v/<topic>/<partition>/<session>: an offsetmap.Verified
 	kindStart    = "e" // e/<topic>/<partition>/<epoch>/<session>/<worker>: an offsetmap.EpochStart
-	kindEnd      = "c" // c/<topic>/<partition>/<epoch>, with /discarded where it was: an offsetmap.EpochEnd
+	kindEnd      = "c" // c/<topic>/<partition>/<epoch>, with /discarded or /replayed where it was: an offsetmap.EpochEnd
 	kindGap      = "g" // g/<id>: a Gap
 	kindFloor    = "f" // f/<group>/<index>: the highest epoch that this site saw (C30)
 	kindWorker   = "w" // w/<flow>/<worker>: a workers.Record; a tombstone where it has said good-bye
@@ -81,6 +81,7 @@ const (
 	GapStart        = "start"            // the flow was told to begin at To; [From, To) was not asked for
 	GapDegrade      = "degrade"          // acknowledgements waited for fewer sites
 	GapDiscarded    = "discarded"        // a person gave the unreplicated records of [LocalFrom, LocalTo) up
+	GapReplayed     = "replayed"         // they were written again where the share was served, or found there
 )
 
 // StartID is the id of the gap of a partition that says where its flow began: there
@@ -144,12 +145,15 @@ func StartEntry(tp spillway.TopicPartition, e offsetmap.EpochStart) Entry {
 	return Entry{partitionKey(kindStart, tp, fmt.Sprintf("%d/%016x/%s", e.Epoch, e.Session, e.Worker)), encode(e)}
 }
 
-// EndEntry closes an epoch at this site. That it was discarded is an entry beside
-// it: compaction must leave the end where it stands among the other entries.
+// EndEntry closes an epoch at this site. That it was discarded or replayed is an
+// entry beside it: compaction must leave the end where it stands among the other entries.
 func EndEntry(tp spillway.TopicPartition, e offsetmap.EpochEnd) Entry {
 	rest := strconv.Itoa(int(e.Epoch))
-	if e.Discarded {
+	switch {
+	case e.Discarded:
 		rest += "/discarded"
+	case e.Replayed:
+		rest += "/replayed"
 	}
 	return Entry{partitionKey(kindEnd, tp, rest), encode(e)}
 }

@@ -116,6 +116,7 @@ type EpochEnd struct {
 	// are the unreplicated records.
 	LogEnd    spillway.LocalOffset `json:"logEnd"`
 	Discarded bool                 `json:"discarded,omitempty"` // a person gave the unreplicated records up
+	Replayed  bool                 `json:"replayed,omitempty"`  // they were written again where the share was served
 }
 
 func (*Chunk) record()     {}

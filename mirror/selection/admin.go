@@ -89,6 +89,31 @@ func (a *admin) BrokerConfig(ctx context.Context, name string) (map[int32]string
 	return a.admin.BrokerConfig(ctx, name)
 }
 
+func (a *admin) LogDirs(ctx context.Context, tps []spillway.TopicPartition) (map[int32][]broker.LogDir, error) {
+	shown := make(map[spillway.TopicPartition]spillway.TopicPartition, len(tps)) // by their names there
+	there := make([]spillway.TopicPartition, len(tps))
+	for i, tp := range tps {
+		name, err := a.names.there(tp.Topic)
+		if err != nil {
+			return nil, err
+		}
+		there[i] = spillway.TopicPartition{Topic: name, Partition: tp.Partition}
+		shown[there[i]] = tp
+	}
+	brokers, err := a.admin.LogDirs(ctx, there)
+	for _, dirs := range brokers {
+		for i, d := range dirs {
+			dirs[i].Sizes = make(map[spillway.TopicPartition]int64, len(d.Sizes))
+			for tp, size := range d.Sizes {
+				dirs[i].Sizes[shown[tp]] = size
+			}
+		}
+	}
+	return brokers, err
+}
+
+func (a *admin) Features(ctx context.Context) (map[string]int16, error) { return a.admin.Features(ctx) }
+
 func (a *admin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
 	return a.admin.ListGroups(ctx)
 }

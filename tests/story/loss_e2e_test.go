@@ -181,6 +181,11 @@ func (r *run) readAgain(l *loss) {
 	})
 	r.runOn(2 * time.Second) // what they read again of their other partitions
 	fmt.Printf("measured: %s: the last consumer group went on after %.1f s\n", l.what, slices.Max(slices.Collect(maps.Values(since))).Seconds())
+	for client, took := range since {
+		if took > l.bound+slack && !strings.HasPrefix(client, "kafkajs") {
+			r.t.Errorf("%s: %s read again %s after the loss, the bound is %s", l.what, client, took.Round(time.Millisecond), l.bound)
+		}
+	}
 }
 
 // mirrors pauses or resumes the mirrors of all sites but one, where they run.

@@ -95,6 +95,7 @@ var flowPanels = map[string]expected{
 	"Time to answer":                 {"api=Produce >0; api=Fetch >0", "api=Produce >1", "api=Produce >0; api=Fetch >0"},
 	"Connections":                    {">=0", ">0", ">=0"},
 	"Requests that had to wait":      {"=0", ">0", "=0"},
+	"Pauses for quotas":              always("=0"),  // no quota is set
 	"Refusals":                       always("any"), // depends on what clients try while their gateway is gone
 	"Connections opened and ended":   {">=0", ">0", ">=0"},
 	"Connections opened and ended B": {"any", ">0", "any"},

@@ -382,6 +382,17 @@ func (w *World) Run(ctx context.Context, site string, args ...string) (string, e
 	return string(out), err
 }
 
+// StartCommand starts a spillway command with the configuration of a site.
+func (w *World) StartCommand(site string, args ...string) *process.Process {
+	w.t.Helper()
+	p, err := process.Start(process.Spec{
+		Name: "spillway " + args[0], Path: w.binary, Args: append(slices.Clone(args), "--config", w.config(site)),
+		Env: []string{"SPILLWAY_TEST_PASSWORD=" + password}, Log: filepath.Join(w.dir, "command.log"),
+	})
+	w.must(err)
+	return p
+}
+
 // From tells whether every site runs this release of Kafka or a later one.
 func (w *World) From(release string) bool {
 	for _, site := range w.Sites {

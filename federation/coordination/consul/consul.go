@@ -39,8 +39,13 @@ const (
 
 // Config says where Consul is.
 type Config struct {
-	Address    string // "host:port", "https://host:port" or "unix:///path"; one agent or server
-	Token      string
+	Address string // "host:port", "https://host:port" or "unix:///path"; one agent or server
+	// Token is asked at each call, since tokens are changed while processes run. Nil:
+	// there is none.
+	Token func() string
+	// Denied hears of calls that the token, or the lack of one, did not allow. It must not
+	// take long. May be nil.
+	Denied     func()
 	Datacenter string // empty: the agent's own
 	CAFile     string
 	CertFile   string
@@ -53,6 +58,8 @@ type Config struct {
 type Store struct {
 	kv        *api.KV
 	txn       *api.Txn
+	token     func() string
+	denied    func()
 	transport *http.Transport
 }
 
@@ -69,10 +76,14 @@ func New(cfg Config) (*Store, error) {
 		TLSHandshakeTimeout:   callMax,
 		ResponseHeaderTimeout: 0, // blocking queries; every call has a deadline of its own
 	}
+	token := cfg.Token
+	if token == nil {
+		token = func() string { return "" }
+	}
 	ac := &api.Config{
 		Address:    cfg.Address,
+		Token:      token(), // each call has its own; without one here the client reads the file that its environment names
 		Scheme:     "http",
-		Token:      cfg.Token,
 		Datacenter: cfg.Datacenter,
 		Transport:  transport,
 		TLSConfig:  api.TLSConfig{CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile},
@@ -84,7 +95,11 @@ func New(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("consul at %s: %w", cfg.Address, err)
 	}
-	return &Store{kv: client.KV(), txn: client.Txn(), transport: transport}, nil
+	denied := cfg.Denied
+	if denied == nil {
+		denied = func() {}
+	}
+	return &Store{kv: client.KV(), txn: client.Txn(), token: token, denied: denied, transport: transport}, nil
 }
 
 // Close drops idle connections.
@@ -93,21 +108,30 @@ func (s *Store) Close() error {
 	return nil
 }
 
-func consistent(ctx context.Context) *api.QueryOptions {
-	return (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
+func (s *Store) consistent(ctx context.Context) *api.QueryOptions {
+	return (&api.QueryOptions{RequireConsistent: true, Token: s.token()}).WithContext(ctx)
+}
+
+// unavailable is the error of a call that was not answered as it should be.
+func (s *Store) unavailable(what, key string, err error) error {
+	err = unavailable(what, key, err)
+	if errors.Is(err, coordination.ErrDenied) {
+		s.denied()
+	}
+	return err
 }
 
 func unavailable(what, key string, err error) error {
-	return fmt.Errorf("consul: %s %s: %w: %w", what, key, coordination.ErrUnavailable, err)
+	return fmt.Errorf("consul: %s %s: %w: %w", what, key, coordination.ErrUnavailable, explain(err))
 }
 
 // Get reads one key with a consistent read.
 func (s *Store) Get(ctx context.Context, key string) (coordination.Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, callMax)
 	defer cancel()
-	p, _, err := s.kv.Get(key, consistent(ctx))
+	p, _, err := s.kv.Get(key, s.consistent(ctx))
 	if err != nil {
-		return coordination.Entry{}, unavailable("read", key, err)
+		return coordination.Entry{}, s.unavailable("read", key, err)
 	}
 	if p == nil {
 		return coordination.Entry{}, fmt.Errorf("%s: %w", key, coordination.ErrNotFound)
@@ -119,22 +143,42 @@ func (s *Store) Get(ctx context.Context, key string) (coordination.Entry, error)
 func (s *Store) List(ctx context.Context, prefix string) ([]coordination.Entry, error) {
 	ctx, cancel := context.WithTimeout(ctx, callMax)
 	defer cancel()
-	entries, _, err := s.list(prefix, consistent(ctx))
+	entries, _, err := s.list(prefix, s.consistent(ctx))
+	if err == nil && len(entries) == 0 && strings.HasSuffix(prefix, "/") {
+		err = s.mayBeEmpty(ctx, prefix)
+	}
 	return entries, err
 }
 
+// pairs asks for all below a prefix, or for the one key that it means.
+func (s *Store) pairs(prefix string, q *api.QueryOptions) (api.KVPairs, *api.QueryMeta, error) {
+	if strings.HasSuffix(prefix, "/") {
+		return s.kv.List(prefix, q)
+	}
+	p, meta, err := s.kv.Get(prefix, q)
+	if p == nil {
+		return nil, meta, err
+	}
+	return api.KVPairs{p}, meta, err
+}
+
 func (s *Store) list(prefix string, q *api.QueryOptions) ([]coordination.Entry, uint64, error) {
-	pairs, meta, err := s.kv.List(prefix, q)
+	pairs, meta, err := s.pairs(prefix, q)
 	if err != nil {
-		return nil, 0, unavailable("list", prefix, err)
+		return nil, 0, s.unavailable("list", prefix, err)
 	}
 	entries := make([]coordination.Entry, 0, len(pairs))
 	for _, p := range pairs { // Consul answers sorted by key
 		entries = append(entries, coordination.Entry{Key: p.Key, Value: p.Value, Version: p.ModifyIndex})
 	}
+	if meta.ResultsFilteredByACLs {
+		// What is there and was left out must not be taken for absent: a control loop
+		// that sees no gateways waits for none.
+		return nil, 0, s.unavailable("list", prefix, fmt.Errorf("%w: the token may not read all keys there; check its policy", coordination.ErrDenied))
+	}
 	if meta.LastIndex == 0 {
 		// Never given by a healthy server; to wait for it would be a busy loop.
-		return nil, 0, unavailable("list", prefix, errors.New("answered with index 0"))
+		return nil, 0, s.unavailable("list", prefix, errors.New("answered with index 0"))
 	}
 	return entries, meta.LastIndex, nil
 }
@@ -153,7 +197,7 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, version uint6
 		return 0, err
 	}
 	if len(results) != 1 || results[0].KV == nil {
-		return 0, unavailable("write", key, fmt.Errorf("%d results", len(results)))
+		return 0, s.unavailable("write", key, fmt.Errorf("%d results", len(results)))
 	}
 	return results[0].KV.ModifyIndex, nil
 }
@@ -164,9 +208,9 @@ func (s *Store) Put(ctx context.Context, key string, value []byte, version uint6
 func (s *Store) putLarge(ctx context.Context, op coordination.Op) (uint64, error) {
 	call, cancel := context.WithTimeout(ctx, callMax)
 	defer cancel()
-	ok, _, err := s.kv.CAS(&api.KVPair{Key: op.Key, Value: op.Value, ModifyIndex: op.Version}, (&api.WriteOptions{}).WithContext(call))
+	ok, _, err := s.kv.CAS(&api.KVPair{Key: op.Key, Value: op.Value, ModifyIndex: op.Version}, (&api.WriteOptions{Token: s.token()}).WithContext(call))
 	if err != nil {
-		return 0, unavailable("write", op.Key, err)
+		return 0, s.unavailable("write", op.Key, err)
 	}
 	if !ok {
 		return 0, fmt.Errorf("%s: not version %d: %w", op.Key, op.Version, coordination.ErrConflict)
@@ -221,26 +265,27 @@ func (s *Store) apply(ctx context.Context, ops []coordination.Op) (api.TxnResult
 		}
 		txn = append(txn, &api.TxnOp{KV: k})
 	}
-	ok, resp, _, err := s.txn.Txn(txn, (&api.QueryOptions{}).WithContext(ctx))
+	ok, resp, _, err := s.txn.Txn(txn, (&api.QueryOptions{Token: s.token()}).WithContext(ctx))
 	if err != nil {
-		return nil, unavailable("write", ops[0].Key, err)
+		return nil, s.unavailable("write", ops[0].Key, err)
 	}
 	if !ok {
-		return nil, refusal(ops, resp.Errors)
+		return nil, s.refusal(ops, resp.Errors)
 	}
 	return resp.Results, nil
 }
 
 // refusal tells which key refused the transaction. Consul names the operation
 // by its index and the reason only in words.
-func refusal(ops []coordination.Op, errs api.TxnErrors) error {
+func (s *Store) refusal(ops []coordination.Op, errs api.TxnErrors) error {
 	for _, e := range errs {
 		if e.OpIndex < 0 || e.OpIndex >= len(ops) {
 			continue
 		}
 		op := ops[e.OpIndex]
-		if strings.Contains(e.What, "Permission denied") {
-			return fmt.Errorf("consul: write %s: %s; check the token's policy", op.Key, e.What)
+		if denies(e) {
+			s.denied()
+			return fmt.Errorf("consul: write %s: %w: %s; check the token's policy", op.Key, coordination.ErrDenied, e.What)
 		}
 		return fmt.Errorf("%s: not version %d (%s): %w", op.Key, op.Version, e.What, coordination.ErrConflict)
 	}
@@ -258,6 +303,10 @@ func (s *Store) poll(ctx context.Context, prefix string, after uint64, wait time
 	wait = min(wait, watchMax)
 	ctx, cancel := context.WithTimeout(ctx, wait+wait/16+watchLate)
 	defer cancel()
-	q := &api.QueryOptions{WaitIndex: after, WaitTime: wait, RequireConsistent: after == 0}
-	return s.list(prefix, q.WithContext(ctx))
+	q := &api.QueryOptions{WaitIndex: after, WaitTime: wait, RequireConsistent: after == 0, Token: s.token()}
+	entries, index, err := s.list(prefix, q.WithContext(ctx))
+	if err == nil && after == 0 && len(entries) == 0 && strings.HasSuffix(prefix, "/") {
+		err = s.mayBeEmpty(ctx, prefix)
+	}
+	return entries, index, err
 }

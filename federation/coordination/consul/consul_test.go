@@ -5,9 +5,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -200,5 +202,89 @@ func TestDeniedWriteIsNoConflict(t *testing.T) {
 	_, err := s.Put(context.Background(), "k", nil, 0)
 	if err == nil || errors.Is(err, coordination.ErrConflict) || !strings.Contains(err.Error(), "check the token's policy") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Consul shows who may not read everything what he may, and says aside that there is more.
+// To take that for all would be to wait for no gateway.
+func TestAFilteredListIsNoList(t *testing.T) {
+	s := fake(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Consul-Index", "7")
+		w.Header().Set("X-Consul-LastContact", "0")
+		w.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
+		_, _ = w.Write([]byte("[" + pair("w/a", "v", 7) + "]"))
+	})
+	if entries, err := s.List(context.Background(), "w/"); !errors.Is(err, coordination.ErrDenied) || !errors.Is(err, coordination.ErrUnavailable) {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
+
+// The token is asked for at each call, and refusals are told to who looks after it.
+func TestTokensChange(t *testing.T) {
+	var mu sync.Mutex
+	var seen []string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen = append(seen, r.Method+" "+r.Header.Get("X-Consul-Token"))
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = w.Write([]byte("rpc error making call: ACL not found"))
+	}))
+	t.Cleanup(srv.Close)
+	token, denied := "one", 0
+	s, err := consul.New(consul.Config{Address: strings.TrimPrefix(srv.URL, "http://"), Token: func() string { return token }, Denied: func() { denied++ }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	large := make([]byte, 400<<10)
+	for i, call := range []func() error{
+		func() error { _, err := s.Get(ctx, "k"); return err },
+		func() error { _, err := s.List(ctx, "k"); return err },
+		func() error { _, err := s.Put(ctx, "k", nil, 0); return err },
+		func() error { _, err := s.Put(ctx, "k", large, 0); return err },
+	} {
+		if token = fmt.Sprint(i); !errors.Is(call(), coordination.ErrDenied) || denied != i+1 {
+			t.Errorf("call %d: told of %d refusals", i, denied)
+		}
+	}
+	if _, err := s.Lacking(ctx, "another", []coordination.Rule{{Path: "k"}}); !errors.Is(err, coordination.ErrDenied) || denied != 4 {
+		t.Errorf("of another token: %v, told of %d refusals", err, denied)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if want := []string{"GET 0", "GET 1", "PUT 2", "PUT 3", "PUT another"}; !slices.Equal(seen, want) {
+		t.Errorf("%q", seen)
+	}
+}
+
+// Who has a token does not need the one that a shell's environment names.
+func TestTheEnvironmentsTokenFileIsNotRead(t *testing.T) {
+	t.Setenv("CONSUL_HTTP_TOKEN_FILE", t.TempDir()+"/absent")
+	s, err := consul.New(consul.Config{Address: "127.0.0.1:1", Token: func() string { return "one" }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+}
+
+// Rights are asked for without writing: nothing in the transaction can come true.
+func TestLackingNamesRules(t *testing.T) {
+	var body string
+	s := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		body = string(b)
+		w.WriteHeader(http.StatusConflict)
+		_, _ = w.Write([]byte(`{"Errors":[{"OpIndex":1,"What":"Permission denied: lacks"},{"OpIndex":0,"What":"index is stale"}]}`))
+	})
+	rules := []coordination.Rule{{Path: "a"}, {Path: "b/", Prefix: true, Write: true}}
+	lacking, err := s.Lacking(context.Background(), "t", rules)
+	if err != nil || !slices.Equal(lacking, rules[1:]) {
+		t.Errorf("%v, %v", lacking, err)
+	}
+	for _, want := range []string{`"Verb":"check-index","Key":"a"`, `"Verb":"cas","Key":"b/?"`} {
+		if !strings.Contains(body, want) || strings.Count(body, `"Index":9223372036854775807`) != 2 {
+			t.Errorf("%s lacks %s", body, want)
+		}
 	}
 }

@@ -120,6 +120,12 @@ func listKeepsToPrefix(t *testing.T, s coordination.Store, p string) {
 	if len(got) != len(want) {
 		t.Fatalf("listed %d keys, want %v", len(got), want)
 	}
+	if one, err := s.List(within(t), p+"d"); err != nil || len(one) != 1 || one[0].Key != p+"d" {
+		t.Fatalf("listed %v, %v: a prefix without / at its end is one key", one, err)
+	}
+	if none, err := s.List(within(t), p+"no"); err != nil || len(none) != 0 {
+		t.Fatalf("listed %v, %v", none, err)
+	}
 	if none, err := s.List(within(t), p+"nothing/"); err != nil || len(none) != 0 {
 		t.Fatalf("listed %v, %v", none, err)
 	}
@@ -304,6 +310,16 @@ func watchTells(t *testing.T, s coordination.Store, p string) {
 		t.Fatalf("a change elsewhere was told: %q", got)
 	default:
 	}
+	one := watching(t, s, p+"one")
+	expect(t, one, "")
+	put(t, s, p+"one-more", "1", 0)
+	put(t, s, p+"one/more", "1", 0)
+	vo := put(t, s, p+"one", "1", 0)
+	expect(t, one, "=1")
+	if err := s.Delete(within(t), p+"one", vo); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, one, "")
 	late := watching(t, s, p+"w/")
 	expect(t, late, "b=1")
 }

@@ -109,7 +109,7 @@ func (m *Memory) list(prefix string) ([]coordination.Entry, uint64) {
 	defer m.mu.Unlock()
 	entries := []coordination.Entry{}
 	for _, k := range slices.Sorted(maps.Keys(m.entries)) {
-		if strings.HasPrefix(k, prefix) {
+		if prefix == "" || coordination.Under(k, prefix) {
 			entries = append(entries, copyOf(m.entries[k]))
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -97,7 +96,7 @@ func (s *Store) List(ctx context.Context, prefix string) ([]coordination.Entry, 
 func (s *Store) list(ctx context.Context, prefix string) (entries []coordination.Entry, at uint64, err error) {
 	err = s.view(ctx, func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketEntries).Cursor()
-		for k, v := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
+		for k, v := c.Seek([]byte(prefix)); k != nil && coordination.Under(string(k), prefix); k, v = c.Next() {
 			entries = append(entries, entry(string(k), v))
 		}
 		at = revision(tx)
@@ -298,7 +297,7 @@ func (c *changes) since(prefix string, after uint64) bool {
 		return true
 	}
 	for i := len(c.ring) - 1; i >= 0 && c.ring[i].revision > after; i-- {
-		if strings.HasPrefix(c.ring[i].key, prefix) {
+		if coordination.Under(c.ring[i].key, prefix) {
 			return true
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"spillway/broker/batch"
 	"spillway/broker/kafka"
 	"spillway/mirror/sitelog"
+	"spillway/tests/bench/report"
 	cluster "spillway/tests/cluster/kafka"
 )
 
@@ -99,13 +100,13 @@ func (b *bench) tell(s shape, copied, mine, other result) {
 		return map[string]float64{plainCopy: of(copied), ours: of(mine), theirs: of(other)}
 	}
 	if s.compacted {
-		tell(s.name, "throughput", "records/s", all(result.rate), atLeast(0.5, plainCopy), atLeast(3, theirs))
-		tell(s.name, "processor", "s per million records", all(result.cpuPerMillion), goal{of: plainCopy}, goal{of: theirs})
+		told.Tell(s.name, "throughput", "records/s", all(result.rate), report.AtLeast(0.5, plainCopy), report.AtLeast(3, theirs))
+		told.Tell(s.name, "processor", "s per million records", all(result.cpuPerMillion), report.Beside(plainCopy), report.Beside(theirs))
 		return
 	}
-	tell(s.name, "throughput", "records/s", all(result.rate), atLeast(0.9, plainCopy), atLeast(3, theirs))
-	tell(s.name, "processor", "s per million records", all(result.cpuPerMillion), atMost(1.25, plainCopy), atMost(1.0/15, theirs))
-	tell(s.name, "resident at most", "MiB", all(func(r result) float64 { return float64(r.residentKiB) / 1024 }), goal{of: plainCopy}, atMost(1.0/8, theirs))
+	told.Tell(s.name, "throughput", "records/s", all(result.rate), report.AtLeast(0.9, plainCopy), report.AtLeast(3, theirs))
+	told.Tell(s.name, "processor", "s per million records", all(result.cpuPerMillion), report.AtMost(1.25, plainCopy), report.AtMost(1.0/15, theirs))
+	told.Tell(s.name, "resident at most", "MiB", all(func(r result) float64 { return float64(r.residentKiB) / 1024 }), report.Beside(plainCopy), report.AtMost(1.0/8, theirs))
 }
 
 // audit compares the target with the source by the product's own proof, which reads

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	code := m.Run()
-	if err := writeReport(*out); err != nil {
+	if err := told.Write(*out); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"spillway/tests/bench/report"
 	cluster "spillway/tests/cluster/kafka"
 	"spillway/tests/cluster/process"
 )
@@ -64,11 +65,11 @@ func TestDelays(t *testing.T) {
 		return map[string]float64{plainCopy: of(copied), ours: of(mine), theirs: of(other)}
 	}
 	const data = "1,000 records/s"
-	tell(data, "start to the first record", "s", all(func(d delays) float64 { return d.first.Seconds() }), goal{of: theirs})
-	tell(data, "delay, median", "ms", all(func(d delays) float64 { return ms(d.p50) }), atMost(1.5, plainCopy), goal{of: theirs})
-	tell(data, "delay, p99", "ms", all(func(d delays) float64 { return ms(d.p99) }), atMost(2, plainCopy), atMost(0.25, theirs))
-	tell(data, "processor", "cores", all(func(d delays) float64 { return d.cores }), goal{of: plainCopy}, atMost(0.1, theirs))
-	tell(data, "resident at most", "MiB", all(func(d delays) float64 { return float64(d.residentKiB) / 1024 }), goal{of: plainCopy}, goal{of: theirs})
+	told.Tell(data, "start to the first record", "s", all(func(d delays) float64 { return d.first.Seconds() }), report.Beside(theirs))
+	told.Tell(data, "delay, median", "ms", all(func(d delays) float64 { return ms(d.p50) }), report.AtMost(1.5, plainCopy), report.Beside(theirs))
+	told.Tell(data, "delay, p99", "ms", all(func(d delays) float64 { return ms(d.p99) }), report.AtMost(2, plainCopy), report.AtMost(0.25, theirs))
+	told.Tell(data, "processor", "cores", all(func(d delays) float64 { return d.cores }), report.Beside(plainCopy), report.AtMost(0.1, theirs))
+	told.Tell(data, "resident at most", "MiB", all(func(d delays) float64 { return float64(d.residentKiB) / 1024 }), report.Beside(plainCopy), report.Beside(theirs))
 	if mine.missing+mine.repeated > 0 {
 		t.Errorf("%d records are missing at the target and %d are there more than once", mine.missing, mine.repeated)
 	}
@@ -98,7 +99,7 @@ func (b *bench) trickle(ctx context.Context, name, topic, target string, spec pr
 	defer func() { b.must(p.Kill()) }()
 	d := delays{name: name}
 	var took []time.Duration
-	var from usage
+	var from process.Usage
 	seen := map[uint64]int{}
 	measureFrom, last := time.Time{}, time.Time{}
 	for last.IsZero() || time.Now().Before(last) {
@@ -120,14 +121,14 @@ func (b *bench) trickle(ctx context.Context, name, topic, target string, spec pr
 		switch {
 		case d.first == 0 && now.Sub(started) > firstRecord:
 			b.t.Fatalf("%s brought nothing within %s:\n%s", name, firstRecord, p.Tail(30))
-		case !measureFrom.IsZero() && from == (usage{}) && now.After(measureFrom):
-			from, _ = use(p.Pid())
+		case !measureFrom.IsZero() && from == (process.Usage{}) && now.After(measureFrom):
+			from, _ = process.Use(p.Pid())
 		case last.IsZero() && !measureFrom.IsZero() && now.After(measureFrom.Add(measureFor)):
-			used, lives := use(p.Pid())
+			used, lives := process.Use(p.Pid())
 			if !lives {
 				b.t.Fatalf("%s ended:\n%s", name, p.Tail(30))
 			}
-			d.cores, d.residentKiB = (used.cpu-from.cpu).Seconds()/measureFor.Seconds(), used.residentKiB
+			d.cores, d.residentKiB = (used.CPU-from.CPU).Seconds()/measureFor.Seconds(), used.ResidentMostKiB
 			stop()
 			last = now.Add(3 * time.Second) // what is under way
 		}

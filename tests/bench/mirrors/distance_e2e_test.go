@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"spillway/broker/batch"
+	"spillway/tests/bench/report"
 	cluster "spillway/tests/cluster/kafka"
 	"spillway/tests/cluster/process"
 )
@@ -86,8 +87,8 @@ func (d *distance) atTarget(ctx context.Context, t *testing.T) {
 			nearby["rate"] = rates[ours]
 		}
 		rates[near] = nearby["rate"]
-		tell(data, "throughput", "records/s", rates, goal{of: plainCopy}, atLeast(0.9, near), atLeast(3, theirs))
-		tell(data, "bytes over the link by those of the log", "×", bytes, below(1.05))
+		told.Tell(data, "throughput", "records/s", rates, report.Beside(plainCopy), report.AtLeast(0.9, near), report.AtLeast(3, theirs))
+		told.Tell(data, "bytes over the link by those of the log", "×", bytes, report.Below(1.05))
 	}
 	for _, trip := range trips {
 		d.east.trip.Store(int64(trip))
@@ -98,8 +99,8 @@ func (d *distance) atTarget(ctx context.Context, t *testing.T) {
 		b.create(ctx, trickled, copied, mine)
 		other := b.trickle(ctx, plainCopy, copied, copied, d.away(b.copySpec(shape{name: copied, partitions: trickled}, copied, true)))
 		own := b.trickle(ctx, ours, mine, mine, d.away(b.spillwaySpec(mine)))
-		tell(data, "delay, median", "ms", map[string]float64{plainCopy: ms(other.p50), ours: ms(own.p50)}, atMost(1.5, plainCopy))
-		tell(data, "delay, p99", "ms", map[string]float64{plainCopy: ms(other.p99), ours: ms(own.p99)}, atMost(2, plainCopy))
+		told.Tell(data, "delay, median", "ms", map[string]float64{plainCopy: ms(other.p50), ours: ms(own.p50)}, report.AtMost(1.5, plainCopy))
+		told.Tell(data, "delay, p99", "ms", map[string]float64{plainCopy: ms(other.p99), ours: ms(own.p99)}, report.AtMost(2, plainCopy))
 	}
 	d.east.trip.Store(0)
 }
@@ -117,8 +118,8 @@ func (d *distance) atSource(ctx context.Context, t *testing.T) {
 	plain := b.measure(ctx, ours, s.name, want, d.away(b.spillwaySpec(s.name)))
 	repacked := b.measure(ctx, ours+" repacking", "repacked-"+s.name, want, d.away(b.spillwaySpec(s.name, "--rename", "(.*)=repacked-$1", "--repack")))
 	other := b.measure(ctx, theirs, "east."+s.name, want, d.away(b.mirrorMakerSpec(ctx, s.name, s.partitions, s.codec.String())))
-	tell(data, "throughput", "records/s", map[string]float64{ours: plain.rate(), theirs: other.rate()}, goal{of: theirs})
-	tell(data+", --repack", "throughput", "records/s", map[string]float64{ours: repacked.rate(), theirs: other.rate()}, goal{of: theirs})
+	told.Tell(data, "throughput", "records/s", map[string]float64{ours: plain.rate(), theirs: other.rate()}, report.Beside(theirs))
+	told.Tell(data+", --repack", "throughput", "records/s", map[string]float64{ours: repacked.rate(), theirs: other.rate()}, report.Beside(theirs))
 	b.audit(ctx, s.name, "--rename", "(.*)=repacked-$1")
 }
 

@@ -63,8 +63,8 @@ func TestFailover(t *testing.T) {
 	mine := b.resume(ctx, "for-spillway", "group-for-spillway", handled["for-spillway"])
 	other := b.resume(ctx, "east.for-mirrormaker", "group-for-mirrormaker", handled["for-mirrormaker"])
 	data := fmt.Sprintf("failover of a group, %d of %d records handled", handledAtSource, 2*handledAtSource)
-	tell(data, "records handled again", "", map[string]float64{ours: float64(mine.again), theirs: float64(other.again)}, none)
-	tell(data, "records skipped", "", map[string]float64{ours: float64(mine.skipped), theirs: float64(other.skipped)}, none)
+	told.Tell(data, "records handled again", "", map[string]float64{ours: float64(mine.again), theirs: float64(other.again)}, none)
+	told.Tell(data, "records skipped", "", map[string]float64{ours: float64(mine.skipped), theirs: float64(other.skipped)}, none)
 	if mine != (resumed{}) {
 		t.Errorf("of spillway's target %d records were handled again, and %d never", mine.again, mine.skipped)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"spillway/tests/bench/report"
 	cluster "spillway/tests/cluster/kafka"
 	"spillway/tests/cluster/process"
 )
@@ -54,10 +55,10 @@ func TestKills(t *testing.T) {
 		return map[string]float64{ours: of(mine), theirs: of(other)}
 	}
 	data := fmt.Sprintf("%d × kill -9, 1,000 records/s", kills)
-	tell(data, "start until level, median", "s", both(func(k killed) float64 { return k.caughtUp[kills/2].Seconds() }), below(2), goal{of: theirs})
-	tell(data, "start until level, longest", "s", both(func(k killed) float64 { return k.caughtUp[kills-1].Seconds() }), below(2), goal{of: theirs})
-	tell(data, "records there more than once", "", both(func(k killed) float64 { return float64(k.repeated) }), none)
-	tell(data, "records missing", "", both(func(k killed) float64 { return float64(k.missing) }), none)
+	told.Tell(data, "start until level, median", "s", both(func(k killed) float64 { return k.caughtUp[kills/2].Seconds() }), report.Below(2), report.Beside(theirs))
+	told.Tell(data, "start until level, longest", "s", both(func(k killed) float64 { return k.caughtUp[kills-1].Seconds() }), report.Below(2), report.Beside(theirs))
+	told.Tell(data, "records there more than once", "", both(func(k killed) float64 { return float64(k.repeated) }), none)
+	told.Tell(data, "records missing", "", both(func(k killed) float64 { return float64(k.missing) }), none)
 	if mine.missing+mine.repeated > 0 {
 		t.Errorf("%d records are missing at the target and %d are there more than once", mine.missing, mine.repeated)
 	}

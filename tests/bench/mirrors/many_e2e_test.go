@@ -19,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"spillway"
+	"spillway/tests/bench/report"
 	cluster "spillway/tests/cluster/kafka"
 	"spillway/tests/cluster/process"
 )
@@ -56,25 +57,25 @@ func TestMany(t *testing.T) {
 	m.create(ctx)
 
 	p, took := m.start(ctx)
-	tell(data, "start to the last partition's first record; a plain client only creates the topics", "s", map[string]float64{plainCopy: m.created.Seconds(), ours: took.Seconds()}, goal{of: plainCopy})
+	told.Tell(data, "start to the last partition's first record; a plain client only creates the topics", "s", map[string]float64{plainCopy: m.created.Seconds(), ours: took.Seconds()}, report.Beside(plainCopy))
 	time.Sleep(restSettle)
 	rest := m.cost(p, restFor)
-	tell(data, "at rest, processor", "% of a core", map[string]float64{ours: rest.cores * 100}, below(2))
+	told.Tell(data, "at rest, processor", "% of a core", map[string]float64{ours: rest.cores * 100}, report.Below(2))
 	rest.tell(data + ", at rest")
 
 	delays, first, cost := m.active(ctx, p)
-	tell(data, "first record after a rest, median", "ms", map[string]float64{ours: ms(first[len(first)/2])})
-	tell(data, "first record after a rest, p99", "ms", map[string]float64{ours: ms(first[len(first)*99/100])})
-	tell(data, "1 % active, delay, median", "ms", map[string]float64{ours: ms(delays[len(delays)/2])})
-	tell(data, "1 % active, delay, p99", "ms", map[string]float64{ours: ms(delays[len(delays)*99/100])}, below(50))
-	tell(data, "1 % active, processor", "% of a core", map[string]float64{ours: cost.cores * 100})
+	told.Tell(data, "first record after a rest, median", "ms", map[string]float64{ours: ms(first[len(first)/2])})
+	told.Tell(data, "first record after a rest, p99", "ms", map[string]float64{ours: ms(first[len(first)*99/100])})
+	told.Tell(data, "1 % active, delay, median", "ms", map[string]float64{ours: ms(delays[len(delays)/2])})
+	told.Tell(data, "1 % active, delay, p99", "ms", map[string]float64{ours: ms(delays[len(delays)*99/100])}, report.Below(50))
+	told.Tell(data, "1 % active, processor", "% of a core", map[string]float64{ours: cost.cores * 100})
 	cost.tell(data + ", 1 % active")
-	used, _ := use(p.Pid())
-	tell(data, "resident at most", "MiB", map[string]float64{ours: float64(used.residentKiB) / 1024})
+	used, _ := process.Use(p.Pid())
+	told.Tell(data, "resident at most", "MiB", map[string]float64{ours: float64(used.ResidentMostKiB) / 1024})
 
 	m.must(p.Kill())
 	_, took = m.start(ctx)
-	tell(data, "start after kill -9 to the last partition's next record", "s", map[string]float64{ours: took.Seconds()})
+	told.Tell(data, "start after kill -9 to the last partition's next record", "s", map[string]float64{ours: took.Seconds()})
 }
 
 // many is a bench with many topics.
@@ -169,7 +170,7 @@ func (m *many) start(ctx context.Context) (*process.Process, time.Duration) {
 		if n >= want {
 			return p, time.Since(began)
 		}
-		if _, lives := use(p.Pid()); !lives {
+		if _, lives := process.Use(p.Pid()); !lives {
 			break
 		}
 	}
@@ -186,29 +187,29 @@ type costs struct {
 }
 
 func (c costs) tell(data string) {
-	tell(data, "processor of the source", "% of a core", map[string]float64{ours: c.brokers[0] * 100})
-	tell(data, "processor of the target", "% of a core", map[string]float64{ours: c.brokers[1] * 100})
-	tell(data, "writes", "1/s", map[string]float64{ours: c.calls})
-	tell(data, "bytes read", "KiB/s", map[string]float64{ours: c.read / 1024})
-	tell(data, "bytes written", "KiB/s", map[string]float64{ours: c.written / 1024})
+	told.Tell(data, "processor of the source", "% of a core", map[string]float64{ours: c.brokers[0] * 100})
+	told.Tell(data, "processor of the target", "% of a core", map[string]float64{ours: c.brokers[1] * 100})
+	told.Tell(data, "writes", "1/s", map[string]float64{ours: c.calls})
+	told.Tell(data, "bytes read", "KiB/s", map[string]float64{ours: c.read / 1024})
+	told.Tell(data, "bytes written", "KiB/s", map[string]float64{ours: c.written / 1024})
 }
 
 // cost looks at the process and both brokers for a time.
 func (m *many) cost(p *process.Process, d time.Duration) costs {
 	m.t.Helper()
 	pids := []int{p.Pid(), m.sites[0].Brokers[0].Pid(), m.sites[1].Brokers[0].Pid()}
-	var before, after [3]usage
+	var before, after [3]process.Usage
 	began, io := time.Now(), traffic(p.Pid())
 	for i, pid := range pids {
-		before[i], _ = use(pid)
+		before[i], _ = process.Use(pid)
 	}
 	time.Sleep(d)
 	took := time.Since(began).Seconds()
 	for i, pid := range pids {
-		after[i], _ = use(pid)
+		after[i], _ = process.Use(pid)
 	}
 	now := traffic(p.Pid())
-	cores := func(i int) float64 { return (after[i].cpu - before[i].cpu).Seconds() / took }
+	cores := func(i int) float64 { return (after[i].CPU - before[i].CPU).Seconds() / took }
 	by := func(what string) float64 { return float64(now[what]-io[what]) / took }
 	return costs{cores: cores(0), brokers: [2]float64{cores(1), cores(2)}, calls: by("syscw"), read: by("rchar"), written: by("wchar")}
 }

@@ -23,6 +23,7 @@ import (
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
 	"spillway/mirror/sitelog"
+	"spillway/tests/bench/report"
 	cluster "spillway/tests/cluster/kafka"
 )
 
@@ -62,11 +63,11 @@ func TestMap(t *testing.T) {
 	}
 	slices.Sort(took)
 	const data = "100 M records in transactions of 10"
-	tell(data, "offset map in the topic", "bytes per range", map[string]float64{ours: float64(bytes) / float64(ranges)}, below(3))
-	tell(data, "offset map in memory", "MB", map[string]float64{ours: float64(resident) / 1e6}, below(64))
-	tell(data, "the same at most while it is read", "MB", map[string]float64{ours: float64(peak-before) / 1e6}, below(64))
-	tell(data, "translation, median", "µs", map[string]float64{ours: took[len(took)/2].Seconds() * 1e6})
-	tell(data, "translation, p99", "µs", map[string]float64{ours: took[len(took)*99/100].Seconds() * 1e6}, below(5))
+	told.Tell(data, "offset map in the topic", "bytes per range", map[string]float64{ours: float64(bytes) / float64(ranges)}, report.Below(3))
+	told.Tell(data, "offset map in memory", "MB", map[string]float64{ours: float64(resident) / 1e6}, report.Below(64))
+	told.Tell(data, "the same at most while it is read", "MB", map[string]float64{ours: float64(peak-before) / 1e6}, report.Below(64))
+	told.Tell(data, "translation, median", "µs", map[string]float64{ours: took[len(took)/2].Seconds() * 1e6})
+	told.Tell(data, "translation, p99", "µs", map[string]float64{ours: took[len(took)*99/100].Seconds() * 1e6}, report.Below(5))
 	runtime.KeepAlive(m)
 }
 
@@ -180,10 +181,10 @@ func TestMapOnKafka(t *testing.T) {
 		})
 	})
 	data := fmt.Sprintf("%d records in transactions of 10, on Kafka", kafkaPartitions*kafkaTransactions*inTransaction)
-	tell(data, "chunks, as they lie there", "bytes per range", map[string]float64{ours: float64(chunks) / float64(ranges)})
-	tell(data, "chunks, as they are counted", "bytes per range", map[string]float64{ours: float64(counted) / float64(ranges)})
-	tell(data, "map topic in all, by its batches", "KiB", map[string]float64{ours: float64(whole) / 1024})
-	tell(data, "map topic in all, on disk", "KiB", map[string]float64{ours: float64(disk) / 1024})
+	told.Tell(data, "chunks, as they lie there", "bytes per range", map[string]float64{ours: float64(chunks) / float64(ranges)})
+	told.Tell(data, "chunks, as they are counted", "bytes per range", map[string]float64{ours: float64(counted) / float64(ranges)})
+	told.Tell(data, "map topic in all, by its batches", "KiB", map[string]float64{ours: float64(whole) / 1024})
+	told.Tell(data, "map topic in all, on disk", "KiB", map[string]float64{ours: float64(disk) / 1024})
 	if whole != disk || chunks != counted {
 		t.Errorf("what lies there is not what is counted")
 	}

@@ -85,12 +85,12 @@ func (b *bench) measure(ctx context.Context, name, target string, records int64,
 	b.must(err)
 	defer func() { b.must(p.Kill()) }()
 	var first int64
-	var from usage
+	var from process.Usage
 	var began time.Time
 	for {
 		now := time.Now()
 		n := b.end(ctx, target)
-		used, lives := use(p.Pid())
+		used, lives := process.Use(p.Pid())
 		switch {
 		case n >= records && began.IsZero():
 			b.t.Fatalf("%s was done before it was seen to begin", name)
@@ -98,7 +98,7 @@ func (b *bench) measure(ctx context.Context, name, target string, records int64,
 			if !lives {
 				b.t.Fatalf("%s ended too early to be measured", name)
 			}
-			return result{name: name, records: n - first, took: now.Sub(began), cpu: used.cpu - from.cpu, residentKiB: used.residentKiB}
+			return result{name: name, records: n - first, took: now.Sub(began), cpu: used.CPU - from.CPU, residentKiB: used.ResidentMostKiB}
 		case !lives:
 			b.t.Fatalf("%s ended with %d of %d records copied:\n%s", name, n, records, p.Tail(30))
 		case n > 0 && began.IsZero():
@@ -110,38 +110,6 @@ func (b *bench) measure(ctx context.Context, name, target string, records int64,
 		case <-time.After(lookEvery):
 		}
 	}
-}
-
-// usage is what the kernel counts of a process.
-type usage struct {
-	cpu         time.Duration
-	residentKiB int64 // at most so far
-}
-
-// ticksPerSecond is USER_HZ, which is 100 on every Linux that Go runs on.
-const ticksPerSecond = 100
-
-func use(pid int) (u usage, lives bool) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return u, false
-	}
-	// The second field is the name in brackets; utime and stime are 14 and 15.
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+2:]))
-	for _, f := range fields[11:13] {
-		n, _ := strconv.ParseInt(f, 10, 64)
-		u.cpu += time.Duration(n) * time.Second / ticksPerSecond
-	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return u, false
-	}
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			u.residentKiB, _ = strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-		}
-	}
-	return u, u.residentKiB > 0 // a process that has ended has no memory
 }
 
 // copySpec is the plain copier, which knows nothing of the topic at the target but its name.

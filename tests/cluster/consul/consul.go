@@ -82,6 +82,10 @@ type Config struct {
 	Servers int    // 1 if 0; three survive the loss of one
 	Dir     string // data and logs; what is there already is used again
 
+	// Token, if given, is the management token: access is ruled by policies then, and
+	// who has none may do nothing. It is a UUID.
+	Token string
+
 	// Places say where each server is; empty: all on 127.0.0.1.
 	Places []Place
 }
@@ -104,6 +108,7 @@ type Server struct {
 
 	binary  string
 	config  string
+	token   string
 	network string
 	process *process.Process
 }
@@ -128,6 +133,18 @@ const memory = "/dev/shm"
 // service is given.
 func ForTest(t testing.TB, n int, places ...Place) *Cluster {
 	t.Helper()
+	return forTest(t, Config{Servers: n, Places: places})
+}
+
+// WithPolicies starts one server for one test, with a management token: all others need
+// tokens with policies.
+func WithPolicies(t testing.TB, token string) *Cluster {
+	t.Helper()
+	return forTest(t, Config{Servers: 1, Token: token})
+}
+
+func forTest(t testing.TB, config Config) *Cluster {
+	t.Helper()
 	dir, err := os.MkdirTemp(memory, "spillway-consul-")
 	if err != nil {
 		dir = t.TempDir()
@@ -137,7 +154,8 @@ func ForTest(t testing.TB, n int, places ...Place) *Cluster {
 			t.Error(err)
 		}
 	})
-	c, err := Start(t.Context(), Config{Servers: n, Places: places, Dir: dir})
+	config.Dir = dir
+	c, err := Start(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,11 +194,11 @@ func (c *Cluster) start(ctx context.Context, config Config) error {
 		s := &Server{
 			Name:   fmt.Sprintf("consul-%d", i+1),
 			HTTP:   net.JoinHostPort(places[i%len(places)].Host, strconv.Itoa(numbers[4*i])),
-			binary: binary, network: places[i%len(places)].Network,
+			binary: binary, token: config.Token, network: places[i%len(places)].Network,
 			config: filepath.Join(config.Dir, fmt.Sprintf("consul-%d.json", i+1)),
 			Log:    filepath.Join(config.Dir, fmt.Sprintf("consul-%d.log", i+1)),
 		}
-		settings, err := json.MarshalIndent(serverConfig(s.Name, places[i%len(places)].Host, filepath.Join(config.Dir, s.Name), servers, numbers[4*i:4*i+4], gossip), "", "  ")
+		settings, err := json.MarshalIndent(serverConfig(s.Name, places[i%len(places)].Host, filepath.Join(config.Dir, s.Name), servers, numbers[4*i:4*i+4], gossip, config.Token), "", "  ")
 		if err != nil {
 			return err
 		}
@@ -204,8 +222,8 @@ func (c *Cluster) start(ctx context.Context, config Config) error {
 }
 
 // serverConfig takes four ports: HTTP, server RPC, LAN gossip, WAN gossip.
-func serverConfig(name, host, dataDir string, servers int, numbers []int, gossip []string) map[string]any {
-	return map[string]any{
+func serverConfig(name, host, dataDir string, servers int, numbers []int, gossip []string, token string) map[string]any {
+	settings := map[string]any{
 		"node_name":        name,
 		"server":           true,
 		"bootstrap_expect": servers,
@@ -225,6 +243,10 @@ func serverConfig(name, host, dataDir string, servers int, numbers []int, gossip
 			"dns": -1, "grpc": -1, "https": -1,
 		},
 	}
+	if token != "" {
+		settings["acl"] = map[string]any{"enabled": true, "default_policy": "deny", "tokens": map[string]any{"initial_management": token, "agent": token}}
+	}
+	return settings
 }
 
 // Addresses lists the HTTP addresses of all servers, running or not.
@@ -322,7 +344,10 @@ func (s *Server) ready(ctx context.Context) error {
 	if strings.Trim(string(leader), "\"\n") == "" {
 		return errors.New("no leader yet")
 	}
-	_, err = s.get(ctx, "/v1/catalog/nodes?consistent")
+	if _, err = s.get(ctx, "/v1/catalog/nodes?consistent"); err != nil || s.token == "" {
+		return err
+	}
+	_, err = s.get(ctx, "/v1/acl/token/self") // the leader has made it
 	return err
 }
 
@@ -332,6 +357,9 @@ func (s *Server) get(ctx context.Context, path string) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.HTTP+path, nil)
 	if err != nil {
 		return nil, err
+	}
+	if s.token != "" {
+		request.Header.Set("X-Consul-Token", s.token)
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {

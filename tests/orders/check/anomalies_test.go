@@ -136,6 +136,29 @@ func TestEachAnomalyIsFoundAndNoneMisreported(t *testing.T) {
 			w.event(history.Event{Kind: history.Position, Client: "desk-1", Group: "desk", Topic: "orders", Offset: history.NoOffset})
 			w.read("desk-1", 0, 7) // 8 and 9 it may
 		}, map[check.Kind]int64{check.ReRead: 1}},
+		{"a group that came back late went back once more", func(w *world) {
+			w.setBack(func() { w.read("desk-1", 0, 8) })
+			w.read("desk-1", 0, 9) // had come again already
+		}, map[check.Kind]int64{check.ReRead: 1}},
+		{"a group went back before anything came again", func(w *world) {
+			w.event(history.Event{Kind: history.Position, Client: "desk-1", Group: "desk", Topic: "orders", Offset: history.NoOffset})
+			w.event(history.Event{Kind: history.Mark, Name: history.Kill, Note: "east"})
+			w.event(history.Event{Kind: history.Mark, Name: history.MoveStart, Move: history.Switchover, From: "west", To: "east"})
+			w.read("desk-1", 0, 8)
+		}, map[check.Kind]int64{check.ReRead: 2}},
+		{"a group comes back a move too late", func(w *world) {
+			w.setBack(func() {
+				w.event(history.Event{Kind: history.Mark, Name: history.MoveStart, Move: history.Switchover, From: "east", To: "west"})
+				w.read("desk-1", 0, 8)
+			})
+		}, map[check.Kind]int64{check.ReRead: 2}},
+		{"a group that had come back went back at the next move", func(w *world) {
+			w.event(history.Event{Kind: history.Mark, Name: history.Kill, Note: "east"})
+			w.read("desk-1", 0, 7)
+			w.event(history.Event{Kind: history.Mark, Name: history.MoveStart, Move: history.Switchover, From: "west", To: "east"})
+			w.event(history.Event{Kind: history.Position, Client: "desk-1", Group: "desk", Topic: "orders", Offset: history.NoOffset})
+			w.read("desk-1", 0, 8)
+		}, map[check.Kind]int64{check.ReRead: 2}},
 		{"damaged", func(w *world) {
 			for _, s := range []*check.Site{w.east, w.west} {
 				(*w.records(s, 0))[1].Damage = "its sum is wrong"
@@ -280,6 +303,9 @@ func TestWhatIsAllowedIsNotReported(t *testing.T) {
 		{"a group that reads again after a kill", func(w *world) {
 			w.event(history.Event{Kind: history.Mark, Name: history.Kill, Note: "east"})
 			w.read("desk-1", 0, 9)
+		}, func(f check.Figures) int64 { return f.GroupRepeats }},
+		{"a group that reads again later than the next move begins", func(w *world) {
+			w.setBack(func() { w.read("desk-1", 0, 9) })
 		}, func(f check.Figures) int64 { return f.GroupRepeats }},
 		{"a group that reads again above its commit, where that is allowed", func(w *world) {
 			w.expect.GroupsRepeat = true

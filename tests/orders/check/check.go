@@ -281,10 +281,14 @@ func (c *Checker) mark(e history.Event) {
 		return
 	}
 	// From a kill or failover on, until the next planned move, groups may be
-	// set back: their commits are replicated after the fact, as data are.
+	// set back: their commits are replicated after the fact, as data are. Where one
+	// has not come back by then to where it was, it may do so later.
 	setBack := e.Name == history.Kill || e.Move == history.Failover
 	if !setBack && e.Name == history.MoveEnd {
 		return
+	}
+	if !setBack {
+		c.beLate()
 	}
 	c.setBack = setBack
 }

@@ -31,6 +31,12 @@ type cursor struct {
 	repeatFrom int64
 	repeatMax  int32
 
+	// A loss set the group back (it began anew at a position), and it had not read again up
+	// to where it was when the next planned move began: records behind late up to lateMax
+	// (indices) may still come again, each once, until the move after that begins.
+	setBack       bool
+	late, lateMax int32
+
 	repeated int // place in the findings of the run of re-reads that is open, or −1
 
 	// lost are virtual offsets within announced losses that were handed out before
@@ -59,7 +65,7 @@ func (r *reader) cursor(e history.Event) *cursor {
 	p := Partition{e.Topic, e.Partition}
 	cur := r.cursors[p]
 	if cur == nil {
-		cur = &cursor{max: -1, at: -1, begin: -1, from: -1, repeatMax: -1, repeated: -1}
+		cur = &cursor{max: -1, at: -1, begin: -1, from: -1, repeatMax: -1, lateMax: -1, repeated: -1}
 		r.cursors[p] = cur
 	}
 	return cur
@@ -72,6 +78,7 @@ func (r *reader) position(e history.Event, c *Checker) {
 	cur.at = -1
 	cur.client = e.Client
 	cur.from = -1
+	cur.setBack = cur.setBack || c.setBack
 	if e.Offset >= 0 {
 		cur.from = e.Offset
 		if !known || e.Offset < cur.begin {
@@ -140,7 +147,7 @@ func (c *Checker) consume(e history.Event) {
 			c.turned = append(c.turned, turned{k, finding(Reordered, e, "handed out after a later record of the same partition")})
 		}
 		cur.repeated = -1
-	case k <= cur.repeatMax && e.Offset >= cur.repeatFrom, r.group && c.setBack:
+	case k <= cur.repeatMax && e.Offset >= cur.repeatFrom, r.group && c.setBack, k > cur.late && k <= cur.lateMax:
 		if r.group {
 			c.report.Figures.GroupRepeats++
 		}
@@ -148,7 +155,21 @@ func (c *Checker) consume(e history.Event) {
 		c.reread(cur, e, r.name+" had read it already")
 	}
 	cur.set(k)
-	cur.at, cur.max = k, max(cur.max, k)
+	cur.at, cur.max, cur.late = k, max(cur.max, k), max(cur.late, k)
+}
+
+// beLate lets groups finish what a loss has them read again, once a planned move begins: a
+// client may come back to its partitions one after the other, and long after it has gone on
+// in one. A move later nothing is excused any more.
+func (c *Checker) beLate() {
+	for _, r := range c.readers {
+		for _, cur := range r.cursors {
+			if cur.lateMax = -1; r.group && cur.setBack && cur.at < cur.max {
+				cur.late, cur.lateMax = cur.at, cur.max
+			}
+			cur.setBack = false
+		}
+	}
 }
 
 // consumeLost judges a record that a reader got from a site that was lost, at an

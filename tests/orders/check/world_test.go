@@ -121,6 +121,15 @@ func (w *world) read(client string, partition int32, from int) {
 	}
 }
 
+// setBack is a loss of east that sets the group back; what it reads again it begins to read
+// when the move home has begun.
+func (w *world) setBack(late func()) {
+	w.event(history.Event{Kind: history.Mark, Name: history.Kill, Note: "east"})
+	w.event(history.Event{Kind: history.Position, Client: "desk-1", Group: "desk", Topic: "orders", Offset: history.NoOffset})
+	w.event(history.Event{Kind: history.Mark, Name: history.MoveStart, Move: history.Switchover, From: "west", To: "east"})
+	late()
+}
+
 // finish lets both readers read all, and stop.
 func (w *world) finish() *world {
 	for _, client := range []string{"ledger", "desk-1"} {

@@ -1,0 +1,20 @@
+# What the role console needs in Consul: the virtual cluster "shop".
+# Printed by spillway config consul-policy console.
+
+# whether automation is paused
+key "spillway/shop/automation" { policy = "read" }
+
+# what the observers say
+key_prefix "spillway/shop/ballots/" { policy = "read" }
+
+# which sites are drained
+key_prefix "spillway/shop/drained/" { policy = "read" }
+
+# which gateways live
+key_prefix "spillway/shop/gateways/" { policy = "read" }
+
+# which mirrors live, and how far they are
+key_prefix "spillway/shop/mirrors/" { policy = "read" }
+
+# who serves what
+key_prefix "spillway/shop/shares/" { policy = "read" }
