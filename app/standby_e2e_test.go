@@ -4,6 +4,7 @@ package app
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ func TestRealKafkaStandbyReads(t *testing.T) {
 		bootstrap[siteNames[i]] = strings.Join(c.Bootstrap(), ", ")
 	}
 	w := startSites(t, func(site string) string { return fmt.Sprintf("bootstrap: [%q]", bootstrap[site]) }, "")
+	w.brokers = bootstrap
 	reference := w.follow("")
 	var all []*clients.Client
 	start := func(kind, rack string, roles ...string) {
@@ -46,17 +48,51 @@ func TestRealKafkaStandbyReads(t *testing.T) {
 	start("java-4.3.1", "", history.Producer)
 	w.eventually("the first records", func() bool { return reference.n() > 10 })
 	readers := []*seen{reference, w.follow("west"), w.follow("north"), w.followSarama("west")}
+	lateGo := w.follow("north")
+	w.eventually("franz-go reads at the standby", func() bool {
+		return lateGo.n() > 10 && w.metric("north", "spillway_gateway_near_reads_total", "standby") > 0
+	})
+	lateGo.client.PauseFetchTopics("orders")
 	start("java-4.3.1", "west", history.Assigned, history.Member)
 	start("java-3.9.2", "north", history.Assigned)
 	start("python", "north", history.Assigned)
-	const sent = 7 * standbyPartitions // to all but the first
+	const sent = 8 * standbyPartitions // to all but the first
 	w.eventually("each reader is sent to its site", func() bool {
 		return w.metric("east", "spillway_gateway_reads_sent_total", "near") >= sent
 	})
-	fmt.Printf("| reads at standbys, nothing moves | %.1f %% local |\n", 100*w.readLocally(reference))
+	fmt.Printf("| reads at standbys, nothing moves | %.1f %% local |\n", 100*w.readLocally())
 	w.switchover("west")
-	fmt.Printf("| reads at standbys, after a switchover | %.1f %% local |\n", 100*w.readLocally(reference))
-	if err := clients.Stop(all, time.Minute); err != nil {
+	fmt.Printf("| reads at standbys, after a switchover | %.1f %% local |\n", 100*w.readLocally())
+	// Positions that do not exist any more, at a site that follows: each library goes back to the
+	// leader, is told so, and begins anew.
+	// franz-go asks for no position that does not exist when it begins: one that pauses meanwhile.
+	lateGo.mu.Lock()
+	deleted := slices.Max(lateGo.last[:]) - 1000 + 50
+	lateGo.mu.Unlock()
+	late := []string{"java-4.3.1", "java-3.9.2", "python"}
+	w.deleteEverywhere(deleted)
+	back := func() float64 { return w.metric("north", "spillway_gateway_reads_sent_total", "back") }
+	before := back()
+	end := w.leadersKnow("north")
+	for _, kind := range late {
+		w.commit(kind+"-north", 1)
+		start(kind, "north", history.Member)
+	}
+	t.Cleanup(w.tellReads)
+	w.eventually("each partition of each is sent back", func() bool { return back() >= before+float64(len(late)*standbyPartitions) })
+	end()
+	before = back()
+	had := lateGo.n()
+	lateGo.client.ResumeFetchTopics("orders")
+	w.eventually("franz-go goes on where the log begins", func() bool { return lateGo.n() > had+100 })
+	if now := back(); now < before+standbyPartitions {
+		t.Errorf("franz-go was sent back %.0f times", now-before)
+	}
+	if lateGo.fault != "" {
+		t.Error(lateGo.fault)
+	}
+	fmt.Printf("| reads at standbys, after positions were lost | %.1f %% local |\n", 100*w.readLocally())
+	if err := clients.Stop(all, 2*time.Minute); err != nil {
 		t.Error(err)
 	}
 	w.compare(newSeen("nobody"), readers...)
@@ -85,6 +121,13 @@ func TestRealKafkaStandbyReads(t *testing.T) {
 		}
 	}
 	written := count["java-4.3.1--producer"]
+	for _, kind := range late {
+		name := kind + "-north-group"
+		if least := written - 2*int(deleted)*standbyPartitions; count[name] < least {
+			t.Errorf("%s read %d of %d records, at least %d are there", name, count[name], written, least)
+		}
+		fmt.Printf("| %s, from a position that is gone | %d of %d records |\n", name, count[name], written)
+	}
 	for _, name := range []string{"java-4.3.1-west-assign", "java-4.3.1-west-group", "java-3.9.2-north-assign", "python-north-assign"} {
 		if count[name] < written {
 			t.Errorf("%s read %d of %d records", name, count[name], written)

@@ -34,6 +34,7 @@ type mark struct {
 	Epoch     spillway.Epoch  `json:"epoch"`
 	Session   int64           `json:"session"`
 	End       spillway.Offset `json:"end"`
+	Map       int64           `json:"map"` // position in the site's map by which it tells all below End; 0: not told
 }
 
 // newer tells whether the line replaces an older one of its site. Within an

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,9 +31,12 @@ const (
 //
 //	A  a standby is known by its marks of the term's own epoch: what a flow of another epoch
 //	   had may have been given up since
-//	B  what a mark speaks of is looked up in a map that was read at least to the append
-//	   session of the mark
+//	B  what a mark speaks of is looked up in a map in which the append session of the mark is
+//	   open. Where that map does not tell yet what lies below the mark, the standby ends where
+//	   it does, and grows old by that
 //	C  only partitions are remembered that have a mark, so their number is bounded by what exists
+//	D  nothing is known of a standby until the site that serves was asked once how far it is,
+//	   and nothing any more where that has lost what the standby has (package freshness, D)
 type standbys struct {
 	gateway *Gateway
 	kick    chan struct{}
@@ -39,7 +44,7 @@ type standbys struct {
 	mu struct {
 		sync.Mutex
 		tracks map[standbyPartition]*standbyTrack
-		asking map[spillway.SiteID]bool // a question is on its way
+		asking map[question]bool // those that are on their way
 	}
 }
 
@@ -53,23 +58,51 @@ type standbyTrack struct {
 	share *router.Share
 	term  router.Term
 	asked time.Time // by a consumer, last
+	// doubtful: the site that serves has not answered for it when it was asked last.
+	doubtful bool
 }
+
+// question goes to one node of a site, for the partitions that it leads; those that are
+// doubtful are asked for apart, as who asks for some that cannot answer waits for it. Without
+// a node it is being looked up who leads.
+type question struct {
+	site     spillway.SiteID
+	node     int32
+	doubtful bool
+}
+
+// nobody is the node of a question that is not asked yet.
+const nobody = -1
 
 func newStandbys(g *Gateway) *standbys {
 	s := &standbys{gateway: g, kick: make(chan struct{}, 1)}
 	s.mu.tracks = make(map[standbyPartition]*standbyTrack)
-	s.mu.asking = make(map[spillway.SiteID]bool)
+	s.mu.asking = make(map[question]bool)
 	return s
 }
 
-// View implements router.Standbys.
-func (s *standbys) View(t router.Term, site spillway.SiteID, tp spillway.TopicPartition) (*offsetmap.View, spillway.Offset) {
+// look is what a site that follows has said last, with the map as far as it tells what that
+// speaks of (A, B). Nil where there is none.
+func (s *standbys) look(t router.Term, site spillway.SiteID, tp spillway.TopicPartition) (*offsetmap.View, mark) {
 	line, ok := s.gateway.marks.siteMark(t, site, tp)
 	reader := s.gateway.readers[site]
 	if !ok || reader == nil {
-		return nil, -1
+		return nil, line
 	}
-	return reader.Followed(tp, line.Session, line.End), line.End
+	return reader.Followed(tp, line.Session, line.End, line.Map), line
+}
+
+// View implements router.Standbys.
+func (s *standbys) View(t router.Term, site spillway.SiteID, tp spillway.TopicPartition) (*offsetmap.View, spillway.Offset, int64) {
+	s.mu.Lock()
+	track := s.mu.tracks[standbyPartition{site, tp}]
+	known := track != nil && track.term.Epoch == t.Epoch && track.Answered() && !track.Lost() // D
+	s.mu.Unlock()
+	if !known {
+		return nil, -1, 0
+	}
+	view, line := s.look(t, site, tp)
+	return view, line.End, line.Session
 }
 
 // Lacks implements router.Standbys.
@@ -82,8 +115,8 @@ func (s *standbys) Lacks(site spillway.SiteID, tp spillway.TopicPartition) spill
 
 // Fresh implements router.Standbys.
 func (s *standbys) Fresh(share *router.Share, t router.Term, site spillway.SiteID, tp spillway.TopicPartition) freshness.State {
-	line, ok := s.gateway.marks.siteMark(t, site, tp)
-	if !ok { // C
+	view, line := s.look(t, site, tp)
+	if line.Epoch != t.Epoch { // C
 		return freshness.Unknown
 	}
 	now := time.Now()
@@ -103,8 +136,17 @@ func (s *standbys) Fresh(share *router.Share, t router.Term, site spillway.SiteI
 		return freshness.Unknown
 	}
 	track.asked = now
-	track.Mark(line.End)
+	track.take(view, line, now)
 	return track.Judge(now, share.Group.FreshnessMax)
+}
+
+// take notes how far a standby is.
+func (t *standbyTrack) take(view *offsetmap.View, line mark, now time.Time) {
+	known := spillway.Offset(-1)
+	if view != nil {
+		known, _ = view.End()
+	}
+	t.Mark(line.Session, line.End, known, now)
 }
 
 // Ended implements router.Standbys.
@@ -120,10 +162,14 @@ func (s *standbys) Ended(t router.Term, site spillway.SiteID, tp spillway.TopicP
 // Await implements router.Standbys.
 func (s *standbys) Await(ctx context.Context, t router.Term, site spillway.SiteID, tp spillway.TopicPartition, end spillway.Offset) {
 	s.gateway.marks.waitSite(ctx, t, site, tp, end)
+	if line, ok := s.gateway.marks.siteMark(t, site, tp); ok && s.gateway.readers[site] != nil {
+		_ = s.gateway.readers[site].WaitFor(ctx, line.Map) // else ctx ended
+	}
 }
 
 // run asks the sites that serve, until ctx ends, and tells how far the standbys are behind.
-// A site that does not answer keeps no other one from being asked.
+// A site that does not answer keeps no other one from being asked, nor does a broker, or a
+// partition, those beside it.
 func (s *standbys) run(ctx context.Context) {
 	tick := time.NewTicker(freshEvery)
 	defer tick.Stop()
@@ -138,79 +184,112 @@ func (s *standbys) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for site, tps := range s.wanted(time.Now()) {
-			asking.Go(func() { s.ask(ctx, site, tps) })
+		for site, wanted := range s.wanted(time.Now()) {
+			asking.Go(func() {
+				for q, tps := range s.place(ctx, site, wanted) {
+					asking.Go(func() { s.ask(ctx, q, tps) })
+				}
+			})
 		}
 	}
 }
 
+// asked is a partition that is to be asked for.
+type asked struct {
+	term     router.Term
+	doubtful bool
+}
+
 // wanted lists what is to be asked, by the site that serves it, and forgets what nobody has
-// asked for lately. ask has to follow.
-func (s *standbys) wanted(now time.Time) map[spillway.SiteID]map[spillway.TopicPartition]router.Term {
+// asked for lately. place has to follow.
+func (s *standbys) wanted(now time.Time) map[spillway.SiteID]map[spillway.TopicPartition]asked {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wanted := make(map[spillway.SiteID]map[spillway.TopicPartition]router.Term)
+	wanted := make(map[spillway.SiteID]map[spillway.TopicPartition]asked)
 	for at, track := range s.mu.tracks {
 		if now.Sub(track.asked) > freshKept || !track.share.Holds(track.term) {
 			delete(s.mu.tracks, at)
 			continue
 		}
-		if s.mu.asking[track.term.Site] {
+		site := track.term.Site
+		if s.mu.asking[question{site: site, node: nobody}] {
 			continue
 		}
-		if wanted[track.term.Site] == nil {
-			wanted[track.term.Site] = make(map[spillway.TopicPartition]router.Term)
+		if wanted[site] == nil {
+			wanted[site] = make(map[spillway.TopicPartition]asked)
 		}
-		wanted[track.term.Site][at.TopicPartition] = track.term
+		before := wanted[site][at.TopicPartition]
+		wanted[site][at.TopicPartition] = asked{track.term, before.doubtful || track.doubtful}
 	}
 	for site := range wanted {
-		s.mu.asking[site] = true
+		s.mu.asking[question{site: site, node: nobody}] = true
 	}
 	return wanted
 }
 
-// ask asks a site that serves where readers of committed records end: what open
-// transactions hold back there, no standby can have.
-func (s *standbys) ask(ctx context.Context, site spillway.SiteID, tps map[spillway.TopicPartition]router.Term) {
+// place finds who leads what is wanted of a site, and leaves out what is being asked for still
+// and what has no leader. ask has to follow.
+func (s *standbys) place(ctx context.Context, site spillway.SiteID, wanted map[spillway.TopicPartition]asked) map[question]map[spillway.TopicPartition]router.Term {
 	ctx, cancel := context.WithTimeout(ctx, freshAskMax)
 	defer cancel()
-	asked := time.Now()
-	ends, err := stableEnds(ctx, s.gateway.config.Sites[site], tps)
-	if err != nil {
-		s.gateway.problem(fmt.Sprintf("ask site %s how far it is, for reads at standbys", site), err)
+	questions := make(map[question]map[spillway.TopicPartition]router.Term)
+	c := s.gateway.config.Sites[site]
+	for tp, one := range wanted {
+		if c == nil {
+			break // the gateway does not serve at such a site either
+		}
+		node, err := c.Leader(ctx, tp)
+		if err != nil {
+			if !errors.Is(err, broker.ErrNoLeader) && !errors.Is(err, broker.ErrUnknownTopic) {
+				s.gateway.problem(fmt.Sprintf("find who leads %s at site %s, for reads at standbys", tp, site), err)
+			}
+			continue
+		}
+		q := question{site, node, one.doubtful}
+		if questions[q] == nil {
+			questions[q] = make(map[spillway.TopicPartition]router.Term)
+		}
+		questions[q][tp] = one.term
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.mu.asking, site)
+	delete(s.mu.asking, question{site: site, node: nobody})
+	for q := range questions {
+		if s.mu.asking[q] {
+			delete(questions, q)
+		} else {
+			s.mu.asking[q] = true
+		}
+	}
+	return questions
+}
+
+// ask asks a site that serves where readers of committed records end: what open
+// transactions hold back there, no standby can have.
+func (s *standbys) ask(ctx context.Context, q question, tps map[spillway.TopicPartition]router.Term) {
+	ctx, cancel := context.WithTimeout(ctx, freshAskMax)
+	defer cancel()
+	began := time.Now()
+	ends, err := s.gateway.config.Sites[q.site].Admin().StableEnds(ctx, slices.Collect(maps.Keys(tps)))
+	if err != nil {
+		s.gateway.problem(fmt.Sprintf("ask site %s how far it is, for reads at standbys", q.site), err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.mu.asking, q)
 	for at, track := range s.mu.tracks {
+		term, one := tps[at.TopicPartition]
+		if !one || track.term.Epoch != term.Epoch || track.term.Site != q.site {
+			continue
+		}
 		end, there := ends[at.TopicPartition]
-		if !there || track.term.Epoch != tps[at.TopicPartition].Epoch || track.term.Site != site {
+		if track.doubtful = !there; !there {
 			continue
 		}
 		if v, ok := s.gateway.router.VirtualEnd(track.share, track.term, at.TopicPartition, end); ok {
-			track.Answer(v, asked)
+			track.Answer(v, began)
 		}
 	}
-}
-
-// stableEnds leaves partitions out that have no leader: who asks for all would wait for one.
-func stableEnds(ctx context.Context, c broker.Cluster, tps map[spillway.TopicPartition]router.Term) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
-	if c == nil {
-		return nil, nil // the gateway does not serve at such a site either
-	}
-	var led []spillway.TopicPartition
-	for tp := range tps {
-		switch _, err := c.Leader(ctx, tp); {
-		case err == nil:
-			led = append(led, tp)
-		case !errors.Is(err, broker.ErrNoLeader) && !errors.Is(err, broker.ErrUnknownTopic):
-			return nil, err
-		}
-	}
-	if len(led) == 0 {
-		return nil, nil
-	}
-	return c.Admin().StableEnds(ctx, led)
 }
 
 // readFrom is a share at a standby.
@@ -235,8 +314,8 @@ func (s *standbys) tell(told map[readFrom]bool) {
 	found := make(map[readFrom]Standby)
 	s.mu.Lock()
 	for at, track := range s.mu.tracks {
-		if line, ok := s.gateway.marks.siteMark(track.term, at.site, at.TopicPartition); ok {
-			track.Mark(line.End)
+		if view, line := s.look(track.term, at.site, at.TopicPartition); line.Epoch == track.term.Epoch {
+			track.take(view, line, now)
 		}
 		from := readFrom{track.share.ID, at.site}
 		one := found[from]

@@ -84,6 +84,8 @@ func (t *Telemetry) RouterEvents() router.Events {
 // readFrom says where a consumer near a site read.
 func readFrom(info router.ReadInfo) string {
 	switch {
+	case !info.Local && !info.Ready:
+		return "unready"
 	case !info.Local:
 		return "far"
 	case info.Standby:

@@ -9,6 +9,9 @@
 //	B  what is not known is not fresh
 //	C  a standby that was too old is taken for fresh again only once it has been well within
 //	   the limit for as long as the limit is, so that clients are not sent to and fro
+//	D  where the active site ended below the mark, asked when the mark was there already, it has
+//	   lost records that the standby has: nothing is known of the standby any more until its
+//	   mirror has marked in a newer append session, for which it has compared the two
 package freshness
 
 import (
@@ -39,14 +42,19 @@ type Behind struct {
 
 // Track follows one partition at one standby through one term.
 type Track struct {
-	mark   spillway.Offset
-	first  time.Time // of the first answer, or since records were lost
-	proven time.Time // when the active site had nothing that the standby lacks now; zero: not known
-	newest point     // the newest answer
-	ahead  []point   // answers that the standby has not reached, ascending in time
+	session int64           // the append session of the mark
+	said    spillway.Offset // the highest mark of the session
+	since   time.Time       // of said
+	lost    bool            // the active site has lost records since (D)
+
+	mark   spillway.Offset // as far as it is known what lies below
+	first  time.Time       // of the first answer, or since records were lost
+	proven time.Time       // when the active site had nothing that the standby lacks now; zero: not known
+	newest point           // the newest answer
+	ahead  []point         // answers that the standby has not reached, ascending in time
 
 	state State
-	since time.Time // while Stale: since when the age has been well within the limit
+	near  time.Time // while Stale: since when the age has been well within the limit
 }
 
 // point is an answer of the active site.
@@ -62,6 +70,9 @@ func (t *Track) Answer(end spillway.Offset, asked time.Time) {
 	}
 	if t.newest = (point{asked, end}); t.first.IsZero() {
 		t.first = asked
+	}
+	if end < t.said && asked.After(t.since) {
+		t.lost = true // D
 	}
 	if end <= t.mark {
 		t.proven, t.ahead = asked, t.ahead[:0]
@@ -79,9 +90,19 @@ func (t *Track) Answer(end spillway.Offset, asked time.Time) {
 	t.ahead = append(t.ahead, t.newest)
 }
 
-// Mark takes the standby's durable mark. One that falls tells that the standby has lost
-// records: what was proven before is not true any more.
-func (t *Track) Mark(mark spillway.Offset) {
+// Mark takes the standby's durable mark, and how much of what lies below is known: a map
+// that hangs makes the standby old, as a mirror does. A mark that falls tells that the standby
+// has lost records: what was proven before is not true any more.
+func (t *Track) Mark(session int64, said, known spillway.Offset, now time.Time) {
+	switch {
+	case session > t.session:
+		t.session, t.said, t.since, t.lost = session, said, now, false
+	case session < t.session:
+		return // late
+	case said > t.said:
+		t.said, t.since = said, now
+	}
+	mark := min(said, known)
 	fell := mark < t.mark
 	t.mark = mark
 	if fell {
@@ -99,9 +120,15 @@ func (t *Track) Mark(mark spillway.Offset) {
 	t.ahead = append(t.ahead[:0], t.ahead[reached:]...)
 }
 
+// Answered tells whether the active site was asked how far it is.
+func (t *Track) Answered() bool { return !t.newest.asked.IsZero() }
+
+// Lost tells whether the active site has lost records that the standby has (D).
+func (t *Track) Lost() bool { return t.lost }
+
 // Behind tells how far the standby is behind.
 func (t *Track) Behind(now time.Time) Behind {
-	if t.proven.IsZero() {
+	if t.proven.IsZero() || t.lost {
 		return Behind{Records: max(0, int64(t.newest.end-t.mark))}
 	}
 	return Behind{Records: max(0, int64(t.newest.end-t.mark)), Age: now.Sub(t.proven), Known: true}
@@ -114,17 +141,19 @@ func (t *Track) Ended() (end spillway.Offset, asked time.Time) { return t.newest
 func (t *Track) Judge(now time.Time, ageMax time.Duration) State {
 	b := t.Behind(now)
 	switch {
+	case t.lost: // D
+		t.state, t.near = Stale, time.Time{}
 	case !b.Known && (t.first.IsZero() || t.state != Stale && now.Sub(t.first) <= ageMax):
 		t.state = Unknown // B
 	case !b.Known || b.Age > ageMax:
-		t.state, t.since = Stale, time.Time{}
+		t.state, t.near = Stale, time.Time{}
 	case t.state != Stale:
 		t.state = Fresh
 	case b.Age > ageMax/2:
-		t.since = time.Time{}
-	case t.since.IsZero():
-		t.since = now
-	case now.Sub(t.since) >= ageMax: // C
+		t.near = time.Time{}
+	case t.near.IsZero():
+		t.near = now
+	case now.Sub(t.near) >= ageMax: // C
 		t.state = Fresh
 	}
 	return t.state

@@ -77,6 +77,7 @@ type fetchPart struct {
 	// what its connection remembers of that.
 	eligible bool
 	near     *near
+	ready    bool // its site is ready for it
 
 	// Of the newest try.
 	term Term
@@ -85,6 +86,7 @@ type fetchPart struct {
 	// is wanted, and is not asked.
 	standing, waits bool
 	mark            spillway.Offset
+	session         int64 // of the mark
 	view            *offsetmap.View
 	local           spillway.LocalOffset
 	limit           spillway.Offset                   // nothing from here on may be handed out
@@ -307,6 +309,9 @@ func (f *fetch) await(ctx context.Context, early []*fetchPart) {
 	for _, p := range early {
 		p.serve(f, p.early)
 	}
+	if !f.answered() { // whatever did not wait above: nobody asks without end
+		f.pause(pause, nil)
+	}
 }
 
 // changed is closed when a share of the request changes.
@@ -355,7 +360,7 @@ func (f *fetch) plan(ctx context.Context) map[laneKey][]*fetchPart {
 			continue
 		}
 		p.term, p.early = t, nil
-		p.site, p.standing, p.waits = t.Site, false, false
+		p.site, p.standing, p.waits, p.ready = t.Site, false, false, false
 		if !serving {
 			continue
 		}
@@ -375,7 +380,7 @@ func (f *fetch) plan(ctx context.Context) map[laneKey][]*fetchPart {
 			}
 			continue // the site's map will tell soon
 		}
-		if !p.locate() {
+		if !p.locate(f) {
 			continue
 		}
 		f.place(ctx, p, byNode)
@@ -399,7 +404,7 @@ func (f *fetch) place(ctx context.Context, p *fetchPart, byNode map[laneKey][]*f
 
 // locate finds the local offset to ask for. False: the answer is there without
 // asking, because the fetch begins inside a hole or outside of the log.
-func (p *fetchPart) locate() bool {
+func (p *fetchPart) locate(f *fetch) bool {
 	var at spillway.Offset
 	p.local, at = p.view.ToLocal(p.wanted)
 	if at == p.wanted {
@@ -408,7 +413,7 @@ func (p *fetchPart) locate() bool {
 	if _, _, hole := p.view.Hole(p.wanted); hole || p.burnt() {
 		return true // asked all the same: the answer brings the watermarks
 	}
-	p.fail(kerr.OffsetOutOfRange.Code)
+	f.outOfRange(p)
 	return false
 }
 
@@ -469,13 +474,19 @@ func (f *fetch) settle() {
 func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 	r := f.client.router
 	p.early = nil
-	if p.standing && (in.ErrorCode != 0 || !p.again(r)) {
+	if p.standing && in.ErrorCode != 0 {
 		p.leave()
 		return
 	}
+	if p.standing && !p.again(r) {
+		return // looked up anew
+	}
 	switch in.ErrorCode {
 	case 0:
-	case kerr.OffsetOutOfRange.Code, kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code, kerr.CorruptMessage.Code:
+	case kerr.OffsetOutOfRange.Code:
+		f.outOfRange(p)
+		return
+	case kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code, kerr.CorruptMessage.Code:
 		p.fail(in.ErrorCode)
 		return
 	default:
@@ -489,7 +500,15 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 	limit := p.visible(r, end)
 	a, err := records.Serve(in.RecordBatches, p.view, p.wanted, limit)
 	if err != nil {
-		p.fail(kerr.CorruptMessage.Code)
+		if p.standing {
+			p.leave() // the active site may have it whole
+		} else {
+			p.fail(kerr.CorruptMessage.Code)
+		}
+		return
+	}
+	if p.standing && len(a.Records) == 0 && !p.has(f, in) {
+		p.leave()
 		return
 	}
 	p.limit, p.served = limit, true
@@ -503,7 +522,10 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 		p.out.RecordBatches = []byte{}
 	}
 	p.aborted(in.AbortedTransactions)
-	if len(a.Records) == 0 && len(in.RecordBatches) > 0 && limit < end {
+	switch none := len(a.Records) == 0; {
+	case none && len(in.RecordBatches) > 0 && (limit < end || p.standing && p.wanted >= limit):
 		p.early = in
+	case p.standing && !none:
+		p.near.gone = 0
 	}
 }

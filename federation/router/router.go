@@ -75,15 +75,16 @@ type Marks interface {
 type Standbys interface {
 	// View is the offset map of a partition at a site that follows, as far as the site has
 	// all records, acknowledged by all in-sync replicas, and is known to in the term's own
-	// epoch: that far is the mark. Nil: nothing is known.
-	View(t Term, site spillway.SiteID, tp spillway.TopicPartition) (view *offsetmap.View, mark spillway.Offset)
+	// epoch: that far is the mark, or as far as the view ends. By another append session the
+	// same may lie elsewhere. Nil: nothing is known.
+	View(t Term, site spillway.SiteID, tp spillway.TopicPartition) (view *offsetmap.View, mark spillway.Offset, session int64)
 	// Lacks is the virtual offset below which the site may miss what the one that serves has.
 	Lacks(site spillway.SiteID, tp spillway.TopicPartition) spillway.Offset
 	// Fresh tells whether what a site has is young enough. It is looked at from now on.
 	Fresh(share *Share, t Term, site spillway.SiteID, tp spillway.TopicPartition) freshness.State
 	// Ended is where the site that serves ended when it was asked last, and when it was.
 	Ended(t Term, site spillway.SiteID, tp spillway.TopicPartition) (end spillway.Offset, asked time.Time)
-	// Await returns when the mark is at end or above, or ctx ends.
+	// Await returns when the mark is at end or above and what it says was looked up, or ctx ends.
 	Await(ctx context.Context, t Term, site spillway.SiteID, tp spillway.TopicPartition, end spillway.Offset)
 }
 

@@ -4,6 +4,9 @@ import (
 	"context"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"spillway"
 	"spillway/broker/batch"
 	"spillway/federation/freshness"
@@ -26,6 +29,12 @@ import (
 //	E  nobody is sent to and fro: a connection is told at most once in a while where to read
 //	   a partition, and served where it is otherwise
 //	F  who does not name a site of the group as its rack is served as ever
+//	G  where an offset does not exist, the client is told to ask the leader, and that one tells:
+//	   franz-go believes nobody else, and asks again and again. If it comes back with the same
+//	   offset it is told here, as librdkafka waits a minute before it follows once more. No
+//	   offset is sent near of which it is not known that it exists
+//	H  a standby that has not what its mark says (a replica that lacked it leads now, or a
+//	   transaction that is none of the mirror's is open) is left alone for a while
 
 const (
 	// sentPause is how long a connection is not told again where to read a partition: twice
@@ -33,9 +42,13 @@ const (
 	// heard of another leader, or does not reach the node that it was told.
 	sentPause    = 5 * time.Second
 	sentPauseMax = time.Minute
-	// awayFor is how long a standby is left alone after it could not answer.
+	// awayFor is how long a standby is left alone after it could not answer: twice as long
+	// each time, up to sentPauseMax.
 	awayFor = 5 * time.Second
 )
+
+// readCommitted is the isolation level of those that are not shown open transactions.
+const readCommitted = 1
 
 // Ways of a consumer that is told to read elsewhere.
 const (
@@ -48,6 +61,7 @@ type ReadInfo struct {
 	At      spillway.SiteID // whose records it got
 	Local   bool            // that is its own site, and through a gateway there
 	Standby bool            // the site follows
+	Ready   bool            // its own site was ready for it: a gateway is there, and what is there is young
 	Records int64
 	Bytes   int
 }
@@ -60,6 +74,10 @@ type near struct {
 	sent  time.Time     // the client was told where to read
 	pause time.Duration // after that
 	away  time.Time     // until then the standby is not asked
+	gone  time.Duration // how long that was the last time
+	// missed is the offset with which the client was sent to the leader, as it does not exist.
+	missed   spillway.Offset
+	missedAt time.Time
 	// waits is an offset beyond what the standby has, asked for since.
 	waits spillway.Offset
 	since time.Time
@@ -102,22 +120,52 @@ func (f *fetch) nearest(ctx context.Context, p *fetchPart) {
 	p.eligible = true
 	switch {
 	case rack != r.config.Site:
-		if f.good(ctx, p, rack) && f.remembers(p) {
+		p.ready = f.ready(ctx, p, rack)
+		if p.ready && f.exists(p, rack) && f.remembers(p) {
 			f.send(p, rack, SentNear)
 		}
 	case rack != p.term.Site:
 		f.standby(p)
+		p.ready = p.standing || p.waits
+	default:
+		p.ready = true
 	}
 }
 
-// good tells whether clients may be sent to a site for a partition.
-func (f *fetch) good(ctx context.Context, p *fetchPart, site spillway.SiteID) bool {
+// ready tells whether clients at a site may be sent there for a partition.
+func (f *fetch) ready(ctx context.Context, p *fetchPart, site spillway.SiteID) bool {
 	r := f.client.router
+	if _, ok := r.layout.Current().Nearest(p.share.ID, p.tp, site); !ok {
+		return false
+	}
 	if site != p.term.Site {
-		return r.standbys.Fresh(p.share, p.term, site, p.tp) == freshness.Fresh
+		return r.standbys.Fresh(p.share, p.term, site, p.tp) == freshness.Fresh && p.wanted >= r.standbys.Lacks(site, p.tp)
 	}
 	_, err := r.sites[site].Leader(ctx, p.tp)
 	return err == nil
+}
+
+// exists tells whether it is known that there is what the client asks for at a site, or will
+// be soon (G). If not, the next fetch knows more.
+func (f *fetch) exists(p *fetchPart, site spillway.SiteID) bool {
+	r := f.client.router
+	end := spillway.Offset(f.client.highWatermarks[p.tp]) // of which this connection was told
+	view := r.viewOf(p.share, p.term, p.tp)
+	if site != p.term.Site {
+		var mark spillway.Offset
+		view, mark, _ = r.standbys.View(p.term, site, p.tp)
+		asked, _ := r.standbys.Ended(p.term, site, p.tp)
+		end = max(end, mark, asked)
+	}
+	if view == nil || p.wanted > end {
+		return false
+	}
+	if told, _ := view.End(); site != p.term.Site && p.wanted >= told {
+		return true // it will come there
+	}
+	_, at := view.ToLocal(p.wanted)
+	_, _, hole := view.Hole(p.wanted)
+	return at == p.wanted || hole
 }
 
 // send tells the client to read elsewhere. As with Kafka's leaders such an answer has no
@@ -127,6 +175,13 @@ func (f *fetch) send(p *fetchPart, site spillway.SiteID, way string) {
 	if now.Sub(p.near.sent) < p.near.pause {
 		return // E
 	}
+	if f.point(p, site, way) {
+		p.near.sent, p.near.pause = now, min(max(2*p.near.pause, sentPause), sentPauseMax)
+	}
+}
+
+// point makes the answer that the client is to read elsewhere; false where that is here.
+func (f *fetch) point(p *fetchPart, site spillway.SiteID, way string) bool {
 	r := f.client.router
 	l := r.layout.Current()
 	node, ok := l.Nearest(p.share.ID, p.tp, site)
@@ -134,11 +189,24 @@ func (f *fetch) send(p *fetchPart, site spillway.SiteID, way string) {
 		node, ok = leader(l, p.share, p.tp)
 	}
 	if !ok || node.Gateway == r.config.Gateway {
-		return
+		return false
 	}
-	p.near.sent, p.near.pause = now, min(max(2*p.near.pause, sentPause), sentPauseMax)
 	p.out.PreferredReadReplica, p.done = node.ID, true
 	r.events.sent(p.share.ID, way)
+	return true
+}
+
+// outOfRange answers that an offset does not exist (G).
+func (f *fetch) outOfRange(p *fetchPart) {
+	r, now := f.client.router, time.Now()
+	if p.eligible && f.req.Rack == string(r.config.Site) && f.remembers(p) {
+		n := p.near
+		if again := n.missed == p.wanted && now.Sub(n.missedAt) < sentPauseMax; !again && f.point(p, "", SentBack) {
+			n.missed, n.missedAt = p.wanted, now
+			return
+		}
+	}
+	p.fail(kerr.OffsetOutOfRange.Code)
 }
 
 // standby has a partition read at the gateway's own site, which follows, if it has what the
@@ -147,7 +215,7 @@ func (f *fetch) standby(p *fetchPart) {
 	r, here := f.client.router, f.client.router.config.Site
 	now := time.Now()
 	fresh := r.standbys.Fresh(p.share, p.term, here, p.tp)
-	view, mark := r.standbys.View(p.term, here, p.tp)
+	view, mark, session := r.standbys.View(p.term, here, p.tp)
 	if view == nil || !f.remembers(p) || now.Before(p.near.away) || p.wanted < r.standbys.Lacks(here, p.tp) {
 		return // C
 	}
@@ -173,24 +241,42 @@ func (f *fetch) standby(p *fetchPart) {
 		return // C
 	}
 	p.site, p.standing = here, true
-	p.view, p.local, p.mark = view, local, mark
+	p.view, p.local, p.mark, p.session = view, local, mark, session
 }
 
 // again looks the map up anew once the standby has answered: the mark may have risen, or
-// the standby may not be one any more.
+// the standby may not be one any more, or what was asked for may lie elsewhere.
 func (p *fetchPart) again(r *Router) bool {
-	view, mark := r.standbys.View(p.term, p.site, p.tp)
-	if view == nil {
+	view, mark, session := r.standbys.View(p.term, p.site, p.tp)
+	if view == nil || session != p.session {
 		return false
 	}
 	p.view, p.mark = view, mark
 	return true
 }
 
+// reached is how far the standby is, and how far it is known what lies there.
+func (p *fetchPart) reached() spillway.Offset {
+	told, _ := p.view.End()
+	return min(told, p.mark)
+}
+
+// has tells whether the standby's log is as far as its mark says, for what the client may
+// read of it (H).
+func (p *fetchPart) has(f *fetch, in *kmsg.FetchResponseTopicPartition) bool {
+	end := in.HighWatermark
+	if f.req.IsolationLevel == readCommitted {
+		end = min(end, in.LastStableOffset)
+	}
+	marked, _ := p.view.ToLocal(p.reached())
+	return end >= int64(marked)
+}
+
 // leave has the standby left alone for a time.
 func (p *fetchPart) leave() {
 	if p.standing {
-		p.near.away = time.Now().Add(awayFor)
+		p.near.gone = min(max(2*p.near.gone, awayFor), sentPauseMax)
+		p.near.away = time.Now().Add(p.near.gone)
 	}
 }
 
@@ -199,7 +285,7 @@ func (p *fetchPart) leave() {
 func (p *fetchPart) visible(r *Router, end spillway.Offset) spillway.Offset {
 	limit := r.VirtualHighWatermark(p.share, p.term, p.tp, end) // B
 	if p.standing {
-		limit = min(limit, p.mark) // A
+		limit = min(limit, p.reached()) // A
 	}
 	return limit
 }
@@ -215,7 +301,7 @@ func (p *fetchPart) awaitVisible(ctx context.Context, r *Router) {
 // readInfo tells what a client gets of a partition.
 func (f *fetch) readInfo(p *fetchPart) ReadInfo {
 	r := f.client.router
-	info := ReadInfo{At: p.site, Local: f.req.Rack == string(p.site) && p.site == r.config.Site, Standby: p.standing, Bytes: len(p.out.RecordBatches)}
+	info := ReadInfo{At: p.site, Local: f.req.Rack == string(p.site) && p.site == r.config.Site, Standby: p.standing, Ready: p.ready, Bytes: len(p.out.RecordBatches)}
 	for w := batch.Over(p.out.RecordBatches); w.Next(); {
 		info.Records += int64(w.Header.Count)
 	}

@@ -135,10 +135,11 @@ func (r *Reader) Began(tp spillway.TopicPartition) spillway.Offset {
 }
 
 // Followed is View with what the mirror has marked since (offsetmap.Map.Followed); nil
-// where nothing is known.
-func (r *Reader) Followed(tp spillway.TopicPartition, session int64, end spillway.Offset) *offsetmap.View {
+// where nothing is known. position is that of the mark, 0 where it has none.
+func (r *Reader) Followed(tp spillway.TopicPartition, session int64, end spillway.Offset, position int64) *offsetmap.View {
+	whole := position > 0 && r.Position() >= position // before the map: it only grows
 	if m := r.Map(tp); m != nil {
-		return m.Followed(session, end)
+		return m.Followed(session, end, whole)
 	}
 	return nil
 }
@@ -471,7 +472,7 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 	switch {
 	case d.gap != nil:
 		r.mu.gaps[d.name] = *d.gap
-		if g := d.gap; g.Kind == GapMissing || g.Kind == GapStart {
+		if g := d.gap; g.Kind == GapMissing || g.Kind == GapStart || g.Kind == GapRetention {
 			tp := spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition}
 			r.mu.lacks[tp] = max(r.mu.lacks[tp], g.To)
 		}

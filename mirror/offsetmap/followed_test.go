@@ -39,7 +39,7 @@ func TestFollowedIsAsVerified(t *testing.T) {
 		}
 		verified.Apply(offsetmap.Verified{Session: 4, Local: at, Virtual: end})
 		before := followed.View().Ranges()
-		got, want := followed.Followed(4, end), verified.View()
+		got, want := followed.Followed(4, end, false), verified.View()
 		if !reflect.DeepEqual(got.Ranges(), want.Ranges()) {
 			t.Fatalf("seed %d: up to %d: %v, want %v", seed, end, got.Ranges(), want.Ranges())
 		}
@@ -49,25 +49,38 @@ func TestFollowedIsAsVerified(t *testing.T) {
 		if !reflect.DeepEqual(followed.View().Ranges(), before) {
 			t.Fatalf("seed %d: the map itself has changed", seed)
 		}
-		if v, _ := followed.Followed(4, virtual+100).End(); v != virtual {
+		if v, _ := followed.Followed(4, virtual+100, false).End(); v != virtual {
 			t.Fatalf("seed %d: a mark beyond what was saved: %d, want %d", seed, v, virtual)
 		}
-		if v, _ := followed.Followed(3, virtual).End(); v != newest.Ranges[0].Virtual {
+		whole := followed.Followed(4, virtual+100, true)
+		if v, l := whole.End(); v != virtual+100 || l != local {
+			t.Fatalf("seed %d: a whole map reaches %d at %d, want %d at %d", seed, v, l, virtual+100, local)
+		}
+		if from, to, hole := whole.Hole(virtual + 50); !hole || from > virtual+50 || to != virtual+100 {
+			t.Fatalf("seed %d: what was never saved is no hole: %d to %d, %t", seed, from, to, hole)
+		}
+		if _, _, hole := followed.Followed(4, virtual+100, false).Hole(virtual + 50); hole {
+			t.Fatalf("seed %d: a map that is behind shows a hole", seed)
+		}
+		if v, _ := followed.Followed(3, virtual, false).End(); v != newest.Ranges[0].Virtual {
 			t.Fatalf("seed %d: a mark of an older session reaches %d", seed, v)
 		}
 		followed.Apply(offsetmap.Session{Session: 5, Worker: "v"})
-		if v, _ := followed.Followed(4, end).End(); v != end {
+		if v, _ := followed.Followed(4, end, false).End(); v != end {
 			t.Fatalf("seed %d: a claim that was not opened changes nothing, and it reaches %d", seed, v)
 		}
-		if followed.Followed(6, end) != nil {
+		if followed.Followed(6, end, true) != nil {
 			t.Fatalf("seed %d: a mark of a session that the map has not heard of", seed)
 		}
+		if followed.Followed(5, end, true) != nil {
+			t.Fatalf("seed %d: a mark of a session that was claimed, and not opened", seed)
+		}
 		followed.Apply(offsetmap.Session{Session: 5, Worker: "v", Opened: true, Epoch: 1, Local: at - 1, Virtual: end - 1})
-		if v, _ := followed.Followed(4, end).End(); v != end-1 {
+		if v, _ := followed.Followed(4, end, false).End(); v != end-1 {
 			t.Fatalf("seed %d: the next session found less, and it reaches %d", seed, v)
 		}
 		followed.Apply(offsetmap.EpochStart{Epoch: 2, Virtual: end - 1, Local: at - 1, Session: 5})
-		if followed.Followed(5, end) != nil {
+		if followed.Followed(5, end, true) != nil {
 			t.Fatalf("seed %d: a site that serves follows nobody", seed)
 		}
 	}

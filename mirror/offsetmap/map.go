@@ -16,6 +16,7 @@ type Map struct {
 
 	session Session        // the newest that was claimed
 	opened  spillway.Epoch // the newest in which a session was opened, void ones included
+	begins  int64          // the newest session that was opened here
 	fenced  int64          // chunks of this and older sessions are void
 	pending *Chunk         // saved and not yet verified
 	writer  Session        // that saved pending: a newer one may have been claimed since
@@ -36,8 +37,9 @@ type Map struct {
 
 	view     *View // nil after a change
 	followed struct {
-		view *View // nil after a change
-		end  spillway.Offset
+		view  *View // nil after a change
+		end   spillway.Offset
+		whole bool
 	}
 }
 
@@ -122,6 +124,7 @@ func (m *Map) applySession(s Session) bool {
 	if !s.Opened {
 		return true
 	}
+	m.begins = s.Session
 	v := s.Virtual
 	if v < 0 {
 		v = math.MaxInt64
@@ -299,25 +302,29 @@ func (m *Map) View() *View {
 
 // Followed is View with what the mirror has marked since, in a session of its own: below
 // the virtual offset end everything is here, so the log was compared with what was saved of
-// it (F). Where end lies beyond what was saved, the View does not reach it: the rest may be
-// a hole, or not be told here yet. Nil where the map does not know of the session yet, and
-// where the site itself gives offsets.
-func (m *Map) Followed(session int64, end spillway.Offset) *View {
+// it (F). Where end lies beyond what was saved, the rest is a hole if the map is whole, which
+// is that it has heard all that was saved of what lies below end; else the View does not reach
+// it. Nil where the session was not opened here yet: who has claimed one has not compared
+// anything, and what it will find may be less. Nil also where the site itself gives offsets.
+func (m *Map) Followed(session int64, end spillway.Offset, whole bool) *View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.open != nil || m.newest().Session < session {
+	if m.open != nil || m.begins < session {
 		return nil
 	}
-	p := m.pending
-	if p == nil || p.Session != session || end <= m.end.virtual {
+	if end <= m.end.virtual || m.begins > session {
 		return m.now()
 	}
-	if v := m.followed.view; v != nil && m.followed.end == end {
+	if v := m.followed.view; v != nil && m.followed.end == end && m.followed.whole == whole {
 		return v
 	}
 	v := *m.now()
 	v.tail = slices.Clone(v.tail)
-	for _, r := range p.Ranges {
+	var ranges []Range
+	if p := m.pending; p != nil && p.Session == session {
+		ranges = p.Ranges
+	}
+	for _, r := range ranges {
 		if r.Length = min(r.Length, int64(end-r.Virtual)); r.Length <= 0 {
 			break
 		}
@@ -328,7 +335,10 @@ func (m *Map) Followed(session int64, end spillway.Offset) *View {
 			v.tail = append(v.tail, r)
 		}
 	}
-	m.followed.view, m.followed.end = &v, end
+	if whole {
+		v.virtual = max(v.virtual, end)
+	}
+	m.followed.view, m.followed.end, m.followed.whole = &v, end, whole
 	return &v
 }
 
