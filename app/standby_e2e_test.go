@@ -90,7 +90,6 @@ func TestRealKafkaStandbyReads(t *testing.T) {
 	if lateGo.fault != "" {
 		t.Error(lateGo.fault)
 	}
-	fmt.Printf("| reads at standbys, after positions were lost | %.1f %% local |\n", 100*w.readLocally())
 	if err := clients.Stop(all, 2*time.Minute); err != nil {
 		t.Error(err)
 	}
