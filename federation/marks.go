@@ -34,6 +34,7 @@ type mark struct {
 	Epoch     spillway.Epoch  `json:"epoch"`
 	Session   int64           `json:"session"`
 	End       spillway.Offset `json:"end"`
+	Map       int64           `json:"map"` // position in the site's map by which it tells all below End; 0: not told
 }
 
 // newer tells whether the line replaces an older one of its site. Within an
@@ -215,6 +216,37 @@ func (s *siteMarks) mark(t router.Term, sites int) spillway.Offset {
 	}
 	slices.Sort(ends)
 	return ends[len(ends)-(sites-1)]
+}
+
+// siteMark is what a site that follows has said last, if it was in the term's own epoch.
+func (m *marks) siteMark(t router.Term, site spillway.SiteID, tp spillway.TopicPartition) (mark, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.mu.newest[tp]
+	if s == nil {
+		return mark{}, false
+	}
+	line, ok := s.bySite[site]
+	return line, ok && line.Epoch == t.Epoch
+}
+
+// waitSite returns when a site's mark is at end or above, or ctx ends.
+func (m *marks) waitSite(ctx context.Context, t router.Term, site spillway.SiteID, tp spillway.TopicPartition, end spillway.Offset) {
+	for {
+		m.mu.Lock()
+		s := m.mu.newest[tp]
+		if s == nil || s.bySite[site].Epoch == t.Epoch && s.bySite[site].End >= end {
+			m.mu.Unlock()
+			return
+		}
+		changed := s.changed
+		m.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Wait implements router.Marks.

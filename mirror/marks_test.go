@@ -105,10 +105,16 @@ func TestMarksOfPartitionsThatAreOthersAreNotTold(t *testing.T) {
 		t.Errorf("its own again, and not marked yet: %+v", got)
 	}
 	durable(nil)
-	mark.Session, mark.End = p.session.Session, 100
+	// By what was saved until then: who has read that knows what the mark speaks of.
+	mark.Session, mark.End, mark.Map = p.session.Session, 100, m.reader.Position()
 	m.publish(mark)
-	if got := told(); !slices.Equal(got, []Mark{mark}) {
+	if got := told(); !slices.Equal(got, []Mark{mark}) || mark.Map <= 0 {
 		t.Errorf("its own again: %+v", got)
+	}
+	if same := mark; m.marks.publish(same) {
+		t.Error("the same mark is news")
+	} else if same.Map++; m.marks.publish(same) {
+		t.Error("the same mark is news, since another partition has saved something")
 	}
 	durable(map[spillway.TopicPartition]spillway.Offset{tp: 100})
 	reopened := func(session int64, end spillway.Offset) {

@@ -18,30 +18,37 @@ import (
 // answered.
 const fetchOthers = time.Second
 
+// errFetchLate: it has not, by then.
+var errFetchLate = errors.New("other brokers have answered")
+
 // leaders groups parts by the connections to the brokers that lead them. Those that cannot
 // be reached are left for the next try.
 func (f *fetch) leaders(ctx context.Context, changes changes, parts []*fetchPart) map[*Lane][]*fetchPart {
-	r := f.client.router
+	r, whole := f.client.router, ctx
 	ctx, cancel := untilChanged(ctx, changes, parts)
 	defer cancel()
 	ctx, enough := context.WithTimeout(ctx, max(time.Until(f.deadline), reachOthers))
 	defer enough()
 	goals := make([]*goal, len(parts))
 	for i, p := range parts {
-		goals[i] = &goal{site: p.term.Site, find: func(ctx context.Context) (int32, error) { return r.sites[p.term.Site].Leader(ctx, p.tp) }}
+		goals[i] = &goal{site: p.site, find: func(ctx context.Context) (int32, error) { return r.sites[p.site].Leader(ctx, p.tp) }}
 	}
 	f.client.lanes.reach(ctx, FetchLane, goals)
 	f.missing = false
 	byLane := make(map[*Lane][]*fetchPart)
 	for i, g := range goals {
-		switch p := parts[i]; {
+		p := parts[i]
+		if g.err != nil && whole.Err() == nil {
+			p.leave()
+		}
+		switch {
 		case g.err == nil:
 			byLane[g.lane] = append(byLane[g.lane], p)
-		case errors.Is(g.err, broker.ErrUnknownTopic):
+		case errors.Is(g.err, broker.ErrUnknownTopic) && !p.standing:
 			p.fail(kerr.UnknownTopicOrPartition.Code)
 		default:
 			f.missing = true
-			r.relearn(p.term.Site, p.tp.Topic)
+			r.relearn(p.site, p.tp.Topic)
 		}
 	}
 	return byLane
@@ -60,8 +67,8 @@ func (f *fetch) ask(ctx context.Context, changes changes, byLane map[*Lane][]*fe
 		// only a moment, and the round is repeated.
 		wait = min(wait, fetchSeveral)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	well := !f.missing
@@ -75,7 +82,7 @@ func (f *fetch) ask(ctx context.Context, changes changes, byLane map[*Lane][]*fe
 			defer mu.Unlock()
 			well = well && ok
 			if others == nil {
-				others = time.AfterFunc(fetchOthers, cancel)
+				others = time.AfterFunc(fetchOthers, func() { cancel(errFetchLate) })
 			}
 		})
 	}
@@ -86,11 +93,20 @@ func (f *fetch) ask(ctx context.Context, changes changes, byLane map[*Lane][]*fe
 
 func (f *fetch) askNode(ctx context.Context, lane *Lane, parts []*fetchPart, wait time.Duration, room int64) bool {
 	r := f.client.router
+	asking := ctx
+	failed := func() {
+		if asking.Err() == nil || errors.Is(context.Cause(asking), errFetchLate) { // else the share moves, or the client is gone
+			for _, p := range parts {
+				p.leave()
+			}
+		}
+	}
 	req := f.upstream(parts, wait, room, min(lane.conn.MaxVersion(f.req.Key()), fetchUpstreamMax))
 	ctx, cancel := context.WithTimeout(ctx, wait+r.config.ProduceMax)
 	defer cancel()
 	body, err := lane.conn.Send(ctx, req.Key(), req.Version, true, req.AppendTo(nil)).Wait(ctx)
 	if err != nil {
+		failed()
 		if ctx.Err() != nil {
 			f.client.lanes.giveUp(lane, nil)
 			return true
@@ -100,6 +116,7 @@ func (f *fetch) askNode(ctx context.Context, lane *Lane, parts []*fetchPart, wai
 	f.got.Add(int64(len(body)))
 	resp := req.ResponseKind().(*kmsg.FetchResponse)
 	if err := conn.Decode(resp, body); err != nil {
+		failed()
 		_ = lane.conn.Close()
 		return false
 	}
