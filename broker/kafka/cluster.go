@@ -261,6 +261,9 @@ const hangMin = 3 * time.Second
 
 // do sends a request on the cluster's own connection, in at most the given version.
 func (c *Cluster) do(ctx context.Context, node int32, req kmsg.Request, highest int16) (kmsg.Response, error) {
+	if err := ctx.Err(); err != nil { // nobody would wait for the answer
+		return nil, fmt.Errorf("site %s: %s: %w", c.config.Site, kmsg.NameForKey(req.Key()), err)
+	}
 	link, err := c.own(ctx, node)
 	if err != nil {
 		return nil, err

@@ -160,16 +160,18 @@ func (c *Client) tryOffsets(ctx context.Context, changes changes, isolation int8
 	var mu sync.Mutex
 	for lane, led := range byLane {
 		all.Go(func() {
-			ctx, end := untilChanged(ctx, changes, led)
-			defer end()
-			told, err := c.askBroker(ctx, lane, led, isolation)
-			// What another gateway has acknowledged is reserved, though the news may
-			// still be on its way.
-			wait, cancel := context.WithTimeout(ctx, reserveMax)
-			defer cancel()
+			asking, end := untilChanged(ctx, changes, led)
+			told, err := c.askBroker(asking, lane, led, isolation)
+			end()
+			for _, o := range led { // one write raises all
+				if in, heard := told[o.tp]; heard && in.ErrorCode == 0 && in.Offset >= 0 {
+					_, end := o.virtual(in)
+					r.reserve.Ask(o.share, o.term, o.tp, end)
+				}
+			}
 			for _, o := range led {
 				in, heard := told[o.tp]
-				if err != nil || !heard || !o.answer(wait, r, in) {
+				if err != nil || !heard || !o.answer(ctx, r, in) {
 					mu.Lock()
 					again = append(again, o)
 					mu.Unlock()
@@ -181,8 +183,17 @@ func (c *Client) tryOffsets(ctx context.Context, changes changes, isolation int8
 	return again
 }
 
+// virtual is the offset that the site named, and the end of what has to be visible for it.
+func (o *offsetAsked) virtual(in kmsg.ListOffsetsResponseTopicPartition) (v, end spillway.Offset) {
+	v, _ = o.view.ToVirtual(spillway.LocalOffset(in.Offset))
+	if o.timestamp >= 0 || o.timestamp == timestampMax {
+		return v, v + 1 // a record is asked for
+	}
+	return v, v
+}
+
 // answer answers by what the site has said. False: it is to be asked again.
-func (o *offsetAsked) answer(wait context.Context, r *Router, in kmsg.ListOffsetsResponseTopicPartition) bool {
+func (o *offsetAsked) answer(ctx context.Context, r *Router, in kmsg.ListOffsetsResponseTopicPartition) bool {
 	switch in.ErrorCode {
 	case 0:
 	case kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code:
@@ -198,12 +209,13 @@ func (o *offsetAsked) answer(wait context.Context, r *Router, in kmsg.ListOffset
 	if in.Offset < 0 { // no record at or after the time
 		return true
 	}
-	v, _ := o.view.ToVirtual(spillway.LocalOffset(in.Offset))
-	end := v
-	if o.timestamp >= 0 || o.timestamp == timestampMax {
-		end++ // a record is asked for
-	}
-	_ = r.reserve.Extend(wait, o.share, o.term, o.tp, end) // if not, less is visible
+	v, end := o.virtual(in)
+	// What another gateway has acknowledged is reserved, though the news may still be on its way.
+	wait, cancel := context.WithTimeout(ctx, reserveMax)
+	defer cancel()
+	if r.reserve.Extend(wait, o.share, o.term, o.tp, end) != nil && ctx.Err() != nil {
+		return false
+	} // if not for lack of time, less is visible
 	limit := r.VirtualHighWatermark(o.share, o.term, o.tp, end)
 	switch o.timestamp {
 	case timestampLatest:

@@ -15,7 +15,7 @@ import (
 )
 
 // fetchOthers is how long the answers of further brokers are waited for once one has
-// answered.
+// answered, at first; see patient.
 const fetchOthers = time.Second
 
 // errFetchLate: it has not, by then.
@@ -67,28 +67,65 @@ func (f *fetch) ask(ctx context.Context, changes changes, byLane map[*Lane][]*fe
 		// only a moment, and the round is repeated.
 		wait = min(wait, fetchSeveral)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	well := !f.missing
-	var others *time.Timer // until those that have not answered are left
+	answered := make(chan struct{}) // closed once one has
+	var first sync.Once
 	for lane, parts := range byLane {
 		wg.Go(func() {
 			ctx, end := untilChanged(ctx, changes, parts)
 			defer end()
+			if len(byLane) > 1 {
+				var done func()
+				ctx, done = f.client.lanes.patient(ctx, lane, answered)
+				defer done()
+			}
 			ok := f.askNode(ctx, lane, parts, wait, room)
+			first.Do(func() { close(answered) })
 			mu.Lock()
 			defer mu.Unlock()
 			well = well && ok
-			if others == nil {
-				others = time.AfterFunc(fetchOthers, func() { cancel(errFetchLate) })
-			}
 		})
 	}
 	wg.Wait()
-	others.Stop()
 	return well
+}
+
+// patient returns a context that ends when an answer has been waited for long enough, since
+// another one came: fetchOthers, and twice as long each time that it was not enough, so that a
+// site that is only slow gets through. One that is dark is not reached the next time.
+func (ls *lanes) patient(ctx context.Context, l *Lane, other <-chan struct{}) (context.Context, func()) {
+	k := laneKey{l.Kind, l.Site, l.Node}
+	ls.mu.Lock()
+	patience := max(ls.mu.patience[k], fetchOthers)
+	ls.mu.Unlock()
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return
+		}
+		late := time.NewTimer(patience)
+		defer late.Stop()
+		select {
+		case <-late.C:
+			cancel(errFetchLate)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		if errors.Is(context.Cause(ctx), errFetchLate) {
+			ls.mu.Lock()
+			if ls.mu.patience == nil {
+				ls.mu.patience = make(map[laneKey]time.Duration)
+			}
+			ls.mu.patience[k] = min(2*patience, ls.router.config.ProduceMax)
+			ls.mu.Unlock()
+		}
+		cancel(nil)
+	}
 }
 
 func (f *fetch) askNode(ctx context.Context, lane *Lane, parts []*fetchPart, wait time.Duration, room int64) bool {

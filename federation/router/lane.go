@@ -64,10 +64,11 @@ type lanes struct {
 
 	mu struct {
 		sync.Mutex
-		closed bool
-		byKey  map[laneKey]*Lane
-		dials  map[laneKey]*dial // under way
-		slow   map[laneKey]bool  // by reach
+		closed   bool
+		byKey    map[laneKey]*Lane
+		dials    map[laneKey]*dial         // under way
+		slow     map[laneKey]time.Time     // see reach
+		patience map[laneKey]time.Duration // see patient
 	}
 }
 

@@ -26,8 +26,9 @@ const reachOthers = 500 * time.Millisecond
 
 // reach finds the connections of all goals. Neither do sites wait for one another, nor
 // brokers of a site: one that swallows all that is sent to it keeps nobody from the others.
-// Where that was so the last time, the others do not wait for it at all.
+// Where that was so a moment ago, the others do not wait for it at all.
 func (ls *lanes) reach(ctx context.Context, kind LaneKind, goals []*goal) {
+	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, dialMax)
 	defer cancel()
 	hasty, one := context.WithCancel(ctx) // ends once one is reached
@@ -59,7 +60,9 @@ func (ls *lanes) reach(ctx context.Context, kind LaneKind, goals []*goal) {
 					told = false
 				}
 			}
-			ls.was(anywhere, told)
+			if told || whole.Err() == nil {
+				ls.was(anywhere, told)
+			}
 			for node, goals := range byNode {
 				all.Go(func() {
 					k := laneKey{kind, site, node}
@@ -67,7 +70,10 @@ func (ls *lanes) reach(ctx context.Context, kind LaneKind, goals []*goal) {
 					for _, g := range goals {
 						g.lane, g.err = lane, err
 					}
-					if ls.was(k, err == nil); err == nil {
+					if err == nil || whole.Err() == nil {
+						ls.was(k, err == nil)
+					}
+					if err == nil {
 						reached()
 					}
 				})
@@ -80,11 +86,16 @@ func (ls *lanes) reach(ctx context.Context, kind LaneKind, goals []*goal) {
 	}
 }
 
-// slow tells whether a broker, or AnyNode of a site, could not be reached the last time.
+// slowFor is how long a broker counts as slow. What is not known of it is looked for once in
+// that time, and nobody else waits longer than reachOthers for that.
+const slowFor = 2 * time.Second
+
+// slow tells whether a broker, or AnyNode of a site, could not be reached a moment ago.
 func (ls *lanes) slow(k laneKey) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	return ls.mu.slow[k]
+	at, was := ls.mu.slow[k]
+	return was && time.Since(at) < slowFor
 }
 
 func (ls *lanes) was(k laneKey, reached bool) {
@@ -94,9 +105,9 @@ func (ls *lanes) was(k laneKey, reached bool) {
 	case reached:
 		delete(ls.mu.slow, k)
 	case ls.mu.slow == nil:
-		ls.mu.slow = map[laneKey]bool{k: true}
+		ls.mu.slow = map[laneKey]time.Time{k: time.Now()}
 	default:
-		ls.mu.slow[k] = true
+		ls.mu.slow[k] = time.Now()
 	}
 }
 
