@@ -92,6 +92,24 @@ func TestADarkSiteKeepsNoReaderFromAnother(t *testing.T) {
 	}
 }
 
+// A site that takes longer than the others are given once one has answered is slow, and not
+// dark: its reader gets what it has, though each fetch has records of the fast one.
+func TestASlowSiteGetsThroughBesideAFastOne(t *testing.T) {
+	t.Parallel()
+	w := twoHomes(t, nil)
+	c := raw(t, w.Addrs[0])
+	for _, topic := range []string{"orders", "carts"} {
+		if code, _ := produced(do[*kmsg.ProduceResponse](t, c, produceRequest(topic, nil))); code != 0 {
+			t.Fatalf("%s: error %d", topic, code)
+		}
+	}
+	w.Wires["east"].Delay(1200 * time.Millisecond)
+	gatewaytest.Eventually(t, "the slow one is read", func() bool {
+		got := fetched(do[*kmsg.FetchResponse](t, c, fetchOf(5*time.Second, "orders", "carts")))
+		return got["orders"]
+	})
+}
+
 // Brokers fail at an isolation level that does not exist, and say that it is their fault:
 // it would look as if their leaders had moved, to all clients.
 func TestAnIsolationLevelThatDoesNotExistIsRefused(t *testing.T) {

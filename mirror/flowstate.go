@@ -77,6 +77,13 @@ func (f *flow) fail(err error) {
 	f.mu.problem = err.Error()
 }
 
+// problem is what is wrong with the source; "": nothing that is known.
+func (f *flow) problem() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mu.problem
+}
+
 // reportAll reports until ctx ends. It waits for no broker: a target that
 // freezes stops everything else, and that is what there is to report.
 func (f *flow) reportAll(ctx context.Context) {

@@ -4,31 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
+
+	"spillway/broker"
 )
-
-// groupFault is why one group was not carried.
-type groupFault struct {
-	group string
-	err   error
-}
-
-func (f groupFault) Error() string { return f.err.Error() }
-func (f groupFault) Unwrap() error { return f.err }
-
-// groupOf is the group that an error is about; empty: none.
-func groupOf(err error) string {
-	var fault groupFault
-	errors.As(err, &fault)
-	return fault.group
-}
 
 // groupAges knows since when the groups of a flow that fail have not been carried. It is
 // there for as long as the flow.
 type groupAges struct {
 	mu   sync.Mutex
 	late map[string]lateGroup // by group; "": the source does not say which it has
+	last map[string]time.Time // when each was carried last
+	gone time.Time            // since when the source is away; zero: it is there
 }
 
 type lateGroup struct {
@@ -36,31 +26,89 @@ type lateGroup struct {
 	why   string
 }
 
-// took takes the outcome of a round: the groups that were carried, or had been, the faults
-// of others, and why some were not even listed.
-func (g *groupAges) took(now time.Time, carried map[string]bool, faults []error, unlisted error) {
+// away tells that no broker of the source answers. Nobody commits there, so what is carried
+// grows no older; that the site is away is told elsewhere.
+func away(err error) bool { return errors.Is(err, broker.ErrAllUnreachable) }
+
+// away notes that the source is away.
+func (g *groupAges) away(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	before := g.late
-	g.late = make(map[string]lateGroup)
-	fails := func(group string, err error) {
-		l := lateGroup{since: now, why: err.Error()}
-		if was, ok := before[group]; ok {
-			l.since = was.since
-		}
+	if g.gone.IsZero() {
+		g.gone = now
+	}
+}
+
+// back notes that the source is there: the time for which it was not does not count.
+func (g *groupAges) back(now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.gone.IsZero() {
+		return
+	}
+	missed := now.Sub(g.gone)
+	for group, l := range g.late {
+		l.since = l.since.Add(missed)
 		g.late[group] = l
 	}
-	if unlisted != nil {
-		fails("", unlisted)
-		for group, l := range before {
-			if !carried[group] && group != "" {
-				g.late[group] = l // it may be one of those
-			}
+	for group, at := range g.last {
+		g.last[group] = at.Add(missed)
+	}
+	g.gone = time.Time{}
+}
+
+// took takes what became of a group: it was carried, or why not.
+func (g *groupAges) took(now time.Time, group string, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.late == nil {
+		g.late, g.last = make(map[string]lateGroup), make(map[string]time.Time)
+	}
+	if err == nil {
+		g.last[group] = now
+		delete(g.late, group)
+		return
+	}
+	l := lateGroup{since: now, why: err.Error()}
+	if was, ok := g.late[group]; ok {
+		l.since = was.since
+	} else if last, ok := g.last[group]; ok {
+		l.since = last
+	}
+	g.late[group] = l
+}
+
+// listed takes which groups there are at the end of a round, and why not all were listed:
+// those that are missing then are as they were.
+func (g *groupAges) listed(now time.Time, groups []broker.GroupListing, unlisted error) {
+	g.took(now, "", unlisted)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.last, "") // what could not be listed begins when it cannot
+	if unlisted == nil {
+		forgetGone(g.late, groups)
+		forgetGone(g.last, groups)
+	}
+}
+
+// failedLast puts the groups that fail behind the others, so that these are carried before
+// time is spent on what hangs; and those in another order each time, as the first of them
+// have more time.
+func (g *groupAges) failedLast(groups []broker.GroupListing) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	rand.Shuffle(len(groups), func(i, j int) { groups[i], groups[j] = groups[j], groups[i] })
+	slices.SortStableFunc(groups, func(a, b broker.GroupListing) int {
+		_, lateA := g.late[a.ID]
+		_, lateB := g.late[b.ID]
+		switch {
+		case lateA == lateB:
+			return 0
+		case lateB:
+			return -1
 		}
-	}
-	for _, fault := range faults {
-		fails(groupOf(fault), fault)
-	}
+		return 1
+	})
 }
 
 // oldest says for how long the group that has failed the longest has, and what is wrong
@@ -68,6 +116,9 @@ func (g *groupAges) took(now time.Time, carried map[string]bool, faults []error,
 func (g *groupAges) oldest(now time.Time) (age time.Duration, what string, groups int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if !g.gone.IsZero() {
+		now = g.gone
+	}
 	for group, l := range g.late {
 		name := "group " + group + ": "
 		if group == "" {

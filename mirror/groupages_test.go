@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"spillway"
@@ -92,7 +96,7 @@ func TestTheAgeOfGroups(t *testing.T) {
 	t.Parallel()
 	var g groupAges
 	at := time.Unix(1_000_000, 0)
-	fault := func(group string) error { return groupFault{group, errors.New("fails")} }
+	fails, groups := errors.New("fails"), []broker.GroupListing{{ID: "a"}, {ID: "b"}}
 	look := func(after time.Duration, age time.Duration, what string, groups int) {
 		t.Helper()
 		if a, w, n := g.oldest(at.Add(after)); a != age || w != what || n != groups {
@@ -100,17 +104,44 @@ func TestTheAgeOfGroups(t *testing.T) {
 		}
 	}
 	look(0, 0, "", 0)
-	g.took(at, map[string]bool{"b": true}, []error{fault("a")}, nil)
+	g.took(at, "b", nil)
+	g.took(at, "a", fails)
+	g.listed(at, groups, nil)
 	look(5*time.Second, 5*time.Second, "group a: fails", 1)
-	g.took(at.Add(10*time.Second), nil, []error{fault("a"), fault("b")}, nil)
+	g.took(at.Add(10*time.Second), "a", fails)
+	look(15*time.Second, 15*time.Second, "group a: fails", 1)
+	g.took(at.Add(10*time.Second), "b", fails) // it was carried last at the beginning
 	look(20*time.Second, 20*time.Second, "group a: fails (1 more fail)", 2)
+	g.listed(at.Add(10*time.Second), groups, nil)
+	g.took(at.Add(25*time.Second), "a", nil)
+	look(30*time.Second, 30*time.Second, "group b: fails", 1)
+	g.took(at.Add(25*time.Second), "a", fails)
+	look(30*time.Second, 30*time.Second, "group b: fails (1 more fail)", 2)
 	// A broker does not list its groups: b is carried, a may be one of them.
-	g.took(at.Add(30*time.Second), map[string]bool{"b": true}, nil, errors.New("broker 2 hangs"))
-	look(40*time.Second, 40*time.Second, "group a: fails (1 more fail)", 2)
-	g.took(at.Add(50*time.Second), map[string]bool{"a": true, "b": true}, nil, errors.New("broker 2 hangs"))
+	g.took(at.Add(30*time.Second), "b", nil)
+	g.listed(at.Add(30*time.Second), groups[1:], errors.New("broker 2 hangs"))
+	look(40*time.Second, 15*time.Second, "group a: fails (1 more fail)", 2)
+	g.took(at.Add(50*time.Second), "a", nil)
+	g.listed(at.Add(50*time.Second), groups, errors.New("broker 2 hangs"))
 	look(60*time.Second, 30*time.Second, "broker 2 hangs", 1)
-	g.took(at.Add(70*time.Second), map[string]bool{"a": true}, nil, nil)
+	g.listed(at.Add(70*time.Second), groups, nil)
 	look(80*time.Second, 0, "", 0)
+	// The source is away for an hour: nobody commits, and that time does not count.
+	g.took(at.Add(80*time.Second), "a", nil)
+	g.took(at.Add(80*time.Second), "b", fails)
+	g.away(at.Add(115 * time.Second))
+	g.away(at.Add(200 * time.Second))
+	look(time.Hour, 85*time.Second, "group b: fails", 1)
+	g.back(at.Add(115*time.Second + time.Hour))
+	g.took(at.Add(116*time.Second+time.Hour), "a", fails)
+	look(120*time.Second+time.Hour, 90*time.Second, "group b: fails (1 more fail)", 2)
+	g.took(at.Add(120*time.Second+time.Hour), "b", nil)
+	look(120*time.Second+time.Hour, 40*time.Second, "group a: fails", 1)
+	g.listed(at.Add(120*time.Second+time.Hour), groups[1:], nil)
+	look(120*time.Second+time.Hour, 0, "", 0)
+	if len(g.last) != 1 {
+		t.Errorf("groups that are gone are kept: %v", g.last)
+	}
 }
 
 func TestGroupsThatAreGoneAreForgotten(t *testing.T) {
@@ -119,7 +150,7 @@ func TestGroupsThatAreGoneAreForgotten(t *testing.T) {
 	for i := range 100 {
 		carried[fmt.Sprint("console-consumer-", i)] = carriedGroup{}
 	}
-	forgetGone(carried, map[string]bool{"console-consumer-7": true, "new": true}, []error{groupFault{"console-consumer-8", errDenied}})
+	forgetGone(carried, []broker.GroupListing{{ID: "console-consumer-7"}, {ID: "new"}, {ID: "console-consumer-8"}})
 	if _, seven := carried["console-consumer-7"]; len(carried) != 2 || !seven {
 		t.Errorf("%v", carried)
 	}
@@ -216,4 +247,113 @@ func TestAGapIsLoggedOnce(t *testing.T) {
 	if gaps := m.reader.Gaps(); len(gaps) != 1 {
 		t.Errorf("%+v", gaps)
 	}
+}
+
+// The source goes away: nobody commits there, so its groups do not grow old.
+func TestASiteThatIsAwayMakesNoGroupOld(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	site := embeddedSite(t, "east", map[string]int32{"orders": 1})
+	tp := spillway.TopicPartition{Topic: "orders"}
+	if err := site.Admin().CommitGroupOffsets(ctx, "app", map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 1, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	east := &unlistedGroups{Cluster: site}
+	west := embeddedSite(t, "west", nil)
+	small(t, site.Addresses(), 5)
+	assign(t, testMirror(t, site), ordersAssignment("", 1))
+	westM := testMirror(t, west, east)
+	assign(t, westM, ordersAssignment("east", 1))
+	eventually(t, "the group is carried", func() bool {
+		offsets, err := west.Admin().FetchGroupOffsets(ctx, "app")
+		return err == nil && len(offsets) == 1
+	})
+	asked := east.silence(broker.ErrAllUnreachable)
+	eventually(t, "it is asked again and again", func() bool { return east.asked.Load() > asked+5 })
+	for _, f := range westM.Flows() {
+		if f.GroupAge > 0 || f.GroupsBehind > 0 {
+			t.Errorf("%s from %s: %s, %q", f.Share, f.Source, f.GroupAge, f.GroupBehind)
+		}
+	}
+	east.silence(errDenied) // some answer, and do not list theirs
+	eventually(t, "what is not listed is told of", func() bool {
+		return slices.ContainsFunc(westM.Flows(), func(f FlowInfo) bool { return f.GroupAge > 0 })
+	})
+}
+
+// unlistedGroups is a site that lists no groups.
+type unlistedGroups struct {
+	broker.Cluster
+	asked atomic.Int64
+	fault atomic.Pointer[error]
+}
+
+func (s *unlistedGroups) silence(fault error) (asked int64) {
+	s.fault.Store(&fault)
+	return s.asked.Load()
+}
+
+type unlistedAdmin struct {
+	broker.Admin
+	site *unlistedGroups
+}
+
+func (s *unlistedGroups) Admin() broker.Admin { return unlistedAdmin{s.Cluster.Admin(), s} }
+
+func (a unlistedAdmin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
+	a.site.asked.Add(1)
+	if fault := a.site.fault.Load(); fault != nil {
+		return nil, *fault
+	}
+	return a.Admin.ListGroups(ctx)
+}
+
+// A coordinator of the target that hangs has many groups: the others are carried all the
+// same, those that hang take less time once that is known, and are told of as they fail.
+func TestGroupsThatHangStarveNoOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const hang = 320
+		g := &groupAges{}
+		var groups []broker.GroupListing
+		for i := range hang + 20 {
+			groups = append(groups, broker.GroupListing{ID: fmt.Sprint("group-", i)})
+		}
+		hangs := func(group string) bool {
+			n, err := strconv.Atoi(strings.TrimPrefix(group, "group-"))
+			return err == nil && n < hang
+		}
+		well := 0
+		round := func() (carried, took time.Duration) {
+			began := time.Now()
+			well = 0
+			var mu sync.Mutex
+			g.carry(t.Context(), time.Now, groups, Assignment{ConsumerGroups: []string{"group-*"}}, func(ctx context.Context, group string) error {
+				if hangs(group) {
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				well++
+				carried = max(carried, time.Since(began))
+				return nil
+			})
+			return carried, time.Since(began)
+		}
+		_, first := round()
+		if first > 10*time.Second+hang/groupsAtOnce*time.Second {
+			t.Errorf("the first round took %s", first)
+		}
+		if carried, _ := round(); carried > 0 || well != 20 {
+			t.Errorf("in the second %d of 20 others were carried, after up to %s", well, carried)
+		}
+		g = &groupAges{}
+		go round()
+		time.Sleep(groupMax + time.Second/2)
+		synctest.Wait()
+		if _, _, n := g.oldest(time.Now()); n == 0 || n == hang {
+			t.Errorf("%d are told of while others take their time", n)
+		}
+		time.Sleep(time.Minute)
+	})
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -18,9 +20,13 @@ import (
 // (offsets.retention.minutes counts from the last commit).
 const recommitInterval = time.Hour
 
-// groupMax bounds the time that a round of the background has for one group: a coordinator
-// that hangs has many, and the others wait for their turn.
-const groupMax = 10 * time.Second
+// groupMax bounds the time that a round of the background has for one group. A coordinator
+// that hangs has many, and the others wait for their turn: once one has used up its time in
+// a round, each that begins has groupSoon.
+const (
+	groupMax  = 10 * time.Second
+	groupSoon = time.Second
+)
 
 // carryGroups copies group offsets again and again until ctx ends, and at once when
 // it is told to hurry. What fails is met again by the next round; for how long it has
@@ -37,34 +43,69 @@ func (m *Mirror) carryGroups(ctx context.Context, f *flow, hurry <-chan struct{}
 		case <-ctx.Done():
 			return
 		}
-		seen := make(map[string]bool)
-		faults, err := m.copyEach(ctx, f.share, f.source, f.share.Epoch, false, func(_ context.Context, group string) carriedGroup {
-			mu.Lock()
-			defer mu.Unlock()
-			return carried[group]
-		}, func(group string, now carriedGroup) {
-			mu.Lock()
-			defer mu.Unlock()
-			carried[group], seen[group] = now, true
+		began := m.config.Now()
+		groups, err := listGroups(ctx, f.source.cluster)
+		if ctx.Err() != nil {
+			return
+		}
+		if away(err) || len(groups) == 0 && err != nil && f.problem() != "" {
+			f.groups.away(began)
+			continue
+		}
+		f.groups.back(m.config.Now())
+		groups = slices.DeleteFunc(groups, func(g broker.GroupListing) bool { return !f.share.coversGroup(g.ID) })
+		f.groups.carry(ctx, m.config.Now, groups, f.share, func(ctx context.Context, group string) error {
+			return m.copyAlone(ctx, f.share, f.source, group, f.share.Epoch, false, func(_ context.Context, group string) carriedGroup {
+				mu.Lock()
+				defer mu.Unlock()
+				return carried[group]
+			}, func(group string, now carriedGroup) {
+				mu.Lock()
+				defer mu.Unlock()
+				carried[group] = now
+			})
 		})
 		if ctx.Err() != nil {
 			return
 		}
-		f.groups.took(m.config.Now(), seen, faults, err)
+		f.groups.listed(m.config.Now(), groups, err)
 		if err == nil {
-			forgetGone(carried, seen, faults)
+			forgetGone(carried, groups)
 		}
 	}
 }
 
+// carry does one round: something about each group, those that fail last, and takes what
+// becomes of it at once, as others may take long yet.
+func (g *groupAges) carry(ctx context.Context, now func() time.Time, groups []broker.GroupListing, a Assignment, do func(ctx context.Context, group string) error) {
+	g.failedLast(groups)
+	var slow atomic.Int64
+	eachGroup(groups, a, func(group broker.GroupListing) error {
+		most := groupMax
+		if slow.Load() > 0 {
+			most = groupSoon
+		}
+		bounded, cancel := context.WithTimeout(ctx, most)
+		defer cancel()
+		err := do(bounded, group.ID)
+		if err != nil && bounded.Err() != nil {
+			slow.Add(1)
+		}
+		if ctx.Err() == nil {
+			g.took(now(), group.ID, err)
+		}
+		return err
+	})
+}
+
 // forgetGone forgets groups that the source does not have any more: they come and go, and
-// some have a new name each time. It has those that were carried, and those that failed.
-func forgetGone(carried map[string]carriedGroup, seen map[string]bool, faults []error) {
-	there := maps.Clone(seen)
-	for _, fault := range faults {
-		there[groupOf(fault)] = true
+// some have a new name each time.
+func forgetGone[T any](known map[string]T, groups []broker.GroupListing) {
+	there := make(map[string]bool, len(groups))
+	for _, g := range groups {
+		there[g.ID] = true
 	}
-	maps.DeleteFunc(carried, func(group string, _ carriedGroup) bool { return !there[group] })
+	maps.DeleteFunc(known, func(group string, _ T) bool { return !there[group] })
 }
 
 // HurryGroups has the group offsets carried at once, so that little is left to copy
@@ -111,6 +152,10 @@ func (c carriedGroup) still(theirs map[spillway.TopicPartition]broker.GroupOffse
 	return carriedGroup{kept, c.at}
 }
 
+// copyListMax bounds how long the groups of both sites are listed in a switchover: clients are
+// held. A broker that hangs takes half of it.
+const copyListMax = 4 * time.Second
+
 // CopyGroups copies the committed offsets of the share's consumer groups from a
 // site, exactly: the same virtual offsets, in this site's own numbers. Members
 // that a group left behind here are removed. It may be repeated, and may run
@@ -128,14 +173,17 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	if err != nil {
 		return err
 	}
-	var errSource, errMap error
-	var here []broker.GroupListing
+	var errSource, errMap, errTheirs error
+	var here, theirs []broker.GroupListing
 	var wg sync.WaitGroup
+	listing, cancel := context.WithTimeout(ctx, copyListMax)
+	defer cancel()
+	wg.Go(func() { theirs, errTheirs = listGroups(listing, src.cluster) }) // now: one that hangs costs time, here or there
 	wg.Go(func() { errSource = src.ready(ctx, m.config.IdentitySources) })
 	wg.Go(func() { errMap = m.reader.CaughtUp(ctx) })
 	// A group that is not in the list, because its broker does not answer, is committed as if
 	// it had members: that shows what is wrong with it.
-	wg.Go(func() { here, _ = m.local.Admin().ListGroups(ctx) })
+	wg.Go(func() { here, _ = m.local.Admin().ListGroups(listing) })
 	wg.Wait()
 	if err := errors.Join(errSource, errMap); err != nil {
 		return err
@@ -144,7 +192,7 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	for _, g := range here {
 		idle[g.ID] = g.State == "Empty"
 	}
-	return m.copyGroups(ctx, a, src, m.reader.Floor(id), true, func(ctx context.Context, group string) carriedGroup {
+	return m.copyGroups(ctx, a, src, theirs, errTheirs, m.reader.Floor(id), true, func(ctx context.Context, group string) carriedGroup {
 		if !idle[group] || m.config.IdentitySources {
 			return carriedGroup{} // it has members to be removed, or is not there; or nobody waits
 		}
@@ -172,7 +220,8 @@ func (m *Mirror) RemoveMembers(ctx context.Context, id spillway.ShareID, epoch s
 	if len(a.ConsumerGroups) == 0 {
 		return nil
 	}
-	faults, err := eachGroup(ctx, m.local, a, func(g broker.GroupListing) error {
+	groups, err := listGroups(ctx, m.local)
+	faults := eachGroup(groups, a, func(g broker.GroupListing) error {
 		if g.State == "Empty" || g.State == "Dead" {
 			return nil
 		}
@@ -214,38 +263,32 @@ func (m *Mirror) Begun(ctx context.Context, id spillway.ShareID, epoch spillway.
 	return false, nil
 }
 
-// copyGroups copies what differs from what is there, and says what is there then: nothing
+// copyGroups copies, of the groups that the source has, what differs from what is there, and says what is there then: nothing
 // is known of what another worker has. Of several workers each has its own groups. The
 // last copy may wait: for groups that are becoming its own, and for the source's coordinator
 // to hear of the end of transactions. It commits nothing once the site has promised a higher
 // epoch than the floor.
-func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
-	faults, err := m.copyEach(ctx, a, src, floor, wait, there, keep)
-	return errors.Join(append(faults, err)...)
-}
-
-// copyEach is copyGroups that tells the faults of groups apart.
-func (m *Mirror) copyEach(ctx context.Context, a Assignment, src *source, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) (faults []error, err error) {
-	return eachGroup(ctx, src.cluster, a, func(g broker.GroupListing) error {
-		ctx := ctx
-		if !wait {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, groupMax)
-			defer cancel()
-		}
+func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, groups []broker.GroupListing, unlisted error, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
+	faults := eachGroup(groups, a, func(g broker.GroupListing) error {
 		return m.copyAlone(ctx, a, src, g.ID, floor, wait, there, keep)
 	})
+	return errors.Join(append(faults, unlisted)...)
 }
 
-// eachGroup does something about each group of a site that belongs to the share,
-// groupsAtOnce at a time: they are independent, and a move holds producers until it is
-// done with all. A fault of one keeps nobody from the others, nor do brokers that do not
-// say which groups they have: what they have is in the error.
-func eachGroup(ctx context.Context, at broker.Cluster, a Assignment, do func(broker.GroupListing) error) (faults []error, err error) {
+// listGroups lists the groups of a site. Brokers that do not say which they have keep nobody
+// from those of the others: what they have is in the error.
+func listGroups(ctx context.Context, at broker.Cluster) ([]broker.GroupListing, error) {
 	groups, err := at.Admin().ListGroups(ctx)
 	if err != nil {
 		err = fmt.Errorf("list groups of site %s: %w", at.Site(), err)
 	}
+	return groups, err
+}
+
+// eachGroup does something about each group that belongs to the share, in their order and
+// groupsAtOnce at a time: they are independent, and a move holds producers until it is
+// done with all. A fault of one keeps nobody from the others.
+func eachGroup(groups []broker.GroupListing, a Assignment, do func(broker.GroupListing) error) (faults []error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, groupsAtOnce)
@@ -259,12 +302,12 @@ func eachGroup(ctx context.Context, at broker.Cluster, a Assignment, do func(bro
 			if err := do(g); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
-				faults = append(faults, groupFault{g.ID, err})
+				faults = append(faults, err)
 			}
 		})
 	}
 	wg.Wait()
-	return faults, err
+	return faults
 }
 
 // copyAlone copies a group while nobody else of this mirror does: else what one read

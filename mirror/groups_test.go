@@ -270,7 +270,8 @@ func newGroupWorker(t *testing.T) *groupWorker {
 // copies copies groups as carryGroups does, or as a move asks for, and returns what it
 // knows of the group.
 func (w *groupWorker) copies(ctx context.Context, wait bool) (carried []carriedGroup, err error) {
-	err = w.m.copyGroups(ctx, w.a, w.src, w.a.Epoch, wait, func(context.Context, string) carriedGroup { return carriedGroup{} },
+	groups, unlisted := listGroups(ctx, w.src.cluster)
+	err = w.m.copyGroups(ctx, w.a, w.src, groups, unlisted, w.a.Epoch, wait, func(context.Context, string) carriedGroup { return carriedGroup{} },
 		func(_ string, now carriedGroup) { carried = append(carried, now) })
 	return carried, err
 }
@@ -405,7 +406,8 @@ func TestAPositionThatComesAgainIsCarriedAgain(t *testing.T) {
 	committed := func() bool {
 		t.Helper()
 		w.calls = nil
-		err := w.m.copyGroups(testContext(t), w.a, w.src, w.a.Epoch, false, func(context.Context, string) carriedGroup { return carried },
+		groups, err := listGroups(testContext(t), w.src.cluster)
+		err = w.m.copyGroups(testContext(t), w.a, w.src, groups, err, w.a.Epoch, false, func(context.Context, string) carriedGroup { return carried },
 			func(_ string, now carriedGroup) { carried = now })
 		if err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"strconv"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -30,15 +31,57 @@ func (c *Cluster) Capabilities() broker.Capabilities {
 
 const keyDescribeProducers = 61
 
-// probe asks what can be asked, once. A question that fails leaves the
-// declared answer and is asked again next time.
+const (
+	// probeMax bounds one round of questions about capabilities.
+	probeMax = 5 * time.Second
+	// probeWaitMax is how long a caller waits for the answers, and probeShare which part
+	// of its own time: a broker that hangs must not use up what is for something else.
+	probeWaitMax = time.Second
+	probeShare   = 4
+	// probeNodes is how many nodes are asked at once for what each of them can tell.
+	probeNodes = 3
+)
+
+// probe asks what can be asked, once, aside from the caller, who waits for it for a
+// moment. A question that fails leaves the declared answer and is asked again next time.
 func (c *Cluster) probe(ctx context.Context) {
 	c.mu.Lock()
-	probed, found := c.mu.probed, c.mu.capabilities
-	c.mu.Unlock()
-	if probed {
+	if c.mu.probed || c.mu.closed {
+		c.mu.Unlock()
 		return
 	}
+	done := c.mu.probing
+	if done == nil {
+		done = make(chan struct{})
+		c.mu.probing = done
+		c.besides.Go(func() {
+			aside, cancel := context.WithTimeout(c.life, probeMax)
+			defer cancel()
+			c.askCapabilities(aside)
+			c.mu.Lock()
+			c.mu.probing = nil
+			c.mu.Unlock()
+			close(done)
+		})
+	}
+	c.mu.Unlock()
+	most := probeWaitMax
+	if at, ok := ctx.Deadline(); ok {
+		most = min(most, time.Until(at)/probeShare)
+	}
+	enough := time.NewTimer(most)
+	defer enough.Stop()
+	select {
+	case <-done:
+	case <-enough.C:
+	case <-ctx.Done():
+	}
+}
+
+func (c *Cluster) askCapabilities(ctx context.Context) {
+	c.mu.Lock()
+	found := c.mu.capabilities
+	c.mu.Unlock()
 	link, err := c.own(ctx, broker.AnyNode)
 	if err != nil {
 		return
@@ -71,20 +114,45 @@ func (c *Cluster) authorizes(ctx context.Context) (bool, error) {
 	return answer.(*kmsg.DescribeACLsResponse).ErrorCode != kerr.SecurityDisabled.Code, nil
 }
 
-// limitsTimestamps reads the broker's bound for records from the future; where
-// it may not be read, there might be one.
+// limitsTimestamps reads the brokers' bound for records from the future; where
+// it may not be read, there might be one. Some of the nodes are asked, others each time,
+// and who answers first counts: any of them may hang.
 func (c *Cluster) limitsTimestamps(ctx context.Context) (bool, error) {
 	c.mu.Lock()
-	node := int32(math.MaxInt32)
-	for id := range c.mu.nodes {
-		node = min(node, id)
+	var nodes []int32
+	for id := range c.mu.nodes { // in no order
+		if len(nodes) < probeNodes {
+			nodes = append(nodes, id)
+		}
 	}
 	c.mu.Unlock()
-	if node == math.MaxInt32 {
-		return true, broker.ErrUnknownNode
+	type answer struct {
+		limits bool
+		err    error
 	}
-	value, known, err := c.brokerConfig(ctx, node, "log.message.timestamp.after.max.ms")
-	return !known || value != strconv.FormatInt(math.MaxInt64, 10), err
+	answers := make(chan answer, len(nodes))
+	for _, node := range nodes {
+		// Not cut off by the answer of another: the connection is of use later.
+		c.besides.Go(func() {
+			ctx, cancel := context.WithTimeout(c.life, probeMax)
+			defer cancel()
+			value, known, err := c.brokerConfig(ctx, node, "log.message.timestamp.after.max.ms")
+			answers <- answer{!known || value != strconv.FormatInt(math.MaxInt64, 10), err}
+		})
+	}
+	err := broker.ErrUnknownNode
+	for range nodes {
+		select {
+		case a := <-answers:
+			if a.err == nil {
+				return a.limits, nil
+			}
+			err = a.err
+		case <-ctx.Done():
+			return true, ctx.Err()
+		}
+	}
+	return true, err
 }
 
 // brokerConfig asks a broker for one of its own settings.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -19,20 +21,24 @@ import (
 // Cluster implements broker.Cluster.
 type Cluster struct {
 	// Set once, read by anyone.
-	config   Config
-	admin    *admin
-	watching sync.WaitGroup // for answers that nobody waits for any more
+	config Config
+	admin  *admin
+	life   context.Context // until Close
+	end    context.CancelFunc
+
+	besides sync.WaitGroup // what is asked aside from the callers
 
 	mu struct {
 		sync.Mutex
 		closed       bool
 		capabilities broker.Capabilities
 		probed       bool
+		probing      chan struct{} // closed when the questions under way are answered; nil: none are
 		nodes        map[int32]broker.Node
 		leaders      map[spillway.TopicPartition]leadership
 		coordinators map[coordinatorKey]int32
 		links        map[int32]*link // the cluster's own connections, by node
-		bootstrap    int             // index of the address to try first
+		bootstrap    int             // place among the candidates to try first
 	}
 }
 
@@ -66,6 +72,7 @@ func New(config Config) (*Cluster, error) {
 		return nil, fmt.Errorf("site %s: %w", config.Site, err)
 	}
 	c := &Cluster{config: config}
+	c.life, c.end = context.WithCancel(context.Background())
 	c.mu.capabilities = declared
 	if config.Capabilities != nil {
 		c.mu.capabilities, c.mu.probed = *config.Capabilities, true
@@ -96,6 +103,8 @@ func (c *Cluster) Close() error {
 	links := c.mu.links
 	c.mu.links = nil
 	c.mu.Unlock()
+	c.end()
+	c.besides.Wait()
 	for _, l := range links {
 		l.turn <- struct{}{}
 		if l.conn != nil {
@@ -103,7 +112,6 @@ func (c *Cluster) Close() error {
 		}
 		<-l.turn
 	}
-	c.watching.Wait()
 	return c.admin.close()
 }
 
@@ -136,42 +144,52 @@ func (c *Cluster) open(ctx context.Context, node int32, address string) (*conn.C
 	})
 }
 
-// dialAny tries the bootstrap addresses, the one that answered last first, and
-// then the nodes that are known.
+// candidate is where any node of the cluster may be reached.
+type candidate struct {
+	node    int32
+	address string
+}
+
+// candidates are the bootstrap addresses, and then the nodes that are known: an address
+// may lead to one node only, which hangs. The lock is held.
+func (c *Cluster) candidates() []candidate {
+	all := make([]candidate, 0, len(c.config.Bootstrap)+len(c.mu.nodes))
+	for _, at := range c.config.Bootstrap {
+		all = append(all, candidate{broker.AnyNode, at})
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.mu.nodes)) {
+		all = append(all, candidate{id, address(c.mu.nodes[id])})
+	}
+	return all
+}
+
+// dialAny tries the candidates, the one that answered last first.
 func (c *Cluster) dialAny(ctx context.Context) (*conn.Conn, error) {
 	c.mu.Lock()
-	first := c.mu.bootstrap
-	known := make([]broker.Node, 0, len(c.mu.nodes))
-	for _, n := range c.mu.nodes {
-		known = append(known, n)
-	}
+	first, all := c.mu.bootstrap, c.candidates()
 	c.mu.Unlock()
 	faults := []error{broker.ErrAllUnreachable}
-	for i := range c.config.Bootstrap {
-		at := (first + i) % len(c.config.Bootstrap)
-		opened, err := c.open(ctx, broker.AnyNode, c.config.Bootstrap[at])
+	for i := range all {
+		at := (first + i) % len(all)
+		opened, err := c.open(ctx, all[at].node, all[at].address)
 		if err == nil {
-			c.mu.Lock()
-			c.mu.bootstrap = at
-			c.mu.Unlock()
+			c.beginAt(at)
 			return opened, nil
 		}
 		faults = append(faults, err)
-		c.mu.Lock()
-		c.mu.bootstrap = (at + 1) % len(c.config.Bootstrap)
-		c.mu.Unlock()
-		if ctx.Err() != nil { // one that swallows all that is sent to it took all the time
-			return nil, errors.Join(faults...)
+		if ctx.Err() != nil {
+			// It took all the time, as one does that hangs: whoever asks next begins behind it.
+			c.beginAt(at + 1)
+			break
 		}
-	}
-	for _, n := range known {
-		opened, err := c.open(ctx, n.ID, address(n))
-		if err == nil {
-			return opened, nil
-		}
-		faults = append(faults, err)
 	}
 	return nil, errors.Join(faults...)
+}
+
+func (c *Cluster) beginAt(at int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.bootstrap = at % len(c.candidates())
 }
 
 // node finds a node, asking the cluster once if it is not known.
@@ -314,11 +332,12 @@ func (c *Cluster) watch(node int32, link *conn.Conn, pending *conn.Pending, by t
 	if c.mu.closed {
 		return
 	}
-	c.watching.Go(func() {
+	c.besides.Go(func() {
 		late := time.NewTimer(left)
 		defer late.Stop()
 		select {
 		case <-pending.Done():
+		case <-c.life.Done():
 		case <-late.C:
 			leave()
 		}
@@ -332,8 +351,8 @@ func (c *Cluster) avoid(node int32) {
 		return
 	}
 	c.mu.Lock()
-	c.mu.bootstrap = (c.mu.bootstrap + 1) % len(c.config.Bootstrap)
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	c.mu.bootstrap = (c.mu.bootstrap + 1) % len(c.candidates())
 }
 
 // any is for requests that every node answers: an open connection if there is

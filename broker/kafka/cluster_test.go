@@ -338,11 +338,13 @@ func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
 		t.Fatalf("%d of 30 groups are with broker %d", 30-len(want), coordinator)
 	}
 	frozen.Store(true)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	// Who has a deadline has a good part of it left for the groups, also where the broker that
+	// hangs is the one that is asked which brokers there are.
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
 	defer cancel()
 	some, err := c.Admin().ListGroups(ctx)
-	if some == nil { // the broker that hangs was asked which brokers there are; not again
-		some, err = c.Admin().ListGroups(ctx)
+	if deadline, _ := ctx.Deadline(); time.Until(deadline) < 2*time.Second {
+		t.Errorf("%s of 6 s are left", time.Until(deadline))
 	}
 	var found []string
 	for _, g := range some {
@@ -350,6 +352,41 @@ func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
 	}
 	if !slices.Equal(found, want) || err == nil || !strings.Contains(err.Error(), fmt.Sprintf("ListGroups of broker %d", coordinator)) || ctx.Err() != nil {
 		t.Errorf("%v, want %v; %v", found, want, err)
+	}
+}
+
+// Brokers take some seconds to list their groups, and nobody waits: they are listed. Where
+// nobody answers at all the error says so.
+func TestASlowBrokerListsItsGroups(t *testing.T) {
+	t.Parallel()
+	const slow = 4 * time.Second
+	var silent atomic.Bool
+	var first sync.Once
+	server, c := start(t, kafka.Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if silent.Load() {
+			return nil, errors.New("nobody is there")
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}})
+	if err := c.Admin().CommitGroupOffsets(t.Context(), "app", map[spillway.TopicPartition]broker.GroupOffset{orders: {Offset: 3, LeaderEpoch: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Admin().ListGroups(t.Context()); err != nil { // it has connections to all
+		t.Fatal(err)
+	}
+	server.ControlKey(int16(kmsg.ListGroups), func(kmsg.Request) (kmsg.Response, error, bool) {
+		first.Do(func() { time.Sleep(slow) }) // the others wait for it
+		return nil, nil, false
+	})
+	if groups, err := c.Admin().ListGroups(t.Context()); err != nil || len(groups) != 1 {
+		t.Errorf("%v, %v", groups, err)
+	}
+	silent.Store(true)
+	server.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if groups, err := c.Admin().ListGroups(ctx); !errors.Is(err, broker.ErrAllUnreachable) || ctx.Err() != nil {
+		t.Errorf("%v, %v", groups, err)
 	}
 }
 
@@ -483,6 +520,120 @@ func TestAnAddressThatHangsIsNotTriedFirstForEver(t *testing.T) {
 	}
 	if err := ask(); err != nil {
 		t.Errorf("the second question: %v", err)
+	}
+}
+
+// The same where there is one address only, or none of them leads to a node that answers:
+// the nodes that are known come after them.
+func TestAnAddressThatHangsIsPassedForANodeThatIsKnown(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	server, err := kfake.NewCluster(kfake.NumBrokers(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	var hangs atomic.Bool
+	var mu sync.Mutex
+	var open []net.Conn
+	first := server.ListenAddrs()[0]
+	c, err := kafka.New(kafka.Config{Site: "east", Bootstrap: []string{first}, Capabilities: &broker.Capabilities{}, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == first && hangs.Load() {
+			address = silent.Addr().String()
+		}
+		opened, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		mu.Lock()
+		defer mu.Unlock()
+		open = append(open, opened)
+		return opened, err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if _, err := c.Metadata(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hangs.Store(true)
+	mu.Lock()
+	for _, o := range open {
+		o.Close()
+	}
+	mu.Unlock()
+	for i := range 3 { // the dead connection, the address, the node that it leads to
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		_, err = c.Metadata(ctx)
+		cancel()
+		if err == nil {
+			t.Logf("question %d is answered", i+1)
+			return
+		}
+	}
+	t.Errorf("nobody is asked but the address that hangs: %v", err)
+}
+
+// A broker that hangs is asked what it can do aside from what the caller wants, who must
+// have time left: each canary of a probe of the site ran out of it, and the site looked
+// dead. What another broker says counts.
+func TestABrokerThatHangsTellsNothingOfTheOthers(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	server, err := kfake.NewCluster(kfake.NumBrokers(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	var mute atomic.Bool // nobody tells his settings
+	server.ControlKey(int16(kmsg.DescribeConfigs), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		if mute.Load() {
+			return nil, errors.New("not now"), true
+		}
+		resp := req.ResponseKind().(*kmsg.DescribeConfigsResponse)
+		r := kmsg.NewDescribeConfigsResponseResource()
+		value, unlimited := kmsg.NewDescribeConfigsResponseResourceConfig(), "9223372036854775807"
+		value.Name, value.Value = "log.message.timestamp.after.max.ms", &unlimited
+		r.Configs = append(r.Configs, value)
+		resp.Resources = append(resp.Resources, r)
+		return resp, nil, true
+	})
+	server.ControlKey(int16(kmsg.DescribeACLs), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		return req.ResponseKind(), nil, true
+	})
+	hung := server.ListenAddrs()[0] // of the lowest id
+	c, err := kafka.New(kafka.Config{Site: "east", Bootstrap: server.ListenAddrs()[1:], HandshakeTimeout: time.Hour, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == hung {
+			address = silent.Addr().String()
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, address)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	mute.Store(true)
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		_, err := c.Metadata(ctx)
+		if at, _ := ctx.Deadline(); err != nil || time.Until(at) < 2*time.Second {
+			t.Errorf("%v, with %v of 4 s left", err, time.Until(at))
+		}
+		cancel()
+	}
+	mute.Store(false)
+	until := time.Now().Add(30 * time.Second)
+	for c.Capabilities().TimestampLimits {
+		if time.Now().After(until) {
+			t.Fatal("what the others tell does not count")
+		}
+		_, _ = c.Metadata(t.Context())
 	}
 }
 

@@ -39,29 +39,66 @@ func (a *admin) atCoordinator(ctx context.Context, what, group string, f func(no
 	return nil
 }
 
-// listGroupsMax bounds how long one node is asked for its groups: clients are held when a
-// move asks.
-const listGroupsMax = 3 * time.Second
+// listPart is the part of what is left of a deadline for which nodes are asked for their
+// groups: who has a deadline wants to do something about these, and clients are held when a
+// move asks. Without one a node has requestMax.
+const listPart = 2
 
-// ListGroups implements broker.Admin: it asks all nodes at once. One that hangs keeps
-// nobody from the groups of the others.
-func (a *admin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
-	c := a.cluster
+// nodesOfMax bounds how long one node is asked which there are; then another one is.
+const nodesOfMax = time.Second
+
+// part is the time for a step that may take 1/n of what is left, and most at most.
+func part(ctx context.Context, n int, most time.Duration) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return min(most, time.Until(deadline)/time.Duration(n))
+	}
+	return most
+}
+
+// nodesOf asks which nodes there are, twice where there is no answer soon: over another
+// connection, if the first one has ended meanwhile.
+func (c *Cluster) nodesOf(ctx context.Context) (nodes []broker.Node, err error) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.Topics = []kmsg.MetadataRequestTopic{}
-	m, err := c.metadata(ctx, req)
-	if err != nil {
+	ask := func(most time.Duration) error {
+		bounded, cancel := context.WithTimeout(ctx, most)
+		defer cancel()
+		m, err := c.metadata(bounded, req)
+		nodes = m.Nodes
+		return err
+	}
+	for range 2 {
+		if err = ask(part(ctx, listPart+1, nodesOfMax)); err == nil || ctx.Err() != nil {
+			return nodes, err
+		}
+	}
+	if _, hurries := ctx.Deadline(); hurries {
 		return nil, err
 	}
+	return nodes, ask(requestMax) // all are slow, or the site is away
+}
+
+// ListGroups implements broker.Admin: it asks all nodes at once. One that hangs keeps
+// nobody from the groups of the others, nor takes all the time that there is.
+func (a *admin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
+	c := a.cluster
+	nodes, err := c.nodesOf(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("site %s: ListGroups: %w: %w", c.config.Site, broker.ErrAllUnreachable, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, part(ctx, listPart, requestMax))
+	defer cancel()
+	answered := false
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	var groups []broker.GroupListing
 	var faults []error
-	for _, n := range m.Nodes {
+	for _, n := range nodes {
 		wg.Go(func() {
-			found, err := a.groupsOf(ctx, n.ID)
+			found, some, err := a.groupsOf(ctx, n.ID)
 			mu.Lock()
 			defer mu.Unlock()
+			answered = answered || some
 			if err != nil {
 				faults = append(faults, fmt.Errorf("site %s: ListGroups of broker %d: %w", c.config.Site, n.ID, err))
 			}
@@ -70,19 +107,22 @@ func (a *admin) ListGroups(ctx context.Context) ([]broker.GroupListing, error) {
 	}
 	wg.Wait()
 	slices.SortFunc(groups, func(a, b broker.GroupListing) int { return strings.Compare(a.ID, b.ID) })
+	if !answered {
+		faults = append([]error{broker.ErrAllUnreachable}, faults...)
+	}
 	return groups, errors.Join(faults...)
 }
 
-func (a *admin) groupsOf(ctx context.Context, node int32) (groups []broker.GroupListing, err error) {
+// groupsOf asks a node for its groups, and tells whether it answered at all.
+func (a *admin) groupsOf(ctx context.Context, node int32) (groups []broker.GroupListing, answered bool, err error) {
 	c := a.cluster
-	ctx, cancel := context.WithTimeout(ctx, listGroupsMax)
-	defer cancel()
 	err = c.retry(ctx, func() error {
 		req := kmsg.NewPtrListGroupsRequest()
 		answer, err := c.do(ctx, node, req, req.MaxVersion())
 		if err != nil {
 			return err
 		}
+		answered = true
 		resp := answer.(*kmsg.ListGroupsResponse)
 		if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
 			return sentinel(err)
@@ -95,7 +135,7 @@ func (a *admin) groupsOf(ctx context.Context, node int32) (groups []broker.Group
 		}
 		return nil
 	})
-	return groups, err
+	return groups, answered, err
 }
 
 // DescribeGroup implements broker.Admin. Groups of the newer protocol have a

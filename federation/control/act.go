@@ -22,9 +22,9 @@ const readApart = 250 * time.Millisecond
 // whether they are allowed.
 const denyMax = 2 * time.Second
 
-// denyMin is what must be left of a hold for a denial to be sent: one that is cut short
-// may come late.
-const denyMin = 300 * time.Millisecond
+// denyMin is what must be left of a hold for a denial to be sent: one that is cut short may
+// come late, and is found by who looks afterwards (allowAgain).
+func (d *driver) denyMin() time.Duration { return min(denyMax, d.limits.HoldBudget()/8) }
 
 // actMin is what an action gets though clients have been held for long already.
 const actMin = 50 * time.Millisecond
@@ -58,7 +58,7 @@ func (d *driver) act(ctx context.Context, a failover.Action) error {
 			// Whatever comes of it: the share must not wait for a broker there.
 			d.memo.allowed, d.memo.looked = a.Site, d.c.cfg.Clock.Now()
 			return d.allowAgain(ctx, a.Site)
-		case d.share.Abort != "":
+		case d.share.Abort != "" || d.share.Kind == failover.Failover: // nobody is served meanwhile
 			allow = d.allowBack
 		}
 		if err := allow(ctx, a.Site); err != nil {
@@ -178,7 +178,7 @@ func (d *driver) fence(ctx context.Context, site spillway.SiteID) (string, error
 	if at, ok := ctx.Deadline(); ok {
 		most = min(most, time.Until(at))
 	}
-	if most < denyMin {
+	if most < d.denyMin() {
 		return "", fmt.Errorf("fence %s: clients have been held for so long that nothing is denied any more", site)
 	}
 	sent, cancel := context.WithTimeout(context.WithoutCancel(ctx), most)
@@ -193,23 +193,34 @@ func (d *driver) fence(ctx context.Context, site spillway.SiteID) (string, error
 	return "acl", d.probeUntil(ctx, site, tps, true)
 }
 
+// allow lets gateways write at the target of a switchover, and waits until every leader does.
 func (d *driver) allow(ctx context.Context, site spillway.SiteID) error {
+	tps, err := d.orderAllowed(ctx, site)
+	if err != nil || tps == nil {
+		return err
+	}
+	return d.probeUntil(ctx, site, tps, false)
+}
+
+// orderAllowed has a site take writes of gateways to the group again, and returns of which
+// partitions; none where it knows no such thing.
+func (d *driver) orderAllowed(ctx context.Context, site spillway.SiteID) ([]spillway.TopicPartition, error) {
 	if !d.fences(site) {
-		return nil
+		return nil, nil
 	}
 	tps, err := d.c.partitions(ctx, site, d.group)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s, _ := d.c.cfg.Topology.Site(site)
 	err = d.c.cfg.Sites[site].Cluster.Admin().AllowWrite(ctx, s.GatewayPrincipal, topicsOf(tps))
 	if errors.Is(err, broker.ErrNotSupported) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("allow writes at %s: %w", site, err)
+		return nil, fmt.Errorf("allow writes at %s: %w", site, err)
 	}
-	return d.probeUntil(ctx, site, tps, false)
+	return tps, nil
 }
 
 // reachMin is how long leaders have to say whether they take writes at a site that is to
@@ -219,26 +230,15 @@ const (
 	reachMax = 4 * time.Second
 )
 
-// allowBack lets gateways write at a site that goes on, since a move was given up. The
+// allowBack lets gateways write at a site that goes on, since a move was given up, or that
+// a failover is about to open: nobody else serves. The
 // site must have taken the order; of its leaders those count that can be reached, since
 // all that the group has waits for this. One that hangs is looked at again by allowAgain.
 // Nothing but the site's own writes rests on it: that no two sites serve is the matter of
 // the fence that is put up, of which every leader has to answer (fence).
 func (d *driver) allowBack(ctx context.Context, site spillway.SiteID) error {
-	if !d.fences(site) {
-		return nil
-	}
-	tps, err := d.c.partitions(ctx, site, d.group)
-	if err != nil {
+	if tps, err := d.orderAllowed(ctx, site); err != nil || tps == nil {
 		return err
-	}
-	s, _ := d.c.cfg.Topology.Site(site)
-	err = d.c.cfg.Sites[site].Cluster.Admin().AllowWrite(ctx, s.GatewayPrincipal, topicsOf(tps))
-	if errors.Is(err, broker.ErrNotSupported) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("allow writes at %s again: %w", site, err)
 	}
 	for each := reachMin; ; {
 		takes, err := d.takes(ctx, site, each)
@@ -250,7 +250,7 @@ func (d *driver) allowBack(ctx context.Context, site spillway.SiteID) error {
 		}
 		pause(ctx, 5*time.Millisecond)
 		if ctx.Err() != nil {
-			return fmt.Errorf("allow writes at %s again: no leader that answers takes them yet: %w", site, errors.Join(ctx.Err(), err))
+			return fmt.Errorf("allow writes at %s: no leader that answers takes them yet: %w", site, errors.Join(ctx.Err(), err))
 		}
 	}
 }

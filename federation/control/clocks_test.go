@@ -62,7 +62,13 @@ func TestTheQuestionInTheRecordIsTheNewest(t *testing.T) {
 		{"2 sites were heard, 3 needed", askedFor, "2 sites were heard, 3 needed"},
 		{"", time.Second, "2 sites were heard, 3 needed"},
 		{"", askedFor, ""},
+		// A site is dead in other words at each probe.
+		{"east is down to north: refused; a person must decide", 0, "east is down to north: refused; a person must decide"},
+		{"east is down to north: no route; a person must decide", askedFor, "east is down to north: refused; a person must decide"},
+		{"east is down to west: no route; a person must decide", 0, "east is down to west: no route; a person must decide"},
+		{"east is down to west: refused; a person must decide", evidenceFor, "east is down to west: refused; a person must decide"},
 	} {
+		d.evidence = []string{"refused", "no route"}
 		clock.forward(c.wait)
 		var actions []failover.Action
 		if c.why != "" {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,11 +38,17 @@ type driver struct {
 	heldFor spillway.Epoch
 	heldNew bool // held counts from the first moment: the record before was seen too
 	marks   marking
+	mute    map[spillway.SiteID]coordination.Instant // since when no mirror was seen alive there
 	memo    memo
 	told    failover.WaitInfoKey
-	cleaned spillway.Epoch
-	warmed  spillway.Epoch
-	booted  bool
+	asked   failover.WaitInfoKey // what this loop last asked, without evidence
+	// evidence is what the observers of sites that are down saw, at the last look.
+	evidence []string
+	cleaned  spillway.Epoch
+	swept    spillway.Epoch
+	warmed   spillway.Epoch
+	booted   bool
+	ending   ending
 
 	besides sync.WaitGroup // what nothing waits for
 }
@@ -82,7 +89,7 @@ const (
 )
 
 func newDriver(c *Control, g spillway.FailoverGroup, id spillway.ShareID) *driver {
-	return &driver{c: c, group: g, id: id, limits: c.limits(g)}
+	return &driver{c: c, group: g, id: id, limits: c.limits(g), mute: map[spillway.SiteID]coordination.Instant{}}
 }
 
 func (d *driver) run(ctx context.Context) {
@@ -117,6 +124,7 @@ func (d *driver) drive(ctx context.Context) {
 		}
 	}
 	if d.version == 0 || !d.mine() {
+		clear(d.mute) // it may come and go unseen now
 		return
 	}
 	for range 16 { // more states than a move has
@@ -124,6 +132,7 @@ func (d *driver) drive(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			d.c.cfg.Events.actionFailed(d.id, string(d.share.State), err)
 			d.show(ctx)
+			d.tellSize(ctx, err)
 			pause(ctx, retryPause)
 			d.reread(ctx)
 		}
@@ -216,6 +225,12 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	d.evidence = d.evidence[:0]
+	for _, s := range view.Sites {
+		if e := s.Judgement.Evidence; e != "" {
+			d.evidence = append(d.evidence, e)
+		}
+	}
 	next, actions, written := failover.Decide(d.share, view, d.limits)
 	if d.share.State == failover.Fencing && next.State == failover.Fenced {
 		// As far as was seen lately. Now it counts (F2).
@@ -228,10 +243,10 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 		d.at(next, d.c.cfg.Clock.Now(), true)
 		return true, nil
 	}
-	if encoded := next.Encode(); !bytes.Equal(encoded, d.share.Encode()) {
+	if !next.Same(d.share) {
 		before := d.share
-		again, err := d.write(ctx, next, encoded)
-		if before.State == failover.Stable && next.State != failover.Stable && err == nil && bytes.Equal(d.encoded, encoded) {
+		again, err := d.write(ctx, next)
+		if before.State == failover.Stable && next.State != failover.Stable && err == nil && d.stored.Same(next) {
 			d.begun(ctx, before, next, view)
 		}
 		return again, err
@@ -275,8 +290,13 @@ func (d *driver) holds() (left time.Duration, holds bool) {
 }
 
 // askedFor is how long a question stays in the record at least, so that loops that
-// see the votes change at different times do not rewrite it in turns.
-const askedFor = 3 * time.Second
+// see the votes change at different times do not rewrite it in turns; evidenceFor is the
+// same where its reason has not changed for this loop, but is put in other words: each
+// probe of a dead site may fail in another way.
+const (
+	askedFor    = 3 * time.Second
+	evidenceFor = time.Minute
+)
 
 // ask keeps in the record whether a person must decide, and why, for status and
 // for the commands that wait.
@@ -290,11 +310,20 @@ func (d *driver) ask(ctx context.Context, actions []failover.Action) error {
 	}
 	begins := next.Asking != "" && d.stored.Asking == ""
 	// Over, or for another reason; numbers alone make none.
-	changes := d.stored.Asking != "" && reasonOf(d.stored, next.Asking) != reasonOf(d.stored, d.stored.Asking) && d.seen.Longest(d.c.cfg.Clock.Now()) >= askedFor
-	if d.share.State != d.stored.State || !changes && !begins {
+	changes := d.stored.Asking != "" && reasonOf(d.stored, next.Asking) != reasonOf(d.stored, d.stored.Asking)
+	reason := next.Asking
+	for _, e := range d.evidence {
+		reason = strings.ReplaceAll(reason, e, "")
+	}
+	key, most := reasonOf(d.stored, reason), askedFor
+	if key == d.asked {
+		most = evidenceFor
+	}
+	if d.share.State != d.stored.State || !begins && (!changes || d.seen.Longest(d.c.cfg.Clock.Now()) < most) {
 		return nil
 	}
-	_, err := d.write(ctx, next, next.Encode())
+	d.asked = key
+	_, err := d.write(ctx, next)
 	return err
 }
 
@@ -308,8 +337,21 @@ func (d *driver) show(ctx context.Context) {
 	if d.share.State == d.stored.State {
 		return
 	}
-	if _, err := d.write(ctx, d.share, d.share.Encode()); err != nil && ctx.Err() == nil {
+	if _, err := d.write(ctx, d.share); err != nil && ctx.Err() == nil {
 		d.c.cfg.Events.actionFailed(d.id, "store "+string(d.share.State), err)
+	}
+}
+
+// tellSize keeps in the record that it has become too large for what has to be written: it
+// stands still until a person does something.
+func (d *driver) tellSize(ctx context.Context, err error) {
+	if !errors.Is(err, coordination.ErrTooLarge) || d.stored.Asking != "" {
+		return
+	}
+	next := d.stored
+	next.Asking = "the move cannot go on: " + err.Error() + "; give it up (spillway abort) if it has not opened, and take topics out of failover group " + d.id.Group + " into another one"
+	if _, err := d.write(ctx, next); err != nil && ctx.Err() == nil {
+		d.c.cfg.Events.actionFailed(d.id, "store why it stands still", err)
 	}
 }
 
@@ -343,16 +385,18 @@ func (d *driver) tell(a failover.Action) {
 }
 
 // write stores the next record against the version that was read.
-func (d *driver) write(ctx context.Context, next failover.Share, encoded []byte) (again bool, err error) {
+func (d *driver) write(ctx context.Context, next failover.Share) (again bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, writeMax)
 	defer cancel()
 	key, last := d.c.keys.Share(d.id), d.stored
 	var version uint64
+	var encoded []byte
 	switch {
 	case next.State == failover.Stable && last.State != failover.Stable:
-		version, err = d.finish(ctx, next, encoded)
+		next, encoded, version, err = d.finish(ctx, next)
 	case last.State == failover.Fenced && next.State == failover.Cutover && last.Kind == failover.Failover:
 		// The reserved ends must not have risen since they were read (C5).
+		encoded = next.EncodeBeside()
 		err = d.c.cfg.Store.Txn(ctx, []coordination.Op{
 			{Key: key, Value: encoded, Version: d.version},
 			{Key: d.c.keys.Reserved(d.id), Version: d.memo.version, Check: true},
@@ -361,8 +405,10 @@ func (d *driver) write(ctx context.Context, next failover.Share, encoded []byte)
 			version, err = d.versionOf(ctx, encoded)
 		}
 	case next.Degraded != last.Degraded:
+		encoded = next.EncodeBeside()
 		version, err = d.writeDegrade(ctx, next, encoded)
 	default:
+		encoded = next.Encode()
 		version, err = d.c.cfg.Store.Put(ctx, key, encoded, d.version)
 	}
 	if errors.Is(err, coordination.ErrConflict) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -137,42 +138,67 @@ func (f *Follower) leaseValue(beat uint64) []byte {
 // transaction, and much for what everybody reads about once a second.
 const leaseBytes = 256 << 10
 
-// leaseClips are the bytes that one sentence of a lease may have, tried one after the
-// other. A site that goes away is a problem of each share that came from it, and a lease
-// that the store does not take runs out when the failover needs it.
-var leaseClips = []int{200, 60, 20}
+// leaseClip is how much of what is said of each share there is room for: bytes of a
+// sentence, and topics of a kind that are named.
+type leaseClip struct{ bytes, names int }
 
-// namesTold is how many topics of a kind a lease names for each share.
-const namesTold = 10
+// leaseClips are tried one after the other, once everything is too much. A site that goes
+// away is a problem of each share that came from it, and a lease that the store does not
+// take runs out when the failover needs it. The last keeps that there is a problem.
+var leaseClips = []leaseClip{{200, 10}, {60, 3}, {20, 1}, {1, 0}}
 
 // encodeLease writes a lease with as much of its sentences as there is room for. That there
 // is a problem is never left out: it decides.
 func encodeLease(l failover.MirrorLease) (b []byte) {
 	whole := l
-	for _, most := range leaseClips {
-		l.Following, l.Carries = clipped(whole.Following, most), clipped(whole.Carries, most)
+	for clips := leaseClips; ; clips = clips[1:] {
 		var err error
 		if b, err = json.Marshal(l); err != nil {
 			panic(fmt.Sprintf("mirror lease cannot be encoded: %v", err)) // plain data, cannot happen
 		}
-		if len(b) <= leaseBytes {
-			break
+		if len(b) <= leaseBytes || len(clips) == 0 {
+			return b
 		}
+		l.Following, l.Carries = clipped(whole.Following, clips[0]), clipped(whole.Carries, clips[0])
 	}
-	return b
 }
 
-func clipped(said map[string]failover.Following, most int) map[string]failover.Following {
+// moreFail ends a sentence that says how many groups more fail than it names.
+const moreFail = " more fail)"
+
+func clipped(said map[string]failover.Following, most leaseClip) map[string]failover.Following {
 	if said == nil {
 		return nil
 	}
 	short := make(map[string]failover.Following, len(said))
 	for share, f := range said {
-		f.Problem, f.SourceProblem, f.HeldBackBy = clipTo(f.Problem, most), clipTo(f.SourceProblem, most), clipTo(f.HeldBackBy, most)
-		f.GroupBehind = clipTo(f.GroupBehind, most)
-		names := min(namesTold, max(1, most/leaseClips[len(leaseClips)-1]))
-		f.Compacted, f.OnlyHere = f.Compacted[:min(len(f.Compacted), names)], f.OnlyHere[:min(len(f.OnlyHere), names)]
+		f.Problem, f.SourceProblem, f.HeldBackBy = most.sentence(f.Problem), most.sentence(f.SourceProblem), most.sentence(f.HeldBackBy)
+		f.GroupBehind, f.Compacted, f.OnlyHere = most.sentence(f.GroupBehind), most.topics(f.Compacted), most.topics(f.OnlyHere)
 		short[share] = f
 	}
 	return short
+}
+
+// sentence is what there is room for of a sentence. How many more groups fail stays.
+func (most leaseClip) sentence(s string) string {
+	if most.names == 0 {
+		return strings.ToValidUTF8(s[:min(len(s), most.bytes)], "") + strings.Repeat("…", min(len(s), 1))
+	}
+	if at := strings.LastIndex(s, " ("); at >= 0 && strings.HasSuffix(s, moreFail) {
+		return clipTo(s[:at], most.bytes) + s[at:]
+	}
+	return clipTo(s, most.bytes)
+}
+
+// topics are the first of some topics, and how many more there are: that there are any
+// decides, and people have to know how many.
+func (most leaseClip) topics(names []string) []string {
+	if len(names) <= most.names {
+		return names
+	}
+	rest := fmt.Sprintf("and %d more", len(names)-most.names)
+	if most.names == 0 {
+		rest = fmt.Sprintf("%d topics", len(names))
+	}
+	return append(slices.Clone(names[:most.names]), rest)
 }

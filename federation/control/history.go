@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -24,34 +25,63 @@ import (
 // chunkBytes is the size of one part of a large record.
 const chunkBytes = 128 << 10
 
+// ending is how a move ends, as this loop has begun to write it. It is kept until it is
+// written or another loop was faster: made anew after each fault, with parts under another
+// id, it would fill the store for as long as the store refuses it.
+type ending struct {
+	version uint64 // of the record that it goes on from; 0: there is none
+	next    failover.Share
+	encoded []byte
+	key     string // of the account
+	value   []byte // of the account, or the head that names its parts
+	parts   []coordination.Entry
+	written int // of parts, from the first
+}
+
+// endingOf makes the end of a move, its account in parts where that is large.
+func (d *driver) endingOf(next failover.Share) (ending, error) {
+	e := ending{version: d.version, next: next, encoded: next.EncodeBeside(), key: d.c.keys.History(d.id, d.share.Epoch)}
+	var err error
+	if e.value, err = json.Marshal(history.Of(d.share, next, d.group.OffsetBase)); err == nil && len(e.value)+len(e.encoded) > 2*chunkBytes {
+		err = e.chunk(d.id, d.share.Epoch)
+	}
+	return e, err
+}
+
 // finish writes the record that ends a move together with its history, so that
-// neither is there without the other.
-func (d *driver) finish(ctx context.Context, next failover.Share, encoded []byte) (uint64, error) {
-	key := d.c.keys.History(d.id, d.share.Epoch)
-	value, err := json.Marshal(history.Of(d.share, next, d.group.OffsetBase))
-	if err != nil {
-		return 0, err
-	}
-	var parts []coordination.Entry
-	if len(value)+len(encoded) > 2*chunkBytes {
-		if value, parts, err = d.chunk(ctx, key, value); err != nil {
-			d.drop(ctx, parts)
-			return 0, err
+// neither is there without the other. It returns what it wrote: the same again, with the
+// same times, as long as nothing else was written.
+func (d *driver) finish(ctx context.Context, next failover.Share) (failover.Share, []byte, uint64, error) {
+	e := &d.ending
+	if e.version != d.version || e.next.Epoch != next.Epoch || e.next.Active != next.Active {
+		d.drop()
+		var err error
+		if *e, err = d.endingOf(next); err != nil {
+			*e = ending{}
+			return next, nil, 0, err
 		}
 	}
-	ops := []coordination.Op{{Key: d.c.keys.Share(d.id), Value: encoded, Version: d.version}, {Key: key, Value: value}}
-	err = d.c.cfg.Store.Txn(ctx, ops)
-	if errors.Is(err, coordination.ErrConflict) {
-		d.drop(ctx, parts) // nothing names them
-		if strings.Contains(err.Error(), key) {
-			// Written by a loop that did not get to write the share; it says the same.
-			err = d.c.cfg.Store.Txn(ctx, ops[:1])
-		}
+	if err := d.writeParts(ctx, e); err != nil {
+		return e.next, e.encoded, 0, err
+	}
+	ops := []coordination.Op{{Key: d.c.keys.Share(d.id), Value: e.encoded, Version: d.version}, {Key: e.key, Value: e.value}}
+	err := d.c.cfg.Store.Txn(ctx, ops)
+	if errors.Is(err, coordination.ErrConflict) && strings.Contains(err.Error(), e.key) {
+		// Written by a loop that did not get to write the share; it says the same.
+		err = d.c.cfg.Store.Txn(ctx, ops[:1])
 	}
 	if err != nil {
-		return 0, err
+		if errors.Is(err, coordination.ErrConflict) {
+			d.drop()
+		}
+		return next, nil, 0, err
 	}
-	return d.versionOf(ctx, encoded)
+	next, encoded := e.next, e.encoded
+	version, err := d.versionOf(ctx, encoded)
+	if err == nil {
+		*e = ending{}
+	}
+	return next, encoded, version, err
 }
 
 // writeDegrade writes the record that begins or ends weaker acknowledgements,
@@ -79,28 +109,98 @@ func (d *driver) writeDegrade(ctx context.Context, next failover.Share, encoded 
 	return d.versionOf(ctx, encoded)
 }
 
-// chunk writes a large record in parts, under an id that no other loop has: all loops end a
-// move at once, and what they write differs in its times. It returns the head, which
-// becomes valid with the record of the share.
-func (d *driver) chunk(ctx context.Context, key string, value []byte) (head []byte, parts []coordination.Entry, err error) {
-	h := history.Record{Group: d.id.Group, Index: d.id.Index, Epoch: d.share.Epoch, Parts: fmt.Sprintf("%016x", rand.Uint64()), Sum: sumOf(value)}
-	for rest := value; len(rest) > 0; h.Chunks++ {
-		part := coordination.Entry{Key: partKey(key, h, h.Chunks), Value: rest[:min(chunkBytes, len(rest))]}
+// chunk cuts a large account into parts, under an id that no other loop has: all loops end a
+// move at once, and what they write differs in its times. The head that remains becomes
+// valid with the record of the share.
+func (e *ending) chunk(id spillway.ShareID, epoch spillway.Epoch) (err error) {
+	h := history.Record{Group: id.Group, Index: id.Index, Epoch: epoch, Parts: fmt.Sprintf("%016x", rand.Uint64()), Sum: sumOf(e.value)}
+	for rest := e.value; len(rest) > 0; h.Chunks++ {
+		part := coordination.Entry{Key: partKey(e.key, h, h.Chunks), Value: rest[:min(chunkBytes, len(rest))]}
 		rest = rest[len(part.Value):]
-		if part.Version, err = d.c.cfg.Store.Put(ctx, part.Key, part.Value, 0); err != nil {
-			return nil, parts, err
-		}
-		parts = append(parts, part)
+		e.parts = append(e.parts, part)
 	}
-	head, err = json.Marshal(h)
-	return head, parts, err
+	e.value, err = json.Marshal(h)
+	return err
 }
 
-// drop deletes parts that no record names. What cannot be deleted is never read.
-func (d *driver) drop(ctx context.Context, parts []coordination.Entry) {
-	for _, part := range parts {
+// writeParts writes what is not written yet of the parts.
+func (d *driver) writeParts(ctx context.Context, e *ending) (err error) {
+	for ; e.written < len(e.parts); e.written++ {
+		part := &e.parts[e.written]
+		part.Version, err = d.c.cfg.Store.Put(ctx, part.Key, part.Value, 0)
+		if errors.Is(err, coordination.ErrConflict) {
+			// Nobody else has the id: it was written, and the answer was lost.
+			var there coordination.Entry
+			if there, err = d.c.cfg.Store.Get(ctx, part.Key); err == nil {
+				part.Version = there.Version
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// drop forgets how this loop wanted to end a move that another one has ended, or that went
+// on in another way, and deletes the parts of it unless they are the account that stands:
+// a write whose answer was lost may have been done. What cannot be deleted is never read,
+// and swept later. It has its own time: often there was none left for the write.
+func (d *driver) drop() {
+	e := d.ending
+	d.ending = ending{}
+	if len(e.parts) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), writeMax)
+	defer cancel()
+	head, err := d.c.cfg.Store.Get(ctx, e.key)
+	if err != nil && !errors.Is(err, coordination.ErrNotFound) || bytes.Equal(head.Value, e.value) {
+		return
+	}
+	for _, part := range e.parts {
+		if part.Version == 0 {
+			continue // swept later, if it was written at all
+		}
 		if d.c.cfg.Store.Delete(ctx, part.Key, part.Version) != nil {
 			return
+		}
+	}
+}
+
+// sweptMax bounds how many of the last moves are swept: those before were when they ended.
+const sweptMax = 2
+
+// sweep deletes parts of accounts that no head names: of a loop that died while it wrote
+// them, or that could not delete them. Whoever writes parts of a move that is over cannot
+// end it any more. It is tried once for each epoch.
+func (d *driver) sweep(ctx context.Context) {
+	if d.swept == d.share.Epoch {
+		return
+	}
+	d.swept = d.share.Epoch
+	ctx, cancel := context.WithTimeout(ctx, writeMax)
+	defer cancel()
+	epochs := movesOf(d.share)
+	for _, epoch := range epochs[max(0, len(epochs)-sweptMax):] {
+		key := d.c.keys.History(d.id, epoch)
+		parts, err := d.c.cfg.Store.List(ctx, key+"/")
+		if err != nil || len(parts) == 0 {
+			continue
+		}
+		e, err := d.c.cfg.Store.Get(ctx, key)
+		var head history.Record
+		if err != nil || json.Unmarshal(e.Value, &head) != nil {
+			continue
+		}
+		named := map[string]bool{}
+		for n := range head.Chunks {
+			named[partKey(key, head, n)] = true
+		}
+		for _, part := range parts {
+			if !named[part.Key] {
+				_ = d.c.cfg.Store.Delete(ctx, part.Key, part.Version) // with the next move
+			}
 		}
 	}
 }
@@ -118,12 +218,15 @@ func partKey(key string, head history.Record, n int) string {
 	return fmt.Sprintf("%s/%s/%04d", key, head.Parts, n)
 }
 
+// errSpoilt means that what the store has is no account: it does not get better.
+var errSpoilt = errors.New("the account is spoilt")
+
 // decodeRecord reads the account of one move; get reads its parts. Where these cannot be
 // read the record has what its head tells.
 func decodeRecord(e coordination.Entry, get func(key string) ([]byte, error)) (history.Record, error) {
 	var head, whole history.Record
 	if err := json.Unmarshal(e.Value, &head); err != nil {
-		return head, fmt.Errorf("history %s: %w", e.Key, err)
+		return head, fmt.Errorf("history %s: %w: %w", e.Key, errSpoilt, err)
 	}
 	if head.Chunks == 0 {
 		return head, nil
@@ -137,10 +240,10 @@ func decodeRecord(e coordination.Entry, get func(key string) ([]byte, error)) (h
 		value = append(value, part...)
 	}
 	if head.Sum != "" && head.Sum != sumOf(value) {
-		return head, fmt.Errorf("history %s: its %d parts are not what was written", e.Key, head.Chunks)
+		return head, fmt.Errorf("history %s: %w: its %d parts are not what was written", e.Key, errSpoilt, head.Chunks)
 	}
 	if err := json.Unmarshal(value, &whole); err != nil {
-		return head, fmt.Errorf("history %s, %d parts: %w", e.Key, head.Chunks, err)
+		return head, fmt.Errorf("history %s, %d parts: %w: %w", e.Key, head.Chunks, errSpoilt, err)
 	}
 	return whole, nil
 }
@@ -203,15 +306,7 @@ const (
 func lastMoves(ctx context.Context, store coordination.Store, keys failover.Keys, share failover.Share) []history.Record {
 	ctx, cancel := context.WithTimeout(ctx, lastWait)
 	defer cancel()
-	var epochs []spillway.Epoch
-	for _, t := range share.Terms {
-		switch {
-		case t.Continues:
-			epochs = append(epochs, t.Epoch-1) // that the move was to open, before it was given up
-		case t.Epoch > 1:
-			epochs = append(epochs, t.Epoch)
-		}
-	}
+	epochs := movesOf(share)
 	epochs = epochs[max(0, len(epochs)-lastMax):]
 	var records []history.Record
 	readEpochs(ctx, store, keys, share.ID(), epochs, func(_ spillway.Epoch, r history.Record, err error) {
@@ -221,6 +316,20 @@ func lastMoves(ctx context.Context, store coordination.Store, keys failover.Keys
 	})
 	slices.SortFunc(records, func(a, b history.Record) int { return cmp.Compare(a.Epoch, b.Epoch) })
 	return records
+}
+
+// movesOf are the epochs under which the accounts of a share's moves are, oldest first.
+func movesOf(share failover.Share) []spillway.Epoch {
+	var epochs []spillway.Epoch
+	for _, t := range share.Terms {
+		switch {
+		case t.Continues:
+			epochs = append(epochs, t.Epoch-1) // that the move was to open, before it was given up
+		case t.Epoch > 1:
+			epochs = append(epochs, t.Epoch)
+		}
+	}
+	return epochs
 }
 
 // readEpochs reads the accounts of moves to some epochs, several at a time, and hands them
@@ -259,9 +368,9 @@ func untrimmed(ctx context.Context, store coordination.Store, keys failover.Keys
 			known[epoch] = boundsOf(r)
 			return
 		}
-		what := "; a mirror does nothing of the share without it: restore that key from a backup of the coordinator store"
-		if errors.Is(err, coordination.ErrUnavailable) {
-			what = ""
+		what := ""
+		if errors.Is(err, coordination.ErrNotFound) || errors.Is(err, errSpoilt) {
+			what = "; a mirror does nothing of the share without it: restore that key from a backup of the coordinator store"
 		}
 		faults = append(faults, fmt.Errorf("where epoch %d of share %s began: %w%s", epoch, share.ID(), err, what))
 	})
@@ -291,8 +400,12 @@ func boundsOf(r history.Record) failover.Term {
 	return failover.Term{Verified: bounds}
 }
 
-// clean removes the reports of epochs that are long over.
+// clean removes the reports of epochs that are long over, and what nobody reads.
 func (d *driver) clean(ctx context.Context) {
+	if d.ending.version != 0 {
+		d.drop() // another loop was faster
+	}
+	d.sweep(ctx)
 	if d.cleaned == d.share.Epoch || d.share.Epoch < 3 {
 		return
 	}

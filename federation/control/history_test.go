@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -100,13 +101,13 @@ func TestTwoLoopsWriteALargeHistory(t *testing.T) {
 		// The second loop does all of it when the first has written a part.
 		if when == coordtest.BeforeWrite && strings.HasSuffix(ops[0].Key, "/0001") && !between {
 			between = true
-			if _, err := second.finish(within(t), nextSecond, nextSecond.Encode()); err != nil {
+			if _, _, _, err := second.finish(within(t), nextSecond); err != nil {
 				t.Error(err)
 			}
 		}
 		return nil
 	})
-	if _, err := first.finish(within(t), nextFirst, nextFirst.Encode()); !errors.Is(err, coordination.ErrConflict) || !between {
+	if _, _, _, err := first.finish(within(t), nextFirst); !errors.Is(err, coordination.ErrConflict) || !between {
 		t.Fatalf("the first loop: %v", err)
 	}
 	store.Fail(nil)
@@ -143,7 +144,7 @@ func TestAHistoryWithAWrongPart(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.version = version
-	if _, err := d.finish(within(t), next, next.Encode()); err != nil {
+	if _, _, _, err := d.finish(within(t), next); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := store.Put(within(t), d.c.keys.History(d.id, 3), []byte(`{"group":"orders","epoch":3,"who":"ann"}`), 0); err != nil {
@@ -251,5 +252,183 @@ func TestManyTrimmedTermsAreRead(t *testing.T) {
 				t.Fatalf("epoch %d, partition %d: %d, %v; %+v", epoch, partition, bound, ok, term)
 			}
 		}
+	}
+}
+
+// While the store refuses the end of a move, it is tried again every 200 ms: with the same
+// parts, however often, also where the answer to the write of one was lost.
+func TestAnEndThatIsRefusedDoesNotFillTheStore(t *testing.T) {
+	t.Parallel()
+	store := coordtest.NewMemory()
+	d, next := moveOver(store, 30_000, time.Now())
+	key := d.c.keys.History(d.id, 2)
+	version, err := store.Put(within(t), d.c.keys.Share(d.id), nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.version = version
+	lost, whole := false, []coordination.Entry(nil)
+	store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+		switch {
+		case when == coordtest.BeforeWrite && len(ops) > 1:
+			return errors.New("413 Request Entity Too Large")
+		case when == coordtest.AfterWrite && strings.HasSuffix(ops[0].Key, "/0001") && !lost:
+			lost = true
+			return errors.New("its answer was lost")
+		}
+		return nil
+	})
+	for i := range 8 {
+		if _, _, _, err := d.finish(within(t), next); err == nil {
+			t.Fatal("it was to fail")
+		}
+		next.Since = next.Since.Add(time.Millisecond)
+		if i == 1 {
+			whole = store.Peek(key + "/")
+		}
+	}
+	if parts := store.Peek(key + "/"); !reflect.DeepEqual(parts, whole) || !lost || len(whole) < 3 {
+		t.Errorf("%d parts after 2 tries, %d or others after 8", len(whole), len(parts))
+	}
+	// The last write is done, and its answer lost: what it names stays.
+	store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+		if when == coordtest.AfterWrite && len(ops) > 1 {
+			return errors.New("its answer was lost")
+		}
+		return nil
+	})
+	if _, _, _, err := d.finish(within(t), next); err == nil {
+		t.Fatal("it was to fail")
+	}
+	store.Fail(nil)
+	if _, _, _, err := d.finish(within(t), next); !errors.Is(err, coordination.ErrConflict) {
+		t.Error(err)
+	}
+	if r, err := readRecord(within(t), store, key); err != nil || len(r.Start["orders"]) != 30_000 {
+		t.Errorf("the account of the move: %v", err)
+	}
+}
+
+// What a loop wrote that could not end a move goes: its own parts where another one was
+// faster, also when the time for the write was over by then, and those of one that died.
+func TestPartsThatNobodyNamesAreDeleted(t *testing.T) {
+	t.Parallel()
+	store := coordtest.NewMemory()
+	first, nextFirst := moveOver(store, 30_000, time.Now())
+	second, nextSecond := moveOver(store, 30_000, time.Now().Add(45_678*time.Microsecond))
+	dead, nextDead := moveOver(store, 30_000, time.Now().Add(time.Second))
+	key := first.c.keys.History(first.id, 2)
+	version, err := store.Put(within(t), first.c.keys.Share(first.id), nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.version, second.version, dead.version = version, version, version
+	store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+		if when == coordtest.BeforeWrite && len(ops) > 1 {
+			return errors.New("not now")
+		}
+		return nil
+	})
+	for d, next := range map[*driver]failover.Share{first: nextFirst, dead: nextDead} {
+		if _, _, _, err := d.finish(within(t), next); err == nil {
+			t.Fatal("it was to fail")
+		}
+	}
+	store.Fail(nil)
+	if _, _, _, err := second.finish(within(t), nextSecond); err != nil {
+		t.Fatal(err)
+	}
+	all := len(store.Peek(key + "/"))
+	over, cancel := context.WithCancel(t.Context())
+	store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
+		if when == coordtest.BeforeWrite && len(ops) > 1 {
+			cancel()
+		}
+		return nil
+	})
+	if _, _, _, err := first.finish(over, nextFirst); !errors.Is(err, coordination.ErrConflict) {
+		t.Fatal(err)
+	}
+	store.Fail(nil)
+	if parts := len(store.Peek(key + "/")); parts*3 != all*2 {
+		t.Errorf("%d parts, %d are left by the one that was too late", all, parts)
+	}
+	second.share = nextSecond
+	second.sweep(within(t))
+	if parts := len(store.Peek(key + "/")); parts*3 != all {
+		t.Errorf("%d parts, %d are left when the dead one's are swept", all, parts)
+	}
+	if r, err := readRecord(within(t), store, key); err != nil || !r.Ended.Equal(nextSecond.Since) && len(r.Start["orders"]) != 30_000 {
+		t.Errorf("the account of the move: %v", err)
+	}
+}
+
+// Only what is gone or spoilt is to be restored: what could not be read now may be read later.
+func TestARestoreIsAskedForWhereItHelps(t *testing.T) {
+	t.Parallel()
+	memory := coordtest.NewMemory()
+	keys, share := failover.Keys("shop"), failover.Share{Group: "orders", Terms: []failover.Term{{Epoch: 1}, {Epoch: 2, Trimmed: true}}}
+	ask := func(store coordination.Store) bool {
+		t.Helper()
+		_, err := untrimmed(within(t), store, keys, share, map[spillway.Epoch]failover.Term{})
+		if err == nil {
+			t.Fatal("it was to fail")
+		}
+		return strings.Contains(err.Error(), "restore that key from a backup")
+	}
+	if !ask(memory) {
+		t.Error("it is gone")
+	}
+	if ask(forgetful{memory, &atomic.Int64{}}) { // denied, say
+		t.Error("it could not be read")
+	}
+	version := uint64(0)
+	for _, spoilt := range []string{"{", `{"epoch":2,"chunks":1,"parts":"a","sum":"other"}`} {
+		if err := memory.Txn(within(t), []coordination.Op{{Key: keys.History(share.ID(), 2), Value: []byte(spoilt), Version: version}}); err != nil {
+			t.Fatal(err)
+		}
+		if version == 0 {
+			if _, err := memory.Put(within(t), keys.History(share.ID(), 2)+"/a/0000", []byte("x"), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !ask(memory) {
+			t.Errorf("%s is spoilt", spoilt)
+		}
+		e, err := memory.Get(within(t), keys.History(share.ID(), 2))
+		if err != nil {
+			t.Fatal(err)
+		}
+		version = e.Version
+	}
+}
+
+// What stands still because its record is too large says so, once.
+func TestARecordThatIsTooLargeSaysSo(t *testing.T) {
+	t.Parallel()
+	store := coordtest.NewMemory()
+	d, _ := moveOver(store, 10, time.Now())
+	version, err := store.Put(within(t), d.c.keys.Share(d.id), d.share.Encode(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.take(coordination.Entry{Key: d.c.keys.Share(d.id), Value: d.share.Encode(), Version: version})
+	large := make([]byte, 300<<10)
+	tooLarge := coordination.CheckOps([]coordination.Op{{Key: "a", Value: large}, {Key: "b", Value: large}})
+	d.tellSize(within(t), errors.New("not now"))
+	if d.stored.Asking != "" {
+		t.Errorf("%q", d.stored.Asking)
+	}
+	d.tellSize(within(t), tooLarge)
+	e, err := store.Get(within(t), d.c.keys.Share(d.id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := failover.Decode(e.Value); err != nil || !strings.Contains(back.Asking, "too large for the coordinator store") {
+		t.Errorf("%q, %v", back.Asking, err)
+	}
+	d.tellSize(within(t), tooLarge)
+	if again, err := store.Get(within(t), e.Key); err != nil || again.Version != e.Version {
+		t.Errorf("it is written again: %v", err)
 	}
 }

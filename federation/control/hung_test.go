@@ -204,7 +204,7 @@ func TestNothingIsDeniedAtTheEndOfAHold(t *testing.T) {
 	d.record(t, eastTo(failover.Fencing, ""))
 	d.record(t, eastTo(failover.Fenced, ""))
 	fence := failover.Action{Kind: failover.Fence, Site: "east"}
-	d.c.cfg.Clock.(*movable).forward(d.limits.HoldBudget() - denyMin/2)
+	d.c.cfg.Clock.(*movable).forward(d.limits.HoldBudget() - d.denyMin() + 100*time.Millisecond)
 	if err := d.act(t.Context(), fence); err == nil || s.denied.Load() {
 		t.Errorf("denied %t, %v", s.denied.Load(), err)
 	}
@@ -226,6 +226,21 @@ func TestTheTargetIsOpenAtEveryLeader(t *testing.T) {
 	defer cancel()
 	if err := d.allow(ctx, "east"); err == nil || !strings.Contains(err.Error(), "not all leaders agree") {
 		t.Errorf("%v", err)
+	}
+}
+
+// That of a failover opens as soon as the brokers that answer take writes: nobody is served
+// meanwhile, and no other site rests on it.
+func TestTheTargetOfAFailoverWaitsForNoBrokerThatHangs(t *testing.T) {
+	t.Parallel()
+	s, d := newDeniable(t, "west")
+	s.denied.Store(true)
+	s.inForce.Store(true)
+	s.hangs[1].Store(true)
+	d.record(t, failover.Share{Group: "orders", State: failover.Cutover, Kind: failover.Failover, Epoch: 2, Active: "west", Target: "east", Terms: []failover.Term{{Epoch: 1, Site: "west"}}})
+	began := time.Now()
+	if err := d.act(t.Context(), failover.Action{Kind: failover.Allow, Site: "east"}); err != nil || d.memo.allowed != "east" || s.inForce.Load() {
+		t.Errorf("%v after %v, allowed at %q, in force: %t", err, time.Since(began), d.memo.allowed, s.inForce.Load())
 	}
 }
 

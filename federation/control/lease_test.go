@@ -3,6 +3,7 @@ package control
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -42,7 +43,7 @@ func TestALeaseOfManySharesWithProblems(t *testing.T) {
 				if f.Problem == "" || f.SourceProblem == "" || f.HeldBackBy == "" || len(f.Compacted) == 0 || len(f.OnlyHere) == 0 || f.EndSum != 9_000_000_000 || f.Epoch != 17 {
 					t.Fatalf("%s: %+v", share, f)
 				}
-				if shares == 1 && (len(f.SourceProblem) < 200 || len(f.Compacted) != namesTold) {
+				if shares == 1 && (len(f.SourceProblem) != len(long) || len(f.Compacted) != len(names)) {
 					t.Errorf("%d bytes of a problem, %d topics are left", len(f.SourceProblem), len(f.Compacted))
 				}
 			}
@@ -59,4 +60,37 @@ func said(problem string) failover.Following {
 	following := map[string]failover.Following{"orders/0": {SourceProblem: problem}}
 	encodeLease(failover.MirrorLease{Following: following})
 	return following["orders/0"]
+}
+
+// Where a lease has no room for all names it says how many there are more, and how many more
+// groups fail; where it has no room for sentences, that there is a problem.
+func TestWhatIsCutFromALeaseIsCounted(t *testing.T) {
+	t.Parallel()
+	var names []string
+	for i := range 300 {
+		names = append(names, fmt.Sprintf("topic-%03d", i))
+	}
+	long := strings.Repeat("the broker does not answer; ", 40)
+	f := failover.Following{Problem: long, GroupBehind: "group app: " + long + " (17 more fail)", OnlyHere: names, Compacted: names[:2]}
+	short := clipped(map[string]failover.Following{"orders/0": f}, leaseClips[0])["orders/0"]
+	if len(short.OnlyHere) != 11 || short.OnlyHere[10] != "and 290 more" || !slices.Equal(short.Compacted, names[:2]) {
+		t.Errorf("%q, %q", short.OnlyHere, short.Compacted)
+	}
+	if !strings.HasPrefix(short.GroupBehind, "group app: ") || !strings.HasSuffix(short.GroupBehind, " (17 more fail)") || len(short.GroupBehind) > 230 {
+		t.Errorf("%q", short.GroupBehind)
+	}
+	least := clipped(map[string]failover.Following{"orders/0": f}, leaseClips[len(leaseClips)-1])["orders/0"]
+	if least.Problem != "t…" || least.SourceProblem != "" || least.GroupBehind == "" || !slices.Equal(least.OnlyHere, []string{"300 topics"}) || !slices.Equal(least.Compacted, []string{"2 topics"}) {
+		t.Errorf("%+v", least)
+	}
+	said := map[string]failover.Following{}
+	for i := range 1500 {
+		said[fmt.Sprintf("failover-group-%04d/0", i)] = failover.Following{Epoch: 17, Source: "east", EndSum: 9_000_000_000, Partitions: 100, LagSeconds: 0.123, CatchingUp: true,
+			Problem: long, SourceProblem: long, HeldBackBy: long, GroupBehind: long, OnlyHere: names, Compacted: names}
+	}
+	value := encodeLease(failover.MirrorLease{Site: "west", Following: said})
+	if err := coordination.CheckOps([]coordination.Op{{Key: "mirrors/west/1", Value: value}, {Key: "other", Value: []byte("x")}}); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d bytes", len(value))
 }

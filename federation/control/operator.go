@@ -393,7 +393,7 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 // write stores a record together with the entry of the audit log, if what is checked
 // beside it holds.
 func (o *Operator) write(ctx context.Context, next failover.Share, version uint64, what, who, why string, checks ...coordination.Op) error {
-	record := coordination.Op{Key: o.keys.Share(next.ID()), Value: next.Encode(), Version: version}
+	record := coordination.Op{Key: o.keys.Share(next.ID()), Value: next.EncodeBeside(), Version: version}
 	return o.store.Txn(ctx, append([]coordination.Op{record, o.audit(what, who, why)}, checks...))
 }
 

@@ -32,6 +32,7 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 	judged := h.judgements(d.group.Sites, d.c.cfg.Observers)
 	gatewayReports, siteReports := h.reports(d.id, d.share.Epoch)
 	v.Sites = h.siteViews(d.group, d.id, judged, siteReports)
+	d.listen(&v, now)
 	v.MarksFor = d.marks.look(d.share, &v, d.limits, now)
 	v.RestoringFor = d.memo.began.Shortest(now)
 	if d.share.State == failover.Stable && !judged[d.share.Active].Down {
@@ -49,6 +50,24 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 		v.Reserved = d.memo.reserved
 	}
 	return v, nil
+}
+
+// listen fills in for how long no mirror has been alive at a site. A lease lapses when a
+// mirror is started anew, which says nothing if it is soon there again.
+func (d *driver) listen(v *failover.View, now coordination.Instant) {
+	for id, site := range v.Sites {
+		if site.Mirror {
+			delete(d.mute, id)
+			continue
+		}
+		since, ok := d.mute[id]
+		if !ok {
+			since = now
+			d.mute[id] = now
+		}
+		site.Mute = since.Shortest(now)
+		v.Sites[id] = site
+	}
 }
 
 // marking remembers which standbys give durable marks, as far as the mirrors' leases

@@ -22,6 +22,9 @@ var (
 	ErrUnavailable = errors.New("coordinator store is unavailable")
 )
 
+// ErrTooLarge: no store takes a change of this size, now or later.
+var ErrTooLarge = errors.New("it is too large for the coordinator store")
+
 // ValueBytesMax is the largest value that a store takes (Consul's limit).
 const ValueBytesMax = 512 << 10
 

@@ -52,13 +52,13 @@ func CheckOps(ops []Op) error {
 		case op.Key == "" || len(op.Key) > KeyBytesMax:
 			return fmt.Errorf("key of %d bytes: 1 to %d are allowed", len(op.Key), KeyBytesMax)
 		case len(op.Value) > ValueBytesMax:
-			return fmt.Errorf("value of %s has %d bytes: a store takes %d", op.Key, len(op.Value), ValueBytesMax)
+			return fmt.Errorf("value of %s has %d bytes, a store takes %d: %w", op.Key, len(op.Value), ValueBytesMax, ErrTooLarge)
 		case slices.ContainsFunc(ops[:i], func(o Op) bool { return o.Key == op.Key }):
 			return fmt.Errorf("key %s twice in one transaction", op.Key)
 		}
 	}
 	if n := txnBytes(ops); len(ops) > 1 && n > TxnBytesMax {
-		return fmt.Errorf("transaction of %d bytes, with %s among its %d changes: a store takes %d", n, ops[0].Key, len(ops), TxnBytesMax)
+		return fmt.Errorf("transaction of %d bytes, with %s among its %d changes, a store takes %d: %w", n, ops[0].Key, len(ops), TxnBytesMax, ErrTooLarge)
 	}
 	return nil
 }

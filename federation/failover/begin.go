@@ -67,7 +67,7 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 		return share, refuse("%d of the %d sites are up that must be heard so that nothing acknowledged is left behind (ack.sites %d; not heard: %s); bring one back, or accept any loss (-1)",
 			heard, need, limits.ackSites(), join(unheard(share, view, limits)))
 	}
-	if err := room(share, r.Kind, r.Target, limits); err != nil {
+	if err := room(share, r.Kind, r.Target, view, limits); err != nil {
 		return share, err
 	}
 	next := share
@@ -75,8 +75,11 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	next.Epoch = share.Epoch + 1
 	next.Target, next.Kind, next.Who, next.Why = r.Target, r.Kind, r.Who, r.Why
 	next.LossMax, next.Mask = r.LossMax, view.NewMask
-	if next.Automatic = r.Automatic; !r.Automatic {
-		next.Gone = nil
+	next.Automatic, next.Gone = r.Automatic, nil
+	for _, s := range share.Gone {
+		if r.Automatic && !steady(view.Sites[s].Judgement, limits) {
+			next.Gone = append(next.Gone, s)
+		}
 	}
 	next.Restoring, next.Restore = false, nil // begun anew at the new site
 	next.Started, next.Passages = view.Now, nil
@@ -179,7 +182,7 @@ func Abort(share Share, who, why string) (Share, error) {
 // is then about the site that goes on. Mask and numbering go on: to retries in
 // flight the site must look as before. Writes may have been denied there from FENCED on
 // (Decide). A site that is down is not waited for: its own loop allows them when it is back.
-func (s Share) giveUp(view View) (Share, []Action) {
+func (s Share) giveUp(view View, limits Limits) (Share, []Action) {
 	denied := s.Kind == Switchover && s.State != Draining && s.State != Fencing
 	if denied && !view.Allowed && !view.Sites[s.Active].Judgement.Down {
 		return s, []Action{{Kind: Allow, Site: s.Active, Why: fmt.Sprintf("the move is given up, %s serves again", s.Active)}}
@@ -188,6 +191,9 @@ func (s Share) giveUp(view View) (Share, []Action) {
 	next := s.enter(Stable, view, why)
 	next.Epoch++
 	next.Terms = append(slices.Clone(s.Terms), Term{Epoch: next.Epoch, Site: s.Active, Mask: s.Current().Mask, Continues: true})
+	if s.Kind == Failover && s.Automatic && len(s.Gone) > 0 { // by automation, not by a person
+		next = next.withFailover(limits)
+	}
 	next = next.settled()
 	next.Gone = s.Gone
 	return next, []Action{{Kind: Wait, Why: why}}
@@ -210,6 +216,10 @@ func automatic(share Share, view View, limits Limits) (Share, []Action) {
 	if !site.Judgement.Down {
 		return share, nil
 	}
+	failovers := view.FailoversLastHour
+	if len(share.Gone) > 0 { // of the one that was given up a moment ago this is a part
+		failovers = max(0, failovers-1)
+	}
 	hold := func(format string, args ...any) (Share, []Action) {
 		return share, []Action{{Kind: Wait, Site: share.Active, Why: fmt.Sprintf("hold %s: ", share.Active) + fmt.Sprintf(format, args...)}}
 	}
@@ -229,8 +239,8 @@ func automatic(share Share, view View, limits Limits) (Share, []Action) {
 			clocks = fmt.Sprintf("; that move ended %s from now by the clock of who wrote so, and counts from where this loop saw it: set the clocks of control loops and commands right", round(view.ClockAhead))
 		}
 		return hold("the last move ended %s ago, at least %s between moves%s", round(view.SinceMove), or(limits.HoldDown, HoldDown), clocks)
-	case policy.PerHourMax > 0 && view.FailoversLastHour >= min(policy.PerHourMax, failoversMost):
-		return ask("%d failovers in the last hour, limit %d", view.FailoversLastHour, policy.PerHourMax)
+	case policy.PerHourMax > 0 && failovers >= min(policy.PerHourMax, failoversMost):
+		return ask("%d failovers in the last hour, limit %d", failovers, policy.PerHourMax)
 	}
 	if heard, need := alive(share, view, limits), needHeard(limits); limits.ackSites() > 1 && heard < need {
 		return ask("only %d of the %d sites are up that must be heard for ack.sites %d", heard, need, limits.ackSites())

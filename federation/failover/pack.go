@@ -19,12 +19,12 @@ import (
 // and a store takes only so much in one transaction. Such a record is written as
 // packedMark and, compressed, the JSON without offsets followed by the offsets, each as
 // the difference to what the list before has for the partition. A version that does not
-// know this takes it for no record, and does nothing.
+// know this takes it for no record, and does nothing: so only that is packed which its own
+// write does not take as JSON. Older versions wrote up to 384 KB beside something else.
 const (
 	packedMark = "spillway share record, packed 1\n"
-	// plainMax is the largest record that is written as JSON: older versions could not
-	// move a share with a larger one.
-	plainMax = 320 << 10
+	// putBytesMax is the largest record that goes alone (coordination.ValueBytesMax).
+	putBytesMax = 512 << 10
 	// RecordBytesMax is the largest record with which a share moves: it has to go through
 	// a transaction with what is written beside it (coordination.TxnBytesMax).
 	RecordBytesMax = 352 << 10

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"spillway"
+	"spillway/federation/coordination"
 )
 
 // What is packed is what JSON would have said, in each state of many moves.
@@ -61,7 +62,7 @@ func TestALargeGroupMoves(t *testing.T) {
 			return
 		}
 		plain = max(plain, len(s.plain()))
-		if !bytes.Equal(encoded, s.Encode()) {
+		if !bytes.Equal(encoded, s.EncodeBeside()) {
 			t.Fatal("a large record is not packed")
 		}
 		if back, err := Decode(encoded); err != nil || !reflect.DeepEqual(back.Terms, s.Terms) {
@@ -103,5 +104,26 @@ func TestPackedRecordsAreNoJSON(t *testing.T) {
 	huge.Why = strings.Repeat("x", unpackedMax)
 	if huge.pack() != nil {
 		t.Error("more than may be unpacked is packed")
+	}
+}
+
+// What the release before could write stays JSON, so that its processes read it while some
+// are upgraded: a record that is put alone up to what a value may have.
+func TestOnlyWhatItsWriteDoesNotTakeIsPacked(t *testing.T) {
+	t.Parallel()
+	packed := func(b []byte) bool { return bytes.HasPrefix(b, []byte(packedMark)) }
+	s := stable()
+	for _, row := range []struct {
+		bytes         int
+		alone, beside bool // packed
+	}{{340 << 10, false, false}, {coordination.ValueBytesMax * 3 / 4, false, true}, {coordination.ValueBytesMax, false, true}, {coordination.ValueBytesMax + 1, true, true}} {
+		s.Why = ""
+		s.Why = strings.Repeat("x", row.bytes-len(s.plain())-len(`"why":"",`))
+		if len(s.plain()) != row.bytes {
+			t.Fatalf("%d bytes, not %d", len(s.plain()), row.bytes)
+		}
+		if alone, beside := packed(s.Encode()), packed(s.EncodeBeside()); alone != row.alone || beside != row.beside {
+			t.Errorf("%d bytes: packed %v alone and %v in a transaction", row.bytes, alone, beside)
+		}
 	}
 }

@@ -33,7 +33,8 @@ func (s Share) failovers() []time.Time {
 	return slices.Repeat([]time.Time{s.Since}, min(lossy, failoversMost))
 }
 
-// FailoversAfter counts the unplanned moves that ended after a time.
+// FailoversAfter counts the unplanned moves that ended after a time, and those of
+// automation that were given up.
 func (s Share) FailoversAfter(after time.Time) int {
 	n := 0
 	for _, ended := range s.failovers() {
@@ -46,10 +47,19 @@ func (s Share) FailoversAfter(after time.Time) int {
 
 // counted adds the move that has just ended to the failovers of the record, if it is one.
 func (s Share) counted(limits Limits) Share {
-	ended := slices.Clone(s.failovers())
 	if s.Failovers != nil && s.Kind == Failover {
-		ended = append(ended, s.Since) // among those of the terms otherwise
+		return s.withFailover(limits)
 	}
+	return s.withFailovers(s.failovers(), limits) // it is among those of the terms
+}
+
+// withFailover adds one that has just ended, or was given up though automation began it:
+// sites that come and go would make it begin others without end.
+func (s Share) withFailover(limits Limits) Share {
+	return s.withFailovers(append(slices.Clone(s.failovers()), s.Since), limits)
+}
+
+func (s Share) withFailovers(ended []time.Time, limits Limits) Share {
 	s.Failovers = append([]time.Time{}, ended[max(0, len(ended)-failoversKept(limits.Group.Failover.PerHourMax)):]...)
 	return s
 }

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"spillway"
 )
 
 // ended takes an open move to its end at a time.
@@ -78,5 +80,21 @@ func TestOldRecordsCountFailovers(t *testing.T) {
 	begun.Failovers = nil
 	if n := ended(t, begun, Failover, at.Add(30*time.Minute), l).FailoversAfter(at); n != 3 {
 		t.Errorf("%d, want 3: two that are known of and the one that ended", n)
+	}
+}
+
+// A failover that a person gave up is not one that automation counts against itself: the next
+// loss would ask a person though nothing went round.
+func TestWhatAPersonGivesUpDoesNotCount(t *testing.T) {
+	for _, gone := range [][]spillway.SiteID{nil, {"west"}} {
+		s := Share{
+			Group: "shop", Kind: Failover, Automatic: true, State: Fencing, Epoch: 2, Active: "east", Target: "west", Gone: gone, Abort: "given up",
+			Terms: []Term{{Epoch: 1, Site: "east"}}, Failovers: []time.Time{},
+		}
+		now := time.Now()
+		next, _ := s.giveUp(View{Now: now}, Limits{})
+		if got := next.FailoversAfter(now.Add(-time.Hour)); next.State != Stable || got != len(gone) {
+			t.Errorf("gone %v: %d failovers count in %s", gone, got, next.State)
+		}
 	}
 }

@@ -10,10 +10,23 @@ const roomFrom = 2000
 // anything is held. A failover is refused only where it could not be over: it is tried
 // with the differences that offsets have at least, a switchover with much larger ones, so
 // that the share can be given back, and fail over, from where it goes.
-func room(share Share, kind Kind, target spillway.SiteID, limits Limits) error {
+//
+// The record knows partitions only since it moved, and not those that were created later:
+// sites say how many there are.
+func room(share Share, kind Kind, target spillway.SiteID, view View, limits Limits) error {
 	partitions := share.partitions()
 	n := 0
 	partitions.All(func(spillway.TopicPartition, spillway.Offset) { n++ })
+	for _, site := range limits.Group.Sites {
+		f := view.Sites[site].Following
+		if f == nil {
+			continue
+		}
+		if unknown := f.Partitions - n; unknown > 0 && f.Partitions >= roomFrom {
+			// Nothing is known of where they end: as if they were at the beginning.
+			n, partitions[unknownTopic] = f.Partitions, make([]spillway.Offset, unknown+len(partitions[unknownTopic]))
+		}
+	}
 	if n < roomFrom {
 		return nil
 	}
@@ -26,6 +39,10 @@ func room(share Share, kind Kind, target spillway.SiteID, limits Limits) error {
 	}
 	return nil
 }
+
+// unknownTopic stands for the partitions of which only the number is known: no topic is
+// called so.
+const unknownTopic = "?"
 
 // partitions are those that the record knows, with the highest offset of each.
 func (s Share) partitions() PartitionOffsets {
@@ -54,7 +71,7 @@ func (s Share) largest(partitions PartitionOffsets, target spillway.SiteID, bits
 		next.Start.Set(tp, prefix+spillway.Offset(random<<bits>>(64-bits/2)))
 		next.PrefixSite[tp.Topic][tp.Partition] = target
 	})
-	size := len(next.Encode())
+	size := len(next.EncodeBeside())
 	next.Terms = append(append([]Term{}, s.Terms...), Term{Epoch: next.Epoch, Site: target, Mask: 1 << 60, Start: next.Start, Verified: next.Prefix, Lossy: true})
-	return max(size, len(next.trim(base).Encode()))
+	return max(size, len(next.trim(base).EncodeBeside()))
 }

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -64,7 +65,7 @@ func TestTheRoomOfAMoveIsReckoned(t *testing.T) {
 		s.Start.Set(tp, s.Prefix.Get(tp)+spillway.Offset(random.Int64N(20_000)))
 		s.PrefixSite[tp.Topic] = append(s.PrefixSite[tp.Topic], []spillway.SiteID{"west", "north"}[random.IntN(2)])
 	})
-	came := len(s.Encode())
+	came := len(s.EncodeBeside())
 	least, most := was.largest(at, "west", 7, l.Group.OffsetBase), was.largest(at, "west", 30, l.Group.OffsetBase)
 	if least > came || most < came {
 		t.Errorf("%d bytes came, %d to %d were reckoned", came, least, most)
@@ -78,5 +79,36 @@ func TestARecordGoesThroughATransaction(t *testing.T) {
 	value, head := make([]byte, RecordBytesMax), make([]byte, 4<<10)
 	if err := coordination.CheckOps([]coordination.Op{{Key: strings.Repeat("k", 500), Value: value}, {Key: strings.Repeat("h", 500), Value: head}, {Key: strings.Repeat("c", 500), Check: true}}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A group that never moved, and one that got many partitions since, is reckoned by what
+// its sites have: the record knows nothing of them yet.
+func TestTheRoomOfAGroupThatNeverMoved(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		share      Share
+		partitions int // at the sites
+		kind       Kind
+		refused    bool
+	}{{stable(), 3000, Switchover, false}, {stable(), 200_000, Switchover, true}, {stable(), 3000, Failover, false}, {stable(), 400_000, Failover, true},
+		{many(5000), 5000, Switchover, false}, {many(5000), 200_000, Switchover, true}} {
+		v, l := healthy()
+		for site, s := range v.Sites {
+			f := Following{}
+			if s.Following != nil {
+				f = *s.Following
+			}
+			f.Partitions = c.partitions
+			s.Following = &f
+			v.Sites[site] = s
+		}
+		_, err := Begin(c.share, Request{Kind: c.kind, Target: "west", Who: "test", LossMax: -1}, v, l)
+		if refused := errors.Is(err, ErrRefused) && strings.Contains(err.Error(), "partitions are too many for one failover group"); refused != c.refused || err != nil && !refused {
+			t.Errorf("%s of %d partitions: %v", c.kind, c.partitions, err)
+		}
+		if c.refused && err != nil && !strings.Contains(err.Error(), fmt.Sprint("its ", c.partitions, " partitions")) {
+			t.Error(err)
+		}
 	}
 }

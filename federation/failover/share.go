@@ -137,7 +137,8 @@ type Share struct {
 	Abort       string                       `json:"abort,omitempty"`       // who gives the move up, and why; the record stays until that is safe
 	Automatic   bool                         `json:"automatic,omitempty"`   // nobody asked for this failover, so it may be given up and begun anew
 	// Gone are the sites that went away while automation failed over, so that it gave
-	// the failover up and begins anew: each once, and then a person decides.
+	// the failover up and begins anew: each once, unless it has been up for long since,
+	// and then a person decides.
 	Gone     []spillway.SiteID `json:"gone,omitempty"`
 	Asking   string            `json:"asking,omitempty"`   // why a person must decide; empty if none must
 	Passages []Passage         `json:"passages,omitempty"` // states that this move entered, oldest first
@@ -162,7 +163,8 @@ type Share struct {
 	DegradedWhy string    `json:"degradedWhy,omitempty"`
 	// DegradedEpoch is the epoch in which it began.
 	DegradedEpoch spillway.Epoch `json:"degradedEpoch,omitempty"`
-	// Failovers are when the last unplanned moves ended, oldest first (failoversKept). Nil:
+	// Failovers are when the last unplanned moves ended, oldest first (failoversKept), and
+	// when automation gave one up. Nil:
 	// a version wrote the record that did not keep them.
 	Failovers []time.Time `json:"failovers,omitzero"`
 }
@@ -263,16 +265,25 @@ func Decode(value []byte) (Share, error) {
 	return s, nil
 }
 
-// Encode writes a share record, packed if it would be too large.
-func (s Share) Encode() []byte {
+// Encode writes a share record that is put alone, packed if it would be too large.
+func (s Share) Encode() []byte { return s.within(putBytesMax) }
+
+// EncodeBeside writes a share record that goes through a transaction with what is written
+// beside it, packed if it would be too large.
+func (s Share) EncodeBeside() []byte { return s.within(RecordBytesMax) }
+
+func (s Share) within(most int) []byte {
 	b := s.plain()
-	if len(b) > plainMax {
+	if len(b) > most {
 		if packed := s.pack(); packed != nil {
 			return packed
 		}
 	}
 	return b
 }
+
+// Same tells whether two records say the same. It costs less than to pack them.
+func (s Share) Same(other Share) bool { return bytes.Equal(s.plain(), other.plain()) }
 
 func (s Share) plain() []byte {
 	b, err := json.Marshal(s)

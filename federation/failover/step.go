@@ -16,7 +16,7 @@ import (
 // CUTOVER of a failover together with a check of the reserved ends' version.
 func Step(share Share, view View, limits Limits) (Share, []Action) {
 	if share.Abort != "" && share.State != Stable && share.State != Open {
-		return share.giveUp(view)
+		return share.giveUp(view, limits)
 	}
 	if why := tooLong(share, view, limits); why != "" {
 		return aborted(share, why)
@@ -50,14 +50,17 @@ func Step(share Share, view View, limits Limits) (Share, []Action) {
 	case Fencing:
 		return fencing(share, view)
 	case Fenced:
-		if share.Kind == Failover {
-			return fencedFailover(share, view, limits)
+		if share.Kind == Switchover {
+			return fencedSwitchover(share, view)
 		}
-		return fencedSwitchover(share, view)
+		next, actions := fencedFailover(share, view, limits)
+		return doubted(share, next, actions, view, limits)
 	case Cutover:
-		return cutover(share, view, limits)
+		next, actions := cutover(share, view, limits)
+		return doubted(share, next, actions, view, limits)
 	case CaughtUp:
-		return caughtUp(share, view, limits)
+		next, actions := caughtUp(share, view, limits)
+		return doubted(share, next, actions, view, limits)
 	case Open:
 		return opened(share, view, limits)
 	}

@@ -24,7 +24,7 @@ func Choose(share Share, r Request, view View, limits Limits) (Request, error) {
 }
 
 // bestSurvivor is, of the sites that are up, have a mirror, and are not drained, the one
-// that is furthest, and of those that are about as far the one that is preferred: what
+// that nobody finds dead, then the one that is furthest, and of those that are about as far the one that is preferred: what
 // it lacks it would have to fetch while nobody is served. why tells what was against
 // those that are preferred to it; or, if there is none, against the last one.
 func bestSurvivor(share Share, view View, limits Limits) (target spillway.SiteID, why string) {
@@ -35,7 +35,7 @@ func bestSurvivor(share Share, view View, limits Limits) (target spillway.SiteID
 			continue
 		}
 		err := checkTarget(share, Request{Kind: Failover, Target: site}, view, limits)
-		if err == nil && slices.Contains(share.Gone, site) {
+		if err == nil && slices.Contains(share.Gone, site) && !steady(view.Sites[site].Judgement, limits) {
 			err = refuse("site %s went away when the share was about to fail over there; name it to fail over there all the same", site)
 		}
 		if drained := view.Sites[site].Drained; err == nil && drained != nil {
@@ -51,15 +51,33 @@ func bestSurvivor(share Share, view View, limits Limits) (target spillway.SiteID
 		return "", why
 	}
 	far := standings(share, fit, view)
-	best := slices.MinFunc(far, func(a, b standing) int { return cmp.Compare(a.step, b.step) }) // the first of equals
+	doubtful := func(s standing) int { // it may be dead, and what it has with it
+		if view.Sites[s.site].Judgement.Suspected {
+			return 1
+		}
+		return 0
+	}
+	best := slices.MinFunc(far, func(a, b standing) int { // the first of equals
+		return cmp.Or(cmp.Compare(doubtful(a), doubtful(b)), cmp.Compare(a.step, b.step))
+	})
 	var behind []string
 	for _, s := range far {
 		if s.site == best.site {
 			break
 		}
-		behind = append(behind, fmt.Sprintf("%s is preferred, but %s", s.site, s.why))
+		why := s.why
+		if doubtful(s) > doubtful(best) {
+			why = "it may be dead: " + view.Sites[s.site].Judgement.Why
+		}
+		behind = append(behind, fmt.Sprintf("%s is preferred, but %s", s.site, why))
 	}
 	return best.site, strings.Join(behind, ", ")
+}
+
+// steady tells whether a site that went away is as good as any other again: it has been
+// up for as long as a share must have stood still before it moves without a person.
+func steady(j Judgement, limits Limits) bool {
+	return j.up() && j.For >= or(limits.HoldDown, HoldDown)
 }
 
 // standing is how far a survivor is, in coarse steps: 0 is the best.
@@ -82,12 +100,12 @@ const (
 )
 
 func standings(share Share, sites []spillway.SiteID, view View) []standing {
-	if len(share.Gone) > 0 {
-		return standingsByEnd(sites, view)
+	if byEnd(share, sites, view) {
+		return standingsByEnd(share, sites, view)
 	}
 	least := -1.0
 	for _, s := range sites {
-		if f := view.Sites[s].Following; follows(share, f) && !f.CatchingUp && (least < 0 || f.LagSeconds < least) {
+		if f := view.Sites[s].Following; follows(share, f) && (least < 0 || f.LagSeconds < least) {
 			least = f.LagSeconds
 		}
 	}
@@ -95,14 +113,8 @@ func standings(share Share, sites []spillway.SiteID, view View) []standing {
 	for _, s := range sites {
 		f, at := view.Sites[s].Following, standing{site: s}
 		switch {
-		case f == nil:
-			at.step, at.why = stepUnknown, "it does not say how far it is"
-		case f.Problem != "":
-			at.step, at.why = stepUnknown, "it does not follow: "+f.Problem
 		case !follows(share, f):
-			at.step, at.why = stepUnknown, fmt.Sprintf("it follows epoch %d", f.Epoch)
-		case f.CatchingUp:
-			at.step, at.why = stepCatchingUp, "it has not caught up"
+			at = unknown(s, f)
 		default:
 			for more := f.LagSeconds - least; more > aboutLevel; more /= 10 {
 				at.step++
@@ -114,26 +126,60 @@ func standings(share Share, sites []spillway.SiteID, view View) []standing {
 	return all
 }
 
-// standingsByEnd is for a failover that is begun anew: flows have been stopped for the
-// one that was given up, and nothing can flow in the share's epoch, so neither lag nor
-// whether a site has caught up tells anything. Where their logs end does.
-func standingsByEnd(sites []spillway.SiteID, view View) []standing {
+// byEnd tells whether the ends of the survivors' logs tell how far they are, and not their
+// lag. Where a move was given up, flows have been stopped and none gets into the share's
+// epoch while its site is dead: neither lag nor whether a site has caught up tells anything
+// then. And one that has not caught up may lack a little or nearly all.
+func byEnd(share Share, sites []spillway.SiteID, view View) bool {
+	return len(share.Gone) > 0 || slices.ContainsFunc(sites, func(s spillway.SiteID) bool {
+		f := view.Sites[s].Following
+		return follows(share, f) && (f.CatchingUp || f.Epoch < share.Epoch)
+	})
+}
+
+// aboutLevelRecords is how many records fewer a survivor may have and count as about as
+// far: so many are fetched in no time.
+const aboutLevelRecords = 10_000
+
+func standingsByEnd(share Share, sites []spillway.SiteID, view View) []standing {
+	tells := func(f *Following) bool { return f != nil && (len(share.Gone) > 0 || follows(share, f)) }
 	partitions, most := 0, int64(0)
 	for _, s := range sites {
-		if f := view.Sites[s].Following; f != nil {
+		if f := view.Sites[s].Following; tells(f) {
 			partitions, most = max(partitions, f.Partitions), max(most, f.EndSum)
 		}
 	}
 	var all []standing
 	for _, s := range sites {
-		switch f := view.Sites[s].Following; {
-		case f == nil || f.Partitions < partitions:
-			all = append(all, standing{s, stepUnknown, "it does not say of all partitions how far it is"})
+		f, at := view.Sites[s].Following, standing{site: s}
+		switch {
+		case !tells(f):
+			at = unknown(s, f)
+		case f.CatchingUp && f.Partitions < max(partitions, 1):
+			at.step, at.why = stepCatchingUp, "it has not caught up"
+		case f.Partitions < partitions:
+			at.step, at.why = stepUnknown, "it does not say of all partitions how far it is"
 		default:
-			all = append(all, standing{s, min(most-f.EndSum, stepCatchingUp), fmt.Sprintf("it lacks %d records", most-f.EndSum)})
+			for more := most - f.EndSum; more > aboutLevelRecords; more /= 10 {
+				at.step++
+			}
+			at.why = fmt.Sprintf("it lacks %d records", most-f.EndSum)
 		}
+		all = append(all, at)
 	}
 	return all
+}
+
+// unknown is the standing of a site that does not follow the numbering in force.
+func unknown(site spillway.SiteID, f *Following) standing {
+	switch {
+	case f == nil:
+		return standing{site, stepUnknown, "it does not say how far it is"}
+	case f.Problem != "":
+		return standing{site, stepUnknown, "it does not follow: " + f.Problem}
+	default:
+		return standing{site, stepUnknown, fmt.Sprintf("it follows epoch %d", f.Epoch)}
+	}
 }
 
 // follows tells whether what a site says is about the numbering in force: epochs in

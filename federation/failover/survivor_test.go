@@ -35,8 +35,14 @@ func TestTheSurvivorThatIsFurthest(t *testing.T) {
 		"nobody says anything":               {nil, nil, false, "west", ""},
 		// Given up and begun anew: nothing can flow in the share's epoch.
 		"begun anew, both are level": {ended(1000), ended(1000), true, "west", ""},
-		"begun anew, one has more":   {ended(1000), ended(1012), true, "north", "west is preferred, but it lacks 12 records"},
-		"begun anew, one is mute":    {nil, ended(1012), true, "north", "west is preferred, but it does not say of all partitions how far it is"},
+		"begun anew, one has more":   {ended(1000), ended(13_000), true, "north", "west is preferred, but it lacks 12000 records"},
+		"begun anew, a few more":     {ended(1000), ended(11_000), true, "west", ""},
+		"begun anew, one is mute":    {nil, ended(1012), true, "north", "west is preferred, but it does not say how far it is"},
+		// Nobody knows by time how far one is that has not caught up.
+		"catching up, and nearly there": {ended(1000), at(30), false, "west", ""},
+		"both are, and one has more":    {ended(1000), ended(500_000), false, "north", "west is preferred, but it lacks 499000 records"},
+		"the same, of too few":          {&Following{Epoch: 4, CatchingUp: true, Partitions: 2, EndSum: 9e9}, ended(500_000), false, "north", "west is preferred, but it has not caught up"},
+		"the same, of an older epoch":   {&Following{Epoch: 2, CatchingUp: true, Partitions: 3, EndSum: 9e9}, ended(500_000), false, "north", "west is preferred, but it follows epoch 2"},
 	} {
 		s := stable()
 		v, l := healthy()
@@ -56,8 +62,26 @@ func TestTheSurvivorThatIsFurthest(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, next.Passages[0].Why, c.why)
 		}
 	}
-	// Who names a site gets it.
+	// A person gave a move up, or a switchover was when its source died: flows were stopped,
+	// and nobody gets into the epoch that goes on.
+	given := stable()
+	given.Epoch = 6
+	given.Terms = append(given.Terms, Term{Epoch: 6, Site: "east", Continues: true})
+	w, limits := healthy()
+	w.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, LagSeconds: 60, Partitions: 3, EndSum: 1000}}
+	w.Sites["north"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, LagSeconds: 60, Partitions: 3, EndSum: 90_000}}
+	if next, err := Begin(given, Request{Kind: Failover, Who: "ann"}, w, limits); err != nil || next.Target != "north" {
+		t.Errorf("to %s, %v", next.Target, err)
+	}
+	// One that somebody finds dead comes last, however far it is.
 	v, l := healthy()
+	v.Sites["west"] = SiteView{Mirror: true, Judgement: Judgement{Fresh: 3, Suspected: true, Why: "west is down to north: 1 of 3 votes that are needed"}, Following: at(30)}
+	v.Sites["north"] = SiteView{Mirror: true, Judgement: Judgement{Fresh: 3}, Following: &Following{Epoch: 4, CatchingUp: true}}
+	if next, err := Begin(stable(), Request{Kind: Failover, Who: "ann"}, v, l); err != nil || next.Target != "north" || !strings.HasSuffix(next.Passages[0].Why, "; north, since west is preferred, but it may be dead: west is down to north: 1 of 3 votes that are needed") {
+		t.Errorf("to %s, %v: %+v", next.Target, err, next.Passages)
+	}
+	// Who names a site gets it.
+	v, l = healthy()
 	v.Sites["west"] = SiteView{Mirror: true, Following: &Following{Epoch: 4, CatchingUp: true}}
 	if next, err := Begin(stable(), Request{Kind: Failover, Target: "west", Who: "ann"}, v, l); err != nil || next.Target != "west" {
 		t.Errorf("%s, %v", next.Target, err)

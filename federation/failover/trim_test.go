@@ -48,7 +48,7 @@ func hundredMoves(t *testing.T, partitions int, random *rand.Rand, see func(Shar
 		see(s)
 		if random.IntN(4) == 0 {
 			s.Abort = "somebody"
-			s, _ = s.giveUp(v)
+			s, _ = s.giveUp(v, l)
 		} else {
 			for _, site := range sites {
 				v.Sites[site] = SiteView{Mirror: true, Report: &SiteReport{Opened: true, Armed: true}}

@@ -15,9 +15,13 @@ type Judgement struct {
 	Down bool // a quorum of observers at other sites found it dead
 	// Suspected: somebody found it dead, but that is not enough.
 	Suspected bool
-	For       time.Duration // for how long the quorum has agreed
-	Fresh     int           // votes that count
-	Why       string
+	// For is for how long the quorum has agreed that it is down; of one that is suspected
+	// how long somebody has found it dead, of one that is up how long nobody has.
+	For   time.Duration
+	Fresh int // votes that count
+	Why   string
+	// Evidence is the part of Why that an observer may put differently at each probe.
+	Evidence string
 }
 
 // up: somebody voted, and nobody against it.
@@ -31,12 +35,14 @@ func Judge(votes []Vote, about spillway.SiteID, observers []spillway.SiteID) Jud
 	quorum := max(2, len(observers)/2+1)
 	var down []Vote
 	var own *Vote
-	fresh := 0
+	fresh, up := 0, time.Duration(0) // up: how long all have found it so
 	for _, v := range votes {
 		if v.About != about || !slices.Contains(observers, v.Observer) {
 			continue
 		}
-		fresh++
+		if fresh++; fresh == 1 || v.For < up {
+			up = v.For
+		}
 		if v.Observer == about {
 			own = &v
 			continue
@@ -60,9 +66,18 @@ func Judge(votes []Vote, about spillway.SiteID, observers []spillway.SiteID) Jud
 		j.Why = fmt.Sprintf("%s is down to %s, but its own observer reaches it: it is cut off, not dead", about, names(down))
 	default:
 		j.Down, j.For = true, down[quorum-1].For
-		j.Why = fmt.Sprintf("%s is down to %s: %s", about, names(down), down[0].Evidence)
+		j.Evidence = down[0].Evidence
+		j.Why = fmt.Sprintf("%s is down to %s: %s", about, names(down), j.Evidence)
 	}
 	j.Suspected = !j.Down && (len(down) > 0 || own != nil && own.Verdict == Down)
+	switch {
+	case j.Suspected && len(down) > 0:
+		j.For = down[0].For
+	case j.Suspected:
+		j.For = own.For
+	case !j.Down:
+		j.For = up
+	}
 	return j
 }
 

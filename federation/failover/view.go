@@ -78,10 +78,11 @@ func (g GatewayView) past() bool { return g.Over && g.OverFor >= PastAfter }
 // SiteView is one site as the loop sees it.
 type SiteView struct {
 	Judgement Judgement
-	Mirror    bool     // a mirror worker's lease is alive
-	Shared    bool     // several mirror processes were heard there lately
-	Marks     bool     // it follows the active site and gives durable marks
-	Drained   *Drained // nil: it is not
+	Mirror    bool          // a mirror worker's lease is alive
+	Mute      time.Duration // for how long this loop has seen that none is; 0: one is
+	Shared    bool          // several mirror processes were heard there lately
+	Marks     bool          // it follows the active site and gives durable marks
+	Drained   *Drained      // nil: it is not
 	Following *Following
 	Report    *SiteReport // for the epoch of the share record
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net"
 	"sync"
+	"time"
 )
 
 // Wire is the network between the gateways and one site.
@@ -15,6 +16,7 @@ type Wire struct {
 		conns map[*wired]bool
 		mute  bool
 		down  bool
+		late  time.Duration // see Delay
 		sent  map[int16]int // requests by key
 		loud  chan struct{} // closed when Mute ends
 	}
@@ -118,6 +120,13 @@ func (w *Wire) Unmute() {
 	}
 }
 
+// Delay has every answer come so much later; none: at once.
+func (w *Wire) Delay(by time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mu.late = by
+}
+
 // Cut closes all connections; down keeps new ones from being made.
 func (w *Wire) Cut(down bool) {
 	w.mu.Lock()
@@ -139,6 +148,16 @@ func (w *Wire) Mend() {
 
 func (c *wired) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
+	c.wire.mu.Lock()
+	late := c.wire.mu.late
+	c.wire.mu.Unlock()
+	if late > 0 {
+		select {
+		case <-time.After(late):
+		case <-c.closed:
+			return 0, net.ErrClosed
+		}
+	}
 	for err == nil {
 		c.wire.mu.Lock()
 		mute, loud := c.wire.mu.mute, c.wire.mu.loud
