@@ -32,7 +32,8 @@ type partState struct {
 // publish is called by lanes after a plan was compared.
 func (f *flow) publish(p *partition) {
 	f.setState(p, true, p.notice)
-	f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, Session: p.session.Session, End: p.virtual})
+	f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, Session: p.session.Session, End: p.virtual,
+		Compared: p.agreed == p.session.Session})
 }
 
 func (f *flow) setState(p *partition, running bool, problem string) {

@@ -25,6 +25,9 @@ type Mark struct {
 	Epoch     spillway.Epoch  `json:"epoch"`
 	Session   int64           `json:"session"` // append session of the partition; only rises
 	End       spillway.Offset `json:"end"`
+	// Compared: in this append session the source has said that it has under the same numbers
+	// what is here. Until then it may have lost it.
+	Compared bool `json:"compared,omitempty"`
 	// Map is a position in the site's map topic: who has read the record there knows all
 	// that the map says of what lies below End. 0: it is not told.
 	Map int64 `json:"map,omitempty"`
