@@ -36,7 +36,8 @@ const (
 //	   it does, and grows old by that
 //	C  only partitions are remembered that have a mark, so their number is bounded by what exists
 //	D  nothing is known of a standby until the site that serves was asked once how far it is,
-//	   and nothing any more where that has lost what the standby has (package freshness, D)
+//	   nor where that has lost what the standby has (marks.lose), nor in an append session for
+//	   which its mirror has not compared the two yet
 type standbys struct {
 	gateway *Gateway
 	kick    chan struct{}
@@ -82,11 +83,11 @@ func newStandbys(g *Gateway) *standbys {
 }
 
 // look is what a site that follows has said last, with the map as far as it tells what that
-// speaks of (A, B). Nil where there is none.
+// speaks of (A, B). Nil where there is none, or where it is worth nothing (D).
 func (s *standbys) look(t router.Term, site spillway.SiteID, tp spillway.TopicPartition) (*offsetmap.View, mark) {
 	line, ok := s.gateway.marks.siteMark(t, site, tp)
 	reader := s.gateway.readers[site]
-	if !ok || reader == nil {
+	if !ok || reader == nil || !line.Compared || line.lost > 0 {
 		return nil, line
 	}
 	return reader.Followed(tp, line.Session, line.End, line.Map), line
@@ -96,7 +97,7 @@ func (s *standbys) look(t router.Term, site spillway.SiteID, tp spillway.TopicPa
 func (s *standbys) View(t router.Term, site spillway.SiteID, tp spillway.TopicPartition) (*offsetmap.View, spillway.Offset, int64) {
 	s.mu.Lock()
 	track := s.mu.tracks[standbyPartition{site, tp}]
-	known := track != nil && track.term.Epoch == t.Epoch && track.Answered() && !track.Lost() // D
+	known := track != nil && track.term.Epoch == t.Epoch && !track.Log().Asked.IsZero() // D
 	s.mu.Unlock()
 	if !known {
 		return nil, -1, 0
@@ -146,17 +147,17 @@ func (t *standbyTrack) take(view *offsetmap.View, line mark, now time.Time) {
 	if view != nil {
 		known, _ = view.End()
 	}
-	t.Mark(line.Session, line.End, known, now)
+	t.Mark(line.Session, line.End, known, line.lost > 0, now)
 }
 
-// Ended implements router.Standbys.
-func (s *standbys) Ended(t router.Term, site spillway.SiteID, tp spillway.TopicPartition) (spillway.Offset, time.Time) {
+// Log implements router.Standbys.
+func (s *standbys) Log(t router.Term, site spillway.SiteID, tp spillway.TopicPartition) freshness.Log {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if track := s.mu.tracks[standbyPartition{site, tp}]; track != nil && track.term.Epoch == t.Epoch {
-		return track.Ended()
+		return track.Log()
 	}
-	return 0, time.Time{}
+	return freshness.Log{Start: -1}
 }
 
 // Await implements router.Standbys.
@@ -234,6 +235,7 @@ func (s *standbys) place(ctx context.Context, site spillway.SiteID, wanted map[s
 	defer cancel()
 	questions := make(map[question]map[spillway.TopicPartition]router.Term)
 	c := s.gateway.config.Sites[site]
+	unknown, fault := 0, error(nil)
 	for tp, one := range wanted {
 		if c == nil {
 			break // the gateway does not serve at such a site either
@@ -241,7 +243,7 @@ func (s *standbys) place(ctx context.Context, site spillway.SiteID, wanted map[s
 		node, err := c.Leader(ctx, tp)
 		if err != nil {
 			if !errors.Is(err, broker.ErrNoLeader) && !errors.Is(err, broker.ErrUnknownTopic) {
-				s.gateway.problem(fmt.Sprintf("find who leads %s at site %s, for reads at standbys", tp, site), err)
+				unknown, fault = unknown+1, err
 			}
 			continue
 		}
@@ -250,6 +252,9 @@ func (s *standbys) place(ctx context.Context, site spillway.SiteID, wanted map[s
 			questions[q] = make(map[spillway.TopicPartition]router.Term)
 		}
 		questions[q][tp] = one.term
+	}
+	if fault != nil {
+		s.gateway.problem(fmt.Sprintf("find who leads %d partitions at site %s, for reads at standbys", unknown, site), fault)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -264,14 +269,19 @@ func (s *standbys) place(ctx context.Context, site spillway.SiteID, wanted map[s
 	return questions
 }
 
-// ask asks a site that serves where readers of committed records end: what open
-// transactions hold back there, no standby can have.
+// ask asks a site that serves where its logs start, and where readers of committed records
+// end: what open transactions hold back there, no standby can have.
 func (s *standbys) ask(ctx context.Context, q question, tps map[spillway.TopicPartition]router.Term) {
 	ctx, cancel := context.WithTimeout(ctx, freshAskMax)
 	defer cancel()
-	began := time.Now()
-	ends, err := s.gateway.config.Sites[q.site].Admin().StableEnds(ctx, slices.Collect(maps.Keys(tps)))
-	if err != nil {
+	began, admin, asked := time.Now(), s.gateway.config.Sites[q.site].Admin(), slices.Collect(maps.Keys(tps))
+	var starts map[spillway.TopicPartition]spillway.LocalOffset
+	var fault error
+	var beside sync.WaitGroup // who waits for one partition is not late with the ends of the others
+	beside.Go(func() { starts, fault = admin.LogStarts(ctx, asked) })
+	ends, err := admin.StableEnds(ctx, asked)
+	beside.Wait()
+	if err := errors.Join(err, fault); err != nil {
 		s.gateway.problem(fmt.Sprintf("ask site %s how far it is, for reads at standbys", q.site), err)
 	}
 	s.mu.Lock()
@@ -286,8 +296,17 @@ func (s *standbys) ask(ctx context.Context, q question, tps map[spillway.TopicPa
 		if track.doubtful = !there; !there {
 			continue
 		}
-		if v, ok := s.gateway.router.VirtualEnd(track.share, track.term, at.TopicPartition, end); ok {
-			track.Answer(v, began)
+		log := freshness.Log{Start: -1, Asked: began}
+		var ok bool
+		if log.End, ok = s.gateway.router.Virtual(track.share, track.term, at.TopicPartition, end); !ok {
+			continue
+		}
+		if start, told := starts[at.TopicPartition]; told {
+			log.Start, _ = s.gateway.router.Virtual(track.share, track.term, at.TopicPartition, start)
+		}
+		line, _ := s.gateway.marks.siteMark(track.term, at.site, at.TopicPartition)
+		if before := line.lost > 0; track.Answer(log) && !before {
+			s.gateway.marks.lose(at.site, at.TopicPartition, track.Session())
 		}
 	}
 }

@@ -10,8 +10,10 @@
 //	C  a standby that was too old is taken for fresh again only once it has been well within
 //	   the limit for as long as the limit is, so that clients are not sent to and fro
 //	D  where the active site ended below the mark, asked when the mark was there already, it has
-//	   lost records that the standby has: nothing is known of the standby any more until its
-//	   mirror has marked in a newer append session, for which it has compared the two
+//	   lost records that the standby has. Who keeps the marks is told (Answer), and says with
+//	   each mark for how long nothing is known of the standby
+//	E  within an append session nothing that was known is unknown again: a map that is behind
+//	   its mark is no loss of records
 package freshness
 
 import (
@@ -45,38 +47,36 @@ type Track struct {
 	session int64           // the append session of the mark
 	said    spillway.Offset // the highest mark of the session
 	since   time.Time       // of said
-	lost    bool            // the active site has lost records since (D)
+	lost    bool            // the active site has lost what the mark speaks of (D)
 
 	mark   spillway.Offset // as far as it is known what lies below
 	first  time.Time       // of the first answer, or since records were lost
 	proven time.Time       // when the active site had nothing that the standby lacks now; zero: not known
-	newest point           // the newest answer
-	ahead  []point         // answers that the standby has not reached, ascending in time
+	newest Log             // the newest answer
+	ahead  []Log           // answers that the standby has not reached, ascending in time
 
 	state State
 	near  time.Time // while Stale: since when the age has been well within the limit
 }
 
-// point is an answer of the active site.
-type point struct {
-	asked time.Time
-	end   spillway.Offset
+// Log is what the active site said of its log.
+type Log struct {
+	Start, End spillway.Offset // −1: it did not say where it starts
+	Asked      time.Time       // before the question; zero: it was not asked yet
 }
 
-// Answer takes where the active site ended. asked is from before the question.
-func (t *Track) Answer(end spillway.Offset, asked time.Time) {
-	if !asked.After(t.newest.asked) {
-		return
+// Answer takes what the active site said. lost: it has lost records that the standby has (D).
+func (t *Track) Answer(log Log) (lost bool) {
+	if !log.Asked.After(t.newest.Asked) {
+		return t.lost
 	}
-	if t.newest = (point{asked, end}); t.first.IsZero() {
-		t.first = asked
+	if t.newest = log; t.first.IsZero() {
+		t.first = log.Asked
 	}
-	if end < t.said && asked.After(t.since) {
-		t.lost = true // D
-	}
-	if end <= t.mark {
-		t.proven, t.ahead = asked, t.ahead[:0]
-		return
+	t.lost = t.lost || log.End < t.said && log.Asked.After(t.since)
+	if log.End <= t.mark {
+		t.proven, t.ahead = log.Asked, t.ahead[:0]
+		return t.lost
 	}
 	if len(t.ahead) == pointsMax { // what is forgotten makes ages higher, never lower
 		kept := t.ahead[:0]
@@ -88,54 +88,57 @@ func (t *Track) Answer(end spillway.Offset, asked time.Time) {
 		t.ahead = kept
 	}
 	t.ahead = append(t.ahead, t.newest)
+	return t.lost
 }
 
-// Mark takes the standby's durable mark, and how much of what lies below is known: a map
-// that hangs makes the standby old, as a mirror does. A mark that falls tells that the standby
-// has lost records: what was proven before is not true any more.
-func (t *Track) Mark(session int64, said, known spillway.Offset, now time.Time) {
+// Mark takes the standby's durable mark, how much of what lies below is known (a map that
+// hangs makes the standby old, as a mirror does), and whether the active site has lost records
+// that it speaks of. A mark that falls, which it does only with a newer append session, tells
+// that the standby has lost records: what was proven before is not true any more.
+func (t *Track) Mark(session int64, said, known spillway.Offset, lost bool, now time.Time) {
+	mark := min(said, known)
 	switch {
 	case session > t.session:
-		t.session, t.said, t.since, t.lost = session, said, now, false
+		t.session, t.said, t.since = session, said, now
 	case session < t.session:
 		return // late
-	case said > t.said:
-		t.said, t.since = said, now
+	default:
+		if said > t.said {
+			t.said, t.since = said, now
+		}
+		mark = max(mark, t.mark) // E
 	}
-	mark := min(said, known)
+	t.lost = lost
 	fell := mark < t.mark
 	t.mark = mark
 	if fell {
-		t.first, t.proven, t.ahead = t.newest.asked, time.Time{}, t.ahead[:0]
-		if t.newest.end > mark {
+		t.first, t.proven, t.ahead = t.newest.Asked, time.Time{}, t.ahead[:0]
+		if t.newest.End > mark {
 			t.ahead = append(t.ahead, t.newest)
 		}
 	}
 	reached := 0
 	for i, p := range t.ahead {
-		if p.end <= mark {
-			t.proven, reached = p.asked, i+1
+		if p.End <= mark {
+			t.proven, reached = p.Asked, i+1
 		}
 	}
 	t.ahead = append(t.ahead[:0], t.ahead[reached:]...)
 }
 
-// Answered tells whether the active site was asked how far it is.
-func (t *Track) Answered() bool { return !t.newest.asked.IsZero() }
-
-// Lost tells whether the active site has lost records that the standby has (D).
-func (t *Track) Lost() bool { return t.lost }
-
 // Behind tells how far the standby is behind.
 func (t *Track) Behind(now time.Time) Behind {
 	if t.proven.IsZero() || t.lost {
-		return Behind{Records: max(0, int64(t.newest.end-t.mark))}
+		return Behind{Records: max(0, int64(t.newest.End-t.mark))}
 	}
-	return Behind{Records: max(0, int64(t.newest.end-t.mark)), Age: now.Sub(t.proven), Known: true}
+	return Behind{Records: max(0, int64(t.newest.End-t.mark)), Age: now.Sub(t.proven), Known: true}
 }
 
-// Ended is where the active site ended when it was asked last, and when that was.
-func (t *Track) Ended() (end spillway.Offset, asked time.Time) { return t.newest.end, t.newest.asked }
+// Session is the append session of the mark.
+func (t *Track) Session() int64 { return t.session }
+
+// Log is what the active site said of its log when it was asked last.
+func (t *Track) Log() Log { return t.newest }
 
 // Judge tells what the standby is good for where ageMax is allowed.
 func (t *Track) Judge(now time.Time, ageMax time.Duration) State {

@@ -28,25 +28,25 @@ func TestTrack(t *testing.T) {
 		}
 	}
 	session := int64(1)
-	mark := func(end spillway.Offset, now time.Duration) { track.Mark(session, end, end, at(now)) }
+	mark := func(end spillway.Offset, now time.Duration) { track.Mark(session, end, end, false, at(now)) }
 	mark(100, second)
 	step("nobody was asked", second, freshness.Unknown, 0, 0)
-	track.Answer(100, at(2*second))
+	track.Answer(freshness.Log{End: 100, Asked: at(2 * second)})
 	step("it has all", 3*second, freshness.Fresh, 0, second)
-	track.Answer(150, at(4*second))
+	track.Answer(freshness.Log{End: 150, Asked: at(4 * second)})
 	step("the active site has more", 5*second, freshness.Fresh, 50, 3*second)
-	track.Answer(170, at(6*second))
+	track.Answer(freshness.Log{End: 170, Asked: at(6 * second)})
 	mark(160, 7*second)
 	step("it has reached the answer before the last", 7*second, freshness.Fresh, 10, 3*second)
 	step("the active site says nothing any more", 14*second+1, freshness.Stale, 10, limit+1)
 	mark(170, 14*second)
-	track.Answer(170, at(15*second))
+	track.Answer(freshness.Log{End: 170, Asked: at(15 * second)})
 	step("it has all again, just now", 15*second, freshness.Stale, 0, 0)
-	track.Answer(170, at(20*second))
+	track.Answer(freshness.Log{End: 170, Asked: at(20 * second)})
 	step("for five seconds", 20*second, freshness.Stale, 0, 0)
-	track.Answer(170, at(25*second))
+	track.Answer(freshness.Log{End: 170, Asked: at(25 * second)})
 	step("for as long as the limit", 25*second, freshness.Fresh, 0, 0)
-	track.Answer(169, at(24*second))
+	track.Answer(freshness.Log{End: 169, Asked: at(24 * second)})
 	step("an answer that is late", 25*second, freshness.Fresh, 0, 0)
 	session = 2
 	mark(165, 26*second)
@@ -62,48 +62,68 @@ func TestTrack(t *testing.T) {
 // A standby ends where it is known what it has, and is as old as that.
 func TestWhatIsNotKnownMakesOld(t *testing.T) {
 	var track freshness.Track
-	track.Mark(1, 100, 100, at(second))
-	track.Answer(100, at(2*second))
-	track.Mark(1, 150, 120, at(3*second)) // the mirror goes on, and the map hangs
-	track.Answer(150, at(4*second))
+	track.Mark(1, 100, 100, false, at(second))
+	track.Answer(freshness.Log{End: 100, Asked: at(2 * second)})
+	track.Mark(1, 150, 120, false, at(3*second)) // the mirror goes on, and the map hangs
+	track.Answer(freshness.Log{End: 150, Asked: at(4 * second)})
 	if s, b := track.Judge(at(13*second), 10*second), track.Behind(at(13*second)); s != freshness.Stale || b.Age != 11*second || b.Records != 30 {
 		t.Errorf("state %d, %+v", s, b)
 	}
-	track.Mark(1, 150, 150, at(14*second))
+	track.Mark(1, 150, 150, false, at(14*second))
 	if b := track.Behind(at(14 * second)); b.Age != 10*second || b.Records != 0 {
 		t.Errorf("when the map is read: %+v", b)
 	}
 }
 
-// The active site has lost what the standby has: nothing is known until a newer session (D).
+// A map that is behind a newer mark of the same append session makes nothing unknown that was
+// known (E).
+func TestAMapThatIsBehindIsNoLoss(t *testing.T) {
+	var track freshness.Track
+	track.Mark(1, 100, 100, false, at(second))
+	track.Answer(freshness.Log{End: 100, Asked: at(2 * second)})
+	track.Mark(1, 110, 90, false, at(3*second)) // what lies behind a hole at its end is not told yet
+	if s, b := track.Judge(at(3*second), 10*second), track.Behind(at(3*second)); s != freshness.Fresh || !b.Known || b.Age != second || b.Records != 0 {
+		t.Errorf("state %d, %+v", s, b)
+	}
+	track.Mark(2, 110, -1, false, at(4*second)) // nothing was compared in the next one
+	if s, b := track.Judge(at(4*second), 10*second), track.Behind(at(4*second)); s != freshness.Unknown || b.Known {
+		t.Errorf("in the next session: state %d, %+v", s, b)
+	}
+}
+
+// The active site has lost what the standby has: nothing is known until who keeps the marks
+// says otherwise (D).
 func TestTheActiveSiteLosesRecords(t *testing.T) {
 	var track freshness.Track
-	track.Mark(1, 100, 100, at(5*second))
-	track.Answer(90, at(4*second)) // asked before the mark was there
-	if track.Lost() {
-		t.Error("an answer that is older than the mark tells nothing")
+	answer := func(end spillway.Offset, asked time.Duration, lost bool, what string) {
+		t.Helper()
+		if got := track.Answer(freshness.Log{End: end, Asked: at(asked)}); got != lost {
+			t.Errorf("%s: %t", what, got)
+		}
 	}
-	track.Answer(100, at(6*second))
-	if track.Lost() || track.Judge(at(6*second), 10*second) != freshness.Fresh {
+	track.Mark(1, 100, 100, false, at(5*second))
+	answer(90, 4*second, false, "an answer that is older than the mark tells nothing")
+	answer(100, 6*second, false, "it has all")
+	if track.Judge(at(6*second), 10*second) != freshness.Fresh {
 		t.Error("it has all")
 	}
-	track.Mark(1, 110, 110, at(7*second))
-	track.Answer(109, at(8*second))
+	track.Mark(1, 110, 110, false, at(7*second))
+	answer(109, 8*second, true, "it ended below the mark")
 	for _, when := range []time.Duration{8 * second, 9 * second} {
-		if b := track.Behind(at(when)); !track.Lost() || track.Judge(at(when), 10*second) != freshness.Stale || b.Known {
+		if b := track.Behind(at(when)); track.Judge(at(when), 10*second) != freshness.Stale || b.Known {
 			t.Errorf("the active site ended at 109 after the mark was 110: %+v", b)
 		}
-		track.Mark(1, 112, 112, at(9*second))
-		track.Answer(200, at(9*second)) // others are there now
+		track.Mark(1, 112, 112, true, at(9*second))
+		answer(200, 9*second, true, "others are there now")
 	}
-	track.Mark(2, 108, 108, at(10*second))
-	track.Answer(108, at(11*second))
-	if track.Lost() || !track.Behind(at(11*second)).Known {
+	track.Mark(2, 108, 108, false, at(10*second))
+	answer(108, 11*second, false, "its mirror has compared the two")
+	if !track.Behind(at(11 * second)).Known {
 		t.Error("its mirror has compared the two")
 	}
-	track.Mark(1, 120, 120, at(12*second))
-	track.Answer(109, at(13*second))
-	if track.Lost() || track.Behind(at(13*second)).Records != 1 {
+	track.Mark(1, 120, 120, true, at(12*second))
+	answer(109, 13*second, false, "a mark of the session before, which is late")
+	if track.Behind(at(13*second)).Records != 1 {
 		t.Error("a mark of the session before, which is late")
 	}
 }
@@ -125,14 +145,14 @@ func TestAnAgeIsNeverTooLow(t *testing.T) {
 			end += spillway.Offset(random.IntN(5))
 			if random.IntN(3) > 0 {
 				answers = append(answers, said{now, end})
-				track.Answer(end, at(now))
+				track.Answer(freshness.Log{End: end, Asked: at(now)})
 			}
 			if random.IntN(200) > 0 || mark == 0 {
 				if random.IntN(20) == 0 {
 					mark = end - spillway.Offset(random.IntN(int(end)+1)/4)
 				}
 			}
-			track.Mark(int64(n), mark, mark, at(now)) // a session of its own, so that it may fall
+			track.Mark(int64(n), mark, mark, false, at(now)) // a session of its own, so that it may fall
 			proven := time.Duration(-1)
 			for _, a := range answers {
 				if a.end <= mark {

@@ -78,6 +78,7 @@ type fetchPart struct {
 	eligible bool
 	near     *near
 	ready    bool // its site is ready for it
+	told     bool // a site has said how far it is, and nothing is kept back
 
 	// Of the newest try.
 	term Term
@@ -87,10 +88,13 @@ type fetchPart struct {
 	standing, waits bool
 	mark            spillway.Offset
 	session         int64 // of the mark
-	view            *offsetmap.View
-	local           spillway.LocalOffset
-	limit           spillway.Offset                   // nothing from here on may be handed out
-	early           *kmsg.FetchResponseTopicPartition // of the site; it came before any of it may be handed out
+	// least is the end of what the standby's log must have. left: it could not answer.
+	least spillway.LocalOffset
+	left  bool
+	view  *offsetmap.View
+	local spillway.LocalOffset
+	limit spillway.Offset                   // nothing from here on may be handed out
+	early *kmsg.FetchResponseTopicPartition // of the site; it came before any of it may be handed out
 }
 
 func (c *Client) beginFetch(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -141,6 +145,7 @@ func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.Fetc
 	f.makeRoom(2 * c.fetched) // more is likely there where the last fetch found much
 	for f.try(ctx) && ctx.Err() == nil && time.Now().Before(f.deadline) {
 	}
+	f.remember()
 	f.settle()
 	c.fetched = f.found.Load()
 	for _, p := range f.parts {
@@ -201,6 +206,8 @@ func (f *fetch) lay(ctx context.Context) {
 				p.refuse(may.code)
 			case p.share == nil || p.tp.Partition < 0:
 				p.fail(kerr.UnknownTopicOrPartition.Code)
+			default:
+				p.eligible = r.standbys != nil && p.share.Group.ReadsAt(spillway.SiteID(f.req.Rack))
 			}
 			f.parts = append(f.parts, p)
 		}
@@ -341,6 +348,7 @@ func (f *fetch) answered() bool {
 // asked for. A partition whose share moves stays out and keeps its empty answer.
 func (f *fetch) plan(ctx context.Context) (asked []*fetchPart) {
 	r := f.client.router
+	f.leave()
 	for _, p := range f.parts {
 		if p.done || len(p.out.RecordBatches) > 0 {
 			continue
@@ -354,7 +362,7 @@ func (f *fetch) plan(ctx context.Context) (asked []*fetchPart) {
 		if !serving {
 			continue
 		}
-		if f.req.Rack != "" {
+		if p.eligible {
 			f.nearest(ctx, p)
 		}
 		if p.done || p.waits {
@@ -451,7 +459,7 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 	r := f.client.router
 	p.early = nil
 	if p.standing && in.ErrorCode != 0 {
-		p.leave()
+		p.left = true
 		return
 	}
 	if p.standing && !p.again(r) {
@@ -477,14 +485,14 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 	a, err := records.Serve(in.RecordBatches, p.view, p.wanted, limit)
 	if err != nil {
 		if p.standing {
-			p.leave() // the active site may have it whole
+			p.left = true // the active site may have it whole
 		} else {
 			p.fail(kerr.CorruptMessage.Code)
 		}
 		return
 	}
 	if p.standing && len(a.Records) == 0 && !p.has(f, in) {
-		p.leave()
+		p.left = true
 		return
 	}
 	p.limit, p.served = limit, true
@@ -498,10 +506,8 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 		p.out.RecordBatches = []byte{}
 	}
 	p.aborted(in.AbortedTransactions)
-	switch none := len(a.Records) == 0; {
-	case none && len(in.RecordBatches) > 0 && (limit < end || p.standing && p.wanted >= limit):
+	if none := len(a.Records) == 0; none && len(in.RecordBatches) > 0 && (limit < end || p.standing && p.wanted >= limit) {
 		p.early = in
-	case p.standing && !none:
-		p.near.gone = 0
 	}
+	p.told = p.early == nil
 }

@@ -39,7 +39,7 @@ func (f *fetch) leaders(ctx context.Context, changes changes, parts []*fetchPart
 	for i, g := range goals {
 		p := parts[i]
 		if g.err != nil && whole.Err() == nil {
-			p.leave()
+			p.left = p.standing
 		}
 		switch {
 		case g.err == nil:
@@ -134,7 +134,7 @@ func (f *fetch) askNode(ctx context.Context, lane *Lane, parts []*fetchPart, wai
 	failed := func() {
 		if asking.Err() == nil || errors.Is(context.Cause(asking), errFetchLate) { // else the share moves, or the client is gone
 			for _, p := range parts {
-				p.leave()
+				p.left = p.standing
 			}
 		}
 	}

@@ -82,8 +82,8 @@ type Standbys interface {
 	Lacks(site spillway.SiteID, tp spillway.TopicPartition) spillway.Offset
 	// Fresh tells whether what a site has is young enough. It is looked at from now on.
 	Fresh(share *Share, t Term, site spillway.SiteID, tp spillway.TopicPartition) freshness.State
-	// Ended is where the site that serves ended when it was asked last, and when it was.
-	Ended(t Term, site spillway.SiteID, tp spillway.TopicPartition) (end spillway.Offset, asked time.Time)
+	// Log is what the site that serves said of its log when it was asked last.
+	Log(t Term, site spillway.SiteID, tp spillway.TopicPartition) freshness.Log
 	// Await returns when the mark is at end or above and what it says was looked up, or ctx ends.
 	Await(ctx context.Context, t Term, site spillway.SiteID, tp spillway.TopicPartition, end spillway.Offset)
 }

@@ -29,12 +29,15 @@ import (
 //	E  nobody is sent to and fro: a connection is told at most once in a while where to read
 //	   a partition, and served where it is otherwise
 //	F  who does not name a site of the group as its rack is served as ever
-//	G  where an offset does not exist, the client is told to ask the leader, and that one tells:
-//	   franz-go believes nobody else, and asks again and again. If it comes back with the same
-//	   offset it is told here, as librdkafka waits a minute before it follows once more. No
-//	   offset is sent near of which it is not known that it exists
+//	G  no offset is sent near that is not within the log of the active site, by what that said a
+//	   moment ago. Where it is not there, OFFSET_OUT_OF_RANGE is told near with the start of the
+//	   log, if it lies below: all libraries make the right thing of that. Else the client is sent
+//	   back, and the leader tells: franz-go believes nobody else, and asks again and again
 //	H  a standby that has not what its mark says (a replica that lacked it leads now, or a
-//	   transaction that is none of the mirror's is open) is left alone for a while
+//	   transaction that is none of the mirror's is open) is left alone for a while, as is one
+//	   that a client is ahead of for more than what is on its way
+//	I  nobody stays at a gateway that has nothing to tell it for longer than FreshnessMax, be it
+//	   that it does not serve, or does not reach the site that has what is wanted
 
 const (
 	// sentPause is how long a connection is not told again where to read a partition: twice
@@ -45,6 +48,8 @@ const (
 	// awayFor is how long a standby is left alone after it could not answer: twice as long
 	// each time, up to sentPauseMax.
 	awayFor = 5 * time.Second
+	// logKept is how long it counts what the active site said of its log (G).
+	logKept = 5 * time.Second
 )
 
 // readCommitted is the isolation level of those that are not shown open transactions.
@@ -75,9 +80,7 @@ type near struct {
 	pause time.Duration // after that
 	away  time.Time     // until then the standby is not asked
 	gone  time.Duration // how long that was the last time
-	// missed is the offset with which the client was sent to the leader, as it does not exist.
-	missed   spillway.Offset
-	missedAt time.Time
+	quiet time.Time     // since then there was nothing to tell; zero: there was
 	// waits is an offset beyond what the standby has, asked for since.
 	waits spillway.Offset
 	since time.Time
@@ -114,10 +117,6 @@ func (f *fetch) remembers(p *fetchPart) bool {
 // where what it asks for is about to come to the standby.
 func (f *fetch) nearest(ctx context.Context, p *fetchPart) {
 	r, rack := f.client.router, spillway.SiteID(f.req.Rack)
-	if r.standbys == nil || !p.share.Group.ReadsAt(rack) {
-		return // F
-	}
-	p.eligible = true
 	switch {
 	case rack != r.config.Site:
 		p.ready = f.ready(ctx, p, rack)
@@ -145,27 +144,16 @@ func (f *fetch) ready(ctx context.Context, p *fetchPart, site spillway.SiteID) b
 	return err == nil
 }
 
-// exists tells whether it is known that there is what the client asks for at a site, or will
-// be soon (G). If not, the next fetch knows more.
+// exists tells whether it is known that there is what the client asks for, or will be soon
+// (G). If not, the next fetch knows more.
 func (f *fetch) exists(p *fetchPart, site spillway.SiteID) bool {
 	r := f.client.router
 	end := spillway.Offset(f.client.highWatermarks[p.tp]) // of which this connection was told
-	view := r.viewOf(p.share, p.term, p.tp)
-	if site != p.term.Site {
-		var mark spillway.Offset
-		view, mark, _ = r.standbys.View(p.term, site, p.tp)
-		asked, _ := r.standbys.Ended(p.term, site, p.tp)
-		end = max(end, mark, asked)
+	if site == p.term.Site {
+		return p.wanted <= end
 	}
-	if view == nil || p.wanted > end {
-		return false
-	}
-	if told, _ := view.End(); site != p.term.Site && p.wanted >= told {
-		return true // it will come there
-	}
-	_, at := view.ToLocal(p.wanted)
-	_, _, hole := view.Hole(p.wanted)
-	return at == p.wanted || hole
+	log := r.standbys.Log(p.term, site, p.tp)
+	return time.Since(log.Asked) < logKept && log.Start >= 0 && p.wanted >= log.Start && p.wanted <= max(log.End, end)
 }
 
 // send tells the client to read elsewhere. As with Kafka's leaders such an answer has no
@@ -196,17 +184,50 @@ func (f *fetch) point(p *fetchPart, site spillway.SiteID, way string) bool {
 	return true
 }
 
-// outOfRange answers that an offset does not exist (G).
+// outOfRange answers that an offset does not exist (G). It is called for several brokers at
+// once, so it remembers nothing.
 func (f *fetch) outOfRange(p *fetchPart) {
-	r, now := f.client.router, time.Now()
-	if p.eligible && f.req.Rack == string(r.config.Site) && f.remembers(p) {
-		n := p.near
-		if again := n.missed == p.wanted && now.Sub(n.missedAt) < sentPauseMax; !again && f.point(p, "", SentBack) {
-			n.missed, n.missedAt = p.wanted, now
-			return
+	if here := f.client.router.config.Site; p.eligible && f.req.Rack == string(here) {
+		log := f.client.router.standbys.Log(p.term, here, p.tp)
+		if log.Asked.IsZero() || p.wanted >= log.Start {
+			if f.point(p, "", SentBack) {
+				return
+			}
+		} else {
+			p.out.LogStartOffset = int64(log.Start)
 		}
 	}
 	p.fail(kerr.OffsetOutOfRange.Code)
+}
+
+// remember notes what came of a fetch for those that read at their own site through this
+// gateway, and has them leave it where that was nothing for too long (I).
+func (f *fetch) remember() {
+	r, now := f.client.router, time.Now()
+	f.leave()
+	for _, p := range f.parts {
+		if !p.eligible || f.req.Rack != string(r.config.Site) || p.done {
+			continue
+		}
+		n := f.client.near[p.tp]
+		if n == nil && r.maps.View(r.config.Site, p.tp) != nil { // so it exists
+			n = f.client.nearOf(p.tp)
+		}
+		given := len(p.out.RecordBatches) > 0
+		switch {
+		case n == nil:
+		case given || p.told:
+			n.quiet = time.Time{}
+			if given && p.standing {
+				n.gone = 0
+			}
+		case n.quiet.IsZero():
+			n.quiet = now
+		case now.Sub(n.quiet) > p.share.Group.FreshnessMax:
+			f.point(p, "", SentBack)
+			n.quiet = time.Time{}
+		}
+	}
 }
 
 // standby has a partition read at the gateway's own site, which follows, if it has what the
@@ -232,8 +253,9 @@ func (f *fetch) standby(p *fetchPart) {
 		if p.near.waits != p.wanted || p.near.since.IsZero() {
 			p.near.waits, p.near.since = p.wanted, now
 		}
-		end, asked := r.standbys.Ended(p.term, here, p.tp)
-		p.waits = !asked.After(p.near.since) || p.wanted <= end // else C
+		log := r.standbys.Log(p.term, here, p.tp)
+		p.waits = !log.Asked.After(p.near.since) || p.wanted <= log.End
+		p.left = !p.waits // C, H
 		return
 	}
 	local, at := view.ToLocal(p.wanted)
@@ -242,6 +264,7 @@ func (f *fetch) standby(p *fetchPart) {
 	}
 	p.site, p.standing = here, true
 	p.view, p.local, p.mark, p.session = view, local, mark, session
+	p.least, _ = view.ToLocal(reached)
 }
 
 // again looks the map up anew once the standby has answered: the mark may have risen, or
@@ -261,22 +284,23 @@ func (p *fetchPart) reached() spillway.Offset {
 	return min(told, p.mark)
 }
 
-// has tells whether the standby's log is as far as its mark says, for what the client may
-// read of it (H).
+// has tells whether the standby's log is as far as its mark said when it was asked, for what
+// the client may read of it (H). The mark may have risen since.
 func (p *fetchPart) has(f *fetch, in *kmsg.FetchResponseTopicPartition) bool {
 	end := in.HighWatermark
 	if f.req.IsolationLevel == readCommitted {
 		end = min(end, in.LastStableOffset)
 	}
-	marked, _ := p.view.ToLocal(p.reached())
-	return end >= int64(marked)
+	return end >= int64(p.least)
 }
 
-// leave has the standby left alone for a time.
-func (p *fetchPart) leave() {
-	if p.standing {
-		p.near.gone = min(max(2*p.near.gone, awayFor), sentPauseMax)
-		p.near.away = time.Now().Add(p.near.gone)
+// leave has those standbys left alone for a time that could not answer (H).
+func (f *fetch) leave() {
+	for _, p := range f.parts {
+		if p.left {
+			p.near.gone = min(max(2*p.near.gone, awayFor), sentPauseMax)
+			p.near.away, p.left = time.Now().Add(p.near.gone), false
+		}
 	}
 }
 

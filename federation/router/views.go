@@ -43,14 +43,14 @@ func (r *Router) viewOf(share *Share, t Term, tp spillway.TopicPartition) *offse
 	return nil
 }
 
-// VirtualEnd translates an end of the log of the site that serves. False if its map does
-// not say yet how.
-func (r *Router) VirtualEnd(share *Share, t Term, tp spillway.TopicPartition, end spillway.LocalOffset) (spillway.Offset, bool) {
+// Virtual translates a start or an end of the log of the site that serves. False if its map
+// does not say yet how.
+func (r *Router) Virtual(share *Share, t Term, tp spillway.TopicPartition, at spillway.LocalOffset) (spillway.Offset, bool) {
 	view := r.viewOf(share, t, tp)
 	if view == nil {
 		return 0, false
 	}
-	v, _ := view.ToVirtual(end)
+	v, _ := view.ToVirtual(at)
 	return v, true
 }
 
