@@ -179,7 +179,7 @@ func (m *marks) take(line mark) {
 	if !line.newer(old) {
 		return
 	}
-	if old.lost > 0 && (line.Session <= old.lost || !line.Compared) {
+	if line.Session <= old.lost {
 		line.lost = old.lost
 	}
 	s.bySite[line.Site] = line
@@ -250,14 +250,14 @@ func (m *marks) siteMark(t router.Term, site spillway.SiteID, tp spillway.TopicP
 }
 
 // lose notes that the site that serves has lost records that another one has, which its mark
-// of an append session speaks of. That stands until the mirror there has compared the two in a
-// newer one, whoever asks, and whatever is known of the partition otherwise.
+// of an append session speaks of. That stands until there is a newer one, whoever asks, and
+// whatever is known of the partition otherwise.
 func (m *marks) lose(site spillway.SiteID, tp spillway.TopicPartition, session int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.of(tp)
-	if line, ok := s.bySite[site]; ok && (line.Session <= session || !line.Compared) {
-		line.lost = max(line.lost, session)
+	if line := s.bySite[site]; line.Session <= session {
+		line.lost = session
 		s.bySite[site] = line
 	}
 }
