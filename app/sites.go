@@ -22,18 +22,30 @@ import (
 
 // OpenSite makes a site's cluster reachable with the credentials of mirror and
 // control; it does not connect yet.
-func OpenSite(site configs.Site) (broker.Cluster, error) { return openSite(site, site.SASL) }
+func OpenSite(site configs.Site) (broker.Cluster, error) { return openSite(site, site.SASL, nil) }
 
-// openAsGateway is OpenSite with the gateways' credentials.
-func openAsGateway(site configs.Site) (broker.Cluster, error) {
-	if site.GatewaySASL.Mechanism == "" {
-		return OpenSite(site)
-	}
-	return openSite(site, site.GatewaySASL)
+// asMirror is OpenSite as this process reaches the site, and asItsGateway the same with the
+// gateways' credentials.
+func (a *App) asMirror(site configs.Site) (broker.Cluster, error) {
+	return openSite(site, site.SASL, a.dial(site))
 }
 
-func openSite(site configs.Site, credentials configs.SASL) (broker.Cluster, error) {
-	cfg := kafka.Config{Site: spillway.SiteID(site.Name), Bootstrap: site.Bootstrap, ClientID: "spillway"}
+func (a *App) asItsGateway(site configs.Site) (broker.Cluster, error) {
+	if site.GatewaySASL.Mechanism == "" {
+		return a.asMirror(site)
+	}
+	return openSite(site, site.GatewaySASL, a.dial(site))
+}
+
+func (a *App) dial(site configs.Site) conn.DialFunc {
+	if a.dials == nil {
+		return nil
+	}
+	return a.dials(spillway.SiteID(site.Name))
+}
+
+func openSite(site configs.Site, credentials configs.SASL, dial conn.DialFunc) (broker.Cluster, error) {
+	cfg := kafka.Config{Site: spillway.SiteID(site.Name), Bootstrap: site.Bootstrap, ClientID: "spillway", Dial: dial}
 	if e := site.Embedded; e != nil {
 		addresses, err := embeddedAddresses(*e)
 		if err != nil {

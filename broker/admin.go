@@ -180,7 +180,8 @@ type Admin interface {
 	LogEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 	HighWatermarks(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 	// StableEnds are the last stable offsets: where readers of committed records
-	// end, because of an open transaction or of replicas that lack the rest.
+	// end, because of an open transaction or of replicas that lack the rest. Where not
+	// all could be found, those that were come with the error.
 	StableEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 	LogStarts(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 	// OffsetsForTime is the first offset at or after a time in milliseconds

@@ -32,6 +32,7 @@ func (c *checker) groups(cfg *Config, places []string) {
 		c.groupLimits(key, g, len(places))
 		c.order(key, g)
 		c.drill(key, g)
+		c.reads(key, g)
 	}
 	c.siblingNames(cfg, names)
 }
@@ -242,6 +243,32 @@ func (c *checker) lag(key string, g FailoverGroup) {
 	}
 }
 
+// freshnessMaxDefault is that of freshnessMax, and freshnessMaxLeast a few of the questions
+// by which gateways learn how far a standby is.
+const (
+	freshnessMaxDefault = 10 * time.Second
+	freshnessMaxLeast   = 3 * time.Second
+)
+
+// reads checks what groups need whose standbys are read.
+func (c *checker) reads(key string, g FailoverGroup) {
+	if g.Reads != spillway.ReadsStandby {
+		if g.FreshnessMax != freshnessMaxDefault {
+			c.at(key+".freshnessMax", "is for reads standby: nobody reads at a standby of this group")
+		}
+		return
+	}
+	switch {
+	case g.Order == spillway.Unordered:
+		c.at(key+".reads", "standby is for order ordered: each site of an unordered group has partitions of its own")
+	case len(g.Sites) < 2:
+		c.at(key+".reads", "standby needs another site that could be read")
+	}
+	if g.FreshnessMax < freshnessMaxLeast {
+		c.at(key+".freshnessMax", "%s: must be %s or more, since a site is asked once a second how far it is", g.FreshnessMax, freshnessMaxLeast)
+	}
+}
+
 // Topology is the immutable description that all parts share.
 func (cfg *Config) Topology() *spillway.Topology {
 	sites := make([]spillway.Site, len(cfg.Sites))
@@ -287,7 +314,9 @@ func (g FailoverGroup) noun() spillway.FailoverGroup {
 			Enabled: g.Failover.Automatic, After: g.Failover.After,
 			LossRecordsMax: g.Failover.LossRecordsMax, PerHourMax: g.Failover.PerHourMax,
 		},
-		DrillEvery: g.DrillEvery,
+		DrillEvery:   g.DrillEvery,
+		Reads:        g.Reads,
+		FreshnessMax: g.FreshnessMax,
 	}
 }
 

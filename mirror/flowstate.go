@@ -36,7 +36,8 @@ func (f *flow) publish(p *partition) {
 	if p.reopen.Load() {
 		return // its log is gone, and the mark withdrawn
 	}
-	f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, Session: p.session.Session, End: p.virtual})
+	f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, Session: p.session.Session, End: p.virtual,
+		Compared: p.agreed == p.session.Session})
 }
 
 func (f *flow) setState(p *partition, running bool, problem string) {

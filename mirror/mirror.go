@@ -476,6 +476,7 @@ func (m *Mirror) startEpochs(ctx context.Context, a Assignment) error {
 }
 
 func (m *Mirror) publish(mark Mark) {
+	mark.Map = max(m.writer.Saved(), 0)
 	if !m.marks.publish(mark) {
 		return
 	}

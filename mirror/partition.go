@@ -36,6 +36,9 @@ type partition struct {
 	// compared says that the last records here were found to be the source's, or
 	// that there are none.
 	compared bool
+	// agreed is the append session in which the source answered to where the partition goes
+	// on from: with compared, or the leader epoch, that says that it has what is here.
+	agreed int64
 	// resumes says that the session before was this process's own too: it has
 	// compared what it read, so that the leader epoch says enough.
 	resumes bool

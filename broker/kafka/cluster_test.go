@@ -225,6 +225,37 @@ func TestLogEndsNameTheLeadersEpoch(t *testing.T) {
 	}
 }
 
+// What could be found comes with the error of the rest.
+func TestEndsThatWereFoundAreKept(t *testing.T) {
+	server, c := start(t, kafka.Config{})
+	server.ControlKey(2, func(req kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		r := req.(*kmsg.ListOffsetsRequest)
+		resp := r.ResponseKind().(*kmsg.ListOffsetsResponse)
+		for _, rt := range r.Topics {
+			topic := kmsg.NewListOffsetsResponseTopic()
+			topic.Topic = rt.Topic
+			for _, rp := range rt.Partitions {
+				p := kmsg.NewListOffsetsResponseTopicPartition()
+				if p.Partition, p.Offset = rp.Partition, 5; rp.Partition != orders.Partition {
+					p.ErrorCode, p.Offset = kerr.OffsetNotAvailable.Code, -1
+				}
+				topic.Partitions = append(topic.Partitions, p)
+			}
+			resp.Topics = append(resp.Topics, topic)
+		}
+		return resp, nil, true
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	other := orders
+	other.Partition = 1 - orders.Partition
+	ends, err := c.Admin().StableEnds(ctx, []spillway.TopicPartition{orders, other})
+	if end, found := ends[orders]; err == nil || !found || end != 5 || len(ends) != 1 {
+		t.Errorf("%v, %v", ends, err)
+	}
+}
+
 func TestAMovedCoordinatorIsFoundAgain(t *testing.T) {
 	server, c := start(t, kafka.Config{})
 	offsets := map[spillway.TopicPartition]broker.GroupOffset{orders: {Offset: 3, LeaderEpoch: -1}}

@@ -53,7 +53,7 @@ func (a *admin) OffsetsForTime(ctx context.Context, tps []spillway.TopicPartitio
 }
 
 // listOffsets asks each leader for its partitions; those that moved meanwhile
-// are asked again.
+// are asked again. With an error it returns those that were found.
 func (c *Cluster) listOffsets(ctx context.Context, tps []spillway.TopicPartition, replica int32, isolation int8, timestamp int64) (offsets, error) {
 	found := make(offsets, len(tps))
 	err := c.retry(ctx, func() error {
@@ -83,9 +83,9 @@ func (c *Cluster) listOffsets(ctx context.Context, tps []spillway.TopicPartition
 		return errors.Join(faults...)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("site %s: ListOffsets: %w", c.config.Site, err)
+		err = fmt.Errorf("site %s: ListOffsets: %w", c.config.Site, err)
 	}
-	return found, nil
+	return found, err
 }
 
 // listOffsetsAt names the leader's epoch in the request, so that a node that

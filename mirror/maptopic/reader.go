@@ -50,9 +50,10 @@ type Reader struct {
 		sync.RWMutex
 		maps    map[spillway.TopicPartition]*offsetmap.Map
 		gaps    map[string]Gap
-		hidden  map[spillway.TopicPartition]map[string]Gap // those of gaps that hide a part of the log as it is
-		highest map[spillway.TopicPartition]map[string]Gap // of hidden, that of each kind which lies highest: it is in danger if any is
-		origins map[string][]Origin                        // by topic, in the order of their claims
+		hidden  map[spillway.TopicPartition]map[string]Gap  // those of gaps that hide a part of the log as it is
+		highest map[spillway.TopicPartition]map[string]Gap  // of hidden, that of each kind which lies highest: it is in danger if any is
+		lacks   map[spillway.TopicPartition]spillway.Offset // see Lacks
+		origins map[string][]Origin                         // by topic, in the order of their claims
 		rules   map[string]rewrite.Text
 		floors  map[string]spillway.Epoch
 		kept    map[string]spillway.Epoch // the last one of floors that was written
@@ -136,6 +137,24 @@ func (r *Reader) Began(tp spillway.TopicPartition) spillway.Offset {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.mu.gaps[StartID(tp)].To
+}
+
+// Followed is View with what the mirror has marked since (offsetmap.Map.Followed); nil
+// where nothing is known. position is that of the mark, 0 where it has none.
+func (r *Reader) Followed(tp spillway.TopicPartition, session int64, end spillway.Offset, position int64) *offsetmap.View {
+	whole := position > 0 && r.Position() >= position // before the map: it only grows
+	if m := r.Map(tp); m != nil {
+		return m.Followed(session, end, whole)
+	}
+	return nil
+}
+
+// Lacks is the virtual offset below which the site was not given all that its source had:
+// what is missing there looks as a hole, and another site may have it. 0 where it has all.
+func (r *Reader) Lacks(tp spillway.TopicPartition) spillway.Offset {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mu.lacks[tp]
 }
 
 // Origin is the flow that feeds a topic; false where none does, or a failover group.
@@ -357,6 +376,7 @@ func (r *Reader) forget() {
 	r.mu.gaps = make(map[string]Gap)
 	r.mu.hidden = make(map[spillway.TopicPartition]map[string]Gap)
 	r.mu.highest = make(map[spillway.TopicPartition]map[string]Gap)
+	r.mu.lacks = make(map[spillway.TopicPartition]spillway.Offset)
 	r.mu.origins = make(map[string][]Origin)
 	r.mu.rules = make(map[string]rewrite.Text)
 	r.mu.floors, r.mu.kept = make(map[string]spillway.Epoch), make(map[string]spillway.Epoch)
@@ -504,6 +524,10 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 	case d.gap != nil:
 		r.mu.gaps[d.name] = *d.gap
 		r.note(*d.gap)
+		if g := d.gap; g.Kind == GapMissing || g.Kind == GapStart || g.Kind == GapRetention {
+			tp := spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition}
+			r.mu.lacks[tp] = max(r.mu.lacks[tp], g.To)
+		}
 	case d.floor != nil:
 		r.mu.floors[d.name], r.mu.kept[d.name] = max(r.mu.floors[d.name], d.floor.Epoch), d.floor.Epoch
 	case d.worker != nil:

@@ -16,6 +16,7 @@ type Map struct {
 
 	session Session        // the newest that was claimed
 	opened  spillway.Epoch // the newest in which a session was opened, void ones included
+	begins  int64          // the newest session that was opened here
 	fenced  int64          // chunks of this and older sessions are void
 	pending *Chunk         // saved and not yet verified
 	writer  Session        // that saved pending: a newer one may have been claimed since
@@ -35,7 +36,12 @@ type Map struct {
 	begun  bool // an append session was opened, ranges were saved, or an epoch started
 	logs   Logs // of the session that was opened last; none if an older version did
 
-	view *View // nil after a change
+	view     *View // nil after a change
+	followed struct {
+		view  *View // nil after a change
+		end   spillway.Offset
+		whole bool
+	}
 }
 
 // New returns the map of a partition about which nothing is known.
@@ -60,7 +66,7 @@ func (m *Map) Apply(r Record) bool {
 		changed = m.applyEnd(r)
 	}
 	if changed {
-		m.view = nil
+		m.view, m.followed.view = nil, nil
 	}
 	return changed
 }
@@ -119,6 +125,7 @@ func (m *Map) applySession(s Session) bool {
 	if !s.Opened {
 		return true
 	}
+	m.begins = s.Session
 	v := s.Virtual
 	if v < 0 {
 		v = math.MaxInt64
@@ -310,6 +317,53 @@ func (m *Map) append(r Range) {
 func (m *Map) View() *View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.now()
+}
+
+// Followed is View with what the mirror has marked since, in a session of its own: below
+// the virtual offset end everything is here, so the log was compared with what was saved of
+// it (F). Where end lies beyond what was saved, the rest is a hole if the map is whole, which
+// is that it has heard all that was saved of what lies below end; else the View does not reach
+// it. Nil where the session was not opened here yet: who has claimed one has not compared
+// anything, and what it will find may be less. Nil also where the site itself gives offsets.
+func (m *Map) Followed(session int64, end spillway.Offset, whole bool) *View {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.open != nil || m.begins < session {
+		return nil
+	}
+	if end <= m.end.virtual || m.begins > session {
+		return m.now()
+	}
+	if v := m.followed.view; v != nil && m.followed.end == end && m.followed.whole == whole {
+		return v
+	}
+	v := *m.now()
+	v.tail = slices.Clone(v.tail)
+	var ranges []Range
+	if p := m.pending; p != nil && p.Session == session {
+		ranges = p.Ranges
+	}
+	for _, r := range ranges {
+		if r.Length = min(r.Length, int64(end-r.Virtual)); r.Length <= 0 {
+			break
+		}
+		v.local, v.virtual = r.LocalEnd(), r.VirtualEnd()
+		if n := len(v.tail); n > 0 && v.tail[n-1].Epoch == r.Epoch && v.tail[n-1].VirtualEnd() == r.Virtual && v.tail[n-1].LocalEnd() == r.Local {
+			v.tail[n-1].Length += r.Length
+		} else {
+			v.tail = append(v.tail, r)
+		}
+	}
+	if whole {
+		v.virtual = max(v.virtual, end)
+	}
+	m.followed.view, m.followed.end, m.followed.whole = &v, end, whole
+	return &v
+}
+
+// now is View for who holds mu.
+func (m *Map) now() *View {
 	if m.view == nil {
 		m.view = &View{
 			blocks: m.blocks, tail: slices.Clone(m.tail), open: m.open,
