@@ -14,6 +14,9 @@ import (
 	"spillway/federation/gatewaytest"
 )
 
+// memberMemory is for how long a gateway remembers a member that it does not hear.
+const memberMemory = 15 * time.Second
+
 // joinedAnew is a world in which a client knows itself as member-of-east, and the gateway holds
 // its join over a move to west, where the group has another member.
 type joinedAnew struct {
@@ -126,6 +129,57 @@ func TestAMemberThatLeavesIsHeldNoLonger(t *testing.T) {
 	time.Sleep(100 * time.Millisecond) // long enough for what must not come
 	if n := j.members(); n != 1 {
 		t.Errorf("the group has %d members", n)
+	}
+}
+
+// Where the move is given up the old site serves again, and still has the member.
+func TestAMemberThatLeavesInAMoveThatIsGivenUpLeaves(t *testing.T) {
+	t.Parallel()
+	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"}})
+	r := reside(t, w, "east", "billing")
+	members := func() int {
+		d, err := w.Direct["east"].Admin().DescribeGroup(within(t, soon), "billing")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(d.Members)
+	}
+	w.Fence("west", failover.Switchover)
+	leave, member := kmsg.NewPtrLeaveGroupRequest(), kmsg.NewLeaveGroupRequestMember()
+	leave.Version, leave.Group, member.MemberID = 4, "billing", r.join.MemberID
+	leave.Members = append(leave.Members, member)
+	if code := begun(t, raw(t, w.Addrs[0]), leave)().(*kmsg.LeaveGroupResponse).ErrorCode; code != 0 {
+		t.Errorf("error %d while the group moves", code)
+	}
+	if n := members(); n != 1 {
+		t.Fatalf("%d members at the site that is fenced", n)
+	}
+	w.SetShare(func(s *failover.Share) {
+		s.State, s.Epoch, s.Target = failover.Stable, s.Epoch+1, ""
+		s.Terms = append(s.Terms, failover.Term{Epoch: s.Epoch, Site: "east", Mask: s.Current().Mask, Continues: true})
+	})
+	gatewaytest.Eventually(t, "it has left the site that goes on", func() bool { return members() == 0 })
+}
+
+// Who has left is not waited for in the next move, by whichever name it was known.
+func TestWhoLeftAsWhomItWasIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	j := joinAnew(t, "member-of-east")
+	j.w.Open(0, 0)
+	gatewaytest.Eventually(t, "the member waits at the site", func() bool { return j.members() == 2 })
+	j.other.joins()
+	if code := j.joinCode(); code != 0 {
+		t.Fatalf("error %d", code)
+	}
+	j.leave(4)()
+	left := time.Now()
+	next := j.w.Share().Epoch + 1
+	j.w.SetShare(func(s *failover.Share) {
+		s.State, s.Kind, s.Epoch, s.Target = failover.Draining, failover.Switchover, next, "east"
+	})
+	gatewaytest.Eventually(t, "the gateway says that the groups have drained", func() bool { return j.w.Report(next, "gateway-1").GroupsDrained })
+	if took := time.Since(left); took > memberMemory {
+		t.Errorf("one that has left was waited for until it was forgotten, %s", took)
 	}
 }
 

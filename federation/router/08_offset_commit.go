@@ -64,8 +64,11 @@ func (c *Client) offsetCommit(ctx context.Context, req *kmsg.OffsetCommitRequest
 		got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: up, counted: true})
 		switch attemptOf(err) {
 		case done:
-			cm.take(share, got.(*kmsg.OffsetCommitResponse))
-			c.router.members.commits(req.Group, req.MemberID, false)
+			committed := got.(*kmsg.OffsetCommitResponse)
+			cm.take(share, committed)
+			if accepted(committed) {
+				c.router.members.commits(req.Group, req.MemberID, false)
+			}
 		case soon:
 			code = kerr.NotCoordinator.Code
 		}

@@ -87,7 +87,9 @@ func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.
 	if id != asked.id {
 		sreq.AfterWrite(func(err error) {
 			if !told || err != nil {
-				c.router.rejoins.left(asked)
+				if req.InstanceID == nil { // else its client comes again with its old id, and is that member
+					c.router.rejoins.left(asked)
+				}
 				c.router.takeBack(share, req, id)
 			}
 		})
@@ -106,6 +108,17 @@ func (r *Router) takeBack(share *Share, joined *kmsg.JoinGroupRequest, id string
 		return
 	}
 	r.left(share, joined.Group, id)
+	r.dismiss(share, joined.Group, id, "its client was not told of it")
+}
+
+// dismiss has a member leave at the site that serves the group; where none does, at the one
+// that did, if it serves again since a move was given up: at another one nobody knows the
+// member. What is beyond asideMax is left to the end of its session, as if it had died.
+func (r *Router) dismiss(share *Share, group, id, why string) {
+	if id == "" {
+		return
+	}
+	at := home(share)
 	select {
 	case r.aside <- struct{}{}:
 	default:
@@ -113,28 +126,44 @@ func (r *Router) takeBack(share *Share, joined *kmsg.JoinGroupRequest, id string
 	}
 	r.background.Go(func() {
 		defer func() { <-r.aside }()
+		if t, ok := r.servesAgain(share); !ok || t.Site != at || !r.lease.Held() {
+			return
+		}
 		ctx, cancel := context.WithTimeout(r.ctx, groupPatience)
 		defer cancel()
-		t, serving := share.Serving()
-		if !serving || !r.lease.Held() {
-			return // at the next site nobody knows it
-		}
-		node, err := r.sites[t.Site].Coordinator(ctx, broker.GroupCoordinator, joined.Group)
+		node, err := r.sites[at].Coordinator(ctx, broker.GroupCoordinator, group)
 		if err != nil {
-			return // as if the member had died: its session ends
+			return
 		}
-		// The connection of the join is busy until the member has gone.
-		conn, err := r.sites[t.Site].Dial(ctx, node)
+		// The connection of a join is busy until the member has gone.
+		conn, err := r.sites[at].Dial(ctx, node)
 		if err != nil {
 			return
 		}
 		defer conn.Close()
 		leave, member := kmsg.NewPtrLeaveGroupRequest(), kmsg.NewLeaveGroupRequestMember()
-		leave.Group, leave.MemberID, member.MemberID = joined.Group, id, id
-		member.Reason = kmsg.StringPtr("its client was not told of it")
+		leave.Group, leave.MemberID, member.MemberID = group, id, id
+		member.Reason = kmsg.StringPtr(why)
 		leave.Members = append(leave.Members, member)
 		_, _ = conn.Do(ctx, leave) // as above
 	})
+}
+
+// servesAgain waits for the end of a move, if there is one.
+func (r *Router) servesAgain(share *Share) (Term, bool) {
+	ctx, cancel := context.WithTimeout(r.ctx, r.config.HoldMax+groupPatience)
+	defer cancel()
+	for {
+		changed := share.Changed()
+		if t, ok := share.Serving(); ok {
+			return t, true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return Term{}, false
+		}
+	}
 }
 
 // join asks the site that serves the share, and waits while it moves. Nil: the hold
@@ -148,6 +177,9 @@ func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequ
 		changed := share.Changed()
 		if draining(share) {
 			c.router.settled(share, req.Group, asked)
+			if req.MemberID != asked { // it is known as what it is at the site
+				c.router.settled(share, req.Group, req.MemberID)
+			}
 		}
 		if waited && !c.router.coordinates(share, req.Group) {
 			return nil

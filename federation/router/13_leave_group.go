@@ -12,9 +12,9 @@ import (
 
 // LeaveGroup (13). v3 several members; v4 flexible; v5 reason.
 //
-// A member that leaves while the share moves is unknown at the new site anyway. Its join, if one
-// is held, ends at once, and where the gateway has joined for it there already, that one
-// leaves (rejoins).
+// A member that leaves while the share moves is unknown at the new site anyway; where the move is
+// given up, it is taken from the old one. Its join, if one is held, ends at once, and where the
+// gateway has joined for it at the new site already, that one leaves (rejoins).
 var leaveGroupAPI = api{
 	key: 13, min: 0, max: 5, needs: 0, begin: (*Client).beginLeaveGroup,
 	treatment: forwarded,
@@ -45,8 +45,12 @@ func (c *Client) beginLeaveGroup(_ context.Context, sreq session.Request) (sessi
 
 func (c *Client) leaveGroup(ctx context.Context, share *Share, req *kmsg.LeaveGroupRequest, resp *kmsg.LeaveGroupResponse) kmsg.Response {
 	leaves := func(id string) (is string) {
+		is = c.router.rejoins.left(memberName{req.Group, id})
+		if is != id { // it is known as what it is
+			c.router.left(share, req.Group, is)
+		}
 		c.router.left(share, req.Group, id)
-		return c.router.rejoins.left(memberName{req.Group, id})
+		return is
 	}
 	req.MemberID = leaves(req.MemberID)
 	asked := make(map[string]string, len(req.Members)) // by what they are at the site
@@ -61,6 +65,11 @@ func (c *Client) leaveGroup(ctx context.Context, share *Share, req *kmsg.LeaveGr
 	if err != nil {
 		if _, serving := share.Serving(); serving {
 			resp.ErrorCode = kerr.NotCoordinator.Code
+			return resp
+		}
+		c.router.dismiss(share, req.Group, req.MemberID, "it left while its group moved")
+		for _, m := range req.Members {
+			c.router.dismiss(share, req.Group, m.MemberID, "it left while its group moved")
 		}
 		return resp
 	}

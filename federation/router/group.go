@@ -414,13 +414,18 @@ func (m *members) commits(group, id string, inTransaction bool) {
 	}
 }
 
-// tell notes that a known member was told to give up before the move to the epoch.
-func (m *members) tell(group, id string, e spillway.Epoch) {
+// tell notes that a known member was told to give up before the move to the epoch, and
+// says whether that is new of one that is not waited for any more.
+func (m *members) tell(group, id string, e spillway.Epoch) (settles bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if mb := m.mu.byGroup[group][id]; mb != nil {
-		mb.seen, mb.told = time.Now(), max(mb.told, e)
+	mb := m.mu.byGroup[group][id]
+	if mb == nil {
+		return false
 	}
+	settles = mb.transacts && mb.told < e
+	mb.seen, mb.told = time.Now(), max(mb.told, e)
+	return settles
 }
 
 // settledAll tells whether every member heard of lately, of the groups that the
@@ -451,8 +456,9 @@ func (r *Router) settled(s *Share, group, id string) {
 // told notes that a member was told to give up, if the share's groups drain.
 func (r *Router) told(s *Share, group, id string) {
 	if record := s.Record(); record.State == failover.Draining {
-		r.members.tell(group, id, record.Epoch)
-		r.ReportDrained(s)
+		if r.members.tell(group, id, record.Epoch) {
+			r.ReportDrained(s)
+		}
 	}
 }
 
