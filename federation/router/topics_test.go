@@ -95,6 +95,37 @@ func TestWhatIsKnownOfADarkSiteIsToldAtOnce(t *testing.T) {
 	})
 }
 
+// A site went dark, and a failover had everybody ask elsewhere: when clients come back to it, what
+// it said before may be days old, so they wait for what it says now.
+func TestAListFromBeforeASiteWasDarkIsNotToldWhenItIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, sites := twoSites()
+		defer r.Close()
+		find := func(when string, partitions int, wait time.Duration) {
+			t.Helper()
+			begun := time.Now()
+			md, _ := r.topics.find(t.Context(), "orders")
+			if took := time.Since(begun); len(md.Partitions) != partitions || took != wait {
+				t.Errorf("%s: %d partitions, want %d, after %s, want %s", when, len(md.Partitions), partitions, took, wait)
+			}
+			synctest.Wait() // it is asked
+		}
+		find("it is well", 1, dimmedTakes)
+		sites["east"].dark.Store(true)
+		time.Sleep(r.config.MetadataMax + time.Millisecond)
+		find("it is dark", 1, topicsAskMax)
+		for range 5 { // each renews it
+			time.Sleep(topicsSilentMax - time.Millisecond)
+			find("it was asked a moment before", 1, 0)
+		}
+		time.Sleep(topicsAskMax)
+		sites["east"].partitions.Store(2)
+		sites["east"].dark.Store(false)
+		time.Sleep(topicsSilentMax + time.Millisecond)
+		find("days later", 2, dimmedTakes)
+	})
+}
+
 // A list of all topics costs the time of one dark site, and not of each.
 func TestTopicsOfAllSitesAreAskedForAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
