@@ -60,7 +60,7 @@ const (
 )
 
 // at returns the topics of a site, not older than age if the site answers.
-// Nil if it never did. The map is not to be changed.
+// Nil if it never did, and the caller cannot tell what there is (heard). The map is not to be changed.
 func (t *topics) at(ctx context.Context, site spillway.SiteID, age time.Duration) map[string]broker.TopicMetadata {
 	known, asking := t.look(site, age)
 	if asking == nil {
@@ -100,7 +100,7 @@ func (t *topics) atAll(ctx context.Context, sites map[spillway.SiteID]bool, age 
 // look returns what is known of a site, and if that is older than age the end of a question to
 // it, which is worth waiting for. It is not where the site was silent a moment ago: clients
 // want to know anew whenever a partition is refused, as those of a dark site are, and their
-// answers about others come behind this one.
+// answers about others come behind this one. Of a site that never answered, nothing is known.
 func (t *topics) look(site spillway.SiteID, age time.Duration) (known map[string]broker.TopicMetadata, asking <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -116,7 +116,7 @@ func (t *topics) look(site spillway.SiteID, age time.Duration) (known map[string
 		s.asking, s.tried = make(chan struct{}), time.Now()
 		t.router.background.Go(func() { t.ask(site, s) })
 	}
-	if s.topics != nil && time.Since(s.silent) < topicsSilentMax {
+	if time.Since(s.silent) < topicsSilentMax {
 		return s.topics, nil
 	}
 	return s.topics, s.asking

@@ -2,11 +2,16 @@ package router
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"spillway"
 	"spillway/broker"
@@ -126,6 +131,34 @@ func TestAListFromBeforeASiteWasDarkIsNotToldWhenItIsBack(t *testing.T) {
 	})
 }
 
+// A gateway is started while a site is dark. However many of its topics a request names, it costs
+// one question, and no answer says that they do not exist.
+func TestANewGatewayAsksADarkSiteOnceForARequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer w.Close()
+		var asked atomic.Int64
+		var silent atomic.Bool
+		silent.Store(true)
+		w.sites["east"] = countingSite{w.site, &asked, &silent}
+		req := kmsg.NewPtrMetadataRequest()
+		req.Version = 12
+		for i := range 10 {
+			name := fmt.Sprint("topic-", i)
+			req.Topics = append(req.Topics, kmsg.MetadataRequestTopic{Topic: &name})
+		}
+		begun := time.Now()
+		for _, topic := range call[*kmsg.MetadataResponse](t, w, req).Topics {
+			if topic.ErrorCode != kerr.LeaderNotAvailable.Code {
+				t.Errorf("%s: error %d", *topic.Topic, topic.ErrorCode)
+			}
+		}
+		if took := time.Since(begun); took != topicsAskMax {
+			t.Errorf("it took %s, want %s", took, topicsAskMax)
+		}
+	})
+}
+
 // A list of all topics costs the time of one dark site, and not of each.
 func TestTopicsOfAllSitesAreAskedForAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -141,7 +174,7 @@ func TestTopicsOfAllSitesAreAskedForAtOnce(t *testing.T) {
 		for _, s := range sites {
 			s.dark.Store(false)
 		}
-		time.Sleep(topicsAskEvery)
+		time.Sleep(topicsSilentMax)
 		var names []string
 		for _, md := range r.topics.all(t.Context()) {
 			names = append(names, md.Name)
