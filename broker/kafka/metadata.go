@@ -172,11 +172,21 @@ func (c *Cluster) Leader(ctx context.Context, tp spillway.TopicPartition) (int32
 	return l.node, err
 }
 
-func (c *Cluster) leader(ctx context.Context, tp spillway.TopicPartition) (leadership, error) {
+// KnownLeader implements broker.Cluster.
+func (c *Cluster) KnownLeader(tp spillway.TopicPartition) (int32, bool) {
+	l, ok := c.known(tp)
+	return l.node, ok
+}
+
+func (c *Cluster) known(tp spillway.TopicPartition) (leadership, bool) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	l, ok := c.mu.leaders[tp]
-	c.mu.Unlock()
-	if ok {
+	return l, ok
+}
+
+func (c *Cluster) leader(ctx context.Context, tp spillway.TopicPartition) (leadership, error) {
+	if l, ok := c.known(tp); ok {
 		return l, nil
 	}
 	m, err := c.Metadata(ctx, tp.Topic)
