@@ -118,6 +118,9 @@ type Cluster interface {
 	// Leader of a partition, cached. Errors: ErrUnknownTopic, ErrNoLeader.
 	Leader(ctx context.Context, tp spillway.TopicPartition) (node int32, err error)
 
+	// KnownLeader is Leader where that needs no question.
+	KnownLeader(tp spillway.TopicPartition) (node int32, known bool)
+
 	// Coordinator of a group or transactional id, cached.
 	Coordinator(ctx context.Context, kind CoordinatorKind, key string) (node int32, err error)
 

@@ -18,6 +18,7 @@ func TestAGatewayWhoseLeaseWasDeletedIsWaitedFor(t *testing.T) {
 	const long = coordination.LeaseTTL + coordination.LeaseMargin
 	for name, c := range map[string]struct {
 		watched, leaving, back bool
+		dead                   time.Duration // when the key vanishes
 		after                  time.Duration
 		ready                  bool
 	}{
@@ -26,6 +27,8 @@ func TestAGatewayWhoseLeaseWasDeletedIsWaitedFor(t *testing.T) {
 		"its lease may last":                {after: long - time.Second},
 		"its lease is over":                 {after: long, ready: true},
 		"over, and a watch alone saw it":    {watched: true, after: long, ready: true},
+		"dead for a second, then deleted":   {dead: time.Second},
+		"dead for an hour, then deleted":    {dead: time.Hour, ready: true},
 		"it had left":                       {leaving: true, ready: true},
 		"it is back, and obeys the new one": {back: true, ready: true},
 	} {
@@ -63,6 +66,9 @@ func TestAGatewayWhoseLeaseWasDeletedIsWaitedFor(t *testing.T) {
 					k.observe(k.now(), entries(first, second))
 				}
 				layOut(both, first)
+				if time.Sleep(c.dead); c.dead > 0 {
+					k.observe(k.now(), entries(first, second))
+				}
 
 				k.observe(k.now(), entries(first)) // the key of the second is gone
 				time.Sleep(c.after)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -274,6 +275,70 @@ func TestAMovedCoordinatorIsFoundAgain(t *testing.T) {
 	})
 	if err := c.Admin().CommitGroupOffsets(t.Context(), "shippers", offsets); err != nil || refusals.Load() != 1 {
 		t.Errorf("%d refusals, %v", refusals.Load(), err)
+	}
+}
+
+// A broker came back at another address, and its old one leads elsewhere: the answer that names it
+// as a coordinator has the new one. It is taken if it is allowed.
+func TestACoordinatorIsFoundAtItsNewAddress(t *testing.T) {
+	var dialled atomic.Value
+	server, c := start(t, kafka.Config{
+		Allow: func(host string, port int32) bool { return host == "127.0.0.1" && port != 8500 },
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			dialled.Store(address)
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		},
+	})
+	if _, err := c.Metadata(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	dial := func() string {
+		t.Helper()
+		to, err := c.Dial(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to.Close()
+		return dialled.Load().(string)
+	}
+	old, elsewhere := dial(), ""
+	for _, address := range server.ListenAddrs() {
+		if address != old {
+			elsewhere = address
+		}
+	}
+	host, port, err := net.SplitHostPort(elsewhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, announced := range []struct {
+		host  string
+		port  int
+		error int16
+		want  string
+	}{
+		{host, 8500, 0, old},
+		{"10.0.0.1", number, 0, old},
+		{host, number, kerr.CoordinatorNotAvailable.Code, old},
+		{host, number, 0, elsewhere},
+	} {
+		server.ControlKey(int16(kmsg.FindCoordinator), func(req kmsg.Request) (kmsg.Response, error, bool) {
+			resp := req.ResponseKind().(*kmsg.FindCoordinatorResponse)
+			one := kmsg.NewFindCoordinatorResponseCoordinator()
+			one.Key, one.NodeID, one.Host, one.Port, one.ErrorCode = "shippers", 1, announced.host, int32(announced.port), announced.error
+			resp.Coordinators = append(resp.Coordinators, one)
+			return resp, nil, true
+		})
+		if err := c.Relocate(t.Context(), broker.GroupCoordinator, "shippers"); err != nil {
+			t.Fatal(err)
+		}
+		if got := dial(); got != announced.want {
+			t.Errorf("%+v: node 1 is dialled at %s", announced, got)
+		}
 	}
 }
 

@@ -85,11 +85,8 @@ func (c *Cluster) decode(r *kmsg.MetadataResponse) (broker.Metadata, error) {
 		return m, fmt.Errorf("%d nodes, at most %d", len(r.Brokers), nodesMax)
 	}
 	for _, b := range r.Brokers {
-		if b.NodeID < 0 || b.Port < 1 || b.Port > 65535 || b.Host == "" || len(b.Host) > hostBytesMax {
-			return m, fmt.Errorf("node %d has the address %.255q port %d, which cannot be", b.NodeID, b.Host, b.Port)
-		}
-		if c.config.Allow != nil && !c.config.Allow(b.Host, b.Port) {
-			return m, fmt.Errorf("node %d announces %s port %d, which is not an allowed address of this site", b.NodeID, b.Host, b.Port)
+		if err := c.usable(b.NodeID, b.Host, b.Port); err != nil {
+			return m, err
 		}
 		n := broker.Node{ID: b.NodeID, Host: b.Host, Port: b.Port}
 		if b.Rack != nil {
@@ -103,6 +100,34 @@ func (c *Cluster) decode(r *kmsg.MetadataResponse) (broker.Metadata, error) {
 		}
 	}
 	return m, nil
+}
+
+// usable tells what is wrong with an address that the cluster announces (invariant C).
+func (c *Cluster) usable(node int32, host string, port int32) error {
+	if node < 0 || port < 1 || port > 65535 || host == "" || len(host) > hostBytesMax {
+		return fmt.Errorf("node %d has the address %.255q port %d, which cannot be", node, host, port)
+	}
+	if c.config.Allow != nil && !c.config.Allow(host, port) {
+		return fmt.Errorf("node %d announces %s port %d, which is not an allowed address of this site", node, host, port)
+	}
+	return nil
+}
+
+// located takes the address at which a coordinator was found: the one that is known may be that
+// of another broker by now. Addresses that may not be used are left; who dials such a node asks
+// for all of them, and is told.
+func (c *Cluster) located(node int32, host string, port int32) {
+	if c.usable(node, host, port) != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, known := c.mu.nodes[node]
+	if !known && len(c.mu.nodes) >= nodesMax {
+		return
+	}
+	n.ID, n.Host, n.Port = node, host, port
+	c.mu.nodes[node] = n
 }
 
 func topicOf(r *kmsg.MetadataResponseTopic) broker.TopicMetadata {
@@ -172,11 +197,21 @@ func (c *Cluster) Leader(ctx context.Context, tp spillway.TopicPartition) (int32
 	return l.node, err
 }
 
-func (c *Cluster) leader(ctx context.Context, tp spillway.TopicPartition) (leadership, error) {
+// KnownLeader implements broker.Cluster.
+func (c *Cluster) KnownLeader(tp spillway.TopicPartition) (int32, bool) {
+	l, ok := c.known(tp)
+	return l.node, ok
+}
+
+func (c *Cluster) known(tp spillway.TopicPartition) (leadership, bool) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	l, ok := c.mu.leaders[tp]
-	c.mu.Unlock()
-	if ok {
+	return l, ok
+}
+
+func (c *Cluster) leader(ctx context.Context, tp spillway.TopicPartition) (leadership, error) {
+	if l, ok := c.known(tp); ok {
 		return l, nil
 	}
 	m, err := c.Metadata(ctx, tp.Topic)
@@ -303,6 +338,9 @@ func (c *Cluster) findCoordinators(ctx context.Context, kind broker.CoordinatorK
 		}
 		resp := answer.(*kmsg.FindCoordinatorResponse)
 		if resp.Version < 4 {
+			if resp.ErrorCode == 0 {
+				c.located(resp.NodeID, resp.Host, resp.Port)
+			}
 			if err := see(keys[0], resp.NodeID, kerr.ErrorForCode(resp.ErrorCode)); err != nil {
 				return err
 			}
@@ -313,6 +351,9 @@ func (c *Cluster) findCoordinators(ctx context.Context, kind broker.CoordinatorK
 			return fmt.Errorf("%d coordinators in the answer to a question about %d", len(resp.Coordinators), len(keys))
 		}
 		for _, found := range resp.Coordinators {
+			if found.ErrorCode == 0 {
+				c.located(found.NodeID, found.Host, found.Port)
+			}
 			if err := see(found.Key, found.NodeID, kerr.ErrorForCode(found.ErrorCode)); err != nil {
 				return err
 			}

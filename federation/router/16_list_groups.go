@@ -34,19 +34,22 @@ func (c *Client) beginListGroups(_ context.Context, sreq session.Request) (sessi
 			resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
 			return resp.AppendTo(nil), nil
 		}
-		for site, listed := range c.listGroups(ctx, req) {
-			if listed.err != nil {
-				resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
-			}
-			for _, g := range listed.groups {
-				if s, ok := c.router.GroupShare(g.Group); ok && home(s) == site && (every == authorization.Allowed || c.mayQuietly(authorization.Describe, authorization.Group, g.Group, s)) {
-					resp.Groups = append(resp.Groups, g)
-				}
+		// As of one moment: a group that moves meanwhile is neither left out nor there twice.
+		homes, sites := make(map[*Share]spillway.SiteID), make(map[spillway.SiteID]bool)
+		for _, share := range c.router.shares {
+			site := home(share)
+			if homes[share] = site; c.router.sites[site] != nil {
+				sites[site] = true
 			}
 		}
-		if resp.ErrorCode != 0 {
-			resp.Groups = nil // a part would pass for all of them
+		groups, err := c.listGroups(ctx, req, sites, func(site spillway.SiteID, group string) bool {
+			s, ok := c.router.GroupShare(group)
+			return ok && homes[s] == site && (every == authorization.Allowed || c.mayQuietly(authorization.Describe, authorization.Group, group, s))
+		})
+		if err != nil { // a part would pass for all of them
+			resp.ErrorCode, groups = kerr.CoordinatorNotAvailable.Code, nil
 		}
+		resp.Groups = groups
 		return resp.AppendTo(nil), nil
 	}, nil
 }
@@ -60,47 +63,73 @@ func (c *Client) listsAll() authorization.Verdict {
 	return c.decide(authorization.Describe, authorization.Cluster, authorization.ClusterName, nil).Decision.Verdict
 }
 
-// listGroupsMax is for all brokers of all sites to answer in.
-const listGroupsMax = 5 * time.Second
+const (
+	listGroupsMax    = 5 * time.Second // for all brokers of all sites to answer in
+	listGroupsAtOnce = 16              // brokers that are asked at the same time
+)
 
-// siteGroups are the groups that a site knows, of failover groups or not.
-type siteGroups struct {
-	groups []kmsg.ListGroupsResponseGroup
+// listing is what brokers have told so far.
+type listing struct {
+	client *Client
+	req    *kmsg.ListGroupsRequest
+	slots  chan struct{} // one for each broker that is being asked
+
+	mu     sync.Mutex
+	shows  func(site spillway.SiteID, group string) bool // the client is told of it; called with mu held
+	groups []kmsg.ListGroupsResponseGroup                // those alone: sites may have many others
 	err    error
 }
 
-// listGroups asks all sites at once.
-func (c *Client) listGroups(ctx context.Context, req *kmsg.ListGroupsRequest) map[spillway.SiteID]*siteGroups {
+// listGroups asks all sites at once. An error: some groups are missing.
+func (c *Client) listGroups(ctx context.Context, req *kmsg.ListGroupsRequest, sites map[spillway.SiteID]bool, shows func(spillway.SiteID, string) bool) ([]kmsg.ListGroupsResponseGroup, error) {
 	ctx, cancel := context.WithTimeout(ctx, listGroupsMax)
 	defer cancel()
-	bySite := make(map[spillway.SiteID]*siteGroups)
+	l := &listing{client: c, req: req, slots: make(chan struct{}, listGroupsAtOnce), shows: shows}
 	var all sync.WaitGroup
-	for site := range c.router.topics.homes() {
-		listed := new(siteGroups)
-		bySite[site] = listed
-		all.Go(func() { listed.groups, listed.err = c.groupsAt(ctx, site, req) })
+	for site := range sites {
+		all.Go(func() { l.site(ctx, site) })
 	}
 	all.Wait()
-	return bySite
+	return l.groups, l.err
 }
 
-// groupsAt asks every broker of a site.
-func (c *Client) groupsAt(ctx context.Context, site spillway.SiteID, req *kmsg.ListGroupsRequest) ([]kmsg.ListGroupsResponseGroup, error) {
-	md, err := c.router.sites[site].Metadata(ctx)
+// site asks every broker of a site.
+func (l *listing) site(ctx context.Context, site spillway.SiteID) {
+	md, err := l.client.router.sites[site].Metadata(ctx)
 	if err != nil {
-		return nil, err
+		l.take(site, nil, err)
+		return
 	}
-	byNode := make([]siteGroups, len(md.Nodes))
 	var all sync.WaitGroup
-	for i, node := range md.Nodes {
-		all.Go(func() { byNode[i].groups, byNode[i].err = c.groupsOf(ctx, site, node.ID, req) })
+	defer all.Wait()
+	for _, node := range md.Nodes {
+		select {
+		case l.slots <- struct{}{}:
+		case <-ctx.Done():
+			l.take(site, nil, ctx.Err())
+			return
+		}
+		all.Go(func() {
+			defer func() { <-l.slots }()
+			groups, err := l.client.groupsOf(ctx, site, node.ID, l.req)
+			l.take(site, groups, err)
+		})
 	}
-	all.Wait()
-	var found siteGroups
-	for _, one := range byNode {
-		found.groups, found.err = append(found.groups, one.groups...), cmp.Or(found.err, one.err)
+}
+
+// take keeps of an answer what the client is told.
+func (l *listing) take(site spillway.SiteID, groups []kmsg.ListGroupsResponseGroup, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err = cmp.Or(l.err, err); l.err != nil {
+		l.groups = nil
+		return
 	}
-	return found.groups, found.err
+	for _, g := range groups {
+		if l.shows(site, g.Group) {
+			l.groups = append(l.groups, g)
+		}
+	}
 }
 
 // groupsOf asks one broker. One that has just begun to coordinate groups does not know them.

@@ -29,8 +29,8 @@ import (
 //	   before it: it is the high watermark of the site, not that of what is durable at other
 //	   sites, of which this gateway may have heard later than others, and no lower than where
 //	   the present epoch began
-//	B  a request costs a site one question about metadata, and each of its brokers one about
-//	   ends; it drops nothing that other clients use
+//	B  a request costs a site one question about metadata at most, where not all leaders are
+//	   known, and each of its brokers one about ends; it drops nothing that other clients use
 var offsetForLeaderEpochAPI = api{
 	key: 23, min: 2, max: 4, needs: -1, begin: (*Client).beginOffsetForLeaderEpoch,
 	treatment: answeredHere, about: "Virtual leader epochs. Each one ends where the log of the site that serves ends, since virtual offsets are never cut off.",
@@ -134,6 +134,9 @@ type epochSite struct {
 
 // leader is a goal's find.
 func (s *epochSite) leader(ctx context.Context, tp spillway.TopicPartition) (int32, error) {
+	if node, known := s.cluster.KnownLeader(tp); known {
+		return node, nil
+	}
 	if !s.asked {
 		slices.Sort(s.names)
 		s.md, s.err = s.cluster.Metadata(ctx, slices.Compact(s.names)...)
@@ -179,6 +182,7 @@ func (c *Client) epochEnds(ctx context.Context, asked []*epochEnd) {
 		case errors.Is(g.err, kerr.UnknownTopicOrPartition):
 			e.refuse(kerr.UnknownTopicOrPartition.Code)
 		default:
+			c.router.relearn(e.term.Site, e.tp.Topic)
 			e.refuse(kerr.NotLeaderForPartition.Code)
 		}
 	}
@@ -208,8 +212,15 @@ func (e *epochEnd) refuse(code int16) {
 
 func (e *epochEnd) answer(r *Router, in kmsg.ListOffsetsResponseTopicPartition, heard bool) {
 	view := r.viewOf(e.share, e.term, e.tp)
+	if heard && in.ErrorCode == kerr.TopicAuthorizationFailed.Code {
+		e.refuse(in.ErrorCode)
+		return
+	}
+	if !heard || in.ErrorCode != 0 { // who leads it may have changed
+		r.relearn(e.term.Site, e.tp.Topic)
+	}
 	switch {
-	case heard && in.ErrorCode == kerr.TopicAuthorizationFailed.Code:
+	case heard && in.ErrorCode == kerr.UnknownTopicOrPartition.Code:
 		e.refuse(in.ErrorCode)
 		return
 	case !heard, in.ErrorCode != 0, view == nil, !e.share.Holds(e.term), !r.lease.Held():

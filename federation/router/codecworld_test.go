@@ -91,6 +91,8 @@ func (s *codecSite) Capabilities() broker.Capabilities {
 
 func (*codecSite) Leader(context.Context, spillway.TopicPartition) (int32, error) { return 0, nil }
 
+func (*codecSite) KnownLeader(spillway.TopicPartition) (int32, bool) { return 0, true }
+
 func (*codecSite) Coordinator(context.Context, broker.CoordinatorKind, string) (int32, error) {
 	return 0, nil
 }

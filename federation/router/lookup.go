@@ -17,7 +17,8 @@ import (
 //
 //	A  a site is asked one question at a time, whoever wants to know, and then not again for
 //	   lookupPause: clients of a broker that dies all want to know at once
-//	B  where it is known what moved, nothing else is forgotten
+//	B  where it is known what moved, nothing else is forgotten, unless it is so much that
+//	   most has moved
 type lookups struct {
 	router *Router
 
@@ -29,7 +30,7 @@ type lookups struct {
 
 // lookup is what is to be asked of one site.
 type lookup struct {
-	all    bool            // everything is to be forgotten
+	all    bool            // everything is to be forgotten; so where there are too many names
 	topics map[string]bool // the leaders of their partitions
 	// Who coordinates them.
 	coordinated map[coordinated]bool
@@ -49,7 +50,7 @@ func (l *lookup) empty() bool { return !l.all && len(l.topics) == 0 && len(l.coo
 
 const (
 	lookupPause    = 100 * time.Millisecond
-	lookupNamesMax = 500 // in one question; what is beyond is wanted again
+	lookupNamesMax = 500 // in one question
 )
 
 // refresh has all that is known of a site's leaders and coordinators forgotten, soon.
@@ -59,20 +60,20 @@ func (r *Router) refresh(site spillway.SiteID) {
 
 // relearn has a site asked anew who leads the partitions of a topic.
 func (r *Router) relearn(site spillway.SiteID, topic string) {
-	r.lookups.want(site, func(l *lookup) {
-		if len(l.topics) < lookupNamesMax {
-			l.topics[topic] = true
-		}
-	})
+	r.lookups.want(site, func(l *lookup) { l.all = !noted(l.topics, topic) || l.all })
 }
 
 // relocate has a site asked anew who coordinates a group or transactional id.
 func (r *Router) relocate(site spillway.SiteID, of coordinated) {
-	r.lookups.want(site, func(l *lookup) {
-		if len(l.coordinated) < lookupNamesMax {
-			l.coordinated[of] = true
-		}
-	})
+	r.lookups.want(site, func(l *lookup) { l.all = !noted(l.coordinated, of) || l.all })
+}
+
+// noted adds a name where there is room.
+func noted[K comparable](names map[K]bool, name K) bool {
+	if len(names) < lookupNamesMax {
+		names[name] = true
+	}
+	return names[name]
 }
 
 func (ls *lookups) want(site spillway.SiteID, note func(*lookup)) {

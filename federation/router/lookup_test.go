@@ -91,6 +91,26 @@ func TestASiteIsAskedOneQuestionAtATime(t *testing.T) {
 		if got, want := site.take(), []string{"0 readers", "0 readers", "1 orders"}; !slices.Equal(got, want) {
 			t.Errorf("asked %q, want %q", got, want)
 		}
+		// A broker dies that coordinated more than one question can name: all of them are
+		// forgotten at once, and not 500 after each answer.
+		r.relocate("east", theGroup("first"))
+		synctest.Wait()
+		for i := range 2 * lookupNamesMax {
+			r.relocate("east", theGroup(fmt.Sprint("group-", i)))
+		}
+		r.relocate("east", theGroup("group-0"))
+		time.Sleep(5 * time.Second)
+		if got := site.take(); len(got) != 3 || got[0] != "0 first" || got[1] != "everything" || len(strings.Fields(got[2])) != 1+lookupNamesMax {
+			t.Errorf("of %d groups it was asked %d questions: %.200q", 2*lookupNamesMax, len(got), got)
+		}
+		for i := range lookupNamesMax {
+			r.relocate("east", theGroup(fmt.Sprint("group-", i)))
+			r.relocate("east", theGroup("group-0"))
+		}
+		time.Sleep(5 * time.Second)
+		if got := site.take(); slices.Contains(got, "everything") {
+			t.Error("everything was forgotten for what one question can name")
+		}
 		for range 20 {
 			r.refresh("east")
 			time.Sleep(200 * time.Millisecond)

@@ -68,6 +68,8 @@ func (oneBroker) Capabilities() broker.Capabilities { return broker.Capabilities
 
 func (oneBroker) Leader(context.Context, spillway.TopicPartition) (int32, error) { return 0, nil }
 
+func (oneBroker) KnownLeader(spillway.TopicPartition) (int32, bool) { return 0, true }
+
 func (oneBroker) Metadata(context.Context, ...string) (broker.Metadata, error) {
 	return broker.Metadata{}, nil
 }

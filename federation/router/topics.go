@@ -20,7 +20,8 @@ func hidden(topic string) bool {
 	return strings.HasPrefix(topic, internalTopics) || len(topic) > topicNameMax
 }
 
-// topics knows what topics the sites have, a few seconds old at most. A name
+// topics knows what topics the sites have: a few seconds old at most of a site that
+// answers, and of one that was asked lately and did not answer what it said last. A name
 // is looked up at the site that serves its share; while nobody does, what was
 // last known of the site that served is good enough: partitions do not vanish.
 type topics struct {
@@ -38,7 +39,7 @@ type siteTopics struct {
 	tried  time.Time // of the newest question
 	topics map[string]broker.TopicMetadata
 	asking chan struct{} // closed when the question under way is answered; nil if there is none
-	silent bool          // the newest question was not answered
+	silent time.Time     // when the newest question ended without an answer; zero if it was answered
 }
 
 func newTopics(r *Router) *topics {
@@ -52,10 +53,14 @@ func newTopics(r *Router) *topics {
 const (
 	topicsAskMax   = 3 * time.Second
 	topicsAskEvery = 100 * time.Millisecond // also when somebody asks for what does not exist
+	// How long a site counts as silent. While somebody wants to know it is asked on, which
+	// renews that. A list from before nobody did may be of any age: days, where a failover
+	// group went elsewhere and came back.
+	topicsSilentMax = 10 * time.Second
 )
 
 // at returns the topics of a site, not older than age if the site answers.
-// Nil if it never did. The map is not to be changed.
+// Nil if it never did, and the caller cannot tell what there is (heard). The map is not to be changed.
 func (t *topics) at(ctx context.Context, site spillway.SiteID, age time.Duration) map[string]broker.TopicMetadata {
 	known, asking := t.look(site, age)
 	if asking == nil {
@@ -93,9 +98,9 @@ func (t *topics) atAll(ctx context.Context, sites map[spillway.SiteID]bool, age 
 }
 
 // look returns what is known of a site, and if that is older than age the end of a question to
-// it, which is worth waiting for. It is not where the site was silent the last time: clients
+// it, which is worth waiting for. It is not where the site was silent a moment ago: clients
 // want to know anew whenever a partition is refused, as those of a dark site are, and their
-// answers about others come behind this one.
+// answers about others come behind this one. Of a site that never answered, nothing is known.
 func (t *topics) look(site spillway.SiteID, age time.Duration) (known map[string]broker.TopicMetadata, asking <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -111,7 +116,7 @@ func (t *topics) look(site spillway.SiteID, age time.Duration) (known map[string
 		s.asking, s.tried = make(chan struct{}), time.Now()
 		t.router.background.Go(func() { t.ask(site, s) })
 	}
-	if s.silent && s.topics != nil {
+	if time.Since(s.silent) < topicsSilentMax {
 		return s.topics, nil
 	}
 	return s.topics, s.asking
@@ -124,8 +129,8 @@ func (t *topics) ask(site spillway.SiteID, s *siteTopics) {
 	md, err := t.router.sites[site].Metadata(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s.silent = err != nil; err == nil {
-		s.topics, s.at = md.Topics, time.Now()
+	if s.silent = time.Now(); err == nil {
+		s.topics, s.at, s.silent = md.Topics, time.Now(), time.Time{}
 		for name := range md.Topics {
 			if !hidden(name) {
 				t.mu.ids[t.router.topology.TopicID(name)] = name
@@ -183,7 +188,7 @@ func (t *topics) stale(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := t.mu.bySite[home(share)]; s != nil {
-		s.at, s.tried, s.silent = time.Time{}, time.Time{}, false
+		s.at, s.tried, s.silent = time.Time{}, time.Time{}, time.Time{}
 	}
 }
 

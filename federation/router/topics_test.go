@@ -2,11 +2,16 @@ package router
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"spillway"
 	"spillway/broker"
@@ -95,6 +100,65 @@ func TestWhatIsKnownOfADarkSiteIsToldAtOnce(t *testing.T) {
 	})
 }
 
+// A site went dark, and a failover had everybody ask elsewhere: when clients come back to it, what
+// it said before may be days old, so they wait for what it says now.
+func TestAListFromBeforeASiteWasDarkIsNotToldWhenItIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, sites := twoSites()
+		defer r.Close()
+		find := func(when string, partitions int, wait time.Duration) {
+			t.Helper()
+			begun := time.Now()
+			md, _ := r.topics.find(t.Context(), "orders")
+			if took := time.Since(begun); len(md.Partitions) != partitions || took != wait {
+				t.Errorf("%s: %d partitions, want %d, after %s, want %s", when, len(md.Partitions), partitions, took, wait)
+			}
+			synctest.Wait() // it is asked
+		}
+		find("it is well", 1, dimmedTakes)
+		sites["east"].dark.Store(true)
+		time.Sleep(r.config.MetadataMax + time.Millisecond)
+		find("it is dark", 1, topicsAskMax)
+		for range 5 { // each renews it
+			time.Sleep(topicsSilentMax - time.Millisecond)
+			find("it was asked a moment before", 1, 0)
+		}
+		time.Sleep(topicsAskMax)
+		sites["east"].partitions.Store(2)
+		sites["east"].dark.Store(false)
+		time.Sleep(topicsSilentMax + time.Millisecond)
+		find("days later", 2, dimmedTakes)
+	})
+}
+
+// A gateway is started while a site is dark. However many of its topics a request names, it costs
+// one question, and no answer says that they do not exist.
+func TestANewGatewayAsksADarkSiteOnceForARequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer w.Close()
+		var asked atomic.Int64
+		var silent atomic.Bool
+		silent.Store(true)
+		w.sites["east"] = countingSite{w.site, &asked, &silent}
+		req := kmsg.NewPtrMetadataRequest()
+		req.Version = 12
+		for i := range 10 {
+			name := fmt.Sprint("topic-", i)
+			req.Topics = append(req.Topics, kmsg.MetadataRequestTopic{Topic: &name})
+		}
+		begun := time.Now()
+		for _, topic := range call[*kmsg.MetadataResponse](t, w, req).Topics {
+			if topic.ErrorCode != kerr.LeaderNotAvailable.Code {
+				t.Errorf("%s: error %d", *topic.Topic, topic.ErrorCode)
+			}
+		}
+		if took := time.Since(begun); took != topicsAskMax {
+			t.Errorf("it took %s, want %s", took, topicsAskMax)
+		}
+	})
+}
+
 // A list of all topics costs the time of one dark site, and not of each.
 func TestTopicsOfAllSitesAreAskedForAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -110,7 +174,7 @@ func TestTopicsOfAllSitesAreAskedForAtOnce(t *testing.T) {
 		for _, s := range sites {
 			s.dark.Store(false)
 		}
-		time.Sleep(topicsAskEvery)
+		time.Sleep(topicsSilentMax)
 		var names []string
 		for _, md := range r.topics.all(t.Context()) {
 			names = append(names, md.Name)
