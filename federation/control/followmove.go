@@ -118,7 +118,11 @@ func (s *followed) open(ctx context.Context, share failover.Share, before ...fun
 				s.removeMembers(ctx, share)
 			}
 		}()
-		position, err := m.OpenEpoch(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
+		start := m.OpenEpoch
+		if share.Kind == failover.Failover {
+			start = m.OpenLossyEpoch
+		}
+		position, err := start(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
 		<-removed // who joins from now on is not removed
 		if err != nil {
 			return err
