@@ -22,6 +22,7 @@ func (s *followed) stop(ctx context.Context, share failover.Share) error {
 	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) {
 		r.Stopped, r.Ends = true, offsetsOf(ends)
 		r.Hiding, r.HidingMore = s.hides()
+		r.Owed = s.owed()
 	})
 }
 
@@ -90,6 +91,17 @@ func (s *followed) hides() (hiding map[string]string, more int) {
 		compacted = new([]string)
 	}
 	return s.some(s.f.cfg.Mirror.Map().Unfit(), *compacted)
+}
+
+// owed is how many of the share's partitions began anew here and do not have all yet that
+// they had.
+func (s *followed) owed() (partitions int) {
+	for tp := range s.f.cfg.Mirror.Map().Owed() {
+		if s.f.cfg.Topology.Has(s.group, tp) {
+			partitions++
+		}
+	}
+	return partitions
 }
 
 // open starts the epoch at the target. The other sites follow it from now on; the

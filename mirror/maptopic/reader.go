@@ -50,9 +50,10 @@ type Reader struct {
 		sync.RWMutex
 		maps    map[spillway.TopicPartition]*offsetmap.Map
 		gaps    map[string]Gap
-		hidden  map[spillway.TopicPartition]map[string]Gap // those of gaps that hide a part of the log as it is
-		highest map[spillway.TopicPartition]map[string]Gap // of hidden, that of each kind which lies highest: it is in danger if any is
-		origins map[string][]Origin                        // by topic, in the order of their claims
+		hidden  map[spillway.TopicPartition]map[string]Gap  // those of gaps that hide a part of the log as it is
+		highest map[spillway.TopicPartition]map[string]Gap  // of hidden, that of each kind which lies highest: it is in danger if any is
+		owed    map[spillway.TopicPartition]spillway.Offset // what a log had that began anew, until it is there again
+		origins map[string][]Origin                         // by topic, in the order of their claims
 		rules   map[string]rewrite.Text
 		floors  map[string]spillway.Epoch
 		kept    map[string]spillway.Epoch // the last one of floors that was written
@@ -357,6 +358,7 @@ func (r *Reader) forget() {
 	r.mu.gaps = make(map[string]Gap)
 	r.mu.hidden = make(map[spillway.TopicPartition]map[string]Gap)
 	r.mu.highest = make(map[spillway.TopicPartition]map[string]Gap)
+	r.mu.owed = make(map[spillway.TopicPartition]spillway.Offset)
 	r.mu.origins = make(map[string][]Origin)
 	r.mu.rules = make(map[string]rewrite.Text)
 	r.mu.floors, r.mu.kept = make(map[string]spillway.Epoch), make(map[string]spillway.Epoch)
@@ -534,7 +536,14 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 		}
 	}
 	r.mu.Unlock()
-	if m != nil && m.Apply(d.record) && r.onChange != nil {
+	if m == nil {
+		return
+	}
+	changed := m.Apply(d.record)
+	r.mu.Lock()
+	r.settle(d.tp, m)
+	r.mu.Unlock()
+	if changed && r.onChange != nil {
 		r.onChange(d.tp)
 	}
 }
