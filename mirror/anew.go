@@ -9,6 +9,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
 )
 
@@ -140,6 +141,11 @@ func (f *flow) withdraw(tp spillway.TopicPartition) {
 	if !known || s.waits || om == nil || om.Session().Session == 0 {
 		return // it is another worker's, or nothing was said of it
 	}
+	f.mu.Lock()
+	s = f.mu.state[tp]
+	s.whole = false // all of it has to come again
+	f.mu.state[tp] = s
+	f.mu.Unlock()
 	f.m.publish(Mark{Site: f.m.site, Topic: tp.Topic, Partition: tp.Partition, Epoch: f.epoch, Session: om.Session().Session + 1})
 }
 
@@ -176,4 +182,33 @@ func (f *flow) createAnew(ctx context.Context, parts []*partition) error {
 	}
 	_, err = f.m.ensureTopics(ctx, f.share, f.source, tps)
 	return err
+}
+
+// settleOwed says of logs that began anew that the source has no more: it lost records too, or
+// its topic was created anew. Two looks have to agree: a leader that has just been elected may
+// tell for a moment less than it has.
+func (f *flow) settleOwed(ctx context.Context) error {
+	owed := f.m.reader.Owed()
+	level := make(map[spillway.TopicPartition]spillway.Offset)
+	var entries []maptopic.Entry
+	f.mu.Lock()
+	for tp, to := range owed {
+		s, known := f.mu.state[tp]
+		if !known || s.waits || !s.running || !s.whole || s.problem != "" || s.lag > 0 || s.undecided > 0 || s.virtual < 0 || s.virtual >= to {
+			continue
+		}
+		if before, looked := f.settling[tp]; looked && before == s.virtual {
+			entries = append(entries, f.sourceHasNoMore(tp, s.virtual, to))
+		}
+		level[tp] = s.virtual
+	}
+	f.mu.Unlock()
+	f.settling = level
+	return f.m.saveAndRead(ctx, entries)
+}
+
+// sourceHasNoMore says of a partition that began anew here from where on nobody has what it had.
+func (f *flow) sourceHasNoMore(tp spillway.TopicPartition, from, to spillway.Offset) maptopic.Entry {
+	return f.m.gap(maptopic.Gap{Kind: maptopic.GapSource, Topic: tp.Topic, Partition: tp.Partition, Epoch: f.epoch, From: from, To: to, LocalFrom: -1, LocalTo: -1,
+		Detail: "the log began anew here, and the source does not have it any more"})
 }

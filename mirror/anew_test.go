@@ -108,8 +108,12 @@ func TestAQuietPartitionComesBackToo(t *testing.T) {
 		}
 		return len(ends) == 3
 	})
+	if flows := a.m.Flows(); len(flows) != 1 || !flows[0].CatchingUp {
+		t.Errorf("the flow counts as one that has had everything: %+v", flows)
+	}
 	open()
 	a.whole()
+	eventually(t, "nothing is owed", func() bool { return len(a.m.Map().Owed()) == 0 })
 	if md, err := a.west.Metadata(testContext(t), "orders"); err != nil || len(md.Topics["orders"].Partitions) != 3 {
 		t.Errorf("%v; it came back with %d partitions", err, len(md.Topics["orders"].Partitions))
 	}

@@ -51,6 +51,7 @@ type flow struct {
 	turn      string                                           // topics from this name on are looked at next
 	limitSeen map[string]string                                // max.message.bytes as it was set
 	wanted    map[string]map[string]time.Time                  // of a delayed flow: changes by topic, since when
+	settling  map[spillway.TopicPartition]spillway.Offset      // ends of logs that began anew and are level with the source, as of the last look
 	idle      map[spillway.TopicPartition]spillway.LocalOffset // ends of compacted logs, as of the last look
 	absent    map[string]time.Time                             // topics that the source does not have, since when
 

@@ -53,7 +53,7 @@ func (f *flow) setState(p *partition, running bool, problem string) {
 			s.caughtUp = later(before.caughtUp, p.answered)
 		}
 	}
-	s.whole = before.whole || running && problem == "" && s.due == 0 && p.highWatermark >= 0
+	s.whole = before.whole || running && problem == "" && s.due == 0 && p.highWatermark >= 0 && !p.reopen.Load()
 	f.mu.state[p.TopicPartition] = s
 	if !known {
 		f.mu.listed++

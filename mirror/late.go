@@ -163,14 +163,17 @@ func (m *Mirror) keepServedLevels(ctx context.Context, a Assignment) error {
 			open[tp.Topic] = append(open[tp.Topic], tp)
 		}
 	}
-	here, err := m.local.Admin().TopicSettings(ctx, slices.Sorted(maps.Keys(open)))
+	if len(open) == 0 {
+		return nil
+	}
+	policies, err := m.local.Admin().TopicValues(ctx, slices.Sorted(maps.Keys(open)), "cleanup.policy")
 	if err != nil {
 		return err
 	}
 	now := time.Now()
 	var entries []maptopic.Entry
 	for name, tps := range open {
-		if !metadata.Compacts(here[name]) {
+		if !metadata.Compacts(map[string]string{"cleanup.policy": policies[name]}) {
 			continue
 		}
 		for _, tp := range tps {

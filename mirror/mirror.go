@@ -429,9 +429,8 @@ func (m *Mirror) serve(ctx context.Context, a Assignment) {
 			m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Problem: err.Error()})
 		}
 		if time.Since(levelled) >= levelsServed {
-			if err := m.keepServedLevels(ctx, a); err == nil {
-				levelled = time.Now()
-			} else if ctx.Err() == nil {
+			levelled = time.Now() // also where it fails: it is asked of thousands of topics
+			if err := m.keepServedLevels(ctx, a); err != nil && ctx.Err() == nil {
 				m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Problem: err.Error()})
 			}
 		}

@@ -508,7 +508,7 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 			compacted = append(compacted, name)
 		}
 	}
-	return errors.Join(f.learnLimits(ctx, here), f.keepLevels(ctx, compacted), f.lookBehind(ctx, compacted))
+	return errors.Join(f.learnLimits(ctx, here), f.keepLevels(ctx, compacted), f.settleOwed(ctx), f.lookBehind(ctx, compacted))
 }
 
 // late leaves changes out that are not as old as the flow's delay: with a shorter

@@ -22,6 +22,7 @@ func (s *followed) stop(ctx context.Context, share failover.Share) error {
 	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) {
 		r.Stopped, r.Ends = true, offsetsOf(ends)
 		r.Hiding, r.HidingMore = s.hides()
+		r.Owed = s.owed()
 	})
 }
 
@@ -92,6 +93,17 @@ func (s *followed) hides() (hiding map[string]string, more int) {
 	return s.some(s.f.cfg.Mirror.Map().Unfit(), *compacted)
 }
 
+// owed is how many of the share's partitions began anew here and do not have all yet that
+// they had.
+func (s *followed) owed() (partitions int) {
+	for tp := range s.f.cfg.Mirror.Map().Owed() {
+		if s.f.cfg.Topology.Has(s.group, tp) {
+			partitions++
+		}
+	}
+	return partitions
+}
+
 // open starts the epoch at the target. The other sites follow it from now on; the
 // old site stops, and closes its own range only once the epoch is open, since an
 // abort may still give the share back to it.
@@ -118,7 +130,11 @@ func (s *followed) open(ctx context.Context, share failover.Share, before ...fun
 				s.removeMembers(ctx, share)
 			}
 		}()
-		position, err := m.OpenEpoch(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
+		start := m.OpenEpoch
+		if share.Kind == failover.Failover {
+			start = m.OpenLossyEpoch
+		}
+		position, err := start(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
 		<-removed // who joins from now on is not removed
 		if err != nil {
 			return err

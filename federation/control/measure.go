@@ -51,6 +51,8 @@ func (s *followed) measure(ctx context.Context) {
 					}
 				}
 				carries = lateness(&at, share, s.f.cfg.Mirror.Flows())
+				at.Owed = s.owed()
+				at.CatchingUp = at.CatchingUp || at.Owed > 0
 			}
 			for _, end := range ends {
 				at.EndSum += int64(end)

@@ -86,6 +86,12 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	if r.Chosen != "" {
 		why += fmt.Sprintf("; %s, since %s", r.Target, r.Chosen)
 	}
+	if partial := partial(r.Target, view); partial != "" && r.Kind == Failover {
+		if r.Unnamed { // since the target was chosen
+			return share, refuse("site %s; name it to fail over there all the same", partial)
+		}
+		why += "; " + partial
+	}
 	if unfit := Unfit(r.Target, view, limits.Group); unfit != "" && r.Unnamed { // since the target was chosen
 		return share, refuse("site %s; name it to fail over there all the same", unfit)
 	} else if unfit != "" { // a person has named it all the same

@@ -84,6 +84,9 @@ type Following struct {
 	GroupBehind  string  `json:"groupBehind,omitempty"`
 	// CatchingUp: since it began to follow Source, it never had everything.
 	CatchingUp bool `json:"catchingUp,omitempty"`
+	// Owed is how many partitions began anew at the site and do not have yet all that they
+	// had before: it may lack what was acknowledged because it was there.
+	Owed int `json:"owed,omitempty"`
 	// OnlyHere are topics of the group that this site has and the active one has not;
 	// some of them if there are many.
 	OnlyHere []string `json:"onlyHere,omitempty"`

@@ -334,6 +334,8 @@ type SiteReport struct {
 	Hiding map[string]string `json:"hiding,omitempty"`
 	// HidingMore is how many topics more hide some.
 	HidingMore int `json:"hidingMore,omitempty"`
+	// Owed is that of Following once the flow was stopped.
+	Owed int `json:"owed,omitempty"`
 	// Differs says that the log of the old site does not end at the cutover.
 	Differs string `json:"differs,omitempty"`
 	Problem string `json:"problem,omitempty"`

@@ -284,15 +284,25 @@ func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	if len(silent) > 0 && view.InState < patience {
 		return wait(share, "wait for %s to tell their ends", join(silent))
 	}
-	hides := found(share.Target, view, limits.Group)
-	if hides != "" && share.Chosen {
-		return elsewhere(share, view, limits, ends, hides)
+	against := ""
+	if hides := found(share.Target, view, limits.Group); hides != "" && share.Chosen {
+		return elsewhere(share, view, limits, ends, fmt.Sprintf("%s was found to hide records in its logs of compacted topics: %s", share.Target, hides))
+	} else if hides != "" {
+		against = fmt.Sprintf("; keys may be missing at %s: %s", share.Target, hides)
 	}
-	if hides != "" {
-		hides = fmt.Sprintf("; keys may be missing at %s: %s", share.Target, hides)
+	if partial := partial(share.Target, view); partial != "" && share.Chosen {
+		return elsewhere(share, view, limits, ends, partial)
+	}
+	whole := 0 // of those that were heard
+	for site := range ends {
+		if partial := partial(site, view); partial == "" {
+			whole++
+		} else {
+			against += "; " + partial
+		}
 	}
 	prefix, prefixSite := longest(order, ends)
-	complete := limits.ackSites() > 1 && !share.Degraded && len(ends) >= needHeard(limits)
+	complete := limits.ackSites() > 1 && !share.Degraded && whole >= needHeard(limits)
 	next := share
 	next.Fence, next.Prefix, next.PrefixSite = "lease-only", prefix, prefixSite
 	if view.Fence != "" {
@@ -301,7 +311,7 @@ func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	if complete {
 		// Nothing beyond the prefix was acknowledged or shown, so it is not burnt.
 		next.Start = prefix.Clone()
-		return move(next.enter(Cutover, view, fmt.Sprintf("%d sites heard, nothing acknowledged is missing", len(ends))+hides))
+		return move(next.enter(Cutover, view, fmt.Sprintf("%d sites heard, nothing acknowledged is missing", len(ends))+against))
 	}
 	next.Start = above(prefix, view.Reserved)
 	least, most := lossBetween(prefix, view.Reserved, limits.Group.OffsetBase, limits.Group.ReservedBlock)
@@ -312,14 +322,13 @@ func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	if len(silent) > 0 {
 		why += ", silent: " + join(silent)
 	}
-	return move(next.enter(Cutover, view, why+hides))
+	return move(next.enter(Cutover, view, why+against))
 }
 
 // elsewhere sends a failover for which nobody named a site to another one, since the target
-// was found to hide records when its logs were read back; where there is none a person is
+// was found to hide records when its logs were read back, or to have a part of them; where there is none a person is
 // asked. Nothing was done at the target yet, and all that were heard have stopped.
-func elsewhere(share Share, view View, limits Limits, ends map[spillway.SiteID]PartitionOffsets, hides string) (Share, []Action) {
-	why := fmt.Sprintf("%s was found to hide records in its logs of compacted topics: %s", share.Target, hides)
+func elsewhere(share Share, view View, limits Limits, ends map[spillway.SiteID]PartitionOffsets, why string) (Share, []Action) {
 	var fit []spillway.SiteID
 	for _, site := range limits.Group.Sites {
 		if site != share.Active && ends[site] != nil && found(site, view, limits.Group) == "" && passedOver(share, site, view, limits) == nil {

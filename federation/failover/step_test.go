@@ -279,6 +279,75 @@ func TestAFailoverThatFindsWhatItsTargetHides(t *testing.T) {
 	}
 }
 
+// A site has only a part of what it had, since its topics began anew. What it told that it had
+// was acknowledged, so it is no target that nobody named, its marks do not count, and what it
+// ends at does not say that nothing acknowledged is missing (promises B, D).
+func TestAPartialCopyIsNoSurvivorThatHasAll(t *testing.T) {
+	t.Parallel()
+	v, l := healthy()
+	l.Group.Ack.Sites, l.Group.Failover.Enabled = 2, true
+	v.SinceMove, v.InState = time.Hour, time.Minute
+	following := func(site spillway.SiteID, owed int) {
+		at := v.Sites[site]
+		f := *at.Following
+		f.Owed = owed
+		at.Following, at.Marks = &f, true
+		v.Sites[site] = at
+	}
+	following("west", 1)
+	following("north", 1)
+	if missing, short := Shortfall(stable(), v, l); !short || len(missing) != 2 {
+		t.Fatalf("both are copies in part: %v are missing, short %t", missing, short)
+	}
+	following("north", 0)
+	if missing, short := Shortfall(stable(), v, l); short || len(missing) != 1 {
+		t.Fatalf("north has all: %v are missing, short %t", missing, short)
+	}
+	v.Sites["east"] = SiteView{Judgement: Judgement{Down: true, For: time.Minute, Why: "east is down"}}
+	if next, _ := Step(stable(), v, l); next.State != Fencing || next.Target != "north" {
+		t.Fatalf("%s to %s, and north has all", next.State, next.Target)
+	}
+	following("north", 2)
+	want := "north does not have yet what it had before topics began anew there (partitions: 2)"
+	next, actions := Step(stable(), v, l)
+	if next.State != Stable || len(actions) != 1 || actions[0].Kind != Ask || !strings.Contains(actions[0].Why, want) {
+		t.Fatalf("%s, %+v", next.State, actions)
+	}
+	named, err := Begin(stable(), Request{Kind: Failover, Target: "north", Who: "ann", LossMax: -1}, v, l)
+	if err != nil || !strings.HasSuffix(named.Passages[0].Why, "; "+want) {
+		t.Fatalf("a person names north: %v, %+v", err, named.Passages)
+	}
+
+	// Found when the logs are read back.
+	following("west", 0)
+	following("north", 0)
+	v.Reserved = PartitionOffsets{"carts": {10_000}}
+	for site, end := range map[spillway.SiteID]spillway.Offset{"west": 500, "north": 9_000} {
+		at := v.Sites[site]
+		at.Report = &SiteReport{Site: site, Stopped: true, Ends: PartitionOffsets{"carts": {end}}}
+		v.Sites[site] = at
+	}
+	begun := stable()
+	begun.State, begun.Kind, begun.Target, begun.LossMax, begun.Chosen = Fenced, Failover, "west", -1, true
+	if next, _ := Step(begun, v, l); next.State != Cutover || next.Start.Get(spillway.TopicPartition{Topic: "carts"}) != 9_000 {
+		t.Fatalf("both have all: %s, starts at %v", next.State, next.Start)
+	}
+	v.Sites["west"].Report.Owed = 1
+	if next, _ := Step(begun, v, l); next.State != Fenced || next.Target != "north" {
+		t.Fatalf("%s to %s", next.State, next.Target)
+	}
+	begun.Target, begun.Chosen = "west", false
+	v.Sites["north"].Report.Owed = 1
+	for range 2 { // needed are two of three that have all; one does not do, nor does none
+		next, _ := Step(begun, v, l)
+		why := next.Passages[len(next.Passages)-1].Why
+		if start := next.Start.Get(spillway.TopicPartition{Topic: "carts"}); next.State != Cutover || start < 10_000 || strings.Contains(why, "nothing acknowledged is missing") || !strings.Contains(why, "west does not have yet what it had") {
+			t.Fatalf("%s, starts at %d: %s", next.State, start, why)
+		}
+		v.Sites["north"].Report.Owed = 0
+	}
+}
+
 // A lease tells of so many topics, and that there are more. What is not told counts as what
 // it may be.
 func TestUnfitWhereNotAllIsTold(t *testing.T) {

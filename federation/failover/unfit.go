@@ -38,6 +38,18 @@ func Unfit(site spillway.SiteID, view View, group spillway.FailoverGroup) string
 		site, hides)
 }
 
+// partial says of a site that it has only a part of what it had: its topics began anew and are
+// copied again. "": it has all. What was acknowledged because it was there may be missing now
+// (promise B), so no failover goes there that nobody sent, and it does not count as one that has
+// all that was acknowledged.
+func partial(site spillway.SiteID, view View) string {
+	n := view.Sites[site].owed()
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s does not have yet what it had before topics began anew there (partitions: %d)", site, n)
+}
+
 // unconfirmed says of a switchover that the old site has not confirmed that its logs end at the
 // cutover, where that matters: what lies behind would be hidden there, so that a compacted
 // topic could not come back. Other topics can, and do not wait for that site.

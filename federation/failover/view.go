@@ -87,6 +87,17 @@ type SiteView struct {
 	Report    *SiteReport // for the epoch of the share record
 }
 
+// owed is how many partitions began anew at the site and do not have yet all that they had.
+func (s SiteView) owed() (partitions int) {
+	if s.Following != nil {
+		partitions = s.Following.Owed
+	}
+	if s.Report != nil && s.Report.Stopped { // it has read its logs back
+		partitions = s.Report.Owed
+	}
+	return partitions
+}
+
 // Limits bound what Step may decide. Durations of 0 mean the default.
 type Limits struct {
 	Group     spillway.FailoverGroup

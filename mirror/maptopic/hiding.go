@@ -45,18 +45,60 @@ func (r *Reader) note(g Gap) {
 	case g.emptied():
 		delete(r.mu.hidden, tp)
 		delete(r.mu.highest, tp)
+		if r.mu.owed[tp] < g.To {
+			r.mu.owed[tp] = g.To
+		}
+	case g.Kind == GapSource && g.From < r.mu.owed[tp]:
+		if r.mu.owed[tp] = g.From; g.From <= 0 { // the source has no more
+			delete(r.mu.owed, tp)
+		} else if m := r.mu.maps[tp]; m != nil {
+			r.settle(tp, m)
+		}
+		if g.hides() {
+			r.noteHidden(tp, g)
+		}
 	case g.hides(), g.late():
-		if r.mu.hidden[tp] == nil {
-			r.mu.hidden[tp] = make(map[string]Gap)
-		}
-		r.mu.hidden[tp][g.ID] = g
-		if r.mu.highest[tp] == nil {
-			r.mu.highest[tp] = make(map[string]Gap)
-		}
-		if other, known := r.mu.highest[tp][g.Kind]; !known || other.LocalFrom < g.LocalFrom {
-			r.mu.highest[tp][g.Kind] = g
-		}
+		r.noteHidden(tp, g)
 	}
+}
+
+// noteHidden keeps a gap that hides a part of the log. The caller holds mu.
+func (r *Reader) noteHidden(tp spillway.TopicPartition, g Gap) {
+	if r.mu.hidden[tp] == nil {
+		r.mu.hidden[tp] = make(map[string]Gap)
+	}
+	r.mu.hidden[tp][g.ID] = g
+	if r.mu.highest[tp] == nil {
+		r.mu.highest[tp] = make(map[string]Gap)
+	}
+	if other, known := r.mu.highest[tp][g.Kind]; !known || other.LocalFrom < g.LocalFrom {
+		r.mu.highest[tp][g.Kind] = g
+	}
+}
+
+// settle forgets what a partition owes once it is there again. The gap that says so is
+// written between the claim of an append session and its opening, so before that the view
+// is still that of the log that is gone. The caller holds mu.
+func (r *Reader) settle(tp spillway.TopicPartition, m *offsetmap.Map) {
+	to, owes := r.mu.owed[tp]
+	if !owes || !m.Session().Opened {
+		return
+	}
+	if _, open := m.Open(); open { // it serves; where that is given up the view goes back
+		return
+	}
+	if end, _ := m.View().End(); end >= to {
+		delete(r.mu.owed, tp)
+	}
+}
+
+// Owed are the partitions whose log here began anew and does not have yet all that it had
+// before, with up to where. Until then the site is not one that has what was acknowledged
+// because it was there, whatever its log ends at.
+func (r *Reader) Owed() map[spillway.TopicPartition]spillway.Offset {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return maps.Clone(r.mu.owed)
 }
 
 // Holds tells whether the log still has what a gap says is hidden in it: it has not begun

@@ -97,3 +97,47 @@ func TestUnfit(t *testing.T) {
 		t.Errorf("%+v, %t; %d skipped", l, known, r.Skipped())
 	}
 }
+
+// A log began anew. Until it has again all that it had the site owes it, also after a restart,
+// and before the append session is opened that finds the log short. What the source lost too
+// is not owed.
+func TestOwed(t *testing.T) {
+	t.Parallel()
+	tp := spillway.TopicPartition{Topic: "carts"}
+	anew := func(to spillway.Offset) Entry {
+		return GapEntry(Gap{ID: "1", Kind: GapTruncated, Topic: "carts", From: 1000, To: to, LocalFrom: 0, LocalTo: 100})
+	}
+	session := func(number int64, opened bool, local spillway.LocalOffset, virtual spillway.Offset) Entry {
+		return SessionEntry(tp, offsetmap.Session{Session: number, Worker: "w", ProducerID: 7, Opened: opened, Local: local, Virtual: virtual})
+	}
+	lost := func(from spillway.Offset) Entry {
+		return GapEntry(Gap{ID: "2", Kind: GapSource, Topic: "carts", From: from, To: 1100, LocalFrom: -1, LocalTo: -1})
+	}
+	had := []Entry{session(1, true, 100, 1100), session(2, false, 0, -1), anew(1100)}
+	for name, c := range map[string]struct {
+		entries []Entry
+		want    spillway.Offset
+	}{
+		"nothing has begun anew":                {had[:1], 0},
+		"it is not opened yet":                  {had, 1100},
+		"nothing is there":                      {append(had[:3:3], session(2, true, 0, 1000)), 1100},
+		"a part is there":                       {append(had[:3:3], session(2, true, 0, 1000), session(3, true, 99, 1099)), 1100},
+		"a part is there, and it begins again":  {append(had[:3:3], session(2, true, 50, 1050), session(3, false, 0, -1), anew(1050)), 1100},
+		"all is there":                          {append(had[:3:3], session(2, true, 0, 1000), session(3, true, 100, 1100)), 0},
+		"it had all, and a failover gave it up": {append(had[:3:3], session(3, true, 100, 1100), session(4, true, 90, 1090)), 0},
+		"the source has a part":                 {append(had[:3:3], session(2, true, 0, 1000), lost(1050)), 1050},
+		"the source has no more":                {append(had[:3:3], session(2, true, 50, 1050), lost(1050)), 0},
+		"the source has nothing":                {append(had[:3:3], lost(0)), 0},
+		"the map was cleaned":                   {[]Entry{anew(1100), session(9, true, 50, 1050)}, 1100},
+		"the map was cleaned, and all is there": {[]Entry{anew(1100), session(9, true, 150, 1150)}, 0},
+	} {
+		r := new(Reader)
+		r.forget()
+		for i, e := range c.entries {
+			r.applyRecord(int64(i), []byte(e.Key), e.Value)
+		}
+		if got := r.Owed()[tp]; r.Skipped() > 0 || got != c.want {
+			t.Errorf("%s: owes up to %d, want %d; %d skipped", name, got, c.want, r.Skipped())
+		}
+	}
+}

@@ -53,6 +53,7 @@ type Reader struct {
 		hidden  map[spillway.TopicPartition]map[string]Gap  // those of gaps that hide a part of the log as it is
 		highest map[spillway.TopicPartition]map[string]Gap  // of hidden, that of each kind which lies highest: it is in danger if any is
 		lacks   map[spillway.TopicPartition]spillway.Offset // see Lacks
+		owed    map[spillway.TopicPartition]spillway.Offset // what a log had that began anew, until it is there again
 		origins map[string][]Origin                         // by topic, in the order of their claims
 		rules   map[string]rewrite.Text
 		floors  map[string]spillway.Epoch
@@ -377,6 +378,7 @@ func (r *Reader) forget() {
 	r.mu.hidden = make(map[spillway.TopicPartition]map[string]Gap)
 	r.mu.highest = make(map[spillway.TopicPartition]map[string]Gap)
 	r.mu.lacks = make(map[spillway.TopicPartition]spillway.Offset)
+	r.mu.owed = make(map[spillway.TopicPartition]spillway.Offset)
 	r.mu.origins = make(map[string][]Origin)
 	r.mu.rules = make(map[string]rewrite.Text)
 	r.mu.floors, r.mu.kept = make(map[string]spillway.Epoch), make(map[string]spillway.Epoch)
@@ -558,7 +560,14 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 		}
 	}
 	r.mu.Unlock()
-	if m != nil && m.Apply(d.record) && r.onChange != nil {
+	if m == nil {
+		return
+	}
+	changed := m.Apply(d.record)
+	r.mu.Lock()
+	r.settle(d.tp, m)
+	r.mu.Unlock()
+	if changed && r.onChange != nil {
 		r.onChange(d.tp)
 	}
 }
