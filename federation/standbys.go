@@ -270,19 +270,20 @@ func (s *standbys) place(ctx context.Context, site spillway.SiteID, wanted map[s
 }
 
 // ask asks a site that serves where its logs start, and where readers of committed records
-// end: what open transactions hold back there, no standby can have.
+// end: what open transactions hold back there, no standby can have. It asks once: the next
+// second is soon enough, and what else is known of the site is everybody's.
 func (s *standbys) ask(ctx context.Context, q question, tps map[spillway.TopicPartition]router.Term) {
 	ctx, cancel := context.WithTimeout(ctx, freshAskMax)
 	defer cancel()
 	began, admin, asked := time.Now(), s.gateway.config.Sites[q.site].Admin(), slices.Collect(maps.Keys(tps))
-	var starts map[spillway.TopicPartition]spillway.LocalOffset
-	var fault error
-	var beside sync.WaitGroup // who waits for one partition is not late with the ends of the others
-	beside.Go(func() { starts, fault = admin.LogStarts(ctx, asked) })
-	ends, err := admin.StableEnds(ctx, asked)
-	beside.Wait()
-	if err := errors.Join(err, fault); err != nil {
+	starts, ends, err := admin.LogBounds(ctx, asked)
+	if err != nil {
 		s.gateway.problem(fmt.Sprintf("ask site %s how far it is, for reads at standbys", q.site), err)
+	}
+	for _, tp := range asked {
+		if _, there := ends[tp]; !there {
+			s.gateway.router.Relearn(q.site, tp.Topic)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

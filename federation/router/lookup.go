@@ -51,9 +51,15 @@ func (r *Router) relearn(site spillway.SiteID, topic string) {
 	})
 }
 
+// Relearn is for who asks the site aside from clients.
+func (r *Router) Relearn(site spillway.SiteID, topic string) { r.relearn(site, topic) }
+
 func (ls *lookups) want(site spillway.SiteID, note func(*lookup)) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
+	if ls.router.ctx.Err() != nil {
+		return // nobody waits for it any more
+	}
 	l := ls.mu.bySite[site]
 	if l == nil {
 		l = &lookup{topics: make(map[string]bool)}
