@@ -257,3 +257,55 @@ func (c leaderless) Leader(ctx context.Context, tp spillway.TopicPartition) (int
 	}
 	return c.Cluster.Leader(ctx, tp)
 }
+
+// A client at the active site reads through another gateway, which does not know who leads
+// there, and gets no answer: its partitions of other groups wait no longer for that than they
+// do with any dark site.
+func TestADarkSiteOfOnesOwnHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	var dark atomic.Bool
+	w := gatewaytest.Start(t, gatewaytest.Options{
+		Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1, "carts": 1}, Gateways: []spillway.GatewayID{"east", "west"},
+		Group: func(g *spillway.FailoverGroup) {
+			g.Topics, g.Reads, g.FreshnessMax = []string{"orders"}, spillway.ReadsStandby, time.Hour
+		},
+		Also: []func(*spillway.FailoverGroup){func(g *spillway.FailoverGroup) {
+			g.Name, g.Topics, g.ConsumerGroups, g.Sites = "carts", []string{"carts"}, []string{"carts-*"}, []spillway.SiteID{"west", "east"}
+		}},
+		Gateway: func(c *federation.Config) {
+			if c.Site = spillway.SiteID(c.ID); c.Site == "west" {
+				c.Sites = maps.Clone(c.Sites)
+				c.Sites["east"] = unanswering{c.Sites["east"], &dark}
+			}
+		},
+	})
+	c := raw(t, w.Addrs[1])
+	if code, _ := produced(do[*kmsg.ProduceResponse](t, c, produceRequest("carts", nil))); code != 0 {
+		t.Fatalf("error %d", code)
+	}
+	req := fetchRequest(base, 5*time.Second)
+	req.Rack = "east"
+	carts := fetchRequest(base, 0).Topics[0]
+	carts.Topic = "carts"
+	req.Topics = append(req.Topics, carts)
+	dark.Store(true)
+	began := time.Now()
+	resp := do[*kmsg.FetchResponse](t, c, req)
+	if p := resp.Topics[1].Partitions[0]; p.ErrorCode != 0 || len(p.RecordBatches) == 0 || time.Since(began) > darkMax {
+		t.Errorf("after %s: %v, %d bytes", time.Since(began), kerr.ErrorForCode(p.ErrorCode), len(p.RecordBatches))
+	}
+}
+
+// unanswering is a cluster that does not answer who leads.
+type unanswering struct {
+	broker.Cluster
+	dark *atomic.Bool
+}
+
+func (c unanswering) Leader(ctx context.Context, tp spillway.TopicPartition) (int32, error) {
+	if c.dark.Load() {
+		<-ctx.Done()
+		return -1, ctx.Err()
+	}
+	return c.Cluster.Leader(ctx, tp)
+}
