@@ -258,6 +258,36 @@ func (c leaderless) Leader(ctx context.Context, tp spillway.TopicPartition) (int
 	return c.Cluster.Leader(ctx, tp)
 }
 
+// A reader waits at the standby's end while the active site deletes what comes next, before it
+// was mirrored. It is told so, as it would be at the active site, and does not jump over it
+// with what the standby has from there on (rule C).
+func TestAGapWhileAReaderWaits(t *testing.T) {
+	t.Parallel()
+	w := startStandbys(t, nil, nil)
+	w.follows(6)
+	w.write("east", "order", 6, 6)
+	req := fetchRequest(base+6, 10*time.Second)
+	req.Rack = "west"
+	answer := begun(t, w.at["west"], req)
+	time.Sleep(500 * time.Millisecond) // the standby was asked
+	w.deleteBelow("east", 9)
+	w.Save("west", maptopic.GapEntry(maptopic.Gap{ID: "deleted", Kind: maptopic.GapRetention, Topic: "orders", From: base + 6, To: base + 9}),
+		maptopic.ChunkEntry(standbyOrders, &offsetmap.Chunk{Session: 1, Worker: "test", First: strange + 6,
+			Ranges: []offsetmap.Range{{Epoch: 1, Virtual: base + 9, Local: strange + 6, Length: 3}}}))
+	w.write("west", "order", 9, 3)
+	w.mark(1, 1, 12)
+	if p := answer().(*kmsg.FetchResponse).Topics[0].Partitions[0]; p.ErrorCode != kerr.OffsetOutOfRange.Code && p.PreferredReadReplica < 0 {
+		t.Errorf("%v, records %v", kerr.ErrorForCode(p.ErrorCode), got(t, p))
+	}
+	gatewaytest.Eventually(t, "it is told where the log starts", func() bool {
+		p := do[*kmsg.FetchResponse](t, w.at["west"], req).Topics[0].Partitions[0]
+		if len(p.RecordBatches) > 0 {
+			t.Fatalf("records %v", got(t, p))
+		}
+		return p.ErrorCode == kerr.OffsetOutOfRange.Code && p.LogStartOffset == base+9
+	})
+}
+
 // A client at the active site reads through another gateway, which does not know who leads
 // there, and gets no answer: its partitions of other groups wait no longer for that than they
 // do with any dark site.

@@ -265,10 +265,11 @@ func (f *fetch) standby(p *fetchPart) {
 }
 
 // again looks the map up anew once the standby has answered: the mark may have risen, or
-// the standby may not be one any more, or what was asked for may lie elsewhere.
+// the standby may not be one any more, or what was asked for may lie elsewhere. What the
+// standby lacks is looked up last: a gap stands in the map before what lies behind it.
 func (p *fetchPart) again(r *Router) bool {
 	view, mark, session := r.standbys.View(p.term, p.site, p.tp)
-	if view == nil || session != p.session {
+	if view == nil || session != p.session || p.wanted < r.standbys.Lacks(p.site, p.tp) {
 		return false
 	}
 	p.view, p.mark = view, mark
