@@ -258,6 +258,79 @@ func (c leaderless) Leader(ctx context.Context, tp spillway.TopicPartition) (int
 	return c.Cluster.Leader(ctx, tp)
 }
 
+// One low answer may be that of a node which is cut off and thinks that it leads: it is asked
+// who leads, and then again. Only a site that says the same then has lost records, and that is a
+// problem (freshness, D).
+func TestALowAnswerIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	cutOff, lost := new(atomic.Bool), new(atomic.Bool)
+	var mu sync.Mutex
+	var problems []string
+	w := startStandbys(t, nil, func(c *federation.Config) {
+		if c.Site == "west" {
+			c.Sites = maps.Clone(c.Sites)
+			c.Sites["east"] = lacking{c.Sites["east"], cutOff, lost}
+			c.Events.Problem = func(what string, err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				problems = append(problems, what+": "+err.Error())
+			}
+		}
+	})
+	found := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return strings.Contains(strings.Join(problems, "\n"), "read 1 partitions at standby west, where a mirror has to compare them with site east first: orders")
+	}
+	w.follows(6)
+	cutOff.Store(true)
+	gatewaytest.Eventually(t, "it was asked who leads", func() bool { w.fetch("west", "west", 0, 0); return !cutOff.Load() })
+	for range 20 {
+		w.locallyFrom(0)
+		time.Sleep(100 * time.Millisecond)
+	}
+	if found() {
+		t.Error("one answer of a node that does not lead any more is a loss")
+	}
+	lost.Store(true)
+	gatewaytest.Eventually(t, "it is not read any more", func() bool {
+		before := w.from("west", "west")
+		return len(w.fetch("west", "west", 0, 200*time.Millisecond).RecordBatches) > 0 && w.from("west", "west") == before
+	})
+	gatewaytest.Eventually(t, "that is a problem", found)
+}
+
+// lacking is a cluster where a node that is cut off says that the log ends at 3, until who leads
+// is asked anew; or where all do.
+type lacking struct {
+	broker.Cluster
+	cutOff, lost *atomic.Bool
+}
+
+func (c lacking) Metadata(ctx context.Context, topics ...string) (broker.Metadata, error) {
+	if len(topics) > 0 {
+		c.cutOff.Store(false)
+	}
+	return c.Cluster.Metadata(ctx, topics...)
+}
+
+func (c lacking) Admin() broker.Admin { return lackingAdmin{c.Cluster.Admin(), c} }
+
+type lackingAdmin struct {
+	broker.Admin
+	of lacking
+}
+
+func (a lackingAdmin) LogBounds(ctx context.Context, tps []spillway.TopicPartition) (starts, ends map[spillway.TopicPartition]spillway.LocalOffset, err error) {
+	starts, ends, err = a.Admin.LogBounds(ctx, tps)
+	if a.of.cutOff.Load() || a.of.lost.Load() {
+		for tp := range ends {
+			ends[tp] = min(ends[tp], 3)
+		}
+	}
+	return starts, ends, err
+}
+
 // A reader waits at the standby's end while the active site deletes what comes next, before it
 // was mirrored. It is told so, as it would be at the active site, and does not jump over it
 // with what the standby has from there on (rule C).
