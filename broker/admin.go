@@ -184,6 +184,11 @@ type Admin interface {
 	// all could be found, those that were come with the error.
 	StableEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 	LogStarts(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
+	// LogBounds are LogStarts and StableEnds for who asks again in any case: each leader is
+	// asked once, and if it refuses, or does not answer, nothing of what others know of the
+	// cluster is forgotten. Who leads is to be asked anew then (Cluster.Metadata). Where not
+	// all could be found, those that were come with the error.
+	LogBounds(ctx context.Context, tps []spillway.TopicPartition) (starts, ends map[spillway.TopicPartition]spillway.LocalOffset, err error)
 	// OffsetsForTime is the first offset at or after a time in milliseconds
 	// since 1970, −1 where there is none.
 	OffsetsForTime(ctx context.Context, tps []spillway.TopicPartition, milliseconds int64) (map[spillway.TopicPartition]spillway.LocalOffset, error)

@@ -257,3 +257,158 @@ func (c leaderless) Leader(ctx context.Context, tp spillway.TopicPartition) (int
 	}
 	return c.Cluster.Leader(ctx, tp)
 }
+
+// One low answer may be that of a node which is cut off and thinks that it leads: it is asked
+// who leads, and then again. Only a site that says the same then has lost records, and that is a
+// problem (freshness, D).
+func TestALowAnswerIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	cutOff, lost := new(atomic.Bool), new(atomic.Bool)
+	var mu sync.Mutex
+	var problems []string
+	w := startStandbys(t, nil, func(c *federation.Config) {
+		if c.Site == "west" {
+			c.Sites = maps.Clone(c.Sites)
+			c.Sites["east"] = lacking{c.Sites["east"], cutOff, lost}
+			c.Events.Problem = func(what string, err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				problems = append(problems, what+": "+err.Error())
+			}
+		}
+	})
+	found := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return strings.Contains(strings.Join(problems, "\n"), "read 1 partitions at standby west, where a mirror has to compare them with site east first: orders")
+	}
+	w.follows(6)
+	cutOff.Store(true)
+	gatewaytest.Eventually(t, "it was asked who leads", func() bool { w.fetch("west", "west", 0, 0); return !cutOff.Load() })
+	for range 20 {
+		w.locallyFrom(0)
+		time.Sleep(100 * time.Millisecond)
+	}
+	if found() {
+		t.Error("one answer of a node that does not lead any more is a loss")
+	}
+	lost.Store(true)
+	gatewaytest.Eventually(t, "it is not read any more", func() bool {
+		before := w.from("west", "west")
+		return len(w.fetch("west", "west", 0, 200*time.Millisecond).RecordBatches) > 0 && w.from("west", "west") == before
+	})
+	gatewaytest.Eventually(t, "that is a problem", found)
+}
+
+// lacking is a cluster where a node that is cut off says that the log ends at 3, until who leads
+// is asked anew; or where all do.
+type lacking struct {
+	broker.Cluster
+	cutOff, lost *atomic.Bool
+}
+
+func (c lacking) Metadata(ctx context.Context, topics ...string) (broker.Metadata, error) {
+	if len(topics) > 0 {
+		c.cutOff.Store(false)
+	}
+	return c.Cluster.Metadata(ctx, topics...)
+}
+
+func (c lacking) Admin() broker.Admin { return lackingAdmin{c.Cluster.Admin(), c} }
+
+type lackingAdmin struct {
+	broker.Admin
+	of lacking
+}
+
+func (a lackingAdmin) LogBounds(ctx context.Context, tps []spillway.TopicPartition) (starts, ends map[spillway.TopicPartition]spillway.LocalOffset, err error) {
+	starts, ends, err = a.Admin.LogBounds(ctx, tps)
+	if a.of.cutOff.Load() || a.of.lost.Load() {
+		for tp := range ends {
+			ends[tp] = min(ends[tp], 3)
+		}
+	}
+	return starts, ends, err
+}
+
+// A reader waits at the standby's end while the active site deletes what comes next, before it
+// was mirrored. It is told so, as it would be at the active site, and does not jump over it
+// with what the standby has from there on (rule C).
+func TestAGapWhileAReaderWaits(t *testing.T) {
+	t.Parallel()
+	w := startStandbys(t, nil, nil)
+	w.follows(6)
+	w.write("east", "order", 6, 6)
+	req := fetchRequest(base+6, 10*time.Second)
+	req.Rack = "west"
+	answer := begun(t, w.at["west"], req)
+	time.Sleep(500 * time.Millisecond) // the standby was asked
+	w.deleteBelow("east", 9)
+	w.Save("west", maptopic.GapEntry(maptopic.Gap{ID: "deleted", Kind: maptopic.GapRetention, Topic: "orders", From: base + 6, To: base + 9}),
+		maptopic.ChunkEntry(standbyOrders, &offsetmap.Chunk{Session: 1, Worker: "test", First: strange + 6,
+			Ranges: []offsetmap.Range{{Epoch: 1, Virtual: base + 9, Local: strange + 6, Length: 3}}}))
+	w.write("west", "order", 9, 3)
+	w.mark(1, 1, 12)
+	if p := answer().(*kmsg.FetchResponse).Topics[0].Partitions[0]; p.ErrorCode != kerr.OffsetOutOfRange.Code && p.PreferredReadReplica < 0 {
+		t.Errorf("%v, records %v", kerr.ErrorForCode(p.ErrorCode), got(t, p))
+	}
+	gatewaytest.Eventually(t, "it is told where the log starts", func() bool {
+		p := do[*kmsg.FetchResponse](t, w.at["west"], req).Topics[0].Partitions[0]
+		if len(p.RecordBatches) > 0 {
+			t.Fatalf("records %v", got(t, p))
+		}
+		return p.ErrorCode == kerr.OffsetOutOfRange.Code && p.LogStartOffset == base+9
+	})
+}
+
+// A client at the active site reads through another gateway, which does not know who leads
+// there, and gets no answer: its partitions of other groups wait no longer for that than they
+// do with any dark site.
+func TestADarkSiteOfOnesOwnHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	var dark atomic.Bool
+	w := gatewaytest.Start(t, gatewaytest.Options{
+		Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1, "carts": 1}, Gateways: []spillway.GatewayID{"east", "west"},
+		Group: func(g *spillway.FailoverGroup) {
+			g.Topics, g.Reads, g.FreshnessMax = []string{"orders"}, spillway.ReadsStandby, time.Hour
+		},
+		Also: []func(*spillway.FailoverGroup){func(g *spillway.FailoverGroup) {
+			g.Name, g.Topics, g.ConsumerGroups, g.Sites = "carts", []string{"carts"}, []string{"carts-*"}, []spillway.SiteID{"west", "east"}
+		}},
+		Gateway: func(c *federation.Config) {
+			if c.Site = spillway.SiteID(c.ID); c.Site == "west" {
+				c.Sites = maps.Clone(c.Sites)
+				c.Sites["east"] = unanswering{c.Sites["east"], &dark}
+			}
+		},
+	})
+	c := raw(t, w.Addrs[1])
+	if code, _ := produced(do[*kmsg.ProduceResponse](t, c, produceRequest("carts", nil))); code != 0 {
+		t.Fatalf("error %d", code)
+	}
+	req := fetchRequest(base, 5*time.Second)
+	req.Rack = "east"
+	carts := fetchRequest(base, 0).Topics[0]
+	carts.Topic = "carts"
+	req.Topics = append(req.Topics, carts)
+	dark.Store(true)
+	began := time.Now()
+	resp := do[*kmsg.FetchResponse](t, c, req)
+	if p := resp.Topics[1].Partitions[0]; p.ErrorCode != 0 || len(p.RecordBatches) == 0 || time.Since(began) > darkMax {
+		t.Errorf("after %s: %v, %d bytes", time.Since(began), kerr.ErrorForCode(p.ErrorCode), len(p.RecordBatches))
+	}
+}
+
+// unanswering is a cluster that does not answer who leads.
+type unanswering struct {
+	broker.Cluster
+	dark *atomic.Bool
+}
+
+func (c unanswering) Leader(ctx context.Context, tp spillway.TopicPartition) (int32, error) {
+	if c.dark.Load() {
+		<-ctx.Done()
+		return -1, ctx.Err()
+	}
+	return c.Cluster.Leader(ctx, tp)
+}

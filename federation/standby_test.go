@@ -727,8 +727,15 @@ func TestAStandbyIsNotReadOnceTheActiveSiteHasLostRecords(t *testing.T) {
 // answers.
 type standIn struct {
 	broker.Cluster
-	led   *atomic.Int64
-	fails *atomic.Bool
+	led, relearnt *atomic.Int64
+	fails         *atomic.Bool
+}
+
+func (c standIn) Metadata(ctx context.Context, topics ...string) (broker.Metadata, error) {
+	if slices.Equal(topics, []string{"orders"}) {
+		c.relearnt.Add(1)
+	}
+	return c.Cluster.Metadata(ctx, topics...)
 }
 
 func (c standIn) Leader(ctx context.Context, tp spillway.TopicPartition) (int32, error) {
@@ -743,14 +750,14 @@ type standInAdmin struct {
 	fails *atomic.Bool
 }
 
-// StableEnds finds nothing for partition 1, and fails, while that is to be.
-func (a standInAdmin) StableEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
-	ends, err := a.Admin.StableEnds(ctx, tps)
+// LogBounds finds nothing for partition 1, and fails, while that is to be.
+func (a standInAdmin) LogBounds(ctx context.Context, tps []spillway.TopicPartition) (starts, ends map[spillway.TopicPartition]spillway.LocalOffset, err error) {
+	starts, ends, err = a.Admin.LogBounds(ctx, tps)
 	if bad := (spillway.TopicPartition{Topic: "orders", Partition: 1}); a.fails.Load() && slices.Contains(tps, bad) {
 		delete(ends, bad)
-		return ends, errors.New("partition 1 cannot answer")
+		return starts, ends, errors.New("partition 1 cannot answer")
 	}
-	return ends, err
+	return starts, ends, err
 }
 
 // A reader at the end of what the standby's map tells waits for the map, and asks nobody
@@ -761,7 +768,7 @@ func TestAReaderAtTheEndAsksOnce(t *testing.T) {
 	w := startStandbys(t, nil, func(c *federation.Config) {
 		if c.Site == "west" {
 			c.Sites = maps.Clone(c.Sites)
-			c.Sites["west"] = standIn{c.Sites["west"], &led, new(atomic.Bool)}
+			c.Sites["west"] = standIn{c.Sites["west"], &led, new(atomic.Int64), new(atomic.Bool)}
 		}
 	})
 	w.follows(6)
@@ -831,13 +838,13 @@ func TestAStandbyIsNotReadWithoutALease(t *testing.T) {
 // What cannot say how far it is, a partition or a broker, makes nothing else old beside it.
 func TestOneThatDoesNotAnswerMakesNoOtherOld(t *testing.T) {
 	t.Parallel()
-	fails := new(atomic.Bool)
+	fails, relearnt := new(atomic.Bool), new(atomic.Int64)
 	var mu sync.Mutex
 	var stale []federation.Standby
 	w := startStandbysOf(t, 2, func(g *spillway.FailoverGroup) { g.FreshnessMax = 4 * time.Second }, func(c *federation.Config) {
 		if c.Site == "west" {
 			c.Sites = maps.Clone(c.Sites)
-			c.Sites["east"] = standIn{c.Sites["east"], new(atomic.Int64), fails}
+			c.Sites["east"] = standIn{c.Sites["east"], new(atomic.Int64), relearnt, fails}
 			told := c.Events.Standby
 			c.Events.Standby = func(share spillway.ShareID, site spillway.SiteID, info federation.Standby) {
 				told(share, site, info)
@@ -865,8 +872,12 @@ func TestOneThatDoesNotAnswerMakesNoOtherOld(t *testing.T) {
 		}
 	}
 	gatewaytest.Eventually(t, "both are read, and fresh", state(func(s federation.Standby) bool { return s.Partitions == 2 && s.Stale == 0 && s.Age > 0 }))
+	before := relearnt.Load()
 	fails.Store(true)
 	gatewaytest.Eventually(t, "one is old", state(func(s federation.Standby) bool { return s.Stale == 1 }))
+	if relearnt.Load() == before {
+		t.Error("nobody has asked who leads it by now")
+	}
 	mu.Lock()
 	stale = nil
 	mu.Unlock()

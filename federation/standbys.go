@@ -270,45 +270,106 @@ func (s *standbys) place(ctx context.Context, site spillway.SiteID, wanted map[s
 }
 
 // ask asks a site that serves where its logs start, and where readers of committed records
-// end: what open transactions hold back there, no standby can have.
+// end: what open transactions hold back there, no standby can have. It asks once: the next
+// second is soon enough, and what else is known of the site is everybody's. Only where the site
+// says that it has lost records, it is asked who leads there, and then again: a node that is cut
+// off may think that it leads, and lack what the others have.
 func (s *standbys) ask(ctx context.Context, q question, tps map[spillway.TopicPartition]router.Term) {
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.mu.asking, q)
+	}()
+	low, _ := s.take(q.site, tps, s.bounds(ctx, q.site, tps), false)
+	if len(low) == 0 || s.learn(ctx, q.site, low) != nil {
+		return
+	}
+	_, lost := s.take(q.site, low, s.bounds(ctx, q.site, low), true)
+	for site, one := range lost {
+		s.gateway.problem(fmt.Sprintf("read %d partitions at standby %s, where a mirror has to compare them with site %s first", one.partitions, site, q.site), one.example)
+	}
+}
+
+// bounds are what a site said of its logs.
+type bounds struct {
+	starts, ends map[spillway.TopicPartition]spillway.LocalOffset
+	asked        time.Time // before
+}
+
+func (s *standbys) bounds(ctx context.Context, site spillway.SiteID, tps map[spillway.TopicPartition]router.Term) (b bounds) {
 	ctx, cancel := context.WithTimeout(ctx, freshAskMax)
 	defer cancel()
-	began, admin, asked := time.Now(), s.gateway.config.Sites[q.site].Admin(), slices.Collect(maps.Keys(tps))
-	var starts map[spillway.TopicPartition]spillway.LocalOffset
-	var fault error
-	var beside sync.WaitGroup // who waits for one partition is not late with the ends of the others
-	beside.Go(func() { starts, fault = admin.LogStarts(ctx, asked) })
-	ends, err := admin.StableEnds(ctx, asked)
-	beside.Wait()
-	if err := errors.Join(err, fault); err != nil {
-		s.gateway.problem(fmt.Sprintf("ask site %s how far it is, for reads at standbys", q.site), err)
+	b.asked = time.Now()
+	var err error
+	if b.starts, b.ends, err = s.gateway.config.Sites[site].Admin().LogBounds(ctx, slices.Collect(maps.Keys(tps))); err != nil {
+		s.gateway.problem(fmt.Sprintf("ask site %s how far it is, for reads at standbys", site), err)
 	}
+	for tp := range tps {
+		if _, there := b.ends[tp]; !there {
+			s.gateway.router.Relearn(site, tp.Topic)
+		}
+	}
+	return b
+}
+
+// learnAtOnce bounds the topics whose leaders are asked for with one request.
+const learnAtOnce = 500
+
+// learn asks a site who leads partitions, whatever is known of it.
+func (s *standbys) learn(ctx context.Context, site spillway.SiteID, tps map[spillway.TopicPartition]router.Term) error {
+	ctx, cancel := context.WithTimeout(ctx, freshAskMax)
+	defer cancel()
+	topics := make(map[string]bool)
+	for tp := range tps {
+		topics[tp.Topic] = true
+	}
+	for some := range slices.Chunk(slices.Sorted(maps.Keys(topics)), learnAtOnce) {
+		if _, err := s.gateway.config.Sites[site].Metadata(ctx, some...); err != nil {
+			s.gateway.problem(fmt.Sprintf("ask site %s who leads %d partitions that have lost records, for reads at standbys", site, len(tps)), err)
+			return err
+		}
+	}
+	return nil
+}
+
+// losses are partitions that are not read at a standby any more.
+type losses struct {
+	partitions int
+	example    error
+}
+
+// take has the answers of a site that serves count, but for those by which it has lost records,
+// unless it was asked again for these; then it tells what it has lost, by the standby that has it.
+func (s *standbys) take(site spillway.SiteID, tps map[spillway.TopicPartition]router.Term, b bounds, again bool) (low map[spillway.TopicPartition]router.Term, lost map[spillway.SiteID]losses) {
+	low, lost = make(map[spillway.TopicPartition]router.Term), make(map[spillway.SiteID]losses)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.mu.asking, q)
 	for at, track := range s.mu.tracks {
 		term, one := tps[at.TopicPartition]
-		if !one || track.term.Epoch != term.Epoch || track.term.Site != q.site {
+		if !one || track.term.Epoch != term.Epoch || track.term.Site != site {
 			continue
 		}
-		end, there := ends[at.TopicPartition]
+		end, there := b.ends[at.TopicPartition]
 		if track.doubtful = !there; !there {
 			continue
 		}
-		log := freshness.Log{Start: -1, Asked: began}
+		log := freshness.Log{Start: -1, Asked: b.asked}
 		var ok bool
 		if log.End, ok = s.gateway.router.Virtual(track.share, track.term, at.TopicPartition, end); !ok {
 			continue
 		}
-		if start, told := starts[at.TopicPartition]; told {
+		if start, told := b.starts[at.TopicPartition]; told {
 			log.Start, _ = s.gateway.router.Virtual(track.share, track.term, at.TopicPartition, start)
 		}
 		line, _ := s.gateway.marks.siteMark(track.term, at.site, at.TopicPartition)
-		if before := line.lost > 0; track.Answer(log) && !before {
+		if before := line.lost > 0; !before && !again && track.Low(log) {
+			low[at.TopicPartition] = term
+		} else if track.Answer(log) && !before {
 			s.gateway.marks.lose(at.site, at.TopicPartition, track.Session())
+			lost[at.site] = losses{lost[at.site].partitions + 1, fmt.Errorf("%s ends at %d, and the mark of the standby was %d: the site that serves has lost records", at.TopicPartition, log.End, line.End)}
 		}
 	}
+	return low, lost
 }
 
 // readFrom is a share at a standby.

@@ -83,7 +83,7 @@ func (c *Cluster) askCapabilities(ctx context.Context) {
 	c.mu.Lock()
 	found := c.mu.capabilities
 	c.mu.Unlock()
-	link, err := c.own(ctx, broker.AnyNode)
+	link, err := c.own(ctx, broker.AnyNode, c.avoid)
 	if err != nil {
 		return
 	}

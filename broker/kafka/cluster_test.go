@@ -148,6 +148,82 @@ func TestAMovedLeaderIsFoundAgain(t *testing.T) {
 	}
 }
 
+// Who asks again in any case takes nothing from others that is known, whatever comes of it:
+// while a site is away, each gateway asks it each second how far it is.
+func TestAQuestionThatFailsForgetsNothing(t *testing.T) {
+	for what, answer := range map[string]func(kmsg.Request) (kmsg.Response, error, bool){
+		"a leader that refuses": func(req kmsg.Request) (kmsg.Response, error, bool) {
+			resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+			for _, in := range req.(*kmsg.ListOffsetsRequest).Topics {
+				topic := kmsg.ListOffsetsResponseTopic{Topic: in.Topic}
+				for _, p := range in.Partitions {
+					one := kmsg.NewListOffsetsResponseTopicPartition()
+					one.Partition, one.ErrorCode = p.Partition, kerr.NotLeaderForPartition.Code
+					topic.Partitions = append(topic.Partitions, one)
+				}
+				resp.Topics = append(resp.Topics, topic)
+			}
+			return resp, nil, true
+		},
+		"one that closes the connection": func(kmsg.Request) (kmsg.Response, error, bool) { return nil, errors.New("not now"), true },
+		"one that hangs":                 nil,
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			server, c := start(t, kafka.Config{})
+			tps := []spillway.TopicPartition{orders, {Topic: "orders"}, {Topic: "orders", Partition: 2}}
+			known := func() (found []int32) {
+				for _, tp := range tps {
+					node, err := c.Leader(t.Context(), tp)
+					if err != nil {
+						t.Fatal(err)
+					}
+					found = append(found, node)
+				}
+				node, err := c.Coordinator(t.Context(), broker.GroupCoordinator, "shop")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return append(found, node)
+			}
+			before := known()
+			if starts, ends, err := c.Admin().LogBounds(t.Context(), tps); err != nil || len(starts) != 3 || len(ends) != 3 {
+				t.Fatalf("%v, %v, %v", starts, ends, err)
+			}
+			var asked, looked atomic.Int64
+			for _, key := range []int16{3, 10} { // Metadata, FindCoordinator
+				server.ControlKey(key, func(kmsg.Request) (kmsg.Response, error, bool) {
+					server.KeepControl()
+					looked.Add(1)
+					return nil, nil, false
+				})
+			}
+			ended := make(chan struct{})
+			t.Cleanup(func() { close(ended) })
+			server.ControlKey(2, func(req kmsg.Request) (kmsg.Response, error, bool) {
+				server.KeepControl()
+				asked.Add(1)
+				if answer != nil {
+					return answer(req)
+				}
+				server.SleepControl(func() { <-ended })
+				return nil, errors.New("it has hung"), true
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // longer than a node is waited for before it counts as one that hangs
+			defer cancel()
+			if starts, ends, err := c.Admin().LogBounds(ctx, tps); err == nil || len(starts)+len(ends) > 0 {
+				t.Fatalf("%v, %v, %v", starts, ends, err)
+			}
+			if n := asked.Load(); n > 6 { // three nodes, two questions
+				t.Errorf("it was asked %d times", n)
+			}
+			if after := known(); !slices.Equal(after, before) || looked.Load() > 0 {
+				t.Errorf("leaders and coordinator %v, before %v; the cluster was asked %d times for them", after, before, looked.Load())
+			}
+		})
+	}
+}
+
 // Who asks for a node that is not there takes nothing from others that is known.
 func TestAnUnknownNodeForgetsNothing(t *testing.T) {
 	server, c := start(t, kafka.Config{})

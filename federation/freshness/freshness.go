@@ -65,6 +65,12 @@ type Log struct {
 	Asked      time.Time       // before the question; zero: it was not asked yet
 }
 
+// Low tells whether by an answer the active site has lost records, as was not known before
+// (D). Who may have asked a node that only thinks that it leads asks again before Answer.
+func (t *Track) Low(log Log) bool {
+	return !t.lost && log.End < t.said && log.Asked.After(t.since) && log.Asked.After(t.newest.Asked)
+}
+
 // Answer takes what the active site said. lost: it has lost records that the standby has (D).
 func (t *Track) Answer(log Log) (lost bool) {
 	if !log.Asked.After(t.newest.Asked) {

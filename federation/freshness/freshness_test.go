@@ -95,8 +95,13 @@ func TestAMapThatIsBehindIsNoLoss(t *testing.T) {
 // says otherwise (D).
 func TestTheActiveSiteLosesRecords(t *testing.T) {
 	var track freshness.Track
+	known := false
 	answer := func(end spillway.Offset, asked time.Duration, lost bool, what string) {
 		t.Helper()
+		if got := track.Low(freshness.Log{End: end, Asked: at(asked)}); got != (lost && !known) {
+			t.Errorf("%s: asked again %t", what, got)
+		}
+		known = lost
 		if got := track.Answer(freshness.Log{End: end, Asked: at(asked)}); got != lost {
 			t.Errorf("%s: %t", what, got)
 		}

@@ -363,7 +363,7 @@ func (f *fetch) plan(ctx context.Context) (asked []*fetchPart) {
 			continue
 		}
 		if p.eligible {
-			f.nearest(ctx, p)
+			f.nearest(p)
 		}
 		if p.done || p.waits {
 			continue

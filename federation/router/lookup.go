@@ -76,9 +76,15 @@ func noted[K comparable](names map[K]bool, name K) bool {
 	return names[name]
 }
 
+// Relearn is for who asks the site aside from clients.
+func (r *Router) Relearn(site spillway.SiteID, topic string) { r.relearn(site, topic) }
+
 func (ls *lookups) want(site spillway.SiteID, note func(*lookup)) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
+	if ls.router.ctx.Err() != nil {
+		return // nobody waits for it any more
+	}
 	l := ls.mu.bySite[site]
 	if l == nil {
 		l = newLookup()

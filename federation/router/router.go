@@ -227,7 +227,9 @@ func (r *Router) Leave() { r.leave() }
 
 // Close waits for what outlives the client connections. Close these first.
 func (r *Router) Close() {
+	r.lookups.mu.Lock() // who wants one now has begun, or begins none
 	r.cancel()
+	r.lookups.mu.Unlock()
 	r.background.Wait()
 }
 

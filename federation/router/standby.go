@@ -115,11 +115,11 @@ func (f *fetch) remembers(p *fetchPart) bool {
 // nearest decides at which site a partition is read for a client that has named one as its
 // rack. It sets out.PreferredReadReplica where the client is to read elsewhere, and waits
 // where what it asks for is about to come to the standby.
-func (f *fetch) nearest(ctx context.Context, p *fetchPart) {
+func (f *fetch) nearest(p *fetchPart) {
 	r, rack := f.client.router, spillway.SiteID(f.req.Rack)
 	switch {
 	case rack != r.config.Site:
-		p.ready = f.ready(ctx, p, rack)
+		p.ready = f.ready(p, rack)
 		if p.ready && f.exists(p, rack) && f.remembers(p) {
 			f.send(p, rack, SentNear)
 		}
@@ -131,17 +131,14 @@ func (f *fetch) nearest(ctx context.Context, p *fetchPart) {
 	}
 }
 
-// ready tells whether clients at a site may be sent there for a partition.
-func (f *fetch) ready(ctx context.Context, p *fetchPart, site spillway.SiteID) bool {
+// ready tells whether clients at a site may be sent there for a partition. It waits for no
+// site: whether the brokers of an active one can be reached finds out who reads there.
+func (f *fetch) ready(p *fetchPart, site spillway.SiteID) bool {
 	r := f.client.router
 	if _, ok := r.layout.Current().Nearest(p.share.ID, p.tp, site); !ok {
 		return false
 	}
-	if site != p.term.Site {
-		return r.standbys.Fresh(p.share, p.term, site, p.tp) == freshness.Fresh && p.wanted >= r.standbys.Lacks(site, p.tp)
-	}
-	_, err := r.sites[site].Leader(ctx, p.tp)
-	return err == nil
+	return site == p.term.Site || r.standbys.Fresh(p.share, p.term, site, p.tp) == freshness.Fresh && p.wanted >= r.standbys.Lacks(site, p.tp)
 }
 
 // exists tells whether it is known that there is what the client asks for, or will be soon
@@ -268,10 +265,11 @@ func (f *fetch) standby(p *fetchPart) {
 }
 
 // again looks the map up anew once the standby has answered: the mark may have risen, or
-// the standby may not be one any more, or what was asked for may lie elsewhere.
+// the standby may not be one any more, or what was asked for may lie elsewhere. What the
+// standby lacks is looked up last: a gap stands in the map before what lies behind it.
 func (p *fetchPart) again(r *Router) bool {
 	view, mark, session := r.standbys.View(p.term, p.site, p.tp)
-	if view == nil || session != p.session {
+	if view == nil || session != p.session || p.wanted < r.standbys.Lacks(p.site, p.tp) {
 		return false
 	}
 	p.view, p.mark = view, mark
