@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -74,6 +75,9 @@ type Follower struct {
 		following map[string]failover.Following
 		carries   map[string]failover.Following // while it does not lead
 	}
+	// compact are the shares of which some site compacts topics, as the leases said last; nil
+	// until they were read.
+	compact atomic.Pointer[map[string]bool]
 	// hides is what the logs of the site hide, of all shares together, as it was asked last.
 	hides struct {
 		sync.Mutex
@@ -106,6 +110,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		TTL: f.cfg.LeaseTTL, Every: f.cfg.LeaseTTL / 4, Clock: f.cfg.Clock, Changed: f.cfg.Events.leaseLost,
 	})
 	wg.Go(func() { lease.Run(ctx) })
+	wg.Go(func() { f.readCompact(ctx) })
 	shares := map[string]*followed{}
 	for _, g := range f.cfg.Topology.Groups() {
 		if !slices.Contains(g.Sites, f.site) {

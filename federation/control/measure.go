@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/mirror"
 	"spillway/mirror/offsetmap"
@@ -185,7 +187,49 @@ func (s *followed) tellCompacted(ctx context.Context, at *failover.Following, co
 	defer cancel()
 	if all, err := s.f.hiding(ctx); err == nil {
 		at.Hiding, at.HidingMore = s.some(all, compacted)
+		if len(compacted) == 0 && !s.f.mayCompact(s.id) {
+			// It matters to nobody, and a site that was lost may hide some of each topic. That
+			// there are any is said: where a site is about to compact one, it may be that one.
+			at.Hiding, at.HidingMore = map[string]string{}, at.HidingMore+len(at.Hiding)
+		}
 	}
+}
+
+// readCompact reads from time to time of which shares any site compacts topics.
+func (f *Follower) readCompact(ctx context.Context) {
+	for ctx.Err() == nil {
+		every := policiesEvery
+		if entries, err := f.cfg.Store.List(ctx, f.keys.Mirrors()); err == nil {
+			compact := compactedIn(entries)
+			f.compact.Store(&compact)
+		} else { // what was known is used meanwhile
+			every = measureEvery
+		}
+		pause(ctx, every)
+	}
+}
+
+// compactedIn are the shares of which a lease says that its site compacts topics.
+func compactedIn(leases []coordination.Entry) map[string]bool {
+	compact := map[string]bool{}
+	for _, e := range leases {
+		var l failover.MirrorLease
+		if json.Unmarshal(e.Value, &l) != nil {
+			continue
+		}
+		for share, f := range l.Following {
+			if len(f.Compacted)+f.CompactedMore > 0 {
+				compact[share] = true
+			}
+		}
+	}
+	return compact
+}
+
+// mayCompact tells whether a site may compact topics of a share.
+func (f *Follower) mayCompact(id spillway.ShareID) bool {
+	compact := f.compact.Load()
+	return compact == nil || (*compact)[id.String()]
 }
 
 // hiding asks once for all shares that are measured at about the same time: a site that was
