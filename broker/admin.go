@@ -183,6 +183,8 @@ type Admin interface {
 	// end, because of an open transaction or of replicas that lack the rest. Where not
 	// all could be found, those that were come with the error.
 	StableEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
+	// LogStarts are the first offsets that readers may ask for. Where not all could be found,
+	// those that were come with the error.
 	LogStarts(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 	// LogBounds are LogStarts and StableEnds for who asks again in any case: each leader is
 	// asked once, and if it refuses, or does not answer, nothing of what others know of the

@@ -43,9 +43,10 @@ type mark struct {
 }
 
 // newer tells whether the line replaces an older one of its site. Within an
-// append session ends only rise, so a lower one is late, and what was compared once stays so.
+// append session ends only rise, so a lower one is late, and what was compared once stays so. A
+// mirror that did not know yet where its map tells what lies below says the same again with it.
 func (line mark) newer(old mark) bool {
-	return cmp.Or(cmp.Compare(line.Epoch, old.Epoch), cmp.Compare(line.Session, old.Session), cmp.Compare(line.End, old.End), compareBool(line.Compared, old.Compared)) > 0
+	return cmp.Or(cmp.Compare(line.Epoch, old.Epoch), cmp.Compare(line.Session, old.Session), cmp.Compare(line.End, old.End), compareBool(line.Compared, old.Compared), cmp.Compare(line.Map, old.Map)) > 0
 }
 
 func compareBool(a, b bool) int {

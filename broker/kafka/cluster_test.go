@@ -323,13 +323,17 @@ func TestEndsThatWereFoundAreKept(t *testing.T) {
 		}
 		return resp, nil, true
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-	defer cancel()
 	other := orders
 	other.Partition = 1 - orders.Partition
-	ends, err := c.Admin().StableEnds(ctx, []spillway.TopicPartition{orders, other})
-	if end, found := ends[orders]; err == nil || !found || end != 5 || len(ends) != 1 {
-		t.Errorf("%v, %v", ends, err)
+	for what, ask := range map[string]func(context.Context, []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error){
+		"stable ends": c.Admin().StableEnds, "log starts": c.Admin().LogStarts,
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		found, err := ask(ctx, []spillway.TopicPartition{orders, other})
+		cancel()
+		if at, there := found[orders]; err == nil || !there || at != 5 || len(found) != 1 {
+			t.Errorf("%s: %v, %v", what, found, err)
+		}
 	}
 }
 
