@@ -185,8 +185,9 @@ func (f *flow) createAnew(ctx context.Context, parts []*partition) error {
 }
 
 // settleOwed says of logs that began anew that the source has no more: it lost records too, or
-// its topic was created anew. Two looks have to agree: a leader that has just been elected may
-// tell for a moment less than it has.
+// its topic was created anew. Two looks have to find all of the source here, and that it ends
+// below what there was: a leader that has just been elected may tell for a moment less than
+// it has.
 func (f *flow) settleOwed(ctx context.Context) error {
 	owed := f.m.reader.Owed()
 	level := make(map[spillway.TopicPartition]spillway.Offset)
@@ -197,7 +198,7 @@ func (f *flow) settleOwed(ctx context.Context) error {
 		if !known || s.waits || !s.running || !s.whole || s.problem != "" || s.lag > 0 || s.undecided > 0 || s.virtual < 0 || s.virtual >= to {
 			continue
 		}
-		if before, looked := f.settling[tp]; looked && before == s.virtual {
+		if before, looked := f.settling[tp]; looked && before <= s.virtual {
 			entries = append(entries, f.sourceHasNoMore(tp, s.virtual, to))
 		}
 		level[tp] = s.virtual

@@ -86,7 +86,7 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	if r.Chosen != "" {
 		why += fmt.Sprintf("; %s, since %s", r.Target, r.Chosen)
 	}
-	if partial := partial(r.Target, view); partial != "" && r.Kind == Failover {
+	if partial := partial(share, r.Target, view); partial != "" && r.Kind == Failover {
 		if r.Unnamed { // since the target was chosen
 			return share, refuse("site %s; name it to fail over there all the same", partial)
 		}

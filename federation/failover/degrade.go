@@ -42,7 +42,7 @@ func Shortfall(share Share, view View, limits Limits) (missing []spillway.SiteID
 	for _, s := range limits.Group.Sites {
 		switch {
 		case s == share.Active:
-		case view.Sites[s].Marks && view.Sites[s].owed() == 0:
+		case view.Sites[s].Marks && view.Sites[s].owed(share.State) == 0:
 			have++
 		default:
 			missing = append(missing, s)

@@ -290,12 +290,12 @@ func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	} else if hides != "" {
 		against = fmt.Sprintf("; keys may be missing at %s: %s", share.Target, hides)
 	}
-	if partial := partial(share.Target, view); partial != "" && share.Chosen {
+	if partial := partial(share, share.Target, view); partial != "" && share.Chosen {
 		return elsewhere(share, view, limits, ends, partial)
 	}
 	whole := 0 // of those that were heard
 	for site := range ends {
-		if partial := partial(site, view); partial == "" {
+		if partial := partial(share, site, view); partial == "" {
 			whole++
 		} else {
 			against += "; " + partial

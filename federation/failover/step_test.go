@@ -318,6 +318,28 @@ func TestAPartialCopyIsNoSurvivorThatHasAll(t *testing.T) {
 		t.Fatalf("a person names north: %v, %+v", err, named.Passages)
 	}
 
+	// What was said in the last move is old, whichever way it went since.
+	old := func(site spillway.SiteID, owed int) {
+		at := v.Sites[site]
+		at.Report = &SiteReport{Stopped: true, Owed: owed}
+		v.Sites[site] = at
+	}
+	following("west", 0)
+	following("north", 2)
+	old("west", 3)
+	old("north", 0)
+	if missing, _ := Shortfall(stable(), v, l); len(missing) != 1 || missing[0] != "north" {
+		t.Errorf("of old reports and what the sites say now: %v are missing, want north", missing)
+	}
+	if next, _ := Step(stable(), v, l); next.State != Fencing || next.Target != "west" {
+		t.Errorf("%s to %q, and west has all by now", next.State, next.Target)
+	}
+	for _, site := range []spillway.SiteID{"west", "north"} {
+		at := v.Sites[site]
+		at.Report = nil
+		v.Sites[site] = at
+	}
+
 	// Found when the logs are read back.
 	following("west", 0)
 	following("north", 0)

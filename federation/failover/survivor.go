@@ -58,7 +58,7 @@ func passedOver(share Share, site spillway.SiteID, view View, limits Limits) err
 	if at.Drained != nil {
 		return refuse("site %s is %s; name it to fail over there all the same", site, at.Drained)
 	}
-	if partial := partial(site, view); partial != "" {
+	if partial := partial(share, site, view); partial != "" {
 		return refuse("site %s; name it to fail over there all the same", partial)
 	}
 	if unfit := Unfit(site, view, limits.Group); unfit != "" {

@@ -42,8 +42,8 @@ func Unfit(site spillway.SiteID, view View, group spillway.FailoverGroup) string
 // copied again. "": it has all. What was acknowledged because it was there may be missing now
 // (promise B), so no failover goes there that nobody sent, and it does not count as one that has
 // all that was acknowledged.
-func partial(site spillway.SiteID, view View) string {
-	n := view.Sites[site].owed()
+func partial(share Share, site spillway.SiteID, view View) string {
+	n := view.Sites[site].owed(share.State)
 	if n == 0 {
 		return ""
 	}

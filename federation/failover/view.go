@@ -87,15 +87,18 @@ type SiteView struct {
 	Report    *SiteReport // for the epoch of the share record
 }
 
-// owed is how many partitions began anew at the site and do not have yet all that they had.
-func (s SiteView) owed() (partitions int) {
-	if s.Following != nil {
-		partitions = s.Following.Owed
+// owed is how many partitions began anew at the site and do not have yet all that they had. In
+// a move it has stopped following and read its logs back; what it said of that stays, and
+// is old once the share is served again.
+func (s SiteView) owed(state State) int {
+	stopped := state == Fenced || state == Cutover || state == CaughtUp
+	switch {
+	case stopped && s.Report != nil && s.Report.Stopped:
+		return s.Report.Owed
+	case s.Following != nil:
+		return s.Following.Owed
 	}
-	if s.Report != nil && s.Report.Stopped { // it has read its logs back
-		partitions = s.Report.Owed
-	}
-	return partitions
+	return 0
 }
 
 // Limits bound what Step may decide. Durations of 0 mean the default.
