@@ -16,6 +16,7 @@ import (
 	"spillway/broker"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 	"spillway/mirror"
 	"spillway/mirror/maptopic"
 )
@@ -199,9 +200,9 @@ func (most leaseClip) sentence(s string) string {
 		return strings.ToValidUTF8(s[:min(len(s), most.bytes)], "") + strings.Repeat("…", min(len(s), 1))
 	}
 	if at := strings.LastIndex(s, " ("); at >= 0 && strings.HasSuffix(s, moreFail) {
-		return clipTo(s[:at], most.bytes) + s[at:]
+		return history.Clip(s[:at], most.bytes) + s[at:]
 	}
-	return clipTo(s, most.bytes)
+	return history.Clip(s, most.bytes)
 }
 
 // compacted leaves out names of topics that are compacted, and of those that hide records. How

@@ -55,14 +55,7 @@ const (
 )
 
 // clip bounds a sentence.
-func clip(s string) string { return clipTo(s, sentenceMax) }
-
-func clipTo(s string, most int) string {
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + " …"
-}
+func clip(s string) string { return history.Clip(s, sentenceMax) }
 
 // known says what is written down of a move that begins: the verdicts, and what was
 // foretold.

@@ -202,7 +202,7 @@ func TestADiskIsFilled(t *testing.T) {
 	must(t, os.WriteFile(file+"3", make([]byte, 1<<20), 0o600))
 
 	left := t.TempDir()
-	must(t, run("mount", "-t", "tmpfs", diskPrefix+"999999999", left)) // no process has that id
+	must(t, Run("mount", "-t", "tmpfs", diskPrefix+"999999999", left)) // no process has that id
 	must(t, removeStaleDisks())
 	if mounts, err := os.ReadFile("/proc/self/mounts"); err != nil || strings.Contains(string(mounts), left) {
 		t.Errorf("the disk of a test that has died is still there (%v)", err)
