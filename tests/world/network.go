@@ -75,6 +75,12 @@ func (n *network) cutPorts(elsewhere, there []int) error {
 		"chain out { type filter hook output priority 0; oifname %[1]q tcp dport { %[3]s } drop; }\n", n.device, list(elsewhere), list(there)))
 }
 
+// lose drops so many of a hundred packets, drawn at random, each way.
+func (n *network) lose(percent int) error {
+	return n.rules(fmt.Sprintf("chain in { type filter hook input priority 0; iifname %[1]q numgen random mod 100 < %[2]d drop; }\n"+
+		"chain out { type filter hook output priority 0; oifname %[1]q numgen random mod 100 < %[2]d drop; }\n", n.device, percent))
+}
+
 func (n *network) rules(chains string) error {
 	return kafka.Run("nft", "table inet "+n.name+" {\n"+chains+"}")
 }
