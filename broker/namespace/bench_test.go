@@ -6,9 +6,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Of what moves records only old versions are decoded; the others pass.
+// What a namespace costs where records move, in the versions in which sites are asked.
 func BenchmarkProduce(b *testing.B) {
-	for name, version := range map[string]int16{"v9": 9, "v13": 13} {
+	for name, version := range map[string]int16{"v11": 11} {
 		b.Run(name, func(b *testing.B) {
 			req := kmsg.NewPtrProduceRequest()
 			req.Version = version
@@ -18,7 +18,7 @@ func BenchmarkProduce(b *testing.B) {
 			b.SetBytes(int64(len(body[0])))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := payments.Request(produce, version, body); err != nil {
+				if _, err := payments.Request(req.Key(), version, body); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -27,7 +27,7 @@ func BenchmarkProduce(b *testing.B) {
 }
 
 func BenchmarkFetch(b *testing.B) {
-	for name, version := range map[string]int16{"v12": 12, "v13": 13} {
+	for name, version := range map[string]int16{"v12": 12} {
 		b.Run(name, func(b *testing.B) {
 			resp := kmsg.NewPtrFetchResponse()
 			resp.Version = version
@@ -37,7 +37,7 @@ func BenchmarkFetch(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := payments.Response(fetch, version, body); err != nil {
+				if _, err := payments.Response(resp.Key(), version, body); err != nil {
 					b.Fatal(err)
 				}
 			}

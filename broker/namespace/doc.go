@@ -10,6 +10,6 @@
 //	C  a request whose names are not known to be such is refused, not passed on
 //	D  what has no names passes as it is, without being decoded
 //
-// What clients write for each other, and no broker reads, is left as it is: the subscriptions
-// of classic groups, and records.
+// Records are left as they are, and what members of groups say to each other that no broker
+// reads.
 package namespace

@@ -3,6 +3,7 @@ package namespace
 import (
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strings"
 )
 
@@ -10,7 +11,8 @@ import (
 const noExpression = "["
 
 // expression narrows a regular expression, which brokers hold against whole names (RE2,
-// KIP-848), to the namespace: what it says of the beginning of a name holds behind that.
+// KIP-848), to the namespace: what it says of the beginning of a name holds behind that. One
+// that says something of it elsewhere than at its own beginning is refused.
 func (n Namespace) expression(text string) string {
 	if text == "" {
 		return "" // subscribes to nothing
@@ -20,6 +22,9 @@ func (n Namespace) expression(text string) string {
 		return noExpression
 	}
 	unanchor(tree)
+	if anchored(tree) {
+		return noExpression
+	}
 	return n.opening() + tree.String() + ")"
 }
 
@@ -33,23 +38,21 @@ func (n Namespace) unexpression(text string) string {
 
 func (n Namespace) opening() string { return regexp.QuoteMeta(string(n)) + "(?:" }
 
-// unanchor takes the marks of a text's beginning away where they stand there. Elsewhere
-// they match nothing, before and after.
+// unanchor takes the marks of a text's beginning away where they stand there.
 func unanchor(tree *syntax.Regexp) {
 	switch tree.Op {
 	case syntax.OpBeginText, syntax.OpBeginLine:
 		tree.Op = syntax.OpEmptyMatch
-	case syntax.OpAlternate, syntax.OpCapture, syntax.OpPlus:
+	case syntax.OpAlternate, syntax.OpCapture:
 		for _, s := range tree.Sub {
 			unanchor(s)
 		}
 	case syntax.OpConcat:
-		for _, s := range tree.Sub {
-			anchor := s.Op == syntax.OpBeginText || s.Op == syntax.OpBeginLine
-			unanchor(s)
-			if !anchor {
-				return
-			}
-		}
+		unanchor(tree.Sub[0])
 	}
+}
+
+// anchored tells whether such a mark is left, which would never match behind a namespace.
+func anchored(tree *syntax.Regexp) bool {
+	return tree.Op == syntax.OpBeginText || tree.Op == syntax.OpBeginLine || slices.ContainsFunc(tree.Sub, anchored)
 }

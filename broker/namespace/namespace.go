@@ -1,7 +1,6 @@
 package namespace
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"reflect"
@@ -20,17 +19,18 @@ type Namespace string
 // bytesMax leaves room for names: Kafka takes topics of up to 249 bytes.
 const bytesMax = 100
 
-var valid = regexp.MustCompile(`^[a-zA-Z0-9._-]*[._-]$`)
+var valid = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*[._-]$`)
 
-// Parse holds a namespace against what topics may be called. It ends with a mark, so that pay
-// and payments are no part of each other.
+// Parse holds a namespace against what topics may be called. It begins with a letter or digit, as
+// Kafka's own topics do not, and ends with a mark, so that pay and payments are no part
+// of each other.
 func Parse(text string) (Namespace, error) {
 	switch {
 	case text == "":
 	case len(text) > bytesMax:
 		return "", fmt.Errorf("%d bytes are too many: at most %d, since topics begin with it", len(text), bytesMax)
-	case !valid.MatchString(text) || strings.HasPrefix(text, "__"):
-		return "", fmt.Errorf("%q can begin no topic: use letters, digits, '.', '_' and '-', with one of the last three at the end, as in payments", text+".")
+	case !valid.MatchString(text):
+		return "", fmt.Errorf("%q cannot be a namespace: use letters, digits, '.', '_' and '-', with one of the last three at the end and none of them at the beginning, as in \"payments.\"", text)
 	}
 	return Namespace(text), nil
 }
@@ -61,10 +61,6 @@ func (n Namespace) Request(key, version int16, body [][]byte) ([][]byte, error) 
 		return body, nil
 	case !named[key]:
 		return nil, fmt.Errorf("%w: nobody has said what names are in %s", ErrRefused, kmsg.NameForKey(key))
-	case key == produce && version >= topicIDs:
-		return n.head(body)
-	case key == fetch && version >= topicIDs:
-		return body, nil
 	}
 	if err := req.ReadFrom(joined(body)); err != nil {
 		return nil, fmt.Errorf("%s v%d: %w", kmsg.NameForKey(key), version, err)
@@ -72,6 +68,7 @@ func (n Namespace) Request(key, version int16, body [][]byte) ([][]byte, error) 
 	if err := n.filters(req); err != nil {
 		return nil, err
 	}
+	n.subscriptions(req)
 	p.rewrite(reflect.ValueOf(req).Elem(), n.enter)
 	if r, ok := req.(*kmsg.ProduceRequest); ok {
 		return wire.ProducePieces(r), nil
@@ -81,7 +78,7 @@ func (n Namespace) Request(key, version int16, body [][]byte) ([][]byte, error) 
 
 // Response rewrites an answer's body.
 func (n Namespace) Response(key, version int16, body []byte) ([]byte, error) {
-	if n == "" || (key == produce || key == fetch) && version >= topicIDs {
+	if n == "" {
 		return body, nil
 	}
 	req := kmsg.RequestForKey(key)
@@ -90,7 +87,7 @@ func (n Namespace) Response(key, version int16, body []byte) ([]byte, error) {
 	}
 	resp := req.ResponseKind()
 	p := planOf(reflect.TypeOf(resp).Elem())
-	if p == nil || unnamed[key] {
+	if p == nil && !said[key] || unnamed[key] {
 		return body, nil
 	}
 	resp.SetVersion(version)
@@ -101,32 +98,11 @@ func (n Namespace) Response(key, version int16, body []byte) ([]byte, error) {
 		return nil, err
 	}
 	n.listed(resp)
-	p.rewrite(reflect.ValueOf(resp).Elem(), n.leave)
+	n.subscribed(resp)
+	if p != nil {
+		p.rewrite(reflect.ValueOf(resp).Elem(), n.leave)
+	}
 	return resp.AppendTo(make([]byte, 0, len(body))), nil
-}
-
-const (
-	produce = 0
-	fetch   = 1
-	// topicIDs is the version of Produce and Fetch from which topics are named by their
-	// ids (KIP-516, KIP-951): what moves records costs nothing then.
-	topicIDs = 13
-)
-
-// head rewrites the transactional id with which a Produce begins.
-func (n Namespace) head(body [][]byte) ([][]byte, error) {
-	first := body[0]
-	length, width := binary.Uvarint(first)
-	if width <= 0 || length > uint64(len(first)-width)+1 {
-		return nil, fmt.Errorf("%w: a Produce without its beginning", wire.ErrMalformed)
-	}
-	if length == 0 {
-		return body, nil // no transaction
-	}
-	end := width + int(length) - 1
-	name := n.Name(string(first[width:end]))
-	replaced := append(binary.AppendUvarint(nil, uint64(len(name))+1), name...)
-	return append([][]byte{replaced, first[end:]}, body[1:]...), nil
 }
 
 func joined(body [][]byte) []byte {
@@ -144,16 +120,15 @@ func joined(body [][]byte) []byte {
 	return all
 }
 
-// enter is how a request's name is called at the site. Who is in no group may commit under
-// one without a name, and rights on everything are made rights on what begins with nothing;
-// other names are there or are left out of the message.
+// enter is how a request's name is called at the site. A name that is empty is one, for groups
+// and for rights on everything; other names are there or are left out of the message.
 func (n Namespace) enter(kind kind, name string) (string, bool) {
 	switch {
 	case kind == message:
 		return name, true
 	case kind == expression:
 		return n.expression(name), true
-	case name == "" && kind != group && kind != resource:
+	case name == "" && kind != group && kind != coordinated && kind != resource:
 		return "", true
 	}
 	return n.Name(name), true
@@ -163,11 +138,20 @@ func (n Namespace) enter(kind kind, name string) (string, bool) {
 func (n Namespace) leave(kind kind, name string) (string, bool) {
 	switch {
 	case kind == message:
-		return strings.ReplaceAll(name, string(n), ""), true
+		return n.told(name), true
 	case kind == expression:
 		return n.unexpression(name), true
 	case name == "":
 		return "", true // not in this version of the message
 	}
 	return n.own(name)
+}
+
+// told is what a broker says to people, without the namespace, and without the name of
+// another topic that is alike but for dots and underscores.
+func (n Namespace) told(text string) string {
+	if strings.Contains(text, "collides with") {
+		return "the name differs from that of another topic of the site in dots and underscores alone, which Kafka does not allow"
+	}
+	return strings.ReplaceAll(text, string(n), "")
 }

@@ -31,12 +31,12 @@ var fields = map[string]kind{
 }
 
 // named are the requests whose names are known to be those of fields.
-var named = keys(0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 30, 31, 32, 33, 34, 35, 37,
-	42, 43, 44, 45, 46, 47, 61, 65, 66, 68, 69, 75)
+var named = keys(0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 35, 37,
+	42, 44, 47, 61, 65, 66, 68, 69)
 
 // unnamed are requests whose texts look like names and are none: of quotas, features,
-// credentials, tokens, metrics, and of the controllers' own topic.
-var unnamed = keys(17, 18, 36, 38, 39, 40, 41, 48, 49, 50, 51, 55, 57, 60, 71, 72, 74)
+// credentials, metrics, and of the controllers' own topic.
+var unnamed = keys(17, 18, 36, 48, 49, 50, 51, 55, 57, 60, 71, 72)
 
 func keys(all ...int16) map[int16]bool {
 	set := make(map[int16]bool, len(all))

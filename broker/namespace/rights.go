@@ -11,13 +11,16 @@ import (
 const anything = "*"
 
 // filters puts rights on everything into rights on the namespace, before names are
-// rewritten. A deletion that would reach beyond it is refused.
+// rewritten. What would reach beyond it is refused.
 func (n Namespace) filters(req kmsg.Request) error {
 	switch r := req.(type) {
 	case *kmsg.CreateACLsRequest:
 		for i := range r.Creations {
 			c := &r.Creations[i]
-			if scoped(int64(c.ResourceType)) && c.ResourceName == anything && c.ResourcePatternType == kmsg.ACLResourcePatternTypeLiteral {
+			switch {
+			case !scoped(int64(c.ResourceType)):
+				return fmt.Errorf("%w: rights on %s are not of a namespace", ErrRefused, c.ResourceType)
+			case c.ResourceName == anything && c.ResourcePatternType == kmsg.ACLResourcePatternTypeLiteral:
 				c.ResourceName, c.ResourcePatternType = "", kmsg.ACLResourcePatternTypePrefixed
 			}
 		}
@@ -25,16 +28,16 @@ func (n Namespace) filters(req kmsg.Request) error {
 		for i := range r.Filters {
 			f := &r.Filters[i]
 			switch {
-			case f.ResourceType == kmsg.ACLResourceTypeAny, scoped(int64(f.ResourceType)) && (f.ResourceName == nil || f.ResourcePatternType == kmsg.ACLResourcePatternTypeMatch):
+			case !scoped(int64(f.ResourceType)), f.ResourceName == nil, f.ResourcePatternType == kmsg.ACLResourcePatternTypeMatch:
 				return fmt.Errorf("%w: rights are deleted by the name and type of what they are on", ErrRefused)
-			case scoped(int64(f.ResourceType)) && *f.ResourceName == anything:
+			case *f.ResourceName == anything:
 				nothing := ""
 				f.ResourceName, f.ResourcePatternType = &nothing, kmsg.ACLResourcePatternTypePrefixed
 			}
 		}
 	case *kmsg.DescribeACLsRequest:
-		if scoped(int64(r.ResourceType)) && r.ResourceName != nil && *r.ResourceName == anything {
-			r.ResourceName, r.ResourcePatternType = nil, kmsg.ACLResourcePatternTypeAny // those on everything are of several forms
+		if r.ResourceName != nil && (!scoped(int64(r.ResourceType)) || *r.ResourceName == anything) {
+			return fmt.Errorf("%w: rights are listed by the name and type of what they are on, or all", ErrRefused) // those on everything have several forms
 		}
 	}
 	return nil
@@ -43,26 +46,34 @@ func (n Namespace) filters(req kmsg.Request) error {
 // listed puts rights that reach over the namespace into rights on everything in it,
 // before names are rewritten.
 func (n Namespace) listed(resp kmsg.Response) {
-	reaches := func(kind kmsg.ACLResourceType, name string, pattern kmsg.ACLResourcePatternType) bool {
-		return scoped(int64(kind)) && (name == anything && pattern == kmsg.ACLResourcePatternTypeLiteral ||
-			pattern == kmsg.ACLResourcePatternTypePrefixed && strings.HasPrefix(string(n), name))
-	}
 	switch r := resp.(type) {
 	case *kmsg.DescribeACLsResponse:
 		for i := range r.Resources {
 			a := &r.Resources[i]
-			if reaches(a.ResourceType, a.ResourceName, a.ResourcePatternType) {
-				a.ResourceName, a.ResourcePatternType = n.Name(anything), kmsg.ACLResourcePatternTypeLiteral
-			}
+			n.widen(a.ResourceType, &a.ResourceName, &a.ResourcePatternType)
 		}
 	case *kmsg.DeleteACLsResponse:
 		for i := range r.Results {
 			for j := range r.Results[i].MatchingACLs {
 				a := &r.Results[i].MatchingACLs[j]
-				if reaches(a.ResourceType, a.ResourceName, a.ResourcePatternType) {
-					a.ResourceName, a.ResourcePatternType = n.Name(anything), kmsg.ACLResourcePatternTypeLiteral
-				}
+				n.widen(a.ResourceType, &a.ResourceName, &a.ResourcePatternType)
 			}
 		}
 	}
 }
+
+// widen also lets go of a right on the one thing whose name within the namespace is *: there it
+// would be one on everything.
+func (n Namespace) widen(of kmsg.ACLResourceType, name *string, pattern *kmsg.ACLResourcePatternType) {
+	switch {
+	case !scoped(int64(of)):
+	case *pattern == kmsg.ACLResourcePatternTypeLiteral && *name == n.Name(anything):
+		*name = elsewhere
+	case *pattern == kmsg.ACLResourcePatternTypeLiteral && *name == anything,
+		*pattern == kmsg.ACLResourcePatternTypePrefixed && strings.HasPrefix(string(n), *name):
+		*name, *pattern = n.Name(anything), kmsg.ACLResourcePatternTypeLiteral
+	}
+}
+
+// elsewhere begins with no namespace.
+const elsewhere = "_"

@@ -24,7 +24,6 @@ func TestRightsAreMade(t *testing.T) {
 		{kmsg.ACLResourceTypeTopic, "orders", literal, "payments.orders", literal},
 		{kmsg.ACLResourceTypeGroup, "shop-", prefixed, "payments.shop-", prefixed},
 		{kmsg.ACLResourceTypeTransactionalId, "*", literal, "payments.", prefixed},
-		{kmsg.ACLResourceTypeCluster, "kafka-cluster", literal, "kafka-cluster", literal},
 	} {
 		req := kmsg.NewPtrCreateACLsRequest()
 		req.Version = 3
@@ -55,6 +54,7 @@ func TestRightsAreListed(t *testing.T) {
 		{kmsg.ACLResourceTypeTopic, "payments.orders", literal, "orders", literal},
 		{kmsg.ACLResourceTypeTopic, "payments.o", prefixed, "o", prefixed},
 		{kmsg.ACLResourceTypeTopic, "orders", literal, "", 0},
+		{kmsg.ACLResourceTypeTopic, "payments.*", literal, "", 0}, // a right on one topic, which cannot be
 		{kmsg.ACLResourceTypeTopic, "pay", literal, "", 0},
 		{kmsg.ACLResourceTypeTopic, "pay", prefixed, "*", literal},
 		{kmsg.ACLResourceTypeGroup, "payments.", prefixed, "*", literal},
@@ -85,13 +85,14 @@ func TestRightsAreListed(t *testing.T) {
 
 // A deletion of rights of which nobody has said on what would reach those of others.
 func TestRightsAreDeletedByName(t *testing.T) {
-	name := "*"
+	name, cluster := "*", "kafka-cluster"
 	for _, c := range []struct {
 		filter kmsg.DeleteACLsRequestFilter
 		want   string // empty: refused
 	}{
 		{kmsg.DeleteACLsRequestFilter{ResourceType: kmsg.ACLResourceTypeAny, ResourceName: &name, ResourcePatternType: literal}, ""},
 		{kmsg.DeleteACLsRequestFilter{ResourceType: kmsg.ACLResourceTypeTopic, ResourcePatternType: literal}, ""},
+		{kmsg.DeleteACLsRequestFilter{ResourceType: kmsg.ACLResourceTypeCluster, ResourceName: &cluster, ResourcePatternType: literal}, ""},
 		{kmsg.DeleteACLsRequestFilter{ResourceType: kmsg.ACLResourceTypeTopic, ResourceName: &name, ResourcePatternType: kmsg.ACLResourcePatternTypeMatch}, ""},
 		{kmsg.DeleteACLsRequestFilter{ResourceType: kmsg.ACLResourceTypeTopic, ResourceName: &name, ResourcePatternType: literal}, "payments."},
 	} {
@@ -115,6 +116,22 @@ func TestRightsAreDeletedByName(t *testing.T) {
 		}
 		if f := sent.Filters[0]; *f.ResourceName != c.want || f.ResourcePatternType != prefixed {
 			t.Errorf("%+v became %q, %d", c.filter, *f.ResourceName, f.ResourcePatternType)
+		}
+	}
+}
+
+// What else would reach beyond the namespace, or could not be answered rightly, is refused.
+func TestRightsThatAreNotOfANamespace(t *testing.T) {
+	name := "*"
+	create := kmsg.NewPtrCreateACLsRequest()
+	create.Creations = []kmsg.CreateACLsRequestCreation{{ResourceType: kmsg.ACLResourceTypeCluster, ResourceName: "kafka-cluster", ResourcePatternType: literal}}
+	everything, typeless := kmsg.NewPtrDescribeACLsRequest(), kmsg.NewPtrDescribeACLsRequest()
+	everything.ResourceType, everything.ResourceName = kmsg.ACLResourceTypeTopic, &name
+	typeless.ResourceType, typeless.ResourceName = kmsg.ACLResourceTypeAny, &name
+	for _, req := range []kmsg.Request{create, everything, typeless} {
+		req.SetVersion(3)
+		if _, err := payments.Request(req.Key(), 3, [][]byte{req.AppendTo(nil)}); !errors.Is(err, ErrRefused) {
+			t.Errorf("%+v: %v", req, err)
 		}
 	}
 }
