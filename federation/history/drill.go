@@ -68,8 +68,7 @@ func (d *Drill) Tell(problem string) {
 	}
 }
 
-// clip cuts a text at a letter.
-// Clip bounds a text to some bytes, at the border of a character, and marks what it cuts.
+// Clip cuts what a text has beyond some bytes, with the rest of a character, and marks it by " …".
 func Clip(s string, most int) string {
 	if len(s) <= most {
 		return s
