@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +14,8 @@ import (
 
 	"spillway"
 	"spillway/configs"
+	"spillway/federation/coordination"
+	"spillway/federation/failover"
 )
 
 // Two virtual clusters have the same sites, and the same names of everything: each has what
@@ -53,6 +57,34 @@ func TestTwoVirtualClustersShareTheirSites(t *testing.T) {
 	}
 	for _, site := range []spillway.SiteID{"east", "west"} {
 		red.leavesNothing(site, "red.", "blue.")
+	}
+}
+
+// A process, or a command, with another namespace than the others of its virtual cluster takes
+// no part in it: it would show clients what is not theirs.
+func TestAProcessWithAnotherNamespaceDoesNotStart(t *testing.T) {
+	text := twoSitesText(t, "")
+	w := startVirtualCluster(t, text, "red", "red.", "broker, mirror, control")
+	for name, wrong := range map[string]string{
+		"namespace": strings.Replace(w.text, `namespace: "red."`, `namespace: ""`, 1),
+		"clusterID": strings.Replace(w.text, "clusterID: red-1", "clusterID: red-2", 1),
+	} {
+		text := strings.NewReplacer("$SITE", "east", "$ID", "another", "$ROLES", "gateway", "$GATEWAY", freeAddress(t)).Replace(wrong)
+		cfg := parse(t, text)
+		a := New(cfg, Options{Version: "test", Log: slog.New(slog.NewTextHandler(&logBuffer{}, nil))})
+		if err := a.Start(t.Context()); !errors.Is(err, coordination.ErrOther) || !strings.Contains(err.Error(), "clusterID and namespace can never change") {
+			t.Errorf("another %s: %v", name, err)
+		}
+		store, err := OpenStore(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.List(t.Context(), failover.Keys("red").Shares()); !errors.Is(err, coordination.ErrOther) {
+			t.Errorf("a command with another %s: %v", name, err)
+		}
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
