@@ -171,10 +171,10 @@ func subscribed(t *testing.T, f *fixture) {
 		answer, err := c.Do(f.ctx, beat)
 		f.must(err)
 		resp := answer.(*kmsg.ConsumerGroupHeartbeatResponse)
-		switch kerr.ErrorForCode(resp.ErrorCode) {
-		case nil:
+		switch resp.ErrorCode {
+		case 0:
 			beat.MemberEpoch = resp.MemberEpoch
-		case kerr.NotCoordinator, kerr.CoordinatorLoadInProgress, kerr.CoordinatorNotAvailable: // has just begun to be
+		case kerr.NotCoordinator.Code, kerr.CoordinatorLoadInProgress.Code, kerr.CoordinatorNotAvailable.Code: // has just begun to be
 		default:
 			t.Fatalf("heartbeat: error code %d", resp.ErrorCode)
 		}
