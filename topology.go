@@ -291,6 +291,28 @@ func (t *Topology) find(p *patterns, name string) (FailoverGroup, bool) {
 	return t.groups[i], true
 }
 
+// Named are those of the names in all that patterns name, sorted. Where a pattern is a name it
+// looks at no other one.
+func Named[T any](patterns []string, all map[string]T) []string {
+	var names []string
+	for _, pattern := range patterns {
+		prefix, ends := strings.CutSuffix(pattern, "*")
+		if !ends {
+			if _, ok := all[pattern]; ok {
+				names = append(names, pattern)
+			}
+			continue
+		}
+		for name := range all {
+			if strings.HasPrefix(name, prefix) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // internalPrefix starts the names of topics that a site keeps for itself.
 const internalPrefix = "__"
 

@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"encoding/json"
-	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -39,7 +38,8 @@ const heartbeatInterval = time.Second
 type marks struct {
 	mu          sync.Mutex
 	newest      map[spillway.TopicPartition]Mark
-	withdrawn   map[spillway.TopicPartition]bool // since newest was published
+	byTopic     map[string][]spillway.TopicPartition // the keys of newest
+	withdrawn   map[spillway.TopicPartition]bool     // since newest was published
 	subscribers map[*subscriber]struct{}
 }
 
@@ -49,7 +49,7 @@ type subscriber struct {
 }
 
 func newMarks() *marks {
-	return &marks{newest: make(map[spillway.TopicPartition]Mark), withdrawn: make(map[spillway.TopicPartition]bool), subscribers: make(map[*subscriber]struct{})}
+	return &marks{newest: make(map[spillway.TopicPartition]Mark), byTopic: make(map[string][]spillway.TopicPartition), withdrawn: make(map[spillway.TopicPartition]bool), subscribers: make(map[*subscriber]struct{})}
 }
 
 // publish tells whether the mark is news.
@@ -57,8 +57,12 @@ func (m *marks) publish(mark Mark) bool {
 	tp := mark.partition()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.newest[tp] == mark {
+	last, known := m.newest[tp]
+	if last == mark {
 		return false
+	}
+	if !known {
+		m.byTopic[tp.Topic] = append(m.byTopic[tp.Topic], tp)
 	}
 	delete(m.withdrawn, tp)
 	m.newest[tp] = mark
@@ -92,14 +96,14 @@ func (m *marks) subscribe(stands func(Mark) bool) *subscriber {
 	return s
 }
 
-// standing are the marks that may be told to who asks anew.
-func (m *marks) standing(stands func(Mark) bool) map[spillway.TopicPartition]Mark {
+// standing are those of of that may be told to who asks anew.
+func (m *marks) standing(topics []string, stands func(Mark) bool) []Mark {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.those(stands)
+	return slices.DeleteFunc(m.named(topics), func(mark Mark) bool { return m.withdrawn[mark.partition()] || !stands(mark) })
 }
 
-// those is standing for who holds mu.
+// those are the marks that may be told to who asks anew, for who holds mu.
 func (m *marks) those(stands func(Mark) bool) map[spillway.TopicPartition]Mark {
 	those := make(map[spillway.TopicPartition]Mark, len(m.newest))
 	for tp, mark := range m.newest {
@@ -149,10 +153,22 @@ func (m *marks) take(s *subscriber) []Mark {
 	return changed
 }
 
-func (m *marks) all() []Mark {
+// of are the marks of topics that patterns name. A site has those of all its shares, and each
+// share asks about once a second.
+func (m *marks) of(topics []string) []Mark {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Collect(maps.Values(m.newest))
+	return m.named(topics)
+}
+
+// named is of for who holds mu.
+func (m *marks) named(topics []string) (all []Mark) {
+	for _, topic := range spillway.Named(topics, m.byTopic) {
+		for _, tp := range m.byTopic[topic] {
+			all = append(all, m.newest[tp])
+		}
+	}
+	return all
 }
 
 // ServeHTTP is the mark stream: one JSON object per line, first all marks, then

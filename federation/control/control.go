@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -116,9 +118,12 @@ type Control struct {
 	hub   *hub
 	ready chan struct{} // closed when Run has begun to watch
 
+	read read // owned by keepLayout
+
 	mu struct {
 		sync.Mutex
-		maps map[spillway.SiteID]*maptopic.Reader
+		maps   map[spillway.SiteID]*maptopic.Reader
+		topics map[spillway.SiteID]*inquiry[broker.Metadata]
 	}
 }
 
@@ -178,6 +183,30 @@ func (c *Control) clusters() map[spillway.SiteID]broker.Cluster {
 	}
 	return sites
 }
+
+// topics asks a site for the topics of a failover group, and perhaps others. Where patterns
+// have to be compared with all topics, it asks once for all drivers that want to know at
+// one time. The answer is shared then: nobody changes it.
+func (c *Control) topics(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup) (broker.Metadata, error) {
+	cluster := c.cfg.Sites[site].Cluster
+	if len(g.Topics) > 0 && len(g.Topics) <= namedMax && !slices.ContainsFunc(g.Topics, func(pattern string) bool { return strings.HasSuffix(pattern, "*") }) {
+		return cluster.Metadata(ctx, g.Topics...)
+	}
+	c.mu.Lock()
+	q := c.mu.topics[site]
+	if q == nil {
+		if c.mu.topics == nil {
+			c.mu.topics = map[spillway.SiteID]*inquiry[broker.Metadata]{}
+		}
+		q = &inquiry[broker.Metadata]{}
+		c.mu.topics[site] = q
+	}
+	c.mu.Unlock()
+	return q.ask(ctx, func(ctx context.Context) (broker.Metadata, error) { return cluster.Metadata(ctx) })
+}
+
+// namedMax is up to how many topics a site is asked for by name.
+const namedMax = 100
 
 // limits of a failover group, for Step.
 func (c *Control) limits(g spillway.FailoverGroup) failover.Limits {

@@ -67,6 +67,9 @@ type Follower struct {
 	site spillway.SiteID
 	boot string
 
+	shares   map[string]*followed // by key; set before they run
+	together together
+
 	mu struct {
 		sync.Mutex
 		following map[string]failover.Following
@@ -83,7 +86,7 @@ func NewFollower(cfg FollowerConfig) *Follower {
 		cfg.Clock = coordination.SystemClock{}
 	}
 	f := &Follower{cfg: cfg, keys: failover.Keys(cfg.Topology.Name()), site: cfg.Cluster.Site(), boot: fmt.Sprintf("%016x", rand.Uint64())}
-	f.mu.following = map[string]failover.Following{}
+	f.mu.following, f.mu.carries = map[string]failover.Following{}, map[string]failover.Following{}
 	return f
 }
 
@@ -98,26 +101,30 @@ func (f *Follower) Run(ctx context.Context) error {
 		TTL: f.cfg.LeaseTTL, Every: f.cfg.LeaseTTL / 4, Clock: f.cfg.Clock, Changed: f.cfg.Events.leaseLost,
 	})
 	wg.Go(func() { lease.Run(ctx) })
-	shares := map[string]*followed{}
+	f.shares = map[string]*followed{}
 	for _, g := range f.cfg.Topology.Groups() {
 		if !slices.Contains(g.Sites, f.site) {
 			continue
 		}
 		id := spillway.ShareID{Group: g.Name}
 		s := &followed{f: f, group: g, id: id, newest: make(chan coordination.Entry, 1), settled: make(chan failover.Share, 1)}
-		shares[f.keys.Share(id)] = s
+		f.shares[f.keys.Share(id)] = s
+	}
+	for _, s := range f.shares {
 		wg.Go(func() { s.run(ctx) })
 		wg.Go(func() { s.measure(ctx) })
 		wg.Go(func() { s.policies(ctx) })
 		wg.Go(func() { s.recount(ctx) })
 	}
+	offered := map[string]uint64{}
 	return f.cfg.Store.Watch(ctx, f.keys.Shares(), func(entries []coordination.Entry, err error) {
 		if err != nil {
 			f.cfg.Events.storeLost(err)
 			return
 		}
 		for _, e := range entries {
-			if s := shares[e.Key]; s != nil {
+			if s := f.shares[e.Key]; s != nil && offered[e.Key] != e.Version { // each change of one brings all
+				offered[e.Key] = e.Version
 				s.offer(e)
 			}
 		}

@@ -13,6 +13,24 @@ import (
 	"spillway/federation/layout"
 )
 
+// layoutRest is how many times as long as a look at the layout took the next one waits: a
+// thousand shares may change at once, and the layout names all of them.
+const layoutRest = 4
+
+// read is what was decoded last of the layout and of the records, by their versions.
+type read struct {
+	layout  layout.Layout
+	version uint64 // 0: none
+	next    map[string]home
+}
+
+// home is where a share is served, or will be.
+type home struct {
+	version uint64 // of the record
+	id      string
+	site    spillway.SiteID
+}
+
 // keepLayout writes a new layout when gateways come or go, or when a share has
 // a new home. All loops do; the compare-and-set lets one through.
 func (c *Control) keepLayout(ctx context.Context) {
@@ -20,13 +38,16 @@ func (c *Control) keepLayout(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		changed := c.hub.wait()
+		began := time.Now()
 		if err := c.layOut(ctx); err != nil && ctx.Err() == nil {
 			c.cfg.Events.storeLost(err)
 		}
+		took := time.Since(began)
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
+			pause(ctx, layoutRest*took-time.Since(began))
 		case <-ticker.C:
 		}
 	}
@@ -36,14 +57,17 @@ func (c *Control) layOut(ctx context.Context) error {
 	if !c.hub.read(c.keys.Layout(), c.keys.Gateways(), c.keys.Shares()) {
 		return nil // a loop that starts would lay out only what it has read
 	}
-	var current layout.Layout
 	entry, ok := c.hub.entry(c.keys.Layout(), c.keys.Layout())
-	if ok {
-		var err error
-		if current, err = layout.Decode(entry.Value); err != nil {
+	if !ok {
+		c.read.layout, c.read.version = layout.Layout{}, 0
+	} else if c.read.version != entry.Version {
+		l, err := layout.Decode(entry.Value)
+		if err != nil {
 			return err
 		}
+		c.read.layout, c.read.version = l, entry.Version
 	}
+	current := c.read.layout
 	live := c.liveGateways(current)
 	next, why := layout.Next(current, live, c.homes(current, live))
 	if why == "" {
@@ -86,11 +110,19 @@ func (c *Control) homes(current layout.Layout, live []layout.GatewayLease) map[s
 	lives := func(site spillway.SiteID) bool {
 		return slices.ContainsFunc(live, func(g layout.GatewayLease) bool { return g.Site == site && !g.Leaving })
 	}
+	read := map[string]home{}
 	for _, e := range c.hub.entries(c.keys.Shares()) {
-		if s, err := failover.Decode(e.Value); err == nil {
-			id := s.ID().String()
-			homes[id] = layout.Home(current.Homes[id], s.Next(), lives)
+		h, ok := c.read.next[e.Key]
+		if !ok || h.version != e.Version {
+			s, err := failover.Decode(e.Value)
+			if err != nil {
+				continue
+			}
+			h = home{e.Version, s.ID().String(), s.Next()}
 		}
+		read[e.Key] = h
+		homes[h.id] = layout.Home(current.Homes[h.id], h.site, lives)
 	}
+	c.read.next = read
 	return homes
 }

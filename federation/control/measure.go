@@ -50,16 +50,13 @@ func (s *followed) measure(ctx context.Context) {
 						at.OnlyHere = append(at.OnlyHere, topic)
 					}
 				}
-				carries = lateness(&at, share, s.f.cfg.Mirror.Flows())
+				carries = lateness(&at, share, s.f.flowsOf(ctx, s.id))
 			}
 			for _, end := range ends {
 				at.EndSum += int64(end)
 				at.Partitions++
 			}
-			s.f.mu.Lock()
-			s.f.mu.following = with(s.f.mu.following, s.id, &at)
-			s.f.mu.carries = with(s.f.mu.carries, s.id, carries)
-			s.f.mu.Unlock()
+			s.f.say(s.id, &at, carries)
 		}
 		pause(ctx, measureEvery)
 	}
@@ -86,23 +83,12 @@ func lateness(at *failover.Following, share failover.Share, flows []mirror.FlowI
 	return carries
 }
 
-// with is a copy of what is said of shares, with something else about one of them; nil:
-// nothing.
-func with(said map[string]failover.Following, id spillway.ShareID, f *failover.Following) map[string]failover.Following {
-	next := map[string]failover.Following{}
-	maps.Copy(next, said)
-	if delete(next, id.String()); f != nil {
-		next[id.String()] = *f
-	}
-	return next
-}
-
 // onlyHere lists topics of the group that no flow brings; nil if the site cannot be
 // asked, for this is for people only.
 func (s *followed) onlyHere(ctx context.Context, ends map[spillway.TopicPartition]spillway.Offset) (topics []string) {
 	ctx, cancel := context.WithTimeout(ctx, measureEvery)
 	defer cancel()
-	md, err := s.f.cfg.Cluster.Metadata(ctx)
+	md, err := s.f.topicsHere(ctx)
 	if err != nil {
 		return nil
 	}
@@ -110,7 +96,7 @@ func (s *followed) onlyHere(ctx context.Context, ends map[spillway.TopicPartitio
 	for tp := range ends {
 		brought[tp.Topic] = true
 	}
-	for _, name := range slices.Sorted(maps.Keys(md.Topics)) {
+	for _, name := range spillway.Named(s.group.Topics, md.Topics) {
 		if s.f.cfg.Topology.HasTopic(s.group, name) && !md.Topics[name].Internal && md.Topics[name].ErrorCode == 0 && !brought[name] && len(topics) < onlyHereMax {
 			topics = append(topics, name)
 		}
@@ -142,7 +128,7 @@ func (s *followed) policies(ctx context.Context) {
 func (s *followed) compacted(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, policiesMax)
 	defer cancel()
-	md, err := s.f.cfg.Cluster.Metadata(ctx)
+	md, err := s.f.topicsHere(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -167,6 +153,10 @@ func (s *followed) compacted(ctx context.Context) ([]string, error) {
 
 // measuredEnds are the log ends for people; empty if the site cannot be asked.
 func (s *followed) measuredEnds(ctx context.Context) map[spillway.TopicPartition]spillway.Offset {
+	if all, err := s.f.endsHere(ctx); err == nil && all[s.id] != nil {
+		return all[s.id]
+	}
+	// Perhaps for a partition of another share, or since it is served here for a moment only.
 	ctx, cancel := context.WithTimeout(ctx, measureEvery)
 	defer cancel()
 	ends, _ := s.logEnds(ctx) // asked again in a moment
@@ -175,13 +165,8 @@ func (s *followed) measuredEnds(ctx context.Context) map[spillway.TopicPartition
 
 // logEnds are the virtual log ends of the site that serves.
 func (s *followed) logEnds(ctx context.Context) (map[spillway.TopicPartition]spillway.Offset, error) {
-	r := s.f.cfg.Mirror.Map()
 	views := map[spillway.TopicPartition]*offsetmap.View{}
-	for _, tp := range r.Partitions() {
-		if s.f.cfg.Topology.Has(s.group, tp) {
-			views[tp] = r.View(tp)
-		}
-	}
+	s.views(views)
 	return virtualEnds(ctx, s.f.cfg.Cluster, views)
 }
 

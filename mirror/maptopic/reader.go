@@ -49,6 +49,7 @@ type Reader struct {
 	mu struct {
 		sync.RWMutex
 		maps    map[spillway.TopicPartition]*offsetmap.Map
+		byTopic map[string][]spillway.TopicPartition // the keys of maps
 		gaps    map[string]Gap
 		origins map[string][]Origin // by topic, in the order of their claims
 		rules   map[string]rewrite.Text
@@ -110,6 +111,19 @@ func (r *Reader) Partitions() []spillway.TopicPartition {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return slices.SortedFunc(maps.Keys(r.mu.maps), spillway.TopicPartition.Compare)
+}
+
+// PartitionsOf lists those of topics that patterns name: exact names, or prefixes followed
+// by "*". Where they are names it looks at no other topics.
+func (r *Reader) PartitionsOf(patterns []string) []spillway.TopicPartition {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var tps []spillway.TopicPartition
+	for _, topic := range spillway.Named(patterns, r.mu.byTopic) {
+		tps = append(tps, r.mu.byTopic[topic]...)
+	}
+	slices.SortFunc(tps, spillway.TopicPartition.Compare)
+	return tps
 }
 
 // Open returns the epochs that are open, by partition.
@@ -316,6 +330,7 @@ func (r *Reader) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.mu.maps = make(map[spillway.TopicPartition]*offsetmap.Map)
+	r.mu.byTopic = make(map[string][]spillway.TopicPartition)
 	r.mu.gaps = make(map[string]Gap)
 	r.mu.origins = make(map[string][]Origin)
 	r.mu.rules = make(map[string]rewrite.Text)
@@ -485,6 +500,7 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 		if m == nil {
 			m = offsetmap.New()
 			r.mu.maps[d.tp] = m
+			r.mu.byTopic[d.tp.Topic] = append(r.mu.byTopic[d.tp.Topic], d.tp)
 		}
 	}
 	r.mu.Unlock()
