@@ -109,7 +109,7 @@ func (d *driver) onlyAtTarget(ctx context.Context) (failover.PartitionOffsets, e
 		return nil, err
 	}
 	r := d.c.mu.maps[d.share.Target]
-	if err := r.CaughtUp(ctx); err != nil && !errors.Is(err, broker.ErrUnknownTopic) {
+	if err := d.c.caughtUp(ctx, d.share.Target); err != nil && !errors.Is(err, broker.ErrUnknownTopic) {
 		return nil, err
 	}
 	only := failover.PartitionOffsets{}
@@ -353,7 +353,7 @@ func (c *Control) logEnds(ctx context.Context, site spillway.SiteID, g spillway.
 	var wg sync.WaitGroup
 	wg.Go(func() { ends, errEnds = admin.LogEnds(ctx, tps) })
 	wg.Go(func() { marks, errMarks = admin.HighWatermarks(ctx, tps) })
-	wg.Go(func() { errMap = c.mu.maps[site].CaughtUp(ctx) })
+	wg.Go(func() { errMap = c.caughtUp(ctx, site) })
 	wg.Wait()
 	switch {
 	case errEnds != nil:

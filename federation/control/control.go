@@ -122,8 +122,10 @@ type Control struct {
 
 	mu struct {
 		sync.Mutex
-		maps   map[spillway.SiteID]*maptopic.Reader
-		topics map[spillway.SiteID]*inquiry[broker.Metadata]
+		maps map[spillway.SiteID]*maptopic.Reader
+		// What drivers ask sites together.
+		topics  map[spillway.SiteID]*inquiry[broker.Metadata]
+		written map[spillway.SiteID]*inquiry[int64] // the last position of the map
 	}
 }
 
@@ -192,17 +194,31 @@ func (c *Control) topics(ctx context.Context, site spillway.SiteID, g spillway.F
 	if len(g.Topics) > 0 && len(g.Topics) <= namedMax && !slices.ContainsFunc(g.Topics, func(pattern string) bool { return strings.HasSuffix(pattern, "*") }) {
 		return cluster.Metadata(ctx, g.Topics...)
 	}
-	c.mu.Lock()
-	q := c.mu.topics[site]
-	if q == nil {
-		if c.mu.topics == nil {
-			c.mu.topics = map[spillway.SiteID]*inquiry[broker.Metadata]{}
-		}
-		q = &inquiry[broker.Metadata]{}
-		c.mu.topics[site] = q
+	return inquiryAt(c, &c.mu.topics, site).ask(ctx, func(ctx context.Context) (broker.Metadata, error) { return cluster.Metadata(ctx) })
+}
+
+// caughtUp returns once the map of a site has been read as far as it was written when it was
+// called. How far that is, is asked once for all who want to know at one time.
+func (c *Control) caughtUp(ctx context.Context, site spillway.SiteID) error {
+	r := c.mu.maps[site]
+	last, err := inquiryAt(c, &c.mu.written, site).ask(ctx, r.Last)
+	if err != nil {
+		return err
 	}
-	c.mu.Unlock()
-	return q.ask(ctx, func(ctx context.Context) (broker.Metadata, error) { return cluster.Metadata(ctx) })
+	return r.WaitFor(ctx, last)
+}
+
+// inquiryAt is the one that all who ask a site the same share.
+func inquiryAt[T any](c *Control, of *map[spillway.SiteID]*inquiry[T], site spillway.SiteID) *inquiry[T] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if *of == nil {
+		*of = map[spillway.SiteID]*inquiry[T]{}
+	}
+	if (*of)[site] == nil {
+		(*of)[site] = &inquiry[T]{}
+	}
+	return (*of)[site]
 }
 
 // namedMax is up to how many topics a site is asked for by name.

@@ -718,12 +718,13 @@ func (m *many) measure(what string, do func()) {
 	if first := m.first(begun); !first.IsZero() {
 		since = fmt.Sprintf(" (%.1f s since the first one began)", time.Since(first).Seconds())
 	}
-	m.t.Logf("%-10s %6.1f s%s, %6.1f s of processor, %5d MiB of heap at most, %s", what, took.Seconds(), since, work.Seconds(), peak()>>20, m.counts.read().less(before))
+	// At once: a benchmark logs at its end, and this one takes minutes.
+	fmt.Printf("%-10s %6.1f s%s, %6.1f s of processor, %5d MiB of heap at most, %s\n", what, took.Seconds(), since, work.Seconds(), peak()>>20, m.counts.read().less(before))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, fault := range slices.Sorted(maps.Keys(m.faults)) {
 		if i < 5 {
-			m.t.Logf("    %d × %s", m.faults[fault], fault)
+			fmt.Printf("    %d × %s\n", m.faults[fault], fault)
 		}
 	}
 }

@@ -318,11 +318,21 @@ func (r *Reader) WaitFor(ctx context.Context, mapPosition int64) error {
 // CaughtUp returns once everything was applied that was in the topic when it
 // was called. Error: broker.ErrUnknownTopic if the site has no map topic.
 func (r *Reader) CaughtUp(ctx context.Context) error {
+	last, err := r.Last(ctx)
+	if err != nil {
+		return err
+	}
+	return r.WaitFor(ctx, last)
+}
+
+// Last asks for the position of the last record in the topic, −1 if it is empty. Error:
+// broker.ErrUnknownTopic if the site has no map topic.
+func (r *Reader) Last(ctx context.Context) (position int64, err error) {
 	ends, err := r.cluster.Admin().HighWatermarks(ctx, []spillway.TopicPartition{topic})
 	if err != nil {
-		return fmt.Errorf("read the map of site %s: %w", r.cluster.Site(), err)
+		return -1, fmt.Errorf("read the map of site %s: %w", r.cluster.Site(), err)
 	}
-	return r.WaitFor(ctx, int64(ends[topic])-1)
+	return int64(ends[topic]) - 1, nil
 }
 
 // forget empties the maps: at the start, and when the topic lost records.
