@@ -118,7 +118,9 @@ type Control struct {
 	hub   *hub
 	ready chan struct{} // closed when Run has begun to watch
 
-	read read // owned by keepLayout
+	laidOut laidOut // owned by keepLayout
+
+	rounds rounds // of what drivers ask together
 
 	mu struct {
 		sync.Mutex
@@ -143,8 +145,10 @@ func New(cfg Config) (*Control, error) {
 
 // Run works until ctx ends, and ends after everything that it started.
 func (c *Control) Run(ctx context.Context) error {
+	defer c.hub.rounds.close()
+	defer c.rounds.close()
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer wg.Wait() // nobody asks any more then
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for _, s := range c.cfg.Topology.Sites() {
@@ -194,14 +198,14 @@ func (c *Control) topics(ctx context.Context, site spillway.SiteID, g spillway.F
 	if len(g.Topics) > 0 && len(g.Topics) <= namedMax && !slices.ContainsFunc(g.Topics, func(pattern string) bool { return strings.HasSuffix(pattern, "*") }) {
 		return cluster.Metadata(ctx, g.Topics...)
 	}
-	return inquiryAt(c, &c.mu.topics, site).ask(ctx, func(ctx context.Context) (broker.Metadata, error) { return cluster.Metadata(ctx) })
+	return inquiryAt(c, &c.mu.topics, site).ask(ctx, &c.rounds, func(ctx context.Context) (broker.Metadata, error) { return cluster.Metadata(ctx) })
 }
 
 // caughtUp returns once the map of a site has been read as far as it was written when it was
 // called. How far that is, is asked once for all who want to know at one time.
 func (c *Control) caughtUp(ctx context.Context, site spillway.SiteID) error {
 	r := c.mu.maps[site]
-	last, err := inquiryAt(c, &c.mu.written, site).ask(ctx, r.Last)
+	last, err := inquiryAt(c, &c.mu.written, site).ask(ctx, &c.rounds, r.Last)
 	if err != nil {
 		return err
 	}

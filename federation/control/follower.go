@@ -90,10 +90,11 @@ func NewFollower(cfg FollowerConfig) *Follower {
 	return f
 }
 
-// Run follows until ctx ends.
+// Run follows until ctx ends, and ends after everything that it started.
 func (f *Follower) Run(ctx context.Context) error {
+	defer f.together.rounds.close()
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer wg.Wait() // nobody asks any more then
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	lease := coordination.NewLease(coordination.LeaseConfig{

@@ -24,6 +24,7 @@ type hub struct {
 	ttl, margin time.Duration
 
 	reading inquiry[[]layout.GatewayLease]
+	rounds  rounds // of reading
 
 	mu      sync.Mutex
 	content map[string][]coordination.Entry // by prefix
@@ -158,8 +159,8 @@ func (h *hub) entries(prefix string) []coordination.Entry {
 	return h.content[prefix]
 }
 
-// read tells whether everything under the prefixes has been read once.
-func (h *hub) read(prefixes ...string) bool {
+// hasRead tells whether everything under the prefixes has been read once.
+func (h *hub) hasRead(prefixes ...string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, prefix := range prefixes {
@@ -218,7 +219,7 @@ func bootOf(value []byte) string {
 
 // gateways reads the leases of all gateways, linearizably: once for all who ask at one time.
 func (h *hub) gateways(ctx context.Context) ([]layout.GatewayLease, error) {
-	return h.reading.ask(ctx, h.readLeases)
+	return h.reading.ask(ctx, &h.rounds, h.readLeases)
 }
 
 func (h *hub) readLeases(ctx context.Context) ([]layout.GatewayLease, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +18,7 @@ import (
 func TestAnInquiryIsSharedAndNeverOlder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var q inquiry[time.Time]
+		var owner rounds
 		var mu sync.Mutex
 		asked := 0
 		do := func(context.Context) (time.Time, error) {
@@ -32,7 +34,7 @@ func TestAnInquiryIsSharedAndNeverOlder(t *testing.T) {
 			wg.Go(func() {
 				time.Sleep(time.Duration(i) * time.Millisecond / 10) // all within the first
 				came := time.Now()
-				if begun, err := q.ask(t.Context(), do); err != nil || begun.Before(came) {
+				if begun, err := q.ask(t.Context(), &owner, do); err != nil || begun.Before(came) {
 					t.Errorf("asked at %v, answered as of %v, %v", came, begun, err)
 				}
 			})
@@ -49,6 +51,7 @@ func TestAnInquiryIsSharedAndNeverOlder(t *testing.T) {
 func TestAnInquiryThatHangsIsOvertaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var q inquiry[string]
+		var owner rounds
 		ended := make(chan struct{})
 		hangs := func(ctx context.Context) (string, error) {
 			<-ctx.Done()
@@ -58,13 +61,13 @@ func TestAnInquiryThatHangsIsOvertaken(t *testing.T) {
 		first, end := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if _, err := q.ask(first, hangs); !errors.Is(err, context.Canceled) {
+			if _, err := q.ask(first, &owner, hangs); !errors.Is(err, context.Canceled) {
 				t.Error(err)
 			}
 		})
 		synctest.Wait()
 		began := time.Now()
-		got, err := q.ask(t.Context(), func(context.Context) (string, error) { return "answered", nil })
+		got, err := q.ask(t.Context(), &owner, func(context.Context) (string, error) { return "answered", nil })
 		if took := time.Since(began); got != "answered" || err != nil || took != overtakeAfter {
 			t.Errorf("%q, %v after %v", got, err, took)
 		}
@@ -72,11 +75,54 @@ func TestAnInquiryThatHangsIsOvertaken(t *testing.T) {
 		wg.Wait()
 		<-ended
 		bad := errors.New("away")
-		if _, err := q.ask(t.Context(), func(context.Context) (string, error) { return "", bad }); !errors.Is(err, bad) {
+		if _, err := q.ask(t.Context(), &owner, func(context.Context) (string, error) { return "", bad }); !errors.Is(err, bad) {
 			t.Error(err)
 		}
-		if got, err := q.ask(t.Context(), func(context.Context) (string, error) { return "back", nil }); got != "back" || err != nil {
+		if got, err := q.ask(t.Context(), &owner, func(context.Context) (string, error) { return "back", nil }); got != "back" || err != nil {
 			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
+
+// Whoever owns an inquiry ends after all its rounds, also those that nobody waits for any
+// more, and no more than a few of them are under way where all hang.
+func TestRoundsEndWithTheirOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var q inquiry[int]
+		var owner rounds
+		var under, most, begun, ended atomic.Int64
+		slow := func(ctx context.Context) (int, error) {
+			begun.Add(1)
+			most.Store(max(most.Load(), under.Add(1)))
+			defer under.Add(-1)
+			<-ctx.Done()
+			time.Sleep(time.Second) // it closes its connection
+			ended.Add(1)
+			return 0, ctx.Err()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for i := range 20 {
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * 400 * time.Millisecond)
+				_, _ = q.ask(ctx, &owner, slow) // ends with ctx
+			})
+		}
+		time.Sleep(actMax - time.Second)
+		synctest.Wait()
+		if most.Load() != underMax {
+			t.Errorf("%d rounds were under way at once, not %d", most.Load(), underMax)
+		}
+		time.Sleep(3 * time.Second) // the first ones are given up, and leave their places
+		synctest.Wait()
+		if begun.Load() <= underMax || most.Load() != underMax {
+			t.Errorf("%d rounds have begun, %d at once", begun.Load(), most.Load())
+		}
+		cancel()
+		wg.Wait()
+		owner.close()
+		if ended.Load() != begun.Load() {
+			t.Errorf("%d of %d rounds have ended", ended.Load(), begun.Load())
 		}
 	})
 }

@@ -17,11 +17,11 @@ import (
 // thousand shares may change at once, and the layout names all of them.
 const layoutRest = 4
 
-// read is what was decoded last of the layout and of the records, by their versions.
-type read struct {
+// laidOut is what was decoded last of the layout and of the records, by their versions.
+type laidOut struct {
 	layout  layout.Layout
-	version uint64 // 0: none
-	next    map[string]home
+	version uint64          // 0: none
+	homes   map[string]home // by key
 }
 
 // home is where a share is served, or will be.
@@ -54,20 +54,20 @@ func (c *Control) keepLayout(ctx context.Context) {
 }
 
 func (c *Control) layOut(ctx context.Context) error {
-	if !c.hub.read(c.keys.Layout(), c.keys.Gateways(), c.keys.Shares()) {
+	if !c.hub.hasRead(c.keys.Layout(), c.keys.Gateways(), c.keys.Shares()) {
 		return nil // a loop that starts would lay out only what it has read
 	}
 	entry, ok := c.hub.entry(c.keys.Layout(), c.keys.Layout())
 	if !ok {
-		c.read.layout, c.read.version = layout.Layout{}, 0
-	} else if c.read.version != entry.Version {
+		c.laidOut.layout, c.laidOut.version = layout.Layout{}, 0
+	} else if c.laidOut.version != entry.Version {
 		l, err := layout.Decode(entry.Value)
 		if err != nil {
 			return err
 		}
-		c.read.layout, c.read.version = l, entry.Version
+		c.laidOut.layout, c.laidOut.version = l, entry.Version
 	}
-	current := c.read.layout
+	current := c.laidOut.layout
 	live := c.liveGateways(current)
 	next, why := layout.Next(current, live, c.homes(current, live))
 	if why == "" {
@@ -110,9 +110,9 @@ func (c *Control) homes(current layout.Layout, live []layout.GatewayLease) map[s
 	lives := func(site spillway.SiteID) bool {
 		return slices.ContainsFunc(live, func(g layout.GatewayLease) bool { return g.Site == site && !g.Leaving })
 	}
-	read := map[string]home{}
+	decoded := map[string]home{}
 	for _, e := range c.hub.entries(c.keys.Shares()) {
-		h, ok := c.read.next[e.Key]
+		h, ok := c.laidOut.homes[e.Key]
 		if !ok || h.version != e.Version {
 			s, err := failover.Decode(e.Value)
 			if err != nil {
@@ -120,9 +120,9 @@ func (c *Control) homes(current layout.Layout, live []layout.GatewayLease) map[s
 			}
 			h = home{e.Version, s.ID().String(), s.Next()}
 		}
-		read[e.Key] = h
+		decoded[e.Key] = h
 		homes[h.id] = layout.Home(current.Homes[h.id], h.site, lives)
 	}
-	c.read.next = read
+	c.laidOut.homes = decoded
 	return homes
 }

@@ -18,6 +18,7 @@ import (
 //
 // Answers are shared: nobody changes them.
 type together struct {
+	rounds rounds // of all that follows
 	topics recent[broker.Metadata]
 	flows  recent[map[spillway.ShareID][]mirror.FlowInfo]
 	ends   recent[map[spillway.ShareID]map[spillway.TopicPartition]spillway.Offset]
@@ -25,21 +26,21 @@ type together struct {
 
 // recent is an inquiry of which an answer may be told again for a while.
 type recent[T any] struct {
-	inquiry[T]
+	asking inquiry[T]
 
 	mu   sync.Mutex
 	last T
 	at   time.Time // when it was asked for; zero: never
 }
 
-func (r *recent[T]) within(ctx context.Context, age time.Duration, do func(context.Context) (T, error)) (T, error) {
+func (r *recent[T]) within(ctx context.Context, of *rounds, age time.Duration, do func(context.Context) (T, error)) (T, error) {
 	r.mu.Lock()
 	last, at := r.last, r.at
 	r.mu.Unlock()
 	if !at.IsZero() && time.Since(at) < age {
 		return last, nil
 	}
-	return r.ask(ctx, func(ctx context.Context) (T, error) {
+	return r.asking.ask(ctx, of, func(ctx context.Context) (T, error) {
 		r.mu.Lock()
 		last, at := r.last, r.at
 		r.mu.Unlock()
@@ -68,12 +69,12 @@ const (
 
 // topicsHere are all topics of the site.
 func (f *Follower) topicsHere(ctx context.Context) (broker.Metadata, error) {
-	return f.together.topics.within(ctx, measureEvery, func(ctx context.Context) (broker.Metadata, error) { return f.cfg.Cluster.Metadata(ctx) })
+	return f.together.topics.within(ctx, &f.together.rounds, measureEvery, func(ctx context.Context) (broker.Metadata, error) { return f.cfg.Cluster.Metadata(ctx) })
 }
 
 // flowsOf are the flows of a share.
 func (f *Follower) flowsOf(ctx context.Context, id spillway.ShareID) []mirror.FlowInfo {
-	flows, _ := f.together.flows.within(ctx, flowsAge, func(context.Context) (map[spillway.ShareID][]mirror.FlowInfo, error) {
+	flows, _ := f.together.flows.within(ctx, &f.together.rounds, flowsAge, func(context.Context) (map[spillway.ShareID][]mirror.FlowInfo, error) {
 		by := map[spillway.ShareID][]mirror.FlowInfo{}
 		for _, flow := range f.cfg.Mirror.Flows() {
 			by[flow.Share] = append(by[flow.Share], flow)
@@ -85,7 +86,7 @@ func (f *Follower) flowsOf(ctx context.Context, id spillway.ShareID) []mirror.Fl
 
 // endsHere are the virtual log ends of all shares that this site serves.
 func (f *Follower) endsHere(ctx context.Context) (map[spillway.ShareID]map[spillway.TopicPartition]spillway.Offset, error) {
-	return f.together.ends.within(ctx, endsAge, func(ctx context.Context) (map[spillway.ShareID]map[spillway.TopicPartition]spillway.Offset, error) {
+	return f.together.ends.within(ctx, &f.together.rounds, endsAge, func(ctx context.Context) (map[spillway.ShareID]map[spillway.TopicPartition]spillway.Offset, error) {
 		ctx, cancel := context.WithTimeout(ctx, endsMax)
 		defer cancel()
 		views, ids := map[spillway.TopicPartition]*offsetmap.View{}, map[string]spillway.ShareID{}
