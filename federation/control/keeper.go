@@ -17,6 +17,13 @@ import (
 // thousand shares may change at once, and the layout names all of them.
 const layoutRest = 4
 
+// restFor is how long the next look waits, after one that was work for so long. What the
+// store takes is no work; and gateways that are gone stay leaders no longer than their
+// leases are looked at anyway.
+func restFor(worked, leaseTTL time.Duration) time.Duration {
+	return min(layoutRest*worked, leaseTTL/4)
+}
+
 // laidOut is what was decoded last of the layout and of the records, by their versions.
 type laidOut struct {
 	layout  layout.Layout
@@ -38,24 +45,28 @@ func (c *Control) keepLayout(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		changed := c.hub.wait()
-		began := time.Now()
-		if err := c.layOut(ctx); err != nil && ctx.Err() == nil {
+		worked, err := c.layOut(ctx)
+		if err != nil && ctx.Err() == nil {
 			c.cfg.Events.storeLost(err)
 		}
-		took := time.Since(began)
+		ended := time.Now()
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
-			pause(ctx, layoutRest*took-time.Since(began))
 		case <-ticker.C:
 		}
+		pause(ctx, restFor(worked, c.cfg.LeaseTTL)-time.Since(ended))
 	}
 }
 
-func (c *Control) layOut(ctx context.Context) error {
+// layOut writes a new layout if there is to be one, and returns how long it has worked on
+// it: reading and reckoning, not waiting for the store. After an error that is nothing, for
+// the next look must not wait.
+func (c *Control) layOut(ctx context.Context) (worked time.Duration, err error) {
+	began := time.Now()
 	if !c.hub.hasRead(c.keys.Layout(), c.keys.Gateways(), c.keys.Shares()) {
-		return nil // a loop that starts would lay out only what it has read
+		return 0, nil // a loop that starts would lay out only what it has read
 	}
 	entry, ok := c.hub.entry(c.keys.Layout(), c.keys.Layout())
 	if !ok {
@@ -63,28 +74,29 @@ func (c *Control) layOut(ctx context.Context) error {
 	} else if c.laidOut.version != entry.Version {
 		l, err := layout.Decode(entry.Value)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		c.laidOut.layout, c.laidOut.version = l, entry.Version
 	}
 	current := c.laidOut.layout
 	live := c.liveGateways(current)
 	next, why := layout.Next(current, live, c.homes(current, live))
+	worked = time.Since(began)
 	if why == "" {
-		return nil
+		return worked, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeMax)
 	defer cancel()
 	version, err := c.cfg.Store.Put(ctx, c.keys.Layout(), next.Encode(), entry.Version)
 	if errors.Is(err, coordination.ErrConflict) {
-		return nil // another loop was faster; its layout comes with the watch
+		return worked, nil // another loop was faster; its layout comes with the watch
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	c.hub.take(c.keys.Layout(), []coordination.Entry{{Key: c.keys.Layout(), Value: next.Encode(), Version: version}})
 	c.cfg.Events.layoutChanged(next.Version, why)
-	return nil
+	return worked, nil
 }
 
 // liveGateways are those whose lease may be valid. A gateway stays in the layout
