@@ -39,6 +39,7 @@ type hub struct {
 	// looked is when the gateways' leases were last read, and since when they have
 	// been read without a gap; zero before the first time.
 	looked, since coordination.Instant
+	newest        coordination.Instant  // when the newest of those reads was begun
 	leases        []layout.GatewayLease // of gateways, as they were read then
 }
 
@@ -230,6 +231,10 @@ func (h *hub) readLeases(ctx context.Context) ([]layout.GatewayLease, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.newest.Time.After(started.Time) {
+		return decodeGateways(entries), nil // overtaken: what is known is newer
+	}
+	h.newest = started
 	now := h.clock.Now()
 	h.waiter.Observe(started, h.keys.Gateways(), entries, bootOf)
 	h.waiter.Forget(forgetAfter)
