@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"encoding/json"
 	"maps"
 	"reflect"
@@ -37,9 +38,16 @@ type digest struct {
 
 // decoded is the value of a key. Where it cannot be read, ok is false and the value empty.
 type decoded[T any] struct {
+	raw     []byte
 	version uint64
 	value   T
 	ok      bool
+}
+
+// of tells whether it is what an entry has. A store that was restored may count up to the
+// same version again, with something else in it.
+func (d decoded[T]) of(e coordination.Entry) bool {
+	return d.version == e.Version && bytes.Equal(d.raw, e.Value)
 }
 
 // record is that of a share. Who drives it decodes it.
@@ -97,7 +105,7 @@ func renew[T any](d *digest, have map[string]decoded[T], entries []coordination.
 	there := make(map[string]bool, len(entries))
 	for _, e := range entries {
 		there[e.Key] = true
-		if had, ok := have[e.Key]; ok && had.version == e.Version {
+		if had, ok := have[e.Key]; ok && had.of(e) {
 			continue
 		}
 		have[e.Key] = decodeEntry[T](d, e)
@@ -107,7 +115,7 @@ func renew[T any](d *digest, have map[string]decoded[T], entries []coordination.
 
 func decodeEntry[T any](d *digest, e coordination.Entry) decoded[T] {
 	d.decodes++
-	v := decoded[T]{version: e.Version}
+	v := decoded[T]{raw: e.Value, version: e.Version}
 	if v.ok = json.Unmarshal(e.Value, &v.value) == nil; !v.ok {
 		var none T
 		v.value = none
@@ -142,7 +150,7 @@ func (d *digest) takeRecords(entries []coordination.Entry) (changed []spillway.S
 			}
 		}
 		there++
-		if r.Version != e.Version {
+		if r.Version != e.Version || !bytes.Equal(r.Value, e.Value) {
 			changed = append(changed, r.id)
 		}
 		d.records[e.Key] = record{e, r.id}
@@ -171,7 +179,7 @@ func (d *digest) takeReports(entries []coordination.Entry) (changed []spillway.S
 	}
 	for _, e := range entries {
 		id, seen := d.moves[e.Key]
-		if seen && d.reports[id][e.Key].version == e.Version {
+		if seen && d.reports[id][e.Key].of(e) {
 			there++
 			continue
 		}
@@ -183,7 +191,7 @@ func (d *digest) takeReports(entries []coordination.Entry) (changed []spillway.S
 		if id = of; d.reports[id] == nil {
 			d.reports[id] = map[string]decoded[report]{}
 		}
-		r := decoded[report]{version: e.Version, value: report{epoch: epoch}}
+		r := decoded[report]{raw: e.Value, version: e.Version, value: report{epoch: epoch}}
 		if kind == "gateway" {
 			said := decodeEntry[failover.GatewayReport](d, e)
 			r.ok, r.value.gateway = said.ok, &said.value

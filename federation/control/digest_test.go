@@ -185,3 +185,42 @@ func TestAHubWakesWhomItConcerns(t *testing.T) {
 		t.Errorf("automation %+v, drained %+v", s.h.automation(), s.h.drained())
 	}
 }
+
+// A store that was restored counts its versions up again: the same version with something
+// else in it is new.
+func TestAVersionThatIsCountedAgainIsNew(t *testing.T) {
+	s := newTeller(t)
+	keys, id := s.h.keys, spillway.ShareID{Group: "orders"}
+	again := func(prefix, key string, value any) {
+		t.Helper()
+		s.version = 6
+		s.put(prefix, key, value)
+	}
+	for round, say := range []struct {
+		epoch   spillway.Epoch
+		end     int64
+		stopped bool
+		verdict failover.Verdict
+	}{{1, 10, false, failover.Up}, {2, 20, true, failover.Down}} {
+		own, news := s.woken([]spillway.ShareID{id}, func() { again(keys.Shares(), keys.Share(id), failover.Share{Group: "orders", Epoch: say.epoch}) })
+		if len(own) != 1 || news != (round == 0) {
+			t.Errorf("round %d: the record wakes %v, all: %t", round, own, news)
+		}
+		again(keys.Mirrors(), keys.Mirror("west", "1"), failover.MirrorLease{Site: "west", Following: map[string]failover.Following{id.String(): {EndSum: say.end}}})
+		if own, _ := s.woken([]spillway.ShareID{id}, func() {
+			again(keys.Moves(), keys.SiteReport(id, 1, "west"), failover.SiteReport{Site: "west", Stopped: say.stopped})
+		}); len(own) != 1 {
+			t.Errorf("round %d: the report wakes %v", round, own)
+		}
+		again(keys.Ballots(), keys.Ballot("east"), failover.Ballot{Votes: []failover.Vote{{About: "west", Verdict: say.verdict}}})
+		if m := s.h.digest.mirrors[keys.Mirror("west", "1")].value; m.Following[id.String()].EndSum != say.end {
+			t.Errorf("round %d: the mirror says %+v", round, m)
+		}
+		if _, reports := s.h.reports(id, 1); reports["west"].Stopped != say.stopped {
+			t.Errorf("round %d: reported is %+v", round, reports)
+		}
+		if b := s.h.digest.ballots[keys.Ballot("east")].value; b.Votes[0].Verdict != say.verdict {
+			t.Errorf("round %d: the ballot is %+v", round, b)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"maps"
@@ -24,18 +25,18 @@ func restFor(worked, leaseTTL time.Duration) time.Duration {
 	return min(layoutRest*worked, leaseTTL/4)
 }
 
-// laidOut is what was decoded last of the layout and of the records, by their versions.
+// laidOut is what was decoded last of the layout and of the records, with the bytes.
 type laidOut struct {
-	layout  layout.Layout
-	version uint64          // 0: none
-	homes   map[string]home // by key
+	layout layout.Layout
+	bytes  []byte          // of the layout; nil: none
+	homes  map[string]home // by key
 }
 
 // home is where a share is served, or will be.
 type home struct {
-	version uint64 // of the record
-	id      string
-	site    spillway.SiteID
+	record []byte
+	id     string
+	site   spillway.SiteID
 }
 
 // keepLayout writes a new layout when gateways come or go, or when a share has
@@ -70,13 +71,13 @@ func (c *Control) layOut(ctx context.Context) (worked time.Duration, err error) 
 	}
 	entry, ok := c.hub.entry(c.keys.Layout(), c.keys.Layout())
 	if !ok {
-		c.laidOut.layout, c.laidOut.version = layout.Layout{}, 0
-	} else if c.laidOut.version != entry.Version {
+		c.laidOut.layout, c.laidOut.bytes = layout.Layout{}, nil
+	} else if !bytes.Equal(c.laidOut.bytes, entry.Value) {
 		l, err := layout.Decode(entry.Value)
 		if err != nil {
 			return 0, err
 		}
-		c.laidOut.layout, c.laidOut.version = l, entry.Version
+		c.laidOut.layout, c.laidOut.bytes = l, entry.Value
 	}
 	current := c.laidOut.layout
 	live := c.liveGateways(current)
@@ -125,12 +126,12 @@ func (c *Control) homes(current layout.Layout, live []layout.GatewayLease) map[s
 	decoded := map[string]home{}
 	for _, e := range c.hub.entries(c.keys.Shares()) {
 		h, ok := c.laidOut.homes[e.Key]
-		if !ok || h.version != e.Version {
+		if !ok || !bytes.Equal(h.record, e.Value) {
 			s, err := failover.Decode(e.Value)
 			if err != nil {
 				continue
 			}
-			h = home{e.Version, s.ID().String(), s.Next()}
+			h = home{e.Value, s.ID().String(), s.Next()}
 		}
 		decoded[e.Key] = h
 		homes[h.id] = layout.Home(current.Homes[h.id], h.site, lives)
