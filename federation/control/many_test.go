@@ -378,6 +378,8 @@ type manyCluster struct {
 	counts *manyCounts
 	topics map[string]broker.TopicMetadata
 	down   atomic.Bool
+	// asks is told of each question for log ends, and may fail it; nil: all are answered.
+	asks atomic.Pointer[func(context.Context, []spillway.TopicPartition) error]
 }
 
 var errDown = errors.New("the site is down")
@@ -441,7 +443,12 @@ func (a manyAdmin) ends(tps []spillway.TopicPartition) (map[spillway.TopicPartit
 	return ends, nil
 }
 
-func (a manyAdmin) LogEnds(_ context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+func (a manyAdmin) LogEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	if asks := a.c.asks.Load(); asks != nil {
+		if err := (*asks)(ctx, tps); err != nil {
+			return nil, err
+		}
+	}
 	return a.ends(tps)
 }
 

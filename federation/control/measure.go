@@ -151,15 +151,26 @@ func (s *followed) compacted(ctx context.Context) ([]string, error) {
 	return topics, nil
 }
 
-// measuredEnds are the log ends for people; empty if the site cannot be asked.
+// measuredEnds are the log ends for people; empty if the site cannot be asked. A share that
+// gets no answer alone either, since a topic is gone or a broker hangs, stays apart until it
+// gets one: the others go on together.
 func (s *followed) measuredEnds(ctx context.Context) map[spillway.TopicPartition]spillway.Offset {
-	if all, err := s.f.endsHere(ctx); err == nil && all[s.id] != nil {
-		return all[s.id]
+	s.mu.Lock()
+	apart := s.mu.apart
+	s.mu.Unlock()
+	if !apart {
+		if all, err := s.f.endsHere(ctx); err == nil && all[s.id] != nil { // nil: it is served here for a moment only
+			return all[s.id]
+		}
 	}
-	// Perhaps for a partition of another share, or since it is served here for a moment only.
-	ctx, cancel := context.WithTimeout(ctx, measureEvery)
+	asking, cancel := context.WithTimeout(ctx, measureEvery)
 	defer cancel()
-	ends, _ := s.logEnds(ctx) // asked again in a moment
+	ends, err := s.logEnds(asking) // asked again in a moment
+	if ctx.Err() == nil {
+		s.mu.Lock()
+		s.mu.apart = err != nil
+		s.mu.Unlock()
+	}
 	return ends
 }
 
@@ -170,18 +181,25 @@ func (s *followed) logEnds(ctx context.Context) (map[spillway.TopicPartition]spi
 	return virtualEnds(ctx, s.f.cfg.Cluster, views)
 }
 
-// virtualEnds are the log ends of the partitions of which a site serves an epoch.
+// virtualEnds are the log ends of the partitions of which a site serves an epoch. Of others
+// it asks nothing: their topics may be gone.
 func virtualEnds(ctx context.Context, c broker.Cluster, views map[spillway.TopicPartition]*offsetmap.View) (map[spillway.TopicPartition]spillway.Offset, error) {
-	tps := slices.SortedFunc(maps.Keys(views), spillway.TopicPartition.Compare)
-	local, err := c.Admin().LogEnds(ctx, tps)
+	starts := map[spillway.TopicPartition]offsetmap.EpochStart{}
+	for tp, view := range views {
+		if start, open := view.Open(); open {
+			starts[tp] = start
+		}
+	}
+	ends := map[spillway.TopicPartition]spillway.Offset{}
+	if len(starts) == 0 {
+		return ends, nil
+	}
+	local, err := c.Admin().LogEnds(ctx, slices.SortedFunc(maps.Keys(starts), spillway.TopicPartition.Compare))
 	if err != nil {
 		return nil, fmt.Errorf("read the log ends of %s: %w", c.Site(), err)
 	}
-	ends := map[spillway.TopicPartition]spillway.Offset{}
-	for _, tp := range tps {
-		if start, open := views[tp].Open(); open {
-			ends[tp] = start.Virtual + spillway.Offset(local[tp]-start.Local)
-		}
+	for tp, start := range starts {
+		ends[tp] = start.Virtual + spillway.Offset(local[tp]-start.Local)
 	}
 	return ends, nil
 }

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -24,37 +25,52 @@ type together struct {
 	ends   recent[map[spillway.ShareID]map[spillway.TopicPartition]spillway.Offset]
 }
 
-// recent is an inquiry of which an answer may be told again for a while.
+// recent is an inquiry of which an answer may be told again for a while, and a failure too:
+// what fails for all is not asked again by each.
 type recent[T any] struct {
 	asking inquiry[T]
 
 	mu   sync.Mutex
-	last T
-	at   time.Time // when it was asked for; zero: never
+	last outcome[T]
 }
 
-func (r *recent[T]) within(ctx context.Context, of *rounds, age time.Duration, do func(context.Context) (T, error)) (T, error) {
+// outcome is how an inquiry ended.
+type outcome[T any] struct {
+	answer T
+	err    error
+	at     time.Time // when it was asked for, or when it failed; zero: never
+}
+
+// lately is the last outcome, if it still counts: an answer until it is of some age, a
+// failure for the rest that follows it.
+func (r *recent[T]) lately(age, rest time.Duration) (outcome[T], bool) {
 	r.mu.Lock()
-	last, at := r.last, r.at
-	r.mu.Unlock()
-	if !at.IsZero() && time.Since(at) < age {
-		return last, nil
+	defer r.mu.Unlock()
+	most := age
+	if r.last.err != nil {
+		most = rest
+	}
+	return r.last, !r.last.at.IsZero() && time.Since(r.last.at) < most
+}
+
+func (r *recent[T]) within(ctx context.Context, of *rounds, age, rest time.Duration, do func(context.Context) (T, error)) (T, error) {
+	if last, ok := r.lately(age, rest); ok {
+		return last.answer, last.err
 	}
 	return r.asking.ask(ctx, of, func(ctx context.Context) (T, error) {
-		r.mu.Lock()
-		last, at := r.last, r.at
-		r.mu.Unlock()
-		if !at.IsZero() && time.Since(at) < age {
-			return last, nil // of the inquiry before this one
+		if last, ok := r.lately(age, rest); ok {
+			return last.answer, last.err // of the inquiry before this one
 		}
-		asked := time.Now()
-		answer, err := do(ctx)
-		if err == nil {
+		now := outcome[T]{at: time.Now()}
+		if now.answer, now.err = do(ctx); now.err != nil {
+			now.at = time.Now()
+		}
+		if !errors.Is(ctx.Err(), context.Canceled) { // or nobody waited for it
 			r.mu.Lock()
-			r.last, r.at = answer, asked
+			r.last = now
 			r.mu.Unlock()
 		}
-		return answer, err
+		return now.answer, now.err
 	})
 }
 
@@ -65,16 +81,20 @@ const (
 	endsAge  = measureEvery / 2
 	// endsMax bounds asking for the ends of all partitions that this site serves.
 	endsMax = 2 * measureEvery
+	// endsRest is for how long each share asks for its own ends after that failed, and
+	// topicsRest is the same of topics, which nobody can ask for otherwise.
+	endsRest   = 5 * time.Second
+	topicsRest = measureEvery / 2
 )
 
 // topicsHere are all topics of the site.
 func (f *Follower) topicsHere(ctx context.Context) (broker.Metadata, error) {
-	return f.together.topics.within(ctx, &f.together.rounds, measureEvery, func(ctx context.Context) (broker.Metadata, error) { return f.cfg.Cluster.Metadata(ctx) })
+	return f.together.topics.within(ctx, &f.together.rounds, measureEvery, topicsRest, func(ctx context.Context) (broker.Metadata, error) { return f.cfg.Cluster.Metadata(ctx) })
 }
 
 // flowsOf are the flows of a share.
 func (f *Follower) flowsOf(ctx context.Context, id spillway.ShareID) []mirror.FlowInfo {
-	flows, _ := f.together.flows.within(ctx, &f.together.rounds, flowsAge, func(context.Context) (map[spillway.ShareID][]mirror.FlowInfo, error) {
+	flows, _ := f.together.flows.within(ctx, &f.together.rounds, flowsAge, 0, func(context.Context) (map[spillway.ShareID][]mirror.FlowInfo, error) {
 		by := map[spillway.ShareID][]mirror.FlowInfo{}
 		for _, flow := range f.cfg.Mirror.Flows() {
 			by[flow.Share] = append(by[flow.Share], flow)
@@ -84,33 +104,30 @@ func (f *Follower) flowsOf(ctx context.Context, id spillway.ShareID) []mirror.Fl
 	return flows[id]
 }
 
-// endsHere are the virtual log ends of all shares that this site serves.
+// endsHere are the virtual log ends of all shares that this site serves, but for those that
+// are apart: a question fails as a whole, and one of them would keep the others from theirs.
 func (f *Follower) endsHere(ctx context.Context) (map[spillway.ShareID]map[spillway.TopicPartition]spillway.Offset, error) {
-	return f.together.ends.within(ctx, &f.together.rounds, endsAge, func(ctx context.Context) (map[spillway.ShareID]map[spillway.TopicPartition]spillway.Offset, error) {
+	return f.together.ends.within(ctx, &f.together.rounds, endsAge, endsRest, func(ctx context.Context) (map[spillway.ShareID]map[spillway.TopicPartition]spillway.Offset, error) {
 		ctx, cancel := context.WithTimeout(ctx, endsMax)
 		defer cancel()
 		views, ids := map[spillway.TopicPartition]*offsetmap.View{}, map[string]spillway.ShareID{}
+		by := map[spillway.ShareID]map[spillway.TopicPartition]spillway.Offset{}
 		for _, s := range f.shares {
 			s.mu.Lock()
-			serves := s.mu.share.Active == f.site
+			serves := s.mu.share.Active == f.site && !s.mu.apart
 			s.mu.Unlock()
 			if serves {
 				s.views(views)
-				ids[s.group.Name] = s.id
+				ids[s.group.Name], by[s.id] = s.id, map[spillway.TopicPartition]spillway.Offset{}
 			}
 		}
 		ends, err := virtualEnds(ctx, f.cfg.Cluster, views)
 		if err != nil {
 			return nil, err
 		}
-		by := map[spillway.ShareID]map[spillway.TopicPartition]spillway.Offset{}
 		for tp, end := range ends {
 			g, _ := f.cfg.Topology.GroupOf(tp)
-			id := ids[g.Name]
-			if by[id] == nil {
-				by[id] = map[spillway.TopicPartition]spillway.Offset{}
-			}
-			by[id][tp] = end
+			by[ids[g.Name]][tp] = end
 		}
 		return by, nil
 	})

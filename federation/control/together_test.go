@@ -1,0 +1,166 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/failover"
+)
+
+// What fails for all is not asked again each second, nor by each.
+func TestAFailureIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r recent[int]
+		var owner rounds
+		var asked atomic.Int64
+		bad := errors.New("one topic is gone")
+		answers := func(context.Context) (int, error) {
+			time.Sleep(10 * time.Millisecond)
+			if asked.Add(1) <= 2 {
+				return 0, bad
+			}
+			return 7, nil
+		}
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				for range 2 * int(endsRest/measureEvery) {
+					if _, err := r.within(t.Context(), &owner, endsAge, endsRest, answers); !errors.Is(err, bad) {
+						t.Error(err)
+					}
+					time.Sleep(measureEvery - 20*time.Millisecond)
+				}
+			})
+		}
+		wg.Wait()
+		if asked.Load() != 2 {
+			t.Errorf("asked %d times in %v", asked.Load(), 2*endsRest)
+		}
+		time.Sleep(endsRest)
+		if got, err := r.within(t.Context(), &owner, endsAge, endsRest, answers); got != 7 || err != nil {
+			t.Errorf("afterwards: %d, %v", got, err)
+		}
+	})
+}
+
+// A topic of one share is gone, for good, and a broker of another one hangs: the others go on
+// asking together, are told their ends, and wait for neither. Once they can be told, they ask
+// with the others again.
+func TestSharesThatCannotBeToldKeepNoOtherWaiting(t *testing.T) {
+	t.Parallel()
+	const shares, partitions = 6, 2
+	m := newMany(t, shares, partitions, true)
+	m.settled("east", time.Minute)
+	east := m.sites["east"]
+	share := func(i int) *followed { return east.follow.shares[failover.Keys("shop").Share(m.ids()[i])] }
+	gone, hangs := share(0), share(1)
+	var mu sync.Mutex
+	var asked [][]string // topics of each question
+	bad := func(ctx context.Context, tps []spillway.TopicPartition) error {
+		var topics []string
+		for _, tp := range tps {
+			topics = append(topics, tp.Topic)
+		}
+		topics = slices.Compact(topics)
+		mu.Lock()
+		asked = append(asked, topics)
+		mu.Unlock()
+		if slices.Contains(topics, gone.group.Topics[0]) {
+			return broker.ErrUnknownTopic
+		}
+		if slices.Contains(topics, hangs.group.Topics[0]) {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}
+	east.cluster.asks.Store(&bad)
+	await := func(what string, ok func() bool) {
+		t.Helper()
+		for limit := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(limit) {
+				mu.Lock()
+				defer mu.Unlock()
+				t.Fatalf("%s; asked was lately: %v", what, asked[max(0, len(asked)-20):])
+			}
+		}
+	}
+	together := func(n int) func() bool {
+		return func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.ContainsFunc(asked, func(topics []string) bool { return len(topics) == n })
+		}
+	}
+	await("the others ask together", together(shares-2))
+	mu.Lock()
+	asked = nil
+	mu.Unlock()
+	for range 5 {
+		for i := 2; i < shares; i++ {
+			began := time.Now()
+			if ends := share(i).measuredEnds(t.Context()); len(ends) != partitions {
+				t.Errorf("share %d is told %v", i, ends)
+			}
+			if took := time.Since(began); took >= endsMax {
+				t.Errorf("share %d waited for %v", i, took)
+			}
+		}
+		time.Sleep(measureEvery / 2)
+	}
+	mu.Lock()
+	for _, topics := range asked {
+		if len(topics) > 1 && len(topics) != shares-2 || len(topics) == 1 && topics[0] != gone.group.Topics[0] && topics[0] != hangs.group.Topics[0] {
+			t.Errorf("asked for %v together", topics)
+		}
+	}
+	asked = nil
+	mu.Unlock()
+	well := func(_ context.Context, tps []spillway.TopicPartition) error {
+		mu.Lock()
+		defer mu.Unlock()
+		var topics []string
+		for _, tp := range tps {
+			topics = append(topics, tp.Topic)
+		}
+		asked = append(asked, slices.Compact(topics))
+		return nil
+	}
+	east.cluster.asks.Store(&well)
+	await("all ask together again", together(shares))
+}
+
+// Of partitions of which no epoch is open nothing is asked.
+func TestOnlyOpenPartitionsAreAsked(t *testing.T) {
+	t.Parallel()
+	m := newMany(t, 1, 2, true)
+	m.settled("east", time.Minute)
+	var times atomic.Int64
+	counts := func(context.Context, []spillway.TopicPartition) error { times.Add(1); return nil }
+	for _, c := range []struct {
+		site  spillway.SiteID
+		asked int64
+		ends  int
+	}{{"east", 1, 2}, {"north", 0, 0}} {
+		s := m.sites[c.site]
+		s.cluster.asks.Store(&counts)
+		views := s.follow.shares[failover.Keys("shop").Share(m.ids()[0])]
+		times.Store(0)
+		ends, err := views.logEnds(t.Context())
+		if err != nil || len(ends) != c.ends {
+			t.Errorf("%s: %v, %v", c.site, ends, err)
+		}
+		if n := times.Load(); (n > 0) != (c.asked > 0) {
+			t.Errorf("%s was asked %d times", c.site, n)
+		}
+		s.cluster.asks.Store(nil)
+	}
+}
