@@ -96,14 +96,16 @@ func (m *marks) subscribe(stands func(Mark) bool) *subscriber {
 	return s
 }
 
-// standing are those of of that may be told to who asks anew.
+// standing are the marks of some topics, as of returns them, without those that have been
+// withdrawn or do not stand any more: what counts for who keeps none of before.
 func (m *marks) standing(topics []string, stands func(Mark) bool) []Mark {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.DeleteFunc(m.named(topics), func(mark Mark) bool { return m.withdrawn[mark.partition()] || !stands(mark) })
 }
 
-// those are the marks that may be told to who asks anew, for who holds mu.
+// those are all marks that a new subscriber begins with, for who holds mu: the same choice as
+// standing makes, of all topics.
 func (m *marks) those(stands func(Mark) bool) map[spillway.TopicPartition]Mark {
 	those := make(map[spillway.TopicPartition]Mark, len(m.newest))
 	for tp, mark := range m.newest {

@@ -83,6 +83,10 @@ func (m memo) of(s failover.Share) bool {
 const (
 	idleTick   = time.Second
 	movingTick = 200 * time.Millisecond
+	// marksTick is that of a share that stands still and whose producers wait for several
+	// sites: whether a standby stands is seen only by looking at it, several times within
+	// marksStall.
+	marksTick  = 250 * time.Millisecond
 	retryPause = 200 * time.Millisecond
 	// actMax bounds one action; it is tried again if the state stays.
 	actMax = 10 * time.Second
@@ -113,10 +117,13 @@ func (d *driver) run(ctx context.Context) {
 // tick is how soon a driver looks again though nothing that concerns its share is new.
 // Nothing rests on a wake: what time decides, and what leases say, is found by looking.
 func (d *driver) tick() time.Duration {
-	if d.share.State == failover.Stable && !d.urgent {
-		return idleTick
+	switch {
+	case d.share.State != failover.Stable || d.urgent:
+		return movingTick
+	case d.group.Ack.Sites > 1:
+		return marksTick
 	}
-	return movingTick
+	return idleTick
 }
 
 // drive takes the newest record and decides until there is nothing to decide.

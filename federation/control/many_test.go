@@ -60,6 +60,7 @@ type many struct {
 type manyCounts struct {
 	puts, gets, lists, metadata, named, logEnds, partitions atomic.Int64
 	watched                                                 atomic.Int64 // values written that every hub decodes
+	records                                                 atomic.Int64 // writes of records of shares, also those that came too late
 }
 
 type manySite struct {
@@ -155,6 +156,7 @@ func (s *manySite) start(access map[spillway.SiteID]Access, quick bool) {
 	follow.LeaseTTL, loop.LeaseTTL = *manyLease, *manyLease
 	if quick {
 		follow.LeaseTTL, loop.LeaseTTL, loop.LeaseMargin, loop.ProbeInterval, loop.HoldDown = testTTL, testTTL, testTTL/4, testProbe, time.Millisecond
+		loop.TakeoverAfter = 10 * time.Second // on a busy machine the others would drive too, and ask the same
 	}
 	s.follow = NewFollower(follow)
 	var err error
@@ -359,6 +361,9 @@ func (s manyStore) List(ctx context.Context, prefix string) ([]coordination.Entr
 func (s manyStore) Put(ctx context.Context, key string, value []byte, version uint64) (uint64, error) {
 	s.counts.puts.Add(1)
 	keys := failover.Keys("shop")
+	if strings.HasPrefix(key, keys.Shares()) {
+		s.counts.records.Add(1)
+	}
 	for _, prefix := range []string{keys.Moves(), keys.Mirrors(), keys.Ballots(), keys.DrainedAll(), keys.Automation()} {
 		if strings.HasPrefix(key, prefix) {
 			s.counts.watched.Add(1)
@@ -369,6 +374,11 @@ func (s manyStore) Put(ctx context.Context, key string, value []byte, version ui
 
 func (s manyStore) Txn(ctx context.Context, ops []coordination.Op) error {
 	s.counts.puts.Add(1)
+	for _, op := range ops {
+		if strings.HasPrefix(op.Key, failover.Keys("shop").Shares()) && !op.Check {
+			s.counts.records.Add(1)
+		}
+	}
 	return s.Store.Txn(ctx, ops)
 }
 
@@ -648,15 +658,16 @@ func TestManySharesMoveAtOnce(t *testing.T) {
 	const shares, partitions = 24, 4
 	m := newMany(t, shares, partitions, true)
 	m.settled("east", time.Minute)
-	began, at := m.counts.read(), time.Now()
+	began, at := m.counts.sum(), time.Now()
 	m.switchover("west")
 	m.settled("west", time.Minute)
 	if opened, givenUp := m.opens(); opened != shares || givenUp != 0 {
 		t.Errorf("%d moves opened, %d were given up", opened, givenUp)
 	}
 	// A move asks for topics at both sites, for what only one of them has and for log ends,
-	// again if a write came too late. All topics are listed for all shares together.
-	if c, looks := m.counts.read().less(began), 1+int64(time.Since(at)/measureEvery); c.metadata > 3*2*looks || c.named > 20*shares {
+	// again by each of three loops at most if a write came too late. All topics are listed for
+	// all shares together.
+	if c, looks := m.counts.sum().less(began), 1+int64(time.Since(at)/measureEvery); c.metadata > 3*2*looks || c.named > 3*c.records {
 		t.Errorf("%d shares: %s", shares, c)
 	}
 	m.sites["west"].kill()
@@ -719,14 +730,14 @@ func (m *many) measure(what string, do func()) {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	before, begun, used, peak := m.counts.read(), time.Now(), processor(), watchHeap()
+	before, begun, used, peak := m.counts.sum(), time.Now(), processor(), watchHeap()
 	do()
 	took, work, since := time.Since(begun), processor()-used, ""
 	if first := m.first(begun); !first.IsZero() {
 		since = fmt.Sprintf(" (%.1f s since the first one began)", time.Since(first).Seconds())
 	}
 	// At once: a benchmark logs at its end, and this one takes minutes.
-	fmt.Printf("%-10s %6.1f s%s, %6.1f s of processor, %5d MiB of heap at most, %s\n", what, took.Seconds(), since, work.Seconds(), peak()>>20, m.counts.read().less(before))
+	fmt.Printf("%-10s %6.1f s%s, %6.1f s of processor, %5d MiB of heap at most, %s\n", what, took.Seconds(), since, work.Seconds(), peak()>>20, m.counts.sum().less(before))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, fault := range slices.Sorted(maps.Keys(m.faults)) {
@@ -736,21 +747,21 @@ func (m *many) measure(what string, do func()) {
 	}
 }
 
-type manyRead struct {
-	puts, gets, lists, metadata, named, logEnds, partitions int64
-	at                                                      time.Time
+type manySum struct {
+	puts, gets, lists, metadata, named, logEnds, partitions, records int64
+	at                                                               time.Time
 }
 
-func (c *manyCounts) read() manyRead {
-	return manyRead{puts: c.puts.Load(), gets: c.gets.Load(), lists: c.lists.Load(), metadata: c.metadata.Load(), named: c.named.Load(), logEnds: c.logEnds.Load(), partitions: c.partitions.Load()}
+func (c *manyCounts) sum() manySum {
+	return manySum{puts: c.puts.Load(), gets: c.gets.Load(), lists: c.lists.Load(), metadata: c.metadata.Load(), named: c.named.Load(), logEnds: c.logEnds.Load(), partitions: c.partitions.Load(), records: c.records.Load()}
 }
 
-func (r manyRead) less(b manyRead) manyRead {
-	return manyRead{puts: r.puts - b.puts, gets: r.gets - b.gets, lists: r.lists - b.lists, metadata: r.metadata - b.metadata, named: r.named - b.named, logEnds: r.logEnds - b.logEnds, partitions: r.partitions - b.partitions}
+func (r manySum) less(b manySum) manySum {
+	return manySum{puts: r.puts - b.puts, gets: r.gets - b.gets, lists: r.lists - b.lists, metadata: r.metadata - b.metadata, named: r.named - b.named, logEnds: r.logEnds - b.logEnds, partitions: r.partitions - b.partitions, records: r.records - b.records}
 }
 
-func (r manyRead) String() string {
-	return fmt.Sprintf("store: %d writes, %d reads, %d listings; sites: asked %d times for all topics, for %d by name, %d times for ends of %d partitions", r.puts, r.gets, r.lists, r.metadata, r.named, r.logEnds, r.partitions)
+func (r manySum) String() string {
+	return fmt.Sprintf("store: %d writes (%d of records), %d reads, %d listings; sites: asked %d times for all topics, for %d by name, %d times for ends of %d partitions", r.puts, r.records, r.gets, r.lists, r.metadata, r.named, r.logEnds, r.partitions)
 }
 
 // processor is the processor time of this process so far.

@@ -13,6 +13,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/federation/failover"
+	"spillway/mirror/offsetmap"
 )
 
 // What fails for all is not asked again each second, nor by each.
@@ -138,29 +139,26 @@ func TestSharesThatCannotBeToldKeepNoOtherWaiting(t *testing.T) {
 	await("all ask together again", together(shares))
 }
 
-// Of partitions of which no epoch is open nothing is asked.
+// Of partitions of which no epoch is open nothing is asked: their topics may be gone.
 func TestOnlyOpenPartitionsAreAsked(t *testing.T) {
 	t.Parallel()
 	m := newMany(t, 1, 2, true)
 	m.settled("east", time.Minute)
-	var times atomic.Int64
-	counts := func(context.Context, []spillway.TopicPartition) error { times.Add(1); return nil }
-	for _, c := range []struct {
-		site  spillway.SiteID
-		asked int64
-		ends  int
-	}{{"east", 1, 2}, {"north", 0, 0}} {
-		s := m.sites[c.site]
-		s.cluster.asks.Store(&counts)
-		views := s.follow.shares[failover.Keys("shop").Share(m.ids()[0])]
-		times.Store(0)
-		ends, err := views.logEnds(t.Context())
-		if err != nil || len(ends) != c.ends {
-			t.Errorf("%s: %v, %v", c.site, ends, err)
+	east := m.sites["east"]
+	shut := spillway.TopicPartition{Topic: "gone"}
+	asks := func(_ context.Context, tps []spillway.TopicPartition) error {
+		if len(tps) == 0 || slices.Contains(tps, shut) {
+			return broker.ErrUnknownTopic
 		}
-		if n := times.Load(); (n > 0) != (c.asked > 0) {
-			t.Errorf("%s was asked %d times", c.site, n)
-		}
-		s.cluster.asks.Store(nil)
+		return nil
+	}
+	east.cluster.asks.Store(&asks)
+	views := map[spillway.TopicPartition]*offsetmap.View{shut: offsetmap.New().View()}
+	if ends, err := virtualEnds(t.Context(), east.cluster, views); len(ends) != 0 || err != nil {
+		t.Errorf("%v, %v", ends, err)
+	}
+	east.follow.shares[failover.Keys("shop").Share(m.ids()[0])].views(views)
+	if ends, err := virtualEnds(t.Context(), east.cluster, views); len(ends) != 2 || err != nil {
+		t.Errorf("%v, %v", ends, err)
 	}
 }
