@@ -38,7 +38,8 @@ type recent[T any] struct {
 type outcome[T any] struct {
 	answer T
 	err    error
-	at     time.Time // when it was asked for, or when it failed; zero: never
+	asked  time.Time
+	at     time.Time // since when it counts: when it was asked for, or failed; zero: never
 }
 
 // lately is the last outcome, if it still counts: an answer until it is of some age, a
@@ -61,14 +62,15 @@ func (r *recent[T]) within(ctx context.Context, of *rounds, age, rest time.Durat
 		if last, ok := r.lately(age, rest); ok {
 			return last.answer, last.err // of the inquiry before this one
 		}
-		now := outcome[T]{at: time.Now()}
+		began := time.Now()
+		now := outcome[T]{asked: began, at: began}
 		if now.answer, now.err = do(ctx); now.err != nil {
 			now.at = time.Now()
 		}
-		if !errors.Is(ctx.Err(), context.Canceled) { // or nobody waited for it
-			r.mu.Lock()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if !now.asked.Before(r.last.asked) && !errors.Is(ctx.Err(), context.Canceled) { // not overtaken, and somebody waits
 			r.last = now
-			r.mu.Unlock()
 		}
 		return now.answer, now.err
 	})

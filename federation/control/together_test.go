@@ -52,6 +52,36 @@ func TestAFailureIsRemembered(t *testing.T) {
 	})
 }
 
+// One that hangs, is overtaken and fails then does not take the newer answer's place.
+func TestAnOvertakenFailureCountsForNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r recent[string]
+		var owner rounds
+		var asked atomic.Int64
+		do := func(context.Context) (string, error) {
+			if asked.Add(1) == 1 {
+				time.Sleep(endsMax)
+				return "", errors.New("a broker hangs")
+			}
+			return "newer", nil
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := r.within(t.Context(), &owner, time.Minute, time.Minute, do); err == nil {
+				t.Error("who asked first is not told of the failure")
+			}
+		})
+		synctest.Wait()
+		if got, err := r.within(t.Context(), &owner, time.Minute, time.Minute, do); got != "newer" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+		wg.Wait()
+		if got, err := r.within(t.Context(), &owner, time.Minute, time.Minute, do); got != "newer" || err != nil {
+			t.Errorf("afterwards: %q, %v", got, err)
+		}
+	})
+}
+
 // A topic of one share is gone, for good, and a broker of another one hangs: the others go on
 // asking together, are told their ends, and wait for neither. Once they can be told, they ask
 // with the others again.
