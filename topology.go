@@ -42,6 +42,12 @@ const (
 	OnLagBlock    = "block"    // they are answered when the others are within the limits again
 )
 
+// From where consumers read that have said at which site they stand.
+const (
+	ReadsActive  = "active"  // the site that serves, as all others
+	ReadsStandby = "standby" // their own site, as far as it has the records
+)
+
 // AckPolicy says how many sites must hold a record before its producer is
 // answered.
 type AckPolicy struct {
@@ -89,6 +95,17 @@ type FailoverGroup struct {
 	HoldMax         time.Duration
 	Failover        AutomaticFailover
 	Siblings        Siblings // of Unordered groups
+	Reads           string   // ReadsActive, also where empty, or ReadsStandby
+	// FreshnessMax is how old what a standby has may be for consumers to be sent there.
+	FreshnessMax time.Duration
+	// DrillEvery is how often a drill of the group is to pass, which exists for drills
+	// alone; 0: it is no such group.
+	DrillEvery time.Duration
+}
+
+// ReadsAt tells whether consumers that stand at a site are to read there.
+func (g FailoverGroup) ReadsAt(site SiteID) bool {
+	return g.Reads == ReadsStandby && slices.Contains(g.Sites, site)
 }
 
 // Siblings are the failover groups that together are one unordered group, one for each
@@ -259,6 +276,11 @@ func (t *Topology) GroupOf(tp TopicPartition) (FailoverGroup, bool) {
 		return FailoverGroup{}, false
 	}
 	return t.Group(g.Siblings.Groups[tp.Partition/g.Siblings.Partitions])
+}
+
+// HasDrills tells whether some group exists for drills.
+func (t *Topology) HasDrills() bool {
+	return slices.ContainsFunc(t.groups, func(g FailoverGroup) bool { return g.DrillEvery > 0 })
 }
 
 // HasTopic tells whether partitions of a topic belong to the failover group.

@@ -14,6 +14,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/broker/conn"
 	"spillway/configs"
 	"spillway/console"
 	"spillway/console/status"
@@ -29,6 +30,8 @@ const stopMax = 20 * time.Second
 type Options struct {
 	Version string
 	Log     *slog.Logger
+	// Dial says how the brokers of a site are reached; default conn.Dial.
+	Dial func(spillway.SiteID) conn.DialFunc
 }
 
 // App is one serving process.
@@ -47,14 +50,15 @@ type App struct {
 	traces    *telemetry.Traces   // nil: none are written
 
 	version   string
-	deniedWhy string // what tokenHealth has said last of the store's token
+	dials     func(spillway.SiteID) conn.DialFunc // nil: as ever
+	deniedWhy string                              // what tokenHealth has said last of the store's token
 	teardown  teardown
 }
 
 // New prepares a process; nothing is opened yet.
 func New(cfg *configs.Config, o Options) *App {
 	a := &App{
-		cfg: cfg, log: o.Log, tel: telemetry.New(o.Version), version: o.Version,
+		cfg: cfg, log: o.Log, tel: telemetry.New(o.Version), version: o.Version, dials: o.Dial,
 		addrs: map[string]net.Addr{}, teardown: teardown{log: o.Log},
 	}
 	var groups []string
@@ -155,7 +159,7 @@ func (a *App) startBrokers(context.Context) error {
 }
 
 func (a *App) startSites(context.Context) error {
-	sites, err := OpenSites(a.cfg)
+	sites, err := openSites(a.cfg, a.asMirror)
 	if err != nil {
 		return err
 	}
@@ -163,7 +167,7 @@ func (a *App) startSites(context.Context) error {
 	a.teardown.push("sites", func(context.Context) error { return CloseSites(sites) })
 	// Gateways have connections of their own, also where the credentials are
 	// the same: a slow client must not hold up the mirror.
-	if a.asGateway, err = openSites(a.cfg, openAsGateway); err != nil {
+	if a.asGateway, err = openSites(a.cfg, a.asItsGateway); err != nil {
 		return err
 	}
 	a.teardown.push("sites of the gateway", func(context.Context) error { return CloseSites(a.asGateway) })

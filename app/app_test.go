@@ -19,7 +19,10 @@ import (
 	"spillway/configs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain also runs those with real servers: what starts these keeps a thread of its own.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("spillway/tests/cluster/process.init.func1.1"))
+}
 
 // freeAddress finds a loopback port that was free a moment ago.
 func freeAddress(t *testing.T) string {

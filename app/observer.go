@@ -14,6 +14,7 @@ import (
 	"spillway/console/status"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 	"spillway/federation/layout"
 )
 
@@ -63,7 +64,11 @@ func NewObserver(cfg *configs.Config, store coordination.Store) *Observer {
 }
 
 func (o *Observer) prefixes() []string {
-	return []string{o.keys.Shares(), o.keys.Gateways(), o.keys.Mirrors(), o.keys.Ballots(), o.keys.Automation(), o.keys.DrainedAll()}
+	prefixes := []string{o.keys.Shares(), o.keys.Gateways(), o.keys.Mirrors(), o.keys.Ballots(), o.keys.Automation(), o.keys.DrainedAll()}
+	if o.topology.HasDrills() { // else a token need not allow it
+		prefixes = append(prefixes, o.keys.DrillsAll())
+	}
+	return prefixes
 }
 
 // Run watches until ctx ends.
@@ -146,7 +151,7 @@ func (o *Observer) settled() bool {
 		if !f.read {
 			return false
 		}
-		if prefix == o.keys.Shares() || prefix == o.keys.Automation() || prefix == o.keys.DrainedAll() {
+		if prefix == o.keys.Shares() || prefix == o.keys.Automation() || prefix == o.keys.DrainedAll() || prefix == o.keys.DrillsAll() {
 			continue
 		}
 		for _, s := range f.seen {
@@ -200,7 +205,21 @@ func (o *Observer) Status() status.Status {
 		_ = json.Unmarshal(e.Value, &d) // unreadable: drained all the same
 		in.Drained[spillway.SiteID(strings.TrimPrefix(e.Key, o.keys.DrainedAll()))] = d
 	}
+	in.Drills = map[string][]history.Drill{}
+	for _, e := range o.drills() {
+		if drills, err := history.DecodeDrills(e.Value); err == nil { // unreadable: none passed
+			in.Drills[strings.TrimPrefix(e.Key, o.keys.DrillsAll())] = drills
+		}
+	}
 	return status.Assemble(in)
+}
+
+// drills are the entries of the accounts of drills; none where no group exists for drills.
+func (o *Observer) drills() []coordination.Entry {
+	if f := o.mu.folders[o.keys.DrillsAll()]; f != nil {
+		return f.entries
+	}
+	return nil
 }
 
 // Latest is Status as the console and the metrics ask for it.

@@ -10,6 +10,8 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/IBM/sarama"
+
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/conn"
@@ -20,18 +22,30 @@ import (
 
 // OpenSite makes a site's cluster reachable with the credentials of mirror and
 // control; it does not connect yet.
-func OpenSite(site configs.Site) (broker.Cluster, error) { return openSite(site, site.SASL) }
+func OpenSite(site configs.Site) (broker.Cluster, error) { return openSite(site, site.SASL, nil) }
 
-// openAsGateway is OpenSite with the gateways' credentials.
-func openAsGateway(site configs.Site) (broker.Cluster, error) {
-	if site.GatewaySASL.Mechanism == "" {
-		return OpenSite(site)
-	}
-	return openSite(site, site.GatewaySASL)
+// asMirror is OpenSite as this process reaches the site, and asItsGateway the same with the
+// gateways' credentials.
+func (a *App) asMirror(site configs.Site) (broker.Cluster, error) {
+	return openSite(site, site.SASL, a.dial(site))
 }
 
-func openSite(site configs.Site, credentials configs.SASL) (broker.Cluster, error) {
-	cfg := kafka.Config{Site: spillway.SiteID(site.Name), Bootstrap: site.Bootstrap, ClientID: "spillway"}
+func (a *App) asItsGateway(site configs.Site) (broker.Cluster, error) {
+	if site.GatewaySASL.Mechanism == "" {
+		return a.asMirror(site)
+	}
+	return openSite(site, site.GatewaySASL, a.dial(site))
+}
+
+func (a *App) dial(site configs.Site) conn.DialFunc {
+	if a.dials == nil {
+		return nil
+	}
+	return a.dials(spillway.SiteID(site.Name))
+}
+
+func openSite(site configs.Site, credentials configs.SASL, dial conn.DialFunc) (broker.Cluster, error) {
+	cfg := kafka.Config{Site: spillway.SiteID(site.Name), Bootstrap: site.Bootstrap, ClientID: "spillway", Dial: dial}
 	if e := site.Embedded; e != nil {
 		addresses, err := embeddedAddresses(*e)
 		if err != nil {
@@ -65,14 +79,32 @@ func login(cfg *kafka.Config, encryption configs.TLS, credentials configs.SASL) 
 // OpenGateways makes the virtual cluster reachable as any client reaches it; it does not
 // connect yet.
 func OpenGateways(addresses []string, encryption configs.TLS, credentials configs.SASL) (broker.Cluster, error) {
-	cfg := kafka.Config{Site: "gateways", Bootstrap: addresses, ClientID: "spillway-command", Capabilities: new(broker.Capabilities)}
-	if err := login(&cfg, encryption, credentials); err != nil {
-		return nil, fmt.Errorf("gateways: %w", err)
-	}
-	if err := cfg.Validate(); err != nil {
-		return nil, fmt.Errorf("gateways: %w", err)
+	cfg, err := gatewaysConfig(addresses, encryption, credentials)
+	if err != nil {
+		return nil, err
 	}
 	return kafka.New(cfg)
+}
+
+// ClientOfGateways is how sarama reaches gateways as any client does.
+func ClientOfGateways(addresses []string, encryption configs.TLS, credentials configs.SASL) (*sarama.Config, error) {
+	cfg, err := gatewaysConfig(addresses, encryption, credentials)
+	if err != nil {
+		return nil, err
+	}
+	return kafka.SaramaConfig(cfg), nil
+}
+
+func gatewaysConfig(addresses []string, encryption configs.TLS, credentials configs.SASL) (kafka.Config, error) {
+	cfg := kafka.Config{Site: "gateways", Bootstrap: addresses, ClientID: "spillway-command", Capabilities: new(broker.Capabilities)}
+	err := login(&cfg, encryption, credentials)
+	if err == nil {
+		err = cfg.Validate()
+	}
+	if err != nil {
+		return cfg, fmt.Errorf("gateways: %w", err)
+	}
+	return cfg, nil
 }
 
 // OpenSites opens all sites of the configuration; on a fault none stays open.

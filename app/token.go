@@ -103,7 +103,7 @@ func rulesOf(cfg *configs.Config) []coordination.Rule {
 		roles = append(roles, policies.Role(r)) // one that needs nothing more adds nothing
 	}
 	return policies.Together(roles, policies.Holder{
-		VirtualCluster: cfg.VirtualCluster.Name, Site: spillway.SiteID(cfg.Process.Site), Process: cfg.Process.ID,
+		VirtualCluster: cfg.VirtualCluster.Name, Site: spillway.SiteID(cfg.Process.Site), Process: cfg.Process.ID, Drills: cfg.Topology().HasDrills(),
 	})
 }
 

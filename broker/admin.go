@@ -180,9 +180,17 @@ type Admin interface {
 	LogEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 	HighWatermarks(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
 	// StableEnds are the last stable offsets: where readers of committed records
-	// end, because of an open transaction or of replicas that lack the rest.
+	// end, because of an open transaction or of replicas that lack the rest. Where not
+	// all could be found, those that were come with the error.
 	StableEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
+	// LogStarts are the first offsets that readers may ask for. Where not all could be found,
+	// those that were come with the error.
 	LogStarts(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)
+	// LogBounds are LogStarts and StableEnds for who asks again in any case: each leader is
+	// asked once, and if it refuses, or does not answer, nothing of what others know of the
+	// cluster is forgotten. Who leads is to be asked anew then (Cluster.Metadata). Where not
+	// all could be found, those that were come with the error.
+	LogBounds(ctx context.Context, tps []spillway.TopicPartition) (starts, ends map[spillway.TopicPartition]spillway.LocalOffset, err error)
 	// OffsetsForTime is the first offset at or after a time in milliseconds
 	// since 1970, −1 where there is none.
 	OffsetsForTime(ctx context.Context, tps []spillway.TopicPartition, milliseconds int64) (map[spillway.TopicPartition]spillway.LocalOffset, error)

@@ -118,12 +118,18 @@ type Cluster interface {
 	// Leader of a partition, cached. Errors: ErrUnknownTopic, ErrNoLeader.
 	Leader(ctx context.Context, tp spillway.TopicPartition) (node int32, err error)
 
+	// KnownLeader is Leader where that needs no question.
+	KnownLeader(tp spillway.TopicPartition) (node int32, known bool)
+
 	// Coordinator of a group or transactional id, cached.
 	Coordinator(ctx context.Context, kind CoordinatorKind, key string) (node int32, err error)
 
+	// Relocate asks anew who coordinates groups or transactional ids. What is known of
+	// others stays. Call it after NOT_COORDINATOR.
+	Relocate(ctx context.Context, kind CoordinatorKind, keys ...string) error
+
 	// Refresh drops the caches of Leader and Coordinator and asks for the
-	// nodes anew. Call it after NOT_LEADER_OR_FOLLOWER, NOT_COORDINATOR or a
-	// lost connection.
+	// nodes anew. Call it after NOT_LEADER_OR_FOLLOWER or a lost connection.
 	Refresh(ctx context.Context) error
 
 	Admin() Admin

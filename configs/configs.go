@@ -136,8 +136,11 @@ type FailoverGroup struct {
 	ReservedBlock         int64             `key:"reservedBlock" doc:"Records by which the reserved end is raised ahead of use: what a failover may burn of the offset space." default:"65536"`
 	GroupDrain            time.Duration     `key:"groupDrain" doc:"How long a switchover waits for the members of consumer groups to commit." default:"3s"`
 	HoldMax               time.Duration     `key:"holdMax" doc:"How long a request may be held while the group moves; then the client is told to look for the leader." default:"8s"`
+	Reads                 string            `key:"reads" doc:"Where consumers read whose client.rack is the name of a site of the group. active: where all others do. standby: at their own site, as far as it has the records." enum:"active,standby" default:"active"`
+	FreshnessMax          time.Duration     `key:"freshnessMax" doc:"With reads standby: how long ago a standby may last have had everything that the active site had. An older one is left at its end, and nobody is sent there." default:"10s"`
 	Deletes               string            `key:"deletes" doc:"What becomes at the other sites of a topic that is deleted at the active one: keep it, or follow and delete it where a mirror had created it." enum:"keep,follow" default:"keep"`
 	Failover              AutomaticFailover `key:"failover" doc:"What may happen without a person."`
+	DrillEvery            time.Duration     `key:"drillEvery" doc:"The group exists for drills alone, and one that passes is expected so often. Its one topic is written by spillway drill run. 0s: it is no such group. See docs/operate/drills.md." default:"0s"`
 }
 
 // Ack says how many sites must hold a record before its producer is answered.

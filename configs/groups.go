@@ -31,6 +31,8 @@ func (c *checker) groups(cfg *Config, places []string) {
 		c.groupSites(key, g, siteNames)
 		c.groupLimits(key, g, len(places))
 		c.order(key, g)
+		c.drill(key, g)
+		c.reads(key, g)
 	}
 	c.siblingNames(cfg, names)
 }
@@ -55,6 +57,28 @@ func (c *checker) transactions(key string, g FailoverGroup) {
 		c.at(at, "needs ack.onLag warn or throttle: block holds acknowledgements until another site has the records, which gets them when their transaction is committed, which waits for the acknowledgements")
 	}
 }
+
+// drill checks that a group of drills has one topic, somewhere to go, and nothing of
+// anybody else.
+func (c *checker) drill(key string, g FailoverGroup) {
+	at := key + ".drillEvery"
+	switch {
+	case g.DrillEvery == 0:
+	case g.DrillEvery < drillEveryLeast:
+		c.at(at, "%s: must be %s or more, or 0s for a group that has no drills", g.DrillEvery, drillEveryLeast)
+	case g.Order == spillway.Unordered:
+		c.at(at, "is for order ordered: nothing is promised of an unordered group that a drill could hold against it")
+	case len(g.Topics) != 1 || strings.Contains(g.Topics[0], "*"):
+		c.at(at, "needs topics to be one exact name, which a drill writes and nobody else")
+	case len(g.ConsumerGroups)+len(g.TransactionalIDs) > 0:
+		c.at(at, "is for a group without consumerGroups and transactionalIds: a drill fails the group over, and what others have in it with it")
+	case len(g.Sites) < 2:
+		c.at(at, "needs another site to fail over to")
+	}
+}
+
+// drillEveryLeast is more than a drill takes.
+const drillEveryLeast = 5 * time.Minute
 
 // transactionTimeoutLeast and transactionTimeoutMost bound what transactionTimeoutMax may
 // be. Kafka's own limit is the latter, where nobody has set another.
@@ -219,6 +243,32 @@ func (c *checker) lag(key string, g FailoverGroup) {
 	}
 }
 
+// freshnessMaxDefault is that of freshnessMax, and freshnessMaxLeast a few of the questions
+// by which gateways learn how far a standby is.
+const (
+	freshnessMaxDefault = 10 * time.Second
+	freshnessMaxLeast   = 3 * time.Second
+)
+
+// reads checks what groups need whose standbys are read.
+func (c *checker) reads(key string, g FailoverGroup) {
+	if g.Reads != spillway.ReadsStandby {
+		if g.FreshnessMax != freshnessMaxDefault {
+			c.at(key+".freshnessMax", "is for reads standby: nobody reads at a standby of this group")
+		}
+		return
+	}
+	switch {
+	case g.Order == spillway.Unordered:
+		c.at(key+".reads", "standby is for order ordered: each site of an unordered group has partitions of its own")
+	case len(g.Sites) < 2:
+		c.at(key+".reads", "standby needs another site that could be read")
+	}
+	if g.FreshnessMax < freshnessMaxLeast {
+		c.at(key+".freshnessMax", "%s: must be %s or more, since a site is asked once a second how far it is", g.FreshnessMax, freshnessMaxLeast)
+	}
+}
+
 // Topology is the immutable description that all parts share.
 func (cfg *Config) Topology() *spillway.Topology {
 	sites := make([]spillway.Site, len(cfg.Sites))
@@ -264,6 +314,9 @@ func (g FailoverGroup) noun() spillway.FailoverGroup {
 			Enabled: g.Failover.Automatic, After: g.Failover.After,
 			LossRecordsMax: g.Failover.LossRecordsMax, PerHourMax: g.Failover.PerHourMax,
 		},
+		DrillEvery:   g.DrillEvery,
+		Reads:        g.Reads,
+		FreshnessMax: g.FreshnessMax,
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"spillway/federation/authentication"
 	"spillway/lb"
 )
 
@@ -270,11 +271,6 @@ func (c *checker) quotas(g Gateway) {
 	}
 }
 
-// clientMechanisms are those by which clients may log in.
-var clientMechanisms = []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", byToken}
-
-const byToken = "OAUTHBEARER"
-
 // sessionLifetimeMin: clients would do little else than to log in.
 const sessionLifetimeMin = 10 * time.Second
 
@@ -305,15 +301,15 @@ func (c *checker) clients(g Gateway) {
 		switch {
 		case slices.Index(s.Mechanisms, m) < i:
 			c.at(key, "%q is there twice", m)
-		case !slices.Contains(clientMechanisms, m):
-			text := fmt.Sprintf("%q is none of %s", m, strings.Join(clientMechanisms, ", "))
-			if near := nearest(m, clientMechanisms); near != "" {
+		case !slices.Contains(authentication.Mechanisms, m):
+			text := fmt.Sprintf("%q is none of %s", m, strings.Join(authentication.Mechanisms, ", "))
+			if near := nearest(m, authentication.Mechanisms); near != "" {
 				text += fmt.Sprintf("; did you mean %s?", near)
 			}
 			c.at(key, "%s", text)
 		}
 	}
-	byPassword := slices.ContainsFunc(s.Mechanisms, func(m string) bool { return m != byToken })
+	byPassword := slices.ContainsFunc(s.Mechanisms, func(m string) bool { return m != authentication.OAuthBearer })
 	switch {
 	case !byPassword && s.UsersFile != "":
 		c.at("gateway.sasl.usersFile", "needs mechanisms with passwords, for example [SCRAM-SHA-512]")
@@ -377,7 +373,7 @@ func (c *checker) authorization(g Gateway, sites []Site) {
 // tokens checks what lets a client in by a token.
 func (c *checker) tokens(s ClientSASL) {
 	t := s.Tokens
-	if !slices.Contains(s.Mechanisms, byToken) {
+	if !slices.Contains(s.Mechanisms, authentication.OAuthBearer) {
 		if t.KeysFile != "" || t.KeysURL != "" || t.Issuer != "" || len(t.Audiences) > 0 {
 			c.at("gateway.sasl.tokens", "needs OAUTHBEARER among mechanisms")
 		}

@@ -163,6 +163,14 @@ func movePanels() []picture {
 			queries: []query{{held("sum") + " / (" + held("count") + " > 0)", "{{failover_group}} {{kind}}"}},
 		},
 		{
+			kind: timeseries, title: "What clients felt of drills", unit: "s", thresholds: plain(),
+			help: "For how long clients waited in the failover of the last drill that passed, and whether drills are overdue. spillway drill list has all of them.",
+			queries: []query{
+				{per("max", "failover_group", fresh(shared("spillway_drill_recovery_seconds"))), "{{failover_group}} waited"},
+				{per("max", "failover_group", fresh(shared("spillway_drill_overdue"))) + " == 1", "{{failover_group}} overdue"},
+			},
+		},
+		{
 			kind: timeseries, title: "Steps of moves", unit: "short", thresholds: plain(), stack: true,
 			help:    "States that control loops wrote. Steps that repeat tell of moves that are aborted or tried again.",
 			queries: []query{{per("sum", "failover_group, kind, state", rise(shared("spillway_move_transitions_total"))) + " > 0", "{{failover_group}} {{kind}}: {{state}}"}},

@@ -180,8 +180,6 @@ func TestTopicsThatCannotBeAreRefused(t *testing.T) {
 		{newTopic("shop-a", 1, 1, "retention.ms"), kerr.InvalidConfig, "no value"},
 		{newTopic("shop-a", 1, 1, "retention.ms=1", "retention.ms=2"), kerr.InvalidConfig, "twice"},
 		{newTopic("shop-a", 1, 1, "min.insync.replicas=2"), kerr.InvalidConfig, "nobody could write"},
-		{newTopic("shop-a", 1, 1, "cleanup.policy=compact"), kerr.PolicyViolation, "cannot move"},
-		{newTopic("shop-a", 1, 1, "cleanup.policy=delete,compact"), kerr.PolicyViolation, "cannot move"},
 		{newTopic("shop-a", 1, 1, "remote.storage.enable=true"), kerr.InvalidConfig, "tiered"},
 		{newTopic("shop-a", 1, 1, "unclean.leader.election.enable=true"), kerr.InvalidConfig, "contradicts"},
 		{newTopic("shop-a", 1, 1, "leader.replication.throttled.replicas=*"), kerr.InvalidConfig, "brokers"},
@@ -446,16 +444,16 @@ func TestSettingsOfTopicsAreChanged(t *testing.T) {
 		}
 		return all["shop-orders"]
 	}
-	if got := alter(t, c, "shop-orders", change("retention.ms", set, "12345678"), change("cleanup.policy", set, "delete"), change("min.insync.replicas", set, "1")); got.ErrorCode != 0 {
+	if got := alter(t, c, "shop-orders", change("retention.ms", set, "12345678"), change("cleanup.policy", set, "compact,delete"), change("min.insync.replicas", set, "1")); got.ErrorCode != 0 {
 		t.Fatalf("%+v", got)
 	}
 	if got := alter(t, c, "shop-orders", change("cleanup.policy", add, "delete"), change("retention.ms", set, "12345678"), change("segment.ms", reset, "")); got.ErrorCode != 0 {
 		t.Fatalf("what is so already: %+v", got)
 	}
-	if got := there(); got["retention.ms"] != "12345678" || got["cleanup.policy"] != "delete" || got["min.insync.replicas"] != "1" {
+	if got := there(); got["retention.ms"] != "12345678" || got["cleanup.policy"] != "compact,delete" || got["min.insync.replicas"] != "1" {
 		t.Errorf("%v", got)
 	}
-	if log := audited(t, w); len(log) != 1 || log[0].What != "settings of topic shop-orders at site east: retention.ms=12345678, cleanup.policy=delete, min.insync.replicas=1" || !log[0].Client {
+	if log := audited(t, w); len(log) != 1 || log[0].What != "settings of topic shop-orders at site east: retention.ms=12345678, cleanup.policy=compact,delete, min.insync.replicas=1" || !log[0].Client {
 		t.Errorf("audit %+v", log)
 	}
 	for _, want := range []struct {
@@ -464,8 +462,6 @@ func TestSettingsOfTopicsAreChanged(t *testing.T) {
 		err   *kerr.Error
 	}{
 		{"shop-orders", change("min.insync.replicas", set, "2"), kerr.InvalidConfig},
-		{"shop-orders", change("cleanup.policy", set, "compact"), kerr.PolicyViolation},
-		{"shop-orders", change("cleanup.policy", add, "compact"), kerr.PolicyViolation},
 		{"shop-orders", change("unclean.leader.election.enable", set, "true"), kerr.InvalidConfig},
 		{"shop-orders", change("remote.storage.enable", set, "true"), kerr.InvalidConfig},
 		{"shop-orders", change("leader.replication.throttled.replicas", set, "*"), kerr.InvalidConfig},

@@ -259,3 +259,46 @@ func TestEndsOfManyPartitions(t *testing.T) {
 		t.Errorf("it took %s with a dark site", took)
 	}
 }
+
+// A consumer of two sites asks where epochs end, and one of the sites is dark: it is told of
+// the other one's soon. Two that are dark cost a list of groups the time of one.
+func TestADarkSiteHidesNothingOfAnother(t *testing.T) {
+	t.Parallel()
+	w := twoHomes(t, nil)
+	c := raw(t, w.Addrs[0])
+	req := kmsg.NewPtrOffsetForLeaderEpochRequest()
+	req.Version, req.ReplicaID = 4, -1
+	p := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
+	p.CurrentLeaderEpoch, p.LeaderEpoch = spillway.VirtualLeaderEpoch(1), spillway.VirtualLeaderEpoch(1)
+	for _, topic := range []string{"orders", "carts"} {
+		req.Topics = append(req.Topics, kmsg.OffsetForLeaderEpochRequestTopic{Topic: topic, Partitions: []kmsg.OffsetForLeaderEpochRequestTopicPartition{p}})
+	}
+	ask := func(what string, orders int16, most time.Duration) {
+		t.Helper()
+		begun := time.Now()
+		got := do[*kmsg.OffsetForLeaderEpochResponse](t, c, req)
+		took := time.Since(begun)
+		if code := got.Topics[0].Partitions[0].ErrorCode; code != orders {
+			t.Errorf("%s: error %d of orders, want %d", what, code, orders)
+		}
+		if of := got.Topics[1].Partitions[0]; of.ErrorCode != 0 || of.EndOffset != gatewaytest.OffsetBase || took > most {
+			t.Errorf("%s: after %s %+v of carts", what, took, of)
+		}
+	}
+	ask("both answer", 0, darkMax)
+	w.Wires["east"].Mute()
+	const soonEnough = 4 * time.Second // the request itself ends after 5
+	ask("east is dark", kerr.NotLeaderForPartition.Code, darkMax)
+	ask("east was dark a moment ago", kerr.NotLeaderForPartition.Code, soonEnough)
+
+	w.Wires["west"].Mute()
+	groups := kmsg.NewPtrListGroupsRequest()
+	groups.Version = 3
+	begun := time.Now()
+	if got := do[*kmsg.ListGroupsResponse](t, c, groups); got.ErrorCode != kerr.CoordinatorNotAvailable.Code {
+		t.Errorf("both are dark: %+v", got)
+	}
+	if took := time.Since(begun); took > darkMax {
+		t.Errorf("the groups of two dark sites took %s", took)
+	}
+}

@@ -91,6 +91,9 @@ type Events struct {
 	// Lag: how far the other sites are behind, each second for each share whose
 	// acknowledgements wait for one site only, once something was written to it here.
 	Lag func(share spillway.ShareID, info router.LagInfo)
+	// Standby: how far a standby is behind that consumers read, each second, and once when
+	// none does any more.
+	Standby func(share spillway.ShareID, site spillway.SiteID, info Standby)
 	// Problem: something that is tried again failed.
 	Problem func(what string, err error)
 }
@@ -107,6 +110,7 @@ type Gateway struct {
 	layout  *layoutKeeper
 	reserve *reserve
 	marks   *marks
+	standby *standbys
 	reports *reports
 	changes *topicchange.Topics
 	readers map[spillway.SiteID]*maptopic.Reader
@@ -173,6 +177,7 @@ func New(c Config) (*Gateway, error) {
 	g.layout = newLayoutKeeper(g)
 	g.reserve = newReserve(g)
 	g.marks = newMarks(g)
+	g.standby = newStandbys(g)
 	g.reports = newReports(g)
 	g.lease = coordination.NewLease(coordination.LeaseConfig{
 		Store: c.Store, Key: g.keys.Gateway(c.ID), Value: g.leaseValue, Owner: leaseOwner, Self: g.boot,
@@ -182,6 +187,7 @@ func New(c Config) (*Gateway, error) {
 	rc := c.Router
 	rc.Gateway, rc.Site, rc.Topology, rc.Sites = c.ID, c.Site, c.Topology, c.Sites
 	rc.Lease, rc.Layout, rc.Maps, rc.Reserve, rc.Marks = leaseHeld{g.lease}, g.layout, siteMaps{g}, g.reserve, g.marks
+	rc.Standbys = g.standby
 	rc.Changes, rc.Heard = g.changes, offers{g}
 	rc.Authentication = c.Authentication
 	if c.Authorization != nil {
@@ -223,6 +229,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	wg.Go(func() { g.reserve.run(inner) })
 	wg.Go(func() { g.layout.run(inner) })
 	wg.Go(func() { g.tellLags(inner) })
+	wg.Go(func() { g.standby.run(inner) })
 	for _, s := range g.shares {
 		wg.Go(func() { g.follow(inner, s) })
 	}

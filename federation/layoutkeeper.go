@@ -167,8 +167,17 @@ func (k *layoutKeeper) observe(started coordination.Instant, entries []coordinat
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.listed = true
+	k.forgetOver()
 	k.waiter.Observe(started, k.gateway.keys.Gateways(), entries, leaseOwner)
 	k.takeGateways(entries)
+}
+
+// forgetOver drops whose lease is over. Its key may vanish long after it died, as somebody tidies
+// up, and to the waiter a lease may last anew from then on. The caller holds mu.
+func (k *layoutKeeper) forgetOver() {
+	k.others = slices.DeleteFunc(k.others, func(o layout.GatewayLease) bool {
+		return k.waiter.Over(k.gateway.keys.Gateway(o.ID), o.Boot)
+	})
 }
 
 // seeGateways takes what a watch shows: it may say sooner that another gateway
@@ -179,16 +188,30 @@ func (k *layoutKeeper) seeGateways(entries []coordination.Entry) {
 	k.takeGateways(entries)
 }
 
+// takeGateways keeps also those whose key vanished while their lease may last: an operator may
+// have deleted it while they serve (C4 of package coordination). Not those whose key another
+// process of the same ID wrote over.
 func (k *layoutKeeper) takeGateways(entries []coordination.Entry) {
-	k.others = k.others[:0:0]
+	before, there := k.others, make(map[spillway.GatewayID]bool)
+	k.others = nil
 	for _, e := range entries {
 		var l layout.GatewayLease
 		if err := json.Unmarshal(e.Value, &l); err != nil {
 			k.gateway.problem("read "+e.Key, err)
 			continue
 		}
-		if l.ID != k.gateway.config.ID {
+		if there[l.ID] = true; l.ID != k.gateway.config.ID {
 			k.others = append(k.others, l)
+		}
+	}
+	for _, o := range before {
+		key := k.gateway.keys.Gateway(o.ID)
+		if there[o.ID] || o.Leaving {
+			continue
+		}
+		k.waiter.Expect(key, o.Boot) // where a watch alone saw it
+		if !k.waiter.Over(key, o.Boot) {
+			k.others = append(k.others, o)
 		}
 	}
 	k.settle()

@@ -34,12 +34,29 @@ type mark struct {
 	Epoch     spillway.Epoch  `json:"epoch"`
 	Session   int64           `json:"session"`
 	End       spillway.Offset `json:"end"`
+	Compared  bool            `json:"compared"` // in this session the source has said that it has the same
+	Map       int64           `json:"map"`      // position in the site's map by which it tells all below End; 0: not told
+
+	// lost is the append session in which the site that serves has lost records that this one
+	// has, 0 if none: see lose.
+	lost int64
 }
 
 // newer tells whether the line replaces an older one of its site. Within an
-// append session ends only rise, so a lower one is late.
+// append session ends only rise, so a lower one is late, and what was compared once stays so. A
+// mirror that did not know yet where its map tells what lies below says the same again with it.
 func (line mark) newer(old mark) bool {
-	return cmp.Or(cmp.Compare(line.Epoch, old.Epoch), cmp.Compare(line.Session, old.Session), cmp.Compare(line.End, old.End)) > 0
+	return cmp.Or(cmp.Compare(line.Epoch, old.Epoch), cmp.Compare(line.Session, old.Session), cmp.Compare(line.End, old.End), compareBool(line.Compared, old.Compared), cmp.Compare(line.Map, old.Map)) > 0
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
 }
 
 // marks follows the mark streams of all mirrors. It implements router.Marks. A
@@ -159,8 +176,12 @@ func (m *marks) take(line mark) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.of(spillway.TopicPartition{Topic: line.Topic, Partition: line.Partition})
-	if !line.newer(s.bySite[line.Site]) {
+	old := s.bySite[line.Site]
+	if !line.newer(old) {
 		return
+	}
+	if line.Session <= old.lost {
+		line.lost = old.lost
 	}
 	s.bySite[line.Site] = line
 	close(s.changed)
@@ -215,6 +236,50 @@ func (s *siteMarks) mark(t router.Term, sites int) spillway.Offset {
 	}
 	slices.Sort(ends)
 	return ends[len(ends)-(sites-1)]
+}
+
+// siteMark is what a site that follows has said last, if it was in the term's own epoch.
+func (m *marks) siteMark(t router.Term, site spillway.SiteID, tp spillway.TopicPartition) (mark, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.mu.newest[tp]
+	if s == nil {
+		return mark{}, false
+	}
+	line, ok := s.bySite[site]
+	return line, ok && line.Epoch == t.Epoch
+}
+
+// lose notes that the site that serves has lost records that another one has, which its mark
+// of an append session speaks of. That stands until there is a newer one, whoever asks, and
+// whatever is known of the partition otherwise.
+func (m *marks) lose(site spillway.SiteID, tp spillway.TopicPartition, session int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.of(tp)
+	if line := s.bySite[site]; line.Session <= session {
+		line.lost = session
+		s.bySite[site] = line
+	}
+}
+
+// waitSite returns when a site's mark is at end or above, or ctx ends.
+func (m *marks) waitSite(ctx context.Context, t router.Term, site spillway.SiteID, tp spillway.TopicPartition, end spillway.Offset) {
+	for {
+		m.mu.Lock()
+		s := m.mu.newest[tp]
+		if s == nil || s.bySite[site].Epoch == t.Epoch && s.bySite[site].End >= end {
+			m.mu.Unlock()
+			return
+		}
+		changed := s.changed
+		m.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Wait implements router.Marks.

@@ -23,6 +23,22 @@ func (m siteMaps) View(site spillway.SiteID, tp spillway.TopicPartition) *offset
 	return nil
 }
 
+// hidesMax bounds how long a client waits for a map that is being read anew.
+const hidesMax = 2 * time.Second
+
+// Hides implements router.Maps.
+func (m siteMaps) Hides(site spillway.SiteID, topic string) string {
+	if r := m.gateway.readers[site]; r != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), hidesMax)
+		defer cancel()
+		if err := r.Whole(ctx); err != nil {
+			return fmt.Sprintf("nobody knows yet, %v", err)
+		}
+		return r.Hiding()[topic]
+	}
+	return ""
+}
+
 // duty is what a record asks of a gateway. It changes less often than the record.
 type duty struct {
 	epoch  spillway.Epoch

@@ -215,11 +215,14 @@ type txn struct {
 	epoch int16
 
 	timeout time.Duration
+
+	member     string // of the group; empty: a producer of none
+	generation int32
 }
 
 func begin(t *testing.T, address, id string) *txn {
 	t.Helper()
-	x := &txn{t: t, c: raw(t, address), id: id, timeout: 30 * time.Second}
+	x := &txn{t: t, c: raw(t, address), id: id, timeout: 30 * time.Second, generation: -1}
 	if code := x.init(-1, -1); code != 0 {
 		t.Fatalf("InitProducerId: %v", kerr.ErrorForCode(code))
 	}
@@ -270,7 +273,7 @@ func (x *txn) addOffsets(group string) int16 {
 func (x *txn) commitOffset(group, topic string, offset int64) int16 {
 	x.t.Helper()
 	req := kmsg.NewPtrTxnOffsetCommitRequest()
-	req.Version, req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Group, req.Generation = 3, x.id, x.pid, x.epoch, group, -1
+	req.Version, req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Group, req.Generation, req.MemberID = 3, x.id, x.pid, x.epoch, group, x.generation, x.member
 	p := kmsg.NewTxnOffsetCommitRequestTopicPartition()
 	p.Offset = offset
 	req.Topics = []kmsg.TxnOffsetCommitRequestTopic{{Topic: topic, Partitions: []kmsg.TxnOffsetCommitRequestTopicPartition{p}}}
@@ -304,7 +307,7 @@ func TestTransactionsAreChecked(t *testing.T) {
 		g.Topics, g.ConsumerGroups = []string{"orders"}, []string{"billing"}
 	}
 	w := gatewaytest.Start(t, o)
-	stranger := &txn{t: t, c: raw(t, w.Addrs[0]), id: "nobody's", timeout: 30 * time.Second}
+	stranger := &txn{t: t, c: raw(t, w.Addrs[0]), id: "nobody's", timeout: 30 * time.Second, generation: -1}
 	stranger.want("an id in no group", stranger.init(-1, -1), kerr.TransactionalIDAuthorizationFailed)
 	find := kmsg.NewPtrFindCoordinatorRequest()
 	find.Version, find.CoordinatorType, find.CoordinatorKeys = 4, 1, []string{"nobody's", "app-1"}
@@ -514,4 +517,56 @@ func TestNoTransactionBeginsWhileGroupsDrain(t *testing.T) {
 		s.Terms = append(s.Terms, failover.Term{Epoch: s.Epoch, Site: "east", Mask: s.Terms[0].Mask, Continues: true})
 	})
 	gatewaytest.Eventually(t, "what waited is of an older epoch", func() bool { return later.add("orders")[0] == kerr.UnknownProducerID.Code })
+}
+
+// A member that commits its positions in transactions may not come while groups drain: it
+// waits for a transaction that begins when the move is over. It has nothing to save, so
+// nobody waits for it once it was told: it joins anew then, before it tries again. One that
+// commits by itself is waited for.
+func TestAMemberThatTransactsIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	for _, transacts := range []bool{true, false} {
+		w := gatewaytest.Start(t, transactional(gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}}))
+		x := begin(t, w.Addrs[0], "app-1")
+		joined := do[*kmsg.JoinGroupResponse](t, x.c, joinRequest("billing"))
+		sync := kmsg.NewPtrSyncGroupRequest()
+		sync.Version, sync.Group, sync.Generation, sync.MemberID = 3, "billing", joined.Generation, joined.MemberID
+		x.want("sync", do[*kmsg.SyncGroupResponse](t, x.c, sync).ErrorCode, nil)
+		beat := func(member string) int16 {
+			req := kmsg.NewPtrHeartbeatRequest()
+			req.Group, req.Generation, req.MemberID = "billing", joined.Generation, member
+			return do[*kmsg.HeartbeatResponse](t, x.c, req).ErrorCode
+		}
+		x.want("a heartbeat", beat(joined.MemberID), nil)
+		x.want("offsets", x.addOffsets("billing"), nil)
+		x.member, x.generation = joined.MemberID, joined.Generation
+		x.want("positions", x.commitOffset("billing", "orders", 0), nil)
+		x.want("commit", x.end(true), nil)
+		if !transacts {
+			req := kmsg.NewPtrOffsetCommitRequest()
+			req.Version, req.Group, req.Generation, req.MemberID = 7, "billing", joined.Generation, joined.MemberID
+			p := kmsg.NewOffsetCommitRequestTopicPartition()
+			req.Topics = []kmsg.OffsetCommitRequestTopic{{Topic: "orders", Partitions: []kmsg.OffsetCommitRequestTopicPartition{p}}}
+			x.want("positions by themselves", do[*kmsg.OffsetCommitResponse](t, x.c, req).Topics[0].Partitions[0].ErrorCode, nil)
+		}
+		w.SetShare(func(s *failover.Share) {
+			s.State, s.Epoch, s.Target, s.Kind = failover.Draining, s.Epoch+1, "west", failover.Switchover
+		})
+		epoch := w.Share().Epoch
+		gatewaytest.Eventually(t, "the gateway sees the record", func() bool { return beat("nobody") == kerr.RebalanceInProgress.Code })
+		drained := func() bool { return w.Report(epoch, "gateway-1").GroupsDrained }
+		time.Sleep(100 * time.Millisecond) // long enough for what must not come
+		if drained() {
+			t.Error("a member that was not told is not waited for")
+		}
+		x.want("being told", beat(joined.MemberID), kerr.RebalanceInProgress)
+		if transacts {
+			gatewaytest.Eventually(t, "nobody is waited for", drained)
+			continue
+		}
+		time.Sleep(100 * time.Millisecond) // the same
+		if drained() {
+			t.Error("a member that commits by itself is not waited for")
+		}
+	}
 }

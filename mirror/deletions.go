@@ -92,6 +92,15 @@ func (f *flow) followDeletions(ctx context.Context) error {
 	case f.wake <- struct{}{}:
 	default:
 	}
+	var nowhere []maptopic.Entry // what began anew here is not to be had any more
+	for tp, to := range f.m.reader.Owed() {
+		if slices.Contains(due, tp.Topic) {
+			nowhere = append(nowhere, f.sourceHasNoMore(tp, 0, to))
+		}
+	}
+	if fault := f.m.saveAndRead(ctx, nowhere); fault != nil {
+		return errors.Join(err, fault)
+	}
 	md, fault := f.m.local.Metadata(ctx, due...)
 	if fault != nil {
 		return errors.Join(err, fault)

@@ -130,6 +130,10 @@ type FlowInfo struct {
 	// overlap, each that ends begins it anew.
 	HeldBack   time.Duration
 	HeldBackBy string
+	// DeletionsBehind is for how long a partition of a compacted topic has not been level
+	// with the source, as a part of the time for which deletions are kept there, the longest.
+	// At 1 they may be missed.
+	DeletionsBehind float64
 	// Hanging tells of transactions that are open for longer than TransactionWait.
 	Hanging map[spillway.TopicPartition]string
 	// GroupAge is for how long the positions of a consumer group have not been carried, the

@@ -47,11 +47,13 @@ type flow struct {
 
 	// metadata is held by who looks at topics, which owns what follows.
 	metadata  sync.Mutex
-	told      map[string]bool                 // what differs and stays
-	turn      string                          // topics from this name on are looked at next
-	limitSeen map[string]string               // max.message.bytes as it was set
-	wanted    map[string]map[string]time.Time // of a delayed flow: changes by topic, since when
-	absent    map[string]time.Time            // topics that the source does not have, since when
+	told      map[string]bool                                  // what differs and stays
+	turn      string                                           // topics from this name on are looked at next
+	limitSeen map[string]string                                // max.message.bytes as it was set
+	wanted    map[string]map[string]time.Time                  // of a delayed flow: changes by topic, since when
+	settling  map[spillway.TopicPartition]spillway.Offset      // ends of logs that began anew and are level with the source, as of the last look
+	idle      map[spillway.TopicPartition]spillway.LocalOffset // ends of compacted logs, as of the last look
+	absent    map[string]time.Time                             // topics that the source does not have, since when
 
 	mu struct {
 		sync.Mutex
@@ -67,9 +69,11 @@ type flow struct {
 		problem    string
 		found      bool // they were looked for, once
 		holders    map[spillway.TopicPartition]holder
-		circular   []string // topics that are left out, since they come from here
-		verifiedAt int64    // map position of the last verified end that was saved
-		running    []*lane  // quiet ones too
+		kept       map[string]time.Duration  // for how long deletions are kept, of compacted topics
+		longer     []spillway.TopicPartition // their logs do not end where the flow left them
+		circular   []string                  // topics that are left out, since they come from here
+		verifiedAt int64                     // map position of the last verified end that was saved
+		running    []*lane                   // quiet ones too
 	}
 	wake        chan struct{}
 	metadataDue chan struct{}
@@ -97,9 +101,10 @@ func newFlow(m *Mirror, a Assignment, s *source, bounds map[spillway.TopicPartit
 		parts: make(map[spillway.TopicPartition]*partition), lanes: make(map[int32]*lane),
 		claimed: make(chan *partition), wake: make(chan struct{}, 1), metadataDue: make(chan struct{}, 1),
 		told: make(map[string]bool), limitSeen: make(map[string]string),
-		absent: make(map[string]time.Time), wanted: make(map[string]map[string]time.Time), retired: make(map[string]bool),
+		idle: make(map[spillway.TopicPartition]spillway.LocalOffset), absent: make(map[string]time.Time), wanted: make(map[string]map[string]time.Time), retired: make(map[string]bool),
 	}
 	f.mu.state, f.mu.verifiedAt = make(map[spillway.TopicPartition]partState), -1
+	f.mu.kept = make(map[string]time.Duration)
 	f.mu.firsts, f.mu.limits = make(map[string]Lease), make(map[string]*atomic.Int64)
 	if bounds != nil {
 		f.ending.bound.Store(&bound{a.Epoch, bounds})
@@ -297,6 +302,7 @@ func (f *flow) discover(flow context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	f.lookHere(ctx)
 	f.m.learnExpiry(ctx)
 	bounded, cancel := context.WithTimeout(ctx, readyMax)
 	err := f.source.ready(bounded, f.m.config.IdentitySources)

@@ -12,6 +12,7 @@ import (
 // partState is what others may know about a partition.
 type partState struct {
 	virtual spillway.Offset
+	local   spillway.LocalOffset // behind what it wrote
 	lag     int64
 	due     int64 // of lag, what could be here
 	// undecided are those of lag that open transactions hold back at the source,
@@ -32,11 +33,15 @@ type partState struct {
 // publish is called by lanes after a plan was compared.
 func (f *flow) publish(p *partition) {
 	f.setState(p, true, p.notice)
-	f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, Session: p.session.Session, End: p.virtual})
+	if p.reopen.Load() {
+		return // its log is gone, and the mark withdrawn
+	}
+	f.m.publish(Mark{Site: f.m.site, Topic: p.Topic, Partition: p.Partition, Epoch: f.epoch, Session: p.session.Session, End: p.virtual,
+		Compared: p.agreed == p.session.Session})
 }
 
 func (f *flow) setState(p *partition, running bool, problem string) {
-	s := partState{virtual: p.virtual, lag: p.lag(), due: p.due(), undecided: p.undecided(), lastStable: p.lastStable, heldBack: p.heldBack, running: running, problem: problem, caughtUp: time.Now()}
+	s := partState{virtual: p.virtual, local: p.local, lag: p.lag(), due: p.due(), undecided: p.undecided(), lastStable: p.lastStable, heldBack: p.heldBack, running: running, problem: problem, caughtUp: time.Now()}
 	if !p.heardAt.IsZero() {
 		s.caughtUp = p.heardAt
 	}
@@ -48,7 +53,7 @@ func (f *flow) setState(p *partition, running bool, problem string) {
 			s.caughtUp = later(before.caughtUp, p.answered)
 		}
 	}
-	s.whole = before.whole || running && problem == "" && s.due == 0 && p.highWatermark >= 0
+	s.whole = before.whole || running && problem == "" && s.due == 0 && p.highWatermark >= 0 && !p.reopen.Load()
 	f.mu.state[p.TopicPartition] = s
 	if !known {
 		f.mu.listed++
@@ -126,6 +131,7 @@ func (f *flow) info(now time.Time) FlowInfo {
 		info.LagRecords += s.lag
 		info.UndecidedRecords += s.undecided
 		f.addHeldBack(&info, tp, s, now)
+		info.DeletionsBehind = max(info.DeletionsBehind, f.deletionsBehind(tp, s, now))
 		if s.running {
 			info.Running++
 		}

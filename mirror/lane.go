@@ -198,6 +198,13 @@ func (l *lane) arrive(ctx context.Context) error {
 	var there []*partition
 	var entries []maptopic.Entry
 	for _, p := range l.parts {
+		if p.reopen.Load() {
+			if put := l.parked[p.TopicPartition]; put != nil && put.unsure {
+				continue // a copy of it may come to the new log yet
+			}
+			l.handBack(p, returned{open: true, problem: fmt.Sprintf("the log of topic %s at site %s is not as it was written", p.Topic, l.m.site)})
+			continue
+		}
 		if p.virtual < p.bound {
 			if !asked || !askedBack(p.lease) {
 				continue

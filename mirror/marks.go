@@ -24,6 +24,12 @@ type Mark struct {
 	Epoch     spillway.Epoch  `json:"epoch"`
 	Session   int64           `json:"session"` // append session of the partition; only rises
 	End       spillway.Offset `json:"end"`
+	// Compared: in this append session the source has said that it has under the same numbers
+	// what is here. Until then it may have lost it.
+	Compared bool `json:"compared,omitempty"`
+	// Map is a position in the site's map topic: who has read the record there knows all
+	// that the map says of what lies below End. 0: it is not told.
+	Map int64 `json:"map,omitempty"`
 }
 
 func (m Mark) partition() spillway.TopicPartition {
@@ -58,7 +64,11 @@ func (m *marks) publish(mark Mark) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	last, known := m.newest[tp]
-	if last == mark {
+	if same := mark; last.Map > 0 {
+		if same.Map = last.Map; last == same {
+			return false // what other partitions have saved since is no news
+		}
+	} else if last == mark {
 		return false
 	}
 	if !known {

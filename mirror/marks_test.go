@@ -37,19 +37,63 @@ func TestMarksFallWhenTheTargetLostRecords(t *testing.T) {
 	if err := west.Admin().DeleteTopic(testContext(t), tp.Topic); err != nil {
 		t.Fatal(err)
 	}
+	if !before.Compared {
+		t.Errorf("it has all of east, and marks %+v", before)
+	}
 	again := testMirrorWith(t, Config{Local: west, Worker: "two", Events: Events{MarkPublished: func(m Mark) { told <- m }}}, east)
 	assign(t, again, ordersAssignment("east", 1))
 	first := <-told
-	if first.Epoch != before.Epoch || first.Session <= before.Session || first.End >= before.End {
+	if first.Epoch != before.Epoch || first.Session <= before.Session || first.End >= before.End || first.Compared {
 		t.Errorf("before %+v, first afterwards %+v", before, first)
 	}
 	for last := first; last.End < before.End; {
 		next := <-told
-		if next.Session < last.Session || next.Session == last.Session && next.End <= last.End {
+		if next.Session < last.Session || next.Session == last.Session && next.End <= last.End && next.Compared == last.Compared || last.Compared && !next.Compared {
 			t.Fatalf("%+v follows %+v", next, last)
 		}
 		last = next
 	}
+}
+
+// A mark says of an append session whether the source has answered in it that it has what is
+// here: not before that, also where the mark of the session before was as high, and soon after,
+// though nothing is new there.
+func TestMarksSayWhetherTheSourceWasAsked(t *testing.T) {
+	t.Parallel()
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	eastM := testMirror(t, east, west)
+	assign(t, eastM, ordersAssignment("", 1))
+	told := make(chan Mark, 1000)
+	worker := func(name string) *Mirror {
+		m := testMirrorWith(t, Config{Local: west, Worker: name, Events: Events{MarkPublished: func(m Mark) { told <- m }}}, east)
+		assign(t, m, ordersAssignment("east", 1))
+		return m
+	}
+	one := worker("one")
+	if err := newLoad(t, east.Addresses(), 1).write(testContext(t), "orders", 1, 40); err != nil {
+		t.Fatal(err)
+	}
+	until := func(what string, enough func(Mark) bool) (m Mark) {
+		t.Helper()
+		for {
+			select {
+			case m = <-told:
+			case <-testContext(t).Done():
+				t.Fatalf("%s: it ends with %+v", what, m)
+			}
+			if enough(m) {
+				return m
+			}
+		}
+	}
+	before := until("what is there is mirrored", func(m Mark) bool { return m.Compared && m.End >= 40 })
+	one.Close()
+	worker("two")
+	first := until("the next session", func(m Mark) bool { return m.Session > before.Session })
+	if first.Compared || first.End != before.End {
+		t.Errorf("before %+v, first afterwards %+v", before, first)
+	}
+	until("it was compared", func(m Mark) bool { return m.Compared && m.End == before.End && m.Session > before.Session })
 }
 
 // What a mirror marked of a partition that another one has had since is not told to who
@@ -106,10 +150,16 @@ func TestMarksOfPartitionsThatAreOthersAreNotTold(t *testing.T) {
 		t.Errorf("its own again, and not marked yet: %+v", got)
 	}
 	durable(nil)
-	mark.Session, mark.End = p.session.Session, 100
+	// By what was saved until then: who has read that knows what the mark speaks of.
+	mark.Session, mark.End, mark.Map = p.session.Session, 100, m.reader.Position()
 	m.publish(mark)
-	if got := told(); !slices.Equal(got, []Mark{mark}) {
+	if got := told(); !slices.Equal(got, []Mark{mark}) || mark.Map <= 0 {
 		t.Errorf("its own again: %+v", got)
+	}
+	if same := mark; m.marks.publish(same) {
+		t.Error("the same mark is news")
+	} else if same.Map++; m.marks.publish(same) {
+		t.Error("the same mark is news, since another partition has saved something")
 	}
 	durable(map[spillway.TopicPartition]spillway.Offset{tp: 100})
 	reopened := func(session int64, end spillway.Offset) {

@@ -409,15 +409,30 @@ func (s *share) start(m *Mirror, run func(context.Context)) {
 	})
 }
 
+// lookEvery is how often a site that serves looks whether topics are compacted whose logs
+// hide records there.
+const lookEvery = 10 * time.Second
+
 // serve gives back what the mirror borrowed while it wrote here, looks for
 // partitions that were created since, and starts their first epoch.
 func (m *Mirror) serve(ctx context.Context, a Assignment) {
+	var looked, levelled time.Time
 	for first := true; first || sitelog.Pause(ctx, m.config.TopicInterval) == nil; first = false {
 		if !m.leads() {
 			continue // the share may have moved, and who leads mirrors into this site
 		}
-		if err := m.returnSettings(ctx, a); err != nil && ctx.Err() == nil {
+		look := time.Since(looked) >= lookEvery
+		if look {
+			looked = time.Now()
+		}
+		if err := m.returnSettings(ctx, a, look); err != nil && ctx.Err() == nil {
 			m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Problem: err.Error()})
+		}
+		if time.Since(levelled) >= levelsServed {
+			levelled = time.Now() // also where it fails: it is asked of thousands of topics
+			if err := m.keepServedLevels(ctx, a); err != nil && ctx.Err() == nil {
+				m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Problem: err.Error()})
+			}
 		}
 		if first {
 			continue // Assign does the rest, the first time
@@ -460,6 +475,7 @@ func (m *Mirror) startEpochs(ctx context.Context, a Assignment) error {
 }
 
 func (m *Mirror) publish(mark Mark) {
+	mark.Map = max(m.writer.Saved(), 0)
 	if !m.marks.publish(mark) {
 		return
 	}

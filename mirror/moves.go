@@ -264,8 +264,19 @@ func (p *partition) stands(om *offsetmap.Map, logEnd spillway.LocalOffset) bool 
 // OpenEpoch starts an epoch at this site: from its log ends on, its partitions
 // give the virtual offsets from start on. It returns the position in the map
 // topic that a gateway must have read before it serves the share here. It may
-// be repeated: an epoch starts once.
+// be repeated: an epoch starts once. It is that of a switchover, which can be given up, so
+// it does not start where others go on to write, or where records are gone.
 func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (mapPosition int64, err error) {
+	return m.openEpoch(ctx, id, epoch, mask, start, false)
+}
+
+// OpenLossyEpoch is OpenEpoch for a failover. Nobody is served until the epoch has started,
+// so it starts though others go on to write, and the gap log tells what they wrote (promise H).
+func (m *Mirror) OpenLossyEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (mapPosition int64, err error) {
+	return m.openEpoch(ctx, id, epoch, mask, start, true)
+}
+
+func (m *Mirror) openEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset, lossy bool) (mapPosition int64, err error) {
 	s, err := m.share(id)
 	if err != nil {
 		return -1, err
@@ -292,21 +303,21 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		return m.reader.Position(), nil
 	}
 	slices.SortFunc(todo, spillway.TopicPartition.Compare)
-	logEnds, err := m.stableEnds(ctx, epoch, todo)
+	logEnds, err := m.knownEnds(ctx, s, epoch, todo, lossy)
 	if errors.Is(err, broker.ErrUnknownTopic) {
 		// The reserved ends may name a partition that was made just before its site
 		// was lost. It has to start above them here too (promise D).
 		if _, err := m.ensureTopics(ctx, s.assignment, nil, todo); err != nil {
 			return -1, err
 		}
-		logEnds, err = m.stableEnds(ctx, epoch, todo)
+		logEnds, err = m.knownEnds(ctx, s, epoch, todo, lossy)
 	}
 	if err != nil {
 		return -1, fmt.Errorf("open epoch %d of share %s at site %s: %w", epoch, id, m.site, err)
 	}
-	entries := make([]maptopic.Entry, len(todo))
-	for i, tp := range todo {
-		virtual, _ := m.reader.View(tp).End()
+	entries := make([]maptopic.Entry, 0, len(todo))
+	for _, tp := range todo {
+		virtual, local := m.reader.View(tp).End()
 		had := max(virtual, 0)
 		if o, open := m.reader.View(tp).Open(); open {
 			had = 0 // the map knows where that one began
@@ -319,7 +330,13 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		if om := m.reader.Map(tp); om != nil {
 			e.Session = om.Session().Session
 		}
-		entries[i] = maptopic.StartEntry(tp, e)
+		if _, open := m.reader.View(tp).Open(); !open && local < logEnds[tp] {
+			// Told before the start, which hides it: a mirror may die in between.
+			m.events.foreignWriter(ForeignInfo{tp, m.site, local, logEnds[tp], false})
+			entries = append(entries, m.gap(maptopic.Gap{Kind: maptopic.GapForeign, Topic: tp.Topic, Partition: tp.Partition, Epoch: epoch, From: had, To: had, LocalFrom: local, LocalTo: logEnds[tp],
+				Detail: "others went on to write while the epoch was started, so this was not read back"}))
+		}
+		entries = append(entries, maptopic.StartEntry(tp, e))
 	}
 	if mapPosition, err = m.writer.SaveWhile(ctx, w.lost, entries...); err != nil {
 		return -1, err
@@ -333,6 +350,50 @@ func (m *Mirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spill
 		}
 	}
 	return mapPosition, nil
+}
+
+// knownTries is how often logs are read back in which others go on to write.
+const knownTries = 5
+
+// knownEnds are the stable ends of logs of which the map knows everything. The epoch hides
+// nothing that way but what the gap log tells of. Where others go on to write, a lossy epoch
+// gets ends behind what the map knows, and the gap log has to be told of what lies between.
+func (m *Mirror) knownEnds(ctx context.Context, s *share, epoch spillway.Epoch, tps []spillway.TopicPartition, lossy bool) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+	for tries := 0; ; tries++ {
+		ends, err := m.stableEnds(ctx, epoch, tps)
+		if err != nil {
+			return nil, err
+		}
+		var longer, shorter []spillway.TopicPartition
+		for _, tp := range tps {
+			view := m.reader.View(tp)
+			if _, open := view.Open(); open {
+				continue
+			}
+			switch _, local := view.End(); {
+			case ends[tp] < local:
+				shorter = append(shorter, tp)
+			case ends[tp] > local:
+				longer = append(longer, tp)
+			}
+		}
+		switch unknown := slices.Concat(shorter, longer); {
+		case len(unknown) == 0:
+			return ends, nil
+		case len(shorter) > 0 && !lossy:
+			// Not read back: the map would take the loss for known, and the next try open.
+			_, local := m.reader.View(shorter[0]).End()
+			return nil, fmt.Errorf("the log of %s ends at %d, and the map knows of records up to %d: it was cut short, or the topic deleted, since it had caught up", shorter[0], ends[shorter[0]], local)
+		case tries < knownTries:
+			if _, err := m.readBack(ctx, s, epoch, unknown); err != nil {
+				return nil, err
+			}
+		case lossy && len(shorter) == 0:
+			return ends, nil
+		default:
+			return nil, fmt.Errorf("others go on to write to %s, past the gateways: find and stop them", unknown[0])
+		}
+	}
 }
 
 // hasBegun tells whether an epoch, or a later one, has started at this site.
@@ -389,15 +450,20 @@ func (m *Mirror) closeEpochs(ctx context.Context, ends map[spillway.TopicPartiti
 		if !open {
 			continue
 		}
-		logEnd := logEnds[tp]
-		// The site may have come back shorter than it was (C27).
-		local := min(max(o.Local, o.Local+spillway.LocalOffset(ends[tp]-o.Virtual)), logEnd)
-		virtual := o.Virtual + spillway.Offset(local-o.Local)
-		entries = append(entries, maptopic.EndEntry(tp, offsetmap.EpochEnd{Epoch: o.Epoch, Virtual: virtual, Local: local, LogEnd: logEnd}))
-		if local < logEnd {
-			entries = append(entries, m.gap(maptopic.Gap{Kind: maptopic.GapUnreplicated, Topic: tp.Topic, Partition: tp.Partition, Epoch: o.Epoch,
-				From: virtual, To: virtual + spillway.Offset(logEnd-local), LocalFrom: local, LocalTo: logEnd}))
-		}
+		entries = append(entries, m.endEntries(tp, o, ends[tp], logEnds[tp])...)
 	}
 	return m.saveAndRead(ctx, entries)
+}
+
+// endEntries end the open range of a partition at a virtual offset. What lies behind it is
+// told before the end, behind which nobody would look for it: a mirror may die in between.
+func (m *Mirror) endEntries(tp spillway.TopicPartition, o offsetmap.EpochStart, end spillway.Offset, logEnd spillway.LocalOffset) (entries []maptopic.Entry) {
+	// The site may have come back shorter than it was (C27).
+	local := min(max(o.Local, o.Local+spillway.LocalOffset(end-o.Virtual)), logEnd)
+	virtual := o.Virtual + spillway.Offset(local-o.Local)
+	if local < logEnd {
+		entries = append(entries, m.gap(maptopic.Gap{Kind: maptopic.GapUnreplicated, Topic: tp.Topic, Partition: tp.Partition, Epoch: o.Epoch,
+			From: virtual, To: virtual + spillway.Offset(logEnd-local), LocalFrom: local, LocalTo: logEnd}))
+	}
+	return append(entries, maptopic.EndEntry(tp, offsetmap.EpochEnd{Epoch: o.Epoch, Virtual: virtual, Local: local, LogEnd: logEnd}))
 }

@@ -788,3 +788,148 @@ func TestArmWritesTheMapAndReadsTheOther(t *testing.T) {
 		t.Errorf("west is away: %v", err)
 	}
 }
+
+// Somebody writes between the reading back of a log and the start of its epoch. That is
+// hidden behind what clients see, and the gap log says so before the epoch starts.
+func TestWhatComesBeforeAnEpochStartsIsLogged(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	p := newPair(t, map[string]int32{"orders": 1})
+	p.wait(t)
+	ends, err := p.westM.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tp := spillway.TopicPartition{Topic: "orders"}
+	virtual, local := p.westM.Map().View(tp).End()
+	lateBatch(t, p.west, tp, batch.Header{ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, 3, local)
+	if _, err := p.westM.OpenEpoch(ctx, ordersShare, 2, 9, ends); err != nil {
+		t.Fatal(err)
+	}
+	if o, open := p.westM.Map().View(tp).Open(); !open || o.Virtual != virtual || o.Local != local+3 {
+		t.Errorf("open %t: %+v; the log ended at %d, virtual %d", open, o, local, virtual)
+	}
+	gaps := slices.DeleteFunc(p.westM.Map().Gaps(), func(g maptopic.Gap) bool { return g.Kind != maptopic.GapForeign })
+	if len(gaps) != 1 || gaps[0].LocalFrom != local || gaps[0].LocalTo != local+3 {
+		t.Errorf("%+v", gaps)
+	}
+}
+
+// Somebody writes to the target without a pause. A switchover is given up for it; a failover
+// is not, for nobody else serves (promise H), and the gap log tells what was hidden.
+func TestAFailoverOpensWhereOthersGoOnToWrite(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	tp := spillway.TopicPartition{Topic: "orders"}
+	east, west := embeddedSite(t, "east", map[string]int32{"orders": 1}), embeddedSite(t, "west", nil)
+	var writes atomic.Bool
+	asked := endsAsked{west, func() {
+		if ends, err := west.Admin().LogEnds(ctx, []spillway.TopicPartition{tp}); writes.Load() && err == nil {
+			lateBatch(t, west, tp, batch.Header{ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1}, 1, ends[tp])
+		}
+	}}
+	eastM, westM := testMirror(t, east, west), testMirrorWith(t, Config{Local: asked}, east)
+	assign(t, eastM, ordersAssignment("", 1))
+	assign(t, westM, ordersAssignment("east", 1))
+	if err := newLoad(t, east.Addresses(), 5).write(ctx, "orders", 1, 20); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "west has what east has", func() bool { return caughtUp(ctx, east, eastM, westM, ordersAssignment("", 1)) })
+	ends, err := westM.Stop(ctx, ordersShare, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, level := westM.Map().View(tp).End()
+	writes.Store(true)
+	asked.asked()
+	if _, err := westM.OpenEpoch(ctx, ordersShare, 2, 9, ends); err == nil || !strings.Contains(err.Error(), "others go on to write to orders-0") {
+		t.Errorf("a switchover: %v", err)
+	}
+	_, err = westM.OpenLossyEpoch(ctx, ordersShare, 2, 9, ends)
+	if writes.Store(false); err != nil {
+		t.Fatalf("a failover: %v", err)
+	}
+	o, open := westM.Map().View(tp).Open()
+	if !open || o.Virtual != ends[tp] || o.Local <= level+knownTries {
+		t.Errorf("open %t: %+v; the log ended at %d, virtual %d", open, o, level, ends[tp])
+	}
+	told := level
+	gaps := slices.DeleteFunc(westM.Map().Gaps(), func(g maptopic.Gap) bool { return g.Kind != maptopic.GapForeign })
+	slices.SortFunc(gaps, func(a, b maptopic.Gap) int { return int(a.LocalFrom - b.LocalFrom) })
+	for _, g := range gaps {
+		if g.LocalFrom != told {
+			t.Errorf("the gap log says nothing of offsets from %d to %d", told, g.LocalFrom)
+		}
+		told = g.LocalTo
+	}
+	if told != o.Local {
+		t.Errorf("the gap log tells of offsets up to %d, the epoch starts at %d", told, o.Local)
+	}
+	if hiding := westM.Map().Hiding()["orders"]; hiding != "foreign-write in partition 0" {
+		t.Errorf("hides %q", hiding)
+	}
+}
+
+// The target of a switchover loses records behind its last report. The epoch would start
+// at the cutover, and what is missing would be a hole there. It does not start, however often
+// that is tried, and the move is given up.
+func TestASwitchoverDoesNotOpenOverALogCutShort(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	b := newBounded(t, nil)
+	cutover := b.write(t, 1)
+	if ends, err := b.westM.CatchUp(ctx, ordersShare, 2, from("east", cutover), cutover); err != nil || !maps.Equal(ends, cutover) {
+		t.Fatalf("ends %v, cutover %v: %v", ends, cutover, err)
+	}
+	if err := b.west.Admin().DeleteTopic(ctx, "orders"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := b.westM.OpenEpoch(ctx, ordersShare, 2, 5, cutover); err == nil || !strings.Contains(err.Error(), "it was cut short, or the topic deleted") {
+			t.Fatalf("it opened: %v", err)
+		}
+	}
+	for tp := range cutover {
+		if o, open := b.westM.Map().View(tp).Open(); open {
+			t.Errorf("%s: open %+v", tp, o)
+		}
+	}
+}
+
+// A mirror may die between two requests to the map. What keeps a hidden part of the log from
+// being looked for again comes behind the entry that tells of it.
+func TestGapsAreWrittenBeforeWhatHidesThem(t *testing.T) {
+	t.Parallel()
+	m := testMirror(t, embeddedSite(t, "west", nil))
+	p := &partition{TopicPartition: spillway.TopicPartition{Topic: "orders"}, cutVirtual: noBound, session: offsetmap.Session{Session: 1, Worker: "w", ProducerID: 7}}
+	om := offsetmap.New()
+	om.Apply(offsetmap.Session{Session: 1, Worker: "w", ProducerID: 7, Opened: true, Local: 0, Virtual: 1000})
+	entries, err := m.agree(om.View(), 1, p, offsetmap.Session{Session: 1, ProducerID: 7}, nil, 0, 3, func(_ spillway.LocalOffset, see func(batch.Header)) error {
+		see(batch.Header{ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1, LastOffsetDelta: 2})
+		return nil
+	})
+	if err != nil || len(entries) < 2 {
+		t.Fatalf("%d entries: %v", len(entries), err)
+	}
+	if !bytes.HasPrefix(entries[0].Value, []byte("{")) || !strings.Contains(string(entries[0].Value), maptopic.GapForeign) {
+		t.Errorf("first comes %s: %s", entries[0].Key, entries[0].Value)
+	}
+}
+
+// A mirror may die between any two entries of an epoch's end. Who goes on looks only for
+// epochs that have not ended, so what lies behind the end is told first.
+func TestWhatLiesBehindAnEndIsToldFirst(t *testing.T) {
+	t.Parallel()
+	m := testMirror(t, embeddedSite(t, "east", nil))
+	tp := spillway.TopicPartition{Topic: "orders"}
+	start := offsetmap.EpochStart{Epoch: 3, Virtual: 5000, Local: 40}
+	for logEnd, want := range map[spillway.LocalOffset][]string{45: {"c/"}, 50: {"c/"}, 53: {"g/", "c/"}} {
+		var got []string
+		for _, e := range m.endEntries(tp, start, 5010, logEnd) {
+			got = append(got, e.Key[:2])
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("log end %d: %q", logEnd, got)
+		}
+	}
+}

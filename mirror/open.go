@@ -58,6 +58,11 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 		return nil, nil, err
 	}
 	m.config.Crash("afterClaim")
+	// Asked before the ends: of a topic that is created anew in between, the id tells later.
+	ids, err := m.topicIDs(ctx, parts)
+	if err != nil {
+		return nil, nil, err
+	}
 	tps := make([]spillway.TopicPartition, len(parts))
 	for i, p := range parts {
 		tps[i] = p.TopicPartition
@@ -76,7 +81,7 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 	for i, p := range parts {
 		om := m.reader.Map(p.TopicPartition)
 		pending, writer := unverified(om, previous[i])
-		view := om.View()
+		view, logs := om.View(), om.Logs()
 		held := om.Session() // last: while it is this one's, nobody changes what was read before
 		if _, open := view.Open(); open || !held.Same(p.session) {
 			lost = append(lost, p) // behind the start of an epoch nothing would be found that was mirrored
@@ -84,6 +89,10 @@ func (m *Mirror) open(ctx context.Context, id spillway.ShareID, epoch spillway.E
 		}
 		p.cutIn = held.Session
 		p.resumes = previous[i].Opened && previous[i].Worker == m.config.Worker
+		if p.anew = logs.IsNew(ids[p.Topic]); p.anew {
+			p.resumes = false
+		}
+		p.session.Logs = logs.With(ids[p.Topic])
 		opened = append(opened, p)
 		slots <- struct{}{}
 		reading.Go(func() {
@@ -185,14 +194,18 @@ func (m *Mirror) agree(view *offsetmap.View, epoch spillway.Epoch, p *partition,
 		return m.gap(maptopic.Gap{Kind: kind, Topic: p.Topic, Partition: p.Partition, Epoch: epoch, From: vFrom, To: vTo, LocalFrom: from, LocalTo: to})
 	}
 	var entries []maptopic.Entry
+	left := logEnd // of what the map knows
+	if p.anew {
+		left = 0 // what is there came with a sequence that a new log takes for a first one
+	}
 	switch {
-	case logEnd < local:
-		v, visible := view.ToVirtual(logEnd)
+	case left < local:
+		v, visible := view.ToVirtual(left)
 		if !visible {
 			v = min(v, virtual)
 		}
-		entries = append(entries, gap(maptopic.GapTruncated, logEnd, local, v, virtual))
-		virtual, local, pending = v, logEnd, nil
+		entries = append(entries, gap(maptopic.GapTruncated, left, local, v, virtual))
+		virtual, local, pending = v, left, nil
 	case fresh && logEnd > logStart:
 		entries = append(entries, gap(maptopic.GapExisting, logStart, logEnd, -1, -1))
 		local = logEnd
@@ -235,6 +248,10 @@ func (m *Mirror) agree(view *offsetmap.View, epoch spillway.Epoch, p *partition,
 		}
 	}
 	p.session = opened
+	// Before what would keep the next opening from finding it: a mirror may die in between.
+	for _, h := range v.hidden {
+		entries = append(entries, m.hiddenEntries(p, epoch, h)...)
+	}
 	entries = append(entries, maptopic.SessionEntry(p.TopicPartition, opened))
 	for _, c := range v.pieces {
 		entries = append(entries, maptopic.ChunkEntry(p.TopicPartition, c))
@@ -243,9 +260,6 @@ func (m *Mirror) agree(view *offsetmap.View, epoch spillway.Epoch, p *partition,
 		entries = append(entries, maptopic.VerifiedEntry(p.TopicPartition, offsetmap.Verified{Session: opened.Session, Local: p.local, Virtual: p.virtual}))
 	}
 	p.savedLocal, p.savedVirtual = p.local, p.virtual
-	for _, h := range v.hidden {
-		entries = append(entries, m.hiddenEntries(p, epoch, h)...)
-	}
 	return entries, nil
 }
 

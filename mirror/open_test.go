@@ -235,3 +235,30 @@ func lateBatch(t *testing.T, site broker.Cluster, tp spillway.TopicPartition, h 
 		t.Errorf("written at %d, wanted %d: %v", a.Base, at, err)
 	}
 }
+
+// A mirror dies with records in the log that the map does not call verified yet, and the
+// cleaner takes some of them whole before the next one looks: what is left is the mirror's
+// all the same.
+func TestWhatTheCleanerTookBeforeTheOpening(t *testing.T) {
+	t.Parallel()
+	previous := offsetmap.Session{Session: 1, Worker: "w", ProducerID: 7, ProducerEpoch: 3}
+	batchOf := func(at int64, sequence int32, n int32) batch.Header {
+		return batch.Header{ProducerID: 7, ProducerEpoch: 3, BaseOffset: at, BaseSequence: sequence, LastOffsetDelta: n - 1}
+	}
+	for name, c := range map[string]struct {
+		seen   batch.Header
+		hidden int
+		end    spillway.LocalOffset
+	}{
+		"the first records are gone":             {batchOf(104, 4, 6), 0, 110},
+		"there are sequences where no offset is": {batchOf(102, 4, 6), 2, 100},
+		"more than was on its way":               {batchOf(104, 4, 60), 2, 100},
+	} {
+		pending := &offsetmap.Chunk{Session: 1, Worker: "w", First: 100, Sequence: 0, Ranges: []offsetmap.Range{{Epoch: 1, Virtual: 1100, Local: 100, Length: 10}}}
+		v := newVerifier(100, 1100, pending, previous, offsetmap.Session{Session: 2, Worker: "w"})
+		v.see(c.seen)
+		if len(v.hidden) != c.hidden || v.straight.Local != c.end {
+			t.Errorf("%s: %+v is hidden, and the log as it was saved up to %d", name, v.hidden, v.straight.Local)
+		}
+	}
+}

@@ -2,12 +2,14 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/mirror/offsetmap"
 )
 
@@ -37,7 +39,15 @@ func (f *flow) openAll(ctx context.Context) {
 		return false
 	})
 	parts = f.withoutTransactions(ctx, parts)
+	for _, p := range parts {
+		p.reopen.Store(false) // what comes now does it
+	}
 	opened, lost, err := f.m.open(ctx, f.share.Share, f.openIn(), parts)
+	if errors.Is(err, broker.ErrUnknownTopic) && f.ending.bound.Load() == nil {
+		if err = f.createAnew(ctx, parts); err == nil {
+			opened, lost, err = f.m.open(ctx, f.share.Share, f.openIn(), parts)
+		}
+	}
 	if err != nil {
 		for _, p := range parts {
 			f.postpone(p, err.Error(), 0)
@@ -47,6 +57,7 @@ func (f *flow) openAll(ctx context.Context) {
 	for _, p := range lost {
 		f.postpone(p, "another mirror opened an append session, or an epoch began here, at the same time", 0)
 	}
+	f.stopCleaners(ctx, opened)
 	f.toRoute = append(f.toRoute, f.withLease(ctx, opened)...)
 }
 

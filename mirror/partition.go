@@ -36,6 +36,9 @@ type partition struct {
 	// compared says that the last records here were found to be the source's, or
 	// that there are none.
 	compared bool
+	// agreed is the append session in which the source answered to where the partition goes
+	// on from: with compared, or the leader epoch, that says that it has what is here.
+	agreed int64
 	// resumes says that the session before was this process's own too: it has
 	// compared what it read, so that the leader epoch says enough.
 	resumes bool
@@ -60,6 +63,11 @@ type partition struct {
 	// began, or no more; transactionSeen is when one was seen first.
 	alone           bool
 	transactionSeen time.Time
+	// reopen asks whoever has the partition to give it back and have it opened anew: its
+	// topic is gone here. Set by the flow.
+	reopen atomic.Bool
+	// anew says that the log is not the one any more that was opened here last.
+	anew bool
 	// retryAt is when a partition with a problem is tried again.
 	retryAt time.Time
 	failed  int    // openings without success, one after the other

@@ -77,7 +77,7 @@ func (l *lane) begin(ctx context.Context, f sitelog.Fetched, now time.Time) *pla
 		return nil
 	}
 	p.heard(f.LastStable, f.HighWatermark, now)
-	p.heardAt = l.heardAt
+	p.heardAt, p.agreed = l.heardAt, p.session.Session
 	if len(f.Records) > 0 {
 		p.newsAt = time.Now()
 	}

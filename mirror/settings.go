@@ -32,7 +32,14 @@ type topicPlan struct {
 // intent is what the map is told before the changes, and done after them.
 func (p topicPlan) intent() maptopic.Topic {
 	t := p.known
-	t.Settings, t.Borrowed = p.settings.Intent, p.borrowed
+	t.Settings, t.Borrowed = p.settings.Intent, maps.Clone(p.borrowed)
+	for key := range metadata.Stopped { // until it is given back
+		if before, had := p.known.Borrowed[key]; had && t.Borrowed != nil {
+			if _, has := t.Borrowed[key]; !has {
+				t.Borrowed[key] = before
+			}
+		}
+	}
 	return t
 }
 
@@ -69,6 +76,10 @@ func (m *Mirror) planSettings(ctx context.Context, from *source, topics []string
 	if err != nil {
 		return nil, err
 	}
+	if err := m.reader.Whole(ctx); err != nil {
+		return nil, err
+	}
+	hiding := m.reader.Hiding()
 	var plans []topicPlan
 	for _, name := range topics {
 		wanted, ok := theirs[name]
@@ -82,6 +93,20 @@ func (m *Mirror) planSettings(ctx context.Context, from *source, topics []string
 		}
 		var agreed map[string]string
 		lent := maps.Clone(wanted)
+		if from == nil { // what is known of it, and for the cleaner what is set here
+			lent = make(map[string]string)
+			for key := range metadata.Stopped {
+				if value, set := mine[key]; set {
+					lent[key] = value
+				}
+			}
+			for key, value := range p.known.Borrowed {
+				delete(lent, key)
+				if value != nil {
+					lent[key] = *value
+				}
+			}
+		}
 		if from != nil && !m.config.IdentitySources {
 			// It followed before it served, and what its mirror did is in its map.
 			before := from.reader.Topic(name)
@@ -98,8 +123,21 @@ func (m *Mirror) planSettings(ctx context.Context, from *source, topics []string
 				}
 			}
 		}
-		p.settings = metadata.PlanSettings(cluster, metadata.Carried(cluster, wanted, m.config.SettingsExcluded), mine, p.known.Settings, agreed)
-		p.borrows, p.borrowed = metadata.PlanBorrowed(lent, mine, p.known.Borrowed)
+		// What the source's mirror has stopped there is not for this site.
+		carried := metadata.Carried(cluster, lent, m.config.SettingsExcluded)
+		for key := range metadata.Stopped {
+			if _, is := carried[key]; !is && from != nil {
+				delete(lent, key) // it stays the site's own: the default, once the topic has begun anew
+			}
+		}
+		p.settings = metadata.PlanSettings(cluster, carried, mine, p.known.Settings, agreed)
+		stopped := hiding[name] != "" && (metadata.Compacts(mine) || metadata.Compacts(lent))
+		p.borrows, p.borrowed = metadata.PlanBorrowed(lent, mine, p.known.Borrowed, stopped)
+		for key := range metadata.Stopped { // neither carried while they are borrowed, nor taken for somebody else's then
+			if _, had := p.known.Borrowed[key]; stopped || had {
+				p.settings.LeaveOut(key, carried, p.known.Settings)
+			}
+		}
 		plans = append(plans, p)
 	}
 	return plans, nil
@@ -139,7 +177,7 @@ func (m *Mirror) changeSettings(ctx context.Context, from *source, plans []topic
 		if ctx.Err() != nil {
 			return
 		}
-		m.events.metadata(MetadataInfo{Source: from.site, Target: m.site, Kind: KindSetting, Name: topic, Problem: err.Error()})
+		m.events.metadata(MetadataInfo{Source: from.id(), Target: m.site, Kind: KindSetting, Name: topic, Problem: err.Error()})
 	}
 	if err := m.saveTopics(ctx, plans, topicPlan.intent); err != nil {
 		problem("", err)
@@ -155,10 +193,13 @@ func (m *Mirror) changeSettings(ctx context.Context, from *source, plans []topic
 				if o, ours := p.settings.Intent[c.Key]; ours {
 					plans[i].settings.Done[c.Key] = o
 				}
+				if before, had := p.known.Borrowed[c.Key]; had {
+					plans[i].borrowed[c.Key] = before
+				}
 				problem(p.name, err)
 				continue
 			}
-			m.events.metadata(MetadataInfo{Source: from.site, Target: m.site, Kind: KindSetting, Name: p.name, What: c.String()})
+			m.events.metadata(MetadataInfo{Source: from.id(), Target: m.site, Kind: KindSetting, Name: p.name, What: c.String()})
 		}
 	}
 	m.config.Crash("afterSettingsChanged")
@@ -199,17 +240,31 @@ func (m *Mirror) setTopic(ctx context.Context, topic string, changes []metadata.
 }
 
 // returnSettings gives back what was borrowed of topics that this site serves and
-// no other share of it follows.
-func (m *Mirror) returnSettings(ctx context.Context, a Assignment) error {
-	var topics []string
+// no other share of it follows. Where the log hides records the cleaner stays stopped, and
+// is stopped where the topic was compacted since: look says that it is time to see that.
+func (m *Mirror) returnSettings(ctx context.Context, a Assignment, look bool) error {
+	if err := m.reader.Whole(ctx); err != nil {
+		return err
+	}
+	hiding := m.reader.Hiding()
+	due := make(map[string]bool)
 	for _, name := range m.reader.Topics() {
-		if len(m.reader.Topic(name).Borrowed) > 0 && a.covers(name) && !m.follows(name) {
-			topics = append(topics, name)
+		for key := range m.reader.Topic(name).Borrowed {
+			if _, stops := metadata.Stopped[key]; !stops || hiding[name] == "" {
+				due[name] = true
+			}
 		}
 	}
-	if len(topics) == 0 {
+	if look {
+		for name := range hiding {
+			due[name] = true
+		}
+	}
+	maps.DeleteFunc(due, func(name string, _ bool) bool { return !a.covers(name) || m.follows(name) })
+	if len(due) == 0 {
 		return nil
 	}
+	topics := slices.Sorted(maps.Keys(due))
 	here, err := m.local.Admin().TopicSettings(ctx, topics)
 	if err != nil {
 		return err
@@ -218,7 +273,22 @@ func (m *Mirror) returnSettings(ctx context.Context, a Assignment) error {
 	var entries []maptopic.Entry
 	for _, name := range topics {
 		t := m.reader.Topic(name)
-		changes := metadata.PlanReturned(here[name], t.Borrowed)
+		changes, left := metadata.PlanReturned(here[name], t.Borrowed, hiding[name] != "" && metadata.Compacts(here[name]))
+		if len(changes) == 0 && len(left) == len(t.Borrowed) {
+			continue
+		}
+		if len(left) > 0 { // told before it is done
+			borrowed := maps.Clone(t.Borrowed)
+			if borrowed == nil {
+				borrowed = make(map[string]*string, len(left))
+			}
+			maps.Copy(borrowed, left)
+			told := t
+			told.Borrowed = borrowed
+			if err := m.saveAndRead(ctx, []maptopic.Entry{maptopic.TopicEntry(name, told)}); err != nil {
+				return err
+			}
+		}
 		if refused := m.setTopic(ctx, name, changes); len(refused) > 0 {
 			for _, err := range refused {
 				faults = append(faults, err)
@@ -228,10 +298,28 @@ func (m *Mirror) returnSettings(ctx context.Context, a Assignment) error {
 		for _, c := range changes {
 			m.events.metadata(MetadataInfo{Target: m.site, Kind: KindSetting, Name: name, What: c.String()})
 		}
-		t.Borrowed = nil
+		t.Borrowed = left
 		entries = append(entries, maptopic.TopicEntry(name, t))
 	}
 	return errors.Join(append(faults, m.saveAndRead(ctx, entries))...)
+}
+
+// stopCleaners keeps cleaners from logs in which hidden records were found, before more is
+// written behind them: they would remove what nobody has listed yet, and what clients see
+// (C11). Where the source does not say how its topics are, this site's own settings do.
+func (f *flow) stopCleaners(ctx context.Context, parts []*partition) {
+	hiding := f.m.reader.Hiding()
+	found := make(map[string]bool)
+	for _, p := range parts {
+		if _, stopped := f.m.reader.Topic(p.Topic).Borrowed["min.compaction.lag.ms"]; hiding[p.Topic] != "" && !stopped {
+			found[p.Topic] = true
+		}
+	}
+	topics := slices.Sorted(maps.Keys(found))
+	if len(topics) == 0 || f.m.borrowSettings(ctx, f.source, topics) == nil {
+		return
+	}
+	f.keep(ctx, KindSetting, func() error { return f.m.borrowSettings(ctx, nil, topics) })
 }
 
 // follows tells whether a flow of any share writes to the topic here.
@@ -414,7 +502,13 @@ func (f *flow) keepSettings(ctx context.Context, topics []string) error {
 	} else if _, err := look(); err != nil {
 		return err
 	}
-	return f.learnLimits(ctx, here)
+	var compacted []string
+	for _, name := range topics {
+		if metadata.Compacts(here[name]) {
+			compacted = append(compacted, name)
+		}
+	}
+	return errors.Join(f.learnLimits(ctx, here), f.keepLevels(ctx, compacted), f.settleOwed(ctx), f.lookBehind(ctx, compacted))
 }
 
 // late leaves changes out that are not as old as the flow's delay: with a shorter

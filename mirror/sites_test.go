@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,7 @@ func testMirrorWith(t *testing.T, c Config, sources ...broker.Cluster) *Mirror {
 		c.Sources[s.Site()] = s
 	}
 	c.FetchWait, c.TopicInterval, c.GroupInterval = 50*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
-	c.VerifyInterval, c.MetadataInterval = 200*time.Millisecond, 100*time.Millisecond
+	c.VerifyInterval, c.MetadataInterval = 200*time.Millisecond, cmp.Or(c.MetadataInterval, 100*time.Millisecond)
 	if c.quiet == (quietLimits{}) { // so that partitions go to and fro
 		c.quiet = quietLimits{from: 2, after: 50 * time.Millisecond, laneMax: 1}
 	}

@@ -92,7 +92,7 @@ func (m *Mirror) overhangs() map[spillway.TopicPartition][]UnreplicatedRange {
 	}
 	found := make(map[spillway.TopicPartition][]UnreplicatedRange)
 	for _, g := range gaps {
-		if g.Kind == maptopic.GapOverhang {
+		if g.Kind == maptopic.GapOverhang && m.reader.Holds(g) {
 			tp := spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition}
 			kind := decided[extent{tp, g.LocalFrom, g.LocalTo}]
 			found[tp] = append(found[tp], UnreplicatedRange{Site: m.site, Topic: g.Topic, Partition: g.Partition, Epoch: g.Epoch,

@@ -102,6 +102,13 @@ func (v *verifier) passed(h batch.Header) {
 	v.verdict.end = end
 }
 
+// cleaned tells whether the offsets before a batch of the session, so many, are those of
+// records that it wrote there and that the log's cleaner has taken whole: as many sequences
+// are missing.
+func (v *verifier) cleaned(h batch.Header, offsets, n int64) bool {
+	return v.deleted == 0 && offsets+n <= v.left() && (int64(h.BaseSequence)-int64(v.sequence))&math.MaxInt32 == offsets
+}
+
 // lastEpoch is the epoch of the last record that counts, 0 without any. The view
 // is the map as it was before.
 func (v *verdict) lastEpoch(view *offsetmap.View) spillway.Epoch {
@@ -138,11 +145,15 @@ func (v *verifier) see(h batch.Header) {
 	if next <= v.at {
 		return
 	}
-	if first > v.at { // offsets without a batch: compaction, or a broker's gap
-		v.hide(v.at, first, hiddenMarkers)
-	}
 	n := int64(h.LastOffsetDelta) + 1
 	own := h.ProducerID == v.previous.ProducerID && h.ProducerEpoch == v.previous.ProducerEpoch
+	if first > v.at { // offsets without a batch: compaction, or a broker's gap
+		if own && v.cleaned(h, int64(first-v.at), n) {
+			v.found(v.at, int64(first-v.at))
+		} else {
+			v.hide(v.at, first, hiddenMarkers)
+		}
+	}
 	if own && v.deleted > 0 && len(v.ranges) > 0 {
 		v.passed(h)
 	}

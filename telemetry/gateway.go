@@ -67,11 +67,47 @@ func (t *Telemetry) RouterEvents() router.Events {
 		Denied: func(d router.Denial) {
 			t.counter(gatewayDenials, strings.ToLower(string(d.Kind)), strings.ToLower(string(d.Operation))).Inc()
 		},
+		Read: func(id spillway.ShareID, info router.ReadInfo) {
+			from := readFrom(info)
+			t.counter(gatewayNearReads, id.Group, from).Inc()
+			t.counter(gatewayNearRecords, id.Group, from).Add(float64(info.Records))
+			t.counter(gatewayNearBytes, id.Group, from).Add(float64(info.Bytes))
+		},
+		Sent: func(id spillway.ShareID, way string) { t.counter(gatewayReadsSent, id.Group, way).Inc() },
 		OverQuota: func(kind quota.Kind, pause time.Duration) {
 			t.histogram(gatewayOverQuota, kind.String()).Observe(pause.Seconds())
 		},
 		FetchLimited: func() { t.counter(gatewayFetchLimited).Inc() },
 	}
+}
+
+// readFrom says where a consumer near a site read.
+func readFrom(info router.ReadInfo) string {
+	switch {
+	case !info.Local && !info.Ready:
+		return "unready"
+	case !info.Local:
+		return "far"
+	case info.Standby:
+		return "standby"
+	}
+	return "active"
+}
+
+// standbyGauges are the series that end when nobody reads at a standby any more.
+var standbyGauges = []Metric{gatewayBehind, gatewayBehindTime, gatewayStale}
+
+// standbyRead shows how old a standby is that consumers read.
+func (t *Telemetry) standbyRead(id spillway.ShareID, site spillway.SiteID, info federation.Standby) {
+	if info.Partitions == 0 {
+		for _, m := range standbyGauges {
+			t.gauges[m.Name].DeleteLabelValues(id.Group, string(site))
+		}
+		return
+	}
+	t.gauge(gatewayBehind, id.Group, string(site)).Set(float64(info.Records))
+	t.gauge(gatewayBehindTime, id.Group, string(site)).Set(info.Age.Seconds())
+	t.gauge(gatewayStale, id.Group, string(site)).Set(float64(info.Stale))
 }
 
 // RightsAged shows how old the list is by which it is decided what clients may do.
@@ -98,6 +134,7 @@ func (t *Telemetry) GatewayEvents() federation.Events {
 			t.gauge(gatewayLagTime, id.Group).Set(info.Age.Seconds())
 			t.gauge(gatewayLagging, id.Group).Set(float64(info.Beyond))
 		},
+		Standby: t.standbyRead,
 		Problem: func(string, error) { problems.Inc() },
 	}
 }

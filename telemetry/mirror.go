@@ -90,7 +90,7 @@ func (t *Telemetry) flowEnded(f mirror.FlowInfo) {
 }
 
 // flowGauges are the series that end with a flow.
-var flowGauges = []Metric{mirrorLag, mirrorUndecided, mirrorHanging, mirrorLagTime, mirrorGroupAge, mirrorPartitions, mirrorWorkers}
+var flowGauges = []Metric{mirrorLag, mirrorUndecided, mirrorHanging, mirrorDeletions, mirrorLagTime, mirrorGroupAge, mirrorPartitions, mirrorWorkers}
 
 // flowState keeps only the flow that runs: after a move the group has another
 // source, and the old series would stand still for ever.
@@ -111,6 +111,7 @@ func (t *Telemetry) flowState(f mirror.FlowInfo) {
 	t.gauge(mirrorLag, group, source, target).Set(float64(f.LagRecords))
 	t.gauge(mirrorUndecided, group, source, target).Set(float64(f.UndecidedRecords))
 	t.gauge(mirrorHanging, group, source, target).Set(float64(len(f.Hanging)))
+	t.gauge(mirrorDeletions, group, source, target).Set(f.DeletionsBehind)
 	t.gauge(mirrorGroupAge, group, source, target).Set(f.GroupAge.Seconds())
 	t.gauge(mirrorLagTime, group, source, target).Set(f.LagTime.Seconds())
 	t.gauge(mirrorPartitions, group, source, target, "running").Set(float64(f.Running))

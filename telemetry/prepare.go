@@ -11,7 +11,7 @@ import (
 // discarded, is written by a command.
 var gapKinds = []string{
 	maptopic.GapForeign, maptopic.GapStaleWorker, maptopic.GapRetention, maptopic.GapUnreplicated, maptopic.GapOverhang, maptopic.GapTruncated,
-	maptopic.GapSource, maptopic.GapRefused, maptopic.GapCorrupt, maptopic.GapStart, maptopic.GapDivergence, maptopic.GapExisting, maptopic.GapDuplicate, maptopic.GapAborted, maptopic.GapMissing, maptopic.GapTransaction, maptopic.GapRecreated, maptopic.GapDegrade,
+	maptopic.GapSource, maptopic.GapRefused, maptopic.GapCorrupt, maptopic.GapStart, maptopic.GapDivergence, maptopic.GapExisting, maptopic.GapDuplicate, maptopic.GapAborted, maptopic.GapMissing, maptopic.GapLate, maptopic.GapTransaction, maptopic.GapRecreated, maptopic.GapDegrade,
 }
 
 // Prepare makes the series of rare events begin at 0. A series that begins

@@ -7,12 +7,14 @@ import (
 
 	"spillway/console/status"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 )
 
 // statusMetrics come from the newest status at the time of the scrape.
 var statusMetrics = []Metric{
 	statusAge, coordinatorUp, automation, siteUp, siteGateways, siteMirrors,
 	shareEpoch, shareState, shareActive, shareSafe, shareDegraded, shareUnreplicated, shareLossMax,
+	drillPassed, drillOverdue, drillRecovery, drillLost,
 	flowLag, flowUp, flowSilent,
 }
 
@@ -79,8 +81,22 @@ func (c statusCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
+func collectDrill(set func(m Metric, value float64, labels ...string), g status.Group) {
+	set(drillOverdue, number(g.Drill.Overdue), g.Name)
+	if g.Drill.Outcome != "" {
+		set(drillPassed, number(g.Drill.Outcome == string(history.DrillPassed)), g.Name)
+	}
+	if !g.Drill.PassedAt.IsZero() {
+		set(drillRecovery, g.Drill.Recovery, g.Name)
+		set(drillLost, float64(g.Drill.Lost), g.Name)
+	}
+}
+
 func collectGroup(set func(m Metric, value float64, labels ...string), g status.Group) {
 	set(shareLossMax, float64(g.LossMax), g.Name)
+	if g.Drill != nil {
+		collectDrill(set, g)
+	}
 	if g.Epoch == 0 {
 		return // no record could be read
 	}

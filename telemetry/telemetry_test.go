@@ -126,6 +126,27 @@ func TestStatusBecomesGauges(t *testing.T) {
 	}
 }
 
+// A group of drills has series; what was never seen has none.
+func TestDrillsAreShown(t *testing.T) {
+	tel := New("test")
+	s := status.Status{At: time.Now(), Groups: []status.Group{
+		{Name: "drill", Drill: &status.Drill{Outcome: "failed", PassedAt: time.Now(), Recovery: 1.5, Lost: 7, Overdue: true}},
+		{Name: "new", Drill: &status.Drill{}}, {Name: "shop"},
+	}}
+	tel.WatchStatus(func() (status.Status, bool) { return s, true })
+	_, body := get(t, tel, "/metrics")
+	for series, want := range map[string]bool{
+		`spillway_drill_passed{failover_group="drill"} 0`: true, `spillway_drill_overdue{failover_group="drill"} 1`: true,
+		`spillway_drill_recovery_seconds{failover_group="drill"} 1.5`: true, `spillway_drill_lost_records{failover_group="drill"} 7`: true,
+		`spillway_drill_overdue{failover_group="new"} 0`: true, `spillway_drill_passed{failover_group="new"}`: false,
+		`spillway_drill_recovery_seconds{failover_group="new"}`: false, `spillway_drill_overdue{failover_group="shop"}`: false,
+	} {
+		if strings.Contains(body, series) != want {
+			t.Errorf("%s: is there %t, want %t", series, !want, want)
+		}
+	}
+}
+
 // Two processes that saw the same move write into the same trace.
 func TestMoveIsOneTrace(t *testing.T) {
 	start := time.Unix(100, 0)
@@ -221,6 +242,15 @@ func TestTheAgeOfRightsIsShown(t *testing.T) {
 		if !strings.Contains(body, want+"\n") {
 			t.Errorf("lacks %s", want)
 		}
+	}
+}
+
+func TestDeletionsBehindAreShown(t *testing.T) {
+	tel := New("test")
+	tel.MirrorEvents().FlowState(mirror.FlowInfo{Share: spillway.ShareID{Group: "shop"}, Source: "east", Target: "west", DeletionsBehind: 0.75})
+	want := `spillway_mirror_deletions_behind_ratio{failover_group="shop",source="east",target="west"} 0.75`
+	if _, body := get(t, tel, "/metrics"); !strings.Contains(body, want+"\n") {
+		t.Errorf("lacks %s", want)
 	}
 }
 

@@ -136,6 +136,9 @@ func offsets(t *testing.T, f *fixture) {
 	expect("high watermarks", marks, err, 6, 1)
 	starts, err := f.admin.LogStarts(f.ctx, both)
 	expect("log starts", starts, err, 0, 0)
+	starts, ends, err = f.admin.LogBounds(f.ctx, both)
+	expect("log starts with ends", starts, err, 0, 0)
+	expect("stable ends with starts", ends, err, 6, 1)
 	later, err := f.admin.OffsetsForTime(f.ctx, both, base.Add(time.Second).UnixMilli())
 	expect("offsets for a time", later, err, 4, -1)
 

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"strconv"
 	"time"
@@ -82,7 +83,7 @@ func (c *Cluster) askCapabilities(ctx context.Context) {
 	c.mu.Lock()
 	found := c.mu.capabilities
 	c.mu.Unlock()
-	link, err := c.own(ctx, broker.AnyNode)
+	link, err := c.own(ctx, broker.AnyNode, c.avoid)
 	if err != nil {
 		return
 	}
@@ -115,44 +116,56 @@ func (c *Cluster) authorizes(ctx context.Context) (bool, error) {
 }
 
 // limitsTimestamps reads the brokers' bound for records from the future; where
-// it may not be read, there might be one. Some of the nodes are asked, others each time,
-// and who answers first counts: any of them may hang.
+// it may not be read, there might be one.
 func (c *Cluster) limitsTimestamps(ctx context.Context) (bool, error) {
-	c.mu.Lock()
-	var nodes []int32
-	for id := range c.mu.nodes { // in no order
-		if len(nodes) < probeNodes {
-			nodes = append(nodes, id)
-		}
-	}
-	c.mu.Unlock()
+	limits, err := firstOf(ctx, c, func(ctx context.Context, node int32) (bool, error) {
+		value, known, err := c.brokerConfig(ctx, node, "log.message.timestamp.after.max.ms")
+		return !known || value != strconv.FormatInt(math.MaxInt64, 10), err
+	})
+	return limits || err != nil, err
+}
+
+// errNoneKnown: it is not known which nodes there are.
+var errNoneKnown = fmt.Errorf("none is known: %w", broker.ErrUnknownNode)
+
+// firstOf asks some of the nodes that are known, others each time, and who answers first
+// counts: any of them may hang.
+func firstOf[T any](ctx context.Context, c *Cluster, ask func(ctx context.Context, node int32) (T, error)) (T, error) {
 	type answer struct {
-		limits bool
-		err    error
+		told T
+		err  error
 	}
-	answers := make(chan answer, len(nodes))
-	for _, node := range nodes {
+	answers := make(chan answer, probeNodes)
+	asked := 0
+	c.mu.Lock()
+	for node := range c.mu.nodes { // in no order
+		if asked == probeNodes || c.mu.closed {
+			break
+		}
+		asked++
 		// Not cut off by the answer of another: the connection is of use later.
 		c.besides.Go(func() {
 			ctx, cancel := context.WithTimeout(c.life, probeMax)
 			defer cancel()
-			value, known, err := c.brokerConfig(ctx, node, "log.message.timestamp.after.max.ms")
-			answers <- answer{!known || value != strconv.FormatInt(math.MaxInt64, 10), err}
+			told, err := ask(ctx, node)
+			answers <- answer{told, err}
 		})
 	}
-	err := broker.ErrUnknownNode
-	for range nodes {
+	c.mu.Unlock()
+	var none T
+	err := errNoneKnown
+	for range asked {
 		select {
 		case a := <-answers:
 			if a.err == nil {
-				return a.limits, nil
+				return a.told, nil
 			}
 			err = a.err
 		case <-ctx.Done():
-			return true, ctx.Err()
+			return none, ctx.Err()
 		}
 	}
-	return true, err
+	return none, err
 }
 
 // brokerConfig asks a broker for one of its own settings.

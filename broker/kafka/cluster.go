@@ -117,19 +117,24 @@ func (c *Cluster) Close() error {
 
 // Dial implements broker.Cluster.
 func (c *Cluster) Dial(ctx context.Context, node int32) (*conn.Conn, error) {
+	return c.dial(ctx, node, c.avoid)
+}
+
+// dial is Dial for who decides what it means that a node could not be reached.
+func (c *Cluster) dial(ctx context.Context, node int32, gone func(node int32)) (*conn.Conn, error) {
 	if node == broker.AnyNode {
 		return c.dialAny(ctx)
 	}
 	n, err := c.node(ctx, node)
 	if errors.Is(err, broker.ErrUnknownNode) {
-		c.lost(node)
+		gone(node)
 	}
 	if err != nil {
 		return nil, err
 	}
 	opened, err := c.open(ctx, node, address(n))
 	if err != nil {
-		c.lost(node)
+		gone(node)
 	}
 	return opened, err
 }
@@ -228,7 +233,7 @@ func (c *Cluster) lost(node int32) {
 }
 
 // own returns the cluster's own connection to a node, made when needed.
-func (c *Cluster) own(ctx context.Context, node int32) (*conn.Conn, error) {
+func (c *Cluster) own(ctx context.Context, node int32, gone func(node int32)) (*conn.Conn, error) {
 	c.mu.Lock()
 	if c.mu.closed {
 		c.mu.Unlock()
@@ -254,7 +259,7 @@ func (c *Cluster) own(ctx context.Context, node int32) (*conn.Conn, error) {
 		l.conn.Close()
 		l.conn = nil
 	}
-	opened, err := c.Dial(ctx, node)
+	opened, err := c.dial(ctx, node, gone)
 	if err != nil {
 		return nil, err
 	}
@@ -277,12 +282,22 @@ const requestMax = 10 * time.Second
 // taken to hang. Who asked may have had less time than any node needs.
 const hangMin = 3 * time.Second
 
-// do sends a request on the cluster's own connection, in at most the given version.
+// do sends a request on the cluster's own connection, in at most the given version. A node
+// that does not answer is avoided (invariant A).
 func (c *Cluster) do(ctx context.Context, node int32, req kmsg.Request, highest int16) (kmsg.Response, error) {
+	return c.request(ctx, node, req, highest, c.avoid)
+}
+
+// forgetNothing is for requests after which the caller has the cluster asked where things are,
+// so that nobody else has to wait until that is known again.
+func forgetNothing(int32) {}
+
+// request is do for who decides what it means that a node does not answer.
+func (c *Cluster) request(ctx context.Context, node int32, req kmsg.Request, highest int16, gone func(node int32)) (kmsg.Response, error) {
 	if err := ctx.Err(); err != nil { // nobody would wait for the answer
 		return nil, fmt.Errorf("site %s: %s: %w", c.config.Site, kmsg.NameForKey(req.Key()), err)
 	}
-	link, err := c.own(ctx, node)
+	link, err := c.own(ctx, node, gone)
 	if err != nil {
 		return nil, err
 	}
@@ -299,10 +314,10 @@ func (c *Cluster) do(ctx context.Context, node int32, req kmsg.Request, highest 
 	switch {
 	case err == nil:
 	case link.Err() != nil:
-		c.avoid(node)
+		gone(node)
 		return nil, err
 	case ctx.Err() != nil:
-		c.watch(node, link, pending, sent.Add(hangMin))
+		c.watch(link, pending, sent.Add(hangMin), func() { gone(node) })
 		return nil, err
 	default:
 		return nil, err
@@ -317,10 +332,10 @@ func (c *Cluster) do(ctx context.Context, node int32, req kmsg.Request, highest 
 // watch closes a connection on which a request has no answer by then: a node that hangs
 // would hang the next request too. Others use the connection, so the time of the one who
 // asked counts only where it was long enough.
-func (c *Cluster) watch(node int32, link *conn.Conn, pending *conn.Pending, by time.Time) {
+func (c *Cluster) watch(link *conn.Conn, pending *conn.Pending, by time.Time, gone func()) {
 	leave := func() {
 		link.Close()
-		c.avoid(node)
+		gone()
 	}
 	left := time.Until(by)
 	if left <= 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -147,6 +148,82 @@ func TestAMovedLeaderIsFoundAgain(t *testing.T) {
 	}
 }
 
+// Who asks again in any case takes nothing from others that is known, whatever comes of it:
+// while a site is away, each gateway asks it each second how far it is.
+func TestAQuestionThatFailsForgetsNothing(t *testing.T) {
+	for what, answer := range map[string]func(kmsg.Request) (kmsg.Response, error, bool){
+		"a leader that refuses": func(req kmsg.Request) (kmsg.Response, error, bool) {
+			resp := req.ResponseKind().(*kmsg.ListOffsetsResponse)
+			for _, in := range req.(*kmsg.ListOffsetsRequest).Topics {
+				topic := kmsg.ListOffsetsResponseTopic{Topic: in.Topic}
+				for _, p := range in.Partitions {
+					one := kmsg.NewListOffsetsResponseTopicPartition()
+					one.Partition, one.ErrorCode = p.Partition, kerr.NotLeaderForPartition.Code
+					topic.Partitions = append(topic.Partitions, one)
+				}
+				resp.Topics = append(resp.Topics, topic)
+			}
+			return resp, nil, true
+		},
+		"one that closes the connection": func(kmsg.Request) (kmsg.Response, error, bool) { return nil, errors.New("not now"), true },
+		"one that hangs":                 nil,
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			server, c := start(t, kafka.Config{})
+			tps := []spillway.TopicPartition{orders, {Topic: "orders"}, {Topic: "orders", Partition: 2}}
+			known := func() (found []int32) {
+				for _, tp := range tps {
+					node, err := c.Leader(t.Context(), tp)
+					if err != nil {
+						t.Fatal(err)
+					}
+					found = append(found, node)
+				}
+				node, err := c.Coordinator(t.Context(), broker.GroupCoordinator, "shop")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return append(found, node)
+			}
+			before := known()
+			if starts, ends, err := c.Admin().LogBounds(t.Context(), tps); err != nil || len(starts) != 3 || len(ends) != 3 {
+				t.Fatalf("%v, %v, %v", starts, ends, err)
+			}
+			var asked, looked atomic.Int64
+			for _, key := range []int16{3, 10} { // Metadata, FindCoordinator
+				server.ControlKey(key, func(kmsg.Request) (kmsg.Response, error, bool) {
+					server.KeepControl()
+					looked.Add(1)
+					return nil, nil, false
+				})
+			}
+			ended := make(chan struct{})
+			t.Cleanup(func() { close(ended) })
+			server.ControlKey(2, func(req kmsg.Request) (kmsg.Response, error, bool) {
+				server.KeepControl()
+				asked.Add(1)
+				if answer != nil {
+					return answer(req)
+				}
+				server.SleepControl(func() { <-ended })
+				return nil, errors.New("it has hung"), true
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // longer than a node is waited for before it counts as one that hangs
+			defer cancel()
+			if starts, ends, err := c.Admin().LogBounds(ctx, tps); err == nil || len(starts)+len(ends) > 0 {
+				t.Fatalf("%v, %v, %v", starts, ends, err)
+			}
+			if n := asked.Load(); n > 6 { // three nodes, two questions
+				t.Errorf("it was asked %d times", n)
+			}
+			if after := known(); !slices.Equal(after, before) || looked.Load() > 0 {
+				t.Errorf("leaders and coordinator %v, before %v; the cluster was asked %d times for them", after, before, looked.Load())
+			}
+		})
+	}
+}
+
 // Who asks for a node that is not there takes nothing from others that is known.
 func TestAnUnknownNodeForgetsNothing(t *testing.T) {
 	server, c := start(t, kafka.Config{})
@@ -225,6 +302,41 @@ func TestLogEndsNameTheLeadersEpoch(t *testing.T) {
 	}
 }
 
+// What could be found comes with the error of the rest.
+func TestEndsThatWereFoundAreKept(t *testing.T) {
+	server, c := start(t, kafka.Config{})
+	server.ControlKey(2, func(req kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		r := req.(*kmsg.ListOffsetsRequest)
+		resp := r.ResponseKind().(*kmsg.ListOffsetsResponse)
+		for _, rt := range r.Topics {
+			topic := kmsg.NewListOffsetsResponseTopic()
+			topic.Topic = rt.Topic
+			for _, rp := range rt.Partitions {
+				p := kmsg.NewListOffsetsResponseTopicPartition()
+				if p.Partition, p.Offset = rp.Partition, 5; rp.Partition != orders.Partition {
+					p.ErrorCode, p.Offset = kerr.OffsetNotAvailable.Code, -1
+				}
+				topic.Partitions = append(topic.Partitions, p)
+			}
+			resp.Topics = append(resp.Topics, topic)
+		}
+		return resp, nil, true
+	})
+	other := orders
+	other.Partition = 1 - orders.Partition
+	for what, ask := range map[string]func(context.Context, []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error){
+		"stable ends": c.Admin().StableEnds, "log starts": c.Admin().LogStarts,
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		found, err := ask(ctx, []spillway.TopicPartition{orders, other})
+		cancel()
+		if at, there := found[orders]; err == nil || !there || at != 5 || len(found) != 1 {
+			t.Errorf("%s: %v, %v", what, found, err)
+		}
+	}
+}
+
 func TestAMovedCoordinatorIsFoundAgain(t *testing.T) {
 	server, c := start(t, kafka.Config{})
 	offsets := map[spillway.TopicPartition]broker.GroupOffset{orders: {Offset: 3, LeaderEpoch: -1}}
@@ -243,6 +355,158 @@ func TestAMovedCoordinatorIsFoundAgain(t *testing.T) {
 	})
 	if err := c.Admin().CommitGroupOffsets(t.Context(), "shippers", offsets); err != nil || refusals.Load() != 1 {
 		t.Errorf("%d refusals, %v", refusals.Load(), err)
+	}
+}
+
+// A broker came back at another address, and its old one leads elsewhere: the answer that names it
+// as a coordinator has the new one. It is taken if it is allowed.
+func TestACoordinatorIsFoundAtItsNewAddress(t *testing.T) {
+	var dialled atomic.Value
+	server, c := start(t, kafka.Config{
+		Allow: func(host string, port int32) bool { return host == "127.0.0.1" && port != 8500 },
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			dialled.Store(address)
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		},
+	})
+	if _, err := c.Metadata(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	dial := func() string {
+		t.Helper()
+		to, err := c.Dial(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to.Close()
+		return dialled.Load().(string)
+	}
+	old, elsewhere := dial(), ""
+	for _, address := range server.ListenAddrs() {
+		if address != old {
+			elsewhere = address
+		}
+	}
+	host, port, err := net.SplitHostPort(elsewhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, announced := range []struct {
+		host  string
+		port  int
+		error int16
+		want  string
+	}{
+		{host, 8500, 0, old},
+		{"10.0.0.1", number, 0, old},
+		{host, number, kerr.CoordinatorNotAvailable.Code, old},
+		{host, number, 0, elsewhere},
+	} {
+		server.ControlKey(int16(kmsg.FindCoordinator), func(req kmsg.Request) (kmsg.Response, error, bool) {
+			resp := req.ResponseKind().(*kmsg.FindCoordinatorResponse)
+			one := kmsg.NewFindCoordinatorResponseCoordinator()
+			one.Key, one.NodeID, one.Host, one.Port, one.ErrorCode = "shippers", 1, announced.host, int32(announced.port), announced.error
+			resp.Coordinators = append(resp.Coordinators, one)
+			return resp, nil, true
+		})
+		if err := c.Relocate(t.Context(), broker.GroupCoordinator, "shippers"); err != nil {
+			t.Fatal(err)
+		}
+		if got := dial(); got != announced.want {
+			t.Errorf("%+v: node 1 is dialled at %s", announced, got)
+		}
+	}
+}
+
+// A group's coordinator moves, or nobody knows it for a while: what is known of others is not
+// asked for again, neither by who asks that group nor by who has been told of the move.
+func TestOneCoordinatorThatMovesForgetsNoOther(t *testing.T) {
+	t.Parallel()
+	server, c := start(t, kafka.Config{})
+	var questions sync.Map // by group
+	asked := func(group string) int {
+		n, _ := questions.LoadOrStore(group, new(atomic.Int32))
+		return int(n.(*atomic.Int32).Load())
+	}
+	var away atomic.Bool
+	server.ControlKey(int16(kmsg.FindCoordinator), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		r := req.(*kmsg.FindCoordinatorRequest)
+		server.KeepControl()
+		for _, key := range r.CoordinatorKeys {
+			asked(key)
+			n, _ := questions.Load(key)
+			n.(*atomic.Int32).Add(1)
+		}
+		if !away.CompareAndSwap(true, false) {
+			return nil, nil, false
+		}
+		resp := r.ResponseKind().(*kmsg.FindCoordinatorResponse)
+		for _, key := range r.CoordinatorKeys {
+			one := kmsg.NewFindCoordinatorResponseCoordinator()
+			one.Key, one.NodeID, one.ErrorCode = key, -1, kerr.CoordinatorNotAvailable.Code
+			resp.Coordinators = append(resp.Coordinators, one)
+		}
+		return resp, nil, true
+	})
+	metadata := atomic.Int32{}
+	server.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		metadata.Add(1)
+		return nil, nil, false
+	})
+	find := func(group string) {
+		t.Helper()
+		if _, err := c.Coordinator(t.Context(), broker.GroupCoordinator, group); err != nil {
+			t.Fatal(err)
+		}
+	}
+	find("other")
+	if _, err := c.Leader(t.Context(), orders); err != nil {
+		t.Fatal(err)
+	}
+	known := metadata.Load()
+
+	away.Store(true)
+	find("shippers") // asked twice
+	refused := atomic.Bool{}
+	server.ControlKey(int16(kmsg.OffsetFetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		server.KeepControl()
+		if refused.Swap(true) {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
+		g := kmsg.NewOffsetFetchResponseGroup()
+		g.Group, g.ErrorCode = "shippers", kerr.NotCoordinator.Code
+		resp.Groups = append(resp.Groups, g)
+		return resp, nil, true
+	})
+	if _, err := c.Admin().FetchGroupOffsets(t.Context(), "shippers"); err != nil || !refused.Load() {
+		t.Fatal(err)
+	} // a third time
+	if err := c.Relocate(t.Context(), broker.GroupCoordinator, "shippers", "billing"); err != nil {
+		t.Fatal(err)
+	}
+	find("billing") // known from there
+	away.Store(true)
+	if err := c.Relocate(t.Context(), broker.GroupCoordinator, "shippers"); err != nil {
+		t.Fatal(err)
+	}
+	find("shippers") // nobody knew
+	find("other")
+	if _, err := c.Leader(t.Context(), orders); err != nil {
+		t.Fatal(err)
+	}
+	for group, want := range map[string]int{"other": 1, "shippers": 6, "billing": 1} {
+		if n := asked(group); n != want {
+			t.Errorf("asked %d times for the coordinator of %s, want %d", n, group, want)
+		}
+	}
+	if n := metadata.Load() - known; n > 0 {
+		t.Errorf("asked %d times for metadata", n)
 	}
 }
 
@@ -272,6 +536,18 @@ func (f *freezable) Close() error {
 // answer is said.
 func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
 	t.Parallel()
+	// The first one is that which is asked which brokers there are.
+	for _, coordinator := range []int32{0, 1} {
+		t.Run(fmt.Sprint("broker ", coordinator), func(t *testing.T) {
+			t.Parallel()
+			listBeside(t, coordinator)
+		})
+	}
+}
+
+// listBeside lists groups while that broker hangs.
+func listBeside(t *testing.T, coordinator int32) {
+	t.Helper()
 	var hung atomic.Pointer[string]
 	frozen := &atomic.Bool{}
 	server, c := start(t, kafka.Config{Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -285,7 +561,7 @@ func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
 		}
 		return f, nil
 	}})
-	hangs := server.ListenAddrs()[1]
+	hangs := server.ListenAddrs()[coordinator] // kfake numbers its brokers in the order of their addresses
 	hung.Store(&hangs)
 	for i := range 30 {
 		if err := c.Admin().CommitGroupOffsets(t.Context(), fmt.Sprint("group-", i), map[spillway.TopicPartition]broker.GroupOffset{orders: {Offset: 3, LeaderEpoch: -1}}); err != nil {
@@ -296,7 +572,6 @@ func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
 	if err != nil || len(all) != 30 {
 		t.Fatalf("%d groups, %v", len(all), err)
 	}
-	const coordinator = 1 // kfake numbers its brokers in the order of their addresses
 	var want []string
 	for _, g := range all {
 		if g.Coordinator != coordinator {
@@ -307,8 +582,7 @@ func TestGroupsOfTheBrokersThatAnswerAreListed(t *testing.T) {
 		t.Fatalf("%d of 30 groups are with broker %d", 30-len(want), coordinator)
 	}
 	frozen.Store(true)
-	// Who has a deadline has a good part of it left for the groups, also where the broker that
-	// hangs is the one that is asked which brokers there are.
+	// Who has a deadline has a good part of it left for the groups.
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
 	defer cancel()
 	some, err := c.Admin().ListGroups(ctx)

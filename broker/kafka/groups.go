@@ -23,17 +23,20 @@ const (
 	offsetCommitByName = 9
 )
 
-// atCoordinator asks the coordinator of a group, again where it moved.
-func (a *admin) atCoordinator(ctx context.Context, what, group string, f func(node int32) error) error {
-	c := a.cluster
-	err := c.retry(ctx, func() error {
-		node, err := c.Coordinator(ctx, broker.GroupCoordinator, group)
+// atCoordinator asks the coordinator of something, again where it moved. Others' stay known.
+func (c *Cluster) atCoordinator(ctx context.Context, at coordinatorKey, f func(node int32) error) error {
+	return c.retryAfter(ctx, func() error { c.misplaced(at); return nil }, func() error {
+		node, err := c.Coordinator(ctx, at.kind, at.key)
 		if err != nil {
 			return err
 		}
 		return f(node)
 	})
-	if err != nil {
+}
+
+func (a *admin) atCoordinator(ctx context.Context, what, group string, f func(node int32) error) error {
+	c := a.cluster
+	if err := c.atCoordinator(ctx, coordinatorKey{broker.GroupCoordinator, group}, f); err != nil {
 		return fmt.Errorf("site %s: %s of group %s: %w", c.config.Site, what, group, err)
 	}
 	return nil
@@ -55,27 +58,26 @@ func part(ctx context.Context, n int, most time.Duration) time.Duration {
 	return most
 }
 
-// nodesOf asks which nodes there are, twice where there is no answer soon: over another
-// connection, if the first one has ended meanwhile.
-func (c *Cluster) nodesOf(ctx context.Context) (nodes []broker.Node, err error) {
-	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = []kmsg.MetadataRequestTopic{}
-	ask := func(most time.Duration) error {
+// nodesOf asks which nodes there are, and where there is no answer soon some of those that are
+// known: the first one may hang, and its connection is kept for longer than there is time.
+func (c *Cluster) nodesOf(ctx context.Context) ([]broker.Node, error) {
+	ask := func(most time.Duration, f func(context.Context, *kmsg.MetadataRequest) (broker.Metadata, error)) ([]broker.Node, error) {
 		bounded, cancel := context.WithTimeout(ctx, most)
 		defer cancel()
-		m, err := c.metadata(bounded, req)
-		nodes = m.Nodes
-		return err
+		m, err := f(bounded, onlyNodes())
+		return m.Nodes, err
 	}
-	for range 2 {
-		if err = ask(part(ctx, listPart+1, nodesOfMax)); err == nil || ctx.Err() != nil {
-			return nodes, err
-		}
+	nodes, err := ask(part(ctx, listPart+1, nodesOfMax), c.metadata)
+	if err == nil || ctx.Err() != nil {
+		return nodes, err
+	}
+	if nodes, other := ask(part(ctx, listPart+1, nodesOfMax), c.askKnown); other == nil {
+		return nodes, nil
 	}
 	if _, hurries := ctx.Deadline(); hurries {
 		return nil, err
 	}
-	return nodes, ask(requestMax) // all are slow, or the site is away
+	return ask(requestMax, c.metadata) // all are slow, or the site is away
 }
 
 // ListGroups implements broker.Admin: it asks all nodes at once. One that hangs keeps

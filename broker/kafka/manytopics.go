@@ -58,7 +58,7 @@ func (a *admin) createTopics(ctx context.Context, topics []broker.NewTopic, refu
 		if err != nil {
 			return err
 		}
-		if _, err := a.cluster.own(ctx, node); err != nil {
+		if _, err := a.cluster.own(ctx, node, a.cluster.avoid); err != nil {
 			return err // nothing was sent
 		}
 		answer, err := a.cluster.do(ctx, node, req, req.MaxVersion())

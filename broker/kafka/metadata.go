@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -45,12 +46,31 @@ func (c *Cluster) ask(ctx context.Context, req *kmsg.MetadataRequest) (broker.Me
 	if err != nil {
 		return broker.Metadata{}, err
 	}
-	m, err := c.decode(resp.(*kmsg.MetadataResponse))
+	return c.told(resp.(*kmsg.MetadataResponse))
+}
+
+func (c *Cluster) told(resp *kmsg.MetadataResponse) (broker.Metadata, error) {
+	m, err := c.decode(resp)
 	if err != nil {
 		return m, fmt.Errorf("site %s: Metadata: %w", c.config.Site, err)
 	}
 	c.learn(m)
 	return m, nil
+}
+
+// askKnown asks some of the nodes that are known; the cluster where it knows none.
+func (c *Cluster) askKnown(ctx context.Context, req *kmsg.MetadataRequest) (broker.Metadata, error) {
+	resp, err := firstOf(ctx, c, func(ctx context.Context, node int32) (kmsg.Response, error) {
+		own := *req // each has the version of its connection
+		return c.do(ctx, node, &own, own.MaxVersion())
+	})
+	switch {
+	case errors.Is(err, errNoneKnown):
+		return c.ask(ctx, req)
+	case err != nil:
+		return broker.Metadata{}, err
+	}
+	return c.told(resp.(*kmsg.MetadataResponse))
 }
 
 func (c *Cluster) decode(r *kmsg.MetadataResponse) (broker.Metadata, error) {
@@ -65,11 +85,8 @@ func (c *Cluster) decode(r *kmsg.MetadataResponse) (broker.Metadata, error) {
 		return m, fmt.Errorf("%d nodes, at most %d", len(r.Brokers), nodesMax)
 	}
 	for _, b := range r.Brokers {
-		if b.NodeID < 0 || b.Port < 1 || b.Port > 65535 || b.Host == "" || len(b.Host) > hostBytesMax {
-			return m, fmt.Errorf("node %d has the address %.255q port %d, which cannot be", b.NodeID, b.Host, b.Port)
-		}
-		if c.config.Allow != nil && !c.config.Allow(b.Host, b.Port) {
-			return m, fmt.Errorf("node %d announces %s port %d, which is not an allowed address of this site", b.NodeID, b.Host, b.Port)
+		if err := c.usable(b.NodeID, b.Host, b.Port); err != nil {
+			return m, err
 		}
 		n := broker.Node{ID: b.NodeID, Host: b.Host, Port: b.Port}
 		if b.Rack != nil {
@@ -83,6 +100,34 @@ func (c *Cluster) decode(r *kmsg.MetadataResponse) (broker.Metadata, error) {
 		}
 	}
 	return m, nil
+}
+
+// usable tells what is wrong with an address that the cluster announces (invariant C).
+func (c *Cluster) usable(node int32, host string, port int32) error {
+	if node < 0 || port < 1 || port > 65535 || host == "" || len(host) > hostBytesMax {
+		return fmt.Errorf("node %d has the address %.255q port %d, which cannot be", node, host, port)
+	}
+	if c.config.Allow != nil && !c.config.Allow(host, port) {
+		return fmt.Errorf("node %d announces %s port %d, which is not an allowed address of this site", node, host, port)
+	}
+	return nil
+}
+
+// located takes the address at which a coordinator was found: the one that is known may be that
+// of another broker by now. Addresses that may not be used are left; who dials such a node asks
+// for all of them, and is told.
+func (c *Cluster) located(node int32, host string, port int32) {
+	if c.usable(node, host, port) != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, known := c.mu.nodes[node]
+	if !known && len(c.mu.nodes) >= nodesMax {
+		return
+	}
+	n.ID, n.Host, n.Port = node, host, port
+	c.mu.nodes[node] = n
 }
 
 func topicOf(r *kmsg.MetadataResponseTopic) broker.TopicMetadata {
@@ -152,11 +197,21 @@ func (c *Cluster) Leader(ctx context.Context, tp spillway.TopicPartition) (int32
 	return l.node, err
 }
 
-func (c *Cluster) leader(ctx context.Context, tp spillway.TopicPartition) (leadership, error) {
+// KnownLeader implements broker.Cluster.
+func (c *Cluster) KnownLeader(tp spillway.TopicPartition) (int32, bool) {
+	l, ok := c.known(tp)
+	return l.node, ok
+}
+
+func (c *Cluster) known(tp spillway.TopicPartition) (leadership, bool) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	l, ok := c.mu.leaders[tp]
-	c.mu.Unlock()
-	if ok {
+	return l, ok
+}
+
+func (c *Cluster) leader(ctx context.Context, tp spillway.TopicPartition) (leadership, error) {
+	if l, ok := c.known(tp); ok {
 		return l, nil
 	}
 	m, err := c.Metadata(ctx, tp.Topic)
@@ -209,9 +264,12 @@ func (c *Cluster) Coordinator(ctx context.Context, kind broker.CoordinatorKind, 
 	if ok {
 		return node, nil
 	}
-	err := c.retry(ctx, func() (err error) {
-		node, err = c.findCoordinator(ctx, at)
-		return err
+	// Nothing is known of this one, and what is known of others is none the worse for it.
+	err := c.retryAfter(ctx, func() error { return nil }, func() error {
+		return c.findCoordinators(ctx, kind, []string{key}, func(_ string, found int32, err error) error {
+			node = found
+			return err
+		})
 	})
 	if err != nil {
 		return -1, fmt.Errorf("site %s: coordinator of %q: %w", c.config.Site, key, err)
@@ -237,22 +295,70 @@ func (c *Cluster) remember(at coordinatorKey, node int32) {
 	c.mu.coordinators[at] = node
 }
 
-func (c *Cluster) findCoordinator(ctx context.Context, at coordinatorKey) (int32, error) {
-	req := kmsg.NewPtrFindCoordinatorRequest()
-	req.CoordinatorType = int8(at.kind)
-	req.CoordinatorKey = at.key
-	req.CoordinatorKeys = []string{at.key} // from version 4 on
-	answer, err := c.any(ctx, req, req.MaxVersion())
-	if err != nil {
-		return -1, err
-	}
-	resp := answer.(*kmsg.FindCoordinatorResponse)
-	code, node := resp.ErrorCode, resp.NodeID
-	if resp.Version >= 4 {
-		if len(resp.Coordinators) != 1 {
-			return -1, fmt.Errorf("%d coordinators in the answer", len(resp.Coordinators))
+// misplaced forgets a coordinator.
+func (c *Cluster) misplaced(at coordinatorKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.mu.coordinators, at)
+}
+
+// Relocate implements broker.Cluster. Until the cluster has answered, what is known stays: who
+// meets the wrong one meanwhile asks again, and not all of them ask the cluster (invariant A
+// holds from the answer on, also if it is that nobody knows).
+func (c *Cluster) Relocate(ctx context.Context, kind broker.CoordinatorKind, keys ...string) error {
+	answered := make(map[string]bool, len(keys))
+	err := c.findCoordinators(ctx, kind, keys, func(key string, node int32, err error) error {
+		answered[key] = err == nil
+		if err == nil {
+			c.remember(coordinatorKey{kind, key}, node)
 		}
-		code, node = resp.Coordinators[0].ErrorCode, resp.Coordinators[0].NodeID
+		return nil
+	})
+	for _, key := range keys {
+		if !answered[key] {
+			c.misplaced(coordinatorKey{kind, key})
+		}
 	}
-	return node, kerr.ErrorForCode(code)
+	if err != nil {
+		return fmt.Errorf("site %s: coordinators of %d names: %w", c.config.Site, len(keys), err)
+	}
+	return nil
+}
+
+// findCoordinators asks with one question where it can be (KIP-699), else with one for each.
+func (c *Cluster) findCoordinators(ctx context.Context, kind broker.CoordinatorKind, keys []string, see func(key string, node int32, err error) error) error {
+	for len(keys) > 0 {
+		req := kmsg.NewPtrFindCoordinatorRequest()
+		req.CoordinatorType = int8(kind)
+		req.CoordinatorKey = keys[0]
+		req.CoordinatorKeys = keys // from version 4 on
+		answer, err := c.any(ctx, req, req.MaxVersion())
+		if err != nil {
+			return err
+		}
+		resp := answer.(*kmsg.FindCoordinatorResponse)
+		if resp.Version < 4 {
+			if resp.ErrorCode == 0 {
+				c.located(resp.NodeID, resp.Host, resp.Port)
+			}
+			if err := see(keys[0], resp.NodeID, kerr.ErrorForCode(resp.ErrorCode)); err != nil {
+				return err
+			}
+			keys = keys[1:]
+			continue
+		}
+		if len(resp.Coordinators) != len(keys) {
+			return fmt.Errorf("%d coordinators in the answer to a question about %d", len(resp.Coordinators), len(keys))
+		}
+		for _, found := range resp.Coordinators {
+			if found.ErrorCode == 0 {
+				c.located(found.NodeID, found.Host, found.Port)
+			}
+			if err := see(found.Key, found.NodeID, kerr.ErrorForCode(found.ErrorCode)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -47,52 +48,81 @@ func (a *admin) LogStarts(ctx context.Context, tps []spillway.TopicPartition) (o
 	return a.cluster.listOffsets(ctx, tps, asConsumer, uncommitted, earliest)
 }
 
+// LogBounds implements broker.Admin.
+func (a *admin) LogBounds(ctx context.Context, tps []spillway.TopicPartition) (starts, ends offsets, err error) {
+	starts, ends = make(offsets, len(tps)), make(offsets, len(tps))
+	var fault error
+	var beside sync.WaitGroup // who waits for one partition is not late with the ends of the others
+	beside.Go(func() {
+		fault = a.cluster.listOffsetsOnce(ctx, tps, starts, listing{asConsumer, uncommitted, earliest, forgetNothing})
+	})
+	err = a.cluster.listOffsetsOnce(ctx, tps, ends, listing{asConsumer, committed, latest, forgetNothing})
+	beside.Wait()
+	if err = errors.Join(err, fault); err != nil {
+		err = fmt.Errorf("site %s: ListOffsets: %w", a.cluster.config.Site, err)
+	}
+	return starts, ends, err
+}
+
 // OffsetsForTime implements broker.Admin.
 func (a *admin) OffsetsForTime(ctx context.Context, tps []spillway.TopicPartition, milliseconds int64) (offsets, error) {
 	return a.cluster.listOffsets(ctx, tps, asConsumer, uncommitted, milliseconds)
 }
 
+// listing is what is asked of logs.
+type listing struct {
+	replica   int32
+	isolation int8
+	timestamp int64
+	gone      func(node int32) // of a node that does not answer
+}
+
 // listOffsets asks each leader for its partitions; those that moved meanwhile
-// are asked again.
+// are asked again. With an error it returns those that were found.
 func (c *Cluster) listOffsets(ctx context.Context, tps []spillway.TopicPartition, replica int32, isolation int8, timestamp int64) (offsets, error) {
 	found := make(offsets, len(tps))
 	err := c.retry(ctx, func() error {
-		if err := c.leadersOf(ctx, tps); err != nil {
-			return err
-		}
-		byNode := map[int32]map[spillway.TopicPartition]leadership{}
-		for _, tp := range tps {
-			if _, ok := found[tp]; ok {
-				continue
-			}
-			l, err := c.leader(ctx, tp)
-			if err != nil {
-				return err
-			}
-			if byNode[l.node] == nil {
-				byNode[l.node] = map[spillway.TopicPartition]leadership{}
-			}
-			byNode[l.node][tp] = l
-		}
-		var faults []error
-		for node, of := range byNode {
-			part, err := c.listOffsetsAt(ctx, node, of, replica, isolation, timestamp)
-			maps.Copy(found, part)
-			faults = append(faults, err)
-		}
-		return errors.Join(faults...)
+		return c.listOffsetsOnce(ctx, tps, found, listing{replica, isolation, timestamp, c.avoid})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("site %s: ListOffsets: %w", c.config.Site, err)
+		err = fmt.Errorf("site %s: ListOffsets: %w", c.config.Site, err)
 	}
-	return found, nil
+	return found, err
+}
+
+// listOffsetsOnce adds to found what is not there yet.
+func (c *Cluster) listOffsetsOnce(ctx context.Context, tps []spillway.TopicPartition, found offsets, what listing) error {
+	if err := c.leadersOf(ctx, tps); err != nil {
+		return err
+	}
+	byNode := map[int32]map[spillway.TopicPartition]leadership{}
+	for _, tp := range tps {
+		if _, ok := found[tp]; ok {
+			continue
+		}
+		l, err := c.leader(ctx, tp)
+		if err != nil {
+			return err
+		}
+		if byNode[l.node] == nil {
+			byNode[l.node] = map[spillway.TopicPartition]leadership{}
+		}
+		byNode[l.node][tp] = l
+	}
+	var faults []error
+	for node, of := range byNode {
+		part, err := c.listOffsetsAt(ctx, node, of, what)
+		maps.Copy(found, part)
+		faults = append(faults, err)
+	}
+	return errors.Join(faults...)
 }
 
 // listOffsetsAt names the leader's epoch in the request, so that a node that
 // only follows refuses (invariant B).
-func (c *Cluster) listOffsetsAt(ctx context.Context, node int32, of map[spillway.TopicPartition]leadership, replica int32, isolation int8, timestamp int64) (offsets, error) {
+func (c *Cluster) listOffsetsAt(ctx context.Context, node int32, of map[spillway.TopicPartition]leadership, what listing) (offsets, error) {
 	req := kmsg.NewPtrListOffsetsRequest()
-	req.ReplicaID, req.IsolationLevel = replica, isolation
+	req.ReplicaID, req.IsolationLevel = what.replica, what.isolation
 	byTopic := map[string]int{}
 	for tp, l := range of {
 		at, ok := byTopic[tp.Topic]
@@ -102,10 +132,10 @@ func (c *Cluster) listOffsetsAt(ctx context.Context, node int32, of map[spillway
 			req.Topics = append(req.Topics, kmsg.ListOffsetsRequestTopic{Topic: tp.Topic})
 		}
 		p := kmsg.NewListOffsetsRequestTopicPartition()
-		p.Partition, p.CurrentLeaderEpoch, p.Timestamp = tp.Partition, l.epoch, timestamp
+		p.Partition, p.CurrentLeaderEpoch, p.Timestamp = tp.Partition, l.epoch, what.timestamp
 		req.Topics[at].Partitions = append(req.Topics[at].Partitions, p)
 	}
-	answer, err := c.do(ctx, node, req, listOffsetsV6)
+	answer, err := c.request(ctx, node, req, listOffsetsV6, what.gone)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +150,7 @@ func (c *Cluster) listOffsetsAt(ctx context.Context, node int32, of map[spillway
 			switch err := kerr.ErrorForCode(p.ErrorCode); {
 			case err != nil:
 				faults = append(faults, fmt.Errorf("node %d: %s: %w", node, tp, sentinel(err)))
-			case p.Offset < 0 && timestamp < 0:
+			case p.Offset < 0 && what.timestamp < 0:
 				faults = append(faults, fmt.Errorf("node %d: %s: offset %d, which cannot be", node, tp, p.Offset))
 			default:
 				found[tp] = spillway.LocalOffset(p.Offset)

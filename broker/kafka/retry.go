@@ -49,6 +49,11 @@ func final(err error) bool {
 // and refreshes the caches between two calls (invariant A). A connection that
 // was found dead counts once: the next call makes a new one.
 func (c *Cluster) retry(ctx context.Context, f func() error) error {
+	return c.retryAfter(ctx, func() error { return c.Refresh(ctx) }, f)
+}
+
+// retryAfter forgets between two calls what the caller says, where that is not everything.
+func (c *Cluster) retryAfter(ctx context.Context, forget func() error, f func() error) error {
 	pause := pauseFirst
 	for attempt := 1; ; attempt++ {
 		err := f()
@@ -64,7 +69,7 @@ func (c *Cluster) retry(ctx context.Context, f func() error) error {
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, pauseMax)
-		if fault := c.Refresh(ctx); fault != nil {
+		if fault := forget(); fault != nil {
 			return errors.Join(err, fault)
 		}
 	}

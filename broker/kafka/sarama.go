@@ -86,7 +86,7 @@ func (c *client) open(config Config) (sarama.ClusterAdmin, error) {
 		return nil, conn.ErrClosed
 	}
 	if c.mu.admin == nil {
-		admin, err := sarama.NewClusterAdmin(config.Bootstrap, saramaConfig(config))
+		admin, err := sarama.NewClusterAdmin(config.Bootstrap, SaramaConfig(config))
 		if err != nil {
 			return nil, err
 		}
@@ -118,7 +118,8 @@ func (c *client) close() error {
 	return err
 }
 
-func saramaConfig(config Config) *sarama.Config {
+// SaramaConfig is how sarama reaches the cluster that config names.
+func SaramaConfig(config Config) *sarama.Config {
 	s := sarama.NewConfig()
 	s.Version = sarama.V3_9_0_0 // the oldest that a site may have
 	s.ClientID = config.ClientID

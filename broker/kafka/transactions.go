@@ -16,9 +16,7 @@ import (
 // OpenTransactions implements broker.Admin: it asks every node.
 func (a *admin) OpenTransactions(ctx context.Context) ([]broker.Transaction, error) {
 	c := a.cluster
-	meta := kmsg.NewPtrMetadataRequest()
-	meta.Topics = []kmsg.MetadataRequestTopic{}
-	m, err := c.metadata(ctx, meta)
+	m, err := c.metadata(ctx, onlyNodes())
 	if err != nil {
 		return nil, err
 	}
@@ -97,14 +95,7 @@ func (a *admin) EndTransaction(ctx context.Context, transactionalID string) erro
 
 func (a *admin) atTransactionCoordinator(ctx context.Context, what, transactionalID string, f func(node int32) error) error {
 	c := a.cluster
-	err := c.retry(ctx, func() error {
-		node, err := c.Coordinator(ctx, broker.TransactionCoordinator, transactionalID)
-		if err != nil {
-			return err
-		}
-		return f(node)
-	})
-	if err != nil {
+	if err := c.atCoordinator(ctx, coordinatorKey{broker.TransactionCoordinator, transactionalID}, f); err != nil {
 		return fmt.Errorf("site %s: %s of transactional id %s: %w", c.config.Site, what, transactionalID, err)
 	}
 	return nil

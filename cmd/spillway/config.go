@@ -81,7 +81,7 @@ func newConsulPolicyCommand(s *settings) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			h := policies.Holder{VirtualCluster: cfg.VirtualCluster.Name, Site: spillway.SiteID(cfg.Process.Site), Process: cfg.Process.ID}
+			h := policies.Holder{VirtualCluster: cfg.VirtualCluster.Name, Site: spillway.SiteID(cfg.Process.Site), Process: cfg.Process.ID, Drills: cfg.Topology().HasDrills()}
 			if role.OfProcess() && (h.Site == "" || h.Process == "") {
 				return exitError{exitUsage, fmt.Sprintf("the policy of role %s is one process's: set process.id and process.site in %s, or %s and %s",
 					role, s.file(), configs.EnvName("process.id"), configs.EnvName("process.site"))}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/IBM/sarama"
 	"github.com/spf13/cobra"
 
 	"spillway/app"
@@ -36,26 +37,46 @@ func (g *gatewayFlags) add(cmd *cobra.Command) {
 
 // open makes the virtual cluster reachable; it does not connect yet.
 func (g *gatewayFlags) open(ctx context.Context, cfg *configs.Config, o *control.Operator) (broker.Cluster, error) {
-	var addresses []string
-	if g.addresses != "" {
-		addresses = strings.Split(g.addresses, ",")
-	} else {
-		leases, err := o.Gateways(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for _, l := range leases {
-			addresses = append(addresses, net.JoinHostPort(l.Host, strconv.Itoa(int(l.Port))))
-		}
-	}
-	if len(addresses) == 0 {
-		return nil, errors.New("no gateway is known; records are written through gateways, so that one which may serve takes them. Start one, or name it with --gateway")
+	addresses, err := g.hosts(ctx, o)
+	if err != nil {
+		return nil, err
 	}
 	encryption, login, err := g.access(cfg.Gateway)
 	if err != nil {
 		return nil, err
 	}
 	return app.OpenGateways(addresses, encryption, login)
+}
+
+// client is for a client library that reaches the virtual cluster by itself.
+func (g *gatewayFlags) client(ctx context.Context, cfg *configs.Config, o *control.Operator) (addresses []string, client *sarama.Config, err error) {
+	if addresses, err = g.hosts(ctx, o); err != nil {
+		return nil, nil, err
+	}
+	encryption, login, err := g.access(cfg.Gateway)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err = app.ClientOfGateways(addresses, encryption, login)
+	return addresses, client, err
+}
+
+// hosts are the addresses of gateways.
+func (g *gatewayFlags) hosts(ctx context.Context, o *control.Operator) (addresses []string, err error) {
+	if g.addresses != "" {
+		return strings.Split(g.addresses, ","), nil
+	}
+	leases, err := o.Gateways(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range leases {
+		addresses = append(addresses, net.JoinHostPort(l.Host, strconv.Itoa(int(l.Port))))
+	}
+	if len(addresses) == 0 {
+		return nil, errors.New("no gateway is known; records are written through gateways, so that one which may serve takes them. Start one, or name it with --gateway")
+	}
+	return addresses, nil
 }
 
 // access decides how connections are encrypted and who logs in.

@@ -42,6 +42,7 @@ coordinator: {consul: {address: "%s", tokenFile: %s/token-operator}}
 failoverGroups:
   - {name: shop, topics: ["orders*"], consumerGroups: ["*"], sites: [east, west], groupDrain: 100ms}
   - {name: quiet, topics: [quiet], sites: [east, west], groupDrain: 100ms}
+  - {name: drill, topics: [drill], sites: [east, west], groupDrain: 100ms, drillEvery: 24h}
   - {name: lost, topics: [lost], sites: [north, west], failover: {automatic: true, after: 500ms}}
 gateway: {listen: "127.0.0.1:0", administration: topics}
 mirror: {listen: "127.0.0.1:0", metadataInterval: 500ms}
@@ -139,7 +140,7 @@ func (w *policyWorld) token(holder, site string, role policies.Role, leftOut str
 		w.t.Fatal(err)
 	}
 	w.accessor[holder] = made.AccessorID
-	w.consul.know(made.SecretID, role, policies.Holder{VirtualCluster: "shop", Site: spillway.SiteID(site), Process: holder})
+	w.consul.know(made.SecretID, role, policies.Holder{VirtualCluster: "shop", Site: spillway.SiteID(site), Process: holder, Drills: true})
 	if err := os.WriteFile(w.tokenFile(holder), []byte(made.SecretID+"\n"), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
@@ -240,6 +241,7 @@ func TestRealConsulPolicies(t *testing.T) {
 		{"switchover", "shop", "--to", "west"}, {"site", "drain", "west", "--why", "test"}, {"site", "return", "west"}, {"switchover", "shop", "--to", "west"},
 		{"automation", "pause"}, {"automation", "resume"}, {"failover", "quiet", "--to", "west", "--accept-loss", "-1"},
 		{"unreplicated", "replay", "quiet", "--site", "east", "--why", "test"}, // nothing is lost, but it is claimed and noted
+		{"drill", "run", "drill"},
 	}
 	for _, args := range moves {
 		at := time.Now()

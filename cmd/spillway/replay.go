@@ -109,7 +109,7 @@ func (r replayer) run(ctx context.Context) (out replayed, err error) {
 	what := fmt.Sprintf("replay of unreplicated records of %s from site %s", r.share.Group, r.site)
 	if !r.dryRun {
 		waits := time.AfterFunc(claimPatience, func() {
-			_, _ = fmt.Fprintln(r.out, "another replay of the group is at work, or has died: waiting for its end") // nobody may be reading any more
+			_, _ = fmt.Fprintln(r.out, "another replay or drill of the group is at work, or has died: waiting for its end") // nobody may be reading any more
 		})
 		var claim *control.Claim
 		claim, err = r.operator.ClaimReplay(ctx, r.share, r.who, r.claimTTL)

@@ -483,7 +483,7 @@ func TestReplayHasAClaim(t *testing.T) {
 				return nil
 			}
 			for _, site := range []spillway.SiteID{"east", "west"} {
-				if _, err := w.replay(site, nil); err == nil || !strings.Contains(err.Error(), "another replay of the group is at work") {
+				if _, err := w.replay(site, nil); err == nil || !strings.Contains(err.Error(), "another replay or drill of the group is at work") {
 					t.Errorf("beside another one, of site %s: %v", site, err)
 				}
 				ran++

@@ -51,7 +51,7 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().StringVarP(&s.config, "config", "c", os.Getenv("SPILLWAY_CONFIG"), "configuration file (also SPILLWAY_CONFIG)")
 	root.AddCommand(
 		newDemoCommand(s), newServeCommand(s), newConfigCommand(s), newStatusCommand(s),
-		newGroupCommand(s), newSwitchoverCommand(s), newFailoverCommand(s), newAbortCommand(s), newSiteCommand(s), newAutomationCommand(s),
+		newGroupCommand(s), newSwitchoverCommand(s), newFailoverCommand(s), newAbortCommand(s), newSiteCommand(s), newAutomationCommand(s), newDrillCommand(s),
 		newFlowCommand(s), newGapsCommand(s), newUnreplicatedCommand(s),
 		newMirrorCommand(s), newAuditCommand(s), newOffsetsCommand(s), newUserCommand(),
 	)

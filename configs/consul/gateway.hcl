@@ -13,6 +13,9 @@ key_prefix "spillway/shop/client-audit/" { policy = "write" }
 # which sites are drained
 key_prefix "spillway/shop/drained/" { policy = "read" }
 
+# how drills went
+key_prefix "spillway/shop/drills/" { policy = "read" }
+
 # which gateways live
 key_prefix "spillway/shop/gateways/" { policy = "read" }
 

@@ -16,6 +16,9 @@ key_prefix "spillway/shop/beside/" { policy = "write" }
 # drain and return sites
 key_prefix "spillway/shop/drained/" { policy = "write" }
 
+# keep the account of a drill
+key_prefix "spillway/shop/drills/" { policy = "write" }
+
 # which gateways live
 key_prefix "spillway/shop/gateways/" { policy = "read" }
 

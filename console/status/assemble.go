@@ -9,6 +9,7 @@ import (
 
 	"spillway"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 	"spillway/federation/lag"
 	"spillway/federation/layout"
 )
@@ -37,6 +38,7 @@ type Inputs struct {
 	Gateways    []Seen[layout.GatewayLease]
 	Mirrors     []Seen[failover.MirrorLease]
 	Votes       []Seen[failover.Vote]
+	Drills      map[string][]history.Drill // by group, oldest first
 	// Probes are what this process found itself; nil where it did not look.
 	Probes map[spillway.SiteID]error
 }
@@ -264,7 +266,57 @@ func (in Inputs) group(g spillway.FailoverGroup, share failover.Share, known boo
 	}
 	in.judge(&out, g, share)
 	in.tellLagging(&out)
+	in.tellDrill(&out, g)
 	return out
+}
+
+// tellDrill adds how the drills of a group go that exists for them.
+func (in Inputs) tellDrill(out *Group, g spillway.FailoverGroup) {
+	if g.DrillEvery == 0 {
+		return
+	}
+	drills := in.Drills[g.Name]
+	d := &Drill{Every: g.DrillEvery.Seconds()}
+	if n := len(drills); n > 0 {
+		last := drills[n-1]
+		d.At, d.Outcome = last.At, string(last.Outcome)
+		if len(last.Problems) > 0 {
+			d.Problem = last.Problems[0]
+		}
+	}
+	if passed, ok := history.LastPassed(drills); ok {
+		recovery, _ := passed.Recovery()
+		d.PassedAt, d.Recovery, d.Lost = passed.At, recovery.Seconds(), passed.Lost
+	}
+	d.Overdue = in.Now.Sub(d.PassedAt) > 2*g.DrillEvery
+	out.Drill = d
+	if text := drillNews(*d); text != "" && in.Coordinator.Up {
+		out.Level = max(out.Level, Attention)
+		if out.Why != "" {
+			text = out.Why + "; " + text
+		}
+		out.Why = text
+	}
+}
+
+// drillNews is what a person should know of a group's drills; empty: they go well.
+func drillNews(d Drill) string {
+	switch {
+	case d.At.IsZero():
+		return "no drill was held yet"
+	case d.Outcome != string(history.DrillPassed):
+		return fmt.Sprintf("the drill of %s %s: %s", d.At.UTC().Format(time.RFC3339), drillEnded(d.Outcome), d.Problem)
+	case d.Overdue:
+		return fmt.Sprintf("no drill has passed since %s, and one is expected every %s", d.PassedAt.UTC().Format(time.RFC3339), time.Duration(d.Every*float64(time.Second)))
+	}
+	return ""
+}
+
+func drillEnded(outcome string) string {
+	if outcome == string(history.DrillRefused) {
+		return "was refused"
+	}
+	return outcome
 }
 
 // tellLagging adds what comes of a lag to what is said of a group.
@@ -396,7 +448,18 @@ func (in Inputs) judge(out *Group, g spillway.FailoverGroup, share failover.Shar
 		out.Level, out.Why = Attention, "what the standbys hold is unknown"
 	case out.Unreplicated > out.LossMax && g.Ack.Sites < 2:
 		out.Level, out.Why = Attention, fmt.Sprintf("a failover now could lose %d records, more than the limit of %d", out.Unreplicated, out.LossMax)
+	case serves && in.servesUnfit(site, share, g) != "":
+		out.Level, out.Why = Attention, "clients may miss keys, and logs whose cleaner is stopped grow: "+in.servesUnfit(site, share, g)
 	}
+}
+
+// servesUnfit says why keys of compacted topics may be missing where a share is served, ""
+// where none are, or that is not known yet.
+func (in Inputs) servesUnfit(site spillway.SiteID, share failover.Share, g spillway.FailoverGroup) string {
+	if f, _, heard := in.following(site, share.ID()); !heard || f.Hiding == nil {
+		return ""
+	}
+	return in.unfit(site, share, g)
 }
 
 // anyStandby tells whether some standby could take over.
@@ -465,10 +528,23 @@ func (in Inputs) flows(g spillway.FailoverGroup, share failover.Share) []Flow {
 			f.Level, f.Why = Attention, word.HeldBack(g, failover.BehindMax)
 		case f.Lag > failover.BehindMax.Seconds():
 			f.Level, f.Why = Attention, fmt.Sprintf("it is %.1f s and %d records behind", f.Lag, f.Behind)
+		case in.unfit(site, share, g) != "":
+			f.Level, f.Why = Attention, "no switchover goes there: "+in.unfit(site, share, g)
 		}
 		out = append(out, f)
 	}
 	return out
+}
+
+// unfit says why keys of compacted topics may be missing at a site, "" where none are.
+func (in Inputs) unfit(site spillway.SiteID, share failover.Share, g spillway.FailoverGroup) string {
+	view := failover.View{Sites: map[spillway.SiteID]failover.SiteView{}}
+	for _, s := range g.Sites {
+		if f, _, ok := in.following(s, share.ID()); ok {
+			view.Sites[s] = failover.SiteView{Following: &f}
+		}
+	}
+	return failover.Unfit(site, view, g)
 }
 
 // lacking is for how long a target has lacked something: what its mirror said, and

@@ -8,6 +8,7 @@ import (
 
 	"spillway"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 	"spillway/federation/layout"
 )
 
@@ -30,6 +31,35 @@ func healthy() Inputs {
 		in.Votes = append(in.Votes, Seen[failover.Vote]{Value: failover.Vote{About: site, Observer: "north", Verdict: failover.Up, Evidence: "answers"}})
 	}
 	return in
+}
+
+// drilled has the group exist for drills, one every two minutes, and these were held.
+func (in *Inputs) drilled(drills ...history.Drill) {
+	groups := in.Topology.Groups()
+	groups[0].DrillEvery = 2 * time.Minute
+	in.Topology = spillway.NewTopology("shop", "shop-1", in.Topology.Sites(), groups)
+	in.Drills = map[string][]history.Drill{"shop": drills}
+}
+
+// What a client felt is that of the last drill that passed.
+func TestHowDrillsGo(t *testing.T) {
+	in := healthy()
+	move := []history.DrillMove{{Kind: failover.Failover, To: "west", Epoch: 2, SilentMillis: 1500}}
+	in.drilled(
+		history.Drill{At: in.Now.Add(-3 * time.Minute), Outcome: history.DrillPassed, Moves: move, Lost: 7},
+		history.Drill{At: in.Now.Add(-time.Minute), Outcome: history.DrillFailed, Problems: []string{"x"}},
+	)
+	d := Assemble(in).Groups[0].Drill
+	if d == nil || d.Outcome != "failed" || d.Recovery != 1.5 || d.Lost != 7 || d.Overdue || !d.PassedAt.Equal(in.Now.Add(-3*time.Minute)) {
+		t.Errorf("%+v", d)
+	}
+	in.drilled(history.Drill{At: in.Now.Add(-time.Minute), Outcome: history.DrillPassed})
+	if s := Assemble(in); s.Level != Good || len(s.News) > 0 {
+		t.Errorf("after one that passed: %s %q", s.Level, s.News)
+	}
+	if d := Assemble(healthy()).Groups[0].Drill; d != nil {
+		t.Errorf("a group that is not for drills has %+v", d)
+	}
 }
 
 func TestAllIsWell(t *testing.T) {
@@ -73,6 +103,16 @@ func TestWorstNewsFirst(t *testing.T) {
 			in.Votes[1].Value.Verdict, in.Votes[1].Value.Evidence = failover.Down, "3 probes failed"
 		}, Bad, "group shop: no standby follows it"},
 		{"stale votes", func(in *Inputs) { in.Votes[1].Age = time.Minute }, Attention, "site west: nobody has voted about it lately"},
+		{"a group for drills, and none was held", func(in *Inputs) { in.drilled() }, Attention, "group shop: no drill was held yet"},
+		{"a drill that failed", func(in *Inputs) {
+			in.drilled(history.Drill{At: in.Now.Add(-time.Hour), Outcome: history.DrillPassed}, history.Drill{At: in.Now.Add(-time.Minute), Outcome: history.DrillFailed, Problems: []string{"drill-0: record 3 is missing", "more"}})
+		}, Attention, "group shop: the drill of 1970-01-01T00:15:40Z failed: drill-0: record 3 is missing"},
+		{"a drill that was refused", func(in *Inputs) {
+			in.drilled(history.Drill{At: in.Now.Add(-time.Minute), Outcome: history.DrillRefused, Problems: []string{"west is down"}})
+		}, Attention, "group shop: the drill of 1970-01-01T00:15:40Z was refused: west is down"},
+		{"a drill that is overdue", func(in *Inputs) {
+			in.drilled(history.Drill{At: in.Now.Add(-5 * time.Minute), Outcome: history.DrillPassed})
+		}, Attention, "group shop: no drill has passed since 1970-01-01T00:11:40Z, and one is expected every 2m0s"},
 		{"a drained site", func(in *Inputs) {
 			in.Drained = map[spillway.SiteID]failover.Drained{"west": {Who: "ann", Why: "new switch"}}
 		}, Attention, "site west is drained by ann: new switch"},
@@ -117,6 +157,19 @@ func TestWorstNewsFirst(t *testing.T) {
 			f.HeldBackSeconds, f.HeldBackBy = 1.9, "orders-0: a transaction"
 			in.Mirrors[1].Value.Following["shop/0"] = f
 		}, Good, ""},
+		{"a compacted topic whose log hides records", func(in *Inputs) {
+			f := in.Mirrors[1].Value.Following["shop/0"]
+			f.Compacted, f.Hiding = []string{"carts"}, map[string]string{"carts": "unreplicated in partition 0"}
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Attention, "flow shop:east→west: no switchover goes there: west hides records in its logs of compacted topics"},
+		{"a compacted topic whose log hides records where it is served", func(in *Inputs) {
+			f := in.Mirrors[0].Value.Following["shop/0"]
+			f.Compacted, f.Hiding = []string{"carts"}, map[string]string{"carts": "unreplicated in partition 0"}
+			in.Mirrors[0].Value.Following["shop/0"] = f
+			f = in.Mirrors[1].Value.Following["shop/0"]
+			f.Hiding = map[string]string{}
+			in.Mirrors[1].Value.Following["shop/0"] = f
+		}, Attention, "group shop: clients may miss keys, and logs whose cleaner is stopped grow: east hides records in its logs of compacted topics"},
 		{"silent mirror", func(in *Inputs) { in.Mirrors[1].Age = 9 * time.Second }, Bad, "group shop: no standby follows it"},
 		{"silent gateway", func(in *Inputs) { in.Gateways[1].Age = 9 * time.Second }, Attention, "site west: no gateway holds a lease here"},
 		{"too far behind", func(in *Inputs) {

@@ -123,6 +123,22 @@ type Group struct {
 	// Safe: losing the active site now would keep the group within LossMax.
 	Safe  bool      `json:"safe"`
 	Sites []Standby `json:"sites"` // preferred first
+	// Drill is how drills of the group go; nil: it is not there for drills.
+	Drill *Drill `json:"drill,omitempty"`
+}
+
+// Drill is how the last drills of a group went.
+type Drill struct {
+	Every   float64   `json:"everySeconds"` // one that passes is expected so often
+	At      time.Time `json:"at,omitzero"`  // of the last one
+	Outcome string    `json:"outcome,omitempty"`
+	Problem string    `json:"problem,omitempty"` // the first of it, if it did not pass
+	// PassedAt is when the last one that passed began, Recovery for how long clients
+	// waited in its failover, and Lost what they were told and is missing.
+	PassedAt time.Time `json:"passedAt,omitzero"`
+	Recovery float64   `json:"recoverySeconds"`
+	Lost     int64     `json:"lost"`
+	Overdue  bool      `json:"overdue"` // none has passed for twice as long as Every
 }
 
 // Lagging is what one gateway says about partitions of which the other sites lack more

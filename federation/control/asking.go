@@ -174,11 +174,11 @@ func arrivals(tps []spillway.TopicPartition, dirs map[int32][]broker.LogDir, l l
 }
 
 // features asks what the site can do for clients.
-func (a *asking) features(ctx context.Context, cluster broker.Cluster, seen *preflight.Site) {
+func (a *asking) features(ctx context.Context, admin broker.Admin, seen *preflight.Site) {
 	a.Go(func() {
-		levels, err := cluster.Admin().Features(ctx)
+		levels, err := admin.Features(ctx)
 		a.failed(preflight.AboutFeatures, err)
-		seen.Protocol.Features, seen.Protocol.NextGroups = levels, cluster.Capabilities().ConsumerGroupV2
+		seen.Protocol.Features = levels
 	})
 }
 

@@ -151,10 +151,19 @@ type toldAdmin struct {
 
 func (c *told) Admin() broker.Admin { return toldAdmin{c.Cluster.Admin(), c} }
 
+// Capabilities are what is usual, as of a site that was not asked yet.
 func (c *told) Capabilities() broker.Capabilities {
 	can := c.Cluster.Capabilities()
-	can.ConsumerGroupV2 = c.next
+	can.ConsumerGroupV2 = true
 	return can
+}
+
+func (a toldAdmin) Features(ctx context.Context) (map[string]int16, error) {
+	levels, err := a.Admin.Features(ctx)
+	if !a.of.next {
+		delete(levels, "group.version")
+	}
+	return levels, err
 }
 
 func (a toldAdmin) AllACLs(context.Context) ([]spillway.ACL, error) { return a.of.rights, nil }

@@ -17,7 +17,8 @@ import (
 const ClaimTTL = 12 * time.Second
 
 // Claim is the exclusive right of one command to write a share's unreplicated records
-// again. It is a lease: of a command that died it is over after a while.
+// again, or to hold a drill of it. It is a lease: of a command that died it is over after a
+// while.
 type Claim struct {
 	store coordination.Store
 	key   string
@@ -94,7 +95,7 @@ func (c *Claim) refused(ctx context.Context) error {
 		return fmt.Errorf("claim %s: %w", c.key, err)
 	}
 	other := claimOf(e.Value)
-	return fmt.Errorf("%w by %s since %s: another replay of the group is at work; give the command again when it has ended", errClaimed, other.Who, other.Since.Format(time.RFC3339))
+	return fmt.Errorf("%w by %s since %s: another replay or drill of the group is at work; give the command again when it has ended", errClaimed, other.Who, other.Since.Format(time.RFC3339))
 }
 
 func claimOf(value []byte) (c replayClaim) {

@@ -198,3 +198,42 @@ func TestFailoverOfADegradedShareIsLossy(t *testing.T) {
 		}
 	}
 }
+
+// A topic begins anew at west, and east dies before anything of it is copied. West has told of
+// each record that it was there, so all of them were acknowledged. The failover does not take
+// what west has now for all there is: it says what is missing, and gives none of its offsets
+// out again (promises B, D).
+func TestAFailoverWhileATopicIsCopiedAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}, group: func(g *spillway.FailoverGroup) {
+		g.Ack = spillway.AckPolicy{Sites: 2, OnShortfall: "block"}
+	}})
+	w.settled(1)
+	stop := w.load()
+	w.loaded(60)
+	stop()
+	acked, _ := w.counts()
+	w.kill("east")
+	west := w.sites["west"].cluster.Admin()
+	if err := errors.Join(west.DeleteTopic(within(t), "orders"), west.CreateTopic(within(t), "orders", partitions, 1, nil)); err != nil {
+		t.Fatal(err)
+	}
+	plan, err := w.operator.Failover(within(t), "orders", "west", -1, "test", "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	share, err := w.operator.Await(within(t), "orders", plan.Epoch, nil)
+	if err != nil || share.Active != "west" {
+		t.Fatalf("%v: %+v; faults %q", err, share, last(w.failed, 5))
+	}
+	if missing := w.check("west", share); missing != acked {
+		t.Errorf("%d of %d are missing", missing, acked)
+	}
+	history, err := w.operator.History(within(t), "orders")
+	if err != nil || len(history) == 0 {
+		t.Fatalf("%+v, %v", history, err)
+	}
+	if lost := history[0].LostMost; lost < int64(acked) {
+		t.Errorf("%d are missing, and %d are announced", acked, lost)
+	}
+}

@@ -450,7 +450,7 @@ func (d *driver) announce(last, next failover.Share) {
 		}
 		d.c.cfg.Events.acknowledging(AckInfo{Share: d.id, Degraded: next.Degraded, Restoring: next.Restoring, Why: why})
 	}
-	if last.State == next.State {
+	if last.State == next.State && last.Target == next.Target {
 		return
 	}
 	from, passed := last.State, next.Passages

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -27,6 +29,7 @@ type Mirror interface {
 	Stop(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) (map[spillway.TopicPartition]spillway.Offset, error)
 	CatchUp(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, from map[spillway.TopicPartition]spillway.SiteID, until map[spillway.TopicPartition]spillway.Offset) (map[spillway.TopicPartition]spillway.Offset, error)
 	OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (int64, error)
+	OpenLossyEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (int64, error)
 	Arm(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, next spillway.SiteID) error
 	HurryGroups(spillway.ShareID)
 	CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error
@@ -75,6 +78,15 @@ type Follower struct {
 		following map[string]failover.Following
 		carries   map[string]failover.Following // while it does not lead
 	}
+	// compact are the shares of which some site compacts topics, as the leases said last; nil
+	// until they were read.
+	compact atomic.Pointer[map[string]bool]
+	// hides is what the logs of the site hide, of all shares together, as it was asked last.
+	hides struct {
+		sync.Mutex
+		all  map[string]string
+		when time.Time
+	}
 }
 
 // leads tells whether this process does what the records ask of the site.
@@ -102,6 +114,7 @@ func (f *Follower) Run(ctx context.Context) error {
 		TTL: f.cfg.LeaseTTL, Every: f.cfg.LeaseTTL / 4, Clock: f.cfg.Clock, Changed: f.cfg.Events.leaseLost,
 	})
 	wg.Go(func() { lease.Run(ctx) })
+	wg.Go(func() { f.readCompact(ctx) })
 	f.shares = map[string]*followed{}
 	for _, g := range f.cfg.Topology.Groups() {
 		if !slices.Contains(g.Sites, f.site) {
@@ -181,7 +194,8 @@ func clipped(said map[string]failover.Following, most leaseClip) map[string]fail
 	short := make(map[string]failover.Following, len(said))
 	for share, f := range said {
 		f.Problem, f.SourceProblem, f.HeldBackBy = most.sentence(f.Problem), most.sentence(f.SourceProblem), most.sentence(f.HeldBackBy)
-		f.GroupBehind, f.Compacted, f.OnlyHere = most.sentence(f.GroupBehind), most.topics(f.Compacted), most.topics(f.OnlyHere)
+		f.GroupBehind, f.OnlyHere = most.sentence(f.GroupBehind), most.topics(f.OnlyHere)
+		most.compacted(&f)
 		short[share] = f
 	}
 	return short
@@ -196,6 +210,27 @@ func (most leaseClip) sentence(s string) string {
 		return clipTo(s[:at], most.bytes) + s[at:]
 	}
 	return clipTo(s, most.bytes)
+}
+
+// compacted leaves out names of topics that are compacted, and of those that hide records. How
+// many are left out is told, so that who decides takes each for the worse of what it may be.
+// In the end it is not known any more whether anything hides records, which is as bad.
+func (most leaseClip) compacted(f *failover.Following) {
+	hiding := f.Hiding
+	if most.names == 0 && len(hiding)+f.HidingMore > 0 {
+		hiding, f.Hiding, f.HidingMore = nil, nil, 0
+	}
+	if hiding != nil {
+		f.Hiding = map[string]string{}
+	}
+	for _, name := range slices.Concat(f.Compacted, slices.Sorted(maps.Keys(hiding))) {
+		if what := hiding[name]; what != "" && len(f.Hiding) < most.names {
+			f.Hiding[name] = most.sentence(what)
+		}
+	}
+	f.HidingMore += len(hiding) - len(f.Hiding)
+	named := f.Compacted[:min(len(f.Compacted), most.names)]
+	f.Compacted, f.CompactedMore = named, f.CompactedMore+len(f.Compacted)-len(named)
 }
 
 // topics are the first of some topics, and how many more there are: that there are any

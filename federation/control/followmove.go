@@ -19,7 +19,11 @@ func (s *followed) stop(ctx context.Context, share failover.Share) error {
 	if err != nil {
 		return err
 	}
-	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) { r.Stopped, r.Ends = true, offsetsOf(ends) })
+	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) {
+		r.Stopped, r.Ends = true, offsetsOf(ends)
+		r.Hiding, r.HidingMore = s.hides()
+		r.Owed = s.owed()
+	})
 }
 
 // catchUp brings this site exactly to the cutover, or to the longest prefix.
@@ -71,8 +75,33 @@ func (s *followed) catchUp(ctx context.Context, share failover.Share) error {
 	}
 	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) {
 		done(r)
+		r.Hiding, r.HidingMore = s.hides() // what came since was found where the epoch begins
 		r.GroupsCopied, r.Opened, r.MapPosition = true, true, position
 	})
+}
+
+// hides is what the logs of the share's topics hide here, as it is known now: others may
+// have written since that was said last. Whether it matters is for whoever drives to say,
+// who knows what other sites compact.
+func (s *followed) hides() (hiding map[string]string, more int) {
+	s.mu.Lock()
+	compacted := s.mu.compacted
+	s.mu.Unlock()
+	if compacted == nil {
+		compacted = new([]string)
+	}
+	return s.some(s.f.cfg.Mirror.Map().Unfit(), *compacted)
+}
+
+// owed is how many of the share's partitions began anew here and do not have all yet that
+// they had.
+func (s *followed) owed() (partitions int) {
+	for tp := range s.f.cfg.Mirror.Map().Owed() {
+		if s.f.cfg.Topology.Has(s.group, tp) {
+			partitions++
+		}
+	}
+	return partitions
 }
 
 // open starts the epoch at the target. The other sites follow it from now on; the
@@ -101,7 +130,11 @@ func (s *followed) open(ctx context.Context, share failover.Share, before ...fun
 				s.removeMembers(ctx, share)
 			}
 		}()
-		position, err := m.OpenEpoch(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
+		start := m.OpenEpoch
+		if share.Kind == failover.Failover {
+			start = m.OpenLossyEpoch
+		}
+		position, err := start(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
 		<-removed // who joins from now on is not removed
 		if err != nil {
 			return err
@@ -109,8 +142,12 @@ func (s *followed) open(ctx context.Context, share failover.Share, before ...fun
 		return report(func(r *failover.SiteReport) { r.Opened, r.MapPosition = true, position })
 	case share.Active:
 		if share.Kind == failover.Switchover {
-			if err := s.arm(ctx, share); err != nil {
+			differs, err := s.arm(ctx, share)
+			if err != nil {
 				return err
+			}
+			if differs != "" { // whoever drives will give the move up
+				return report(func(r *failover.SiteReport) { r.Differs = differs })
 			}
 		}
 	default:
@@ -142,19 +179,19 @@ func (s *followed) removeMembers(ctx context.Context, share failover.Share) {
 // before it does, and from OPEN on nothing can be given up. It has no flow yet, for
 // its map still has the old epoch open. Its log must end at the cutover; what lies
 // behind would be unreplicated.
-func (s *followed) arm(ctx context.Context, share failover.Share) error {
+func (s *followed) arm(ctx context.Context, share failover.Share) (differs string, err error) {
 	armed := make(chan error, 1)
 	go func() { armed <- s.f.cfg.Mirror.Arm(ctx, s.id, share.Epoch, share.Target) }()
 	ends, err := s.logEnds(ctx)
 	if err := errors.Join(<-armed, err); err != nil {
-		return err
+		return "", err
 	}
 	for tp, end := range ends {
 		if cutover := share.Cutover.Get(tp); cutover >= 0 && end != cutover {
-			return fmt.Errorf("%s at %s ends at %d, the cutover is %d: somebody writes past the gateways, or the log was cut short", tp, s.f.site, end, cutover)
+			return fmt.Sprintf("%s at %s ends at %d, the cutover is %d: somebody writes past the gateways, or the log was cut short", tp, s.f.site, end, cutover), nil
 		}
 	}
-	return nil
+	return "", nil
 }
 
 func offsetsOf(m map[spillway.TopicPartition]spillway.Offset) failover.PartitionOffsets {

@@ -3,10 +3,13 @@ package control
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
 	"spillway"
+	"spillway/broker"
+	"spillway/broker/embedded"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/federation/history"
@@ -144,5 +147,50 @@ func TestWhichMoveEndedATerm(t *testing.T) {
 		if got := endedBy(share, term); got != want {
 			t.Errorf("term %d was ended by the move to %d, not %d", term, got, want)
 		}
+	}
+}
+
+// oneByOne is a site whose topics' settings take long one by one.
+type oneByOne struct {
+	broker.Cluster
+	asked *int
+}
+
+type oneByOneAdmin struct {
+	broker.Admin
+	asked *int
+}
+
+func (c oneByOne) Admin() broker.Admin { return oneByOneAdmin{c.Cluster.Admin(), c.asked} }
+
+func (a oneByOneAdmin) TopicConfigs(context.Context, string) (map[string]broker.ConfigValue, error) {
+	return nil, errors.New("this takes as long as there are topics")
+}
+
+func (a oneByOneAdmin) TopicValues(ctx context.Context, topics []string, key string) (map[string]string, error) {
+	*a.asked++
+	return a.Admin.TopicValues(ctx, topics, key)
+}
+
+// Which of many topics are compacted is asked in one request.
+func TestPoliciesAreAskedTogether(t *testing.T) {
+	t.Parallel()
+	site, err := embedded.Start(embedded.Config{Site: "west", Topics: map[string]int32{"orders": 1, "orders-own": 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { site.Close() })
+	policy := "compact"
+	if err := site.Admin().SetTopicConfigs(within(t), "orders", map[string]*string{"cleanup.policy": &policy}); err != nil {
+		t.Fatal(err)
+	}
+	group := testGroup([]spillway.SiteID{"east", "west"})
+	group.Topics = []string{"orders*"}
+	topology := spillway.NewTopology("shop", "", []spillway.Site{{ID: "east"}, {ID: "west"}}, []spillway.FailoverGroup{group})
+	asked := 0
+	s := &followed{f: &Follower{cfg: FollowerConfig{Topology: topology, Cluster: oneByOne{site, &asked}}, site: "west"}, group: group, id: spillway.ShareID{Group: "orders"}}
+	got, err := s.compacted(within(t))
+	if err != nil || !slices.Equal(got, []string{"orders"}) || asked != 1 {
+		t.Errorf("%v, %v; asked %d times", got, err, asked)
 	}
 }

@@ -133,17 +133,24 @@ func TestTwoLoopsWriteALargeHistory(t *testing.T) {
 	}
 }
 
-// A part that is gone, or another one's, is noticed; it hides no other move.
-func TestAHistoryWithAWrongPart(t *testing.T) {
-	t.Parallel()
-	store := coordtest.NewMemory()
-	d, next := moveOver(store, 30_000, time.Now())
-	key := d.c.keys.History(d.id, 2)
+// storedMove is a large moveOver whose record the store has.
+func storedMove(t *testing.T, store coordination.Store) (d *driver, next failover.Share) {
+	t.Helper()
+	d, next = moveOver(store, 30_000, time.Now())
 	version, err := store.Put(within(t), d.c.keys.Share(d.id), nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.version = version
+	return d, next
+}
+
+// A part that is gone, or another one's, is noticed; it hides no other move.
+func TestAHistoryWithAWrongPart(t *testing.T) {
+	t.Parallel()
+	store := coordtest.NewMemory()
+	d, next := storedMove(t, store)
+	key := d.c.keys.History(d.id, 2)
 	if _, _, _, err := d.finish(within(t), next); err != nil {
 		t.Fatal(err)
 	}
@@ -152,9 +159,11 @@ func TestAHistoryWithAWrongPart(t *testing.T) {
 	}
 	part := store.Peek(key + "/")[1]
 	wrong := []byte(strings.Replace(string(part.Value), "90000", "90001", 1))
-	if part.Version, err = store.Put(within(t), part.Key, wrong, part.Version); err != nil {
+	version, err := store.Put(within(t), part.Key, wrong, part.Version)
+	if err != nil {
 		t.Fatal(err)
 	}
+	part.Version = version
 	look := func(want string) {
 		t.Helper()
 		if _, err := readRecord(within(t), store, key); err == nil || !strings.Contains(err.Error(), want) {
@@ -260,13 +269,8 @@ func TestManyTrimmedTermsAreRead(t *testing.T) {
 func TestAnEndThatIsRefusedDoesNotFillTheStore(t *testing.T) {
 	t.Parallel()
 	store := coordtest.NewMemory()
-	d, next := moveOver(store, 30_000, time.Now())
+	d, next := storedMove(t, store)
 	key := d.c.keys.History(d.id, 2)
-	version, err := store.Put(within(t), d.c.keys.Share(d.id), nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.version = version
 	lost, whole := false, []coordination.Entry(nil)
 	store.Fail(func(when coordtest.Moment, ops []coordination.Op) error {
 		switch {

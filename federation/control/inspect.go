@@ -138,7 +138,7 @@ func (o *Operator) inspect(ctx context.Context, site spillway.SiteID, g spillway
 		asked.failed(preflight.AboutDisks, fmt.Errorf("the sizes of the logs of %d partitions were read, not of %d more", sizesMax, more))
 	}
 	if as != asAlone {
-		asked.features(ctx, cluster, &seen)
+		asked.features(ctx, cluster.Admin(), &seen)
 		asked.rights(ctx, cluster.Admin(), &seen)
 		asked.quotas(ctx, cluster.Admin(), &seen)
 	}

@@ -557,6 +557,10 @@ func (m *manyMirror) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch s
 	return m.start(ctx, id, epoch, mask, func(tp spillway.TopicPartition) spillway.Offset { return start[tp] })
 }
 
+func (m *manyMirror) OpenLossyEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (int64, error) {
+	return m.OpenEpoch(ctx, id, epoch, mask, start)
+}
+
 func (m *manyMirror) Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.Offset {
 	ends := map[spillway.TopicPartition]spillway.Offset{}
 	for _, tp := range m.partitions(id) {

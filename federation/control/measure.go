@@ -2,7 +2,7 @@ package control
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/mirror"
 	"spillway/mirror/offsetmap"
@@ -32,7 +33,8 @@ func (s *followed) measure(ctx context.Context) {
 		share, problem, compacted := s.mu.share, s.mu.problem, s.mu.compacted
 		s.mu.Unlock()
 		if share.Epoch > 0 && compacted != nil {
-			at := failover.Following{Epoch: share.Epoch, Problem: problem, Compacted: *compacted}
+			at := failover.Following{Epoch: share.Epoch, Problem: problem}
+			s.tellCompacted(ctx, &at, *compacted)
 			if share.State != failover.Stable && share.State != failover.Open {
 				at.Epoch = share.Current().Epoch
 			}
@@ -51,6 +53,8 @@ func (s *followed) measure(ctx context.Context) {
 					}
 				}
 				carries = lateness(&at, share, s.f.flowsOf(ctx, s.id))
+				at.Owed = s.owed()
+				at.CatchingUp = at.CatchingUp || at.Owed > 0
 			}
 			for _, end := range ends {
 				at.EndSum += int64(end)
@@ -110,17 +114,25 @@ const (
 )
 
 // policies looks from time to time which of the share's topics this site
-// compacts: they are not moved (C11).
+// compacts: whether they may be moved depends on what their logs hide (C11).
 func (s *followed) policies(ctx context.Context) {
+	told := ""
 	for ctx.Err() == nil {
-		every := policiesEvery
+		every, problem := policiesEvery, ""
 		if topics, err := s.compacted(ctx); err == nil {
 			s.mu.Lock()
 			s.mu.compacted = &topics
 			s.mu.Unlock()
 		} else {
-			every = measureEvery
+			every, problem = measureEvery, err.Error()
 		}
+		if problem != told && problem != "" && ctx.Err() == nil {
+			s.mu.Lock()
+			state := s.mu.share.State
+			s.mu.Unlock()
+			s.f.cfg.Events.followFailed(s.id, state, fmt.Errorf("find out which topics site %s compacts: %s; what was known of them before is used meanwhile, and without it the share is not moved", s.f.site, problem))
+		}
+		told = problem
 		pause(ctx, every)
 	}
 }
@@ -132,23 +144,112 @@ func (s *followed) compacted(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var topics []string
+	var all []string
 	for _, name := range slices.Sorted(maps.Keys(md.Topics)) {
-		if !s.f.cfg.Topology.HasTopic(s.group, name) || md.Topics[name].Internal {
-			continue
-		}
-		configs, err := s.f.cfg.Cluster.Admin().TopicConfigs(ctx, name)
-		if errors.Is(err, broker.ErrUnknownTopic) {
-			continue // deleted meanwhile
-		}
-		if err != nil {
-			return nil, err
-		}
-		if strings.Contains(configs["cleanup.policy"].Value, "compact") {
-			topics = append(topics, name)
+		if s.f.cfg.Topology.HasTopic(s.group, name) && !md.Topics[name].Internal {
+			all = append(all, name)
 		}
 	}
-	return topics, nil
+	values, err := s.f.cfg.Cluster.Admin().TopicValues(ctx, all, "cleanup.policy")
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(name string) bool { return !strings.Contains(values[name], "compact") }), nil
+}
+
+// hidingMax bounds the topics of which a lease tells what they hide, and compactedMax those
+// that it says are compacted: a value of the store holds what is said of all shares.
+const (
+	hidingMax    = 100
+	compactedMax = 200
+)
+
+// tellCompacted adds what this site compacts and hides, or as much of it as there is room for.
+// Hiding stays nil while that is not known: the map was not read as a whole.
+func (s *followed) tellCompacted(ctx context.Context, at *failover.Following, compacted []string) {
+	at.Compacted = compacted[:min(len(compacted), compactedMax)]
+	at.CompactedMore = len(compacted) - len(at.Compacted)
+	ctx, cancel := context.WithTimeout(ctx, measureEvery)
+	defer cancel()
+	if all, err := s.f.hiding(ctx); err == nil {
+		at.Hiding, at.HidingMore = s.some(all, compacted)
+		if len(compacted) == 0 && !s.f.mayCompact(s.id) {
+			// It matters to nobody, and a site that was lost may hide some of each topic. That
+			// there are any is said: where a site is about to compact one, it may be that one.
+			at.Hiding, at.HidingMore = map[string]string{}, at.HidingMore+len(at.Hiding)
+		}
+	}
+}
+
+// readCompact reads from time to time of which shares any site compacts topics.
+func (f *Follower) readCompact(ctx context.Context) {
+	for ctx.Err() == nil {
+		every := policiesEvery
+		if entries, err := f.cfg.Store.List(ctx, f.keys.Mirrors()); err == nil {
+			compact := compactedIn(entries)
+			f.compact.Store(&compact)
+		} else { // what was known is used meanwhile
+			every = measureEvery
+		}
+		pause(ctx, every)
+	}
+}
+
+// compactedIn are the shares of which a lease says that its site compacts topics.
+func compactedIn(leases []coordination.Entry) map[string]bool {
+	compact := map[string]bool{}
+	for _, e := range leases {
+		var l failover.MirrorLease
+		if json.Unmarshal(e.Value, &l) != nil {
+			continue
+		}
+		for share, f := range l.Following {
+			if len(f.Compacted)+f.CompactedMore > 0 {
+				compact[share] = true
+			}
+		}
+	}
+	return compact
+}
+
+// mayCompact tells whether a site may compact topics of a share.
+func (f *Follower) mayCompact(id spillway.ShareID) bool {
+	compact := f.compact.Load()
+	return compact == nil || (*compact)[id.String()]
+}
+
+// hiding asks once for all shares that are measured at about the same time: a site that was
+// lost may hide something in each of thousands of partitions. Who decides a move asks anew.
+func (f *Follower) hiding(ctx context.Context) (map[string]string, error) {
+	r := f.cfg.Mirror.Map()
+	if err := r.Whole(ctx); err != nil {
+		return nil, err
+	}
+	f.hides.Lock()
+	defer f.hides.Unlock()
+	if now := time.Now(); f.hides.all == nil || now.Sub(f.hides.when) >= measureEvery {
+		f.hides.all, f.hides.when = r.Unfit(), now
+	}
+	return f.hides.all, nil
+}
+
+// some are those of the share's topics, those named first at first, and how many are left
+// out: topics that this site compacts come first, since the others matter only where another
+// one compacts them.
+func (s *followed) some(hiding map[string]string, first []string) (some map[string]string, more int) {
+	some = make(map[string]string)
+	for _, name := range slices.Concat(first, slices.Sorted(maps.Keys(hiding))) {
+		what := hiding[name]
+		if _, told := some[name]; told || what == "" || !s.f.cfg.Topology.HasTopic(s.group, name) {
+			continue
+		}
+		if len(some) == hidingMax {
+			more++
+			continue
+		}
+		some[name] = what
+	}
+	return some, more
 }
 
 // measuredEnds are the log ends for people; empty if the site cannot be asked. A share that

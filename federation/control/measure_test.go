@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"spillway"
+	"spillway/federation/coordination"
 	"spillway/federation/failover"
 	"spillway/mirror"
 )
@@ -35,6 +37,43 @@ func TestWithoutAFlowASiteIsCatchingUp(t *testing.T) {
 		carries := lateness(&at, c.share, c.flows)
 		if at.CatchingUp != c.catchingUp || (carries != nil) != c.carries || c.carries && at.LagSeconds != 2 {
 			t.Errorf("%s: %+v, carries %+v", name, at, carries)
+		}
+	}
+}
+
+// After a failover the lost site hides some of each topic. Where no site compacts any the lease
+// says only how many, which makes the site unfit as soon as one does.
+func TestALeaseNamesWhatIsHiddenWhereSomebodyCompacts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
+	w.settled(1)
+	f := NewFollower(FollowerConfig{Topology: w.topology, Store: w.store, Cluster: w.sites["west"].cluster, Mirror: w.sites["west"].mirror})
+	f.hides.all, f.hides.when = map[string]string{"orders": "unreplicated in partition 0"}, time.Now().Add(time.Hour)
+	s := &followed{f: f, group: w.topology.Groups()[0], id: spillway.ShareID{Group: "orders"}}
+	lease := func(share string, said failover.Following) []coordination.Entry {
+		return []coordination.Entry{{Key: "mirrors/east/1", Value: encodeLease(failover.MirrorLease{Site: "east", Following: map[string]failover.Following{share: said}})}}
+	}
+	for name, c := range map[string]struct {
+		here  []string
+		there []coordination.Entry // nil: not read yet
+		named bool
+	}{
+		"it is not known":              {nil, nil, true},
+		"nobody does":                  {nil, lease("orders/0", failover.Following{}), false},
+		"another site does":            {nil, lease("orders/0", failover.Following{Compacted: []string{"orders"}}), true},
+		"another one has not named it": {nil, lease("orders/0", failover.Following{CompactedMore: 1}), true},
+		"another group is compacted":   {nil, lease("carts/0", failover.Following{Compacted: []string{"carts"}}), false},
+		"this site does":               {[]string{"orders"}, lease("orders/0", failover.Following{}), true},
+	} {
+		f.compact.Store(nil)
+		if c.there != nil {
+			compact := compactedIn(c.there)
+			f.compact.Store(&compact)
+		}
+		var at failover.Following
+		s.tellCompacted(within(t), &at, c.here)
+		if named := at.Hiding["orders"] != ""; at.Hiding == nil || named != c.named || len(at.Hiding)+at.HidingMore != 1 {
+			t.Errorf("%s: %v and %d more", name, at.Hiding, at.HidingMore)
 		}
 	}
 }

@@ -190,13 +190,20 @@ func (o *Operator) waits(ctx context.Context, why error, rest time.Duration) boo
 	return ctx.Err() == nil
 }
 
+// acceptMore lets a failover that waits for a person go on. One who names the target of a
+// failover for which nobody had is obeyed although keys may be missing there, and accepts no less for it.
 func (o *Operator) acceptMore(ctx context.Context, share failover.Share, version uint64, r failover.Request, dryRun bool) (Plan, error) {
+	named := share.Chosen && r.Target != ""
+	if named && (share.LossMax < 0 || r.LossMax >= 0 && r.LossMax < share.LossMax) {
+		r.LossMax = share.LossMax
+	}
 	plan := Plan{Group: share.Group, Kind: share.Kind, From: share.Active, To: share.Target, Epoch: share.Epoch, DryRun: dryRun, Behind: -1, LostMost: r.LossMax, LostLeast: -1,
 		Effects: []string{fmt.Sprintf("the failover that waits in epoch %d may lose %s", share.Epoch, loss(r.LossMax))}}
 	if dryRun {
 		return plan, nil
 	}
 	share.LossMax = r.LossMax
+	share.Chosen = share.Chosen && !named
 	return plan, o.write(ctx, share, version, fmt.Sprintf("failover of %s may lose %s", share.Group, loss(r.LossMax)), r.Who, r.Why)
 }
 

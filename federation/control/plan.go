@@ -143,6 +143,9 @@ func (p *Plan) explain(g spillway.FailoverGroup, share, next failover.Share, vie
 		p.Effects = append(p.Effects, fmt.Sprintf("only %s has the topics %s: they begin empty in epoch %d, and what %s holds of them stays hidden; delete them there, or create them at %s, if that is not meant",
 			next.Target, strings.Join(target.OnlyHere, ", "), next.Epoch, next.Target, share.Active))
 	}
+	if unfit := failover.Unfit(next.Target, view, g); unfit != "" {
+		p.Effects = append(p.Effects, fmt.Sprintf("keys of compacted topics may be missing at %s, and nothing lists which: %s", next.Target, unfit))
+	}
 	if who := p.strangers[next.Target]; len(who) > 0 {
 		p.Effects = append(p.Effects, fmt.Sprintf("gateways have never read the access control list of %s, and tell clients of what is served there to come again: %s; see their log and the rights of their principal there", next.Target, strings.Join(who, ", ")))
 	}

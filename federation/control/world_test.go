@@ -124,6 +124,7 @@ func testGroup(sites []spillway.SiteID) spillway.FailoverGroup {
 func testMirrorConfig(c mirror.Config) mirror.Config {
 	c.Replication, c.FetchWait, c.TopicInterval = 1, 50*time.Millisecond, 100*time.Millisecond
 	c.GroupInterval, c.VerifyInterval = 100*time.Millisecond, 100*time.Millisecond
+	c.MetadataInterval = 2 * time.Second
 	return c
 }
 

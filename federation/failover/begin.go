@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"spillway"
@@ -74,7 +73,7 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	next.Failovers = append([]time.Time{}, share.failovers()...)
 	next.Epoch = share.Epoch + 1
 	next.Target, next.Kind, next.Who, next.Why = r.Target, r.Kind, r.Who, r.Why
-	next.LossMax, next.Mask = r.LossMax, view.NewMask
+	next.LossMax, next.Mask, next.Chosen = r.LossMax, view.NewMask, r.Unnamed
 	next.Automatic, next.Gone = r.Automatic, nil
 	for _, s := range share.Gone {
 		if r.Automatic && !steady(view.Sites[s].Judgement, limits) {
@@ -86,6 +85,17 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	why := fmt.Sprintf("%s asked for a %s from %s to %s: %s", r.Who, r.Kind, share.Active, r.Target, cmp.Or(r.Why, "no reason given"))
 	if r.Chosen != "" {
 		why += fmt.Sprintf("; %s, since %s", r.Target, r.Chosen)
+	}
+	if partial := partial(share, r.Target, view); partial != "" && r.Kind == Failover {
+		if r.Unnamed { // since the target was chosen
+			return share, refuse("site %s; name it to fail over there all the same", partial)
+		}
+		why += "; " + partial
+	}
+	if unfit := Unfit(r.Target, view, limits.Group); unfit != "" && r.Unnamed { // since the target was chosen
+		return share, refuse("site %s; name it to fail over there all the same", unfit)
+	} else if unfit != "" { // a person has named it all the same
+		why += "; keys may be missing: " + unfit
 	}
 	if r.Kind == Switchover && limits.Group.GroupDrain > 0 {
 		return next.enter(Draining, view, why), nil
@@ -138,27 +148,19 @@ func checkTarget(share Share, r Request, view View, limits Limits) error {
 	case r.Kind == Switchover && site.Following.Epoch != share.Epoch:
 		return refuse("target %s follows epoch %d of share %s, not %d", r.Target, site.Following.Epoch, share.ID(), share.Epoch)
 	}
-	if topics := compacted(view, limits); len(topics) > 0 {
-		return refuse("share %s has compacted topics, which are mirrored but cannot be moved yet: %s; a cleaner that meets hidden records deletes the visible ones with their keys; set cleanup.policy=delete, or take them out of the failover group", share.ID(), strings.Join(topics, ", "))
+	if why := Unfit(r.Target, view, limits.Group); why != "" && r.Kind == Switchover {
+		if site.Following.Hiding == nil {
+			return fmt.Errorf("%w: target %s", ErrBehind, why)
+		}
+		return refuse("target %s", why)
+	}
+	if topics, more := compacted(view, limits.Group); r.Kind == Switchover && len(topics)+more > 0 && !view.Sites[share.Active].Mirror {
+		return refuse("no mirror is alive at %s, which has to confirm where its logs of compacted topics end; start it", share.Active)
 	}
 	if r.Kind == Switchover {
 		return behind(share, r, limits.Group, *site.Following)
 	}
 	return nil
-}
-
-// compacted lists the topics of the group that any of its sites compacts.
-// What a failover leaves behind, and what others write past the gateways, is
-// hidden but in the log; the cleaner takes it for the newest state of its key (C11).
-func compacted(view View, limits Limits) []string {
-	var topics []string
-	for _, s := range limits.Group.Sites {
-		if f := view.Sites[s].Following; f != nil {
-			topics = append(topics, f.Compacted...)
-		}
-	}
-	slices.Sort(topics)
-	return slices.Compact(topics)
 }
 
 // Abort gives a move up: the share goes back to its old site in an epoch above
@@ -203,7 +205,7 @@ func (s Share) giveUp(view View, limits Limits) (Share, []Action) {
 // begins, so that the loop that writes the history finds them.
 func (s Share) settled() Share {
 	s.Target, s.Abort, s.WaitFor, s.Cutover, s.Prefix, s.PrefixSite, s.Start = "", "", nil, nil, nil, nil, nil
-	s.Mask, s.LossMax, s.Fence, s.Undrained, s.Unended, s.Automatic, s.Gone = 0, 0, "", nil, nil, false, nil
+	s.Mask, s.LossMax, s.Chosen, s.Fence, s.Undrained, s.Unended, s.Automatic, s.Gone = 0, 0, false, "", nil, nil, false, nil
 	return s
 }
 

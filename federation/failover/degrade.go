@@ -34,14 +34,15 @@ func (s Share) degraded(view View, why string) Share {
 	return s
 }
 
-// Shortfall counts the standbys that give durable marks; short tells whether they
+// Shortfall counts the standbys that give durable marks, and have not lost what they gave
+// marks for; short tells whether they
 // are too few for the policy.
 func Shortfall(share Share, view View, limits Limits) (missing []spillway.SiteID, short bool) {
 	have := 0
 	for _, s := range limits.Group.Sites {
 		switch {
 		case s == share.Active:
-		case view.Sites[s].Marks:
+		case view.Sites[s].Marks && view.Sites[s].owed(share.State) == 0:
 			have++
 		default:
 			missing = append(missing, s)

@@ -83,7 +83,7 @@ func askAbout(share Share, gone, other spillway.SiteID, why, reason string) Acti
 // the failover waits for, though it is not known to be down. What it has done already
 // counts all the same, and so does what it does yet.
 func doubted(share, next Share, actions []Action, view View, limits Limits) (Share, []Action) {
-	if next.State != share.State || len(actions) != 1 || actions[0].Kind != Wait {
+	if next.State != share.State || next.Target != share.Target || len(actions) != 1 || actions[0].Kind != Wait {
 		return next, actions
 	}
 	site, why, reason := doubt(share, view, limits)

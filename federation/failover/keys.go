@@ -134,6 +134,12 @@ func (k Keys) ReplaysAll() string { return k.root() + "replays/" }
 // absent if there is none.
 func (k Keys) Replay(id spillway.ShareID) string { return k.ReplaysAll() + id.String() }
 
+// DrillsAll is the prefix of the accounts of drills.
+func (k Keys) DrillsAll() string { return k.root() + "drills/" }
+
+// Drills are the accounts of the last drills of a group, in one entry.
+func (k Keys) Drills(group string) string { return k.DrillsAll() + group }
+
 // Audits is the prefix of the audit log of people. It is not one of ClientAudits, so that
 // nobody reads what is kept for ever to find what is to go.
 func (k Keys) Audits() string { return k.root() + "audit/" }

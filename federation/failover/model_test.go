@@ -30,6 +30,7 @@ type variant struct {
 	vanishTrusted  bool // a gateway whose key is gone serves no more (C30)
 	unseenTrusted  bool // a loop that has just begun knows all gateways from its first look (C30)
 	anewUnfenced   bool // a failover that is begun anew waits for no gateway, since all had confirmed
+	chosenNamed    bool // a failover for which nobody named a site counts as if somebody had (C11)
 }
 
 const (
@@ -130,6 +131,9 @@ type size struct {
 	fails int8
 	// fickle observers change it about any site, not only about the target when it is needed.
 	fickle bool
+	// hides: b is found to hide records of a compacted topic when its log is read back. Then
+	// nobody changes his mind, which others explore.
+	hides bool
 	// quick: the loop, of which there is one then, writes what it decides at once, and
 	// mirrors read it at once. What happens in between others explore.
 	quick bool
@@ -168,6 +172,9 @@ func (m *model) start() world {
 	w := world{share: m.intern(s), version: 1, begins: 1, aborts: m.aborts, writes: m.records, deletes: m.deletes, starts: m.starts, fails: m.fails}
 	if m.fails > 0 {
 		w.begins, w.down = 0, 1<<siteA
+	}
+	if m.hides {
+		w.fails = 0
 	}
 	for i := range w.loops {
 		w.loops[i] = loopState{pending: -1, resVer: -1, watched: true}
@@ -216,6 +223,12 @@ func (m *model) view(w *world, s Share, seen uint8, watched bool) View {
 		sv := SiteView{Judgement: m.judged(w, s, i+1), Mirror: true, Following: &Following{Epoch: s.Epoch}}
 		if mi.stopped == int16(s.Epoch) {
 			sv.Report = &SiteReport{Site: id, Stopped: true, Ends: ends(mi.ends), GroupsCopied: mi.groups, Opened: mi.opened == int16(s.Epoch), MapPosition: 1}
+			if m.hides && i+1 == siteB {
+				sv.Report.Hiding = map[string]string{"t": "foreign-write in partition 0"}
+			}
+		}
+		if m.hides {
+			sv.Following.Compacted, sv.Following.Hiding = []string{"t"}, map[string]string{}
 		}
 		v.Sites[id] = sv
 	}
@@ -284,6 +297,9 @@ func (m *model) step(w *world, seen uint8, watched bool) int16 {
 	}
 	if m.anewUnfenced && s.State == Stable && next.State == Fencing && len(next.Gone) > 0 {
 		next = next.enter(Fenced, View{}, "")
+	}
+	if m.chosenNamed {
+		next.Chosen = false
 	}
 	id := m.intern(next)
 	m.steps[key] = id
@@ -445,6 +461,9 @@ func (m *model) write(n *world, next Share) string {
 	}
 	if next.State != Open || was.State == Open {
 		return ""
+	}
+	if m.hides && next.Active == "b" {
+		return "B: b opened, where keys of a compacted topic may be missing"
 	}
 	start, verified, copied := end(next.Current().Start), end(next.Current().Verified), n.mirrors[indexOf(next.Active)-1].copied
 	for o := range int8(32) {

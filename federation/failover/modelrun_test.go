@@ -23,10 +23,15 @@ func TestModelHolds(t *testing.T) {
 		"switchover, lease deleted, two loops": {kind: Switchover, loops: 2, gates: 1, records: 1, ack: 1, deletes: 1},
 		"switchover, writes denied, abort":     {kind: Switchover, loops: 1, gates: 1, records: 1, aborts: 1, ack: 1, denies: true},
 		"failover, target goes away":           {kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, fails: 1, quick: true},
+		"failover, target is found to hide":    {kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, fails: 1, quick: true, hides: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			broken, states := newModel(variant{}, z).explore(statesMax)
+			m := newModel(variant{}, z)
+			broken, states := m.explore(statesMax)
 			t.Logf("%d states", states)
+			if z.hides && !slices.ContainsFunc(m.shares, func(s Share) bool { return s.State == Open && s.Active == "c" }) {
+				t.Error("the failover did not go elsewhere")
+			}
 			if broken != "" {
 				t.Fatal(broken)
 			}
@@ -76,6 +81,7 @@ func TestModelFindsBrokenVariants(t *testing.T) {
 	deleted := size{kind: Switchover, loops: 1, gates: 1, records: 1, ack: 1, deletes: 1}
 	anew := size{kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, deletes: 1, starts: 1}
 	gone := size{kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, fails: 1, quick: true}
+	hides := size{kind: Failover, loops: 1, gates: 1, records: 1, ack: 1, fails: 1, quick: true, hides: true}
 	for name, c := range map[string]struct {
 		variant variant
 		size    size
@@ -92,6 +98,7 @@ func TestModelFindsBrokenVariants(t *testing.T) {
 		"deleted lease is over":           {variant{vanishTrusted: true}, deleted, "handed out"},
 		"new loop trusts its first look":  {variant{unseenTrusted: true}, anew, "A: "},
 		"begun anew without a fence":      {variant{anewUnfenced: true}, gone, "A: "},
+		"nobody named counts as named":    {variant{chosenNamed: true}, hides, "B: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			broken, states := newModel(c.variant, c.size).explore(statesMax)

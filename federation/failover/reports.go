@@ -92,6 +92,9 @@ type Following struct {
 	GroupBehind  string  `json:"groupBehind,omitempty"`
 	// CatchingUp: since it began to follow Source, it never had everything.
 	CatchingUp bool `json:"catchingUp,omitempty"`
+	// Owed is how many partitions began anew at the site and do not have yet all that they
+	// had before: it may lack what was acknowledged because it was there.
+	Owed int `json:"owed,omitempty"`
 	// OnlyHere are topics of the group that this site has and the active one has not;
 	// some of them if there are many.
 	OnlyHere []string `json:"onlyHere,omitempty"`
@@ -100,8 +103,17 @@ type Following struct {
 	// site would hold clients until it is over; a failover does not need it.
 	SourceProblem string `json:"sourceProblem,omitempty"`
 	// Compacted are the share's topics whose records this site's log cleaner
-	// removes; they cannot be moved yet (C11).
+	// removes.
 	Compacted []string `json:"compacted,omitempty"`
+	// CompactedMore is how many of them are not told.
+	CompactedMore int `json:"compactedMore,omitempty"`
+	// Hiding are those of its topics in whose log here records are hidden behind others
+	// that clients see, and says of each what: a cleaner takes them for the newest of their
+	// keys (C11). Those are among them of which deletions may have been missed (late, C15).
+	// nil: it is not known, and not that there are none.
+	Hiding map[string]string `json:"hiding,omitzero"`
+	// HidingMore is how many of them are not told.
+	HidingMore int `json:"hidingMore,omitempty"`
 }
 
 // GroupLate is for how long a consumer group may fail to be carried until a switchover is

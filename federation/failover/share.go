@@ -133,6 +133,7 @@ type Share struct {
 	MapPosition map[spillway.SiteID]int64    `json:"mapPosition,omitempty"` // offset in the site's map topic that a gateway must have read
 	Mask        uint64                       `json:"mask,string,omitempty"` // mask of the new term
 	Fence       string                       `json:"fence,omitempty"`       // "acl" or "lease-only"
+	Chosen      bool                         `json:"chosen,omitempty"`      // nobody named the target
 	LossMax     int64                        `json:"lossMax,omitempty"`     // accepted by the person who asked, in records; −1: any
 	Abort       string                       `json:"abort,omitempty"`       // who gives the move up, and why; the record stays until that is safe
 	Automatic   bool                         `json:"automatic,omitempty"`   // nobody asked for this failover, so it may be given up and begun anew
@@ -305,8 +306,8 @@ type GatewayReport struct {
 	// Unsure: some produce had no answer when its connection died, so the log
 	// end must be read twice, apart.
 	Unsure bool `json:"unsure,omitempty"`
-	// GroupsDrained: all members known to this gateway wait in JoinGroup, and no
-	// transaction that was begun through it is open.
+	// GroupsDrained: all members known to this gateway wait in JoinGroup, or commit in
+	// transactions and were told, and no transaction that was begun through it is open.
 	GroupsDrained bool `json:"groupsDrained,omitempty"`
 	// MembersWait: the former, though not the latter.
 	MembersWait bool `json:"membersWait,omitempty"`
@@ -325,9 +326,19 @@ type SiteReport struct {
 	Opened      bool  `json:"opened,omitempty"`
 	MapPosition int64 `json:"mapPosition,omitempty"`
 	// GroupsCopied: the last group commits are at this site (target only).
-	GroupsCopied bool   `json:"groupsCopied,omitempty"`
-	Armed        bool   `json:"armed,omitempty"` // ready to follow the new site
-	Problem      string `json:"problem,omitempty"`
+	GroupsCopied bool `json:"groupsCopied,omitempty"`
+	Armed        bool `json:"armed,omitempty"` // ready to follow the new site
+	// Hiding is that of Following as the site knew it once its logs were read back: the
+	// target of a switchover does not open where it hides records of a compacted topic, nor
+	// one of a failover that nobody named (C11).
+	Hiding map[string]string `json:"hiding,omitempty"`
+	// HidingMore is how many topics more hide some.
+	HidingMore int `json:"hidingMore,omitempty"`
+	// Owed is that of Following once the flow was stopped.
+	Owed int `json:"owed,omitempty"`
+	// Differs says that the log of the old site does not end at the cutover.
+	Differs string `json:"differs,omitempty"`
+	Problem string `json:"problem,omitempty"`
 	// Restored is the number of the degrade of which this site has everything.
 	Restored int `json:"restored,omitempty"`
 }

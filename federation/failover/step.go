@@ -284,8 +284,25 @@ func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	if len(silent) > 0 && view.InState < patience {
 		return wait(share, "wait for %s to tell their ends", join(silent))
 	}
+	against := ""
+	if hides := found(share.Target, view, limits.Group); hides != "" && share.Chosen {
+		return elsewhere(share, view, limits, ends, fmt.Sprintf("%s was found to hide records in its logs of compacted topics: %s", share.Target, hides))
+	} else if hides != "" {
+		against = fmt.Sprintf("; keys may be missing at %s: %s", share.Target, hides)
+	}
+	if partial := partial(share, share.Target, view); partial != "" && share.Chosen {
+		return elsewhere(share, view, limits, ends, partial)
+	}
+	whole := 0 // of those that were heard
+	for site := range ends {
+		if partial := partial(share, site, view); partial == "" {
+			whole++
+		} else {
+			against += "; " + partial
+		}
+	}
 	prefix, prefixSite := longest(order, ends)
-	complete := limits.ackSites() > 1 && !share.Degraded && len(ends) >= needHeard(limits)
+	complete := limits.ackSites() > 1 && !share.Degraded && whole >= needHeard(limits)
 	next := share
 	next.Fence, next.Prefix, next.PrefixSite = "lease-only", prefix, prefixSite
 	if view.Fence != "" {
@@ -294,7 +311,7 @@ func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	if complete {
 		// Nothing beyond the prefix was acknowledged or shown, so it is not burnt.
 		next.Start = prefix.Clone()
-		return move(next.enter(Cutover, view, fmt.Sprintf("%d sites heard, nothing acknowledged is missing", len(ends))))
+		return move(next.enter(Cutover, view, fmt.Sprintf("%d sites heard, nothing acknowledged is missing", len(ends))+against))
 	}
 	next.Start = above(prefix, view.Reserved)
 	least, most := lossBetween(prefix, view.Reserved, limits.Group.OffsetBase, limits.Group.ReservedBlock)
@@ -305,7 +322,26 @@ func fencedFailover(share Share, view View, limits Limits) (Share, []Action) {
 	if len(silent) > 0 {
 		why += ", silent: " + join(silent)
 	}
-	return move(next.enter(Cutover, view, why))
+	return move(next.enter(Cutover, view, why+against))
+}
+
+// elsewhere sends a failover for which nobody named a site to another one, since the target
+// was found to hide records when its logs were read back, or to have a part of them; where there is none a person is
+// asked. Nothing was done at the target yet, and all that were heard have stopped.
+func elsewhere(share Share, view View, limits Limits, ends map[spillway.SiteID]PartitionOffsets, why string) (Share, []Action) {
+	var fit []spillway.SiteID
+	for _, site := range limits.Group.Sites {
+		if site != share.Active && ends[site] != nil && found(site, view, limits.Group) == "" && passedOver(share, site, view, limits) == nil {
+			fit = append(fit, site)
+		}
+	}
+	if len(fit) == 0 {
+		return share, []Action{{Kind: Ask, Site: share.Active, Why: fmt.Sprintf("%s; a person must decide: bring another site back, or abort, or spillway failover %s --to %s to open there all the same", why, share.Group, share.Target)}}
+	}
+	next := share
+	next.Target, _ = furthest(share, fit, view)
+	next.Passages = append(slices.Clone(share.Passages), Passage{State: Fenced, At: view.Now, Why: fmt.Sprintf("%s; %s is the target instead", why, next.Target)})
+	return move(next)
 }
 
 // heard collects the survivors that stopped their flows; the target comes first.
@@ -364,6 +400,9 @@ func cutover(share Share, view View, limits Limits) (Share, []Action) {
 		if tp, by, exceeded := want.Exceeded(r.Ends); exceeded {
 			return aborted(share, fmt.Sprintf("%s got %d records of %s from beyond the cutover: somebody writes to %s past the gateways", share.Target, by, tp, share.Active))
 		}
+		if why := astray(share, view, limits); why != "" {
+			return aborted(share, why)
+		}
 		if !r.GroupsCopied {
 			return wait(share, "%s copies the last group commits%s", share.Target, problem(r))
 		}
@@ -381,7 +420,24 @@ func problem(r *SiteReport) string {
 	return " (" + r.Problem + ")"
 }
 
+// astray says why a switchover is not to open: somebody has written past the gateways. ""
+// if nobody has.
+func astray(share Share, view View, limits Limits) string {
+	if hides := found(share.Target, view, limits.Group); hides != "" {
+		return fmt.Sprintf("%s was found to hide records in its logs of compacted topics: %s; keys would be missing there", share.Target, hides)
+	}
+	if r := view.Sites[share.Active].Report; r != nil && r.Differs != "" {
+		return r.Differs
+	}
+	return ""
+}
+
 func caughtUp(share Share, view View, limits Limits) (Share, []Action) {
+	if share.Kind == Switchover {
+		if why := astray(share, view, limits); why != "" {
+			return aborted(share, why)
+		}
+	}
 	if !view.Allowed {
 		return share, []Action{{Kind: Allow, Site: share.Target, Why: fmt.Sprintf("gateways are about to write at %s", share.Target)}}
 	}
@@ -407,6 +463,9 @@ func caughtUp(share Share, view View, limits Limits) (Share, []Action) {
 		case short && limits.Group.Ack.OnShortfall == "degrade":
 			degraded = fmt.Sprintf("%d sites follow %s, ack.sites is %d", armed, share.Target, limits.ackSites())
 		}
+	}
+	if why := unconfirmed(share, view, limits.Group); why != "" {
+		return wait(share, "%s", why)
 	}
 	next := share
 	if degraded != "" && !share.Degraded {

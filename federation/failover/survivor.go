@@ -19,12 +19,12 @@ func Choose(share Share, r Request, view View, limits Limits) (Request, error) {
 	if target == "" {
 		return r, refuse("%s", why)
 	}
-	r.Target, r.Chosen = target, why
+	r.Target, r.Chosen, r.Unnamed = target, why, true
 	return r, nil
 }
 
-// bestSurvivor is, of the sites that are up, have a mirror, and are not drained, the one
-// that nobody finds dead, then the one that is furthest, and of those that are about as far the one that is preferred: what
+// bestSurvivor is, of the sites that are up, have a mirror, are not drained, and where no
+// keys may be missing (docs/decisions/0038), the one that nobody finds dead, then the one that is furthest, and of those that are about as far the one that is preferred: what
 // it lacks it would have to fetch while nobody is served. why tells what was against
 // those that are preferred to it; or, if there is none, against the last one.
 func bestSurvivor(share Share, view View, limits Limits) (target spillway.SiteID, why string) {
@@ -34,14 +34,7 @@ func bestSurvivor(share Share, view View, limits Limits) (target spillway.SiteID
 		if site == share.Active {
 			continue
 		}
-		err := checkTarget(share, Request{Kind: Failover, Target: site}, view, limits)
-		if err == nil && slices.Contains(share.Gone, site) && !steady(view.Sites[site].Judgement, limits) {
-			err = refuse("site %s went away when the share was about to fail over there; name it to fail over there all the same", site)
-		}
-		if drained := view.Sites[site].Drained; err == nil && drained != nil {
-			err = refuse("site %s is %s; name it to fail over there all the same", site, drained)
-		}
-		if err != nil {
+		if err := passedOver(share, site, view, limits); err != nil {
 			why = strings.TrimPrefix(err.Error(), ErrRefused.Error()+": ")
 			continue
 		}
@@ -50,6 +43,32 @@ func bestSurvivor(share Share, view View, limits Limits) (target spillway.SiteID
 	if len(fit) == 0 {
 		return "", why
 	}
+	return furthest(share, fit, view)
+}
+
+// passedOver says why a failover that names no site does not go to one.
+func passedOver(share Share, site spillway.SiteID, view View, limits Limits) error {
+	if err := checkTarget(share, Request{Kind: Failover, Target: site}, view, limits); err != nil {
+		return err
+	}
+	at := view.Sites[site]
+	if slices.Contains(share.Gone, site) && !steady(at.Judgement, limits) {
+		return refuse("site %s went away when the share was about to fail over there; name it to fail over there all the same", site)
+	}
+	if at.Drained != nil {
+		return refuse("site %s is %s; name it to fail over there all the same", site, at.Drained)
+	}
+	if partial := partial(share, site, view); partial != "" {
+		return refuse("site %s; name it to fail over there all the same", partial)
+	}
+	if unfit := Unfit(site, view, limits.Group); unfit != "" {
+		return refuse("site %s; name it to fail over there all the same", unfit)
+	}
+	return nil
+}
+
+// furthest is the best of some sites, and says why it is not the first of them.
+func furthest(share Share, fit []spillway.SiteID, view View) (target spillway.SiteID, why string) {
 	far := standings(share, fit, view)
 	doubtful := func(s standing) int { // it may be dead, and what it has with it
 		if view.Sites[s.site].Judgement.Suspected {

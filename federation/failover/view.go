@@ -87,6 +87,20 @@ type SiteView struct {
 	Report    *SiteReport // for the epoch of the share record
 }
 
+// owed is how many partitions began anew at the site and do not have yet all that they had. In
+// a move it has stopped following and read its logs back; what it said of that stays, and
+// is old once the share is served again.
+func (s SiteView) owed(state State) int {
+	stopped := state == Fenced || state == Cutover || state == CaughtUp
+	switch {
+	case stopped && s.Report != nil && s.Report.Stopped:
+		return s.Report.Owed
+	case s.Following != nil:
+		return s.Following.Owed
+	}
+	return 0
+}
+
 // Limits bound what Step may decide. Durations of 0 mean the default.
 type Limits struct {
 	Group     spillway.FailoverGroup
@@ -172,6 +186,8 @@ type Request struct {
 	BehindMax time.Duration
 	// Chosen is why Target was taken and not the site that is preferred, if nobody named it.
 	Chosen string
+	// Unnamed: nobody named Target, so another site may take its place (elsewhere).
+	Unnamed bool
 	// Automatic: nobody asks, the loop does.
 	Automatic bool
 }

@@ -77,6 +77,16 @@ func (w *World) Follow(site spillway.SiteID, tp spillway.TopicPartition, from sp
 	}
 }
 
+// Save writes entries into a site's map, as its mirror does, and tells the position of the last.
+func (w *World) Save(site spillway.SiteID, entries ...maptopic.Entry) (position int64) {
+	w.t.Helper()
+	position, err := w.writers[site].Save(context.Background(), entries...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return position
+}
+
 var errLost = errors.New("the rest is lost")
 
 // copy brings one partition from the site of a term to that of the next, and

@@ -151,6 +151,12 @@ func (l Layout) Leader(share spillway.ShareID, tp spillway.TopicPartition, upstr
 	return pick(nodes, strconv.AppendInt(append(append(key[:0], share.String()...), '/'), int64(tp.Partition), 10))
 }
 
+// Nearest picks the node of a site at which consumers that stand there read a partition.
+func (l Layout) Nearest(share spillway.ShareID, tp spillway.TopicPartition, site spillway.SiteID) (Node, bool) {
+	var key [128]byte // asked for every partition in Metadata: no list of nodes is made
+	return pickAt(l.Nodes, site, strconv.AppendInt(append(append(key[:0], share.String()...), '/'), int64(tp.Partition), 10))
+}
+
 // Leaders lists the nodes that lead the partitions of a share, each some of them: who
 // leads which changes only with it (L3).
 func (l Layout) Leaders(share spillway.ShareID) []Node { return l.home(share) }
@@ -204,18 +210,23 @@ func slotCount(nodes []Node) int32 {
 
 // pick is rendezvous hashing: when a node comes or goes, only its own share of
 // the keys moves (L3).
-func pick(nodes []Node, key []byte) (Node, bool) {
-	var best Node
+func pick(nodes []Node, key []byte) (Node, bool) { return pickAt(nodes, "", key) }
+
+// pickAt is pick among the nodes of a site; of all where it is empty.
+func pickAt(nodes []Node, site spillway.SiteID, key []byte) (best Node, found bool) {
 	var bestScore uint64
 	for _, n := range nodes {
+		if site != "" && n.Site != site {
+			continue
+		}
 		var buffer [256]byte
 		b := append(append(buffer[:0], key...), '|')
 		b = append(append(b, n.Gateway...), '|')
 		if s := mix(fnv1a(strconv.AppendInt(b, int64(n.Slot), 10))); s >= bestScore {
-			best, bestScore = n, s
+			best, bestScore, found = n, s, true
 		}
 	}
-	return best, len(nodes) > 0
+	return best, found
 }
 
 // fnv1a is the sum of hash/fnv, which would be an allocation.

@@ -71,6 +71,33 @@ func TestLeaderStaysWhenAnotherSiteChanges(t *testing.T) {
 	}
 }
 
+// Metadata asks for it for every partition and site: a list of nodes for each would be more
+// than all the rest of the answer.
+func TestTheNearestNodeCostsNoMemory(t *testing.T) {
+	var leases []GatewayLease
+	for i := range 30 {
+		leases = append(leases, lease(fmt.Sprintf("g%d", i), []string{"east", "west", "north"}[i%3], 1))
+	}
+	l, _ := Next(Layout{}, leases, map[string]spillway.SiteID{"orders/0": "east"})
+	share, counts := spillway.ShareID{Group: "orders"}, map[spillway.GatewayID]int{}
+	for p := range int32(300) {
+		n, ok := l.Nearest(share, spillway.TopicPartition{Topic: "orders", Partition: p}, "west")
+		if !ok || n.Site != "west" {
+			t.Fatalf("partition %d is read at %+v", p, n)
+		}
+		counts[n.Gateway]++
+	}
+	if len(counts) != 10 {
+		t.Errorf("of ten gateways %v are read at", counts)
+	}
+	if _, ok := l.Nearest(share, spillway.TopicPartition{Topic: "orders"}, "south"); ok {
+		t.Error("there is a node at a site without gateways")
+	}
+	if n := testing.AllocsPerRun(100, func() { l.Nearest(share, spillway.TopicPartition{Topic: "orders", Partition: 7}, "west") }); n > 1 {
+		t.Errorf("%.0f allocations", n)
+	}
+}
+
 func TestLeaderFollowsUpstreamBroker(t *testing.T) {
 	l, _ := Next(Layout{}, []GatewayLease{lease("e1", "east", 3)}, map[string]spillway.SiteID{"orders/0": "east"})
 	for upstream := range 6 {

@@ -36,10 +36,11 @@ type Holder struct {
 	VirtualCluster string
 	Site           spillway.SiteID // or witness
 	Process        string
+	Drills         bool // some failover group exists for drills
 }
 
 // ForExample is whose policies are in configs/consul.
-var ForExample = Holder{VirtualCluster: "shop", Site: "east", Process: "east-1"}
+var ForExample = Holder{VirtualCluster: "shop", Site: "east", Process: "east-1", Drills: true}
 
 func read(path, why string) coordination.Rule {
 	return coordination.Rule{Path: path, Prefix: strings.HasSuffix(path, "/"), Why: why}
@@ -63,6 +64,9 @@ func Of(role Role, h Holder) []coordination.Rule {
 		read(k.Ballots(), "what the observers say"),
 		read(k.Automation(), "whether automation is paused"),
 		read(k.DrainedAll(), "which sites are drained"),
+	}
+	if h.Drills {
+		rules = append(rules, read(k.DrillsAll(), "how drills went"))
 	}
 	switch role {
 	case Gateway:
@@ -112,6 +116,9 @@ func Of(role Role, h Holder) []coordination.Rule {
 			write(k.ReplaysAll(), "claim a replay of unreplicated records: one of a group at a time"),
 			write(k.Audits(), "who changed what, and why"),
 		)
+	}
+	if role == Operator && h.Drills {
+		rules = append(rules, write(k.DrillsAll(), "keep the account of a drill"))
 	}
 	return merged(rules)
 }

@@ -10,12 +10,13 @@ import (
 type Protocol struct {
 	// Features are those finalized, with their levels; nil: not known.
 	Features map[string]int16
-	// NextGroups: consumer groups of KIP-848 are served.
-	NextGroups bool
 	// NextGroupsActive are consumer groups of the failover group that have members which
 	// speak it.
 	NextGroupsActive []string
 }
+
+// nextGroups is the feature of consumer groups of KIP-848.
+const nextGroups = "group.version"
 
 // notServed are features that nothing depends on which a gateway serves: one of the
 // controllers among themselves, and groups that cannot move.
@@ -25,10 +26,10 @@ var notServed = []string{"kraft.version", "share.version", "streams.version"}
 // Versions of single requests are no matter of it: gateways offer what all sites do.
 func protocols(active, target Site) []Finding {
 	var found []Finding
-	if groups := active.Protocol.NextGroupsActive; len(groups) > 0 && !target.Protocol.NextGroups {
-		found = append(found, Finding{About: AboutFeatures, Refuses: true, Lasting: true, What: fmt.Sprintf("%s does not offer the consumer protocol of KIP-848 (the feature group.version), and members that speak it now would end: %s", target.ID, few(groups))})
-	}
 	have, want := target.Protocol.Features, active.Protocol.Features
+	if groups := active.Protocol.NextGroupsActive; len(groups) > 0 && have != nil && have[nextGroups] < 1 {
+		found = append(found, Finding{About: AboutFeatures, Refuses: true, Lasting: true, What: fmt.Sprintf("%s does not offer the consumer protocol of KIP-848 (the feature %s), and members that speak it now would end: %s", target.ID, nextGroups, few(groups))})
+	}
 	if have == nil || want == nil {
 		return found
 	}

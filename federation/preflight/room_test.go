@@ -75,7 +75,7 @@ func TestWhatLastsIsNotWaitedFor(t *testing.T) {
 	}{
 		"topics":                 {Site{Topics: map[string]Topic{"orders": {}}}, Site{}, false},
 		"disks":                  {Site{}, Site{Disks: []Disk{disk(1, 0, orders0)}}, true},
-		"KIP-848":                {Site{Protocol: Protocol{NextGroupsActive: []string{"shop"}}}, Site{}, true},
+		"KIP-848":                {Site{Protocol: Protocol{NextGroupsActive: []string{"shop"}}}, Site{Protocol: Protocol{Features: map[string]int16{}}}, true},
 		"no authorizer":          {Site{Rights: Rights{Read: true}}, Site{Rights: Rights{Read: true, None: true}}, true},
 		"what mirrors carry":     {Site{Rights: entries("ALLOW READ GROUP shop alice")}, Site{Rights: Rights{Read: true}}, false},
 		"what no mirror carries": {Site{Rights: entries("ALLOW WRITE TRANSACTIONAL_ID pay-1 alice")}, Site{Rights: Rights{Read: true}}, true},
@@ -124,15 +124,16 @@ func TestProtocols(t *testing.T) {
 		refuses        int
 		want           []string
 	}{
-		"the same":                           {Protocol{Features: new, NextGroups: true, NextGroupsActive: []string{"shop"}}, Protocol{Features: new, NextGroups: true}, Limits{}, 0, nil},
+		"the same":                           {Protocol{Features: new, NextGroupsActive: []string{"shop"}}, Protocol{Features: new}, Limits{}, 0, nil},
 		"a newer one":                        {Protocol{Features: new}, Protocol{Features: with("metadata.version", 30)}, Limits{}, 0, nil},
 		"an older one":                       {Protocol{Features: new}, Protocol{Features: with("metadata.version", 21)}, Limits{}, 0, []string{"lower levels at west than at east, so its brokers may refuse or do otherwise what they concern: metadata.version (21, not 27)"}},
 		"a feature is missing":               {Protocol{Features: new}, Protocol{Features: map[string]int16{"metadata.version": 27}}, Limits{}, 0, []string{"group.version (0, not 1), transaction.version (0, not 2)"}},
 		"controllers among themselves":       {Protocol{Features: new}, Protocol{Features: with("kraft.version", 0)}, Limits{}, 0, nil},
 		"nothing is known of one":            {Protocol{Features: new}, Protocol{}, Limits{}, 0, nil},
-		"members would end":                  {Protocol{NextGroups: true, NextGroupsActive: []string{"shop", "stock"}}, Protocol{}, Limits{}, 1, []string{"west does not offer the consumer protocol of KIP-848 (the feature group.version), and members that speak it now would end: shop, stock; to go on all the same, give --accept features"}},
-		"members would end, and it is meant": {Protocol{NextGroupsActive: []string{"shop"}}, Protocol{}, Limits{Accepted: []string{AboutFeatures}}, 0, []string{"would end: shop"}},
-		"nobody speaks it":                   {Protocol{NextGroups: true}, Protocol{}, Limits{}, 0, nil},
+		"members would end":                  {Protocol{NextGroupsActive: []string{"shop", "stock"}}, Protocol{Features: with("group.version", 0)}, Limits{}, 1, []string{"west does not offer the consumer protocol of KIP-848 (the feature group.version), and members that speak it now would end: shop, stock; to go on all the same, give --accept features"}},
+		"members would end, and it is meant": {Protocol{NextGroupsActive: []string{"shop"}}, Protocol{Features: with("group.version", 0)}, Limits{Accepted: []string{AboutFeatures}}, 0, []string{"would end: shop"}},
+		"nobody speaks it":                   {Protocol{}, Protocol{Features: with("group.version", 0)}, Limits{}, 0, nil},
+		"it is not known what is offered":    {Protocol{Features: new, NextGroupsActive: []string{"shop"}}, Protocol{}, Limits{}, 0, nil},
 	} {
 		judge(t, name, &Site{ID: "east", Protocol: c.active}, Site{ID: "west", Protocol: c.target}, c.limits, c.refuses, c.want...)
 	}

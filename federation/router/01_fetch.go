@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -24,11 +25,11 @@ import (
 // Every batch is walked: base offset and leader epoch become virtual, what
 // belongs to no range is left out, holes end in an empty batch (package
 // records). Left out: sessions (the client is told that there is none and sends
-// every partition each time), diverging epochs, current leaders, preferred
-// replicas.
+// every partition each time), diverging epochs, current leaders. Preferred replicas are
+// told where a group's standbys are read (standby.go).
 var fetchAPI = api{
 	key: 1, min: 4, max: 17, needs: 4, begin: (*Client).beginFetch,
-	treatment: translated, about: "Virtual offsets and leader epochs in every batch; what belongs to no range is left out. Without sessions: every partition is named each time. Where the principal used more than its quota, no records and a throttle time.",
+	treatment: translated, about: "Virtual offsets and leader epochs in every batch; what belongs to no range is left out. Without sessions: every partition is named each time. Where standbys are read, a rack that is a site's name is answered with the node there (KIP-392). Where the principal used more than its quota, no records and a throttle time.",
 }
 
 // fetchUpstreamMax: the site is asked by topic name.
@@ -72,9 +73,24 @@ type fetchPart struct {
 	done   bool // out holds the answer
 	served bool // a site has said something about it
 	wanted spillway.Offset
+	// eligible: the client stands at a site of a group whose standbys are read, and near is
+	// what its connection remembers of that.
+	eligible bool
+	near     *near
+	ready    bool // its site is ready for it
+	told     bool // a site has said how far it is, and nothing is kept back
 
 	// Of the newest try.
-	term  Term
+	term Term
+	site spillway.SiteID // that is asked
+	// standing: the site follows, and has everything below mark. waits: it has not yet what
+	// is wanted, and is not asked.
+	standing, waits bool
+	mark            spillway.Offset
+	session         int64 // of the mark
+	// least is the end of what the standby's log must have. left: it could not answer.
+	least spillway.LocalOffset
+	left  bool
 	view  *offsetmap.View
 	local spillway.LocalOffset
 	limit spillway.Offset                   // nothing from here on may be handed out
@@ -129,6 +145,7 @@ func (c *Client) fetch(ctx context.Context, sreq session.Request, req *kmsg.Fetc
 	f.makeRoom(2 * c.fetched) // more is likely there where the last fetch found much
 	for f.try(ctx) && ctx.Err() == nil && time.Now().Before(f.deadline) {
 	}
+	f.remember()
 	f.settle()
 	c.fetched = f.found.Load()
 	for _, p := range f.parts {
@@ -189,6 +206,8 @@ func (f *fetch) lay(ctx context.Context) {
 				p.refuse(may.code)
 			case p.share == nil || p.tp.Partition < 0:
 				p.fail(kerr.UnknownTopicOrPartition.Code)
+			default:
+				p.eligible = r.standbys != nil && p.share.Group.ReadsAt(spillway.SiteID(f.req.Rack))
 			}
 			f.parts = append(f.parts, p)
 		}
@@ -230,8 +249,11 @@ func (f *fetch) try(ctx context.Context) bool {
 		return true
 	}
 	began, wait := time.Now(), f.keep(early)
-	if refused {
+	switch {
+	case refused:
 		wait = 0
+	case f.waiting():
+		wait = min(wait, markPause)
 	}
 	well := f.ask(ctx, changes, byLane, wait)
 	if f.answered() {
@@ -246,6 +268,12 @@ func (f *fetch) try(ctx context.Context) bool {
 		f.pause(ctx, changes)
 	}
 	return f.req.MinBytes > 0 // else nothing is an answer too
+}
+
+// waiting tells whether a partition waits for its standby: the others are asked for no longer
+// than a moment then.
+func (f *fetch) waiting() bool {
+	return slices.ContainsFunc(f.parts, func(p *fetchPart) bool { return p.waits })
 }
 
 // early are the partitions whose records came before they may be handed out.
@@ -284,9 +312,12 @@ func (f *fetch) await(ctx context.Context, early []*fetchPart) {
 	pause, cancel := context.WithTimeout(ctx, min(markPause, time.Until(f.deadline)))
 	defer cancel()
 	p := early[0]
-	f.client.router.awaitVisible(pause, p.share, p.term, p.tp, p.limit) // if it does not, another one may go
+	p.awaitVisible(pause, f.client.router) // if it does not, another one may go
 	for _, p := range early {
 		p.serve(f, p.early)
+	}
+	if !f.answered() { // whatever did not wait above: nobody asks without end
+		f.pause(pause, nil)
 	}
 }
 
@@ -306,7 +337,7 @@ func (f *fetch) pause(ctx context.Context, changes changes) {
 // many bytes are enough was the site's decision.
 func (f *fetch) answered() bool {
 	for _, p := range f.parts {
-		if p.done && p.out.ErrorCode != 0 || len(p.out.RecordBatches) > 0 {
+		if p.done && (p.out.ErrorCode != 0 || p.out.PreferredReadReplica >= 0) || len(p.out.RecordBatches) > 0 {
 			return true
 		}
 	}
@@ -317,6 +348,7 @@ func (f *fetch) answered() bool {
 // asked for. A partition whose share moves stays out and keeps its empty answer.
 func (f *fetch) plan(ctx context.Context) (asked []*fetchPart) {
 	r := f.client.router
+	f.leave()
 	for _, p := range f.parts {
 		if p.done || len(p.out.RecordBatches) > 0 {
 			continue
@@ -326,7 +358,18 @@ func (f *fetch) plan(ctx context.Context) (asked []*fetchPart) {
 			continue
 		}
 		p.term, p.early = t, nil
+		p.site, p.standing, p.waits, p.ready = t.Site, false, false, false
 		if !serving {
+			continue
+		}
+		if p.eligible {
+			f.nearest(p)
+		}
+		if p.done || p.waits {
+			continue
+		}
+		if p.standing {
+			asked = append(asked, p)
 			continue
 		}
 		if p.view = r.viewOf(p.share, p.term, p.tp); p.view == nil {
@@ -335,7 +378,7 @@ func (f *fetch) plan(ctx context.Context) (asked []*fetchPart) {
 			}
 			continue // the site's map will tell soon
 		}
-		if !p.locate() {
+		if !p.locate(f) {
 			continue
 		}
 		asked = append(asked, p)
@@ -345,7 +388,7 @@ func (f *fetch) plan(ctx context.Context) (asked []*fetchPart) {
 
 // locate finds the local offset to ask for. False: the answer is there without
 // asking, because the fetch begins inside a hole or outside of the log.
-func (p *fetchPart) locate() bool {
+func (p *fetchPart) locate(f *fetch) bool {
 	var at spillway.Offset
 	p.local, at = p.view.ToLocal(p.wanted)
 	if at == p.wanted {
@@ -354,7 +397,7 @@ func (p *fetchPart) locate() bool {
 	if _, _, hole := p.view.Hole(p.wanted); hole || p.burnt() {
 		return true // asked all the same: the answer brings the watermarks
 	}
-	p.fail(kerr.OffsetOutOfRange.Code)
+	f.outOfRange(p)
 	return false
 }
 
@@ -403,6 +446,8 @@ func (f *fetch) settle() {
 		}
 		if !held || !p.share.Holds(p.term) {
 			p.nothing(f.client)
+		} else if p.eligible {
+			f.client.router.events.read(p.share.ID, f.readInfo(p))
 		}
 	}
 }
@@ -413,23 +458,41 @@ func (f *fetch) settle() {
 func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 	r := f.client.router
 	p.early = nil
+	if p.standing && in.ErrorCode != 0 {
+		p.left = true
+		return
+	}
+	if p.standing && !p.again(r) {
+		return // looked up anew
+	}
 	switch in.ErrorCode {
 	case 0:
-	case kerr.OffsetOutOfRange.Code, kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code, kerr.CorruptMessage.Code:
+	case kerr.OffsetOutOfRange.Code:
+		f.outOfRange(p)
+		return
+	case kerr.UnknownTopicOrPartition.Code, kerr.TopicAuthorizationFailed.Code, kerr.CorruptMessage.Code:
 		p.fail(in.ErrorCode)
 		return
 	default:
 		return // the site's own business (leader moves); asked again
 	}
 	// The map may have grown while the site waited for data.
-	if v := r.viewOf(p.share, p.term, p.tp); v != nil {
+	if v := r.viewOf(p.share, p.term, p.tp); v != nil && !p.standing {
 		p.view = v
 	}
 	end, _ := p.view.ToVirtual(spillway.LocalOffset(in.HighWatermark))
-	limit := r.VirtualHighWatermark(p.share, p.term, p.tp, end)
+	limit := p.visible(r, end)
 	a, err := records.Serve(in.RecordBatches, p.view, p.wanted, limit)
 	if err != nil {
-		p.fail(kerr.CorruptMessage.Code)
+		if p.standing {
+			p.left = true // the active site may have it whole
+		} else {
+			p.fail(kerr.CorruptMessage.Code)
+		}
+		return
+	}
+	if p.standing && len(a.Records) == 0 && !p.has(f, in) {
+		p.left = true
 		return
 	}
 	p.limit, p.served = limit, true
@@ -443,7 +506,8 @@ func (p *fetchPart) serve(f *fetch, in *kmsg.FetchResponseTopicPartition) {
 		p.out.RecordBatches = []byte{}
 	}
 	p.aborted(in.AbortedTransactions)
-	if len(a.Records) == 0 && len(in.RecordBatches) > 0 && limit < end {
+	if none := len(a.Records) == 0; none && len(in.RecordBatches) > 0 && (limit < end || p.standing && p.wanted >= limit) {
 		p.early = in
 	}
+	p.told = p.early == nil
 }

@@ -189,12 +189,29 @@ func (r *Router) topicMetadata(l layout.Layout, md broker.TopicMetadata) kmsg.Me
 		if !ok {
 			out.ErrorCode, out.Leader = kerr.LeaderNotAvailable.Code, -1
 		} else {
-			out.Leader, out.Replicas, out.ISR = n.ID, []int32{n.ID}, []int32{n.ID}
+			out.Leader, out.Replicas = n.ID, replicas(l, share, tp, n)
+			out.ISR = out.Replicas
 			out.LeaderEpoch = spillway.VirtualLeaderEpoch(share.Epoch())
 		}
 		t.Partitions = append(t.Partitions, out)
 	}
 	return t
+}
+
+// replicas are the leader and, of a group whose standbys are read, the node of each other
+// site: Java reads at a preferred replica only where it is one of these. Whether a standby is
+// in sync is not among what they tell: it is looked at with each fetch.
+func replicas(l layout.Layout, share *Share, tp spillway.TopicPartition, leads layout.Node) []int32 {
+	ids := []int32{leads.ID}
+	for _, site := range share.Group.Sites {
+		if !share.Group.ReadsAt(site) || site == leads.Site {
+			continue
+		}
+		if n, ok := l.Nearest(share.ID, tp, site); ok {
+			ids = append(ids, n.ID)
+		}
+	}
+	return ids
 }
 
 // leader of a partition among the virtual nodes. The site's own leaders are

@@ -64,7 +64,11 @@ func (c *Client) offsetCommit(ctx context.Context, req *kmsg.OffsetCommitRequest
 		got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: up, counted: true})
 		switch attemptOf(err) {
 		case done:
-			cm.take(ctx, share, got.(*kmsg.OffsetCommitResponse))
+			committed := got.(*kmsg.OffsetCommitResponse)
+			cm.take(share, committed)
+			if accepted(committed) {
+				c.router.members.commits(req.Group, req.MemberID, false)
+			}
 		case soon:
 			code = kerr.NotCoordinator.Code
 		}
@@ -176,13 +180,13 @@ func (cm *commit) upstream(coordinator *Share, t Term) (*kmsg.OffsetCommitReques
 }
 
 // take copies the coordinator's answer.
-func (cm *commit) take(ctx context.Context, share *Share, got *kmsg.OffsetCommitResponse) {
+func (cm *commit) take(share *Share, got *kmsg.OffsetCommitResponse) {
 	cm.resp.ThrottleMillis = got.ThrottleMillis
 	for _, t := range got.Topics {
 		for _, p := range t.Partitions {
 			if o := cm.outs[spillway.TopicPartition{Topic: t.Topic, Partition: p.Partition}]; o != nil {
 				o.ErrorCode = p.ErrorCode
-				cm.client.stale(ctx, share, p.ErrorCode)
+				cm.client.stale(share, theGroup(cm.req.Group), p.ErrorCode)
 			}
 		}
 	}

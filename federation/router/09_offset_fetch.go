@@ -196,7 +196,7 @@ func (c *Client) offsetFetchAt(ctx context.Context, share *Share, g kmsg.OffsetF
 		return nil, kerr.UnknownServerError.Code, done
 	}
 	found := &groups[0]
-	c.stale(ctx, share, found.ErrorCode)
+	c.stale(share, theGroup(g.Group), found.ErrorCode)
 	for i := range found.Topics {
 		topic := &found.Topics[i]
 		for j := range topic.Partitions {

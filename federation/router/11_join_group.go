@@ -42,12 +42,14 @@ func (c *Client) beginJoinGroup(_ context.Context, sreq session.Request) (sessio
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
+	under := c.router.rejoins.begin(memberName{req.Group, req.MemberID})
 	return func(ctx context.Context) ([]byte, error) {
-		return c.joinGroup(ctx, sreq, req).AppendTo(nil), nil
+		defer c.router.rejoins.end(under, "", 0) // where it is refused
+		return c.joinGroup(ctx, sreq, req, under).AppendTo(nil), nil
 	}, nil
 }
 
-func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.JoinGroupRequest) kmsg.Response {
+func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.JoinGroupRequest, under *rejoin) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
 	resp.Generation, resp.MemberID = -1, req.MemberID
 	share, ok := c.router.GroupShare(req.Group)
@@ -58,24 +60,44 @@ func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp
 	}
-	asked := req.MemberID
-	if joined := c.join(ctx, share, req); joined != nil {
+	asked := under.of
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(under.lasts, cancel)()
+	req.MemberID = c.router.rejoins.is(asked)
+	joined := c.join(ctx, share, req, asked.id)
+	if joined != nil {
 		resp = joined
-	} else if resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code; !c.router.coordinates(share, req.Group) {
+	}
+	id := cmp.Or(req.MemberID, resp.MemberID)
+	left := c.router.rejoins.end(under, id, min(millis(req.SessionTimeoutMillis), rebalanceMax))
+	switch {
+	case left: // as a broker answers it
+		resp = req.ResponseKind().(*kmsg.JoinGroupResponse)
+		resp.Generation, resp.MemberID, resp.ErrorCode = -1, asked.id, kerr.UnknownMemberID.Code
+	case joined != nil:
+	case c.router.coordinates(share, req.Group):
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
+	default:
 		c.router.events.refused("coordinator")
-		c.router.left(share, req.Group, asked)
+		c.router.left(share, req.Group, asked.id)
 		resp.ErrorCode = kerr.NotCoordinator.Code
 	}
 	told := (resp.ErrorCode == 0 || resp.ErrorCode == kerr.MemberIDRequired.Code) && !c.gone()
-	if id := cmp.Or(req.MemberID, resp.MemberID); id != asked {
+	if id != asked.id {
 		sreq.AfterWrite(func(err error) {
 			if !told || err != nil {
+				if req.InstanceID == nil { // else its client comes again with its old id, and is that member
+					c.router.rejoins.left(asked)
+				}
 				c.router.takeBack(share, req, id)
 			}
 		})
 	}
 	return resp
 }
+
+func millis(n int32) time.Duration { return time.Duration(max(n, 0)) * time.Millisecond }
 
 // takeBack has a member leave whose id its client was never told: the client has gone
 // away, or has to find another gateway, and joins again as another one. The site would
@@ -86,6 +108,17 @@ func (r *Router) takeBack(share *Share, joined *kmsg.JoinGroupRequest, id string
 		return
 	}
 	r.left(share, joined.Group, id)
+	r.dismiss(share, joined.Group, id, "its client was not told of it")
+}
+
+// dismiss has a member leave at the site that serves the group; where none does, at the one
+// that did, if it serves again since a move was given up: at another one nobody knows the
+// member. What is beyond asideMax is left to the end of its session, as if it had died.
+func (r *Router) dismiss(share *Share, group, id, why string) {
+	if id == "" {
+		return
+	}
+	at := home(share)
 	select {
 	case r.aside <- struct{}{}:
 	default:
@@ -93,39 +126,60 @@ func (r *Router) takeBack(share *Share, joined *kmsg.JoinGroupRequest, id string
 	}
 	r.background.Go(func() {
 		defer func() { <-r.aside }()
+		if t, ok := r.servesAgain(share); !ok || t.Site != at || !r.lease.Held() {
+			return
+		}
 		ctx, cancel := context.WithTimeout(r.ctx, groupPatience)
 		defer cancel()
-		t, serving := share.Serving()
-		if !serving || !r.lease.Held() {
-			return // at the next site nobody knows it
-		}
-		node, err := r.sites[t.Site].Coordinator(ctx, broker.GroupCoordinator, joined.Group)
+		node, err := r.sites[at].Coordinator(ctx, broker.GroupCoordinator, group)
 		if err != nil {
-			return // as if the member had died: its session ends
+			return
 		}
-		// The connection of the join is busy until the member has gone.
-		conn, err := r.sites[t.Site].Dial(ctx, node)
+		// The connection of a join is busy until the member has gone.
+		conn, err := r.sites[at].Dial(ctx, node)
 		if err != nil {
 			return
 		}
 		defer conn.Close()
 		leave, member := kmsg.NewPtrLeaveGroupRequest(), kmsg.NewLeaveGroupRequestMember()
-		leave.Group, leave.MemberID, member.MemberID = joined.Group, id, id
-		member.Reason = kmsg.StringPtr("its client was not told of it")
+		leave.Group, leave.MemberID, member.MemberID = group, id, id
+		member.Reason = kmsg.StringPtr(why)
 		leave.Members = append(leave.Members, member)
 		_, _ = conn.Do(ctx, leave) // as above
 	})
 }
 
+// servesAgain waits for the end of a move, if there is one.
+func (r *Router) servesAgain(share *Share) (Term, bool) {
+	ctx, cancel := context.WithTimeout(r.ctx, r.config.HoldMax+groupPatience)
+	defer cancel()
+	for {
+		changed := share.Changed()
+		if t, ok := share.Serving(); ok {
+			return t, true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return Term{}, false
+		}
+	}
+}
+
 // join asks the site that serves the share, and waits while it moves. Nil: the hold
-// is over, or another gateway coordinates the group.
-func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequest) *kmsg.JoinGroupResponse {
-	rebalance := time.Duration(max(req.RebalanceTimeoutMillis, req.SessionTimeoutMillis, 0)) * time.Millisecond
-	waited, anew, asked := false, 0, req.MemberID
+// is over, the member has left, or another gateway coordinates the group. One that
+// has no id yet has no partitions either, and is given one by the site: its client, which
+// may leave before it has joined, has to know it.
+func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequest, asked string) *kmsg.JoinGroupResponse {
+	rebalance := millis(max(req.RebalanceTimeoutMillis, req.SessionTimeoutMillis))
+	waited, anew := false, 0
 	for until := time.Now().Add(share.Group.GroupDrain + c.router.config.HoldMax); ; {
 		changed := share.Changed()
 		if draining(share) {
 			c.router.settled(share, req.Group, asked)
+			if req.MemberID != asked { // it is known as what it is at the site
+				c.router.settled(share, req.Group, req.MemberID)
+			}
 		}
 		if waited && !c.router.coordinates(share, req.Group) {
 			return nil
@@ -137,8 +191,8 @@ func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequ
 		got, err := c.coordinate(ctx, call)
 		if err == nil {
 			joined := got.(*kmsg.JoinGroupResponse)
-			c.stale(ctx, share, joined.ErrorCode)
-			if waited && anew < joinAnewMax && joinsAnew(req, joined) {
+			c.stale(share, theGroup(req.Group), joined.ErrorCode)
+			if waited && asked != "" && anew < joinAnewMax && joinsAnew(req, joined) {
 				anew++
 				continue
 			}

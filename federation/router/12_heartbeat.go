@@ -39,10 +39,11 @@ func (c *Client) heartbeat(ctx context.Context, req *kmsg.HeartbeatRequest) kmsg
 	got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true})
 	if err != nil {
 		resp.ErrorCode = c.unreached(share, req.Group)
+		c.router.told(share, req.Group, req.MemberID)
 		return resp
 	}
 	code := got.(*kmsg.HeartbeatResponse).ErrorCode
-	c.stale(ctx, share, code)
+	c.stale(share, theGroup(req.Group), code)
 	switch code {
 	case 0, kerr.RebalanceInProgress.Code: // the coordinator knows it
 		c.router.members.touch(req.Group, req.MemberID)

@@ -51,12 +51,13 @@ func (c *Client) syncGroup(ctx context.Context, req *kmsg.SyncGroupRequest) kmsg
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp
 	}
+	c.router.rejoins.told(memberName{req.Group, req.MemberID})
 	gather(ctx, share)
 	got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true, patience: rebalanceMax})
 	if err != nil {
 		resp.ErrorCode = c.unreached(share, req.Group)
 		return resp
 	}
-	c.stale(ctx, share, got.(*kmsg.SyncGroupResponse).ErrorCode)
+	c.stale(share, theGroup(req.Group), got.(*kmsg.SyncGroupResponse).ErrorCode)
 	return got
 }

@@ -54,6 +54,6 @@ func (c *Client) describeGroup(ctx context.Context, version int16, group string)
 		none.ErrorCode = kerr.UnknownServerError.Code
 		return none
 	}
-	c.stale(ctx, share, groups[0].ErrorCode)
+	c.stale(share, theGroup(group), groups[0].ErrorCode)
 	return groups[0]
 }

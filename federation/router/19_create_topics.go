@@ -28,7 +28,7 @@ import (
 // brokers for its replicas, which are each site's own.
 var createTopicsAPI = api{
 	key: 19, min: 2, max: 7, needs: 2, begin: (*Client).beginCreateTopics,
-	level: TopicAdministration, treatment: answeredHere, about: "With gateway.administration. Made at all sites of the failover group that the name belongs to; names of no group are refused, and compacted topics. Replicas cannot be placed. See operate/topics.md.",
+	level: TopicAdministration, treatment: answeredHere, about: "With gateway.administration. Made at all sites of the failover group that the name belongs to; names of no group are refused, and compacted topics of unordered groups. Replicas cannot be placed. See operate/topics.md.",
 }
 
 func (c *Client) beginCreateTopics(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -250,7 +250,10 @@ func newTopic(group spillway.FailoverGroup, asked kmsg.CreateTopicsRequestTopic)
 			return nil, refuse(kerr.InvalidConfig, "topic %s: setting %s is there twice", asked.Topic, short(s.Name))
 		}
 		if why := notHere(s.Name, *s.Value); why != "" {
-			return nil, refuse(refusedBy(s.Name), "topic %s: %s cannot be set through the gateway: %s", asked.Topic, short(s.Name), why)
+			return nil, refuse(kerr.InvalidConfig, "topic %s: %s cannot be set through the gateway: %s", asked.Topic, short(s.Name), why)
+		}
+		if compacts(s.Name, *s.Value) && group.Siblings.Of != "" {
+			return nil, refuse(kerr.PolicyViolation, "topic %s cannot be compacted: the failover group %s is unordered, and records of one key lie in several partitions", asked.Topic, group.Siblings.Of)
 		}
 		configs[s.Name] = *s.Value
 		bytes += len(s.Name) + len(*s.Value)
@@ -274,20 +277,28 @@ func notHere(key, value string) string {
 		return "it names brokers, which are each site's own"
 	case strings.HasPrefix(key, "remote.") || strings.HasPrefix(key, "local.retention."):
 		return "tiered storage is each site's own"
-	case key == "cleanup.policy" && strings.Contains(value, "compact"):
-		return "a failover group with a compacted topic cannot move to another site"
 	case key == unclean && value != "false":
 		return "a log that loses its end contradicts the offset map"
 	}
 	return ""
 }
 
-// refusedBy is the code for what is not here: a policy of this cluster, or no setting of it.
-func refusedBy(key string) *kerr.Error {
-	if key == "cleanup.policy" {
-		return kerr.PolicyViolation
+// compacts tells whether with a setting records go that have a newer one of their key.
+func compacts(key, value string) bool {
+	return key == "cleanup.policy" && strings.Contains(value, "compact")
+}
+
+// refuseCompacted tells why a topic cannot be compacted: in an unordered group no partition
+// has all records of a key, and where the log hides some the cleaner would take them for the
+// newest of their keys (C11). nil: it can.
+func (r *Router) refuseCompacted(group spillway.FailoverGroup, site spillway.SiteID, topic string) error {
+	if of := group.Siblings.Of; of != "" {
+		return refuse(kerr.PolicyViolation, "topic %s cannot be compacted: the failover group %s is unordered, and records of one key lie in several partitions", topic, of)
 	}
-	return kerr.InvalidConfig
+	if what := r.maps.Hides(site, topic); what != "" {
+		return refuse(kerr.PolicyViolation, "topic %s cannot be compacted at site %s, whose log of it hides records: %s; move the failover group to another site, and let the topic begin anew here (docs/operate/compacted.md)", topic, site, what)
+	}
+	return nil
 }
 
 // tellSettings fills in what the new topic has of settings. Clients do without.

@@ -87,7 +87,7 @@ func (c *Client) initTransactional(ctx context.Context, req *kmsg.InitProducerID
 		},
 		take: func(t Term, got kmsg.Response) {
 			resp = got.(*kmsg.InitProducerIDResponse)
-			c.stale(ctx, share, resp.ErrorCode)
+			c.stale(share, theID(id), resp.ErrorCode)
 			if resp.ErrorCode != 0 || resp.ProducerID < 0 {
 				return
 			}

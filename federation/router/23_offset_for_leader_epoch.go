@@ -2,13 +2,16 @@ package router
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
+	"spillway/broker"
 	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
@@ -26,8 +29,8 @@ import (
 //	   before it: it is the high watermark of the site, not that of what is durable at other
 //	   sites, of which this gateway may have heard later than others, and no lower than where
 //	   the present epoch began
-//	B  a request costs a site one question about metadata, and each of its brokers one about
-//	   ends; it drops nothing that other clients use
+//	B  a request costs a site one question about metadata at most, where not all leaders are
+//	   known, and each of its brokers one about ends; it drops nothing that other clients use
 var offsetForLeaderEpochAPI = api{
 	key: 23, min: 2, max: 4, needs: -1, begin: (*Client).beginOffsetForLeaderEpoch,
 	treatment: answeredHere, about: "Virtual leader epochs. Each one ends where the log of the site that serves ends, since virtual offsets are never cut off.",
@@ -43,24 +46,23 @@ func (c *Client) beginOffsetForLeaderEpoch(_ context.Context, sreq session.Reque
 	}, nil
 }
 
-// epochEndsMax is for the sites to answer in: the answers of a connection come in order.
+// epochEndsMax is for all sites to answer in: the answers of a connection come in order.
 const epochEndsMax = 5 * time.Second
 
 // epochEnd is one partition whose log end is asked for.
 type epochEnd struct {
+	tp    spillway.TopicPartition
 	share *Share
 	term  Term
 	out   []*kmsg.OffsetForLeaderEpochResponseTopicPartition
 }
 
-// siteEnds are those at one site.
-type siteEnds map[spillway.TopicPartition]*epochEnd
-
 func (c *Client) offsetForLeaderEpoch(ctx context.Context, req *kmsg.OffsetForLeaderEpochRequest) *kmsg.OffsetForLeaderEpochResponse {
 	ctx, cancel := context.WithTimeout(ctx, epochEndsMax)
 	defer cancel()
 	resp := req.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
-	asked := make(map[spillway.SiteID]siteEnds)
+	var asked []*epochEnd
+	byPartition := make(map[spillway.TopicPartition]*epochEnd)
 	// As with brokers, whose followers ask the same, who may act for the cluster may ask of all.
 	all := c.mayQuietly(authorization.ClusterAction, authorization.Cluster, authorization.ClusterName, nil)
 	for _, t := range req.Topics {
@@ -85,21 +87,17 @@ func (c *Client) offsetForLeaderEpoch(ctx context.Context, req *kmsg.OffsetForLe
 				continue
 			}
 			answer.LeaderEpoch = p.LeaderEpoch
-			ends := asked[term.Site]
-			if ends == nil {
-				ends = make(siteEnds)
-				asked[term.Site] = ends
+			end := byPartition[tp]
+			if end == nil {
+				end = &epochEnd{tp: tp, share: share, term: term}
+				byPartition[tp] = end
+				asked = append(asked, end)
 			}
-			if ends[tp] == nil {
-				ends[tp] = &epochEnd{share: share, term: term}
-			}
-			ends[tp].out = append(ends[tp].out, answer)
+			end.out = append(end.out, answer)
 		}
 		resp.Topics = append(resp.Topics, out)
 	}
-	for site, ends := range asked {
-		c.epochEnds(ctx, site, ends)
-	}
+	c.epochEnds(ctx, asked)
 	return resp
 }
 
@@ -123,45 +121,86 @@ func (c *Client) epochAsked(tp spillway.TopicPartition, p kmsg.OffsetForLeaderEp
 	return share, t, 0
 }
 
-// epochEnds asks a site who leads the partitions, and those brokers for the ends.
-func (c *Client) epochEnds(ctx context.Context, site spillway.SiteID, ends siteEnds) {
-	var names []string
-	for tp := range ends {
-		names = append(names, tp.Topic)
+// epochSite asks a site who leads the partitions that a request names there, once.
+type epochSite struct {
+	cluster broker.Cluster
+	names   []string
+
+	// Owned by the one who looks for them.
+	asked bool
+	md    broker.Metadata
+	err   error
+}
+
+// leader is a goal's find.
+func (s *epochSite) leader(ctx context.Context, tp spillway.TopicPartition) (int32, error) {
+	if node, known := s.cluster.KnownLeader(tp); known {
+		return node, nil
 	}
-	slices.Sort(names)
-	led := make(map[int32][]spillway.TopicPartition)
-	md, err := c.router.sites[site].Metadata(ctx, slices.Compact(names)...)
-	for tp, e := range ends {
-		topic := md.Topics[tp.Topic]
-		switch p := int(tp.Partition); {
-		case err != nil:
-			e.refuse(kerr.NotLeaderForPartition.Code)
-		case topic.ErrorCode == kerr.TopicAuthorizationFailed.Code:
-			e.refuse(topic.ErrorCode)
-		case topic.ErrorCode == kerr.UnknownTopicOrPartition.Code, topic.ErrorCode == 0 && p >= len(topic.Partitions):
+	if !s.asked {
+		slices.Sort(s.names)
+		s.md, s.err = s.cluster.Metadata(ctx, slices.Compact(s.names)...)
+		s.asked = true
+	}
+	topic := s.md.Topics[tp.Topic]
+	switch p := int(tp.Partition); {
+	case s.err != nil:
+		return 0, s.err
+	case topic.ErrorCode != 0:
+		return 0, kerr.ErrorForCode(topic.ErrorCode)
+	case p >= len(topic.Partitions):
+		return 0, kerr.UnknownTopicOrPartition
+	case topic.Partitions[p].Leader < 0:
+		return 0, broker.ErrNoLeader
+	default:
+		return topic.Partitions[p].Leader, nil
+	}
+}
+
+// epochEnds asks sites who leads the partitions, and those brokers for the ends. None waits for
+// another.
+func (c *Client) epochEnds(ctx context.Context, asked []*epochEnd) {
+	sites := make(map[spillway.SiteID]*epochSite)
+	goals := make([]*goal, len(asked))
+	for i, e := range asked {
+		site := sites[e.term.Site]
+		if site == nil {
+			site = &epochSite{cluster: c.router.sites[e.term.Site]}
+			sites[e.term.Site] = site
+		}
+		site.names = append(site.names, e.tp.Topic)
+		goals[i] = &goal{site: e.term.Site, find: func(ctx context.Context) (int32, error) { return site.leader(ctx, e.tp) }}
+	}
+	c.lanes.reach(ctx, OtherLane, goals)
+	byLane := make(map[*Lane][]*epochEnd)
+	for i, g := range goals {
+		switch e := asked[i]; {
+		case g.err == nil:
+			byLane[g.lane] = append(byLane[g.lane], e)
+		case errors.Is(g.err, kerr.TopicAuthorizationFailed):
+			e.refuse(kerr.TopicAuthorizationFailed.Code)
+		case errors.Is(g.err, kerr.UnknownTopicOrPartition):
 			e.refuse(kerr.UnknownTopicOrPartition.Code)
-		case topic.ErrorCode != 0, topic.Partitions[p].Leader < 0:
-			e.refuse(kerr.NotLeaderForPartition.Code)
 		default:
-			led[topic.Partitions[p].Leader] = append(led[topic.Partitions[p].Leader], tp)
+			c.router.relearn(e.term.Site, e.tp.Topic)
+			e.refuse(kerr.NotLeaderForPartition.Code)
 		}
 	}
-	for node, tps := range led {
-		var told map[spillway.TopicPartition]kmsg.ListOffsetsResponseTopicPartition
-		lane, err := c.lanes.Lane(ctx, OtherLane, site, node)
-		if err == nil {
-			asked := make([]*offsetAsked, len(tps))
-			for i, tp := range tps {
-				asked[i] = &offsetAsked{tp: tp, timestamp: timestampLatest}
+	var all sync.WaitGroup
+	for lane, led := range byLane {
+		all.Go(func() {
+			questions := make([]*offsetAsked, len(led))
+			for i, e := range led {
+				questions[i] = &offsetAsked{tp: e.tp, timestamp: timestampLatest}
 			}
-			told, err = c.askBroker(ctx, lane, asked, 0)
-		}
-		for _, tp := range tps {
-			in, heard := told[tp]
-			ends[tp].answer(c.router, tp, in, err == nil && heard)
-		}
+			told, err := c.askBroker(ctx, lane, questions, 0)
+			for _, e := range led {
+				in, heard := told[e.tp]
+				e.answer(c.router, in, err == nil && heard)
+			}
+		})
 	}
+	all.Wait()
 }
 
 // refuse answers with an error.
@@ -171,10 +210,17 @@ func (e *epochEnd) refuse(code int16) {
 	}
 }
 
-func (e *epochEnd) answer(r *Router, tp spillway.TopicPartition, in kmsg.ListOffsetsResponseTopicPartition, heard bool) {
-	view := r.viewOf(e.share, e.term, tp)
+func (e *epochEnd) answer(r *Router, in kmsg.ListOffsetsResponseTopicPartition, heard bool) {
+	view := r.viewOf(e.share, e.term, e.tp)
+	if heard && in.ErrorCode == kerr.TopicAuthorizationFailed.Code {
+		e.refuse(in.ErrorCode)
+		return
+	}
+	if !heard || in.ErrorCode != 0 { // who leads it may have changed
+		r.relearn(e.term.Site, e.tp.Topic)
+	}
 	switch {
-	case heard && in.ErrorCode == kerr.TopicAuthorizationFailed.Code:
+	case heard && in.ErrorCode == kerr.UnknownTopicOrPartition.Code:
 		e.refuse(in.ErrorCode)
 		return
 	case !heard, in.ErrorCode != 0, view == nil, !e.share.Holds(e.term), !r.lease.Held():

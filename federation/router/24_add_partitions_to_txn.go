@@ -59,7 +59,7 @@ func (c *Client) addPartitionsToTxn(ctx context.Context, req *kmsg.AddPartitions
 			resp = got.(*kmsg.AddPartitionsToTxnResponse)
 			for _, t := range resp.Topics {
 				for _, p := range t.Partitions {
-					c.stale(ctx, share, p.ErrorCode)
+					c.stale(share, theID(req.TransactionalID), p.ErrorCode)
 				}
 			}
 			if share.givenUp(fenceLately) {

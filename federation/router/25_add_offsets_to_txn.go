@@ -57,7 +57,7 @@ func (c *Client) addOffsetsToTxn(ctx context.Context, req *kmsg.AddOffsetsToTxnR
 		},
 		take: func(_ Term, got kmsg.Response) {
 			resp = got.(*kmsg.AddOffsetsToTxnResponse)
-			c.stale(ctx, share, resp.ErrorCode)
+			c.stale(share, theID(req.TransactionalID), resp.ErrorCode)
 		},
 	})
 	if err != nil && !(errors.Is(err, errOtherEpoch) && c.mannered().later) {

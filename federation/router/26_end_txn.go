@@ -56,7 +56,7 @@ func (c *Client) endTxn(ctx context.Context, req *kmsg.EndTxnRequest) *kmsg.EndT
 		},
 		take: func(t Term, got kmsg.Response) {
 			told = got.(*kmsg.EndTxnResponse)
-			c.stale(ctx, share, told.ErrorCode)
+			c.stale(share, theID(req.TransactionalID), told.ErrorCode)
 			if told.ErrorCode == 0 {
 				c.router.transactions.ended(req.TransactionalID)
 			}

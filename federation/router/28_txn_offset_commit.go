@@ -101,7 +101,11 @@ func (c *Client) txnCommitted(ctx context.Context, req *kmsg.TxnOffsetCommitRequ
 			return &up, true
 		},
 		take: func(_ Term, got kmsg.Response) {
-			cm.take(ctx, share, plainCommitted(got.(*kmsg.TxnOffsetCommitResponse)))
+			committed := plainCommitted(got.(*kmsg.TxnOffsetCommitResponse))
+			cm.take(share, committed)
+			if accepted(committed) { // the coordinator has found that it is the member
+				c.router.members.commits(req.Group, req.MemberID, true)
+			}
 		},
 	})
 	if errors.Is(err, errOtherEpoch) {
@@ -111,6 +115,18 @@ func (c *Client) txnCommitted(ctx context.Context, req *kmsg.TxnOffsetCommitRequ
 		return c.transactionError(err)
 	}
 	return 0
+}
+
+// accepted tells whether a coordinator took the position of any partition.
+func accepted(resp *kmsg.OffsetCommitResponse) bool {
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			if p.ErrorCode == 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func plainCommit(req *kmsg.TxnOffsetCommitRequest) *kmsg.OffsetCommitRequest {

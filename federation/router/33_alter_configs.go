@@ -35,25 +35,18 @@ func (c *Client) beginAlterConfigs(_ context.Context, sreq session.Request) (ses
 
 func (c *Client) alterConfigs(ctx context.Context, req *kmsg.AlterConfigsRequest, who string) *kmsg.AlterConfigsResponse {
 	resp := req.ResponseKind().(*kmsg.AlterConfigsResponse)
-	resp.Resources = make([]kmsg.AlterConfigsResponseResource, len(req.Resources))
-	named := make(map[string]int)
-	for _, asked := range req.Resources {
-		named[asked.ResourceName]++
+	of := make([]resource, len(req.Resources))
+	for i, asked := range req.Resources {
+		of[i] = resource{asked.ResourceType, asked.ResourceName}
 	}
-	c.router.alterEach(ctx, len(req.Resources), func(ctx context.Context, i int) error {
-		asked, out := req.Resources[i], &resp.Resources[i]
-		*out = kmsg.NewAlterConfigsResponseResource()
-		out.ResourceType, out.ResourceName = asked.ResourceType, asked.ResourceName
-		err := refuseResource(asked.ResourceType, asked.ResourceName, named[asked.ResourceName])
-		if err == nil {
-			err = c.mayAlterConfigs(asked.ResourceName)
-		}
-		if err == nil {
-			err = c.router.replaceSettings(ctx, asked, req.ValidateOnly, who)
-		}
-		out.ErrorCode, out.ErrorMessage = c.router.answerTo(err)
-		return err
+	answers := c.alterEach(ctx, of, func(ctx context.Context, i int) error {
+		return c.router.replaceSettings(ctx, req.Resources[i], req.ValidateOnly, who)
 	})
+	for i, answer := range answers {
+		out := kmsg.NewAlterConfigsResponseResource()
+		out.ResourceType, out.ResourceName, out.ErrorCode, out.ErrorMessage = of[i].kind, of[i].name, answer.code, answer.message
+		resp.Resources = append(resp.Resources, out)
+	}
 	return resp
 }
 

@@ -23,7 +23,7 @@ import (
 // site's own (notHere), and those of brokers, groups and client metrics.
 var incrementalAlterConfigsAPI = api{
 	key: 44, min: 0, max: 1, needs: 0, begin: (*Client).beginIncrementalAlterConfigs,
-	level: TopicAdministration, treatment: answeredHere, about: "With gateway.administration. Settings of topics, changed at the site that serves; mirrors carry them to the others. Compaction, those that are a site's own, and of brokers and groups, are refused. See operate/topics.md.",
+	level: TopicAdministration, treatment: answeredHere, about: "With gateway.administration. Settings of topics, changed at the site that serves; mirrors carry them to the others. Those that are a site's own, and of brokers and groups, are refused. See operate/topics.md.",
 }
 
 func (c *Client) beginIncrementalAlterConfigs(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -39,42 +39,62 @@ func (c *Client) beginIncrementalAlterConfigs(_ context.Context, sreq session.Re
 
 func (c *Client) incrementalAlterConfigs(ctx context.Context, req *kmsg.IncrementalAlterConfigsRequest, who string) *kmsg.IncrementalAlterConfigsResponse {
 	resp := req.ResponseKind().(*kmsg.IncrementalAlterConfigsResponse)
-	resp.Resources = make([]kmsg.IncrementalAlterConfigsResponseResource, len(req.Resources))
-	named := make(map[string]int)
-	for _, asked := range req.Resources {
-		named[asked.ResourceName]++
+	of := make([]resource, len(req.Resources))
+	for i, asked := range req.Resources {
+		of[i] = resource{asked.ResourceType, asked.ResourceName}
 	}
-	c.router.alterEach(ctx, len(req.Resources), func(ctx context.Context, i int) error {
-		asked, out := req.Resources[i], &resp.Resources[i]
-		*out = kmsg.NewIncrementalAlterConfigsResponseResource()
-		out.ResourceType, out.ResourceName = asked.ResourceType, asked.ResourceName
-		changes := make([]broker.SettingChange, len(asked.Configs))
-		for i, s := range asked.Configs {
-			changes[i] = broker.SettingChange{Key: s.Name, Op: broker.SettingOp(s.Op), Value: s.Value}
+	answers := c.alterEach(ctx, of, func(ctx context.Context, i int) error {
+		settings := req.Resources[i].Configs
+		changes := make([]broker.SettingChange, len(settings))
+		for j, s := range settings {
+			changes[j] = broker.SettingChange{Key: s.Name, Op: broker.SettingOp(s.Op), Value: s.Value}
 		}
-		err := refuseResource(asked.ResourceType, asked.ResourceName, named[asked.ResourceName])
-		if err == nil {
-			err = c.mayAlterConfigs(asked.ResourceName)
-		}
-		if err == nil {
-			err = c.router.alterTopic(ctx, asked.ResourceName, changes, req.ValidateOnly, who)
-		}
-		out.ErrorCode, out.ErrorMessage = c.router.answerTo(err)
-		return err
+		return c.router.alterTopic(ctx, of[i].name, changes, req.ValidateOnly, who)
 	})
+	for i, answer := range answers {
+		out := kmsg.NewIncrementalAlterConfigsResponseResource()
+		out.ResourceType, out.ResourceName, out.ErrorCode, out.ErrorMessage = of[i].kind, of[i].name, answer.code, answer.message
+		resp.Resources = append(resp.Resources, out)
+	}
 	return resp
 }
 
-// alterEach calls f for each resource of a request, some at the same time, within the time
-// that clients wait.
-func (r *Router) alterEach(ctx context.Context, n int, f func(ctx context.Context, i int) error) {
+// resource is what a request wants to have other settings.
+type resource struct {
+	kind kmsg.ConfigResourceType
+	name string
+}
+
+// altered is what the client is told of one.
+type altered struct {
+	code    int16
+	message *string
+}
+
+// alterEach changes each resource of a request that the client may change, some at the same
+// time, within the time that clients wait.
+func (c *Client) alterEach(ctx context.Context, of []resource, change func(ctx context.Context, i int) error) []altered {
 	ctx, cancel := context.WithTimeout(ctx, changeMax)
 	defer cancel()
-	atOnce(n, func(i int) {
-		if f(ctx, i) != nil {
-			r.events.refused("alter-configs")
+	named := make(map[string]int)
+	for _, one := range of {
+		named[one.name]++
+	}
+	answers := make([]altered, len(of))
+	atOnce(len(of), func(i int) {
+		err := refuseResource(of[i].kind, of[i].name, named[of[i].name])
+		if err == nil {
+			err = c.mayAlterConfigs(of[i].name)
 		}
+		if err == nil {
+			err = change(ctx, i)
+		}
+		if err != nil {
+			c.router.events.refused("alter-configs")
+		}
+		answers[i].code, answers[i].message = c.router.answerTo(err)
 	})
+	return answers
 }
 
 // refuseResource refuses what is no topic, or is named more than once.
@@ -100,6 +120,27 @@ func (c *Client) mayAlterConfigs(topic string) error {
 	return nil
 }
 
+// becomesCompacted tells why changes must not make a topic compacted; nil if they do not, or
+// it is so already.
+func (r *Router) becomesCompacted(ctx context.Context, cluster broker.Cluster, group spillway.FailoverGroup, site spillway.SiteID, topic string, changes []broker.SettingChange) error {
+	for _, c := range changes {
+		if c.Value == nil || c.Op == broker.SubtractSetting || !compacts(c.Key, *c.Value) {
+			continue
+		}
+		now, err := cluster.Admin().TopicSettings(ctx, []string{topic})
+		if err != nil {
+			return err
+		}
+		if compacts(c.Key, now[topic][c.Key]) {
+			continue // it is so already
+		}
+		if err := r.refuseCompacted(group, site, topic); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // alterTopic changes settings of one topic.
 func (r *Router) alterTopic(ctx context.Context, topic string, changes []broker.SettingChange, checkOnly bool, who string) error {
 	group, site, err := r.siteOfTopic(ctx, topic)
@@ -110,6 +151,9 @@ func (r *Router) alterTopic(ctx context.Context, topic string, changes []broker.
 		return err
 	}
 	cluster := r.sites[site]
+	if err := r.becomesCompacted(ctx, cluster, group, site, topic, changes); err != nil {
+		return err
+	}
 	if err := r.stillInSync(ctx, cluster, topic, changes); err != nil {
 		return err
 	}
@@ -213,7 +257,7 @@ func alterable(topic string, changes []broker.SettingChange) error {
 			value = "false" // of a mirror's topics that is what it is then, too
 		}
 		if why := notHere(c.Key, value); why != "" {
-			return refuse(refusedBy(c.Key), "topic %s: %s cannot be changed through the gateway: %s", topic, short(c.Key), why)
+			return refuse(kerr.InvalidConfig, "topic %s: %s cannot be changed through the gateway: %s", topic, short(c.Key), why)
 		}
 		bytes += len(c.Key) + len(value)
 	}

@@ -108,7 +108,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		// offsets only. The member has to join anew; this error would end it.
 		answer.ErrorCode = kerr.UnknownMemberID.Code
 	}
-	c.stale(ctx, share, answer.ErrorCode)
+	c.stale(share, theGroup(req.Group), answer.ErrorCode)
 	if answer.ErrorCode == 0 && answer.MemberID != nil && req.MemberEpoch >= 0 {
 		ms.touch(req.Group, *answer.MemberID)
 	}

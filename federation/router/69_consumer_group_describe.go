@@ -55,7 +55,7 @@ func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group
 		return none
 	}
 	g := groups[0]
-	c.stale(ctx, share, g.ErrorCode)
+	c.stale(share, theGroup(group), g.ErrorCode)
 	switch c.describesMembers(g) {
 	case authorization.Denied:
 		none.ErrorCode, none.ErrorMessage = kerr.TopicAuthorizationFailed.Code, kmsg.StringPtr("The group has described topic(s) that the client is not authorized to describe.")

@@ -37,6 +37,7 @@ type Client struct {
 
 	// Owned by answers, which are called one after the other.
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
+	near           map[spillway.TopicPartition]*near // of clients that read at their own site
 	fetched        int64                             // bytes that the last fetch found
 
 	left    atomic.Bool             // the client was seen to have closed its side

@@ -91,6 +91,8 @@ func (s *codecSite) Capabilities() broker.Capabilities {
 
 func (*codecSite) Leader(context.Context, spillway.TopicPartition) (int32, error) { return 0, nil }
 
+func (*codecSite) KnownLeader(spillway.TopicPartition) (int32, bool) { return 0, true }
+
 func (*codecSite) Coordinator(context.Context, broker.CoordinatorKind, string) (int32, error) {
 	return 0, nil
 }
@@ -125,6 +127,8 @@ func (codecAdmin) AlterTopic(context.Context, string, []broker.SettingChange, bo
 }
 
 func (*codecSite) Refresh(context.Context) error { return nil }
+
+func (*codecSite) Relocate(context.Context, broker.CoordinatorKind, ...string) error { return nil }
 
 func (s *codecSite) Metadata(context.Context, ...string) (broker.Metadata, error) {
 	md := broker.Metadata{Nodes: s.nodes, Topics: make(map[string]broker.TopicMetadata)}

@@ -42,6 +42,11 @@ type Events struct {
 	Denied func(Denial)
 	// ChangeFailed: what a client asked to change about topics was not done, or not yet.
 	ChangeFailed func(err error)
+	// Read: a consumer that stands at a site of a group whose standbys are read got records.
+	Read func(share spillway.ShareID, info ReadInfo)
+	// Sent: such a consumer was told to read elsewhere: near, at its own site, or back with
+	// the leader, since its site is too old.
+	Sent func(share spillway.ShareID, way string)
 	// FetchLimited: sites were asked for less than a client would have got,
 	// because the budget of the process is used up.
 	FetchLimited func()
@@ -127,6 +132,18 @@ func (e *Events) denied(d Denial) {
 func (e *Events) changeFailed(err error) {
 	if e.ChangeFailed != nil {
 		e.ChangeFailed(err)
+	}
+}
+
+func (e *Events) read(id spillway.ShareID, info ReadInfo) {
+	if e.Read != nil {
+		e.Read(id, info)
+	}
+}
+
+func (e *Events) sent(id spillway.ShareID, way string) {
+	if e.Sent != nil {
+		e.Sent(id, way)
 	}
 }
 

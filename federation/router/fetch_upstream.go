@@ -24,27 +24,31 @@ var errFetchLate = errors.New("other brokers have answered")
 // leaders groups parts by the connections to the brokers that lead them. Those that cannot
 // be reached are left for the next try.
 func (f *fetch) leaders(ctx context.Context, changes changes, parts []*fetchPart) map[*Lane][]*fetchPart {
-	r := f.client.router
+	r, whole := f.client.router, ctx
 	ctx, cancel := untilChanged(ctx, changes, parts)
 	defer cancel()
 	ctx, enough := context.WithTimeout(ctx, max(time.Until(f.deadline), reachOthers))
 	defer enough()
 	goals := make([]*goal, len(parts))
 	for i, p := range parts {
-		goals[i] = &goal{site: p.term.Site, find: func(ctx context.Context) (int32, error) { return r.sites[p.term.Site].Leader(ctx, p.tp) }}
+		goals[i] = &goal{site: p.site, find: func(ctx context.Context) (int32, error) { return r.sites[p.site].Leader(ctx, p.tp) }}
 	}
 	f.client.lanes.reach(ctx, FetchLane, goals)
 	f.missing = false
 	byLane := make(map[*Lane][]*fetchPart)
 	for i, g := range goals {
-		switch p := parts[i]; {
+		p := parts[i]
+		if g.err != nil && whole.Err() == nil {
+			p.left = p.standing
+		}
+		switch {
 		case g.err == nil:
 			byLane[g.lane] = append(byLane[g.lane], p)
-		case errors.Is(g.err, broker.ErrUnknownTopic):
+		case errors.Is(g.err, broker.ErrUnknownTopic) && !p.standing:
 			p.fail(kerr.UnknownTopicOrPartition.Code)
 		default:
 			f.missing = true
-			r.relearn(p.term.Site, p.tp.Topic)
+			r.relearn(p.site, p.tp.Topic)
 		}
 	}
 	return byLane
@@ -126,11 +130,20 @@ func (ls *lanes) patient(ctx context.Context, l *Lane, other <-chan struct{}) (c
 
 func (f *fetch) askNode(ctx context.Context, lane *Lane, parts []*fetchPart, wait time.Duration, room int64) bool {
 	r := f.client.router
+	asking := ctx
+	failed := func() {
+		if asking.Err() == nil || errors.Is(context.Cause(asking), errFetchLate) { // else the share moves, or the client is gone
+			for _, p := range parts {
+				p.left = p.standing
+			}
+		}
+	}
 	req := f.upstream(parts, wait, room, min(lane.conn.MaxVersion(f.req.Key()), fetchUpstreamMax))
 	ctx, cancel := context.WithTimeout(ctx, wait+r.config.ProduceMax)
 	defer cancel()
 	body, err := lane.conn.Send(ctx, req.Key(), req.Version, true, req.AppendTo(nil)).Wait(ctx)
 	if err != nil {
+		failed()
 		if ctx.Err() != nil {
 			f.client.lanes.giveUp(lane, nil)
 			return true
@@ -140,6 +153,7 @@ func (f *fetch) askNode(ctx context.Context, lane *Lane, parts []*fetchPart, wai
 	f.got.Add(int64(len(body)))
 	resp := req.ResponseKind().(*kmsg.FetchResponse)
 	if err := conn.Decode(resp, body); err != nil {
+		failed()
 		_ = lane.conn.Close()
 		return false
 	}

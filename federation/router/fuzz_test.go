@@ -151,20 +151,39 @@ func (w *codecWorld) fuzzed(t *testing.T, key, version int16, body []byte) {
 	}
 }
 
-// What serving one request may allocate beyond the world and its connections: some for
-// compressors, and some for each byte that was sent, as often as it was sent. Two bytes
-// may be an entry. A length that a peer has named and not sent would be above.
+// What serving one request may allocate beyond the world and its connections: some, and some
+// for each byte that was sent, as often as it was sent. Two bytes may be an entry. A length that
+// a peer has named and not sent would be above.
 const (
 	fuzzAllocationBase   = 1 << 20
 	fuzzAllocationFactor = entryBytes / 2
 )
 
+// fuzzTriesMax is how often what is above the bound is run. Compressors are taken from pools, and
+// a gzip writer alone is above where the pool has none: for the first request of a process, after
+// collections, and now and then with the race detector, which drops what pools are given. A run
+// leaves its compressors to the next one; what a length makes the gateway allocate, it allocates
+// each time.
+const fuzzTriesMax = 10
+
 // inFuzz runs one input in a bubble, which also sees that nothing is left behind.
 func inFuzz(t *testing.T, size int, run func(*testing.T, *codecWorld)) {
-	cost, dials, requests := allocates(t, run)
-	if bound := (1+dials)*fuzzWorldBytes(t) + fuzzAllocationBase + (1+requests)*fuzzAllocationFactor*int64(size); cost > bound {
-		t.Errorf("%d bytes cost %d, with %d connections and %d requests to the site; at most %d are right", size, cost, dials, requests, bound)
+	if err := overspent(t, size, run); err != nil {
+		t.Error(err)
 	}
+}
+
+// overspent tells what an input of a size costs if that is above the bound.
+func overspent(t *testing.T, size int, run func(*testing.T, *codecWorld)) (err error) {
+	for range fuzzTriesMax {
+		cost, dials, requests := allocates(t, run)
+		bound := (1+dials)*fuzzWorldBytes(t) + fuzzAllocationBase + (1+requests)*fuzzAllocationFactor*int64(size)
+		if cost <= bound {
+			return nil
+		}
+		err = fmt.Errorf("%d bytes cost %d, with %d connections and %d requests to the site; at most %d are right", size, cost, dials, requests, bound)
+	}
+	return err
 }
 
 // allocates tells for how much a run allocates, with what it makes the site see.
@@ -197,17 +216,28 @@ func fuzzWorldBytes(t *testing.T) int64 {
 	return fuzzWorld.bytes
 }
 
-// The bound sees what a named length would allocate.
+// The bound sees what a named length would allocate, and not what is there for all.
 func TestFuzzingSeesAllocations(t *testing.T) {
-	const named = 8 << 20
-	cost, dials, requests := allocates(t, func(t *testing.T, w *codecWorld) {
-		w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
-		w.fuzzed(t, listGroupsAPI.key, 0, nil)
-		if b := make([]byte, named+w.site.dials.Load()); len(b) == 0 {
-			t.Error("nothing is allocated")
-		}
-	})
-	if dials != 1 || requests != 1 || cost < fuzzWorldBytes(t)*2+fuzzAllocationBase {
-		t.Errorf("cost %d, %d connections, %d requests", cost, dials, requests)
+	kept := make([]byte, 0)
+	for name, c := range map[string]struct {
+		bytes func(run int) int
+		above bool
+	}{
+		"a length that was not sent, each time": {func(int) int { return 8 * fuzzAllocationBase }, true},
+		"a pool that is empty the first time":   {func(run int) int { return max(0, 2-run) * 8 * fuzzAllocationBase }, false},
+		"less than the bound":                   {func(int) int { return fuzzAllocationBase / 2 }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			runs := 0
+			err := overspent(t, 0, func(t *testing.T, w *codecWorld) {
+				runs++
+				w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+				w.fuzzed(t, listGroupsAPI.key, 0, nil)
+				kept = make([]byte, c.bytes(runs))
+			})
+			if (err != nil) != c.above {
+				t.Errorf("%d bytes in the end, after %d runs: %v", len(kept), runs, err)
+			}
+		})
 	}
 }

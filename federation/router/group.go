@@ -256,13 +256,19 @@ func (c *Client) hold(ctx context.Context, changed <-chan struct{}, until time.T
 }
 
 // stale looks at a coordinator's error: another broker may coordinate by now.
-func (c *Client) stale(_ context.Context, s *Share, code int16) {
+func (c *Client) stale(s *Share, of coordinated, code int16) {
 	if code == kerr.NotCoordinator.Code || code == kerr.CoordinatorNotAvailable.Code {
 		if t, ok := s.Serving(); ok {
-			c.router.refresh(t.Site)
+			c.router.relocate(t.Site, of)
 		}
 	}
 }
+
+// theGroup names a consumer group as something that is coordinated.
+func theGroup(name string) coordinated { return coordinated{broker.GroupCoordinator, name} }
+
+// theID names a transactional id likewise.
+func theID(id string) coordinated { return coordinated{broker.TransactionCoordinator, id} }
 
 // members knows the members of consumer groups that speak through this gateway,
 // to tell when a group has settled before a move. A member that is not known is
@@ -280,6 +286,12 @@ type member struct {
 	seen    time.Time
 	settled spillway.Epoch // it gave up its partitions before the move to this epoch
 	drained int32          // KIP-848: in this epoch it was told to give up, so the coordinator's view of it is wrong
+	told    spillway.Epoch // it was told to give up before the move to this epoch
+	// transacts: it committed positions in a transaction last. It has none to save before a
+	// move, since what it did since its last one is undone with the transaction; and it may
+	// not come, while it waits for a transaction that begins when the move is over. That it
+	// was told is enough: one that was not would try in vain until its next heartbeat.
+	transacts bool
 }
 
 // Bounds for what is remembered of members.
@@ -393,8 +405,31 @@ func (m *members) joins(group, id string) {
 	}
 }
 
+// commits notes how a known member committed positions.
+func (m *members) commits(group, id string, inTransaction bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if mb := m.mu.byGroup[group][id]; mb != nil {
+		mb.transacts = inTransaction
+	}
+}
+
+// tell notes that a known member was told to give up before the move to the epoch, and
+// says whether that is new of one that is not waited for any more.
+func (m *members) tell(group, id string, e spillway.Epoch) (settles bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	mb := m.mu.byGroup[group][id]
+	if mb == nil {
+		return false
+	}
+	settles = mb.transacts && mb.told < e
+	mb.seen, mb.told = time.Now(), max(mb.told, e)
+	return settles
+}
+
 // settledAll tells whether every member heard of lately, of the groups that the
-// caller names, has settled for the epoch.
+// caller names, has settled for the epoch, or was told and has nothing to settle.
 func (m *members) settledAll(e spillway.Epoch, of func(group string) bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -404,7 +439,7 @@ func (m *members) settledAll(e spillway.Epoch, of func(group string) bool) bool 
 			continue
 		}
 		for _, mb := range g {
-			if mb.settled < e {
+			if mb.settled < e && !(mb.transacts && mb.told >= e) {
 				return false
 			}
 		}
@@ -418,6 +453,15 @@ func (r *Router) settled(s *Share, group, id string) {
 	r.ReportDrained(s)
 }
 
+// told notes that a member was told to give up, if the share's groups drain.
+func (r *Router) told(s *Share, group, id string) {
+	if record := s.Record(); record.State == failover.Draining {
+		if r.members.tell(group, id, record.Epoch) {
+			r.ReportDrained(s)
+		}
+	}
+}
+
 // left notes that a member has left its group.
 func (r *Router) left(s *Share, group, id string) {
 	r.members.gone(group, id)
@@ -426,8 +470,8 @@ func (r *Router) left(s *Share, group, id string) {
 
 // ReportDrained tells the control loop, while the share's groups drain, once
 // all their members that speak through this gateway have given up their
-// partitions, and all transactions that were begun through it are ended: at once if
-// there are none.
+// partitions, or commit in transactions and were told, and all transactions that were
+// begun through it are ended: at once if there are none.
 func (r *Router) ReportDrained(s *Share) {
 	record := s.Record()
 	if record.State != failover.Draining || r.config.Report == nil {

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -10,8 +11,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/failover"
 )
 
 // asked is a site that notes what is looked up, and takes a second for each answer.
@@ -51,6 +55,11 @@ func (a *asked) Metadata(_ context.Context, topics ...string) (broker.Metadata, 
 	return broker.Metadata{}, nil
 }
 
+func (a *asked) Relocate(_ context.Context, kind broker.CoordinatorKind, keys ...string) error {
+	a.note(fmt.Sprint(kind, " ", strings.Join(keys, " ")))
+	return nil
+}
+
 // Many clients want to know at once who leads a partition: the site is asked once, and once
 // more for those that came after the question. What they do not name stays known.
 func TestASiteIsAskedOneQuestionAtATime(t *testing.T) {
@@ -65,6 +74,42 @@ func TestASiteIsAskedOneQuestionAtATime(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		if got, want := site.take(), []string{"orders", "carts orders"}; !slices.Equal(got, want) {
 			t.Errorf("asked %q, want %q", got, want)
+		}
+		// A coordinator that is not one any more is looked for alone, whoever met it.
+		share := NewShare(spillway.ShareID{Group: "shop"}, spillway.FailoverGroup{Name: "shop"})
+		share.SetRecord(failover.Share{State: failover.Stable, Epoch: 1, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}}})
+		share.Open(Term{Epoch: 1, Base: 1, Site: "east"})
+		c := &Client{router: r}
+		for range 50 {
+			c.stale(share, theGroup("readers"), kerr.NotCoordinator.Code)
+			synctest.Wait()
+			c.stale(share, theID("orders"), kerr.CoordinatorNotAvailable.Code)
+			c.stale(share, theGroup("writers"), kerr.UnknownMemberID.Code)
+			synctest.Wait()
+		}
+		time.Sleep(5 * time.Second)
+		if got, want := site.take(), []string{"0 readers", "0 readers", "1 orders"}; !slices.Equal(got, want) {
+			t.Errorf("asked %q, want %q", got, want)
+		}
+		// A broker dies that coordinated more than one question can name: all of them are
+		// forgotten at once, and not 500 after each answer.
+		r.relocate("east", theGroup("first"))
+		synctest.Wait()
+		for i := range 2 * lookupNamesMax {
+			r.relocate("east", theGroup(fmt.Sprint("group-", i)))
+		}
+		r.relocate("east", theGroup("group-0"))
+		time.Sleep(5 * time.Second)
+		if got := site.take(); len(got) != 3 || got[0] != "0 first" || got[1] != "everything" || len(strings.Fields(got[2])) != 1+lookupNamesMax {
+			t.Errorf("of %d groups it was asked %d questions: %.200q", 2*lookupNamesMax, len(got), got)
+		}
+		for i := range lookupNamesMax {
+			r.relocate("east", theGroup(fmt.Sprint("group-", i)))
+			r.relocate("east", theGroup("group-0"))
+		}
+		time.Sleep(5 * time.Second)
+		if got := site.take(); slices.Contains(got, "everything") {
+			t.Error("everything was forgotten for what one question can name")
 		}
 		for range 20 {
 			r.refresh("east")

@@ -46,6 +46,7 @@ func (always) Held() bool   { return true }
 func (always) Term() uint64 { return 1 }
 
 func (always) View(spillway.SiteID, spillway.TopicPartition) *offsetmap.View { return nil }
+func (always) Hides(spillway.SiteID, string) string                          { return "" }
 
 func (always) Ask(_ *Share, _ Term, _ spillway.TopicPartition, end spillway.Offset) spillway.Offset {
 	return end
@@ -66,6 +67,8 @@ type oneBroker struct {
 func (oneBroker) Capabilities() broker.Capabilities { return broker.Capabilities{Replicas: true} }
 
 func (oneBroker) Leader(context.Context, spillway.TopicPartition) (int32, error) { return 0, nil }
+
+func (oneBroker) KnownLeader(spillway.TopicPartition) (int32, bool) { return 0, true }
 
 func (oneBroker) Metadata(context.Context, ...string) (broker.Metadata, error) {
 	return broker.Metadata{}, nil

@@ -42,6 +42,9 @@ func (ls *lanes) reach(ctx context.Context, kind LaneKind, goals []*goal) {
 		}
 		return ctx
 	}
+	// Who was cut off since another one was reached was not given the time to be slow: were it
+	// called slow anew each time, one that failed once would stay so for as long as others ask.
+	cutOff := func(search context.Context) bool { return search == hasty && hasty.Err() != nil && ctx.Err() == nil }
 	bySite := make(map[spillway.SiteID][]*goal)
 	for _, g := range goals {
 		bySite[g.site] = append(bySite[g.site], g)
@@ -50,27 +53,28 @@ func (ls *lanes) reach(ctx context.Context, kind LaneKind, goals []*goal) {
 	for site, goals := range bySite {
 		all.Go(func() {
 			anywhere := laneKey{kind, site, broker.AnyNode}
-			ctx := patience(anywhere)
+			search := patience(anywhere)
 			byNode, told := make(map[int32][]*goal), true
 			for _, g := range goals {
 				var node int32
-				if node, g.err = g.find(ctx); g.err == nil {
+				if node, g.err = g.find(search); g.err == nil {
 					byNode[node] = append(byNode[node], g)
-				} else if ctx.Err() != nil {
+				} else if search.Err() != nil {
 					told = false
 				}
 			}
-			if told || whole.Err() == nil {
+			if told || whole.Err() == nil && !cutOff(search) {
 				ls.was(anywhere, told)
 			}
 			for node, goals := range byNode {
 				all.Go(func() {
 					k := laneKey{kind, site, node}
-					lane, err := ls.Lane(patience(k), kind, site, node)
+					search := patience(k)
+					lane, err := ls.Lane(search, kind, site, node)
 					for _, g := range goals {
 						g.lane, g.err = lane, err
 					}
-					if err == nil || whole.Err() == nil {
+					if err == nil || whole.Err() == nil && !cutOff(search) {
 						ls.was(k, err == nil)
 					}
 					if err == nil {

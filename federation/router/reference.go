@@ -26,7 +26,7 @@ var refusals = []struct {
 	{"State of transactions and producers is of one site. Ask the site.", []int16{61, 65, 66}},
 	{"Delegation tokens are of one site.", []int16{38, 39, 40, 41}},
 	{"Share groups keep their state at one site and cannot move.", []int16{76, 77, 78, 79, 90, 91, 92}},
-	{"Streams groups (KIP-1071) keep their state at one site and cannot move. Streams with the classic protocol works where its internal topics exist, or are not compacted and their names match a failover group.", []int16{88, 89, 93}},
+	{"Streams groups (KIP-1071) keep their state at one site and cannot move. Streams with the classic protocol works where its internal topics exist, or their names match a failover group.", []int16{88, 89, 93}},
 	{"A topic has to change at all sites together, which is not served yet. Change it at each site.", []int16{20, 21, 37}},
 	{"Settings of groups and client metrics are a site's own. Ask the site.", []int16{74}},
 	{"Access rights, quotas and users have to change at all sites together, which is not served yet. Change them at each site.", []int16{29, 30, 31, 48, 49, 50, 51}},

@@ -15,6 +15,7 @@ import (
 	"spillway/federation/authentication"
 	"spillway/federation/authorization"
 	"spillway/federation/failover"
+	"spillway/federation/freshness"
 	"spillway/federation/layout"
 	"spillway/federation/quota"
 	"spillway/federation/topicchange"
@@ -46,6 +47,9 @@ type Layout interface {
 type Maps interface {
 	// View of one partition at one site; nil if the site's map says nothing.
 	View(site spillway.SiteID, tp spillway.TopicPartition) *offsetmap.View
+	// Hides says what records the site's log of a topic hides behind some that clients
+	// see; "" if none.
+	Hides(site spillway.SiteID, topic string) string
 }
 
 // Reserve keeps the reserved ends (C5).
@@ -68,6 +72,23 @@ type Marks interface {
 	Wait(ctx context.Context, t Term, tp spillway.TopicPartition, end spillway.Offset, sites int) error
 	// Mark is the virtual offset below which everything is at sites sites.
 	Mark(t Term, tp spillway.TopicPartition, sites int) spillway.Offset
+}
+
+// Standbys are the sites that follow, for groups whose consumers read at their own site.
+type Standbys interface {
+	// View is the offset map of a partition at a site that follows, as far as the site has
+	// all records, acknowledged by all in-sync replicas, and is known to in the term's own
+	// epoch: that far is the mark, or as far as the view ends. By another append session the
+	// same may lie elsewhere. Nil: nothing is known.
+	View(t Term, site spillway.SiteID, tp spillway.TopicPartition) (view *offsetmap.View, mark spillway.Offset, session int64)
+	// Lacks is the virtual offset below which the site may miss what the one that serves has.
+	Lacks(site spillway.SiteID, tp spillway.TopicPartition) spillway.Offset
+	// Fresh tells whether what a site has is young enough. It is looked at from now on.
+	Fresh(share *Share, t Term, site spillway.SiteID, tp spillway.TopicPartition) freshness.State
+	// Log is what the site that serves said of its log when it was asked last.
+	Log(t Term, site spillway.SiteID, tp spillway.TopicPartition) freshness.Log
+	// Await returns when the mark is at end or above and what it says was looked up, or ctx ends.
+	Await(ctx context.Context, t Term, site spillway.SiteID, tp spillway.TopicPartition, end spillway.Offset)
 }
 
 // Heard is what gateways have heard that sites offer: the highest version by API key, -1 where
@@ -95,6 +116,7 @@ type Config struct {
 	Maps     Maps
 	Reserve  Reserve
 	Marks    Marks
+	Standbys Standbys // nil: nothing is read at sites that follow
 	// Report changes this gateway's confirmation about an epoch of a share, soon;
 	// change may be called more than once.
 	Report func(share spillway.ShareID, epoch spillway.Epoch, change func(*failover.GatewayReport))
@@ -137,6 +159,7 @@ type Router struct {
 	maps         Maps
 	reserve      Reserve
 	marks        Marks
+	standbys     Standbys
 	events       Events
 	topics       *topics
 	homes        homes
@@ -147,6 +170,7 @@ type Router struct {
 	transactions *transactions
 	lookups      lookups
 	gone         goneFor
+	rejoins      *rejoins
 	aside        chan struct{} // a token per member that is taken back, or may have to be
 	changing     *rate.Limiter // of what clients change
 
@@ -172,8 +196,8 @@ func New(c Config) *Router {
 	}
 	r := &Router{
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
-		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, events: c.Events,
-		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), transactions: newTransactions(), generations: newGenerations(),
+		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, standbys: c.Standbys, events: c.Events,
+		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), rejoins: newRejoins(), transactions: newTransactions(), generations: newGenerations(),
 		aside:    make(chan struct{}, asideMax),
 		changing: rate.NewLimiter(changesPerSecond, changesBurst),
 	}
@@ -203,7 +227,9 @@ func (r *Router) Leave() { r.leave() }
 
 // Close waits for what outlives the client connections. Close these first.
 func (r *Router) Close() {
+	r.lookups.mu.Lock() // who wants one now has begun, or begins none
 	r.cancel()
+	r.lookups.mu.Unlock()
 	r.background.Wait()
 }
 

@@ -20,7 +20,8 @@ func hidden(topic string) bool {
 	return strings.HasPrefix(topic, internalTopics) || len(topic) > topicNameMax
 }
 
-// topics knows what topics the sites have, a few seconds old at most. A name
+// topics knows what topics the sites have: a few seconds old at most of a site that
+// answers, and of one that was asked lately and did not answer what it said last. A name
 // is looked up at the site that serves its share; while nobody does, what was
 // last known of the site that served is good enough: partitions do not vanish.
 type topics struct {
@@ -38,6 +39,7 @@ type siteTopics struct {
 	tried  time.Time // of the newest question
 	topics map[string]broker.TopicMetadata
 	asking chan struct{} // closed when the question under way is answered; nil if there is none
+	silent time.Time     // when the newest question ended without an answer; zero if it was answered
 }
 
 func newTopics(r *Router) *topics {
@@ -51,34 +53,73 @@ func newTopics(r *Router) *topics {
 const (
 	topicsAskMax   = 3 * time.Second
 	topicsAskEvery = 100 * time.Millisecond // also when somebody asks for what does not exist
+	// How long a site counts as silent. While somebody wants to know it is asked on, which
+	// renews that. A list from before nobody did may be of any age: days, where a failover
+	// group went elsewhere and came back.
+	topicsSilentMax = 10 * time.Second
 )
 
 // at returns the topics of a site, not older than age if the site answers.
-// Nil if it never did. The map is not to be changed.
+// Nil if it never did, and the caller cannot tell what there is (heard). The map is not to be changed.
 func (t *topics) at(ctx context.Context, site spillway.SiteID, age time.Duration) map[string]broker.TopicMetadata {
-	t.mu.Lock()
-	s := t.mu.bySite[site]
-	if s == nil {
-		s = &siteTopics{}
-		t.mu.bySite[site] = s
+	known, asking := t.look(site, age)
+	if asking == nil {
+		return known
 	}
-	if s.topics != nil && time.Since(s.at) <= age || s.asking == nil && time.Since(s.tried) < topicsAskEvery {
-		defer t.mu.Unlock()
-		return s.topics
-	}
-	if s.asking == nil {
-		s.asking, s.tried = make(chan struct{}), time.Now()
-		t.router.background.Go(func() { t.ask(site, s) })
-	}
-	asking := s.asking
-	t.mu.Unlock()
+	return t.await(ctx, site, asking)
+}
+
+// await returns what is known of a site once the question to it is over.
+func (t *topics) await(ctx context.Context, site spillway.SiteID, asking <-chan struct{}) map[string]broker.TopicMetadata {
 	select {
 	case <-asking:
 	case <-ctx.Done():
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return s.topics
+	return t.mu.bySite[site].topics
+}
+
+// atAll is at for several sites. None is asked after another.
+func (t *topics) atAll(ctx context.Context, sites map[spillway.SiteID]bool, age time.Duration) map[spillway.SiteID]map[string]broker.TopicMetadata {
+	found := make(map[spillway.SiteID]map[string]broker.TopicMetadata, len(sites))
+	asked := make(map[spillway.SiteID]<-chan struct{})
+	for site := range sites {
+		if known, asking := t.look(site, age); asking == nil {
+			found[site] = known
+		} else {
+			asked[site] = asking
+		}
+	}
+	for site, asking := range asked {
+		found[site] = t.await(ctx, site, asking)
+	}
+	return found
+}
+
+// look returns what is known of a site, and if that is older than age the end of a question to
+// it, which is worth waiting for. It is not where the site was silent a moment ago: clients
+// want to know anew whenever a partition is refused, as those of a dark site are, and their
+// answers about others come behind this one. Of a site that never answered, nothing is known.
+func (t *topics) look(site spillway.SiteID, age time.Duration) (known map[string]broker.TopicMetadata, asking <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.mu.bySite[site]
+	if s == nil {
+		s = &siteTopics{}
+		t.mu.bySite[site] = s
+	}
+	if s.topics != nil && time.Since(s.at) <= age || s.asking == nil && time.Since(s.tried) < topicsAskEvery {
+		return s.topics, nil
+	}
+	if s.asking == nil {
+		s.asking, s.tried = make(chan struct{}), time.Now()
+		t.router.background.Go(func() { t.ask(site, s) })
+	}
+	if time.Since(s.silent) < topicsSilentMax {
+		return s.topics, nil
+	}
+	return s.topics, s.asking
 }
 
 // ask does not end with the client that wanted to know: others wait for it.
@@ -88,8 +129,8 @@ func (t *topics) ask(site spillway.SiteID, s *siteTopics) {
 	md, err := t.router.sites[site].Metadata(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err == nil {
-		s.topics, s.at = md.Topics, time.Now()
+	if s.silent = time.Now(); err == nil {
+		s.topics, s.at, s.silent = md.Topics, time.Now(), time.Time{}
 		for name := range md.Topics {
 			if !hidden(name) {
 				t.mu.ids[t.router.topology.TopicID(name)] = name
@@ -147,7 +188,7 @@ func (t *topics) stale(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s := t.mu.bySite[home(share)]; s != nil {
-		s.at, s.tried = time.Time{}, time.Time{}
+		s.at, s.tried, s.silent = time.Time{}, time.Time{}, time.Time{}
 	}
 }
 
@@ -177,9 +218,7 @@ func (n *naming) byID(ctx context.Context, id [16]byte) (string, bool) {
 		return name, ok
 	}
 	n.asked = true
-	for site := range t.homes() {
-		t.at(ctx, site, topicsAskEvery)
-	}
+	t.atAll(ctx, t.homes(), topicsAskEvery)
 	return t.known(id)
 }
 
@@ -214,8 +253,8 @@ func (t *topics) homeless() bool {
 // all lists the topics of all failover groups, each from the site that serves it.
 func (t *topics) all(ctx context.Context) []broker.TopicMetadata {
 	var found []broker.TopicMetadata
-	for site := range t.homes() {
-		for name, md := range t.at(ctx, site, t.router.config.MetadataMax) {
+	for site, topics := range t.atAll(ctx, t.homes(), t.router.config.MetadataMax) {
+		for name, md := range topics {
 			if s, ok := t.router.ShareOf(spillway.TopicPartition{Topic: name}); ok && home(s) == site {
 				found = append(found, md)
 			}

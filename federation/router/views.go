@@ -43,6 +43,17 @@ func (r *Router) viewOf(share *Share, t Term, tp spillway.TopicPartition) *offse
 	return nil
 }
 
+// Virtual translates a start or an end of the log of the site that serves. False if its map
+// does not say yet how.
+func (r *Router) Virtual(share *Share, t Term, tp spillway.TopicPartition, at spillway.LocalOffset) (spillway.Offset, bool) {
+	view := r.viewOf(share, t, tp)
+	if view == nil {
+		return 0, false
+	}
+	v, _ := view.ToVirtual(at)
+	return v, true
+}
+
 // committedView is the offset map by which positions of a consumer group are stored at
 // the site of its coordinator; t is the term of the group's share. The partition may be of
 // another share, which is served elsewhere: then the site follows it, and what it has will do,

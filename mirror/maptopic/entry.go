@@ -40,6 +40,7 @@ const (
 	kindRewrite  = "x" // x/<topic>/<hash of the value>: a rewrite.Text
 	kindTopic    = "t" // t/<topic>: a Topic
 	kindACL      = "a" // a/<the words of an entry>: a metadata.OwnedACL; a tombstone where it is not the mirror's any more
+	kindLevel    = "l" // l/<topic>/<partition>: a Level, of compacted topics
 	kindQuota    = "q" // q/<entity>: the values that the mirror set, metadata.Owned by key; a tombstone where there is none
 )
 
@@ -76,6 +77,7 @@ const (
 	GapDuplicate    = "duplicate"        // another mirror wrote [LocalFrom, LocalTo) once more before this one came; hidden
 	GapAborted      = "aborted-copy"     // it copied what aborted transactions had written to [LocalFrom, LocalTo); hidden
 	GapMissing      = "missing"          // it left [From, To) out, and wrote what comes behind
+	GapLate         = "late"             // compacted: the site was without the source for so long that deletions between From and To may be gone there
 	GapTransaction  = "transaction"      // others had a transaction open in [LocalFrom, LocalTo) at a standby; Detail says what became of it
 	GapRecreated    = "re-created"       // the topic was deleted and created anew at the source
 	GapStart        = "start"            // the flow was told to begin at To; [From, To) was not asked for
@@ -91,6 +93,14 @@ func StartID(tp spillway.TopicPartition) string { return tp.String() + "-" + Gap
 // Floor is the highest epoch of a share that the site saw.
 type Floor struct {
 	Epoch spillway.Epoch `json:"epoch"`
+}
+
+// Level says until when a site had all of a partition that its source had, or served it
+// itself: what the source's cleaner did before that, it cannot have missed (C15).
+type Level struct {
+	At time.Time `json:"at"`
+	// Virtual is the verified end then; −1 where the site served.
+	Virtual spillway.Offset `json:"virtual"`
 }
 
 // Origin says which flow feeds a topic, where there is no control plane.
@@ -161,6 +171,11 @@ func EndEntry(tp spillway.TopicPartition, e offsetmap.EpochEnd) Entry {
 // GapEntry adds to the gap log. The id makes it unique; the same gap written
 // again keeps one entry.
 func GapEntry(g Gap) Entry { return Entry{kindGap + "/" + g.ID, encode(g)} }
+
+// LevelEntry says that a site was level with its source, or served.
+func LevelEntry(tp spillway.TopicPartition, l Level) Entry {
+	return Entry{kindLevel + "/" + tp.Topic + "/" + strconv.Itoa(int(tp.Partition)), encode(l)}
+}
 
 // FloorEntry raises the epoch floor of a share.
 func FloorEntry(id spillway.ShareID, e spillway.Epoch) Entry {
@@ -280,6 +295,7 @@ type decoded struct {
 	origin *Origin
 	rules  *rewrite.Text
 	topic  *Topic
+	level  *Level
 	acl    *ownedACL
 	quota  *map[string]metadata.Owned
 	gone   bool   // a tombstone, of an acl, quota or worker
@@ -348,12 +364,17 @@ func decode(key, value []byte) (decoded, error) {
 	}
 	topic, rest, ok1 := strings.Cut(rest, "/")
 	partition, _, ok2 := strings.Cut(rest, "/")
+	if kind == kindLevel {
+		ok2, d.level = true, new(Level)
+	}
 	p, err := strconv.ParseInt(partition, 10, 32)
 	if !ok1 || !ok2 || err != nil || p < 0 || topic == "" {
 		return d, errKey
 	}
 	d.tp = spillway.TopicPartition{Topic: topic, Partition: int32(p)}
 	switch kind {
+	case kindLevel:
+		err = json.Unmarshal(value, d.level)
 	case kindChunk:
 		d.record, err = offsetmap.DecodeChunk(value)
 	case kindVerified:

@@ -51,19 +51,26 @@ type Reader struct {
 		maps    map[spillway.TopicPartition]*offsetmap.Map
 		byTopic map[string][]spillway.TopicPartition // the keys of maps
 		gaps    map[string]Gap
-		origins map[string][]Origin // by topic, in the order of their claims
+		hidden  map[spillway.TopicPartition]map[string]Gap  // those of gaps that hide a part of the log as it is
+		highest map[spillway.TopicPartition]map[string]Gap  // of hidden, that of each kind which lies highest: it is in danger if any is
+		lacks   map[spillway.TopicPartition]spillway.Offset // see Lacks
+		owed    map[spillway.TopicPartition]spillway.Offset // what a log had that began anew, until it is there again
+		origins map[string][]Origin                         // by topic, in the order of their claims
 		rules   map[string]rewrite.Text
 		floors  map[string]spillway.Epoch
 		kept    map[string]spillway.Epoch // the last one of floors that was written
 		workers map[string]*workers.Table // by flow
 		changed chan struct{}             // closed when somebody may have to do other things
 		topics  map[string]Topic
+		levels  map[spillway.TopicPartition]Level
 		acls    map[spillway.ACL]metadata.OwnedACL
 		quotas  map[string]map[string]metadata.Owned
 		next    int64         // the first offset of the topic that was not applied
 		moved   chan struct{} // closed when next changes
 		skipped int           // records that could not be understood
 		problem error         // why nothing can be read, nil while it works
+		whole   bool          // all that was there was read once, since it was forgotten last
+		forgot  int           // how often that was
 	}
 }
 
@@ -145,6 +152,24 @@ func (r *Reader) Began(tp spillway.TopicPartition) spillway.Offset {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.mu.gaps[StartID(tp)].To
+}
+
+// Followed is View with what the mirror has marked since (offsetmap.Map.Followed); nil
+// where nothing is known. position is that of the mark, 0 where it has none.
+func (r *Reader) Followed(tp spillway.TopicPartition, session int64, end spillway.Offset, position int64) *offsetmap.View {
+	whole := position > 0 && r.Position() >= position // before the map: it only grows
+	if m := r.Map(tp); m != nil {
+		return m.Followed(session, end, whole)
+	}
+	return nil
+}
+
+// Lacks is the virtual offset below which the site was not given all that its source had:
+// what is missing there looks as a hole, and another site may have it. 0 where it has all.
+func (r *Reader) Lacks(tp spillway.TopicPartition) spillway.Offset {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mu.lacks[tp]
 }
 
 // Origin is the flow that feeds a topic; false where none does, or a failover group.
@@ -261,6 +286,15 @@ func (r *Reader) Topic(name string) Topic {
 	return r.mu.topics[name]
 }
 
+// Level is until when the site was level with the source of a partition, as far as that was
+// written down.
+func (r *Reader) Level(tp spillway.TopicPartition) (Level, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	l, known := r.mu.levels[tp]
+	return l, known
+}
+
 // Topics lists the topics of which Topic tells something, sorted.
 func (r *Reader) Topics() []string {
 	r.mu.RLock()
@@ -335,6 +369,30 @@ func (r *Reader) Last(ctx context.Context) (position int64, err error) {
 	return int64(ends[topic]) - 1, nil
 }
 
+// Whole returns once everything was applied that was in the topic at some time since it was
+// read from its beginning: until then what is not found may only not have been read. A site
+// without a map topic has nothing to read.
+func (r *Reader) Whole(ctx context.Context) error {
+	for {
+		r.mu.RLock()
+		whole, forgot := r.mu.whole, r.mu.forgot
+		r.mu.RUnlock()
+		if whole {
+			return nil
+		}
+		err := r.CaughtUp(ctx)
+		if errors.Is(err, broker.ErrUnknownTopic) {
+			return nil // asked again: it may be created with what it had
+		}
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.mu.whole = r.mu.forgot == forgot
+		r.mu.Unlock()
+	}
+}
+
 // forget empties the maps: at the start, and when the topic lost records.
 func (r *Reader) forget() {
 	r.mu.Lock()
@@ -342,6 +400,10 @@ func (r *Reader) forget() {
 	r.mu.maps = make(map[spillway.TopicPartition]*offsetmap.Map)
 	r.mu.byTopic = make(map[string][]spillway.TopicPartition)
 	r.mu.gaps = make(map[string]Gap)
+	r.mu.hidden = make(map[spillway.TopicPartition]map[string]Gap)
+	r.mu.highest = make(map[spillway.TopicPartition]map[string]Gap)
+	r.mu.lacks = make(map[spillway.TopicPartition]spillway.Offset)
+	r.mu.owed = make(map[spillway.TopicPartition]spillway.Offset)
 	r.mu.origins = make(map[string][]Origin)
 	r.mu.rules = make(map[string]rewrite.Text)
 	r.mu.floors, r.mu.kept = make(map[string]spillway.Epoch), make(map[string]spillway.Epoch)
@@ -356,9 +418,12 @@ func (r *Reader) forget() {
 	}
 	r.mu.changed = make(chan struct{})
 	r.mu.topics = make(map[string]Topic)
+	r.mu.levels = make(map[spillway.TopicPartition]Level)
 	r.mu.acls = make(map[spillway.ACL]metadata.OwnedACL)
 	r.mu.quotas = make(map[string]map[string]metadata.Owned)
 	r.mu.next = 0
+	r.mu.whole = false
+	r.mu.forgot++
 }
 
 // follow reads until ctx ends. It goes on after every fault.
@@ -485,6 +550,11 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 	switch {
 	case d.gap != nil:
 		r.mu.gaps[d.name] = *d.gap
+		r.note(*d.gap)
+		if g := d.gap; g.Kind == GapMissing || g.Kind == GapStart || g.Kind == GapRetention {
+			tp := spillway.TopicPartition{Topic: g.Topic, Partition: g.Partition}
+			r.mu.lacks[tp] = max(r.mu.lacks[tp], g.To)
+		}
 	case d.floor != nil:
 		r.mu.floors[d.name], r.mu.kept[d.name] = max(r.mu.floors[d.name], d.floor.Epoch), d.floor.Epoch
 	case d.worker != nil:
@@ -497,6 +567,8 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 		}
 	case d.topic != nil:
 		r.mu.topics[d.name] = *d.topic
+	case d.level != nil:
+		r.mu.levels[d.tp] = *d.level
 	case d.acl != nil && d.gone:
 		delete(r.mu.acls, d.acl.ACL)
 	case d.acl != nil:
@@ -514,7 +586,14 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 		}
 	}
 	r.mu.Unlock()
-	if m != nil && m.Apply(d.record) && r.onChange != nil {
+	if m == nil {
+		return
+	}
+	changed := m.Apply(d.record)
+	r.mu.Lock()
+	r.settle(d.tp, m)
+	r.mu.Unlock()
+	if changed && r.onChange != nil {
 		r.onChange(d.tp)
 	}
 }

@@ -129,6 +129,35 @@ func TestTheFloorThatCompactionLeaves(t *testing.T) {
 	}
 }
 
+// What is not found in a map that is being read anew may only not have been read.
+func TestAMapIsWholeOnceItWasRead(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	site, err := embedded.Start(embedded.Config{Site: "west"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { site.Close() })
+	w := NewWriter(ctx, site, 1)
+	t.Cleanup(w.Close)
+	gap := Gap{ID: "g", Kind: GapForeign, Topic: "carts", LocalFrom: 5, LocalTo: 6}
+	if _, err := w.Save(ctx, GapEntry(gap)); err != nil {
+		t.Fatal(err)
+	}
+	r := Tail(ctx, site, nil)
+	t.Cleanup(r.Close)
+	for range 20 {
+		if err := r.Whole(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if !r.Holds(gap) {
+			t.Fatal("it is whole, and lacks what was there before")
+		}
+		r.forget()
+	}
+}
+
 // The partitions of a share are those that a look at all partitions of the map gives.
 func TestPartitionsOfTopics(t *testing.T) {
 	t.Parallel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -40,7 +41,8 @@ type Writer struct {
 	// Owned by run.
 	conn *conn.Conn
 
-	ensure sync.Mutex // one creation at a time
+	ensure sync.Mutex   // one creation at a time
+	saved  atomic.Int64 // see Saved
 }
 
 type save struct {
@@ -68,6 +70,7 @@ func (s *save) over() bool {
 func NewWriter(ctx context.Context, cluster broker.Cluster, replication int16) *Writer {
 	ctx, cancel := context.WithCancel(ctx)
 	w := &Writer{cluster: cluster, replication: replication, queue: make(chan *save, 1024), cancel: cancel, done: make(chan struct{})}
+	w.saved.Store(-1)
 	go w.run(ctx)
 	return w
 }
@@ -106,6 +109,10 @@ func (w *Writer) EnsureTopic(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Saved is the position of the last entry that was appended, -1 before the first. Whatever
+// a finished Save has appended lies there or before.
+func (w *Writer) Saved() int64 { return w.saved.Load() }
 
 // Save appends the entries in their order and returns the map position of the
 // last one once all in-sync replicas have them. It tries until ctx ends; then
@@ -231,6 +238,7 @@ func (w *Writer) append(ctx context.Context, pieces []piece) error {
 		if err == nil {
 			for i, p := range pieces {
 				p.of.position = base + int64(i)
+				w.saved.Store(p.of.position)
 			}
 			return nil
 		}

@@ -127,6 +127,17 @@ func (p *SettingsPlan) Leave(key string, owned map[string]Owned) {
 	delete(p.Done, key)
 }
 
+// LeaveOut takes a setting that is borrowed out of the plan. What was the mirror's own of it
+// stays so, with what it is to be once it is given back.
+func (p *SettingsPlan) LeaveOut(key string, wanted map[string]Wanted, owned map[string]Owned) {
+	p.Changes = slices.DeleteFunc(p.Changes, func(c Change) bool { return c.Key == key })
+	p.Kept = slices.DeleteFunc(p.Kept, func(k Kept) bool { return k.Key == key })
+	p.Leave(key, owned)
+	if w, want := wanted[key]; want {
+		p.own(key, Owned{Value: w.Value, From: w.From}, Owned{Value: w.Value, From: w.From})
+	}
+}
+
 func keysOf(wanted map[string]Wanted, owned map[string]Owned, agreed map[string]string) []string {
 	all := make(map[string]bool)
 	for key := range wanted {
@@ -150,6 +161,31 @@ var Needs = map[string]string{
 	"message.timestamp.type":          "CreateTime",
 	"message.timestamp.before.max.ms": strconv.FormatInt(math.MaxInt64, 10),
 	"message.timestamp.after.max.ms":  strconv.FormatInt(math.MaxInt64, 10),
+}
+
+// Stopped are what keeps the log cleaner from a topic whose log at this site hides records
+// (C11). They are borrowed like Needs, also while the site serves, until nothing is hidden
+// any more: a log that is never cleaned is read all the same, and what a cleaner removed is
+// gone. A lag at most that is shorter than the one at least would be refused by brokers,
+// and obeyed by those that do not look.
+var Stopped = map[string]string{
+	"min.compaction.lag.ms": strconv.FormatInt(math.MaxInt64, 10),
+	"max.compaction.lag.ms": strconv.FormatInt(math.MaxInt64, 10),
+}
+
+// Compacts tells whether a log cleaner works at a topic with the settings.
+func Compacts(settings map[string]string) bool {
+	return strings.Contains(settings["cleanup.policy"], "compact")
+}
+
+// needs are what is borrowed of a topic into which the mirror writes.
+func needs(stopped bool) map[string]string {
+	if !stopped {
+		return Needs
+	}
+	all := maps.Clone(Needs)
+	maps.Copy(all, Stopped)
+	return all
 }
 
 // Defaults are set on topics where nobody set anything else: a log that loses its
@@ -188,13 +224,18 @@ func named(patterns []string, key string) bool {
 	})
 }
 
-// PlanBorrowed makes the settings of a topic what Needs says. theirs is what the
-// source has in their place, which the site will have when it serves. The result
-// is saved before the changes are made.
-func PlanBorrowed(theirs, here map[string]string, borrowed map[string]*string) (changes []Change, now map[string]*string) {
+// PlanBorrowed makes the settings of a topic what Needs says, and Stopped if its cleaner
+// is to be. theirs is what the source has in their place, which the site will have when it
+// serves, and has again when the cleaner may go on. The result is saved before the changes
+// are made.
+func PlanBorrowed(theirs, here map[string]string, borrowed map[string]*string, stopped bool) (changes []Change, now map[string]*string) {
 	now = make(map[string]*string)
-	for _, key := range slices.Sorted(maps.Keys(Needs)) {
-		need := Needs[key]
+	wanted := needs(stopped)
+	for _, key := range slices.Sorted(maps.Keys(wanted)) {
+		need, why := wanted[key], "needed while the mirror writes here"
+		if _, is := Stopped[key]; is {
+			why = stoppedWhy
+		}
 		value, set := here[key]
 		_, had := borrowed[key]
 		if set && value == need && !had {
@@ -208,25 +249,83 @@ func PlanBorrowed(theirs, here map[string]string, borrowed map[string]*string) (
 		if set && value == need {
 			continue
 		}
-		change := Change{Key: key, New: &need, Why: "needed while the mirror writes here"}
+		change := Change{Key: key, New: &need, Why: why}
 		if set {
 			change.Old = &value
 		}
 		changes = append(changes, change)
 	}
+	if !stopped {
+		changes = append(changes, planReleased(theirs, here, borrowed)...)
+	}
 	return changes, now
 }
 
-// PlanReturned gives back what was borrowed, unless somebody changed it since.
-func PlanReturned(here map[string]string, borrowed map[string]*string) (changes []Change) {
+const (
+	stoppedWhy  = "the log hides records, and its cleaner would remove what clients see"
+	releasedWhy = "the log hides no records any more"
+)
+
+// planReleased lets the cleaner of a topic go on as at the source.
+func planReleased(theirs, here map[string]string, borrowed map[string]*string) (changes []Change) {
+	for _, key := range slices.Sorted(maps.Keys(Stopped)) {
+		_, had := borrowed[key]
+		value, set := here[key]
+		if !had || !set || value != Stopped[key] {
+			continue
+		}
+		change := Change{Key: key, Old: &value, Why: releasedWhy}
+		if their, ok := theirs[key]; ok {
+			if their == value {
+				continue
+			}
+			change.New = &their
+		}
+		changes = append(changes, change)
+	}
+	return changes
+}
+
+// PlanReturned gives back what was borrowed, unless somebody changed it since, and keeps
+// the cleaner of a topic stopped, or stops it, while it has to be. What is borrowed
+// afterwards is saved before the changes are made, and left is what of it is so for good.
+func PlanReturned(here map[string]string, borrowed map[string]*string, stopped bool) (changes []Change, left map[string]*string) {
 	for _, key := range slices.Sorted(maps.Keys(borrowed)) {
 		need, known := Needs[key]
+		why := "the site serves the topic"
+		if stop, is := Stopped[key]; is {
+			if stopped {
+				continue
+			}
+			need, known, why = stop, true, releasedWhy
+		}
 		value, set := here[key]
 		theirs := borrowed[key]
 		if !known || !set || value != need || theirs != nil && *theirs == need {
 			continue
 		}
-		changes = append(changes, Change{Key: key, Old: &value, New: theirs, Why: "the site serves the topic"})
+		changes = append(changes, Change{Key: key, Old: &value, New: theirs, Why: why})
 	}
-	return changes
+	if !stopped {
+		return changes, nil
+	}
+	left = make(map[string]*string)
+	for _, key := range slices.Sorted(maps.Keys(Stopped)) {
+		need := Stopped[key]
+		value, set := here[key]
+		before, had := borrowed[key]
+		if had {
+			left[key] = before
+		}
+		if set && value == need {
+			continue
+		}
+		change := Change{Key: key, New: &need, Why: stoppedWhy}
+		if set {
+			change.Old = &value
+		}
+		left[key] = change.Old
+		changes = append(changes, change)
+	}
+	return changes, left
 }

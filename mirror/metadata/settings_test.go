@@ -209,7 +209,7 @@ func TestCarried(t *testing.T) {
 // site serves; what others changed meanwhile stays.
 func TestBorrowedSettingsAreGivenBack(t *testing.T) {
 	here := map[string]string{"message.timestamp.type": "LogAppendTime", "compression.type": "producer"}
-	changes, borrowed := PlanBorrowed(map[string]string{"message.timestamp.type": "LogAppendTime"}, here, nil)
+	changes, borrowed := PlanBorrowed(map[string]string{"message.timestamp.type": "LogAppendTime"}, here, nil, false)
 	keys := []string{"message.timestamp.after.max.ms", "message.timestamp.before.max.ms", "message.timestamp.type"}
 	if got := slices.Sorted(maps.Keys(borrowed)); !slices.Equal(got, keys) || len(changes) != 3 {
 		t.Fatalf("%v, changes %+v", borrowed, changes)
@@ -219,16 +219,70 @@ func TestBorrowedSettingsAreGivenBack(t *testing.T) {
 		w.apply(c)
 	}
 	// The source changes a setting that is lent out, and somebody changes one here.
-	again, borrowed := PlanBorrowed(map[string]string{"message.timestamp.type": "LogAppendTime", "message.timestamp.after.max.ms": "5"}, here, borrowed)
+	again, borrowed := PlanBorrowed(map[string]string{"message.timestamp.type": "LogAppendTime", "message.timestamp.after.max.ms": "5"}, here, borrowed, false)
 	if len(again) != 0 {
 		t.Fatalf("changed again: %+v", again)
 	}
 	here["message.timestamp.before.max.ms"] = "17"
-	for _, c := range PlanReturned(here, borrowed) {
+	returned, left := PlanReturned(here, borrowed, false)
+	if len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	for _, c := range returned {
 		w.apply(c)
 	}
 	want := map[string]string{"message.timestamp.type": "LogAppendTime", "message.timestamp.after.max.ms": "5", "message.timestamp.before.max.ms": "17", "compression.type": "producer"}
 	if !maps.Equal(here, want) {
 		t.Errorf("%v", here)
+	}
+}
+
+// The cleaner of a log that hides records is stopped while the site follows and while it
+// serves, and goes on as at the source when nothing is hidden any more (C11).
+func TestCleanersAreStoppedAndGoOn(t *testing.T) {
+	week, never := "604800000", Stopped["min.compaction.lag.ms"]
+	theirs := map[string]string{"cleanup.policy": "compact", "min.compaction.lag.ms": week}
+	w := &world{here: map[string]string{"cleanup.policy": "compact", "min.compaction.lag.ms": week}}
+	apply := func(changes []Change) {
+		for _, c := range changes {
+			w.apply(c)
+		}
+	}
+	is := func(when, least, most string) {
+		t.Helper()
+		if w.here["min.compaction.lag.ms"] != least || w.here["max.compaction.lag.ms"] != most {
+			t.Fatalf("%s: %v", when, w.here)
+		}
+	}
+	changes, borrowed := PlanBorrowed(theirs, w.here, nil, true)
+	apply(changes)
+	is("stopped", never, never)
+	if b := borrowed["min.compaction.lag.ms"]; b == nil || *b != week {
+		t.Fatalf("it is not known what to give back: %v", borrowed)
+	}
+	changes, borrowed = PlanReturned(w.here, borrowed, true) // the site serves
+	apply(changes)
+	is("while the site serves", never, never)
+	if len(borrowed) != len(Stopped) {
+		t.Fatalf("left: %v", borrowed)
+	}
+	changes, borrowed = PlanBorrowed(theirs, w.here, borrowed, true) // and follows again
+	apply(changes)
+	is("still stopped", never, never)
+	changes, borrowed = PlanBorrowed(theirs, w.here, borrowed, false) // made anew
+	apply(changes)
+	is("goes on", week, "")
+	if len(borrowed) != len(Needs) {
+		t.Fatalf("borrowed: %v", borrowed)
+	}
+	// A topic that becomes compacted while the site serves.
+	changes, left := PlanReturned(w.here, nil, true)
+	apply(changes)
+	is("stopped where it serves", never, never)
+	changes, left = PlanReturned(w.here, left, false)
+	apply(changes)
+	is("given back where it serves", week, "")
+	if len(left) != 0 {
+		t.Fatalf("left: %v", left)
 	}
 }

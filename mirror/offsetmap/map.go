@@ -16,6 +16,7 @@ type Map struct {
 
 	session Session        // the newest that was claimed
 	opened  spillway.Epoch // the newest in which a session was opened, void ones included
+	begins  int64          // the newest session that was opened here
 	fenced  int64          // chunks of this and older sessions are void
 	pending *Chunk         // saved and not yet verified
 	writer  Session        // that saved pending: a newer one may have been claimed since
@@ -33,8 +34,14 @@ type Map struct {
 	source sourceAt
 	trail  *trail
 	begun  bool // an append session was opened, ranges were saved, or an epoch started
+	logs   Logs // of the session that was opened last; none if an older version did
 
-	view *View // nil after a change
+	view     *View // nil after a change
+	followed struct {
+		view  *View // nil after a change
+		end   spillway.Offset
+		whole bool
+	}
 }
 
 // New returns the map of a partition about which nothing is known.
@@ -59,7 +66,7 @@ func (m *Map) Apply(r Record) bool {
 		changed = m.applyEnd(r)
 	}
 	if changed {
-		m.view = nil
+		m.view, m.followed.view = nil, nil
 	}
 	return changed
 }
@@ -118,11 +125,12 @@ func (m *Map) applySession(s Session) bool {
 	if !s.Opened {
 		return true
 	}
+	m.begins = s.Session
 	v := s.Virtual
 	if v < 0 {
 		v = math.MaxInt64
 	}
-	m.begun = true
+	m.begun, m.logs = true, s.Logs
 	reached := s.Virtual
 	if o := m.open; o != nil { // its start came when the log had been read back already
 		kept := max(0, min(int64(v-o.Virtual), int64(s.Local-o.Local)))
@@ -133,6 +141,7 @@ func (m *Map) applySession(s Session) bool {
 		end.LogEnd = end.Local
 		m.ended(end)
 	}
+	m.clip(s.Local)
 	m.cut(v, s.Local)
 	m.end.local, m.end.virtual = s.Local, reached
 	return true
@@ -217,6 +226,24 @@ func (m *Map) ended(e EpochEnd) {
 	}
 }
 
+// clip forgets of epochs of this site what it gave from the local offset l on: the log
+// ends there, and what comes next is the mirror's. Of a log that begins anew the numbers
+// mean other records, which would be taken for stale ones, and for unreplicated ones.
+func (m *Map) clip(l spillway.LocalOffset) {
+	if i := slices.IndexFunc(m.epochs, func(e EpochStart) bool { return e.Local > l }); i >= 0 {
+		m.epochs = slices.Clone(m.epochs)
+		for j := i; j < len(m.epochs); j++ {
+			m.epochs[j].Local = min(m.epochs[j].Local, l)
+		}
+	}
+	if i := slices.IndexFunc(m.ends, func(e EpochEnd) bool { return e.LogEnd > l || e.Local > l }); i >= 0 {
+		m.ends = slices.Clone(m.ends)
+		for j := i; j < len(m.ends); j++ {
+			m.ends[j].Local, m.ends[j].LogEnd = min(m.ends[j].Local, l), min(m.ends[j].LogEnd, l)
+		}
+	}
+}
+
 // cut hides everything at or above the virtual offset v or the local offset l,
 // closes the open range there, and makes what remains of a pending chunk
 // visible: whoever cuts has verified what lies below.
@@ -290,6 +317,53 @@ func (m *Map) append(r Range) {
 func (m *Map) View() *View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.now()
+}
+
+// Followed is View with what the mirror has marked since, in a session of its own: below
+// the virtual offset end everything is here, so the log was compared with what was saved of
+// it (F). Where end lies beyond what was saved, the rest is a hole if the map is whole, which
+// is that it has heard all that was saved of what lies below end; else the View does not reach
+// it. Nil where the session was not opened here yet: who has claimed one has not compared
+// anything, and what it will find may be less. Nil also where the site itself gives offsets.
+func (m *Map) Followed(session int64, end spillway.Offset, whole bool) *View {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.open != nil || m.begins < session {
+		return nil
+	}
+	if end <= m.end.virtual || m.begins > session {
+		return m.now()
+	}
+	if v := m.followed.view; v != nil && m.followed.end == end && m.followed.whole == whole {
+		return v
+	}
+	v := *m.now()
+	v.tail = slices.Clone(v.tail)
+	var ranges []Range
+	if p := m.pending; p != nil && p.Session == session {
+		ranges = p.Ranges
+	}
+	for _, r := range ranges {
+		if r.Length = min(r.Length, int64(end-r.Virtual)); r.Length <= 0 {
+			break
+		}
+		v.local, v.virtual = r.LocalEnd(), r.VirtualEnd()
+		if n := len(v.tail); n > 0 && v.tail[n-1].Epoch == r.Epoch && v.tail[n-1].VirtualEnd() == r.Virtual && v.tail[n-1].LocalEnd() == r.Local {
+			v.tail[n-1].Length += r.Length
+		} else {
+			v.tail = append(v.tail, r)
+		}
+	}
+	if whole {
+		v.virtual = max(v.virtual, end)
+	}
+	m.followed.view, m.followed.end, m.followed.whole = &v, end, whole
+	return &v
+}
+
+// now is View for who holds mu.
+func (m *Map) now() *View {
 	if m.view == nil {
 		m.view = &View{
 			blocks: m.blocks, tail: slices.Clone(m.tail), open: m.open,
@@ -298,6 +372,13 @@ func (m *Map) View() *View {
 		}
 	}
 	return m.view
+}
+
+// Logs tell which log was opened last.
+func (m *Map) Logs() Logs {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.logs
 }
 
 // Open is View().Open() without a View.

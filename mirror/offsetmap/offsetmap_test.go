@@ -343,3 +343,36 @@ func TestBlockUntil(t *testing.T) {
 		}
 	})
 }
+
+// A log begins anew at a site that has served: somebody has deleted the topic there. What
+// the mirror writes then lies at numbers that the site gave once, and is neither stale nor
+// unreplicated.
+func TestALogThatBeginsAnewWhereItServed(t *testing.T) {
+	t.Parallel()
+	m := New()
+	m.Apply(EpochStart{Epoch: 1, Virtual: 1000, Local: 0})
+	m.Apply(EpochEnd{Epoch: 1, Virtual: 1080, Local: 80, LogEnd: 90})
+	m.Apply(Session{Session: 1, Worker: "w", ProducerID: 7, Opened: true, Epoch: 2, Local: 90, Virtual: 1080})
+	m.Apply(&Chunk{Session: 1, Worker: "w", First: 90, Ranges: []Range{{2, 1080, 90, 20}}})
+	m.Apply(Verified{Session: 1, Local: 110, Virtual: 1100})
+	v := m.View()
+	if !v.Stale(7, 79) || v.Stale(7, 90) || v.Ends()[0].LogEnd != 90 {
+		t.Fatalf("before: stale %t, %t; ends %+v", v.Stale(7, 79), v.Stale(7, 90), v.Ends())
+	}
+	m.Apply(Session{Session: 2, Worker: "w", ProducerID: 7, ProducerEpoch: 1, Opened: true, Epoch: 2, Local: 0, Virtual: 1000})
+	m.Apply(&Chunk{Session: 2, Worker: "w", First: 0, Ranges: []Range{{1, 1000, 0, 80}, {2, 1080, 80, 20}}})
+	m.Apply(Verified{Session: 2, Local: 100, Virtual: 1100})
+	v = m.View()
+	for l := range spillway.LocalOffset(100) {
+		if o, visible := v.ToVirtual(l); v.Stale(7, l) || !visible || o != 1000+spillway.Offset(l) {
+			t.Fatalf("local offset %d: stale %t, virtual %d, visible %t", l, v.Stale(7, l), o, visible)
+		}
+	}
+	if e := v.Ends()[0]; e.Local < e.LogEnd || e.Virtual != 1080 {
+		t.Fatalf("unreplicated records are told of that are gone: %+v", e)
+	}
+	m.Apply(EpochStart{Epoch: 3, Virtual: 1100, Local: 100, Session: 2})
+	if v = m.View(); v.Stale(7, 99) || !v.Stale(7, 100) {
+		t.Fatalf("in an epoch that follows: stale %t, %t", v.Stale(7, 99), v.Stale(7, 100))
+	}
+}

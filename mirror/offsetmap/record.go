@@ -67,6 +67,8 @@ type Session struct {
 	Epoch   spillway.Epoch       `json:"epoch,omitempty"`
 	Local   spillway.LocalOffset `json:"local"`   // verified end in the site's numbers
 	Virtual spillway.Offset      `json:"virtual"` // verified end in virtual offsets, holes included; −1 where nothing is known
+	// Logs tell which log was opened.
+	Logs Logs `json:"logs,omitzero"`
 }
 
 // Same tells whether both are of one worker's claim.

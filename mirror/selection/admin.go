@@ -1,6 +1,7 @@
 package selection
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -166,7 +167,7 @@ func (a *admin) DeleteGroup(_ context.Context, group string) error {
 	return a.readOnly("delete group", group)
 }
 
-// offsets asks for one offset of each partition.
+// offsets asks for one offset of each partition. With an error it returns those that were found.
 func (a *admin) offsets(tps []spillway.TopicPartition, ask func([]spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error)) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
 	there := make([]spillway.TopicPartition, len(tps))
 	for i, tp := range tps {
@@ -177,16 +178,13 @@ func (a *admin) offsets(tps []spillway.TopicPartition, ask func([]spillway.Topic
 		there[i] = spillway.TopicPartition{Topic: name, Partition: tp.Partition}
 	}
 	got, err := ask(there)
-	if err != nil {
-		return nil, err
-	}
 	shown := make(map[spillway.TopicPartition]spillway.LocalOffset, len(got))
 	for i, tp := range tps {
 		if o, ok := got[there[i]]; ok {
 			shown[tp] = o
 		}
 	}
-	return shown, nil
+	return shown, err
 }
 
 func (a *admin) LogEnds(ctx context.Context, tps []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
@@ -211,6 +209,18 @@ func (a *admin) LogStarts(ctx context.Context, tps []spillway.TopicPartition) (m
 	return a.offsets(tps, func(there []spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
 		return a.admin.LogStarts(ctx, there)
 	})
+}
+
+func (a *admin) LogBounds(ctx context.Context, tps []spillway.TopicPartition) (starts, ends map[spillway.TopicPartition]spillway.LocalOffset, err error) {
+	var there map[spillway.TopicPartition]spillway.LocalOffset
+	ends, err = a.offsets(tps, func(of []spillway.TopicPartition) (found map[spillway.TopicPartition]spillway.LocalOffset, err error) {
+		there, found, err = a.admin.LogBounds(ctx, of)
+		return found, err
+	})
+	starts, fault := a.offsets(tps, func([]spillway.TopicPartition) (map[spillway.TopicPartition]spillway.LocalOffset, error) {
+		return there, nil
+	})
+	return starts, ends, cmp.Or(err, fault)
 }
 
 func (a *admin) OffsetsForTime(ctx context.Context, tps []spillway.TopicPartition, milliseconds int64) (map[spillway.TopicPartition]spillway.LocalOffset, error) {

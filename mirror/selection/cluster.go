@@ -115,4 +115,12 @@ func (s *selected) Leader(ctx context.Context, tp spillway.TopicPartition) (int3
 	return s.Cluster.Leader(ctx, spillway.TopicPartition{Topic: name, Partition: tp.Partition})
 }
 
+func (s *selected) KnownLeader(tp spillway.TopicPartition) (int32, bool) {
+	name, err := s.there(tp.Topic)
+	if err != nil {
+		return -1, false
+	}
+	return s.Cluster.KnownLeader(spillway.TopicPartition{Topic: name, Partition: tp.Partition})
+}
+
 func (s *selected) Admin() broker.Admin { return &admin{s.Cluster.Admin(), s} }

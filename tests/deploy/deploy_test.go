@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	moves "spillway/federation/history"
 )
 
 const targetsPatience = time.Minute
@@ -53,6 +55,7 @@ func TestDeploy(t *testing.T) {
 	}
 
 	switchUnderLoad(t, booted, inventory)
+	booted["north-1"].drills(t)
 
 	// A configuration that Kafka would refuse is refused before it is installed.
 	pids := booted.pids(t)
@@ -106,6 +109,24 @@ func (hs hosts) checkServices(t *testing.T) {
 		}
 	}
 	checkTargets(t, "http://"+addresses["north-1"]+":9090", 1+2*len(hs))
+}
+
+// drills has a host hold the drill that its timer would: a failover to west and the way
+// home, under the load of the drill's own client.
+func (h *host) drills(t *testing.T) {
+	t.Helper()
+	if timers := h.run(t, "systemctl list-timers --no-legend --plain spillway-drill.timer"); !strings.Contains(timers, "spillway-drill.service") {
+		t.Errorf("no timer holds drills: %q", timers)
+	}
+	h.run(t, "systemd-analyze security --no-pager --threshold=25 spillway-drill.service")
+	h.run(t, "systemctl start spillway-drill.service || { journalctl --no-pager -u spillway-drill.service; false; }")
+	text := h.run(t, "spillway --config /etc/spillway/spillway.yaml drill list drill -o json")
+	var drills []moves.Drill
+	if err := json.Unmarshal([]byte(text), &drills); err != nil || len(drills) != 1 || drills[0].Outcome != moves.DrillPassed || len(drills[0].Moves) != 2 {
+		t.Fatalf("the drill of the timer: %v\n%s", err, text)
+	}
+	recovery, _ := drills[0].Recovery()
+	t.Logf("drill of the timer: clients waited %s in the failover; %d sent, %d acknowledged, %d lost", recovery, drills[0].Sent, drills[0].Acked, drills[0].Lost)
 }
 
 // What runs where, for the units that the roles wrote.

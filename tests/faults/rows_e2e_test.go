@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"spillway"
 	"spillway/federation/failover"
 	"spillway/tests/cluster/process"
@@ -53,11 +55,20 @@ var rows = []row{
 		a.elsewhere()
 		a.w.ReturnSite(a.home)
 	}},
-	{"the network of a site is a black hole", func(a *arena) {
-		a.w.Cut()
-		a.pause(8 * time.Second)
-		a.w.Heal()
+	{"the broker of home hangs until another site serves, and goes on", func(a *arena) {
+		a.must(a.w.Kafka[a.home].Pause())
+		a.elsewhere()
+		a.must(a.w.Kafka[a.home].Resume()) // it answers what it was asked before
 	}},
+	{"the disk of home is full", func(a *arena) { a.diskFull(a.home, a.elsewhere) }},
+	{"the disk of a standby is full", func(a *arena) {
+		a.diskFull(a.standby, func() { a.pause(leasePast) })
+	}},
+	{"the network of a site is a black hole", func(a *arena) { a.cutOff(a.w.Cut) }},
+	{"what a site sends is lost", func(a *arena) { a.cutOff(func() { a.w.CutOneWay(true) }) }},
+	{"what a site is sent is lost", func(a *arena) { a.cutOff(func() { a.w.CutOneWay(false) }) }},
+	{"a site and the brokers of the others do not reach each other", func(a *arena) { a.cutOff(a.w.CutBrokers) }},
+	{"the gateway of home can open nothing more", func(a *arena) { a.noFiles(a.w.Spillway(a.home), leasePast) }},
 	{"the Consul leader is killed", func(a *arena) { a.leaderAway(3 * time.Second) }},
 	{"the Consul server of home answers nothing for a while", func(a *arena) {
 		a.must(a.w.ConsulOf(a.home).Pause())
@@ -88,6 +99,9 @@ var rows = []row{
 	}},
 	{"a switchover, and the broker of the target is killed", func(a *arena) {
 		a.during(func() { a.brokerAway(2 * time.Second) })
+	}},
+	{"a switchover, and the disk of the target is full", func(a *arena) {
+		a.during(func() { a.diskFull(a.standby, func() { a.pause(2 * time.Second) }) })
 	}},
 	{"two people switch to different sites at once", func(a *arena) {
 		a.during(func() {
@@ -121,6 +135,31 @@ func (a *arena) brokerAway(d time.Duration) {
 	a.must(a.w.Kafka[a.standby].Kill())
 	a.pause(d)
 	a.must(a.w.Kafka[a.standby].Restart(a.t.Context()))
+}
+
+// diskFull leaves a broker no room to write, for so long. It may have ended by then, or
+// not: it is started anew, as a person would who made room.
+func (a *arena) diskFull(site string, wait func()) {
+	a.must(a.w.Kafka[site].FillDisk())
+	wait()
+	a.must(a.w.Kafka[site].FreeDisk())
+	a.must(a.w.Kafka[site].Kill())
+	a.must(a.w.Kafka[site].Restart(a.t.Context()))
+}
+
+func (a *arena) cutOff(cut func()) {
+	cut()
+	a.pause(8 * time.Second)
+	a.w.Heal()
+}
+
+// noFiles keeps a process from opening files and connections: it has as many as it may.
+func (a *arena) noFiles(p *process.Process, d time.Duration) {
+	var usual unix.Rlimit
+	a.must(unix.Prlimit(p.Pid(), unix.RLIMIT_NOFILE, nil, &usual))
+	a.must(unix.Prlimit(p.Pid(), unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: usual.Max}, nil))
+	a.pause(d)
+	a.must(unix.Prlimit(p.Pid(), unix.RLIMIT_NOFILE, &usual, nil))
 }
 
 func (a *arena) leaderAway(d time.Duration) {

@@ -34,8 +34,13 @@ type watcher struct {
 var elsewhere = map[string]string{
 	// The mirror's principal may do everything here, and a broker that hangs is another story.
 	"GroupPositionsOld": "dashboards/testdata/rules_test.yml fires it, mirror.TestAGroupThatIsNotCarriedIsTold and telemetry.TestTheAgeOfGroupsIsShown have its metric",
+	// No group here exists for drills; cmd/spillway.TestRealDrills holds some.
+	"DrillFailed":  "dashboards/testdata/rules_test.yml fires it, telemetry.TestDrillsAreShown has its metric",
+	"DrillOverdue": "dashboards/testdata/rules_test.yml fires it, telemetry.TestDrillsAreShown has its metric",
 	// The clients here do not log in, so gateways have no list of rights.
 	"RightsOld": "dashboards/testdata/rules_test.yml fires it, telemetry.TestTheAgeOfRightsIsShown has its metric",
+	// The topics of this story are not compacted, and it does not last for hours.
+	"DeletionsMissedSoon": "dashboards/testdata/rules_test.yml fires it, telemetry.TestDeletionsBehindAreShown has its metric, mirror.TestJudgeLate what that is made of",
 }
 
 // One story provokes every alert but those and moves every panel: somebody leaves a

@@ -54,13 +54,31 @@ func newNetwork() (*network, error) {
 	return n, nil
 }
 
-// cut makes the site a black hole to everybody else, and everybody else to it.
-func (n *network) cut() error {
-	rules := fmt.Sprintf(`table inet %[1]s {
-	chain in { type filter hook input priority 0; iifname "%[2]s" drop; }
-	chain out { type filter hook output priority 0; oifname "%[2]s" drop; }
-}`, n.name, n.device)
-	return command("nft", rules)
+// cut drops what the site sends, what it is sent, or both: then it is a black hole to
+// everybody else, and everybody else to it.
+func (n *network) cut(sends, isSent bool) error {
+	rules := ""
+	if sends {
+		rules += fmt.Sprintf("chain in { type filter hook input priority 0; iifname %q drop; }\n", n.device)
+	}
+	if isSent {
+		rules += fmt.Sprintf("chain out { type filter hook output priority 0; oifname %q drop; }\n", n.device)
+	}
+	return n.rules(rules)
+}
+
+// cutPorts drops what the site sends to ports elsewhere, and what is sent to ports of it.
+func (n *network) cutPorts(elsewhere, there []int) error {
+	return n.rules(fmt.Sprintf("chain in { type filter hook input priority 0; iifname %[1]q tcp dport { %[2]s } drop; }\n"+
+		"chain out { type filter hook output priority 0; oifname %[1]q tcp dport { %[3]s } drop; }\n", n.device, list(elsewhere), list(there)))
+}
+
+func (n *network) rules(chains string) error {
+	return command("nft", "table inet "+n.name+" {\n"+chains+"}")
+}
+
+func list(ports []int) string {
+	return strings.Trim(strings.Join(strings.Fields(fmt.Sprint(ports)), ", "), "[]")
 }
 
 func (n *network) heal() error { return command("nft", "delete table inet "+n.name) }

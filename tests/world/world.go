@@ -54,9 +54,10 @@ type Options struct {
 	LossMax       int64
 	ReservedBlock int64
 	OffsetBase    int64
-	Extra         string // lines added to the failover group, YAML
-	Control       string // settings of the control role, YAML
-	Mirror        string // settings of the mirror role, YAML: "key: value, key: value"
+	Extra         string            // lines added to the failover group, YAML
+	Control       string            // settings of the control role, YAML
+	Mirror        string            // settings of the mirror role, YAML: "key: value, key: value"
+	Properties    map[string]string // of all brokers
 	// MirrorApart runs the mirror of each site in a process of its own.
 	MirrorApart bool
 	// LeaderFirst gives the Consul server that leads to the first site.
@@ -64,6 +65,8 @@ type Options struct {
 	// Isolated is a site with a network of its own, so that Cut can make it a
 	// black hole. Needs root.
 	Isolated string
+	// OwnDisks lets the disks of brokers be filled. Needs root.
+	OwnDisks bool
 }
 
 // World is running until the test ends.
@@ -114,7 +117,7 @@ func Start(t testing.TB, o Options) *World {
 		places = append(places, consul.Place{Host: w.host(site), Network: w.Network(site)})
 		configs = append(configs, kafka.Config{
 			Host: w.host(site), Network: w.Network(site), Name: site, Version: o.Versions[site], Brokers: o.Brokers, FirstNode: 1 + 10*i,
-			Users: map[string]string{user: password}, SuperUsers: []string{user},
+			Users: map[string]string{user: password}, SuperUsers: []string{user}, Properties: o.Properties, OwnDisk: o.OwnDisks,
 		})
 	}
 	for i, c := range kafka.ForTest(t, configs...) {
@@ -321,11 +324,35 @@ func (w *World) ConsulOf(site string) *consul.Server {
 // Cut makes the isolated site a black hole; what runs there goes on.
 func (w *World) Cut() {
 	w.t.Helper()
-	w.must(w.network.cut())
+	w.must(w.network.cut(true, true))
 	w.away[w.Options.Isolated] = true
 }
 
-// Heal ends Cut.
+// CutOneWay drops either what the isolated site sends, or what it is sent.
+func (w *World) CutOneWay(sends bool) {
+	w.t.Helper()
+	w.must(w.network.cut(sends, !sends))
+	w.away[w.Options.Isolated] = true
+}
+
+// CutBrokers drops what passes to brokers between the isolated site and the others;
+// gateways, mirrors and Consul servers go on talking to each other.
+func (w *World) CutBrokers() {
+	w.t.Helper()
+	var elsewhere, there []int
+	for site, c := range w.Kafka {
+		for _, b := range c.Brokers {
+			if site == w.Options.Isolated {
+				there = append(there, b.Port)
+			} else {
+				elsewhere = append(elsewhere, b.Port)
+			}
+		}
+	}
+	w.must(w.network.cutPorts(elsewhere, there))
+}
+
+// Heal ends a cut, of whatever kind.
 func (w *World) Heal() {
 	w.t.Helper()
 	w.must(w.network.heal())

@@ -31,6 +31,7 @@ type Broker struct {
 	Log  string
 
 	dir     string
+	disk    *disk // nil: that of dir
 	config  Config
 	java    Java
 	dial    []kgo.Opt
@@ -90,6 +91,8 @@ func (b *Broker) start() error {
 	return err
 }
 
+func (b *Broker) data() string { return dataOf(b.dir) }
+
 func (b *Broker) propertiesFile() string { return filepath.Join(b.dir, "server.properties") }
 
 // format writes the settings and, unless there is data already, the storage.
@@ -97,10 +100,16 @@ func (b *Broker) format(ctx context.Context, clusterID string, properties map[st
 	if err := os.MkdirAll(b.dir, 0o755); err != nil {
 		return err
 	}
+	if b.config.OwnDisk {
+		var err error
+		if b.disk, err = newDisk(b.data()); err != nil {
+			return err
+		}
+	}
 	if err := os.WriteFile(b.propertiesFile(), []byte(fileOf(properties)), 0o600); err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(b.dir, "data", "meta.properties")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(b.data(), "meta.properties")); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	args := append([]string{"format", "-t", clusterID, "-c", b.propertiesFile()}, b.config.scram()...)

@@ -43,7 +43,7 @@ func Start(ctx context.Context, config Config) (*Cluster, error) {
 	}
 	c := &Cluster{Name: config.Name, Version: config.Version, config: config}
 	if err := c.start(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("kafka %s: %w", config.Name, err), c.Kill())
+		return nil, errors.Join(fmt.Errorf("kafka %s: %w", config.Name, err), c.end())
 	}
 	return c, nil
 }
@@ -58,7 +58,7 @@ func StartAll(ctx context.Context, configs ...Config) ([]*Cluster, error) {
 	if err != nil {
 		for _, c := range clusters {
 			if c != nil {
-				err = errors.Join(err, c.Kill())
+				err = errors.Join(err, c.end())
 			}
 		}
 		return nil, err
@@ -84,7 +84,7 @@ func ForTest(t testing.TB, configs ...Config) []*Cluster {
 	}
 	t.Cleanup(func() {
 		for _, c := range clusters {
-			if err := c.Kill(); err != nil {
+			if err := c.end(); err != nil {
 				t.Error(err)
 			}
 			for _, b := range c.Brokers {
@@ -152,6 +152,28 @@ func (c *Cluster) Pause() error {
 // Resume lets all paused brokers go on.
 func (c *Cluster) Resume() error {
 	return c.each(func(b *Broker) error { return b.Resume() })
+}
+
+// FillDisk leaves no room on the disks of all brokers, which need OwnDisk. A broker that
+// cannot write gives its folder up, and ends.
+func (c *Cluster) FillDisk() error {
+	return c.each(func(b *Broker) error { return b.disk.fill() })
+}
+
+// FreeDisk ends FillDisk. Brokers that have ended stay down.
+func (c *Cluster) FreeDisk() error {
+	return c.each(func(b *Broker) error { return b.disk.free() })
+}
+
+// end kills all brokers; what they wrote to disks of their own is gone.
+func (c *Cluster) end() error {
+	err := c.Kill()
+	for _, b := range c.Brokers {
+		if b.disk != nil {
+			err = errors.Join(err, b.disk.remove())
+		}
+	}
+	return err
 }
 
 // Restart starts all brokers, which must be down, and waits until each sees all others.

@@ -5,7 +5,10 @@ package kafka
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -180,5 +183,28 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A disk that is full takes nothing more, and as much as before once it is free; one that
+// a killed test left is removed.
+func TestADiskIsFilled(t *testing.T) {
+	d, err := newDisk(t.TempDir())
+	must(t, err)
+	t.Cleanup(func() { must(t, d.remove()) })
+	file := filepath.Join(d.dir, "file")
+	must(t, os.WriteFile(file, make([]byte, 1<<20), 0o600))
+	must(t, d.fill())
+	if err := os.WriteFile(file+"2", make([]byte, 1<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("a full disk: %v, want %v", err, syscall.ENOSPC)
+	}
+	must(t, d.free())
+	must(t, os.WriteFile(file+"3", make([]byte, 1<<20), 0o600))
+
+	left := t.TempDir()
+	must(t, run("mount", "-t", "tmpfs", diskPrefix+"999999999", left)) // no process has that id
+	must(t, removeStaleDisks())
+	if mounts, err := os.ReadFile("/proc/self/mounts"); err != nil || strings.Contains(string(mounts), left) {
+		t.Errorf("the disk of a test that has died is still there (%v)", err)
 	}
 }

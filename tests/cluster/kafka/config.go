@@ -41,6 +41,10 @@ type Config struct {
 	Host    string // address to listen on and to advertise; 127.0.0.1 if empty
 	Network string // network namespace of the brokers; empty: that of the test
 
+	// OwnDisk gives the data of each broker a file system of its own, in memory, which
+	// FillDisk can fill. Needs root.
+	OwnDisk bool
+
 	HeapMB  int      // 256 if 0
 	Options []string // added to those of the virtual machine
 }
@@ -83,6 +87,9 @@ func (c Config) validate() error {
 	return errors.Join(faults...)
 }
 
+// dataOf is the folder of a broker's logs.
+func dataOf(dir string) string { return filepath.Join(dir, "data") }
+
 // ports are those of one broker.
 type ports struct{ client, internal, controller int }
 
@@ -101,7 +108,7 @@ func (c Config) properties(index int, all []ports, dir, keystore string) map[str
 		"advertised.listeners":      advertised,
 		// Brokers talk apart from clients, so a client never learns of a listener without credentials.
 		"inter.broker.listener.name": "INTERNAL",
-		"log.dirs":                   filepath.Join(dir, "data"),
+		"log.dirs":                   dataOf(dir),
 
 		"auto.create.topics.enable":                        "false",
 		"default.replication.factor":                       replicas,
