@@ -133,7 +133,7 @@ func (d *driver) foretell(ctx context.Context, before, next failover.Share, view
 		}
 		known.Ends[site] = failover.PartitionOffsets{}
 		r := d.c.mu.maps[site]
-		for _, tp := range r.Partitions() {
+		for _, tp := range r.PartitionsOf(d.group.Topics) {
 			if d.c.cfg.Topology.Has(d.group, tp) {
 				end, _ := r.View(tp).End()
 				known.Ends[site].Set(tp, end)
