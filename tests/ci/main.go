@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -53,22 +54,22 @@ func fatal(err error) {
 	os.Exit(2)
 }
 
-// report prints one row for each stage, why tests failed and, last, the sum alone on its line.
+// report prints one row for each stage (busy: of all processors' time, how many in a hundred), why tests failed and, last, the sum alone on its line.
 func report(results []result) (failed int) {
 	var passed int
-	var total time.Duration
-	fmt.Printf("\n%-12s %8s %8s %8s %8s\n", "stage", "seconds", "passed", "failed", "at least")
+	var total, used time.Duration
+	fmt.Printf("\n%-12s %8s %8s %8s %8s %8s\n", "stage", "seconds", "busy", "passed", "failed", "at least")
 	for _, r := range results {
 		least := "-"
 		if r.stage.testsMin > 0 {
 			least = fmt.Sprint(r.stage.testsMin)
 		}
-		fmt.Printf("%-12s %8.0f %8d %8d %8s\n", r.stage.name, r.took.Seconds(), r.passed, r.failed(), least)
+		fmt.Printf("%-12s %8.0f %7.0f%% %8d %8d %8s\n", r.stage.name, r.took.Seconds(), busy(r.used, r.took), r.passed, r.failed(), least)
 		passed += r.passed
 		failed += r.failed()
-		total += r.took
+		total, used = total+r.took, used+r.used
 	}
-	fmt.Printf("%-12s %8.0f\n\n", "all", total.Seconds())
+	fmt.Printf("%-12s %8.0f %7.0f%%\n\n", "all", total.Seconds(), busy(used, total))
 	for _, r := range results {
 		for _, line := range slices.Concat(r.faults, r.said) {
 			fmt.Printf("%s: %s\n", r.stage.name, line)
@@ -76,4 +77,8 @@ func report(results []result) (failed int) {
 	}
 	fmt.Printf("%d passed, %d failed\n", passed, failed)
 	return failed
+}
+
+func busy(used, took time.Duration) float64 {
+	return 100 * used.Seconds() / (took.Seconds() * float64(runtime.NumCPU()))
 }

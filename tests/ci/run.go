@@ -17,6 +17,7 @@ import (
 type result struct {
 	stage  stage
 	took   time.Duration
+	used   time.Duration // processor time of its processes, as far as somebody waited for their end
 	passed int
 	broken int      // failed tests
 	faults []string // what is wrong with the stage as a whole
@@ -33,8 +34,8 @@ const logs = ".cache/ci"
 func run(ctx context.Context, s stage) result {
 	begin := time.Now()
 	r := result{stage: s}
-	tests, err := runCommand(ctx, s)
-	r.took = time.Since(begin)
+	tests, used, err := runCommand(ctx, s)
+	r.took, r.used = time.Since(begin), used
 	if !s.isGoTest() {
 		if err != nil {
 			r.faults = append(r.faults, err.Error())
@@ -52,14 +53,14 @@ func run(ctx context.Context, s stage) result {
 	return r
 }
 
-func runCommand(ctx context.Context, s stage) (tests *count, err error) {
+func runCommand(ctx context.Context, s stage) (tests *count, used time.Duration, err error) {
 	tests = newCount()
 	if err := os.MkdirAll(logs, 0o755); err != nil {
-		return tests, err
+		return tests, 0, err
 	}
 	log, err := os.Create(filepath.Join(logs, s.name+".log"))
 	if err != nil {
-		return tests, err
+		return tests, 0, err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
 
@@ -83,10 +84,13 @@ func runCommand(ctx context.Context, s stage) (tests *count, err error) {
 	runErr := command.Run()
 	_ = write.Close() // never fails
 	followErr := <-finished
+	if state := command.ProcessState; state != nil { // nil where it did not start
+		used = state.UserTime() + state.SystemTime()
+	}
 	if ctx.Err() != nil {
 		runErr = fmt.Errorf("ended after %s: %w", s.limit, ctx.Err())
 	}
-	return tests, errors.Join(runErr, followErr)
+	return tests, used, errors.Join(runErr, followErr)
 }
 
 // follow writes everything into the log, and to the screen what a person wants
