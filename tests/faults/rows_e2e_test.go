@@ -73,6 +73,7 @@ var rows = []row{
 	{"what a site is sent is lost", func(a *arena) { a.cutOff(func() { a.w.CutOneWay(false) }) }},
 	{"a site and the brokers of the others do not reach each other", func(a *arena) { a.cutOff(a.w.CutBrokers) }},
 	{"the link of a site loses packets", func(a *arena) { a.cutOff(func() { a.w.LosePackets(lostPercent) }) }},
+	{"a switchover over a link that is long, reorders and repeats packets", func(a *arena) { a.poorLink() }},
 	{"the clock of home's broker is two days ahead for a while", func(a *arena) { a.clockAhead(a.home, twoDays) }},
 	{"the clock of a standby's broker is two days ahead for a while", func(a *arena) { a.clockAhead(a.standby, twoDays) }},
 	{"the clock of a standby's broker is two days behind for a while", func(a *arena) { a.clockAhead(a.standby, -twoDays) }},
@@ -169,6 +170,23 @@ func (a *arena) cutOff(cut func()) {
 	cut()
 	a.pause(8 * time.Second)
 	a.w.Heal()
+}
+
+// poorLink is 80 to 130 ms there and back, and one packet in fifty arrives twice. A switchover
+// goes over it, to the site behind it or away from that.
+func (a *arena) poorLink() {
+	if far := a.w.Options.Isolated; a.other == far {
+		a.standby, a.other = far, a.standby
+	}
+	end := a.w.Detour(world.Weather{Delay: 40 * time.Millisecond, Jitter: 25 * time.Millisecond, Repeated: 2})
+	a.pause(4 * time.Second)
+	a.command("switchover", world.Group, "--to", a.standby, "--timeout", "20s", "--behind-max", "30s")
+	a.pause(2 * time.Second)
+	did := end()
+	a.t.Logf("measured: on the link of %s: %v", a.w.Options.Isolated, did)
+	if did.Overtaken == 0 || did.Repeated == 0 {
+		a.t.Errorf("the link did nothing: %v", did)
+	}
 }
 
 // noFiles keeps a process from opening files and connections: it has as many as it may.

@@ -361,6 +361,18 @@ func (w *World) LosePackets(percent int) {
 	w.must(w.network.lose(percent))
 }
 
+// Detour has what passes between the isolated site and everybody else take a long and poor link
+// until the function that is returned ends that and says what the link did.
+func (w *World) Detour(weather Weather) func() Passed {
+	w.t.Helper()
+	d, err := w.network.newDetour(weather)
+	w.must(err)
+	return func() Passed {
+		w.must(d.close())
+		return d.did()
+	}
+}
+
 // Heal ends a cut, of whatever kind.
 func (w *World) Heal() {
 	w.t.Helper()
