@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // ErrOther: the store says that what is under a name is something else than the caller takes
@@ -26,21 +27,29 @@ type IdentifiedStore struct {
 	value  []byte
 	create bool
 
-	mu    sync.Mutex
-	known bool
+	mu     sync.Mutex
+	known  bool
+	absent time.Time // when there last was no value yet
 }
+
+// absentFor is how long who may not write the value goes on without a look after there was
+// none. Else each call would be two, until a control loop of a release that knows it has started.
+const absentFor = 2 * time.Second
 
 // Check returns nil, an error of the store, or one that is ErrOther.
 func (s *IdentifiedStore) Check(ctx context.Context) error {
 	s.mu.Lock()
-	known := s.known
+	enough := s.known || time.Since(s.absent) < absentFor
 	s.mu.Unlock()
-	if known {
+	if enough {
 		return nil
 	}
 	entry, err := s.Store.Get(ctx, s.key)
 	if errors.Is(err, ErrNotFound) {
 		if !s.create {
+			s.mu.Lock()
+			s.absent = time.Now()
+			s.mu.Unlock()
 			return nil
 		}
 		if _, err = s.Store.Put(ctx, s.key, s.value, 0); err == nil {
@@ -103,7 +112,7 @@ func (s *IdentifiedStore) Txn(ctx context.Context, ops []Op) error {
 
 // Watch implements Store.
 func (s *IdentifiedStore) Watch(ctx context.Context, prefix string, fn func([]Entry, error)) error {
-	told := false
+	told := ""
 	for retry := retryMin; ; retry = min(2*retry, retryMax) {
 		err := s.Check(ctx)
 		if err == nil {
@@ -112,10 +121,10 @@ func (s *IdentifiedStore) Watch(ctx context.Context, prefix string, fn func([]En
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if !told {
+		if err.Error() != told {
 			fn(nil, err)
 		}
-		told = true
+		told = err.Error()
 		if sleep(ctx, retry) != nil {
 			return ctx.Err()
 		}

@@ -78,3 +78,28 @@ func TestIdentified(t *testing.T) {
 		t.Errorf("the end of a watch: %v", err)
 	}
 }
+
+// counted is a store that counts how often it is asked for a key.
+type counted struct {
+	coordination.Store
+	asked map[string]int
+}
+
+func (c *counted) Get(ctx context.Context, key string) (coordination.Entry, error) {
+	c.asked[key]++
+	return c.Store.Get(ctx, key)
+}
+
+// Where nobody has said who it is, calls are not two each.
+func TestAnAbsentIdentityIsNotAskedForAgainAtOnce(t *testing.T) {
+	store := &counted{coordtest.NewMemory(), make(map[string]int)}
+	early := coordination.Identified(store, "identity", []byte("red"), false)
+	for range 10 {
+		if _, err := early.Get(t.Context(), "shares/a"); !errors.Is(err, coordination.ErrNotFound) {
+			t.Fatal(err)
+		}
+	}
+	if store.asked["shares/a"] != 10 || store.asked["identity"] > 2 {
+		t.Errorf("asked: %v", store.asked)
+	}
+}

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -21,7 +20,6 @@ import (
 	"sync"
 	"time"
 
-	"spillway/tests/cluster/cache"
 	"spillway/tests/cluster/kafka"
 	"spillway/tests/cluster/process"
 	"spillway/tests/orders/history"
@@ -191,8 +189,7 @@ func (c *Client) startJava(ctx context.Context, version string) error {
 	return c.run(java.Spec(c.spec.Name, c.spec.log(), "HistoryClient", c.spec.arguments()...))
 }
 
-// compile compiles a program once per version of the library: launching from
-// source would compile it at each start, on cores that the brokers need.
+// compile compiles a program once per version of the library.
 func compile(ctx context.Context, version, class, source string) (kafka.Java, error) {
 	set := version
 	if slices.Contains(kafka.Sets(), "clients-"+version) {
@@ -202,21 +199,9 @@ func compile(ctx context.Context, version, class, source string) (kafka.Java, er
 	if err != nil {
 		return java, err
 	}
-	classes, err := cache.Entry("java-client-"+version+"-"+digest(source), func(dir string) error {
-		file := filepath.Join(dir, class+".java")
-		if err := os.WriteFile(file, []byte(source), 0o644); err != nil {
-			return err
-		}
-		out, err := exec.CommandContext(ctx, "javac", "-d", dir, "-cp", strings.Join(java.Classpath, ":"), file).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("javac: %w: %s", err, out)
-		}
-		return nil
-	})
-	if err != nil {
-		return java, fmt.Errorf("compile %s for kafka-clients %s: %w", class, version, err)
+	if java, err = java.Compiled("java-client-"+version, class, source); err != nil {
+		return java, fmt.Errorf("for kafka-clients %s: %w", version, err)
 	}
-	java.Classpath = append([]string{classes}, java.Classpath...)
 	return java, nil
 }
 

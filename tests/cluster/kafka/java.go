@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"spillway/tests/cluster/cache"
 	"spillway/tests/cluster/process"
 )
 
@@ -18,6 +19,24 @@ import (
 type Java struct {
 	Classpath []string
 	Options   []string // of the virtual machine, such as -Xmx256m
+}
+
+// Compiled is what also has the classes of a source file, compiled once per name and text:
+// launching from source would compile it at each start, on cores that the brokers need.
+func (j Java) Compiled(name, class, source string) (Java, error) {
+	sum := sha256.Sum256([]byte(source))
+	classes, err := cache.Entry(name+"-"+hex.EncodeToString(sum[:4]), func(dir string) error {
+		file := filepath.Join(dir, class+".java")
+		if err := os.WriteFile(file, []byte(source), 0o644); err != nil {
+			return err
+		}
+		return Run("javac", "-d", dir, "-cp", strings.Join(j.Classpath, ":"), file)
+	})
+	if err != nil {
+		return j, fmt.Errorf("compile %s: %w", class, err)
+	}
+	j.Classpath = append([]string{classes}, j.Classpath...)
+	return j, nil
 }
 
 // Tools gives the jars of a Kafka version (3.9.2, 4.3.1, 4.4.0) or of another
