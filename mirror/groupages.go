@@ -57,6 +57,19 @@ func (g *groupAges) back(now time.Time) {
 	g.gone = time.Time{}
 }
 
+// carried are the groups that were, at some time, and are there as far as is known.
+func (g *groupAges) carried() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	groups := make([]string, 0, len(g.last))
+	for group := range g.last {
+		if group != "" {
+			groups = append(groups, group)
+		}
+	}
+	return groups
+}
+
 // took takes what became of a group: it was carried, or why not.
 func (g *groupAges) took(now time.Time, group string, err error) {
 	g.mu.Lock()

@@ -55,7 +55,7 @@ func (m *Mirror) carryGroups(ctx context.Context, f *flow, hurry <-chan struct{}
 		f.groups.back(m.config.Now())
 		groups = slices.DeleteFunc(groups, func(g broker.GroupListing) bool { return !f.share.coversGroup(g.ID) })
 		f.groups.carry(ctx, m.config.Now, groups, f.share, func(ctx context.Context, group string) error {
-			return m.copyAlone(ctx, f.share, f.source, group, f.share.Epoch, false, func(_ context.Context, group string) carriedGroup {
+			return m.copyAlone(ctx, f.share, f.source, group, f.share.Epoch, false, nil, func(_ context.Context, group string) carriedGroup {
 				mu.Lock()
 				defer mu.Unlock()
 				return carried[group]
@@ -159,12 +159,13 @@ const copyListMax = 4 * time.Second
 // CopyGroups copies the committed offsets of the share's consumer groups from a
 // site, exactly: the same virtual offsets, in this site's own numbers. Members
 // that a group left behind here are removed. It may be repeated, and may run
-// beside OpenEpoch.
+// beside OpenEpoch. caughtUp returns once this site has what positions may lie behind; where
+// it is given nobody commits at the source any more, and what it has is read meanwhile.
 //
 // Most offsets were carried before; those that this site has already are not
 // committed again, for clients are held meanwhile. The site itself is asked what it
 // has: another mirror of it may have carried others since.
-func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error {
+func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID, caughtUp func(context.Context) error) error {
 	a, err := m.assignment(id)
 	if err != nil {
 		return err
@@ -173,26 +174,39 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 	if err != nil {
 		return err
 	}
-	var errSource, errMap, errTheirs error
+	var errSource, errTheirs error
 	var here, theirs []broker.GroupListing
 	var wg sync.WaitGroup
+	var ahead groupsAhead
+	if caughtUp != nil { // else groups may commit meanwhile, and who carries them read what is newer
+		reading, stop := context.WithCancel(ctx)
+		var end func()
+		ahead, end = m.readAhead(reading, a, src)
+		defer func() { stop(); end() }()
+	}
 	listing, cancel := context.WithTimeout(ctx, copyListMax)
 	defer cancel()
 	wg.Go(func() { theirs, errTheirs = listGroups(listing, src.cluster) }) // now: one that hangs costs time, here or there
 	wg.Go(func() { errSource = src.ready(ctx, m.config.IdentitySources) })
-	wg.Go(func() { errMap = m.reader.CaughtUp(ctx) })
 	// A group that is not in the list, because its broker does not answer, is committed as if
 	// it had members: that shows what is wrong with it.
 	wg.Go(func() { here, _ = m.local.Admin().ListGroups(listing) })
+	var errCaughtUp error
+	if caughtUp != nil {
+		errCaughtUp = caughtUp(ctx)
+	}
 	wg.Wait()
-	if err := errors.Join(errSource, errMap); err != nil {
+	if err := errors.Join(errSource, errCaughtUp); err != nil {
+		return err
+	}
+	if err := m.reader.CaughtUp(ctx); err != nil {
 		return err
 	}
 	idle := make(map[string]bool)
 	for _, g := range here {
 		idle[g.ID] = g.State == "Empty"
 	}
-	return m.copyGroups(ctx, a, src, theirs, errTheirs, m.reader.Floor(id), true, func(ctx context.Context, group string) carriedGroup {
+	return m.copyGroups(ctx, a, src, theirs, errTheirs, m.reader.Floor(id), true, ahead, func(ctx context.Context, group string) carriedGroup {
 		if !idle[group] || m.config.IdentitySources {
 			return carriedGroup{} // it has members to be removed, or is not there; or nobody waits
 		}
@@ -268,9 +282,9 @@ func (m *Mirror) Begun(ctx context.Context, id spillway.ShareID, epoch spillway.
 // last copy may wait: for groups that are becoming its own, and for the source's coordinator
 // to hear of the end of transactions. It commits nothing once the site has promised a higher
 // epoch than the floor.
-func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, groups []broker.GroupListing, unlisted error, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
+func (m *Mirror) copyGroups(ctx context.Context, a Assignment, src *source, groups []broker.GroupListing, unlisted error, floor spillway.Epoch, wait bool, ahead groupsAhead, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
 	faults := eachGroup(groups, a, func(g broker.GroupListing) error {
-		return m.copyAlone(ctx, a, src, g.ID, floor, wait, there, keep)
+		return m.copyAlone(ctx, a, src, g.ID, floor, wait, ahead, there, keep)
 	})
 	return errors.Join(append(faults, unlisted)...)
 }
@@ -312,7 +326,7 @@ func eachGroup(groups []broker.GroupListing, a Assignment, do func(broker.GroupL
 
 // copyAlone copies a group while nobody else of this mirror does: else what one read
 // before could be committed behind what another read since.
-func (m *Mirror) copyAlone(ctx context.Context, a Assignment, src *source, group string, floor spillway.Epoch, wait bool, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
+func (m *Mirror) copyAlone(ctx context.Context, a Assignment, src *source, group string, floor spillway.Epoch, wait bool, ahead groupsAhead, there func(context.Context, string) carriedGroup, keep func(string, carriedGroup)) error {
 	leave, err := m.copying.enter(ctx, group)
 	if err != nil {
 		return fmt.Errorf("copy group %s: %w", group, err)
@@ -331,9 +345,9 @@ func (m *Mirror) copyAlone(ctx context.Context, a Assignment, src *source, group
 		defer lease.release()
 		may.lease = lease
 	}
-	read := src.cluster.Admin().FetchGroupOffsets
-	if wait && !m.config.IdentitySources { // there they may overlap for as long as the source is used
-		read = src.cluster.Admin().StableGroupOffsets
+	read := m.positionsAt(src, wait)
+	if r, ok := ahead[group]; ok {
+		read = r.wait
 	}
 	now, err := m.copyGroup(ctx, a, src, group, may, there, read)
 	if err != nil {
@@ -384,6 +398,67 @@ func (r groupRight) removeMembers(ctx context.Context) error {
 
 // groupReader reads the committed positions of a group.
 type groupReader func(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error)
+
+// positionsAt reads them at a source, the last time once all transactions have ended there.
+func (m *Mirror) positionsAt(src *source, last bool) groupReader {
+	if last && !m.config.IdentitySources { // there they may overlap for as long as the source is used
+		return src.cluster.Admin().StableGroupOffsets
+	}
+	return src.cluster.Admin().FetchGroupOffsets
+}
+
+// groupsAhead are groups whose positions are being read already.
+type groupsAhead map[string]*groupAhead
+
+type groupAhead struct {
+	done      chan struct{}
+	positions map[spillway.TopicPartition]broker.GroupOffset
+	err       error
+}
+
+func (r *groupAhead) wait(ctx context.Context, _ string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
+	select {
+	case <-r.done:
+		return r.positions, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// readAhead begins to read, for the last time, what those groups have at a source that were
+// carried from there before: nobody waits for the list of all. end waits for all reads, which
+// end with ctx.
+func (m *Mirror) readAhead(ctx context.Context, a Assignment, src *source) (ahead groupsAhead, end func()) {
+	ahead = make(groupsAhead)
+	s, err := m.share(a.Share)
+	if err != nil {
+		return nil, func() {} // the mirror was closed
+	}
+	s.mu.Lock()
+	f := s.mu.flow
+	s.mu.Unlock()
+	if f == nil || f.source != src {
+		return nil, func() {}
+	}
+	var groups []broker.GroupListing
+	for _, group := range f.groups.carried() {
+		if a.coversGroup(group) {
+			ahead[group] = &groupAhead{done: make(chan struct{})}
+			groups = append(groups, broker.GroupListing{ID: group})
+		}
+	}
+	read := m.positionsAt(src, true)
+	var all sync.WaitGroup
+	all.Go(func() {
+		eachGroup(groups, a, func(g broker.GroupListing) error {
+			r := ahead[g.ID]
+			defer close(r.done)
+			r.positions, r.err = read(ctx, g.ID)
+			return nil
+		})
+	})
+	return ahead, all.Wait
+}
 
 // copyGroup returns what is carried of the group now.
 func (m *Mirror) copyGroup(ctx context.Context, a Assignment, src *source, group string, may groupRight, there func(context.Context, string) carriedGroup, read groupReader) (carriedGroup, error) {

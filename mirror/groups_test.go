@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/broker/embedded"
 	"spillway/mirror/maptopic"
 	"spillway/mirror/offsetmap"
 	"spillway/mirror/workers"
@@ -79,7 +81,7 @@ func TestAnOldPositionIsNotCommittedLast(t *testing.T) {
 	<-west.begun
 	commit(15)
 	copied := make(chan error, 1)
-	go func() { copied <- westM.CopyGroups(ctx, ordersShare, "east") }()
+	go func() { copied <- westM.CopyGroups(ctx, ordersShare, "east", nil) }()
 	select { // it waits for its turn: what it is not to do can only be waited for
 	case err := <-copied:
 		copied <- err
@@ -98,6 +100,90 @@ func TestAnOldPositionIsNotCommittedLast(t *testing.T) {
 	defer west.mu.Unlock()
 	if slices.Index(west.order, 15) < slices.Index(west.order, 10) {
 		t.Errorf("committed in this order: %v", west.order)
+	}
+}
+
+// lastReads tells each last read of a group's positions.
+type lastReads struct {
+	broker.Cluster
+	told chan string
+}
+
+type lastReadsAdmin struct {
+	broker.Admin
+	site *lastReads
+}
+
+func (s *lastReads) Admin() broker.Admin { return lastReadsAdmin{s.Cluster.Admin(), s} }
+
+func (a lastReadsAdmin) StableGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
+	a.site.told <- group
+	return a.Admin.StableGroupOffsets(ctx, group)
+}
+
+// While the last records of a switchover come, the positions at the old site are read already,
+// of groups that were carried before, and once.
+func TestPositionsAreReadWhileTheLastRecordsCome(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	east := &lastReads{embeddedSite(t, "east", map[string]int32{"orders": 1}), make(chan string, 10)}
+	west := embeddedSite(t, "west", nil)
+	tp := spillway.TopicPartition{Topic: "orders"}
+	commit := func(group string, o spillway.LocalOffset) {
+		t.Helper()
+		if err := east.Admin().CommitGroupOffsets(ctx, group, map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: o, LeaderEpoch: -1}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	small(t, east.Cluster.(*embedded.Cluster).Addresses(), 20)
+	eastM, westM := testMirror(t, east), testMirrorWith(t, Config{Local: west, GroupInterval: time.Hour}, east)
+	assign(t, eastM, ordersAssignment("", 1))
+	assign(t, westM, ordersAssignment("east", 1))
+	eventually(t, "west has all", func() bool { return caughtUp(ctx, east, eastM, westM, ordersAssignment("", 1)) })
+	virtual := func(group string) spillway.Offset {
+		t.Helper()
+		got, err := west.Admin().FetchGroupOffsets(ctx, group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got[tp].Metadata == "" {
+			return -1
+		}
+		v, _, _, _ := offsetmap.DecodeCommit(got[tp].Metadata)
+		return v
+	}
+	at := func(o spillway.LocalOffset) spillway.Offset {
+		v, _ := eastM.Map().View(tp).ToVirtual(o)
+		return v
+	}
+	commit("app", 5)
+	eventually(t, "its position is carried", func() bool {
+		westM.HurryGroups(ordersShare)
+		return virtual("app") == at(5)
+	})
+	commit("app", 11)
+	commit("apples", 12) // which nobody has heard of, or has a moment ago
+	read := make(map[string]int)
+	err := westM.CopyGroups(ctx, ordersShare, "east", func(ctx context.Context) error {
+		select {
+		case group := <-east.told:
+			read[group]++
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if one, other := virtual("app"), virtual("apples"); one != at(11) || other != at(12) {
+		t.Errorf("the groups stand at %d and %d, want %d and %d", one, other, at(11), at(12))
+	}
+	for len(east.told) > 0 {
+		read[<-east.told]++
+	}
+	if !maps.Equal(read, map[string]int{"app": 1, "apples": 1}) {
+		t.Errorf("read: %v", read)
 	}
 }
 
@@ -120,7 +206,7 @@ func TestPositionsOfATransactionAreCopiedOnceItHasEnded(t *testing.T) {
 	}
 	end := positionInTransaction(t, east.Addresses(), "app", tp, 15)
 	copied := make(chan error, 1)
-	go func() { copied <- westM.CopyGroups(ctx, ordersShare, "east") }()
+	go func() { copied <- westM.CopyGroups(ctx, ordersShare, "east", nil) }()
 	select { // that it waits can only be waited for
 	case err := <-copied:
 		t.Fatalf("copied before the transaction had ended: %v", err)
@@ -271,7 +357,7 @@ func newGroupWorker(t *testing.T) *groupWorker {
 // knows of the group.
 func (w *groupWorker) copies(ctx context.Context, wait bool) (carried []carriedGroup, err error) {
 	groups, unlisted := listGroups(ctx, w.src.cluster)
-	err = w.m.copyGroups(ctx, w.a, w.src, groups, unlisted, w.a.Epoch, wait, func(context.Context, string) carriedGroup { return carriedGroup{} },
+	err = w.m.copyGroups(ctx, w.a, w.src, groups, unlisted, w.a.Epoch, wait, nil, func(context.Context, string) carriedGroup { return carriedGroup{} },
 		func(_ string, now carriedGroup) { carried = append(carried, now) })
 	return carried, err
 }
@@ -407,7 +493,7 @@ func TestAPositionThatComesAgainIsCarriedAgain(t *testing.T) {
 		t.Helper()
 		w.calls = nil
 		groups, err := listGroups(testContext(t), w.src.cluster)
-		err = w.m.copyGroups(testContext(t), w.a, w.src, groups, err, w.a.Epoch, false, func(context.Context, string) carriedGroup { return carried },
+		err = w.m.copyGroups(testContext(t), w.a, w.src, groups, err, w.a.Epoch, false, nil, func(context.Context, string) carriedGroup { return carried },
 			func(_ string, now carriedGroup) { carried = now })
 		if err != nil {
 			t.Fatal(err)

@@ -505,7 +505,7 @@ func TestMirrorsOfASiteShareGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	commit(7)
-	if err := s.mirrors[0].CopyGroups(ctx, ordersShare, "east"); err != nil {
+	if err := s.mirrors[0].CopyGroups(ctx, ordersShare, "east", nil); err != nil {
 		t.Fatal(err)
 	}
 	if by := s.carriers(); !stands(7) || !slices.Equal(by[0], groups) || len(by[1]) > 0 {

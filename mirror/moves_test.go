@@ -604,7 +604,7 @@ func TestGroupOffsetsMoveExactly(t *testing.T) {
 	}
 	// What the gateway wrote wins over the number.
 	commit(broker.GroupOffset{Offset: 20, LeaderEpoch: -1, Metadata: offsetmap.EncodeCommit(1033, 1, "x")})
-	if err := p.westM.CopyGroups(ctx, ordersShare, "east"); err != nil {
+	if err := p.westM.CopyGroups(ctx, ordersShare, "east", nil); err != nil {
 		t.Fatal(err)
 	}
 	if v, _, metadata := committed(); v != 1033 || metadata != "x" {
@@ -626,7 +626,7 @@ func TestGroupOffsetsMoveExactly(t *testing.T) {
 		t.Fatalf("the member left by itself: %+v, %v", d, err)
 	}
 	commit(broker.GroupOffset{Offset: 40, LeaderEpoch: -1})
-	if err := p.westM.CopyGroups(ctx, ordersShare, "east"); err != nil {
+	if err := p.westM.CopyGroups(ctx, ordersShare, "east", nil); err != nil {
 		t.Fatal(err)
 	}
 	want, _ := p.eastM.Map().View(tp).ToVirtual(40)
@@ -741,7 +741,7 @@ func TestOnlyChangedGroupsAreCopied(t *testing.T) {
 	}
 	copied := func(want ...string) {
 		t.Helper()
-		if err := westM.CopyGroups(ctx, ordersShare, "east"); err != nil {
+		if err := westM.CopyGroups(ctx, ordersShare, "east", nil); err != nil {
 			t.Fatal(err)
 		}
 		var got []string

@@ -195,7 +195,7 @@ func Run(ctx context.Context, c RunConfig) (RunReport, error) {
 	}
 	m.keepMetadata(ctx, a.Share)
 	if c.Groups != nil {
-		if err := m.CopyGroups(ctx, a.Share, c.From.Site()); err != nil {
+		if err := m.CopyGroups(ctx, a.Share, c.From.Site(), nil); err != nil {
 			return report(), err
 		}
 	}

@@ -47,7 +47,7 @@ func testMirrorWith(t *testing.T, c Config, sources ...broker.Cluster) *Mirror {
 	for _, s := range sources {
 		c.Sources[s.Site()] = s
 	}
-	c.FetchWait, c.TopicInterval, c.GroupInterval = 50*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
+	c.FetchWait, c.TopicInterval, c.GroupInterval = 50*time.Millisecond, 100*time.Millisecond, cmp.Or(c.GroupInterval, 100*time.Millisecond)
 	c.VerifyInterval, c.MetadataInterval = 200*time.Millisecond, cmp.Or(c.MetadataInterval, 100*time.Millisecond)
 	if c.quiet == (quietLimits{}) { // so that partitions go to and fro
 		c.quiet = quietLimits{from: 2, after: 50 * time.Millisecond, laneMax: 1}

@@ -78,7 +78,7 @@ func (d *driver) act(ctx context.Context, a failover.Action) error {
 		}
 		var ends failover.PartitionOffsets
 		if err == nil {
-			ends, err = d.c.logEnds(ctx, a.Site, d.group, a.Twice)
+			ends, err = d.c.logEnds(ctx, a.Site, d.group, a.Twice, d.known)
 		}
 		if wg.Wait(); errors.Join(err, errOnly) != nil {
 			return errors.Join(err, errOnly)
@@ -340,21 +340,31 @@ func (c *Control) partitions(ctx context.Context, site spillway.SiteID, g spillw
 // logEnds reads the ends of a site's logs as virtual offsets: not the high
 // watermark, below which an acknowledged record may lie, and only once the
 // watermark has reached the end (C9). Twice: until two reads that lie apart
-// agree.
-func (c *Control) logEnds(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup, twice bool) (failover.PartitionOffsets, error) {
-	tps, err := c.partitions(ctx, site, g)
-	if err != nil {
-		return nil, err
-	}
+// agree. known are partitions that the site is taken to have: it is asked for them
+// while it says which it has.
+func (c *Control) logEnds(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup, twice bool, known []spillway.TopicPartition) (failover.PartitionOffsets, error) {
 	admin := c.cfg.Sites[site].Cluster.Admin()
 	// All that does not need the ends is asked at the same time: clients are held.
-	var ends, marks map[spillway.TopicPartition]spillway.LocalOffset
-	var errEnds, errMarks, errMap error
+	var tps []spillway.TopicPartition
+	var errList, errMap error
 	var wg sync.WaitGroup
-	wg.Go(func() { ends, errEnds = admin.LogEnds(ctx, tps) })
-	wg.Go(func() { marks, errMarks = admin.HighWatermarks(ctx, tps) })
+	ahead, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() {
+		if tps, errList = c.partitions(ctx, site, g); len(without(slices.Clone(known), tps)) > 0 {
+			cancel() // what is gone is waited for
+		}
+	})
 	wg.Go(func() { errMap = c.caughtUp(ctx, site) })
+	ends, marks, errEnds, errMarks := endsAndMarks(ahead, admin, known)
 	wg.Wait()
+	if errList != nil {
+		return nil, errList
+	}
+	if errEnds != nil || errMarks != nil || !slices.Equal(tps, known) {
+		ends, marks, errEnds, errMarks = endsAndMarks(ctx, admin, tps)
+	}
+	var err error
 	switch {
 	case errEnds != nil:
 		return nil, fmt.Errorf("read the log ends of %s: %w", site, errEnds)
@@ -388,6 +398,18 @@ func (c *Control) logEnds(ctx context.Context, site spillway.SiteID, g spillway.
 		}
 	}
 	return c.toVirtual(site, g, tps, ends)
+}
+
+// endsAndMarks reads the log ends and the high watermarks of partitions at the same time.
+func endsAndMarks(ctx context.Context, admin broker.Admin, tps []spillway.TopicPartition) (ends, marks map[spillway.TopicPartition]spillway.LocalOffset, errEnds, errMarks error) {
+	if len(tps) == 0 {
+		return nil, nil, nil, nil
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { marks, errMarks = admin.HighWatermarks(ctx, tps) })
+	ends, errEnds = admin.LogEnds(ctx, tps)
+	wg.Wait()
+	return ends, marks, errEnds, errMarks
 }
 
 func equalEnds(a, b map[spillway.TopicPartition]spillway.LocalOffset) bool {

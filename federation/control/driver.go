@@ -49,6 +49,7 @@ type driver struct {
 	cleaned  spillway.Epoch
 	swept    spillway.Epoch
 	warmed   spillway.Epoch
+	known    []spillway.TopicPartition // of the site that was active when warmed was
 	booted   bool
 	ending   ending
 
@@ -386,7 +387,8 @@ func (d *driver) warm(ctx context.Context) {
 	defer cancel()
 	var transactions sync.WaitGroup
 	transactions.Go(func() { d.warmTransactions(ctx) })
-	_, _ = d.c.logEnds(ctx, d.share.Active, d.group, false) // asked again when it counts
+	d.known, _ = d.c.partitions(ctx, d.share.Active, d.group)
+	_, _ = d.c.logEnds(ctx, d.share.Active, d.group, false, d.known) // asked again when it counts
 	transactions.Wait()
 }
 

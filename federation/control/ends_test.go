@@ -46,11 +46,15 @@ func TestLogEndsAreReadUntilTheyStay(t *testing.T) {
 		late, reads int32
 		twice       bool
 		want        spillway.Offset
+		known       []spillway.TopicPartition
 	}{
-		"all was answered":             {0, 1, false, 1},
-		"nothing comes any more":       {0, 2, true, 1},
-		"one comes after the first":    {1, 3, true, 2},
-		"another comes after the next": {2, 4, true, 3},
+		"all was answered":             {0, 1, false, 1, nil},
+		"nothing comes any more":       {0, 2, true, 1, nil},
+		"one comes after the first":    {1, 3, true, 2, nil},
+		"another comes after the next": {2, 4, true, 3, nil},
+		"its partitions were known":    {0, 1, false, 1, []spillway.TopicPartition{{Topic: "orders"}}},
+		"a topic is gone since":        {0, 2, false, 1, []spillway.TopicPartition{{Topic: "carts"}, {Topic: "orders"}}},
+		"a topic is new":               {0, 2, false, 1, []spillway.TopicPartition{{Topic: "carts"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -81,7 +85,7 @@ func TestLogEndsAreReadUntilTheyStay(t *testing.T) {
 			reader := maptopic.Tail(ctx, server, nil)
 			defer reader.Close()
 			loop.mu.maps["east"] = reader
-			ends, err := loop.logEnds(ctx, "east", group, c.twice)
+			ends, err := loop.logEnds(ctx, "east", group, c.twice, c.known)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -50,6 +50,9 @@ func (s *followed) catchUp(ctx context.Context, share failover.Share) error {
 			from[tp] = share.PrefixSite[tp.Topic][tp.Partition]
 		}
 	})
+	if share.Kind == failover.Switchover && share.Target == s.f.site {
+		return s.takeOver(ctx, share, from, until)
+	}
 	ends, err := s.f.cfg.Mirror.CatchUp(ctx, s.id, share.Epoch, from, until)
 	if err != nil {
 		return err
@@ -58,19 +61,42 @@ func (s *followed) catchUp(ctx context.Context, share failover.Share) error {
 	if share.Kind == failover.Failover {
 		return s.report(ctx, share.Epoch, done)
 	}
-	if share.Target != s.f.site {
-		// Nothing is missing for the next step, and clients are held: it is taken at
-		// once, and told in the same report. So does the target.
-		return s.open(ctx, share, done)
+	// Nothing is missing for the next step, and clients are held: it is taken at
+	// once, and told in the same report. So does the target.
+	return s.open(ctx, share, done)
+}
+
+// takeOver brings the target of a switchover to the cutover and begins the epoch there. What
+// groups committed at the old site is read while the last records come, as clients are held.
+func (s *followed) takeOver(ctx context.Context, share failover.Share, from map[spillway.TopicPartition]spillway.SiteID, until map[spillway.TopicPartition]spillway.Offset) error {
+	copying, stop := context.WithCancel(ctx)
+	caughtUp, copied := make(chan struct{}), make(chan struct{})
+	var errCopy error
+	go func() {
+		defer close(copied)
+		errCopy = s.f.cfg.Mirror.CopyGroups(copying, s.id, share.Active, func(ctx context.Context) error {
+			select {
+			case <-caughtUp:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}()
+	defer func() { stop(); <-copied }()
+	ends, err := s.f.cfg.Mirror.CatchUp(ctx, s.id, share.Epoch, from, until)
+	if err != nil {
+		return err
 	}
+	done := func(r *failover.SiteReport) { r.Stopped, r.Ends = true, offsetsOf(ends) }
 	if _, _, exceeded := share.Cutover.Exceeded(offsetsOf(ends)); exceeded {
 		// More than the cutover: whoever drives will give the move up.
 		return s.report(ctx, share.Epoch, done)
 	}
-	copied := make(chan error, 1)
-	go func() { copied <- s.f.cfg.Mirror.CopyGroups(ctx, s.id, share.Active) }()
+	close(caughtUp)
 	position, err := s.f.cfg.Mirror.OpenEpoch(ctx, s.id, share.Epoch, share.Mask, startsOf(share.Start))
-	if err := errors.Join(err, <-copied); err != nil {
+	<-copied
+	if err := errors.Join(err, errCopy); err != nil {
 		return err
 	}
 	return s.report(ctx, share.Epoch, func(r *failover.SiteReport) {

@@ -535,7 +535,9 @@ func (m *manyMirror) Arm(context.Context, spillway.ShareID, spillway.Epoch, spil
 	return nil
 }
 
-func (m *manyMirror) CopyGroups(context.Context, spillway.ShareID, spillway.SiteID) error { return nil }
+func (m *manyMirror) CopyGroups(ctx context.Context, _ spillway.ShareID, _ spillway.SiteID, caughtUp func(context.Context) error) error {
+	return caughtUp(ctx)
+}
 
 func (m *manyMirror) Begun(context.Context, spillway.ShareID, spillway.Epoch) (bool, error) {
 	return false, nil

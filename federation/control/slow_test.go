@@ -121,7 +121,10 @@ func (m groupless) OpenEpoch(ctx context.Context, id spillway.ShareID, epoch spi
 	return position, err
 }
 
-func (m groupless) CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID) error {
+func (m groupless) CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID, caughtUp func(context.Context) error) error {
+	if err := caughtUp(ctx); err != nil {
+		return err
+	}
 	select {
 	case <-m.opened:
 	case <-ctx.Done():
@@ -130,7 +133,7 @@ func (m groupless) CopyGroups(ctx context.Context, id spillway.ShareID, from spi
 	if m.copies.Add(1) == 1 {
 		return errors.New("the coordinator of a group is loading")
 	}
-	return m.Mirror.CopyGroups(ctx, id, from)
+	return m.Mirror.CopyGroups(ctx, id, from, caughtUp)
 }
 
 // The groups cannot be copied at the first attempt, beside an epoch that opens: the
