@@ -314,6 +314,6 @@ func (g *Gateway) leaseValue(beat uint64) []byte {
 	return encode(layout.GatewayLease{
 		ID: g.config.ID, Boot: g.boot, Site: g.config.Site, Host: g.config.Host, Port: g.config.Port,
 		Slots:  1, // one node id per address: librdkafka cannot hold more apart (docs/decisions/0005)
-		Layout: g.layout.obeyed(), Leaving: leaving, Release: g.config.Release, Beat: beat, Lagging: lagging, RightsUnread: unread,
+		Layout: g.layout.obeyed(), Leaving: leaving, Release: g.config.Release, Beat: beat, Lagging: lagging, RightsUnread: unread, Transactional: g.transactional(),
 	})
 }

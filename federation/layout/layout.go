@@ -80,6 +80,10 @@ type GatewayLease struct {
 	// Lagging tells, by share ("group/index"), where the other sites lack more than
 	// allowed, or producers are slowed down for it; nothing where not. For people.
 	Lagging map[string]Lagging `json:"lagging,omitempty"`
+	// Transactional are, by share, the producer ids that the site gave to transactional
+	// producers which came by this gateway lately, as far as the share is adopting: brokers
+	// do not tell by which way they came.
+	Transactional map[string][]int64 `json:"transactional,omitempty"`
 	// RightsUnread are the sites whose access control lists this gateway has never read: of
 	// what is served there it tells clients to come again. For people.
 	RightsUnread []spillway.SiteID `json:"rightsUnread,omitempty"`

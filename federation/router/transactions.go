@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -452,4 +453,35 @@ func (x *transactions) settledAll(epoch spillway.Epoch, of func(id string) bool)
 		}
 	}
 	return true
+}
+
+// Bounds of what is told of transactional producers, while a share is adopting. One that has
+// done nothing for longer than throughFor may have gone to the brokers since, which give it the
+// same id there.
+const (
+	throughFor = time.Minute
+	throughMax = 500
+)
+
+// TransactionalProducers are the ids that the site that serves a share has given to
+// transactional producers which came by this gateway lately, ascending, throughMax at most.
+func (r *Router) TransactionalProducers(s *Share) []int64 {
+	t, serving := s.Serving()
+	if !serving {
+		return nil
+	}
+	x := r.transactions
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var ids []int64
+	for id, e := range x.mu.byID {
+		if e.producer < 0 || e.epoch < t.Base || time.Since(e.seen) > throughFor {
+			continue
+		}
+		if of, ok := r.TransactionShare(id); ok && of == s {
+			ids = append(ids, e.producer)
+		}
+	}
+	slices.Sort(ids)
+	return ids[:min(len(ids), throughMax)]
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -400,5 +401,41 @@ func TestAnotherProducerIsRememberedForAMoment(t *testing.T) {
 		w.site.transaction.ProducerID--
 		look(nil, 3)
 		look(nil, 3)
+	})
+}
+
+// Brokers do not tell by which way a transactional producer came, so gateways say who came by
+// them, while a share is adopting: lately, in the share's failover group, and with an id of the
+// site that serves.
+func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer w.Close()
+		share := w.shares[spillway.ShareID{Group: "shop"}]
+		tells := func(want ...int64) {
+			t.Helper()
+			if got := w.TransactionalProducers(share); !slices.Equal(got, want) {
+				t.Errorf("%v, want %v", got, want)
+			}
+		}
+		w.transactions.initialized("app", 1, 42, time.Minute)
+		w.transactions.learn("app-2", 1, 7)
+		w.transactions.begin("app-3", 1) // of which the site's id is not known here
+		tells(7, 42)
+		time.Sleep(throughFor / 2)
+		w.transactions.begin("app", 1)
+		time.Sleep(throughFor/2 + time.Second)
+		tells(42) // the other may have gone to the brokers since
+		share.SetRecord(failover.Share{State: failover.Stable, Epoch: 2, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "east"}}})
+		if !share.Open(Term{Epoch: 2, Base: 2, Site: "east"}) {
+			t.Fatal("the share does not open")
+		}
+		tells() // 42 is somebody else's there
+		for n := range throughMax + 5 {
+			w.transactions.learn(fmt.Sprint("app-", n), 2, int64(n))
+		}
+		if n := len(w.TransactionalProducers(share)); n != throughMax {
+			t.Errorf("%d are told", n)
+		}
 	})
 }

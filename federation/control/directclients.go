@@ -1,0 +1,364 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"spillway"
+	"spillway/broker"
+	"spillway/federation/coordination"
+	"spillway/federation/direct"
+	"spillway/federation/failover"
+	"spillway/federation/layout"
+)
+
+// Bounds of a look for clients past the gateways.
+const (
+	// directPartitionsMax is of how many partitions the producers are asked for, and
+	// directGroupsMax of how many groups the members. What is beyond may hide somebody.
+	directPartitionsMax = 10_000
+	directGroupsMax     = 5_000
+	directAtOnce        = 8
+	// directBetween lies between the two readings of a look: who writes shows then.
+	directBetween = time.Second
+	// directMax bounds a look.
+	directMax = time.Minute
+	// DirectQuiet is for how long a producer must not have written to count as gone.
+	DirectQuiet = 10 * time.Minute
+)
+
+// lookDirect reads what the site that serves a failover group shows of its clients.
+func lookDirect(ctx context.Context, cluster broker.Cluster, topology *spillway.Topology, g spillway.FailoverGroup, byGateways map[int64]bool) direct.Look {
+	look := direct.Look{Site: cluster.Site(), ByGateways: byGateways, Grew: map[spillway.TopicPartition]int64{}, Transactional: func(id string) bool {
+		of, ok := topology.GroupOfTransactionalID(id)
+		return ok && of.Name == g.Name
+	}}
+	var unread unreadNotes
+	admin := cluster.Admin()
+	var tps []spillway.TopicPartition
+	md, err := cluster.Metadata(ctx)
+	unread.note("topics", err)
+	for name, t := range md.Topics {
+		if t.Internal || !topology.HasTopic(g, name) {
+			continue
+		}
+		if t.ErrorCode != 0 {
+			unread.note("topics", fmt.Errorf("the site tells nothing of topic %s (error code %d)", name, t.ErrorCode))
+		}
+		for _, p := range t.Partitions {
+			tps = append(tps, spillway.TopicPartition{Topic: name, Partition: p.Partition})
+		}
+	}
+	slices.SortFunc(tps, spillway.TopicPartition.Compare)
+	if more := len(tps) - directPartitionsMax; more > 0 {
+		unread.note("producers", fmt.Errorf("those of %d partitions were asked for, not of %d more", directPartitionsMax, more))
+		tps = tps[:directPartitionsMax]
+	}
+	read := func() (producers []direct.Producer, ends map[spillway.TopicPartition]spillway.LocalOffset) {
+		if cluster.Capabilities().DescribeProducers {
+			producers = producersOf(ctx, admin, tps, &unread)
+		}
+		ends, err := admin.LogEnds(ctx, tps)
+		unread.note("log ends", err)
+		return producers, ends
+	}
+	if !cluster.Capabilities().DescribeProducers {
+		unread.note("producers", errors.New("brokers of this kind do not list them"))
+	}
+	var ends map[spillway.TopicPartition]spillway.LocalOffset
+	look.Before, ends = read()
+	look.Members = membersOf(ctx, admin, topology, g, &unread)
+	open, err := admin.OpenTransactions(ctx)
+	unread.note("transactions", err)
+	look.Transactions = map[int64]string{}
+	for _, t := range open {
+		look.Transactions[t.ProducerID] = t.TransactionalID
+	}
+	pause(ctx, directBetween)
+	var after map[spillway.TopicPartition]spillway.LocalOffset
+	look.Producers, after = read()
+	for tp, end := range after {
+		if was, ok := ends[tp]; ok && end > was {
+			look.Grew[tp] = int64(end - was)
+		}
+	}
+	look.At, look.Unread = time.Now().UTC(), unread.all()
+	return look
+}
+
+// unreadNotes collects what could not be asked for, the first fault about each.
+type unreadNotes struct {
+	mu    sync.Mutex
+	notes []direct.Unread
+}
+
+func (u *unreadNotes) note(about string, err error) {
+	if err == nil {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !slices.ContainsFunc(u.notes, func(n direct.Unread) bool { return n.About == about }) {
+		u.notes = append(u.notes, direct.Unread{About: about, Why: clip(err.Error())})
+	}
+}
+
+func (u *unreadNotes) all() []direct.Unread {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.notes
+}
+
+// producersOf asks leaders what they remember of producers.
+func producersOf(ctx context.Context, admin broker.Admin, tps []spillway.TopicPartition, unread *unreadNotes) (all []direct.Producer) {
+	var mu sync.Mutex
+	eachOf(tps, func(tp spillway.TopicPartition) {
+		states, err := admin.DescribeProducers(ctx, tp)
+		unread.note("producers", err)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, s := range states {
+			all = append(all, direct.Producer{TopicPartition: tp, ID: s.ID, Epoch: s.Epoch, Sequence: s.LastSequence,
+				Last: time.UnixMilli(s.LastTimestamp).UTC(), Open: s.CurrentTxnStart >= 0})
+		}
+	})
+	return all
+}
+
+// membersOf are the members of the consumer groups of a failover group, and of groups that
+// are nobody's and read its topics.
+func membersOf(ctx context.Context, admin broker.Admin, topology *spillway.Topology, g spillway.FailoverGroup, unread *unreadNotes) (all []direct.Member) {
+	listed, err := admin.ListGroups(ctx)
+	unread.note("consumer groups", err)
+	listed = slices.DeleteFunc(listed, func(one broker.GroupListing) bool { return one.State == "Empty" || one.State == "Dead" })
+	slices.SortFunc(listed, func(a, b broker.GroupListing) int { // its own first
+		return rankOf(topology, g, a.ID) - rankOf(topology, g, b.ID)
+	})
+	if more := len(listed) - directGroupsMax; more > 0 {
+		unread.note("consumer groups", fmt.Errorf("the members of %d groups were asked for, not of %d more", directGroupsMax, more))
+		listed = listed[:directGroupsMax]
+	}
+	var mu sync.Mutex
+	eachOf(listed, func(one broker.GroupListing) {
+		d, err := admin.DescribeGroup(ctx, one.ID)
+		unread.note("consumer groups", err)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, m := range d.Members {
+			reads := slices.DeleteFunc(slices.Clone(m.Assigned), func(tp spillway.TopicPartition) bool { return !topology.Has(g, tp) })
+			if rankOf(topology, g, one.ID) == 0 || len(reads) > 0 {
+				all = append(all, direct.Member{Group: one.ID, ID: m.ID, Instance: m.InstanceID, ClientID: m.ClientID, Host: m.ClientHost, Partitions: reads})
+			}
+		}
+	})
+	return all
+}
+
+func rankOf(topology *spillway.Topology, g spillway.FailoverGroup, group string) int {
+	if of, ok := topology.GroupOfConsumerGroup(group); ok && of.Name == g.Name {
+		return 0
+	}
+	return 1
+}
+
+// eachOf does something for each of many, a few at a time.
+func eachOf[T any](all []T, do func(T)) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, directAtOnce)
+	for _, one := range all {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			do(one)
+		})
+	}
+	wg.Wait()
+}
+
+// byGateways are the producer ids of transactional producers of a share that gateways say
+// came by them.
+func byGateways(leases []layout.GatewayLease, id spillway.ShareID) map[int64]bool {
+	ids := map[int64]bool{}
+	for _, l := range leases {
+		for _, producer := range l.Transactional[id.String()] {
+			ids[producer] = true
+		}
+	}
+	return ids
+}
+
+// DirectClients looks who goes past the gateways to the site that serves a failover group.
+func (o *Operator) DirectClients(ctx context.Context, group string) (direct.Found, error) {
+	g, ok := o.topology.Group(group)
+	if !ok {
+		return direct.Found{}, fmt.Errorf("there is no failover group %q; see spillway failover-group list", group)
+	}
+	share, _, err := o.share(ctx, group)
+	if err != nil {
+		return direct.Found{}, err
+	}
+	return o.directClients(ctx, g, share)
+}
+
+func (o *Operator) directClients(ctx context.Context, g spillway.FailoverGroup, share failover.Share) (direct.Found, error) {
+	cluster := o.Sites[share.Active]
+	if cluster == nil {
+		return direct.Found{}, fmt.Errorf("look for clients of %s past the gateways: no way to its active site %s is known", g.Name, share.Active)
+	}
+	ctx, cancel := context.WithTimeout(ctx, directMax)
+	defer cancel()
+	leases, err := o.Gateways(ctx)
+	if err != nil {
+		return direct.Found{}, err
+	}
+	quiet := o.DirectQuiet
+	if quiet <= 0 {
+		quiet = DirectQuiet
+	}
+	return direct.Judge(g.Name, lookDirect(ctx, cluster, o.topology, g, byGateways(leases, share.ID())), quiet), nil
+}
+
+// foundNow is the adoption of a share with what a look finds now, or with why none could.
+func (o *Operator) foundNow(ctx context.Context, g spillway.FailoverGroup, share failover.Share) *failover.Adoption {
+	a := failover.Adoption{}
+	if share.Adoption != nil {
+		a = *share.Adoption
+	}
+	if o.Sites == nil {
+		return &a
+	}
+	found, err := o.directClients(ctx, g, share)
+	if a.Direct = found.String(); err != nil {
+		a.Direct = err.Error()
+	}
+	return &a
+}
+
+// AdoptionEnd says what the end of an adoption means, or that it has ended.
+type AdoptionEnd struct {
+	Group  string       `json:"failoverGroup"`
+	Found  direct.Found `json:"found"`
+	Ended  bool         `json:"ended"`
+	DryRun bool         `json:"dryRun"`
+	// Refused is why it does not end; "": it may.
+	Refused string `json:"refused,omitempty"`
+}
+
+// EndAdoption ends the adoption of a failover group for which the configuration does not ask
+// any more, if a look finds no client past the gateways. With accept it ends all the same, and
+// the audit log says whom that leaves behind.
+func (o *Operator) EndAdoption(ctx context.Context, group, who, why string, accept, dryRun bool) (AdoptionEnd, error) {
+	end := AdoptionEnd{Group: group, DryRun: dryRun}
+	g, ok := o.topology.Group(group)
+	if !ok {
+		return end, fmt.Errorf("there is no failover group %q; see spillway failover-group list", group)
+	}
+	for {
+		share, version, err := o.share(ctx, group)
+		if err != nil {
+			return end, err
+		}
+		next, err := failover.EndAdoption(share, g)
+		if err != nil {
+			return end, err
+		}
+		if end.Found, err = o.directClients(ctx, g, share); err != nil && !accept {
+			return end, err
+		}
+		what := fmt.Sprintf("adoption of failover group %s ended: %s", group, end.Found)
+		if err != nil {
+			what = fmt.Sprintf("adoption of failover group %s ended without a look for clients past the gateways: %v", group, err)
+		}
+		if err == nil && !end.Found.None() && !accept {
+			end.Refused = end.Found.String()
+		}
+		if dryRun || end.Refused != "" {
+			return end, nil
+		}
+		if accept && (err != nil || !end.Found.None()) {
+			what += "; accepted that they stay behind when the group moves"
+		}
+		if err = o.write(ctx, next, version, what, who, why); !errors.Is(err, coordination.ErrConflict) {
+			end.Ended = err == nil
+			return end, err
+		}
+	}
+}
+
+// directLook is what a control loop knows of clients past the gateways, while a failover
+// group is adopting. It looks beside its other work, which must not wait.
+type directLook struct {
+	mu      sync.Mutex
+	running bool
+	epoch   spillway.Epoch
+	found   *failover.DirectView
+	nones   int // looks in a row that have found nobody
+	next    coordination.Instant
+	pause   time.Duration
+}
+
+const (
+	// directEvery is the least time between two looks, and directPart the part of its time
+	// that a loop spends on them at most.
+	directEvery = 5 * time.Second
+	directPart  = 20
+	// directNones is how many looks in a row must have found nobody: a client that is being
+	// started anew is away for a moment.
+	directNones = 2
+)
+
+// direct is what the last looks have found; a new one is begun when it is time.
+func (d *driver) direct(ctx context.Context, now coordination.Instant) *failover.DirectView {
+	if d.share.Adoption == nil || d.share.State != failover.Stable {
+		return nil
+	}
+	site := d.share.Active
+	if site != d.c.cfg.Site && d.c.hub.alive(d.c.keys.Ballot(site)) {
+		return nil // the loop there looks
+	}
+	l := &d.looks
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.epoch != d.share.Epoch {
+		l.epoch, l.found, l.nones, l.pause = d.share.Epoch, nil, 0, 0
+	}
+	if !l.running && (l.pause == 0 || l.next.Longest(now) >= l.pause) {
+		l.running = true
+		epoch := d.share.Epoch
+		d.besides.Go(func() { d.lookDirect(ctx, site, epoch) })
+	}
+	return l.found
+}
+
+func (d *driver) lookDirect(ctx context.Context, site spillway.SiteID, epoch spillway.Epoch) {
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, directMax)
+	defer cancel()
+	leases := decodeGateways(d.c.hub.entries(d.c.keys.Gateways()))
+	found := direct.Judge(d.id.Group, lookDirect(ctx, d.c.cfg.Sites[site].Cluster, d.c.cfg.Topology, d.group, byGateways(leases, d.id)), d.c.cfg.DirectQuiet)
+	l := &d.looks
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running, l.next = false, d.c.cfg.Clock.Now()
+	l.pause = max(d.c.cfg.DirectEvery, min(directPart*(time.Since(begun)-directBetween), directMax))
+	if l.epoch != epoch || ctx.Err() != nil {
+		return
+	}
+	l.found, l.nones = heed(l.found, l.nones, found)
+}
+
+// heed is what is known after one more look, and how many in a row have found nobody. One
+// alone changes nothing: somebody may be started anew.
+func heed(known *failover.DirectView, nones int, found direct.Found) (*failover.DirectView, int) {
+	if nones++; !found.None() {
+		nones = 0
+	}
+	if found.None() && nones < directNones {
+		return known, nones
+	}
+	return &failover.DirectView{Clients: found.Count(), None: found.None(), What: found.String()}, nones
+}

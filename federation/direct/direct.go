@@ -1,0 +1,279 @@
+// Package direct tells which clients of a failover group reach the brokers of its active site
+// past the gateways, by what these brokers show. It is pure: what they showed is passed in. It
+// knows nothing of how a group moves.
+//
+// A member of a consumer group is one that came by a gateway if brokers show the gateway's
+// client id of it. A producer is one of a gateway's clients if its id has their bits
+// (spillway.ClientProducerID): nobody else's has. What a broker does not show nobody can list:
+// who reads without being a member of a group, who writes without a producer id, and by which
+// way a transactional producer came, unless its gateway says so.
+package direct
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"spillway"
+)
+
+// Look is what the active site showed, twice, a moment apart.
+type Look struct {
+	Site spillway.SiteID
+	At   time.Time
+	// Members of the consumer groups of the failover group.
+	Members []Member
+	// Producers are what leaders remember of them, Before what they did a moment before.
+	Producers, Before []Producer
+	// Grew is by how many offsets logs grew meanwhile; those that did not are left out.
+	Grew map[spillway.TopicPartition]int64
+	// Transactions are open ones: transactional ids by producer id.
+	Transactions map[int64]string
+	// Transactional tells whether a failover group has the transactional id.
+	Transactional func(id string) bool
+	// ByGateways are the producer ids that the site gave to transactional producers whose
+	// gateways say that they came by them.
+	ByGateways map[int64]bool
+	// Unread are what could not be asked for.
+	Unread []Unread
+}
+
+// Member of a consumer group.
+type Member struct {
+	Group, ID, Instance, ClientID, Host string
+	Partitions                          []spillway.TopicPartition
+}
+
+// Producer is what the leader of a partition remembers of one.
+type Producer struct {
+	spillway.TopicPartition
+	ID       int64
+	Epoch    int16
+	Sequence int32 // of its last record
+	Last     time.Time
+	Open     bool // it has an open transaction there
+}
+
+// Unread is something that the site could not be asked for.
+type Unread struct {
+	About string `json:"about"`
+	Why   string `json:"why"`
+}
+
+// Kinds of clients.
+const (
+	KindMember        = "member"        // of a consumer group
+	KindProducer      = "producer"      // idempotent or transactional
+	KindTransactional = "transactional" // has an open transaction
+)
+
+// Client is one that goes past the gateways.
+type Client struct {
+	Kind string `json:"kind"`
+	// ID is the client id of a member, the producer id of a producer, and the transactional id
+	// of one that has an open transaction.
+	ID string `json:"id"`
+	// Host is where it is; "": brokers do not tell it of producers.
+	Host   string `json:"host,omitempty"`
+	Group  string `json:"group,omitempty"`
+	Member string `json:"member,omitempty"`
+	// Partitions that it is assigned, or has written to, partitionsMax at most.
+	Partitions []string `json:"partitions"`
+	More       int      `json:"morePartitions,omitempty"`
+	// LastSeen is when it was there last: for a producer by the time of its last record.
+	LastSeen time.Time `json:"lastSeen,omitzero"`
+}
+
+// Found is who goes past the gateways.
+type Found struct {
+	Group   string          `json:"failoverGroup"`
+	Site    spillway.SiteID `json:"site"`
+	At      time.Time       `json:"at"`
+	Clients []Client        `json:"clients"`
+	More    int             `json:"moreClients,omitempty"` // beside clientsMax
+	// Gone are producers that have written past the gateways, and not for long.
+	Gone     []Client `json:"gone"`
+	MoreGone int      `json:"moreGone,omitempty"`
+	// Unattributed are partitions to which somebody wrote during the look without a producer id.
+	Unattributed []string `json:"unattributed,omitempty"`
+	Unread       []Unread `json:"unread,omitempty"`
+	// Unseen says what brokers cannot show.
+	Unseen []string `json:"unseen"`
+}
+
+const (
+	partitionsMax = 20
+	clientsMax    = 1000
+	namesMax      = 5
+)
+
+// unseen is the same for every look.
+var unseen = []string{
+	"consumers that are not members of a group (assign(), Flink, sinks that keep positions themselves): a broker tells nobody of them",
+	"producers without a producer id (enable.idempotence=false, acks 0 or 1 of older clients): of them only the growth of a log is seen, and clients of gateways may be such too",
+	"clients that are not connected now, as jobs that run at night",
+}
+
+// None tells whether everything could be looked at, and nobody goes past the gateways.
+func (f Found) None() bool { return len(f.Clients) == 0 && len(f.Unread) == 0 }
+
+// Count is how many were found.
+func (f Found) Count() int { return len(f.Clients) + f.More }
+
+// String says it in a sentence.
+func (f Found) String() string {
+	if f.Count() == 0 && len(f.Unread) == 0 {
+		return fmt.Sprintf("no client was found at %s past the gateways", f.Site)
+	}
+	var parts []string
+	if f.Count() > 0 {
+		var names []string
+		for _, c := range f.Clients[:min(len(f.Clients), namesMax)] {
+			names = append(names, c.String())
+		}
+		text := fmt.Sprintf("%s at %s: %s", number(f.Count(), "client"), f.Site, strings.Join(names, ", "))
+		if more := f.Count() - len(names); more > 0 {
+			text += fmt.Sprintf(" and %d more", more)
+		}
+		parts = append(parts, text)
+	}
+	for _, u := range f.Unread[:min(len(f.Unread), namesMax)] {
+		parts = append(parts, fmt.Sprintf("%s could not be looked at: %s", u.About, u.Why))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// String names a client.
+func (c Client) String() string {
+	switch c.Kind {
+	case KindMember:
+		return fmt.Sprintf("member %s of group %s from %s", c.ID, c.Group, c.Host)
+	case KindTransactional:
+		return fmt.Sprintf("transactional producer %s", c.ID)
+	}
+	return fmt.Sprintf("producer %s of %s", c.ID, few(c.Partitions, c.More))
+}
+
+func few(names []string, more int) string {
+	n := min(len(names), namesMax)
+	if more += len(names) - n; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:n], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
+
+func number(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// Judge tells who goes past the gateways. A producer has gone when its last record is older
+// than quiet and it wrote nothing during the look: leaders remember producers for a day.
+func Judge(group string, l Look, quiet time.Duration) Found {
+	f := Found{Group: group, Site: l.Site, At: l.At, Clients: []Client{}, Gone: []Client{}, Unread: l.Unread, Unseen: unseen}
+	var clients, gone []Client
+	for _, m := range l.Members {
+		if spillway.IsGatewayClientID(m.ClientID) {
+			continue
+		}
+		c := Client{Kind: KindMember, ID: m.ClientID, Host: strings.TrimPrefix(m.Host, "/"), Group: m.Group, Member: m.ID, LastSeen: l.At}
+		c.Partitions, c.More = names(m.Partitions)
+		clients = append(clients, c)
+	}
+	writers, wrote := l.writers()
+	for _, id := range slices.Sorted(maps.Keys(writers)) {
+		w := writers[id]
+		c := Client{Kind: KindProducer, ID: fmt.Sprint(id), LastSeen: w.last}
+		c.Partitions, c.More = names(w.partitions)
+		if name, open := l.Transactions[id]; open {
+			c.Kind, c.ID = KindTransactional, name
+			w.active = true
+		}
+		if w.active || l.At.Sub(w.last) < quiet {
+			clients = append(clients, c)
+		} else {
+			gone = append(gone, c)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(l.Transactions)) {
+		// It has begun, and has written to none of the group yet.
+		if name := l.Transactions[id]; writers[id] == nil && !l.ByGateways[id] && l.Transactional != nil && l.Transactional(name) {
+			clients = append(clients, Client{Kind: KindTransactional, ID: name, Partitions: []string{}, LastSeen: l.At})
+		}
+	}
+	slices.SortFunc(clients, func(a, b Client) int {
+		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Group, b.Group), strings.Compare(a.ID, b.ID), strings.Compare(a.Member, b.Member))
+	})
+	f.Clients, f.More = bounded(clients)
+	f.Gone, f.MoreGone = bounded(gone)
+	for _, tp := range slices.SortedFunc(maps.Keys(l.Grew), spillway.TopicPartition.Compare) {
+		if !wrote[tp] {
+			f.Unattributed = append(f.Unattributed, tp.String())
+		}
+	}
+	return f
+}
+
+func bounded(clients []Client) ([]Client, int) {
+	if clients == nil {
+		clients = []Client{}
+	}
+	n := min(len(clients), clientsMax)
+	return clients[:n], len(clients) - n
+}
+
+func names(tps []spillway.TopicPartition) (named []string, more int) {
+	tps = slices.SortedFunc(slices.Values(tps), spillway.TopicPartition.Compare)
+	named = []string{}
+	for _, tp := range tps[:min(len(tps), partitionsMax)] {
+		named = append(named, tp.String())
+	}
+	return named, len(tps) - len(named)
+}
+
+// writer is a producer past the gateways, over all partitions.
+type writer struct {
+	partitions []spillway.TopicPartition
+	last       time.Time
+	active     bool // it wrote during the look, or has an open transaction
+}
+
+// writers are the producers whose ids no gateway has given, by id, and the partitions to which
+// any producer with an id wrote during the look.
+func (l Look) writers() (writers map[int64]*writer, wrote map[spillway.TopicPartition]bool) {
+	type at struct {
+		spillway.TopicPartition
+		id int64
+	}
+	before := map[at]Producer{}
+	for _, p := range l.Before {
+		before[at{p.TopicPartition, p.ID}] = p
+	}
+	writers, wrote = map[int64]*writer{}, map[spillway.TopicPartition]bool{}
+	for _, p := range l.Producers {
+		was, known := before[at{p.TopicPartition, p.ID}]
+		moved := !known || was.Epoch != p.Epoch || was.Sequence != p.Sequence || !was.Last.Equal(p.Last) || was.Open != p.Open
+		if moved {
+			wrote[p.TopicPartition] = true
+		}
+		if p.ID < 0 || spillway.IsClientProducerID(p.ID) || spillway.IsMirrorProducerID(p.ID) || l.ByGateways[p.ID] {
+			continue
+		}
+		w := writers[p.ID]
+		if w == nil {
+			w = &writer{}
+			writers[p.ID] = w
+		}
+		w.partitions = append(w.partitions, p.TopicPartition)
+		w.active = w.active || moved || p.Open
+		if p.Last.After(w.last) {
+			w.last = p.Last
+		}
+	}
+	return writers, wrote
+}
