@@ -45,7 +45,7 @@ func clientRows(f direct.Found) []string {
 		rows = append(rows, "", row(title, "ID", "HOST", "GROUP", "TOPIC-PARTITIONS", "LAST SEEN"))
 		for _, c := range clients {
 			partitions := partitionList(c.Partitions, c.More)
-			rows = append(rows, row(c.Kind, c.ID, orDash(c.Host), orDash(c.Group), orDash(partitions), c.LastSeen.UTC().Format(time.RFC3339)))
+			rows = append(rows, row(c.Kind, name(c), orDash(c.Host), orDash(c.Group), orDash(partitions), c.LastSeen.UTC().Format(time.RFC3339)))
 		}
 		if more > 0 {
 			rows = append(rows, fmt.Sprintf("and %d more", more))
@@ -64,6 +64,14 @@ func clientRows(f direct.Found) []string {
 		rows = append(rows, "not shown by brokers: "+u)
 	}
 	return rows
+}
+
+// name is what a person knows a client by.
+func name(c direct.Client) string {
+	if c.Instance != "" {
+		return c.Instance
+	}
+	return c.ID
 }
 
 func orDash(s string) string {

@@ -32,8 +32,14 @@ const (
 )
 
 // lookDirect reads what the site that serves a failover group shows of its clients.
-func lookDirect(ctx context.Context, cluster broker.Cluster, topology *spillway.Topology, g spillway.FailoverGroup, byGateways map[int64]bool) direct.Look {
-	look := direct.Look{Site: cluster.Site(), ByGateways: byGateways, Grew: map[spillway.TopicPartition]int64{}, Transactional: func(id string) bool {
+func lookDirect(ctx context.Context, cluster broker.Cluster, topology *spillway.Topology, g spillway.FailoverGroup, leases []layout.GatewayLease) direct.Look {
+	static := map[uint64]bool{}
+	for _, l := range leases {
+		for _, key := range l.Static {
+			static[key] = true
+		}
+	}
+	look := direct.Look{Site: cluster.Site(), ByGateways: byGateways(leases, spillway.ShareID{Group: g.Name}), StaticByGateways: func(group, id string) bool { return static[layout.MemberKey(group, id)] }, Grew: map[spillway.TopicPartition]int64{}, Transactional: func(id string) bool {
 		of, ok := topology.GroupOfTransactionalID(id)
 		return ok && of.Name == g.Name
 	}}
@@ -219,7 +225,7 @@ func (o *Operator) directClients(ctx context.Context, g spillway.FailoverGroup, 
 	if quiet <= 0 {
 		quiet = DirectQuiet
 	}
-	return direct.Judge(g.Name, lookDirect(ctx, cluster, o.topology, g, byGateways(leases, share.ID())), quiet), nil
+	return direct.Judge(g.Name, lookDirect(ctx, cluster, o.topology, g, leases), quiet), nil
 }
 
 // foundNow is the adoption of a share with what a look finds now, or with why none could.
@@ -339,7 +345,7 @@ func (d *driver) lookDirect(ctx context.Context, site spillway.SiteID, epoch spi
 	ctx, cancel := context.WithTimeout(ctx, directMax)
 	defer cancel()
 	leases := decodeGateways(d.c.hub.entries(d.c.keys.Gateways()))
-	found := direct.Judge(d.id.Group, lookDirect(ctx, d.c.cfg.Sites[site].Cluster, d.c.cfg.Topology, d.group, byGateways(leases, d.id)), d.c.cfg.DirectQuiet)
+	found := direct.Judge(d.id.Group, lookDirect(ctx, d.c.cfg.Sites[site].Cluster, d.c.cfg.Topology, d.group, leases), d.c.cfg.DirectQuiet)
 	l := &d.looks
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -3,7 +3,7 @@
 // knows nothing of how a group moves.
 //
 // A member of a consumer group is one that came by a gateway if brokers show the gateway's
-// client id of it. A producer is one of a gateway's clients if its id has their bits
+// client id of it, or, where it has an instance id, if a gateway says so. A producer is one of a gateway's clients if its id has their bits
 // (spillway.ClientProducerID): nobody else's has. What a broker does not show nobody can list:
 // who reads without being a member of a group, who writes without a producer id, and by which
 // way a transactional producer came, unless its gateway says so.
@@ -37,8 +37,20 @@ type Look struct {
 	// ByGateways are the producer ids that the site gave to transactional producers whose
 	// gateways say that they came by them.
 	ByGateways map[int64]bool
+	// StaticByGateways tells of a member with an instance id whether a gateway says that it
+	// came by it; nil: none does.
+	StaticByGateways func(group, id string) bool
 	// Unread are what could not be asked for.
 	Unread []Unread
+}
+
+// byGateway tells whether a member came by a gateway. Brokers keep the client id of the one
+// who joined first under an instance id, for all that come after it.
+func (l Look) byGateway(m Member) bool {
+	if m.Instance != "" {
+		return l.StaticByGateways != nil && l.StaticByGateways(m.Group, m.ID)
+	}
+	return spillway.IsGatewayClientID(m.ClientID)
 }
 
 // Member of a consumer group.
@@ -80,6 +92,9 @@ type Client struct {
 	Host   string `json:"host,omitempty"`
 	Group  string `json:"group,omitempty"`
 	Member string `json:"member,omitempty"`
+	// Instance is the instance id of a static member: ID and Host may be those of the first one
+	// that had it.
+	Instance string `json:"instance,omitempty"`
 	// Partitions that it is assigned, or has written to, partitionsMax at most.
 	Partitions []string `json:"partitions"`
 	More       int      `json:"morePartitions,omitempty"`
@@ -150,6 +165,9 @@ func (f Found) String() string {
 func (c Client) String() string {
 	switch c.Kind {
 	case KindMember:
+		if c.Instance != "" {
+			return fmt.Sprintf("static member %s of group %s", c.Instance, c.Group)
+		}
 		return fmt.Sprintf("member %s of group %s from %s", c.ID, c.Group, c.Host)
 	case KindTransactional:
 		return fmt.Sprintf("transactional producer %s", c.ID)
@@ -178,10 +196,10 @@ func Judge(group string, l Look, quiet time.Duration) Found {
 	f := Found{Group: group, Site: l.Site, At: l.At, Clients: []Client{}, Gone: []Client{}, Unread: l.Unread, Unseen: unseen}
 	var clients, gone []Client
 	for _, m := range l.Members {
-		if spillway.IsGatewayClientID(m.ClientID) {
+		if l.byGateway(m) {
 			continue
 		}
-		c := Client{Kind: KindMember, ID: m.ClientID, Host: strings.TrimPrefix(m.Host, "/"), Group: m.Group, Member: m.ID, LastSeen: l.At}
+		c := Client{Kind: KindMember, ID: m.ClientID, Instance: m.Instance, Host: strings.TrimPrefix(m.Host, "/"), Group: m.Group, Member: m.ID, LastSeen: l.At}
 		c.Partitions, c.More = names(m.Partitions)
 		clients = append(clients, c)
 	}

@@ -42,6 +42,13 @@ func TestWhoGoesPastTheGateways(t *testing.T) {
 			look:    Look{Members: []Member{{Group: "desk", ID: "a", ClientID: "spillway", Host: "h"}}},
 			clients: "member spillway of group desk from h",
 		},
+		"static members show who joined first, so gateways are believed": {
+			look: Look{StaticByGateways: func(group, id string) bool { return group == "desk" && id == "till-1-a" }, Members: []Member{
+				{Group: "desk", ID: "till-1-a", Instance: "till-1", ClientID: "desk-app", Host: "h"},
+				{Group: "desk", ID: "till-2-b", Instance: "till-2", ClientID: spillway.GatewayClientID("east-1"), Host: "h"},
+			}},
+			clients: "static member till-2 of group desk",
+		},
 		"ids of a gateway's client and of a mirror": {look: twice(wrote(byGateway, 0), wrote(spillway.MirrorProducerID(5), 0))},
 		"an id of the cluster":                      {look: twice(wrote(4711, time.Minute)), clients: "producer 4711 of orders-1"},
 		"one that has not written for long":         {look: twice(wrote(4711, quiet)), gone: "producer 4711 of orders-1"},

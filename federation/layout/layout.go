@@ -17,6 +17,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"strconv"
 
@@ -84,6 +85,10 @@ type GatewayLease struct {
 	// producers which came by this gateway lately, as far as the share is adopting: brokers
 	// do not tell by which way they came.
 	Transactional map[string][]int64 `json:"transactional,omitempty"`
+	// Static are, as MemberKey, the members of consumer groups with an instance id that came by
+	// this gateway lately, of shares that are adopting. Brokers show of such a one what it was
+	// when somebody joined under the instance id first.
+	Static []uint64 `json:"static,omitempty"`
 	// RightsUnread are the sites whose access control lists this gateway has never read: of
 	// what is served there it tells clients to come again. For people.
 	RightsUnread []spillway.SiteID `json:"rightsUnread,omitempty"`
@@ -95,6 +100,15 @@ type Lagging struct {
 	Worst      string  `json:"worst"`      // of them
 	Records    int64   `json:"records"`    // of it that no other site has
 	Seconds    float64 `json:"seconds"`    // since the oldest of them was appended
+}
+
+// MemberKey names a member of a consumer group in a few bytes.
+func MemberKey(group, id string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(group)) // never fails, as the others
+	h.Write([]byte{0})
+	h.Write([]byte(id))
+	return h.Sum64()
 }
 
 // Decode reads a layout record.

@@ -455,9 +455,9 @@ func (x *transactions) settledAll(epoch spillway.Epoch, of func(id string) bool)
 	return true
 }
 
-// Bounds of what is told of transactional producers, while a share is adopting. One that has
-// done nothing for longer than throughFor may have gone to the brokers since, which give it the
-// same id there.
+// Bounds of what is told of those that came by this gateway, while a share is adopting. A
+// transactional producer that has done nothing for longer than throughFor may have gone to the
+// brokers since, which give it the same id there.
 const (
 	throughFor = time.Minute
 	throughMax = 500

@@ -17,6 +17,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/federation/failover"
+	"spillway/federation/layout"
 	"spillway/mirror/offsetmap"
 )
 
@@ -435,6 +436,40 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 			w.transactions.learn(fmt.Sprint("app-", n), 2, int64(n))
 		}
 		if n := len(w.TransactionalProducers(share)); n != throughMax {
+			t.Errorf("%d are told", n)
+		}
+	})
+}
+
+// Of static members brokers show who joined first, so gateways say who came by them: lately,
+// and those alone.
+func TestAGatewayTellsWhichStaticMembersCameByIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer w.Close()
+		share := w.shares[spillway.ShareID{Group: "shop"}]
+		w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+		beat := func(member string, instance *string) {
+			t.Helper()
+			req := kmsg.NewPtrHeartbeatRequest()
+			req.Version, req.Group, req.MemberID, req.InstanceID = 4, "desk", member, instance
+			if _, err := w.serve(t.Context(), 12, 4, req.AppendTo(nil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		beat("till-1-a", kmsg.StringPtr("till-1"))
+		beat("desk-b", nil)
+		if got := w.StaticMembers(share); !slices.Equal(got, []uint64{layout.MemberKey("desk", "till-1-a")}) {
+			t.Errorf("%v", got)
+		}
+		time.Sleep(throughFor + time.Second)
+		if got := w.StaticMembers(share); len(got) > 0 {
+			t.Errorf("it has gone, and is told: %v", got)
+		}
+		for n := range staticMax + 5 {
+			w.members.touchStatic("desk", fmt.Sprint("m-", n), kmsg.StringPtr("x"))
+		}
+		if n := len(w.StaticMembers(share)); n != staticMax {
 			t.Errorf("%d are told", n)
 		}
 	})
