@@ -3,10 +3,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +19,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"spillway/federation/control"
 	"spillway/federation/direct"
 	"spillway/federation/failover"
 	"spillway/tests/orders"
@@ -27,7 +31,7 @@ import (
 // an idempotent producer of each kind writes to the same partitions, each record once and each
 // producer's in its order. Who goes past the gateways is listed, and nothing moves until
 // nobody does.
-func takeIn(t *testing.T, w *world.World) {
+func takeIn(t *testing.T, w *world.World, page *page) {
 	t.Helper()
 	m := &mixed{t: t, w: w, next: make(map[string]int)}
 	gateways, east := []kgo.Opt{kgo.SeedBrokers(w.Bootstrap...)}, w.Kafka["east"].Dial()
@@ -36,7 +40,7 @@ func takeIn(t *testing.T, w *world.World) {
 	found := func(want ...string) {
 		t.Helper()
 		w.Eventually(30*time.Second, fmt.Sprintf("found are %q", want), func() error {
-			out, err := w.Run(t.Context(), "west", "failover-group", "clients", world.Group, "-o", "json")
+			out, err := page.run("failover-group clients shop", "-o", "json")
 			if err != nil {
 				return err
 			}
@@ -48,7 +52,7 @@ func takeIn(t *testing.T, w *world.World) {
 			for _, c := range f.Clients {
 				switch c.Kind {
 				case direct.KindMember:
-					who = append(who, c.ID)
+					who = append(who, cmp.Or(c.Instance, c.ID))
 				default:
 					who = append(who, c.Kind)
 				}
@@ -62,9 +66,12 @@ func takeIn(t *testing.T, w *world.World) {
 
 	atBroker := m.produce(ctx, "old", 0, east...)
 	atGateway := m.produce(ctx, "new", 0, gateways...)
-	one, two := m.join(ctx, "desk-1", east...), m.join(ctx, "desk-2", east...)
+	static := func(to []kgo.Opt) []kgo.Opt {
+		return append(slices.Clone(to), kgo.InstanceID("till-2"), kgo.SessionTimeout(6*time.Second))
+	}
+	one, two := m.join(ctx, "desk-1", east...), m.join(ctx, "desk-2", static(east)...)
 	three, four := m.join(ctx, "desk-3", gateways...), m.join(ctx, "desk-4", gateways...)
-	found("desk-1", "desk-2", direct.KindProducer)
+	found("desk-1", "till-2", direct.KindProducer)
 	if _, err := w.Run(t.Context(), "west", "switchover", world.Group, "--to", "west", "--timeout", "1s"); err == nil || !strings.Contains(err.Error(), "member desk-1 of group mixed from ") || !strings.Contains(err.Error(), "adopting") {
 		t.Fatalf("a switchover that leaves clients behind: %v", err)
 	}
@@ -74,12 +81,12 @@ func takeIn(t *testing.T, w *world.World) {
 	}
 	one()
 	five := m.join(ctx, "desk-5", gateways...)
-	found("desk-2", direct.KindProducer)
+	found("till-2", direct.KindProducer)
 	sent := atBroker()
 	atBroker = m.produce(ctx, "old", sent, gateways...)
 	two()
-	six := m.join(ctx, "desk-6", gateways...)
-	found() // the producer has been quiet for as long as directQuiet says
+	six := m.join(ctx, "desk-6", static(gateways)...) // the same member, since it has an instance id
+	found()                                           // the producer has been quiet for as long as directQuiet says
 	sent = atBroker() + atGateway()
 	w.Eventually(60*time.Second, "all was read", func() error { return m.has(sent) })
 	for _, leave := range []func(){three, four, five, six} {
@@ -88,6 +95,14 @@ func takeIn(t *testing.T, w *world.World) {
 	fmt.Printf("measured: %d records were read once and in order while all clients changed over\n", sent)
 
 	w.Reconfigure(func(o *world.Options) { o.Extra = "" })
+	// A static member does not leave, and the gateways that knew it were started anew.
+	w.Eventually(30*time.Second, "the dry run says that it may end", func() error {
+		out, err := page.run("failover-group end-adoption shop --dry-run")
+		if (err != nil || !strings.Contains(out, "no client was found at east past the gateways")) && !strings.Contains(fmt.Sprint(err), "is not adopting") {
+			return fmt.Errorf("%s, %w", out, err)
+		}
+		return nil
+	})
 	w.Eventually(60*time.Second, "the adoption has ended", func() error {
 		var share failover.Share
 		if err := w.Share(t.Context(), "west", &share); err != nil {
@@ -98,6 +113,77 @@ func takeIn(t *testing.T, w *world.World) {
 		}
 		return w.Healthy(t.Context())
 	})
+	if _, err := page.run("failover-group end-adoption shop --accept direct-clients --why 'nightly job, switched off next week'"); !strings.Contains(fmt.Sprint(err), "is not adopting") {
+		t.Fatalf("it has ended: %v", err)
+	}
+}
+
+// takeOut has all consumer groups leave Spillway at east, which serves them.
+func takeOut(t *testing.T, w *world.World, page *page) {
+	t.Helper()
+	for _, line := range []string{"failover-group leave shop --site east --dry-run", "failover-group leave shop --site east"} {
+		out, err := page.run(line, "-o", "json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var l control.Leaving
+		if err := json.Unmarshal([]byte(out), &l); err != nil {
+			t.Fatal(err)
+		}
+		var groups []string
+		for _, g := range l.Groups {
+			groups = append(groups, g.Group)
+			for _, p := range g.Positions {
+				if p.Virtual < 700_000 || p.Local >= 700_000 { // the offset base of the world
+					t.Errorf("%+v", p)
+				}
+			}
+			if len(g.Positions) == 0 || g.Left == l.DryRun {
+				t.Errorf("%+v", g)
+			}
+		}
+		if !slices.Equal(groups, []string{"desk", "mixed"}) || !slices.Equal(l.Bootstrap, w.Kafka["east"].Bootstrap()) {
+			t.Errorf("%+v", l)
+		}
+	}
+}
+
+// page is one of the docs whose commands are run.
+type page struct {
+	t     *testing.T
+	w     *world.World
+	name  string
+	lines []string
+	ran   map[string]bool
+}
+
+func pageOf(t *testing.T, w *world.World, name string) *page {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, _ := commandsIn(string(text))
+	return &page{t: t, w: w, name: name, lines: lines, ran: make(map[string]bool)}
+}
+
+// run runs a command as the page has it, with more arguments.
+func (p *page) run(line string, more ...string) (string, error) {
+	p.t.Helper()
+	if !slices.Contains(p.lines, line) {
+		p.t.Fatalf("%s has no command spillway %s", p.name, line)
+	}
+	p.ran[line] = true
+	return p.w.Run(p.t.Context(), "west", append(split(line), more...)...)
+}
+
+// all tells of commands of the page that were not run.
+func (p *page) all() {
+	for _, line := range p.lines {
+		if !p.ran[line] {
+			p.t.Errorf("nobody ran spillway %s of %s", line, p.name)
+		}
+	}
 }
 
 // mixed is one topic that clients of both kinds write and read.

@@ -23,7 +23,8 @@ import (
 // again by a consumer group, and what was written meanwhile is carried like the rest.
 func TestRealBreakGlass(t *testing.T) {
 	w := world.Start(t, world.Options{Sites: []string{"east", "west"}, Consuls: 1, Extra: "    adopting: true", Control: "directQuiet: 2s"})
-	takeIn(t, w)
+	page := pageOf(t, w, "operate/adopt.md")
+	takeIn(t, w, page)
 	g := &glass{t: t, w: w, next: make(map[int32]int)}
 	gateways := []kgo.Opt{kgo.SeedBrokers(w.Bootstrap...)}
 	move := func(to string) {
@@ -58,7 +59,13 @@ func TestRealBreakGlass(t *testing.T) {
 	g.read(50, gateways...)
 	move("east")
 	g.write(100, gateways...)
-	g.read(g.written-g.got, gateways...) // the rest
+	g.read(80, gateways...)
+	takeOut(t, w, page)
+	east := w.Kafka["east"].Dial()
+	g.read(40, east...)
+	g.write(50, east...)
+	g.read(g.written-g.got, east...) // the rest
+	page.all()
 }
 
 // glass writes and reads one topic, each record once.

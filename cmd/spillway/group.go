@@ -38,7 +38,7 @@ func newGroupCommand(s *settings) *cobra.Command {
 			}
 			return s.show(cmd.OutOrStdout(), share, func() []string { return shareRows(share) })
 		},
-	}), newHistoryCommand(s), newReportCommand(s), newClientsCommand(s), newEndAdoptionCommand(s))
+	}), newHistoryCommand(s), newReportCommand(s), newClientsCommand(s), newEndAdoptionCommand(s), newLeaveCommand(s))
 	return cmd
 }
 
