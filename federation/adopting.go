@@ -1,19 +1,28 @@
 package federation
 
-// cameBy are the clients of shares that are adopting of which brokers do not show that they
-// came by this gateway: transactional producers, by share, and members with an instance id.
-func (g *Gateway) cameBy() (transactional map[string][]int64, static []uint64) {
+import "spillway/federation/layout"
+
+// cameBy adds to a lease what brokers do not show of the clients of shares that are adopting:
+// which transactional producers, members with an instance id, and producers without an id came
+// by this gateway.
+func (g *Gateway) cameBy(lease layout.GatewayLease) layout.GatewayLease {
 	for id, s := range g.shares {
-		if !s.Group.Adopting && s.Record().Adoption == nil {
+		if !s.Adopting() {
 			continue
 		}
 		if ids := g.router.TransactionalProducers(s); len(ids) > 0 {
-			if transactional == nil {
-				transactional = make(map[string][]int64)
+			if lease.Transactional == nil {
+				lease.Transactional = make(map[string][]int64)
 			}
-			transactional[id.String()] = ids
+			lease.Transactional[id.String()] = ids
 		}
-		static = append(static, g.router.StaticMembers(s)...)
+		lease.Static = append(lease.Static, g.router.StaticMembers(s)...)
+		for _, tp := range g.router.PlainPartitions(s) {
+			if lease.Plain == nil {
+				lease.Plain = make(map[string][]int32)
+			}
+			lease.Plain[tp.Topic] = append(lease.Plain[tp.Topic], tp.Partition)
+		}
 	}
-	return transactional, static
+	return lease
 }

@@ -81,12 +81,16 @@ func takeIn(t *testing.T, w *world.World, page *page) {
 	}
 	one()
 	five := m.join(ctx, "desk-5", gateways...)
-	found("till-2", direct.KindProducer)
+	plain := m.plain(ctx, east...)
+	found("till-2", direct.KindProducer, direct.KindUnknown)
+	plain()
+	plain = m.plain(ctx, gateways...)
 	sent := atBroker()
 	atBroker = m.produce(ctx, "old", sent, gateways...)
 	two()
 	six := m.join(ctx, "desk-6", static(gateways)...) // the same member, since it has an instance id
 	found()                                           // the producer has been quiet for as long as directQuiet says
+	plain()
 	sent = atBroker() + atGateway()
 	w.Eventually(60*time.Second, "all was read", func() error { return m.has(sent) })
 	for _, leave := range []func(){three, four, five, six} {
@@ -235,6 +239,32 @@ func (m *mixed) produce(ctx context.Context, name string, before int, to ...kgo.
 			m.t.Fatal(err)
 		}
 		return sent
+	}
+}
+
+// plain writes without a producer id to a topic of its own, until it is ended.
+func (m *mixed) plain(ctx context.Context, to ...kgo.Opt) (end func()) {
+	m.t.Helper()
+	c := m.client(to, kgo.DisableIdempotentWrite())
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() {
+		defer c.Close()
+		for ctx.Err() == nil {
+			if err := c.ProduceSync(context.WithoutCancel(ctx), &kgo.Record{Topic: orders.Topics[2], Value: []byte("plain")}).FirstErr(); err != nil {
+				done <- err
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		done <- nil
+	}()
+	return func() {
+		m.t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			m.t.Fatal(err)
+		}
 	}
 }
 

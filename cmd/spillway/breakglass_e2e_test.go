@@ -24,7 +24,9 @@ import (
 func TestRealBreakGlass(t *testing.T) {
 	w := world.Start(t, world.Options{Sites: []string{"east", "west"}, Consuls: 1, Extra: "    adopting: true", Control: "directQuiet: 2s"})
 	page := pageOf(t, w, "operate/adopt.md")
+	begun := time.Now()
 	takeIn(t, w, page)
+	fmt.Printf("measured: the group was adopted in %s\n", time.Since(begun).Round(time.Second))
 	g := &glass{t: t, w: w, next: make(map[int32]int)}
 	gateways := []kgo.Opt{kgo.SeedBrokers(w.Bootstrap...)}
 	move := func(to string) {

@@ -25,6 +25,8 @@ const (
 	directAtOnce        = 8
 	// directBetween lies between the two readings of a look: who writes shows then.
 	directBetween = time.Second
+	// directLease is more than lies between two renewals of a gateway's lease.
+	directLease = 1500 * time.Millisecond
 	// directMax bounds a look.
 	directMax = time.Minute
 	// DirectQuiet is for how long a producer must not have written to count as gone.
@@ -32,17 +34,11 @@ const (
 )
 
 // lookDirect reads what the site that serves a failover group shows of its clients.
-func lookDirect(ctx context.Context, cluster broker.Cluster, topology *spillway.Topology, g spillway.FailoverGroup, leases []layout.GatewayLease) direct.Look {
-	static := map[uint64]bool{}
-	for _, l := range leases {
-		for _, key := range l.Static {
-			static[key] = true
-		}
-	}
-	look := direct.Look{Site: cluster.Site(), ByGateways: byGateways(leases, spillway.ShareID{Group: g.Name}), StaticByGateways: func(group, id string) bool { return static[layout.MemberKey(group, id)] }, Grew: map[spillway.TopicPartition]int64{}, Transactional: func(id string) bool {
+func lookDirect(ctx context.Context, cluster broker.Cluster, topology *spillway.Topology, g spillway.FailoverGroup, leases gateways) direct.Look {
+	look := looked{direct.Look{Site: cluster.Site(), Grew: map[spillway.TopicPartition]int64{}, Transactional: func(id string) bool {
 		of, ok := topology.GroupOfTransactionalID(id)
 		return ok && of.Name == g.Name
-	}}
+	}}}
 	var unread unreadNotes
 	admin := cluster.Admin()
 	var tps []spillway.TopicPartition
@@ -64,19 +60,22 @@ func lookDirect(ctx context.Context, cluster broker.Cluster, topology *spillway.
 		unread.note("producers", fmt.Errorf("those of %d partitions were asked for, not of %d more", directPartitionsMax, more))
 		tps = tps[:directPartitionsMax]
 	}
-	read := func() (producers []direct.Producer, ends map[spillway.TopicPartition]spillway.LocalOffset) {
+	producers := func() []direct.Producer {
 		if cluster.Capabilities().DescribeProducers {
-			producers = producersOf(ctx, admin, tps, &unread)
+			return producersOf(ctx, admin, tps, &unread)
 		}
+		return nil
+	}
+	logEnds := func() map[spillway.TopicPartition]spillway.LocalOffset {
 		ends, err := admin.LogEnds(ctx, tps)
 		unread.note("log ends", err)
-		return producers, ends
+		return ends
 	}
 	if !cluster.Capabilities().DescribeProducers {
 		unread.note("producers", errors.New("brokers of this kind do not list them"))
 	}
-	var ends map[spillway.TopicPartition]spillway.LocalOffset
-	look.Before, ends = read()
+	look.Before = producers()
+	ends := logEnds()
 	look.Members = membersOf(ctx, admin, topology, g, &unread)
 	open, err := admin.OpenTransactions(ctx)
 	unread.note("transactions", err)
@@ -85,15 +84,47 @@ func lookDirect(ctx context.Context, cluster broker.Cluster, topology *spillway.
 		look.Transactions[t.ProducerID] = t.TransactionalID
 	}
 	pause(ctx, directBetween)
-	var after map[spillway.TopicPartition]spillway.LocalOffset
-	look.Producers, after = read()
-	for tp, end := range after {
-		if was, ok := ends[tp]; ok && end > was {
-			look.Grew[tp] = int64(end - was)
+	// The ends are read between the producers: what a log grew by, some of these have written.
+	if can := cluster.Capabilities().DescribeProducers; can {
+		for tp, end := range logEnds() {
+			if was, ok := ends[tp]; ok && end > was {
+				look.Grew[tp] = int64(end - was)
+			}
 		}
 	}
+	look.Producers = producers()
+	pause(ctx, directLease) // so that gateways have said what they sent meanwhile
+	said, err := leases(ctx)
+	unread.note("gateways", err)
+	look.believe(g, said)
 	look.At, look.Unread = time.Now().UTC(), unread.all()
-	return look
+	return look.Look
+}
+
+// gateways reads their leases.
+type gateways func(context.Context) ([]layout.GatewayLease, error)
+
+// looked is a look that lacks what gateways say.
+type looked struct{ direct.Look }
+
+// believe adds what gateways say in their leases of who came by them.
+func (l *looked) believe(g spillway.FailoverGroup, leases []layout.GatewayLease) {
+	static := map[uint64]bool{}
+	l.ByGateways, l.Plain = map[int64]bool{}, map[spillway.TopicPartition]bool{}
+	for _, lease := range leases {
+		for _, producer := range lease.Transactional[spillway.ShareID{Group: g.Name}.String()] {
+			l.ByGateways[producer] = true
+		}
+		for _, key := range lease.Static {
+			static[key] = true
+		}
+		for topic, partitions := range lease.Plain {
+			for _, p := range partitions {
+				l.Plain[spillway.TopicPartition{Topic: topic, Partition: p}] = true
+			}
+		}
+	}
+	l.StaticByGateways = func(group, id string) bool { return static[layout.MemberKey(group, id)] }
 }
 
 // unreadNotes collects what could not be asked for, the first fault about each.
@@ -185,18 +216,6 @@ func eachOf[T any](all []T, do func(T)) {
 	wg.Wait()
 }
 
-// byGateways are the producer ids of transactional producers of a share that gateways say
-// came by them.
-func byGateways(leases []layout.GatewayLease, id spillway.ShareID) map[int64]bool {
-	ids := map[int64]bool{}
-	for _, l := range leases {
-		for _, producer := range l.Transactional[id.String()] {
-			ids[producer] = true
-		}
-	}
-	return ids
-}
-
 // DirectClients looks who goes past the gateways to the site that serves a failover group.
 func (o *Operator) DirectClients(ctx context.Context, group string) (direct.Found, error) {
 	g, ok := o.topology.Group(group)
@@ -217,15 +236,11 @@ func (o *Operator) directClients(ctx context.Context, g spillway.FailoverGroup, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, directMax)
 	defer cancel()
-	leases, err := o.Gateways(ctx)
-	if err != nil {
-		return direct.Found{}, err
-	}
 	quiet := o.DirectQuiet
 	if quiet <= 0 {
 		quiet = DirectQuiet
 	}
-	return direct.Judge(g.Name, lookDirect(ctx, cluster, o.topology, g, leases), quiet), nil
+	return direct.Judge(g.Name, lookDirect(ctx, cluster, o.topology, g, o.Gateways), quiet), nil
 }
 
 // foundNow is the adoption of a share with what a look finds now, or with why none could.
@@ -344,13 +359,15 @@ func (d *driver) lookDirect(ctx context.Context, site spillway.SiteID, epoch spi
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, directMax)
 	defer cancel()
-	leases := decodeGateways(d.c.hub.entries(d.c.keys.Gateways()))
+	leases := func(context.Context) ([]layout.GatewayLease, error) {
+		return decodeGateways(d.c.hub.entries(d.c.keys.Gateways())), nil
+	}
 	found := direct.Judge(d.id.Group, lookDirect(ctx, d.c.cfg.Sites[site].Cluster, d.c.cfg.Topology, d.group, leases), d.c.cfg.DirectQuiet)
 	l := &d.looks
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running, l.next = false, d.c.cfg.Clock.Now()
-	l.pause = max(d.c.cfg.DirectEvery, min(directPart*(time.Since(begun)-directBetween), directMax))
+	l.pause = max(d.c.cfg.DirectEvery, min(directPart*(time.Since(begun)-directBetween-directLease), directMax))
 	if l.epoch != epoch || ctx.Err() != nil {
 		return
 	}

@@ -5,8 +5,8 @@
 // A member of a consumer group is one that came by a gateway if brokers show the gateway's
 // client id of it, or, where it has an instance id, if a gateway says so. A producer is one of a gateway's clients if its id has their bits
 // (spillway.ClientProducerID): nobody else's has. What a broker does not show nobody can list:
-// who reads without being a member of a group, who writes without a producer id, and by which
-// way a transactional producer came, unless its gateway says so.
+// who reads without being a member of a group, and who writes without a producer id where others
+// write too; and by which way a transactional producer came, unless its gateway says so.
 package direct
 
 import (
@@ -30,6 +30,8 @@ type Look struct {
 	Producers, Before []Producer
 	// Grew is by how many offsets logs grew meanwhile; those that did not are left out.
 	Grew map[spillway.TopicPartition]int64
+	// Plain are partitions to which a gateway has lately sent batches without a producer id.
+	Plain map[spillway.TopicPartition]bool
 	// Transactions are open ones: transactional ids by producer id.
 	Transactions map[int64]string
 	// Transactional tells whether a failover group has the transactional id.
@@ -80,6 +82,7 @@ const (
 	KindMember        = "member"        // of a consumer group
 	KindProducer      = "producer"      // idempotent or transactional
 	KindTransactional = "transactional" // has an open transaction
+	KindUnknown       = "unknown"       // writes without a producer id, as no gateway does there
 )
 
 // Client is one that goes past the gateways.
@@ -112,7 +115,8 @@ type Found struct {
 	// Gone are producers that have written past the gateways, and not for long.
 	Gone     []Client `json:"gone"`
 	MoreGone int      `json:"moreGone,omitempty"`
-	// Unattributed are partitions to which somebody wrote during the look without a producer id.
+	// Unattributed are partitions to which somebody wrote during the look without a producer
+	// id, where a gateway did so too: whether others did besides is not known.
 	Unattributed []string `json:"unattributed,omitempty"`
 	Unread       []Unread `json:"unread,omitempty"`
 	// Unseen says what brokers cannot show.
@@ -128,7 +132,7 @@ const (
 // unseen is the same for every look.
 var unseen = []string{
 	"consumers that are not members of a group (assign(), Flink, sinks that keep positions themselves): a broker tells nobody of them",
-	"producers without a producer id (enable.idempotence=false, acks 0 or 1 of older clients): of them only the growth of a log is seen, and clients of gateways may be such too",
+	"producers without a producer id (enable.idempotence=false, acks 0 or 1 of older clients): of them only the growth of a log is seen, where no other producer writes to it during the look",
 	"clients that are not connected now, as jobs that run at night",
 }
 
@@ -169,6 +173,8 @@ func (c Client) String() string {
 			return fmt.Sprintf("static member %s of group %s", c.Instance, c.Group)
 		}
 		return fmt.Sprintf("member %s of group %s from %s", c.ID, c.Group, c.Host)
+	case KindUnknown:
+		return fmt.Sprintf("somebody who writes without a producer id to %s", few(c.Partitions, c.More))
 	case KindTransactional:
 		return fmt.Sprintf("transactional producer %s", c.ID)
 	}
@@ -224,16 +230,26 @@ func Judge(group string, l Look, quiet time.Duration) Found {
 			clients = append(clients, Client{Kind: KindTransactional, ID: name, Partitions: []string{}, LastSeen: l.At})
 		}
 	}
+	var plain []spillway.TopicPartition
+	for _, tp := range slices.SortedFunc(maps.Keys(l.Grew), spillway.TopicPartition.Compare) {
+		switch {
+		case wrote[tp]:
+		case l.Plain[tp]: // by a gateway, and perhaps past it besides
+			f.Unattributed = append(f.Unattributed, tp.String())
+		default:
+			plain = append(plain, tp)
+		}
+	}
+	if len(plain) > 0 { // nobody can tell how many they are
+		c := Client{Kind: KindUnknown, ID: "without a producer id", LastSeen: l.At}
+		c.Partitions, c.More = names(plain)
+		clients = append(clients, c)
+	}
 	slices.SortFunc(clients, func(a, b Client) int {
 		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Group, b.Group), strings.Compare(a.ID, b.ID), strings.Compare(a.Member, b.Member))
 	})
 	f.Clients, f.More = bounded(clients)
 	f.Gone, f.MoreGone = bounded(gone)
-	for _, tp := range slices.SortedFunc(maps.Keys(l.Grew), spillway.TopicPartition.Compare) {
-		if !wrote[tp] {
-			f.Unattributed = append(f.Unattributed, tp.String())
-		}
-	}
 	return f
 }
 

@@ -75,7 +75,11 @@ func TestWhoGoesPastTheGateways(t *testing.T) {
 			clients: "transactional producer pay-1",
 		},
 		"a log grows, and no producer with an id wrote": {
-			look:         Look{Producers: []Producer{{TopicPartition: carts, ID: byGateway, Sequence: 2, Last: now}}, Before: []Producer{{TopicPartition: carts, ID: byGateway, Sequence: 1, Last: now}}, Grew: map[spillway.TopicPartition]int64{orders: 5, carts: 1}},
+			look:    Look{Producers: []Producer{{TopicPartition: carts, ID: byGateway, Sequence: 2, Last: now}}, Before: []Producer{{TopicPartition: carts, ID: byGateway, Sequence: 1, Last: now}}, Grew: map[spillway.TopicPartition]int64{orders: 5, carts: 1}},
+			clients: "somebody who writes without a producer id to orders-1",
+		},
+		"a gateway writes there too": {
+			look:         Look{Grew: map[spillway.TopicPartition]int64{orders: 5}, Plain: map[spillway.TopicPartition]bool{orders: true}},
 			unattributed: "orders-1",
 		},
 	} {

@@ -89,6 +89,9 @@ type GatewayLease struct {
 	// this gateway lately, of shares that are adopting. Brokers show of such a one what it was
 	// when somebody joined under the instance id first.
 	Static []uint64 `json:"static,omitempty"`
+	// Plain are the partitions of such shares, by topic, to which batches without a producer id
+	// went by this gateway lately.
+	Plain map[string][]int32 `json:"plain,omitempty"`
 	// RightsUnread are the sites whose access control lists this gateway has never read: of
 	// what is served there it tells clients to come again. For people.
 	RightsUnread []spillway.SiteID `json:"rightsUnread,omitempty"`

@@ -412,6 +412,8 @@ func (op *produce) send(lane *Lane, parts []*part) {
 			batch.SetProducer(p.records, p.producer, p.header.ProducerEpoch, p.header.BaseSequence)
 		case p.idempotent():
 			batch.SetProducer(p.records, spillway.MaskProducerID(p.header.ProducerID, p.term.Mask), p.header.ProducerEpoch, p.header.BaseSequence)
+		default:
+			op.client.router.plain.sends(p)
 		}
 		i, ok := byTopic[p.tp.Topic]
 		if !ok {

@@ -474,3 +474,39 @@ func TestAGatewayTellsWhichStaticMembersCameByIt(t *testing.T) {
 		}
 	})
 }
+
+// Batches without a producer id look the same whoever wrote them, so gateways say to which
+// partitions they sent such, while the share is adopting.
+func TestAGatewayTellsWhereItWritesWithoutAProducerID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer w.Close()
+		share := w.shares[spillway.ShareID{Group: "shop"}]
+		tp := spillway.TopicPartition{Topic: "orders", Partition: 3}
+		w.plain.sends(&part{share: share, tp: tp})
+		if got := w.PlainPartitions(share); len(got) > 0 {
+			t.Errorf("it is not adopting, and %v are remembered", got)
+		}
+		record := share.Record()
+		record.Adoption = &failover.Adoption{}
+		share.SetRecord(record)
+		w.plain.sends(&part{share: share, tp: tp})
+		if got := w.PlainPartitions(share); !slices.Equal(got, []spillway.TopicPartition{tp}) {
+			t.Errorf("%v", got)
+		}
+		for n := range int32(plainMax + 5) {
+			w.plain.sends(&part{share: share, tp: spillway.TopicPartition{Topic: "carts", Partition: n}})
+		}
+		if n := len(w.PlainPartitions(share)); n != plainMax {
+			t.Errorf("%d are remembered", n)
+		}
+		time.Sleep(throughFor + time.Second)
+		if got := w.PlainPartitions(share); len(got) > 0 {
+			t.Errorf("long ago, and %d are told", len(got))
+		}
+		tp.Partition++
+		if w.plain.sends(&part{share: share, tp: tp}); len(w.plain.at) != 1 {
+			t.Errorf("%d take room", len(w.plain.at))
+		}
+	})
+}
