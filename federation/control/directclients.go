@@ -40,6 +40,8 @@ func lookDirect(ctx context.Context, cluster broker.Cluster, topology *spillway.
 		return ok && of.Name == g.Name
 	}}}
 	var unread unreadNotes
+	before, err := leases(ctx)
+	unread.note("gateways", err)
 	admin := cluster.Admin()
 	var tps []spillway.TopicPartition
 	md, err := cluster.Metadata(ctx)
@@ -96,13 +98,33 @@ func lookDirect(ctx context.Context, cluster broker.Cluster, topology *spillway.
 	pause(ctx, directLease) // so that gateways have said what they sent meanwhile
 	said, err := leases(ctx)
 	unread.note("gateways", err)
-	look.believe(g, said)
+	look.believe(g, speaking(before, said))
 	look.At, look.Unread = time.Now().UTC(), unread.all()
 	return look.Look
 }
 
 // gateways reads their leases.
 type gateways func(context.Context) ([]layout.GatewayLease, error)
+
+// speaking are the leases of gateways that renewed them between two readings, and do not
+// leave: keys of gateways outlive them, and what a dead one said of its clients was true of
+// their last connection.
+func speaking(before, said []layout.GatewayLease) (live []layout.GatewayLease) {
+	type start struct {
+		id   spillway.GatewayID
+		boot string
+	}
+	beats := map[start]uint64{}
+	for _, l := range before {
+		beats[start{l.ID, l.Boot}] = l.Beat
+	}
+	for _, l := range said {
+		if was, known := beats[start{l.ID, l.Boot}]; known && was != l.Beat && !l.Leaving {
+			live = append(live, l)
+		}
+	}
+	return live
+}
 
 // looked is a look that lacks what gateways say.
 type looked struct{ direct.Look }

@@ -14,6 +14,7 @@ import (
 	"spillway/broker"
 	"spillway/federation/direct"
 	"spillway/federation/failover"
+	"spillway/federation/layout"
 )
 
 // remembering is an embedded site whose brokers tell of producers without transactions, as
@@ -202,6 +203,33 @@ func TestOneLookThatFindsNobodyEndsNothing(t *testing.T) {
 		known, nones = heed(known, nones, step.found)
 		if (known != nil) != step.known || known != nil && (known.Clients != step.clients || known.None != step.none) {
 			t.Errorf("look %d: %+v, want %+v", i, known, step)
+		}
+	}
+}
+
+// What a gateway says counts while it lives: its key outlives it, and a client may have gone
+// to the brokers since.
+func TestOnlyGatewaysThatLiveVouchForClients(t *testing.T) {
+	t.Parallel()
+	lease := func(id spillway.GatewayID, boot string, beat uint64, leaving bool) layout.GatewayLease {
+		return layout.GatewayLease{ID: id, Boot: boot, Beat: beat, Leaving: leaving}
+	}
+	before := []layout.GatewayLease{lease("lives", "a", 1, false), lease("dead", "a", 9, false), lease("leaves", "a", 3, false), lease("anew", "a", 4, false)}
+	after := []layout.GatewayLease{lease("lives", "a", 2, false), lease("dead", "a", 9, false), lease("leaves", "a", 0, true), lease("anew", "b", 1, false), lease("seen once", "a", 1, false)}
+	if got := speaking(before, after); len(got) != 1 || got[0].ID != "lives" {
+		t.Errorf("%+v", got)
+	}
+	// A look asks before and after.
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
+	w.settled(1)
+	for _, beats := range []uint64{0, 1} {
+		reads := uint64(0)
+		l := lookDirect(within(t), w.sites["east"].cluster, w.topology, w.topology.Groups()[0], func(context.Context) ([]layout.GatewayLease, error) {
+			reads++
+			return []layout.GatewayLease{{ID: "east-9", Beat: beats * reads, Static: []uint64{layout.MemberKey("desk", "till")}}}, nil
+		})
+		if got := l.StaticByGateways("desk", "till"); got != (beats > 0) {
+			t.Errorf("beats %d: vouches %t", beats, got)
 		}
 	}
 }
