@@ -100,7 +100,8 @@ func takeIn(t *testing.T, w *world.World, page *page) {
 
 	w.Reconfigure(func(o *world.Options) { o.Extra = "" })
 	// A static member does not leave, and the gateways that knew it were started anew.
-	w.Eventually(30*time.Second, "the dry run says that it may end", func() error {
+	// One look does not know that the producer has gone: the loop has to say so.
+	w.Eventually(90*time.Second, "the dry run says that it may end", func() error {
 		out, err := page.run("failover-group end-adoption shop --dry-run")
 		if (err != nil || !strings.Contains(out, "no client was found at east past the gateways")) && !strings.Contains(fmt.Sprint(err), "is not adopting") {
 			return fmt.Errorf("%s, %w", out, err)

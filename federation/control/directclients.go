@@ -262,7 +262,12 @@ func (o *Operator) directClients(ctx context.Context, g spillway.FailoverGroup, 
 	if quiet <= 0 {
 		quiet = DirectQuiet
 	}
-	return direct.Judge(g.Name, lookDirect(ctx, cluster, o.topology, g, o.Gateways), quiet), nil
+	found := direct.Judge(g.Name, lookDirect(ctx, cluster, o.topology, g, o.Gateways), quiet)
+	// Clients say the time of their records. The loop goes by its own clock, over many looks.
+	if len(found.Gone) > 0 && (share.Adoption == nil || !share.Adoption.None) {
+		found.OneLook = fmt.Sprintf("%d producers have not written lately by the time of their records, which one look cannot know: the control loop has not found yet that they wrote nothing for %s", len(found.Gone)+found.MoreGone, quiet)
+	}
+	return found, nil
 }
 
 // foundNow is the adoption of a share with what a look finds now, or with why none could.
@@ -337,11 +342,20 @@ func (o *Operator) EndAdoption(ctx context.Context, group, who, why string, acce
 type directLook struct {
 	mu      sync.Mutex
 	running bool
-	epoch   spillway.Epoch
+	of      adoptionID
 	found   *failover.DirectView
-	nones   int // looks in a row that have found nobody
-	next    coordination.Instant
-	pause   time.Duration
+	// nobody is when a look found nobody, as all have since; zero: the last one found somebody.
+	nobody time.Time
+	last   time.Time // when the last look began
+	seen   *direct.History
+	next   coordination.Instant
+	pause  time.Duration
+}
+
+// adoptionID tells adoptions apart: what was found in one says nothing of another.
+type adoptionID struct {
+	epoch spillway.Epoch
+	since time.Time
 }
 
 const (
@@ -349,61 +363,80 @@ const (
 	// that a loop spends on them at most.
 	directEvery = 5 * time.Second
 	directPart  = 20
-	// directNones is how many looks in a row must have found nobody: a client that is being
-	// started anew is away for a moment.
-	directNones = 2
+	// directGap is more than lies between two looks: after a longer one nobody knows who was
+	// there meanwhile.
+	directGap = 3 * directMax
 )
+
+// forget begins anew: nothing is known of who goes past the gateways.
+func (l *directLook) forget(of adoptionID) {
+	l.of, l.found, l.nobody, l.last, l.seen, l.pause = of, nil, time.Time{}, time.Time{}, &direct.History{}, 0
+}
 
 // direct is what the last looks have found; a new one is begun when it is time.
 func (d *driver) direct(ctx context.Context, now coordination.Instant) *failover.DirectView {
-	if d.share.Adoption == nil || d.share.State != failover.Stable {
-		return nil
-	}
-	site := d.share.Active
-	if site != d.c.cfg.Site && d.c.hub.alive(d.c.keys.Ballot(site)) {
-		return nil // the loop there looks
-	}
 	l := &d.looks
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.epoch != d.share.Epoch {
-		l.epoch, l.found, l.nones, l.pause = d.share.Epoch, nil, 0, 0
+	site := d.share.Active
+	if d.share.Adoption == nil || d.share.State != failover.Stable ||
+		site != d.c.cfg.Site && d.c.hub.alive(d.c.keys.Ballot(site)) { // the loop there looks
+		l.forget(adoptionID{})
+		return nil
+	}
+	of := adoptionID{d.share.Epoch, d.share.Adoption.Since.Round(0).UTC()}
+	if l.of != of {
+		l.forget(of)
 	}
 	if !l.running && (l.pause == 0 || l.next.Longest(now) >= l.pause) {
 		l.running = true
-		epoch := d.share.Epoch
-		d.besides.Go(func() { d.lookDirect(ctx, site, epoch) })
+		seen := l.seen
+		d.besides.Go(func() { d.lookDirect(ctx, site, of, seen) })
 	}
 	return l.found
 }
 
-func (d *driver) lookDirect(ctx context.Context, site spillway.SiteID, epoch spillway.Epoch) {
+func (d *driver) lookDirect(ctx context.Context, site spillway.SiteID, of adoptionID, seen *direct.History) {
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, directMax)
 	defer cancel()
 	leases := func(context.Context) ([]layout.GatewayLease, error) {
 		return decodeGateways(d.c.hub.entries(d.c.keys.Gateways())), nil
 	}
-	found := direct.Judge(d.id.Group, lookDirect(ctx, d.c.cfg.Sites[site].Cluster, d.c.cfg.Topology, d.group, leases), d.c.cfg.DirectQuiet)
+	look := lookDirect(ctx, d.c.cfg.Sites[site].Cluster, d.c.cfg.Topology, d.group, leases)
+	look.History = seen
+	found := direct.Judge(d.id.Group, look, d.c.cfg.DirectQuiet)
 	l := &d.looks
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running, l.next = false, d.c.cfg.Clock.Now()
 	l.pause = max(d.c.cfg.DirectEvery, min(directPart*(time.Since(begun)-directBetween-directLease), directMax))
-	if l.epoch != epoch || ctx.Err() != nil {
+	if l.of != of || ctx.Err() != nil {
 		return
 	}
-	l.found, l.nones = heed(l.found, l.nones, found)
+	l.heed(found, begun, d.c.cfg.DirectQuiet)
 }
 
-// heed is what is known after one more look, and how many in a row have found nobody. One
-// alone changes nothing: somebody may be started anew.
-func heed(known *failover.DirectView, nones int, found direct.Found) (*failover.DirectView, int) {
-	if nones++; !found.None() {
-		nones = 0
+// heed takes in one more look. Nobody must have been found for all of quiet: a client that is
+// started anew is away for a while.
+func (l *directLook) heed(found direct.Found, at time.Time, quiet time.Duration) {
+	if !l.last.IsZero() && at.Sub(l.last) > directGap {
+		l.nobody = time.Time{}
 	}
-	if found.None() && nones < directNones {
-		return known, nones
+	l.last = at
+	known := &failover.DirectView{Clients: found.Count(), None: found.None(), What: found.String()}
+	switch {
+	case !found.None():
+		l.nobody = time.Time{}
+	case l.nobody.IsZero():
+		l.nobody = at
+		fallthrough
+	case at.Sub(l.nobody) < quiet:
+		if l.found != nil {
+			return // one that is away for a while is no news
+		}
+		known.None = false
+		known.What += fmt.Sprintf(", and that has not held for %s yet", quiet)
 	}
-	return &failover.DirectView{Clients: found.Count(), None: found.None(), What: found.String()}, nones
+	l.found = known
 }

@@ -171,6 +171,12 @@ func TestAnAdoptionEndsWithClientsLeftWhereAPersonAcceptsThat(t *testing.T) {
 		share.Adoption = &failover.Adoption{Since: time.Now()}
 		return w.operator.write(within(t), share, version, "adopting", "test", "") == nil
 	})
+	// The time of a record is what its client says, so one look does not know that it is old.
+	of.say(nil, broker.ProducerState{ID: 4711, CurrentTxnStart: -1, LastTimestamp: time.Now().Add(-2 * DirectQuiet).UnixMilli()})
+	if end, err := w.operator.EndAdoption(within(t), "orders", "ann", "", false, false); err != nil || end.Ended || !strings.Contains(end.Refused, "1 producers have not written lately") {
+		t.Fatalf("%+v, %v", end, err)
+	}
+	of.say(nil, broker.ProducerState{ID: 4711, CurrentTxnStart: -1, LastTimestamp: time.Now().UnixMilli()})
 	end, err := w.operator.EndAdoption(within(t), "orders", "ann", "a job that ends today", true, true)
 	if err != nil || end.Ended || w.record().Adoption == nil {
 		t.Fatalf("dry run: %+v, %v", end, err)
@@ -184,26 +190,61 @@ func TestAnAdoptionEndsWithClientsLeftWhereAPersonAcceptsThat(t *testing.T) {
 	}
 }
 
-// A client that is started anew is away for one look, and comes back.
-func TestOneLookThatFindsNobodyEndsNothing(t *testing.T) {
+// A client that is started anew is away for some looks, and comes back. Nobody must be there
+// for as long as a producer must be quiet, and looks must have been made all the while.
+func TestNobodyMustBeFoundForLong(t *testing.T) {
 	t.Parallel()
 	none, one := direct.Found{Site: "east"}, direct.Found{Site: "east", Clients: []direct.Client{{Kind: direct.KindMember}}}
 	unread := direct.Found{Site: "east", Unread: []direct.Unread{{About: "producers", Why: "no rights"}}}
-	var known *failover.DirectView
-	nones := 0
+	begun := time.Now()
+	var l directLook
 	for i, step := range []struct {
+		after   time.Duration
 		found   direct.Found
-		known   bool
 		clients int
 		none    bool
 	}{
-		{none, false, 0, false}, {one, true, 1, false}, {none, true, 1, false}, {one, true, 1, false},
-		{none, true, 1, false}, {unread, true, 0, false}, {none, true, 0, false}, {none, true, 0, true}, {none, true, 0, true}, {one, true, 1, false},
+		{0, none, 0, false}, {time.Minute, one, 1, false}, {2 * time.Minute, none, 1, false}, {3 * time.Minute, none, 1, false}, {4 * time.Minute, one, 1, false},
+		{5 * time.Minute, none, 1, false}, {7 * time.Minute, none, 1, false}, {8 * time.Minute, unread, 0, false}, {9 * time.Minute, none, 0, false},
+		{12 * time.Minute, none, 0, false}, {14 * time.Minute, none, 0, true}, {15 * time.Minute, one, 1, false},
+		{16 * time.Minute, none, 1, false}, {22 * time.Minute, none, 1, false}, {25 * time.Minute, none, 1, false}, {27 * time.Minute, none, 0, true},
 	} {
-		known, nones = heed(known, nones, step.found)
-		if (known != nil) != step.known || known != nil && (known.Clients != step.clients || known.None != step.none) {
-			t.Errorf("look %d: %+v, want %+v", i, known, step)
+		l.heed(step.found, begun.Add(step.after), 5*time.Minute)
+		if l.found == nil || l.found.Clients != step.clients || l.found.None != step.none {
+			t.Errorf("look %d: %+v, want %+v", i, l.found, step)
 		}
+	}
+}
+
+// What was found in one adoption says nothing of the next: where a loop has the key and
+// another has not, they would end and begin it in turn, as fast as they can write.
+func TestANewAdoptionIsLookedAtAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
+	share := w.settled(1)
+	c, err := New(w.sites["east"].control)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newDriver(c, w.topology.Groups()[0], share.ID())
+	since := time.Now()
+	d.looks.of, d.looks.running = adoptionID{share.Epoch, since.Round(0).UTC()}, true // no look of its own
+	d.share = share
+	for _, step := range []struct {
+		adoption *failover.Adoption
+		found    bool
+	}{{&failover.Adoption{Since: since}, true}, {&failover.Adoption{Since: since.Add(time.Second)}, false}, {nil, false}, {&failover.Adoption{Since: since}, false}} {
+		d.share.Adoption = step.adoption
+		if d.looks.found == nil && step.found {
+			d.looks.found = &failover.DirectView{None: true}
+		}
+		if got := d.direct(t.Context(), c.cfg.Clock.Now()); (got != nil) != step.found {
+			t.Errorf("%+v: %+v", step, got)
+		}
+	}
+	d.share.Adoption, d.looks.of, d.looks.found = nil, adoptionID{share.Epoch, since.Round(0).UTC()}, &failover.DirectView{None: true}
+	if d.direct(t.Context(), c.cfg.Clock.Now()); d.looks.found != nil {
+		t.Error("what was found outlives the adoption")
 	}
 }
 

@@ -44,6 +44,42 @@ type Look struct {
 	StaticByGateways func(group, id string) bool
 	// Unread are what could not be asked for.
 	Unread []Unread
+	// History is what earlier looks have seen of producers; nil: there were none.
+	History *History
+}
+
+// History is since when producers have been as they are, by the clock of the one who looks: the
+// time of a record is what its client says.
+type History struct{ since map[at]been }
+
+type at struct {
+	spillway.TopicPartition
+	id int64
+}
+
+type been struct {
+	Producer
+	since time.Time
+}
+
+// note takes in what a look showed. A producer that it did not show is forgotten, and new when
+// it is shown again.
+func (h *History) note(shown []Producer, now time.Time) {
+	since := make(map[at]been, len(shown))
+	for _, p := range shown {
+		k := at{p.TopicPartition, p.ID}
+		was, known := h.since[k]
+		if !known || was.moved(p) {
+			was = been{p, now}
+		}
+		since[k] = was
+	}
+	h.since = since
+}
+
+// moved tells whether a producer did anything since.
+func (p Producer) moved(now Producer) bool {
+	return p.Epoch != now.Epoch || p.Sequence != now.Sequence || !p.Last.Equal(now.Last) || p.Open != now.Open
 }
 
 // byGateway tells whether a member came by a gateway. Brokers keep the client id of the one
@@ -119,6 +155,9 @@ type Found struct {
 	// id, where a gateway did so too: whether others did besides is not known.
 	Unattributed []string `json:"unattributed,omitempty"`
 	Unread       []Unread `json:"unread,omitempty"`
+	// OneLook is why one look is not enough to say that nobody is left; "": it is, or there
+	// were more.
+	OneLook string `json:"oneLook,omitempty"`
 	// Unseen says what brokers cannot show.
 	Unseen []string `json:"unseen"`
 }
@@ -137,17 +176,17 @@ var unseen = []string{
 }
 
 // None tells whether everything could be looked at, and nobody goes past the gateways.
-func (f Found) None() bool { return len(f.Clients) == 0 && len(f.Unread) == 0 }
+func (f Found) None() bool { return len(f.Clients) == 0 && len(f.Unread) == 0 && f.OneLook == "" }
 
 // Count is how many were found.
 func (f Found) Count() int { return len(f.Clients) + f.More }
 
 // String says it in a sentence.
 func (f Found) String() string {
-	if f.Count() == 0 && len(f.Unread) == 0 {
-		return fmt.Sprintf("no client was found at %s past the gateways", f.Site)
-	}
 	var parts []string
+	if f.Count() == 0 && len(f.Unread) == 0 {
+		parts = append(parts, fmt.Sprintf("no client was found at %s past the gateways", f.Site))
+	}
 	if f.Count() > 0 {
 		var names []string
 		for _, c := range f.Clients[:min(len(f.Clients), namesMax)] {
@@ -161,6 +200,9 @@ func (f Found) String() string {
 	}
 	for _, u := range f.Unread[:min(len(f.Unread), namesMax)] {
 		parts = append(parts, fmt.Sprintf("%s could not be looked at: %s", u.About, u.Why))
+	}
+	if f.OneLook != "" {
+		parts = append(parts, f.OneLook)
 	}
 	return strings.Join(parts, "; ")
 }
@@ -196,8 +238,9 @@ func number(n int, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
-// Judge tells who goes past the gateways. A producer has gone when its last record is older
-// than quiet and it wrote nothing during the look: leaders remember producers for a day.
+// Judge tells who goes past the gateways. A producer has gone when it did nothing for as long as
+// quiet says, over all looks, since leaders remember producers for a day. With one look alone
+// the time of its last record has to do.
 func Judge(group string, l Look, quiet time.Duration) Found {
 	f := Found{Group: group, Site: l.Site, At: l.At, Clients: []Client{}, Gone: []Client{}, Unread: l.Unread, Unseen: unseen}
 	var clients, gone []Client
@@ -209,6 +252,9 @@ func Judge(group string, l Look, quiet time.Duration) Found {
 		c.Partitions, c.More = names(m.Partitions)
 		clients = append(clients, c)
 	}
+	if l.History != nil {
+		l.History.note(l.Producers, l.At)
+	}
 	writers, wrote := l.writers()
 	for _, id := range slices.Sorted(maps.Keys(writers)) {
 		w := writers[id]
@@ -218,7 +264,11 @@ func Judge(group string, l Look, quiet time.Duration) Found {
 			c.Kind, c.ID = KindTransactional, name
 			w.active = true
 		}
-		if w.active || l.At.Sub(w.last) < quiet {
+		idle := l.At.Sub(w.last)
+		if l.History != nil {
+			idle = l.At.Sub(w.since)
+		}
+		if w.active || idle < quiet {
 			clients = append(clients, c)
 		} else {
 			gone = append(gone, c)
@@ -273,17 +323,14 @@ func names(tps []spillway.TopicPartition) (named []string, more int) {
 // writer is a producer past the gateways, over all partitions.
 type writer struct {
 	partitions []spillway.TopicPartition
-	last       time.Time
-	active     bool // it wrote during the look, or has an open transaction
+	last       time.Time // of its records
+	since      time.Time // when it was seen to do something
+	active     bool      // it wrote during the look, or has an open transaction
 }
 
 // writers are the producers whose ids no gateway has given, by id, and the partitions to which
 // any producer with an id wrote during the look.
 func (l Look) writers() (writers map[int64]*writer, wrote map[spillway.TopicPartition]bool) {
-	type at struct {
-		spillway.TopicPartition
-		id int64
-	}
 	before := map[at]Producer{}
 	for _, p := range l.Before {
 		before[at{p.TopicPartition, p.ID}] = p
@@ -291,7 +338,7 @@ func (l Look) writers() (writers map[int64]*writer, wrote map[spillway.TopicPart
 	writers, wrote = map[int64]*writer{}, map[spillway.TopicPartition]bool{}
 	for _, p := range l.Producers {
 		was, known := before[at{p.TopicPartition, p.ID}]
-		moved := !known || was.Epoch != p.Epoch || was.Sequence != p.Sequence || !was.Last.Equal(p.Last) || was.Open != p.Open
+		moved := !known || was.moved(p)
 		if moved {
 			wrote[p.TopicPartition] = true
 		}
@@ -307,6 +354,11 @@ func (l Look) writers() (writers map[int64]*writer, wrote map[spillway.TopicPart
 		w.active = w.active || moved || p.Open
 		if p.Last.After(w.last) {
 			w.last = p.Last
+		}
+		if l.History != nil {
+			if since := l.History.since[at{p.TopicPartition, p.ID}].since; since.After(w.since) {
+				w.since = since
+			}
 		}
 	}
 	return writers, wrote

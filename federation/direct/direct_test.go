@@ -133,3 +133,33 @@ func TestManyClientsAreBounded(t *testing.T) {
 		t.Error(s)
 	}
 }
+
+// Over many looks a producer has gone when it did nothing for long by the clock of those, and
+// not by the time that its records bear.
+func TestAProducerHasGoneWhenItDidNothingOverAllLooks(t *testing.T) {
+	h := &History{}
+	look := func(after time.Duration, p ...Producer) string {
+		return said(Judge("shop", Look{Site: "east", At: now.Add(after), Producers: p, Before: p, History: h}, quiet).Gone)
+	}
+	old := Producer{TopicPartition: orders, ID: 4711, Sequence: 7, Last: now.Add(-time.Hour)}
+	ahead := Producer{TopicPartition: carts, ID: 12, Sequence: 7, Last: now.Add(time.Hour)}
+	wrote := old
+	wrote.Sequence++ // between two looks, a record of the same old time
+	for i, step := range []struct {
+		after time.Duration
+		shown []Producer
+		gone  string
+	}{
+		{0, []Producer{old, ahead}, ""},
+		{quiet - time.Second, []Producer{old, ahead}, ""},
+		{quiet, []Producer{wrote, ahead}, "producer 12 of carts-0"},
+		{2*quiet - time.Second, []Producer{wrote, ahead}, "producer 12 of carts-0"},
+		{2 * quiet, []Producer{wrote, ahead}, "producer 12 of carts-0; producer 4711 of orders-1"},
+		{3 * quiet, []Producer{wrote}, "producer 4711 of orders-1"},
+		{4 * quiet, []Producer{wrote, ahead}, "producer 4711 of orders-1"}, // it was away from what is shown
+	} {
+		if got := look(step.after, step.shown...); got != step.gone {
+			t.Errorf("look %d: gone %q, want %q", i, got, step.gone)
+		}
+	}
+}
