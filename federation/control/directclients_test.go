@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,13 +28,20 @@ type remembering struct {
 type remembered struct {
 	mu     sync.Mutex
 	states []broker.ProducerState // in each partition
+	writes bool                   // they write all the time
 	err    error
 }
 
 func (r *remembered) say(err error, states ...broker.ProducerState) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.states, r.err = states, err
+	r.states, r.err, r.writes = states, err, false
+}
+
+func (r *remembered) write() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.writes = true
 }
 
 type rememberingAdmin struct {
@@ -52,6 +60,12 @@ func (c remembering) Admin() broker.Admin { return rememberingAdmin{c.Cluster.Ad
 func (a rememberingAdmin) DescribeProducers(context.Context, spillway.TopicPartition) ([]broker.ProducerState, error) {
 	a.of.mu.Lock()
 	defer a.of.mu.Unlock()
+	a.of.states = slices.Clone(a.of.states)
+	for i := range a.of.states {
+		if a.of.writes {
+			a.of.states[i].LastSequence++
+		}
+	}
 	return a.of.states, a.of.err
 }
 
@@ -99,6 +113,7 @@ func TestAGroupIsAdoptedWhenNobodyGoesPastTheGateways(t *testing.T) {
 	masked := spillway.MaskProducerID(spillway.ClientProducerID(77), w.record().Terms[0].Mask)
 	of.say(nil, broker.ProducerState{ID: masked, CurrentTxnStart: -1, LastTimestamp: time.Now().UnixMilli()},
 		broker.ProducerState{ID: 4711, CurrentTxnStart: -1, LastTimestamp: time.Now().UnixMilli()})
+	of.write()
 
 	w.eventually("the record says who goes past the gateways", func() bool {
 		a := w.record().Adoption
@@ -122,13 +137,16 @@ func TestAGroupIsAdoptedWhenNobodyGoesPastTheGateways(t *testing.T) {
 		t.Errorf("the key is there, and it ended: %v", err)
 	}
 
+	since := w.record().Adoption.Since
 	// The processes take the key away, one after the other; the last that has it keeps it.
 	g := w.topology.Groups()[0]
 	g.Adopting = false
 	without := spillway.NewTopology(w.topology.Name(), w.topology.ClusterID(), w.topology.Sites(), []spillway.FailoverGroup{g})
-	for _, s := range w.sites {
-		s.control.Topology = without
-		s.anew()
+	for id, s := range w.sites {
+		if id != "west" {
+			s.control.Topology = without
+			s.anew()
+		}
 	}
 	w.operator.topology = without
 	end, err := w.operator.EndAdoption(within(t), "orders", "ann", "", false, false)
@@ -146,6 +164,13 @@ func TestAGroupIsAdoptedWhenNobodyGoesPastTheGateways(t *testing.T) {
 	}
 	of.say(nil, broker.ProducerState{ID: masked, CurrentTxnStart: -1, LastTimestamp: time.Now().UnixMilli()},
 		broker.ProducerState{ID: 4711, CurrentTxnStart: -1, LastTimestamp: time.Now().Add(-2 * DirectQuiet).UnixMilli()})
+	w.eventually("nobody is left", func() bool { return w.record().Adoption == nil || w.record().Adoption.None })
+	time.Sleep(testTTL) // for the loop at east to end it, which has no key any more
+	if a := w.record().Adoption; a == nil || !a.Since.Equal(since) {
+		t.Fatalf("it ended while west has the key: %+v", a)
+	}
+	w.sites["west"].control.Topology = without
+	w.sites["west"].anew()
 	w.eventually("it ends by itself", func() bool { return w.record().Adoption == nil })
 	w.switchover("west", "")
 	w.settled(2)

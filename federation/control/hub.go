@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -268,6 +269,14 @@ func (h *hub) judgements(sites []spillway.SiteID, observers []spillway.SiteID) m
 		judged[s] = failover.Judge(votes, s, observers)
 	}
 	return judged
+}
+
+// adopting tells whether a live control loop has a configuration that says so of a group.
+func (h *hub) adopting(group string) bool {
+	return slices.ContainsFunc(h.entries(h.keys.Ballots()), func(e coordination.Entry) bool {
+		var b failover.Ballot
+		return h.alive(e.Key) && json.Unmarshal(e.Value, &b) == nil && slices.Contains(b.Adopting, group)
+	})
 }
 
 // mirrors lists the mirror leases that are alive, one per site: that of the

@@ -41,7 +41,8 @@ const directBytesMax = 1000
 //
 //	the configuration says adopting, the record does not    it begins
 //	both do                                                 what was found is noted when it changes
-//	only the record does                                    it ends if a look has found nobody; else it goes on
+//	only the record does                                    it ends if a look has found nobody, and no other loop
+//	                                                        has the key, which would begin it again; else it goes on
 func adoption(share Share, view View, limits Limits) (Share, string) {
 	wanted, had, found := limits.Group.Adopting, share.Adoption, view.Direct
 	next := share
@@ -51,7 +52,7 @@ func adoption(share Share, view View, limits Limits) (Share, string) {
 		return next, fmt.Sprintf("failover group %s is adopting: nothing moves while clients may go past the gateways", share.Group)
 	case had == nil || found == nil:
 		return share, ""
-	case !wanted && found.None:
+	case !wanted && found.None && !view.Adopting:
 		next.Adoption = nil
 		return next, fmt.Sprintf("failover group %s is adopted: %s", share.Group, found.What)
 	}

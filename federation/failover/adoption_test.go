@@ -28,6 +28,7 @@ func TestAdoptionBeginsAndEnds(t *testing.T) {
 		wanted bool
 		had    *Adoption
 		found  *DirectView
+		other  bool // another loop has the key
 		want   *Adoption
 		why    string // "": nothing is written
 	}{
@@ -43,9 +44,10 @@ func TestAdoptionBeginsAndEnds(t *testing.T) {
 		"the key is gone, but clients are left":         {had: noted(none), found: two, want: noted(two), why: "2 clients"},
 		"the key is gone, and not all could be read":    {had: noted(two), found: unread, want: noted(unread), why: "no rights"},
 		"the key is gone, and none is left":             {had: noted(two), found: none, why: "is adopted: no client was found"},
+		"another loop has the key still":                {had: noted(none), found: none, other: true, want: noted(none)},
 	} {
 		v, l := healthy()
-		v.Now, v.Direct, l.Group.Adopting = began, c.found, c.wanted
+		v.Now, v.Direct, v.Adopting, l.Group.Adopting = began, c.found, c.other, c.wanted
 		s := stable()
 		s.Adoption = c.had
 		next, actions := Step(s, v, l)

@@ -58,6 +58,7 @@ type View struct {
 	SinceMove         time.Duration
 	ClockAhead        time.Duration
 	FailoversLastHour int
+	Adopting          bool   // a live loop has a configuration that says so
 	NewMask           uint64 // 61 random bits for a term that begins now
 }
 
