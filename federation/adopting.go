@@ -12,7 +12,7 @@ func (g *Gateway) cameBy(lease layout.GatewayLease) layout.GatewayLease {
 		}
 		if ids := g.router.TransactionalProducers(s); len(ids) > 0 {
 			if lease.Transactional == nil {
-				lease.Transactional = make(map[string][]int64)
+				lease.Transactional = make(map[string][]layout.Through)
 			}
 			lease.Transactional[id.String()] = ids
 		}

@@ -85,6 +85,7 @@ func lookDirect(ctx context.Context, cluster broker.Cluster, topology *spillway.
 	for _, t := range open {
 		look.Transactions[t.ProducerID] = t.TransactionalID
 	}
+	look.Epochs = epochsOf(ctx, admin, open, look.Transactional, &unread)
 	pause(ctx, directBetween)
 	// The ends are read between the producers: what a log grew by, some of these have written.
 	if can := cluster.Capabilities().DescribeProducers; can {
@@ -132,10 +133,10 @@ type looked struct{ direct.Look }
 // believe adds what gateways say in their leases of who came by them.
 func (l *looked) believe(g spillway.FailoverGroup, leases []layout.GatewayLease) {
 	static := map[uint64]bool{}
-	l.ByGateways, l.Plain = map[int64]bool{}, map[spillway.TopicPartition]bool{}
+	l.ByGateways, l.Plain = map[int64]int16{}, map[spillway.TopicPartition]bool{}
 	for _, lease := range leases {
-		for _, producer := range lease.Transactional[spillway.ShareID{Group: g.Name}.String()] {
-			l.ByGateways[producer] = true
+		for _, came := range lease.Transactional[spillway.ShareID{Group: g.Name}.String()] {
+			l.ByGateways[came.Producer] = max(l.ByGateways[came.Producer], came.Epoch)
 		}
 		for _, key := range lease.Static {
 			static[key] = true
@@ -186,6 +187,29 @@ func producersOf(ctx context.Context, admin broker.Admin, tps []spillway.TopicPa
 		}
 	})
 	return all
+}
+
+// epochsOf asks for the epochs of the producers that have transactions open.
+func epochsOf(ctx context.Context, admin broker.Admin, open []broker.Transaction, of func(id string) bool, unread *unreadNotes) map[int64]int16 {
+	open = slices.DeleteFunc(slices.Clone(open), func(t broker.Transaction) bool { return !of(t.TransactionalID) })
+	if more := len(open) - directGroupsMax; more > 0 {
+		unread.note("transactions", fmt.Errorf("%d were asked for, not %d more", directGroupsMax, more))
+		open = open[:directGroupsMax]
+	}
+	var mu sync.Mutex
+	epochs := map[int64]int16{}
+	eachOf(open, func(one broker.Transaction) {
+		t, err := admin.DescribeTransaction(ctx, one.TransactionalID)
+		if err != nil && !errors.Is(err, broker.ErrUnknownTransactionalID) {
+			unread.note("transactions", err)
+		}
+		if err == nil && t.State == "Ongoing" { // while one ends, its coordinator has a newer one
+			mu.Lock()
+			defer mu.Unlock()
+			epochs[t.ProducerID] = t.ProducerEpoch
+		}
+	})
+	return epochs
 }
 
 // membersOf are the members of the consumer groups of a failover group, and of groups that

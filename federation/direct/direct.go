@@ -37,8 +37,11 @@ type Look struct {
 	// Transactional tells whether a failover group has the transactional id.
 	Transactional func(id string) bool
 	// ByGateways are the producer ids that the site gave to transactional producers whose
-	// gateways say that they came by them.
-	ByGateways map[int64]bool
+	// gateways say that they came by them, with the newest epoch with which they did. Who comes
+	// by the brokers next gets a newer one there.
+	ByGateways map[int64]int16
+	// Epochs are those of open transactions, by producer id.
+	Epochs map[int64]int16
 	// StaticByGateways tells of a member with an instance id whether a gateway says that it
 	// came by it; nil: none does.
 	StaticByGateways func(group, id string) bool
@@ -89,6 +92,12 @@ func (l Look) byGateway(m Member) bool {
 		return l.StaticByGateways != nil && l.StaticByGateways(m.Group, m.ID)
 	}
 	return spillway.IsGatewayClientID(m.ClientID)
+}
+
+// came tells whether a gateway says that a producer with an epoch came by it.
+func (l Look) came(id int64, epoch int16) bool {
+	told, known := l.ByGateways[id]
+	return known && epoch <= told
 }
 
 // Member of a consumer group.
@@ -276,7 +285,7 @@ func Judge(group string, l Look, quiet time.Duration) Found {
 	}
 	for _, id := range slices.Sorted(maps.Keys(l.Transactions)) {
 		// It has begun, and has written to none of the group yet.
-		if name := l.Transactions[id]; writers[id] == nil && !l.ByGateways[id] && l.Transactional != nil && l.Transactional(name) {
+		if name := l.Transactions[id]; writers[id] == nil && !l.came(id, l.Epochs[id]) && l.Transactional != nil && l.Transactional(name) {
 			clients = append(clients, Client{Kind: KindTransactional, ID: name, Partitions: []string{}, LastSeen: l.At})
 		}
 	}
@@ -342,7 +351,10 @@ func (l Look) writers() (writers map[int64]*writer, wrote map[spillway.TopicPart
 		if moved {
 			wrote[p.TopicPartition] = true
 		}
-		if p.ID < 0 || spillway.IsClientProducerID(p.ID) || spillway.IsMirrorProducerID(p.ID) || l.ByGateways[p.ID] {
+		if _, known := l.ByGateways[p.ID]; known && p.Sequence < 0 && !p.Open {
+			continue // a marker with a newer epoch, and nothing else
+		}
+		if p.ID < 0 || spillway.IsClientProducerID(p.ID) || spillway.IsMirrorProducerID(p.ID) || l.came(p.ID, p.Epoch) {
 			continue
 		}
 		w := writers[p.ID]

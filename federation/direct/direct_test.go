@@ -68,7 +68,18 @@ func TestWhoGoesPastTheGateways(t *testing.T) {
 			clients: "transactional producer pay-1",
 		},
 		"a gateway says that it came by it": {
-			look: Look{Producers: []Producer{{TopicPartition: orders, ID: 9, Last: now, Open: true}}, Transactions: map[int64]string{9: "pay-1"}, ByGateways: map[int64]bool{9: true}, Transactional: func(string) bool { return true }},
+			look: Look{Producers: []Producer{{TopicPartition: orders, ID: 9, Last: now, Open: true}}, Transactions: map[int64]string{9: "pay-1"}, ByGateways: map[int64]int16{9: 0}, Transactional: func(string) bool { return true }},
+		},
+		"it came by a gateway, and by the brokers since": {
+			look:    Look{Producers: []Producer{{TopicPartition: orders, ID: 9, Epoch: 4, Last: now}}, ByGateways: map[int64]int16{9: 3}},
+			clients: "producer 9 of orders-1",
+		},
+		"a marker with a newer epoch is nobody's": {
+			look: Look{Producers: []Producer{{TopicPartition: orders, ID: 9, Epoch: 4, Sequence: -1, Last: now}}, ByGateways: map[int64]int16{9: 3}},
+		},
+		"it began with a newer epoch, and has written nothing yet": {
+			look:    Look{Transactions: map[int64]string{9: "pay-1"}, Epochs: map[int64]int16{9: 4}, ByGateways: map[int64]int16{9: 3}, Transactional: func(string) bool { return true }},
+			clients: "transactional producer pay-1",
 		},
 		"one that has written nothing yet, and one of another group": {
 			look:    Look{Transactions: map[int64]string{9: "pay-1", 10: "other"}, Transactional: func(id string) bool { return id == "pay-1" }},

@@ -84,7 +84,7 @@ type GatewayLease struct {
 	// Transactional are, by share, the producer ids that the site gave to transactional
 	// producers which came by this gateway lately, as far as the share is adopting: brokers
 	// do not tell by which way they came.
-	Transactional map[string][]int64 `json:"transactional,omitempty"`
+	Transactional map[string][]Through `json:"transactional,omitempty"`
 	// Static are, as MemberKey, the members of consumer groups with an instance id that came by
 	// this gateway lately, of shares that are adopting. Brokers show of such a one what it was
 	// when somebody joined under the instance id first.
@@ -95,6 +95,12 @@ type GatewayLease struct {
 	// RightsUnread are the sites whose access control lists this gateway has never read: of
 	// what is served there it tells clients to come again. For people.
 	RightsUnread []spillway.SiteID `json:"rightsUnread,omitempty"`
+}
+
+// Through is a transactional producer that came by a gateway.
+type Through struct {
+	Producer int64 `json:"p"`
+	Epoch    int16 `json:"e"` // newest with which it did
 }
 
 // Lagging is what a gateway says of a share whose other sites are behind.

@@ -177,7 +177,7 @@ func TestTransactionsAreBounded(t *testing.T) {
 		if was, _ := x.begin("one more", 1); was || len(x.mu.byID) != transactionalMax {
 			t.Fatalf("%d are remembered", len(x.mu.byID))
 		}
-		x.initialized("7", 1, 7, time.Hour)
+		x.initialized("7", 1, 7, 0, time.Hour)
 		x.begin("7", 1)
 		time.Sleep(2 * transactionalMemory)
 		if was, _ := x.begin("7", 1); !was {
@@ -413,20 +413,31 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 		w := newCodecWorld(t, translating(), kversion.V4_4_0())
 		defer w.Close()
 		share := w.shares[spillway.ShareID{Group: "shop"}]
+		ids := func(all []layout.Through) (got []int64) {
+			for _, one := range all {
+				got = append(got, one.Producer*10+int64(one.Epoch))
+			}
+			return got
+		}
 		tells := func(want ...int64) {
 			t.Helper()
-			if got := w.TransactionalProducers(share); !slices.Equal(got, want) {
+			if got := ids(w.TransactionalProducers(share)); !slices.Equal(got, want) {
 				t.Errorf("%v, want %v", got, want)
 			}
 		}
-		w.transactions.initialized("app", 1, 42, time.Minute)
+		w.transactions.initialized("app", 1, 42, 3, time.Minute)
 		w.transactions.learn("app-2", 1, 7)
+		w.transactions.learn("app-4", 1, 8) // with which epoch is not known
+		w.transactions.came("app-2", 7, 1)
 		w.transactions.begin("app-3", 1) // of which the site's id is not known here
-		tells(7, 42)
-		time.Sleep(throughFor / 2)
+		tells(71, 423)
+		time.Sleep(transactionalFor / 2)
 		w.transactions.begin("app", 1)
-		time.Sleep(throughFor/2 + time.Second)
-		tells(42) // the other may have gone to the brokers since
+		w.transactions.came("app", 42, 5)
+		w.transactions.came("app", 42, 4) // one that was fenced
+		tells(71, 425)
+		time.Sleep(transactionalFor/2 + time.Second)
+		tells(425)
 		share.SetRecord(failover.Share{State: failover.Stable, Epoch: 2, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "east"}}})
 		if !share.Open(Term{Epoch: 2, Base: 2, Site: "east"}) {
 			t.Fatal("the share does not open")
@@ -434,6 +445,7 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 		tells() // 42 is somebody else's there
 		for n := range throughMax + 5 {
 			w.transactions.learn(fmt.Sprint("app-", n), 2, int64(n))
+			w.transactions.came(fmt.Sprint("app-", n), int64(n), 0)
 		}
 		if n := len(w.TransactionalProducers(share)); n != throughMax {
 			t.Errorf("%d are told", n)
