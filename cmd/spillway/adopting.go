@@ -114,7 +114,7 @@ func newEndAdoptionCommand(s *settings) *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if i := slices.IndexFunc(c.accept, func(a string) bool { return a != acceptDirect }); i >= 0 {
-				return fmt.Errorf("--accept: %q is not %s", c.accept[i], acceptDirect)
+				return exitError{exitUsage, fmt.Sprintf("--accept: %q is not %s", c.accept[i], acceptDirect)}
 			}
 			if len(c.accept) > 0 && c.why == "" && !c.dryRun {
 				return exitError{exitUsage, "--why: say why clients may be left behind; it is kept in the audit log"}
@@ -141,7 +141,10 @@ func newEndAdoptionCommand(s *settings) *cobra.Command {
 }
 
 func endRows(end control.AdoptionEnd) []string {
-	rows := clientRows(end.Found)
+	rows := []string{"nobody looked for clients past the gateways"}
+	if end.Found.Site != "" { // else there was no way to the site
+		rows = clientRows(end.Found)
+	}
 	switch {
 	case end.Ended:
 		rows = append(rows, "", fmt.Sprintf("%s is adopted: it may move", end.Group))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,6 +17,9 @@ import (
 // acceptHidden is what a person says whose clients will meet records that gateways hide.
 const acceptHidden = "hidden-records"
 
+// acceptNotAdopting is what a person says where the failover group may move meanwhile.
+const acceptNotAdopting = "not-adopting"
+
 func newLeaveCommand(s *settings) *cobra.Command {
 	c := &change{settings: s}
 	var r control.LeaveRequest
@@ -29,23 +33,28 @@ func newLeaveCommand(s *settings) *cobra.Command {
 		Example: "  spillway failover-group leave shop --site east --dry-run\n  spillway failover-group leave shop --site east --consumer-group desk --why 'back to plain Kafka'",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if i := slices.IndexFunc(c.accept, func(a string) bool { return a != acceptHidden }); i >= 0 {
-				return fmt.Errorf("--accept: %q is not %s", c.accept[i], acceptHidden)
+			if i := slices.IndexFunc(c.accept, func(a string) bool { return a != acceptHidden && a != acceptNotAdopting }); i >= 0 {
+				return exitError{exitUsage, fmt.Sprintf("--accept: %q is neither %s nor %s", c.accept[i], acceptHidden, acceptNotAdopting)}
 			}
 			if others != "keep" && others != "remove" {
-				return fmt.Errorf("--others: %q is neither keep nor remove", others)
+				return exitError{exitUsage, fmt.Sprintf("--others: %q is neither keep nor remove", others)}
 			}
 			return s.operate(cmd.Context(), func(cfg *configs.Config, o *control.Operator) error {
 				at, ok := cfg.Site(site)
 				if !ok {
-					return fmt.Errorf("--site: there is no site %q in the configuration", site)
+					return exitError{exitUsage, fmt.Sprintf("--site: there is no site %q in the configuration", site)}
 				}
 				closeSites := readSites(cfg, o)
 				defer closeSites()
-				r.Site, r.RemoveOthers, r.AcceptHidden = spillway.SiteID(site), others == "remove", len(c.accept) > 0
+				r.Site, r.RemoveOthers, r.AcceptHidden = spillway.SiteID(site), others == "remove", slices.Contains(c.accept, acceptHidden)
+				r.AcceptNotAdopting = slices.Contains(c.accept, acceptNotAdopting)
 				r.Who, r.Why, r.DryRun = who(), c.why, c.dryRun
 				l, err := o.Leave(cmd.Context(), args[0], r)
 				if err != nil {
+					if slices.ContainsFunc(l.Groups, func(g control.LeavingGroup) bool { return g.Left }) {
+						l.Bootstrap = at.Bootstrap
+						return errors.Join(err, s.show(cmd.OutOrStdout(), l, func() []string { return leavingRows(l) }))
+					}
 					return err
 				}
 				l.Bootstrap = at.Bootstrap
@@ -63,7 +72,7 @@ func newLeaveCommand(s *settings) *cobra.Command {
 	_ = cmd.MarkFlagRequired("site") // it exists
 	cmd.Flags().StringSliceVar(&r.ConsumerGroups, "consumer-group", nil, "only this consumer group (repeatable)")
 	cmd.Flags().StringVar(&others, "others", "keep", "what becomes of the consumer groups at the other sites: keep, or remove where no mirror carries them any more")
-	cmd.Flags().StringSliceVar(&c.accept, "accept", nil, "go on although clients will read records that gateways hide: "+acceptHidden)
+	cmd.Flags().StringSliceVar(&c.accept, "accept", nil, "go on although clients will read records that gateways hide: "+acceptHidden+", or the failover group may move meanwhile: "+acceptNotAdopting)
 	return c.flags(cmd)
 }
 
@@ -109,6 +118,8 @@ func leavingRows(l control.Leaving) []string {
 	case len(l.Refused) > 0:
 	case l.DryRun:
 		rows = append(rows, "dry run, nothing was changed")
+	case slices.ContainsFunc(l.Groups, func(g control.LeavingGroup) bool { return !g.Left }):
+		rows = append(rows, fmt.Sprintf("not all have left; clients of those that have go on at the brokers of %s: %s", l.Site, strings.Join(l.Bootstrap, ",")))
 	default:
 		rows = append(rows, fmt.Sprintf("clients of these groups go on at the brokers of %s: %s", l.Site, strings.Join(l.Bootstrap, ",")))
 	}

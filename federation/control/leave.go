@@ -74,8 +74,11 @@ type LeaveRequest struct {
 	RemoveOthers bool
 	// AcceptHidden goes on where clients will meet records that gateways hide.
 	AcceptHidden bool
-	Who, Why     string
-	DryRun       bool
+	// AcceptNotAdopting goes on where the group may move, automatically too, while its clients
+	// are at the brokers.
+	AcceptNotAdopting bool
+	Who, Why          string
+	DryRun            bool
 }
 
 // leavingRules tell whether groups may leave: what refuses it, in sentences.
@@ -85,6 +88,9 @@ func leavingRules(share failover.Share, r LeaveRequest, groups []LeavingGroup) (
 		return []string{fmt.Sprintf("share %s is in %s: wait for the move, or abort it", share.ID(), share.State)}
 	case share.Active != r.Site:
 		return []string{fmt.Sprintf("%s serves failover group %s, not %s: positions at a standby may be behind; name that site, or move the group first (spillway switchover %s --to %s)", share.Active, share.Group, r.Site, share.Group, r.Site)}
+	}
+	if share.Adoption == nil && !r.AcceptNotAdopting {
+		return []string{fmt.Sprintf("failover group %s is not adopting, so that it may move and leave those behind who have gone to the brokers: set adopting in the configuration of all processes and start them anew, or give --accept not-adopting", share.Group)}
 	}
 	var active []string
 	for _, g := range groups {
@@ -195,7 +201,21 @@ func (o *Operator) Leave(ctx context.Context, group string, r LeaveRequest) (Lea
 		}
 	}
 	for i := range l.Groups {
-		if err := l.Groups[i].commit(ctx, cluster, r.DryRun); err != nil {
+		if r.DryRun {
+			break
+		}
+		// What was read before may be old: somebody may have joined, committed and gone.
+		one, err := o.leavingGroup(ctx, cluster, g, l.Groups[i].Group, reader)
+		if err == nil {
+			if refused := leavingRules(share, r, []LeavingGroup{one}); len(refused) > 0 {
+				err = fmt.Errorf("%w: %s", failover.ErrRefused, strings.Join(refused, "; "))
+			}
+		}
+		if err == nil {
+			l.Groups[i] = one
+			err = l.Groups[i].commit(ctx, cluster)
+		}
+		if err != nil {
 			return l, fmt.Errorf("leave %s: %w; %d of %d groups have left, give the command again for the rest", group, err, i, len(l.Groups))
 		}
 	}
@@ -270,10 +290,7 @@ func (o *Operator) leavingGroup(ctx context.Context, cluster broker.Cluster, g s
 
 // commit writes the positions of a group as the site's own. The coordinator refuses it if the
 // group has got members.
-func (g *LeavingGroup) commit(ctx context.Context, cluster broker.Cluster, dryRun bool) error {
-	if dryRun {
-		return nil
-	}
+func (g *LeavingGroup) commit(ctx context.Context, cluster broker.Cluster) error {
 	own := map[spillway.TopicPartition]broker.GroupOffset{}
 	for _, p := range g.Positions {
 		own[spillway.TopicPartition{Topic: p.Topic, Partition: p.Partition}] = broker.GroupOffset{Offset: p.Local, LeaderEpoch: -1, Metadata: p.metadata}

@@ -108,7 +108,7 @@ func TestGroupsThatLeaveGoOnAtTheNextRecord(t *testing.T) {
 		if r.Site == "" {
 			r.Site = "west"
 		}
-		r.Who = "ann"
+		r.Who, r.AcceptNotAdopting = "ann", true
 		return w.operator.Leave(within(t), "orders", r)
 	}
 	all := acked(orders0)
@@ -123,6 +123,9 @@ func TestGroupsThatLeaveGoOnAtTheNextRecord(t *testing.T) {
 	strange := map[spillway.TopicPartition]broker.GroupOffset{orders1: {Offset: 1, LeaderEpoch: -1, Metadata: offsetmap.EncodeCommit(other, 1, "")}}
 	commit("strange", strange)
 
+	if l, err := w.operator.Leave(within(t), "orders", LeaveRequest{Site: "west"}); err != nil || len(l.Refused) != 1 || !strings.Contains(l.Refused[0], "is not adopting") {
+		t.Errorf("it may move: %+v, %v", l, err)
+	}
 	if l, err := leave(LeaveRequest{Site: "east"}); err != nil || len(l.Refused) != 1 || !strings.Contains(l.Refused[0], "west serves failover group orders, not east") {
 		t.Errorf("at the standby: %+v, %v", l, err)
 	}
