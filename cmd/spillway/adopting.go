@@ -45,7 +45,7 @@ func clientRows(f direct.Found) []string {
 		rows = append(rows, "", row(title, "ID", "HOST", "GROUP", "TOPIC-PARTITIONS", "LAST SEEN"))
 		for _, c := range clients {
 			partitions := partitionList(c.Partitions, c.More)
-			rows = append(rows, row(c.Kind, name(c), orDash(c.Host), orDash(c.Group), orDash(partitions), c.LastSeen.UTC().Format(time.RFC3339)))
+			rows = append(rows, row(c.Kind, name(c), orDash(direct.Shown(c.Host)), orDash(direct.Shown(c.Group)), orDash(partitions), c.LastSeen.UTC().Format(time.RFC3339)))
 		}
 		if more > 0 {
 			rows = append(rows, fmt.Sprintf("and %d more", more))
@@ -69,9 +69,12 @@ func clientRows(f direct.Found) []string {
 // name is what a person knows a client by.
 func name(c direct.Client) string {
 	if c.Instance != "" {
-		return c.Instance
+		return direct.Shown(c.Instance)
 	}
-	return c.ID
+	if c.Kind == direct.KindUnknown { // which no client chose
+		return c.ID
+	}
+	return direct.Shown(c.ID)
 }
 
 func orDash(s string) string {

@@ -20,18 +20,20 @@ import (
 // stubborn is a site whose coordinator refuses the commits of one group.
 type stubborn struct {
 	broker.Cluster
-	group *string
+	group  *string
+	before *func(group string) // commits
 }
 
 type stubbornAdmin struct {
 	broker.Admin
-	group *string
+	of stubborn
 }
 
-func (c stubborn) Admin() broker.Admin { return stubbornAdmin{c.Cluster.Admin(), c.group} }
+func (c stubborn) Admin() broker.Admin { return stubbornAdmin{c.Cluster.Admin(), c} }
 
 func (a stubbornAdmin) CommitGroupOffsets(ctx context.Context, group string, offsets map[spillway.TopicPartition]broker.GroupOffset) error {
-	if group == *a.group {
+	(*a.of.before)(group)
+	if group == *a.of.group {
 		return errors.New("the coordinator has gone")
 	}
 	return a.Admin.CommitGroupOffsets(ctx, group, offsets)
@@ -87,8 +89,8 @@ func TestGroupsThatLeaveGoOnAtTheNextRecord(t *testing.T) {
 	w.eventually("west takes records", func() bool { return len(acked(orders0)) > before+20 })
 	stop()
 
-	failing := ""
-	w.operator.Sites = map[spillway.SiteID]broker.Cluster{"west": stubborn{west.cluster, &failing}, "east": w.sites["east"].cluster}
+	failing, meanwhile := "", func(string) {}
+	w.operator.Sites = map[spillway.SiteID]broker.Cluster{"west": stubborn{west.cluster, &failing, &meanwhile}, "east": w.sites["east"].cluster}
 	commit := func(group string, at map[spillway.TopicPartition]broker.GroupOffset) {
 		t.Helper()
 		if err := west.cluster.Admin().CommitGroupOffsets(within(t), group, at); err != nil {
@@ -141,9 +143,18 @@ func TestGroupsThatLeaveGoOnAtTheNextRecord(t *testing.T) {
 		t.Errorf("a coordinator that goes away in between: %v", err)
 	}
 	failing = ""
+	earlier := maps.Clone(desk)
+	earlier[orders0] = broker.GroupOffset{Offset: 2, LeaderEpoch: -1, Metadata: offsetmap.EncodeCommit(all[len(all)-15], 1, "mine")}
+	commit("desk", earlier)
+	meanwhile = func(group string) { // somebody of desk commits, once all was read
+		if group == "cash" {
+			commit("desk", desk)
+		}
+	}
 	if l, err = leave(LeaveRequest{}); err != nil || !l.Groups[1].Left || l.Groups[0].Own != 1 || len(l.Groups[0].Positions) != 0 {
 		t.Fatalf("again: %+v, %v", l, err)
 	}
+	meanwhile = func(string) {}
 	w.mu.Lock()
 	want, wantOther := w.acked[orders0][next], w.acked[orders1][other]
 	w.mu.Unlock()

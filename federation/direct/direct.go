@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -216,18 +217,35 @@ func (f Found) String() string {
 	return strings.Join(parts, "; ")
 }
 
+// chosenMax bounds what is shown of a name that a client chose, in bytes.
+const chosenMax = 100
+
+// Shown is a name that a client chose as people are shown it: not more than some of it, and
+// quoted where it could look like something else.
+func Shown(name string) string {
+	cut := name
+	if len(cut) > chosenMax {
+		cut = cut[:chosenMax]
+	}
+	quoted := strconv.QuoteToASCII(cut)
+	if len(quoted) == len(name)+2 && !strings.ContainsAny(name, " ,;") {
+		return name
+	}
+	return quoted
+}
+
 // String names a client.
 func (c Client) String() string {
 	switch c.Kind {
 	case KindMember:
 		if c.Instance != "" {
-			return fmt.Sprintf("static member %s of group %s", c.Instance, c.Group)
+			return fmt.Sprintf("static member %s of group %s", Shown(c.Instance), Shown(c.Group))
 		}
-		return fmt.Sprintf("member %s of group %s from %s", c.ID, c.Group, c.Host)
+		return fmt.Sprintf("member %s of group %s from %s", Shown(c.ID), Shown(c.Group), Shown(c.Host))
 	case KindUnknown:
 		return fmt.Sprintf("somebody who writes without a producer id to %s", few(c.Partitions, c.More))
 	case KindTransactional:
-		return fmt.Sprintf("transactional producer %s", c.ID)
+		return fmt.Sprintf("transactional producer %s", Shown(c.ID))
 	}
 	return fmt.Sprintf("producer %s of %s", c.ID, few(c.Partitions, c.More))
 }

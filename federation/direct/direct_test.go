@@ -174,3 +174,18 @@ func TestAProducerHasGoneWhenItDidNothingOverAllLooks(t *testing.T) {
 		}
 	}
 }
+
+// What clients choose does not look like anything else, and is no longer than some.
+func TestNamesOfClientsAreQuoted(t *testing.T) {
+	for name, want := range map[string]string{
+		"desk-app": "desk-app", "": "", "a; accepted": `"a; accepted"`, "a\x1b[2J": `"a\x1b[2J"`, strings.Repeat("x", 1000): `"` + strings.Repeat("x", chosenMax) + `"`,
+	} {
+		if got := Shown(name); got != want {
+			t.Errorf("%q is shown as %s", name, got)
+		}
+	}
+	c := Client{Kind: KindMember, ID: "a\nb", Group: "g\nh", Host: "h"}
+	if got := c.String(); strings.Contains(got, "\n") {
+		t.Errorf("%q", got)
+	}
+}
