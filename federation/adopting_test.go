@@ -26,3 +26,14 @@ func TestAGatewayThatLeavesVouchesForNobody(t *testing.T) {
 		t.Errorf("%+v, %v", lease, err)
 	}
 }
+
+// What is told of clients fits into a lease, over all shares.
+func TestWhatALeaseTellsIsBounded(t *testing.T) {
+	room, told := toldBytesMax, 0
+	for range 100 {
+		told += len(within(&room, make([]uint64, 1000), func(uint64) int { return 24 }))
+	}
+	if told != toldBytesMax/24 {
+		t.Errorf("%d members are told", told)
+	}
+}
