@@ -207,6 +207,9 @@ func (o *Operator) Leave(ctx context.Context, group string, r LeaveRequest) (Lea
 		// What was read before may be old: somebody may have joined, committed and gone.
 		one, err := o.leavingGroup(ctx, cluster, g, l.Groups[i].Group, reader)
 		if err == nil {
+			share, err = o.stays(ctx, share)
+		}
+		if err == nil {
 			if refused := leavingRules(share, r, []LeavingGroup{one}); len(refused) > 0 {
 				err = fmt.Errorf("%w: %s", failover.ErrRefused, strings.Join(refused, "; "))
 			}
@@ -220,9 +223,23 @@ func (o *Operator) Leave(ctx context.Context, group string, r LeaveRequest) (Lea
 		}
 	}
 	if r.RemoveOthers {
-		err = o.removeOthers(ctx, g, &l)
+		err = o.removeOthers(ctx, g, share, &l)
 	}
 	return l, err
+}
+
+// stays reads the record of a share again, and tells whether it still is what it was: at
+// another site, or in another epoch, what was read for it before says nothing any more.
+func (o *Operator) stays(ctx context.Context, was failover.Share) (failover.Share, error) {
+	now, _, err := o.share(ctx, was.Group)
+	if err != nil {
+		return was, fmt.Errorf("see whether failover group %s has moved: %w", was.Group, err)
+	}
+	if now.State != failover.Stable || now.Active != was.Active || now.Epoch != was.Epoch {
+		return was, fmt.Errorf("%w: failover group %s moves or has moved meanwhile: it was served by %s in epoch %d, and now is in %s of epoch %d, with %s active; wait until it stands still, and see with --dry-run what is left to do",
+			failover.ErrRefused, was.Group, was.Active, was.Epoch, now.State, now.Epoch, now.Active)
+	}
+	return now, nil
 }
 
 // consumerGroups are those that are to leave.
@@ -319,8 +336,9 @@ func (o *Operator) carried(ctx context.Context, g spillway.FailoverGroup, share 
 }
 
 // removeOthers removes the groups at the other sites. One that has members, or positions of
-// other failover groups, stays.
-func (o *Operator) removeOthers(ctx context.Context, g spillway.FailoverGroup, l *Leaving) error {
+// other failover groups, stays. Where the failover group moves, one of the others begins to
+// serve, and nothing more is removed.
+func (o *Operator) removeOthers(ctx context.Context, g spillway.FailoverGroup, share failover.Share, l *Leaving) error {
 	for _, site := range g.Sites {
 		if site == l.Site {
 			continue
@@ -342,6 +360,9 @@ func (o *Operator) removeOthers(ctx context.Context, g spillway.FailoverGroup, l
 				continue
 			}
 			if !l.DryRun {
+				if _, err := o.stays(ctx, share); err != nil {
+					return fmt.Errorf("remove group %s at %s: %w; %d groups were removed", one.Group, site, err, len(l.Removed))
+				}
 				err = cluster.Admin().DeleteGroup(ctx, one.Group)
 			}
 			switch {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"spillway"
 	"spillway/broker"
@@ -21,7 +22,7 @@ import (
 type stubborn struct {
 	broker.Cluster
 	group  *string
-	before *func(group string) // commits
+	before *func(group string) // commits and deletions
 }
 
 type stubbornAdmin struct {
@@ -37,6 +38,11 @@ func (a stubbornAdmin) CommitGroupOffsets(ctx context.Context, group string, off
 		return errors.New("the coordinator has gone")
 	}
 	return a.Admin.CommitGroupOffsets(ctx, group, offsets)
+}
+
+func (a stubbornAdmin) DeleteGroup(ctx context.Context, group string) error {
+	(*a.of.before)(group)
+	return a.Admin.DeleteGroup(ctx, group)
 }
 
 // valueAt reads the first record at or after a local offset, as a client of the brokers.
@@ -226,6 +232,72 @@ func TestGroupsThatLeaveGoOnAtTheNextRecord(t *testing.T) {
 		return a.Who == "ann" && strings.Contains(a.What, "2 consumer groups of orders leave: their positions at west")
 	}) {
 		t.Errorf("%+v, %v", log, err)
+	}
+}
+
+// A failover group that moves while others leave has another site that serves: what was read
+// at the first one is not committed any more, and what the second one has is not removed.
+func TestLeavingStopsWhereTheFailoverGroupMoves(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}, group: func(g *spillway.FailoverGroup) { g.ConsumerGroups = []string{"cash", "desk"} }})
+	w.settled(1)
+	for _, s := range w.sites {
+		s.stop() // nobody acts on what is written here
+	}
+	never, meanwhile := "", func(string) {}
+	w.operator.Sites = map[spillway.SiteID]broker.Cluster{}
+	for id, s := range w.sites {
+		w.operator.Sites[id] = stubborn{s.cluster, &never, &meanwhile}
+	}
+	w.operator.look = 10 * time.Millisecond
+	before, _, err := w.operator.share(within(t), "orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rewrite := func(change func(*failover.Share)) {
+		t.Helper()
+		share, version, err := w.operator.share(within(t), "orders")
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(&share)
+		if err := w.operator.write(within(t), share, version, "moved", "test", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// leave has the record change at one of the writes: of cash, of desk, and the removal of cash.
+	leave := func(write int, change func(*failover.Share), others bool) (Leaving, error) {
+		for _, s := range w.sites {
+			for _, group := range []string{"cash", "desk"} {
+				if err := s.cluster.Admin().CommitGroupOffsets(within(t), group, map[spillway.TopicPartition]broker.GroupOffset{{Topic: "orders"}: {LeaderEpoch: -1}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		meanwhile = func(string) {
+			if write--; write == 0 {
+				rewrite(change)
+			}
+		}
+		defer rewrite(func(s *failover.Share) { *s = before })
+		return w.operator.Leave(within(t), "orders", LeaveRequest{Site: "east", AcceptNotAdopting: true, RemoveOthers: others})
+	}
+	for name, move := range map[string]func(*failover.Share){
+		"it begins to move":                func(s *failover.Share) { s.State = failover.Draining },
+		"another site serves":              func(s *failover.Share) { s.Active = "west" },
+		"it has moved away, and come back": func(s *failover.Share) { s.Epoch += 2 },
+	} {
+		l, err := leave(1, move, false)
+		if !errors.Is(err, failover.ErrRefused) || !strings.Contains(err.Error(), "moves or has moved meanwhile: it was served by east in epoch 1") || !strings.Contains(err.Error(), "1 of 2 groups have left") || !l.Groups[0].Left || l.Groups[1].Left {
+			t.Errorf("%s while groups leave: %+v, %v", name, l, err)
+		}
+		l, err = leave(3, move, true)
+		if !errors.Is(err, failover.ErrRefused) || !strings.Contains(err.Error(), "remove group desk at west") || !slices.Equal(l.Removed, []RemovedGroup{{"west", "cash"}}) {
+			t.Errorf("%s while groups are removed: %+v, %v", name, l, err)
+		}
+		if at, err := w.sites["west"].cluster.Admin().FetchGroupOffsets(within(t), "desk"); err != nil || len(at) == 0 {
+			t.Errorf("%s: desk is gone at west: %v", name, err)
+		}
 	}
 }
 
