@@ -369,8 +369,8 @@ type directLook struct {
 	of      adoptionID
 	found   *failover.DirectView
 	// nobody is when a look found nobody, as all have since; zero: the last one found somebody.
-	nobody time.Time
-	last   time.Time // when the last look began
+	nobody coordination.Instant
+	last   coordination.Instant // when the last look began that found anything out
 	seen   *direct.History
 	next   coordination.Instant
 	pause  time.Duration
@@ -388,13 +388,20 @@ const (
 	directEvery = 5 * time.Second
 	directPart  = 20
 	// directGap is more than lies between two looks: after a longer one nobody knows who was
-	// there meanwhile.
+	// there meanwhile, and what was found before it says nothing any more.
 	directGap = 3 * directMax
 )
 
 // forget begins anew: nothing is known of who goes past the gateways.
 func (l *directLook) forget(of adoptionID) {
-	l.of, l.found, l.nobody, l.last, l.seen, l.pause = of, nil, time.Time{}, time.Time{}, &direct.History{}, 0
+	l.of, l.found, l.nobody, l.last, l.seen, l.pause = of, nil, coordination.Instant{}, coordination.Instant{}, &direct.History{}, 0
+}
+
+// expire forgets what was found where no look has found anything out for long.
+func (l *directLook) expire(now coordination.Instant) {
+	if !l.last.Time.IsZero() && l.last.Longest(now) > directGap {
+		l.found, l.nobody, l.last = nil, coordination.Instant{}, coordination.Instant{}
+	}
 }
 
 // direct is what the last looks have found; a new one is begun when it is time.
@@ -412,6 +419,7 @@ func (d *driver) direct(ctx context.Context, now coordination.Instant) *failover
 	if l.of != of {
 		l.forget(of)
 	}
+	l.expire(now)
 	if !l.running && (l.pause == 0 || l.next.Longest(now) >= l.pause) {
 		l.running = true
 		seen := l.seen
@@ -421,7 +429,7 @@ func (d *driver) direct(ctx context.Context, now coordination.Instant) *failover
 }
 
 func (d *driver) lookDirect(ctx context.Context, site spillway.SiteID, of adoptionID, seen *direct.History) {
-	begun := time.Now()
+	begun := d.c.cfg.Clock.Now()
 	ctx, cancel := context.WithTimeout(ctx, directMax)
 	defer cancel()
 	leases := func(context.Context) ([]layout.GatewayLease, error) {
@@ -434,7 +442,7 @@ func (d *driver) lookDirect(ctx context.Context, site spillway.SiteID, of adopti
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running, l.next = false, d.c.cfg.Clock.Now()
-	l.pause = max(d.c.cfg.DirectEvery, min(directPart*(time.Since(begun)-directBetween-directLease), directMax))
+	l.pause = max(d.c.cfg.DirectEvery, min(directPart*(begun.Shortest(l.next)-directBetween-directLease), directMax))
 	if l.of != of || ctx.Err() != nil {
 		return
 	}
@@ -443,19 +451,17 @@ func (d *driver) lookDirect(ctx context.Context, site spillway.SiteID, of adopti
 
 // heed takes in one more look. Nobody must have been found for all of quiet: a client that is
 // started anew is away for a while.
-func (l *directLook) heed(found direct.Found, at time.Time, quiet time.Duration) {
-	if !l.last.IsZero() && at.Sub(l.last) > directGap {
-		l.nobody = time.Time{}
-	}
+func (l *directLook) heed(found direct.Found, at coordination.Instant, quiet time.Duration) {
+	l.expire(at)
 	l.last = at
 	known := &failover.DirectView{Clients: found.Count(), None: found.None(), What: found.String()}
 	switch {
 	case !found.None():
-		l.nobody = time.Time{}
-	case l.nobody.IsZero():
+		l.nobody = coordination.Instant{}
+	case l.nobody.Time.IsZero():
 		l.nobody = at
 		fallthrough
-	case at.Sub(l.nobody) < quiet:
+	case l.nobody.Shortest(at) < quiet:
 		if l.found != nil {
 			return // one that is away for a while is no news
 		}

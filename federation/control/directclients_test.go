@@ -13,6 +13,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/coordination"
 	"spillway/federation/direct"
 	"spillway/federation/failover"
 	"spillway/federation/layout"
@@ -222,6 +223,7 @@ func TestNobodyMustBeFoundForLong(t *testing.T) {
 	none, one := direct.Found{Site: "east"}, direct.Found{Site: "east", Clients: []direct.Client{{Kind: direct.KindMember}}}
 	unread := direct.Found{Site: "east", Unread: []direct.Unread{{About: "producers", Why: "no rights"}}}
 	begun := time.Now()
+	at := func(after time.Duration) coordination.Instant { return coordination.Instant{Time: begun.Add(after)} }
 	var l directLook
 	for i, step := range []struct {
 		after   time.Duration
@@ -232,9 +234,10 @@ func TestNobodyMustBeFoundForLong(t *testing.T) {
 		{0, none, 0, false}, {time.Minute, one, 1, false}, {2 * time.Minute, none, 1, false}, {3 * time.Minute, none, 1, false}, {4 * time.Minute, one, 1, false},
 		{5 * time.Minute, none, 1, false}, {7 * time.Minute, none, 1, false}, {8 * time.Minute, unread, 0, false}, {9 * time.Minute, none, 0, false},
 		{12 * time.Minute, none, 0, false}, {14 * time.Minute, none, 0, true}, {15 * time.Minute, one, 1, false},
-		{16 * time.Minute, none, 1, false}, {22 * time.Minute, none, 1, false}, {25 * time.Minute, none, 1, false}, {27 * time.Minute, none, 0, true},
+		{16 * time.Minute, none, 1, false}, {22 * time.Minute, none, 0, false}, {25 * time.Minute, none, 0, false}, {27 * time.Minute, none, 0, true},
+		{31 * time.Minute, none, 0, false}, // four minutes in which nobody looked
 	} {
-		l.heed(step.found, begun.Add(step.after), 5*time.Minute)
+		l.heed(step.found, at(step.after), 5*time.Minute)
 		if l.found == nil || l.found.Clients != step.clients || l.found.None != step.none {
 			t.Errorf("look %d: %+v, want %+v", i, l.found, step)
 		}
@@ -270,6 +273,39 @@ func TestANewAdoptionIsLookedAtAnew(t *testing.T) {
 	d.share.Adoption, d.looks.of, d.looks.found = nil, adoptionID{share.Epoch, since.Round(0).UTC()}, &failover.DirectView{None: true}
 	if d.direct(t.Context(), c.cfg.Clock.Now()); d.looks.found != nil {
 		t.Error("what was found outlives the adoption")
+	}
+}
+
+// What was found once says nothing of a time in which no look found anything out: a site may
+// have been dark, and its clients may have come back to the brokers before the next look.
+func TestWhatWasFoundLongAgoSaysNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{sites: []spillway.SiteID{"east", "west"}})
+	share := w.settled(1)
+	c, err := New(w.sites["east"].control)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newDriver(c, w.topology.Groups()[0], share.ID())
+	share.Adoption = &failover.Adoption{Since: time.Now()}
+	d.share = share
+	begun := c.cfg.Clock.Now()
+	later := func(by time.Duration) coordination.Instant {
+		return coordination.Instant{Time: begun.Time.Add(by), Boot: begun.Boot + by}
+	}
+	d.looks.forget(adoptionID{share.Epoch, share.Adoption.Since.Round(0).UTC()})
+	d.looks.running = true // no look of its own
+	d.looks.heed(direct.Found{Site: "east"}, begun, time.Minute)
+	d.looks.heed(direct.Found{Site: "east"}, later(time.Minute), time.Minute)
+	if got := d.direct(t.Context(), later(time.Minute+directGap)); got == nil || !got.None {
+		t.Errorf("looked at lately: %+v", got)
+	}
+	if got := d.direct(t.Context(), later(time.Minute+directGap+time.Second)); got != nil {
+		t.Errorf("looked at long ago: %+v", got)
+	}
+	d.looks.heed(direct.Found{Site: "east"}, later(2*time.Minute+directGap), time.Minute)
+	if got := d.direct(t.Context(), later(2*time.Minute+directGap)); got == nil || got.None {
+		t.Errorf("the first look after a gap: %+v", got)
 	}
 }
 
