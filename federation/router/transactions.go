@@ -480,10 +480,18 @@ func (x *transactions) settledAll(epoch spillway.Epoch, of func(id string) bool)
 const (
 	throughFor = time.Minute
 	throughMax = 500
-	// transactionalFor is for how long transactional producers are told of. Who comes by the
-	// brokers gets a newer epoch of the id there, so that one may pause.
-	transactionalFor = 10 * time.Minute
+	// transactionalMore is more than passes until a control loop has seen what a producer did
+	// last.
+	transactionalMore = 5 * time.Minute
 )
+
+// transactionalFor is for how long transactional producers are told of: until control loops
+// count one that has done nothing since as gone, by looks of which the first was late, or of a
+// loop that was started anew meanwhile. Else one that pauses would look like one that goes past
+// the gateways. Who comes by the brokers gets a newer epoch of the id there, so it may be long.
+func (r *Router) transactionalFor() time.Duration {
+	return 2*r.config.DirectQuiet + transactionalMore
+}
 
 // TransactionalProducers are the ids that the site that serves a share has given to
 // transactional producers which came by this gateway lately, ascending, throughMax at most, each
@@ -498,7 +506,7 @@ func (r *Router) TransactionalProducers(s *Share) []layout.Through {
 	defer x.mu.Unlock()
 	var ids []layout.Through
 	for id, e := range x.mu.byID {
-		if e.producer < 0 || e.told < 0 || e.epoch < t.Base || time.Since(e.seen) > transactionalFor {
+		if e.producer < 0 || e.told < 0 || e.epoch < t.Base || time.Since(e.seen) > r.transactionalFor() {
 			continue
 		}
 		if of, ok := r.TransactionShare(id); ok && of == s {

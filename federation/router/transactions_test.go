@@ -431,12 +431,17 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 		w.transactions.came("app-2", 7, 1)
 		w.transactions.begin("app-3", 1) // of which the site's id is not known here
 		tells(71, 423)
-		time.Sleep(transactionalFor / 2)
+		w.config.DirectQuiet = time.Hour
+		time.Sleep(w.transactionalFor() / 2)
 		w.transactions.begin("app", 1)
 		w.transactions.came("app", 42, 5)
 		w.transactions.came("app", 42, 4) // one that was fenced
 		tells(71, 425)
-		time.Sleep(transactionalFor/2 + time.Second)
+		time.Sleep(w.config.DirectQuiet + transactionalMore) // it pauses for longer than loops wait for it
+		tells(425)
+		time.Sleep(w.transactionalFor() / 2)
+		tells()
+		w.transactions.begin("app", 1)
 		tells(425)
 		share.SetRecord(failover.Share{State: failover.Stable, Epoch: 2, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "east"}}})
 		if !share.Open(Term{Epoch: 2, Base: 2, Site: "east"}) {
