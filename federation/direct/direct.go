@@ -101,6 +101,20 @@ func (l Look) came(id int64, epoch int16) bool {
 	return known && epoch <= told
 }
 
+// markerEpochs is by how much the epoch of a marker may be newer than that with which a producer
+// came by a gateway last: its coordinator counts one up where it ends a transaction whose time
+// is over, or any one (KIP-890), and one more for the producer that begins anew, of which no
+// gateway has said so yet.
+const markerEpochs = 2
+
+// marker tells whether what a leader remembers of a producer is a marker that a coordinator
+// wrote for one that came by a gateway, and nothing of the producer itself. One that goes past
+// the gateways has markers too, and is further with each of its transactions.
+func (l Look) marker(p Producer) bool {
+	told, known := l.ByGateways[p.ID]
+	return known && p.Sequence < 0 && !p.Open && int(p.Epoch) <= int(told)+markerEpochs
+}
+
 // Member of a consumer group.
 type Member struct {
 	Group, ID, Instance, ClientID, Host string
@@ -369,8 +383,8 @@ func (l Look) writers() (writers map[int64]*writer, wrote map[spillway.TopicPart
 		if moved {
 			wrote[p.TopicPartition] = true
 		}
-		if _, known := l.ByGateways[p.ID]; known && p.Sequence < 0 && !p.Open {
-			continue // a marker with a newer epoch, and nothing else
+		if l.marker(p) {
+			continue
 		}
 		if p.ID < 0 || spillway.IsClientProducerID(p.ID) || spillway.IsMirrorProducerID(p.ID) || l.came(p.ID, p.Epoch) {
 			continue

@@ -2,6 +2,7 @@ package direct
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -75,7 +76,14 @@ func TestWhoGoesPastTheGateways(t *testing.T) {
 			clients: "producer 9 of orders-1",
 		},
 		"a marker with a newer epoch is nobody's": {
-			look: Look{Producers: []Producer{{TopicPartition: orders, ID: 9, Epoch: 4, Sequence: -1, Last: now}}, ByGateways: map[int64]int16{9: 3}},
+			look: Look{Producers: []Producer{{TopicPartition: orders, ID: 9, Epoch: 4, Sequence: -1, Last: now}, {TopicPartition: carts, ID: 9, Epoch: 5, Sequence: -1, Last: now}}, ByGateways: map[int64]int16{9: 3}},
+		},
+		"one with a much newer epoch ended a transaction past the gateways": {
+			look:    Look{Producers: []Producer{{TopicPartition: orders, ID: 9, Epoch: 6, Sequence: -1, Last: now}}, ByGateways: map[int64]int16{9: 3}},
+			clients: "producer 9 of orders-1",
+		},
+		"the last epoch": {
+			look: Look{Producers: []Producer{{TopicPartition: orders, ID: 9, Epoch: math.MaxInt16, Sequence: -1, Last: now}}, ByGateways: map[int64]int16{9: math.MaxInt16 - 1}},
 		},
 		"it began with a newer epoch, and has written nothing yet": {
 			look:    Look{Transactions: map[int64]string{9: "pay-1"}, Epochs: map[int64]int16{9: 4}, ByGateways: map[int64]int16{9: 3}, Transactional: func(string) bool { return true }},
