@@ -493,26 +493,37 @@ func (r *Router) transactionalFor() time.Duration {
 	return 2*r.config.DirectQuiet + transactionalMore
 }
 
-// TransactionalProducers are the ids that the site that serves a share has given to
-// transactional producers which came by this gateway lately, ascending, throughMax at most, each
-// with the newest epoch of it.
-func (r *Router) TransactionalProducers(s *Share) []layout.Through {
-	t, serving := s.Serving()
-	if !serving {
-		return nil
+// TransactionalProducers are, by share that is adopting, the ids that the site that serves it has
+// given to transactional producers which came by this gateway lately, ascending, throughMax of a
+// share at most, each with the newest epoch of it.
+func (r *Router) TransactionalProducers() map[*Share][]layout.Through {
+	type came struct {
+		id    string
+		epoch spillway.Epoch
+		layout.Through
 	}
-	x := r.transactions
+	var all []came
+	x, lately := r.transactions, r.transactionalFor()
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	var ids []layout.Through
 	for id, e := range x.mu.byID {
-		if e.producer < 0 || e.told < 0 || e.epoch < t.Base || time.Since(e.seen) > r.transactionalFor() {
+		if e.producer >= 0 && e.told >= 0 && time.Since(e.seen) <= lately {
+			all = append(all, came{id, e.epoch, layout.Through{Producer: e.producer, Epoch: e.told}})
+		}
+	}
+	x.mu.Unlock() // whose they are is found without holding up producers
+	through := make(map[*Share][]layout.Through)
+	for _, c := range all {
+		s, known := r.TransactionShare(c.id)
+		if !known || !s.Adopting() {
 			continue
 		}
-		if of, ok := r.TransactionShare(id); ok && of == s {
-			ids = append(ids, layout.Through{Producer: e.producer, Epoch: e.told})
+		if t, serving := s.Serving(); serving && c.epoch >= t.Base {
+			through[s] = append(through[s], c.Through)
 		}
 	}
-	slices.SortFunc(ids, func(a, b layout.Through) int { return cmp.Compare(a.Producer, b.Producer) })
-	return ids[:min(len(ids), throughMax)]
+	for s, ids := range through {
+		slices.SortFunc(ids, func(a, b layout.Through) int { return cmp.Compare(a.Producer, b.Producer) })
+		through[s] = ids[:min(len(ids), throughMax)]
+	}
+	return through
 }

@@ -413,6 +413,9 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 		w := newCodecWorld(t, translating(), kversion.V4_4_0())
 		defer w.Close()
 		share := w.shares[spillway.ShareID{Group: "shop"}]
+		record := share.Record()
+		record.Adoption = &failover.Adoption{}
+		share.SetRecord(record)
 		ids := func(all []layout.Through) (got []int64) {
 			for _, one := range all {
 				got = append(got, one.Producer*10+int64(one.Epoch))
@@ -421,7 +424,7 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 		}
 		tells := func(want ...int64) {
 			t.Helper()
-			if got := ids(w.TransactionalProducers(share)); !slices.Equal(got, want) {
+			if got := ids(w.TransactionalProducers()[share]); !slices.Equal(got, want) {
 				t.Errorf("%v, want %v", got, want)
 			}
 		}
@@ -443,7 +446,7 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 		tells()
 		w.transactions.begin("app", 1)
 		tells(425)
-		share.SetRecord(failover.Share{State: failover.Stable, Epoch: 2, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "east"}}})
+		share.SetRecord(failover.Share{State: failover.Stable, Epoch: 2, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "east"}}, Adoption: record.Adoption})
 		if !share.Open(Term{Epoch: 2, Base: 2, Site: "east"}) {
 			t.Fatal("the share does not open")
 		}
@@ -452,10 +455,67 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 			w.transactions.learn(fmt.Sprint("app-", n), 2, int64(n))
 			w.transactions.came(fmt.Sprint("app-", n), int64(n), 0)
 		}
-		if n := len(w.TransactionalProducers(share)); n != throughMax {
+		if n := len(w.TransactionalProducers()[share]); n != throughMax {
 			t.Errorf("%d are told", n)
 		}
+		record = share.Record()
+		record.Adoption = nil
+		share.SetRecord(record)
+		tells()
 	})
+}
+
+// A lease is written every second, so what it tells is found in one pass, however many failover
+// groups are adopting.
+func TestWhatAGatewayTellsIsFoundInOnePass(t *testing.T) {
+	const groupsMany, idsMany = 200, 20_000
+	var groups []spillway.FailoverGroup
+	var shares []*Share
+	for n := range groupsMany {
+		name := fmt.Sprintf("shop-%03d", n)
+		groups = append(groups, spillway.FailoverGroup{Name: name, Topics: []string{name + "-*"}, TransactionalIDs: []string{name + "-*"}, Sites: []spillway.SiteID{"east"}})
+		s := NewShare(spillway.ShareID{Group: name}, groups[n])
+		s.SetRecord(failover.Share{State: failover.Stable, Epoch: 1, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}}})
+		if !s.Open(Term{Epoch: 1, Base: 1, Site: "east"}) {
+			t.Fatal("the share does not open")
+		}
+		shares = append(shares, s)
+	}
+	r := New(Config{Topology: spillway.NewTopology("shop", "shop-1", []spillway.Site{{ID: "east"}}, groups), Shares: shares, Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: new(marksAt)})
+	defer r.Close()
+	for n := range idsMany {
+		id := fmt.Sprintf("shop-%03d-%d", n%groupsMany, n)
+		r.transactions.learn(id, 1, int64(n))
+		r.transactions.came(id, int64(n), 0)
+	}
+	adopt := func(s *Share) {
+		record := s.Record()
+		record.Adoption = &failover.Adoption{}
+		s.SetRecord(record)
+	}
+	took := func(told int) (least time.Duration) {
+		for range 5 {
+			begun, n := time.Now(), 0
+			for _, ids := range r.TransactionalProducers() {
+				n += len(ids)
+			}
+			if d := time.Since(begun); least == 0 || d < least {
+				least = d
+			}
+			if n != told {
+				t.Fatalf("%d are told, want %d", n, told)
+			}
+		}
+		return least
+	}
+	adopt(shares[0])
+	one := took(idsMany / groupsMany)
+	for _, s := range shares {
+		adopt(s)
+	}
+	if all := took(idsMany); all > 20*one {
+		t.Errorf("%s for one failover group, and %s for %d", one, all, groupsMany)
+	}
 }
 
 // Of static members brokers show who joined first, so gateways say who came by them: lately,
@@ -465,6 +525,9 @@ func TestAGatewayTellsWhichStaticMembersCameByIt(t *testing.T) {
 		w := newCodecWorld(t, translating(), kversion.V4_4_0())
 		defer w.Close()
 		share := w.shares[spillway.ShareID{Group: "shop"}]
+		record := share.Record()
+		record.Adoption = &failover.Adoption{}
+		share.SetRecord(record)
 		w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
 		beat := func(member string, instance *string) {
 			t.Helper()
@@ -476,17 +539,17 @@ func TestAGatewayTellsWhichStaticMembersCameByIt(t *testing.T) {
 		}
 		beat("till-1-a", kmsg.StringPtr("till-1"))
 		beat("desk-b", nil)
-		if got := w.StaticMembers(share); !slices.Equal(got, []uint64{layout.MemberKey("desk", "till-1-a")}) {
+		if got := w.StaticMembers()[share]; !slices.Equal(got, []uint64{layout.MemberKey("desk", "till-1-a")}) {
 			t.Errorf("%v", got)
 		}
 		time.Sleep(throughFor + time.Second)
-		if got := w.StaticMembers(share); len(got) > 0 {
+		if got := w.StaticMembers()[share]; len(got) > 0 {
 			t.Errorf("it has gone, and is told: %v", got)
 		}
 		for n := range staticMax + 5 {
 			w.members.touchStatic("desk", fmt.Sprint("m-", n), kmsg.StringPtr("x"))
 		}
-		if n := len(w.StaticMembers(share)); n != staticMax {
+		if n := len(w.StaticMembers()[share]); n != staticMax {
 			t.Errorf("%d are told", n)
 		}
 	})
@@ -501,24 +564,24 @@ func TestAGatewayTellsWhereItWritesWithoutAProducerID(t *testing.T) {
 		share := w.shares[spillway.ShareID{Group: "shop"}]
 		tp := spillway.TopicPartition{Topic: "orders", Partition: 3}
 		w.plain.sends(&part{share: share, tp: tp})
-		if got := w.PlainPartitions(share); len(got) > 0 {
+		if got := w.PlainPartitions()[share]; len(got) > 0 {
 			t.Errorf("it is not adopting, and %v are remembered", got)
 		}
 		record := share.Record()
 		record.Adoption = &failover.Adoption{}
 		share.SetRecord(record)
 		w.plain.sends(&part{share: share, tp: tp})
-		if got := w.PlainPartitions(share); !slices.Equal(got, []spillway.TopicPartition{tp}) {
+		if got := w.PlainPartitions()[share]; !slices.Equal(got, []spillway.TopicPartition{tp}) {
 			t.Errorf("%v", got)
 		}
 		for n := range int32(plainMax + 5) {
 			w.plain.sends(&part{share: share, tp: spillway.TopicPartition{Topic: "carts", Partition: n}})
 		}
-		if n := len(w.PlainPartitions(share)); n != plainMax {
+		if n := len(w.PlainPartitions()[share]); n != plainMax {
 			t.Errorf("%d are remembered", n)
 		}
 		time.Sleep(throughFor + time.Second)
-		if got := w.PlainPartitions(share); len(got) > 0 {
+		if got := w.PlainPartitions()[share]; len(got) > 0 {
 			t.Errorf("long ago, and %d are told", len(got))
 		}
 		tp.Partition++
