@@ -409,6 +409,9 @@ func (d *driver) direct(ctx context.Context, now coordination.Instant) *failover
 	l := &d.looks
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if d.share.Adoption == nil && l.of == (adoptionID{}) {
+		return nil // as for most groups, at each step of a move too
+	}
 	site := d.share.Active
 	if d.share.Adoption == nil || d.share.State != failover.Stable ||
 		site != d.c.cfg.Site && d.c.hub.alive(d.c.keys.Ballot(site)) { // the loop there looks

@@ -172,7 +172,7 @@ func (c *Client) transactOnce(ctx context.Context, call transactionCall) error {
 			return errDraining
 		}
 	}
-	if call.producer >= 0 {
+	if call.producer >= 0 && call.share.Adopting() {
 		r.transactions.came(call.id, producer, call.producerEpoch)
 	}
 	to := groupCall{share: call.share, group: call.id, kind: broker.TransactionCoordinator, req: req, counted: true, epoch: t.Epoch}

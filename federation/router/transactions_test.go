@@ -465,6 +465,36 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 	})
 }
 
+// With which epochs producers come is noted for shares that are adopting, and costs others
+// nothing.
+func TestEpochsOfTransactionalProducersAreNotedWhileAdopting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer w.Close()
+		share := w.shares[spillway.ShareID{Group: "shop"}]
+		w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+		ends := func(epoch int16) {
+			t.Helper()
+			req := kmsg.NewPtrEndTxnRequest()
+			req.Version, req.TransactionalID, req.ProducerID, req.ProducerEpoch = 4, "app", spillway.TransactionalProducerID(1, codecProducer), epoch
+			if _, err := w.serve(t.Context(), 26, 4, req.AppendTo(nil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ends(3)
+		if e := w.transactions.mu.byID["app"]; e == nil || e.producer != codecProducer || e.told != -1 {
+			t.Errorf("not adopting: %+v", e)
+		}
+		record := share.Record()
+		record.Adoption = &failover.Adoption{}
+		share.SetRecord(record)
+		ends(4)
+		if got := w.TransactionalProducers()[share]; !slices.Equal(got, []layout.Through{{Producer: codecProducer, Epoch: 4}}) {
+			t.Errorf("adopting: %+v", got)
+		}
+	})
+}
+
 // A lease is written every second, so what it tells is found in one pass, however many failover
 // groups are adopting.
 func TestWhatAGatewayTellsIsFoundInOnePass(t *testing.T) {
