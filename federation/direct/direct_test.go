@@ -183,6 +183,40 @@ func TestAProducerHasGoneWhenItDidNothingOverAllLooks(t *testing.T) {
 	}
 }
 
+// A look that could not see everything makes no producer new: neither one that it missed, nor
+// one that it missed the first time.
+func TestALookThatCouldNotSeeEverythingMakesNobodyNew(t *testing.T) {
+	old := Producer{TopicPartition: orders, ID: 4711, Sequence: 7, Last: now.Add(-time.Hour)}
+	h := &History{}
+	look := func(after time.Duration, before, shown []Producer, unread ...Unread) Found {
+		return Judge("shop", Look{Site: "east", At: now.Add(after), Producers: shown, Before: before, Unread: unread, History: h}, quiet)
+	}
+	one, fault := []Producer{old}, Unread{"producers", "a broker does not answer"}
+	for i, step := range []struct {
+		after         time.Duration
+		before, shown []Producer
+		unread        []Unread
+		gone          string
+	}{
+		{0, one, one, nil, ""},
+		{quiet, one, one, nil, "producer 4711 of orders-1"},
+		{quiet + time.Minute, one, nil, []Unread{fault}, ""},
+		{quiet + 2*time.Minute, one, one, nil, "producer 4711 of orders-1"},
+		{quiet + 3*time.Minute, nil, one, []Unread{fault}, "producer 4711 of orders-1"},
+		{quiet + 4*time.Minute, nil, nil, []Unread{fault}, ""},
+		{quiet + 4*time.Minute + hiddenMax, nil, nil, []Unread{fault}, ""},
+		{quiet + 5*time.Minute + hiddenMax, one, one, nil, ""}, // it was away for too long
+	} {
+		f := look(step.after, step.before, step.shown, step.unread...)
+		if got := said(f.Gone); got != step.gone {
+			t.Errorf("look %d: gone %q, want %q", i, got, step.gone)
+		}
+		if want := len(step.shown) > 0 && step.gone == ""; (f.Count() > 0) != want {
+			t.Errorf("look %d: %s", i, f)
+		}
+	}
+}
+
 // What clients choose does not look like anything else, and is no longer than some.
 func TestNamesOfClientsAreQuoted(t *testing.T) {
 	for name, want := range map[string]string{
