@@ -46,7 +46,7 @@ func (c *Client) heartbeat(ctx context.Context, req *kmsg.HeartbeatRequest) kmsg
 	c.stale(share, theGroup(req.Group), code)
 	switch code {
 	case 0, kerr.RebalanceInProgress.Code: // the coordinator knows it
-		c.router.members.touch(req.Group, req.MemberID)
+		c.router.members.touchStatic(req.Group, req.MemberID, req.InstanceID)
 	case kerr.UnknownMemberID.Code:
 		c.router.left(share, req.Group, req.MemberID)
 	}

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"spillway/broker"
 	"spillway/broker/conn"
 	"spillway/federation/failover"
+	"spillway/federation/layout"
 )
 
 // groupPatience is how long a site's coordinator may take for what does not
@@ -292,6 +294,7 @@ type member struct {
 	// not come, while it waits for a transaction that begins when the move is over. That it
 	// was told is enough: one that was not would try in vain until its next heartbeat.
 	transacts bool
+	static    bool // it has an instance id
 }
 
 // Bounds for what is remembered of members.
@@ -312,6 +315,38 @@ func newMembers() *members {
 
 // touch notes a sign of life.
 func (m *members) touch(group, id string) { m.update(group, id, func(*member) {}) }
+
+// touchStatic is touch for a member that may have an instance id.
+func (m *members) touchStatic(group, id string, instance *string) {
+	m.update(group, id, func(mb *member) { mb.static = mb.static || instance != nil })
+}
+
+// staticMax bounds how many members with an instance id are told of, of one share.
+const staticMax = 1000
+
+// StaticMembers are, by share that is adopting, the members with an instance id of its consumer
+// groups which spoke through this gateway lately, as layout.MemberKey, staticMax of a share at
+// most.
+func (r *Router) StaticMembers() map[*Share][]uint64 {
+	m, keys := r.members, make(map[*Share][]uint64)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for group, g := range m.mu.byGroup {
+		s, ok := r.GroupShare(group)
+		if !ok || !s.Adopting() {
+			continue
+		}
+		for id, mb := range g {
+			if mb.static && time.Since(mb.seen) <= throughFor && len(keys[s]) < staticMax {
+				keys[s] = append(keys[s], layout.MemberKey(group, id))
+			}
+		}
+	}
+	for _, of := range keys {
+		slices.Sort(of)
+	}
+	return keys
+}
 
 // settle notes that a member has given up its partitions before the epoch.
 func (m *members) settle(group, id string, e spillway.Epoch) {

@@ -144,6 +144,9 @@ type Config struct {
 	MetadataMax    time.Duration // age of a site's metadata before it is asked for again; default 5 s
 	SteadyAfter    time.Duration // without quotas after a move; default 5 s
 	ContactsMax    int           // producers and partitions remembered; default 200,000
+	// DirectQuiet is for how long a producer past the gateways must not have written for
+	// control loops to count it as gone; default 10 min.
+	DirectQuiet time.Duration
 }
 
 // Router serves all connections of one gateway.
@@ -168,6 +171,7 @@ type Router struct {
 	lags         *lags
 	members      *members
 	transactions *transactions
+	plain        *plain
 	lookups      lookups
 	gone         goneFor
 	rejoins      *rejoins
@@ -191,13 +195,14 @@ func New(c Config) *Router {
 	def(&c.MetadataMax, 5*time.Second)
 	def(&c.SteadyAfter, steadyAfter)
 	def(&c.ContactsMax, 200_000)
+	def(&c.DirectQuiet, 10*time.Minute)
 	if c.Dial == nil {
 		c.Dial = conn.Dial
 	}
 	r := &Router{
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, standbys: c.Standbys, events: c.Events,
-		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), rejoins: newRejoins(), transactions: newTransactions(), generations: newGenerations(),
+		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), rejoins: newRejoins(), transactions: newTransactions(), plain: newPlain(), generations: newGenerations(),
 		aside:    make(chan struct{}, asideMax),
 		changing: rate.NewLimiter(changesPerSecond, changesBurst),
 	}
