@@ -184,6 +184,13 @@ func (m *Mirror) source(id spillway.SiteID) (*source, error) {
 	return s, nil
 }
 
+// Meet begins to follow the map of a site that may become the source soon, and waits for
+// nothing: to connect to a site that is far away takes longer than to ask it.
+func (m *Mirror) Meet(site spillway.SiteID) error {
+	_, err := m.source(site)
+	return err
+}
+
 func (m *Mirror) share(id spillway.ShareID) (*share, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -256,7 +256,12 @@ func (s *followed) act(ctx context.Context, share failover.Share) error {
 				return err
 			}
 		}
-		return s.follow(ctx, share, share.Current().Epoch, share.Active)
+		err := s.follow(ctx, share, share.Current().Epoch, share.Active)
+		if share.Target != s.f.site {
+			// It is followed soon, and clients would be held while this site connects to it.
+			err = errors.Join(err, m.Meet(share.Target))
+		}
+		return err
 	case share.State == failover.Fenced:
 		return s.stop(ctx, share)
 	case share.State == failover.Cutover:

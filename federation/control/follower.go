@@ -33,6 +33,7 @@ type Mirror interface {
 	OpenLossyEpoch(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, mask uint64, start map[spillway.TopicPartition]spillway.Offset) (int64, error)
 	Arm(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch, next spillway.SiteID) error
 	HurryGroups(spillway.ShareID)
+	Meet(site spillway.SiteID) error
 	CopyGroups(ctx context.Context, id spillway.ShareID, from spillway.SiteID, caughtUp func(context.Context) error) error
 	Begun(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) (bool, error)
 	RemoveMembers(ctx context.Context, id spillway.ShareID, epoch spillway.Epoch) error

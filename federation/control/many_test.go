@@ -535,6 +535,8 @@ func (m *manyMirror) Arm(context.Context, spillway.ShareID, spillway.Epoch, spil
 	return nil
 }
 
+func (m *manyMirror) Meet(spillway.SiteID) error { return nil }
+
 func (m *manyMirror) CopyGroups(ctx context.Context, _ spillway.ShareID, _ spillway.SiteID, caughtUp func(context.Context) error) error {
 	return caughtUp(ctx)
 }

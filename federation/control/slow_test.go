@@ -154,3 +154,43 @@ func TestGroupsThatCannotBeCopiedAtOnce(t *testing.T) {
 		t.Errorf("%d are missing", missing)
 	}
 }
+
+// sociable is a mirror that tells which sites it meets.
+type sociable struct {
+	Mirror
+	met chan spillway.SiteID
+}
+
+func (m sociable) Meet(site spillway.SiteID) error {
+	select {
+	case m.met <- site:
+	default: // nobody wants to know any more
+	}
+	return m.Mirror.Meet(site)
+}
+
+// Whoever follows the target of a switchover connects to it while groups drain, and not when
+// clients are held.
+func TestSitesMeetBeforeClientsAreHeld(t *testing.T) {
+	t.Parallel()
+	store, met := &heldStore{Store: coordtest.NewMemory()}, make(chan spillway.SiteID, 1)
+	w := newWorld(t, options{store: store, mirror: func(site spillway.SiteID, m Mirror) Mirror {
+		if site != "east" {
+			return m
+		}
+		return sociable{m, met}
+	}})
+	w.settled(1)
+	store.hold(failover.Fencing)
+	plan := w.switchover("west", "")
+	select {
+	case site := <-met:
+		if site != "west" {
+			t.Errorf("east met %s", site)
+		}
+	case <-within(t).Done():
+		t.Fatal("clients are about to be held, and east has not met west")
+	}
+	store.hold("")
+	w.settled(plan.Epoch)
+}
