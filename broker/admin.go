@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"spillway"
 )
@@ -116,6 +117,9 @@ type LogDir struct {
 	Sizes map[spillway.TopicPartition]int64
 }
 
+// UndecidedMax is for how long StableGroupOffsets waits for the ends of transactions.
+const UndecidedMax = time.Second
+
 // Admin is what mirrors, failover and operators do to a cluster. Every method
 // retries what may be retried for itself within ctx (not leader, coordinator
 // moved) and returns errors that name site and request.
@@ -163,7 +167,7 @@ type Admin interface {
 	// DescribeGroup: state "Dead" for a group that does not exist.
 	DescribeGroup(ctx context.Context, group string) (GroupDescription, error)
 	FetchGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]GroupOffset, error)
-	// StableGroupOffsets waits a moment for transactions of which the group's coordinator
+	// StableGroupOffsets waits a moment, UndecidedMax, for transactions of which the group's coordinator
 	// has not heard the end yet. Positions that are undecided after that are the older ones.
 	StableGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]GroupOffset, error)
 	// CommitGroupOffsets commits without being a member. ErrGroupActive if

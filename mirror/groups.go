@@ -196,12 +196,21 @@ func (m *Mirror) CopyGroups(ctx context.Context, id spillway.ShareID, from spill
 		errCaughtUp = caughtUp(ctx)
 	}
 	wg.Wait()
-	if err := errors.Join(errSource, errCaughtUp); err != nil {
-		return err
+	if errCaughtUp != nil {
+		return errCaughtUp
 	}
-	if err := m.reader.CaughtUp(ctx); err != nil {
-		return err
+	// What failed is asked again: the records may have been waited for.
+	if caughtUp != nil && errTheirs != nil {
+		wg.Go(func() { theirs, errTheirs = listGroups(listing, src.cluster) })
 	}
+	if caughtUp != nil && errSource != nil {
+		wg.Go(func() { errSource = src.ready(ctx, m.config.IdentitySources) })
+	}
+	errMap := m.reader.CaughtUp(ctx)
+	if wg.Wait(); errors.Join(errSource, errMap) != nil {
+		return errors.Join(errSource, errMap)
+	}
+	theirs = ahead.add(theirs)
 	idle := make(map[string]bool)
 	for _, g := range here {
 		idle[g.ID] = g.State == "Empty"
@@ -347,7 +356,7 @@ func (m *Mirror) copyAlone(ctx context.Context, a Assignment, src *source, group
 	}
 	read := m.positionsAt(src, wait)
 	if r, ok := ahead[group]; ok {
-		read = r.wait
+		read = r.or(read)
 	}
 	now, err := m.copyGroup(ctx, a, src, group, may, there, read)
 	if err != nil {
@@ -407,6 +416,10 @@ func (m *Mirror) positionsAt(src *source, last bool) groupReader {
 	return src.cluster.Admin().FetchGroupOffsets
 }
 
+// aheadMax ends a read that is ahead before it takes positions as they were before transactions
+// that have not ended: those are waited for once all else is there.
+const aheadMax = broker.UndecidedMax * 9 / 10
+
 // groupsAhead are groups whose positions are being read already.
 type groupsAhead map[string]*groupAhead
 
@@ -416,13 +429,34 @@ type groupAhead struct {
 	err       error
 }
 
-func (r *groupAhead) wait(ctx context.Context, _ string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
-	select {
-	case <-r.done:
-		return r.positions, r.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
+// or waits for the read, and reads again where it failed.
+func (r *groupAhead) or(read groupReader) groupReader {
+	return func(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if r.err != nil {
+			return read(ctx, group)
+		}
+		return r.positions, nil
 	}
+}
+
+// add completes the list of a site's groups by those that are being read: one whose coordinator
+// moves is in the list of none.
+func (ahead groupsAhead) add(groups []broker.GroupListing) []broker.GroupListing {
+	listed := make(map[string]bool, len(groups))
+	for _, g := range groups {
+		listed[g.ID] = true
+	}
+	for group := range ahead {
+		if !listed[group] {
+			groups = append(groups, broker.GroupListing{ID: group})
+		}
+	}
+	return groups
 }
 
 // readAhead begins to read, for the last time, what those groups have at a source that were
@@ -453,6 +487,8 @@ func (m *Mirror) readAhead(ctx context.Context, a Assignment, src *source) (ahea
 		eachGroup(groups, a, func(g broker.GroupListing) error {
 			r := ahead[g.ID]
 			defer close(r.done)
+			ctx, cancel := context.WithTimeout(ctx, aheadMax)
+			defer cancel()
 			r.positions, r.err = read(ctx, g.ID)
 			return nil
 		})

@@ -163,6 +163,13 @@ func TestPositionsAreReadWhileTheLastRecordsCome(t *testing.T) {
 	})
 	commit("app", 11)
 	commit("apples", 12) // which nobody has heard of, or has a moment ago
+	early := errors.New("not yet")
+	if err := westM.CopyGroups(ctx, ordersShare, "east", func(context.Context) error { return early }); !errors.Is(err, early) {
+		t.Errorf("copied though the records are not here: %v", err)
+	}
+	for len(east.told) > 0 {
+		<-east.told
+	}
 	read := make(map[string]int)
 	err := westM.CopyGroups(ctx, ordersShare, "east", func(ctx context.Context) error {
 		select {

@@ -244,16 +244,13 @@ func (a *admin) FetchGroupOffsets(ctx context.Context, group string) (map[spillw
 	return a.groupOffsets(ctx, group, false)
 }
 
-// Bounds of StableGroupOffsets. A coordinator hears of the end of a transaction some
-// milliseconds after everybody else; who leaves one open must not stop a move.
-const (
-	unstableMax   = time.Second
-	unstablePause = 5 * time.Millisecond
-)
+// unstablePause is between two tries of StableGroupOffsets. A coordinator hears of the end of a
+// transaction some milliseconds after everybody else; who leaves one open must not stop a move.
+const unstablePause = 5 * time.Millisecond
 
 // StableGroupOffsets implements broker.Admin (KIP-447).
 func (a *admin) StableGroupOffsets(ctx context.Context, group string) (map[spillway.TopicPartition]broker.GroupOffset, error) {
-	for began := time.Now(); time.Since(began) < unstableMax; {
+	for began := time.Now(); time.Since(began) < broker.UndecidedMax; {
 		found, err := a.groupOffsets(ctx, group, true)
 		if !errors.Is(err, kerr.UnstableOffsetCommit) {
 			return found, err

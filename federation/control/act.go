@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -316,52 +317,65 @@ func topicsOf(tps []spillway.TopicPartition) []string {
 	return topics
 }
 
-// partitions lists the partitions of a group that a site has, sorted.
-func (c *Control) partitions(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup) ([]spillway.TopicPartition, error) {
+// leader is who leads a partition.
+type leader struct{ node, epoch int32 }
+
+// leaders are those of the partitions of a group that a site has.
+func (c *Control) leaders(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup) (map[spillway.TopicPartition]leader, error) {
 	md, err := c.topics(ctx, site, g)
 	if err != nil {
 		return nil, fmt.Errorf("list the topics of %s: %w", site, err)
 	}
-	var tps []spillway.TopicPartition
+	leaders := make(map[spillway.TopicPartition]leader)
 	for name, t := range md.Topics {
 		if !c.cfg.Topology.HasTopic(g, name) || t.Internal {
 			continue
 		}
 		for _, p := range t.Partitions {
 			if tp := (spillway.TopicPartition{Topic: name, Partition: p.Partition}); c.cfg.Topology.Has(g, tp) {
-				tps = append(tps, tp)
+				leaders[tp] = leader{p.Leader, p.LeaderEpoch}
 			}
 		}
 	}
-	slices.SortFunc(tps, spillway.TopicPartition.Compare)
-	return tps, nil
+	return leaders, nil
+}
+
+// partitions lists the partitions of a group that a site has, sorted.
+func (c *Control) partitions(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup) ([]spillway.TopicPartition, error) {
+	leaders, err := c.leaders(ctx, site, g)
+	return sorted(leaders), err
+}
+
+func sorted(leaders map[spillway.TopicPartition]leader) []spillway.TopicPartition {
+	return slices.SortedFunc(maps.Keys(leaders), spillway.TopicPartition.Compare)
 }
 
 // logEnds reads the ends of a site's logs as virtual offsets: not the high
 // watermark, below which an acknowledged record may lie, and only once the
 // watermark has reached the end (C9). Twice: until two reads that lie apart
-// agree. known are partitions that the site is taken to have: it is asked for them
-// while it says which it has.
-func (c *Control) logEnds(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup, twice bool, known []spillway.TopicPartition) (failover.PartitionOffsets, error) {
+// agree. known is who is taken to lead them: the ends are asked for while the site says
+// who does, and again where it says something else.
+func (c *Control) logEnds(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup, twice bool, known map[spillway.TopicPartition]leader) (failover.PartitionOffsets, error) {
 	admin := c.cfg.Sites[site].Cluster.Admin()
 	// All that does not need the ends is asked at the same time: clients are held.
-	var tps []spillway.TopicPartition
+	var leaders map[spillway.TopicPartition]leader
 	var errList, errMap error
 	var wg sync.WaitGroup
 	ahead, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wg.Go(func() {
-		if tps, errList = c.partitions(ctx, site, g); len(without(slices.Clone(known), tps)) > 0 {
-			cancel() // what is gone is waited for
+		if leaders, errList = c.leaders(ctx, site, g); !maps.Equal(leaders, known) {
+			cancel() // who is gone is waited for
 		}
 	})
 	wg.Go(func() { errMap = c.caughtUp(ctx, site) })
-	ends, marks, errEnds, errMarks := endsAndMarks(ahead, admin, known)
+	ends, marks, errEnds, errMarks := endsAndMarks(ahead, admin, sorted(known))
 	wg.Wait()
 	if errList != nil {
 		return nil, errList
 	}
-	if errEnds != nil || errMarks != nil || !slices.Equal(tps, known) {
+	tps := sorted(leaders)
+	if errEnds != nil || errMarks != nil || !maps.Equal(leaders, known) {
 		ends, marks, errEnds, errMarks = endsAndMarks(ctx, admin, tps)
 	}
 	var err error

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -387,9 +388,9 @@ const (
 	// that a loop spends on them at most.
 	directEvery = 5 * time.Second
 	directPart  = 20
-	// directGap is more than lies between two looks: after a longer one nobody knows who was
-	// there meanwhile, and what was found before it says nothing any more.
-	directGap = 3 * directMax
+	// directGap is more than lies between two looks that saw everything, with one between them
+	// that did not: after a longer one nobody knows who was there meanwhile.
+	directGap = 5 * directMax
 )
 
 // forget begins anew: nothing is known of who goes past the gateways.
@@ -397,11 +398,15 @@ func (l *directLook) forget(of adoptionID) {
 	l.of, l.found, l.nobody, l.last, l.seen, l.pause = of, nil, coordination.Instant{}, coordination.Instant{}, &direct.History{}, 0
 }
 
-// expire forgets what was found where no look has found anything out for long.
+// expire takes back that nobody was found where no look has found anything out for long.
 func (l *directLook) expire(now coordination.Instant) {
-	if !l.last.Time.IsZero() && l.last.Longest(now) > directGap {
-		l.found, l.nobody, l.last = nil, coordination.Instant{}, coordination.Instant{}
+	if l.last.Time.IsZero() || l.last.Longest(now) <= directGap {
+		return
 	}
+	known := *l.found
+	known.None, known.What = false, ""
+	known.Unread = cmp.Or(known.Unread, fmt.Sprintf("no look has seen everything for %s", directGap))
+	l.found, l.nobody, l.last = &known, coordination.Instant{}, coordination.Instant{}
 }
 
 // direct is what the last looks have found; a new one is begun when it is time.
@@ -433,12 +438,12 @@ func (d *driver) direct(ctx context.Context, now coordination.Instant) *failover
 
 func (d *driver) lookDirect(ctx context.Context, site spillway.SiteID, of adoptionID, seen *direct.History) {
 	begun := d.c.cfg.Clock.Now()
-	ctx, cancel := context.WithTimeout(ctx, directMax)
+	looking, cancel := context.WithTimeout(ctx, directMax)
 	defer cancel()
 	leases := func(context.Context) ([]layout.GatewayLease, error) {
 		return decodeGateways(d.c.hub.entries(d.c.keys.Gateways())), nil
 	}
-	look := lookDirect(ctx, d.c.cfg.Sites[site].Cluster, d.c.cfg.Topology, d.group, leases)
+	look := lookDirect(looking, d.c.cfg.Sites[site].Cluster, d.c.cfg.Topology, d.group, leases)
 	look.History = seen
 	found := direct.Judge(d.id.Group, look, d.c.cfg.DirectQuiet)
 	l := &d.looks
@@ -446,7 +451,7 @@ func (d *driver) lookDirect(ctx context.Context, site spillway.SiteID, of adopti
 	defer l.mu.Unlock()
 	l.running, l.next = false, d.c.cfg.Clock.Now()
 	l.pause = max(d.c.cfg.DirectEvery, min(directPart*(begun.Shortest(l.next)-directBetween-directLease), directMax))
-	if l.of != of || ctx.Err() != nil {
+	if l.of != of || ctx.Err() != nil { // one that took too long says what it could not see
 		return
 	}
 	l.heed(found, begun, d.c.cfg.DirectQuiet)

@@ -307,7 +307,7 @@ func TestWhatWasFoundLongAgoSaysNothing(t *testing.T) {
 	if got := d.direct(t.Context(), later(time.Minute+directGap)); got == nil || !got.None {
 		t.Errorf("looked at lately: %+v", got)
 	}
-	if got := d.direct(t.Context(), later(time.Minute+directGap+time.Second)); got != nil {
+	if got := d.direct(t.Context(), later(time.Minute+directGap+time.Second)); got == nil || got.None || got.Unread == "" {
 		t.Errorf("looked at long ago: %+v", got)
 	}
 	d.looks.heed(direct.Found{Site: "east"}, later(2*time.Minute+directGap), time.Minute)

@@ -49,7 +49,7 @@ type driver struct {
 	cleaned  spillway.Epoch
 	swept    spillway.Epoch
 	warmed   spillway.Epoch
-	known    []spillway.TopicPartition // of the site that was active when warmed was
+	known    map[spillway.TopicPartition]leader // at the site that was active when warmed was
 	booted   bool
 	ending   ending
 
@@ -391,11 +391,12 @@ func (d *driver) warm(ctx context.Context) {
 	d.warmed = d.share.Epoch
 	ctx, cancel := context.WithTimeout(ctx, warmMax)
 	defer cancel()
-	var transactions sync.WaitGroup
-	transactions.Go(func() { d.warmTransactions(ctx) })
-	d.known, _ = d.c.partitions(ctx, d.share.Active, d.group)
-	_, _ = d.c.logEnds(ctx, d.share.Active, d.group, false, d.known) // asked again when it counts
-	transactions.Wait()
+	var others sync.WaitGroup
+	others.Go(func() { d.warmTransactions(ctx) })
+	others.Go(func() { _ = d.c.caughtUp(ctx, d.share.Active) })
+	d.known, _ = d.c.leaders(ctx, d.share.Active, d.group)
+	_, _, _, _ = endsAndMarks(ctx, d.c.cfg.Sites[d.share.Active].Cluster.Admin(), sorted(d.known)) // all is asked again when it counts
+	others.Wait()
 }
 
 // tell reports a reason once, not again at every look.

@@ -46,15 +46,16 @@ func TestLogEndsAreReadUntilTheyStay(t *testing.T) {
 		late, reads int32
 		twice       bool
 		want        spillway.Offset
-		known       []spillway.TopicPartition
+		known       map[spillway.TopicPartition]leader
 	}{
 		"all was answered":             {0, 1, false, 1, nil},
 		"nothing comes any more":       {0, 2, true, 1, nil},
 		"one comes after the first":    {1, 3, true, 2, nil},
 		"another comes after the next": {2, 4, true, 3, nil},
-		"its partitions were known":    {0, 1, false, 1, []spillway.TopicPartition{{Topic: "orders"}}},
-		"a topic is gone since":        {0, 2, false, 1, []spillway.TopicPartition{{Topic: "carts"}, {Topic: "orders"}}},
-		"a topic is new":               {0, 2, false, 1, []spillway.TopicPartition{{Topic: "carts"}}},
+		"its leader was known":         {0, 1, false, 1, map[spillway.TopicPartition]leader{{Topic: "orders"}: {}}},
+		"another one leads since":      {0, 2, false, 1, map[spillway.TopicPartition]leader{{Topic: "orders"}: {0, -7}}},
+		"a topic is gone since":        {0, 2, false, 1, map[spillway.TopicPartition]leader{{Topic: "carts"}: {}, {Topic: "orders"}: {}}},
+		"a topic is new":               {0, 2, false, 1, map[spillway.TopicPartition]leader{{Topic: "carts"}: {}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -85,6 +86,15 @@ func TestLogEndsAreReadUntilTheyStay(t *testing.T) {
 			reader := maptopic.Tail(ctx, server, nil)
 			defer reader.Close()
 			loop.mu.maps["east"] = reader
+			leads, err := loop.leaders(ctx, "east", group)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for tp, l := range c.known {
+				if l == (leader{}) {
+					c.known[tp] = leads[tp]
+				}
+			}
 			ends, err := loop.logEnds(ctx, "east", group, c.twice, c.known)
 			if err != nil {
 				t.Fatal(err)

@@ -219,7 +219,16 @@ func (o *Operator) Leave(ctx context.Context, group string, r LeaveRequest) (Lea
 			err = l.Groups[i].commit(ctx, cluster)
 		}
 		if err != nil {
-			return l, fmt.Errorf("leave %s: %w; %d of %d groups have left, give the command again for the rest", group, err, i, len(l.Groups))
+			rest := "in the order in which --dry-run lists them"
+			if !errors.Is(err, failover.ErrRefused) {
+				rest = "give the command again for the rest"
+			}
+			return l, fmt.Errorf("leave %s: %w; the positions of %d of %d groups are those of site %s by now, %s", group, err, i, len(l.Groups), r.Site, rest)
+		}
+	}
+	if !r.DryRun {
+		if share, err = o.stays(ctx, share); err != nil { // while the last of them was committed
+			return l, fmt.Errorf("leave %s: %w; the positions of all %d groups are those of site %s by now", group, err, len(l.Groups), r.Site)
 		}
 	}
 	if r.RemoveOthers {

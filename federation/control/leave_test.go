@@ -145,7 +145,7 @@ func TestGroupsThatLeaveGoOnAtTheNextRecord(t *testing.T) {
 		t.Fatalf("dry run: %+v, %v", l, err)
 	}
 	failing = "desk"
-	if _, err := leave(LeaveRequest{}); err == nil || !strings.Contains(err.Error(), "1 of 2 groups have left, give the command again") {
+	if _, err := leave(LeaveRequest{}); err == nil || !strings.Contains(err.Error(), "the positions of 1 of 2 groups are those of site west by now, give the command again") {
 		t.Errorf("a coordinator that goes away in between: %v", err)
 	}
 	failing = ""
@@ -288,8 +288,12 @@ func TestLeavingStopsWhereTheFailoverGroupMoves(t *testing.T) {
 		"it has moved away, and come back": func(s *failover.Share) { s.Epoch += 2 },
 	} {
 		l, err := leave(1, move, false)
-		if !errors.Is(err, failover.ErrRefused) || !strings.Contains(err.Error(), "moves or has moved meanwhile: it was served by east in epoch 1") || !strings.Contains(err.Error(), "1 of 2 groups have left") || !l.Groups[0].Left || l.Groups[1].Left {
+		if !errors.Is(err, failover.ErrRefused) || !strings.Contains(err.Error(), "moves or has moved meanwhile: it was served by east in epoch 1") || !strings.Contains(err.Error(), "the positions of 1 of 2 groups are those of site east by now") || !l.Groups[0].Left || l.Groups[1].Left {
 			t.Errorf("%s while groups leave: %+v, %v", name, l, err)
+		}
+		l, err = leave(2, move, false)
+		if !errors.Is(err, failover.ErrRefused) || !strings.Contains(err.Error(), "the positions of all 2 groups are those of site east by now") {
+			t.Errorf("%s while the last group leaves: %+v, %v", name, l, err)
 		}
 		l, err = leave(3, move, true)
 		if !errors.Is(err, failover.ErrRefused) || !strings.Contains(err.Error(), "remove group desk at west") || !slices.Equal(l.Removed, []RemovedGroup{{"west", "cash"}}) {

@@ -32,14 +32,17 @@ type IdentifiedStore struct {
 	absent time.Time // when there last was no value yet
 }
 
-// absentFor is how long who may not write the value goes on without a look after there was
-// none. Else each call would be two, until a control loop of a release that knows it has started.
+// absentFor is how long who may not write the value reads without a look after there was
+// none. Else each read would be two, until a control loop of a release that knows it has started.
 const absentFor = 2 * time.Second
 
 // Check returns nil, an error of the store, or one that is ErrOther.
-func (s *IdentifiedStore) Check(ctx context.Context) error {
+func (s *IdentifiedStore) Check(ctx context.Context) error { return s.check(ctx, 0) }
+
+// check does not look again for so long after there was no value.
+func (s *IdentifiedStore) check(ctx context.Context, rest time.Duration) error {
 	s.mu.Lock()
-	enough := s.known || time.Since(s.absent) < absentFor
+	enough := s.known || time.Since(s.absent) < rest
 	s.mu.Unlock()
 	if enough {
 		return nil
@@ -72,7 +75,7 @@ func (s *IdentifiedStore) Check(ctx context.Context) error {
 
 // Get implements Store.
 func (s *IdentifiedStore) Get(ctx context.Context, key string) (Entry, error) {
-	if err := s.Check(ctx); err != nil {
+	if err := s.check(ctx, absentFor); err != nil {
 		return Entry{}, err
 	}
 	return s.Store.Get(ctx, key)
@@ -80,7 +83,7 @@ func (s *IdentifiedStore) Get(ctx context.Context, key string) (Entry, error) {
 
 // List implements Store.
 func (s *IdentifiedStore) List(ctx context.Context, prefix string) ([]Entry, error) {
-	if err := s.Check(ctx); err != nil {
+	if err := s.check(ctx, absentFor); err != nil {
 		return nil, err
 	}
 	return s.Store.List(ctx, prefix)
@@ -112,7 +115,7 @@ func (s *IdentifiedStore) Txn(ctx context.Context, ops []Op) error {
 
 // Watch implements Store.
 func (s *IdentifiedStore) Watch(ctx context.Context, prefix string, fn func([]Entry, error)) error {
-	told := ""
+	told, other := false, false
 	for retry := retryMin; ; retry = min(2*retry, retryMax) {
 		err := s.Check(ctx)
 		if err == nil {
@@ -121,10 +124,10 @@ func (s *IdentifiedStore) Watch(ctx context.Context, prefix string, fn func([]En
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err.Error() != told {
+		if is := errors.Is(err, ErrOther); !told || is != other {
 			fn(nil, err)
+			told, other = true, is
 		}
-		told = err.Error()
 		if sleep(ctx, retry) != nil {
 			return ctx.Err()
 		}

@@ -328,22 +328,25 @@ const staticMax = 1000
 // groups which spoke through this gateway lately, as layout.MemberKey, staticMax of a share at
 // most.
 func (r *Router) StaticMembers() map[*Share][]uint64 {
-	m, keys := r.members, make(map[*Share][]uint64)
+	m, static := r.members, make(map[string][]uint64)
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	for group, g := range m.mu.byGroup {
-		s, ok := r.GroupShare(group)
-		if !ok || !s.Adopting() {
-			continue
-		}
 		for id, mb := range g {
-			if mb.static && time.Since(mb.seen) <= throughFor && len(keys[s]) < staticMax {
-				keys[s] = append(keys[s], layout.MemberKey(group, id))
+			if mb.static && time.Since(mb.seen) <= throughFor {
+				static[group] = append(static[group], layout.MemberKey(group, id))
 			}
 		}
 	}
-	for _, of := range keys {
-		slices.Sort(of)
+	m.mu.Unlock() // whose they are is found without holding up members
+	keys := make(map[*Share][]uint64)
+	for group, of := range static {
+		if s, ok := r.GroupShare(group); ok && s.Adopting() {
+			keys[s] = append(keys[s], of...)
+		}
+	}
+	for s, of := range keys {
+		slices.Sort(of) // first, so that those that there is room for are the same each time
+		keys[s] = of[:min(len(of), staticMax)]
 	}
 	return keys
 }

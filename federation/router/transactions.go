@@ -494,12 +494,13 @@ func (r *Router) transactionalFor() time.Duration {
 }
 
 // TransactionalProducers are, by share that is adopting, the ids that the site that serves it has
-// given to transactional producers which came by this gateway lately, ascending, throughMax of a
-// share at most, each with the newest epoch of it.
+// given to transactional producers which came by this gateway lately, ascending, the newest
+// throughMax of a share at most, each with the newest epoch of it.
 func (r *Router) TransactionalProducers() map[*Share][]layout.Through {
 	type came struct {
 		id    string
 		epoch spillway.Epoch
+		seen  time.Time
 		layout.Through
 	}
 	var all []came
@@ -507,23 +508,24 @@ func (r *Router) TransactionalProducers() map[*Share][]layout.Through {
 	x.mu.Lock()
 	for id, e := range x.mu.byID {
 		if e.producer >= 0 && e.told >= 0 && time.Since(e.seen) <= lately {
-			all = append(all, came{id, e.epoch, layout.Through{Producer: e.producer, Epoch: e.told}})
+			all = append(all, came{id, e.epoch, e.seen, layout.Through{Producer: e.producer, Epoch: e.told}})
 		}
 	}
 	x.mu.Unlock() // whose they are is found without holding up producers
+	// Some clients take a new id for each transaction: the newest are those that write.
+	slices.SortFunc(all, func(a, b came) int { return cmp.Or(b.seen.Compare(a.seen), cmp.Compare(a.Producer, b.Producer)) })
 	through := make(map[*Share][]layout.Through)
 	for _, c := range all {
 		s, known := r.TransactionShare(c.id)
 		if !known || !s.Adopting() {
 			continue
 		}
-		if t, serving := s.Serving(); serving && c.epoch >= t.Base {
+		if t, serving := s.Serving(); serving && c.epoch >= t.Base && len(through[s]) < throughMax {
 			through[s] = append(through[s], c.Through)
 		}
 	}
-	for s, ids := range through {
+	for _, ids := range through {
 		slices.SortFunc(ids, func(a, b layout.Through) int { return cmp.Compare(a.Producer, b.Producer) })
-		through[s] = ids[:min(len(ids), throughMax)]
 	}
 	return through
 }

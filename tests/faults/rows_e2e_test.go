@@ -4,6 +4,7 @@ package faults
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -180,7 +181,13 @@ func (a *arena) poorLink() {
 	}
 	end := a.w.Detour(world.Weather{Delay: 40 * time.Millisecond, Jitter: 25 * time.Millisecond, Repeated: 2})
 	a.pause(4 * time.Second)
-	a.command("switchover", world.Group, "--to", a.standby, "--timeout", "20s", "--behind-max", "30s")
+	a.w.Eventually(healWithin, "a switchover over a poor link", func() error {
+		a.command("switchover", world.Group, "--to", a.standby, "--timeout", "20s", "--behind-max", "30s")
+		if active := a.share().Active; string(active) != a.standby {
+			return fmt.Errorf("%s serves, not %s", active, a.standby)
+		}
+		return nil
+	})
 	a.pause(2 * time.Second)
 	did := end()
 	a.t.Logf("measured: on the link of %s: %v", a.w.Options.Isolated, did)
