@@ -139,6 +139,14 @@ func (c *Cluster) dial(ctx context.Context, node int32, gone func(node int32)) (
 	return opened, err
 }
 
+// Address implements broker.Cluster.
+func (c *Cluster) Address(node int32) (string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, known := c.mu.nodes[node]
+	return address(n), known
+}
+
 func address(n broker.Node) string { return net.JoinHostPort(n.Host, strconv.Itoa(int(n.Port))) }
 
 func (c *Cluster) open(ctx context.Context, node int32, address string) (*conn.Conn, error) {
@@ -252,7 +260,7 @@ func (c *Cluster) own(ctx context.Context, node int32, gone func(node int32)) (*
 	case <-ctx.Done():
 		return nil, fmt.Errorf("site %s: wait for a connection to node %d: %w", c.config.Site, node, ctx.Err())
 	}
-	if l.conn != nil && l.conn.Err() == nil {
+	if l.conn != nil && l.conn.Err() == nil && !broker.Moved(c, l.conn) {
 		return l.conn, nil
 	}
 	if l.conn != nil {

@@ -368,7 +368,7 @@ func TestACoordinatorIsFoundAtItsNewAddress(t *testing.T) {
 			dialled.Store(address)
 			return (&net.Dialer{}).DialContext(ctx, network, address)
 		},
-	})
+	}, kfake.SeedTopics(100, "many"))
 	if _, err := c.Metadata(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -381,6 +381,22 @@ func TestACoordinatorIsFoundAtItsNewAddress(t *testing.T) {
 		to.Close()
 		return dialled.Load().(string)
 	}
+	own := func() bool {
+		t.Helper()
+		for p := range int32(100) {
+			tp := spillway.TopicPartition{Topic: "many", Partition: p}
+			if leader, err := c.Leader(t.Context(), tp); err != nil {
+				t.Fatal(err)
+			} else if leader != 1 {
+				continue
+			}
+			_, err := c.Admin().LogEnds(t.Context(), []spillway.TopicPartition{tp})
+			return err == nil
+		}
+		t.Fatal("node 1 leads nothing")
+		return false
+	}
+	own()
 	old, elsewhere := dial(), ""
 	for _, address := range server.ListenAddrs() {
 		if address != old {
@@ -419,6 +435,13 @@ func TestACoordinatorIsFoundAtItsNewAddress(t *testing.T) {
 		if got := dial(); got != announced.want {
 			t.Errorf("%+v: node 1 is dialled at %s", announced, got)
 		}
+	}
+	// The connection that the cluster itself had to the old address is left: the process there lives.
+	if dialled.Store(""); !own() || dialled.Load() != elsewhere {
+		t.Errorf("node 1 is asked, and %q is dialled for it", dialled.Load())
+	}
+	if dialled.Store(""); !own() || dialled.Load() != "" {
+		t.Errorf("node 1 is asked again, and %q is dialled for it", dialled.Load())
 	}
 }
 

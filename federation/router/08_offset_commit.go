@@ -67,7 +67,7 @@ func (c *Client) offsetCommit(ctx context.Context, req *kmsg.OffsetCommitRequest
 			committed := got.(*kmsg.OffsetCommitResponse)
 			cm.take(share, committed)
 			if accepted(committed) {
-				c.router.members.commits(req.Group, req.MemberID, false)
+				c.router.members.ifKnown(req.Group, req.MemberID, func(mb *member) { mb.transacts = false })
 			}
 		case soon:
 			code = kerr.NotCoordinator.Code

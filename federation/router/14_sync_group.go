@@ -51,7 +51,7 @@ func (c *Client) syncGroup(ctx context.Context, req *kmsg.SyncGroupRequest) kmsg
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp
 	}
-	c.router.rejoins.told(memberName{req.Group, req.MemberID})
+	c.router.members.ifKnown(req.Group, req.MemberID, func(mb *member) { c.router.members.uses(mb, req.MemberID) })
 	gather(ctx, share)
 	got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true, patience: rebalanceMax})
 	if err != nil {

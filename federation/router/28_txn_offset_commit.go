@@ -104,7 +104,7 @@ func (c *Client) txnCommitted(ctx context.Context, req *kmsg.TxnOffsetCommitRequ
 			committed := plainCommitted(got.(*kmsg.TxnOffsetCommitResponse))
 			cm.take(share, committed)
 			if accepted(committed) { // the coordinator has found that it is the member
-				c.router.members.commits(req.Group, req.MemberID, true)
+				c.router.members.ifKnown(req.Group, req.MemberID, func(mb *member) { mb.transacts = true })
 			}
 		},
 	})

@@ -76,7 +76,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	case req.MemberEpoch < 0:
 		c.router.left(share, req.Group, req.MemberID)
 	case req.MemberEpoch == 0: // it joins anew, perhaps to the epoch that it had
-		ms.joins(req.Group, req.MemberID)
+		ms.ifKnown(req.Group, req.MemberID, func(mb *member) { mb.drained = 0 })
 	case share.givenUp(rejoinMemory):
 		ms.stranger(req.Group, req.MemberID, req.MemberEpoch)
 	}
@@ -158,6 +158,7 @@ func (c *Client) drainMember(share *Share, req *kmsg.ConsumerGroupHeartbeatReque
 	if req.Topics != nil && len(req.Topics) == 0 {
 		c.router.settled(share, req.Group, req.MemberID)
 	}
+	c.router.told(share, req.Group, req.MemberID)
 	resp.HeartbeatIntervalMillis = drainBeatMillis
 	resp.Assignment = &kmsg.ConsumerGroupHeartbeatResponseAssignment{Topics: []kmsg.ConsumerGroupHeartbeatResponseAssignmentTopic{}}
 	return resp

@@ -39,6 +39,7 @@ type Client struct {
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
 	near           map[spillway.TopicPartition]*near // of clients that read at their own site
 	fetched        int64                             // bytes that the last fetch found
+	overs          []func()                          // what is to be done when the connection has ended
 
 	left    atomic.Bool             // the client was seen to have closed its side
 	repeats atomic.Bool             // by its name in ApiVersions it is one of repeatsProve
@@ -122,6 +123,10 @@ func (c *Client) Silent(req session.Request) bool {
 // are closed when these are answered, which may take longer than the client lives.
 func (c *Client) Close() {
 	c.leave()
+	for _, do := range c.overs {
+		do()
+	}
+	c.router.members.tidy()
 	c.router.background.Go(c.lanes.close)
 }
 

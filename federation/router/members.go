@@ -1,0 +1,347 @@
+package router
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"spillway"
+)
+
+// members knows the members of consumer groups that speak through this gateway. A member is
+// one, by whichever name it is called: its client knows it by one, and the site that serves
+// now by another, from when the gateway has joined it there until its client uses that name.
+//
+//	A  who leaves its group leaves as whom its client knows it: a join of that member that
+//	   is under way ends, and what the gateway made of it at the site leaves too. Its names
+//	   are kept until the site has said that it is gone
+//	B  a client that comes again with the name that it knows, as the answer did not reach it,
+//	   joins as the member that it is at the site, and not as one more
+//	C  a connection ends: a member whose name was told on it, and that has not used it, is
+//	   taken back. Its client may not know it
+//	D  before a move a member is waited for until it has given up its partitions, or was told
+//	   to and commits in transactions, or has left, or was not heard for memberMemory. A
+//	   member that is not known is not waited for, and may read again what it had not committed
+//	E  what is remembered goes with the member's session; there are membersMax names at most
+//
+// A member of which nobody knows keeps its group waiting in every rebalance, until its
+// session ends. Java's consumer sends its LeaveGroup behind a JoinGroup that it waits for, and
+// takes no notice of the answer to that: with Kafka Streams whenever a transaction is refused
+// while its thread joins.
+type members struct {
+	mu struct {
+		sync.Mutex
+		byGroup map[string]map[string]*member // by each of its names
+		names   int
+		swept   time.Time // when what is over was looked for last
+	}
+}
+
+type member struct {
+	group     string
+	known, at string // to its client and at the site; empty: not at all
+	joins     map[*rejoin]struct{}
+	newest    *rejoin   // of those that were answered
+	seen      time.Time // zero: no coordinator has said that it is one
+	until     time.Time // its session, where its client may not know what it is at the site
+
+	away    bool           // it has left, or goes to another gateway
+	settled spillway.Epoch // it gave up its partitions before the move to this epoch
+	told    spillway.Epoch // it was told to give up before the move to this epoch
+	drained int32          // KIP-848: in this epoch it was told to give up, so the coordinator's view of it is wrong
+	// transacts: it committed positions in a transaction last. It has none to save before a
+	// move, since what it did since its last one is undone with the transaction; and it may
+	// not come, while it waits for a transaction that begins when the move is over. That it
+	// was told is enough: one that was not would try in vain until its next heartbeat.
+	transacts bool
+}
+
+// rejoin is a join of a member that is under way.
+type rejoin struct {
+	of    *member         // guarded by members, as is id
+	id    string          // what the site is asked by, and what it says last that the member is
+	lasts context.Context // until the member has left
+	stop  context.CancelFunc
+}
+
+// Bounds for what is remembered of members.
+const (
+	membersMax   = 100_000          // names
+	memberIDMax  = 512              // bytes of a member's or group's name
+	memberMemory = 15 * time.Second // several heartbeat intervals
+	// rejoinMemory is how long a site's coordinator keeps a member that it does not
+	// hear (group.consumer.session.timeout.ms).
+	rejoinMemory = 45 * time.Second
+)
+
+func newMembers() *members {
+	m := &members{}
+	m.mu.byGroup = make(map[string]map[string]*member)
+	return m
+}
+
+// begin notes that a member joins. Call it in the order of requests: a LeaveGroup behind it ends
+// it also before it is answered. end must follow.
+func (m *members) begin(group, id string) *rejoin {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sweep(memberMemory)
+	j := &rejoin{of: m.mu.byGroup[group][id]}
+	j.lasts, j.stop = context.WithCancel(context.Background())
+	if j.of == nil {
+		j.of = &member{group: group, known: id, at: id}
+		m.name(j.of, id)
+	}
+	j.of.away = false
+	m.uses(j.of, id)
+	if j.of.joins == nil {
+		j.of.joins = make(map[*rejoin]struct{})
+	}
+	j.of.joins[j] = struct{}{}
+	return j
+}
+
+// end ends a join, once. left: meanwhile its member has left. Otherwise its client may call the
+// member by its new name when the answer has come, and by the old one until its session ends.
+func (m *members) end(j *rejoin, session time.Duration) (left bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, underWay := j.of.joins[j]; !underWay {
+		return false
+	}
+	left = j.lasts.Err() != nil
+	j.stop()
+	delete(j.of.joins, j)
+	if j.id != "" {
+		j.of.newest = j
+	}
+	if until := time.Now().Add(session); until.After(j.of.until) {
+		j.of.until = until
+	}
+	if mb := j.of; mb.seen.IsZero() && (mb.known == mb.at || mb.away) && len(mb.joins) == 0 {
+		m.drop(mb)
+	}
+	return left
+}
+
+// is tells what the member of a join, which begins to ask the site, is there.
+func (m *members) is(j *rejoin) (id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(j.of.joins) == 1 && !time.Now().Before(j.of.until) { // the site has let it go
+		m.forget(j.of)
+	}
+	j.id = j.of.at
+	return j.id
+}
+
+// becomes notes what the member of a join is at the site, which may have joined it.
+func (m *members) becomes(j *rejoin, id string, joined bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if joined {
+		j.of.seen = time.Now()
+	}
+	if j.id = id; id != j.of.at {
+		m.forget(j.of)
+		j.of.at = id
+	}
+	m.name(j.of, id)
+}
+
+// unheard tells whether the client of a member has not used the name that a join has brought,
+// nor joined by it again. From then on there is no such member.
+func (m *members) unheard(j *rejoin) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch mb := j.of; {
+	case j.id == "" || j.id == mb.known:
+		return false
+	case j.id != mb.at: // it has become another one since, of which others take care
+		return true
+	case mb.newest != j || len(mb.joins) > 0:
+		return false
+	default:
+		m.drop(mb)
+		return true
+	}
+}
+
+// leaves ends the joins of a member that are under way, and tells what it is at the site, and
+// whether there were any. Nobody waits for it any more.
+func (m *members) leaves(group, id string) (is string, joins bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	mb := m.mu.byGroup[group][id]
+	if mb == nil {
+		return id, false
+	}
+	mb.away = true
+	for j := range mb.joins {
+		j.stop()
+	}
+	return mb.at, len(mb.joins) > 0
+}
+
+// gone forgets a member that the site has none of by this name any more; one that joins, when
+// that is over.
+func (m *members) gone(group, id string) {
+	m.ifKnown(group, id, func(mb *member) {
+		switch {
+		case mb.at != id: // its client does not know what it is
+		case len(mb.joins) > 0:
+			mb.seen = time.Time{}
+		default:
+			m.drop(mb)
+		}
+	})
+}
+
+// touch notes a sign of life.
+func (m *members) touch(group, id string) { m.update(group, id, func(*member) {}) }
+
+// update changes what is remembered of a member that has just been heard.
+func (m *members) update(group, id string, change func(*member)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sweep(memberMemory)
+	mb := m.mu.byGroup[group][id]
+	if mb == nil {
+		mb = &member{group: group, known: id, at: id}
+		m.name(mb, id)
+	}
+	mb.seen, mb.away = time.Now(), false
+	m.uses(mb, id)
+	change(mb)
+}
+
+// uses notes that a client calls its member by a name.
+func (m *members) uses(mb *member, id string) {
+	if id != "" && id == mb.at && mb.known != mb.at {
+		m.unname(mb, mb.known)
+		mb.known = id
+	}
+}
+
+// forget takes from a member what its client does not know.
+func (m *members) forget(mb *member) {
+	if mb.at != mb.known {
+		m.unname(mb, mb.at)
+		mb.at = mb.known
+	}
+}
+
+// name has a member found by a name, where there is room.
+func (m *members) name(mb *member, id string) {
+	if m.mu.names >= membersMax {
+		m.sweep(forgetPause)
+	}
+	if id == "" || max(len(id), len(mb.group)) > memberIDMax || m.mu.names >= membersMax && m.mu.byGroup[mb.group][id] == nil {
+		return
+	}
+	m.unname(m.mu.byGroup[mb.group][id], id)
+	if m.mu.byGroup[mb.group] == nil {
+		m.mu.byGroup[mb.group] = make(map[string]*member)
+	}
+	m.mu.byGroup[mb.group][id] = mb
+	m.mu.names++
+}
+
+func (m *members) unname(mb *member, id string) {
+	if mb == nil || m.mu.byGroup[mb.group][id] != mb {
+		return
+	}
+	m.mu.names--
+	if delete(m.mu.byGroup[mb.group], id); len(m.mu.byGroup[mb.group]) == 0 {
+		delete(m.mu.byGroup, mb.group)
+	}
+}
+
+func (m *members) drop(mb *member) {
+	m.unname(mb, mb.known)
+	m.unname(mb, mb.at)
+}
+
+// sweep drops members that have been silent for long, and whose clients have no other name
+// for them that counts. Not all are looked through again before a pause is over.
+func (m *members) sweep(pause time.Duration) {
+	now := time.Now()
+	if now.Sub(m.mu.swept) < pause {
+		return
+	}
+	m.mu.swept = now
+	for _, g := range m.mu.byGroup {
+		for _, mb := range g {
+			if len(mb.joins) == 0 && !mb.lately(now) && (mb.known == mb.at || now.After(mb.until)) {
+				m.drop(mb)
+			}
+		}
+	}
+}
+
+func (mb *member) lately(now time.Time) bool { return now.Sub(mb.seen) < memberMemory }
+
+// tidy drops what is over also where nobody speaks any more.
+func (m *members) tidy() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sweep(memberMemory)
+}
+
+// rejoins tells whether a member has to join anew: it still has the epoch in
+// which it was told to give up.
+func (m *members) rejoins(group, id string, epoch int32) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	mb := m.mu.byGroup[group][id]
+	return mb != nil && mb.drained == epoch
+}
+
+// stranger notes that a member has to join anew, if it never spoke through this
+// gateway: another one may have told it to give up its partitions.
+func (m *members) stranger(group, id string, epoch int32) {
+	m.mu.Lock()
+	_, known := m.mu.byGroup[group][id]
+	m.mu.Unlock()
+	if !known {
+		m.update(group, id, func(mb *member) { mb.drained = epoch })
+	}
+}
+
+// ifKnown changes what is remembered of a member, if anything is.
+func (m *members) ifKnown(group, id string, change func(*member)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if mb := m.mu.byGroup[group][id]; mb != nil {
+		change(mb)
+	}
+}
+
+// tell notes that a known member was told to give up before the move to the epoch, and
+// says whether that is new of one that is not waited for any more.
+func (m *members) tell(group, id string, e spillway.Epoch) (settles bool) {
+	m.ifKnown(group, id, func(mb *member) {
+		settles = mb.transacts && mb.told < e
+		mb.seen, mb.told = time.Now(), max(mb.told, e)
+	})
+	return settles
+}
+
+// settledAll tells whether every member heard of lately, of the groups that the
+// caller names, has settled for the epoch, or was told and has nothing to settle.
+func (m *members) settledAll(e spillway.Epoch, of func(group string) bool) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	for group, g := range m.mu.byGroup {
+		if !of(group) {
+			continue
+		}
+		for _, mb := range g {
+			if mb.lately(now) && !mb.away && mb.settled < e && !(mb.transacts && mb.told >= e) {
+				return false
+			}
+		}
+	}
+	return true
+}
