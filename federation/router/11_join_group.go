@@ -77,7 +77,9 @@ func (c *Client) joinGroup(ctx context.Context, req *kmsg.JoinGroupRequest, j *r
 	switch { // its client may not get the answer, or learns nothing from it
 	case req.InstanceID != nil: // who loses the answer comes again with the old name, or by the instance's
 	case resp.ErrorCode == 0 || resp.ErrorCode == kerr.MemberIDRequired.Code:
-		c.whenOver(func() { c.router.takeBack(share, j) })
+		if c.router.members.brought(j) {
+			c.whenOver(func() { c.router.takeBack(share, j) })
+		}
 	default:
 		c.router.takeBack(share, j)
 	}
@@ -125,7 +127,7 @@ func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequ
 			return nil
 		}
 		call := groupCall{share: share, group: req.Group, req: req, yields: true, patience: min(rebalance, rebalanceMax) + groupPatience}
-		if req.MemberID == "" {
+		if req.MemberID == "" && req.InstanceID == nil { // a static one comes again by its instance id
 			call.untold = func(resp kmsg.Response) { c.router.dismiss(share, req.Group, resp.(*kmsg.JoinGroupResponse).MemberID) }
 		}
 		got, err := c.coordinate(ctx, call)

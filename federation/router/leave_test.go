@@ -1,8 +1,6 @@
 package router
 
 import (
-	"context"
-	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -10,9 +8,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
-
-	"spillway/broker/wire"
-	"spillway/federation/session"
 )
 
 // As Kafka's coordinator (GroupMetadataManager of 4.0: completeJoinFuture) the site answers a join
@@ -47,26 +42,9 @@ func TestJoinsThatAreLeftCostNoConnections(t *testing.T) {
 			}
 			return resp.AppendTo(nil)
 		})
-		near, far := net.Pipe()
-		defer near.Close()
-		defer far.Close()
-		c := w.Connect(far)
+		c := w.client(t)
 		defer c.Close()
-		begin := func(req kmsg.Request, into kmsg.Response) (answer func()) {
-			a, err := c.Begin(t.Context(), session.Request{RequestHeader: wire.RequestHeader{Key: req.Key(), Version: req.GetVersion()}, Body: req.AppendTo(nil)})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return func() {
-				body, err := a(context.Background())
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := into.ReadFrom(body); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
+		begin := func(req kmsg.Request, into kmsg.Response) (answer func()) { return c.begins(t, t.Context(), req, into) }
 		for i := range 20 {
 			id := "member-" + string(rune('a'+i))
 			join, leave, member := kmsg.NewPtrJoinGroupRequest(), kmsg.NewPtrLeaveGroupRequest(), kmsg.NewLeaveGroupRequestMember()

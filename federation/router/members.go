@@ -118,7 +118,7 @@ func (m *members) end(j *rejoin, session time.Duration) (left bool) {
 	if until := time.Now().Add(session); until.After(j.of.until) {
 		j.of.until = until
 	}
-	if mb := j.of; mb.seen.IsZero() && (mb.known == mb.at || mb.away) && len(mb.joins) == 0 {
+	if mb := j.of; mb.seen.IsZero() && mb.known == mb.at && len(mb.joins) == 0 {
 		m.drop(mb)
 	}
 	return left
@@ -149,22 +149,28 @@ func (m *members) becomes(j *rejoin, id string, joined bool) {
 	m.name(j.of, id)
 }
 
+// brought tells whether a join has brought a name that its client has not used yet. One that
+// found no room is not known to be so: who uses it would not be seen.
+func (m *members) brought(j *rejoin) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.told(j)
+}
+
+func (m *members) told(j *rejoin) bool {
+	return j.id != "" && j.id != j.of.known && m.mu.byGroup[j.of.group][j.id] == j.of
+}
+
 // unheard tells whether the client of a member has not used the name that a join has brought,
 // nor joined by it again. From then on there is no such member.
 func (m *members) unheard(j *rejoin) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch mb := j.of; {
-	case j.id == "" || j.id == mb.known:
+	if !m.told(j) || j.of.newest != j || len(j.of.joins) > 0 {
 		return false
-	case j.id != mb.at: // it has become another one since, of which others take care
-		return true
-	case mb.newest != j || len(mb.joins) > 0:
-		return false
-	default:
-		m.drop(mb)
-		return true
 	}
+	m.drop(j.of)
+	return true
 }
 
 // leaves ends the joins of a member that are under way, and tells what it is at the site, and
