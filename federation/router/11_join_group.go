@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -41,24 +42,23 @@ func (c *Client) beginJoinGroup(_ context.Context, sreq session.Request) (sessio
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
-	j := c.router.members.begin(req.Group, req.MemberID)
-	return func(ctx context.Context) ([]byte, error) {
-		defer c.router.members.end(j, 0) // where it is refused
-		return c.joinGroup(ctx, req, j).AppendTo(nil), nil
-	}, nil
-}
-
-func (c *Client) joinGroup(ctx context.Context, req *kmsg.JoinGroupRequest, j *rejoin) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
 	resp.Generation, resp.MemberID = -1, req.MemberID
 	share, ok := c.router.GroupShare(req.Group)
-	if resp.ErrorCode = c.groupCode(authorization.Read, req.Group, share); resp.ErrorCode != 0 {
-		return resp
-	}
-	if !ok {
+	if resp.ErrorCode = c.groupCode(authorization.Read, req.Group, share); resp.ErrorCode == 0 && !ok {
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
-		return resp
 	}
+	if resp.ErrorCode != 0 { // nothing is remembered of who may not join
+		return reply(resp), nil
+	}
+	j := c.router.members.begin(req.Group, req.MemberID)
+	return func(ctx context.Context) ([]byte, error) {
+		return c.joinGroup(ctx, share, req, resp, j).AppendTo(nil), nil
+	}, nil
+}
+
+func (c *Client) joinGroup(ctx context.Context, share *Share, req *kmsg.JoinGroupRequest, resp *kmsg.JoinGroupResponse, j *rejoin) kmsg.Response {
+	defer c.router.members.end(j, 0) // if nothing else does
 	asked := req.MemberID
 	joined := c.join(ctx, share, req, j)
 	left := c.router.members.end(j, min(millis(req.SessionTimeoutMillis), rebalanceMax))
@@ -78,7 +78,7 @@ func (c *Client) joinGroup(ctx context.Context, req *kmsg.JoinGroupRequest, j *r
 	case req.InstanceID != nil: // who loses the answer comes again with the old name, or by the instance's
 	case resp.ErrorCode == 0 || resp.ErrorCode == kerr.MemberIDRequired.Code:
 		if c.router.members.brought(j) {
-			c.whenOver(func() { c.router.takeBack(share, j) })
+			c.tell(share, j)
 		}
 	default:
 		c.router.takeBack(share, j)
@@ -86,14 +86,21 @@ func (c *Client) joinGroup(ctx context.Context, req *kmsg.JoinGroupRequest, j *r
 	return resp
 }
 
-// oversMax is how many members of a connection are looked at when it ends. A client is one;
-// what is beyond is left to the end of its session.
-const oversMax = 16
+// namesToldMax is how many members of a connection are remembered whose clients have not used their
+// names. A client is one; what is beyond is left to the end of its session.
+const namesToldMax = 16
 
-// whenOver has something done when the connection has ended.
-func (c *Client) whenOver(do func()) {
-	if c.overs = append(c.overs, do); len(c.overs) > oversMax {
-		c.overs = c.overs[1:]
+// toldName is a member whose name was told on a connection.
+type toldName struct {
+	share *Share
+	join  *rejoin
+}
+
+// tell notes that a client is told its member's name, until the connection ends.
+func (c *Client) tell(share *Share, j *rejoin) {
+	if c.told = append(c.told, toldName{share, j}); len(c.told) > namesToldMax {
+		c.router.members.unheard(c.told[0].join)
+		c.told = slices.Delete(c.told, 0, 1)
 	}
 }
 

@@ -39,7 +39,7 @@ type Client struct {
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
 	near           map[spillway.TopicPartition]*near // of clients that read at their own site
 	fetched        int64                             // bytes that the last fetch found
-	overs          []func()                          // what is to be done when the connection has ended
+	told           []toldName                        // members that may not know their names
 
 	left    atomic.Bool             // the client was seen to have closed its side
 	repeats atomic.Bool             // by its name in ApiVersions it is one of repeatsProve
@@ -123,8 +123,8 @@ func (c *Client) Silent(req session.Request) bool {
 // are closed when these are answered, which may take longer than the client lives.
 func (c *Client) Close() {
 	c.leave()
-	for _, do := range c.overs {
-		do()
+	for _, t := range c.told {
+		c.router.takeBack(t.share, t.join)
 	}
 	c.router.members.tidy()
 	c.router.background.Go(c.lanes.close)

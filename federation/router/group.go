@@ -298,7 +298,7 @@ func theID(id string) coordinated { return coordinated{broker.TransactionCoordin
 // settled notes that a member has given up its partitions for the move under way.
 func (r *Router) settled(s *Share, group, id string) {
 	epoch := s.Record().Epoch
-	r.members.update(group, id, func(mb *member) { mb.settled = max(mb.settled, epoch) })
+	r.members.settle(group, id, epoch)
 	r.ReportDrained(s)
 }
 

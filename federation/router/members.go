@@ -22,7 +22,8 @@ import (
 //	D  before a move a member is waited for until it has given up its partitions, or was told
 //	   to and commits in transactions, or has left, or was not heard for memberMemory. A
 //	   member that is not known is not waited for, and may read again what it had not committed
-//	E  what is remembered goes with the member's session; there are membersMax names at most
+//	E  what is remembered goes with the member's session; there are membersMax names at most,
+//	   and of one connection namesToldMax that no client has used yet: one client does not fill it
 //
 // A member of which nobody knows keeps its group waiting in every rebalance, until its
 // session ends. Java's consumer sends its LeaveGroup behind a JoinGroup that it waits for, and
@@ -115,6 +116,9 @@ func (m *members) end(j *rejoin, session time.Duration) (left bool) {
 	if j.id != "" {
 		j.of.newest = j
 	}
+	if j.of.seen.IsZero() { // it was given a name and has no session yet
+		session = min(session, rejoinMemory)
+	}
 	if until := time.Now().Add(session); until.After(j.of.until) {
 		j.of.until = until
 	}
@@ -154,10 +158,10 @@ func (m *members) becomes(j *rejoin, id string, joined bool) {
 func (m *members) brought(j *rejoin) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.told(j)
+	return m.isTold(j)
 }
 
-func (m *members) told(j *rejoin) bool {
+func (m *members) isTold(j *rejoin) bool {
 	return j.id != "" && j.id != j.of.known && m.mu.byGroup[j.of.group][j.id] == j.of
 }
 
@@ -166,7 +170,7 @@ func (m *members) told(j *rejoin) bool {
 func (m *members) unheard(j *rejoin) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.told(j) || j.of.newest != j || len(j.of.joins) > 0 {
+	if !m.isTold(j) || j.of.newest != j || len(j.of.joins) > 0 {
 		return false
 	}
 	m.drop(j.of)
@@ -331,6 +335,16 @@ func (m *members) tell(group, id string, e spillway.Epoch) (settles bool) {
 		mb.seen, mb.told = time.Now(), max(mb.told, e)
 	})
 	return settles
+}
+
+// settle notes that a member has given up its partitions before the move to the epoch. That is
+// no sign that a site knows it.
+func (m *members) settle(group, id string, e spillway.Epoch) {
+	m.ifKnown(group, id, func(mb *member) {
+		if mb.settled = max(mb.settled, e); !mb.seen.IsZero() {
+			mb.seen = time.Now()
+		}
+	})
 }
 
 // settledAll tells whether every member heard of lately, of the groups that the

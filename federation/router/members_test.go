@@ -111,6 +111,20 @@ func TestMembersAreBounded(t *testing.T) {
 		if got := m.kept(); got != [2]int{} {
 			t.Errorf("%v are remembered that no site knows", got)
 		}
+		for i := range membersMax + 10 { // names that a site gave, and whose clients did not join
+			j := m.begin("billing", "")
+			m.is(j)
+			m.becomes(j, fmt.Sprint("given-", i), false)
+			m.end(j, time.Hour)
+		}
+		if got := m.kept(); got[1] != membersMax {
+			t.Errorf("%v are remembered that were given a name, %d names are the most", got, membersMax)
+		}
+		time.Sleep(rejoinMemory + time.Second)
+		m.tidy()
+		if got := m.kept(); got != [2]int{} {
+			t.Errorf("%v are remembered that were given a name and did not join", got)
+		}
 		for i := range membersMax/2 + 10 {
 			m.joinsAs("billing", fmt.Sprint("was-", i), fmt.Sprint("is-", i), time.Minute)
 		}

@@ -10,10 +10,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
 
 	"spillway/broker/wire"
+	"spillway/federation/authorization"
 	"spillway/federation/session"
 )
 
@@ -127,7 +129,7 @@ func TestWhoWasNotNamedIsNotTakenBack(t *testing.T) {
 			if joined.ErrorCode != 0 || joined.MemberID != c.is {
 				t.Fatalf("%s: joined %+v", c.name, joined)
 			}
-			if registered := len(one.overs); (registered == 1) != c.taken {
+			if registered := len(one.told); (registered == 1) != c.taken {
 				t.Errorf("%s: %d members are kept with the connection", c.name, registered)
 			}
 			if !c.taken { // it lives, on another connection
@@ -188,5 +190,78 @@ func TestStaticMembersAreNotTakenBack(t *testing.T) {
 				t.Errorf("static %v: the site was asked to let %q go, want %q", c.instance != nil, gone.all(), c.taken)
 			}
 		})
+	}
+}
+
+// A client that has names given to it, and joins by none of them, takes room for a few.
+func TestAClientDoesNotFillTheTable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, identity(), kversion.V4_4_0())
+		defer w.Close()
+		w.aside = make(chan struct{}, asideMax)
+		var given int
+		var gone left
+		w.site.answers(func(req kmsg.Request) kmsg.Response {
+			switch req := req.(type) {
+			case *kmsg.JoinGroupRequest:
+				resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
+				given++
+				resp.ErrorCode, resp.MemberID = kerr.MemberIDRequired.Code, fmt.Sprint("given-", given)
+				return resp
+			case *kmsg.LeaveGroupRequest:
+				gone.see(req)
+				return leaving(req, 0)
+			}
+			return req.ResponseKind()
+		})
+		client := w.client(t)
+		for range 10 * namesToldMax {
+			join, joined := joining("billing", ""), kmsg.NewPtrJoinGroupResponse()
+			join.SessionTimeoutMillis, joined.Version = int32(rebalanceMax.Milliseconds()), join.Version
+			client.begins(t, t.Context(), join, joined)()
+		}
+		if got := w.members.kept(); got != [2]int{namesToldMax, namesToldMax} {
+			t.Errorf("%v are remembered of one client, %d are the most", got, namesToldMax)
+		}
+		client.Close()
+		time.Sleep(time.Second)
+		if got := w.members.kept(); got != [2]int{} {
+			t.Errorf("%v are remembered when the connection has ended", got)
+		}
+		if got := len(gone.ids); got != namesToldMax {
+			t.Errorf("%d were taken back: %q", got, gone.all())
+		}
+	})
+}
+
+// A client that may not join leaves no trace, also before its refusal is sent.
+func TestWhoMayNotJoinIsNotRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, identity(), kversion.V4_4_0())
+		defer w.Close()
+		w.config.Rights = oneList{authorization.NewRules(authorization.Policy{}, nil)}
+		client := w.client(t)
+		defer client.Close()
+		joined := kmsg.NewPtrJoinGroupResponse()
+		joined.Version = 5
+		answer := client.begins(t, t.Context(), joining("billing", "a"), joined)
+		if got := w.members.kept(); got != [2]int{} {
+			t.Errorf("%v are remembered", got)
+		}
+		if answer(); joined.ErrorCode == 0 {
+			t.Error("it may join")
+		}
+	})
+}
+
+// To say that one has given up before a move takes no room: no site may know who says so.
+func TestWhoSettlesIsNotNamed(t *testing.T) {
+	m := newMembers()
+	j := m.begin("billing", "a")
+	m.settle("billing", "a", 2)
+	m.settle("billing", "b", 2)
+	m.end(j, 0)
+	if got := m.kept(); got != [2]int{} {
+		t.Errorf("%v are remembered", got)
 	}
 }
