@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -23,9 +24,11 @@ import (
 // reads no request of a connection behind a join. Where nobody can tell that the site has let the
 // member go, the gateway asks again by itself.
 var leaveGroupAPI = api{
-	key: 13, min: 0, max: 5, needs: 0, begin: (*Client).beginLeaveGroup,
+	key: 13, min: 0, max: leaveVersionMax, needs: 0, begin: (*Client).beginLeaveGroup,
 	treatment: forwarded,
 }
+
+const leaveVersionMax = 5
 
 // leftMax is how long a join is waited for whose member has left, before its connection is
 // given up.
@@ -90,9 +93,11 @@ func (c *Client) beginLeaveGroup(_ context.Context, sreq session.Request) (sessi
 
 // leaveGroup is the answer to the client; got is the site's.
 func (c *Client) leaveGroup(l *leave, req *kmsg.LeaveGroupRequest, got *kmsg.LeaveGroupResponse, err error) kmsg.Response {
-	if err != nil || !c.router.released(l, got) {
-		c.router.persuade(l)
+	again := l.members()
+	if err == nil {
+		again = c.router.released(l, got)
 	}
+	c.router.persuade(l, again)
 	if err == nil {
 		for i := range got.Members { // in the order of the request
 			if i < len(l.known) && got.Members[i].MemberID == l.req.Members[i].MemberID {
@@ -104,6 +109,8 @@ func (c *Client) leaveGroup(l *leave, req *kmsg.LeaveGroupRequest, got *kmsg.Lea
 	resp := req.ResponseKind().(*kmsg.LeaveGroupResponse)
 	if _, serving := l.share.Serving(); serving {
 		resp.ErrorCode = kerr.NotCoordinator.Code
+	} else if slices.ContainsFunc(l.members(), byInstance) { // it may be at the new site
+		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
 	}
 	for _, m := range req.Members {
 		left := kmsg.NewLeaveGroupResponseMember()
@@ -113,27 +120,52 @@ func (c *Client) leaveGroup(l *leave, req *kmsg.LeaveGroupRequest, got *kmsg.Lea
 	return resp
 }
 
-// released tells whether a coordinator has let the members go, or never will, and forgets those.
-func (r *Router) released(l *leave, got *kmsg.LeaveGroupResponse) bool {
-	r.stale(l.share, theGroup(l.req.Group), got.ErrorCode)
-	all := !asksAgain(got.ErrorCode)
-	if all && l.req.Version < 3 {
-		r.left(l.share, l.req.Group, l.req.MemberID)
+// members are those of the request, also of one for a single member.
+func (l *leave) members() []kmsg.LeaveGroupRequestMember {
+	if l.req.Version >= 3 {
+		return l.req.Members
 	}
+	m := kmsg.NewLeaveGroupRequestMember()
+	m.MemberID = l.req.MemberID
+	return []kmsg.LeaveGroupRequestMember{m}
+}
+
+// byInstance tells of a member that leaves as whoever has its instance id then.
+func byInstance(m kmsg.LeaveGroupRequestMember) bool { return m.MemberID == "" }
+
+// released forgets the members that a coordinator has let go, or never will. again are the others.
+func (r *Router) released(l *leave, got *kmsg.LeaveGroupResponse) (again []kmsg.LeaveGroupRequestMember) {
+	r.stale(l.share, theGroup(l.req.Group), got.ErrorCode)
+	if asksAgain(got.ErrorCode) {
+		return l.members()
+	}
+	if l.req.Version < 3 {
+		r.left(l.share, l.req.Group, l.req.MemberID)
+		return nil
+	}
+	stay := make(map[string]bool)
 	for _, m := range got.Members {
 		if asksAgain(m.ErrorCode) {
-			all = false
+			stay[m.MemberID] = true
 		} else {
 			r.left(l.share, l.req.Group, m.MemberID)
 		}
 	}
-	return all
+	for _, m := range l.req.Members {
+		if stay[m.MemberID] {
+			again = append(again, m)
+		}
+	}
+	return again
 }
 
 // asksAgain tells of errors that are over in a moment.
 func asksAgain(code int16) bool {
 	return code == kerr.NotCoordinator.Code || code == kerr.CoordinatorNotAvailable.Code || code == kerr.CoordinatorLoadInProgress.Code
 }
+
+// errMembersBack: a member that left may be there again, by the same name.
+var errMembersBack = errors.New("members are not asked to leave a second time, as they may have come back")
 
 // asked asks aside, at once. What it returns waits for the answer, and asks as before if there
 // is none.
@@ -151,8 +183,12 @@ func (r *Router) asked(l *leave, otherwise func(context.Context) (*kmsg.LeaveGro
 		return otherwise
 	}
 	return func(ctx context.Context) (*kmsg.LeaveGroupResponse, error) {
-		if a := <-answers; a.err == nil && l.share.Holds(t) {
+		a := <-answers
+		if a.err == nil && l.share.Holds(t) {
 			return a.resp, nil
+		}
+		if slices.ContainsFunc(l.members(), func(m kmsg.LeaveGroupRequestMember) bool { return r.members.stays(l.req.Group, m.MemberID) }) {
+			return nil, errors.Join(errMembersBack, a.err)
 		}
 		return otherwise(ctx)
 	}
@@ -174,26 +210,47 @@ func (r *Router) dismiss(share *Share, group, id string) {
 		return
 	}
 	l, m := &leave{share: share, req: kmsg.NewLeaveGroupRequest()}, kmsg.NewLeaveGroupRequestMember()
-	l.req.Version, l.req.Group = leaveGroupAPI.max, group
+	l.req.Version, l.req.Group = leaveVersionMax, group
 	m.MemberID, m.Reason = id, kmsg.StringPtr("its client was not told of it")
 	l.req.Members = append(l.req.Members, m)
-	r.persuade(l)
+	r.persuade(l, l.req.Members)
 }
 
-// persuade asks the site that serves the group until it has none of the members any more, for
+// persuadePauseMax is how long a site is left alone at most before it is asked again.
+const persuadePauseMax = 2 * time.Second
+
+// persuade asks the site that serves the group until it has none of some members any more, for
 // groupPatience at most; where none serves, the one that did, if it serves again since a move was given
-// up: at another one nobody knows the members.
-func (r *Router) persuade(l *leave) {
+// up: at another one nobody knows the members. Who was heard meanwhile, or joins, is left alone, and
+// nobody leaves as an instance: by now that may be another member.
+func (r *Router) persuade(l *leave, members []kmsg.LeaveGroupRequestMember) {
 	at := home(l.share)
+	again := leave{share: l.share, req: l.req}
+	again.req.Version, again.req.Members = leaveVersionMax, slices.Clone(members)
+	remain := func() bool {
+		again.req.Members = slices.DeleteFunc(again.req.Members, func(m kmsg.LeaveGroupRequestMember) bool {
+			return byInstance(m) || r.members.stays(again.req.Group, m.MemberID)
+		})
+		return len(again.req.Members) > 0
+	}
+	if !remain() {
+		return
+	}
 	r.besidesDo(func(ctx context.Context) {
 		if t, ok := r.servesAgain(l.share); !ok || t.Site != at {
 			return
 		}
 		ctx, cancel := context.WithTimeout(ctx, groupPatience)
 		defer cancel()
-		for r.lease.Held() && home(l.share) == at {
-			got, err := r.leaveAt(ctx, at, &l.req)
-			if err == nil && r.released(l, got) || sitelog.Pause(ctx, retryPause) != nil {
+		for pause := retryPause; remain() && home(l.share) == at; pause = min(2*pause, persuadePauseMax) {
+			if r.lease.Held() { // else it may be in a moment
+				if got, err := r.leaveAt(ctx, at, &again.req); err == nil {
+					if again.req.Members = r.released(&again, got); len(again.req.Members) == 0 {
+						return
+					}
+				}
+			}
+			if sitelog.Pause(ctx, pause) != nil {
 				return
 			}
 		}
@@ -214,6 +271,9 @@ func (r *Router) leaveAt(ctx context.Context, site spillway.SiteID, req *kmsg.Le
 	}
 	up := *req
 	up.Version = min(req.Version, lane.conn.MaxVersion(up.Key()))
+	if up.Version < 3 && len(up.Members) == 1 {
+		up.MemberID = up.Members[0].MemberID
+	}
 	got, err := r.besides.ask(ctx, lane, &up)
 	if err != nil {
 		return nil, err

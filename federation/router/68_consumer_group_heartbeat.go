@@ -48,12 +48,13 @@ func (c *Client) beginConsumerGroupHeartbeat(_ context.Context, sreq session.Req
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
+	mark := c.router.members.mark()
 	return func(ctx context.Context) ([]byte, error) {
-		return c.consumerGroupHeartbeat(ctx, req).AppendTo(nil), nil
+		return c.consumerGroupHeartbeat(ctx, req, mark).AppendTo(nil), nil
 	}, nil
 }
 
-func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerGroupHeartbeatRequest) kmsg.Response {
+func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerGroupHeartbeatRequest, mark uint64) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
 	resp.MemberID, resp.MemberEpoch = kmsg.StringPtr(req.MemberID), req.MemberEpoch
 	share, ok := c.router.GroupShare(req.Group)
@@ -110,7 +111,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	}
 	c.stale(share, theGroup(req.Group), answer.ErrorCode)
 	if answer.ErrorCode == 0 && answer.MemberID != nil && req.MemberEpoch >= 0 {
-		ms.touch(req.Group, *answer.MemberID)
+		ms.heard(req.Group, *answer.MemberID, mark)
 	}
 	answer.HeartbeatIntervalMillis = min(answer.HeartbeatIntervalMillis, beatMillisMax)
 	if answer.Assignment != nil && !c.router.virtualAssignment(ctx, t, answer.Assignment) {

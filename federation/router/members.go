@@ -35,6 +35,7 @@ type members struct {
 		byGroup map[string]map[string]*member // by each of its names
 		names   int
 		swept   time.Time // when what is over was looked for last
+		leaves  uint64    // so far, see mark
 	}
 }
 
@@ -47,6 +48,7 @@ type member struct {
 	until     time.Time // its session, where its client may not know what it is at the site
 
 	away    bool           // it has left, or goes to another gateway
+	left    uint64         // the mark of when it left last
 	settled spillway.Epoch // it gave up its partitions before the move to this epoch
 	told    spillway.Epoch // it was told to give up before the move to this epoch
 	drained int32          // KIP-848: in this epoch it was told to give up, so the coordinator's view of it is wrong
@@ -186,7 +188,8 @@ func (m *members) leaves(group, id string) (is string, joins bool) {
 	if mb == nil {
 		return id, false
 	}
-	mb.away = true
+	m.mu.leaves++
+	mb.away, mb.left = true, m.mu.leaves
 	for j := range mb.joins {
 		j.stop()
 	}
@@ -207,22 +210,49 @@ func (m *members) gone(group, id string) {
 	})
 }
 
-// touch notes a sign of life.
-func (m *members) touch(group, id string) { m.update(group, id, func(*member) {}) }
+// mark is the time of a request, to tell whether a member has left since.
+func (m *members) mark() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mu.leaves
+}
 
-// update changes what is remembered of a member that has just been heard.
+// heard notes that a site has said that it has a member, to a request that came at a mark. One
+// that has left since is still away: the answer was only late.
+func (m *members) heard(group, id string, mark uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.hear(group, id, mark)
+}
+
+// update changes what is remembered of a member whose request has just come.
 func (m *members) update(group, id string, change func(*member)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	change(m.hear(group, id, m.mu.leaves))
+}
+
+func (m *members) hear(group, id string, mark uint64) *member {
 	m.sweep(memberMemory)
 	mb := m.mu.byGroup[group][id]
 	if mb == nil {
 		mb = &member{group: group, known: id, at: id}
 		m.name(mb, id)
 	}
-	mb.seen, mb.away = time.Now(), false
+	mb.seen, mb.away = time.Now(), mb.away && mark < mb.left
 	m.uses(mb, id)
-	change(mb)
+	return mb
+}
+
+// stays tells whether a member that has left may be there again by a name: it was heard, or a join
+// of it has begun. So it is where nobody could tell.
+func (m *members) stays(group, id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if mb := m.mu.byGroup[group][id]; mb != nil {
+		return !mb.away
+	}
+	return id == "" || max(len(id), len(group)) > memberIDMax || m.mu.names >= membersMax
 }
 
 // uses notes that a client calls its member by a name.

@@ -271,3 +271,20 @@ func TestMembersThatAreWaitedFor(t *testing.T) {
 		}
 	})
 }
+
+// touch notes a sign of life.
+func (m *members) touch(group, id string) { m.heard(group, id, m.mark()) }
+
+// A site's late word that it has a member, to a heartbeat before its leave, does not bring it back.
+func TestALateAnswerDoesNotBringAMemberBack(t *testing.T) {
+	m := newMembers()
+	m.touch("billing", "a")
+	before := m.mark()
+	m.leaves("billing", "a")
+	if m.heard("billing", "a", before); !m.settledAll(2, anyGroup) || m.stays("billing", "a") {
+		t.Error("who has left is waited for again, as an answer from before was late")
+	}
+	if m.heard("billing", "a", m.mark()); m.settledAll(2, anyGroup) || !m.stays("billing", "a") {
+		t.Error("who is heard after it has left is not waited for")
+	}
+}

@@ -1,0 +1,126 @@
+package router
+
+import (
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	"spillway"
+	"spillway/federation/failover"
+)
+
+// lapsing is a lease that is held while the test says so.
+type lapsing struct{ held atomic.Bool }
+
+func (l *lapsing) Held() bool { return l.held.Load() }
+
+func (l *lapsing) Term() uint64 {
+	if l.Held() {
+		return 1
+	}
+	return 0
+}
+
+// leavingAll is a LeaveGroup of members, "" for one that leaves by its instance id.
+func leavingAll(group string, ids ...string) (*kmsg.LeaveGroupRequest, *kmsg.LeaveGroupResponse) {
+	req, resp := kmsg.NewPtrLeaveGroupRequest(), kmsg.NewPtrLeaveGroupResponse()
+	req.Version, resp.Version, req.Group = 4, 4, group
+	for _, id := range ids {
+		m := kmsg.NewLeaveGroupRequestMember()
+		if m.MemberID = id; id == "" {
+			m.InstanceID = kmsg.StringPtr("one")
+		}
+		req.Members = append(req.Members, m)
+	}
+	return req, resp
+}
+
+// A site that cannot let members go yet is asked again about those alone that have to go still.
+func TestWhoIsAskedToLeaveAgain(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		ids   []string
+		then  func(*codecWorld, *lapsing) // when the site was asked for the first time
+		asked string                      // in all
+	}{
+		{"one", []string{"a"}, nil, "a a"},
+		{"one that has gone and one that has not", []string{"gone", "a"}, nil, "gone a a"},
+		{"as an instance", []string{""}, nil, "/one"},
+		{"as an instance, and by its id", []string{"", "a"}, nil, "/one a a"},
+		{"it was heard since", []string{"a"}, func(w *codecWorld, _ *lapsing) { w.members.touch("billing", "a") }, "a"},
+		{"it has been there before and was heard since", []string{"known"}, func(w *codecWorld, _ *lapsing) { w.members.touch("billing", "known") }, "known"},
+		{"an answer from before it left is late", []string{"known"}, func(w *codecWorld, _ *lapsing) { w.members.heard("billing", "known", 0) }, "known known"},
+		{"it joins since", []string{"known"}, func(w *codecWorld, _ *lapsing) { w.members.begin("billing", "known") }, "known"},
+		{"the lease is not held for a moment", []string{"a"}, func(_ *codecWorld, l *lapsing) {
+			l.held.Store(false)
+			time.AfterFunc(time.Second, func() { l.held.Store(true) })
+		}, "a a"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newCodecWorld(t, identity(), kversion.V4_4_0())
+			defer w.Close()
+			w.aside = make(chan struct{}, asideMax)
+			lease := &lapsing{}
+			lease.held.Store(true)
+			w.lease = lease
+			w.members.touch("billing", "known")
+			var asked left
+			first := true
+			w.site.answers(func(r kmsg.Request) kmsg.Response {
+				req, ok := r.(*kmsg.LeaveGroupRequest)
+				if !ok {
+					return r.ResponseKind()
+				}
+				asked.see(req)
+				if !first {
+					return leaving(req, 0)
+				}
+				first = false
+				resp := leaving(req, kerr.CoordinatorLoadInProgress.Code)
+				for i := range resp.Members {
+					if resp.Members[i].MemberID == "gone" {
+						resp.Members[i].ErrorCode = 0
+					}
+				}
+				return resp
+			})
+			client := w.client(t)
+			defer client.Close()
+			req, resp := leavingAll("billing", c.ids...)
+			client.begins(t, t.Context(), req, resp)()
+			if len(resp.Members) != len(c.ids) {
+				t.Errorf("%s: answered %+v", c.name, resp)
+			}
+			if c.then != nil {
+				c.then(w, lease)
+			}
+			time.Sleep(2 * groupPatience)
+			if got := asked.all(); got != c.asked {
+				t.Errorf("%s: the site was asked to let %q go, want %q", c.name, got, c.asked)
+			}
+		})
+	}
+}
+
+// While no site serves nobody can be asked. Who leaves by its id is unknown at the next site; who
+// has an instance id there, nobody knows.
+func TestWhoLeavesByInstanceIsToldToComeAgain(t *testing.T) {
+	for id, code := range map[string]int16{"a": 0, "": kerr.CoordinatorLoadInProgress.Code} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newCodecWorld(t, identity(), kversion.V4_4_0())
+			defer w.Close()
+			w.shares[spillway.ShareID{Group: "shop"}].SetRecord(failover.Share{State: failover.Fencing, Epoch: 2, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}}})
+			client := w.client(t)
+			defer client.Close()
+			req, resp := leavingAll("billing", id)
+			if client.begins(t, t.Context(), req, resp)(); resp.ErrorCode != code {
+				t.Errorf("%q is told %d, want %d", id, resp.ErrorCode, code)
+			}
+		})
+	}
+}
