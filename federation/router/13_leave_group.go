@@ -11,6 +11,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/broker/conn"
 	"spillway/federation/authorization"
 	"spillway/federation/session"
 	"spillway/mirror/sitelog"
@@ -257,15 +258,15 @@ func (r *Router) persuade(l *leave, members []kmsg.LeaveGroupRequestMember) {
 	})
 }
 
-// leaveAt asks a site over a connection of the gateway's own.
+// leaveAt asks a site over a connection of the gateway's own, which all leaves at a broker share.
 func (r *Router) leaveAt(ctx context.Context, site spillway.SiteID, req *kmsg.LeaveGroupRequest) (*kmsg.LeaveGroupResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialMax)
-	defer cancel()
-	node, err := r.sites[site].Coordinator(ctx, broker.GroupCoordinator, req.Group)
+	reaching, reached := context.WithTimeout(ctx, dialMax)
+	defer reached()
+	node, err := r.sites[site].Coordinator(reaching, broker.GroupCoordinator, req.Group)
 	if err != nil {
 		return nil, err
 	}
-	lane, err := r.besides.Lane(ctx, GroupLane, site, node)
+	lane, err := r.besides.Lane(reaching, GroupLane, site, node)
 	if err != nil {
 		return nil, err
 	}
@@ -274,11 +275,41 @@ func (r *Router) leaveAt(ctx context.Context, site spillway.SiteID, req *kmsg.Le
 	if up.Version < 3 && len(up.Members) == 1 {
 		up.MemberID = up.Members[0].MemberID
 	}
-	got, err := r.besides.ask(ctx, lane, &up)
-	if err != nil {
+	resp := up.ResponseKind().(*kmsg.LeaveGroupResponse)
+	waiting, cancel := context.WithTimeout(ctx, dialMax)
+	defer cancel()
+	sent := time.Now()
+	pending := lane.conn.Send(waiting, up.Key(), up.Version, true, up.AppendTo(nil))
+	if err := answered(waiting, pending, resp); err != nil {
+		r.unanswered(lane, pending, sent)
 		return nil, err
 	}
-	return got.(*kmsg.LeaveGroupResponse), nil
+	lane.answers(time.Now())
+	resp.SetVersion(req.Version)
+	return resp, nil
+}
+
+// unanswered gives up a connection that others use too only where its broker has answered nothing
+// for dialMax: a request of which nothing came in its time may have been behind others.
+func (r *Router) unanswered(lane *Lane, pending *conn.Pending, sent time.Time) {
+	select {
+	case <-pending.Done(): // it failed, or what came is no answer
+		r.besides.giveUp(lane, nil)
+		return
+	default:
+	}
+	if since := lane.answered.Load(); since != nil && since.After(sent) {
+		sent = *since
+	}
+	if time.Since(sent) >= dialMax {
+		r.besides.giveUp(lane, nil)
+		return
+	}
+	r.background.Go(func() {
+		if <-pending.Done(); lane.alive() {
+			lane.answers(time.Now())
+		}
+	})
 }
 
 // besidesDo does something aside. What is beyond asideMax is not done: such members are left

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -31,7 +32,11 @@ type Lane struct {
 	Site spillway.SiteID
 	Node int32
 	conn *conn.Conn
+	// answered is when its broker has answered last, where several share it: see unanswered.
+	answered atomic.Pointer[time.Time]
 }
+
+func (l *Lane) answers(at time.Time) { l.answered.Store(&at) }
 
 // alive tells whether the connection has not failed yet.
 func (l *Lane) alive() bool {

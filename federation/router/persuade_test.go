@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -123,4 +124,77 @@ func TestWhoLeavesByInstanceIsToldToComeAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// All leaves at a broker share a connection. It is given up where the broker answers nothing any
+// more, and not under those that it answers.
+func TestASlowLeaveDoesNotEndOthers(t *testing.T) {
+	const each = time.Second
+	for _, c := range []struct {
+		name     string
+		takes    time.Duration
+		patience time.Duration
+		dials    int64
+		answered bool
+	}{
+		{"a broker that takes a second for each", each, time.Minute, 1, true},
+		{"nobody has time for it", each, each / 2, 1, true},
+		{"a broker that hangs", time.Hour, time.Minute, 2, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newCodecWorld(t, identity(), kversion.V4_4_0())
+			defer w.Close()
+			over := make(chan struct{})
+			defer close(over)
+			w.site.says(func(req kmsg.Request) []byte {
+				select {
+				case <-time.After(c.takes):
+				case <-over:
+				}
+				return leaving(req.(*kmsg.LeaveGroupRequest), 0).AppendTo(nil)
+			})
+			ask := func(patience time.Duration) error {
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				req, _ := leavingAll("billing", "a")
+				_, err := w.leaveAt(ctx, "east", req)
+				return err
+			}
+			for range 6 {
+				go func() { _ = ask(c.patience) }()
+			}
+			time.Sleep(2*dialMax + each/2) // those that nobody waits for have been answered too
+			if err := ask(time.Minute); (err == nil) != c.answered {
+				t.Errorf("%s: %v", c.name, err)
+			}
+			if got := w.site.dials.Load(); got != c.dials {
+				t.Errorf("%s: %d connections were made, want %d", c.name, got, c.dials)
+			}
+		})
+	}
+}
+
+// What is asked beside a join is answered as any request: in the client's version, and with no
+// longer a pause than the gateway lets sites ask for.
+func TestALeaveBesideAJoinIsAnsweredInTheClientsVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, identity(), kversion.V2_3_0())
+		defer w.Close()
+		w.aside = make(chan struct{}, asideMax)
+		w.site.answers(func(r kmsg.Request) kmsg.Response {
+			resp := r.ResponseKind()
+			if leave, ok := resp.(*kmsg.LeaveGroupResponse); ok {
+				leave.ThrottleMillis = 1 << 30
+			}
+			return resp
+		})
+		defer w.members.end(w.members.begin("billing", "a"), 0)
+		client := w.client(t)
+		defer client.Close()
+		req, resp := leavingAll("billing", "a")
+		client.begins(t, t.Context(), req, resp)()
+		if resp.ErrorCode != 0 || resp.ThrottleMillis != throttleMillisMax {
+			t.Errorf("answered %+v", resp)
+		}
+	})
 }
