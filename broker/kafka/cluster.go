@@ -313,6 +313,12 @@ func (c *Cluster) request(ctx context.Context, node int32, req kmsg.Request, hig
 	if offered < 0 {
 		return nil, fmt.Errorf("site %s: %s: %w", c.config.Site, kmsg.NameForKey(req.Key()), broker.ErrNotSupported)
 	}
+	forget := gone
+	gone = func(node int32) {
+		if !broker.Moved(c, link) { // else it was left for the address that is known by now
+			forget(node)
+		}
+	}
 	req.SetVersion(min(highest, offered, req.MaxVersion()))
 	ctx, cancel := context.WithTimeout(ctx, requestMax)
 	defer cancel()

@@ -397,6 +397,29 @@ func TestACoordinatorIsFoundAtItsNewAddress(t *testing.T) {
 		return false
 	}
 	own()
+	release := make(chan struct{})
+	defer close(release)
+	waits, failed := make(chan struct{}), make(chan error, 1)
+	var first atomic.Bool
+	first.Store(true)
+	server.ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) {
+		if first.CompareAndSwap(true, false) {
+			close(waits)
+			server.SleepControl(func() { <-release })
+		}
+		return nil, nil, false
+	})
+	go func() {
+		for p := range int32(100) {
+			tp := spillway.TopicPartition{Topic: "many", Partition: p}
+			if leader, err := c.Leader(t.Context(), tp); err == nil && leader == 1 {
+				_, err = c.Admin().LogEnds(t.Context(), []spillway.TopicPartition{tp})
+				failed <- err
+				return
+			}
+		}
+	}()
+	<-waits
 	old, elsewhere := dial(), ""
 	for _, address := range server.ListenAddrs() {
 		if address != old {
@@ -437,8 +460,15 @@ func TestACoordinatorIsFoundAtItsNewAddress(t *testing.T) {
 		}
 	}
 	// The connection that the cluster itself had to the old address is left: the process there lives.
+	// What waits on it for an answer fails, and that is nothing against the new address.
 	if dialled.Store(""); !own() || dialled.Load() != elsewhere {
 		t.Errorf("node 1 is asked, and %q is dialled for it", dialled.Load())
+	}
+	if err := <-failed; err == nil {
+		t.Error("what waited at the old address was answered")
+	}
+	if got := dial(); got != elsewhere {
+		t.Errorf("when a request to its old address has failed, node 1 is dialled at %q", got)
 	}
 	if dialled.Store(""); !own() || dialled.Load() != "" {
 		t.Errorf("node 1 is asked again, and %q is dialled for it", dialled.Load())
