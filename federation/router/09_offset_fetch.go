@@ -36,7 +36,8 @@ func (c *Client) beginOffsetFetch(_ context.Context, sreq session.Request) (sess
 			return c.offsetFetchOne(ctx, req).AppendTo(nil), nil
 		}
 		resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
-		resp.Groups = ofGroups(ctx, c.router.config.HoldMax, byGroup(req.Groups), func(ctx context.Context, until time.Time, g kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
+		shareOf := func(g kmsg.OffsetFetchRequestGroup) *Share { return c.router.shareOfGroup(g.Group) }
+		resp.Groups = ofGroups(ctx, c.router.config.HoldMax, byGroup(req.Groups), shareOf, func(ctx context.Context, until time.Time, g kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
 			return c.offsetFetch(ctx, until, g, req.RequireStable, req.Version)
 		})
 		return resp.AppendTo(nil), nil

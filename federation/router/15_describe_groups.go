@@ -25,7 +25,7 @@ func (c *Client) beginDescribeGroups(_ context.Context, sreq session.Request) (s
 	}
 	return func(ctx context.Context) ([]byte, error) {
 		resp := req.ResponseKind().(*kmsg.DescribeGroupsResponse)
-		resp.Groups = ofGroups(ctx, c.router.config.HoldMax, firsts(req.Groups, itself), func(ctx context.Context, until time.Time, group string) kmsg.DescribeGroupsResponseGroup {
+		resp.Groups = ofGroups(ctx, c.router.config.HoldMax, firsts(req.Groups, itself), c.router.shareOfGroup, func(ctx context.Context, until time.Time, group string) kmsg.DescribeGroupsResponseGroup {
 			return c.describeGroup(ctx, until, req.Version, group)
 		})
 		return resp.AppendTo(nil), nil

@@ -25,7 +25,7 @@ func (c *Client) beginConsumerGroupDescribe(_ context.Context, sreq session.Requ
 	}
 	return func(ctx context.Context) ([]byte, error) {
 		resp := req.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
-		resp.Groups = ofGroups(ctx, c.router.config.HoldMax, firsts(req.Groups, itself), func(ctx context.Context, until time.Time, group string) kmsg.ConsumerGroupDescribeResponseGroup {
+		resp.Groups = ofGroups(ctx, c.router.config.HoldMax, firsts(req.Groups, itself), c.router.shareOfGroup, func(ctx context.Context, until time.Time, group string) kmsg.ConsumerGroupDescribeResponseGroup {
 			return c.describeConsumerGroup(ctx, until, req.Version, group)
 		})
 		return resp.AppendTo(nil), nil

@@ -200,27 +200,45 @@ func (c *Client) persist(ctx context.Context, call groupCall, until time.Time) (
 	return resp, err
 }
 
-// groupsAtOnce bounds the groups of one request that are asked about at the same time.
+// groupsAtOnce bounds the groups of one request, and of one share, that are asked about at the same
+// time.
 const groupsAtOnce = 16
 
 // ofGroups answers about each of several groups. The request is held once, until the time that ask
-// gets: a group that moves, or whose coordinator hangs, keeps no other one from being asked about.
-// So ask is called by several goroutines.
-func ofGroups[Q, A any](ctx context.Context, hold time.Duration, groups []Q, ask func(ctx context.Context, until time.Time, group Q) A) []A {
+// gets. Groups of a share that moves keep none of other shares from being asked about; of one share,
+// groupsAtOnce whose coordinators hang keep the others waiting. So ask is called by several goroutines.
+func ofGroups[Q, A any](ctx context.Context, hold time.Duration, groups []Q, of func(group Q) *Share, ask func(ctx context.Context, until time.Time, group Q) A) []A {
 	until := time.Now().Add(hold)
 	ctx, cancel := context.WithDeadline(ctx, until.Add(groupPatience))
 	defer cancel()
-	answers, slots := make([]A, len(groups)), make(chan struct{}, groupsAtOnce)
-	var all sync.WaitGroup
+	answers, byShare := make([]A, len(groups)), make(map[*Share][]int)
 	for i, group := range groups {
-		slots <- struct{}{}
+		share := of(group)
+		byShare[share] = append(byShare[share], i)
+	}
+	var all sync.WaitGroup
+	for _, its := range byShare {
 		all.Go(func() {
-			defer func() { <-slots }()
-			answers[i] = ask(ctx, until, group)
+			slots := make(chan struct{}, groupsAtOnce)
+			for _, i := range its {
+				slots <- struct{}{}
+				all.Go(func() {
+					defer func() { <-slots }()
+					answers[i] = ask(ctx, until, groups[i])
+				})
+			}
 		})
 	}
 	all.Wait()
 	return answers
+}
+
+// shareOfGroup is the share of a group, nil if there is none.
+func (r *Router) shareOfGroup(group string) *Share {
+	if share, ok := r.GroupShare(group); ok {
+		return share
+	}
+	return nil
 }
 
 // attempt is what became of one try of a request that is held.

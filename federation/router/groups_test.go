@@ -120,3 +120,27 @@ func TestACoordinatorIsFollowedToItsNewAddress(t *testing.T) {
 		}
 	})
 }
+
+// As many groups of a share that moves as are asked about at once keep none of another share waiting.
+func TestGroupsOfAShareThatMovesKeepNoOthersWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		moves, serves := new(Share), new(Share)
+		groups := make([]*Share, 2*groupsAtOnce, 2*groupsAtOnce+1)
+		for i := range groups {
+			groups[i] = moves
+		}
+		begun := time.Now()
+		took := ofGroups(t.Context(), time.Second, append(groups, serves), func(s *Share) *Share { return s }, func(_ context.Context, until time.Time, s *Share) time.Duration {
+			if s == moves {
+				time.Sleep(time.Until(until))
+			}
+			return time.Since(begun)
+		})
+		if got := took[len(took)-1]; got != 0 {
+			t.Errorf("a group that does not move is asked about after %v", got)
+		}
+		if got := time.Since(begun); got != time.Second {
+			t.Errorf("all took %v, a hold is a second", got)
+		}
+	})
+}
