@@ -281,7 +281,7 @@ func (r *Router) leaveAt(ctx context.Context, site spillway.SiteID, req *kmsg.Le
 	sent := time.Now()
 	pending := lane.conn.Send(waiting, up.Key(), up.Version, true, up.AppendTo(nil))
 	if err := answered(waiting, pending, resp); err != nil {
-		r.unanswered(lane, pending, sent)
+		r.unanswered(lane, pending, sent, waiting.Err() != nil)
 		return nil, err
 	}
 	lane.answers(time.Now())
@@ -291,10 +291,14 @@ func (r *Router) leaveAt(ctx context.Context, site spillway.SiteID, req *kmsg.Le
 
 // unanswered gives up a connection that others use too only where its broker has answered nothing
 // for dialMax: a request of which nothing came in its time may have been behind others.
-func (r *Router) unanswered(lane *Lane, pending *conn.Pending, sent time.Time) {
-	select {
-	case <-pending.Done(): // it failed, or what came is no answer
+func (r *Router) unanswered(lane *Lane, pending *conn.Pending, sent time.Time, late bool) {
+	if !late || !lane.alive() { // it failed, or what came is no answer
 		r.besides.giveUp(lane, nil)
+		return
+	}
+	select {
+	case <-pending.Done(): // in the very moment
+		lane.answers(time.Now())
 		return
 	default:
 	}
