@@ -160,12 +160,68 @@ type Topology struct {
 	clusterID string
 	sites     []Site
 	groups    []FailoverGroup
+	// Where groups are among groups, by name and by what their patterns say: partitions of
+	// thousands of topics are looked up again and again.
+	byName                           map[string]int
+	topics, consumers, transactional patterns
 }
 
 // NewTopology copies its arguments. Names must be unique and refer to each
 // other; package configs checks that and reports the faults by key.
 func NewTopology(name, clusterID string, sites []Site, groups []FailoverGroup) *Topology {
-	return &Topology{name: name, clusterID: clusterID, sites: slices.Clone(sites), groups: slices.Clone(groups)}
+	t := &Topology{name: name, clusterID: clusterID, sites: slices.Clone(sites), groups: slices.Clone(groups), byName: map[string]int{}}
+	for i, g := range t.groups {
+		if _, twice := t.byName[g.Name]; !twice {
+			t.byName[g.Name] = i
+		}
+		t.topics.add(g.Topics, i)
+		t.consumers.add(g.ConsumerGroups, i)
+		t.transactional.add(g.TransactionalIDs, i)
+	}
+	return t
+}
+
+// patterns finds the group of a name in as many steps as prefixes have lengths, however
+// many groups there are.
+type patterns struct {
+	exact    map[string]int
+	prefixes map[string]int
+	lengths  []int // that prefixes have, longest first
+}
+
+// add notes what names belong to a group; what an earlier one has as well stays with that.
+func (p *patterns) add(of []string, group int) {
+	if p.exact == nil {
+		p.exact, p.prefixes = map[string]int{}, map[string]int{}
+	}
+	for _, pattern := range of {
+		to := p.exact
+		prefix, ends := strings.CutSuffix(pattern, "*")
+		if ends {
+			to = p.prefixes
+			if at, known := slices.BinarySearchFunc(p.lengths, len(prefix), func(have, n int) int { return n - have }); !known {
+				p.lengths = slices.Insert(p.lengths, at, len(prefix))
+			}
+		}
+		if _, taken := to[prefix]; !taken {
+			to[prefix] = group
+		}
+	}
+}
+
+func (p *patterns) find(name string) (group int, ok bool) {
+	if group, ok = p.exact[name]; ok {
+		return group, true
+	}
+	for _, n := range p.lengths {
+		if n > len(name) {
+			continue
+		}
+		if group, ok = p.prefixes[name[:n]]; ok {
+			return group, true
+		}
+	}
+	return 0, false
 }
 
 // Name of the virtual cluster, the prefix of its keys in the coordinator store.
@@ -191,8 +247,8 @@ func (t *Topology) Site(id SiteID) (Site, bool) {
 
 // Group finds a failover group by its name.
 func (t *Topology) Group(name string) (FailoverGroup, bool) {
-	i := slices.IndexFunc(t.groups, func(g FailoverGroup) bool { return g.Name == name })
-	if i < 0 {
+	i, ok := t.byName[name]
+	if !ok {
 		return FailoverGroup{}, false
 	}
 	return t.groups[i], true
@@ -206,7 +262,7 @@ func (t *Topology) GroupOfTopic(topic string) (FailoverGroup, bool) {
 	if strings.HasPrefix(topic, internalPrefix) {
 		return FailoverGroup{}, false
 	}
-	return t.find(topic, func(g FailoverGroup) []string { return g.Topics })
+	return t.find(&t.topics, topic)
 }
 
 // GroupOf finds the failover group that a partition belongs to. It is another one than
@@ -241,38 +297,42 @@ func (t *Topology) Has(group FailoverGroup, tp TopicPartition) bool {
 
 // GroupOfConsumerGroup finds the failover group that moves a consumer group.
 func (t *Topology) GroupOfConsumerGroup(group string) (FailoverGroup, bool) {
-	return t.find(group, func(g FailoverGroup) []string { return g.ConsumerGroups })
+	return t.find(&t.consumers, group)
 }
 
 // GroupOfTransactionalID finds the failover group within which a producer's transactions are.
 func (t *Topology) GroupOfTransactionalID(id string) (FailoverGroup, bool) {
-	return t.find(id, func(g FailoverGroup) []string { return g.TransactionalIDs })
+	return t.find(&t.transactional, id)
 }
 
-func (t *Topology) find(name string, patterns func(FailoverGroup) []string) (FailoverGroup, bool) {
-	best, found := -1, FailoverGroup{}
-	for _, g := range t.groups {
-		for _, p := range patterns(g) {
-			if n := match(p, name); n > best {
-				best, found = n, g
+func (t *Topology) find(p *patterns, name string) (FailoverGroup, bool) {
+	i, ok := p.find(name)
+	if !ok {
+		return FailoverGroup{}, false
+	}
+	return t.groups[i], true
+}
+
+// Named are those of the names in all that patterns name, sorted. Where a pattern is a name it
+// looks at no other one.
+func Named[T any](patterns []string, all map[string]T) []string {
+	var names []string
+	for _, pattern := range patterns {
+		prefix, ends := strings.CutSuffix(pattern, "*")
+		if !ends {
+			if _, ok := all[pattern]; ok {
+				names = append(names, pattern)
+			}
+			continue
+		}
+		for name := range all {
+			if strings.HasPrefix(name, prefix) {
+				names = append(names, name)
 			}
 		}
 	}
-	return found, best >= 0
-}
-
-// match returns how specific the pattern's match is, or -1.
-func match(pattern, name string) int {
-	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
-		if strings.HasPrefix(name, prefix) {
-			return len(prefix)
-		}
-		return -1
-	}
-	if pattern == name {
-		return 1 << 20
-	}
-	return -1
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // internalPrefix starts the names of topics that a site keeps for itself.

@@ -1,7 +1,10 @@
 package spillway
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -51,6 +54,53 @@ func TestSpread(t *testing.T) {
 	for index, want := range []int32{2, 6, 10} {
 		if got := west.Siblings.Partition(index, TopicPartition{Topic: "clicks-1", Partition: 6}); got.Partition != want || got.Topic != "clicks-1" {
 			t.Errorf("sibling %d of partition 6 is %s, want %d", index, got, want)
+		}
+	}
+}
+
+// However patterns overlap, a name has the group that a look at all of them gives it.
+func TestGroupOfTopicAsALookAtAllPatterns(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	letters := func(most int) string {
+		b := make([]byte, random.IntN(most+1))
+		for i := range b {
+			b[i] = "ab"[random.IntN(2)]
+		}
+		return string(b)
+	}
+	for range 300 {
+		var groups []FailoverGroup
+		for g := range 1 + random.IntN(6) {
+			var patterns []string
+			for range random.IntN(5) {
+				pattern := letters(4)
+				if random.IntN(2) == 0 {
+					pattern += "*"
+				}
+				patterns = append(patterns, pattern)
+			}
+			groups = append(groups, FailoverGroup{Name: fmt.Sprint("group ", g), Topics: patterns})
+		}
+		topology := NewTopology("shop", "shop-1", nil, groups)
+		for range 50 {
+			name := letters(6)
+			want, most := "", -1
+			for _, g := range groups {
+				for _, pattern := range g.Topics {
+					n := -1
+					if prefix, ok := strings.CutSuffix(pattern, "*"); ok && strings.HasPrefix(name, prefix) {
+						n = len(prefix)
+					} else if pattern == name {
+						n = 1 << 20
+					}
+					if n > most {
+						want, most = g.Name, n
+					}
+				}
+			}
+			if got, ok := topology.GroupOfTopic(name); got.Name != want || ok != (most >= 0) {
+				t.Fatalf("%q is of %q (%t), not of %q: %+v", name, got.Name, ok, want, groups)
+			}
 		}
 	}
 }

@@ -132,16 +132,14 @@ func (a *App) startStore(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		a.store = coordination.ShareWatches(store)
-		return nil
+		return a.identify(ctx, store)
 	}
 	store, stop, err := ServeStore(ctx, *a.cfg.Coordinator.Embedded)
 	if err != nil {
 		return err
 	}
-	a.store = coordination.ShareWatches(store)
 	a.teardown.push("coordinator store", func(context.Context) error { return stop() })
-	return nil
+	return a.identify(ctx, store)
 }
 
 func (a *App) startBrokers(context.Context) error {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"spillway/configs"
+	"spillway/tests/cluster/port"
 )
 
 // TestMain also runs those with real servers: what starts these keeps a thread of its own.
@@ -24,16 +26,16 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("spillway/tests/cluster/process.init.func1.1"))
 }
 
-// freeAddress finds a loopback port that was free a moment ago.
+// freeAddress is a loopback address on which nobody but this process listens, as long as it lives:
+// one that the kernel gave away a moment ago can be that of any outgoing connection before a server
+// listens there, or after it was stopped.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	ports, err := port.Reserve(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }() // only asked for its number
-	return l.Addr().String()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0]))
 }
 
 // parse reads a configuration for a test; $DIR stands for its folder.

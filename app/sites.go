@@ -45,7 +45,7 @@ func (a *App) dial(site configs.Site) conn.DialFunc {
 }
 
 func openSite(site configs.Site, credentials configs.SASL, dial conn.DialFunc) (broker.Cluster, error) {
-	cfg := kafka.Config{Site: spillway.SiteID(site.Name), Bootstrap: site.Bootstrap, ClientID: "spillway", Dial: dial}
+	cfg := kafka.Config{Site: spillway.SiteID(site.Name), Bootstrap: site.Bootstrap, ClientID: "spillway", Dial: dial, Namespace: site.Namespace()}
 	if e := site.Embedded; e != nil {
 		addresses, err := embeddedAddresses(*e)
 		if err != nil {

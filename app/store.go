@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -13,12 +14,25 @@ import (
 	"spillway/federation/coordination"
 	"spillway/federation/coordination/consul"
 	"spillway/federation/coordination/embedded"
+	"spillway/federation/failover"
 )
 
 // OpenStore opens the coordinator store for a command: Consul, or the embedded
 // store over its socket, or its file where nobody serves a socket. Consul is
 // not contacted yet; a store that is away is told by the first call.
 func OpenStore(ctx context.Context, cfg *configs.Config) (coordination.Store, error) {
+	store, err := openStore(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	guarded, err := identified(cfg, store, false)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return guarded, nil
+}
+
+func openStore(ctx context.Context, cfg *configs.Config) (coordination.Store, error) {
 	if k := cfg.Coordinator.Consul; k != nil {
 		return openConsul(*k)
 	}
@@ -34,6 +48,43 @@ func OpenStore(ctx context.Context, cfg *configs.Config) (coordination.Store, er
 	}
 	return s, nil
 }
+
+// identified guards a store against processes and commands whose configuration is that of
+// another virtual cluster of the same name: they would take names and offsets at the sites for
+// others than they are.
+func identified(cfg *configs.Config, store coordination.Store, create bool) (*coordination.IdentifiedStore, error) {
+	v := cfg.VirtualCluster
+	text, err := json.Marshal(identity{v.ClusterID, v.Namespace})
+	if err != nil {
+		return nil, err
+	}
+	return coordination.Identified(store, failover.Keys(v.Name).Identity(), text, create), nil
+}
+
+// identity is what can never change of a virtual cluster, as it stands in the store.
+type identity struct {
+	ClusterID string `json:"clusterID"`
+	Namespace string `json:"namespace"`
+}
+
+// identify has the process use a store, if that does not say at once that it is another
+// virtual cluster's. One that is away is asked later, before it is told or asked anything else.
+func (a *App) identify(ctx context.Context, store coordination.Store) error {
+	guarded, err := identified(a.cfg, store, a.cfg.HasRole(configs.RoleControl))
+	if err != nil {
+		return err
+	}
+	asking, cancel := context.WithTimeout(ctx, identityMax)
+	defer cancel()
+	if err := guarded.Check(asking); errors.Is(err, coordination.ErrOther) {
+		return fmt.Errorf("virtualCluster: %w: clusterID and namespace can never change, and are the same for all processes", err)
+	}
+	a.store = coordination.ShareWatches(guarded)
+	return nil
+}
+
+// identityMax is how long a process waits for that at its start.
+const identityMax = 2 * time.Second
 
 // openConsul opens the store for a command, with the token as it is now.
 func openConsul(k configs.Consul) (coordination.Store, error) {

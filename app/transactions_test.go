@@ -32,12 +32,16 @@ type twoSites struct {
 
 func startTwoSites(t *testing.T, group string) *twoSites {
 	t.Helper()
-	w := &twoSites{t: t, processes: make(map[string]*App), logs: make(map[string]*logBuffer)}
-	at := map[string]string{"east": freeAddress(t), "west": freeAddress(t)}
-	w.gateways = []string{at["east"], at["west"]}
-	w.text = strings.ReplaceAll(fmt.Sprintf(`
-virtualCluster: {name: shop, clusterID: shop-1}
-process: {id: $SITE-$ID, site: $SITE, roles: [$ROLES], dataDir: $DIR}
+	return startVirtualCluster(t, twoSitesText(t, group), "shop", "", "broker, mirror, control")
+}
+
+// twoSitesText is the configuration of all processes: where there is more than one virtual
+// cluster, of those of each.
+func twoSitesText(t *testing.T, group string) string {
+	t.Helper()
+	return strings.ReplaceAll(fmt.Sprintf(`
+virtualCluster: {name: $NAME, clusterID: $NAME-1, namespace: "$NAMESPACE"}
+process: {id: $SITE-$ID, site: $SITE, roles: [$ROLES], dataDir: $DIR/$NAME}
 sites:
 - {name: east, embedded: {listen: "%s", dir: $DIR/east}}
 - {name: west, embedded: {listen: "%s", dir: $DIR/west}}
@@ -48,8 +52,17 @@ telemetry: {listen: "127.0.0.1:0"}
 mirror: {listen: "127.0.0.1:0"}
 gateway: {listen: "$GATEWAY", advertised: "$GATEWAY", lease: {interval: 200ms, ttl: 800ms}}
 `, freeAddress(t), freeAddress(t), group), "$DIR", t.TempDir())
+}
+
+// startVirtualCluster starts gateways, and processes with the given roles, at both sites.
+func startVirtualCluster(t *testing.T, text, name, namespace, roles string) *twoSites {
+	t.Helper()
+	w := &twoSites{t: t, processes: make(map[string]*App), logs: make(map[string]*logBuffer)}
+	at := map[string]string{"east": freeAddress(t), "west": freeAddress(t)}
+	w.gateways = []string{at["east"], at["west"]}
+	w.text = strings.NewReplacer("$NAMESPACE", namespace, "$NAME", name).Replace(text)
 	for _, site := range []string{"east", "west"} {
-		w.start(site, "brokers", "broker, mirror, control", freeAddress(t))
+		w.start(site, "brokers", roles, freeAddress(t))
 		w.start(site, "gateway", "gateway", at[site])
 	}
 	east := w.processes["east-brokers"]

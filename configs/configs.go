@@ -9,6 +9,8 @@ package configs
 
 import (
 	"time"
+
+	"spillway/broker/namespace"
 )
 
 // Roles of a process.
@@ -43,6 +45,7 @@ type Config struct {
 type VirtualCluster struct {
 	Name      string `key:"name" doc:"Name of the virtual cluster, and the prefix of its keys in the coordinator store." required:"true"`
 	ClusterID string `key:"clusterID" doc:"Kafka cluster id that clients see. Must never change: topic ids are derived from it." required:"true"`
+	Namespace string `key:"namespace" doc:"What all topics, consumer groups and transactional ids of clients begin with at the sites, such as payments. with its dot, so that several virtual clusters share them. Ends with a dot, a hyphen or an underscore. Must never change. Empty: names are the same."`
 }
 
 // Process says who this process is.
@@ -65,7 +68,12 @@ type Site struct {
 	MirrorPrincipal  string        `key:"mirrorPrincipal" doc:"Kafka principal (User:name) under which mirrors write."`
 	Weight           int           `key:"weight" doc:"The site's part of what is balanced by weight, against those of other sites." default:"1"`
 	Replication      int           `key:"replication" doc:"Replication factor of the topics that Spillway creates here. 0: that of the data topics, at most the number of brokers." default:"0"`
+
+	namespace string // of the virtual cluster
 }
+
+// Namespace is what the names of the virtual cluster begin with at the site.
+func (s Site) Namespace() namespace.Namespace { return namespace.Namespace(s.namespace) }
 
 // EmbeddedSite is a cluster that the role broker runs on the loopback device.
 type EmbeddedSite struct {

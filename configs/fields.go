@@ -41,6 +41,9 @@ func fieldsOf(t reflect.Type) []field {
 	out := make([]field, 0, t.NumField())
 	for i := range t.NumField() {
 		sf := t.Field(i)
+		if !sf.IsExported() {
+			continue // worked out from other keys
+		}
 		f := field{
 			Key:      sf.Tag.Get("key"),
 			Doc:      sf.Tag.Get("doc"),

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"spillway/broker/namespace"
 	"spillway/federation/authentication"
 	"spillway/lb"
 )
@@ -38,6 +39,12 @@ func (c *checker) validate(cfg *Config) {
 	c.name("virtualCluster.name", cfg.VirtualCluster.Name)
 	if id := cfg.VirtualCluster.ClusterID; len(id) > 64 || strings.ContainsAny(id, " \t\n") {
 		c.at("virtualCluster.clusterID", "%q cannot be a cluster id: at most 64 letters, no spaces", id)
+	}
+	if _, err := namespace.Parse(cfg.VirtualCluster.Namespace); err != nil {
+		c.at("virtualCluster.namespace", "%v", err)
+	}
+	for i := range cfg.Sites {
+		cfg.Sites[i].namespace = cfg.VirtualCluster.Namespace
 	}
 	places := c.sites(cfg)
 	c.process(cfg, places)

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
@@ -175,17 +174,7 @@ func TestAReaderOfWhatIsOpenDoesNotWait(t *testing.T) {
 	t.Parallel()
 	w := startStandbys(t, nil, nil)
 	w.follows(6)
-	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.TransactionalID("somebody"), kgo.DefaultProduceTopic("orders")}, w.Dial["east"]...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cl.Close()
-	if err := cl.BeginTransaction(); err != nil {
-		t.Fatal(err)
-	}
-	if err := cl.ProduceSync(within(t, soon), kgo.StringRecord("order-6")).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
+	w.leavesOpen("east", "order-6")
 	const rounds = 8
 	w.write("east", "order", 7, rounds)
 	w.want("it is away for the first time", w.readAll("west", 7, rounds), "order", 7, 7+rounds)

@@ -615,17 +615,7 @@ func TestNobodyWaitsForWhatAStandbyHasLost(t *testing.T) {
 		t.Parallel()
 		w := startStandbys(t, nil, nil)
 		w.follows(6)
-		cl, err := kgo.NewClient(append([]kgo.Opt{kgo.TransactionalID("somebody"), kgo.DefaultProduceTopic("orders")}, w.Dial["west"]...)...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer cl.Close()
-		if err := cl.BeginTransaction(); err != nil {
-			t.Fatal(err)
-		}
-		if err := cl.ProduceSync(within(t, soon), kgo.StringRecord("open")).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
+		w.leavesOpen("west", "open")
 		w.write("east", "order", 6, 4)
 		w.Save("west", maptopic.ChunkEntry(standbyOrders, &offsetmap.Chunk{Session: 1, Worker: "test", First: strange + 7,
 			Ranges: []offsetmap.Range{{Epoch: 1, Virtual: base + 6, Local: strange + 7, Length: 4}}}))
@@ -657,6 +647,22 @@ func TestNobodyWaitsForWhatAStandbyHasLost(t *testing.T) {
 			return w.fetch("west", "west", 6, 100*time.Millisecond).PreferredReadReplica >= 0
 		})
 	})
+}
+
+// leavesOpen writes a record at a site in a transaction that stays open.
+func (w *standbyWorld) leavesOpen(site spillway.SiteID, value string) {
+	w.t.Helper()
+	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.TransactionalID("somebody"), kgo.DefaultProduceTopic("orders")}, w.Dial[site]...)...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(cl.Close)
+	if err := cl.BeginTransaction(); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := cl.ProduceSync(within(w.t, soon), kgo.StringRecord(value)).FirstErr(); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // readAll fetches until n records came in one answer.

@@ -652,7 +652,7 @@ func TestWhatIsReadBackIsNoMarkYet(t *testing.T) {
 	}()
 	marked := func() map[spillway.TopicPartition]spillway.Offset {
 		marks := make(map[spillway.TopicPartition]spillway.Offset)
-		for _, mark := range m.marks.all() {
+		for _, mark := range m.marks.of([]string{"*"}) {
 			if mark.Epoch == 2 {
 				marks[mark.partition()] = mark.End
 			}

@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"encoding/json"
-	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -45,7 +44,8 @@ const heartbeatInterval = time.Second
 type marks struct {
 	mu          sync.Mutex
 	newest      map[spillway.TopicPartition]Mark
-	withdrawn   map[spillway.TopicPartition]bool // since newest was published
+	byTopic     map[string][]spillway.TopicPartition // the keys of newest
+	withdrawn   map[spillway.TopicPartition]bool     // since newest was published
 	subscribers map[*subscriber]struct{}
 }
 
@@ -55,7 +55,7 @@ type subscriber struct {
 }
 
 func newMarks() *marks {
-	return &marks{newest: make(map[spillway.TopicPartition]Mark), withdrawn: make(map[spillway.TopicPartition]bool), subscribers: make(map[*subscriber]struct{})}
+	return &marks{newest: make(map[spillway.TopicPartition]Mark), byTopic: make(map[string][]spillway.TopicPartition), withdrawn: make(map[spillway.TopicPartition]bool), subscribers: make(map[*subscriber]struct{})}
 }
 
 // publish tells whether the mark is news.
@@ -63,12 +63,16 @@ func (m *marks) publish(mark Mark) bool {
 	tp := mark.partition()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if same := mark; m.newest[tp].Map > 0 {
-		if same.Map = m.newest[tp].Map; m.newest[tp] == same {
+	last, known := m.newest[tp]
+	if same := mark; last.Map > 0 {
+		if same.Map = last.Map; last == same {
 			return false // what other partitions have saved since is no news
 		}
-	} else if m.newest[tp] == mark {
+	} else if last == mark {
 		return false
+	}
+	if !known {
+		m.byTopic[tp.Topic] = append(m.byTopic[tp.Topic], tp)
 	}
 	delete(m.withdrawn, tp)
 	m.newest[tp] = mark
@@ -102,14 +106,16 @@ func (m *marks) subscribe(stands func(Mark) bool) *subscriber {
 	return s
 }
 
-// standing are the marks that may be told to who asks anew.
-func (m *marks) standing(stands func(Mark) bool) map[spillway.TopicPartition]Mark {
+// standing are the marks of some topics, as of returns them, without those that have been
+// withdrawn or do not stand any more: what counts for who keeps none of before.
+func (m *marks) standing(topics []string, stands func(Mark) bool) []Mark {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.those(stands)
+	return slices.DeleteFunc(m.named(topics), func(mark Mark) bool { return m.withdrawn[mark.partition()] || !stands(mark) })
 }
 
-// those is standing for who holds mu.
+// those are all marks that a new subscriber begins with, for who holds mu: the same choice as
+// standing makes, of all topics.
 func (m *marks) those(stands func(Mark) bool) map[spillway.TopicPartition]Mark {
 	those := make(map[spillway.TopicPartition]Mark, len(m.newest))
 	for tp, mark := range m.newest {
@@ -159,10 +165,22 @@ func (m *marks) take(s *subscriber) []Mark {
 	return changed
 }
 
-func (m *marks) all() []Mark {
+// of are the marks of topics that patterns name. A site has those of all its shares, and each
+// share asks about once a second.
+func (m *marks) of(topics []string) []Mark {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Collect(maps.Values(m.newest))
+	return m.named(topics)
+}
+
+// named is of for who holds mu.
+func (m *marks) named(topics []string) (all []Mark) {
+	for _, topic := range spillway.Named(topics, m.byTopic) {
+		for _, tp := range m.byTopic[topic] {
+			all = append(all, m.newest[tp])
+		}
+	}
+	return all
 }
 
 // ServeHTTP is the mark stream: one JSON object per line, first all marks, then

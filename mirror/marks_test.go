@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -177,4 +178,79 @@ func TestMarksOfPartitionsThatAreOthersAreNotTold(t *testing.T) {
 		t.Errorf("opened anew, and less is there: %+v", got)
 	}
 	durable(nil)
+}
+
+// A share asks for the marks of its own topics, and its ends are those that a look at all
+// marks of the site gives it.
+func TestMarksOfTopics(t *testing.T) {
+	t.Parallel()
+	m := newMarks()
+	partition := func(topic string, p int32) spillway.TopicPartition {
+		return spillway.TopicPartition{Topic: topic, Partition: p}
+	}
+	topics := []string{"orders", "orders-old", "carts", "c", ""}
+	for _, topic := range topics {
+		for p := range int32(3) {
+			m.publish(Mark{Topic: topic, Partition: p, Epoch: 1, Session: 1, End: spillway.Offset(p)})
+			m.publish(Mark{Topic: topic, Partition: p, Epoch: 1, Session: 1, End: spillway.Offset(100 + p)})
+		}
+	}
+	m.withdraw(partition("carts", 1))
+	for _, patterns := range [][]string{nil, {"orders"}, {"orders*", "orders"}, {"c*", "nothing"}, {"*"}, {"or*", "ord*"}} {
+		want := map[spillway.TopicPartition]spillway.Offset{}
+		for tp, mark := range m.newest {
+			if matches(patterns, tp.Topic) {
+				want[tp] = mark.End
+			}
+		}
+		got := map[spillway.TopicPartition]spillway.Offset{}
+		all := m.of(patterns)
+		for _, mark := range all {
+			got[mark.partition()] = mark.End
+		}
+		if !maps.Equal(got, want) || len(all) != len(want) {
+			t.Errorf("%q: %v, not %v", patterns, all, want)
+		}
+		delete(want, partition("carts", 1))
+		delete(want, partition("carts", 2))
+		standing := m.standing(patterns, func(mark Mark) bool { return mark.partition() != partition("carts", 2) })
+		for _, mark := range standing {
+			if _, ok := want[mark.partition()]; !ok {
+				t.Errorf("%q: %v stands", patterns, mark)
+			}
+		}
+		if len(standing) != len(want) {
+			t.Errorf("%q: %v stand, not %v", patterns, standing, want)
+		}
+	}
+}
+
+// To ask for the ends of all shares of a site takes time in proportion to its partitions,
+// whatever the number of shares (issue 6): with -bench, 1,000 shares of 100 partitions.
+func BenchmarkMarksOfAllShares(b *testing.B) {
+	const shares, partitions = 1000, 100
+	m := newMarks()
+	var groups []spillway.FailoverGroup
+	for g := range shares {
+		topic := fmt.Sprintf("topic-%04d", g)
+		groups = append(groups, spillway.FailoverGroup{Name: topic, Topics: []string{topic}})
+		for p := range int32(partitions) {
+			m.publish(Mark{Topic: topic, Partition: p, Epoch: 1, Session: 1, End: 1})
+		}
+	}
+	topology := spillway.NewTopology("shop", "shop-1", nil, groups)
+	for b.Loop() {
+		found := 0
+		for _, g := range groups {
+			a := Assignment{Topics: g.Topics, Match: func(topic string) bool { return topology.HasTopic(g, topic) }}
+			for _, mark := range m.of(a.Topics) {
+				if a.has(mark.partition()) {
+					found++
+				}
+			}
+		}
+		if found != shares*partitions {
+			b.Fatal(found)
+		}
+	}
 }

@@ -491,7 +491,7 @@ func (m *Mirror) Ends(id spillway.ShareID) map[spillway.TopicPartition]spillway.
 	if s == nil {
 		return ends
 	}
-	for _, mark := range m.marks.all() {
+	for _, mark := range m.marks.of(a.Topics) {
 		if tp := mark.partition(); a.has(tp) {
 			ends[tp] = mark.End
 		}
@@ -511,8 +511,8 @@ func (m *Mirror) DurableEnds(ctx context.Context, id spillway.ShareID) (map[spil
 	if s == nil {
 		return ends, nil
 	}
-	for tp, mark := range m.marks.standing(m.stands) {
-		if a.has(tp) {
+	for _, mark := range m.marks.standing(a.Topics, m.stands) {
+		if tp := mark.partition(); a.has(tp) {
 			ends[tp] = mark.End
 		}
 	}
@@ -567,7 +567,7 @@ func (m *Mirror) elsewhere(s *share, a Assignment) map[spillway.TopicPartition]*
 		return views
 	}
 	there := s.crew.table()
-	for _, tp := range m.reader.Partitions() {
+	for _, tp := range m.reader.PartitionsOf(a.Topics) {
 		if !a.has(tp) {
 			continue
 		}

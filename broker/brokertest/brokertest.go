@@ -60,6 +60,7 @@ func Run(t *testing.T, site Site) {
 		{"TimestampLimits", timestampLimits},
 		{"LogAppendTime", logAppendTime},
 		{"ConsumerGroupV2", consumerGroupV2},
+		{"Expressions", subscribed},
 		{"Transactions", transactions},
 		{"AbortedInCutAnswers", abortedInCutAnswers},
 		{"StableOffsets", stableOffsets},

@@ -2,9 +2,12 @@ package brokertest
 
 import (
 	"errors"
+	"regexp"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"spillway"
@@ -146,4 +149,41 @@ func consumerGroupV2(t *testing.T, f *fixture) {
 	}
 	f.must(f.admin.RemoveMembers(f.ctx, group))
 	f.must(f.admin.CommitGroupOffsets(f.ctx, group, map[spillway.TopicPartition]broker.GroupOffset{tp: {Offset: 1, LeaderEpoch: -1}}))
+}
+
+// subscribed waits until a member that subscribes by an expression is given a topic, and says
+// whether that is all that it was given.
+func subscribed(t *testing.T, f *fixture) {
+	tp, group := f.topic(1, nil), f.name("group")
+	f.topic(1, nil) // another one, of which the expression says nothing
+	m, err := f.Cluster.Metadata(f.ctx, tp.Topic)
+	f.must(err)
+	c := f.coordinator(group)
+	if c.MaxVersion(int16(kmsg.ConsumerGroupHeartbeat)) < 1 {
+		return // no expressions yet, before Kafka 4.0
+	}
+	beat := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	beat.Group, beat.MemberID, beat.RebalanceTimeoutMillis = group, "AAAAAAAAAAAAAAAAAAAAAQ", 30_000
+	expression := "^" + regexp.QuoteMeta(tp.Topic) + "$"
+	beat.SubscribedTopicRegex, beat.SubscribedTopicNames = &expression, []string{}
+	beat.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	for {
+		answer, err := c.Do(f.ctx, beat)
+		f.must(err)
+		resp := answer.(*kmsg.ConsumerGroupHeartbeatResponse)
+		switch resp.ErrorCode {
+		case 0:
+			beat.MemberEpoch = resp.MemberEpoch
+		case kerr.NotCoordinator.Code, kerr.CoordinatorLoadInProgress.Code, kerr.CoordinatorNotAvailable.Code: // has just begun to be
+		default:
+			t.Fatalf("heartbeat: error code %d", resp.ErrorCode)
+		}
+		if a := resp.Assignment; a != nil && len(a.Topics) > 0 {
+			if len(a.Topics) != 1 || a.Topics[0].TopicID != m.Topics[tp.Topic].ID {
+				t.Errorf("%q is given %v", expression, a.Topics)
+			}
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"spillway"
+	"spillway/broker/namespace"
 	"spillway/broker/wire"
 )
 
@@ -26,10 +27,13 @@ type Config struct {
 	Node    int32           // for errors; −1 while unknown
 	Address string          // host:port
 
-	ClientID         string        // default "spillway"
-	TLS              *tls.Config   // nil: plaintext
-	SASL             *SASL         // nil: none
-	Dial             DialFunc      // default Dial
+	ClientID string      // default "spillway"
+	TLS      *tls.Config // nil: plaintext
+	SASL     *SASL       // nil: none
+	Dial     DialFunc    // default Dial
+	// Namespace is what all names at the site begin with; who uses the connection knows
+	// nothing of it.
+	Namespace        namespace.Namespace
 	InFlightMax      int           // default 100
 	FrameBytesMax    int           // bound for an answer; default wire.FrameBytesMax
 	HandshakeTimeout time.Duration // for dial, TLS, authentication together; default 10 s

@@ -372,6 +372,9 @@ func (c *Conn) readAll() error {
 		if err == nil && correlation != p.correlation {
 			err = fmt.Errorf("%w: answer to request %d where %d was next", wire.ErrMalformed, correlation, p.correlation)
 		}
+		if err == nil {
+			body, err = c.config.Namespace.Response(p.key, p.version, body)
+		}
 		if err != nil {
 			p.finish(nil, err)
 			return err

@@ -31,7 +31,11 @@ type Pending struct {
 // gives them an order. A request that the broker does not answer (Produce with
 // acks 0) is done when it is written.
 func (c *Conn) Send(ctx context.Context, key, version int16, expectResponse bool, body ...[]byte) *Pending {
-	p := &Pending{conn: c, key: key, version: version, answered: expectResponse, body: body, done: make(chan struct{})}
+	p := &Pending{conn: c, key: key, version: version, answered: expectResponse, done: make(chan struct{})}
+	var err error
+	if p.body, err = c.config.Namespace.Request(key, version, body); err != nil {
+		return p.refuse(err)
+	}
 	select {
 	case c.slots <- struct{}{}:
 	case <-c.closed:

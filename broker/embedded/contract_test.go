@@ -6,6 +6,7 @@ import (
 
 	"spillway/broker/brokertest"
 	"spillway/broker/embedded"
+	"spillway/broker/kafka"
 )
 
 func TestContract(t *testing.T) {
@@ -25,4 +26,20 @@ func TestContract(t *testing.T) {
 			brokertest.Run(t, brokertest.Site{Cluster: c, ExpiryCheck: 100 * time.Millisecond})
 		})
 	}
+}
+
+// Who is in a namespace has a cluster for itself, and leaves nothing outside of it.
+func TestContractInANamespace(t *testing.T) {
+	c, err := embedded.Start(embedded.Config{Site: "east", Topics: map[string]int32{"orders": 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	within, err := kafka.New(kafka.Config{Site: "east", Bootstrap: c.Addresses(), Capabilities: embedded.Capabilities(false), Namespace: "payments."})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer within.Close()
+	brokertest.Run(t, brokertest.Site{Cluster: within, ExpiryCheck: 100 * time.Millisecond})
+	brokertest.CheckNamespace(t, c, "payments.", "orders")
 }

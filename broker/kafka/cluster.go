@@ -153,7 +153,7 @@ func (c *Cluster) open(ctx context.Context, node int32, address string) (*conn.C
 	return conn.Open(ctx, conn.Config{
 		Site: c.config.Site, Node: node, Address: address, ClientID: c.config.ClientID,
 		TLS: c.config.TLS, SASL: c.config.SASL, Dial: c.config.Dial,
-		InFlightMax: c.config.InFlightMax, HandshakeTimeout: c.config.HandshakeTimeout,
+		Namespace: c.config.Namespace, InFlightMax: c.config.InFlightMax, HandshakeTimeout: c.config.HandshakeTimeout,
 	})
 }
 

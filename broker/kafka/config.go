@@ -12,6 +12,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/broker/conn"
+	"spillway/broker/namespace"
 )
 
 // Config says how a site's cluster is reached.
@@ -22,6 +23,10 @@ type Config struct {
 	TLS       *tls.Config
 	SASL      *conn.SASL
 	Dial      conn.DialFunc // default conn.Dial
+
+	// Namespace is what all topics, groups and transactional ids begin with at the site. The
+	// names that methods take and give are without it.
+	Namespace namespace.Namespace
 
 	// Allow decides whether an address that the cluster's metadata names may
 	// be connected to; nil: any.

@@ -18,6 +18,7 @@ import (
 	"spillway/broker/brokertest"
 	"spillway/broker/conn"
 	"spillway/broker/kafka"
+	"spillway/broker/namespace"
 	cluster "spillway/tests/cluster/kafka"
 )
 
@@ -29,6 +30,9 @@ func init() {
 
 // quickExpiry lets brokers look for producers to forget each second.
 var quickExpiry = map[string]string{"producer.id.expiration.check.interval.ms": "1000"}
+
+// namespaces of the versions that are tried in one.
+var namespaces = map[string]namespace.Namespace{"4.4.0": "payments.", "3.9.2": "payments_"}
 
 // The newest version behind TLS, SCRAM and an authorizer; the others open to
 // everybody, so that the absence of an authorizer is seen too.
@@ -43,7 +47,7 @@ func TestContract(t *testing.T) {
 			running := cluster.ForTest(t, config)[0]
 			site := brokertest.Site{ExpiryCheck: time.Second}
 			if len(config.Users) == 0 {
-				site.Cluster = reach(t, running, kafka.Config{})
+				site.Cluster = reach(t, running, kafka.Config{Namespace: namespaces[version]})
 			} else {
 				roots := x509.NewCertPool()
 				roots.AppendCertsFromPEM(running.CA())
@@ -65,6 +69,9 @@ func TestContract(t *testing.T) {
 				t.Errorf("capabilities %+v\nnot          %+v", got, want)
 			}
 			brokertest.Run(t, site)
+			if prefix := namespaces[version]; prefix != "" {
+				brokertest.CheckNamespace(t, reach(t, running, kafka.Config{}), prefix)
+			}
 		})
 	}
 }

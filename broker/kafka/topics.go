@@ -24,6 +24,10 @@ var _ broker.Admin = (*admin)(nil)
 
 func (a *admin) close() error { return a.sarama.close() }
 
+// named is how the site calls a topic or group. sarama has connections of its own, which know
+// no namespace.
+func (a *admin) named(name string) string { return a.cluster.config.Namespace.Name(name) }
+
 // call runs f with sarama and puts its errors into this project's words.
 func (a *admin) call(ctx context.Context, what string, f func(sarama.ClusterAdmin) error) error {
 	err := a.sarama.call(ctx, a.cluster.config, f)
@@ -43,7 +47,7 @@ func (a *admin) CreateTopic(ctx context.Context, name string, partitions int32, 
 	for key, value := range configs {
 		detail.ConfigEntries[key] = &value
 	}
-	err := a.call(ctx, "create topic "+name, func(s sarama.ClusterAdmin) error { return s.CreateTopic(name, detail, false) })
+	err := a.call(ctx, "create topic "+name, func(s sarama.ClusterAdmin) error { return s.CreateTopic(a.named(name), detail, false) })
 	if err != nil {
 		return err
 	}
@@ -54,7 +58,7 @@ func (a *admin) CreateTopic(ctx context.Context, name string, partitions int32, 
 
 // DeleteTopic implements broker.Admin.
 func (a *admin) DeleteTopic(ctx context.Context, name string) error {
-	err := a.call(ctx, "delete topic "+name, func(s sarama.ClusterAdmin) error { return s.DeleteTopic(name) })
+	err := a.call(ctx, "delete topic "+name, func(s sarama.ClusterAdmin) error { return s.DeleteTopic(a.named(name)) })
 	if err != nil {
 		return err
 	}
@@ -64,7 +68,7 @@ func (a *admin) DeleteTopic(ctx context.Context, name string) error {
 // CreatePartitions implements broker.Admin.
 func (a *admin) CreatePartitions(ctx context.Context, name string, count int32) error {
 	what := fmt.Sprintf("grow topic %s to %d partitions", name, count)
-	err := a.call(ctx, what, func(s sarama.ClusterAdmin) error { return s.CreatePartitions(name, count, nil, false) })
+	err := a.call(ctx, what, func(s sarama.ClusterAdmin) error { return s.CreatePartitions(a.named(name), count, nil, false) })
 	if err != nil {
 		return err
 	}
@@ -126,7 +130,7 @@ const settleMax = 30 * time.Second
 func (a *admin) TopicConfigs(ctx context.Context, topic string) (map[string]broker.ConfigValue, error) {
 	var entries []sarama.ConfigEntry
 	err := a.call(ctx, "read settings of topic "+topic, func(s sarama.ClusterAdmin) (err error) {
-		entries, err = s.DescribeConfig(sarama.ConfigResource{Type: sarama.TopicResource, Name: topic})
+		entries, err = s.DescribeConfig(sarama.ConfigResource{Type: sarama.TopicResource, Name: a.named(topic)})
 		return err
 	})
 	if err != nil {
@@ -169,11 +173,11 @@ func (a *admin) SetTopicConfigs(ctx context.Context, topic string, configs map[s
 		entries[key] = sarama.IncrementalAlterConfigsEntry{Operation: operation, Value: value}
 	}
 	return a.call(ctx, "change settings of topic "+topic, func(s sarama.ClusterAdmin) error {
-		return s.IncrementalAlterConfig(sarama.TopicResource, topic, entries, false)
+		return s.IncrementalAlterConfig(sarama.TopicResource, a.named(topic), entries, false)
 	})
 }
 
 // DeleteGroup implements broker.Admin.
 func (a *admin) DeleteGroup(ctx context.Context, group string) error {
-	return a.call(ctx, "delete group "+group, func(s sarama.ClusterAdmin) error { return s.DeleteConsumerGroup(group) })
+	return a.call(ctx, "delete group "+group, func(s sarama.ClusterAdmin) error { return s.DeleteConsumerGroup(a.named(group)) })
 }

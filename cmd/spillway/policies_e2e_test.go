@@ -458,6 +458,7 @@ func (w *policyWorld) refusesWhatIsAnothers() {
 		k.Reserved(shop):                    {policies.Gateway, policies.Control},
 		k.GatewayReport(shop, 3, "east-1"):  {policies.Gateway, policies.Mirror, policies.Control},
 		k.Automation():                      {policies.Operator},
+		k.Identity():                        {policies.Control},
 		k.Drained("east"):                   {policies.Operator},
 		k.Replay(shop):                      {policies.Operator},
 		k.Audit(time.Now(), "forged"):       {policies.Operator},

@@ -16,6 +16,9 @@ key_prefix "spillway/shop/drills/" { policy = "read" }
 # which gateways live
 key_prefix "spillway/shop/gateways/" { policy = "read" }
 
+# that it is this virtual cluster
+key "spillway/shop/identity" { policy = "read" }
+
 # which mirrors live, and how far they are
 key_prefix "spillway/shop/mirrors/" { policy = "read" }
 

@@ -28,6 +28,9 @@ key_prefix "spillway/shop/gateways/" { policy = "read" }
 # the record of each move
 key_prefix "spillway/shop/history/" { policy = "write" }
 
+# say at the beginning which virtual cluster it is
+key "spillway/shop/identity" { policy = "write" }
+
 # lay out who leads
 key "spillway/shop/layout" { policy = "write" }
 

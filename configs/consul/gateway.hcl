@@ -22,6 +22,9 @@ key_prefix "spillway/shop/gateways/" { policy = "read" }
 # its own lease
 key "spillway/shop/gateways/east-1" { policy = "write" }
 
+# that it is this virtual cluster
+key "spillway/shop/identity" { policy = "read" }
+
 # which gateway leads what
 key "spillway/shop/layout" { policy = "read" }
 

@@ -22,6 +22,9 @@ key_prefix "spillway/shop/gateways/" { policy = "read" }
 # where earlier epochs began and ended
 key_prefix "spillway/shop/history/" { policy = "read" }
 
+# that it is this virtual cluster
+key "spillway/shop/identity" { policy = "read" }
+
 # which mirrors live, and how far they are
 key_prefix "spillway/shop/mirrors/" { policy = "read" }
 

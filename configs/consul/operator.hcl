@@ -25,6 +25,9 @@ key_prefix "spillway/shop/gateways/" { policy = "read" }
 # earlier moves
 key_prefix "spillway/shop/history/" { policy = "read" }
 
+# that it is this virtual cluster
+key "spillway/shop/identity" { policy = "read" }
+
 # which mirrors live, and how far they are
 key_prefix "spillway/shop/mirrors/" { policy = "read" }
 

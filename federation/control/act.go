@@ -109,7 +109,7 @@ func (d *driver) onlyAtTarget(ctx context.Context) (failover.PartitionOffsets, e
 		return nil, err
 	}
 	r := d.c.mu.maps[d.share.Target]
-	if err := r.CaughtUp(ctx); err != nil && !errors.Is(err, broker.ErrUnknownTopic) {
+	if err := d.c.caughtUp(ctx, d.share.Target); err != nil && !errors.Is(err, broker.ErrUnknownTopic) {
 		return nil, err
 	}
 	only := failover.PartitionOffsets{}
@@ -138,8 +138,8 @@ func (d *driver) untilNewer(ctx context.Context) (context.Context, func()) {
 	go func() {
 		defer close(done)
 		for {
-			changed := d.c.hub.wait()
-			if e, ok := d.c.hub.entry(d.c.keys.Shares(), d.c.keys.Share(d.id)); ok && e.Version > d.version {
+			changed, _ := d.c.hub.waitFor(d.id)
+			if e, ok := d.c.hub.record(d.id); ok && e.Version > d.version {
 				cancel()
 				return
 			}
@@ -258,7 +258,7 @@ func (d *driver) allowBack(ctx context.Context, site spillway.SiteID) error {
 // takes tells whether the leaders of the group's partitions that can be reached at a site
 // take writes of gateways. Partitions that have no leader nobody can write to anyway.
 func (d *driver) takes(ctx context.Context, site spillway.SiteID, each time.Duration) (bool, error) {
-	md, err := d.c.cfg.Sites[site].Cluster.Metadata(ctx)
+	md, err := d.c.topics(ctx, site, d.group)
 	if err != nil {
 		return false, fmt.Errorf("list the leaders of %s: %w", site, err)
 	}
@@ -318,7 +318,7 @@ func topicsOf(tps []spillway.TopicPartition) []string {
 
 // partitions lists the partitions of a group that a site has, sorted.
 func (c *Control) partitions(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup) ([]spillway.TopicPartition, error) {
-	md, err := c.cfg.Sites[site].Cluster.Metadata(ctx)
+	md, err := c.topics(ctx, site, g)
 	if err != nil {
 		return nil, fmt.Errorf("list the topics of %s: %w", site, err)
 	}
@@ -353,7 +353,7 @@ func (c *Control) logEnds(ctx context.Context, site spillway.SiteID, g spillway.
 	var wg sync.WaitGroup
 	wg.Go(func() { ends, errEnds = admin.LogEnds(ctx, tps) })
 	wg.Go(func() { marks, errMarks = admin.HighWatermarks(ctx, tps) })
-	wg.Go(func() { errMap = c.mu.maps[site].CaughtUp(ctx) })
+	wg.Go(func() { errMap = c.caughtUp(ctx, site) })
 	wg.Wait()
 	switch {
 	case errEnds != nil:

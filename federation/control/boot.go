@@ -65,7 +65,7 @@ func (d *driver) floor(ctx context.Context, needHome bool) (floor spillway.Epoch
 	faults := make([]error, len(d.group.Sites))
 	var wg sync.WaitGroup
 	for i, site := range d.group.Sites {
-		wg.Go(func() { faults[i] = d.c.mu.maps[site].CaughtUp(ctx) })
+		wg.Go(func() { faults[i] = d.c.caughtUp(ctx, site) })
 	}
 	wg.Wait()
 	for i, site := range d.group.Sites {

@@ -9,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -116,9 +118,16 @@ type Control struct {
 	hub   *hub
 	ready chan struct{} // closed when Run has begun to watch
 
+	laidOut laidOut // owned by keepLayout
+
+	rounds rounds // of what drivers ask together
+
 	mu struct {
 		sync.Mutex
 		maps map[spillway.SiteID]*maptopic.Reader
+		// What drivers ask sites together.
+		topics  map[spillway.SiteID]*inquiry[broker.Metadata]
+		written map[spillway.SiteID]*inquiry[int64] // the last position of the map
 	}
 }
 
@@ -136,8 +145,10 @@ func New(cfg Config) (*Control, error) {
 
 // Run works until ctx ends, and ends after everything that it started.
 func (c *Control) Run(ctx context.Context) error {
+	defer c.hub.rounds.close()
+	defer c.rounds.close()
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer wg.Wait() // nobody asks any more then
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for _, s := range c.cfg.Topology.Sites() {
@@ -178,6 +189,44 @@ func (c *Control) clusters() map[spillway.SiteID]broker.Cluster {
 	}
 	return sites
 }
+
+// topics asks a site for the topics of a failover group, and perhaps others. Where patterns
+// have to be compared with all topics, it asks once for all drivers that want to know at
+// one time. The answer is shared then: nobody changes it.
+func (c *Control) topics(ctx context.Context, site spillway.SiteID, g spillway.FailoverGroup) (broker.Metadata, error) {
+	cluster := c.cfg.Sites[site].Cluster
+	if len(g.Topics) > 0 && len(g.Topics) <= namedMax && !slices.ContainsFunc(g.Topics, func(pattern string) bool { return strings.HasSuffix(pattern, "*") }) {
+		return cluster.Metadata(ctx, g.Topics...)
+	}
+	return inquiryAt(c, &c.mu.topics, site).ask(ctx, &c.rounds, func(ctx context.Context) (broker.Metadata, error) { return cluster.Metadata(ctx) })
+}
+
+// caughtUp returns once the map of a site has been read as far as it was written when it was
+// called. How far that is, is asked once for all who want to know at one time.
+func (c *Control) caughtUp(ctx context.Context, site spillway.SiteID) error {
+	r := c.mu.maps[site]
+	last, err := inquiryAt(c, &c.mu.written, site).ask(ctx, &c.rounds, r.Last)
+	if err != nil {
+		return err
+	}
+	return r.WaitFor(ctx, last)
+}
+
+// inquiryAt is the one that all who ask a site the same share.
+func inquiryAt[T any](c *Control, of *map[spillway.SiteID]*inquiry[T], site spillway.SiteID) *inquiry[T] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if *of == nil {
+		*of = map[spillway.SiteID]*inquiry[T]{}
+	}
+	if (*of)[site] == nil {
+		(*of)[site] = &inquiry[T]{}
+	}
+	return (*of)[site]
+}
+
+// namedMax is up to how many topics a site is asked for by name.
+const namedMax = 100
 
 // limits of a failover group, for Step.
 func (c *Control) limits(g spillway.FailoverGroup) failover.Limits {

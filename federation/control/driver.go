@@ -37,11 +37,13 @@ type driver struct {
 	held    coordination.Instant // when FENCING of epoch heldFor was first seen
 	heldFor spillway.Epoch
 	heldNew bool // held counts from the first moment: the record before was seen too
-	marks   marking
-	mute    map[spillway.SiteID]coordination.Instant // since when no mirror was seen alive there
-	memo    memo
-	told    failover.WaitInfoKey
-	asked   failover.WaitInfoKey // what this loop last asked, without evidence
+	// urgent: the share stands still, and by the last look a moment decides when it does not.
+	urgent bool
+	marks  marking
+	mute   map[spillway.SiteID]coordination.Instant // since when no mirror was seen alive there
+	memo   memo
+	told   failover.WaitInfoKey
+	asked  failover.WaitInfoKey // what this loop last asked, without evidence
 	// evidence is what the observers of sites that are down saw, at the last look.
 	evidence []string
 	cleaned  spillway.Epoch
@@ -81,6 +83,10 @@ func (m memo) of(s failover.Share) bool {
 const (
 	idleTick   = time.Second
 	movingTick = 200 * time.Millisecond
+	// marksTick is that of a share that stands still and whose producers wait for several
+	// sites: whether a standby stands is seen only by looking at it, several times within
+	// marksStall.
+	marksTick  = 250 * time.Millisecond
 	retryPause = 200 * time.Millisecond
 	// actMax bounds one action; it is tried again if the state stays.
 	actMax = 10 * time.Second
@@ -95,25 +101,34 @@ func newDriver(c *Control, g spillway.FailoverGroup, id spillway.ShareID) *drive
 func (d *driver) run(ctx context.Context) {
 	defer d.besides.Wait()
 	for ctx.Err() == nil {
-		changed := d.c.hub.wait()
+		own, news := d.c.hub.waitFor(d.id)
 		d.drive(ctx)
-		tick := idleTick
-		if d.share.State != failover.Stable {
-			tick = movingTick
-		}
-		timer := time.NewTimer(tick)
+		timer := time.NewTimer(d.tick())
 		select {
 		case <-ctx.Done():
-		case <-changed:
+		case <-own:
+		case <-news:
 		case <-timer.C:
 		}
 		timer.Stop()
 	}
 }
 
+// tick is how soon a driver looks again though nothing that concerns its share is new.
+// Nothing rests on a wake: what time decides, and what leases say, is found by looking.
+func (d *driver) tick() time.Duration {
+	switch {
+	case d.share.State != failover.Stable || d.urgent:
+		return movingTick
+	case d.group.Ack.Sites > 1:
+		return marksTick
+	}
+	return idleTick
+}
+
 // drive takes the newest record and decides until there is nothing to decide.
 func (d *driver) drive(ctx context.Context) {
-	if e, ok := d.c.hub.entry(d.c.keys.Shares(), d.c.keys.Share(d.id)); ok && e.Version > d.version {
+	if e, ok := d.c.hub.record(d.id); ok && e.Version > d.version {
 		d.take(e)
 	}
 	d.doubt(ctx)
@@ -150,7 +165,7 @@ const doubtAfter = 2 * time.Second
 // record is gone or older than what was read before. The loop begins anew then,
 // and compares with what the sites have seen (C30).
 func (d *driver) doubt(ctx context.Context) {
-	e, ok := d.c.hub.entry(d.c.keys.Shares(), d.c.keys.Share(d.id))
+	e, ok := d.c.hub.record(d.id)
 	if d.version == 0 || (ok && e.Version >= d.version) || d.seen.Longest(d.c.cfg.Clock.Now()) < doubtAfter {
 		return
 	}
@@ -231,6 +246,7 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 			d.evidence = append(d.evidence, e)
 		}
 	}
+	d.urgent = view.Sites[d.share.Active].Judgement.Down || d.marks.short || d.share.Degraded
 	next, actions, written := failover.Decide(d.share, view, d.limits)
 	if d.share.State == failover.Fencing && next.State == failover.Fenced {
 		// As far as was seen lately. Now it counts (F2).

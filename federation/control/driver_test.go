@@ -46,3 +46,26 @@ func TestTheTargetsLoopGoesFirst(t *testing.T) {
 		})
 	}
 }
+
+// No lease wakes a driver: how soon it looks by itself is how soon it sees what leases say.
+func TestHowSoonADriverLooksAgain(t *testing.T) {
+	for _, row := range []struct {
+		state  failover.State
+		urgent bool
+		sites  int // that acknowledge
+		want   time.Duration
+	}{
+		{failover.Stable, false, 0, idleTick},
+		{failover.Stable, false, 1, idleTick},
+		{failover.Stable, false, 2, marksTick},
+		{failover.Stable, true, 2, movingTick},
+		{failover.Stable, true, 1, movingTick},
+		{failover.Fencing, false, 1, movingTick},
+	} {
+		d := newDriver(&Control{}, spillway.FailoverGroup{Name: "orders", Ack: spillway.AckPolicy{Sites: row.sites}}, spillway.ShareID{Group: "orders"})
+		d.share.State, d.urgent = row.state, row.urgent
+		if got := d.tick(); got != row.want || row.sites > 1 && got > marksStall/8 {
+			t.Errorf("%+v: %v", row, got)
+		}
+	}
+}

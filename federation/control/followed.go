@@ -39,6 +39,7 @@ type followed struct {
 		problem string
 		// compacted is nil until the topics' configurations were read once.
 		compacted *[]string
+		apart     bool // no log ends were told of it when it was asked for alone
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"spillway/broker"
 	"spillway/federation/coordination"
 	"spillway/federation/failover"
+	"spillway/federation/history"
 	"spillway/mirror"
 	"spillway/mirror/maptopic"
 )
@@ -70,6 +71,9 @@ type Follower struct {
 	site spillway.SiteID
 	boot string
 
+	shares   map[string]*followed // by key; set before they run
+	together together
+
 	mu struct {
 		sync.Mutex
 		following map[string]failover.Following
@@ -95,14 +99,15 @@ func NewFollower(cfg FollowerConfig) *Follower {
 		cfg.Clock = coordination.SystemClock{}
 	}
 	f := &Follower{cfg: cfg, keys: failover.Keys(cfg.Topology.Name()), site: cfg.Cluster.Site(), boot: fmt.Sprintf("%016x", rand.Uint64())}
-	f.mu.following = map[string]failover.Following{}
+	f.mu.following, f.mu.carries = map[string]failover.Following{}, map[string]failover.Following{}
 	return f
 }
 
-// Run follows until ctx ends.
+// Run follows until ctx ends, and ends after everything that it started.
 func (f *Follower) Run(ctx context.Context) error {
+	defer f.together.rounds.close()
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer wg.Wait() // nobody asks any more then
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	lease := coordination.NewLease(coordination.LeaseConfig{
@@ -111,26 +116,30 @@ func (f *Follower) Run(ctx context.Context) error {
 	})
 	wg.Go(func() { lease.Run(ctx) })
 	wg.Go(func() { f.readCompact(ctx) })
-	shares := map[string]*followed{}
+	f.shares = map[string]*followed{}
 	for _, g := range f.cfg.Topology.Groups() {
 		if !slices.Contains(g.Sites, f.site) {
 			continue
 		}
 		id := spillway.ShareID{Group: g.Name}
 		s := &followed{f: f, group: g, id: id, newest: make(chan coordination.Entry, 1), settled: make(chan failover.Share, 1)}
-		shares[f.keys.Share(id)] = s
+		f.shares[f.keys.Share(id)] = s
+	}
+	for _, s := range f.shares {
 		wg.Go(func() { s.run(ctx) })
 		wg.Go(func() { s.measure(ctx) })
 		wg.Go(func() { s.policies(ctx) })
 		wg.Go(func() { s.recount(ctx) })
 	}
+	offered := map[string]uint64{}
 	return f.cfg.Store.Watch(ctx, f.keys.Shares(), func(entries []coordination.Entry, err error) {
 		if err != nil {
 			f.cfg.Events.storeLost(err)
 			return
 		}
 		for _, e := range entries {
-			if s := shares[e.Key]; s != nil {
+			if s := f.shares[e.Key]; s != nil && offered[e.Key] != e.Version { // each change of one brings all
+				offered[e.Key] = e.Version
 				s.offer(e)
 			}
 		}
@@ -199,9 +208,9 @@ func (most leaseClip) sentence(s string) string {
 		return strings.ToValidUTF8(s[:min(len(s), most.bytes)], "") + strings.Repeat("…", min(len(s), 1))
 	}
 	if at := strings.LastIndex(s, " ("); at >= 0 && strings.HasSuffix(s, moreFail) {
-		return clipTo(s[:at], most.bytes) + s[at:]
+		return history.Clip(s[:at], most.bytes) + s[at:]
 	}
-	return clipTo(s, most.bytes)
+	return history.Clip(s, most.bytes)
 }
 
 // compacted leaves out names of topics that are compacted, and of those that hide records. How

@@ -94,11 +94,7 @@ func (s *followed) writeFound(ctx context.Context, share failover.Share, epoch s
 		return err
 	}
 	views := map[spillway.TopicPartition]*offsetmap.View{}
-	for _, tp := range reader.Partitions() {
-		if s.f.cfg.Topology.Has(s.group, tp) {
-			views[tp] = reader.View(tp)
-		}
-	}
+	s.views(views)
 	ranges, spans, err := alone(share, epoch, views)
 	if err != nil {
 		return err

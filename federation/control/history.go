@@ -411,14 +411,11 @@ func (d *driver) clean(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeMax)
 	defer cancel()
-	prefix := d.c.keys.Moves() + d.id.String() + "/"
-	for _, e := range d.c.hub.entries(d.c.keys.Moves()) {
-		rest, ok := strings.CutPrefix(e.Key, prefix)
-		if !ok {
+	for epoch, reports := range d.c.hub.reportsOf(d.id) {
+		if epoch >= d.share.Epoch-1 {
 			continue
 		}
-		epoch, _, _ := strings.Cut(rest, "/")
-		if n, err := strconv.Atoi(epoch); err == nil && spillway.Epoch(n) < d.share.Epoch-1 {
+		for _, e := range reports {
 			if err := d.c.cfg.Store.Delete(ctx, e.Key, e.Version); err != nil && !errors.Is(err, coordination.ErrConflict) {
 				return // tried again in the next epoch
 			}

@@ -23,15 +23,24 @@ type hub struct {
 
 	ttl, margin time.Duration
 
+	reading inquiry[[]layout.GatewayLease]
+	rounds  rounds // of reading
+
 	mu      sync.Mutex
 	content map[string][]coordination.Entry // by prefix
-	beats   map[string]beat                 // mirrors and votes, by key
+	digest  digest
+	beats   map[string]beat // mirrors and votes, by key
 	waiter  *coordination.Waiter
 	changed chan struct{} // closed at the next change
+	// news is closed when there is something new that may concern every share, and own
+	// when what is stored of one has changed; of those that somebody waits for.
+	news chan struct{}
+	own  map[spillway.ShareID]chan struct{}
 	// looked is when the gateways' leases were last read, and since when they have
 	// been read without a gap; zero before the first time.
 	looked, since coordination.Instant
-	leases        []coordination.Entry // of gateways, as they were read then
+	newest        coordination.Instant  // when the newest of those reads was begun
+	leases        []layout.GatewayLease // of gateways, as they were read then
 }
 
 // beat is when the value of a key was last seen to change. A key that was seen
@@ -44,8 +53,8 @@ type beat struct {
 
 func newHub(store coordination.Store, keys failover.Keys, clock coordination.Clock, ttl, margin time.Duration) *hub {
 	return &hub{store: store, keys: keys, clock: clock, ttl: ttl, margin: margin, lost: func(error) {},
-		content: map[string][]coordination.Entry{}, beats: map[string]beat{},
-		waiter: coordination.NewWaiter(ttl, margin, clock), changed: make(chan struct{})}
+		content: map[string][]coordination.Entry{}, digest: newDigest(keys), beats: map[string]beat{},
+		waiter: coordination.NewWaiter(ttl, margin, clock), changed: make(chan struct{}), news: make(chan struct{}), own: map[spillway.ShareID]chan struct{}{}}
 }
 
 func (h *hub) run(ctx context.Context) {
@@ -101,12 +110,19 @@ func (h *hub) take(prefix string, entries []coordination.Entry) {
 			}
 		}
 	}
-	h.signal()
-}
-
-func (h *hub) signal() {
+	concerns := h.digest.take(prefix, entries)
 	close(h.changed)
 	h.changed = make(chan struct{})
+	if concerns.all || !read {
+		close(h.news)
+		h.news = make(chan struct{})
+	}
+	for _, id := range concerns.shares {
+		if c, ok := h.own[id]; ok {
+			close(c)
+			delete(h.own, id)
+		}
+	}
 }
 
 // wait returns a channel that is closed at the next change.
@@ -116,14 +132,36 @@ func (h *hub) wait() <-chan struct{} {
 	return h.changed
 }
 
+// waitFor returns channels that are closed when what is stored of a share changes, and when
+// something does that may concern every share. Leases that say the same again are none
+// of both: with a thousand shares each renewal anywhere would wake a thousand loops.
+func (h *hub) waitFor(id spillway.ShareID) (own, news <-chan struct{}) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c, ok := h.own[id]
+	if !ok {
+		c = make(chan struct{})
+		h.own[id] = c
+	}
+	return c, h.news
+}
+
+// record is that of a share.
+func (h *hub) record(id spillway.ShareID) (coordination.Entry, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e, ok := h.digest.records[h.keys.Share(id)]
+	return e.Entry, ok
+}
+
 func (h *hub) entries(prefix string) []coordination.Entry {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.content[prefix]
 }
 
-// read tells whether everything under the prefixes has been read once.
-func (h *hub) read(prefixes ...string) bool {
+// hasRead tells whether everything under the prefixes has been read once.
+func (h *hub) hasRead(prefixes ...string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, prefix := range prefixes {
@@ -149,6 +187,11 @@ func (h *hub) alive(key string) bool { return h.within(key, h.ttl) }
 func (h *hub) within(key string, d time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.lives(key, d)
+}
+
+// lives is within for who holds mu.
+func (h *hub) lives(key string, d time.Duration) bool {
 	b, ok := h.beats[key]
 	return ok && b.moved && b.at.Longest(h.clock.Now()) < d
 }
@@ -175,8 +218,12 @@ func bootOf(value []byte) string {
 	return l.Boot
 }
 
-// gateways reads the leases of all gateways, linearizably.
+// gateways reads the leases of all gateways, linearizably: once for all who ask at one time.
 func (h *hub) gateways(ctx context.Context) ([]layout.GatewayLease, error) {
+	return h.reading.ask(ctx, &h.rounds, h.readLeases)
+}
+
+func (h *hub) readLeases(ctx context.Context) ([]layout.GatewayLease, error) {
 	started := h.clock.Now()
 	entries, err := h.store.List(ctx, h.keys.Gateways())
 	if err != nil {
@@ -184,14 +231,18 @@ func (h *hub) gateways(ctx context.Context) ([]layout.GatewayLease, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.newest.Time.After(started.Time) {
+		return decodeGateways(entries), nil // overtaken: what is known is newer
+	}
+	h.newest = started
 	now := h.clock.Now()
 	h.waiter.Observe(started, h.keys.Gateways(), entries, bootOf)
 	h.waiter.Forget(forgetAfter)
 	if h.looked.Time.IsZero() || h.looked.Longest(now) > h.ttl {
 		h.since = now // what came and went in a gap was not seen
 	}
-	h.looked, h.leases = now, entries
-	return decodeGateways(entries), nil
+	h.looked, h.leases = now, decodeGateways(entries)
+	return h.leases, nil
 }
 
 // lately returns the leases of the gateways as last read, if that was a moment ago.
@@ -201,7 +252,7 @@ func (h *hub) lately(within time.Duration) ([]layout.GatewayLease, bool) {
 	if h.looked.Time.IsZero() || h.looked.Longest(h.clock.Now()) > within {
 		return nil, false
 	}
-	return decodeGateways(h.leases), true
+	return h.leases, true
 }
 
 // forgetAfter is how long a process start that is over is remembered.
@@ -257,12 +308,13 @@ func (h *hub) starts() []failover.WaitGateway {
 // judgements adds up the votes that are alive.
 func (h *hub) judgements(sites []spillway.SiteID, observers []spillway.SiteID) map[spillway.SiteID]failover.Judgement {
 	var votes []failover.Vote
-	for _, e := range h.entries(h.keys.Ballots()) {
-		var b failover.Ballot
-		if h.alive(e.Key) && json.Unmarshal(e.Value, &b) == nil {
-			votes = append(votes, b.Votes...)
+	h.mu.Lock()
+	for key, b := range h.digest.ballots {
+		if h.lives(key, h.ttl) {
+			votes = append(votes, b.value.Votes...)
 		}
 	}
+	h.mu.Unlock()
 	judged := map[spillway.SiteID]failover.Judgement{}
 	for _, s := range sites {
 		judged[s] = failover.Judge(votes, s, observers)
@@ -270,23 +322,35 @@ func (h *hub) judgements(sites []spillway.SiteID, observers []spillway.SiteID) m
 	return judged
 }
 
-// mirrors lists the mirror leases that are alive, one per site: that of the
-// worker which leads there, with what the others carry, or the first of those that wait.
-func (h *hub) mirrors() map[spillway.SiteID]failover.MirrorLease {
-	live := map[spillway.SiteID]failover.MirrorLease{}
+// mirrorView is what is heard of the mirrors of one site.
+type mirrorView struct {
+	// lead is the lease of the process that leads there, or of the first of those that wait.
+	lead   failover.MirrorLease
+	others []failover.MirrorLease // of the whole cluster, lead among them
+}
+
+// following is what the site says of a share, with what its other processes carry.
+func (m mirrorView) following(id spillway.ShareID) (failover.Following, bool) {
+	return m.lead.FollowingBeside(id.String(), m.others...)
+}
+
+// mirrors lists the sites of which a mirror lease is alive.
+func (h *hub) mirrors() map[spillway.SiteID]mirrorView {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	live := map[spillway.SiteID]mirrorView{}
 	var all []failover.MirrorLease
-	for _, e := range h.entries(h.keys.Mirrors()) {
-		var m failover.MirrorLease
-		if !h.alive(e.Key) || json.Unmarshal(e.Value, &m) != nil {
-			continue
-		}
-		all = append(all, m)
-		if other, ok := live[m.Site]; !ok || other.Waits && !m.Waits {
-			live[m.Site] = m
+	for _, key := range h.digest.mirrorKeys {
+		if m := h.digest.mirrors[key]; m.ok && h.lives(key, h.ttl) {
+			all = append(all, m.value)
+			if other, ok := live[m.value.Site]; !ok || other.lead.Waits && !m.value.Waits {
+				live[m.value.Site] = mirrorView{lead: m.value}
+			}
 		}
 	}
 	for site, m := range live {
-		live[site] = m.Beside(all...)
+		m.others = all
+		live[site] = m
 	}
 	return live
 }
@@ -298,60 +362,59 @@ const sharedFor = 10 * time.Second
 // shared are the sites of which several mirror processes were heard lately: more than one
 // may still be at work there, also if only one is alive.
 func (h *hub) shared() map[spillway.SiteID]bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	count, shared := map[spillway.SiteID]int{}, map[spillway.SiteID]bool{}
-	for _, e := range h.entries(h.keys.Mirrors()) {
-		var m failover.MirrorLease
-		if !h.within(e.Key, sharedFor) || json.Unmarshal(e.Value, &m) != nil {
-			continue
+	for key, m := range h.digest.mirrors {
+		if m.ok && h.lives(key, sharedFor) {
+			count[m.value.Site]++
+			shared[m.value.Site] = count[m.value.Site] > 1
 		}
-		count[m.Site]++
-		shared[m.Site] = count[m.Site] > 1
 	}
 	return shared
 }
 
 // reports collects what gateways and sites said about one epoch of a share.
 func (h *hub) reports(id spillway.ShareID, epoch spillway.Epoch) (map[spillway.GatewayID]failover.GatewayReport, map[spillway.SiteID]failover.SiteReport) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	gateways, sites := map[spillway.GatewayID]failover.GatewayReport{}, map[spillway.SiteID]failover.SiteReport{}
-	prefix := h.keys.Move(id, epoch)
-	for _, e := range h.entries(h.keys.Moves()) {
-		if !strings.HasPrefix(e.Key, prefix) {
-			continue
-		}
-		_, _, kind, _, ok := h.keys.ParseMove(e.Key)
-		if !ok {
-			continue
-		}
-		if kind == "gateway" {
-			var r failover.GatewayReport
-			if json.Unmarshal(e.Value, &r) == nil {
-				gateways[r.Gateway] = r
-			}
-		} else {
-			var r failover.SiteReport
-			if json.Unmarshal(e.Value, &r) == nil {
-				sites[r.Site] = r
-			}
+	for _, r := range h.digest.reports[id] {
+		switch {
+		case r.value.epoch != epoch || !r.ok:
+		case r.value.gateway != nil:
+			gateways[r.value.gateway.Gateway] = *r.value.gateway
+		case r.value.site != nil:
+			sites[r.value.site.Site] = *r.value.site
 		}
 	}
 	return gateways, sites
 }
 
+// reportsOf lists the keys of all reports about a share, with their epochs.
+func (h *hub) reportsOf(id spillway.ShareID) map[spillway.Epoch][]coordination.Entry {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	byEpoch := map[spillway.Epoch][]coordination.Entry{}
+	for key, r := range h.digest.reports[id] {
+		byEpoch[r.value.epoch] = append(byEpoch[r.value.epoch], coordination.Entry{Key: key, Version: r.version})
+	}
+	return byEpoch
+}
+
 // drained are the sites that are marked so.
 func (h *hub) drained() map[spillway.SiteID]failover.Drained {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	marks := map[spillway.SiteID]failover.Drained{}
-	for _, e := range h.entries(h.keys.DrainedAll()) {
-		var d failover.Drained
-		_ = json.Unmarshal(e.Value, &d) // unreadable: drained all the same
-		marks[spillway.SiteID(strings.TrimPrefix(e.Key, h.keys.DrainedAll()))] = d
+	for key, d := range h.digest.drained { // unreadable: drained all the same
+		marks[spillway.SiteID(strings.TrimPrefix(key, h.keys.DrainedAll()))] = d.value
 	}
 	return marks
 }
 
 func (h *hub) automation() failover.Automation {
-	var a failover.Automation
-	if e, ok := h.entry(h.keys.Automation(), h.keys.Automation()); ok {
-		_ = json.Unmarshal(e.Value, &a) // unreadable: not paused, as if absent
-	}
-	return a
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.digest.automation[h.keys.Automation()].value // unreadable: not paused, as if absent
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"encoding/json"
 	"testing"
 	"testing/synctest"
@@ -72,6 +73,67 @@ func TestHubRemembersStartsOfGateways(t *testing.T) {
 		look(time.Second, int(forgetAfter/time.Second)+10)
 		if len(h.starts()) != 0 {
 			t.Fatalf("never forgotten: %+v", h.starts())
+		}
+	})
+}
+
+// lagging is a store of which the first listing arrives late, as of when it was begun.
+type lagging struct {
+	coordination.Store
+	late time.Duration
+}
+
+func (s *lagging) List(ctx context.Context, prefix string) ([]coordination.Entry, error) {
+	late := s.late
+	s.late = 0
+	entries, err := s.Store.List(ctx, prefix)
+	pause(ctx, late)
+	return entries, err
+}
+
+// A read of the leases that was overtaken by a newer one is told to who asked for it, and
+// changes nothing of what is known: a gateway that it does not have yet would be over too
+// early, or one that has gone would be back.
+func TestAnOlderReadOfLeasesChangesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ttl = 4 * time.Second
+		store := &lagging{Store: coordtest.NewMemory(), late: 3 * time.Second}
+		h := newHub(store, "shop", coordination.GoClock{}, ttl, time.Second)
+		key := failover.Keys("shop").Gateway("gw")
+		version := uint64(0)
+		put := func(boot string) {
+			t.Helper()
+			value, err := json.Marshal(layout.GatewayLease{ID: "gw", Boot: boot})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if version, err = store.Put(t.Context(), key, value, version); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put("1")
+		old := make(chan []layout.GatewayLease, 1)
+		go func() {
+			leases, err := h.gateways(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			old <- leases
+		}()
+		time.Sleep(time.Second)
+		put("2")
+		if leases, err := h.gateways(t.Context()); err != nil || leases[0].Boot != "2" { // it overtakes
+			t.Fatalf("%+v, %v", leases, err)
+		}
+		at := h.looked
+		if leases := <-old; len(leases) != 1 || leases[0].Boot != "1" {
+			t.Errorf("who asked first is told %+v", leases)
+		}
+		if leases, lately := h.lately(ttl); !lately || leases[0].Boot != "2" || h.looked != at {
+			t.Errorf("known is %+v, as of %v and not %v", leases, h.looked, at)
+		}
+		if left := h.left("gw", "2"); left < ttl-2*time.Second {
+			t.Errorf("the start that lives has %v left", left)
 		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"spillway"
@@ -111,7 +112,7 @@ func TestALoopThatStartsTakesNothingOutOfTheLayout(t *testing.T) {
 			}
 			c.hub.take(prefix, entries)
 		}
-		if err := c.layOut(t.Context()); err != nil {
+		if _, err := c.layOut(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		e, err := store.Get(t.Context(), keys.Layout())
@@ -120,6 +121,77 @@ func TestALoopThatStartsTakesNothingOutOfTheLayout(t *testing.T) {
 		}
 		if l, err := layout.Decode(e.Value); err != nil || l.Version != stands.Version {
 			t.Fatalf("after it has read %q: %+v, %v", prefix, l, err)
+		}
+	}
+}
+
+// stalled is a store whose writes take their time; the first ones fail.
+type stalled struct {
+	coordination.Store
+	takes time.Duration
+	fails int
+	begun []time.Time // writes
+}
+
+func (s *stalled) Put(ctx context.Context, key string, value []byte, version uint64) (uint64, error) {
+	s.begun = append(s.begun, time.Now())
+	pause(ctx, s.takes)
+	if s.fails--; s.fails >= 0 {
+		return 0, coordination.ErrUnavailable
+	}
+	return s.Store.Put(ctx, key, value, version)
+}
+
+// A store that takes seconds for a write, or fails, is no reason to rest: gateways that are
+// gone would stay leaders meanwhile.
+func TestAStoreThatStallsKeepsTheLayoutWaitingNoLonger(t *testing.T) {
+	for what, fails := range map[string]int{"it stalls": 0, "it fails": 2} {
+		synctest.Test(t, func(t *testing.T) {
+			const ttl, takes = 4 * time.Second, 2500 * time.Millisecond
+			store := &stalled{Store: coordtest.NewMemory(), takes: takes, fails: fails}
+			keys, clock := failover.Keys("shop"), coordination.GoClock{}
+			c := &Control{cfg: Config{Store: store, LeaseTTL: ttl, Clock: clock}, keys: keys, hub: newHub(store, keys, clock, time.Hour, time.Second)}
+			var leases []coordination.Entry
+			comes := func(id spillway.GatewayID) {
+				value, err := json.Marshal(layout.GatewayLease{ID: id, Boot: "1", Site: "east", Host: "east", Port: 9092})
+				if err != nil {
+					t.Fatal(err)
+				}
+				leases = append(leases, coordination.Entry{Key: keys.Gateway(id), Value: value, Version: uint64(len(leases) + 1)})
+				c.hub.take(keys.Gateways(), slices.Clone(leases))
+			}
+			for _, prefix := range []string{keys.Layout(), keys.Shares(), keys.Gateways()} {
+				c.hub.take(prefix, nil)
+			}
+			ctx, end := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			wg.Go(func() { c.keepLayout(ctx) })
+			const gateways = 5
+			for i := range gateways {
+				comes(spillway.GatewayID("gw-" + string(rune('a'+i))))
+				time.Sleep(takes) // another one comes while it is being written
+			}
+			time.Sleep(time.Minute)
+			end()
+			wg.Wait()
+			if l := c.laidOut.layout; len(l.Nodes) == 0 || len(l.NodesOf("gw-a")) == 0 || len(l.NodesOf("gw-e")) == 0 {
+				t.Errorf("%s: laid out is %+v", what, l)
+			}
+			for i := 1; i < len(store.begun); i++ {
+				if waited := store.begun[i].Sub(store.begun[i-1]) - takes; waited > ttl/4 {
+					t.Errorf("%s: write %d began %v after the one before had ended", what, i+1, waited)
+				}
+			}
+		})
+	}
+}
+
+// How long a loop rests goes by what it worked, up to a bound.
+func TestARestIsBounded(t *testing.T) {
+	const ttl = 4 * time.Second
+	for worked, want := range map[time.Duration]time.Duration{0: 0, 10 * time.Millisecond: 40 * time.Millisecond, 3 * time.Second: time.Second} {
+		if got := restFor(worked, ttl); got != want {
+			t.Errorf("after %v of work it rests for %v, not %v", worked, got, want)
 		}
 	}
 }

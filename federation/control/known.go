@@ -55,14 +55,7 @@ const (
 )
 
 // clip bounds a sentence.
-func clip(s string) string { return clipTo(s, sentenceMax) }
-
-func clipTo(s string, most int) string {
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + " …"
-}
+func clip(s string) string { return history.Clip(s, sentenceMax) }
 
 // known says what is written down of a move that begins: the verdicts, and what was
 // foretold.
@@ -140,7 +133,7 @@ func (d *driver) foretell(ctx context.Context, before, next failover.Share, view
 		}
 		known.Ends[site] = failover.PartitionOffsets{}
 		r := d.c.mu.maps[site]
-		for _, tp := range r.Partitions() {
+		for _, tp := range r.PartitionsOf(d.group.Topics) {
 			if d.c.cfg.Topology.Has(d.group, tp) {
 				end, _ := r.View(tp).End()
 				known.Ends[site].Set(tp, end)

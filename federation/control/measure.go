@@ -52,7 +52,7 @@ func (s *followed) measure(ctx context.Context) {
 						at.OnlyHere = append(at.OnlyHere, topic)
 					}
 				}
-				carries = lateness(&at, share, s.f.cfg.Mirror.Flows())
+				carries = lateness(&at, share, s.f.flowsOf(ctx, s.id))
 				at.Owed = s.owed()
 				at.CatchingUp = at.CatchingUp || at.Owed > 0
 			}
@@ -60,10 +60,7 @@ func (s *followed) measure(ctx context.Context) {
 				at.EndSum += int64(end)
 				at.Partitions++
 			}
-			s.f.mu.Lock()
-			s.f.mu.following = with(s.f.mu.following, s.id, &at)
-			s.f.mu.carries = with(s.f.mu.carries, s.id, carries)
-			s.f.mu.Unlock()
+			s.f.say(s.id, &at, carries)
 		}
 		pause(ctx, measureEvery)
 	}
@@ -90,23 +87,12 @@ func lateness(at *failover.Following, share failover.Share, flows []mirror.FlowI
 	return carries
 }
 
-// with is a copy of what is said of shares, with something else about one of them; nil:
-// nothing.
-func with(said map[string]failover.Following, id spillway.ShareID, f *failover.Following) map[string]failover.Following {
-	next := map[string]failover.Following{}
-	maps.Copy(next, said)
-	if delete(next, id.String()); f != nil {
-		next[id.String()] = *f
-	}
-	return next
-}
-
 // onlyHere lists topics of the group that no flow brings; nil if the site cannot be
 // asked, for this is for people only.
 func (s *followed) onlyHere(ctx context.Context, ends map[spillway.TopicPartition]spillway.Offset) (topics []string) {
 	ctx, cancel := context.WithTimeout(ctx, measureEvery)
 	defer cancel()
-	md, err := s.f.cfg.Cluster.Metadata(ctx)
+	md, err := s.f.topicsHere(ctx)
 	if err != nil {
 		return nil
 	}
@@ -114,7 +100,7 @@ func (s *followed) onlyHere(ctx context.Context, ends map[spillway.TopicPartitio
 	for tp := range ends {
 		brought[tp.Topic] = true
 	}
-	for _, name := range slices.Sorted(maps.Keys(md.Topics)) {
+	for _, name := range spillway.Named(s.group.Topics, md.Topics) {
 		if s.f.cfg.Topology.HasTopic(s.group, name) && !md.Topics[name].Internal && md.Topics[name].ErrorCode == 0 && !brought[name] && len(topics) < onlyHereMax {
 			topics = append(topics, name)
 		}
@@ -154,7 +140,7 @@ func (s *followed) policies(ctx context.Context) {
 func (s *followed) compacted(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, policiesMax)
 	defer cancel()
-	md, err := s.f.cfg.Cluster.Metadata(ctx)
+	md, err := s.f.topicsHere(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -266,38 +252,55 @@ func (s *followed) some(hiding map[string]string, first []string) (some map[stri
 	return some, more
 }
 
-// measuredEnds are the log ends for people; empty if the site cannot be asked.
+// measuredEnds are the log ends for people; empty if the site cannot be asked. A share that
+// gets no answer alone either, since a topic is gone or a broker hangs, stays apart until it
+// gets one: the others go on together.
 func (s *followed) measuredEnds(ctx context.Context) map[spillway.TopicPartition]spillway.Offset {
-	ctx, cancel := context.WithTimeout(ctx, measureEvery)
+	s.mu.Lock()
+	apart := s.mu.apart
+	s.mu.Unlock()
+	if !apart {
+		if all, err := s.f.endsHere(ctx); err == nil && all[s.id] != nil { // nil: it is served here for a moment only
+			return all[s.id]
+		}
+	}
+	asking, cancel := context.WithTimeout(ctx, measureEvery)
 	defer cancel()
-	ends, _ := s.logEnds(ctx) // asked again in a moment
+	ends, err := s.logEnds(asking) // asked again in a moment
+	if ctx.Err() == nil {
+		s.mu.Lock()
+		s.mu.apart = err != nil
+		s.mu.Unlock()
+	}
 	return ends
 }
 
 // logEnds are the virtual log ends of the site that serves.
 func (s *followed) logEnds(ctx context.Context) (map[spillway.TopicPartition]spillway.Offset, error) {
-	r := s.f.cfg.Mirror.Map()
 	views := map[spillway.TopicPartition]*offsetmap.View{}
-	for _, tp := range r.Partitions() {
-		if s.f.cfg.Topology.Has(s.group, tp) {
-			views[tp] = r.View(tp)
-		}
-	}
+	s.views(views)
 	return virtualEnds(ctx, s.f.cfg.Cluster, views)
 }
 
-// virtualEnds are the log ends of the partitions of which a site serves an epoch.
+// virtualEnds are the log ends of the partitions of which a site serves an epoch. Of others
+// it asks nothing: their topics may be gone.
 func virtualEnds(ctx context.Context, c broker.Cluster, views map[spillway.TopicPartition]*offsetmap.View) (map[spillway.TopicPartition]spillway.Offset, error) {
-	tps := slices.SortedFunc(maps.Keys(views), spillway.TopicPartition.Compare)
-	local, err := c.Admin().LogEnds(ctx, tps)
+	starts := map[spillway.TopicPartition]offsetmap.EpochStart{}
+	for tp, view := range views {
+		if start, open := view.Open(); open {
+			starts[tp] = start
+		}
+	}
+	ends := map[spillway.TopicPartition]spillway.Offset{}
+	if len(starts) == 0 {
+		return ends, nil
+	}
+	local, err := c.Admin().LogEnds(ctx, slices.SortedFunc(maps.Keys(starts), spillway.TopicPartition.Compare))
 	if err != nil {
 		return nil, fmt.Errorf("read the log ends of %s: %w", c.Site(), err)
 	}
-	ends := map[spillway.TopicPartition]spillway.Offset{}
-	for _, tp := range tps {
-		if start, open := views[tp].Open(); open {
-			ends[tp] = start.Virtual + spillway.Offset(local[tp]-start.Local)
-		}
+	for tp, start := range starts {
+		ends[tp] = start.Virtual + spillway.Offset(local[tp]-start.Local)
 	}
 	return ends, nil
 }

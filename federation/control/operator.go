@@ -285,7 +285,7 @@ func (o *Operator) Status(ctx context.Context, group string) (GroupStatus, error
 		if j.Down {
 			st.Down = append(st.Down, site)
 		}
-		if f, ok := mirrors[site].Following[share.ID().String()]; ok {
+		if f, ok := mirrors[site].following(share.ID()); ok {
 			st.Sites[site] = f
 		}
 	}

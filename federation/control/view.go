@@ -194,7 +194,7 @@ func (h *hub) siteViews(g spillway.FailoverGroup, id spillway.ShareID, judged ma
 		sv := failover.SiteView{Judgement: judged[s], Shared: shared[s]}
 		if m, ok := mirrors[s]; ok {
 			sv.Mirror = true
-			if f, ok := m.Following[id.String()]; ok {
+			if f, ok := m.following(id); ok {
 				sv.Following = &f
 			}
 		}

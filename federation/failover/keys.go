@@ -106,6 +106,9 @@ func (k Keys) Ballots() string { return k.root() + "ballots/" }
 // Ballot is what the observer at one site says about all.
 func (k Keys) Ballot(observer spillway.SiteID) string { return k.Ballots() + string(observer) }
 
+// Identity is what all processes of the virtual cluster have to agree on.
+func (k Keys) Identity() string { return k.root() + "identity" }
+
 // Automation tells whether failovers may happen without a person.
 func (k Keys) Automation() string { return k.root() + "automation" }
 

@@ -28,34 +28,42 @@ type MirrorLease struct {
 	Beat    uint64               `json:"beat"` // rises with every renewal
 }
 
-// Beside is what the process that leads a site says, with what others carry: the site is
-// behind by what any of them is. It is catching up while nobody says of a partition that
-// another process has that he carries it: how far that one is, is not known.
+// Beside is what the process that leads a site says, with what others carry.
 func (l MirrorLease) Beside(others ...MirrorLease) MirrorLease {
-	if l.Waits {
-		return l
+	said := maps.Clone(l.Following)
+	for share := range said {
+		said[share], _ = l.FollowingBeside(share, others...)
 	}
-	l.Following = maps.Clone(l.Following)
-	for share, f := range l.Following {
-		carried := 0
-		for _, other := range others {
-			part, ok := other.Carries[share]
-			if !ok || !other.Waits || other.Site != l.Site || part.Epoch != f.Epoch || part.Source != f.Source || part.Partitions == 0 {
-				continue
-			}
-			carried += part.Partitions
-			f.LagSeconds, f.CatchingUp = max(f.LagSeconds, part.LagSeconds), f.CatchingUp || part.CatchingUp
-			if f.Hanging += part.Hanging; part.HeldBackSeconds > f.HeldBackSeconds {
-				f.HeldBackSeconds, f.HeldBackBy = part.HeldBackSeconds, part.HeldBackBy
-			}
-			if part.GroupSeconds > f.GroupSeconds {
-				f.GroupSeconds, f.GroupBehind = part.GroupSeconds, part.GroupBehind
-			}
-		}
-		f.CatchingUp = f.CatchingUp || carried < f.Elsewhere
-		l.Following[share] = f
-	}
+	l.Following = said
 	return l
+}
+
+// FollowingBeside is what the process that leads a site says of one share, with what others
+// carry of it: the site is behind by what any of them is. It is catching up while nobody
+// says of a partition that another process has that he carries it: how far that one is,
+// is not known. It changes nothing of the leases.
+func (l MirrorLease) FollowingBeside(share string, others ...MirrorLease) (Following, bool) {
+	f, ok := l.Following[share]
+	if !ok || l.Waits {
+		return f, ok
+	}
+	carried := 0
+	for _, other := range others {
+		part, ok := other.Carries[share]
+		if !ok || !other.Waits || other.Site != l.Site || part.Epoch != f.Epoch || part.Source != f.Source || part.Partitions == 0 {
+			continue
+		}
+		carried += part.Partitions
+		f.LagSeconds, f.CatchingUp = max(f.LagSeconds, part.LagSeconds), f.CatchingUp || part.CatchingUp
+		if f.Hanging += part.Hanging; part.HeldBackSeconds > f.HeldBackSeconds {
+			f.HeldBackSeconds, f.HeldBackBy = part.HeldBackSeconds, part.HeldBackBy
+		}
+		if part.GroupSeconds > f.GroupSeconds {
+			f.GroupSeconds, f.GroupBehind = part.GroupSeconds, part.GroupBehind
+		}
+	}
+	f.CatchingUp = f.CatchingUp || carried < f.Elsewhere
+	return f, true
 }
 
 // Following tells how far a site is with one share. It is for people and for

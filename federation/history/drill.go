@@ -4,8 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
-	"unicode/utf8"
 
 	"spillway"
 	"spillway/federation/failover"
@@ -64,20 +64,16 @@ const (
 // Tell adds a problem, as long as there is room.
 func (d *Drill) Tell(problem string) {
 	if len(d.Problems) < problemsMax {
-		d.Problems = append(d.Problems, clip(problem))
+		d.Problems = append(d.Problems, Clip(problem, problemLength))
 	}
 }
 
-// clip cuts a text at a letter.
-func clip(s string) string {
-	if len(s) <= problemLength {
+// Clip cuts what a text has beyond some bytes, with the rest of a character, and marks it by " …".
+func Clip(s string, most int) string {
+	if len(s) <= most {
 		return s
 	}
-	cut := problemLength
-	for cut > 0 && !utf8.RuneStart(s[cut]) {
-		cut--
-	}
-	return s[:cut] + "…"
+	return strings.ToValidUTF8(s[:most], "") + " …"
 }
 
 // Recovery is how long clients waited in the failover of a drill; false: there was none.

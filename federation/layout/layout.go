@@ -151,6 +151,16 @@ func (l Layout) Leader(share spillway.ShareID, tp spillway.TopicPartition, upstr
 	return pick(nodes, strconv.AppendInt(append(append(key[:0], share.String()...), '/'), int64(tp.Partition), 10))
 }
 
+// Leads is Leader for many partitions of a share, with upstream −1: what is the same for
+// all of them is found once.
+func (l Layout) Leads(share spillway.ShareID) func(partition int32) (Node, bool) {
+	nodes := l.home(share)
+	key := append([]byte(share.String()), '/')
+	return func(partition int32) (Node, bool) {
+		return pick(nodes, strconv.AppendInt(key, int64(partition), 10))
+	}
+}
+
 // Nearest picks the node of a site at which consumers that stand there read a partition.
 func (l Layout) Nearest(share spillway.ShareID, tp spillway.TopicPartition, site spillway.SiteID) (Node, bool) {
 	var key [128]byte // asked for every partition in Metadata: no list of nodes is made

@@ -58,6 +58,7 @@ func Of(role Role, h Holder) []coordination.Rule {
 	k := failover.Keys(h.VirtualCluster)
 	// Every process and every person sees how the virtual cluster is.
 	rules := []coordination.Rule{
+		read(k.Identity(), "that it is this virtual cluster"),
 		read(k.Shares(), "who serves what"),
 		read(k.Gateways(), "which gateways live"),
 		read(k.Mirrors(), "which mirrors live, and how far they are"),
@@ -89,6 +90,7 @@ func Of(role Role, h Holder) []coordination.Rule {
 		)
 	case Control:
 		rules = append(rules,
+			write(k.Identity(), "say at the beginning which virtual cluster it is"),
 			write(k.Shares(), "drive moves"),
 			write(k.Moves(), "read reports, and take away those of moves that are long over"),
 			write(k.ReservedAll(), "ask that none has risen; that a key is absent, Consul lets only those ask who may write it"),

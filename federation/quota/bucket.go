@@ -50,10 +50,14 @@ func (b *bucket) take(now time.Time) bool {
 	return true
 }
 
+// roundingSeconds: what comes in so soon is owed by the rounding of sums alone. 15 a second for
+// 8.2 s are a little less than 123.
+const roundingSeconds = 1e-6
+
 // pause is how long until nothing is owed: whole milliseconds, since that is what clients
 // are told, and upwards, or something would be owed still when they come again.
 func (b *bucket) pause() time.Duration {
-	if b.holds >= 0 {
+	if b.holds >= -b.rate*roundingSeconds {
 		return 0
 	}
 	owed := min(-b.holds/b.rate*1000, float64(PauseMax.Milliseconds()))

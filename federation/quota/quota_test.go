@@ -52,6 +52,15 @@ func TestPauses(t *testing.T) {
 	}
 }
 
+// The sum of what comes in may be a rounding short of what is owed.
+func TestARoundingIsNotOwed(t *testing.T) {
+	a, _ := NewLedger(rates(Fetch, 15), 0).Enter("alice", start)
+	wait := a.Charge(Fetch, 273, start)
+	if wait != 8200*time.Millisecond || a.Owes(Fetch, start.Add(wait)) {
+		t.Errorf("something is owed after a pause of %s", wait)
+	}
+}
+
 // A pause that was kept to is enough, for any rate: the next one is not told at once.
 func TestWhoKeptToItsPauseOwesNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -177,37 +177,59 @@ func (t *topics) heard(site spillway.SiteID) bool {
 func (r *Router) topicMetadata(l layout.Layout, md broker.TopicMetadata) kmsg.MetadataResponseTopic {
 	t := kmsg.NewMetadataResponseTopic()
 	t.Topic, t.TopicID = kmsg.StringPtr(md.Name), r.topology.TopicID(md.Name)
+	t.Partitions = make([]kmsg.MetadataResponseTopicPartition, 0, len(md.Partitions))
+	var of ledBy
 	for _, p := range md.Partitions {
+		tp := spillway.TopicPartition{Topic: md.Name, Partition: p.Partition}
+		if of.share == nil || of.share.Group.Siblings.Of != "" {
+			share, ok := r.ShareOf(tp)
+			if !ok { // the topic has more partitions than its sibling groups
+				continue
+			}
+			if share != of.share {
+				of = ledBy{share: share, leads: l.Leads(share.ID), epoch: spillway.VirtualLeaderEpoch(share.Epoch()), alone: make(map[int32][]int32)}
+			}
+		}
 		out := kmsg.NewMetadataResponseTopicPartition()
 		out.Partition = p.Partition
-		tp := spillway.TopicPartition{Topic: md.Name, Partition: p.Partition}
-		share, ok := r.ShareOf(tp)
-		if !ok { // the topic has more partitions than its sibling groups
-			continue
-		}
-		n, ok := leader(l, share, tp)
+		n, ok := of.leads(p.Partition)
 		if !ok {
 			out.ErrorCode, out.Leader = kerr.LeaderNotAvailable.Code, -1
 		} else {
-			out.Leader, out.Replicas = n.ID, replicas(l, share, tp, n)
+			out.Leader, out.LeaderEpoch, out.Replicas = n.ID, of.epoch, of.replicas(l, tp, n)
 			out.ISR = out.Replicas
-			out.LeaderEpoch = spillway.VirtualLeaderEpoch(share.Epoch())
 		}
 		t.Partitions = append(t.Partitions, out)
 	}
 	return t
 }
 
+// ledBy is what partitions of a share have in common: there may be 100,000 of them in an answer.
+type ledBy struct {
+	share *Share
+	leads func(partition int32) (layout.Node, bool)
+	epoch int32
+	alone map[int32][]int32 // by leader, replicas where there are no others
+}
+
 // replicas are the leader and, of a group whose standbys are read, the node of each other
 // site: Java reads at a preferred replica only where it is one of these. Whether a standby is
 // in sync is not among what they tell: it is looked at with each fetch.
-func replicas(l layout.Layout, share *Share, tp spillway.TopicPartition, leads layout.Node) []int32 {
-	ids := []int32{leads.ID}
-	for _, site := range share.Group.Sites {
-		if !share.Group.ReadsAt(site) || site == leads.Site {
+func (b *ledBy) replicas(l layout.Layout, tp spillway.TopicPartition, leader layout.Node) []int32 {
+	if b.share.Group.Reads != spillway.ReadsStandby {
+		ids, ok := b.alone[leader.ID]
+		if !ok {
+			ids = []int32{leader.ID}
+			b.alone[leader.ID] = ids
+		}
+		return ids
+	}
+	ids := []int32{leader.ID}
+	for _, site := range b.share.Group.Sites {
+		if !b.share.Group.ReadsAt(site) || site == leader.Site {
 			continue
 		}
-		if n, ok := l.Nearest(share.ID, tp, site); ok {
+		if n, ok := l.Nearest(b.share.ID, tp, site); ok {
 			ids = append(ids, n.ID)
 		}
 	}

@@ -49,6 +49,7 @@ type Reader struct {
 	mu struct {
 		sync.RWMutex
 		maps    map[spillway.TopicPartition]*offsetmap.Map
+		byTopic map[string][]spillway.TopicPartition // the keys of maps
 		gaps    map[string]Gap
 		hidden  map[spillway.TopicPartition]map[string]Gap  // those of gaps that hide a part of the log as it is
 		highest map[spillway.TopicPartition]map[string]Gap  // of hidden, that of each kind which lies highest: it is in danger if any is
@@ -117,6 +118,19 @@ func (r *Reader) Partitions() []spillway.TopicPartition {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return slices.SortedFunc(maps.Keys(r.mu.maps), spillway.TopicPartition.Compare)
+}
+
+// PartitionsOf lists those of topics that patterns name: exact names, or prefixes followed
+// by "*". Where they are names it looks at no other topics.
+func (r *Reader) PartitionsOf(patterns []string) []spillway.TopicPartition {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var tps []spillway.TopicPartition
+	for _, topic := range spillway.Named(patterns, r.mu.byTopic) {
+		tps = append(tps, r.mu.byTopic[topic]...)
+	}
+	slices.SortFunc(tps, spillway.TopicPartition.Compare)
+	return tps
 }
 
 // Open returns the epochs that are open, by partition.
@@ -338,11 +352,21 @@ func (r *Reader) WaitFor(ctx context.Context, mapPosition int64) error {
 // CaughtUp returns once everything was applied that was in the topic when it
 // was called. Error: broker.ErrUnknownTopic if the site has no map topic.
 func (r *Reader) CaughtUp(ctx context.Context) error {
+	last, err := r.Last(ctx)
+	if err != nil {
+		return err
+	}
+	return r.WaitFor(ctx, last)
+}
+
+// Last asks for the position of the last record in the topic, −1 if it is empty. Error:
+// broker.ErrUnknownTopic if the site has no map topic.
+func (r *Reader) Last(ctx context.Context) (position int64, err error) {
 	ends, err := r.cluster.Admin().HighWatermarks(ctx, []spillway.TopicPartition{topic})
 	if err != nil {
-		return fmt.Errorf("read the map of site %s: %w", r.cluster.Site(), err)
+		return -1, fmt.Errorf("read the map of site %s: %w", r.cluster.Site(), err)
 	}
-	return r.WaitFor(ctx, int64(ends[topic])-1)
+	return int64(ends[topic]) - 1, nil
 }
 
 // Whole returns once everything was applied that was in the topic at some time since it was
@@ -374,6 +398,7 @@ func (r *Reader) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.mu.maps = make(map[spillway.TopicPartition]*offsetmap.Map)
+	r.mu.byTopic = make(map[string][]spillway.TopicPartition)
 	r.mu.gaps = make(map[string]Gap)
 	r.mu.hidden = make(map[spillway.TopicPartition]map[string]Gap)
 	r.mu.highest = make(map[spillway.TopicPartition]map[string]Gap)
@@ -557,6 +582,7 @@ func (r *Reader) applyRecord(position int64, key, value []byte) {
 		if m == nil {
 			m = offsetmap.New()
 			r.mu.maps[d.tp] = m
+			r.mu.byTopic[d.tp.Topic] = append(r.mu.byTopic[d.tp.Topic], d.tp)
 		}
 	}
 	r.mu.Unlock()

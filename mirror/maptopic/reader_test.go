@@ -3,6 +3,7 @@ package maptopic
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -154,5 +155,38 @@ func TestAMapIsWholeOnceItWasRead(t *testing.T) {
 			t.Fatal("it is whole, and lacks what was there before")
 		}
 		r.forget()
+	}
+}
+
+// The partitions of a share are those that a look at all partitions of the map gives.
+func TestPartitionsOfTopics(t *testing.T) {
+	t.Parallel()
+	r := &Reader{done: make(chan struct{})}
+	r.mu.moved = make(chan struct{})
+	r.forget()
+	var all []spillway.TopicPartition
+	for _, topic := range []string{"orders-old", "orders", "carts"} {
+		for p := range int32(3) {
+			tp := spillway.TopicPartition{Topic: topic, Partition: 2 - p}
+			all = append(all, tp)
+			for range 2 { // said again
+				e := StartEntry(tp, offsetmap.EpochStart{Epoch: 1, Worker: "1"})
+				r.applyRecord(int64(len(all)), []byte(e.Key), e.Value)
+			}
+		}
+	}
+	slices.SortFunc(all, spillway.TopicPartition.Compare)
+	if !slices.Equal(r.Partitions(), all) || !slices.Equal(r.PartitionsOf([]string{"*"}), all) {
+		t.Errorf("%v and %v, not %v", r.Partitions(), r.PartitionsOf([]string{"*"}), all)
+	}
+	if got := r.PartitionsOf([]string{"orders", "o*", "nothing"}); !slices.Equal(got, all[3:]) {
+		t.Errorf("of orders and more: %v, not %v", got, all[3:])
+	}
+	if got := r.PartitionsOf([]string{"orders", "orders"}); !slices.Equal(got, all[3:6]) {
+		t.Errorf("of orders: %v, not %v", got, all[3:6])
+	}
+	r.forget()
+	if got := r.PartitionsOf([]string{"*"}); len(got) != 0 {
+		t.Errorf("of a map that was forgotten: %v", got)
 	}
 }

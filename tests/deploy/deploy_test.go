@@ -91,6 +91,9 @@ func (hs hosts) checkServices(t *testing.T) {
 	if strings.Count(peers, " leader ") != 1 || strings.Count(peers, " true ") != len(hs) {
 		t.Errorf("Consul has no leader, or not %d voters:\n%s", len(hs), peers)
 	}
+	if autopilot := hs["west-1"].run(t, "consul operator autopilot get-config"); !strings.Contains(autopilot, "CleanupDeadServers = false") {
+		t.Errorf("servers that do not answer for a while count no more:\n%s", autopilot)
+	}
 	for name, services := range hardened {
 		for _, service := range services {
 			// The threshold is in tenths of systemd's exposure level, of which 10 is the worst.

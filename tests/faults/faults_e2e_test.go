@@ -71,7 +71,9 @@ func TestFaults(t *testing.T) {
 	chosen := choose(t)
 	a := &arena{t: t, random: rand.New(rand.NewPCG(*seed, 0)), moves: make(map[spillway.Epoch]moves.Record)}
 	a.w = world.Start(t, world.Options{
-		Automatic: true, AckSites: 2, ReservedBlock: 2000, MirrorApart: true, Isolated: "north", OwnDisks: true,
+		Automatic: true, AckSites: 2, ReservedBlock: 2000, MirrorApart: true, Isolated: "north", OwnDisks: true, OwnClocks: true,
+		Properties: map[string]string{"producer.id.expiration.check.interval.ms": "1000"}, // 10 minutes, else
+
 		Control: "probeInterval: 500ms, holdDown: 2s", // as in tests/story
 	})
 	told, err := os.Create(filepath.Join(a.w.Dir(), "orders.jsonl"))

@@ -27,6 +27,10 @@ type row struct {
 // leasePast is longer than a lease and the time until a site that is silent is given up.
 const leasePast = 7 * time.Second
 
+// lostPercent is more than any link loses that is in use: TCP gets some hundred KB/s
+// through, with pauses of some hundred ms.
+const lostPercent = 5
+
 // rows are what one fault after the other is taken from. "home" is the site that serves
 // when the row begins, "standby" another one.
 var rows = []row{
@@ -68,6 +72,10 @@ var rows = []row{
 	{"what a site sends is lost", func(a *arena) { a.cutOff(func() { a.w.CutOneWay(true) }) }},
 	{"what a site is sent is lost", func(a *arena) { a.cutOff(func() { a.w.CutOneWay(false) }) }},
 	{"a site and the brokers of the others do not reach each other", func(a *arena) { a.cutOff(a.w.CutBrokers) }},
+	{"the link of a site loses packets", func(a *arena) { a.cutOff(func() { a.w.LosePackets(lostPercent) }) }},
+	{"the clock of home's broker is two days ahead for a while", func(a *arena) { a.clockAhead(a.home, twoDays) }},
+	{"the clock of a standby's broker is two days ahead for a while", func(a *arena) { a.clockAhead(a.standby, twoDays) }},
+	{"the clock of a standby's broker is two days behind for a while", func(a *arena) { a.clockAhead(a.standby, -twoDays) }},
 	{"the gateway of home can open nothing more", func(a *arena) { a.noFiles(a.w.Spillway(a.home), leasePast) }},
 	{"the Consul leader is killed", func(a *arena) { a.leaderAway(3 * time.Second) }},
 	{"the Consul server of home answers nothing for a while", func(a *arena) {
@@ -146,6 +154,16 @@ func (a *arena) diskFull(site string, wait func()) {
 	a.must(a.w.Kafka[site].Kill())
 	a.must(a.w.Kafka[site].Restart(a.t.Context()))
 }
+
+// clockAhead has a broker take another day for today: it forgets producers that wrote
+// nothing for a day (producer.id.expiration.ms), the mirror's own among them.
+func (a *arena) clockAhead(site string, ahead time.Duration) {
+	a.must(a.w.Kafka[site].SetClock(ahead))
+	a.pause(5 * time.Second)
+	a.must(a.w.Kafka[site].SetClock(0))
+}
+
+const twoDays = 48 * time.Hour
 
 func (a *arena) cutOff(cut func()) {
 	cut()

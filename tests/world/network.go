@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"spillway/tests/cluster/kafka"
 )
 
 // network is the network of one site: a namespace joined with the rest of the
@@ -47,7 +49,7 @@ func newNetwork() (*network, error) {
 		inside + "link set site up",
 		inside + "link set lo up",
 	} {
-		if err := command("ip", strings.Fields(line)...); err != nil {
+		if err := kafka.Run("ip", strings.Fields(line)...); err != nil {
 			return nil, errors.Join(fmt.Errorf("make a network for a site: %w", err), n.remove())
 		}
 	}
@@ -73,20 +75,26 @@ func (n *network) cutPorts(elsewhere, there []int) error {
 		"chain out { type filter hook output priority 0; oifname %[1]q tcp dport { %[3]s } drop; }\n", n.device, list(elsewhere), list(there)))
 }
 
+// lose drops so many of a hundred packets, drawn at random, each way.
+func (n *network) lose(percent int) error {
+	return n.rules(fmt.Sprintf("chain in { type filter hook input priority 0; iifname %[1]q numgen random mod 100 < %[2]d drop; }\n"+
+		"chain out { type filter hook output priority 0; oifname %[1]q numgen random mod 100 < %[2]d drop; }\n", n.device, percent))
+}
+
 func (n *network) rules(chains string) error {
-	return command("nft", "table inet "+n.name+" {\n"+chains+"}")
+	return kafka.Run("nft", "table inet "+n.name+" {\n"+chains+"}")
 }
 
 func list(ports []int) string {
 	return strings.Trim(strings.Join(strings.Fields(fmt.Sprint(ports)), ", "), "[]")
 }
 
-func (n *network) heal() error { return command("nft", "delete table inet "+n.name) }
+func (n *network) heal() error { return kafka.Run("nft", "delete table inet "+n.name) }
 
 // remove takes everything away; the devices go with the namespace.
 func (n *network) remove() error {
 	_ = n.heal() // it need not be cut
-	return command("ip", "netns", "delete", n.name)
+	return kafka.Run("ip", "netns", "delete", n.name)
 }
 
 // removeStale removes the networks of tests that do not run any more.
@@ -103,12 +111,4 @@ func removeStale() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func command(name string, args ...string) error {
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-	}
-	return nil
 }

@@ -65,6 +65,8 @@ type Options struct {
 	// Isolated is a site with a network of its own, so that Cut can make it a
 	// black hole. Needs root.
 	Isolated string
+	// OwnClocks lets the time of day of brokers be changed.
+	OwnClocks bool
 	// OwnDisks lets the disks of brokers be filled. Needs root.
 	OwnDisks bool
 }
@@ -117,7 +119,7 @@ func Start(t testing.TB, o Options) *World {
 		places = append(places, consul.Place{Host: w.host(site), Network: w.Network(site)})
 		configs = append(configs, kafka.Config{
 			Host: w.host(site), Network: w.Network(site), Name: site, Version: o.Versions[site], Brokers: o.Brokers, FirstNode: 1 + 10*i,
-			Users: map[string]string{user: password}, SuperUsers: []string{user}, Properties: o.Properties, OwnDisk: o.OwnDisks,
+			Users: map[string]string{user: password}, SuperUsers: []string{user}, Properties: o.Properties, OwnDisk: o.OwnDisks, OwnClock: o.OwnClocks,
 		})
 	}
 	for i, c := range kafka.ForTest(t, configs...) {
@@ -350,6 +352,13 @@ func (w *World) CutBrokers() {
 		}
 	}
 	w.must(w.network.cutPorts(elsewhere, there))
+}
+
+// LosePackets loses so many of a hundred packets between the isolated site and everybody
+// else, each way.
+func (w *World) LosePackets(percent int) {
+	w.t.Helper()
+	w.must(w.network.lose(percent))
 }
 
 // Heal ends a cut, of whatever kind.

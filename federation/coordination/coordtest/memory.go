@@ -17,7 +17,9 @@ import (
 type Memory struct {
 	mu       sync.Mutex
 	entries  map[string]coordination.Entry
+	keys     []string // of entries, sorted
 	revision uint64
+	watched  map[string]uint64 // the revision of the last change under a prefix that somebody watches
 	wake     chan struct{}
 	fault    func(when Moment, ops []coordination.Op) error
 }
@@ -34,7 +36,7 @@ const (
 
 // NewMemory returns an empty store.
 func NewMemory() *Memory {
-	return &Memory{entries: map[string]coordination.Entry{}, wake: make(chan struct{})}
+	return &Memory{entries: map[string]coordination.Entry{}, watched: map[string]uint64{}, wake: make(chan struct{})}
 }
 
 // Fail sets what goes wrong: fn is asked at each moment, outside locks, and may
@@ -76,7 +78,11 @@ func (m *Memory) Restore(prefix string, backup []coordination.Entry) {
 	for _, e := range backup {
 		m.entries[e.Key] = copyOf(e)
 	}
+	m.keys = slices.Sorted(maps.Keys(m.entries))
 	m.revision++ // so that watches look; the counter of a real store goes back
+	for watched := range m.watched {
+		m.watched[watched] = m.revision
+	}
 	close(m.wake)
 	m.wake = make(chan struct{})
 }
@@ -108,7 +114,11 @@ func (m *Memory) list(prefix string) ([]coordination.Entry, uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	entries := []coordination.Entry{}
-	for _, k := range slices.Sorted(maps.Keys(m.entries)) {
+	at, _ := slices.BinarySearch(m.keys, prefix)
+	for _, k := range m.keys[at:] {
+		if !strings.HasPrefix(k, prefix) {
+			break
+		}
 		if prefix == "" || coordination.Under(k, prefix) {
 			entries = append(entries, copyOf(m.entries[k]))
 		}
@@ -170,9 +180,20 @@ func (m *Memory) commit(ops []coordination.Op) (uint64, error) {
 		case op.Delete:
 			m.revision++
 			delete(m.entries, op.Key)
+			if at, ok := slices.BinarySearch(m.keys, op.Key); ok {
+				m.keys = slices.Delete(m.keys, at, at+1)
+			}
 		default:
 			m.revision++
+			if at, ok := slices.BinarySearch(m.keys, op.Key); !ok {
+				m.keys = slices.Insert(m.keys, at, op.Key)
+			}
 			m.entries[op.Key] = coordination.Entry{Key: op.Key, Value: slices.Clone(op.Value), Version: m.revision}
+		}
+		for watched := range m.watched {
+			if strings.HasPrefix(op.Key, watched) {
+				m.watched[watched] = m.revision
+			}
 		}
 	}
 	close(m.wake)
@@ -186,15 +207,23 @@ func (m *Memory) Watch(ctx context.Context, prefix string, fn func([]coordinatio
 		if err := m.strike(ctx, BeforeRead, nil); err != nil {
 			return nil, 0, err
 		}
-		m.mu.Lock()
-		revision, wake := m.revision, m.wake
-		m.mu.Unlock()
-		if after > 0 && revision <= after {
-			timer := time.NewTimer(wait)
-			defer timer.Stop()
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		for over := false; after > 0 && !over; {
+			m.mu.Lock()
+			changed, known := m.watched[prefix]
+			if !known {
+				m.watched[prefix], changed = m.revision, m.revision
+			}
+			wake := m.wake
+			m.mu.Unlock()
+			if changed > after {
+				break
+			}
 			select {
 			case <-wake:
 			case <-timer.C:
+				over = true
 			case <-ctx.Done():
 				return nil, 0, ctx.Err()
 			}

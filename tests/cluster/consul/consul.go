@@ -234,7 +234,10 @@ func serverConfig(name, host, dataDir string, servers int, numbers []int, gossip
 		"retry_interval":   "1s",
 		"log_level":        "INFO",
 		// The default of 5 is for small shared machines and makes an election take up to 10 s.
-		"performance":             map[string]any{"raft_multiplier": 1},
+		"performance": map[string]any{"raft_multiplier": 1},
+		// A server that was away counts again at once. Otherwise the next one to fail may take
+		// the quorum along, though two of three are there (docs/operate/deploy.md).
+		"autopilot":               map[string]any{"cleanup_dead_servers": false},
 		"disable_update_check":    true,
 		"leave_on_terminate":      false, // a server that is stopped comes back as the same one
 		"skip_leave_on_interrupt": true,

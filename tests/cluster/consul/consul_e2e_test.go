@@ -3,6 +3,7 @@
 package consul
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -30,6 +31,47 @@ func TestThreeServersSurviveTheirLeader(t *testing.T) {
 		t.Errorf("the server that came back reads %q, want 2", got)
 	}
 }
+
+// A server that was dead for longer than Consul takes to find it so counts as soon as it is
+// back: with two others gone, and one of these back, there are two of three. By Consul's
+// default it would have been taken out of the voters, and nobody would lead until the third
+// came as well.
+func TestAServerThatWasDeadCountsAgainAtOnce(t *testing.T) {
+	c := ForTest(t, 3)
+	dead := c.Servers[2]
+	must(t, dead.Kill())
+	eventually(t, func() error { return failed(t, c.Servers[0], dead.Name) })
+	time.Sleep(autopilotInterval + time.Second)
+	must(t, dead.Start(t.Context()))
+	must(t, c.Servers[0].Kill())
+	must(t, c.Servers[1].Kill())
+	must(t, c.Servers[0].Start(t.Context()))
+	put(t, dead, "epoch", "1")
+	must(t, c.Servers[1].Start(t.Context()))
+}
+
+// autopilotInterval is how often a leader looks for servers that are dead.
+const autopilotInterval = 10 * time.Second
+
+// failed says whether a server has found another one dead.
+func failed(t *testing.T, s *Server, name string) error {
+	t.Helper()
+	client, err := api.NewClient(&api.Config{Address: s.HTTP})
+	must(t, err)
+	members, err := client.Agent().Members(false)
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		if m.Name == name && m.Status != memberFailed {
+			return fmt.Errorf("%s has status %d", name, m.Status)
+		}
+	}
+	return nil
+}
+
+// memberFailed is serf's StatusFailed.
+const memberFailed = 4
 
 func TestAPausedServerAnswersNothingAndGoesOn(t *testing.T) {
 	c := ForTest(t, 1)

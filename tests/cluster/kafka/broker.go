@@ -31,7 +31,8 @@ type Broker struct {
 	Log  string
 
 	dir     string
-	disk    *disk // nil: that of dir
+	disk    *disk  // nil: that of dir
+	clock   *clock // nil: that of the machine
 	config  Config
 	java    Java
 	dial    []kgo.Opt
@@ -103,6 +104,12 @@ func (b *Broker) format(ctx context.Context, clusterID string, properties map[st
 	if b.config.OwnDisk {
 		var err error
 		if b.disk, err = newDisk(b.data()); err != nil {
+			return err
+		}
+	}
+	if b.config.OwnClock {
+		var err error
+		if b.clock, b.java, err = newClock(b.config.Version, b.dir, b.java); err != nil {
 			return err
 		}
 	}

@@ -165,6 +165,12 @@ func (c *Cluster) FreeDisk() error {
 	return c.each(func(b *Broker) error { return b.disk.free() })
 }
 
+// SetClock puts the time of day of all brokers, which need OwnClock, ahead of the machine's,
+// or behind it. They see it within a second.
+func (c *Cluster) SetClock(ahead time.Duration) error {
+	return c.each(func(b *Broker) error { return b.clock.set(ahead) })
+}
+
 // end kills all brokers; what they wrote to disks of their own is gone.
 func (c *Cluster) end() error {
 	err := c.Kill()

@@ -202,9 +202,51 @@ func TestADiskIsFilled(t *testing.T) {
 	must(t, os.WriteFile(file+"3", make([]byte, 1<<20), 0o600))
 
 	left := t.TempDir()
-	must(t, run("mount", "-t", "tmpfs", diskPrefix+"999999999", left)) // no process has that id
+	must(t, Run("mount", "-t", "tmpfs", diskPrefix+"999999999", left)) // no process has that id
 	must(t, removeStaleDisks())
 	if mounts, err := os.ReadFile("/proc/self/mounts"); err != nil || strings.Contains(string(mounts), left) {
 		t.Errorf("the disk of a test that has died is still there (%v)", err)
 	}
+}
+
+// A broker whose clock is put two days ahead dates records so, and forgets who wrote.
+func TestABrokerHasAClockOfItsOwn(t *testing.T) {
+	c := ForTest(t, Config{OwnClock: true, Properties: map[string]string{
+		"log.message.timestamp.type": "LogAppendTime", "producer.id.expiration.check.interval.ms": "100",
+	}})[0]
+	client := dial(t, append(c.Dial(), kgo.ConsumeTopics("orders"))...)
+	createTopic(t, client, "orders")
+	write := func(ahead time.Duration) {
+		t.Helper()
+		produce(t, client, "orders", "one")
+		records := client.PollFetches(t.Context()).Records()
+		if len(records) == 0 {
+			t.Error("nothing came")
+		}
+		for _, r := range records {
+			if got := time.Until(r.Timestamp).Round(time.Hour); got != ahead {
+				t.Errorf("its clock is %s ahead, want %s", got, ahead)
+			}
+		}
+	}
+	write(0)
+	if producers(t, client) != 1 {
+		t.Error("it does not know who wrote")
+	}
+	must(t, c.SetClock(48*time.Hour))
+	for producers(t, client) > 0 && t.Context().Err() == nil {
+		time.Sleep(50 * time.Millisecond)
+	}
+	write(48 * time.Hour)
+}
+
+func producers(t *testing.T, client *kgo.Client) int {
+	t.Helper()
+	req := kmsg.NewDescribeProducersRequest()
+	req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "orders", Partitions: []int32{0}}}
+	resp, err := req.RequestWith(t.Context(), client)
+	must(t, err)
+	p := resp.Topics[0].Partitions[0]
+	must(t, kerr.ErrorForCode(p.ErrorCode))
+	return len(p.ActiveProducers)
 }

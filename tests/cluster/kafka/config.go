@@ -45,6 +45,9 @@ type Config struct {
 	// FillDisk can fill. Needs root.
 	OwnDisk bool
 
+	// OwnClock gives each broker a time of day that SetClock changes.
+	OwnClock bool
+
 	HeapMB  int      // 256 if 0
 	Options []string // added to those of the virtual machine
 }

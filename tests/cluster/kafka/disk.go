@@ -32,7 +32,7 @@ func newDisk(dir string) (*disk, error) {
 		return nil, err
 	}
 	name := diskPrefix + strconv.Itoa(os.Getpid())
-	return &disk{dir}, run("mount", "-t", "tmpfs", "-o", sizeOption(diskBytes), name, dir)
+	return &disk{dir}, Run("mount", "-t", "tmpfs", "-o", sizeOption(diskBytes), name, dir)
 }
 
 // fill leaves no room at all: the disk becomes as large as what is on it.
@@ -55,11 +55,11 @@ func (d *disk) fill() error {
 func (d *disk) free() error { return d.resize(diskBytes) }
 
 func (d *disk) resize(bytes int64) error {
-	return run("mount", "-o", "remount,"+sizeOption(bytes), d.dir)
+	return Run("mount", "-o", "remount,"+sizeOption(bytes), d.dir)
 }
 
 // remove gives the memory back; a process that has it open still keeps it until it ends.
-func (d *disk) remove() error { return run("umount", "-l", d.dir) }
+func (d *disk) remove() error { return Run("umount", "-l", d.dir) }
 
 func sizeOption(bytes int64) string { return "size=" + strconv.FormatInt(bytes, 10) }
 
@@ -85,7 +85,8 @@ func removeStaleDisks() error {
 	return errors.Join(faults...)
 }
 
-func run(name string, args ...string) error {
+// Run runs a command of the machine; its error has what the command printed.
+func Run(name string, args ...string) error {
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
