@@ -200,13 +200,17 @@ func (c *Client) persist(ctx context.Context, call groupCall, until time.Time) (
 	return resp, err
 }
 
-// groupsAtOnce bounds the groups of one request, and of one share, that are asked about at the same
-// time.
-const groupsAtOnce = 16
+// groupsAtOnce bounds the groups of one request, and of one share, that begin to be asked about at
+// the same time, and groupTurn how long one that is not answered keeps others of its share from that.
+const (
+	groupsAtOnce = 16
+	groupTurn    = 500 * time.Millisecond
+)
 
 // ofGroups answers about each of several groups. The request is held once, until the time that ask
-// gets. Groups of a share that moves keep none of other shares from being asked about; of one share,
-// groupsAtOnce whose coordinators hang keep the others waiting. So ask is called by several goroutines.
+// gets. Groups of a share that moves keep none of other shares from being asked about, and those
+// whose coordinators hang keep others of their share for a moment alone. So ask is called by several
+// goroutines: groupsAtOnce for each groupTurn of the hold and groupPatience at most.
 func ofGroups[Q, A any](ctx context.Context, hold time.Duration, groups []Q, of func(group Q) *Share, ask func(ctx context.Context, until time.Time, group Q) A) []A {
 	until := time.Now().Add(hold)
 	ctx, cancel := context.WithDeadline(ctx, until.Add(groupPatience))
@@ -223,8 +227,12 @@ func ofGroups[Q, A any](ctx context.Context, hold time.Duration, groups []Q, of 
 			for _, i := range its {
 				slots <- struct{}{}
 				all.Go(func() {
-					defer func() { <-slots }()
+					free := func() { <-slots }
+					turn := time.AfterFunc(groupTurn, free)
 					answers[i] = ask(ctx, until, groups[i])
+					if turn.Stop() {
+						free()
+					}
 				})
 			}
 		})

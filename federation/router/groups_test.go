@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,6 +118,34 @@ func TestACoordinatorIsFollowedToItsNewAddress(t *testing.T) {
 			if step.address != "" && before.alive() {
 				t.Error("the connection to the old address is open")
 			}
+		}
+	})
+}
+
+// Groups whose coordinators hang keep the others of their share waiting for a moment only, however many they are.
+func TestGroupsThatHangKeepNoOthersWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const hang, turns = 3 * groupsAtOnce, 3
+		share, begun := new(Share), time.Now()
+		groups := make([]int, hang+1)
+		for i := range groups {
+			groups[i] = i
+		}
+		var asked atomic.Int32
+		took := ofGroups(t.Context(), time.Second, groups, func(int) *Share { return share }, func(ctx context.Context, _ time.Time, i int) time.Duration {
+			if n, most := asked.Add(1), groupsAtOnce*(time.Since(begun)/groupTurn+1); n > int32(most) {
+				t.Errorf("%d are asked about after %v, %d are the most", n, time.Since(begun), most)
+			}
+			if i < hang {
+				<-ctx.Done()
+			}
+			return time.Since(begun)
+		})
+		if got := took[hang]; got != turns*groupTurn {
+			t.Errorf("a group behind %d that hang is asked about after %v, want %v", hang, got, turns*groupTurn)
+		}
+		if got := time.Since(begun); got != time.Second+groupPatience {
+			t.Errorf("all took %v", got)
 		}
 	})
 }
