@@ -57,6 +57,7 @@ func (r *Router) leaves(share *Share, req *kmsg.LeaveGroupRequest) (l *leave, jo
 	for i := range l.req.Members {
 		l.req.Members[i].MemberID = is(req.Members[i].MemberID)
 	}
+	l.single()
 	r.ReportDrained(share)
 	return l, joins
 }
@@ -131,6 +132,19 @@ func (l *leave) members() []kmsg.LeaveGroupRequestMember {
 	return []kmsg.LeaveGroupRequestMember{m}
 }
 
+// single has one member be named also in the form of versions below 3, which a site may have at most.
+func (l *leave) single() {
+	if len(l.req.Members) == 1 {
+		l.req.MemberID = l.req.Members[0].MemberID
+	}
+}
+
+// ofOne tells of an answer that is about the only member of the request, as a site below version 3 gives it.
+func (l *leave) ofOne(got *kmsg.LeaveGroupResponse) bool {
+	single := len(l.req.Members) == 1 && len(got.Members) == 0 && (got.ErrorCode == 0 || got.ErrorCode == kerr.UnknownMemberID.Code)
+	return l.req.Version < 3 || single
+}
+
 // byInstance tells of a member that leaves as whoever has its instance id then.
 func byInstance(m kmsg.LeaveGroupRequestMember) bool { return m.MemberID == "" }
 
@@ -140,8 +154,8 @@ func (r *Router) released(l *leave, got *kmsg.LeaveGroupResponse) (again []kmsg.
 	if asksAgain(got.ErrorCode) {
 		return l.members()
 	}
-	if l.req.Version < 3 {
-		r.left(l.share, l.req.Group, l.req.MemberID)
+	if l.ofOne(got) {
+		r.left(l.share, l.req.Group, l.members()[0].MemberID)
 		return nil
 	}
 	stay := make(map[string]bool)

@@ -198,3 +198,52 @@ func TestALeaveBesideAJoinIsAnsweredInTheClientsVersion(t *testing.T) {
 		}
 	})
 }
+
+// A site below version 3 of LeaveGroup is asked about one member in its form, and its answer counts as that of
+// newer ones: the member is forgotten.
+func TestAnOldSiteLetsAMemberOfANewerClientGo(t *testing.T) {
+	for _, beside := range []bool{false, true} { // a join that waits
+		for _, code := range []int16{0, kerr.UnknownMemberID.Code} {
+			synctest.Test(t, func(t *testing.T) {
+				w := newCodecWorld(t, identity(), kversion.V2_3_0())
+				defer w.Close()
+				w.aside = make(chan struct{}, asideMax)
+				var asked []string
+				w.site.answers(func(r kmsg.Request) kmsg.Response {
+					resp := r.ResponseKind()
+					if req, ok := r.(*kmsg.LeaveGroupRequest); ok {
+						asked = append(asked, req.MemberID)
+						resp.(*kmsg.LeaveGroupResponse).ErrorCode = code
+					}
+					return resp
+				})
+				j := w.members.joinsAs("billing", "a", "b", time.Minute)
+				if beside {
+					defer w.members.end(w.members.begin("billing", "a"), 0)
+				}
+				client := w.client(t)
+				defer client.Close()
+				req, resp := leavingAll("billing", "a")
+				client.begins(t, t.Context(), req, resp)()
+				if resp.ErrorCode != code {
+					t.Errorf("answered %+v, the site said %d", resp, code)
+				}
+				if len(asked) != 1 || asked[0] != "b" {
+					t.Errorf("the site was asked to let %q go", asked)
+				}
+				if got := w.members.kept(); !beside && got != [2]int{} {
+					t.Errorf("%v are remembered", got)
+				}
+				if !beside { // nor does it leave again where nobody knows it
+					w.members.touch("billing", "c")
+					w.members.leaves("billing", "c")
+					w.dismiss(w.shares[spillway.ShareID{Group: "shop"}], j.of.group, "c")
+					time.Sleep(groupPatience)
+					if got := w.members.kept(); got != [2]int{} {
+						t.Errorf("%v are remembered when one was dismissed", got)
+					}
+				}
+			})
+		}
+	}
+}
