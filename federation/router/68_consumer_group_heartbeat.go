@@ -78,11 +78,9 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 		c.router.left(share, req.Group, req.MemberID)
 	case req.MemberEpoch == 0: // it joins anew, perhaps to the epoch that it had
 		ms.ifKnown(req.Group, req.MemberID, func(mb *member) { mb.drained = 0 })
-	case share.givenUp(rejoinMemory):
-		ms.stranger(req.Group, req.MemberID, req.MemberEpoch)
 	}
 	t, serving := share.Serving()
-	told := req.MemberEpoch > 0 && ms.rejoins(req.Group, req.MemberID, req.MemberEpoch)
+	told := req.MemberEpoch > 0 && (ms.rejoins(req.Group, req.MemberID, req.MemberEpoch) || share.givenUp(rejoinMemory) && ms.stranger(req.Group, req.MemberID))
 	switch {
 	case req.MemberEpoch > 0 && draining(share), told && !serving && c.router.coordinates(share, req.Group):
 		return c.drainMember(share, req, resp)
@@ -153,9 +151,13 @@ func (c *Client) later(share *Share, group string) int16 {
 	return kerr.NotCoordinator.Code
 }
 
-// drainMember tells a member to give up its partitions and notes when it has.
+// drainMember tells a member to give up its partitions and notes when it has. One that would not be
+// remembered comes again, and reads again what it has not committed.
 func (c *Client) drainMember(share *Share, req *kmsg.ConsumerGroupHeartbeatRequest, resp *kmsg.ConsumerGroupHeartbeatResponse) kmsg.Response {
-	c.router.members.update(req.Group, req.MemberID, func(mb *member) { mb.drained = req.MemberEpoch })
+	if !c.router.members.drains(&c.claims, req.Group, req.MemberID, req.MemberEpoch) {
+		resp.ErrorCode = c.later(share, req.Group)
+		return resp
+	}
 	if req.Topics != nil && len(req.Topics) == 0 {
 		c.router.settled(share, req.Group, req.MemberID)
 	}

@@ -23,7 +23,8 @@ import (
 //	   to and commits in transactions, or has left, or was not heard for memberMemory. A
 //	   member that is not known is not waited for, and may read again what it had not committed
 //	E  what is remembered goes with the member's session; there are membersMax names at most,
-//	   and of one connection namesToldMax that no client has used yet: one client does not fill it
+//	   and of one connection namesToldMax that no client has used yet, and claimsMax that no site
+//	   knows. Who really joins is counted by the site too
 //
 // A member of which nobody knows keeps its group waiting in every rebalance, until its
 // session ends. Java's consumer sends its LeaveGroup behind a JoinGroup that it waits for, and
@@ -48,6 +49,7 @@ type member struct {
 	until     time.Time // its session, where its client may not know what it is at the site
 
 	away    bool           // it has left, or goes to another gateway
+	claim   *claims        // of the connection that named it, while no site has said that it has it
 	left    uint64         // the mark of when it left last
 	settled spillway.Epoch // it gave up its partitions before the move to this epoch
 	told    spillway.Epoch // it was told to give up before the move to this epoch
@@ -58,6 +60,9 @@ type member struct {
 	// was told is enough: one that was not would try in vain until its next heartbeat.
 	transacts bool
 }
+
+// claims are the members that a connection has named and of which no site has said that it has them.
+type claims struct{ n int } // guarded by members
 
 // rejoin is a join of a member that is under way.
 type rejoin struct {
@@ -71,6 +76,7 @@ type rejoin struct {
 const (
 	membersMax   = 100_000          // names
 	memberIDMax  = 512              // bytes of a member's or group's name
+	claimsMax    = 16               // of a connection; a client is one
 	memberMemory = 15 * time.Second // several heartbeat intervals
 	// rejoinMemory is how long a site's coordinator keeps a member that it does not
 	// hear (group.consumer.session.timeout.ms).
@@ -147,6 +153,7 @@ func (m *members) becomes(j *rejoin, id string, joined bool) {
 	defer m.mu.Unlock()
 	if joined {
 		j.of.seen = time.Now()
+		j.of.disclaim()
 	}
 	if j.id = id; id != j.of.at {
 		m.forget(j.of)
@@ -222,14 +229,36 @@ func (m *members) mark() uint64 {
 func (m *members) heard(group, id string, mark uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.hear(group, id, mark)
+	m.hear(group, id, mark).disclaim()
 }
 
-// update changes what is remembered of a member whose request has just come.
-func (m *members) update(group, id string, change func(*member)) {
+// drains notes that a member, whose request has just come, is to be told to give up its partitions in
+// an epoch. False: it would not be remembered, as there is no room or its connection has named too many
+// that no site knows. So it must not be told: if the move is given up, it would go on with none.
+func (m *members) drains(by *claims, group, id string, epoch int32) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	change(m.hear(group, id, m.mu.leaves))
+	m.sweep(memberMemory)
+	claims := m.mu.byGroup[group][id] == nil
+	if claims && by.n >= claimsMax {
+		return false
+	}
+	mb := m.hear(group, id, m.mu.leaves)
+	if m.mu.byGroup[group][id] != mb {
+		return false
+	}
+	if mb.drained = epoch; claims {
+		mb.claim = by
+		by.n++
+	}
+	return true
+}
+
+func (mb *member) disclaim() {
+	if mb.claim != nil {
+		mb.claim.n--
+		mb.claim = nil
+	}
 }
 
 func (m *members) hear(group, id string, mark uint64) *member {
@@ -252,7 +281,12 @@ func (m *members) stays(group, id string) bool {
 	if mb := m.mu.byGroup[group][id]; mb != nil {
 		return !mb.away
 	}
-	return id == "" || max(len(id), len(group)) > memberIDMax || m.mu.names >= membersMax
+	return id == "" || !m.takes(group, id)
+}
+
+// takes tells whether a member that is not known would be found by a name.
+func (m *members) takes(group, id string) bool {
+	return max(len(id), len(group)) <= memberIDMax && m.mu.names < membersMax
 }
 
 // uses notes that a client calls its member by a name.
@@ -292,6 +326,7 @@ func (m *members) unname(mb *member, id string) {
 		return
 	}
 	m.mu.names--
+	mb.disclaim()
 	if delete(m.mu.byGroup[mb.group], id); len(m.mu.byGroup[mb.group]) == 0 {
 		delete(m.mu.byGroup, mb.group)
 	}
@@ -337,15 +372,12 @@ func (m *members) rejoins(group, id string, epoch int32) bool {
 	return mb != nil && mb.drained == epoch
 }
 
-// stranger notes that a member has to join anew, if it never spoke through this
-// gateway: another one may have told it to give up its partitions.
-func (m *members) stranger(group, id string, epoch int32) {
+// stranger tells whether a member never spoke through this gateway: another one may have told
+// it to give up its partitions. One that there is no room for would be one for ever.
+func (m *members) stranger(group, id string) bool {
 	m.mu.Lock()
-	_, known := m.mu.byGroup[group][id]
-	m.mu.Unlock()
-	if !known {
-		m.update(group, id, func(mb *member) { mb.drained = epoch })
-	}
+	defer m.mu.Unlock()
+	return m.mu.byGroup[group][id] == nil && m.takes(group, id)
 }
 
 // ifKnown changes what is remembered of a member, if anything is.
