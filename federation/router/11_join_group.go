@@ -51,7 +51,7 @@ func (c *Client) beginJoinGroup(_ context.Context, sreq session.Request) (sessio
 	if resp.ErrorCode != 0 { // nothing is remembered of who may not join
 		return reply(resp), nil
 	}
-	j := c.router.members.begin(req.Group, req.MemberID)
+	j := c.router.members.begin(req.Group, req.MemberID, &c.claims)
 	return func(ctx context.Context) ([]byte, error) {
 		return c.joinGroup(ctx, share, req, resp, j).AppendTo(nil), nil
 	}, nil
@@ -75,7 +75,7 @@ func (c *Client) joinGroup(ctx context.Context, share *Share, req *kmsg.JoinGrou
 		resp.ErrorCode = kerr.NotCoordinator.Code
 	}
 	switch { // its client may not get the answer, or learns nothing from it
-	case req.InstanceID != nil: // who loses the answer comes again with the old name, or by the instance's
+	case req.InstanceID != nil && !left: // who loses the answer comes again with the old name, or by the instance's
 	case resp.ErrorCode == 0 || resp.ErrorCode == kerr.MemberIDRequired.Code:
 		if c.router.members.brought(j) {
 			c.tell(share, j)
@@ -125,7 +125,7 @@ func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequ
 	req.MemberID = ms.is(j)
 	rebalance := millis(max(req.RebalanceTimeoutMillis, req.SessionTimeoutMillis))
 	waited, anew := false, 0
-	for until := time.Now().Add(share.Group.GroupDrain + c.router.config.HoldMax); held.Err() == nil; {
+	for until := time.Now().Add(share.Group.GroupDrain + c.router.config.HoldMax); held.Err() == nil && j.lasts.Err() == nil; {
 		changed := share.Changed()
 		if draining(share) && asked != "" {
 			c.router.settled(share, req.Group, asked)
@@ -134,8 +134,12 @@ func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequ
 			return nil
 		}
 		call := groupCall{share: share, group: req.Group, req: req, yields: true, patience: min(rebalance, rebalanceMax) + groupPatience}
-		if req.MemberID == "" && req.InstanceID == nil { // a static one comes again by its instance id
-			call.untold = func(resp kmsg.Response) { c.router.dismiss(share, req.Group, resp.(*kmsg.JoinGroupResponse).MemberID) }
+		if static := req.InstanceID != nil; req.MemberID == "" {
+			call.untold = func(resp kmsg.Response) {
+				if !static || ms.hasLeft(j) { // else it comes again by its instance id
+					c.router.dismiss(share, req.Group, resp.(*kmsg.JoinGroupResponse).MemberID)
+				}
+			}
 		}
 		got, err := c.coordinate(ctx, call)
 		if err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -40,14 +41,15 @@ type leave struct {
 	share *Share
 	req   kmsg.LeaveGroupRequest // for the site
 	known []string               // its members, to the client
+	mark  uint64
 }
 
-// leaves is a request for the site, and whether joins of its members were under way.
-func (r *Router) leaves(share *Share, req *kmsg.LeaveGroupRequest) (l *leave, joins bool) {
-	l = &leave{share: share, req: *req}
+// leaving is a request for the site, and whether joins of its members wait there.
+func (r *Router) leaving(share *Share, req *kmsg.LeaveGroupRequest) (l *leave, waits bool) {
+	l = &leave{share: share, req: *req, mark: r.members.leaveMark()}
 	is := func(id string) string {
-		at, joining := r.members.leaves(req.Group, id)
-		l.known, joins = append(l.known, id), joins || joining
+		at, joins := r.members.leaving(req.Group, id)
+		l.known, waits = append(l.known, id), waits || joins
 		return at
 	}
 	if req.Version < 3 {
@@ -58,8 +60,15 @@ func (r *Router) leaves(share *Share, req *kmsg.LeaveGroupRequest) (l *leave, jo
 		l.req.Members[i].MemberID = is(req.Members[i].MemberID)
 	}
 	l.single()
-	r.ReportDrained(share)
-	return l, joins
+	return l, waits
+}
+
+// leaves notes that the members of a request leave, whose turn has come.
+func (r *Router) leaves(l *leave) {
+	for _, id := range l.known {
+		r.members.leaves(l.req.Group, id, l.mark)
+	}
+	r.ReportDrained(l.share)
 }
 
 func (c *Client) beginLeaveGroup(_ context.Context, sreq session.Request) (session.Answer, error) {
@@ -76,7 +85,7 @@ func (c *Client) beginLeaveGroup(_ context.Context, sreq session.Request) (sessi
 		return reply(resp), nil
 	}
 	// Now: the answer waits for that of a join before it on the connection.
-	l, joins := c.router.leaves(share, req)
+	l, waits := c.router.leaving(share, req)
 	ask := func(ctx context.Context) (*kmsg.LeaveGroupResponse, error) {
 		got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: &l.req})
 		if err != nil {
@@ -84,11 +93,14 @@ func (c *Client) beginLeaveGroup(_ context.Context, sreq session.Request) (sessi
 		}
 		return got.(*kmsg.LeaveGroupResponse), nil
 	}
-	if joins {
-		ask = c.router.asked(l, ask)
+	if waits {
+		ask = c.asked(l, ask)
 	}
 	return func(ctx context.Context) ([]byte, error) {
-		got, err := ask(ctx)
+		c.router.leaves(l)
+		asking, cancel := context.WithTimeout(ctx, groupPatience)
+		defer cancel()
+		got, err := ask(asking)
 		return c.leaveGroup(l, req, got, err).AppendTo(nil), nil
 	}, nil
 }
@@ -99,7 +111,7 @@ func (c *Client) leaveGroup(l *leave, req *kmsg.LeaveGroupRequest, got *kmsg.Lea
 	if err == nil {
 		again = c.router.released(l, got)
 	}
-	c.router.persuade(l, again)
+	c.router.persuade(l.share, &c.asides, l.req.Group, idsOf(again), "it has left", l.mark)
 	if err == nil {
 		for i := range got.Members { // in the order of the request
 			if i < len(l.known) && got.Members[i].MemberID == l.req.Members[i].MemberID {
@@ -184,25 +196,32 @@ var errMembersBack = errors.New("members are not asked to leave a second time, a
 
 // asked asks aside, at once. What it returns waits for the answer, and asks as before if there
 // is none.
-func (r *Router) asked(l *leave, otherwise func(context.Context) (*kmsg.LeaveGroupResponse, error)) func(context.Context) (*kmsg.LeaveGroupResponse, error) {
+func (c *Client) asked(l *leave, otherwise func(context.Context) (*kmsg.LeaveGroupResponse, error)) func(context.Context) (*kmsg.LeaveGroupResponse, error) {
 	type answer struct {
 		resp *kmsg.LeaveGroupResponse
 		err  error
 	}
+	r := c.router
+	leased := r.lease.Term()
 	t, serving := l.share.Serving()
 	answers := make(chan answer, 1)
-	if !serving || !r.lease.Held() || !r.besidesDo(func(ctx context.Context) {
+	if !serving || leased == 0 || !l.small() || !r.besidesDo(l.share, &c.asides, func(ctx context.Context) {
 		resp, err := r.leaveAt(ctx, t.Site, &l.req)
 		answers <- answer{resp, err}
 	}) {
 		return otherwise
 	}
 	return func(ctx context.Context) (*kmsg.LeaveGroupResponse, error) {
-		a := <-answers
-		if a.err == nil && l.share.Holds(t) {
+		var a answer
+		select {
+		case a = <-answers:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if a.err == nil && l.share.Holds(t) && r.lease.Term() == leased {
 			return a.resp, nil
 		}
-		if slices.ContainsFunc(l.members(), func(m kmsg.LeaveGroupRequestMember) bool { return r.members.stays(l.req.Group, m.MemberID) }) {
+		if slices.ContainsFunc(l.members(), func(m kmsg.LeaveGroupRequestMember) bool { return r.members.stays(l.req.Group, m.MemberID, l.mark) }) {
 			return nil, errors.Join(errMembersBack, a.err)
 		}
 		return otherwise(ctx)
@@ -219,46 +238,77 @@ func (r *Router) takeBack(share *Share, j *rejoin) {
 	}
 }
 
-// dismiss has a member leave that no client knows.
+// dismiss has a member leave that no client knows. Whoever is heard by its name, by whatever request,
+// has got it all the same.
 func (r *Router) dismiss(share *Share, group, id string) {
-	if id == "" {
-		return
-	}
-	l, m := &leave{share: share, req: kmsg.NewLeaveGroupRequest()}, kmsg.NewLeaveGroupRequestMember()
-	l.req.Version, l.req.Group = leaveVersionMax, group
-	m.MemberID, m.Reason = id, kmsg.StringPtr("its client was not told of it")
-	l.req.Members = append(l.req.Members, m)
-	r.persuade(l, l.req.Members)
+	r.persuade(share, new(asides), group, []string{id}, "its client was not told of it", 0)
 }
 
-// persuadePauseMax is how long a site is left alone at most before it is asked again.
-const persuadePauseMax = 2 * time.Second
+// persuadePauseMax is how long a site is left alone at most before it is asked again, and persuadeMax
+// about how many members of one request it is: what is kept aside is the gateway's own.
+const (
+	persuadePauseMax = 2 * time.Second
+	persuadeMax      = 100
+)
+
+// small tells whether a request may go over the connection that all share.
+func (l *leave) small() bool {
+	if len(l.req.Members) > persuadeMax {
+		return false
+	}
+	for _, m := range l.req.Members {
+		for _, text := range []*string{&m.MemberID, m.InstanceID, m.Reason} {
+			if text != nil && len(*text) > memberIDMax {
+				return false
+			}
+		}
+	}
+	return len(l.req.MemberID) <= memberIDMax
+}
+
+// idsOf are those of members that leave by one.
+func idsOf(members []kmsg.LeaveGroupRequestMember) (ids []string) {
+	for _, m := range members {
+		if !byInstance(m) {
+			ids = append(ids, m.MemberID)
+		}
+	}
+	return ids
+}
 
 // persuade asks the site that serves the group until it has none of some members any more, for
 // groupPatience at most; where none serves, the one that did, if it serves again since a move was given
 // up: at another one nobody knows the members. Who was heard meanwhile, or joins, is left alone, and
 // nobody leaves as an instance: by now that may be another member.
-func (r *Router) persuade(l *leave, members []kmsg.LeaveGroupRequestMember) {
-	at := home(l.share)
-	again := leave{share: l.share, req: l.req}
-	again.req.Version, again.req.Members = leaveVersionMax, slices.Clone(members)
+func (r *Router) persuade(share *Share, by *asides, group string, ids []string, reason string, mark uint64) {
+	at := home(share)
+	var again leave
+	again.share, again.req = share, kmsg.NewLeaveGroupRequest()
+	again.req.Version, again.req.Group = leaveVersionMax, group
+	for _, id := range ids {
+		if id != "" && len(id) <= memberIDMax && len(again.req.Members) < persuadeMax {
+			m := kmsg.NewLeaveGroupRequestMember()
+			m.MemberID, m.Reason = id, &reason
+			again.req.Members = append(again.req.Members, m)
+		}
+	}
 	remain := func() bool {
 		again.req.Members = slices.DeleteFunc(again.req.Members, func(m kmsg.LeaveGroupRequestMember) bool {
-			return byInstance(m) || r.members.stays(again.req.Group, m.MemberID)
+			return r.members.stays(group, m.MemberID, mark)
 		})
 		return len(again.req.Members) > 0
 	}
 	if !remain() {
 		return
 	}
-	r.besidesDo(func(ctx context.Context) {
-		if t, ok := r.servesAgain(l.share); !ok || t.Site != at {
+	r.besidesDo(share, by, func(ctx context.Context) {
+		if t, ok := r.servesAgain(share); !ok || t.Site != at {
 			return
 		}
 		ctx, cancel := context.WithTimeout(ctx, groupPatience)
 		defer cancel()
-		for pause := retryPause; remain() && home(l.share) == at; pause = min(2*pause, persuadePauseMax) {
-			if r.lease.Held() { // else it may be in a moment
+		for pause := retryPause; remain() && home(share) == at; pause = min(2*pause, persuadePauseMax) {
+			if t, serving := share.Serving(); serving && t.Site == at && r.lease.Held() { // else it may be in a moment
 				if got, err := r.leaveAt(ctx, at, &again.req); err == nil {
 					if again.req.Members = r.released(&again, got); len(again.req.Members) == 0 {
 						return
@@ -310,11 +360,16 @@ func (r *Router) unanswered(lane *Lane, pending *conn.Pending, sent time.Time, l
 		r.besides.giveUp(lane, nil)
 		return
 	}
-	select {
-	case <-pending.Done(): // in the very moment
-		lane.answers(time.Now())
+	waits := func() bool { // else it came in the very moment, or there was no room to send it
+		select {
+		case <-pending.Done():
+			return false
+		default:
+			return true
+		}
+	}()
+	if !waits && lane.hears(pending) {
 		return
-	default:
 	}
 	if since := lane.answered.Load(); since != nil && since.After(sent) {
 		sent = *since
@@ -323,22 +378,58 @@ func (r *Router) unanswered(lane *Lane, pending *conn.Pending, sent time.Time, l
 		r.besides.giveUp(lane, nil)
 		return
 	}
-	r.background.Go(func() {
-		if <-pending.Done(); lane.alive() {
-			lane.answers(time.Now())
-		}
-	})
+	if waits {
+		r.background.Go(func() {
+			<-pending.Done()
+			lane.hears(pending)
+		})
+	}
 }
 
-// besidesDo does something aside. What is beyond asideMax is not done: such members are left
-// to the end of their sessions, as if they had died.
-func (r *Router) besidesDo(what func(context.Context)) bool {
+// hears notes that the broker of a connection has answered, if it has: what found no room to be sent
+// is done as well.
+func (l *Lane) hears(done *conn.Pending) bool {
+	_, err := done.Wait(context.Background())
+	if err == nil {
+		l.answers(time.Now())
+	}
+	return err == nil
+}
+
+// asides counts what is done aside for one share, or for one connection.
+type asides struct{ n atomic.Int32 }
+
+func (a *asides) takes(most int32) bool {
+	if a.n.Add(1) <= most {
+		return true
+	}
+	a.gives()
+	return false
+}
+
+func (a *asides) gives() { a.n.Add(-1) }
+
+// besidesDo does something aside for a share, which a connection has caused. What is beyond asideMax,
+// asideOfShareMax or asideOfClientMax is not done: such members are left to the end of their sessions,
+// as if they had died.
+func (r *Router) besidesDo(share *Share, by *asides, what func(context.Context)) bool {
+	if !by.takes(asideOfClientMax) {
+		return false
+	}
+	if !share.asides.takes(asideOfShareMax) {
+		by.gives()
+		return false
+	}
 	select {
 	case r.aside <- struct{}{}:
 	default:
+		share.asides.gives()
+		by.gives()
 		return false
 	}
 	r.background.Go(func() {
+		defer by.gives()
+		defer share.asides.gives()
 		defer func() { <-r.aside }()
 		what(r.ctx)
 	})

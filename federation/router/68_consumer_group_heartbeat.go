@@ -87,7 +87,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	case told && serving:
 		resp.ErrorCode, resp.MemberEpoch = kerr.FencedMemberEpoch.Code, 0
 		return resp
-	case !serving || draining(share):
+	case !serving || draining(share) && req.MemberEpoch >= 0: // who leaves is still at the site
 		resp.ErrorCode = c.later(share, req.Group)
 		return resp
 	}

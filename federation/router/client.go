@@ -41,7 +41,8 @@ type Client struct {
 	fetched        int64                             // bytes that the last fetch found
 	told           []toldName                        // members that may not know their names
 
-	claims claims // members that it names and no site knows
+	claims claims // members that it names and no site has confirmed
+	asides asides // leaves that are asked for aside
 
 	left    atomic.Bool             // the client was seen to have closed its side
 	repeats atomic.Bool             // by its name in ApiVersions it is one of repeatsProve

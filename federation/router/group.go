@@ -130,11 +130,13 @@ func answered(ctx context.Context, pending *conn.Pending, resp kmsg.Response) er
 }
 
 // asideMax bounds what is done aside for members that leave or whose client does not know of
-// them, and untoldPatience how long their answer is waited for. What is beyond is left to the
-// end of their sessions.
+// them, asideOfShareMax that for one share, asideOfClientMax what one connection has asked for, and
+// untoldPatience how long their answer is waited for. What is beyond is left to the end of their sessions.
 const (
-	asideMax       = 256
-	untoldPatience = time.Minute
+	asideMax         = 256
+	asideOfShareMax  = 128
+	asideOfClientMax = 16
+	untoldPatience   = time.Minute
 )
 
 // late waits for an answer that nobody takes any more.

@@ -13,8 +13,8 @@ import (
 // now by another, from when the gateway has joined it there until its client uses that name.
 //
 //	A  who leaves its group leaves as whom its client knows it: a join of that member that
-//	   is under way ends, and what the gateway made of it at the site leaves too. Its names
-//	   are kept until the site has said that it is gone
+//	   is under way ends at once, and what the gateway made of it at the site leaves too. Its
+//	   names are kept until the site has said that it is gone
 //	B  a client that comes again with the name that it knows, as the answer did not reach it,
 //	   joins as the member that it is at the site, and not as one more
 //	C  a connection ends: a member whose name was told on it, and that has not used it, is
@@ -24,7 +24,7 @@ import (
 //	   member that is not known is not waited for, and may read again what it had not committed
 //	E  what is remembered goes with the member's session; there are membersMax names at most,
 //	   and of one connection namesToldMax that no client has used yet, and claimsMax that no site
-//	   knows. Who really joins is counted by the site too
+//	   has confirmed. Who really joins is one at the site too
 //
 // A member of which nobody knows keeps its group waiting in every rebalance, until its
 // session ends. Java's consumer sends its LeaveGroup behind a JoinGroup that it waits for, and
@@ -36,7 +36,7 @@ type members struct {
 		byGroup map[string]map[string]*member // by each of its names
 		names   int
 		swept   time.Time // when what is over was looked for last
-		leaves  uint64    // so far, see mark
+		leaves  uint64    // requests for members to leave so far, see mark
 	}
 }
 
@@ -50,7 +50,8 @@ type member struct {
 
 	away    bool           // it has left, or goes to another gateway
 	claim   *claims        // of the connection that named it, while no site has said that it has it
-	left    uint64         // the mark of when it left last
+	left    uint64         // the mark of the request by which it left last
+	back    uint64         // that of the newest one by which it was heard, or joins
 	settled spillway.Epoch // it gave up its partitions before the move to this epoch
 	told    spillway.Epoch // it was told to give up before the move to this epoch
 	drained int32          // KIP-848: in this epoch it was told to give up, so the coordinator's view of it is wrong
@@ -68,8 +69,10 @@ type claims struct{ n int } // guarded by members
 type rejoin struct {
 	of    *member         // guarded by members, as is id
 	id    string          // what the site is asked by, and what it says last that the member is
-	lasts context.Context // until the member has left
+	lasts context.Context // until the member leaves
 	stop  context.CancelFunc
+	asks  bool // its turn has come, and the site may be asked
+	left  bool // its member leaves
 }
 
 // Bounds for what is remembered of members.
@@ -89,9 +92,9 @@ func newMembers() *members {
 	return m
 }
 
-// begin notes that a member joins. Call it in the order of requests: a LeaveGroup behind it ends
-// it also before it is answered. end must follow.
-func (m *members) begin(group, id string) *rejoin {
+// begin notes that a member joins, by a connection that may name it. Call it in the order of requests:
+// a LeaveGroup behind it ends it also before it is answered. end must follow.
+func (m *members) begin(group, id string, by *claims) *rejoin {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.sweep(memberMemory)
@@ -99,9 +102,9 @@ func (m *members) begin(group, id string) *rejoin {
 	j.lasts, j.stop = context.WithCancel(context.Background())
 	if j.of == nil {
 		j.of = &member{group: group, known: id, at: id}
-		m.name(j.of, id)
+		m.claim(j.of, id, by)
 	}
-	j.of.away = false
+	j.of.away, j.of.back = false, m.mu.leaves
 	m.uses(j.of, id)
 	if j.of.joins == nil {
 		j.of.joins = make(map[*rejoin]struct{})
@@ -118,7 +121,7 @@ func (m *members) end(j *rejoin, session time.Duration) (left bool) {
 	if _, underWay := j.of.joins[j]; !underWay {
 		return false
 	}
-	left = j.lasts.Err() != nil
+	left = j.left
 	j.stop()
 	delete(j.of.joins, j)
 	if j.id != "" {
@@ -136,10 +139,22 @@ func (m *members) end(j *rejoin, session time.Duration) (left bool) {
 	return left
 }
 
-// is tells what the member of a join, which begins to ask the site, is there.
+// hasLeft tells whether the member of a join has left meanwhile.
+func (m *members) hasLeft(j *rejoin) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return j.left
+}
+
+// is tells what the member of a join, which begins to ask the site, is there. One that leaves already
+// does not ask.
 func (m *members) is(j *rejoin) (id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if j.left {
+		return ""
+	}
+	j.asks = true
 	if len(j.of.joins) == 1 && !time.Now().Before(j.of.until) { // the site has let it go
 		m.forget(j.of)
 	}
@@ -186,21 +201,31 @@ func (m *members) unheard(j *rejoin) bool {
 	return true
 }
 
-// leaves ends the joins of a member that are under way, and tells what it is at the site, and
-// whether there were any. Nobody waits for it any more.
-func (m *members) leaves(group, id string) (is string, joins bool) {
+// leaving ends the joins of a member that are under way, as a request has come by which it leaves. It
+// tells what the member is at the site, and whether a join waits there: one whose turn has not come
+// will not ask any more.
+func (m *members) leaving(group, id string) (is string, waits bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	mb := m.mu.byGroup[group][id]
 	if mb == nil {
 		return id, false
 	}
-	m.mu.leaves++
-	mb.away, mb.left = true, m.mu.leaves
 	for j := range mb.joins {
+		j.left, waits = true, waits || j.asks
 		j.stop()
 	}
-	return mb.at, len(mb.joins) > 0
+	return mb.at, waits
+}
+
+// leaves notes that a member leaves, by a request whose turn has come: what its client sent before is
+// done, and nobody waits for it any more, unless it was heard since.
+func (m *members) leaves(group, id string, mark uint64) {
+	m.ifKnown(group, id, func(mb *member) {
+		if mb.back < mark {
+			mb.away, mb.left = true, max(mb.left, mark)
+		}
+	})
 }
 
 // gone forgets a member that the site has none of by this name any more; one that joins, when
@@ -217,10 +242,18 @@ func (m *members) gone(group, id string) {
 	})
 }
 
-// mark is the time of a request, to tell whether a member has left since.
+// mark is the time of a request, to tell whether a member has left since, and leaveMark that of one
+// by which members leave.
 func (m *members) mark() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.mu.leaves
+}
+
+func (m *members) leaveMark() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.leaves++
 	return m.mu.leaves
 }
 
@@ -232,6 +265,18 @@ func (m *members) heard(group, id string, mark uint64) {
 	m.hear(group, id, mark).disclaim()
 }
 
+// commits notes that a site has taken positions of a member.
+func (m *members) commits(group, id string, mark uint64, inTransaction bool) {
+	if id == "" { // of no member
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	mb := m.hear(group, id, mark)
+	mb.disclaim()
+	mb.transacts = inTransaction
+}
+
 // drains notes that a member, whose request has just come, is to be told to give up its partitions in
 // an epoch. False: it would not be remembered, as there is no room or its connection has named too many
 // that no site knows. So it must not be told: if the move is given up, it would go on with none.
@@ -239,18 +284,23 @@ func (m *members) drains(by *claims, group, id string, epoch int32) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.sweep(memberMemory)
-	claims := m.mu.byGroup[group][id] == nil
-	if claims && by.n >= claimsMax {
+	if m.mu.byGroup[group][id] == nil && !m.claim(&member{group: group, known: id, at: id}, id, by) {
 		return false
 	}
-	mb := m.hear(group, id, m.mu.leaves)
-	if m.mu.byGroup[group][id] != mb {
+	m.hear(group, id, m.mu.leaves).drained = epoch
+	return true
+}
+
+// claim has a member that no site has confirmed yet found by a name, if a connection may name one more.
+func (m *members) claim(mb *member, id string, by *claims) bool {
+	if by.n >= claimsMax {
 		return false
 	}
-	if mb.drained = epoch; claims {
-		mb.claim = by
-		by.n++
+	if m.name(mb, id); m.mu.byGroup[mb.group][id] != mb {
+		return false
 	}
+	mb.claim = by
+	by.n++
 	return true
 }
 
@@ -268,18 +318,18 @@ func (m *members) hear(group, id string, mark uint64) *member {
 		mb = &member{group: group, known: id, at: id}
 		m.name(mb, id)
 	}
-	mb.seen, mb.away = time.Now(), mb.away && mark < mb.left
+	mb.seen, mb.away, mb.back = time.Now(), mb.away && mark < mb.left, max(mb.back, mark)
 	m.uses(mb, id)
 	return mb
 }
 
-// stays tells whether a member that has left may be there again by a name: it was heard, or a join
-// of it has begun. So it is where nobody could tell.
-func (m *members) stays(group, id string) bool {
+// stays tells whether a member that has left, by a request with a mark, may be there again by a name: it
+// was heard since, or a join of it has begun. So it is where nobody could tell.
+func (m *members) stays(group, id string, mark uint64) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if mb := m.mu.byGroup[group][id]; mb != nil {
-		return !mb.away
+		return mb.back >= mark
 	}
 	return id == "" || !m.takes(group, id)
 }

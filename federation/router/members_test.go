@@ -26,9 +26,20 @@ func (m *members) kept() [2]int {
 	return [2]int{len(all), names}
 }
 
+// starts begins a join by a connection of its own.
+func (m *members) starts(group, id string) *rejoin { return m.begin(group, id, new(claims)) }
+
+// goes is a request by which a member leaves.
+func (m *members) goes(group, id string) (is string, waits bool) {
+	mark := m.leaveMark()
+	is, waits = m.leaving(group, id)
+	m.leaves(group, id, mark)
+	return is, waits
+}
+
 // joinsAs is a join that makes a member another one at the site.
 func (m *members) joinsAs(group, id, is string, session time.Duration) *rejoin {
-	j := m.begin(group, id)
+	j := m.starts(group, id)
 	m.is(j)
 	m.becomes(j, is, true)
 	m.end(j, session)
@@ -45,7 +56,7 @@ func TestMembersThatLeftAreForgotten(t *testing.T) {
 		m.gone(group, "a")
 		m.gone(group, "a")
 		m.gone(group, "b") // the site does not know it by that name
-		if is, _ := m.leaves(group, "b"); is != "c" {
+		if is, _ := m.goes(group, "b"); is != "c" {
 			t.Fatalf("b is %s", is)
 		}
 		m.gone(group, "c")
@@ -63,7 +74,7 @@ func TestWhatMembersAreIsForgotten(t *testing.T) {
 		for i := range 4 {
 			m.joinsAs("billing", fmt.Sprint("was-", i), fmt.Sprint("is-", i), time.Minute)
 		}
-		is := func(i int) string { id, _ := m.leaves("billing", fmt.Sprint("was-", i)); return id }
+		is := func(i int) string { id, _ := m.goes("billing", fmt.Sprint("was-", i)); return id }
 		if got := m.kept(); got != [2]int{4, 8} {
 			t.Errorf("%v are remembered of 4", got)
 		}
@@ -89,7 +100,7 @@ func TestWhatMembersAreIsForgotten(t *testing.T) {
 			t.Errorf("%v are remembered: of those whose session goes on, and another", got)
 		}
 		time.Sleep(time.Minute)
-		j := m.begin("billing", "was-3")
+		j := m.starts("billing", "was-3")
 		if id := m.is(j); id != "was-3" {
 			t.Errorf("when its session is over it is %s", id)
 		}
@@ -106,13 +117,13 @@ func TestMembersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMembers()
 		for i := range membersMax {
-			m.end(m.begin("billing", fmt.Sprint("nobody-", i)), time.Hour)
+			m.end(m.starts("billing", fmt.Sprint("nobody-", i)), time.Hour)
 		}
 		if got := m.kept(); got != [2]int{} {
 			t.Errorf("%v are remembered that no site knows", got)
 		}
 		for i := range membersMax + 10 { // names that a site gave, and whose clients did not join
-			j := m.begin("billing", "")
+			j := m.starts("billing", "")
 			m.is(j)
 			m.becomes(j, fmt.Sprint("given-", i), false)
 			m.end(j, time.Hour)
@@ -144,10 +155,13 @@ func TestMembersAreBounded(t *testing.T) {
 func TestOnlyTheJoinsOfWhoLeavesEnd(t *testing.T) {
 	m := newMembers()
 	m.touch("billing", "a")
-	first, second, other := m.begin("billing", "a"), m.begin("billing", "a"), m.begin("billing", "b")
+	first, second, other := m.starts("billing", "a"), m.starts("billing", "a"), m.starts("billing", "b")
+	for _, j := range []*rejoin{first, second, other} {
+		m.is(j)
+	}
 	m.becomes(first, "new", false)
 	for _, id := range []string{"a", "new"} {
-		if is, joins := m.leaves("billing", id); is != "new" || !joins {
+		if is, joins := m.goes("billing", id); is != "new" || !joins {
 			t.Errorf("%s is %s, joins %v", id, is, joins)
 		}
 	}
@@ -173,7 +187,7 @@ func TestAMemberThatJoinsIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMembers()
 		m.touch("billing", "a")
-		held := m.begin("billing", "a")
+		held := m.starts("billing", "a")
 		m.is(held)
 		m.gone("billing", "a") // by its heartbeat
 		if !m.settledAll(2, anyGroup) {
@@ -181,8 +195,8 @@ func TestAMemberThatJoinsIsKept(t *testing.T) {
 		}
 		m.becomes(held, "b", true)
 		m.end(held, time.Minute)
-		m.end(m.begin("billing", "a"), 0) // refused
-		if is, _ := m.leaves("billing", "a"); is != "b" {
+		m.end(m.starts("billing", "a"), 0) // refused
+		if is, _ := m.goes("billing", "a"); is != "b" {
 			t.Errorf("it leaves as %s", is)
 		}
 		if !m.unheard(held) {
@@ -218,9 +232,9 @@ func TestAMemberThatIsNotHeardIsTakenBack(t *testing.T) {
 	}{
 		{"its client uses its old name", func(*members) {}, true},
 		{"its client uses the new one", func(m *members) { m.touch("billing", "new") }, false},
-		{"its client leaves as whom it was", func(m *members) { m.leaves("billing", "old") }, true},
-		{"its client has left as whom it was", func(m *members) { m.leaves("billing", "old"); m.gone("billing", "new") }, false},
-		{"it joins again elsewhere", func(m *members) { m.begin("billing", "old") }, false},
+		{"its client leaves as whom it was", func(m *members) { m.goes("billing", "old") }, true},
+		{"its client has left as whom it was", func(m *members) { m.goes("billing", "old"); m.gone("billing", "new") }, false},
+		{"it joins again elsewhere", func(m *members) { m.is(m.starts("billing", "old")) }, false},
 		{"it has joined again elsewhere", func(m *members) { m.joinsAs("billing", "old", "new", time.Minute) }, false},
 		// The site said that it knows no such member before it named the new one.
 		{"it has become another one", func(m *members) { m.joinsAs("billing", "old", "newest", time.Minute) }, false},
@@ -235,7 +249,7 @@ func TestAMemberThatIsNotHeardIsTakenBack(t *testing.T) {
 			if taken := m.unheard(j); taken != c.taken {
 				t.Errorf("%s, it was %q: taken back %v", c.name, was, taken)
 			}
-			if _, joins := m.leaves("billing", "old"); c.name == "it joins again elsewhere" && !joins {
+			if _, joins := m.goes("billing", "old"); c.name == "it joins again elsewhere" && !joins {
 				t.Errorf("%s: nothing is known of it", c.name)
 			}
 		}
@@ -254,12 +268,12 @@ func TestMembersThatAreWaitedFor(t *testing.T) {
 			{"nobody spoke", func(*members) {}, false},
 			{"one spoke", func(m *members) { m.touch("billing", "a") }, true},
 			{"of another failover group", func(m *members) { m.touch("carts", "a") }, false},
-			{"it joins, and no site knows it", func(m *members) { m.begin("billing", "a") }, false},
+			{"it joins, and no site knows it", func(m *members) { m.starts("billing", "a") }, false},
 			{"it has settled", func(m *members) { m.touch("billing", "a"); m.settle("billing", "a", next) }, false},
 			{"it had settled for the move before", func(m *members) { m.touch("billing", "a"); m.settle("billing", "a", next-1) }, true},
 			{"it was told", func(m *members) { m.touch("billing", "a"); m.tell("billing", "a", next) }, true},
-			{"it has left", func(m *members) { m.touch("billing", "a"); m.leaves("billing", "a") }, false},
-			{"it has left and come back", func(m *members) { m.touch("billing", "a"); m.leaves("billing", "a"); m.touch("billing", "a") }, true},
+			{"it has left", func(m *members) { m.touch("billing", "a"); m.goes("billing", "a") }, false},
+			{"it has left and come back", func(m *members) { m.touch("billing", "a"); m.goes("billing", "a"); m.touch("billing", "a") }, true},
 			{"it is silent", func(m *members) { m.touch("billing", "a"); time.Sleep(memberMemory) }, false},
 			{"it is silent by two names", func(m *members) { m.joinsAs("billing", "a", "b", time.Hour); time.Sleep(memberMemory) }, false},
 		} {
@@ -280,11 +294,11 @@ func TestALateAnswerDoesNotBringAMemberBack(t *testing.T) {
 	m := newMembers()
 	m.touch("billing", "a")
 	before := m.mark()
-	m.leaves("billing", "a")
-	if m.heard("billing", "a", before); !m.settledAll(2, anyGroup) || m.stays("billing", "a") {
+	m.goes("billing", "a")
+	if m.heard("billing", "a", before); !m.settledAll(2, anyGroup) || m.stays("billing", "a", m.mu.leaves) {
 		t.Error("who has left is waited for again, as an answer from before was late")
 	}
-	if m.heard("billing", "a", m.mark()); m.settledAll(2, anyGroup) || !m.stays("billing", "a") {
+	if m.heard("billing", "a", m.mark()); m.settledAll(2, anyGroup) || !m.stays("billing", "a", m.mu.leaves) {
 		t.Error("who is heard after it has left is not waited for")
 	}
 }

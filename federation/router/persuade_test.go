@@ -56,7 +56,7 @@ func TestWhoIsAskedToLeaveAgain(t *testing.T) {
 		{"it was heard since", []string{"a"}, func(w *codecWorld, _ *lapsing) { w.members.touch("billing", "a") }, "a"},
 		{"it has been there before and was heard since", []string{"known"}, func(w *codecWorld, _ *lapsing) { w.members.touch("billing", "known") }, "known"},
 		{"an answer from before it left is late", []string{"known"}, func(w *codecWorld, _ *lapsing) { w.members.heard("billing", "known", 0) }, "known known"},
-		{"it joins since", []string{"known"}, func(w *codecWorld, _ *lapsing) { w.members.begin("billing", "known") }, "known"},
+		{"it joins since", []string{"known"}, func(w *codecWorld, _ *lapsing) { w.members.starts("billing", "known") }, "known"},
 		{"the lease is not held for a moment", []string{"a"}, func(_ *codecWorld, l *lapsing) {
 			l.held.Store(false)
 			time.AfterFunc(time.Second, func() { l.held.Store(true) })
@@ -188,7 +188,7 @@ func TestALeaveBesideAJoinIsAnsweredInTheClientsVersion(t *testing.T) {
 			}
 			return resp
 		})
-		defer w.members.end(w.members.begin("billing", "a"), 0)
+		defer w.members.end(w.members.starts("billing", "a"), 0)
 		client := w.client(t)
 		defer client.Close()
 		req, resp := leavingAll("billing", "a")
@@ -217,9 +217,9 @@ func TestAnOldSiteLetsAMemberOfANewerClientGo(t *testing.T) {
 					}
 					return resp
 				})
-				j := w.members.joinsAs("billing", "a", "b", time.Minute)
+				w.members.joinsAs("billing", "a", "b", time.Minute)
 				if beside {
-					defer w.members.end(w.members.begin("billing", "a"), 0)
+					defer w.members.end(w.members.starts("billing", "a"), 0)
 				}
 				client := w.client(t)
 				defer client.Close()
@@ -234,13 +234,13 @@ func TestAnOldSiteLetsAMemberOfANewerClientGo(t *testing.T) {
 				if got := w.members.kept(); !beside && got != [2]int{} {
 					t.Errorf("%v are remembered", got)
 				}
-				if !beside { // nor does it leave again where nobody knows it
+				if !beside { // nor of one of whom the gateway asks by itself
 					w.members.touch("billing", "c")
-					w.members.leaves("billing", "c")
-					w.dismiss(w.shares[spillway.ShareID{Group: "shop"}], j.of.group, "c")
+					w.members.goes("billing", "c")
+					w.persuade(w.shares[spillway.ShareID{Group: "shop"}], new(asides), "billing", []string{"c"}, "", w.members.mark())
 					time.Sleep(groupPatience)
 					if got := w.members.kept(); got != [2]int{} {
-						t.Errorf("%v are remembered when one was dismissed", got)
+						t.Errorf("%v are remembered", got)
 					}
 				}
 			})

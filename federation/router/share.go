@@ -44,6 +44,8 @@ type Share struct {
 	ID    spillway.ShareID
 	Group spillway.FailoverGroup
 
+	asides asides // leaves that are asked for aside
+
 	mu struct {
 		sync.Mutex
 		record   failover.Share

@@ -257,7 +257,7 @@ func TestWhoMayNotJoinIsNotRemembered(t *testing.T) {
 // To say that one has given up before a move takes no room: no site may know who says so.
 func TestWhoSettlesIsNotNamed(t *testing.T) {
 	m := newMembers()
-	j := m.begin("billing", "a")
+	j := m.starts("billing", "a")
 	m.settle("billing", "a", 2)
 	m.settle("billing", "b", 2)
 	m.end(j, 0)
