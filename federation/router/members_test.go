@@ -13,6 +13,8 @@ func anyGroup(string) bool { return true }
 
 // kept is how many members are remembered, and by how many names.
 func (m *members) kept() [2]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	all, names := make(map[*member]bool), 0
 	for _, g := range m.mu.byGroup {
 		for _, mb := range g {
@@ -182,6 +184,21 @@ func TestOnlyTheJoinsOfWhoLeavesEnd(t *testing.T) {
 	}
 }
 
+// A join whose member leaves before its turn has come waits at no site.
+func TestAJoinThatIsLeftBeforeItsTurnDoesNotWait(t *testing.T) {
+	m := newMembers()
+	j := m.starts("billing", "a")
+	for range 2 {
+		if _, waits := m.leaving("billing", "a"); waits {
+			t.Error("it waits at the site")
+		}
+		m.is(j)
+	}
+	if left := m.end(j, 0); !left {
+		t.Error("its member has not left")
+	}
+}
+
 // A site does not know a member whose join is held, and a refused join says nothing about it.
 func TestAMemberThatJoinsIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -300,5 +317,11 @@ func TestALateAnswerDoesNotBringAMemberBack(t *testing.T) {
 	}
 	if m.heard("billing", "a", m.mark()); m.settledAll(2, anyGroup) || !m.stays("billing", "a", m.mu.leaves) {
 		t.Error("who is heard after it has left is not waited for")
+	}
+	leave := m.leaveMark()
+	m.leaving("billing", "a")
+	m.heard("billing", "a", m.mark())
+	if m.leaves("billing", "a", leave); m.settledAll(2, anyGroup) || !m.stays("billing", "a", leave) {
+		t.Error("who is heard before the turn of its leave has come is not waited for")
 	}
 }

@@ -56,6 +56,7 @@ func TestWhoIsAskedToLeaveAgain(t *testing.T) {
 		{"it was heard since", []string{"a"}, func(w *codecWorld, _ *lapsing) { w.members.touch("billing", "a") }, "a"},
 		{"it has been there before and was heard since", []string{"known"}, func(w *codecWorld, _ *lapsing) { w.members.touch("billing", "known") }, "known"},
 		{"an answer from before it left is late", []string{"known"}, func(w *codecWorld, _ *lapsing) { w.members.heard("billing", "known", 0) }, "known known"},
+		{"such an answer of one that was not known", []string{"a"}, func(w *codecWorld, _ *lapsing) { w.members.heard("billing", "a", 0) }, "a a"},
 		{"it joins since", []string{"known"}, func(w *codecWorld, _ *lapsing) { w.members.starts("billing", "known") }, "known"},
 		{"the lease is not held for a moment", []string{"a"}, func(_ *codecWorld, l *lapsing) {
 			l.held.Store(false)
