@@ -98,6 +98,9 @@ type FailoverGroup struct {
 	Reads           string   // ReadsActive, also where empty, or ReadsStandby
 	// FreshnessMax is how old what a standby has may be for consumers to be sent there.
 	FreshnessMax time.Duration
+	// Adopting: clients of the group may still connect to the brokers of the site that serves
+	// it, past the gateways. They would not come along if it moved.
+	Adopting bool
 	// DrillEvery is how often a drill of the group is to pass, which exists for drills
 	// alone; 0: it is no such group.
 	DrillEvery time.Duration
@@ -344,6 +347,17 @@ const InternalTopicPrefix = "__spillway_"
 
 // MapTopic holds a site's offset map.
 const MapTopic = InternalTopicPrefix + "map"
+
+// gatewayClientID begins the client ids under which gateways speak to brokers. These show it
+// of each member of a consumer group, so it tells who came by a gateway, also where all come
+// from one address.
+const gatewayClientID = "spillway-gateway-"
+
+// GatewayClientID is the client id of a gateway at the brokers.
+func GatewayClientID(id GatewayID) string { return gatewayClientID + string(id) }
+
+// IsGatewayClientID tells whether a client id is that of a gateway.
+func IsGatewayClientID(id string) bool { return strings.HasPrefix(id, gatewayClientID) }
 
 // EpochMax is the last epoch of a share: behind it the leader epochs that clients
 // see would turn negative.

@@ -26,7 +26,7 @@ func (a *App) startControl(context.Context) error {
 	}
 	c, err := control.New(control.Config{
 		Topology: a.cfg.Topology(), Store: a.store, Site: spillway.SiteID(a.cfg.Process.Site), Sites: access, Observers: Observers(a.cfg),
-		ProbeInterval: a.cfg.Control.ProbeInterval, ProbeTimeout: a.cfg.Control.ProbeTimeout, HoldDown: a.cfg.Control.HoldDown, LeaseTTL: a.cfg.Gateway.Lease.TTL,
+		ProbeInterval: a.cfg.Control.ProbeInterval, ProbeTimeout: a.cfg.Control.ProbeTimeout, HoldDown: a.cfg.Control.HoldDown, DirectQuiet: a.cfg.Control.DirectQuiet, LeaseTTL: a.cfg.Gateway.Lease.TTL,
 		Events: a.controlEvents(),
 	})
 	if err != nil {

@@ -22,19 +22,25 @@ import (
 
 // OpenSite makes a site's cluster reachable with the credentials of mirror and
 // control; it does not connect yet.
-func OpenSite(site configs.Site) (broker.Cluster, error) { return openSite(site, site.SASL, nil) }
+func OpenSite(site configs.Site) (broker.Cluster, error) {
+	return openSite(site, site.SASL, siteClientID, nil)
+}
+
+// siteClientID is the client id of everything but gateways at the brokers.
+const siteClientID = "spillway"
 
 // asMirror is OpenSite as this process reaches the site, and asItsGateway the same with the
-// gateways' credentials.
+// gateways' credentials, and their client id.
 func (a *App) asMirror(site configs.Site) (broker.Cluster, error) {
-	return openSite(site, site.SASL, a.dial(site))
+	return openSite(site, site.SASL, siteClientID, a.dial(site))
 }
 
 func (a *App) asItsGateway(site configs.Site) (broker.Cluster, error) {
-	if site.GatewaySASL.Mechanism == "" {
-		return a.asMirror(site)
+	credentials := site.SASL
+	if site.GatewaySASL.Mechanism != "" {
+		credentials = site.GatewaySASL
 	}
-	return openSite(site, site.GatewaySASL, a.dial(site))
+	return openSite(site, credentials, spillway.GatewayClientID(spillway.GatewayID(a.cfg.Process.ID)), a.dial(site))
 }
 
 func (a *App) dial(site configs.Site) conn.DialFunc {
@@ -44,8 +50,8 @@ func (a *App) dial(site configs.Site) conn.DialFunc {
 	return a.dials(spillway.SiteID(site.Name))
 }
 
-func openSite(site configs.Site, credentials configs.SASL, dial conn.DialFunc) (broker.Cluster, error) {
-	cfg := kafka.Config{Site: spillway.SiteID(site.Name), Bootstrap: site.Bootstrap, ClientID: "spillway", Dial: dial, Namespace: site.Namespace()}
+func openSite(site configs.Site, credentials configs.SASL, clientID string, dial conn.DialFunc) (broker.Cluster, error) {
+	cfg := kafka.Config{Site: spillway.SiteID(site.Name), Bootstrap: site.Bootstrap, ClientID: clientID, Dial: dial, Namespace: site.Namespace()}
 	if e := site.Embedded; e != nil {
 		addresses, err := embeddedAddresses(*e)
 		if err != nil {

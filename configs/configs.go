@@ -148,6 +148,7 @@ type FailoverGroup struct {
 	FreshnessMax          time.Duration     `key:"freshnessMax" doc:"With reads standby: how long ago a standby may last have had everything that the active site had. An older one is left at its end, and nobody is sent there." default:"10s"`
 	Deletes               string            `key:"deletes" doc:"What becomes at the other sites of a topic that is deleted at the active one: keep it, or follow and delete it where a mirror had created it." enum:"keep,follow" default:"keep"`
 	Failover              AutomaticFailover `key:"failover" doc:"What may happen without a person."`
+	Adopting              bool              `key:"adopting" doc:"Clients of the group may still connect to the brokers of the site that serves it, past the gateways. Nothing moves while it is set, and after that until none of them is found any more. See docs/operate/adopt.md." default:"false"`
 	DrillEvery            time.Duration     `key:"drillEvery" doc:"The group exists for drills alone, and one that passes is expected so often. Its one topic is written by spillway drill run. 0s: it is no such group. See docs/operate/drills.md." default:"0s"`
 }
 
@@ -283,6 +284,7 @@ type Control struct {
 	ProbeInterval time.Duration `key:"probeInterval" doc:"How often each site is probed." default:"1s"`
 	HoldDown      time.Duration `key:"holdDown" doc:"After a move, no failover without a person for so long." default:"30s"`
 	ProbeTimeout  time.Duration `key:"probeTimeout" doc:"A probe without an answer for so long has failed." default:"2s"`
+	DirectQuiet   time.Duration `key:"directQuiet" doc:"A producer past the gateways has gone when it has not written for so long. For groups that are adopting." default:"10m"`
 }
 
 // Telemetry is off where an address is empty.

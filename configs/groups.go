@@ -32,6 +32,7 @@ func (c *checker) groups(cfg *Config, places []string) {
 		c.groupLimits(key, g, len(places))
 		c.order(key, g)
 		c.drill(key, g)
+		c.adopting(key, g)
 		c.reads(key, g)
 	}
 	c.siblingNames(cfg, names)
@@ -74,6 +75,21 @@ func (c *checker) drill(key string, g FailoverGroup) {
 		c.at(at, "is for a group without consumerGroups and transactionalIds: a drill fails the group over, and what others have in it with it")
 	case len(g.Sites) < 2:
 		c.at(at, "needs another site to fail over to")
+	}
+}
+
+// directQuietLeast is the shortest pause after which a producer counts as gone.
+const directQuietLeast = time.Second
+
+// adopting checks that clients of brokers and of gateways see the same topics.
+func (c *checker) adopting(key string, g FailoverGroup) {
+	at := key + ".adopting"
+	switch {
+	case !g.Adopting:
+	case g.Order == spillway.Unordered:
+		c.at(at, "is for order ordered: clients of the brokers would see the partitions of one site alone")
+	case g.DrillEvery > 0:
+		c.at(at, "is for a group of applications: nobody but drills has to do with one that has drillEvery")
 	}
 }
 
@@ -314,6 +330,7 @@ func (g FailoverGroup) noun() spillway.FailoverGroup {
 			Enabled: g.Failover.Automatic, After: g.Failover.After,
 			LossRecordsMax: g.Failover.LossRecordsMax, PerHourMax: g.Failover.PerHourMax,
 		},
+		Adopting:     g.Adopting,
 		DrillEvery:   g.DrillEvery,
 		Reads:        g.Reads,
 		FreshnessMax: g.FreshnessMax,

@@ -65,6 +65,9 @@ func (c *checker) validate(cfg *Config) {
 	if cfg.Mirror.MetadataInterval <= 0 {
 		c.at("mirror.metadataInterval", "must be longer than 0s")
 	}
+	if cfg.Control.DirectQuiet < directQuietLeast {
+		c.at("control.directQuiet", "%s: must be %s or more, since a producer may pause", cfg.Control.DirectQuiet, directQuietLeast)
+	}
 	if cfg.Control.ProbeInterval <= 0 {
 		c.at("control.probeInterval", "must be longer than 0s")
 	}

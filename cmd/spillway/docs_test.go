@@ -38,7 +38,7 @@ func pages(t *testing.T) map[string]string {
 
 var (
 	// A line of a block: whole, with all that the command needs.
-	blockLine = regexp.MustCompile(`(?m)^(?: {4}|sudo |\$ )*(?:go run \./cmd/|\./)?spillway ([a-z].*)$`)
+	blockLine = regexp.MustCompile(`(?m)^(?: {3,4}|sudo |\$ )*(?:go run \./cmd/|\./)?spillway ([a-z].*)$`)
 	// In running text a command may be named without its arguments.
 	inText = regexp.MustCompile("`(?:go run \\./cmd/|\\./)?spillway ([a-z][^`]*)`")
 )

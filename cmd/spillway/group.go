@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -37,7 +38,7 @@ func newGroupCommand(s *settings) *cobra.Command {
 			}
 			return s.show(cmd.OutOrStdout(), share, func() []string { return shareRows(share) })
 		},
-	}), newHistoryCommand(s), newReportCommand(s))
+	}), newHistoryCommand(s), newReportCommand(s), newClientsCommand(s), newEndAdoptionCommand(s), newLeaveCommand(s))
 	return cmd
 }
 
@@ -88,6 +89,9 @@ func shareRows(share failover.Share) []string {
 	}
 	if share.Asking != "" {
 		rows = append(rows, row("decide", share.Asking))
+	}
+	if a := share.Adoption; a != nil {
+		rows = append(rows, row("adopting", fmt.Sprintf("since %s: %s", a.Since.UTC().Format(time.RFC3339), cmp.Or(a.Direct, "nobody has looked yet"))))
 	}
 	for _, p := range share.Passages {
 		rows = append(rows, row("  "+p.At.UTC().Format(time.RFC3339Nano), string(p.State)+": "+p.Why))

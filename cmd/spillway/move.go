@@ -199,6 +199,7 @@ func readSites(cfg *configs.Config, o *control.Operator) (closeSites func()) {
 		o.ByLists = &authorization.Policy{SuperUsers: a.SuperUsers, AllowUnlisted: a.AllowUnlisted}
 		o.NotClients = a.NotClients
 	}
+	o.DirectQuiet = cfg.Control.DirectQuiet
 	o.Sites = map[spillway.SiteID]broker.Cluster{}
 	for _, s := range cfg.Sites {
 		if c, err := app.OpenSite(s); err == nil {

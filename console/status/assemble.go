@@ -266,8 +266,22 @@ func (in Inputs) group(g spillway.FailoverGroup, share failover.Share, known boo
 	}
 	in.judge(&out, g, share)
 	in.tellLagging(&out)
+	in.tellAdoption(&out, g, share)
 	in.tellDrill(&out, g)
 	return out
+}
+
+// tellAdoption adds that clients may go past the gateways, and what comes of it.
+func (in Inputs) tellAdoption(out *Group, g spillway.FailoverGroup, share failover.Share) {
+	if out.Adopting = failover.Stranding(share, g); out.Adopting == "" {
+		return
+	}
+	out.Level = max(out.Level, Attention)
+	if text := "nothing moves and automatic failover is off: " + out.Adopting; out.Why == "" {
+		out.Why = text
+	} else if !strings.Contains(out.Why, out.Adopting) {
+		out.Why += "; " + text
+	}
 }
 
 // tellDrill adds how the drills of a group go that exists for them.

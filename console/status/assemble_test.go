@@ -62,6 +62,27 @@ func TestHowDrillsGo(t *testing.T) {
 	}
 }
 
+// While clients may go past the gateways that is news, with who they are; and so it is after
+// the key was taken away, until control loops have found none.
+func TestAdoptionIsNews(t *testing.T) {
+	for _, c := range []struct{ key, record bool }{{true, true}, {false, true}, {true, false}} {
+		in := healthy()
+		groups := in.Topology.Groups()
+		groups[0].Adopting = c.key
+		in.Topology = spillway.NewTopology("shop", "shop-1", in.Topology.Sites(), groups)
+		if c.record {
+			in.Shares[0].Adoption = &failover.Adoption{Direct: "1 client at east: producer 4711 of orders-1", Clients: 1}
+		}
+		s := Assemble(in)
+		if s.Level != Attention || len(s.News) != 1 || !strings.HasPrefix(s.News[0], "group shop: nothing moves and automatic failover is off: failover group shop ") || s.Groups[0].Adopting == "" {
+			t.Errorf("%+v: %s %q", c, s.Level, s.News)
+		}
+		if c.record && !strings.Contains(s.News[0], "producer 4711") {
+			t.Errorf("%q", s.News)
+		}
+	}
+}
+
 func TestAllIsWell(t *testing.T) {
 	s := Assemble(healthy())
 	if s.Level != Good || len(s.News) != 0 {

@@ -123,6 +123,9 @@ type Group struct {
 	// Safe: losing the active site now would keep the group within LossMax.
 	Safe  bool      `json:"safe"`
 	Sites []Standby `json:"sites"` // preferred first
+	// Adopting is why nothing moves and automatic failover is off while clients may go past
+	// the gateways; empty: none are expected.
+	Adopting string `json:"adopting,omitempty"`
 	// Drill is how drills of the group go; nil: it is not there for drills.
 	Drill *Drill `json:"drill,omitempty"`
 }

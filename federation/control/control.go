@@ -54,9 +54,13 @@ type Config struct {
 	// TopicTakeover is how long a change of a topic may stand still until this loop
 	// carries it on; default 3 s.
 	TopicTakeover time.Duration
-	AuditEvery    time.Duration      // between two looks at the audit log; default 1 min
-	Clock         coordination.Clock // default coordination.SystemClock
-	Events        Events
+	// DirectQuiet is for how long a producer past the gateways must not have written to count as
+	// gone, default DirectQuiet; DirectEvery the least time between two looks, default 5 s.
+	DirectQuiet time.Duration
+	DirectEvery time.Duration
+	AuditEvery  time.Duration      // between two looks at the audit log; default 1 min
+	Clock       coordination.Clock // default coordination.SystemClock
+	Events      Events
 }
 
 func (c Config) withDefaults() Config {
@@ -70,6 +74,8 @@ func (c Config) withDefaults() Config {
 	def(&c.LeaseTTL, coordination.LeaseTTL)
 	def(&c.LeaseMargin, coordination.LeaseMargin)
 	def(&c.TakeoverAfter, 700*time.Millisecond)
+	def(&c.DirectQuiet, DirectQuiet)
+	def(&c.DirectEvery, directEvery)
 	if c.ProbeFailures <= 0 {
 		c.ProbeFailures = 3
 	}

@@ -52,6 +52,7 @@ type driver struct {
 	booted   bool
 	ending   ending
 
+	looks   directLook
 	besides sync.WaitGroup // what nothing waits for
 }
 
@@ -264,6 +265,11 @@ func (d *driver) step(ctx context.Context) (again bool, err error) {
 		again, err := d.write(ctx, next)
 		if before.State == failover.Stable && next.State != failover.Stable && err == nil && d.stored.Same(next) {
 			d.begun(ctx, before, next, view)
+		}
+		if before.Adoption != next.Adoption && err == nil && d.stored.Same(next) {
+			for _, a := range actions {
+				d.tell(a)
+			}
 		}
 		return again, err
 	}

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -320,6 +321,18 @@ func (h *hub) judgements(sites []spillway.SiteID, observers []spillway.SiteID) m
 		judged[s] = failover.Judge(votes, s, observers)
 	}
 	return judged
+}
+
+// adopting tells whether a live control loop has a configuration that says so of a group.
+func (h *hub) adopting(group string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for key, b := range h.digest.ballots {
+		if b.ok && h.lives(key, h.ttl) && slices.Contains(b.value.Adopting, group) {
+			return true
+		}
+	}
+	return false
 }
 
 // mirrorView is what is heard of the mirrors of one site.

@@ -235,7 +235,7 @@ func (p *Plan) accepted() string {
 // end by itself, as mirrors create what is missing and brokers start: failover.ErrBehind.
 func (p Plan) Refusal() error {
 	kind := failover.ErrRefused
-	if p.Kind == failover.Switchover && !slices.ContainsFunc(p.Findings, func(f preflight.Finding) bool { return f.Refuses && f.Lasting }) {
+	if p.Kind == failover.Switchover && p.Adopting == "" && !slices.ContainsFunc(p.Findings, func(f preflight.Finding) bool { return f.Refuses && f.Lasting }) {
 		kind = failover.ErrBehind
 	}
 	if len(p.Refused) == 0 {

@@ -92,6 +92,12 @@ func (o *observer) vote(ctx context.Context) {
 	ticker := time.NewTicker(o.c.cfg.LeaseTTL / 4)
 	defer ticker.Stop()
 	var version uint64
+	var adopting []string
+	for _, g := range o.c.cfg.Topology.Groups() {
+		if g.Adopting {
+			adopting = append(adopting, g.Name)
+		}
+	}
 	for beat := uint64(1); ; beat++ {
 		select {
 		case <-ctx.Done():
@@ -99,7 +105,7 @@ func (o *observer) vote(ctx context.Context) {
 		case <-o.changed:
 		case <-ticker.C:
 		}
-		version = o.cast(ctx, failover.Ballot{Votes: o.votes(), Beat: beat}, version)
+		version = o.cast(ctx, failover.Ballot{Votes: o.votes(), Beat: beat, Adopting: adopting}, version)
 	}
 }
 

@@ -49,6 +49,9 @@ type Operator struct {
 	// NotClients are principals at the sites, beside those of gateways and mirrors, whose
 	// rights no move depends on.
 	NotClients []string
+	// DirectQuiet is for how long a producer past the gateways must not have written to count
+	// as gone; 0: DirectQuiet.
+	DirectQuiet time.Duration
 	// Sites, if not nil, are read before a move: whether the target can take the group,
 	// and what exactly a failover would lose. A command without a way to a site goes
 	// without.
@@ -107,10 +110,19 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 			site.Drained = nil
 			view.Sites[returned] = site
 		}
-		asks, err := failover.Choose(share, r, view, o.limits(g))
+		limits, adopting := o.limits(g), ""
+		if failover.Stranded(share, r, view, limits) != "" {
+			share.Adoption = o.foundNow(ctx, g, share)
+			adopting = failover.Stranded(share, r, view, limits)
+			if !dryRun {
+				return Plan{}, fmt.Errorf("%w: %s", failover.ErrRefused, adopting)
+			}
+			share.Adoption, limits.Group.Adopting = nil, false // what else is in the way
+		}
+		asks, err := failover.Choose(share, r, view, limits)
 		next := share
 		if err == nil {
-			next, err = failover.Begin(share, asks, view, o.limits(g))
+			next, err = failover.Begin(share, asks, view, limits)
 		}
 		if !dryRun && o.waits(ctx, err, o.look/2) {
 			continue
@@ -125,6 +137,9 @@ func (o *Operator) begin(ctx context.Context, group string, r failover.Request, 
 		}
 		plan.explain(g, share, next, view)
 		plan.refuse(r)
+		if plan.Adopting = adopting; adopting != "" {
+			plan.Refused = append([]string{adopting}, plan.Refused...)
+		}
 		plan.DryRun = dryRun
 		if dryRun {
 			return plan, nil
@@ -393,6 +408,9 @@ func (o *Operator) survey(ctx context.Context, g spillway.FailoverGroup, share f
 	}
 	if view.Reserved, _, err = readReserved(ctx, o.store, o.keys.Reserved(share.ID())); err != nil {
 		return h, view, plan, fmt.Errorf("what a move of %s may lose: %w", share.ID(), err)
+	}
+	if why := failover.Stranding(share, g); why != "" {
+		plan.Automation = "off, since " + why
 	}
 	return h, view, plan, nil
 }

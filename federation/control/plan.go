@@ -53,6 +53,9 @@ type Plan struct {
 	Torn string `json:"torn"`
 	// Findings are what the target has otherwise than the active site, or lacks.
 	Findings []preflight.Finding `json:"findings,omitempty"`
+	// Adopting is why nothing moves as long as clients may go past the gateways; the rest of
+	// the plan says what else is in the way.
+	Adopting string `json:"adopting,omitempty"`
 	// Refused is why the move would not be begun; only a dry run tells of it here.
 	Refused []string `json:"refused,omitempty"`
 

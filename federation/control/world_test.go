@@ -227,6 +227,7 @@ func (s *site) restart(before ...func()) {
 const (
 	testTTL   = 800 * time.Millisecond
 	testProbe = 100 * time.Millisecond
+	testQuiet = 3 * time.Second
 )
 
 func (s *site) start() {
@@ -284,7 +285,7 @@ func (s *site) starts(ctx context.Context, m *mirror.Mirror, access map[spillway
 	}
 	f := NewFollower(FollowerConfig{Topology: s.w.topology, Store: s.w.store, Cluster: s.cluster, Mirror: driven, Worker: "1", LeaseTTL: testTTL, Events: events})
 	s.control = Config{Topology: s.w.topology, Store: s.w.store, Site: s.id, Sites: access, ProbeInterval: testProbe, ProbeTimeout: time.Second, ProbeFailures: 2,
-		HoldDown: time.Millisecond, HearSites: time.Second, AuditEvery: 100 * time.Millisecond, LeaseTTL: testTTL, LeaseMargin: 200 * time.Millisecond, Events: events}
+		HoldDown: time.Millisecond, HearSites: time.Second, DirectEvery: 100 * time.Millisecond, DirectQuiet: testQuiet, AuditEvery: 100 * time.Millisecond, LeaseTTL: testTTL, LeaseMargin: 200 * time.Millisecond, Events: events}
 	s.maps = maptopic.Tail(ctx, s.cluster, nil)
 	s.w.mu.Lock()
 	s.gateway = newGateway(s)

@@ -58,6 +58,9 @@ func Begin(share Share, r Request, view View, limits Limits) (Share, error) {
 	if err != nil {
 		return share, err
 	}
+	if why := Stranded(share, r, view, limits); why != "" {
+		return share, refuse("%s", why)
+	}
 	if err := checkTarget(share, r, view, limits); err != nil {
 		return share, err
 	}
@@ -229,6 +232,8 @@ func automatic(share Share, view View, limits Limits) (Share, []Action) {
 		return share, []Action{{Kind: Ask, Site: share.Active, Why: fmt.Sprintf("%s; a person must decide: ", site.Judgement.Why) + fmt.Sprintf(format, args...)}}
 	}
 	switch {
+	case Stranding(share, limits.Group) != "":
+		return ask("automatic failover of %s is off, since %s", share.Group, Stranding(share, limits.Group))
 	case !policy.Enabled:
 		return ask("automatic failover of %s is off", share.Group)
 	case view.Automation.Paused:

@@ -158,6 +158,8 @@ const (
 type Ballot struct {
 	Votes []Vote `json:"votes"` // of sites that were probed lately
 	Beat  uint64 `json:"beat"`  // rises with every write
+	// Adopting are the failover groups that the observer's configuration says are adopting.
+	Adopting []string `json:"adopting,omitempty"`
 }
 
 // Vote is one observer's verdict about one site.

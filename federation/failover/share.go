@@ -164,6 +164,8 @@ type Share struct {
 	DegradedWhy string    `json:"degradedWhy,omitempty"`
 	// DegradedEpoch is the epoch in which it began.
 	DegradedEpoch spillway.Epoch `json:"degradedEpoch,omitempty"`
+	// Adoption: clients may go past the gateways, so nothing moves; nil: they do not.
+	Adoption *Adoption `json:"adoption,omitempty"`
 	// Failovers are when the last unplanned moves ended, oldest first (failoversKept), and
 	// when automation gave one up. Nil:
 	// a version wrote the record that did not keep them.

@@ -33,6 +33,9 @@ func Step(share Share, view View, limits Limits) (Share, []Action) {
 		if !view.Allowed && !view.Sites[share.Active].Judgement.Down {
 			return share, []Action{{Kind: Allow, Site: share.Active, Why: fmt.Sprintf("%s serves, so gateways may write there", share.Active)}}
 		}
+		if next, why := adoption(share, view, limits); why != "" {
+			return next, []Action{{Kind: Wait, Site: share.Active, Why: why}}
+		}
 		next, actions := automatic(share, view, limits)
 		if next.State != Stable || view.Sites[share.Active].Judgement.Down {
 			return next, actions

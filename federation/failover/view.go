@@ -47,6 +47,10 @@ type View struct {
 	// until then. A share that was never produced to has an empty map.
 	Reserved PartitionOffsets
 
+	// Direct is what the last look for clients past the gateways has found, since the share
+	// has stood still; nil: there was none yet.
+	Direct *DirectView
+
 	Automation Automation
 	// SinceMove is the time since the last move ended, and FailoversLastHour how
 	// many unplanned ones there were. ClockAhead is how far the record's time of that
@@ -54,6 +58,7 @@ type View struct {
 	SinceMove         time.Duration
 	ClockAhead        time.Duration
 	FailoversLastHour int
+	Adopting          bool   // a live loop has a configuration that says so
 	NewMask           uint64 // 61 random bits for a term that begins now
 }
 

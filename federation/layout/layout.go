@@ -17,6 +17,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"strconv"
 
@@ -80,9 +81,26 @@ type GatewayLease struct {
 	// Lagging tells, by share ("group/index"), where the other sites lack more than
 	// allowed, or producers are slowed down for it; nothing where not. For people.
 	Lagging map[string]Lagging `json:"lagging,omitempty"`
+	// Transactional are, by share, the producer ids that the site gave to transactional
+	// producers which came by this gateway lately, as far as the share is adopting: brokers
+	// do not tell by which way they came.
+	Transactional map[string][]Through `json:"transactional,omitempty"`
+	// Static are, as MemberKey, the members of consumer groups with an instance id that came by
+	// this gateway lately, of shares that are adopting. Brokers show of such a one what it was
+	// when somebody joined under the instance id first.
+	Static []uint64 `json:"static,omitempty"`
+	// Plain are the partitions of such shares, by topic, to which batches without a producer id
+	// went by this gateway lately.
+	Plain map[string][]int32 `json:"plain,omitempty"`
 	// RightsUnread are the sites whose access control lists this gateway has never read: of
 	// what is served there it tells clients to come again. For people.
 	RightsUnread []spillway.SiteID `json:"rightsUnread,omitempty"`
+}
+
+// Through is a transactional producer that came by a gateway.
+type Through struct {
+	Producer int64 `json:"p"`
+	Epoch    int16 `json:"e"` // newest with which it did
 }
 
 // Lagging is what a gateway says of a share whose other sites are behind.
@@ -91,6 +109,15 @@ type Lagging struct {
 	Worst      string  `json:"worst"`      // of them
 	Records    int64   `json:"records"`    // of it that no other site has
 	Seconds    float64 `json:"seconds"`    // since the oldest of them was appended
+}
+
+// MemberKey names a member of a consumer group in a few bytes.
+func MemberKey(group, id string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(group)) // never fails, as the others
+	h.Write([]byte{0})
+	h.Write([]byte(id))
+	return h.Sum64()
 }
 
 // Decode reads a layout record.

@@ -48,6 +48,7 @@ func (c *Client) heartbeat(ctx context.Context, req *kmsg.HeartbeatRequest, mark
 	switch code {
 	case 0, kerr.RebalanceInProgress.Code: // the coordinator knows it
 		c.router.members.heard(req.Group, req.MemberID, mark)
+		c.router.members.comesAs(req.Group, req.MemberID, req.InstanceID)
 	case kerr.UnknownMemberID.Code:
 		c.router.left(share, req.Group, req.MemberID)
 	}

@@ -77,7 +77,7 @@ func (c *Client) initTransactional(ctx context.Context, req *kmsg.InitProducerID
 	}
 	var resp *kmsg.InitProducerIDResponse
 	call := transactionCall{
-		id: id, share: share, producer: req.ProducerID,
+		id: id, share: share, producer: req.ProducerID, producerEpoch: req.ProducerEpoch,
 		upstream: func(_ Term, producer int64) (kmsg.Request, bool) {
 			up := *req
 			if up.ProducerID = producer; producer < 0 {
@@ -91,7 +91,7 @@ func (c *Client) initTransactional(ctx context.Context, req *kmsg.InitProducerID
 			if resp.ErrorCode != 0 || resp.ProducerID < 0 {
 				return
 			}
-			c.router.transactions.initialized(id, t.Epoch, resp.ProducerID, timeout)
+			c.router.transactions.initialized(id, t.Epoch, resp.ProducerID, resp.ProducerEpoch, timeout)
 			resp.ProducerID = spillway.TransactionalProducerID(t.Epoch, resp.ProducerID)
 		},
 	}

@@ -49,7 +49,7 @@ func (c *Client) addPartitionsToTxn(ctx context.Context, req *kmsg.AddPartitions
 	}
 	var resp *kmsg.AddPartitionsToTxnResponse
 	err := c.transact(ctx, transactionCall{
-		id: req.TransactionalID, share: share, producer: max(req.ProducerID, 0), begins: true,
+		id: req.TransactionalID, share: share, producer: max(req.ProducerID, 0), producerEpoch: req.ProducerEpoch, begins: true,
 		upstream: func(_ Term, producer int64) (kmsg.Request, bool) {
 			up := *req
 			up.ProducerID = producer

@@ -48,7 +48,7 @@ func (c *Client) endTxn(ctx context.Context, req *kmsg.EndTxnRequest) *kmsg.EndT
 	}
 	older, told := false, resp
 	err := c.transact(ctx, transactionCall{
-		id: req.TransactionalID, share: share, producer: max(req.ProducerID, 0), continued: true,
+		id: req.TransactionalID, share: share, producer: max(req.ProducerID, 0), producerEpoch: req.ProducerEpoch, continued: true,
 		upstream: func(_ Term, producer int64) (kmsg.Request, bool) {
 			up := *req
 			up.ProducerID = producer

@@ -81,7 +81,7 @@ func (c *Client) txnCommitted(ctx context.Context, req *kmsg.TxnOffsetCommitRequ
 		return 0
 	}
 	err := c.transact(ctx, transactionCall{
-		id: req.TransactionalID, share: share, producer: max(req.ProducerID, 0), group: req.Group,
+		id: req.TransactionalID, share: share, producer: max(req.ProducerID, 0), producerEpoch: req.ProducerEpoch, group: req.Group,
 		upstream: func(t Term, producer int64) (kmsg.Request, bool) {
 			plain, known := cm.upstream(share, t)
 			if !known {

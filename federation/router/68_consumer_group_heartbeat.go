@@ -110,6 +110,7 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	c.stale(share, theGroup(req.Group), answer.ErrorCode)
 	if answer.ErrorCode == 0 && answer.MemberID != nil && req.MemberEpoch >= 0 {
 		ms.heard(req.Group, *answer.MemberID, mark)
+		ms.comesAs(req.Group, *answer.MemberID, req.InstanceID)
 	}
 	answer.HeartbeatIntervalMillis = min(answer.HeartbeatIntervalMillis, beatMillisMax)
 	if answer.Assignment != nil && !c.router.virtualAssignment(ctx, t, answer.Assignment) {

@@ -2,10 +2,12 @@ package router
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
 	"spillway"
+	"spillway/federation/layout"
 )
 
 // members knows the members of consumer groups that speak through this gateway. A member is
@@ -60,6 +62,7 @@ type member struct {
 	// not come, while it waits for a transaction that begins when the move is over. That it
 	// was told is enough: one that was not would try in vain until its next heartbeat.
 	transacts bool
+	static    bool // it has an instance id
 }
 
 // claims are the members that a connection has named and of which no site has said that it has them.
@@ -265,6 +268,37 @@ func (m *members) heard(group, id string, mark uint64) {
 	m.hear(group, id, mark).disclaim()
 }
 
+// comesAs notes that a known member has an instance id.
+func (m *members) comesAs(group, id string, instance *string) {
+	if instance != nil {
+		m.ifKnown(group, id, func(mb *member) { mb.static = true })
+	}
+}
+
+// staticMax bounds how many members with an instance id are told of.
+const staticMax = 1000
+
+// StaticMembers are the members with an instance id of the consumer groups of a share which
+// spoke through this gateway lately, as layout.MemberKey of what they are at the site,
+// staticMax at most.
+func (r *Router) StaticMembers(s *Share) (keys []uint64) {
+	m := r.members
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for group, g := range m.mu.byGroup {
+		if of, ok := r.GroupShare(group); !ok || of != s {
+			continue
+		}
+		for id, mb := range g {
+			if mb.static && id == mb.at && time.Since(mb.seen) <= throughFor && len(keys) < staticMax {
+				keys = append(keys, layout.MemberKey(group, id))
+			}
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
+
 // commits notes that a site has taken positions of a member.
 func (m *members) commits(group, id string, mark uint64, inTransaction bool) {
 	if id == "" { // of no member
@@ -387,8 +421,8 @@ func (m *members) drop(mb *member) {
 	m.unname(mb, mb.at)
 }
 
-// sweep drops members that have been silent for long, and whose clients have no other name
-// for them that counts. Not all are looked through again before a pause is over.
+// sweep drops members that have been silent for long, of whom nobody is told, and whose clients have
+// no other name for them that counts. Not all are looked through again before a pause is over.
 func (m *members) sweep(pause time.Duration) {
 	now := time.Now()
 	if now.Sub(m.mu.swept) < pause {
@@ -397,7 +431,8 @@ func (m *members) sweep(pause time.Duration) {
 	m.mu.swept = now
 	for _, g := range m.mu.byGroup {
 		for _, mb := range g {
-			if len(mb.joins) == 0 && !mb.lately(now) && (mb.known == mb.at || now.After(mb.until)) {
+			told := mb.static && now.Sub(mb.seen) <= throughFor
+			if len(mb.joins) == 0 && !mb.lately(now) && !told && (mb.known == mb.at || now.After(mb.until)) {
 				m.drop(mb)
 			}
 		}

@@ -279,6 +279,7 @@ func (p *part) find(ctx context.Context) (node int32, err error) {
 		if p.producer, err = p.op.client.router.producerAt(ctx, p.term, p.term.Epoch, p.op.transactional, p.header.ProducerID); err != nil {
 			return -1, err
 		}
+		p.op.client.router.transactions.came(p.op.transactional, p.producer, p.header.ProducerEpoch)
 	}
 	return p.leader(ctx)
 }
@@ -412,6 +413,8 @@ func (op *produce) send(lane *Lane, parts []*part) {
 			batch.SetProducer(p.records, p.producer, p.header.ProducerEpoch, p.header.BaseSequence)
 		case p.idempotent():
 			batch.SetProducer(p.records, spillway.MaskProducerID(p.header.ProducerID, p.term.Mask), p.header.ProducerEpoch, p.header.BaseSequence)
+		default:
+			op.client.router.plain.sends(p)
 		}
 		i, ok := byTopic[p.tp.Topic]
 		if !ok {

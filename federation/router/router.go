@@ -168,6 +168,7 @@ type Router struct {
 	lags         *lags
 	members      *members
 	transactions *transactions
+	plain        *plain
 	lookups      lookups
 	gone         goneFor
 	besides      *lanes        // for members that leave: what they have on their own may wait at the site
@@ -197,7 +198,7 @@ func New(c Config) *Router {
 	r := &Router{
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, standbys: c.Standbys, events: c.Events,
-		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), transactions: newTransactions(), generations: newGenerations(),
+		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), transactions: newTransactions(), plain: newPlain(), generations: newGenerations(),
 		aside:    make(chan struct{}, asideMax),
 		changing: rate.NewLimiter(changesPerSecond, changesBurst),
 	}

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"spillway"
@@ -44,7 +45,8 @@ type Share struct {
 	ID    spillway.ShareID
 	Group spillway.FailoverGroup
 
-	asides asides // leaves that are asked for aside
+	adopting atomic.Bool // clients may go past the gateways
+	asides   asides      // leaves that are asked for aside
 
 	mu struct {
 		sync.Mutex
@@ -91,6 +93,9 @@ func NewShare(id spillway.ShareID, group spillway.FailoverGroup) *Share {
 	s.mu.unsure = make(map[spillway.SiteID]time.Time)
 	return s
 }
+
+// Adopting tells whether clients may go past the gateways, as far as is known.
+func (s *Share) Adopting() bool { return s.adopting.Load() }
 
 // Record is the newest record seen; its Epoch is 0 before the first one.
 func (s *Share) Record() failover.Share {
@@ -140,6 +145,7 @@ func (s *Share) SetRecord(r failover.Share) {
 		s.mu.moved = time.Now()
 	}
 	s.mu.record = r
+	s.adopting.Store(s.Group.Adopting || r.Adoption != nil)
 	if site, ok := r.Serves(); !ok || site != s.mu.term.Site || servedEpoch(r) != s.mu.term.Epoch {
 		if s.mu.open {
 			s.mu.moved = time.Now()

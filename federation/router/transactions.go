@@ -1,9 +1,11 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,6 +15,7 @@ import (
 
 	"spillway"
 	"spillway/broker"
+	"spillway/federation/layout"
 )
 
 // Transactions are those of the site that serves the failover group: its coordinator
@@ -98,7 +101,9 @@ type transactionCall struct {
 	id       string // transactional
 	share    *Share
 	producer int64 // as the client knows it; < 0: none
-	begins   bool  // it may begin a transaction
+	// producerEpoch is that of the client's request.
+	producerEpoch int16
+	begins        bool // it may begin a transaction
 	// continued: ids of terms that the one in force only continues are good too, as they
 	// are those of the same coordinator.
 	continued bool
@@ -166,6 +171,9 @@ func (c *Client) transactOnce(ctx context.Context, call transactionCall) error {
 			r.ReportDrained(call.share)
 			return errDraining
 		}
+	}
+	if call.producer >= 0 {
+		r.transactions.came(call.id, producer, call.producerEpoch)
 	}
 	to := groupCall{share: call.share, group: call.id, kind: broker.TransactionCoordinator, req: req, counted: true, epoch: t.Epoch}
 	if call.group != "" {
@@ -284,6 +292,7 @@ type transactional struct {
 	seen     time.Time
 	epoch    spillway.Epoch // in which the site gave the producer id
 	producer int64
+	told     int16         // newest epoch of that id with which somebody came by this gateway; −1: not known
 	timeout  time.Duration // of its transactions
 	open     time.Time     // when the open one began; zero: none is
 	openIn   spillway.Epoch
@@ -317,7 +326,7 @@ func (x *transactions) of(id string) *transactional {
 		if len(id) > transactionalIDMax || len(x.mu.byID) >= transactionalMax && !x.forget() {
 			return nil
 		}
-		e = &transactional{producer: -1, timeout: transactionTimeout}
+		e = &transactional{producer: -1, told: -1, timeout: transactionTimeout}
 		x.mu.byID[id] = e
 	}
 	e.seen = time.Now()
@@ -396,16 +405,28 @@ func (x *transactions) learn(id string, epoch spillway.Epoch, producer int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if e := x.of(id); e != nil {
+		if e.epoch != epoch || e.producer != producer {
+			e.told = -1
+		}
 		e.epoch, e.producer = epoch, producer
 	}
 }
 
+// came notes with which epoch of its id a producer came by this gateway.
+func (x *transactions) came(id string, producer int64, told int16) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.mu.byID[id]; e != nil && e.producer == producer {
+		e.told = max(e.told, told)
+	}
+}
+
 // initialized notes that a producer begins anew: what was open is aborted.
-func (x *transactions) initialized(id string, epoch spillway.Epoch, producer int64, timeout time.Duration) {
+func (x *transactions) initialized(id string, epoch spillway.Epoch, producer int64, told int16, timeout time.Duration) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if e := x.of(id); e != nil {
-		e.epoch, e.producer, e.open = epoch, producer, time.Time{}
+		e.epoch, e.producer, e.told, e.open = epoch, producer, told, time.Time{}
 		e.timeout = min(max(timeout, time.Second), transactionTimeoutMx)
 	}
 }
@@ -452,4 +473,38 @@ func (x *transactions) settledAll(epoch spillway.Epoch, of func(id string) bool)
 		}
 	}
 	return true
+}
+
+// Bounds of what is told of those that came by this gateway, while a share is adopting. A
+// member that has done nothing for longer than throughFor may have gone to the brokers since.
+const (
+	throughFor = time.Minute
+	throughMax = 500
+	// transactionalFor is for how long transactional producers are told of. Who comes by the
+	// brokers gets a newer epoch of the id there, so that one may pause.
+	transactionalFor = 10 * time.Minute
+)
+
+// TransactionalProducers are the ids that the site that serves a share has given to
+// transactional producers which came by this gateway lately, ascending, throughMax at most, each
+// with the newest epoch of it.
+func (r *Router) TransactionalProducers(s *Share) []layout.Through {
+	t, serving := s.Serving()
+	if !serving {
+		return nil
+	}
+	x := r.transactions
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var ids []layout.Through
+	for id, e := range x.mu.byID {
+		if e.producer < 0 || e.told < 0 || e.epoch < t.Base || time.Since(e.seen) > transactionalFor {
+			continue
+		}
+		if of, ok := r.TransactionShare(id); ok && of == s {
+			ids = append(ids, layout.Through{Producer: e.producer, Epoch: e.told})
+		}
+	}
+	slices.SortFunc(ids, func(a, b layout.Through) int { return cmp.Compare(a.Producer, b.Producer) })
+	return ids[:min(len(ids), throughMax)]
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"spillway"
 	"spillway/broker"
 	"spillway/federation/failover"
+	"spillway/federation/layout"
 	"spillway/mirror/offsetmap"
 )
 
@@ -175,7 +177,7 @@ func TestTransactionsAreBounded(t *testing.T) {
 		if was, _ := x.begin("one more", 1); was || len(x.mu.byID) != transactionalMax {
 			t.Fatalf("%d are remembered", len(x.mu.byID))
 		}
-		x.initialized("7", 1, 7, time.Hour)
+		x.initialized("7", 1, 7, 0, time.Hour)
 		x.begin("7", 1)
 		time.Sleep(2 * transactionalMemory)
 		if was, _ := x.begin("7", 1); !was {
@@ -400,5 +402,126 @@ func TestAnotherProducerIsRememberedForAMoment(t *testing.T) {
 		w.site.transaction.ProducerID--
 		look(nil, 3)
 		look(nil, 3)
+	})
+}
+
+// Brokers do not tell by which way a transactional producer came, so gateways say who came by
+// them, while a share is adopting: lately, in the share's failover group, and with an id of the
+// site that serves.
+func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer w.Close()
+		share := w.shares[spillway.ShareID{Group: "shop"}]
+		ids := func(all []layout.Through) (got []int64) {
+			for _, one := range all {
+				got = append(got, one.Producer*10+int64(one.Epoch))
+			}
+			return got
+		}
+		tells := func(want ...int64) {
+			t.Helper()
+			if got := ids(w.TransactionalProducers(share)); !slices.Equal(got, want) {
+				t.Errorf("%v, want %v", got, want)
+			}
+		}
+		w.transactions.initialized("app", 1, 42, 3, time.Minute)
+		w.transactions.learn("app-2", 1, 7)
+		w.transactions.learn("app-4", 1, 8) // with which epoch is not known
+		w.transactions.came("app-2", 7, 1)
+		w.transactions.begin("app-3", 1) // of which the site's id is not known here
+		tells(71, 423)
+		time.Sleep(transactionalFor / 2)
+		w.transactions.begin("app", 1)
+		w.transactions.came("app", 42, 5)
+		w.transactions.came("app", 42, 4) // one that was fenced
+		tells(71, 425)
+		time.Sleep(transactionalFor/2 + time.Second)
+		tells(425)
+		share.SetRecord(failover.Share{State: failover.Stable, Epoch: 2, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "east"}}})
+		if !share.Open(Term{Epoch: 2, Base: 2, Site: "east"}) {
+			t.Fatal("the share does not open")
+		}
+		tells() // 42 is somebody else's there
+		for n := range throughMax + 5 {
+			w.transactions.learn(fmt.Sprint("app-", n), 2, int64(n))
+			w.transactions.came(fmt.Sprint("app-", n), int64(n), 0)
+		}
+		if n := len(w.TransactionalProducers(share)); n != throughMax {
+			t.Errorf("%d are told", n)
+		}
+	})
+}
+
+// Of static members brokers show who joined first, so gateways say who came by them: lately,
+// and those alone.
+func TestAGatewayTellsWhichStaticMembersCameByIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer w.Close()
+		share := w.shares[spillway.ShareID{Group: "shop"}]
+		w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+		beat := func(member string, instance *string) {
+			t.Helper()
+			req := kmsg.NewPtrHeartbeatRequest()
+			req.Version, req.Group, req.MemberID, req.InstanceID = 4, "desk", member, instance
+			if _, err := w.serve(t.Context(), 12, 4, req.AppendTo(nil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		beat("till-1-a", kmsg.StringPtr("till-1"))
+		beat("desk-b", nil)
+		time.Sleep(throughFor - time.Second) // longer than who is silent is waited for before a move
+		beat("desk-b", nil)
+		if got := w.StaticMembers(share); !slices.Equal(got, []uint64{layout.MemberKey("desk", "till-1-a")}) {
+			t.Errorf("%v", got)
+		}
+		time.Sleep(2 * time.Second)
+		if got := w.StaticMembers(share); len(got) > 0 {
+			t.Errorf("it has gone, and is told: %v", got)
+		}
+		for n := range staticMax + 5 {
+			w.members.touch("desk", fmt.Sprint("m-", n))
+			w.members.comesAs("desk", fmt.Sprint("m-", n), kmsg.StringPtr("x"))
+		}
+		if n := len(w.StaticMembers(share)); n != staticMax {
+			t.Errorf("%d are told", n)
+		}
+	})
+}
+
+// Batches without a producer id look the same whoever wrote them, so gateways say to which
+// partitions they sent such, while the share is adopting.
+func TestAGatewayTellsWhereItWritesWithoutAProducerID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer w.Close()
+		share := w.shares[spillway.ShareID{Group: "shop"}]
+		tp := spillway.TopicPartition{Topic: "orders", Partition: 3}
+		w.plain.sends(&part{share: share, tp: tp})
+		if got := w.PlainPartitions(share); len(got) > 0 {
+			t.Errorf("it is not adopting, and %v are remembered", got)
+		}
+		record := share.Record()
+		record.Adoption = &failover.Adoption{}
+		share.SetRecord(record)
+		w.plain.sends(&part{share: share, tp: tp})
+		if got := w.PlainPartitions(share); !slices.Equal(got, []spillway.TopicPartition{tp}) {
+			t.Errorf("%v", got)
+		}
+		for n := range int32(plainMax + 5) {
+			w.plain.sends(&part{share: share, tp: spillway.TopicPartition{Topic: "carts", Partition: n}})
+		}
+		if n := len(w.PlainPartitions(share)); n != plainMax {
+			t.Errorf("%d are remembered", n)
+		}
+		time.Sleep(throughFor + time.Second)
+		if got := w.PlainPartitions(share); len(got) > 0 {
+			t.Errorf("long ago, and %d are told", len(got))
+		}
+		tp.Partition++
+		if w.plain.sends(&part{share: share, tp: tp}); len(w.plain.at) != 1 {
+			t.Errorf("%d take room", len(w.plain.at))
+		}
 	})
 }

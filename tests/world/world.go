@@ -531,6 +531,20 @@ func (w *World) reserve(site string) {
 	w.Bootstrap = append(w.Bootstrap, fmt.Sprintf("%s:%d", w.host(site), free[0]))
 }
 
+// Reconfigure changes what configurations are made of, and starts the processes of all sites
+// anew with them, one site after the other.
+func (w *World) Reconfigure(change func(*Options)) {
+	w.t.Helper()
+	change(&w.Options)
+	for _, site := range w.Sites {
+		for _, p := range w.spillways(site) {
+			w.must(p.Kill())
+		}
+		w.writeConfigs(site)
+		w.StartSpillway(site)
+	}
+}
+
 // writeConfigs writes the configurations of a site's processes.
 func (w *World) writeConfigs(site string) {
 	w.t.Helper()

@@ -1,0 +1,58 @@
+package router
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"spillway"
+)
+
+// plain knows to which partitions of shares that are adopting this gateway has lately sent
+// batches without a producer id: they look the same to brokers whoever wrote them, so whether
+// a log that grew by such was written past the gateways is seen by who has not written.
+type plain struct {
+	mu sync.Mutex
+	at map[spillway.TopicPartition]time.Time
+}
+
+// plainMax bounds the partitions that are remembered, and told. Those beyond look as if they
+// were written to past the gateways.
+const plainMax = 1000
+
+func newPlain() *plain { return &plain{at: make(map[spillway.TopicPartition]time.Time)} }
+
+// sends notes a batch before it is on its way.
+func (l *plain) sends(p *part) {
+	if !p.share.adopting.Load() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, known := l.at[p.tp]; !known && len(l.at) >= plainMax {
+		for tp, at := range l.at {
+			if time.Since(at) > throughFor {
+				delete(l.at, tp)
+			}
+		}
+		if len(l.at) >= plainMax {
+			return
+		}
+	}
+	l.at[p.tp] = time.Now()
+}
+
+// PlainPartitions are the partitions of a share to which this gateway has lately sent batches
+// without a producer id, in order.
+func (r *Router) PlainPartitions(s *Share) (tps []spillway.TopicPartition) {
+	l := r.plain
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for tp, at := range l.at {
+		if time.Since(at) <= throughFor && r.topology.Has(s.Group, tp) {
+			tps = append(tps, tp)
+		}
+	}
+	slices.SortFunc(tps, spillway.TopicPartition.Compare)
+	return tps
+}
