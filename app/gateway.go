@@ -43,7 +43,7 @@ func (a *App) startGateway(ctx context.Context) error {
 		BudgetBytesMax: c.Limits.UnansweredBytesMax, ConnectionsMax: c.Limits.ConnectionsMax, ConnectionsPerAddressMax: c.Limits.ConnectionsPerAddressMax,
 		ConnectionRatePerAddress: c.Limits.ConnectionRatePerAddress, ConnectionsPerPrincipalMax: c.Limits.ConnectionsPerPrincipalMax, Quotas: quotas(c.Quotas),
 		LeaseTTL: c.Lease.TTL, LeaseEvery: c.Lease.Interval, Release: a.version, Events: events,
-		Router: router.Config{Administration: administration[c.Administration]},
+		Router: routerConfig(a.cfg),
 	})
 	if err != nil {
 		_ = l.Close() // the first error is the one to tell
@@ -70,6 +70,10 @@ func quotas(of []configs.Quota) []federation.Quota {
 		})
 	}
 	return all
+}
+
+func routerConfig(cfg *configs.Config) router.Config {
+	return router.Config{Administration: administration[cfg.Gateway.Administration], DirectQuiet: cfg.Control.DirectQuiet}
 }
 
 // administration by the word of the configuration.

@@ -16,7 +16,17 @@ import (
 	"time"
 
 	"spillway/configs"
+	"spillway/federation/router"
 )
+
+// Gateways vouch for a transactional producer that pauses for longer than control loops wait
+// for one, so they have to know how long these do.
+func TestAGatewayKnowsForHowLongLoopsWaitForAProducer(t *testing.T) {
+	cfg := &configs.Config{Control: configs.Control{DirectQuiet: 42 * time.Minute}, Gateway: configs.Gateway{Administration: configs.AdministrationTopics}}
+	if got := routerConfig(cfg); got.DirectQuiet != cfg.Control.DirectQuiet || got.Administration != router.TopicAdministration {
+		t.Errorf("%+v", got)
+	}
+}
 
 // certificate writes one and its key.
 func certificate(t *testing.T) (files configs.ServerTLS) {

@@ -1,8 +1,12 @@
 package federation
 
 import (
+	"slices"
+	"strings"
+
 	"spillway"
 	"spillway/federation/layout"
+	"spillway/federation/router"
 )
 
 // toldBytesMax bounds what a lease tells of clients, over all shares, in bytes: stores refuse
@@ -25,20 +29,27 @@ func within[T any](room *int, all []T, size func(T) int) []T {
 // which transactional producers, members with an instance id, and producers without an id came
 // by this gateway.
 func (g *Gateway) cameBy(lease layout.GatewayLease) layout.GatewayLease {
-	room := toldBytesMax
-	for id, s := range g.shares {
-		if !s.Adopting() {
-			continue
+	var adopting []*router.Share
+	for _, s := range g.shares {
+		if s.Adopting() {
+			adopting = append(adopting, s)
 		}
-		ids := within(&room, g.router.TransactionalProducers(s), func(layout.Through) int { return 48 })
+	}
+	if len(adopting) == 0 {
+		return lease
+	}
+	slices.SortFunc(adopting, func(a, b *router.Share) int { return strings.Compare(a.Group.Name, b.Group.Name) }) // the same ones find room each time
+	room, producers, members, partitions := toldBytesMax, g.router.TransactionalProducers(), g.router.StaticMembers(), g.router.PlainPartitions()
+	for _, s := range adopting {
+		ids := within(&room, producers[s], func(layout.Through) int { return 48 })
 		if len(ids) > 0 {
 			if lease.Transactional == nil {
 				lease.Transactional = make(map[string][]layout.Through)
 			}
-			lease.Transactional[id.String()] = ids
+			lease.Transactional[s.ID.String()] = ids
 		}
-		lease.Static = append(lease.Static, within(&room, g.router.StaticMembers(s), func(uint64) int { return 24 })...)
-		for _, tp := range within(&room, g.router.PlainPartitions(s), func(tp spillway.TopicPartition) int { return 32 + len(tp.Topic) }) {
+		lease.Static = append(lease.Static, within(&room, members[s], func(uint64) int { return 24 })...)
+		for _, tp := range within(&room, partitions[s], func(tp spillway.TopicPartition) int { return 32 + len(tp.Topic) }) {
 			if lease.Plain == nil {
 				lease.Plain = make(map[string][]int32)
 			}

@@ -7,6 +7,7 @@ import (
 	"spillway/broker/brokertest"
 	"spillway/broker/embedded"
 	"spillway/broker/kafka"
+	"spillway/broker/namespace"
 )
 
 func TestContract(t *testing.T) {
@@ -41,5 +42,5 @@ func TestContractInANamespace(t *testing.T) {
 	}
 	defer within.Close()
 	brokertest.Run(t, brokertest.Site{Cluster: within, ExpiryCheck: 100 * time.Millisecond})
-	brokertest.CheckNamespace(t, c, "payments.", "orders")
+	brokertest.CheckNamespace(t, c, []namespace.Namespace{"payments."}, "orders")
 }

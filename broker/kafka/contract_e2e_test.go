@@ -70,7 +70,7 @@ func TestContract(t *testing.T) {
 			}
 			brokertest.Run(t, site)
 			if prefix := namespaces[version]; prefix != "" {
-				brokertest.CheckNamespace(t, reach(t, running, kafka.Config{}), prefix)
+				brokertest.CheckNamespace(t, reach(t, running, kafka.Config{}), []namespace.Namespace{prefix})
 			}
 		})
 	}

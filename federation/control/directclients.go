@@ -409,6 +409,9 @@ func (d *driver) direct(ctx context.Context, now coordination.Instant) *failover
 	l := &d.looks
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if d.share.Adoption == nil && l.of == (adoptionID{}) {
+		return nil // as for most groups, at each step of a move too
+	}
 	site := d.share.Active
 	if d.share.Adoption == nil || d.share.State != failover.Stable ||
 		site != d.c.cfg.Site && d.c.hub.alive(d.c.keys.Ballot(site)) { // the loop there looks
@@ -450,9 +453,19 @@ func (d *driver) lookDirect(ctx context.Context, site spillway.SiteID, of adopti
 }
 
 // heed takes in one more look. Nobody must have been found for all of quiet: a client that is
-// started anew is away for a while.
+// started anew is away for a while. A look that could not see everything, and found nobody in
+// the rest, says nothing of who is there.
 func (l *directLook) heed(found direct.Found, at coordination.Instant, quiet time.Duration) {
 	l.expire(at)
+	if len(found.Unread) > 0 && found.Count() == 0 { // no look: it does not tell who is there
+		known := failover.DirectView{}
+		if l.found != nil {
+			known = *l.found
+		}
+		known.None, known.Unread = false, found.String()
+		l.found = &known
+		return
+	}
 	l.last = at
 	known := &failover.DirectView{Clients: found.Count(), None: found.None(), What: found.String()}
 	switch {
@@ -462,11 +475,12 @@ func (l *directLook) heed(found direct.Found, at coordination.Instant, quiet tim
 		l.nobody = at
 		fallthrough
 	case l.nobody.Shortest(at) < quiet:
-		if l.found != nil {
-			return // one that is away for a while is no news
+		if l.found != nil && l.found.What != "" {
+			known.Clients, known.What = l.found.Clients, l.found.What // one that is away for a while is no news
+		} else {
+			known.What += fmt.Sprintf(", and that has not held for %s yet", quiet)
 		}
 		known.None = false
-		known.What += fmt.Sprintf(", and that has not held for %s yet", quiet)
 	}
 	l.found = known
 }

@@ -158,7 +158,7 @@ func TestAGroupIsAdoptedWhenNobodyGoesPastTheGateways(t *testing.T) {
 	of.say(errors.New("no rights"))
 	w.eventually("what could not be looked at keeps it", func() bool {
 		a := w.record().Adoption
-		return a == nil || a.Clients == 0 && strings.Contains(a.Direct, "producers could not be looked at: no rights")
+		return a == nil || a.Clients > 0 && a.Unread && strings.HasPrefix(a.Direct, "producers could not be looked at: no rights; before that: ")
 	})
 	if w.record().Adoption == nil {
 		t.Fatal("it ended although the producers could not be looked at")
@@ -222,6 +222,7 @@ func TestNobodyMustBeFoundForLong(t *testing.T) {
 	t.Parallel()
 	none, one := direct.Found{Site: "east"}, direct.Found{Site: "east", Clients: []direct.Client{{Kind: direct.KindMember}}}
 	unread := direct.Found{Site: "east", Unread: []direct.Unread{{About: "producers", Why: "no rights"}}}
+	inPart := direct.Found{Site: "east", Clients: one.Clients, Unread: unread.Unread}
 	begun := time.Now()
 	at := func(after time.Duration) coordination.Instant { return coordination.Instant{Time: begun.Add(after)} }
 	var l directLook
@@ -232,14 +233,20 @@ func TestNobodyMustBeFoundForLong(t *testing.T) {
 		none    bool
 	}{
 		{0, none, 0, false}, {time.Minute, one, 1, false}, {2 * time.Minute, none, 1, false}, {3 * time.Minute, none, 1, false}, {4 * time.Minute, one, 1, false},
-		{5 * time.Minute, none, 1, false}, {7 * time.Minute, none, 1, false}, {8 * time.Minute, unread, 0, false}, {9 * time.Minute, none, 0, false},
-		{12 * time.Minute, none, 0, false}, {14 * time.Minute, none, 0, true}, {15 * time.Minute, one, 1, false},
+		{5 * time.Minute, none, 1, false}, {7 * time.Minute, none, 1, false}, {8 * time.Minute, unread, 1, false}, {9 * time.Minute, none, 1, false},
+		{12 * time.Minute, none, 0, true}, {13 * time.Minute, unread, 0, false}, {14 * time.Minute, none, 0, true}, {15 * time.Minute, one, 1, false},
 		{16 * time.Minute, none, 1, false}, {22 * time.Minute, none, 0, false}, {25 * time.Minute, none, 0, false}, {27 * time.Minute, none, 0, true},
-		{31 * time.Minute, none, 0, false}, // four minutes in which nobody looked
+		// Four minutes in which nobody looked, and as many in which a look saw nothing.
+		{31 * time.Minute, none, 0, false},
+		{33 * time.Minute, unread, 0, false}, {35 * time.Minute, none, 0, false}, {36 * time.Minute, none, 0, false},
+		{38 * time.Minute, none, 0, false}, {40 * time.Minute, none, 0, true}, {41 * time.Minute, inPart, 1, false}, {44 * time.Minute, none, 1, false},
 	} {
 		l.heed(step.found, at(step.after), 5*time.Minute)
 		if l.found == nil || l.found.Clients != step.clients || l.found.None != step.none {
 			t.Errorf("look %d: %+v, want %+v", i, l.found, step)
+		}
+		if want := len(step.found.Unread) > 0 && len(step.found.Clients) == 0; (l.found.Unread != "") != want {
+			t.Errorf("look %d: not seen: %q", i, l.found.Unread)
 		}
 	}
 }

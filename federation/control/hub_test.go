@@ -77,6 +77,36 @@ func TestHubRemembersStartsOfGateways(t *testing.T) {
 	})
 }
 
+// What the configuration of a loop says counts while the loop lives: its ballot outlives it, and
+// would keep a group from being adopted for ever.
+func TestABallotSaysWhoIsAdoptingWhileItsLoopLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, keys := newTeller(t), failover.Keys("shop")
+		s.h.clock = coordination.GoClock{}
+		vote := func(beat uint64, adopting ...string) {
+			s.put(keys.Ballots(), keys.Ballot("west"), failover.Ballot{Beat: beat, Adopting: adopting})
+		}
+		says := func(want bool) {
+			t.Helper()
+			if got := s.h.adopting("orders"); got != want {
+				t.Errorf("it says %t", got)
+			}
+		}
+		vote(1, "carts", "orders")
+		says(false) // this may be the last word of a loop that died long ago
+		vote(2, "carts", "orders")
+		says(true)
+		time.Sleep(coordination.LeaseTTL - time.Millisecond)
+		says(true)
+		time.Sleep(time.Millisecond)
+		says(false)
+		vote(3, "orders")
+		says(true)
+		vote(4, "carts")
+		says(false)
+	})
+}
+
 // lagging is a store of which the first listing arrives late, as of when it was begun.
 type lagging struct {
 	coordination.Store

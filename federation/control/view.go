@@ -33,7 +33,9 @@ func (d *driver) view(ctx context.Context, last bool) (failover.View, error) {
 	gatewayReports, siteReports := h.reports(d.id, d.share.Epoch)
 	v.Sites = h.siteViews(d.group, d.id, judged, siteReports)
 	d.listen(&v, now)
-	v.Direct, v.Adopting = d.direct(ctx, now), h.adopting(d.id.Group)
+	if v.Direct = d.direct(ctx, now); d.share.Adoption != nil {
+		v.Adopting = h.adopting(d.id.Group)
+	}
 	v.MarksFor = d.marks.look(d.share, &v, d.limits, now)
 	v.RestoringFor = d.memo.began.Shortest(now)
 	if d.share.State == failover.Stable && !judged[d.share.Active].Down {

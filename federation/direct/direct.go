@@ -63,20 +63,29 @@ type at struct {
 
 type been struct {
 	Producer
-	since time.Time
+	since, shown time.Time
 }
 
+// hiddenMax is for how long a producer is remembered where looks could not see everything.
+const hiddenMax = 3 * time.Minute
+
 // note takes in what a look showed. A producer that it did not show is forgotten, and new when
-// it is shown again.
-func (h *History) note(shown []Producer, now time.Time) {
+// it is shown again; but for one that a look which did not see everything may have missed.
+func (h *History) note(shown []Producer, now time.Time, everything bool) {
 	since := make(map[at]been, len(shown))
 	for _, p := range shown {
 		k := at{p.TopicPartition, p.ID}
 		was, known := h.since[k]
 		if !known || was.moved(p) {
-			was = been{p, now}
+			was = been{Producer: p, since: now}
 		}
+		was.shown = now
 		since[k] = was
+	}
+	for k, was := range h.since {
+		if _, again := since[k]; !again && !everything && now.Sub(was.shown) < hiddenMax {
+			since[k] = was
+		}
 	}
 	h.since = since
 }
@@ -99,6 +108,20 @@ func (l Look) byGateway(m Member) bool {
 func (l Look) came(id int64, epoch int16) bool {
 	told, known := l.ByGateways[id]
 	return known && epoch <= told
+}
+
+// markerEpochs is by how much the epoch of a marker may be newer than that with which a producer
+// came by a gateway last: its coordinator counts one up where it ends a transaction whose time
+// is over, or any one (KIP-890), and one more for the producer that begins anew, of which no
+// gateway has said so yet.
+const markerEpochs = 2
+
+// marker tells whether what a leader remembers of a producer is a marker that a coordinator
+// wrote for one that came by a gateway, and nothing of the producer itself. One that goes past
+// the gateways has markers too, and is further with each of its transactions.
+func (l Look) marker(p Producer) bool {
+	told, known := l.ByGateways[p.ID]
+	return known && p.Sequence < 0 && !p.Open && int(p.Epoch) <= int(told)+markerEpochs
 }
 
 // Member of a consumer group.
@@ -280,7 +303,7 @@ func Judge(group string, l Look, quiet time.Duration) Found {
 		clients = append(clients, c)
 	}
 	if l.History != nil {
-		l.History.note(l.Producers, l.At)
+		l.History.note(l.Producers, l.At, len(l.Unread) == 0)
 	}
 	writers, wrote := l.writers()
 	for _, id := range slices.Sorted(maps.Keys(writers)) {
@@ -365,12 +388,12 @@ func (l Look) writers() (writers map[int64]*writer, wrote map[spillway.TopicPart
 	writers, wrote = map[int64]*writer{}, map[spillway.TopicPartition]bool{}
 	for _, p := range l.Producers {
 		was, known := before[at{p.TopicPartition, p.ID}]
-		moved := !known || was.moved(p)
-		if moved {
+		moved := known && was.moved(p) || !known && len(l.Unread) == 0 // else it may have been missed before
+		if moved || !known {
 			wrote[p.TopicPartition] = true
 		}
-		if _, known := l.ByGateways[p.ID]; known && p.Sequence < 0 && !p.Open {
-			continue // a marker with a newer epoch, and nothing else
+		if l.marker(p) {
+			continue
 		}
 		if p.ID < 0 || spillway.IsClientProducerID(p.ID) || spillway.IsMirrorProducerID(p.ID) || l.came(p.ID, p.Epoch) {
 			continue

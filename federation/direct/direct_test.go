@@ -2,6 +2,7 @@ package direct
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -75,7 +76,14 @@ func TestWhoGoesPastTheGateways(t *testing.T) {
 			clients: "producer 9 of orders-1",
 		},
 		"a marker with a newer epoch is nobody's": {
-			look: Look{Producers: []Producer{{TopicPartition: orders, ID: 9, Epoch: 4, Sequence: -1, Last: now}}, ByGateways: map[int64]int16{9: 3}},
+			look: Look{Producers: []Producer{{TopicPartition: orders, ID: 9, Epoch: 4, Sequence: -1, Last: now}, {TopicPartition: carts, ID: 9, Epoch: 5, Sequence: -1, Last: now}}, ByGateways: map[int64]int16{9: 3}},
+		},
+		"one with a much newer epoch ended a transaction past the gateways": {
+			look:    Look{Producers: []Producer{{TopicPartition: orders, ID: 9, Epoch: 6, Sequence: -1, Last: now}}, ByGateways: map[int64]int16{9: 3}},
+			clients: "producer 9 of orders-1",
+		},
+		"the last epoch": {
+			look: Look{Producers: []Producer{{TopicPartition: orders, ID: 9, Epoch: math.MaxInt16, Sequence: -1, Last: now}}, ByGateways: map[int64]int16{9: math.MaxInt16 - 1}},
 		},
 		"it began with a newer epoch, and has written nothing yet": {
 			look:    Look{Transactions: map[int64]string{9: "pay-1"}, Epochs: map[int64]int16{9: 4}, ByGateways: map[int64]int16{9: 3}, Transactional: func(string) bool { return true }},
@@ -171,6 +179,40 @@ func TestAProducerHasGoneWhenItDidNothingOverAllLooks(t *testing.T) {
 	} {
 		if got := look(step.after, step.shown...); got != step.gone {
 			t.Errorf("look %d: gone %q, want %q", i, got, step.gone)
+		}
+	}
+}
+
+// A look that could not see everything makes no producer new: neither one that it missed, nor
+// one that it missed the first time.
+func TestALookThatCouldNotSeeEverythingMakesNobodyNew(t *testing.T) {
+	old := Producer{TopicPartition: orders, ID: 4711, Sequence: 7, Last: now.Add(-time.Hour)}
+	h := &History{}
+	look := func(after time.Duration, before, shown []Producer, unread ...Unread) Found {
+		return Judge("shop", Look{Site: "east", At: now.Add(after), Producers: shown, Before: before, Unread: unread, History: h}, quiet)
+	}
+	one, fault := []Producer{old}, Unread{"producers", "a broker does not answer"}
+	for i, step := range []struct {
+		after         time.Duration
+		before, shown []Producer
+		unread        []Unread
+		gone          string
+	}{
+		{0, one, one, nil, ""},
+		{quiet, one, one, nil, "producer 4711 of orders-1"},
+		{quiet + time.Minute, one, nil, []Unread{fault}, ""},
+		{quiet + 2*time.Minute, one, one, nil, "producer 4711 of orders-1"},
+		{quiet + 3*time.Minute, nil, one, []Unread{fault}, "producer 4711 of orders-1"},
+		{quiet + 4*time.Minute, nil, nil, []Unread{fault}, ""},
+		{quiet + 4*time.Minute + hiddenMax, nil, nil, []Unread{fault}, ""},
+		{quiet + 5*time.Minute + hiddenMax, one, one, nil, ""}, // it was away for too long
+	} {
+		f := look(step.after, step.before, step.shown, step.unread...)
+		if got := said(f.Gone); got != step.gone {
+			t.Errorf("look %d: gone %q, want %q", i, got, step.gone)
+		}
+		if want := len(step.shown) > 0 && step.gone == ""; (f.Count() > 0) != want {
+			t.Errorf("look %d: %s", i, f)
 		}
 	}
 }

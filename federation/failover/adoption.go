@@ -24,6 +24,8 @@ type Adoption struct {
 	Clients int `json:"clients"`
 	// None: everything could be looked at, and there were none.
 	None bool `json:"none,omitempty"`
+	// Unread: the last look could not see everything, so Clients are those of an earlier one.
+	Unread bool `json:"unread,omitempty"`
 }
 
 // DirectView is what a look for clients past the gateways has found, at the site that serves.
@@ -31,6 +33,19 @@ type DirectView struct {
 	Clients int
 	None    bool // all could be looked at, and there are none
 	What    string
+	// Unread is what the last look could not see; "": it saw everything, or somebody. The rest
+	// is of an earlier look then; What is "" where there was none.
+	Unread string
+}
+
+func (v DirectView) String() string {
+	switch {
+	case v.Unread == "":
+		return v.What
+	case v.What == "":
+		return v.Unread
+	}
+	return v.Unread + "; before that: " + v.What
 }
 
 // directBytesMax bounds what a record says of them.
@@ -56,14 +71,14 @@ func adoption(share Share, view View, limits Limits) (Share, string) {
 		next.Adoption = nil
 		return next, fmt.Sprintf("failover group %s is adopted: %s", share.Group, found.What)
 	}
-	if had.Direct != "" && had.Clients == found.Clients && had.None == found.None {
+	if had.Direct != "" && had.Clients == found.Clients && had.None == found.None && had.Unread == (found.Unread != "") {
 		return share, ""
 	}
-	what := found.What
+	what := found.String()
 	if len(what) > directBytesMax {
 		what = strings.ToValidUTF8(what[:directBytesMax], "") + " …"
 	}
-	next.Adoption = &Adoption{Since: had.Since, Direct: what, Clients: found.Clients, None: found.None}
+	next.Adoption = &Adoption{Since: had.Since, Direct: what, Clients: found.Clients, None: found.None, Unread: found.Unread != ""}
 	return next, fmt.Sprintf("failover group %s is adopting: %s", share.Group, what)
 }
 

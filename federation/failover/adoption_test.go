@@ -16,11 +16,12 @@ func TestAdoptionBeginsAndEnds(t *testing.T) {
 	began := time.Date(2026, 11, 30, 20, 0, 0, 0, time.UTC)
 	two := &DirectView{Clients: 2, What: "2 clients at east: a, b"}
 	none := &DirectView{None: true, What: "no client was found at east past the gateways"}
-	unread := &DirectView{What: "producers could not be looked at: no rights"}
+	unread := &DirectView{Clients: 2, What: two.What, Unread: "producers could not be looked at: no rights"}
+	never := &DirectView{Unread: unread.Unread}
 	noted := func(d *DirectView) *Adoption {
 		a := &Adoption{Since: began}
 		if d != nil {
-			a.Direct, a.Clients, a.None = d.What, d.Clients, d.None
+			a.Direct, a.Clients, a.None, a.Unread = d.String(), d.Clients, d.None, d.Unread != ""
 		}
 		return a
 	}
@@ -42,7 +43,9 @@ func TestAdoptionBeginsAndEnds(t *testing.T) {
 		"the key is there, so it goes on without any":   {wanted: true, had: noted(two), found: none, want: noted(none), why: "no client was found"},
 		"the key is gone, but nobody has looked":        {had: noted(two), want: noted(two)},
 		"the key is gone, but clients are left":         {had: noted(none), found: two, want: noted(two), why: "2 clients"},
-		"the key is gone, and not all could be read":    {had: noted(two), found: unread, want: noted(unread), why: "no rights"},
+		"the key is gone, and not all could be read":    {had: noted(two), found: unread, want: noted(unread), why: "no rights; before that: 2 clients"},
+		"and it can again":                              {had: noted(unread), found: two, want: noted(two), why: "is adopting: 2 clients"},
+		"nothing could ever be read":                    {had: noted(nil), found: never, want: noted(never), why: "is adopting: producers could not be looked at: no rights"},
 		"the key is gone, and none is left":             {had: noted(two), found: none, why: "is adopted: no client was found"},
 		"another loop has the key still":                {had: noted(none), found: none, other: true, want: noted(none)},
 	} {

@@ -275,27 +275,30 @@ func (m *members) comesAs(group, id string, instance *string) {
 	}
 }
 
-// staticMax bounds how many members with an instance id are told of.
+// staticMax bounds how many members with an instance id are told of, of one share.
 const staticMax = 1000
 
-// StaticMembers are the members with an instance id of the consumer groups of a share which
-// spoke through this gateway lately, as layout.MemberKey of what they are at the site,
-// staticMax at most.
-func (r *Router) StaticMembers(s *Share) (keys []uint64) {
-	m := r.members
+// StaticMembers are, by share that is adopting, the members with an instance id of its consumer
+// groups which spoke through this gateway lately, as layout.MemberKey of what they are at the site,
+// staticMax of a share at most.
+func (r *Router) StaticMembers() map[*Share][]uint64 {
+	m, keys := r.members, make(map[*Share][]uint64)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for group, g := range m.mu.byGroup {
-		if of, ok := r.GroupShare(group); !ok || of != s {
+		s, ok := r.GroupShare(group)
+		if !ok || !s.Adopting() {
 			continue
 		}
 		for id, mb := range g {
-			if mb.static && id == mb.at && time.Since(mb.seen) <= throughFor && len(keys) < staticMax {
-				keys = append(keys, layout.MemberKey(group, id))
+			if mb.static && id == mb.at && time.Since(mb.seen) <= throughFor && len(keys[s]) < staticMax {
+				keys[s] = append(keys[s], layout.MemberKey(group, id))
 			}
 		}
 	}
-	slices.Sort(keys)
+	for _, of := range keys {
+		slices.Sort(of)
+	}
 	return keys
 }
 

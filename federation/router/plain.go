@@ -42,17 +42,22 @@ func (l *plain) sends(p *part) {
 	l.at[p.tp] = time.Now()
 }
 
-// PlainPartitions are the partitions of a share to which this gateway has lately sent batches
-// without a producer id, in order.
-func (r *Router) PlainPartitions(s *Share) (tps []spillway.TopicPartition) {
-	l := r.plain
+// PlainPartitions are, by share that is adopting, the partitions to which this gateway has lately
+// sent batches without a producer id, in order.
+func (r *Router) PlainPartitions() map[*Share][]spillway.TopicPartition {
+	l, tps := r.plain, make(map[*Share][]spillway.TopicPartition)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for tp, at := range l.at {
-		if time.Since(at) <= throughFor && r.topology.Has(s.Group, tp) {
-			tps = append(tps, tp)
+		if time.Since(at) > throughFor {
+			continue
+		}
+		if s, ok := r.ShareOf(tp); ok && s.Adopting() {
+			tps[s] = append(tps[s], tp)
 		}
 	}
-	slices.SortFunc(tps, spillway.TopicPartition.Compare)
+	for _, of := range tps {
+		slices.SortFunc(of, spillway.TopicPartition.Compare)
+	}
 	return tps
 }

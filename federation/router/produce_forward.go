@@ -279,7 +279,9 @@ func (p *part) find(ctx context.Context) (node int32, err error) {
 		if p.producer, err = p.op.client.router.producerAt(ctx, p.term, p.term.Epoch, p.op.transactional, p.header.ProducerID); err != nil {
 			return -1, err
 		}
-		p.op.client.router.transactions.came(p.op.transactional, p.producer, p.header.ProducerEpoch)
+		if p.share.Adopting() { // else nobody asks, and each batch would take the lock
+			p.op.client.router.transactions.came(p.op.transactional, p.producer, p.header.ProducerEpoch)
+		}
 	}
 	return p.leader(ctx)
 }

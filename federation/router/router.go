@@ -144,6 +144,9 @@ type Config struct {
 	MetadataMax    time.Duration // age of a site's metadata before it is asked for again; default 5 s
 	SteadyAfter    time.Duration // without quotas after a move; default 5 s
 	ContactsMax    int           // producers and partitions remembered; default 200,000
+	// DirectQuiet is for how long a producer past the gateways must not have written for
+	// control loops to count it as gone; default 10 min.
+	DirectQuiet time.Duration
 }
 
 // Router serves all connections of one gateway.
@@ -192,6 +195,7 @@ func New(c Config) *Router {
 	def(&c.MetadataMax, 5*time.Second)
 	def(&c.SteadyAfter, steadyAfter)
 	def(&c.ContactsMax, 200_000)
+	def(&c.DirectQuiet, 10*time.Minute)
 	if c.Dial == nil {
 		c.Dial = conn.Dial
 	}

@@ -172,7 +172,7 @@ func (c *Client) transactOnce(ctx context.Context, call transactionCall) error {
 			return errDraining
 		}
 	}
-	if call.producer >= 0 {
+	if call.producer >= 0 && call.share.Adopting() {
 		r.transactions.came(call.id, producer, call.producerEpoch)
 	}
 	to := groupCall{share: call.share, group: call.id, kind: broker.TransactionCoordinator, req: req, counted: true, epoch: t.Epoch}
@@ -480,31 +480,50 @@ func (x *transactions) settledAll(epoch spillway.Epoch, of func(id string) bool)
 const (
 	throughFor = time.Minute
 	throughMax = 500
-	// transactionalFor is for how long transactional producers are told of. Who comes by the
-	// brokers gets a newer epoch of the id there, so that one may pause.
-	transactionalFor = 10 * time.Minute
+	// transactionalMore is more than passes until a control loop has seen what a producer did
+	// last.
+	transactionalMore = 5 * time.Minute
 )
 
-// TransactionalProducers are the ids that the site that serves a share has given to
-// transactional producers which came by this gateway lately, ascending, throughMax at most, each
-// with the newest epoch of it.
-func (r *Router) TransactionalProducers(s *Share) []layout.Through {
-	t, serving := s.Serving()
-	if !serving {
-		return nil
+// transactionalFor is for how long transactional producers are told of: until control loops
+// count one that has done nothing since as gone, by looks of which the first was late, or of a
+// loop that was started anew meanwhile. Else one that pauses would look like one that goes past
+// the gateways. Who comes by the brokers gets a newer epoch of the id there, so it may be long.
+func (r *Router) transactionalFor() time.Duration {
+	return 2*r.config.DirectQuiet + transactionalMore
+}
+
+// TransactionalProducers are, by share that is adopting, the ids that the site that serves it has
+// given to transactional producers which came by this gateway lately, ascending, throughMax of a
+// share at most, each with the newest epoch of it.
+func (r *Router) TransactionalProducers() map[*Share][]layout.Through {
+	type came struct {
+		id    string
+		epoch spillway.Epoch
+		layout.Through
 	}
-	x := r.transactions
+	var all []came
+	x, lately := r.transactions, r.transactionalFor()
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	var ids []layout.Through
 	for id, e := range x.mu.byID {
-		if e.producer < 0 || e.told < 0 || e.epoch < t.Base || time.Since(e.seen) > transactionalFor {
+		if e.producer >= 0 && e.told >= 0 && time.Since(e.seen) <= lately {
+			all = append(all, came{id, e.epoch, layout.Through{Producer: e.producer, Epoch: e.told}})
+		}
+	}
+	x.mu.Unlock() // whose they are is found without holding up producers
+	through := make(map[*Share][]layout.Through)
+	for _, c := range all {
+		s, known := r.TransactionShare(c.id)
+		if !known || !s.Adopting() {
 			continue
 		}
-		if of, ok := r.TransactionShare(id); ok && of == s {
-			ids = append(ids, layout.Through{Producer: e.producer, Epoch: e.told})
+		if t, serving := s.Serving(); serving && c.epoch >= t.Base {
+			through[s] = append(through[s], c.Through)
 		}
 	}
-	slices.SortFunc(ids, func(a, b layout.Through) int { return cmp.Compare(a.Producer, b.Producer) })
-	return ids[:min(len(ids), throughMax)]
+	for s, ids := range through {
+		slices.SortFunc(ids, func(a, b layout.Through) int { return cmp.Compare(a.Producer, b.Producer) })
+		through[s] = ids[:min(len(ids), throughMax)]
+	}
+	return through
 }

@@ -413,6 +413,9 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 		w := newCodecWorld(t, translating(), kversion.V4_4_0())
 		defer w.Close()
 		share := w.shares[spillway.ShareID{Group: "shop"}]
+		record := share.Record()
+		record.Adoption = &failover.Adoption{}
+		share.SetRecord(record)
 		ids := func(all []layout.Through) (got []int64) {
 			for _, one := range all {
 				got = append(got, one.Producer*10+int64(one.Epoch))
@@ -421,7 +424,7 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 		}
 		tells := func(want ...int64) {
 			t.Helper()
-			if got := ids(w.TransactionalProducers(share)); !slices.Equal(got, want) {
+			if got := ids(w.TransactionalProducers()[share]); !slices.Equal(got, want) {
 				t.Errorf("%v, want %v", got, want)
 			}
 		}
@@ -431,14 +434,19 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 		w.transactions.came("app-2", 7, 1)
 		w.transactions.begin("app-3", 1) // of which the site's id is not known here
 		tells(71, 423)
-		time.Sleep(transactionalFor / 2)
+		w.config.DirectQuiet = time.Hour
+		time.Sleep(w.transactionalFor() / 2)
 		w.transactions.begin("app", 1)
 		w.transactions.came("app", 42, 5)
 		w.transactions.came("app", 42, 4) // one that was fenced
 		tells(71, 425)
-		time.Sleep(transactionalFor/2 + time.Second)
+		time.Sleep(w.config.DirectQuiet + transactionalMore) // it pauses for longer than loops wait for it
 		tells(425)
-		share.SetRecord(failover.Share{State: failover.Stable, Epoch: 2, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "east"}}})
+		time.Sleep(w.transactionalFor() / 2)
+		tells()
+		w.transactions.begin("app", 1)
+		tells(425)
+		share.SetRecord(failover.Share{State: failover.Stable, Epoch: 2, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}, {Epoch: 2, Site: "east"}}, Adoption: record.Adoption})
 		if !share.Open(Term{Epoch: 2, Base: 2, Site: "east"}) {
 			t.Fatal("the share does not open")
 		}
@@ -447,10 +455,97 @@ func TestAGatewayTellsWhichTransactionalProducersCameByIt(t *testing.T) {
 			w.transactions.learn(fmt.Sprint("app-", n), 2, int64(n))
 			w.transactions.came(fmt.Sprint("app-", n), int64(n), 0)
 		}
-		if n := len(w.TransactionalProducers(share)); n != throughMax {
+		if n := len(w.TransactionalProducers()[share]); n != throughMax {
 			t.Errorf("%d are told", n)
 		}
+		record = share.Record()
+		record.Adoption = nil
+		share.SetRecord(record)
+		tells()
 	})
+}
+
+// With which epochs producers come is noted for shares that are adopting, and costs others
+// nothing.
+func TestEpochsOfTransactionalProducersAreNotedWhileAdopting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newCodecWorld(t, translating(), kversion.V4_4_0())
+		defer w.Close()
+		share := w.shares[spillway.ShareID{Group: "shop"}]
+		w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
+		ends := func(epoch int16) {
+			t.Helper()
+			req := kmsg.NewPtrEndTxnRequest()
+			req.Version, req.TransactionalID, req.ProducerID, req.ProducerEpoch = 4, "app", spillway.TransactionalProducerID(1, codecProducer), epoch
+			if _, err := w.serve(t.Context(), 26, 4, req.AppendTo(nil)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ends(3)
+		if e := w.transactions.mu.byID["app"]; e == nil || e.producer != codecProducer || e.told != -1 {
+			t.Errorf("not adopting: %+v", e)
+		}
+		record := share.Record()
+		record.Adoption = &failover.Adoption{}
+		share.SetRecord(record)
+		ends(4)
+		if got := w.TransactionalProducers()[share]; !slices.Equal(got, []layout.Through{{Producer: codecProducer, Epoch: 4}}) {
+			t.Errorf("adopting: %+v", got)
+		}
+	})
+}
+
+// A lease is written every second, so what it tells is found in one pass, however many failover
+// groups are adopting.
+func TestWhatAGatewayTellsIsFoundInOnePass(t *testing.T) {
+	const groupsMany, idsMany = 200, 20_000
+	var groups []spillway.FailoverGroup
+	var shares []*Share
+	for n := range groupsMany {
+		name := fmt.Sprintf("shop-%03d", n)
+		groups = append(groups, spillway.FailoverGroup{Name: name, Topics: []string{name + "-*"}, TransactionalIDs: []string{name + "-*"}, Sites: []spillway.SiteID{"east"}})
+		s := NewShare(spillway.ShareID{Group: name}, groups[n])
+		s.SetRecord(failover.Share{State: failover.Stable, Epoch: 1, Active: "east", Terms: []failover.Term{{Epoch: 1, Site: "east"}}})
+		if !s.Open(Term{Epoch: 1, Base: 1, Site: "east"}) {
+			t.Fatal("the share does not open")
+		}
+		shares = append(shares, s)
+	}
+	r := New(Config{Topology: spillway.NewTopology("shop", "shop-1", []spillway.Site{{ID: "east"}}, groups), Shares: shares, Lease: always{}, Layout: fixedLayout{}, Maps: always{}, Reserve: always{}, Marks: new(marksAt)})
+	defer r.Close()
+	for n := range idsMany {
+		id := fmt.Sprintf("shop-%03d-%d", n%groupsMany, n)
+		r.transactions.learn(id, 1, int64(n))
+		r.transactions.came(id, int64(n), 0)
+	}
+	adopt := func(s *Share) {
+		record := s.Record()
+		record.Adoption = &failover.Adoption{}
+		s.SetRecord(record)
+	}
+	took := func(told int) (least time.Duration) {
+		for range 5 {
+			begun, n := time.Now(), 0
+			for _, ids := range r.TransactionalProducers() {
+				n += len(ids)
+			}
+			if d := time.Since(begun); least == 0 || d < least {
+				least = d
+			}
+			if n != told {
+				t.Fatalf("%d are told, want %d", n, told)
+			}
+		}
+		return least
+	}
+	adopt(shares[0])
+	one := took(idsMany / groupsMany)
+	for _, s := range shares {
+		adopt(s)
+	}
+	if all := took(idsMany); all > 20*one {
+		t.Errorf("%s for one failover group, and %s for %d", one, all, groupsMany)
+	}
 }
 
 // Of static members brokers show who joined first, so gateways say who came by them: lately,
@@ -460,6 +555,9 @@ func TestAGatewayTellsWhichStaticMembersCameByIt(t *testing.T) {
 		w := newCodecWorld(t, translating(), kversion.V4_4_0())
 		defer w.Close()
 		share := w.shares[spillway.ShareID{Group: "shop"}]
+		record := share.Record()
+		record.Adoption = &failover.Adoption{}
+		share.SetRecord(record)
 		w.site.answers(func(up kmsg.Request) kmsg.Response { return up.ResponseKind() })
 		beat := func(member string, instance *string) {
 			t.Helper()
@@ -473,18 +571,18 @@ func TestAGatewayTellsWhichStaticMembersCameByIt(t *testing.T) {
 		beat("desk-b", nil)
 		time.Sleep(throughFor - time.Second) // longer than who is silent is waited for before a move
 		beat("desk-b", nil)
-		if got := w.StaticMembers(share); !slices.Equal(got, []uint64{layout.MemberKey("desk", "till-1-a")}) {
+		if got := w.StaticMembers()[share]; !slices.Equal(got, []uint64{layout.MemberKey("desk", "till-1-a")}) {
 			t.Errorf("%v", got)
 		}
 		time.Sleep(2 * time.Second)
-		if got := w.StaticMembers(share); len(got) > 0 {
+		if got := w.StaticMembers()[share]; len(got) > 0 {
 			t.Errorf("it has gone, and is told: %v", got)
 		}
 		for n := range staticMax + 5 {
 			w.members.touch("desk", fmt.Sprint("m-", n))
 			w.members.comesAs("desk", fmt.Sprint("m-", n), kmsg.StringPtr("x"))
 		}
-		if n := len(w.StaticMembers(share)); n != staticMax {
+		if n := len(w.StaticMembers()[share]); n != staticMax {
 			t.Errorf("%d are told", n)
 		}
 	})
@@ -499,24 +597,24 @@ func TestAGatewayTellsWhereItWritesWithoutAProducerID(t *testing.T) {
 		share := w.shares[spillway.ShareID{Group: "shop"}]
 		tp := spillway.TopicPartition{Topic: "orders", Partition: 3}
 		w.plain.sends(&part{share: share, tp: tp})
-		if got := w.PlainPartitions(share); len(got) > 0 {
+		if got := w.PlainPartitions()[share]; len(got) > 0 {
 			t.Errorf("it is not adopting, and %v are remembered", got)
 		}
 		record := share.Record()
 		record.Adoption = &failover.Adoption{}
 		share.SetRecord(record)
 		w.plain.sends(&part{share: share, tp: tp})
-		if got := w.PlainPartitions(share); !slices.Equal(got, []spillway.TopicPartition{tp}) {
+		if got := w.PlainPartitions()[share]; !slices.Equal(got, []spillway.TopicPartition{tp}) {
 			t.Errorf("%v", got)
 		}
 		for n := range int32(plainMax + 5) {
 			w.plain.sends(&part{share: share, tp: spillway.TopicPartition{Topic: "carts", Partition: n}})
 		}
-		if n := len(w.PlainPartitions(share)); n != plainMax {
+		if n := len(w.PlainPartitions()[share]); n != plainMax {
 			t.Errorf("%d are remembered", n)
 		}
 		time.Sleep(throughFor + time.Second)
-		if got := w.PlainPartitions(share); len(got) > 0 {
+		if got := w.PlainPartitions()[share]; len(got) > 0 {
 			t.Errorf("long ago, and %d are told", len(got))
 		}
 		tp.Partition++
