@@ -111,6 +111,10 @@ type Cluster interface {
 	// and with versions negotiated. Node AnyNode: any bootstrap address.
 	Dial(ctx context.Context, node int32) (*conn.Conn, error)
 
+	// Address of a node, as far as it is known without a question. A connection to another
+	// one leads to where the node was.
+	Address(node int32) (address string, known bool)
+
 	// Metadata asks the cluster; without names, for all topics. Topics that
 	// do not exist are in the answer with their error code.
 	Metadata(ctx context.Context, topics ...string) (Metadata, error)
@@ -137,4 +141,11 @@ type Cluster interface {
 	// Close closes the cluster's own connections and waits for their
 	// goroutines. Connections made by Dial are their callers'.
 	Close() error
+}
+
+// Moved tells whether the node that a connection leads to is known to be elsewhere by now: the
+// process there may live on, and say for ever that it coordinates nothing.
+func Moved(c Cluster, to *conn.Conn) bool {
+	now, known := c.Address(to.Config().Node)
+	return known && now != to.Config().Address
 }

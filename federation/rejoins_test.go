@@ -27,17 +27,23 @@ type joinedAnew struct {
 	answer func() kmsg.Response // of the client's join
 }
 
-func joinAnew(t *testing.T, id string) *joinedAnew {
+func joinAnew(t *testing.T, id string, change ...func(*kmsg.JoinGroupRequest)) *joinedAnew {
 	var clients watched
 	w := gatewaytest.Start(t, gatewaytest.Options{Topics: map[string]int32{"orders": 1}, Sites: []spillway.SiteID{"east", "west"},
 		Gateway: func(gateway *federation.Config) {
-			clients.Listener, gateway.Listener = gateway.Listener, &clients
+			if gateway.ID == "gateway-1" {
+				clients.Listener, gateway.Listener = gateway.Listener, &clients
+			}
 			gateway.Router.HoldMax = time.Hour
 		}})
 	j := &joinedAnew{t: t, w: w, other: reside(t, w, "west", "billing")}
 	w.Fence("west", failover.Failover)
 	j.client = raw(t, w.Addrs[0])
-	j.answer = begun(t, j.client, j.join(id))
+	req := j.join(id)
+	for _, c := range change {
+		c(req)
+	}
+	j.answer = begun(t, j.client, req)
 	gatewaytest.Eventually(t, "the gateway holds the join", func() bool { return clients.holds.Load() > 0 })
 	return j
 }
@@ -59,14 +65,31 @@ func (j *joinedAnew) members() int {
 	return len(d.Members)
 }
 
+// joined is the answer to the client's join, which the site gives it when all others have come.
+func (j *joinedAnew) joined() *kmsg.JoinGroupResponse {
+	j.t.Helper()
+	j.w.Open(0, 0)
+	gatewaytest.Eventually(j.t, "the member waits at the site", func() bool { return j.members() == 2 })
+	j.other.joins()
+	joined := j.answer().(*kmsg.JoinGroupResponse)
+	if joined.ErrorCode != 0 || joined.MemberID == "member-of-east" {
+		j.t.Fatalf("error %d, member %q", joined.ErrorCode, joined.MemberID)
+	}
+	return joined
+}
+
 // leave asks on the client's connection, behind what it has asked there.
 func (j *joinedAnew) leave(version int16) (answer func() kmsg.Response) {
+	return j.leaveBy(j.client, version)
+}
+
+func (j *joinedAnew) leaveBy(c *conn.Conn, version int16) (answer func() kmsg.Response) {
 	req := kmsg.NewPtrLeaveGroupRequest()
 	req.Version, req.Group, req.MemberID = version, "billing", "member-of-east"
 	member := kmsg.NewLeaveGroupRequestMember()
 	member.MemberID = req.MemberID
 	req.Members = append(req.Members, member)
-	return begun(j.t, j.client, req)
+	return begun(j.t, c, req)
 }
 
 func (j *joinedAnew) joinCode() int16 { return j.answer().(*kmsg.JoinGroupResponse).ErrorCode }
@@ -228,5 +251,85 @@ func TestAMemberWithoutAnIDIsToldOne(t *testing.T) {
 	joined := j.answer().(*kmsg.JoinGroupResponse)
 	if joined.ErrorCode != kerr.MemberIDRequired.Code || joined.MemberID == "" {
 		t.Errorf("error %d, member %q", joined.ErrorCode, joined.MemberID)
+	}
+}
+
+// The site cannot be asked when a member leaves: it is asked again, by whichever name.
+func TestALeaveThatFailsIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	j := joinAnew(t, "member-of-east")
+	j.joined()
+	j.w.Wires["west"].Cut(true)
+	if code := j.leave(4)().(*kmsg.LeaveGroupResponse).ErrorCode; code != kerr.NotCoordinator.Code {
+		t.Errorf("error %d where the site cannot be asked", code)
+	}
+	if n := j.members(); n != 2 {
+		t.Fatalf("the group has %d members", n)
+	}
+	j.w.Wires["west"].Mend()
+	gatewaytest.Eventually(t, "the member has left", func() bool { return j.members() == 1 })
+}
+
+// A client joins by one gateway, and leaves by another, as whom it knew itself to be. That one
+// does not know what the first has made of it; when the connection to the first ends, on which
+// the client never said that it knows, the member leaves.
+func TestAMemberLeavesByAnotherGateway(t *testing.T) {
+	t.Parallel()
+	j := joinAnew(t, "member-of-east")
+	j.joined()
+	j.w.StartGateway("gateway-2")
+	gatewaytest.Eventually(t, "the other gateway serves", func() bool {
+		beat := kmsg.NewPtrHeartbeatRequest()
+		beat.Version, beat.Group, beat.MemberID = 3, "billing", "nobody"
+		return do[*kmsg.HeartbeatResponse](t, raw(t, j.w.Addrs[1]), beat).ErrorCode == kerr.UnknownMemberID.Code
+	})
+	left := j.leaveBy(raw(t, j.w.Addrs[1]), 4)().(*kmsg.LeaveGroupResponse)
+	if left.ErrorCode != 0 || left.Members[0].ErrorCode != kerr.UnknownMemberID.Code {
+		t.Errorf("error %d, %+v", left.ErrorCode, left.Members)
+	}
+	if n := j.members(); n != 2 {
+		t.Fatalf("the group has %d members", n)
+	}
+	j.client.Close()
+	gatewaytest.Eventually(t, "the member has left", func() bool { return j.members() == 1 })
+}
+
+// Who has said that it knows its new name stays when its connection ends, for it comes again.
+func TestAMemberThatIsHeardStays(t *testing.T) {
+	t.Parallel()
+	j := joinAnew(t, "member-of-east")
+	joined := j.joined()
+	sync := kmsg.NewPtrSyncGroupRequest()
+	sync.Version, sync.Group, sync.Generation, sync.MemberID = 3, "billing", joined.Generation, joined.MemberID
+	j.client.Send(t.Context(), sync.Key(), sync.Version, true, sync.AppendTo(nil))
+	gatewaytest.Eventually(t, "the site was asked", func() bool { return j.w.Wires["west"].Sent(sync.Key()) > 0 })
+	j.client.Close()
+	time.Sleep(100 * time.Millisecond) // long enough for what must not come
+	if n := j.members(); n != 2 {
+		t.Errorf("the group has %d members", n)
+	}
+}
+
+// A static member whose answer was lost is not taken back: it comes again, by the name that it
+// knows or by its instance's, and is the same one.
+func TestAStaticMemberComesAgain(t *testing.T) {
+	t.Parallel()
+	static := func(req *kmsg.JoinGroupRequest) { req.InstanceID = kmsg.StringPtr("till-1") }
+	j := joinAnew(t, "member-of-east", static)
+	first := j.joined()
+	j.client.Close()
+	time.Sleep(100 * time.Millisecond) // long enough for what must not come
+	if n := j.members(); n != 2 {
+		t.Errorf("the group has %d members after the connection has ended", n)
+	}
+	req := j.join("member-of-east")
+	static(req)
+	again := begun(t, raw(t, j.w.Addrs[0]), req)
+	j.other.joins()
+	if second := again().(*kmsg.JoinGroupResponse); second.ErrorCode != 0 || second.MemberID != first.MemberID {
+		t.Errorf("error %d, member %q, was %q", second.ErrorCode, second.MemberID, first.MemberID)
+	}
+	if n := j.members(); n != 2 {
+		t.Errorf("the group has %d members", n)
 	}
 }

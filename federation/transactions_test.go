@@ -525,48 +525,73 @@ func TestNoTransactionBeginsWhileGroupsDrain(t *testing.T) {
 // commits by itself is waited for.
 func TestAMemberThatTransactsIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
-	for _, transacts := range []bool{true, false} {
-		w := gatewaytest.Start(t, transactional(gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}}))
-		x := begin(t, w.Addrs[0], "app-1")
+	for _, protocol := range []string{"classic", "consumer"} {
+		for _, transacts := range []bool{true, false} {
+			t.Run(fmt.Sprint(protocol, " transacts ", transacts), func(t *testing.T) { notWaitedFor(t, protocol, transacts) })
+		}
+	}
+}
+
+func notWaitedFor(t *testing.T, protocol string, transacts bool) {
+	w := gatewaytest.Start(t, transactional(gatewaytest.Options{Sites: []spillway.SiteID{"east", "west"}, Topics: map[string]int32{"orders": 1}}))
+	x := begin(t, w.Addrs[0], "app-1")
+	beat := func(member string) int16 {
+		req := kmsg.NewPtrHeartbeatRequest()
+		req.Group, req.Generation, req.MemberID = "billing", x.generation, member
+		return do[*kmsg.HeartbeatResponse](t, x.c, req).ErrorCode
+	}
+	told := func() bool { return beat(x.member) == kerr.RebalanceInProgress.Code }
+	if protocol == "classic" {
 		joined := do[*kmsg.JoinGroupResponse](t, x.c, joinRequest("billing"))
-		sync := kmsg.NewPtrSyncGroupRequest()
-		sync.Version, sync.Group, sync.Generation, sync.MemberID = 3, "billing", joined.Generation, joined.MemberID
-		x.want("sync", do[*kmsg.SyncGroupResponse](t, x.c, sync).ErrorCode, nil)
-		beat := func(member string) int16 {
-			req := kmsg.NewPtrHeartbeatRequest()
-			req.Group, req.Generation, req.MemberID = "billing", joined.Generation, member
-			return do[*kmsg.HeartbeatResponse](t, x.c, req).ErrorCode
-		}
-		x.want("a heartbeat", beat(joined.MemberID), nil)
-		x.want("offsets", x.addOffsets("billing"), nil)
 		x.member, x.generation = joined.MemberID, joined.Generation
-		x.want("positions", x.commitOffset("billing", "orders", 0), nil)
-		x.want("commit", x.end(true), nil)
-		if !transacts {
-			req := kmsg.NewPtrOffsetCommitRequest()
-			req.Version, req.Group, req.Generation, req.MemberID = 7, "billing", joined.Generation, joined.MemberID
-			p := kmsg.NewOffsetCommitRequestTopicPartition()
-			req.Topics = []kmsg.OffsetCommitRequestTopic{{Topic: "orders", Partitions: []kmsg.OffsetCommitRequestTopicPartition{p}}}
-			x.want("positions by themselves", do[*kmsg.OffsetCommitResponse](t, x.c, req).Topics[0].Partitions[0].ErrorCode, nil)
+		sync := kmsg.NewPtrSyncGroupRequest()
+		sync.Version, sync.Group, sync.Generation, sync.MemberID = 3, "billing", x.generation, x.member
+		x.want("sync", do[*kmsg.SyncGroupResponse](t, x.c, sync).ErrorCode, nil)
+		x.want("a heartbeat", beat(x.member), nil)
+	} else {
+		x.member, x.generation = "bWVtYmVyLW9uZS1vbmUxMQ", 0
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.Version, req.Group, req.MemberID, req.RebalanceTimeoutMillis = 1, "billing", x.member, 10_000
+		req.SubscribedTopicNames, req.Topics = []string{"orders"}, []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+		joined := do[*kmsg.ConsumerGroupHeartbeatResponse](t, x.c, req)
+		x.want("join", joined.ErrorCode, nil)
+		x.generation = joined.MemberEpoch
+		told = func() bool {
+			req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+			req.Version, req.Group, req.MemberID, req.MemberEpoch = 1, "billing", x.member, x.generation
+			r := do[*kmsg.ConsumerGroupHeartbeatResponse](t, x.c, req)
+			return r.ErrorCode == 0 && r.Assignment != nil && len(r.Assignment.Topics) == 0
 		}
-		w.SetShare(func(s *failover.Share) {
-			s.State, s.Epoch, s.Target, s.Kind = failover.Draining, s.Epoch+1, "west", failover.Switchover
-		})
-		epoch := w.Share().Epoch
-		gatewaytest.Eventually(t, "the gateway sees the record", func() bool { return beat("nobody") == kerr.RebalanceInProgress.Code })
-		drained := func() bool { return w.Report(epoch, "gateway-1").GroupsDrained }
-		time.Sleep(100 * time.Millisecond) // long enough for what must not come
-		if drained() {
-			t.Error("a member that was not told is not waited for")
-		}
-		x.want("being told", beat(joined.MemberID), kerr.RebalanceInProgress)
-		if transacts {
-			gatewaytest.Eventually(t, "nobody is waited for", drained)
-			continue
-		}
-		time.Sleep(100 * time.Millisecond) // the same
-		if drained() {
-			t.Error("a member that commits by itself is not waited for")
-		}
+	}
+	x.want("offsets", x.addOffsets("billing"), nil)
+	x.want("positions", x.commitOffset("billing", "orders", 0), nil)
+	x.want("commit", x.end(true), nil)
+	if !transacts {
+		req := kmsg.NewPtrOffsetCommitRequest()
+		req.Version, req.Group, req.Generation, req.MemberID = 9, "billing", x.generation, x.member
+		p := kmsg.NewOffsetCommitRequestTopicPartition()
+		req.Topics = []kmsg.OffsetCommitRequestTopic{{Topic: "orders", Partitions: []kmsg.OffsetCommitRequestTopicPartition{p}}}
+		x.want("positions by themselves", do[*kmsg.OffsetCommitResponse](t, x.c, req).Topics[0].Partitions[0].ErrorCode, nil)
+	}
+	w.SetShare(func(s *failover.Share) {
+		s.State, s.Epoch, s.Target, s.Kind = failover.Draining, s.Epoch+1, "west", failover.Switchover
+	})
+	epoch := w.Share().Epoch
+	gatewaytest.Eventually(t, "the gateway sees the record", func() bool { return beat("nobody") == kerr.RebalanceInProgress.Code })
+	drained := func() bool { return w.Report(epoch, "gateway-1").GroupsDrained }
+	time.Sleep(100 * time.Millisecond) // long enough for what must not come
+	if drained() {
+		t.Error("a member that was not told is not waited for")
+	}
+	if !told() {
+		t.Error("it is not told")
+	}
+	if transacts {
+		gatewaytest.Eventually(t, "nobody is waited for", drained)
+		return
+	}
+	time.Sleep(100 * time.Millisecond) // the same
+	if drained() {
+		t.Error("a member that commits by itself is not waited for")
 	}
 }

@@ -139,6 +139,14 @@ func (c *Cluster) dial(ctx context.Context, node int32, gone func(node int32)) (
 	return opened, err
 }
 
+// Address implements broker.Cluster.
+func (c *Cluster) Address(node int32) (string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, known := c.mu.nodes[node]
+	return address(n), known
+}
+
 func address(n broker.Node) string { return net.JoinHostPort(n.Host, strconv.Itoa(int(n.Port))) }
 
 func (c *Cluster) open(ctx context.Context, node int32, address string) (*conn.Conn, error) {
@@ -252,7 +260,7 @@ func (c *Cluster) own(ctx context.Context, node int32, gone func(node int32)) (*
 	case <-ctx.Done():
 		return nil, fmt.Errorf("site %s: wait for a connection to node %d: %w", c.config.Site, node, ctx.Err())
 	}
-	if l.conn != nil && l.conn.Err() == nil {
+	if l.conn != nil && l.conn.Err() == nil && !broker.Moved(c, l.conn) {
 		return l.conn, nil
 	}
 	if l.conn != nil {
@@ -304,6 +312,12 @@ func (c *Cluster) request(ctx context.Context, node int32, req kmsg.Request, hig
 	offered := link.MaxVersion(req.Key())
 	if offered < 0 {
 		return nil, fmt.Errorf("site %s: %s: %w", c.config.Site, kmsg.NameForKey(req.Key()), broker.ErrNotSupported)
+	}
+	forget := gone
+	gone = func(node int32) {
+		if !broker.Moved(c, link) { // else it was left for the address that is known by now
+			forget(node)
+		}
 	}
 	req.SetVersion(min(highest, offered, req.MaxVersion()))
 	ctx, cancel := context.WithTimeout(ctx, requestMax)

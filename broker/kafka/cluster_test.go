@@ -368,7 +368,7 @@ func TestACoordinatorIsFoundAtItsNewAddress(t *testing.T) {
 			dialled.Store(address)
 			return (&net.Dialer{}).DialContext(ctx, network, address)
 		},
-	})
+	}, kfake.SeedTopics(100, "many"))
 	if _, err := c.Metadata(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -381,6 +381,45 @@ func TestACoordinatorIsFoundAtItsNewAddress(t *testing.T) {
 		to.Close()
 		return dialled.Load().(string)
 	}
+	own := func() bool {
+		t.Helper()
+		for p := range int32(100) {
+			tp := spillway.TopicPartition{Topic: "many", Partition: p}
+			if leader, err := c.Leader(t.Context(), tp); err != nil {
+				t.Fatal(err)
+			} else if leader != 1 {
+				continue
+			}
+			_, err := c.Admin().LogEnds(t.Context(), []spillway.TopicPartition{tp})
+			return err == nil
+		}
+		t.Fatal("node 1 leads nothing")
+		return false
+	}
+	own()
+	release := make(chan struct{})
+	defer close(release)
+	waits, failed := make(chan struct{}), make(chan error, 1)
+	var first atomic.Bool
+	first.Store(true)
+	server.ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) {
+		if first.CompareAndSwap(true, false) {
+			close(waits)
+			server.SleepControl(func() { <-release })
+		}
+		return nil, nil, false
+	})
+	go func() {
+		for p := range int32(100) {
+			tp := spillway.TopicPartition{Topic: "many", Partition: p}
+			if leader, err := c.Leader(t.Context(), tp); err == nil && leader == 1 {
+				_, err = c.Admin().LogEnds(t.Context(), []spillway.TopicPartition{tp})
+				failed <- err
+				return
+			}
+		}
+	}()
+	<-waits
 	old, elsewhere := dial(), ""
 	for _, address := range server.ListenAddrs() {
 		if address != old {
@@ -419,6 +458,20 @@ func TestACoordinatorIsFoundAtItsNewAddress(t *testing.T) {
 		if got := dial(); got != announced.want {
 			t.Errorf("%+v: node 1 is dialled at %s", announced, got)
 		}
+	}
+	// The connection that the cluster itself had to the old address is left: the process there lives.
+	// What waits on it for an answer fails, and that is nothing against the new address.
+	if dialled.Store(""); !own() || dialled.Load() != elsewhere {
+		t.Errorf("node 1 is asked, and %q is dialled for it", dialled.Load())
+	}
+	if err := <-failed; err == nil {
+		t.Error("what waited at the old address was answered")
+	}
+	if got := dial(); got != elsewhere {
+		t.Errorf("when a request to its old address has failed, node 1 is dialled at %q", got)
+	}
+	if dialled.Store(""); !own() || dialled.Load() != "" {
+		t.Errorf("node 1 is asked again, and %q is dialled for it", dialled.Load())
 	}
 }
 

@@ -34,12 +34,13 @@ func (c *Client) beginOffsetCommit(_ context.Context, sreq session.Request) (ses
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
+	mark := c.router.members.mark()
 	return func(ctx context.Context) ([]byte, error) {
-		return c.offsetCommit(ctx, req).AppendTo(nil), nil
+		return c.offsetCommit(ctx, req, mark).AppendTo(nil), nil
 	}, nil
 }
 
-func (c *Client) offsetCommit(ctx context.Context, req *kmsg.OffsetCommitRequest) *kmsg.OffsetCommitResponse {
+func (c *Client) offsetCommit(ctx context.Context, req *kmsg.OffsetCommitRequest, mark uint64) *kmsg.OffsetCommitResponse {
 	share, ok := c.router.GroupShare(req.Group)
 	code := c.groupCode(authorization.Read, req.Group, share)
 	cm := c.newCommit(ctx, req, code)
@@ -67,7 +68,7 @@ func (c *Client) offsetCommit(ctx context.Context, req *kmsg.OffsetCommitRequest
 			committed := got.(*kmsg.OffsetCommitResponse)
 			cm.take(share, committed)
 			if accepted(committed) {
-				c.router.members.commits(req.Group, req.MemberID, false)
+				c.router.members.commits(req.Group, req.MemberID, mark, false)
 			}
 		case soon:
 			code = kerr.NotCoordinator.Code

@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -35,9 +36,10 @@ func (c *Client) beginOffsetFetch(_ context.Context, sreq session.Request) (sess
 			return c.offsetFetchOne(ctx, req).AppendTo(nil), nil
 		}
 		resp := req.ResponseKind().(*kmsg.OffsetFetchResponse)
-		for _, g := range byGroup(req.Groups) {
-			resp.Groups = append(resp.Groups, c.offsetFetch(ctx, g, req.RequireStable, req.Version))
-		}
+		shareOf := func(g kmsg.OffsetFetchRequestGroup) *Share { return c.router.shareOfGroup(g.Group) }
+		resp.Groups = ofGroups(ctx, c.router.config.HoldMax, byGroup(req.Groups), shareOf, func(ctx context.Context, until time.Time, g kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
+			return c.offsetFetch(ctx, until, g, req.RequireStable, req.Version)
+		})
 		return resp.AppendTo(nil), nil
 	}, nil
 }
@@ -73,7 +75,7 @@ func (c *Client) offsetFetchOne(ctx context.Context, req *kmsg.OffsetFetchReques
 		topic.Topic, topic.Partitions = t.Topic, t.Partitions
 		g.Topics = append(g.Topics, topic)
 	}
-	got := c.offsetFetch(ctx, g, req.RequireStable, req.Version)
+	got := c.offsetFetch(ctx, time.Now().Add(c.router.config.HoldMax), g, req.RequireStable, req.Version)
 	if req.Version < 2 && got.ErrorCode != 0 { // which has no place of its own
 		got.Topics = nil
 		for _, t := range g.Topics {
@@ -95,7 +97,7 @@ func (c *Client) offsetFetchOne(ctx context.Context, req *kmsg.OffsetFetchReques
 	return resp
 }
 
-func (c *Client) offsetFetch(ctx context.Context, g kmsg.OffsetFetchRequestGroup, stable bool, version int16) kmsg.OffsetFetchResponseGroup {
+func (c *Client) offsetFetch(ctx context.Context, until time.Time, g kmsg.OffsetFetchRequestGroup, stable bool, version int16) kmsg.OffsetFetchResponseGroup {
 	out := kmsg.NewOffsetFetchResponseGroup()
 	out.Group = g.Group
 	share, ok := c.router.GroupShare(g.Group)
@@ -140,7 +142,10 @@ func (c *Client) offsetFetch(ctx context.Context, g kmsg.OffsetFetchRequestGroup
 		}
 	}
 	var found []kmsg.OffsetFetchResponseGroupTopic
-	if !c.whileHeld(ctx, share, c.holdUntil(share), func() (a attempt) {
+	if own := c.holdUntil(share); own.Before(until) {
+		until = own
+	}
+	if !c.whileHeld(ctx, share, until, func() (a attempt) {
 		found, out.ErrorCode, a = c.offsetFetchAt(ctx, share, g, stable, version)
 		return a
 	}) {

@@ -1,16 +1,16 @@
 package router
 
 import (
-	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"spillway/broker"
 	"spillway/federation/authorization"
 	"spillway/federation/session"
+	"spillway/mirror/sitelog"
 )
 
 // JoinGroup (11). v1 rebalance timeout; v4 member id required; v5 static
@@ -42,173 +42,124 @@ func (c *Client) beginJoinGroup(_ context.Context, sreq session.Request) (sessio
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
-	under := c.router.rejoins.begin(memberName{req.Group, req.MemberID})
-	return func(ctx context.Context) ([]byte, error) {
-		defer c.router.rejoins.end(under, "", 0) // where it is refused
-		return c.joinGroup(ctx, sreq, req, under).AppendTo(nil), nil
-	}, nil
-}
-
-func (c *Client) joinGroup(ctx context.Context, sreq session.Request, req *kmsg.JoinGroupRequest, under *rejoin) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
 	resp.Generation, resp.MemberID = -1, req.MemberID
 	share, ok := c.router.GroupShare(req.Group)
-	if resp.ErrorCode = c.groupCode(authorization.Read, req.Group, share); resp.ErrorCode != 0 {
-		return resp
-	}
-	if !ok {
+	if resp.ErrorCode = c.groupCode(authorization.Read, req.Group, share); resp.ErrorCode == 0 && !ok {
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
-		return resp
 	}
-	asked := under.of
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(under.lasts, cancel)()
-	req.MemberID = c.router.rejoins.is(asked)
-	joined := c.join(ctx, share, req, asked.id)
-	if joined != nil {
-		resp = joined
+	if resp.ErrorCode != 0 { // nothing is remembered of who may not join
+		return reply(resp), nil
 	}
-	id := cmp.Or(req.MemberID, resp.MemberID)
-	left := c.router.rejoins.end(under, id, min(millis(req.SessionTimeoutMillis), rebalanceMax))
+	j := c.router.members.begin(req.Group, req.MemberID, &c.claims)
+	return func(ctx context.Context) ([]byte, error) {
+		return c.joinGroup(ctx, share, req, resp, j).AppendTo(nil), nil
+	}, nil
+}
+
+func (c *Client) joinGroup(ctx context.Context, share *Share, req *kmsg.JoinGroupRequest, resp *kmsg.JoinGroupResponse, j *rejoin) kmsg.Response {
+	defer c.router.members.end(j, 0) // if nothing else does
+	asked := req.MemberID
+	joined := c.join(ctx, share, req, j)
+	left := c.router.members.end(j, min(millis(req.SessionTimeoutMillis), rebalanceMax))
 	switch {
 	case left: // as a broker answers it
-		resp = req.ResponseKind().(*kmsg.JoinGroupResponse)
-		resp.Generation, resp.MemberID, resp.ErrorCode = -1, asked.id, kerr.UnknownMemberID.Code
+		resp.ErrorCode = kerr.UnknownMemberID.Code
 	case joined != nil:
+		resp = joined
 	case c.router.coordinates(share, req.Group):
 		resp.ErrorCode = kerr.CoordinatorLoadInProgress.Code
 	default:
 		c.router.events.refused("coordinator")
-		c.router.left(share, req.Group, asked.id)
+		c.router.left(share, req.Group, asked)
 		resp.ErrorCode = kerr.NotCoordinator.Code
 	}
-	told := (resp.ErrorCode == 0 || resp.ErrorCode == kerr.MemberIDRequired.Code) && !c.gone()
-	if id != asked.id {
-		sreq.AfterWrite(func(err error) {
-			if !told || err != nil {
-				if req.InstanceID == nil { // else its client comes again with its old id, and is that member
-					c.router.rejoins.left(asked)
-				}
-				c.router.takeBack(share, req, id)
-			}
-		})
+	switch { // its client may not get the answer, or learns nothing from it
+	case req.InstanceID != nil && !left: // who loses the answer comes again with the old name, or by the instance's
+	case resp.ErrorCode == 0 || resp.ErrorCode == kerr.MemberIDRequired.Code:
+		if c.router.members.brought(j) {
+			c.tell(share, j)
+		}
+	default:
+		c.router.takeBack(share, j)
 	}
 	return resp
 }
 
+// namesToldMax is how many members of a connection are remembered whose clients have not used their
+// names. A client is one; what is beyond is left to the end of its session.
+const namesToldMax = 16
+
+// toldName is a member whose name was told on a connection.
+type toldName struct {
+	share *Share
+	join  *rejoin
+}
+
+// tell notes that a client is told its member's name, until the connection ends.
+func (c *Client) tell(share *Share, j *rejoin) {
+	if c.told = append(c.told, toldName{share, j}); len(c.told) > namesToldMax {
+		c.router.members.unheard(c.told[0].join)
+		c.told = slices.Delete(c.told, 0, 1)
+	}
+}
+
 func millis(n int32) time.Duration { return time.Duration(max(n, 0)) * time.Millisecond }
-
-// takeBack has a member leave whose id its client was never told: the client has gone
-// away, or has to find another gateway, and joins again as another one. The site would
-// wait for this one in every rebalance until its session ends. A member that knows its
-// id joins again with it, and one with an instance id takes its place.
-func (r *Router) takeBack(share *Share, joined *kmsg.JoinGroupRequest, id string) {
-	if id == "" || joined.InstanceID != nil {
-		return
-	}
-	r.left(share, joined.Group, id)
-	r.dismiss(share, joined.Group, id, "its client was not told of it")
-}
-
-// dismiss has a member leave at the site that serves the group; where none does, at the one
-// that did, if it serves again since a move was given up: at another one nobody knows the
-// member. What is beyond asideMax is left to the end of its session, as if it had died.
-func (r *Router) dismiss(share *Share, group, id, why string) {
-	if id == "" {
-		return
-	}
-	at := home(share)
-	select {
-	case r.aside <- struct{}{}:
-	default:
-		return
-	}
-	r.background.Go(func() {
-		defer func() { <-r.aside }()
-		if t, ok := r.servesAgain(share); !ok || t.Site != at || !r.lease.Held() {
-			return
-		}
-		ctx, cancel := context.WithTimeout(r.ctx, groupPatience)
-		defer cancel()
-		node, err := r.sites[at].Coordinator(ctx, broker.GroupCoordinator, group)
-		if err != nil {
-			return
-		}
-		// The connection of a join is busy until the member has gone.
-		conn, err := r.sites[at].Dial(ctx, node)
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		leave, member := kmsg.NewPtrLeaveGroupRequest(), kmsg.NewLeaveGroupRequestMember()
-		leave.Group, leave.MemberID, member.MemberID = group, id, id
-		member.Reason = kmsg.StringPtr(why)
-		leave.Members = append(leave.Members, member)
-		_, _ = conn.Do(ctx, leave) // as above
-	})
-}
-
-// servesAgain waits for the end of a move, if there is one.
-func (r *Router) servesAgain(share *Share) (Term, bool) {
-	ctx, cancel := context.WithTimeout(r.ctx, r.config.HoldMax+groupPatience)
-	defer cancel()
-	for {
-		changed := share.Changed()
-		if t, ok := share.Serving(); ok {
-			return t, true
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return Term{}, false
-		}
-	}
-}
 
 // join asks the site that serves the share, and waits while it moves. Nil: the hold
 // is over, the member has left, or another gateway coordinates the group. One that
 // has no id yet has no partitions either, and is given one by the site: its client, which
 // may leave before it has joined, has to know it.
-func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequest, asked string) *kmsg.JoinGroupResponse {
+func (c *Client) join(ctx context.Context, share *Share, req *kmsg.JoinGroupRequest, j *rejoin) *kmsg.JoinGroupResponse {
+	// Who leaves is not held, and the site answers its join (beginLeaveGroup).
+	held, release := context.WithCancel(ctx)
+	defer release()
+	defer context.AfterFunc(j.lasts, release)()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(j.lasts, func() {
+		_ = sitelog.Pause(ctx, leftMax) // ended sooner by the answer
+		cancel()
+	})()
+	ms, asked := c.router.members, req.MemberID
+	req.MemberID = ms.is(j)
 	rebalance := millis(max(req.RebalanceTimeoutMillis, req.SessionTimeoutMillis))
 	waited, anew := false, 0
-	for until := time.Now().Add(share.Group.GroupDrain + c.router.config.HoldMax); ; {
+	for until := time.Now().Add(share.Group.GroupDrain + c.router.config.HoldMax); held.Err() == nil && j.lasts.Err() == nil; {
 		changed := share.Changed()
-		if draining(share) {
+		if draining(share) && asked != "" {
 			c.router.settled(share, req.Group, asked)
-			if req.MemberID != asked { // it is known as what it is at the site
-				c.router.settled(share, req.Group, req.MemberID)
-			}
 		}
 		if waited && !c.router.coordinates(share, req.Group) {
 			return nil
 		}
 		call := groupCall{share: share, group: req.Group, req: req, yields: true, patience: min(rebalance, rebalanceMax) + groupPatience}
-		if req.MemberID == "" {
-			call.untold = func(resp kmsg.Response) { c.router.takeBack(share, req, resp.(*kmsg.JoinGroupResponse).MemberID) }
+		if static := req.InstanceID != nil; req.MemberID == "" {
+			call.untold = func(resp kmsg.Response) {
+				if !static || ms.hasLeft(j) { // else it comes again by its instance id
+					c.router.dismiss(share, req.Group, resp.(*kmsg.JoinGroupResponse).MemberID)
+				}
+			}
 		}
 		got, err := c.coordinate(ctx, call)
 		if err == nil {
 			joined := got.(*kmsg.JoinGroupResponse)
 			c.stale(share, theGroup(req.Group), joined.ErrorCode)
+			if joined.ErrorCode == 0 || joined.ErrorCode == kerr.MemberIDRequired.Code {
+				ms.becomes(j, joined.MemberID, joined.ErrorCode == 0)
+			}
 			if waited && asked != "" && anew < joinAnewMax && joinsAnew(req, joined) {
 				anew++
 				continue
 			}
-			if joined.ErrorCode == 0 {
-				if joined.MemberID != asked {
-					c.router.members.gone(req.Group, asked)
-				}
-				c.router.members.touch(req.Group, joined.MemberID)
-			}
 			return joined
 		}
 		waited = true
-		if !c.router.coordinates(share, req.Group) || !c.hold(ctx, changed, until) {
+		if !c.router.coordinates(share, req.Group) || !c.hold(held, changed, until) {
 			return nil
 		}
 	}
+	return nil
 }
 
 // joinsAnew makes the request of a member that waited for the new site one of

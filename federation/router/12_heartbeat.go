@@ -23,10 +23,11 @@ func (c *Client) beginHeartbeat(_ context.Context, sreq session.Request) (sessio
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context) ([]byte, error) { return c.heartbeat(ctx, req).AppendTo(nil), nil }, nil
+	mark := c.router.members.mark()
+	return func(ctx context.Context) ([]byte, error) { return c.heartbeat(ctx, req, mark).AppendTo(nil), nil }, nil
 }
 
-func (c *Client) heartbeat(ctx context.Context, req *kmsg.HeartbeatRequest) kmsg.Response {
+func (c *Client) heartbeat(ctx context.Context, req *kmsg.HeartbeatRequest, mark uint64) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
 	share, ok := c.router.GroupShare(req.Group)
 	if resp.ErrorCode = c.memberCode(req.Group, share); resp.ErrorCode != 0 {
@@ -46,7 +47,8 @@ func (c *Client) heartbeat(ctx context.Context, req *kmsg.HeartbeatRequest) kmsg
 	c.stale(share, theGroup(req.Group), code)
 	switch code {
 	case 0, kerr.RebalanceInProgress.Code: // the coordinator knows it
-		c.router.members.touchStatic(req.Group, req.MemberID, req.InstanceID)
+		c.router.members.heard(req.Group, req.MemberID, mark)
+		c.router.members.comesAs(req.Group, req.MemberID, req.InstanceID)
 	case kerr.UnknownMemberID.Code:
 		c.router.left(share, req.Group, req.MemberID)
 	}

@@ -38,10 +38,11 @@ func (c *Client) beginSyncGroup(_ context.Context, sreq session.Request) (sessio
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context) ([]byte, error) { return c.syncGroup(ctx, req).AppendTo(nil), nil }, nil
+	mark := c.router.members.mark()
+	return func(ctx context.Context) ([]byte, error) { return c.syncGroup(ctx, req, mark).AppendTo(nil), nil }, nil
 }
 
-func (c *Client) syncGroup(ctx context.Context, req *kmsg.SyncGroupRequest) kmsg.Response {
+func (c *Client) syncGroup(ctx context.Context, req *kmsg.SyncGroupRequest, mark uint64) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.SyncGroupResponse)
 	share, ok := c.router.GroupShare(req.Group)
 	if resp.ErrorCode = c.memberCode(req.Group, share); resp.ErrorCode != 0 {
@@ -51,13 +52,16 @@ func (c *Client) syncGroup(ctx context.Context, req *kmsg.SyncGroupRequest) kmsg
 		resp.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return resp
 	}
-	c.router.rejoins.told(memberName{req.Group, req.MemberID})
+	c.router.members.ifKnown(req.Group, req.MemberID, func(mb *member) { c.router.members.uses(mb, req.MemberID) })
 	gather(ctx, share)
 	got, err := c.coordinate(ctx, groupCall{share: share, group: req.Group, req: req, yields: true, patience: rebalanceMax})
 	if err != nil {
 		resp.ErrorCode = c.unreached(share, req.Group)
 		return resp
 	}
-	c.stale(share, theGroup(req.Group), got.(*kmsg.SyncGroupResponse).ErrorCode)
+	code := got.(*kmsg.SyncGroupResponse).ErrorCode
+	if c.stale(share, theGroup(req.Group), code); code == 0 {
+		c.router.members.heard(req.Group, req.MemberID, mark)
+	}
 	return got
 }

@@ -29,16 +29,17 @@ func (c *Client) beginTxnOffsetCommit(_ context.Context, sreq session.Request) (
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context) ([]byte, error) { return c.txnOffsetCommit(ctx, req).AppendTo(nil), nil }, nil
+	mark := c.router.members.mark()
+	return func(ctx context.Context) ([]byte, error) { return c.txnOffsetCommit(ctx, req, mark).AppendTo(nil), nil }, nil
 }
 
 // txnOffsetCommit lets a commit do what both have in common: the topics, their checks,
 // and the site's numbers.
-func (c *Client) txnOffsetCommit(ctx context.Context, req *kmsg.TxnOffsetCommitRequest) *kmsg.TxnOffsetCommitResponse {
+func (c *Client) txnOffsetCommit(ctx context.Context, req *kmsg.TxnOffsetCommitRequest, mark uint64) *kmsg.TxnOffsetCommitResponse {
 	denied := c.mayNotCommit(req)
 	cm := c.newCommit(ctx, plainCommit(req), denied)
 	if denied == 0 {
-		if code := c.txnCommitted(ctx, req, cm); code != 0 {
+		if code := c.txnCommitted(ctx, req, cm, mark); code != 0 {
 			cm.refuse(code)
 		}
 	}
@@ -68,7 +69,7 @@ func (c *Client) mayNotCommit(req *kmsg.TxnOffsetCommitRequest) int16 {
 	return c.groupCode(authorization.Read, req.Group, of)
 }
 
-func (c *Client) txnCommitted(ctx context.Context, req *kmsg.TxnOffsetCommitRequest, cm *commit) (code int16) {
+func (c *Client) txnCommitted(ctx context.Context, req *kmsg.TxnOffsetCommitRequest, cm *commit, mark uint64) (code int16) {
 	share, ok := c.router.TransactionShare(req.TransactionalID)
 	if !ok {
 		return kerr.TransactionalIDAuthorizationFailed.Code
@@ -104,7 +105,7 @@ func (c *Client) txnCommitted(ctx context.Context, req *kmsg.TxnOffsetCommitRequ
 			committed := plainCommitted(got.(*kmsg.TxnOffsetCommitResponse))
 			cm.take(share, committed)
 			if accepted(committed) { // the coordinator has found that it is the member
-				c.router.members.commits(req.Group, req.MemberID, true)
+				c.router.members.commits(req.Group, req.MemberID, mark, true)
 			}
 		},
 	})

@@ -48,12 +48,13 @@ func (c *Client) beginConsumerGroupHeartbeat(_ context.Context, sreq session.Req
 	if err := decode(sreq, req); err != nil {
 		return nil, err
 	}
+	mark := c.router.members.mark()
 	return func(ctx context.Context) ([]byte, error) {
-		return c.consumerGroupHeartbeat(ctx, req).AppendTo(nil), nil
+		return c.consumerGroupHeartbeat(ctx, req, mark).AppendTo(nil), nil
 	}, nil
 }
 
-func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerGroupHeartbeatRequest) kmsg.Response {
+func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerGroupHeartbeatRequest, mark uint64) kmsg.Response {
 	resp := req.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
 	resp.MemberID, resp.MemberEpoch = kmsg.StringPtr(req.MemberID), req.MemberEpoch
 	share, ok := c.router.GroupShare(req.Group)
@@ -76,19 +77,17 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	case req.MemberEpoch < 0:
 		c.router.left(share, req.Group, req.MemberID)
 	case req.MemberEpoch == 0: // it joins anew, perhaps to the epoch that it had
-		ms.joins(req.Group, req.MemberID)
-	case share.givenUp(rejoinMemory):
-		ms.stranger(req.Group, req.MemberID, req.MemberEpoch)
+		ms.ifKnown(req.Group, req.MemberID, func(mb *member) { mb.drained = 0 })
 	}
 	t, serving := share.Serving()
-	told := req.MemberEpoch > 0 && ms.rejoins(req.Group, req.MemberID, req.MemberEpoch)
+	told := req.MemberEpoch > 0 && (ms.rejoins(req.Group, req.MemberID, req.MemberEpoch) || share.givenUp(rejoinMemory) && ms.stranger(req.Group, req.MemberID))
 	switch {
 	case req.MemberEpoch > 0 && draining(share), told && !serving && c.router.coordinates(share, req.Group):
 		return c.drainMember(share, req, resp)
 	case told && serving:
 		resp.ErrorCode, resp.MemberEpoch = kerr.FencedMemberEpoch.Code, 0
 		return resp
-	case !serving || draining(share):
+	case !serving || draining(share) && req.MemberEpoch >= 0: // who leaves is still at the site
 		resp.ErrorCode = c.later(share, req.Group)
 		return resp
 	}
@@ -110,7 +109,8 @@ func (c *Client) consumerGroupHeartbeat(ctx context.Context, req *kmsg.ConsumerG
 	}
 	c.stale(share, theGroup(req.Group), answer.ErrorCode)
 	if answer.ErrorCode == 0 && answer.MemberID != nil && req.MemberEpoch >= 0 {
-		ms.touchStatic(req.Group, *answer.MemberID, req.InstanceID)
+		ms.heard(req.Group, *answer.MemberID, mark)
+		ms.comesAs(req.Group, *answer.MemberID, req.InstanceID)
 	}
 	answer.HeartbeatIntervalMillis = min(answer.HeartbeatIntervalMillis, beatMillisMax)
 	if answer.Assignment != nil && !c.router.virtualAssignment(ctx, t, answer.Assignment) {
@@ -152,12 +152,17 @@ func (c *Client) later(share *Share, group string) int16 {
 	return kerr.NotCoordinator.Code
 }
 
-// drainMember tells a member to give up its partitions and notes when it has.
+// drainMember tells a member to give up its partitions and notes when it has. One that would not be
+// remembered comes again, and reads again what it has not committed.
 func (c *Client) drainMember(share *Share, req *kmsg.ConsumerGroupHeartbeatRequest, resp *kmsg.ConsumerGroupHeartbeatResponse) kmsg.Response {
-	c.router.members.update(req.Group, req.MemberID, func(mb *member) { mb.drained = req.MemberEpoch })
+	if !c.router.members.drains(&c.claims, req.Group, req.MemberID, req.MemberEpoch) {
+		resp.ErrorCode = c.later(share, req.Group)
+		return resp
+	}
 	if req.Topics != nil && len(req.Topics) == 0 {
 		c.router.settled(share, req.Group, req.MemberID)
 	}
+	c.router.told(share, req.Group, req.MemberID)
 	resp.HeartbeatIntervalMillis = drainBeatMillis
 	resp.Assignment = &kmsg.ConsumerGroupHeartbeatResponseAssignment{Topics: []kmsg.ConsumerGroupHeartbeatResponseAssignmentTopic{}}
 	return resp

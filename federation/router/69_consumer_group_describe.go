@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -24,14 +25,14 @@ func (c *Client) beginConsumerGroupDescribe(_ context.Context, sreq session.Requ
 	}
 	return func(ctx context.Context) ([]byte, error) {
 		resp := req.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
-		for _, group := range firsts(req.Groups, itself) {
-			resp.Groups = append(resp.Groups, c.describeConsumerGroup(ctx, req.Version, group))
-		}
+		resp.Groups = ofGroups(ctx, c.router.config.HoldMax, firsts(req.Groups, itself), c.router.shareOfGroup, func(ctx context.Context, until time.Time, group string) kmsg.ConsumerGroupDescribeResponseGroup {
+			return c.describeConsumerGroup(ctx, until, req.Version, group)
+		})
 		return resp.AppendTo(nil), nil
 	}, nil
 }
 
-func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group string) kmsg.ConsumerGroupDescribeResponseGroup {
+func (c *Client) describeConsumerGroup(ctx context.Context, until time.Time, version int16, group string) kmsg.ConsumerGroupDescribeResponseGroup {
 	none := kmsg.NewConsumerGroupDescribeResponseGroup()
 	none.Group = group
 	share, ok := c.router.GroupShare(group)
@@ -44,7 +45,7 @@ func (c *Client) describeConsumerGroup(ctx context.Context, version int16, group
 	}
 	up := kmsg.NewPtrConsumerGroupDescribeRequest()
 	up.Version, up.Groups = version, []string{group}
-	got, err := c.persist(ctx, groupCall{share: share, group: group, req: up})
+	got, err := c.persist(ctx, groupCall{share: share, group: group, req: up}, until)
 	if err != nil {
 		none.ErrorCode = kerr.CoordinatorNotAvailable.Code
 		return none

@@ -39,6 +39,10 @@ type Client struct {
 	highWatermarks map[spillway.TopicPartition]int64 // last shown
 	near           map[spillway.TopicPartition]*near // of clients that read at their own site
 	fetched        int64                             // bytes that the last fetch found
+	told           []toldName                        // members that may not know their names
+
+	claims claims // members that it names and no site has confirmed
+	asides asides // leaves that are asked for aside
 
 	left    atomic.Bool             // the client was seen to have closed its side
 	repeats atomic.Bool             // by its name in ApiVersions it is one of repeatsProve
@@ -122,6 +126,10 @@ func (c *Client) Silent(req session.Request) bool {
 // are closed when these are answered, which may take longer than the client lives.
 func (c *Client) Close() {
 	c.leave()
+	for _, t := range c.told {
+		c.router.takeBack(t.share, t.join)
+	}
+	c.router.members.tidy()
 	c.router.background.Go(c.lanes.close)
 }
 

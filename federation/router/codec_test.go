@@ -127,6 +127,7 @@ func (w *codecWorld) prove(t *testing.T, random *rand.Rand, key, version int16, 
 	if len(asked) == 0 {
 		return fmt.Errorf("the site was not asked: %+v\nanswered %x", in, got)
 	}
+	asAsked(in, asked, answered)
 	want, up := copyOf(in), merged(asked)
 	if err := m.mapped(want, atSite); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -92,6 +93,8 @@ func (s *codecSite) Capabilities() broker.Capabilities {
 func (*codecSite) Leader(context.Context, spillway.TopicPartition) (int32, error) { return 0, nil }
 
 func (*codecSite) KnownLeader(spillway.TopicPartition) (int32, bool) { return 0, true }
+
+func (*codecSite) Address(int32) (string, bool) { return "", false }
 
 func (*codecSite) Coordinator(context.Context, broker.CoordinatorKind, string) (int32, error) {
 	return 0, nil
@@ -248,6 +251,7 @@ func newCodecWorld(t testing.TB, m mapping, release *kversion.Versions) *codecWo
 	if !share.Open(Term{Epoch: 1, Base: 1, Site: "east", Mask: m.mask}) {
 		t.Fatal("the share does not open")
 	}
+	r.aside = nil // what the gateway asks by itself is not what a client asked
 	return &codecWorld{Router: r, site: site}
 }
 
@@ -314,6 +318,34 @@ func merged[M any](ms []M) M {
 		}
 	}
 	return ms[0]
+}
+
+// asAsked puts questions about groups, which the gateway asks at the same time, in the order in
+// which the client asked, each with its answer.
+func asAsked(in kmsg.Request, asked []kmsg.Request, answered []kmsg.Response) {
+	groups := func(req kmsg.Request) (names []string) {
+		switch req := req.(type) {
+		case *kmsg.OffsetFetchRequest:
+			for _, g := range req.Groups {
+				names = append(names, g.Group)
+			}
+		case *kmsg.DescribeGroupsRequest:
+			names = req.Groups
+		case *kmsg.ConsumerGroupDescribeRequest:
+			names = req.Groups
+		}
+		return names
+	}
+	at := 0
+	for _, group := range groups(in) {
+		for i := at; i < len(asked); i++ {
+			if slices.Equal(groups(asked[i]), []string{group}) {
+				asked[at], asked[i], answered[at], answered[i] = asked[i], asked[at], answered[i], answered[at]
+				at++
+				break
+			}
+		}
+	}
 }
 
 // join makes neighbours of one topic one.

@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -14,7 +13,6 @@ import (
 	"spillway/broker"
 	"spillway/broker/conn"
 	"spillway/federation/failover"
-	"spillway/federation/layout"
 )
 
 // groupPatience is how long a site's coordinator may take for what does not
@@ -131,12 +129,14 @@ func answered(ctx context.Context, pending *conn.Pending, resp kmsg.Response) er
 	return nil
 }
 
-// asideMax bounds what is done aside for members whose client does not know of them,
-// and untoldPatience how long their answer is waited for. What is beyond is left to the
-// end of their sessions.
+// asideMax bounds what is done aside for members that leave or whose client does not know of
+// them, asideOfShareMax that for one share, asideOfClientMax what one connection has asked for, and
+// untoldPatience how long their answer is waited for. What is beyond is left to the end of their sessions.
 const (
-	asideMax       = 256
-	untoldPatience = time.Minute
+	asideMax         = 256
+	asideOfShareMax  = 128
+	asideOfClientMax = 16
+	untoldPatience   = time.Minute
 )
 
 // late waits for an answer that nobody takes any more.
@@ -194,12 +194,61 @@ func (c *Client) groupLane(ctx context.Context, site spillway.SiteID, kind broke
 
 // persist repeats a request while its share moves or the coordinator cannot be
 // reached, until the hold is over.
-func (c *Client) persist(ctx context.Context, call groupCall) (resp kmsg.Response, err error) {
-	c.whileHeld(ctx, call.share, time.Now().Add(c.router.config.HoldMax), func() attempt {
+func (c *Client) persist(ctx context.Context, call groupCall, until time.Time) (resp kmsg.Response, err error) {
+	c.whileHeld(ctx, call.share, until, func() attempt {
 		resp, err = c.coordinate(ctx, call)
 		return attemptOf(err)
 	})
 	return resp, err
+}
+
+// groupsAtOnce bounds the groups of one request, and of one share, that begin to be asked about at
+// the same time, and groupTurn how long one that is not answered keeps others of its share from that.
+const (
+	groupsAtOnce = 16
+	groupTurn    = 500 * time.Millisecond
+)
+
+// ofGroups answers about each of several groups. The request is held once, until the time that ask
+// gets. Groups of a share that moves keep none of other shares from being asked about, and those
+// whose coordinators hang keep others of their share for a moment alone. So ask is called by several
+// goroutines: groupsAtOnce for each groupTurn of the hold and groupPatience at most.
+func ofGroups[Q, A any](ctx context.Context, hold time.Duration, groups []Q, of func(group Q) *Share, ask func(ctx context.Context, until time.Time, group Q) A) []A {
+	until := time.Now().Add(hold)
+	ctx, cancel := context.WithDeadline(ctx, until.Add(groupPatience))
+	defer cancel()
+	answers, byShare := make([]A, len(groups)), make(map[*Share][]int)
+	for i, group := range groups {
+		share := of(group)
+		byShare[share] = append(byShare[share], i)
+	}
+	var all sync.WaitGroup
+	for _, its := range byShare {
+		all.Go(func() {
+			slots := make(chan struct{}, groupsAtOnce)
+			for _, i := range its {
+				slots <- struct{}{}
+				all.Go(func() {
+					free := func() { <-slots }
+					turn := time.AfterFunc(groupTurn, free)
+					answers[i] = ask(ctx, until, groups[i])
+					if turn.Stop() {
+						free()
+					}
+				})
+			}
+		})
+	}
+	all.Wait()
+	return answers
+}
+
+// shareOfGroup is the share of a group, nil if there is none.
+func (r *Router) shareOfGroup(group string) *Share {
+	if share, ok := r.GroupShare(group); ok {
+		return share
+	}
+	return nil
 }
 
 // attempt is what became of one try of a request that is held.
@@ -258,10 +307,12 @@ func (c *Client) hold(ctx context.Context, changed <-chan struct{}, until time.T
 }
 
 // stale looks at a coordinator's error: another broker may coordinate by now.
-func (c *Client) stale(s *Share, of coordinated, code int16) {
+func (c *Client) stale(s *Share, of coordinated, code int16) { c.router.stale(s, of, code) }
+
+func (r *Router) stale(s *Share, of coordinated, code int16) {
 	if code == kerr.NotCoordinator.Code || code == kerr.CoordinatorNotAvailable.Code {
 		if t, ok := s.Serving(); ok {
-			c.router.relocate(t.Site, of)
+			r.relocate(t.Site, of)
 		}
 	}
 }
@@ -272,222 +323,10 @@ func theGroup(name string) coordinated { return coordinated{broker.GroupCoordina
 // theID names a transactional id likewise.
 func theID(id string) coordinated { return coordinated{broker.TransactionCoordinator, id} }
 
-// members knows the members of consumer groups that speak through this gateway,
-// to tell when a group has settled before a move. A member that is not known is
-// not waited for, and may read again what it had not committed.
-type members struct {
-	mu struct {
-		sync.Mutex
-		byGroup map[string]map[string]*member
-		count   int
-		forgot  time.Time // when the cap was last reached
-	}
-}
-
-type member struct {
-	seen    time.Time
-	settled spillway.Epoch // it gave up its partitions before the move to this epoch
-	drained int32          // KIP-848: in this epoch it was told to give up, so the coordinator's view of it is wrong
-	told    spillway.Epoch // it was told to give up before the move to this epoch
-	// transacts: it committed positions in a transaction last. It has none to save before a
-	// move, since what it did since its last one is undone with the transaction; and it may
-	// not come, while it waits for a transaction that begins when the move is over. That it
-	// was told is enough: one that was not would try in vain until its next heartbeat.
-	transacts bool
-	static    bool // it has an instance id
-}
-
-// Bounds for what is remembered of members.
-const (
-	membersMax   = 100_000
-	memberIDMax  = 512              // bytes of a member's or group's name
-	memberMemory = 15 * time.Second // several heartbeat intervals
-	// rejoinMemory is how long a site's coordinator keeps a member that it does not
-	// hear (group.consumer.session.timeout.ms).
-	rejoinMemory = 45 * time.Second
-)
-
-func newMembers() *members {
-	m := &members{}
-	m.mu.byGroup = make(map[string]map[string]*member)
-	return m
-}
-
-// touch notes a sign of life.
-func (m *members) touch(group, id string) { m.update(group, id, func(*member) {}) }
-
-// touchStatic is touch for a member that may have an instance id.
-func (m *members) touchStatic(group, id string, instance *string) {
-	m.update(group, id, func(mb *member) { mb.static = mb.static || instance != nil })
-}
-
-// staticMax bounds how many members with an instance id are told of, of one share.
-const staticMax = 1000
-
-// StaticMembers are, by share that is adopting, the members with an instance id of its consumer
-// groups which spoke through this gateway lately, as layout.MemberKey, staticMax of a share at
-// most.
-func (r *Router) StaticMembers() map[*Share][]uint64 {
-	m, static := r.members, make(map[string][]uint64)
-	m.mu.Lock()
-	for group, g := range m.mu.byGroup {
-		for id, mb := range g {
-			if mb.static && time.Since(mb.seen) <= throughFor {
-				static[group] = append(static[group], layout.MemberKey(group, id))
-			}
-		}
-	}
-	m.mu.Unlock() // whose they are is found without holding up members
-	keys := make(map[*Share][]uint64)
-	for group, of := range static {
-		if s, ok := r.GroupShare(group); ok && s.Adopting() {
-			keys[s] = append(keys[s], of...)
-		}
-	}
-	for s, of := range keys {
-		slices.Sort(of) // first, so that those that there is room for are the same each time
-		keys[s] = of[:min(len(of), staticMax)]
-	}
-	return keys
-}
-
-// settle notes that a member has given up its partitions before the epoch.
-func (m *members) settle(group, id string, e spillway.Epoch) {
-	m.update(group, id, func(mb *member) { mb.settled = max(mb.settled, e) })
-}
-
-func (m *members) update(group, id string, change func(*member)) {
-	if id == "" || len(id) > memberIDMax || len(group) > memberIDMax {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.mu.byGroup[group][id] == nil && m.mu.count >= membersMax {
-		if time.Since(m.mu.forgot) < time.Second {
-			return
-		}
-		m.mu.forgot = time.Now()
-		if m.forget(); m.mu.count >= membersMax {
-			return
-		}
-	}
-	g := m.mu.byGroup[group]
-	if g == nil {
-		g = make(map[string]*member)
-		m.mu.byGroup[group] = g
-	}
-	mb := g[id]
-	if mb == nil {
-		mb = &member{}
-		g[id] = mb
-		m.mu.count++
-	}
-	mb.seen = time.Now()
-	change(mb)
-}
-
-// gone forgets a member that has left.
-func (m *members) gone(group, id string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if g := m.mu.byGroup[group]; g[id] != nil {
-		delete(g, id)
-		m.mu.count--
-		if len(g) == 0 {
-			delete(m.mu.byGroup, group)
-		}
-	}
-}
-
-// forget drops members that have been silent for long.
-func (m *members) forget() {
-	for group, g := range m.mu.byGroup {
-		for id, mb := range g {
-			if time.Since(mb.seen) > memberMemory {
-				delete(g, id)
-				m.mu.count--
-			}
-		}
-		if len(g) == 0 {
-			delete(m.mu.byGroup, group)
-		}
-	}
-}
-
-// rejoins tells whether a member has to join anew: it still has the epoch in
-// which it was told to give up.
-func (m *members) rejoins(group, id string, epoch int32) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	mb := m.mu.byGroup[group][id]
-	return mb != nil && mb.drained == epoch
-}
-
-// stranger notes that a member has to join anew, if it never spoke through this
-// gateway: another one may have told it to give up its partitions.
-func (m *members) stranger(group, id string, epoch int32) {
-	m.mu.Lock()
-	_, known := m.mu.byGroup[group][id]
-	m.mu.Unlock()
-	if !known {
-		m.update(group, id, func(mb *member) { mb.drained = epoch })
-	}
-}
-
-// joins notes that a member joins anew.
-func (m *members) joins(group, id string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if mb := m.mu.byGroup[group][id]; mb != nil {
-		mb.drained = 0
-	}
-}
-
-// commits notes how a known member committed positions.
-func (m *members) commits(group, id string, inTransaction bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if mb := m.mu.byGroup[group][id]; mb != nil {
-		mb.transacts = inTransaction
-	}
-}
-
-// tell notes that a known member was told to give up before the move to the epoch, and
-// says whether that is new of one that is not waited for any more.
-func (m *members) tell(group, id string, e spillway.Epoch) (settles bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	mb := m.mu.byGroup[group][id]
-	if mb == nil {
-		return false
-	}
-	settles = mb.transacts && mb.told < e
-	mb.seen, mb.told = time.Now(), max(mb.told, e)
-	return settles
-}
-
-// settledAll tells whether every member heard of lately, of the groups that the
-// caller names, has settled for the epoch, or was told and has nothing to settle.
-func (m *members) settledAll(e spillway.Epoch, of func(group string) bool) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.forget()
-	for group, g := range m.mu.byGroup {
-		if !of(group) {
-			continue
-		}
-		for _, mb := range g {
-			if mb.settled < e && !(mb.transacts && mb.told >= e) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
 // settled notes that a member has given up its partitions for the move under way.
 func (r *Router) settled(s *Share, group, id string) {
-	r.members.settle(group, id, s.Record().Epoch)
+	epoch := s.Record().Epoch
+	r.members.settle(group, id, epoch)
 	r.ReportDrained(s)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -31,7 +32,11 @@ type Lane struct {
 	Site spillway.SiteID
 	Node int32
 	conn *conn.Conn
+	// answered is when its broker has answered last, where several share it: see unanswered.
+	answered atomic.Pointer[time.Time]
 }
+
+func (l *Lane) answers(at time.Time) { l.answered.Store(&at) }
 
 // alive tells whether the connection has not failed yet.
 func (l *Lane) alive() bool {
@@ -58,7 +63,7 @@ type laneKey struct {
 	node int32
 }
 
-// lanes are the upstream connections of one client connection.
+// lanes are the upstream connections of one client connection, or the gateway's own.
 type lanes struct {
 	router *Router
 
@@ -70,6 +75,12 @@ type lanes struct {
 		slow     map[laneKey]time.Time     // see reach
 		patience map[laneKey]time.Duration // see patient
 	}
+}
+
+func newLanes(r *Router) *lanes {
+	ls := &lanes{router: r}
+	ls.mu.byKey = make(map[laneKey]*Lane)
+	return ls
 }
 
 // dial is an upstream connection that is being made. It goes on when those who wait for it
@@ -107,7 +118,7 @@ func (ls *lanes) find(k laneKey) (*Lane, *dial, error) {
 	}
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	if l := ls.mu.byKey[k]; l != nil && l.alive() {
+	if l := ls.mu.byKey[k]; l != nil && l.alive() && !(k.kind == GroupLane && broker.Moved(cluster, l.conn)) {
 		return l, nil, nil
 	}
 	if ls.mu.closed {
@@ -143,7 +154,7 @@ func (ls *lanes) dial(cluster broker.Cluster, k laneKey, d *dial) {
 	d.lane = &Lane{Kind: k.kind, Site: k.site, Node: k.node, conn: c}
 	if old := ls.mu.byKey[k]; old != nil {
 		ls.router.settleSilent(old, false)
-		go old.conn.Close() // has failed; only its goroutines are waited for
+		go old.conn.Close() // has failed, or its node is elsewhere; only its goroutines are waited for
 	}
 	ls.mu.byKey[k] = d.lane
 }

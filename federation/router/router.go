@@ -174,8 +174,8 @@ type Router struct {
 	plain        *plain
 	lookups      lookups
 	gone         goneFor
-	rejoins      *rejoins
-	aside        chan struct{} // a token per member that is taken back, or may have to be
+	besides      *lanes        // for members that leave: what they have on their own may wait at the site
+	aside        chan struct{} // a token per such request, and per member that may have to be taken back
 	changing     *rate.Limiter // of what clients change
 
 	generations *generations // produces on their way, by the layout that let them in
@@ -202,7 +202,7 @@ func New(c Config) *Router {
 	r := &Router{
 		config: c, topology: c.Topology, sites: c.Sites, shares: make(map[spillway.ShareID]*Share),
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, standbys: c.Standbys, events: c.Events,
-		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), rejoins: newRejoins(), transactions: newTransactions(), plain: newPlain(), generations: newGenerations(),
+		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), transactions: newTransactions(), plain: newPlain(), generations: newGenerations(),
 		aside:    make(chan struct{}, asideMax),
 		changing: rate.NewLimiter(changesPerSecond, changesBurst),
 	}
@@ -210,6 +210,7 @@ func New(c Config) *Router {
 		r.shares[s.ID] = s
 	}
 	r.lookups.router = r
+	r.besides = newLanes(r)
 	r.spreads = newSpreads(r)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.staying, r.leave = context.WithCancel(r.ctx)
@@ -235,15 +236,15 @@ func (r *Router) Close() {
 	r.lookups.mu.Lock() // who wants one now has begun, or begins none
 	r.cancel()
 	r.lookups.mu.Unlock()
+	r.besides.close()
 	r.background.Wait()
 }
 
 // Connect makes the handler of one client connection.
 func (r *Router) Connect(c net.Conn) *Client {
-	client := &Client{router: r, conn: c, lanes: &lanes{router: r}, produces: newProduces(r.background.Go, moveHeld),
+	client := &Client{router: r, conn: c, lanes: newLanes(r), produces: newProduces(r.background.Go, moveHeld),
 		login: r.config.Authentication.Connect(c), host: authorization.HostOf(c.RemoteAddr()),
 		highWatermarks: make(map[spillway.TopicPartition]int64), asking: make(chan struct{}, askingMax)}
-	client.lanes.mu.byKey = make(map[laneKey]*Lane)
 	return client
 }
 

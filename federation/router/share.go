@@ -46,6 +46,7 @@ type Share struct {
 	Group spillway.FailoverGroup
 
 	adopting atomic.Bool // clients may go past the gateways
+	asides   asides      // leaves that are asked for aside
 
 	mu struct {
 		sync.Mutex

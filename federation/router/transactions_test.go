@@ -517,15 +517,18 @@ func TestAGatewayTellsWhichStaticMembersCameByIt(t *testing.T) {
 		}
 		beat("till-1-a", kmsg.StringPtr("till-1"))
 		beat("desk-b", nil)
+		time.Sleep(throughFor - time.Second) // longer than who is silent is waited for before a move
+		beat("desk-b", nil)
 		if got := w.StaticMembers()[share]; !slices.Equal(got, []uint64{layout.MemberKey("desk", "till-1-a")}) {
 			t.Errorf("%v", got)
 		}
-		time.Sleep(throughFor + time.Second)
+		time.Sleep(2 * time.Second)
 		if got := w.StaticMembers()[share]; len(got) > 0 {
 			t.Errorf("it has gone, and is told: %v", got)
 		}
 		for n := range staticMax + 5 {
-			w.members.touchStatic("desk", fmt.Sprint("m-", n), kmsg.StringPtr("x"))
+			w.members.touch("desk", fmt.Sprint("m-", n))
+			w.members.comesAs("desk", fmt.Sprint("m-", n), kmsg.StringPtr("x"))
 		}
 		if n := len(w.StaticMembers()[share]); n != staticMax {
 			t.Errorf("%d are told", n)
