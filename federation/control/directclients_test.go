@@ -236,10 +236,10 @@ func TestNobodyMustBeFoundForLong(t *testing.T) {
 		{5 * time.Minute, none, 1, false}, {7 * time.Minute, none, 1, false}, {8 * time.Minute, unread, 1, false}, {9 * time.Minute, none, 1, false},
 		{12 * time.Minute, none, 0, true}, {13 * time.Minute, unread, 0, false}, {14 * time.Minute, none, 0, true}, {15 * time.Minute, one, 1, false},
 		{16 * time.Minute, none, 1, false}, {22 * time.Minute, none, 0, false}, {25 * time.Minute, none, 0, false}, {27 * time.Minute, none, 0, true},
-		// Four minutes in which nobody looked, and as many in which a look saw nothing.
-		{31 * time.Minute, none, 0, false},
-		{33 * time.Minute, unread, 0, false}, {35 * time.Minute, none, 0, false}, {36 * time.Minute, none, 0, false},
-		{38 * time.Minute, none, 0, false}, {40 * time.Minute, none, 0, true}, {41 * time.Minute, inPart, 1, false}, {44 * time.Minute, none, 1, false},
+		// Six minutes in which nobody looked, and as many in which a look saw nothing.
+		{33 * time.Minute, none, 0, false},
+		{35 * time.Minute, unread, 0, false}, {39 * time.Minute, none, 0, false}, {40 * time.Minute, none, 0, false},
+		{42 * time.Minute, none, 0, false}, {44 * time.Minute, none, 0, true}, {45 * time.Minute, inPart, 1, false}, {48 * time.Minute, none, 1, false},
 	} {
 		l.heed(step.found, at(step.after), 5*time.Minute)
 		if l.found == nil || l.found.Clients != step.clients || l.found.None != step.none {

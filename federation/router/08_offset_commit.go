@@ -68,7 +68,7 @@ func (c *Client) offsetCommit(ctx context.Context, req *kmsg.OffsetCommitRequest
 			committed := got.(*kmsg.OffsetCommitResponse)
 			cm.take(share, committed)
 			if accepted(committed) {
-				c.router.members.commits(req.Group, req.MemberID, mark, false)
+				c.router.members.commits(req.Group, req.MemberID, req.Generation, mark, false)
 			}
 		case soon:
 			code = kerr.NotCoordinator.Code

@@ -105,7 +105,7 @@ func (c *Client) txnCommitted(ctx context.Context, req *kmsg.TxnOffsetCommitRequ
 			committed := plainCommitted(got.(*kmsg.TxnOffsetCommitResponse))
 			cm.take(share, committed)
 			if accepted(committed) { // the coordinator has found that it is the member
-				c.router.members.commits(req.Group, req.MemberID, mark, true)
+				c.router.members.commits(req.Group, req.MemberID, req.Generation, mark, true)
 			}
 		},
 	})

@@ -305,13 +305,18 @@ func (r *Router) StaticMembers() map[*Share][]uint64 {
 	return keys
 }
 
-// commits notes that a site has taken positions of a member.
-func (m *members) commits(group, id string, mark uint64, inTransaction bool) {
+// commits notes that a site has taken positions of a member. One that was not known is one only
+// by a commit with a generation: others name whom they like in a group that is empty, and those
+// in transactions come by gateways where the consumer may never speak, and would be waited for.
+func (m *members) commits(group, id string, generation int32, mark uint64, inTransaction bool) {
 	if id == "" { // of no member
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.mu.byGroup[group][id] == nil && (generation < 0 || inTransaction) {
+		return
+	}
 	mb := m.hear(group, id, mark)
 	mb.disclaim()
 	mb.transacts = inTransaction
@@ -463,12 +468,13 @@ func (m *members) rejoins(group, id string, epoch int32) bool {
 	return mb != nil && mb.drained == epoch
 }
 
-// stranger tells whether a member never spoke through this gateway: another one may have told
+// stranger tells whether a member did not speak through this gateway lately: another one may have told
 // it to give up its partitions. One that there is no room for would be one for ever.
 func (m *members) stranger(group, id string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.mu.byGroup[group][id] == nil && m.takes(group, id)
+	mb := m.mu.byGroup[group][id]
+	return (mb == nil || !mb.lately(time.Now())) && m.takes(group, id)
 }
 
 // ifKnown changes what is remembered of a member, if anything is.
