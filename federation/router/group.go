@@ -130,8 +130,9 @@ func answered(ctx context.Context, pending *conn.Pending, resp kmsg.Response) er
 }
 
 // asideMax bounds what is done aside for members that leave or whose client does not know of
-// them, asideOfShareMax that for one share, asideOfClientMax what one connection has asked for, and
-// untoldPatience how long their answer is waited for. What is beyond is left to the end of their sessions.
+// them, asideOfShareMax that for one share, asideOfClientMax what one connection has asked for.
+// As many answers of joins that nobody takes any more are waited for, for untoldPatience each. What
+// is beyond is left to the end of their sessions.
 const (
 	asideMax         = 256
 	asideOfShareMax  = 128
@@ -142,8 +143,8 @@ const (
 // late waits for an answer that nobody takes any more.
 func (r *Router) late(pending *conn.Pending, resp kmsg.Response, untold func(kmsg.Response)) {
 	select {
-	case r.aside <- struct{}{}:
-		defer func() { <-r.aside }()
+	case r.lates <- struct{}{}: // of its own: a rebalance may last, and members that leave are not to wait for it
+		defer func() { <-r.lates }()
 	default:
 		return
 	}

@@ -175,7 +175,8 @@ type Router struct {
 	lookups      lookups
 	gone         goneFor
 	besides      *lanes        // for members that leave: what they have on their own may wait at the site
-	aside        chan struct{} // a token per such request, and per member that may have to be taken back
+	aside        chan struct{} // a token per such request
+	lates        chan struct{} // a token per answer of a join that nobody takes any more
 	changing     *rate.Limiter // of what clients change
 
 	generations *generations // produces on their way, by the layout that let them in
@@ -204,6 +205,7 @@ func New(c Config) *Router {
 		lease: c.Lease, layout: c.Layout, maps: c.Maps, reserve: c.Reserve, marks: c.Marks, standbys: c.Standbys, events: c.Events,
 		contacts: newContacts(c.ContactsMax, c.OutstandingMax), members: newMembers(), transactions: newTransactions(), plain: newPlain(), generations: newGenerations(),
 		aside:    make(chan struct{}, asideMax),
+		lates:    make(chan struct{}, asideMax),
 		changing: rate.NewLimiter(changesPerSecond, changesBurst),
 	}
 	for _, s := range c.Shares {
